@@ -1,0 +1,1 @@
+"""What runs: whole pipelines, one screen each, and the command line."""

@@ -1,0 +1,281 @@
+"""What stages hand to each other: a reference, a fingerprint and the few facts that the next stage checks.
+
+Data is written first and its record last, so a folder without `artifact.json` does not exist (see `workspace.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ftlib.config import BatchKind, Config, Split
+from ftlib.fingerprint import Identified, digest
+
+
+class Artifact(Identified):
+    """The record of a finished stage."""
+
+    schema_version: Literal[1] = 1
+    uri: str = Field(default="", exclude=True)
+    """The folder that holds it, as an absolute path; set when the record is read, so a moved workspace still works."""
+    fingerprint: str = ""
+    """The job that made it."""
+    seconds: float = 0.0
+    """The stage's own wall time when it was made; not part of the identity."""
+
+    @property
+    def path(self) -> Path:
+        """Return the artifact's folder."""
+        return Path(self.uri)
+
+
+class FileVersion(Config):
+    """One input file as it was when the run started."""
+
+    uri: str
+    bytes: int
+    sha256: str
+
+
+class Ledger(Config):
+    """Where every row went. `rows_in` = `kept` + the sum of `dropped`; nothing vanishes without a reason."""
+
+    rows_in: int
+    kept: int
+    dropped: dict[str, int] = {}
+
+
+class RawDataset(Artifact):
+    """A content-addressed snapshot of rows: `rows.parquet`, and `quarantine.jsonl` with (uri, line, reason).
+
+    `rows.parquet` has the source's own columns and `_row_id` (sha256 of the row's canonical JSON, 32 hex digits).
+    """
+
+    content: str
+    """The sha256 of all rows in order, whatever the files were called."""
+    columns: tuple[str, ...]
+    files: tuple[FileVersion, ...]
+    ledger: Ledger
+
+    def digest(self) -> str:
+        """Return the digest of the rows."""
+        return self.content
+
+
+class FoundModel(Identified):
+    """A base model found on this machine: a folder of safetensors, config and tokenizer."""
+
+    name: str
+    """How the recipe calls it."""
+    uri: str
+    weights: str
+    """The sha256 over the weight files and config."""
+    tokenizer: str
+    """The sha256 over the tokenizer's files."""
+
+    def digest(self) -> str:
+        """Return the digest of weights and tokenizer together."""
+        return digest([self.weights, self.tokenizer])
+
+
+class SplitFacts(Config):
+    """One split of a prepared dataset."""
+
+    rows: int
+    tokens: int
+    supervised: int
+    """Labels (classification) or target tokens (language modelling) that a loss or metric can see."""
+    truncated: int
+    longest: int
+    """Tokens of the longest row after truncation."""
+    labels: dict[str, int] = {}
+    """Rows per label."""
+
+
+class PreparedDataset(Artifact):
+    """Tokenised splits: `train.arrow`, `validation.arrow`, `test.arrow`, memory-mapped by whoever reads them.
+
+    Columns: `row_id` string, `input_ids` list<int32>, `label` string (only for `labeled`), `slices` struct (optional).
+    """
+
+    content: str
+    kind: BatchKind
+    labels: tuple[str, ...]
+    """Sorted label strings over all splits; empty where the kind has none."""
+    splits: dict[Split, SplitFacts]
+    ledger: Ledger
+    leaked: int
+    """Training rows dropped because an evaluation set holds the same text."""
+    pad_token_id: int
+    tokenizer: str
+    """The digest of the tokenizer that made the ids."""
+
+    def digest(self) -> str:
+        """Return the digest of the token ids and labels."""
+        return self.content
+
+
+class Checkpoint(Artifact):
+    """Weights that stock transformers loads: the folder `model/` with safetensors, config and tokenizer.
+
+    A phase's end also has `curves.jsonl` (one JSON object per optimiser step or evaluation) and, for LoRA, `adapter/`.
+    """
+
+    weights: str
+    """The sha256 of the tensors: names, shapes, dtypes and bytes."""
+    parent: str | None
+    """The `weights` this one was trained from, i.e. theta0; None for a base model."""
+    tokenizer: str
+    phase: str
+    """The phase that made it; `base` for the base model with its new head."""
+    fresh_head: bool
+    """True while the task head is still as random as it was made: such weights must not be interpolated."""
+    labels: tuple[str, ...]
+    parameters: int
+    trained_parameters: int
+    facts: dict[str, float | int | str] = {}
+    """What the run measured: steps, epochs, final and best loss, samples per second, world size, peak memory."""
+
+    def digest(self) -> str:
+        """Return the digest of the tensors."""
+        return self.weights
+
+
+class Candidate(Identified):
+    """Weights to evaluate: `(1 - alpha) * start + alpha * end`. A plain checkpoint is a candidate with one end."""
+
+    name: str
+    start: Checkpoint
+    end: Checkpoint
+    alpha: float
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Candidate:
+        """Wrap a checkpoint as it is."""
+        return cls(name=checkpoint.phase, start=checkpoint, end=checkpoint, alpha=0.0)
+
+    def digest(self) -> str:
+        """Return the digest of the weights: the ends are byte copies, so they keep their own."""
+        if self.alpha == 0.0:
+            return self.start.weights
+        if self.alpha == 1.0:
+            return self.end.weights
+        return digest(["lerp", self.start.weights, self.end.weights, self.alpha])
+
+
+class Candidates(Artifact):
+    """The points of an interpolation, in order of alpha; nothing is written for them but this record."""
+
+    members: tuple[Candidate, ...]
+
+    def digest(self) -> str:
+        """Return the digest of all members."""
+        return digest([member.digest() for member in self.members])
+
+
+class Estimate(Config):
+    """A metric with its confidence interval, in the metric's own unit."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SliceFacts(Config):
+    """A metric on part of the rows."""
+
+    rows: int
+    metrics: dict[str, Estimate]
+
+
+class Measured(Config):
+    """One candidate on one split of one evaluation, computed from its table of per-example outcomes."""
+
+    candidate: str
+    weights: str
+    """The candidate's digest."""
+    alpha: float | None
+    """None where the candidate is not a point of an interpolation."""
+    evaluation: str
+    split: Split
+    rows: int
+    outcomes: str
+    """Path of the per-example table (parquet): row_id, gold, predicted, nll, probabilities."""
+    metrics: dict[str, Estimate]
+    slices: dict[str, SliceFacts] = {}
+
+
+class EvalReport(Artifact):
+    """Every measured (candidate, evaluation, split) of one evaluate job."""
+
+    measured: tuple[Measured, ...]
+
+    def digest(self) -> str:
+        """Return the digest of all values."""
+        return digest([m.model_dump(mode="json", exclude={"outcomes"}) for m in self.measured])
+
+    def of(self, candidate: str, evaluation: str, split: Split) -> Measured:
+        """Return one cell; KeyError names what is there if it is absent."""
+        for cell in self.measured:
+            if (cell.candidate, cell.evaluation, cell.split) == (candidate, evaluation, split):
+                return cell
+        have = sorted({(m.candidate, m.evaluation, m.split) for m in self.measured})
+        raise KeyError(f"no measurement of {candidate!r} on {evaluation}/{split}; measured: {have}")
+
+
+class Selection(Artifact):
+    """Which candidate a stated rule chose on the selection split, and why."""
+
+    chosen: Candidate
+    rule: str
+    """The rule in words, with its numbers."""
+    why: str
+    """How the rule came to this choice, in one sentence."""
+
+    def digest(self) -> str:
+        """Return the digest of the choice."""
+        return digest([self.chosen.digest(), self.rule])
+
+
+class Report(Artifact):
+    """The page people look at: `report.html`, self-contained, `report.md`, and the plots as `*.svg` and `*.png`."""
+
+    html: str
+    """File names inside the folder."""
+    markdown: str
+    plots: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Return what the report was made from: its job."""
+        return self.fingerprint
+
+
+class Refusal(Artifact):
+    """A gate said no: a normal end. Each reason names the metric, what it is and what it had to be."""
+
+    reasons: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Return the digest of the reasons."""
+        return digest(list(self.reasons))
+
+
+class ModelVersion(Artifact):
+    """A published, verified, immutable version."""
+
+    name: str
+    version: int
+    registry: str
+    """The registry's URI."""
+    manifest: str
+    """The sha256 of the manifest."""
+    logit_difference: float
+    """Largest difference of logits between the version read back through stock transformers and the candidate."""
+    created: bool
+    """False where this very version was there already."""
+
+    def digest(self) -> str:
+        """Return the manifest's digest."""
+        return self.manifest

@@ -1,0 +1,77 @@
+"""Every error a user can meet, sorted by what to do about it.
+
+    ReglageError
+      RecipeError          fix the recipe (or the command line)
+      DataError            fix the rows, or the recipe's limits on them
+      ModelError           fix the model folder: missing, no tokenizer, not loadable, wrong shape
+      TrainingError        the training broke one of its own invariants; nothing is published
+      StorageError         disk or object store refused: full, read-only, absent, ignores conditions
+      IntegrityError       bytes differ from their recorded digest; never loaded
+      BusyError            the same run is going on in another process
+      TransientError       the one that is retried: time-outs, 5xx, lost workers
+      Interrupted          the user pressed Ctrl-C or the machine is going away; resumable
+
+A message names what, got, allowed, and the remedy, in that order. To add an error, subclass its category; keep
+`__init__` as it is: errors cross Ray and Prefect as pickles, and an extra parameter breaks that silently.
+A gate that says no is not here: it is a normal result (`Selection.refusal`).
+"""
+
+from __future__ import annotations
+
+
+class ReglageError(Exception):
+    """Shown to the user as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class RecipeError(ReglageError):
+    """The recipe, or a command's arguments, must change."""
+
+    exit_code = 2
+
+
+class DataError(ReglageError):
+    """The rows must change, or the recipe's limits on them."""
+
+    exit_code = 3
+
+
+class ModelError(ReglageError):
+    """The base model's folder cannot be used."""
+
+    exit_code = 4
+
+
+class TrainingError(ReglageError):
+    """Training broke an invariant: it never leaves a checkpoint behind that looks fine."""
+
+    exit_code = 5
+
+
+class StorageError(ReglageError):
+    """The disk or the object store refused."""
+
+    exit_code = 6
+
+
+class IntegrityError(StorageError):
+    """Bytes differ from the digest recorded for them."""
+
+
+class BusyError(ReglageError):
+    """Another process holds what this one needs."""
+
+    exit_code = 7
+
+
+class TransientError(ReglageError):
+    """Worth another attempt; `tasks/policy.py` retries exactly this class."""
+
+    exit_code = 8
+
+
+class Interrupted(ReglageError):
+    """Stopped on request; the next run goes on from the last checkpoint."""
+
+    exit_code = 130

@@ -1,0 +1,10 @@
+"""What is minimised: a batch to a sum and a count. Belongs to the train stage; each *needs* a batch kind."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ftlib.objectives.causal_lm import CausalLM
+from ftlib.objectives.classification import Classification
+
+Objective = Annotated[Classification | CausalLM, Field(discriminator="kind")]

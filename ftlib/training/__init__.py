@@ -1,0 +1,1 @@
+"""The training loop and what it runs on; the only package that imports torch at the top."""

@@ -1,0 +1,20 @@
+"""Every weight moves."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ftlib.config import Config
+
+
+class Full(Config):
+    """Full fine-tuning (Loshchilov & Hutter 2019, arXiv 1711.05101), with layer-wise learning-rate decay.
+
+    Layer i of n, counted from the input, learns at `learning_rate * layer_decay ** (n - i)`; the head at
+    `learning_rate` (ULMFiT, arXiv 1801.06146; ELECTRA, arXiv 2003.10555).
+    """
+
+    kind: Literal["full"] = "full"
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
