@@ -107,7 +107,7 @@ def _from_hub(ref: ModelRef) -> Path:
 
     if ref.revision is None or not re.fullmatch(r"[0-9a-f]{40}", ref.revision):
         raise ModelError(
-            f"model {ref.path!r} is no folder here, so it is taken from the hub, where `revision` must be a commit hash "
+            f"model {ref.path!r} is no folder here, so it comes from the hub, where `revision` must be a commit hash "
             f"of 40 hex digits; got {ref.revision!r}"
         )
     try:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ftlib.config import Config
+from ftlib.config import BatchKind, Config
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Full(Config):
@@ -18,3 +23,11 @@ class Full(Config):
 
     kind: Literal["full"] = "full"
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+
+    def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
+        """Make every parameter trainable."""
+        return model.requires_grad_(True)
+
+    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
+        """Return the plain model to be saved."""
+        return model

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import Config
+from ftlib.config import BatchKind, Config
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class LinearProbe(Config):
-    """The head alone, fitted to convergence on features computed once (Kumar et al. 2022, arXiv 2202.10054).
+    """The head's last linear layer alone, fitted to convergence on features computed once (LP of LP-FT).
 
-    Minimises mean cross-entropy + `l2` / 2 * ||W||^2 / n by L-BFGS, scikit-learn's LogisticRegression with
-    C = 1 / l2. Followed by a full phase it is LP-FT. The phase's optimiser settings other than `l2` do not apply.
+    Minimises the summed cross-entropy + l2 / 2 * ||W||^2 by L-BFGS: scikit-learn's LogisticRegression with
+    C = 1 / l2. Kumar et al. 2022, arXiv 2202.10054. Followed by another phase it is LP-FT. The phase's optimiser
+    does not apply.
     """
 
     kind: Literal["linear_probe"] = "linear_probe"
     l2: float = Field(default=1.0, ge=0.0)
+
+    layer_decay: ClassVar[float] = 1.0
+
+    def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
+        """Freeze everything: the head is not trained by gradient steps, it is solved for."""
+        return model.requires_grad_(False)
+
+    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
+        """Return the plain model to be saved."""
+        return model

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from ftlib.config import Config
+from ftlib.config import BatchKind, Config
+from ftlib.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class LoRA(Config):
-    """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full."""
+    """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full.
+
+    `use_rslora` scales by alpha / sqrt(rank) (arXiv 2312.03732); `use_dora` splits magnitude and direction
+    (arXiv 2402.09353). The checkpoint holds the merged weights, so what follows needs to know nothing of adapters.
+    """
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=8, gt=0)
@@ -20,3 +30,31 @@ class LoRA(Config):
     """Module name endings, or every linear layer but the head."""
     use_rslora: bool = False
     use_dora: bool = False
+
+    layer_decay: ClassVar[float] = 1.0
+
+    def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
+        """Wrap the model with adapters, from torch's current seed. Raises RecipeError if no module matches `targets`."""
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        config = LoraConfig(
+            task_type=TaskType.SEQ_CLS if kind == "labeled" else TaskType.CAUSAL_LM,
+            r=self.rank,
+            lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
+            lora_dropout=self.dropout,
+            target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
+            modules_to_save=sorted(head) if kind == "labeled" else None,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+        )
+        try:
+            return cast("nn.Module", get_peft_model(cast(Any, model), config))
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise RecipeError(f"tuning.targets: {self.targets!r} fits no module of this model: {reason}") from error
+
+    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
+        """Write the adapter as peft does, and return the model with it merged into the weights."""
+        wrapped = cast(Any, model)
+        wrapped.save_pretrained(adapter)
+        return cast("nn.Module", wrapped.merge_and_unload(safe_merge=True))

@@ -1,0 +1,33 @@
+"""What passes between data, objective and loop: a batch in, a sum and a count out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to the longest of them."""
+
+    input_ids: Int[Tensor, "rows tokens"]
+    attention_mask: Int[Tensor, "rows tokens"]
+    """1 on tokens, 0 on padding."""
+    labels: Int[Tensor, " rows"] | None = None
+    """Positions in the model's labels; None for language modelling."""
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """An objective never divides: only the loop does, by the count of the whole global batch.
+
+    That makes the gradient independent of how a batch is split over micro-batches and workers.
+    """
+
+    total: Float[Tensor, ""]
+    count: int
+    """Supervised items in `total`: rows or tokens."""

@@ -1,0 +1,24 @@
+"""What a parameter's name says about its place: the layer it is in, and whether it belongs to the head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_LAYER = re.compile(r"\.(?:layer|layers|h|block|blocks)\.(\d+)\.")
+
+
+def layer_of(name: str) -> int | None:
+    """Return the transformer layer a parameter belongs to, counted from the input; None outside the layers."""
+    found = _LAYER.search(f".{name}")
+    return int(found[1]) if found else None
+
+
+def is_embedding(name: str) -> bool:
+    """Say whether a parameter outside the layers comes before them."""
+    return layer_of(name) is None and any(mark in name for mark in ("embed", "wte", "wpe", "shared"))
+
+
+def in_modules(name: str, modules: Iterable[str]) -> bool:
+    """Say whether a parameter lies in one of these modules; wrappers (peft, DDP) may have put names before them."""
+    return not set(name.split(".")).isdisjoint(modules)

@@ -1,0 +1,111 @@
+"""Batches as a pure function of (seed, epoch, position): the same global batches for any number of workers.
+
+Rows are bucketed by length: an epoch's permutation is cut into mega-batches, each sorted by length and cut into global
+batches, whose order is then shuffled. Padding all but vanishes while the order stays random at the scale of a
+mega-batch. A rank takes every world-th row of a global batch, so all ranks get rows of like length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Int
+
+from ftlib.batch import Batch
+from ftlib.errors import DataError
+
+MEGA_BATCH = 64
+"""Global batches that are sorted by length together: larger pads less, smaller mixes more."""
+
+
+class PreparedSplit:
+    """One split of a prepared dataset, memory-mapped: nothing is read before it is asked for."""
+
+    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+        """Open `path` (Arrow IPC file). Raises DataError if a row's label is not among `labels`."""
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        ids = table["input_ids"].combine_chunks()
+        if isinstance(ids, pa.ChunkedArray):  # an empty table has no chunk to combine
+            ids = pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.list_(pa.int32()))
+        offsets = ids.offsets.to_numpy()
+        self._offsets: Int[np.ndarray, " rows_plus_1"] = offsets if len(offsets) else np.zeros(1, np.int32)
+        self._tokens: Int[np.ndarray, " tokens"] = ids.values.to_numpy()
+        self.row_ids: Any = table["row_id"]
+        self.slices = {c.removeprefix("slice:"): table[c] for c in table.column_names if c.startswith("slice:")}
+        self.lengths: Int[np.ndarray, " rows"] = np.diff(self._offsets)
+        self.labels = _positions(table["label"], labels, path) if "label" in table.column_names else None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], device: torch.device) -> Batch:
+        """Return these rows, padded to the longest of them."""
+        lengths = self.lengths[rows]
+        width = int(lengths.max())
+        ids = np.zeros((len(rows), width), np.int64)
+        mask = np.arange(width) < lengths[:, None]
+        for i, row in enumerate(rows):
+            ids[i, : lengths[i]] = self._tokens[self._offsets[row] : self._offsets[row + 1]]
+        return Batch(
+            input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
+            attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device, non_blocking=True),
+            labels=None if self.labels is None else torch.from_numpy(self.labels[rows]).to(device, non_blocking=True),
+        )
+
+
+def _positions(column: Any, labels: Sequence[str], path: Path) -> Int[np.ndarray, " rows"]:
+    encoded = column.combine_chunks().dictionary_encode()
+    chunk = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    if not len(chunk):
+        return np.zeros(0, np.int64)
+    known = {label: i for i, label in enumerate(labels)}
+    names: list[str] = chunk.dictionary.to_pylist()
+    if unknown := sorted(set(names) - set(known)):
+        raise DataError(
+            f"{path}: the model has no label {', '.join(map(repr, unknown[:5]))}; it has {', '.join(labels)}"
+        )
+    lookup = np.array([known[name] for name in names], np.int64)
+    return lookup[chunk.indices.to_numpy()]
+
+
+def by_length(lengths: Int[np.ndarray, " rows"], size: int) -> list[Int[np.ndarray, " batch"]]:
+    """Return all rows in batches of `size`, longest first: the fixed order of every forward-only pass."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def global_batches(
+    lengths: Int[np.ndarray, " rows"], size: int, seed: int, epoch: int
+) -> list[Int[np.ndarray, " batch"]]:
+    """Return an epoch's global batches in order: every row once, `ceil(rows / size)` batches, one of them smaller.
+
+    A pure function of its arguments, so a resumed run needs no saved sampler, only its position.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    batches: list[Int[np.ndarray, " batch"]] = []
+    for start in range(0, len(order), size * MEGA_BATCH):
+        mega = order[start : start + size * MEGA_BATCH]
+        mega = mega[np.argsort(-lengths[mega], kind="stable")]
+        batches += [mega[i : i + size] for i in range(0, len(mega), size)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def micro_batches(
+    rows: Int[np.ndarray, " batch"], rank: int, world_size: int, size: int | None
+) -> list[tuple[Int[np.ndarray, " rows"], bool]]:
+    """Return a rank's share of a global batch as (rows, counts) pieces of at most `size` rows.
+
+    Every rank gets the same number of pieces, since sharded forward passes are collective: a rank with fewer rows
+    repeats its batch's first row with `counts` False, which must weigh nothing.
+    """
+    most = -(-len(rows) // world_size)
+    size = size or most
+    mine = rows[rank::world_size]
+    pieces = [(mine[i : i + size], True) for i in range(0, len(mine), size)]
+    return pieces + [(rows[:1], False)] * (-(-most // size) - len(pieces))

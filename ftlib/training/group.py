@@ -1,0 +1,111 @@
+"""The workers of one training: who I am, what we agree on, and how the model is spread over us."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from ftlib.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Group:
+    """One rank's view. A group of one needs no process group."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, expected: int, *, use_gpu: bool) -> Group:
+        """Return this process's place in torch's process group, or a group of one if there is none.
+
+        Raises TrainingError if the world is not as large as asked: two workers that each believe to be alone train
+        two models on half of the data each.
+        """
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        if world_size != max(1, expected):
+            raise TrainingError(f"{max(1, expected)} workers were asked for, {world_size} found each other")
+        device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
+        return cls(dist.get_rank() if dist.is_initialized() else 0, world_size, device)
+
+    @property
+    def is_first(self) -> bool:
+        """Say whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def sum(self, *values: float | torch.Tensor) -> list[float]:
+        """Return the sums over all ranks, in float64."""
+        total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device).detach() for v in values])
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, value: object) -> list[object]:
+        """Return every rank's value, in order of rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[object] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def spread(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
+        """Return the model on this rank's device, replicated (DDP) or sharded (FSDP2) over the group."""
+        model.to(self.device)
+        if self.world_size == 1:
+            return model
+        if sharding == "ddp":
+            return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+        mesh = init_device_mesh(self.device.type, (self.world_size,))
+        for layer in transformer_layers(model):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of the longest ModuleList: what is sharded, and gathered, one at a time."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
+
+
+@contextlib.contextmanager
+def accumulating(model: nn.Module, *, last: bool) -> Generator[None]:
+    """Let gradients travel between ranks only in the last micro-batch of a step."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        with model.no_sync():
+            yield
+        return
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    yield
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside DDP; FSDP2 and a lone model are themselves."""
+    return cast(nn.Module, model.module) if isinstance(model, DistributedDataParallel) else model
+
+
+def bit_sums(model: nn.Module) -> list[int]:
+    """Return one exact integer per parameter, equal on two ranks only if their bits are (but for freak cases)."""
+    views = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [
+        cast(Any, p.detach()).contiguous().view(views[p.element_size()]).sum(dtype=torch.int64)
+        for p in model.parameters()
+        if p.numel()
+    ]
+    return torch.stack(sums).tolist() if sums else []
