@@ -1,0 +1,84 @@
+"""The files of a prepared split: Arrow IPC *file* format, so that a reader maps it into memory instead of loading it.
+
+Columns: `row_id` string, `input_ids` list<int32> (special tokens included, no padding), `label` string (only for
+`labeled`), and one string column `slice:<name>` per slice of the format. An absent split is a file without rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftlib.config import BatchKind, Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SLICE = "slice:"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One row of a prepared split."""
+
+    row_id: str
+    input_ids: Sequence[int]
+    label: str | None = None
+    slices: tuple[str, ...] = ()
+    """Values in the order of the format's `slices`."""
+
+
+def split_file(folder: Path, split: Split) -> Path:
+    """Return where a prepared dataset keeps a split."""
+    return folder / f"{split}.arrow"
+
+
+def split_schema(kind: BatchKind, slices: Sequence[str] = ()) -> pa.Schema:
+    """Return the columns of a split."""
+    import pyarrow as pa
+
+    columns = [pa.field("row_id", pa.string()), pa.field("input_ids", pa.list_(pa.int32()))]
+    if kind == "labeled":
+        columns.append(pa.field("label", pa.string()))
+    return pa.schema(columns + [pa.field(SLICE + name, pa.string()) for name in slices])
+
+
+class SplitWriter:
+    """Appends batches of rows to one split's file; memory is bounded by the batch."""
+
+    def __init__(self, file: pa.ipc.RecordBatchFileWriter, schema: pa.Schema) -> None:
+        self._file = file
+        self._schema = schema
+
+    def write(self, rows: Sequence[TokenRow]) -> None:
+        """Append rows as one record batch."""
+        import pyarrow as pa
+
+        if not rows:
+            return
+        columns: list[object] = [[row.row_id for row in rows], [row.input_ids for row in rows]]
+        if "label" in self._schema.names:
+            columns.append([row.label for row in rows])
+        columns += zip(*(row.slices for row in rows), strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
+        self._file.write_batch(pa.record_batch(arrays, schema=self._schema))
+
+
+@contextmanager
+def open_split(path: Path, kind: BatchKind, slices: Sequence[str] = ()) -> Generator[SplitWriter]:
+    """Write a split; the file is whole only after the block has ended without an error."""
+    import pyarrow as pa
+
+    schema = split_schema(kind, slices)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
+        yield SplitWriter(file, schema)
+
+
+def write_split(path: Path, kind: BatchKind, rows: Iterable[TokenRow], slices: Sequence[str] = ()) -> None:
+    """Write all rows of a split."""
+    with open_split(path, kind, slices) as writer:
+        writer.write(list(rows))

@@ -1,0 +1,142 @@
+"""What a source yields and a format reads: flat rows with their place, rows that could not be read, and examples.
+
+A value is JSON: text, number, truth value, null, or a nested list or object. Null and absent mean the same, so the
+same rows have the same identity whether they came as jsonl, csv with all columns filled, or parquet.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from ftlib.errors import DataError
+
+Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
+Values = Mapping[str, Value]
+
+ROW_ID = "_row_id"
+"""The column that ingestion adds; a source must not have one."""
+
+BadReason = Literal[
+    "too_large",
+    "invalid_utf8",
+    "broken_json",
+    "not_an_object",
+    "not_finite",
+    "lone_surrogate",
+    "nested_too_deep",
+    "broken_csv",
+    "wrong_field_count",
+    "binary_value",
+    "reserved_column",
+    "no_values",
+]
+
+DropReason = Literal[
+    "missing_text",
+    "empty_text",
+    "text_not_a_string",
+    "missing_label",
+    "empty_label",
+    "label_not_a_name",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as its source holds it."""
+
+    uri: str
+    line: int
+    """Counted from 1; for a table, the row's number."""
+    bytes: int
+    values: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """One row that could not be read; it is written to `quarantine.jsonl` as it stands here."""
+
+    uri: str
+    line: int
+    bytes: int
+    reason: BadReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What a format makes of a row."""
+
+    text: str
+    label: str | None = None
+    slices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row that a format has no use for."""
+
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A row that passed `check_values`, with its identity."""
+
+    values: dict[str, Value]
+    row_id: str
+    canonical: str = field(repr=False)
+    """Canonical JSON of the values that are not null."""
+
+
+def check_values(row: Row, row_bytes: int) -> Checked | BadRow:
+    """Return the row without nulls and its id, or why no later stage could hold it."""
+    values = {name: value for name, value in row.values.items() if value is not None}
+    try:
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        encoded = canonical.encode()
+    except UnicodeEncodeError:  # "\ud800" is valid JSON and no valid text; Arrow cannot hold it
+        return BadRow(row.uri, row.line, row.bytes, "lone_surrogate", "half of a surrogate pair, not a character")
+    except ValueError:
+        return BadRow(row.uri, row.line, row.bytes, "not_finite", "NaN or infinity is not a JSON number")
+    except RecursionError:
+        return BadRow(row.uri, row.line, row.bytes, "nested_too_deep", "lists or objects nested too deep")
+    if not values:
+        return BadRow(row.uri, row.line, row.bytes, "no_values", "every value is null")
+    if ROW_ID in values:
+        return BadRow(row.uri, row.line, row.bytes, "reserved_column", f"rename the column {ROW_ID!r}")
+    if len(encoded) > row_bytes:
+        return BadRow(row.uri, row.line, len(encoded), "too_large", f"{len(encoded)} bytes, allowed {row_bytes}")
+    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], canonical)
+
+
+def from_python(value: object) -> Value:
+    """Turn a table's cell into a value: dates become ISO 8601, decimals text, NaN null. Raises TypeError for bytes."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value  # NaN is how pandas writes a null
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [from_python(item) for item in cast("list[object]", value)]
+    if isinstance(value, dict):
+        return {str(key): from_python(item) for key, item in cast("dict[object, object]", value).items()}
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError("binary value")
+    iso = getattr(value, "isoformat", None)
+    return str(iso()) if callable(iso) else str(value)
+
+
+def need_column(column: str, have: Iterable[str], where: str) -> None:
+    """Raise DataError if a column is absent, naming those there are and the one that was probably meant."""
+    columns = sorted(have)
+    if column in columns:
+        return
+    close = difflib.get_close_matches(column, columns, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise DataError(f"{where}: no column {column!r} in the rows; the columns are {', '.join(columns)}{hint}")

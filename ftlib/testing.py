@@ -1,0 +1,175 @@
+"""Tiny models and rows, shipped so that users test their own formats, tunings and metrics with what tests the product.
+
+The models are made from a config: random weights, a real tokenizer, milliseconds to train, folders that stock
+transformers loads. The rows are learnable: each label has words of its own among words that all labels share.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftlib.artifacts import Ledger, PreparedDataset, SplitFacts
+from ftlib.config import BatchKind, Split
+from ftlib.fingerprint import digest, file_digest
+from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LABELS = ("billing", "bug", "sales")
+
+_TOPICS = (
+    "invoice payment refund charge card receipt tax discount price subscription balance bank",
+    "crash error freeze screen button login password stack trace timeout reload blank",
+    "quote demo licence seats trial upgrade partner contract offer meeting budget team",
+    "parcel courier address delay tracking package warehouse customs driver doorstep label pickup",
+    "battery cable charger fan keyboard hinge speaker microphone port adapter heat noise",
+    "visa passport flight hotel luggage boarding gate seat ticket airport layover booking",
+)
+_SHARED = (
+    "the a my our this that is was has had will can please today yesterday again still after before when with without "
+    "for from about into over and or but not very some more again customer account page order time day week month "
+    "question answer help need want know see get make find show tell ask wait call write open close start stop"
+)
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PAD, _CLS, _SEP = _SPECIAL.index("[PAD]"), _SPECIAL.index("[CLS]"), _SPECIAL.index("[SEP]")
+
+
+def tiny_rows(
+    count: int, labels: Sequence[str] = LABELS, *, seed: int = 0, words: int = 12, hints: int = 3
+) -> list[dict[str, str | int]]:
+    """Make `count` distinct rows, labels in turn, with columns text, label, group (of 5 rows) and day (ascending).
+
+    `hints` words of `words` belong to the label; the fewer, the harder. At most six labels.
+    """
+    if not 2 <= len(labels) <= len(_TOPICS):
+        raise ValueError(f"tiny_rows has words for 2 to {len(_TOPICS)} labels, got {len(labels)}")
+    draw = random.Random(seed)
+    rows: list[dict[str, str | int]] = []
+    for i in range(count):
+        which = i % len(labels)
+        chosen = draw.choices(_TOPICS[which].split(), k=hints) + draw.choices(_SHARED.split(), k=words - hints)
+        draw.shuffle(chosen)
+        text = f"{' '.join(chosen)} {seed}-{i}"  # the number keeps rows distinct: nothing is lost to de-duplication
+        rows.append({"text": text, "label": labels[which], "group": f"g{i // 5}", "day": i})
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
+    """Write rows as one JSON object a line and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerBase:
+    """Return a real WordPiece tokenizer of about 250 tokens that can spell every ASCII text."""
+    from transformers import BertTokenizer
+
+    words = sorted({word for words in (*_TOPICS, _SHARED) for word in words.split()})
+    spelling = list(string.ascii_lowercase + string.digits)
+    tokens = [*_SPECIAL, *string.punctuation, *spelling, *(f"##{letter}" for letter in spelling)]
+    tokens += [word for word in words if word not in tokens]
+    return BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=128)
+
+
+def tiny_classifier(folder: Path, labels: Sequence[str] | None = None, *, seed: int = 0, hidden: int = 32) -> Path:
+    """Write a two-layer BERT with its tokenizer; without `labels` it is a bare encoder, as base models are."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=128,
+        pad_token_id=_PAD,
+    )
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config) if labels is None else BertForSequenceClassification(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_causal_lm(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
+    """Write a two-layer Llama with its tokenizer; `[SEP]` ends a text and differs from the padding."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token, tokenizer.eos_token = "[CLS]", "[SEP]"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=_PAD,
+        bos_token_id=_CLS,
+        eos_token_id=_SEP,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_prepared(
+    folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, labeled: bool = True
+) -> PreparedDataset:
+    """Write rows (columns text and, if labeled, label) as a prepared dataset, past the ingest and preprocess stages."""
+    tokenizer = tiny_tokenizer()
+    folder.mkdir(parents=True, exist_ok=True)
+    kind: BatchKind = "labeled" if labeled else "tokens"
+    splits: dict[Split, SplitFacts] = {}
+    for split in SPLITS:
+        encoded = [
+            TokenRow(f"{split}-{i}", tokenizer(str(row["text"]))["input_ids"], str(row["label"]) if labeled else None)
+            for i, row in enumerate(rows.get(split, ()))
+        ]
+        write_split(split_file(folder, split), kind, encoded)
+        splits[split] = _facts(encoded, kind)
+    count = sum(facts.rows for facts in splits.values())
+    return PreparedDataset(
+        uri=str(folder.absolute()),
+        content=digest([file_digest(split_file(folder, split)) for split in SPLITS]),
+        kind=kind,
+        labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
+        splits=splits,
+        ledger=Ledger(rows_in=count, kept=count),
+        leaked=0,
+        pad_token_id=_PAD,
+        tokenizer="tiny",
+    )
+
+
+def _facts(rows: Sequence[TokenRow], kind: BatchKind) -> SplitFacts:
+    lengths = [len(row.input_ids) for row in rows]
+    return SplitFacts(
+        rows=len(rows),
+        tokens=sum(lengths),
+        supervised=len(rows) if kind == "labeled" else sum(lengths) - len(rows),
+        truncated=0,
+        longest=max(lengths, default=0),
+        labels=dict(sorted(Counter(row.label for row in rows if row.label is not None).items())),
+    )
