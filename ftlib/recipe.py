@@ -219,7 +219,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
         if problems := list(_misfits(self)):
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     def training_datasets(self) -> tuple[str, ...]:

@@ -1,0 +1,244 @@
+"""A recipe file to a Recipe: YAML, then overrides, then every problem on a line of its own."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from ftlib.errors import RecipeError
+from ftlib.recipe import Recipe
+
+Location = tuple[str | int, ...]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply `path=value` overrides in order, and validate it.
+
+    Raises RecipeError whose message has one line per problem, each with its path in the recipe.
+    """
+    data = read_yaml(Path(path))
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [line for problem in error.errors() for line in _explain(problem, data)]
+        raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping. Raises RecipeError that names the line."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RecipeError(f"{path}: cannot be read: {reason}; give the path of a recipe, a YAML file") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise RecipeError(f"{path}: {where}: {error.problem or error.context}; fix the YAML") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}; fix the YAML") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: holds {_kind_of(data)}; a recipe is a mapping that starts with `name:`")
+    return _unshared(cast("dict[str, Any]", data))
+
+
+def _unshared(value: Any) -> Any:
+    """Copy what aliases share, so that an override of one place does not change the other."""
+    if isinstance(value, dict):
+        return {key: _unshared(member) for key, member in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_unshared(member) for member in cast("list[Any]", value)]
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain values, and no key twice.
+
+    YAML 1.1, PyYAML's default, reads `off` as false (so `kind: off` would be no kind), `1e-4` as a string and
+    `12:30` as 750.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012, the base class's own
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|false|True|False", "tfTF"),
+    ("null", r"~|null|Null|", "~nN\0"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _starts = ["" if letter == "\0" else letter for letter in _first]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _starts)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(node.value)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Set one `path=value`; a list's member is named by its `name` or its position: phases.tune.optimizer.epochs=1."""
+    path, equals, text = override.partition("=")
+    keys = [key for key in re.split(r"[.\[\]]+", path.strip()) if key]
+    if not equals or not keys:
+        raise RecipeError(f"{override!r} is no override; write path=value, for example phases.tune.optimizer.epochs=1")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise RecipeError(f"{override!r}: {text!r} is no YAML value; quote it") from None
+    place: Any = data
+    for depth, key in enumerate(keys[:-1]):
+        place = _step(place, key, ".".join(keys[: depth + 1]))
+    if isinstance(place, list):
+        members = cast("list[Any]", place)
+        members[_position(members, keys[-1], path)] = value
+    elif isinstance(place, dict):
+        cast("dict[str, Any]", place)[keys[-1]] = value
+    else:
+        raise RecipeError(f"{path}: {'.'.join(keys[:-1])} is {_kind_of(place)}, which has no fields to set")
+
+
+def _step(place: Any, key: str, path: str) -> Any:
+    if isinstance(place, list):
+        members = cast("list[Any]", place)
+        return members[_position(members, key, path)]
+    if not isinstance(place, dict):
+        raise RecipeError(f"{path}: its parent is {_kind_of(place)}, which has no fields to set")
+    mapping = cast("dict[str, Any]", place)
+    if mapping.get(key) is None:
+        mapping[key] = {}  # a group left to its defaults: the override is its first field
+    return mapping[key]
+
+
+def _position(members: list[Any], key: str, path: str) -> int:
+    names = [str(cast("dict[str, Any]", m).get("name", "")) if isinstance(m, dict) else "" for m in members]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(members):
+        return int(key)
+    allowed = ", ".join([name for name in names if name] or [f"0 to {len(members) - 1}"])
+    raise RecipeError(f"{path}: the list has no member {key!r}; it has {allowed}{_did_you_mean(key, names)}")
+
+
+def _explain(problem: Any, data: dict[str, Any]) -> Iterator[str]:
+    """Turn one pydantic error into lines `path: what, got, allowed`."""
+    location: Location = problem["loc"]
+    where = _path(location, data)
+    context: dict[str, Any] = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            fields = sorted(_fields(location[:-1]))
+            yield f"{where}: unknown field{_did_you_mean(str(location[-1]), fields)}; allowed: {', '.join(fields)}"
+        case "missing":
+            yield f"{where}: required, but absent"
+        case "union_tag_invalid":
+            tags = re.findall(r"'([^']+)'", str(context["expected_tags"]))
+            got = str(context["tag"])
+            yield f"{where}.kind: unknown kind {got!r}{_did_you_mean(got, tags)}; allowed: {', '.join(tags)}"
+        case "union_tag_not_found":
+            tags = _tags(location)
+            yield f"{where}: needs a kind; allowed: {', '.join(tags)}"
+        case "value_error":
+            message = str(problem["msg"]).removeprefix("Value error, ")
+            yield from (f"{where}: {line}" if where else line for line in message.splitlines())
+        case _:
+            message = str(problem["msg"])
+            yield f"{where}: {message[:1].lower()}{message[1:]}, got {_short(problem['input'])}"
+
+
+def _path(location: Location, data: Any) -> str:
+    """Write a location as the user would: no discriminator tags, and list members by name."""
+    path, place = "", data
+    for key in location:
+        if isinstance(key, int) and isinstance(place, list):
+            members = cast("list[Any]", place)
+            place = members[key] if key < len(members) else None
+            named = cast("dict[str, Any]", place).get("name") if isinstance(place, dict) else None
+            path += f"[{named or key}]"
+        elif isinstance(place, dict):
+            mapping = cast("dict[str, Any]", place)
+            if key not in mapping and key == mapping.get("kind"):
+                continue
+            place = mapping.get(str(key))
+            path += f".{key}" if path else str(key)
+    return path
+
+
+def _fields(location: Location) -> Iterable[str]:
+    return cast("dict[str, Any]", _schema_at(location).get("properties", {}))
+
+
+def _tags(location: Location) -> list[str]:
+    mapping = _schema_at(location).get("discriminator", {}).get("mapping", {})
+    return list(cast("dict[str, Any]", mapping))
+
+
+def _schema_at(location: Location) -> dict[str, Any]:
+    """Follow a location through the recipe's JSON schema; {} where the schema stops."""
+    root = Recipe.model_json_schema()
+    schema = _resolve(root, root)
+    for key in location:
+        if isinstance(key, int):
+            schema = schema.get("items", {})
+        elif key in schema.get("properties", {}):
+            schema = schema["properties"][key]
+        elif "discriminator" in schema:
+            schema = {"$ref": schema["discriminator"]["mapping"].get(key, "")}
+        else:  # a mapping with free names: one schema for all its values
+            schema = next(iter(schema.get("patternProperties", {}).values()), schema.get("additionalProperties")) or {}
+        schema = _resolve(schema, root)
+    return schema
+
+
+def _resolve(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
+    """Follow a reference, and step into the one branch of `X | None` that has fields."""
+    if not isinstance(schema, dict):
+        return {}
+    found = cast("dict[str, Any]", schema)
+    if "$ref" in found:
+        return root.get("$defs", {}).get(found["$ref"].rsplit("/", 1)[-1], {})
+    for branch in found.get("anyOf", []):
+        if "$ref" in branch:
+            return _resolve(branch, root)
+    return found
+
+
+def _did_you_mean(got: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _kind_of(value: object) -> str:
+    if value is None:
+        return "nothing"
+    return {"dict": "a mapping", "list": "a list", "str": "a text"}.get(type(value).__name__, f"{value!r}")

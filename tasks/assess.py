@@ -1,0 +1,26 @@
+"""What the weights are worth: candidates, measurements, and the choice."""
+
+from ftlib.artifacts import Candidates, EvalReport, Selection
+from ftlib.stages import evaluate as _evaluate
+from ftlib.stages import interpolate as _interpolate
+from ftlib.stages import select as _select
+from ftlib.workspace import Workspace
+from tasks.policy import stage_task
+
+
+@stage_task(hours=1)
+def interpolate(job: _interpolate.InterpolateJob, work: Workspace) -> Candidates:
+    """The points between a phase's start and its end."""
+    return _interpolate.interpolate(job, work)
+
+
+@stage_task(hours=12)
+def evaluate(job: _evaluate.EvaluateJob, work: Workspace) -> EvalReport:
+    """Candidates on one split of one evaluation."""
+    return _evaluate.evaluate(job, work)
+
+
+@stage_task(hours=1)
+def select(job: _select.SelectJob, work: Workspace) -> Selection:
+    """The candidate that the recipe's rule chooses."""
+    return _select.select(job, work)

@@ -1,0 +1,19 @@
+"""Rows: from a source to tokenised splits."""
+
+from ftlib.artifacts import PreparedDataset, RawDataset
+from ftlib.stages import ingest as _ingest
+from ftlib.stages import preprocess as _preprocess
+from ftlib.workspace import Workspace
+from tasks.policy import stage_task
+
+
+@stage_task(hours=6)
+def ingest(job: _ingest.IngestJob, work: Workspace) -> RawDataset:
+    """Bytes to a content-addressed snapshot of rows."""
+    return _ingest.ingest(job, work)
+
+
+@stage_task(hours=6)
+def preprocess(job: _preprocess.PreprocessJob, work: Workspace) -> PreparedDataset:
+    """Rows to tokenised splits: cleaned, de-duplicated, split, checked for leakage."""
+    return _preprocess.preprocess(job, work)

@@ -1,0 +1,19 @@
+"""What leaves the run: the page people read, and the version."""
+
+from ftlib.artifacts import ModelVersion, Refusal, Report
+from ftlib.stages import register as _register
+from ftlib.stages import report as _report
+from ftlib.workspace import Workspace
+from tasks.policy import stage_task
+
+
+@stage_task(hours=1)
+def report(job: _report.ReportJob, work: Workspace) -> Report:
+    """Everything the run measured, on one page."""
+    return _report.report(job, work)
+
+
+@stage_task(hours=6)
+def register(job: _register.RegisterJob, work: Workspace) -> ModelVersion | Refusal:
+    """The chosen candidate as a verified, published version, or a gate's refusal."""
+    return _register.register(job, work)

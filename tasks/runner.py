@@ -1,0 +1,92 @@
+"""Runs stages as tasks for one flow run, and keeps account of them.
+
+The truth is the workspace's record, not Prefect's cache: where the record is gone the cache entry is refreshed, so
+deleting the work folder re-runs the stages, and what a stage returns is always what it reads from its own folder.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, TypeVar, cast
+
+from prefect import Task
+from prefect.client.schemas.objects import State
+from prefect.utilities.annotations import quote
+
+from ftlib.artifacts import Artifact
+from ftlib.config import Config
+from ftlib.fingerprint import Job
+from ftlib.workspace import RECORD, Workspace
+
+J = TypeVar("J", bound=Job)
+A = TypeVar("A", bound=Artifact)
+
+
+class Step(Config):
+    """One stage call of a run."""
+
+    stage: str
+    """What it does, for example `train tune`."""
+    fingerprint: str
+    done_before: bool
+    """True where an earlier run had made the output."""
+    seconds: float
+    """Wall time of the call in this run, Prefect's share included."""
+    work_seconds: float
+    """Of these, the stage's own work; 0 where it was done before."""
+
+
+@dataclass
+class Runner:
+    """Runs stages in one workspace and lists what it ran."""
+
+    work: Workspace
+    steps: list[Step] = field(default_factory=list[Step])
+
+    def __call__(self, task: Task[[J, Workspace], A], job: J) -> A:
+        """Run a stage on this thread and return its artifact. Raises whatever the stage raises."""
+        return self._account(task, job, lambda named: named(*self._inputs(job), return_state=True))
+
+    def on_thread(self, task: Task[[J, Workspace], A], job: J) -> A:
+        """Run a stage on another thread and wait, so that this one, the main one, stays free for signals."""
+
+        def call(named: Task[..., Any]) -> State[Any]:
+            future = named.submit(*self._inputs(job))
+            future.wait()
+            return future.state
+
+        return self._account(task, job, call)
+
+    def is_done(self, job: Job) -> bool:
+        """Say whether the workspace holds the job's record."""
+        return (self.work.folder(job) / RECORD).is_file()
+
+    def _account(self, task: Task[[J, Workspace], A], job: J, call: Callable[[Task[..., Any]], State[Any]]) -> A:
+        started, done = monotonic(), self.is_done(job)
+        named = task.with_options(
+            task_run_name=label(job), refresh_cache=not done, result_storage=self.work.root / "prefect" / "results"
+        )
+        state = call(named)
+        # What Prefect stored has lost the places of the files; the stage's own folder has not.
+        artifact = task.fn(job, self.work) if state.name == "Cached" else cast("A", state.result())
+        self.steps.append(
+            Step(
+                stage=label(job),
+                fingerprint=job.fingerprint,
+                done_before=done,
+                seconds=round(monotonic() - started, 3),
+                work_seconds=0.0 if done else artifact.seconds,
+            )
+        )
+        return artifact
+
+    def _inputs(self, job: Job) -> tuple[Any, Any]:
+        """Quote the inputs: Prefect walks everything else, which costs seconds for a report's records."""
+        return quote(job), quote(self.work)
+
+
+def label(job: Job) -> str:
+    """Name a stage call: the stage and, where a recipe has several, which one."""
+    which = getattr(job, "name", None) or getattr(getattr(job, "phase", None), "name", None)
+    split = getattr(job, "split", None)
+    return " ".join(word for word in (job.stage, which, split) if word)

@@ -1,0 +1,19 @@
+"""Weights: the base model with its head, then one phase after another."""
+
+from ftlib.artifacts import Checkpoint
+from ftlib.stages import base as _base
+from ftlib.stages import train as _train
+from ftlib.workspace import Workspace
+from tasks.policy import stage_task
+
+
+@stage_task(hours=1)
+def base(job: _base.BaseJob, work: Workspace) -> Checkpoint:
+    """The base model with the head the objective needs."""
+    return _base.base(job, work)
+
+
+@stage_task(hours=None)
+def train(job: _train.TrainJob, work: Workspace) -> Checkpoint:
+    """One phase: a checkpoint to a checkpoint. A retry goes on from its last step."""
+    return _train.train(job, work)
