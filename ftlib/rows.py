@@ -97,7 +97,7 @@ class Checked:
 
 def check_values(row: Row, row_bytes: int) -> Checked | BadRow:
     """Return the row without nulls and its id, or why no later stage could hold it."""
-    values = {name: value for name, value in row.values.items() if value is not None}
+    values: dict[str, Value] = {name: value for name, value in row.values.items() if value is not None}
     try:
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         encoded = canonical.encode()
