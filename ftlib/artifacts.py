@@ -202,7 +202,7 @@ class Measured(Config):
     split: Split
     rows: int
     outcomes: str
-    """Path of the per-example table (parquet): row_id, gold, predicted, nll, probabilities."""
+    """The per-example table, relative to the work folder's root: row_id, gold, predicted, nll, probabilities."""
     metrics: dict[str, Estimate]
     slices: dict[str, SliceFacts] = {}
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind, Config
+from ftlib.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
 
 
 class Accuracy(Config):
@@ -14,3 +19,13 @@ class Accuracy(Config):
 
     needs: ClassVar[BatchKind] = "labeled"
     higher_is_better: ClassVar[bool] = True
+
+    def compute(self, outcomes: Outcomes) -> float:
+        """Return the metric over all rows."""
+        from sklearn.metrics import accuracy_score
+
+        return float(accuracy_score(outcomes.gold, outcomes.predicted))
+
+    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample."""
+        return (outcomes.gold == outcomes.predicted)[rows].mean(axis=1)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind, Config
+from ftlib.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
 
 
 class Perplexity(Config):
@@ -14,3 +19,15 @@ class Perplexity(Config):
 
     needs: ClassVar[BatchKind] = "tokens"
     higher_is_better: ClassVar[bool] = False
+
+    def compute(self, outcomes: Outcomes) -> float:
+        """Return the metric over all rows."""
+        import numpy as np
+
+        return float(np.exp(outcomes.nll.sum() / outcomes.targets.sum()))
+
+    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample."""
+        import numpy as np
+
+        return np.exp(outcomes.nll[rows].sum(axis=1) / outcomes.targets[rows].sum(axis=1))

@@ -13,8 +13,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -133,7 +133,7 @@ def _stream(file: TensorFile, spans0: dict[str, Span], alpha: float, out: Path) 
         os.fsync(target.fileno())
 
 
-def _chunks(stream: BinaryIO, span: Span) -> Iterator[Tensor]:
+def _chunks(stream: FileIO, span: Span) -> Iterator[Tensor]:
     """Yield a tensor's values, flat, `CHUNK_BYTES` at a time."""
     stream.seek(span.offset)
     left = span.bytes
@@ -154,7 +154,7 @@ def _mixed(name: str, a: Tensor, b: Tensor, alpha: float) -> Tensor:
         return _integers(name, a, b)
     mixed = torch.lerp(a, b, alpha)
     torch.where(a == b, a, mixed, out=mixed)
-    if not torch.isfinite(mixed).all() and not torch.equal(a, b):
+    if not (torch.isfinite(mixed) | (a == b)).all():
         raise ModelError(f"tensor {name!r} is not finite at alpha {alpha:g}: one of the ends holds NaN or infinity")
     return mixed
 
