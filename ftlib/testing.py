@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftlib.artifacts import Ledger, PreparedDataset, SplitFacts
+from ftlib.artifacts import Checkpoint, Ledger, PreparedDataset, SplitFacts
 from ftlib.config import BatchKind, Split
 from ftlib.fingerprint import digest, file_digest
 from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 LABELS = ("billing", "bug", "sales")
@@ -132,6 +133,46 @@ def tiny_causal_lm(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_checkpoint(
+    folder: Path, labels: Sequence[str] = LABELS, *, phase: str = "base", start: Checkpoint | None = None, seed: int = 0
+) -> Checkpoint:
+    """Write a checkpoint, past the train stage; with `start`, one whose weights lie a random step from it.
+
+    Without `labels` it is a causal language model. Its tokenizer digest is that of `tiny_prepared`.
+    """
+    from ftlib.training.model import load_model, save_model, weights_digest
+
+    model_folder = folder / "model"
+    kind: BatchKind = "labeled" if labels else "tokens"
+    if start is None:
+        _ = tiny_classifier(model_folder, labels, seed=seed) if labels else tiny_causal_lm(model_folder, seed=seed)
+        model = load_model(model_folder, kind)
+    else:
+        model = load_model(start.path / "model", kind)
+        _step_away(model, seed)
+        save_model(model, model_folder, tuple(labels), start.path / "model")
+    return Checkpoint(
+        uri=str(folder.absolute()),
+        weights=weights_digest(model_folder),
+        parent=start.weights if start else None,
+        tokenizer="tiny",
+        phase=phase,
+        fresh_head=False,
+        labels=tuple(labels),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_parameters=0,
+    )
+
+
+def _step_away(model: nn.Module, seed: int) -> None:
+    import torch
+
+    random_source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=random_source)
 
 
 def tiny_prepared(
