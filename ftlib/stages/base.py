@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from ftlib.artifacts import Checkpoint, FoundModel
 from ftlib.config import BatchKind
+from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
+from ftlib.parameter_names import layer_of
 from ftlib.workspace import Workspace
 
 
@@ -23,5 +26,41 @@ class BaseJob(Job):
 
 
 def base(job: BaseJob, work: Workspace) -> Checkpoint:
-    """Being written."""
-    raise NotImplementedError
+    """Return the base model as a checkpoint. Raises ModelError if more than its head would be random."""
+    return work.once(job, Checkpoint, lambda folder: _build(job, folder))
+
+
+def _build(job: BaseJob, folder: Path) -> Checkpoint:
+    import torch
+
+    from ftlib.training.model import head_modules, load_with_gaps, read_config, save_model, weights_digest
+
+    source = Path(job.model.uri)
+    own = read_config(source).get("id2label") or {}
+    order = tuple(own[key] for key in sorted(own, key=int))
+    keeps = job.kind == "labeled" and sorted(order) == sorted(job.labels)
+    labels = order if keeps else job.labels
+    torch.manual_seed(job.seed)
+    model, missing = load_with_gaps(source, job.kind, **({"num_labels": len(labels)} if job.kind == "labeled" else {}))
+    _check_gaps(job, missing)
+    save_model(model, folder / "model", labels, source)
+    return Checkpoint(
+        weights=weights_digest(folder / "model"),
+        parent=None,
+        tokenizer=job.model.tokenizer,
+        phase="base",
+        fresh_head=any(name.split(".")[0] in head_modules(model) for name in missing),
+        labels=labels,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained_parameters=0,
+    )
+
+
+def _check_gaps(job: BaseJob, missing: set[str]) -> None:
+    """Refuse a model whose layers or embeddings are absent: it would train from noise and look fine."""
+    body = sorted(name for name in missing if layer_of(name) is not None or "embed" in name)
+    if body or (job.kind == "tokens" and missing):
+        raise ModelError(
+            f"{job.model.uri} lacks tensors of its own architecture: {', '.join((body or sorted(missing))[:3])}; "
+            "the weights do not belong to this config.json"
+        )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.fingerprint import Job
 from ftlib.recipe import Compute, Phase
+from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace
 
 
@@ -23,7 +27,56 @@ class TrainJob(Job):
     seed: int
     compute: Compute
 
+    def needs_ray(self) -> bool:
+        """Say whether this phase runs on Ray workers; a probe never does."""
+        return self.compute.workers > 0 and not isinstance(self.phase.tuning, LinearProbe)
+
 
 def train(job: TrainJob, work: Workspace) -> Checkpoint:
-    """Being written."""
-    raise NotImplementedError
+    """Train one phase, from the last checkpoint if an earlier attempt was killed.
+
+    Raises TrainingError on a broken invariant, TransientError if workers were lost too often.
+    """
+    return work.once(job, Checkpoint, lambda folder: _build(job, folder), resumable=True)
+
+
+def _build(job: TrainJob, folder: Path) -> Checkpoint:
+    from ftlib.training.model import weights_digest
+    from ftlib.training.plan import Plan
+    from ftlib.training.worker import outcome, work
+
+    compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
+    plan = Plan(
+        fingerprint=job.fingerprint,
+        start=str(job.start.path / "model"),
+        data=job.data.uri,
+        run=str(folder),
+        kind=job.data.kind,
+        labels=job.start.labels,
+        phase=job.phase,
+        precision=job.precision,
+        seed=job.seed,
+        compute=compute,
+    )
+    if job.needs_ray():
+        from ftlib.training.ray_trainer import fit
+
+        fit(plan)
+    else:
+        work(plan)
+    facts = outcome(plan)
+    for leftover in ("checkpoints", "ray"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
+    (folder / "best.safetensors").unlink(missing_ok=True)
+    (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
+    return Checkpoint(
+        weights=weights_digest(folder / "model"),
+        parent=job.start.weights,
+        tokenizer=job.start.tokenizer,
+        phase=job.phase.name,
+        fresh_head=False,
+        labels=job.start.labels,
+        parameters=job.start.parameters,
+        trained_parameters=int(facts.pop("trained_parameters")),
+        facts=facts,
+    )

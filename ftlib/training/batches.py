@@ -29,19 +29,26 @@ class PreparedSplit:
     def __init__(self, path: Path, labels: Sequence[str]) -> None:
         """Open `path` (Arrow IPC file). Raises DataError if a row's label is not among `labels`."""
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        ids = table["input_ids"].combine_chunks()
-        if isinstance(ids, pa.ChunkedArray):  # an empty table has no chunk to combine
-            ids = pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.list_(pa.int32()))
-        offsets = ids.offsets.to_numpy()
-        self._offsets: Int[np.ndarray, " rows_plus_1"] = offsets if len(offsets) else np.zeros(1, np.int32)
-        self._tokens: Int[np.ndarray, " tokens"] = ids.values.to_numpy()
+        # One (offsets, tokens) pair per record batch: combining them would copy the whole split into memory.
+        chunks = table["input_ids"].chunks
+        self._chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
+        self._starts: Int[np.ndarray, " chunks"] = np.cumsum([0] + [len(chunk) for chunk in chunks])[:-1]
+        self.lengths: Int[np.ndarray, " rows"] = np.concatenate(
+            [np.diff(offsets) for offsets, _ in self._chunks] or [np.zeros(0, np.int32)]
+        )
         self.row_ids: Any = table["row_id"]
         self.slices = {c.removeprefix("slice:"): table[c] for c in table.column_names if c.startswith("slice:")}
-        self.lengths: Int[np.ndarray, " rows"] = np.diff(self._offsets)
         self.labels = _positions(table["label"], labels, path) if "label" in table.column_names else None
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def tokens(self, row: int) -> Int[np.ndarray, " tokens"]:
+        """Return one row's ids, as they lie in the file."""
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        offsets, tokens = self._chunks[chunk]
+        first = row - self._starts[chunk]
+        return tokens[offsets[first] : offsets[first + 1]]
 
     def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], device: torch.device) -> Batch:
         """Return these rows, padded to the longest of them."""
@@ -50,7 +57,7 @@ class PreparedSplit:
         ids = np.zeros((len(rows), width), np.int64)
         mask = np.arange(width) < lengths[:, None]
         for i, row in enumerate(rows):
-            ids[i, : lengths[i]] = self._tokens[self._offsets[row] : self._offsets[row + 1]]
+            ids[i, : lengths[i]] = self.tokens(row)
         return Batch(
             input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device, non_blocking=True),

@@ -192,10 +192,7 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
 
     Raises ModelError if it cannot be loaded or if a tensor would be left at random.
     """
-    model, missing = load_with_gaps(folder, kind)
-    if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {', '.join(sorted(missing)[:3])}")
-    return model
+    return load_for_training(folder, kind, dropout=None)
 
 
 def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.Module, set[str]]:
@@ -222,6 +219,36 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
         ) from error
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     return model.eval(), {*info["missing_keys"], *mismatched}
+
+
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "embd_pdrop",
+    "attn_pdrop",
+    "resid_pdrop",
+)
+
+
+def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> nn.Module:
+    """Load a folder with every dropout of its config set to `dropout`, if that is given."""
+    config = read_config(folder)
+    changed: dict[str, object] = {} if dropout is None else {key: dropout for key in _DROPOUTS if key in config}
+    if dropout is not None and config.get("classifier_dropout", None) is not None:
+        changed["classifier_dropout"] = dropout
+    model, missing = load_with_gaps(folder, kind, **changed)
+    if missing:
+        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {', '.join(sorted(missing)[:3])}")
+    return model
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Return the names of the top-level modules with parameters that are not the body: the task head."""
+    body = cast(Any, model).base_model_prefix
+    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
 
 
 class _quiet:
@@ -255,7 +282,8 @@ def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenize
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
-    cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
+    with _quiet():
+        cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
     copy_tokenizer(tokenizer_from, folder)
 
 

@@ -15,7 +15,8 @@ from ftlib.recipe import Optimizer
 def rate_scale(name: str, layers: int, decay: float, head: Collection[str]) -> float:
     """Return the factor of layer-wise decay: 1 for the head, decay for the last layer, decay ** (n + 1) for embeddings.
 
-    `head` are the names of the head's modules. Parameters after the layers that are no head (a pooler, a final norm) go with the last layer.
+    `head` are the names of the head's modules. What comes after the layers but is no head (a pooler, a final norm)
+    goes with the last layer.
     """
     if decay == 1.0 or in_modules(name, head):
         return 1.0
@@ -68,3 +69,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set every group's learning rate to `rate` times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
+
+
+def steps_per_epoch(rows: int, settings: Optimizer) -> int:
+    """Return the optimiser steps of one pass over `rows` rows."""
+    return -(-rows // settings.batch_size)
+
+
+def total_steps(rows: int, settings: Optimizer) -> int:
+    """Return the optimiser steps of a phase; at least one."""
+    return max(1, round(settings.epochs * steps_per_epoch(rows, settings)))

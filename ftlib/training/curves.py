@@ -1,0 +1,89 @@
+"""The training's log: curves.jsonl, one JSON object per optimiser step or evaluation, written by the first rank."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from ftlib.progress import emit
+
+FILE = "curves.jsonl"
+
+
+class Curves:
+    """Appends records; flushed line by line, so that whoever follows the file sees a step when it is done."""
+
+    def __init__(self, run: Path, phase: str, *, active: bool) -> None:
+        """Open the run's file; an inactive one (every rank but the first) drops what it is given."""
+        self._path, self._phase, self._active = run / FILE, phase, active
+        self._stream: TextIO | None = None
+        self.total = 0
+        """Steps the phase will take; for progress only."""
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream:
+            self._stream.close()
+
+    def rewind(self, step: int) -> None:
+        """Drop the records after `step`: a resumed run writes them again."""
+        if not self._active:
+            return
+        kept = [record for record in read(self._path) if record["step"] <= step]
+        self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        self._stream = self._path.open("a")
+
+    def write(self, **record: float) -> None:
+        """Append a record: `step`, `epoch`, and `loss` with its companions or `validation_loss`."""
+        if self._stream is None:
+            return
+        self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+        show(self._phase, self.total, record)
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """Return the whole records of a file; a line that a kill cut off is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def show(phase: str, total: int, record: dict[str, float]) -> None:
+    """Emit a record as progress."""
+    facts = {key: record[key] for key in ("loss", "validation_loss", "samples_per_second") if key in record}
+    emit(f"train {phase}", int(record["step"]), total, "steps", **facts)
+
+
+@contextmanager
+def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Generator[None]:
+    """Emit the records that other processes write, while the block runs."""
+    done = threading.Event()
+
+    def watch() -> None:
+        seen = 0
+        while not done.wait(every_seconds):
+            records = read(run / FILE)
+            if len(records) < seen:  # a restarted worker rewound the file
+                seen = 0
+            if records[seen:]:
+                show(phase, total, records[-1])
+            seen = len(records)
+
+    thread = threading.Thread(target=watch, name=f"follow {phase}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,27 @@
+"""What one worker needs to know: plain data, so it crosses to a Ray worker as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ftlib.config import BatchKind, Config
+from ftlib.recipe import Compute, Phase
+
+
+class Plan(Config):
+    """One phase of training, resolved to folders that every worker sees under the same path."""
+
+    fingerprint: str
+    """The job's: the run's name, and what its checkpoints are compared with."""
+    start: str
+    """The starting checkpoint's `model/` folder."""
+    data: str
+    """The prepared dataset's folder."""
+    run: str
+    """Where checkpoints, curves and the result go; survives a kill."""
+    kind: BatchKind
+    labels: tuple[str, ...]
+    phase: Phase
+    precision: Literal["fp32", "bf16"]
+    seed: int
+    compute: Compute

@@ -1,0 +1,123 @@
+"""What one worker does from start to end, the same in this process and under Ray: train, check, write the result.
+
+The first rank leaves `model/` (and `adapter/`), `curves.jsonl` and, last, `result.json` in the run's folder. A broken
+invariant leaves `failure.json`, which a restarted worker finds at once instead of failing the same way again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ftlib import errors
+from ftlib.errors import ReglageError, TrainingError
+from ftlib.training.curves import Curves
+from ftlib.training.group import Group
+from ftlib.training.loop import Loop, Trained, build_model
+from ftlib.training.model import save_model
+from ftlib.training.plan import Plan
+from ftlib.training.probe import fit_probe
+from ftlib.tuning.linear_probe import LinearProbe
+from ftlib.workspace import write_durably
+
+RESULT = "result.json"
+FAILURE = "failure.json"
+
+
+def work(plan: Plan) -> None:
+    """Train one rank of the plan. Library errors are left in failure.json and do not raise: see `outcome`."""
+    run = Path(plan.run)
+    if (run / RESULT).exists() or (run / FAILURE).exists():
+        return
+    torch.set_num_threads(threads(plan))
+    try:
+        group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
+        trained = _train(plan, group)
+        if group.is_first:
+            _write_result(plan, trained, run)
+        group.barrier()
+    except ReglageError as error:
+        failure = {"kind": type(error).__name__, "message": str(error)}
+        write_durably(run / FAILURE, json.dumps(failure).encode())
+
+
+def threads(plan: Plan) -> int:
+    """Return the CPU threads of one worker."""
+    return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.workers))
+
+
+def _train(plan: Plan, group: Group) -> Trained:
+    if isinstance(plan.phase.tuning, LinearProbe):
+        return fit_probe(plan, plan.phase.tuning, group)
+    with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
+        loop = Loop(plan, group, log)
+        log.total = loop.steps
+        return loop.run()
+
+
+def outcome(plan: Plan) -> dict[str, float | int | str]:
+    """Return the facts of a finished run. Raises the worker's own error, or TrainingError if nothing was trained."""
+    run = Path(plan.run)
+    if (run / FAILURE).exists():
+        failure = json.loads((run / FAILURE).read_bytes())
+        (run / FAILURE).unlink()  # the next attempt is the user's decision, and must not find this one's failure
+        raise getattr(errors, failure["kind"], TrainingError)(failure["message"])
+    if not (run / RESULT).exists():
+        raise TrainingError(f"phase {plan.phase.name}: the workers ended without a result; nothing was trained")
+    return json.loads((run / RESULT).read_bytes())
+
+
+def _write_result(plan: Plan, trained: Trained, run: Path) -> None:
+    """Check what was trained against what it started from, and write the model that stock transformers loads."""
+    model, head = build_model(plan, dropout=None)
+    if isinstance(plan.phase.tuning, LinearProbe):
+        for name in head:
+            model.get_submodule(name).requires_grad_(True)
+    trainable = [p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in trained.unused]
+    check_moved(model, trained)
+    model.load_state_dict(trained.weights)
+    plain = plan.phase.tuning.finish(model, run / "adapter")
+    save_model(plain, run / "model", plan.labels, Path(plan.start))
+    facts = {**trained.facts, "trained_parameters": sum(trainable), "peak_memory_bytes": _peak_memory()}
+    write_durably(run / RESULT, json.dumps(facts).encode())
+
+
+def check_moved(start: nn.Module, trained: Trained) -> None:
+    """Compare every parameter with its value before step 0, bit for bit.
+
+    Raises TrainingError if a frozen one moved, a trained one did not, or one is not finite.
+    """
+    if not trained.state.step:
+        raise TrainingError("no optimiser step was done; nothing was trained")
+    still: list[str] = []
+    moved: list[str] = []
+    for name, before in start.named_parameters():
+        after = trained.weights[name]
+        if not torch.isfinite(after).all():
+            raise TrainingError(f"parameter {name} is not finite after training")
+        same = torch.equal(before.detach(), after)
+        if before.requires_grad and name not in trained.unused and same:
+            still.append(name)
+        if (not before.requires_grad or name in trained.unused) and not same:
+            moved.append(name)
+    if moved:
+        raise TrainingError(f"frozen parameters moved: {', '.join(moved[:3])} and {len(moved) - 1} more")
+    # LoRA's A has no gradient until B has moved, so one step cannot move everything.
+    if still and trained.state.step > 1:
+        raise TrainingError(
+            f"{len(still)} trainable parameters did not move in {trained.state.step} steps, among them "
+            f"{', '.join(still[:3])}; a learning rate below their rounding does that: raise optimizer.learning_rate"
+        )
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,0 +1,300 @@
+"""The train stage in process: against plain torch, stock transformers, peft and scikit-learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from transformers import AutoModelForSequenceClassification
+
+from ftlib.artifacts import Checkpoint, PreparedDataset
+from ftlib.errors import RecipeError, TrainingError
+from ftlib.objectives.causal_lm import CausalLM
+from ftlib.objectives.classification import Classification
+from ftlib.recipe import Compute, EarlyStopping, ModelRef, Optimizer, Phase
+from ftlib.stages.base import BaseJob, base
+from ftlib.stages.train import TrainJob, train
+from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows
+from ftlib.training import curves
+from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.model import find_model, load_model
+from ftlib.tuning.frozen_layers import FrozenLayers
+from ftlib.tuning.full import Full
+from ftlib.tuning.linear_probe import LinearProbe
+from ftlib.tuning.lora import LoRA
+from ftlib.workspace import Workspace
+
+FAST = Optimizer(learning_rate=3e-3, epochs=2, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    rows = tiny_rows(110)
+    return tiny_prepared(
+        tmp_path_factory.mktemp("data"), {"train": rows[:75], "validation": rows[75:100], "test": rows[100:]}
+    )
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("start")
+    model = find_model(ModelRef(path=str(tiny_classifier(folder / "tiny"))))
+    return base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(folder))
+
+
+def phase(tuning: object, optimizer: Optimizer = FAST, **fields: object) -> Phase:
+    return Phase.model_validate(
+        {
+            "name": "tune",
+            "dataset": "d",
+            "objective": Classification(),
+            "tuning": tuning,
+            "optimizer": optimizer,
+            **fields,
+        }
+    )
+
+
+def run(start: Checkpoint, data: PreparedDataset, phase: Phase, root: Path, **compute: object) -> Checkpoint:
+    job = TrainJob(
+        start=start,
+        data=data,
+        phase=phase,
+        precision="fp32",
+        seed=7,
+        compute=Compute.model_validate({"workers": 0, "threads": 1, **compute}),
+    )
+    return train(job, Workspace(root))
+
+
+def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return load_model(checkpoint.path / "model", "labeled").state_dict()
+
+
+def test_full_training_equals_a_plain_torch_loop(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
+    """A second implementation: one unpadded row at a time, unfused AdamW, transformers' own loss and schedule."""
+    from transformers import get_linear_schedule_with_warmup
+
+    settings = Optimizer(learning_rate=1e-3, epochs=2, batch_size=8, weight_decay=0.1, warmup=0.2, clip_norm=0.5)
+    ours = weights(run(start, data, phase(Full(), settings, dropout=0.0), tmp_path))
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(start.path / "model").eval()
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3, foreach=False
+    )
+    split = PreparedSplit(data.path / "train.arrow", LABELS)
+    order = [rows for epoch in (0, 1) for rows in global_batches(split.lengths, 8, 7, epoch)]
+    # transformers' warm-up starts at 0, ours one step later: shift it
+    schedule = get_linear_schedule_with_warmup(optimizer, 4, len(order))
+    factors = [(i + 1) / 4 if i < 4 else schedule.lr_lambdas[0](i) for i in range(len(order))]
+    assert split.labels is not None
+    for rows, factor in zip(order, factors, strict=True):
+        loss = torch.zeros(())
+        for row in rows:
+            ids = torch.tensor(split.tokens(row)).long()[None]
+            loss = loss + model(input_ids=ids, labels=torch.tensor([split.labels[row]])).loss
+        (loss / len(rows)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * factor
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, theirs in model.state_dict().items():
+        torch.testing.assert_close(ours[name], theirs, rtol=2e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("micro", [1, 3, 16])
+def test_the_split_of_a_batch_does_not_change_the_loss(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path, micro: int
+) -> None:
+    whole = run(start, data, phase(Full(), dropout=0.0), tmp_path / "whole")
+    split = run(start, data, phase(Full(), dropout=0.0), tmp_path / "split", micro_batch_size=micro)
+    assert whole.fingerprint == split.fingerprint
+    expected = [r["loss"] for r in curves.read(whole.path / curves.FILE) if "loss" in r]
+    actual = [r["loss"] for r in curves.read(split.path / curves.FILE) if "loss" in r]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+def test_language_model_loss_counts_tokens_not_rows(data: PreparedDataset, tmp_path: Path) -> None:
+    texts = tiny_prepared(
+        tmp_path / "data", {"train": tiny_rows(40), "validation": tiny_rows(9, seed=1)}, labeled=False
+    )
+    model = find_model(ModelRef(path=str(tiny_causal_lm(tmp_path / "tiny"))))
+    first = base(BaseJob(model=model, kind="tokens", labels=(), seed=1), Workspace(tmp_path))
+    settings = Optimizer(learning_rate=1e-3, epochs=1, batch_size=8)
+    job_phase = Phase(name="tune", dataset="d", objective=CausalLM(), tuning=Full(), optimizer=settings)
+    losses = {}
+    for micro in (None, 3):
+        done = run(first, texts, job_phase, tmp_path / str(micro), micro_batch_size=micro)
+        losses[micro] = [r["loss"] for r in curves.read(done.path / curves.FILE) if "loss" in r]
+    np.testing.assert_allclose(losses[3], losses[None], rtol=1e-4)
+
+    stock = load_model(first.path / "model", "tokens")
+    split = PreparedSplit(texts.path / "train.arrow", ())
+    rows = global_batches(split.lengths, 8, 7, 0)[0]
+    total = tokens = 0.0
+    for row in rows:
+        ids = torch.tensor(split.tokens(row)).long()[None]
+        with torch.no_grad():
+            total += float(stock(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    assert losses[None][0] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_frozen_layers_stay_bit_identical_and_the_rest_moves(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    before = weights(start)
+    after = weights(run(start, data, phase(FrozenLayers(layers=1, also=("pooler",))), tmp_path))
+    frozen = {n for n in before if ".embeddings." in n or ".layer.0." in n or "pooler" in n}
+    assert frozen
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == (name in frozen), name
+
+
+def test_frozen_layers_refuses_a_pattern_that_matches_nothing(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="'ploer' matches no parameter"):
+        run(start, data, phase(FrozenLayers(layers=0, also=("ploer",))), tmp_path)
+    with pytest.raises(RecipeError, match="has 2 layers, got 3"):
+        run(start, data, phase(FrozenLayers(layers=3)), tmp_path)
+
+
+def test_linear_probe_is_scikit_learns_logistic_regression(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    probed = run(start, data, phase(LinearProbe(l2=0.5)), tmp_path)
+    stock = AutoModelForSequenceClassification.from_pretrained(start.path / "model").eval()
+    split = PreparedSplit(data.path / "train.arrow", LABELS)
+    with torch.no_grad():
+        features = np.concatenate(
+            [
+                stock.bert(input_ids=torch.tensor(split.tokens(i)).long()[None]).pooler_output.numpy()
+                for i in range(len(split))
+            ]
+        )
+    reference = LogisticRegression(C=2.0, max_iter=5000, tol=1e-8).fit(features, split.labels)
+    head = AutoModelForSequenceClassification.from_pretrained(probed.path / "model").classifier
+    ours = torch.softmax(head(torch.from_numpy(features)), -1).detach().numpy()
+    np.testing.assert_allclose(ours, reference.predict_proba(features), atol=2e-3)
+    body = {n: t for n, t in weights(start).items() if not n.startswith("classifier")}
+    assert all(torch.equal(t, weights(probed)[n]) for n, t in body.items())
+    assert not probed.fresh_head
+    assert start.fresh_head
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
+def test_lora_checkpoint_is_the_merged_adapter(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    """peft, from the adapter folder and the start weights, gives the logits of the merged model."""
+    from peft import PeftModel
+
+    tuned = run(start, data, phase(LoRA(rank=2, alpha=8, dropout=0.1, **options)), tmp_path)
+    plain = AutoModelForSequenceClassification.from_pretrained(tuned.path / "model").eval()
+    original = AutoModelForSequenceClassification.from_pretrained(start.path / "model")
+    adapted = PeftModel.from_pretrained(original, tuned.path / "adapter").eval()
+    ids = torch.arange(5, 45).reshape(4, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=ids).logits, adapted(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+        start_logits = AutoModelForSequenceClassification.from_pretrained(start.path / "model")(input_ids=ids).logits
+    assert not torch.allclose(plain(input_ids=ids).logits, start_logits, atol=1e-3)
+    assert 0 < tuned.trained_parameters < tuned.parameters / 2
+
+
+def test_layer_decay_slows_early_layers(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
+    settings = Optimizer(learning_rate=1e-3, epochs=0.2, batch_size=75, schedule="constant", warmup=0, weight_decay=0)
+    before = weights(start)
+    after = weights(run(start, data, phase(Full(layer_decay=0.5), settings), tmp_path))
+    step = {n: float((after[n] - before[n]).abs().max()) for n in before}
+    # AdamW's first step has the size of the learning rate, whatever the gradient
+    layer = "bert.encoder.layer.{}.attention.self.query.weight"
+    assert step["classifier.weight"] == pytest.approx(1e-3, rel=0.05)
+    assert step[layer.format(1)] == pytest.approx(0.5e-3, rel=0.05)
+    assert step[layer.format(0)] == pytest.approx(0.25e-3, rel=0.05)
+    assert step["bert.embeddings.LayerNorm.weight"] == pytest.approx(0.125e-3, rel=0.05)
+
+
+def test_early_stopping_keeps_the_best_weights(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
+    """A rate that destroys the model: the kept weights are those of the best evaluation, not the last."""
+    settings = Optimizer(learning_rate=0.05, epochs=8, batch_size=16, schedule="constant", warmup=0)
+    stopped = run(start, data, phase(Full(), settings, early_stopping=EarlyStopping(patience=2)), tmp_path)
+    records = [r for r in curves.read(stopped.path / curves.FILE) if "validation_loss" in r]
+    best = min(records, key=lambda r: r["validation_loss"])
+    assert len(records) < 8
+    assert len(records) - records.index(best) == 3
+    split = PreparedSplit(data.path / "validation.arrow", LABELS)
+    batch = split.batch(range(len(split)), torch.device("cpu"))
+    with torch.no_grad():
+        total = Classification().loss(load_model(stopped.path / "model", "labeled"), batch).total
+    assert float(total) / len(split) == pytest.approx(best["validation_loss"], rel=1e-4)
+
+
+def test_plateau_cuts_the_rate_when_validation_stalls(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
+    settings = Optimizer(
+        learning_rate=0.05,
+        epochs=6,
+        batch_size=16,
+        schedule="plateau",
+        warmup=0,
+        plateau_patience=0,
+        plateau_factor=0.1,
+    )
+    done = run(start, data, phase(Full(), settings), tmp_path)
+    records = curves.read(done.path / curves.FILE)
+    best, expected = float("inf"), 0.05
+    for record in records:
+        if "loss" in record:
+            assert record["learning_rate"] == pytest.approx(expected)
+        elif record["validation_loss"] < best:
+            best = record["validation_loss"]
+        else:
+            expected *= 0.1
+    assert expected < 0.05
+
+
+def test_a_diverging_loss_fails_in_one_line_and_leaves_no_checkpoint(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    settings = Optimizer(learning_rate=1e30, epochs=5, batch_size=16, warmup=0, clip_norm=None)
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d+ of 25.*lower optimizer.learning_rate"):
+        run(start, data, phase(Full(), settings), tmp_path)
+    assert not list((tmp_path / "stages" / "train").glob("*/artifact.json"))
+
+
+def test_a_rate_too_small_to_move_a_weight_is_an_error(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="did not move in 10 steps"):
+        run(start, data, phase(Full(), Optimizer(learning_rate=1e-30, epochs=2, batch_size=16)), tmp_path)
+
+
+def test_no_supervised_row_is_an_error(start: Checkpoint, tmp_path: Path) -> None:
+    empty = tiny_prepared(tmp_path / "data", {"validation": tiny_rows(5)})
+    with pytest.raises(TrainingError, match="no supervised example in 0 training rows"):
+        run(start, empty, phase(Full()), tmp_path)
+
+
+def test_dropout_and_label_smoothing_reach_the_model(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
+    plain = run(start, data, phase(Full(), dropout=0.0), tmp_path)
+    dropped = run(start, data, phase(Full(), dropout=0.5), tmp_path)
+    smooth = run(start, data, phase(Full(), dropout=0.0, objective=Classification(label_smoothing=0.3)), tmp_path)
+    first = [curves.read(c.path / curves.FILE)[0]["loss"] for c in (plain, dropped, smooth)]
+    assert len(set(first)) == 3
+    config = load_model(dropped.path / "model", "labeled").config
+    assert config.hidden_dropout_prob == 0.1  # the published config is the model's own
+
+
+def test_the_same_job_is_done_once(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
+    first = run(start, data, phase(Full()), tmp_path)
+    stamp = (first.path / "model" / "model.safetensors").stat().st_mtime_ns
+    again = run(start, data, phase(Full()), tmp_path)
+    assert again == first
+    assert (again.path / "model" / "model.safetensors").stat().st_mtime_ns == stamp
