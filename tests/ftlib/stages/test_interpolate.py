@@ -1,0 +1,71 @@
+"""Which points a line has, which lines are refused, and what survives being read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftlib.artifacts import Checkpoint
+from ftlib.errors import ModelError, RecipeError
+from ftlib.interpolation import Off, WiseFT
+from ftlib.stages.interpolate import InterpolateJob, interpolate
+from ftlib.testing import tiny_checkpoint
+from ftlib.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoint]:
+    folder = tmp_path_factory.mktemp("ends")
+    start = tiny_checkpoint(folder / "start", phase="probe")
+    return start, tiny_checkpoint(folder / "end", phase="tune", start=start, seed=1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(alphas=st.lists(st.integers(0, 100).map(lambda k: k / 100)))
+def test_points_ascend_are_distinct_and_hold_both_ends(alphas: list[float]) -> None:
+    start, end = (
+        Checkpoint(
+            weights=name, parent=None, tokenizer="", phase=name, fresh_head=False, labels=(),
+            parameters=1, trained_parameters=1,
+        )
+        for name in ("start", "end")
+    )  # fmt: skip
+    points = WiseFT(alphas=tuple(alphas)).points(start, end)
+    assert [point.alpha for point in points] == sorted({0.0, 1.0, *alphas})
+    assert len({point.name for point in points}) == len({point.digest() for point in points}) == len(points)
+    assert (points[0].digest(), points[-1].digest()) == ("start", "end")
+
+
+def test_a_record_read_back_still_knows_its_folders(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    job = InterpolateJob(start=ends[0], end=ends[1], interpolation=WiseFT(alphas=(0.5,)))
+    for _ in range(2):
+        found = interpolate(job, Workspace(tmp_path))
+        assert [member.name for member in found.members] == ["alpha=0", "alpha=0.5", "alpha=1"]
+        assert all((member.start.path, member.end.path) == (ends[0].path, ends[1].path) for member in found.members)
+        assert [path.name for path in found.path.iterdir()] == ["artifact.json"]
+
+
+@pytest.mark.parametrize("update", [{"fresh_head": True}, {"weights": "0" * 64}, {"labels": ("other",)}])
+def test_a_line_that_means_nothing_is_refused_and_leaves_nothing(
+    ends: tuple[Checkpoint, Checkpoint], tmp_path: Path, update: dict[str, object]
+) -> None:
+    start = ends[0].model_copy(update=update)
+    job = InterpolateJob(start=start, end=ends[1], interpolation=WiseFT())
+    with pytest.raises(ModelError):
+        interpolate(job, Workspace(tmp_path))
+    assert not Workspace(tmp_path).folder(job).exists()
+
+
+def test_without_interpolation_a_fresh_head_is_fine(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    start = ends[0].model_copy(update={"fresh_head": True})
+    found = interpolate(InterpolateJob(start=start, end=ends[1], interpolation=Off()), Workspace(tmp_path))
+    assert [(member.name, member.digest()) for member in found.members] == [("tune", ends[1].weights)]
+
+
+def test_alphas_too_close_to_tell_apart_are_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    job = InterpolateJob(start=ends[0], end=ends[1], interpolation=WiseFT(alphas=(0.5, 0.50000001)))
+    with pytest.raises(RecipeError, match=r"alpha=0\.5 is there twice"):
+        interpolate(job, Workspace(tmp_path))
