@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from ftlib.errors import DataError
 
@@ -85,6 +85,25 @@ class Dropped:
     reason: DropReason
 
 
+class Tokenizer(Protocol):
+    """What formats use of a transformers tokenizer."""
+
+    eos_token_id: Any
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        """Return `input_ids`, a list of ids for every text."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The token ids of one text: one piece, or several where a format cuts long texts."""
+
+    pieces: list[list[int]]
+    truncated: bool = False
+    """Whether tokens were lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A row that passed `check_values`, with its identity."""
@@ -140,3 +159,9 @@ def need_column(column: str, have: Iterable[str], where: str) -> None:
     close = difflib.get_close_matches(column, columns, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(f"{where}: no column {column!r} in the rows; the columns are {', '.join(columns)}{hint}")
+
+
+def slice_values(values: Values, slices: Iterable[str]) -> tuple[str, ...]:
+    """Return the values by which a report is split, as text; a null is `(none)`."""
+    found = (values.get(name) for name in slices)
+    return tuple("(none)" if value is None else str(value) for value in found)

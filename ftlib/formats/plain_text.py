@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
+from ftlib.rows import Dropped, Encoded, Example, Tokenizer, Values, slice_values
 
 
 class PlainText(Config):
-    """A text column, for causal language modelling; every token but the first is a target."""
+    """A text column, for causal language modelling; every token but the first is a target.
+
+    A text longer than `max_tokens` becomes several rows. Each starts with the last token of the one before, so every
+    token of the text is a target exactly once, as if it were read in one go with a shorter memory.
+    """
 
     kind: Literal["plain_text"] = "plain_text"
     text: str
@@ -18,3 +24,33 @@ class PlainText(Config):
     slices: tuple[str, ...] = ()
 
     yields: ClassVar[BatchKind] = "tokens"
+    keeps_lines: ClassVar[bool] = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that must be there."""
+        return (self.text, *self.slices)
+
+    def example(self, values: Values) -> Example | Dropped:
+        """Return the text of a row, or why it has none."""
+        text = values.get(self.text)
+        if text is None:
+            return Dropped("missing_text")
+        if not isinstance(text, str):
+            return Dropped("text_not_a_string")
+        return Example(text, None, slice_values(values, self.slices))
+
+    def encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return the pieces of every text, with an end-of-text token if the tokenizer has one."""
+        end = tokenizer.eos_token_id
+        return [Encoded(self._pieces(ids, end)) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+
+    def supervised(self, piece: Sequence[int]) -> int:
+        """Return how many targets a piece has: every token but its first."""
+        return len(piece) - 1
+
+    def _pieces(self, ids: list[int], end: int | None) -> list[list[int]]:
+        if end is not None and ids[-1:] != [end]:
+            ids = [*ids, end]
+        step = self.max_tokens - 1
+        return [ids[i : i + self.max_tokens] for i in range(0, max(len(ids) - 1, 1), step)]

@@ -83,14 +83,14 @@ class HuggingFace(Config):
         try:
             if folder is None or not any((folder / name).is_file() for name in _SAVED):
                 return load_dataset(self.path, split=self.split, revision=self.revision, streaming=True)
-            saved = load_from_disk(str(folder))
+            saved: Dataset | DatasetDict = load_from_disk(str(folder))
         except (ConnectionError, TimeoutError) as error:
             raise TransientError(f"{self.path}: the hub does not answer: {_first_line(error)}") from error
         except (OSError, ValueError) as error:  # DatasetNotFoundError is a FileNotFoundError
             raise DataError(f"{self.path}: not loadable as a dataset: {_first_line(error)}") from error
         if isinstance(saved, Dataset):
             return saved
-        if isinstance(saved, DatasetDict) and self.split in saved:
+        if self.split in saved:
             return saved[self.split]
         raise DataError(f"{self.path}: no split {self.split!r}; the splits are {', '.join(map(str, saved))}")
 

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
 
-from ftlib.artifacts import FoundModel, PreparedDataset, RawDataset
-from ftlib.config import Config
-from ftlib.fingerprint import Job
+from ftlib.artifacts import FoundModel, Ledger, PreparedDataset, RawDataset, SplitFacts
+from ftlib.assignment import LEAKED, Assignment, assign, clean_example
+from ftlib.config import Config, Split
+from ftlib.errors import DataError, RecipeError
+from ftlib.fingerprint import Job, digest
+from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
+from ftlib.progress import emit
 from ftlib.recipe import Dataset
+from ftlib.rows import Example, Tokenizer, Values
+from ftlib.snapshot import read_snapshot
 from ftlib.workspace import Workspace
+
+_BATCH = 1000
+"""Rows that are tokenised and written at a time."""
 
 
 class Guard(Config):
@@ -36,5 +53,159 @@ class PreprocessJob(Job):
 
 
 def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
-    """Being written."""
-    raise NotImplementedError
+    """Prepare a dataset for training and evaluation; what is dropped is counted by reason.
+
+    Raises DataError for an absent column, more dropped rows than allowed, and, if the dataset trains, for nothing to
+    learn from; RecipeError for `max_tokens` beyond what the model reads; ModelError without a tokenizer.
+    """
+    return work.once(job, PreparedDataset, lambda folder: _build(job, folder))
+
+
+def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
+    where = f"datasets.{job.name}"
+    assignment = assign(job.raw, job.dataset, where)
+    assignment.drop_leaked(
+        key for guard in job.guards for key in assign(guard.raw, guard.dataset, f"{where}, its guard").held_out()
+    )
+    dropped = assignment.dropped()
+    _check_dropped(job, dropped)
+    tokenizer = _tokenizer(job)
+    tallies = _write(job, assignment, tokenizer, folder)
+    splits: dict[Split, SplitFacts] = {split: tally.facts() for split, tally in tallies.items()}
+    if job.trains:
+        _check_train(job, splits["train"], dropped)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    kept = len(assignment.places) - sum(dropped.values())
+    return PreparedDataset(
+        content=_content(job, tallies),
+        kind=job.dataset.format.yields,
+        labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
+        splits=splits,
+        ledger=Ledger(rows_in=len(assignment.places), kept=kept, dropped=dropped),
+        leaked=dropped.get(LEAKED, 0),
+        pad_token_id=pad or 0,  # padding is masked by length, so its id only has to exist
+        tokenizer=job.tokenizer,
+    )
+
+
+def _tokenizer(job: PreprocessJob) -> Any:
+    from ftlib.training.model import load_tokenizer
+
+    tokenizer = load_tokenizer(Path(job.model.uri))
+    wanted, longest = job.dataset.format.max_tokens, _longest(Path(job.model.uri), tokenizer)
+    if wanted > longest:
+        raise RecipeError(
+            f"datasets.{job.name}.format.max_tokens: {wanted}, but {job.model.name} reads at most {longest}; lower it"
+        )
+    return tokenizer
+
+
+def _longest(model: Path, tokenizer: Any) -> int:
+    """Return how many tokens the model reads; transformers says 1e30 for a tokenizer that does not know."""
+    positions = json.loads((model / "config.json").read_text()).get("max_position_embeddings")
+    return min(int(tokenizer.model_max_length), int(positions or tokenizer.model_max_length))
+
+
+@dataclass
+class _Tally:
+    """One split while it is written."""
+
+    sha256: Any = field(default_factory=hashlib.sha256)
+    rows: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    truncated: int = 0
+    longest: int = 0
+    labels: Counter[str] = field(default_factory=Counter[str])
+
+    def add(self, row: TokenRow, supervised: int) -> None:
+        self.rows += 1
+        self.tokens += len(row.input_ids)
+        self.supervised += supervised
+        self.longest = max(self.longest, len(row.input_ids))
+        if row.label is not None:
+            self.labels[row.label] += 1
+        self.sha256.update(json.dumps([row.row_id, list(row.input_ids), row.label, row.slices]).encode())
+
+    def facts(self) -> SplitFacts:
+        return SplitFacts(
+            rows=self.rows,
+            tokens=self.tokens,
+            supervised=self.supervised,
+            truncated=self.truncated,
+            longest=self.longest,
+            labels=dict(sorted(self.labels.items())),
+        )
+
+
+def _write(job: PreprocessJob, assignment: Assignment, tokenizer: Tokenizer, folder: Path) -> dict[Split, _Tally]:
+    format, total = job.dataset.format, len(assignment.places)
+    tallies: dict[Split, _Tally] = {split: _Tally() for split in SPLITS}
+    rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
+    done = 0
+    with ExitStack() as stack:
+        writers: dict[Split, SplitWriter] = {
+            split: stack.enter_context(open_split(split_file(folder, split), format.yields, format.slices))
+            for split in SPLITS
+        }
+        while batch := list(islice(rows, _BATCH)):
+            for split in SPLITS:
+                kept = [row for place, row in batch if place == split]
+                writers[split].write(_token_rows(job.dataset, kept, tokenizer, tallies[split]))
+            done += len(batch)
+            emit(f"preprocess {job.name}", done, total, "rows")
+    return tallies
+
+
+def _token_rows(
+    dataset: Dataset, kept: Sequence[tuple[str, Values]], tokenizer: Tokenizer, tally: _Tally
+) -> list[TokenRow]:
+    format, found = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
+    # A row with a place is an example: the filter only tells the type checker.
+    examples = [(row_id, example) for row_id, example in found if isinstance(example, Example)]
+    if not examples:
+        return []
+    rows: list[TokenRow] = []
+    encoded = format.encode([example.text for _, example in examples], tokenizer)
+    for (row_id, example), text in zip(examples, encoded, strict=True):
+        pieces = [piece for piece in text.pieces if piece]
+        tally.truncated += text.truncated
+        for i, piece in enumerate(pieces):
+            name = row_id if len(pieces) == 1 else f"{row_id}-{i}"
+            rows.append(TokenRow(name, piece, example.label, example.slices))
+            tally.add(rows[-1], format.supervised(piece))
+    return rows
+
+
+def _content(job: PreprocessJob, tallies: dict[Split, _Tally]) -> str:
+    format = job.dataset.format
+    return digest([format.yields, list(format.slices), [tallies[split].sha256.hexdigest() for split in SPLITS]])
+
+
+def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
+    rows = job.raw.ledger.kept
+    share, allowed = sum(dropped.values()) / max(rows, 1), job.dataset.limits.dropped_rows
+    if share > allowed:
+        raise DataError(
+            f"datasets.{job.name}: {sum(dropped.values())} of {rows} rows ({share:.1%}) were dropped, allowed "
+            f"{allowed:.1%}: {_reasons(dropped)}; correct the rows or raise limits.dropped_rows"
+        )
+
+
+def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int]) -> None:
+    where = f"datasets.{job.name}"
+    if train.supervised == 0:
+        what = "no rows" if train.rows == 0 else "no targets"
+        raise DataError(
+            f"{where}: the train split has {what} to learn from (dropped: {_reasons(dropped)}); "
+            "check the format's columns and the split"
+        )
+    if job.dataset.format.yields == "labeled" and len(train.labels) < 2:
+        raise DataError(
+            f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
+            "a classifier needs at least two labels: check format.label"
+        )
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items(), key=lambda d: -d[1])) or "none"

@@ -1,0 +1,120 @@
+"""Where every row of a dataset goes: to a split, or out, with the reason. The same for a dataset and for its guards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ftlib.artifacts import RawDataset
+from ftlib.cleaning import clean, text_key
+from ftlib.config import Split
+from ftlib.prepared import SPLITS
+from ftlib.recipe import Dataset
+from ftlib.rows import Dropped, Example, Values, need_column
+from ftlib.snapshot import read_snapshot
+from ftlib.splitting import Keyed, split_rows
+
+LEAKED = "leaked"
+
+
+@dataclass
+class Assignment:
+    """The place of every row of a snapshot, in its order. Costs some 300 bytes a row."""
+
+    places: list[str]
+    """A split, or the reason why the row is dropped."""
+    keys: list[bytes]
+    """The key of each row's text; empty for a row without one."""
+
+    def held_out(self) -> set[bytes]:
+        """Return the keys of the texts in validation and test."""
+        return {k for k, place in zip(self.keys, self.places, strict=True) if place in ("validation", "test")}
+
+    def drop_leaked(self, held_out: Iterable[bytes]) -> None:
+        """Take out of train every row whose text is held out, here or in `held_out`."""
+        unseen = self.held_out().union(held_out)
+        for i, (key, place) in enumerate(zip(self.keys, self.places, strict=True)):
+            if place == "train" and key in unseen:
+                self.places[i] = LEAKED
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many rows were dropped for each reason."""
+        counts = Counter(place for place in self.places if place not in SPLITS)
+        return dict(sorted(counts.items()))
+
+
+def assign(raw: RawDataset, dataset: Dataset, where: str) -> Assignment:
+    """Clean, de-duplicate and split a snapshot's rows. Raises DataError for an absent column, naming `where`.
+
+    By a column, rows are split first and de-duplicated within each split, so that no training row can displace a
+    held-out one; otherwise the split follows from the text, and copies of a text share it anyway.
+    """
+    _need_columns(raw, dataset, where)
+    places, keys, rows = _scan(raw, dataset)
+    if dataset.split.column:
+        _settle(rows, split_rows(dataset.split, [row for _, row in rows]), places)
+        rows = [(i, row) for i, row in rows if places[i] in SPLITS]
+        if dataset.cleaning.deduplicate:
+            _drop_copies(rows, places)
+    else:
+        if dataset.cleaning.deduplicate:
+            _drop_copies(rows, places)
+            rows = [(i, row) for i, row in rows if not places[i]]
+        _settle(rows, split_rows(dataset.split, [row for _, row in rows]), places)
+    return Assignment(places, keys)
+
+
+def _need_columns(raw: RawDataset, dataset: Dataset, where: str) -> None:
+    for column in dataset.format.columns:
+        need_column(column, raw.columns, f"{where}.format")
+    if dataset.split.column is not None:
+        need_column(dataset.split.column, raw.columns, f"{where}.split")
+
+
+def _scan(raw: RawDataset, dataset: Dataset) -> tuple[list[str], list[bytes], list[tuple[int, Keyed]]]:
+    """Return every row's place so far (a reason or nothing), its key, and the rows that are examples."""
+    column = dataset.split.column
+    places: list[str] = []
+    keys: list[bytes] = []
+    rows: list[tuple[int, Keyed]] = []
+    for i, (row_id, values) in enumerate(read_snapshot(raw.path / "rows.parquet")):
+        example = clean_example(dataset, values)
+        if isinstance(example, Example):
+            key = text_key(example.text)
+            rows.append((i, Keyed(row_id, key, example.label, values.get(column) if column else None)))
+            places.append("")
+            keys.append(key)
+        else:
+            places.append(example)
+            keys.append(b"")
+    return places, keys, rows
+
+
+def _settle(rows: Sequence[tuple[int, Keyed]], splits: Sequence[Split | None], places: list[str]) -> None:
+    for (i, _), split in zip(rows, splits, strict=True):
+        places[i] = split or "no_split_value"
+
+
+def clean_example(dataset: Dataset, values: Values) -> Example | str:
+    """Return a row's example with its text cleaned, or the reason why it is dropped."""
+    example = dataset.format.example(values)
+    if isinstance(example, Dropped):
+        return example.reason
+    text = clean(example.text, keep_lines=dataset.format.keeps_lines)
+    if not text.strip():
+        return "empty_text"
+    if len(text) < dataset.cleaning.min_characters:
+        return "too_short"
+    return Example(text, example.label, example.slices)
+
+
+def _drop_copies(rows: Sequence[tuple[int, Keyed]], places: list[str]) -> None:
+    """Keep one row per place and text: the one of the smallest id, whatever the order; none if labels contradict."""
+    copies: dict[tuple[str, bytes], list[tuple[str, int, str | None]]] = {}
+    for i, row in rows:
+        copies.setdefault((places[i], row.key), []).append((row.row_id, i, row.label))
+    for same in copies.values():
+        contradict = len({label for _, _, label in same}) > 1
+        for _, i, _ in same if contradict else sorted(same, key=lambda copy: copy[:2])[1:]:
+            places[i] = "conflicting_labels" if contradict else "duplicate"

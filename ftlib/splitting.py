@@ -1,0 +1,135 @@
+"""Which split a row goes to: pure functions of the rows, by salted hash where that is enough.
+
+Under `random`, `group` and `given` a row's split depends on that row alone: rows that arrive later move nobody.
+Under `stratified` and `time` it depends on the others too: a new row can move the border past an old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from ftlib.config import Split
+from ftlib.errors import DataError
+from ftlib.recipe import SplitPolicy
+from ftlib.rows import Value
+
+
+class Keyed(NamedTuple):
+    """What of a row can decide its split."""
+
+    row_id: str
+    key: bytes
+    """The key of its cleaned text."""
+    label: str | None
+    value: Value
+    """Its value in the policy's column."""
+
+
+def split_rows(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split | None]:
+    """Return each row's split; None for a row whose column is null. Raises DataError for a value with no place."""
+    if policy.by == "random":
+        return [_by_share(policy, row.key) for row in rows]
+    if policy.by == "stratified":
+        return _stratified(policy, rows)
+    placed = [i for i, row in enumerate(rows) if row.value is not None]
+    decide: Callable[[SplitPolicy, Sequence[Keyed]], list[Split]] = {"group": _group, "time": _time, "given": _given}[
+        policy.by
+    ]
+    splits: list[Split | None] = [None] * len(rows)
+    for i, split in zip(placed, decide(policy, [rows[i] for i in placed]), strict=True):
+        splits[i] = split
+    return splits
+
+
+def share(salt: str, key: bytes) -> float:
+    """Return a number in [0, 1) that depends on the salt and the key alone, and is uniform over keys."""
+    return int.from_bytes(hashlib.sha256(salt.encode() + b"\0" + key).digest()[:8]) / 2**64
+
+
+def _by_share(policy: SplitPolicy, key: bytes) -> Split:
+    place = share(policy.salt, key)
+    if place < policy.test:
+        return "test"
+    return "validation" if place < policy.test + policy.validation else "train"
+
+
+def _group(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
+    return [_by_share(policy, str(row.value).encode()) for row in rows]
+
+
+def _stratified(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split | None]:
+    by_label: dict[str | None, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        by_label[row.label].append(i)
+    splits: list[Split | None] = ["train"] * len(rows)
+    for members in by_label.values():
+        members.sort(key=lambda i: (share(policy.salt, rows[i].key), rows[i].row_id))
+        test, validation = _count(policy.test, len(members)), _count(policy.validation, len(members))
+        for i in members[:test]:
+            splits[i] = "test"
+        for i in members[test : test + validation]:
+            splits[i] = "validation"
+    return splits
+
+
+def _count(fraction: float, rows: int) -> int:
+    """Return the rows a split gets of a label: at least one where there are enough for three splits."""
+    wanted = round(fraction * rows)
+    return max(wanted, 1) if fraction > 0 and rows >= 3 else wanted
+
+
+def _time(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
+    """Cut at two moments: rows of one moment stay together, on the later side."""
+    moments = _moments(policy.column, rows)
+    ordered = sorted(moments)
+    validation = _border(ordered, 1.0 - policy.validation - policy.test)
+    test = _border(ordered, 1.0 - policy.test)
+    return ["test" if m >= test else "validation" if m >= validation else "train" for m in moments]
+
+
+def _border(ordered: Sequence[float], fraction: float) -> float:
+    # Rounded before it is cut down: 0.7 * 10 is 7.000000000000001 one way and 6.999999999999999 another.
+    position = int(round(fraction * len(ordered), 6))
+    return ordered[position] if position < len(ordered) else float("inf")
+
+
+def _moments(column: str | None, rows: Sequence[Keyed]) -> list[float]:
+    for read in (_number, _date):
+        moments = [read(row.value) for row in rows]
+        known = [moment for moment in moments if moment is not None]
+        if len(known) == len(moments):
+            return known
+    odd = next(row.value for row in rows if _number(row.value) is None)
+    raise DataError(f"split by 'time': column {column!r} says {odd!r}, allowed are all numbers or all ISO 8601 dates")
+
+
+def _number(value: Value) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _date(value: Value) -> float | None:
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _given(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
+    allowed: dict[str, Split] = {"train": "train", "validation": "validation", "test": "test"}
+    for row in rows:
+        if str(row.value).strip().lower() not in allowed:
+            column = policy.column
+            raise DataError(f"split by 'given': column {column!r} says {row.value!r}, allowed are {', '.join(allowed)}")
+    return [allowed[str(row.value).strip().lower()] for row in rows]
