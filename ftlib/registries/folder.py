@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from ftlib.config import Config
+from ftlib.storage.local import LocalStore
+from ftlib.storage.store import Store
 
 
 class Folder(Config):
@@ -12,3 +15,7 @@ class Folder(Config):
 
     kind: Literal["folder"] = "folder"
     path: str = "registry"
+
+    def store(self) -> Store:
+        """Open it; nothing is touched yet."""
+        return LocalStore(Path(self.path))

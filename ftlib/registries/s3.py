@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from ftlib.config import Config
+from ftlib.storage.s3 import S3Store
+from ftlib.storage.store import Store
 
 
 class S3(Config):
@@ -14,3 +16,7 @@ class S3(Config):
     bucket: str
     prefix: str = ""
     endpoint_url: str | None = None
+
+    def store(self) -> Store:
+        """Open it; nothing is touched yet."""
+        return S3Store(self.bucket, self.prefix, self.endpoint_url)

@@ -1,0 +1,131 @@
+"""Storage in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ftlib.errors import IntegrityError
+from ftlib.storage.files import appearing, copy, expect, flush, flush_folder, local_errors, make_folder, missing
+from ftlib.storage.store import safe_relpath
+
+
+class LocalStore:
+    """A folder on a local or shared disk that has hard links."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self._swept = False
+
+    @property
+    def uri(self) -> str:
+        """Return the folder's absolute path."""
+        return str(self.root)
+
+    def read(self, path: str) -> bytes | None:
+        """See Store."""
+        target = self._path(path)
+        with local_errors(target):
+            try:
+                return target.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def create(self, path: str, data: bytes) -> bool:
+        """See Store."""
+        target = self._path(path)
+        with local_errors(target, len(data)), self._temporary() as (temporary, stream):
+            stream.write(data)
+            flush(stream)
+            make_folder(target.parent)
+            try:
+                os.link(temporary, target)  # unlike rename, it refuses to replace
+            except FileExistsError:
+                return False
+            flush_folder(target.parent)
+            return True
+
+    def put_file(self, source: Path, path: str, sha256: str) -> None:
+        """See Store."""
+        target = self._path(path)
+        needed = source.stat().st_size
+        with local_errors(target, needed), self._temporary() as (temporary, stream), source.open("rb") as data:
+            expect(sha256, copy(data, stream), str(source))
+            flush(stream)
+            make_folder(target.parent)
+            temporary.replace(target)
+            flush_folder(target.parent)
+
+    def get_file(self, path: str, target: Path, sha256: str) -> None:
+        """See Store."""
+        source = self._path(path)
+        with local_errors(source, self.size(path) or 0), appearing(target) as stream:
+            try:
+                with source.open("rb") as data:
+                    found = copy(data, stream)
+            except FileNotFoundError:
+                raise IntegrityError(missing(str(source))) from None
+            expect(sha256, found, str(source))
+
+    def list(self, folder: str) -> list[str]:
+        """See Store."""
+        where = self._path(folder)
+        with local_errors(where):
+            if not where.is_dir():
+                return []
+            return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(where))
+
+    def size(self, path: str) -> int | None:
+        """See Store."""
+        target = self._path(path)
+        with local_errors(target):
+            try:
+                return target.stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def discard(self, path: str) -> bool:
+        """See Store."""
+        target = self._path(path)
+        with local_errors(target):
+            target.unlink(missing_ok=True)
+            return True
+
+    def _path(self, path: str) -> Path:
+        return self.root / safe_relpath(path)
+
+    @contextmanager
+    def _temporary(self) -> Generator[tuple[Path, BinaryIO]]:
+        """Open a file that is locked while we live, so that a later writer can tell a dead one's leftovers."""
+        folder = self.root / ".tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self._swept:
+            self._sweep(folder)
+            self._swept = True
+        while True:
+            path = folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+            with path.open("xb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                if os.fstat(stream.fileno()).st_nlink == 0:  # swept between open and flock
+                    continue
+                try:
+                    yield path, stream
+                finally:
+                    path.unlink(missing_ok=True)
+            return
+
+    @staticmethod
+    def _sweep(folder: Path) -> None:
+        for path in folder.iterdir():
+            try:
+                with path.open("rb") as stream:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
+            except (FileNotFoundError, BlockingIOError):
+                continue  # someone else swept it, or it is being written

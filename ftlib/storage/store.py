@@ -1,0 +1,67 @@
+"""What every storage can do, and which paths it takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Protocol
+
+from ftlib.errors import StorageError
+
+
+class Store(Protocol):
+    """Objects under relative paths with `/`. Nothing is cached: another process may have written a moment ago.
+
+    Every call raises StorageError for what only a person can change, and TransientError once retries have not helped.
+    """
+
+    @property
+    def uri(self) -> str:
+        """Where it is, without credentials."""
+        ...
+
+    def read(self, path: str) -> bytes | None:
+        """Return a small object's bytes, or None if there is none."""
+        ...
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small object only if there is none, whole or not at all.
+
+        False is not yet a loss: where the reply to our own write was lost, the retry finds our own object. Put a nonce
+        in `data`, and read back to see whose it is.
+        """
+        ...
+
+    def put_file(self, source: Path, path: str, sha256: str) -> None:
+        """Upload a file, replacing at once what is there. Raises IntegrityError if its bytes have another digest."""
+        ...
+
+    def get_file(self, path: str, target: Path, sha256: str) -> None:
+        """Download a file; `target` appears only whole. Raises IntegrityError if the bytes have another digest."""
+        ...
+
+    def list(self, folder: str) -> list[str]:
+        """Return the names directly in a folder, sorted, folders with a trailing `/`; empty if there is no folder."""
+        ...
+
+    def size(self, path: str) -> int | None:
+        """Return an object's bytes, or None if there is none."""
+        ...
+
+    def discard(self, path: str) -> bool:
+        """Delete an object nobody needs; False if our role may not, as a publisher's should not."""
+        ...
+
+
+def safe_relpath(path: str) -> str:
+    """Return a relative path unchanged. Raises StorageError if it could name anything outside its folder.
+
+    Paths come from manifests, and manifests from storage that others write.
+    """
+    parts = path.split("/")
+    if not path or any(part in ("", ".", "..") for part in parts) or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', path):
+        raise StorageError(
+            f"{path!r} is not a safe path: allowed are names joined by '/', without '..', ':', a leading '/' or "
+            "control characters"
+        )
+    return path
