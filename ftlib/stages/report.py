@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from ftlib.artifacts import (
@@ -9,13 +11,20 @@ from ftlib.artifacts import (
     Checkpoint,
     EvalReport,
     FoundModel,
+    Measured,
     PreparedDataset,
     RawDataset,
     Report,
     Selection,
 )
 from ftlib.fingerprint import Job
+from ftlib.outcomes import Outcomes, read_outcomes
+from ftlib.page import render, sections
+from ftlib.page.content import Figure, Page
+from ftlib.page.figures import Curve, Line, alpha_curve, training_curves
 from ftlib.recipe import Recipe
+from ftlib.results import Difference, differences, results, retained_reference
+from ftlib.training.curves import FILE, read
 from ftlib.workspace import Workspace
 
 
@@ -38,5 +47,96 @@ class ReportJob(Job):
 
 
 def report(job: ReportJob, work: Workspace) -> Report:
-    """Being written."""
-    raise NotImplementedError
+    """Write `report.html` (self-contained), `report.md` and the plots as SVG and PNG.
+
+    The same records give the same bytes. Raises StorageError if a table of outcomes is gone.
+    """
+
+    def build(folder: Path) -> Report:
+        page = _page(job, work, folder)
+        (folder / "report.html").write_text(render.html(page), encoding="utf-8")
+        (folder / "report.md").write_text(render.markdown(page), encoding="utf-8")
+        plots = sorted(path.name for path in folder.iterdir() if path.suffix in (".svg", ".png"))
+        return Report(html="report.html", markdown="report.md", plots=tuple(plots))
+
+    return work.once(job, Report, build)
+
+
+def _page(job: ReportJob, work: Workspace, folder: Path) -> Page:
+    recipe, chosen = job.recipe, job.selection.chosen.name
+    rows = results(job.final, job.selection, recipe.evaluations)
+    end, theta0 = job.checkpoints[-1].phase, job.checkpoints[max(0, len(job.checkpoints) - 2)].phase
+    against_end, against_start = (_differences(job, work, chosen, theirs) for theirs in (end, theta0))
+    confidence = max(evaluation.confidence for evaluation in recipe.evaluations.values())
+    shown = [
+        sections.selection_section(job.selection, job.candidates, job.sweep, _alpha_figures(job, folder)),
+        sections.results_section(rows, confidence),
+        sections.differences_section([*against_end, *against_start]),
+        _forgetting(job, work),
+        sections.slices_section(job.final, job.selection, recipe.evaluations),
+        sections.training_section(job.checkpoints, _training_figures(job.checkpoints, folder)),
+        sections.data_section(job.raw, job.prepared),
+        sections.lineage_section(recipe, job.model, job.raw, job.prepared, job.checkpoints, job.selection),
+    ]
+    phases = ", then ".join(f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {p.dataset})" for p in recipe.phases)
+    return Page(
+        title=recipe.name,
+        subtitle=f"{job.model.name}: {phases}. Published, if the gates agree, as {recipe.publish.name}.",
+        verdict=f"Chosen: {chosen}. {job.selection.why}",
+        tiles=sections.tiles(recipe, rows, against_end),
+        sections=[section for section in shown if section is not None],
+    )
+
+
+def _differences(job: ReportJob, work: Workspace, ours: str, theirs: str) -> list[Difference]:
+    def load(cell: Measured) -> Outcomes:
+        return read_outcomes(work.root / cell.outcomes)
+
+    if ours == theirs:
+        return []
+    return list(differences(ours, theirs, job.final, job.recipe.evaluations, load, job.recipe.seed))
+
+
+def _forgetting(job: ReportJob, work: Workspace) -> sections.Section:
+    retained = [name for name, evaluation in job.recipe.evaluations.items() if evaluation.role == "retained"]
+    reference = retained_reference(job.checkpoints)
+    found = _differences(job, work, job.selection.chosen.name, reference.phase) if retained and reference else []
+    return sections.forgetting_section([d for d in found if d.evaluation in retained], reference, retained)
+
+
+def _alpha_figures(job: ReportJob, folder: Path) -> list[Figure]:
+    members = job.candidates.members
+    if len(members) < 2:
+        return []
+    chosen = [member.name for member in members].index(job.selection.chosen.name)
+    target, shifted = (_line(job, role) for role in ("target", "shifted"))
+    if target is None and shifted is None:
+        return []
+    return [alpha_curve(folder, [member.alpha for member in members], chosen, target, shifted)]
+
+
+def _line(job: ReportJob, role: str) -> Line | None:
+    """Return the first evaluation of that role along alpha, by the metric that the rule looks at where it has it."""
+    name = next((name for name, evaluation in job.recipe.evaluations.items() if evaluation.role == role), None)
+    if name is None:
+        return None
+    kinds = [metric.kind for metric in job.recipe.evaluations[name].metrics]
+    wanted = [path.partition("/")[2] for path in (job.recipe.select.by, job.recipe.select.subject_to) if path]
+    metric = next((kind for kind in wanted if kind in kinds), kinds[0])
+    cells = {cell.candidate: cell for r in job.sweep for cell in r.measured if cell.evaluation == name}
+    return Line(name, metric, [cells[member.name].metrics[metric] for member in job.candidates.members])
+
+
+def _training_figures(checkpoints: Sequence[Checkpoint], folder: Path) -> list[Figure]:
+    curves = [_curve(checkpoint) for checkpoint in checkpoints[1:]]
+    curves = [curve for curve in curves if len(curve.loss) > 1 or len(curve.validation) > 1]
+    return [training_curves(folder, curves)] if curves else []
+
+
+def _curve(checkpoint: Checkpoint) -> Curve:
+    records = read(checkpoint.path / FILE)
+
+    def series(name: str) -> list[tuple[float, float]]:
+        return [(record["step"], record[name]) for record in records if name in record]
+
+    return Curve(checkpoint.phase, series("loss"), series("validation_loss"), series("learning_rate"))

@@ -1,0 +1,199 @@
+"""The plots, each as an SVG that takes the page's colours and as a PNG on white."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftlib.artifacts import Estimate
+from ftlib.page.content import Figure
+
+TARGET, SHIFTED, CHOSEN = "#3b82f6", "#f0742b", "#c026d3"
+INK = "#1f2430"  # becomes `currentColor` in the SVG, so that axes and words follow the page into the dark
+_FONT = "ui-sans-serif, system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One evaluation's metric along alpha."""
+
+    evaluation: str
+    metric: str
+    values: Sequence[Estimate]
+
+    @property
+    def label(self) -> str:
+        """Return evaluation and metric in words."""
+        return f"{self.evaluation} {self.metric}".replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One phase's records: (step, value) pairs."""
+
+    phase: str
+    loss: Sequence[tuple[float, float]]
+    validation: Sequence[tuple[float, float]]
+    rate: Sequence[tuple[float, float]]
+
+
+def alpha_curve(
+    folder: Path, alphas: Sequence[float], chosen: int, target: Line | None, shifted: Line | None
+) -> Figure:
+    """Draw target against shifted score along the line from theta0 to theta1, and both against alpha."""
+    lines = [line for line in (target, shifted) if line is not None]
+    both = target is not None and shifted is not None
+    with _figure(9.6 if both else 6.4, 4.0, 1, 2 if both else 1) as (figure, grid):
+        axes = grid[0]
+        if target is not None and shifted is not None:
+            _tradeoff(axes[0], alphas, chosen, target, shifted)
+        _by_alpha(axes[-1], alphas, chosen, lines)
+        words = " and ".join(line.label for line in lines)
+        caption = (
+            f"Left: {lines[0].label} against {lines[-1].label} along the line from the start of the last phase "
+            f"(alpha 0) to its end (alpha 1). Right: the same by alpha. "
+            if both
+            else f"{words} by alpha, from the start of the last phase (alpha 0) to its end (alpha 1). "
+        )
+        return _save(
+            figure, folder, "alpha_curve", caption + "Bars and bands are confidence intervals, on the validation rows."
+        )
+
+
+def _tradeoff(axes: Any, alphas: Sequence[float], chosen: int, target: Line, shifted: Line) -> None:
+    x, y = [e.value for e in target.values], [e.value for e in shifted.values]
+    x_error = [[e.value - e.low for e in target.values], [e.high - e.value for e in target.values]]
+    y_error = [[e.value - e.low for e in shifted.values], [e.high - e.value for e in shifted.values]]
+    # A bootstrap percentile may lie on the other side of the value; a bar cannot be drawn backwards.
+    x_error, y_error = ([[max(0.0, v) for v in side] for side in error] for error in (x_error, y_error))
+    axes.errorbar(x, y, xerr=x_error, yerr=y_error, fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.16, zorder=1)
+    axes.plot(x, y, color=TARGET, linewidth=1.4, alpha=0.55, zorder=2)
+    axes.scatter(
+        x, y, c=list(alphas), cmap="viridis", vmin=0, vmax=1, s=42, edgecolors="white", linewidths=0.8, zorder=3
+    )
+    axes.scatter([x[chosen]], [y[chosen]], s=190, facecolors="none", edgecolors=CHOSEN, linewidths=2.0, zorder=4)
+    for i in sorted({0, len(alphas) - 1, chosen}):
+        label = f"α = {alphas[i]:g}" + (" · chosen" if i == chosen else "")
+        colour = CHOSEN if i == chosen else INK
+        left = x[i] > (min(x) + max(x)) / 2
+        offset = (-11, -3) if left else (11, -3)
+        axes.annotate(
+            label,
+            (x[i], y[i]),
+            offset,
+            textcoords="offset points",
+            ha="right" if left else "left",
+            color=colour,
+            zorder=5,
+        )
+    axes.set_xlabel(target.label)
+    axes.set_ylabel(shifted.label)
+    axes.set_title("the trade-off", loc="left")
+
+
+def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: Sequence[Line]) -> None:
+    for line, colour in zip(lines, (TARGET, SHIFTED), strict=False):
+        values = [estimate.value for estimate in line.values]
+        low, high = [e.low for e in line.values], [e.high for e in line.values]
+        axes.fill_between(alphas, low, high, color=colour, alpha=0.14, linewidth=0)
+        axes.plot(alphas, values, color=colour, marker="o", markersize=3.6, linewidth=1.8, label=line.label)
+    axes.axvline(
+        alphas[chosen], color=CHOSEN, linewidth=1.2, linestyle=(0, (4, 3)), label=f"chosen, α = {alphas[chosen]:g}"
+    )
+    axes.set_xlabel("α")
+    axes.set_title("by α", loc="left")
+    axes.legend(frameon=False, loc="best")
+
+
+def training_curves(folder: Path, curves: Sequence[Curve]) -> Figure:
+    """Draw loss and learning rate against the step, one row per phase."""
+    with _figure(9.6, 2.9 * len(curves), len(curves), 2) as (figure, grid):
+        for (loss_axes, rate_axes), curve in zip(grid, curves, strict=True):
+            _loss(loss_axes, curve)
+            if curve.rate:
+                rate_axes.plot(*zip(*curve.rate, strict=True), color=SHIFTED, linewidth=1.6)
+            rate_axes.set_title(f"{curve.phase} · learning rate", loc="left")
+            rate_axes.set_xlabel("step")
+            rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+        return _save(
+            figure,
+            folder,
+            "training_curves",
+            "Loss by optimiser step, thin as measured and thick as a running mean; dots are the validation loss.",
+        )
+
+
+def _loss(axes: Any, curve: Curve) -> None:
+    if curve.loss:
+        steps, losses = zip(*curve.loss, strict=True)
+        axes.plot(steps, losses, color=TARGET, linewidth=0.7, alpha=0.35)
+        axes.plot(steps, _running_mean(losses), color=TARGET, linewidth=1.9, label="training")
+    if curve.validation:
+        axes.plot(
+            *zip(*curve.validation, strict=True),
+            color=CHOSEN,
+            marker="o",
+            markersize=5,
+            linewidth=1.2,
+            label="validation",
+        )
+    axes.set_title(f"{curve.phase} · loss", loc="left")
+    axes.set_xlabel("step")
+    axes.legend(frameon=False)
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """Return an exponential mean without its start-up bias, over about a twentieth of the series."""
+    keep = 1.0 - 1.0 / max(1.0, len(values) / 20)
+    mean, weight, smooth = 0.0, 0.0, list[float]()
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        smooth.append(mean / weight)
+    return smooth
+
+
+@contextmanager
+def _figure(width: float, height: float, rows: int, columns: int) -> Generator[tuple[Any, Any]]:
+    """Give an empty figure in the house's style, without pyplot: it would keep every figure and open a window."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    style: Any = {
+        "svg.fonttype": "none",
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.14,
+        "legend.fontsize": 9,
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK
+        ),
+    }
+    with matplotlib.rc_context(style):
+        figure = Canvas(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure: Any, folder: Path, name: str, caption: str) -> Figure:
+    import matplotlib
+
+    figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
+    buffer = io.StringIO()
+    # The salt makes the SVG's ids a function of the figure: the same bytes each time, no clash on one page.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = svg.replace("'DejaVu Sans'", _FONT).replace('id="figure_1"', f'id="{name}"')
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return Figure(name, svg, caption)

@@ -1,0 +1,50 @@
+"""A page as self-contained HTML and as Markdown."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+from ftlib.page.content import Cell, Page
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def html(page: Page) -> str:
+    """Return one file that loads nothing else, in light and dark."""
+    return _environment().get_template("report.html.jinja").render(page=page, x=_x)
+
+
+def markdown(page: Page) -> str:
+    """Return the same as Markdown; its plots are the PNG files beside it."""
+    return _environment().get_template("report.md.jinja").render(page=page)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("ftlib", package_path=""),
+        autoescape=lambda name: bool(name) and str(name).endswith(".html.jinja"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    cast("dict[str, Any]", environment.filters).update(md=_escaped, md_cell=_cell)
+    return environment
+
+
+def _x(position: float) -> str:
+    """Return where a position between 0 and 1 lies in the interval's drawing, which is 200 wide with margins of 4."""
+    return f"{4 + 192 * position:.1f}"
+
+
+def _escaped(text: str) -> str:
+    """Keep a label or a reason from becoming markup: it may hold anything a file's author wrote."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+def _cell(cell: Cell, marked: bool) -> str:
+    text = f"`{cell.text}`" if cell.code and cell.text else _escaped(cell.text)
+    text = f"**{text}**" if marked and text else text
+    return f"{text} ({cell.range})" if cell.range else text

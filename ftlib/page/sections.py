@@ -1,0 +1,263 @@
+"""The report's sections, each a function of just the records it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ftlib.artifacts import (
+    Candidates,
+    Checkpoint,
+    Estimate,
+    EvalReport,
+    FoundModel,
+    Measured,
+    PreparedDataset,
+    RawDataset,
+    Selection,
+    SliceFacts,
+)
+from ftlib.page.content import Cell, Figure, Row, Section, Table, Tile, Tone, estimates_on_one_scale, signed, texts
+from ftlib.recipe import Evaluation, Recipe
+from ftlib.results import Difference, Result, number
+
+_TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted"}
+
+
+def tiles(recipe: Recipe, rows: Sequence[Result], gains: Sequence[Difference]) -> list[Tile]:
+    """Return the chosen model's first metric on every evaluation, and what it gained over the fine-tuned one."""
+    found: list[Tile] = []
+    for row in rows:
+        if not row.chosen:
+            continue
+        wanted = recipe.select.by.partition("/")[2]
+        metric = wanted if wanted in row.metrics else next(iter(row.metrics))
+        estimate = row.metrics[metric]
+        gain = next((g for g in gains if (g.evaluation, g.metric) == (row.evaluation, metric)), None)
+        note = f"{number(estimate.low)} to {number(estimate.high)}"
+        if gain is not None and gain.estimate.value:
+            note += f" · {signed(gain.estimate.value)} against {gain.theirs}"
+        label = f"{row.evaluation} {metric}".replace("_", " ")
+        found.append(Tile(number(estimate.value), label, note, _TONES[gain.verdict] if gain else ""))
+    return found
+
+
+def results_section(rows: Sequence[Result], confidence: float) -> Section:
+    """Return every model on every evaluation's report split."""
+    tables: list[Table] = []
+    for name in dict.fromkeys(row.evaluation for row in rows):
+        mine = [row for row in rows if row.evaluation == name]
+        metrics = list(mine[0].metrics)
+        columns = [estimates_on_one_scale([row.metrics[metric] for row in mine]) for metric in metrics]
+        tables.append(
+            Table(
+                columns=["model", *(metric.replace("_", " ") for metric in metrics)],
+                rows=[
+                    Row([Cell(row.model), *(column[i] for column in columns)], marked=row.chosen)
+                    for i, row in enumerate(mine)
+                ],
+                caption=f"{name} · {mine[0].role} · {mine[0].rows:,} test rows",
+            )
+        )
+    lead = f"On the test rows, which nothing was chosen by. Intervals hold the truth in {confidence:.0%} of samples."
+    return Section("results", "Results", lead, tables=tables)
+
+
+def differences_section(found: Sequence[Difference]) -> Section:
+    """Return paired comparisons of the chosen model with what it was made from."""
+    tables: list[Table] = []
+    for theirs in dict.fromkeys(d.theirs for d in found):
+        mine = [d for d in found if d.theirs == theirs]
+        tables.append(_difference_table(mine, f"{mine[0].ours} minus {theirs}"))
+    lead = (
+        "Both models on the same rows, resampled together: a difference is real where its interval leaves zero out, "
+        "also where the two intervals above overlap."
+    )
+    return Section("differences", "Is the difference real?", lead, tables=tables)
+
+
+def forgetting_section(found: Sequence[Difference], reference: Checkpoint | None, retained: Sequence[str]) -> Section:
+    """Return what the chosen model lost of what the base model could do; says why where that cannot be said."""
+    if not retained:
+        lead = "The recipe names no evaluation with role: retained, so what the model forgot was not measured."
+        return Section("forgetting", "Forgetting", lead)
+    if reference is None:
+        lead = f"{', '.join(retained)}: both the base model and theta0 have random heads, so there is nothing to lose."
+        return Section("forgetting", "Forgetting", lead)
+    why = "" if reference.phase == "base" else ", since the base model's own head is random"
+    lead = f"Retained skills, against {reference.phase}{why}. A loss is forgetting."
+    return Section("forgetting", "Forgetting", lead, tables=[_difference_table(found, "")] if found else ())
+
+
+def _difference_table(found: Sequence[Difference], caption: str) -> Table:
+    # Metrics have scales of their own, so bars are compared between evaluations and never between metrics.
+    cells: dict[int, Cell] = {}
+    for metric in dict.fromkeys(d.metric for d in found):
+        where = [i for i, d in enumerate(found) if d.metric == metric]
+        cells |= zip(where, estimates_on_one_scale([found[i].estimate for i in where], zero=True), strict=True)
+    return Table(
+        columns=["evaluation", "metric", "difference", "verdict"],
+        rows=[
+            Row(
+                [
+                    Cell(d.evaluation),
+                    Cell(d.metric.replace("_", " ")),
+                    cells[i],
+                    Cell(d.verdict, tone=_TONES[d.verdict]),
+                ]
+            )
+            for i, d in enumerate(found)
+        ],
+        caption=caption,
+    )
+
+
+def selection_section(
+    selection: Selection, candidates: Candidates, sweep: Sequence[EvalReport], figures: Sequence[Figure]
+) -> Section:
+    """Return the rule, what it chose and why, and everything it looked at."""
+    cells = {(cell.candidate, cell.evaluation): cell for report in sweep for cell in report.measured}
+    paths = list(dict.fromkeys((e, metric) for (_, e), cell in cells.items() for metric in cell.metrics))
+    names = [member.name for member in candidates.members]
+    columns = [
+        estimates_on_one_scale([_metric(cells.get((name, evaluation)), metric) for name in names])
+        for evaluation, metric in paths
+    ]
+    table = Table(
+        columns=["candidate", *(f"{evaluation} {metric}".replace("_", " ") for evaluation, metric in paths)],
+        rows=[
+            Row([Cell(name), *(column[i] for column in columns)], marked=name == selection.chosen.name)
+            for i, name in enumerate(names)
+        ],
+        caption="validation rows",
+    )
+    lead = f"Rule: {selection.rule}. {selection.why}"
+    return Section("selection", "How the model was chosen", lead, figures, [table])
+
+
+def _metric(cell: Measured | None, metric: str) -> Estimate | None:
+    return cell.metrics.get(metric) if cell else None
+
+
+def slices_section(
+    final: Sequence[EvalReport], selection: Selection, evaluations: Mapping[str, Evaluation]
+) -> Section | None:
+    """Return the chosen model on every slice, the worst first; None where no format names slices."""
+    tables: list[Table] = []
+    for cell in (cell for report in final for cell in report.measured if cell.candidate == selection.chosen.name):
+        if not cell.slices or any(table.caption.startswith(f"{cell.evaluation} ·") for table in tables):
+            continue
+        tables.append(_slice_table(cell, higher_is_better=evaluations[cell.evaluation].metrics[0].higher_is_better))
+    if not tables:
+        return None
+    lead = "The chosen model by slice, the worst by the first metric on top. Small slices have wide intervals."
+    return Section("slices", "Slices", lead, tables=tables)
+
+
+def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
+    metrics = list(cell.metrics)
+
+    def merit(item: tuple[str, SliceFacts]) -> float:
+        value = item[1].metrics[metrics[0]].value
+        return value if higher_is_better else -value
+
+    worst_first = sorted(cell.slices.items(), key=merit)
+    columns = [estimates_on_one_scale([facts.metrics[metric] for _, facts in worst_first]) for metric in metrics]
+    return Table(
+        columns=["slice", "rows", *(metric.replace("_", " ") for metric in metrics)],
+        rows=[
+            Row([Cell(name), *texts(facts.rows), *(column[i] for column in columns)], marked=i == 0)
+            for i, (name, facts) in enumerate(worst_first)
+        ],
+        caption=f"{cell.evaluation} · {cell.rows:,} rows",
+        numeric=frozenset({1}),
+    )
+
+
+def training_section(checkpoints: Sequence[Checkpoint], figures: Sequence[Figure]) -> Section:
+    """Return what every phase did."""
+    facts = list(dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.facts))
+    return Section(
+        "training",
+        "Training",
+        figures=figures,
+        tables=[
+            Table(
+                columns=["", *(checkpoint.phase for checkpoint in checkpoints[1:])],
+                rows=[
+                    Row(texts("parameters", *(c.parameters for c in checkpoints[1:]))),
+                    Row(texts("trained", *(c.trained_parameters for c in checkpoints[1:]))),
+                    *(Row(texts(_words(name), *(_fact(c, name) for c in checkpoints[1:]))) for name in facts),
+                    Row(texts("seconds", *(f"{c.seconds:.1f}" for c in checkpoints[1:]))),
+                ],
+                numeric=frozenset(range(1, len(checkpoints))),
+            )
+        ],
+    )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _fact(checkpoint: Checkpoint, name: str) -> str | int:
+    value = checkpoint.facts.get(name, "–")
+    return f"{value:,.4g}" if isinstance(value, float) else value
+
+
+def data_section(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> Section:
+    """Return where every row went."""
+    ledger: list[Row] = []
+    for name in prepared:
+        ledger += _ledger(name, raw[name], prepared[name])
+    splits = [
+        Row(texts(name, split, f.rows, f.tokens, f.supervised, f.longest, f.truncated, len(f.labels) or "–"))
+        for name, data in prepared.items()
+        for split, f in data.splits.items()
+    ]
+    columns = ["dataset", "split", "rows", "tokens", "supervised", "longest", "truncated", "labels"]
+    return Section(
+        "data",
+        "Data",
+        "Rows in = rows kept + rows dropped, each with its reason.",
+        tables=[
+            Table(["dataset", "", "rows"], ledger, "ledger", frozenset({2})),
+            Table(columns, splits, "splits", frozenset(range(2, 8))),
+        ],
+    )
+
+
+def _ledger(name: str, raw: RawDataset, prepared: PreparedDataset) -> list[Row]:
+    """Return one dataset's ledger; `leaked` is one of the reasons that preprocessing gives."""
+    dropped = [(f"quarantined: {reason}", count) for reason, count in raw.ledger.dropped.items()]
+    dropped += [(f"dropped: {reason}", count) for reason, count in prepared.ledger.dropped.items()]
+    return [
+        Row(texts(name, "rows in", raw.ledger.rows_in)),
+        *(Row([Cell(""), *_drop(reason, count)]) for reason, count in dropped if count),
+        Row(texts("", "kept", prepared.ledger.kept)),
+    ]
+
+
+def _drop(reason: str, count: int) -> list[Cell]:
+    return [Cell(_words(reason)), Cell(f"−{count:,}", tone="bad")]
+
+
+def lineage_section(
+    recipe: Recipe,
+    model: FoundModel,
+    raw: Mapping[str, RawDataset],
+    prepared: Mapping[str, PreparedDataset],
+    checkpoints: Sequence[Checkpoint],
+    selection: Selection,
+) -> Section:
+    """Return what was made from what, by digest."""
+    rows = [_line("base model", model.name, model.digest(), "")]
+    rows += [_line("raw data", name, data.content, data.fingerprint) for name, data in raw.items()]
+    rows += [_line("prepared data", name, data.content, data.fingerprint) for name, data in prepared.items()]
+    rows += [_line("checkpoint", c.phase, c.weights, c.fingerprint) for c in checkpoints]
+    rows += [_line("chosen", selection.chosen.name, selection.chosen.digest(), selection.fingerprint)]
+    lead = f"Recipe {recipe.name}, seed {recipe.seed}. A digest identifies bytes, a fingerprint the job that made them."
+    return Section("lineage", "Lineage", lead, tables=[Table(["kind", "name", "digest", "fingerprint"], rows)])
+
+
+def _line(kind: str, name: str, digest: str, fingerprint: str) -> Row:
+    return Row([Cell(kind), Cell(name), Cell(digest[:16], code=True), Cell(fingerprint, code=True)])

@@ -1,0 +1,126 @@
+"""What a run measured, as rows: for the terminal's last table, for --json, and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from ftlib.artifacts import Checkpoint, Estimate, EvalReport, Measured, Selection
+from ftlib.bootstrap import Resampling, difference
+from ftlib.config import Config
+from ftlib.metrics import Metric
+from ftlib.outcomes import Outcomes
+from ftlib.recipe import Evaluation
+
+Verdict = Literal["better", "worse", "undecided"]
+
+
+class Result(Config):
+    """One model on one evaluation's report split."""
+
+    model: str
+    """The candidate's name; the chosen one's says so."""
+    chosen: bool
+    evaluation: str
+    role: str
+    rows: int
+    metrics: dict[str, Estimate]
+
+
+class Difference(Config):
+    """One model against another on the same rows, metric by metric: a paired comparison."""
+
+    ours: str
+    theirs: str
+    evaluation: str
+    metric: str
+    estimate: Estimate
+    """ours - theirs, in the metric's own unit."""
+    verdict: Verdict
+    """better or worse where the interval leaves zero out, with the metric's direction; else undecided."""
+
+
+def results(
+    final: Sequence[EvalReport], selection: Selection, evaluations: dict[str, Evaluation]
+) -> tuple[Result, ...]:
+    """Return a row per evaluation and model, in the order they were measured; the chosen one's comes last."""
+    cells = {(cell.evaluation, cell.candidate): cell for report in final for cell in report.measured}
+    chosen = selection.chosen.name
+    ordered = sorted(
+        cells.values(), key=lambda cell: (list(evaluations).index(cell.evaluation), cell.candidate == chosen)
+    )
+    return tuple(
+        Result(
+            model=f"chosen ({cell.candidate})" if cell.candidate == chosen else cell.candidate,
+            chosen=cell.candidate == chosen,
+            evaluation=cell.evaluation,
+            role=evaluations[cell.evaluation].role,
+            rows=cell.rows,
+            metrics=cell.metrics,
+        )
+        for cell in ordered
+    )
+
+
+def text_table(rows: Sequence[Result]) -> list[list[str]]:
+    """Return a header and one line per result, as strings; a metric that an evaluation lacks is a dash."""
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row.metrics))
+    body = [
+        [row.evaluation, row.model, str(row.rows), *(interval_text(row.metrics.get(metric)) for metric in metrics)]
+        for row in rows
+    ]
+    return [["evaluation", "model", "rows", *metrics], *body]
+
+
+def interval_text(estimate: Estimate | None) -> str:
+    """Return `0.812 [0.790, 0.834]`."""
+    if estimate is None:
+        return "–"
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def number(value: float) -> str:
+    """Return three decimals for what lies near one, four digits for what is large."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.4g}"
+
+
+def retained_reference(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """Return what forgetting is measured against: the base model, or theta0 where the base model's head is random.
+
+    None if both heads are: then there was no skill to forget that this head could show.
+    """
+    theta0 = checkpoints[max(0, len(checkpoints) - 2)]
+    return next((checkpoint for checkpoint in (checkpoints[0], theta0) if not checkpoint.fresh_head), None)
+
+
+def differences(
+    ours: str,
+    theirs: str,
+    final: Sequence[EvalReport],
+    evaluations: dict[str, Evaluation],
+    load: Callable[[Measured], Outcomes],
+    seed: int,
+) -> Iterator[Difference]:
+    """Yield `ours - theirs` for every evaluation and metric on which both were measured."""
+    for name, evaluation in evaluations.items():
+        cells = {cell.candidate: cell for report in final for cell in report.measured if cell.evaluation == name}
+        if ours not in cells or theirs not in cells:
+            continue
+        tables = load(cells[ours]), load(cells[theirs])
+        resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
+        for metric in evaluation.metrics:
+            estimate = difference(metric, *tables, resampling)
+            yield Difference(
+                ours=ours,
+                theirs=theirs,
+                evaluation=name,
+                metric=metric.kind,
+                estimate=estimate,
+                verdict=_verdict(estimate, metric),
+            )
+
+
+def _verdict(estimate: Estimate, metric: Metric) -> Verdict:
+    if estimate.low <= 0.0 <= estimate.high:
+        return "undecided"
+    return "better" if (estimate.value > 0) == metric.higher_is_better else "worse"
