@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
 from ftlib.config import BatchKind, Config, Split
 from ftlib.fingerprint import Identified, digest
 
@@ -18,8 +16,8 @@ class Artifact(Identified):
     """The record of a finished stage."""
 
     schema_version: Literal[1] = 1
-    uri: str = Field(default="", exclude=True)
-    """The folder that holds it, as an absolute path; set when the record is read, so a moved workspace still works."""
+    uri: str = ""
+    """The folder that holds it, as an absolute path; not part of the identity."""
     fingerprint: str = ""
     """The job that made it."""
     seconds: float = 0.0

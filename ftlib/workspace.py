@@ -61,13 +61,17 @@ class Workspace:
             started = time.monotonic()
             record = build(work)
             record = record.model_copy(
-                update={"fingerprint": job.fingerprint, "seconds": round(time.monotonic() - started, 3)}
+                update={
+                    "uri": str(final),
+                    "fingerprint": job.fingerprint,
+                    "seconds": round(time.monotonic() - started, 3),
+                }
             )
             write_durably(work / RECORD, record.model_dump_json(indent=1).encode())
             if final.exists():  # a record-less folder: someone deleted artifact.json by hand
                 shutil.rmtree(final)
             work.rename(final)
-            return record.model_copy(update={"uri": str(final)})
+            return record
 
 
 def read_record(folder: Path, kind: type[A]) -> A | None:

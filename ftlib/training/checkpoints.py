@@ -8,9 +8,12 @@ checked before torch sees a byte: `.metadata` is a pickle, and `weights_only` do
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
+import warnings
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +67,8 @@ def save(
         folder.mkdir(parents=True)
     group.barrier()
     weights, moments = get_state_dict(unwrap(model), optimizer)
-    save_sharded({"model": weights, "optimizer": moments}, checkpoint_id=folder, no_dist=group.world_size == 1)
+    with _alone_on_purpose():
+        save_sharded({"model": weights, "optimizer": moments}, checkpoint_id=folder, no_dist=group.world_size == 1)
     group.barrier()
     if group.is_first:
         (folder / "state.json").write_text(json.dumps(asdict(state)))
@@ -90,9 +94,18 @@ def restore(
     folder = Path(str(found))
     weights, moments = get_state_dict(unwrap(model), optimizer)
     content: dict[str, Any] = {"model": weights, "optimizer": moments}
-    load_sharded(content, checkpoint_id=folder, no_dist=group.world_size == 1)
+    with _alone_on_purpose():
+        load_sharded(content, checkpoint_id=folder, no_dist=group.world_size == 1)
     set_state_dict(unwrap(model), optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
     return State(**json.loads((folder / "state.json").read_bytes()))
+
+
+@contextlib.contextmanager
+def _alone_on_purpose() -> Generator[None]:
+    """Keep torch's warning about a missing process group away: a group of one has none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
 
 
 def _newest(checkpoints: Path, fingerprint: str) -> str | None:

@@ -34,7 +34,7 @@ class LoRA(Config):
     layer_decay: ClassVar[float] = 1.0
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
-        """Wrap the model with adapters, from torch's current seed. Raises RecipeError if no module matches `targets`."""
+        """Wrap the model with adapters from torch's current seed. Raises RecipeError if `targets` matches nothing."""
         from peft import LoraConfig, TaskType, get_peft_model
 
         config = LoraConfig(

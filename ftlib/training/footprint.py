@@ -1,0 +1,64 @@
+"""What a phase will move and hold, counted on a model without memory: torch's meta device."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from ftlib.config import BatchKind, Config
+from ftlib.parameter_names import is_embedding
+from ftlib.training.model import head_modules
+from ftlib.tuning import Tuning
+from ftlib.tuning.linear_probe import LinearProbe
+
+
+class Footprint(Config):
+    """Sizes of one phase's model."""
+
+    parameters: int
+    trained: int
+    computing: int
+    """Parameters that every token is multiplied with: all but the embedding tables."""
+    hidden: int
+    layers: int
+
+
+def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Footprint:
+    """Count a phase's parameters from the model's config; no weights are read."""
+    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    loader: Any = AutoModelForSequenceClassification if kind == "labeled" else AutoModelForCausalLM
+    if kind == "labeled":
+        config.num_labels = labels
+    with torch.device("meta"):
+        model = loader.from_config(config)
+        parameters = sum(p.numel() for p in model.parameters())
+        tables = sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
+        tuned = tuning.prepare(model, kind, head_modules(model))
+    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    if isinstance(tuning, LinearProbe):
+        trained = labels * (config.hidden_size + 1)
+    return Footprint(
+        parameters=parameters,
+        trained=trained,
+        computing=parameters - tables,
+        hidden=config.hidden_size,
+        layers=config.num_hidden_layers,
+    )
+
+
+def matmul_rate(hidden: int, seconds: float = 1.0) -> float:
+    """Measure this machine's FLOP/s on products of the size that a layer makes, for about `seconds`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.randn(1024, hidden, device=device)
+    w = torch.randn(hidden, 4 * hidden, device=device)
+    products, started = 0, time.monotonic()
+    while (spent := time.monotonic() - started) < seconds:
+        for _ in range(10):
+            y = x @ w
+        float(y[0, 0])  # waits for the GPU
+        products += 10
+    return products * 2 * x.numel() * 4 * hidden / spent

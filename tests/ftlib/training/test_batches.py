@@ -1,0 +1,79 @@
+"""Batches: every row once, the same global batches for any number of workers, little padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftlib.errors import DataError
+from ftlib.prepared import TokenRow, split_file, write_split
+from ftlib.training.batches import PreparedSplit, by_length, global_batches, micro_batches
+
+lengths = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
+
+
+@settings(deadline=None, max_examples=50)
+@given(lengths, st.integers(1, 40), st.integers(0, 5), st.integers(0, 5))
+def test_an_epoch_has_every_row_once(lengths: np.ndarray, size: int, seed: int, epoch: int) -> None:
+    batches = global_batches(lengths, size, seed, epoch)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // size)
+    assert sum(len(batch) < size for batch in batches) <= 1
+    again = global_batches(lengths, size, seed, epoch)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_epochs_and_seeds_differ() -> None:
+    lengths = np.arange(1, 200)
+    first = np.concatenate(global_batches(lengths, 8, 0, 0))
+    assert not np.array_equal(first, np.concatenate(global_batches(lengths, 8, 0, 1)))
+    assert not np.array_equal(first, np.concatenate(global_batches(lengths, 8, 1, 0)))
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(1, 50), st.integers(1, 6), st.none() | st.integers(1, 9))
+def test_ranks_share_a_batch_without_loss_or_overlap(rows: int, world: int, size: int | None) -> None:
+    batch = np.arange(100, 100 + rows)
+    shares = [micro_batches(batch, rank, world, size) for rank in range(world)]
+    assert len({len(pieces) for pieces in shares}) == 1  # collective forward passes must pair up
+    counted = [row for pieces in shares for piece, counts in pieces if counts for row in piece]
+    assert sorted(counted) == list(batch)
+    assert all(0 < len(piece) <= (size or rows) for pieces in shares for piece, _ in pieces)
+
+
+def test_bucketing_leaves_little_padding() -> None:
+    lengths = np.random.default_rng(0).integers(5, 250, 4000)
+    padded = sum(len(batch) * lengths[batch].max() for batch in global_batches(lengths, 32, 0, 0))
+    shuffled = np.random.default_rng(1).permutation(4000).reshape(-1, 32)
+    random = sum(32 * lengths[batch].max() for batch in shuffled)
+    assert padded / lengths.sum() < 1.05 < 1.5 < random / lengths.sum()
+
+
+def test_by_length_is_longest_first_and_stable() -> None:
+    batches = by_length(np.array([3, 9, 3, 9, 1]), 2)
+    assert [list(batch) for batch in batches] == [[1, 3], [0, 2], [4]]
+
+
+def test_a_split_of_several_record_batches_reads_like_one(tmp_path: Path) -> None:
+    rows = [TokenRow(f"r{i}", list(range(i, 2 * i + 1)), "ab"[i % 2]) for i in range(7)]
+    path = split_file(tmp_path, "train")
+    write_split(path, "labeled", rows)
+    split = PreparedSplit(path, ("b", "a"))
+    assert [split.tokens(i).tolist() for i in range(7)] == [list(r.input_ids) for r in rows]
+    batch = split.batch([0, 6, 3], torch.device("cpu"))
+    assert batch.input_ids.tolist() == [[0] + [0] * 6, list(range(6, 13)), [3, 4, 5, 6, 0, 0, 0]]
+    assert batch.attention_mask.sum(1).tolist() == [1, 7, 4]
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [1, 1, 0]
+
+
+def test_a_label_the_model_lacks_is_named(tmp_path: Path) -> None:
+    path = split_file(tmp_path, "test")
+    write_split(path, "labeled", [TokenRow("r", [1], "spam")])
+    with pytest.raises(DataError, match="no label 'spam'; it has ham, eggs"):
+        PreparedSplit(path, ("ham", "eggs"))

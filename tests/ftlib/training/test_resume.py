@@ -1,0 +1,248 @@
+"""Killed and resumed: kill -9 of a process or a worker, then bit-identical weights and the same loss series."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ftlib.artifacts import Checkpoint, PreparedDataset
+from ftlib.errors import IntegrityError, TrainingError, TransientError
+from ftlib.objectives.classification import Classification
+from ftlib.recipe import Compute, EarlyStopping, ModelRef, Optimizer, Phase
+from ftlib.stages.base import BaseJob, base
+from ftlib.stages.train import TrainJob, train
+from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
+from ftlib.training import curves
+from ftlib.training.model import find_model
+from ftlib.tuning.full import Full
+from ftlib.tuning.lora import LoRA
+from ftlib.workspace import Workspace
+
+
+def make_job(root: Path, **compute: object) -> TrainJob:
+    rows = tiny_rows(120)
+    data = tiny_prepared(root / "data", {"train": rows[:96], "validation": rows[96:]})
+    model = find_model(ModelRef(path=str(tiny_classifier(root / "tiny"))))
+    start = base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(root))
+    return build_job(start, data, **compute)
+
+
+def build_job(start: Checkpoint, data: PreparedDataset, **compute: object) -> TrainJob:
+    settings = Optimizer(learning_rate=1e-3, epochs=5, batch_size=16, schedule="plateau", plateau_patience=0)
+    phase = Phase(
+        name="tune",
+        dataset="d",
+        objective=Classification(),
+        tuning=Full(),
+        optimizer=settings,
+        early_stopping=EarlyStopping(patience=50),
+    )
+    options = {"workers": 0, "threads": 1, "checkpoint_seconds": 1e-6, **compute}
+    return TrainJob(
+        start=start, data=data, phase=phase, precision="fp32", seed=3, compute=Compute.model_validate(options)
+    )
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    return [(int(r["step"]), r.get("loss", r.get("validation_loss", 0.0))) for r in curves.read(folder / curves.FILE)]
+
+
+def wait_for_step(work: Path, step: int, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        records = curves.read(work / curves.FILE)
+        if records and records[-1]["step"] >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} in {work} after {seconds} s")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from ftlib.stages.train import TrainJob, train
+from ftlib.workspace import Workspace
+job = TrainJob.model_validate_json(Path(sys.argv[1]).read_text())
+train(job, Workspace(sys.argv[2]))
+"""
+
+
+def test_kill_9_and_resume_gives_bit_identical_weights(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    whole = train(job, Workspace(tmp_path / "whole"))
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    killed = Workspace(tmp_path / "killed")
+    work = killed.folder(job).with_suffix(".work")
+    for step in (7, 19):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "job.json"), str(killed.root)])
+        wait_for_step(work, step)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert killed.find(job, Checkpoint) is None
+        assert list((work / "checkpoints").glob("step-*/manifest.json"))
+    resumed = train(job, killed)
+    assert resumed.weights == whole.weights
+    assert losses(resumed.path) == losses(whole.path)
+    assert resumed.facts["samples_per_second"] != whole.facts["samples_per_second"]
+    assert not (resumed.path / "checkpoints").exists()
+
+
+def half_done(tmp_path: Path) -> tuple[TrainJob, Workspace, Path]:
+    """A run stopped in the middle by an exception, with checkpoints of every step so far."""
+    job = make_job(tmp_path)
+    workspace = Workspace(tmp_path / "half")
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress: object) -> None:
+        if getattr(progress, "done", 0) >= 20:
+            raise Stop
+
+    from ftlib.progress import listen
+
+    with listen(stop), pytest.raises(Stop):
+        train(job, workspace)
+    return job, workspace, workspace.folder(job).with_suffix(".work")
+
+
+def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    job, workspace, work = half_done(tmp_path)
+    newest = max((work / "checkpoints").iterdir())
+    shard = next(newest.glob("*.distcp"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    resumed = train(job, workspace)
+    assert f"{newest.name} is damaged ({shard.name})" in caplog.text
+    assert resumed.weights == train(job, Workspace(tmp_path / "whole")).weights
+
+
+def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
+    job, workspace, work = half_done(tmp_path)
+    for folder in (work / "checkpoints").iterdir():
+        (folder / "manifest.json").unlink()
+        (folder / ".metadata").write_bytes(b"not a pickle")  # would raise if it were opened
+    assert train(job, workspace).weights == train(job, Workspace(tmp_path / "whole")).weights
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    job, workspace, work = half_done(tmp_path)
+    manifest = max((work / "checkpoints").iterdir()) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(job.fingerprint, "0" * 16))
+    with pytest.raises(IntegrityError, match=f"belongs to run {'0' * 16}, not to {job.fingerprint}"):
+        train(job, workspace)
+
+
+@pytest.fixture(scope="module")
+def ray_session():
+    from ftlib.training.ray_trainer import session
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with session(Compute(workers=2, threads=1)):
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+        yield
+
+
+def ray_workers() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if any("RayTrainWorker" in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_kill_9_of_a_ray_worker_resumes_bit_identically(tmp_path: Path, ray_session: None, sharding: str) -> None:
+    import threading
+
+    job = make_job(tmp_path, workers=2, sharding=sharding)
+    whole = train(job, Workspace(tmp_path / "whole"))
+    alone = train(job.model_copy(update={"compute": Compute(workers=0, threads=1)}), Workspace(tmp_path / "alone"))
+    killed = Workspace(tmp_path / "killed")
+    work = killed.folder(job).with_suffix(".work")
+    shots: list[int] = []
+
+    def kill() -> None:
+        wait_for_step(work, 15)
+        victim = ray_workers()[-1]
+        shots.append(victim.pid)
+        os.kill(victim.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    resumed = train(job, killed)
+    thread.join()
+    assert shots
+    assert int(resumed.facts["world_size"]) == 2
+    assert resumed.weights == whole.weights
+    assert losses(resumed.path) == losses(whole.path)
+    assert alone.facts["world_size"] == 1
+
+
+@pytest.mark.ray
+def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None) -> None:
+    job = make_job(tmp_path)
+    settings = Optimizer(learning_rate=1e-3, epochs=2, batch_size=15)  # 15 rows do not divide by two workers
+    phase = job.phase.model_copy(update={"dropout": 0.0, "optimizer": settings, "early_stopping": None})
+    curve = {}
+    for workers, sharding in ((0, "ddp"), (1, "ddp"), (2, "ddp"), (2, "fsdp")):
+        compute = Compute(workers=workers, threads=1, sharding=sharding, micro_batch_size=4)
+        asked = job.model_copy(update={"phase": phase, "compute": compute})
+        assert asked.fingerprint == job.model_copy(update={"phase": phase}).fingerprint
+        curve[workers, sharding] = losses(train(asked, Workspace(tmp_path / f"{workers}{sharding}")).path)
+    assert curve[1, "ddp"] == curve[0, "ddp"]
+    for other in ((2, "ddp"), (2, "fsdp")):
+        assert [v for _, v in curve[other]] == pytest.approx([v for _, v in curve[0, "ddp"]], rel=1e-4)
+
+
+@pytest.mark.ray
+def test_lora_trains_under_sharding(tmp_path: Path, ray_session: None) -> None:
+    job = make_job(tmp_path, workers=2, sharding="fsdp")
+    settings = Optimizer(learning_rate=1e-2, epochs=2, batch_size=16)
+    phase = job.phase.model_copy(update={"tuning": LoRA(rank=2), "dropout": 0.0, "optimizer": settings})
+    alone = job.model_copy(update={"phase": phase, "compute": Compute(workers=0, threads=1)})
+    spread = train(job.model_copy(update={"phase": phase}), Workspace(tmp_path / "two"))
+    expected = losses(train(alone, Workspace(tmp_path / "one")).path)
+    assert [v for _, v in losses(spread.path)] == pytest.approx([v for _, v in expected], rel=1e-4)
+
+
+@pytest.mark.ray
+def test_a_broken_invariant_crosses_ray_as_itself(tmp_path: Path, ray_session: None) -> None:
+    job = make_job(tmp_path, workers=2)
+    settings = Optimizer(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
+    phase = job.phase.model_copy(update={"optimizer": settings})
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step"):
+        train(job.model_copy(update={"phase": phase}), Workspace(tmp_path / "work"))
+
+
+@pytest.mark.ray
+def test_workers_that_die_too_often_are_a_transient_error(tmp_path: Path, ray_session: None) -> None:
+    import threading
+
+    job = make_job(tmp_path, workers=1, max_failures=0)
+    workspace = Workspace(tmp_path / "work")
+    work = workspace.folder(job).with_suffix(".work")
+
+    def kill() -> None:
+        wait_for_step(work, 10)
+        os.kill(ray_workers()[-1].pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(TransientError, match="workers were lost more than 0 times"):
+        train(job, workspace)
+    thread.join()
+    whole = train(job.model_copy(update={"compute": Compute(workers=0, threads=1)}), Workspace(tmp_path / "whole"))
+    assert train(job, workspace).weights == whole.weights
