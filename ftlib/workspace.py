@@ -43,6 +43,10 @@ class Workspace:
         """Return the job's finished artifact, or None. Raises StorageError for a record that cannot be read."""
         return read_record(self.folder(job), kind)
 
+    def has(self, job: Job) -> bool:
+        """Say whether the job's output is there, without reading its record."""
+        return (self.folder(job) / RECORD).is_file()
+
     def once(self, job: Job, kind: type[A], build: Callable[[Path], A], *, resumable: bool = False) -> A:
         """Return the job's artifact, building it at most once however many processes ask.
 
