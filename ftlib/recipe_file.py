@@ -102,7 +102,10 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def _override(data: dict[str, Any], override: str) -> None:
-    """Set one `path=value`; a list's member is named by its `name` or its position: phases.tune.optimizer.epochs=1."""
+    """Set one `path=value`, as in phases.tune.optimizer.epochs=1.
+
+    A member of a list goes by its `name` or its position; -1 is the last.
+    """
     path, equals, text = override.partition("=")
     keys = [key for key in re.split(r"[.\[\]]+", path.strip()) if key]
     if not equals or not keys:
@@ -139,7 +142,7 @@ def _position(members: list[Any], key: str, path: str) -> int:
     names = [str(cast("dict[str, Any]", m).get("name", "")) if isinstance(m, dict) else "" for m in members]
     if key in names:
         return names.index(key)
-    if key.isdigit() and int(key) < len(members):
+    if re.fullmatch(r"-?[0-9]+", key) and -len(members) <= int(key) < len(members):
         return int(key)
     allowed = ", ".join([name for name in names if name] or [f"0 to {len(members) - 1}"])
     raise RecipeError(f"{path}: the list has no member {key!r}; it has {allowed}{_did_you_mean(key, names)}")

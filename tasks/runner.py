@@ -16,10 +16,15 @@ from prefect.utilities.annotations import quote
 from ftlib.artifacts import Artifact
 from ftlib.config import Config
 from ftlib.fingerprint import Job
-from ftlib.workspace import RECORD, Workspace
+from ftlib.progress import emit
+from ftlib.workspace import Workspace
 
 J = TypeVar("J", bound=Job)
 A = TypeVar("A", bound=Artifact)
+
+
+STAGE = "stage"
+"""The unit of the sign of life that says a whole stage is done."""
 
 
 class Step(Config):
@@ -57,27 +62,19 @@ class Runner:
 
         return self._account(task, job, call)
 
-    def is_done(self, job: Job) -> bool:
-        """Say whether the workspace holds the job's record."""
-        return (self.work.folder(job) / RECORD).is_file()
-
     def _account(self, task: Task[[J, Workspace], A], job: J, call: Callable[[Task[..., Any]], State[Any]]) -> A:
-        started, done = monotonic(), self.is_done(job)
+        started, done = monotonic(), self.work.has(job)
         named = task.with_options(
             task_run_name=label(job), refresh_cache=not done, result_storage=self.work.root / "prefect" / "results"
         )
         state = call(named)
         # What Prefect stored has lost the places of the files; the stage's own folder has not.
         artifact = task.fn(job, self.work) if state.name == "Cached" else cast("A", state.result())
-        self.steps.append(
-            Step(
-                stage=label(job),
-                fingerprint=job.fingerprint,
-                done_before=done,
-                seconds=round(monotonic() - started, 3),
-                work_seconds=0.0 if done else artifact.seconds,
-            )
-        )
+        seconds = round(monotonic() - started, 3)
+        work = 0.0 if done else artifact.seconds
+        step = Step(stage=label(job), fingerprint=job.fingerprint, done_before=done, seconds=seconds, work_seconds=work)
+        self.steps.append(step)
+        emit(step.stage, 1, 1, STAGE, done_before=float(done), seconds=artifact.seconds)
         return artifact
 
     def _inputs(self, job: Job) -> tuple[Any, Any]:

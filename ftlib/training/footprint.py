@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +47,3 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
         hidden=config.hidden_size,
         layers=config.num_hidden_layers,
     )
-
-
-def matmul_rate(hidden: int, seconds: float = 1.0) -> float:
-    """Measure this machine's FLOP/s on products of the size that a layer makes, for about `seconds`."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.randn(1024, hidden, device=device)
-    w = torch.randn(hidden, 4 * hidden, device=device)
-    products, started = 0, time.monotonic()
-    while (spent := time.monotonic() - started) < seconds:
-        for _ in range(10):
-            y = x @ w
-        float(y[0, 0])  # waits for the GPU
-        products += 10
-    return products * 2 * x.numel() * 4 * hidden / spent

@@ -1,0 +1,133 @@
+"""The command line `reglage`. Reading a recipe imports no torch, no Prefect and no Ray."""
+
+from pathlib import Path
+from time import monotonic
+from typing import Any, cast
+
+import click
+
+import ftlib
+from flows.console import ReglageGroup, emit, json_option
+
+STARTED = monotonic()
+
+recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field: phases.tune.optimizer.epochs=1."
+)
+work_option = click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("work"),
+    show_default=True,
+    envvar="REGLAGE_WORK",
+    help="Folder that keeps what every stage made.",
+)
+
+
+class LazyGroup(ReglageGroup):
+    """Loads the commands of other modules when they are asked for, so that `check` stays quick."""
+
+    elsewhere = ("registry", "predict")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one command."""
+        if cmd_name in self.elsewhere:
+            from flows import cli_registry
+
+            return cast("click.Command", getattr(cli_registry, cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(ftlib.__version__, prog_name="reglage")
+def main() -> None:
+    """Fine-tuning as a production pipeline: from raw rows to a verified, published model version."""
+
+
+@main.command()
+@recipe_argument
+@set_option
+@work_option
+@json_option
+def run(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool) -> None:
+    """Run a recipe from raw rows to a published version. What is done already is not done again."""
+    from flows.cli_run import run_recipe
+
+    record = run_recipe(recipe, overrides, work, STARTED)
+    from flows.summary import as_record, print_summary
+
+    emit(lambda: print_summary(record, work), as_record(record, work), as_json)
+
+
+@main.command()
+@recipe_argument
+@set_option
+@json_option
+def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Validate a recipe: every problem on one line, with its path."""
+    from ftlib.recipe_file import load_recipe
+
+    found = load_recipe(recipe, overrides)
+    facts = {
+        "ok": True,
+        "name": found.name,
+        "model": found.model.path,
+        "datasets": list(found.datasets),
+        "phases": [phase.name for phase in found.phases],
+        "evaluations": list(found.evaluations),
+    }
+    phases = " > ".join(f"{phase.name} ({phase.tuning.kind})" for phase in found.phases)
+    emit(f"{recipe}: fits together: {found.model.path} > {phases} > {found.publish.name}", facts, as_json)
+
+
+@main.command()
+@recipe_argument
+@set_option
+@work_option
+@click.option("--prepare", is_flag=True, help="Ingest and preprocess first: rows and tokens are known only then.")
+@json_option
+def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, as_json: bool) -> None:
+    """Show what a run would do: stages, rows, steps, parameters, and predicted memory and time."""
+    from flows.plan import make_plan, print_plan
+    from flows.quiet import quiet_libraries
+    from ftlib.recipe_file import load_recipe
+    from ftlib.workspace import Workspace
+
+    quiet_libraries()
+    made = make_plan(load_recipe(recipe, overrides), Workspace(work), prepare=prepare)
+    emit(lambda: print_plan(made), made.model_dump(mode="json"), as_json)
+
+
+@main.command()
+@json_option
+def schema(as_json: bool) -> None:
+    """Print the recipe's JSON schema, for editors that complete and check YAML."""
+    import json
+
+    from ftlib.recipe import Recipe
+
+    found: dict[str, Any] = Recipe.model_json_schema()
+    emit(json.dumps(found, indent=2), found, as_json)
+
+
+@main.command()
+@work_option
+@click.option("--registry", default="registry", show_default=True, envvar="REGLAGE_REGISTRY", help="Folder or URI.")
+@json_option
+def doctor(work: Path, registry: str, as_json: bool) -> None:
+    """Look at what a run needs: versions, processor and GPU, disk, Prefect, a writable registry."""
+    from flows.doctor import examine, print_findings
+
+    findings = examine(work, registry)
+    emit(
+        lambda: print_findings(findings),
+        {"ok": all(f.ok for f in findings), "findings": [f.model_dump() for f in findings]},
+        as_json,
+    )
+    if not all(finding.ok for finding in findings):
+        click.get_current_context().exit(1)

@@ -1,0 +1,107 @@
+"""The form of a fine-tuning run: the settings people change, flat, as groups that are always there.
+
+Prefect's form submits the wrong branch of a union of models, and drops what comes from a `default_factory`. So there
+is neither here: what is left empty comes from the recipe, and the strict Recipe is built from the answers.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ftlib.recipe import Recipe
+from ftlib.recipe_file import load_recipe
+
+FROM_RECIPE = "from recipe"
+
+
+class Training(BaseModel):
+    """The last phase. What is left empty comes from the recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tuning: Literal["from recipe", "full", "lora", "linear_probe"] = Field(
+        default=FROM_RECIPE,
+        title="Tuning",
+        description="Which weights move.",
+        json_schema_extra={"position": 0},
+    )
+    learning_rate: float | None = Field(default=None, gt=0.0, title="Learning rate", json_schema_extra={"position": 1})
+    epochs: float | None = Field(default=None, gt=0.0, title="Epochs", json_schema_extra={"position": 2})
+    batch_size: int | None = Field(
+        default=None, gt=0, title="Batch size", description="Over all workers.", json_schema_extra={"position": 3}
+    )
+    lora_rank: int | None = Field(
+        default=None, gt=0, title="LoRA rank", description="Only with tuning lora.", json_schema_extra={"position": 4}
+    )
+    seed: int | None = Field(default=None, title="Seed", json_schema_extra={"position": 5})
+
+    def overrides(self) -> list[str]:
+        """Return the recipe overrides that these answers stand for."""
+        last = "phases.-1"
+        kind = [] if self.tuning == FROM_RECIPE else [f"{last}.tuning={{kind: {self.tuning}}}"]
+        return kind + _set(
+            {
+                f"{last}.optimizer.learning_rate": self.learning_rate,
+                f"{last}.optimizer.epochs": self.epochs,
+                f"{last}.optimizer.batch_size": self.batch_size,
+                f"{last}.tuning.rank": self.lora_rank,
+                "seed": self.seed,
+            }
+        )
+
+
+class Publishing(BaseModel):
+    """The published version. What is left empty comes from the recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = Field(default=None, title="Model name", json_schema_extra={"position": 0})
+    registry_folder: str | None = Field(
+        default=None,
+        title="Registry folder",
+        description="One the worker sees.",
+        json_schema_extra={"position": 1},
+    )
+    description: str | None = Field(default=None, title="Description", json_schema_extra={"position": 2})
+
+    def overrides(self) -> list[str]:
+        """Return the recipe overrides that these answers stand for."""
+        return _set({"publish.name": self.name, "publish.description": self.description}) + (
+            [f"publish.to={{kind: folder, path: {_quoted(self.registry_folder)}}}"] if self.registry_folder else []
+        )
+
+
+class Computing(BaseModel):
+    """Where and how fast; it changes no result. What is left empty comes from the recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        title="Workers",
+        description="Ray workers; 0 trains in the flow's own process.",
+        json_schema_extra={"position": 0},
+    )
+    threads: int | None = Field(default=None, gt=0, title="CPU threads per worker", json_schema_extra={"position": 1})
+
+    def overrides(self) -> list[str]:
+        """Return the recipe overrides that these answers stand for."""
+        return _set({"compute.workers": self.workers, "compute.threads": self.threads})
+
+
+def answered_recipe(
+    recipe: str, training: Training, publishing: Publishing, computing: Computing, overrides: list[str]
+) -> Recipe:
+    """Build the strict recipe from the form's answers; the overrides come last. Raises RecipeError."""
+    answers = [*training.overrides(), *publishing.overrides(), *computing.overrides()]
+    return load_recipe(recipe, [*answers, *overrides])
+
+
+def _set(values: dict[str, object]) -> list[str]:
+    return [f"{path}={_quoted(value)}" for path, value in values.items() if value is not None]
+
+
+def _quoted(value: object) -> str:
+    """Write a value so that YAML reads the same: what a person typed into a text field stays text."""
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)

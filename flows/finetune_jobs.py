@@ -1,0 +1,70 @@
+"""From the recipe and what earlier stages made to the next stage's job. Pure: `plan` asks with it, `finetune` acts."""
+
+from collections.abc import Mapping, Sequence
+
+from ftlib.artifacts import Candidate, Checkpoint, FoundModel, PreparedDataset, RawDataset
+from ftlib.config import Split
+from ftlib.recipe import Phase, Recipe
+from ftlib.stages.base import BaseJob
+from ftlib.stages.evaluate import EvaluateJob
+from ftlib.stages.ingest import IngestJob
+from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.train import TrainJob
+
+
+def ingest_job(recipe: Recipe, name: str) -> IngestJob:
+    """Say what to ingest, as the source's files are now."""
+    dataset = recipe.datasets[name]
+    return IngestJob(name=name, source=dataset.source, files=dataset.source.pin(), limits=dataset.limits)
+
+
+def preprocess_job(recipe: Recipe, name: str, raw: Mapping[str, RawDataset], model: FoundModel) -> PreprocessJob:
+    """Say what to prepare; rows that train are kept apart from every other dataset that is evaluated."""
+    trains = name in recipe.training_datasets()
+    others = [other for other in recipe.evaluation_datasets() if trains and other != name]
+    return PreprocessJob(
+        name=name,
+        raw=raw[name],
+        dataset=recipe.datasets[name],
+        model=model,
+        tokenizer=model.tokenizer,
+        guards=tuple(Guard(raw=raw[other], dataset=recipe.datasets[other]) for other in others),
+        trains=trains,
+    )
+
+
+def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
+    """Say where training starts: a head for every label that training sees."""
+    return BaseJob(model=model, kind=recipe.phases[0].objective.needs, labels=labels, seed=recipe.seed)
+
+
+def train_job(recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset]) -> TrainJob:
+    """Say what one phase trains, with the precision settled for this machine."""
+    from ftlib.training.precision import resolve_precision
+
+    return TrainJob(
+        start=start,
+        data=prepared[phase.dataset],
+        phase=phase,
+        precision=resolve_precision(phase, recipe.compute),
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
+
+
+def evaluate_jobs(
+    recipe: Recipe, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset], split: Split
+) -> list[EvaluateJob]:
+    """Say what to measure: every member on one split of every evaluation."""
+    return [
+        EvaluateJob(
+            name=name,
+            evaluation=evaluation,
+            candidates=tuple(members),
+            data=prepared[evaluation.dataset],
+            split=split,
+            seed=recipe.seed,
+            compute=recipe.compute,
+        )
+        for name, evaluation in recipe.evaluations.items()
+    ]

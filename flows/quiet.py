@@ -1,0 +1,41 @@
+"""Keeps other libraries' talk off the terminal: it goes to the run's own log."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+
+def quiet_libraries() -> None:
+    """Turn off banners and bars by environment; call it before the libraries are imported."""
+    for name, value in {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_DISABLE_IMPORT_WARNING": "1",
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost factors where cores are shared
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def log_to(path: Path) -> None:
+    """Send all logging and warnings that would go to the terminal to a file; call it after prefect is imported."""
+    import transformers
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    transformers.logging.disable_progress_bar()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    known = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    for logger in [logging.root, *known]:
+        for handler in list(logger.handlers):
+            if isinstance(handler, PrefectConsoleHandler) or type(handler) is logging.StreamHandler:
+                logger.removeHandler(handler)
+                logger.addHandler(file)
+    if file not in logging.root.handlers:
+        logging.root.addHandler(file)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")

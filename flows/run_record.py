@@ -1,0 +1,82 @@
+"""What a run leaves about itself: `runs/<recipe name>/run.json`."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import ftlib
+from ftlib.artifacts import (
+    Candidates,
+    Checkpoint,
+    EvalReport,
+    FoundModel,
+    ModelVersion,
+    PreparedDataset,
+    RawDataset,
+    Refusal,
+    Report,
+    Selection,
+)
+from ftlib.config import Config
+from ftlib.recipe import Recipe
+from ftlib.workspace import write_durably
+from tasks.runner import Step
+
+LIBRARIES = ("torch", "transformers", "peft", "datasets", "ray", "prefect", "pydantic", "numpy", "scikit-learn")
+
+
+class RunRecord(Config):
+    """Every record of a run, and where its time went."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    model: FoundModel
+    raw: dict[str, RawDataset]
+    prepared: dict[str, PreparedDataset]
+    checkpoints: tuple[Checkpoint, ...]
+    candidates: Candidates
+    sweep: tuple[EvalReport, ...]
+    selection: Selection
+    final: tuple[EvalReport, ...]
+    report: Report
+    result: ModelVersion | Refusal
+    versions: dict[str, str]
+    wall_seconds: float = 0.0
+    """From the start of the command, or of the flow where there was no command, to the end of the last stage."""
+
+    @property
+    def work_seconds(self) -> float:
+        """The stages' own work in this run."""
+        return sum(step.work_seconds for step in self.steps)
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Everything else: imports, Prefect, Ray, reading records."""
+        return self.wall_seconds - self.work_seconds
+
+    def all_done_before(self) -> bool:
+        """Say whether an earlier run had made everything."""
+        return all(step.done_before for step in self.steps)
+
+    def write(self, folder: Path) -> Path:
+        """Write `run.json` and `report.html`, each whole or not at all; return the path of the page."""
+        folder.mkdir(parents=True, exist_ok=True)
+        page = folder / "report.html"
+        write_durably(page, (self.report.path / self.report.html).read_bytes())
+        write_durably(folder / "run.json", self.model_dump_json(indent=1).encode())
+        return page
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of what computes the result."""
+    return {"python": platform.python_version(), "reglage": ftlib.__version__} | {
+        name: found for name in LIBRARIES if (found := installed_version(name))
+    }
+
+
+def installed_version(name: str) -> str | None:
+    """Return a distribution's version, or None if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

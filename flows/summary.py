@@ -1,0 +1,76 @@
+"""How a run ends on the terminal: the table, the page, the version, and the command that pulls it."""
+
+from pathlib import Path
+from typing import Any
+
+from flows.run_record import RunRecord
+from ftlib.artifacts import ModelVersion, Refusal
+from ftlib.results import interval_text, results
+
+
+def print_summary(record: RunRecord, work: Path) -> None:
+    """Print what a run came to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    rows = results(record.final, record.selection, record.recipe.evaluations)
+    for name in record.recipe.evaluations:
+        of_this = [row for row in rows if row.evaluation == name]
+        metrics = list(of_this[0].metrics)
+        table = Table(title=f"{name} ({of_this[0].role}, {of_this[0].rows} rows)", title_justify="left")
+        table.add_column("model")
+        for metric in metrics:
+            table.add_column(metric, no_wrap=True)
+        for row in of_this:
+            cells = [interval_text(row.metrics[metric]) for metric in metrics]
+            table.add_row(row.model, *cells, style="bold" if row.chosen else None)
+        console.print(table)
+    console.print(f"{record.selection.why}\n", style="dim")
+    if record.all_done_before():
+        console.print("every stage was done already; nothing changed")
+    console.print(f"report     {_report_page(record, work)}", soft_wrap=True)
+    console.print(_outcome(record.result), soft_wrap=True)
+    if record.wall_seconds:
+        console.print(
+            f"time       {record.wall_seconds:.0f} s: {record.work_seconds:.0f} s in the stages, "
+            f"{record.overhead_seconds:.0f} s around them",
+            style="dim",
+        )
+
+
+def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
+    """Return the same for scripts."""
+    version = record.result if isinstance(record.result, ModelVersion) else None
+    rows = results(record.final, record.selection, record.recipe.evaluations)
+    return {
+        "name": record.recipe.name,
+        "results": [row.model_dump(mode="json") for row in rows],
+        "chosen": record.selection.chosen.name,
+        "alpha": record.selection.chosen.alpha,
+        "why": record.selection.why,
+        "report": str(_report_page(record, work)),
+        "version": version and version.model_dump(mode="json"),
+        "pull": version and _pull_command(version),
+        "refused": list(record.result.reasons) if isinstance(record.result, Refusal) else [],
+        "all_done_before": record.all_done_before(),
+        "steps": [step.model_dump(mode="json") for step in record.steps],
+        "wall_seconds": record.wall_seconds,
+        "work_seconds": round(record.work_seconds, 3),
+        "overhead_seconds": round(record.overhead_seconds, 3),
+    }
+
+
+def _report_page(record: RunRecord, work: Path) -> Path:
+    return work / "runs" / record.recipe.name / "report.html"
+
+
+def _outcome(result: ModelVersion | Refusal) -> str:
+    if isinstance(result, Refusal):
+        return "[bold]not published[/]: " + "; ".join(result.reasons)
+    state = "published " if result.created else "there already"
+    return f"[bold]{state} {result.name}@{result.version}[/] in {result.registry}\npull it    {_pull_command(result)}"
+
+
+def _pull_command(version: ModelVersion) -> str:
+    return f"reglage registry pull {version.name}@{version.version} {version.name} --registry {version.registry}"

@@ -1,0 +1,74 @@
+"""How fast this machine trains: from what it has trained before, or from a second of matrix products."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from ftlib.artifacts import Checkpoint, PreparedDataset
+from ftlib.config import Config
+from ftlib.errors import StorageError
+from ftlib.training.plan import Plan
+from ftlib.tuning.linear_probe import LinearProbe
+from ftlib.workspace import Workspace, read_record
+
+EFFICIENCY = 0.5
+"""Share of the matmul rate that training reaches where nothing was measured yet."""
+
+
+class Speed(Config):
+    """Useful floating-point operations per second, and where the number is from."""
+
+    flops: float
+    source: str
+
+
+def training_flops(parameters: int, trained: int) -> float:
+    """Return the operations per token: forward, the way back through the activations, and the trained weights' share.
+
+    2 per parameter each (Kaplan et al. 2020, arXiv 2001.08361); attention's own products are left out.
+    """
+    return 4.0 * parameters + 2.0 * trained
+
+
+def measured_speed(work: Workspace, hidden: int) -> Speed:
+    """Return the speed of the last training in this workspace, or of a matmul of the model's width."""
+    trained = sorted((work.root / "stages" / "train").glob("*/artifact.json"), key=lambda path: path.stat().st_mtime)
+    for record in reversed(trained):
+        if (speed := _speed_of(record.parent)) is not None:
+            return speed
+    rate = matmul_rate(hidden)
+    return Speed(flops=EFFICIENCY * rate, source=f"a matmul at {rate / 1e9:.0f} GFLOP/s, {EFFICIENCY:.0%} of it")
+
+
+def _speed_of(folder: Path) -> Speed | None:
+    """Return what a finished training reached; None for a probe, or where its data is gone."""
+    try:
+        plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
+        checkpoint = read_record(folder, Checkpoint)
+        data = read_record(Path(plan.data), PreparedDataset)
+    except (OSError, ValidationError, StorageError):
+        return None  # another version's: not measured for us
+    if checkpoint is None or data is None or isinstance(plan.phase.tuning, LinearProbe):
+        return None
+    rows = data.splits["train"]
+    per_row = training_flops(checkpoint.parameters, checkpoint.trained_parameters) * rows.tokens / rows.rows
+    rate = float(checkpoint.facts["samples_per_second"])
+    return Speed(
+        flops=rate * per_row, source=f"{rate:.0f} samples/s measured in phase {checkpoint.phase!r} of {folder.name}"
+    )
+
+
+def matmul_rate(hidden: int, seconds: float = 1.0) -> float:
+    """Measure FLOP/s on products of the size that a layer makes, for about `seconds`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, w = torch.randn(1024, hidden, device=device), torch.randn(hidden, 4 * hidden, device=device)
+    products, started = 0, time.monotonic()
+    while (spent := time.monotonic() - started) < seconds:
+        total = sum((x @ w)[0, 0] for _ in range(10))
+        float(total)  # waits for the GPU
+        products += 10
+    return products * 2.0 * x.numel() * 4 * hidden / spent
