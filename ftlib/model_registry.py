@@ -65,6 +65,10 @@ class ModelRegistry:
         self._check_format()
         return self._read_versions(model_name(name), version_numbers(self.store.list(versions_path(model_name(name)))))
 
+    def find(self, name: str, number: int) -> Version | None:
+        """Return a version, or None if there is none, or no registry."""
+        return self._read_version(name, number)
+
     def version(self, name: str, number: int | None = None) -> Version:
         """Return one version, the latest if `number` is None. Raises StorageError, naming what there is."""
         self._check_format()

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
 
 from ftlib.config import Config, Name
 from ftlib.errors import IntegrityError, RecipeError
-from ftlib.fingerprint import JSON, file_digest
+from ftlib.fingerprint import file_digest
 from ftlib.storage.store import safe_relpath
 
 MANIFEST = "manifest.json"
@@ -54,7 +54,7 @@ class Manifest(Config):
     """Sorted by path."""
     metrics: dict[str, float]
     """evaluation/metric on the report split."""
-    lineage: dict[str, JSON]
+    lineage: dict[str, JsonValue]
     """What it was made from and by; see `ftlib.stages.register`."""
 
     def canonical(self) -> bytes:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 from ftlib.artifacts import EvalReport, FoundModel, ModelVersion, PreparedDataset, Refusal, Report, Selection
 from ftlib.fingerprint import Job
-from ftlib.recipe import Recipe
-from ftlib.workspace import Workspace
+from ftlib.lineage import lineage
+from ftlib.model_card import model_card
+from ftlib.model_registry import ModelRegistry
+from ftlib.recipe import REPORT, Gate, Recipe
+from ftlib.versions import Manifest, file_of
+from ftlib.workspace import RECORD, Workspace
 
 
 class RegisterJob(Job):
@@ -25,5 +32,103 @@ class RegisterJob(Job):
 
 
 def register(job: RegisterJob, work: Workspace) -> ModelVersion | Refusal:
-    """Being written."""
-    raise NotImplementedError
+    """Publish the chosen candidate if every gate agrees; publishing the same job again finds the same version.
+
+    Before the version can be seen it is read back from the registry, loaded with stock transformers and compared by
+    logits with the candidate. Raises StorageError for a registry that is full, read-only, absent or unsafe for two
+    publishers; IntegrityError if what comes back is not what was sent. Nothing is visible then.
+    """
+    if reasons := tuple(_refusals(job)):
+        return work.once(job, Refusal, lambda _: Refusal(reasons=reasons))
+    registry = ModelRegistry(job.recipe.publish.to.store())
+    if found := _published_before(job, work, registry):
+        return found
+    return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder))
+
+
+def _refusals(job: RegisterJob) -> Iterator[str]:
+    cells = {cell.evaluation: cell for r in job.final for cell in r.measured if _is_chosen(cell.candidate, job)}
+    for gate in job.recipe.select.gates:
+        evaluation, metric = job.recipe.metric(gate.metric)
+        value = cells[evaluation].metrics[metric.kind].value
+        if not _passes(gate, value):
+            yield f"{gate.metric} is {value:.4f} on the {REPORT} split, {_bound(gate)} is required"
+
+
+def _is_chosen(candidate: str, job: RegisterJob) -> bool:
+    return candidate == job.selection.chosen.name
+
+
+def _passes(gate: Gate, value: float) -> bool:
+    enough = gate.at_least is None or value >= gate.at_least
+    return enough and (gate.at_most is None or value <= gate.at_most)
+
+
+def _bound(gate: Gate) -> str:
+    return f"at least {gate.at_least:g}" if gate.at_least is not None else f"at most {gate.at_most:g}"
+
+
+def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry) -> ModelVersion | None:
+    """Return the version this job published, if the registry still has it: a record alone proves nothing."""
+    record = work.find(job, ModelVersion)
+    if record is None:
+        return None
+    there = registry.find(record.name, record.version) if record.registry == registry.store.uri else None
+    if there is None or there.manifest != record.manifest:
+        (record.path / RECORD).unlink(missing_ok=True)
+        return None
+    return record.model_copy(update={"created": False})
+
+
+def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVersion:
+    from ftlib.training.publish_check import logit_difference
+
+    staging = folder / "staging"
+    manifest = _stage(job, staging)
+    chosen = job.selection.chosen
+    data = job.prepared[job.recipe.evaluation_datasets()[0]]
+    differences: list[float] = []
+
+    def check(copy: Path) -> None:
+        differences.append(logit_difference(copy, chosen, data))
+
+    version, created = registry.publish(manifest, staging, job.fingerprint, check, scratch=folder)
+    shutil.rmtree(staging)
+    return ModelVersion(
+        name=version.name,
+        version=version.version,
+        registry=registry.store.uri,
+        manifest=version.manifest,
+        logit_difference=differences[-1],
+        created=created,
+    )
+
+
+def _stage(job: RegisterJob, staging: Path) -> Manifest:
+    """Write everything the version is made of to a folder and return its manifest."""
+    from ftlib.training.mix import write_mix
+    from ftlib.training.model import weights_digest
+
+    recipe, chosen = job.recipe, job.selection.chosen
+    write_mix(chosen.start, chosen.end, chosen.alpha, staging)
+    (staging / "plots").mkdir()
+    for plot in job.report.plots:
+        shutil.copyfile(job.report.path / plot, staging / "plots" / plot)
+    shutil.copyfile(job.report.path / job.report.html, staging / "report.html")
+    plots = [f"plots/{plot}" for plot in job.report.plots]
+    card = model_card(recipe, job.model, job.prepared, job.selection, job.final, plots)
+    (staging / "README.md").write_text(card, encoding="utf-8")
+    paths = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
+    return Manifest(
+        name=recipe.publish.name,
+        description=recipe.publish.description,
+        files=tuple(file_of(staging, path) for path in paths),
+        metrics={
+            f"{cell.evaluation}/{kind}": estimate.value
+            for report in job.final
+            for cell in report.measured
+            if _is_chosen(cell.candidate, job)
+            for kind, estimate in cell.metrics.items()
+        },
+        lineage=lineage(recipe, job.model, job.prepared, chosen, weights_digest(staging)),
+    )

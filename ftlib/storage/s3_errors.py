@@ -33,8 +33,11 @@ _REMEDIES = {
 }
 
 
-def meaning(error: Exception, what: str) -> ReglageError | FileNotFoundError | FileExistsError:
-    """Say what a failed request means: absent, there already, worth a retry, or for a person to mend."""
+def meaning(error: Exception, what: str) -> Exception:
+    """Say what a failed request means: absent, there already, worth a retry, or for a person to mend.
+
+    FileNotFoundError, FileExistsError, TransientError, StorageError; anything else is a bug and comes back as it is.
+    """
     from botocore.exceptions import BotoCoreError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
     from s3fs.core import S3_RETRYABLE_ERRORS
 
@@ -48,9 +51,9 @@ def meaning(error: Exception, what: str) -> ReglageError | FileNotFoundError | F
         return TransientError(f"{what}: {error}; check the endpoint and the network, then run again")
     if isinstance(error, BotoCoreError):
         return StorageError(f"{what}: {error}; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")
-    if isinstance(error, (FileNotFoundError, FileExistsError)):
-        return error
-    return StorageError(f"{what}: {type(error).__name__}: {error}")
+    if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, FileExistsError)):
+        return StorageError(f"{what}: {error}; see the store's own log")
+    return error
 
 
 def _answer(response: dict[str, Any], what: str) -> ReglageError | FileNotFoundError | FileExistsError:

@@ -1,0 +1,185 @@
+"""A version's README.md: a model card in the Hugging Face format, made from the run's records.
+
+Format: https://huggingface.co/docs/hub/model-cards and, for `model-index`,
+https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ftlib.artifacts import EvalReport, FoundModel, PreparedDataset, Selection
+from ftlib.interpolation.wise_ft import WiseFT
+from ftlib.recipe import REPORT, Phase, Recipe
+from ftlib.results import results, text_table
+from ftlib.sources.huggingface import HuggingFace
+from ftlib.versions import MANIFEST
+
+_TASKS = {"labeled": ("text-classification", "Text classification"), "tokens": ("text-generation", "Text generation")}
+
+
+def model_card(
+    recipe: Recipe,
+    model: FoundModel,
+    prepared: Mapping[str, PreparedDataset],
+    selection: Selection,
+    final: Sequence[EvalReport],
+    plots: Sequence[str] = (),
+) -> str:
+    """Return the card's text: front matter for machines, the same facts and their limits for people.
+
+    `plots` are paths of pictures beside the card.
+    """
+    return (
+        f"---\n{_front_matter(recipe, model, selection, final)}\n---\n\n"
+        + "\n\n".join(
+            [
+                f"# {recipe.publish.name}",
+                recipe.publish.description or f"{_task(recipe)[1]}, fine-tuned from {model.name}.",
+                "## Use",
+                _usage(recipe),
+                "## Results",
+                _table(text_table(results(final, selection, recipe.evaluations))),
+                f"Measured on the {REPORT} splits, which took part neither in training nor in the choice of this "
+                f"model. In brackets: {_confidence(recipe)} bootstrap intervals over rows.",
+                *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
+                "## How it was made",
+                "\n".join(f"{i}. {_phase(phase)}" for i, phase in enumerate(recipe.phases, start=1)),
+                f"{_interpolation(selection)} Rule: {selection.rule} {selection.why}",
+                "## Data",
+                _table(_data(prepared)),
+                "## Limits",
+                "\n".join(f"- {line}" for line in _limits(recipe, prepared, selection)),
+                f"`report.html` beside this card shows the whole run; `{MANIFEST}` has the recipe and the digest of "
+                "every input and file.",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _front_matter(recipe: Recipe, model: FoundModel, selection: Selection, final: Sequence[EvalReport]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task, task_name = _task(recipe)
+    cells = [cell for report in final for cell in report.measured if cell.candidate == selection.chosen.name]
+    data = ModelCardData(
+        model_name=recipe.publish.name,
+        license=recipe.publish.license,
+        base_model=model.name.partition("@")[0] if _is_hub_name(model.name) else None,
+        datasets=_hub_datasets(recipe) or None,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=_tags(recipe, selection),
+        metrics=sorted({kind for cell in cells for kind in cell.metrics}),
+        eval_results=[
+            EvalResult(
+                task_type=task,
+                task_name=task_name,
+                dataset_type=recipe.evaluations[cell.evaluation].dataset,
+                dataset_name=f"{cell.evaluation} ({recipe.evaluations[cell.evaluation].role})",
+                dataset_split=cell.split,
+                metric_type=kind,
+                metric_name=kind.replace("_", " "),
+                metric_value=round(estimate.value, 6),
+            )
+            for cell in cells
+            for kind, estimate in cell.metrics.items()
+        ],
+    )
+    return data.to_yaml()
+
+
+def _task(recipe: Recipe) -> tuple[str, str]:
+    return _TASKS[recipe.phases[0].objective.needs]
+
+
+def _is_hub_name(name: str) -> bool:
+    """A pinned hub model is named `owner/name@<commit>`; a folder or package path is nothing the hub could link."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name) is not None
+
+
+def _hub_datasets(recipe: Recipe) -> list[str]:
+    sources = [recipe.datasets[name].source for name in recipe.training_datasets()]
+    return [source.path for source in sources if isinstance(source, HuggingFace) and source.revision]
+
+
+def _tags(recipe: Recipe, selection: Selection) -> list[str]:
+    tunings = {phase.tuning.kind.replace("_", "-") for phase in recipe.phases}
+    mixed = {"wise-ft"} if isinstance(recipe.interpolation, WiseFT) and 0 < selection.chosen.alpha < 1 else set[str]()
+    return ["reglage", *sorted(tunings | mixed)]
+
+
+def _usage(recipe: Recipe) -> str:
+    task = _task(recipe)[0]
+    return (
+        "```python\n"
+        "from transformers import pipeline\n\n"
+        f'model = pipeline("{task}", model="path/to/this/folder")\n'
+        'print(model("some text"))\n'
+        "```"
+    )
+
+
+def _confidence(recipe: Recipe) -> str:
+    levels = sorted({evaluation.confidence for evaluation in recipe.evaluations.values()})
+    return " and ".join(f"{100 * level:.4g} %" for level in levels)
+
+
+def _phase(phase: Phase) -> str:
+    optimizer = phase.optimizer
+    tuning = phase.tuning.kind.replace("_", " ")
+    trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
+    if phase.tuning.kind == "linear_probe":
+        return f"{trained} (the head alone, on frozen features)."
+    return (
+        f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
+        f"{optimizer.batch_size}, {optimizer.epochs:g} epochs."
+    )
+
+
+def _interpolation(selection: Selection) -> str:
+    chosen = selection.chosen
+    if chosen.start.weights == chosen.end.weights:
+        return f"Published are the weights of `{chosen.end.phase}`."
+    return (
+        f"Published are the weights at alpha {chosen.alpha:g} of the line from the end of `{chosen.start.phase}` "
+        f"(alpha 0) to the end of `{chosen.end.phase}` (alpha 1), as in WiSE-FT (arXiv 2109.01903)."
+    )
+
+
+def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
+    header = ["dataset", "train", "validation", "test", "rows in", "dropped", "of them leaked", "truncated"]
+    return [header] + [
+        [
+            name,
+            *(str(data.splits[split].rows if split in data.splits else 0) for split in ("train", "validation", "test")),
+            str(data.ledger.rows_in),
+            str(sum(data.ledger.dropped.values())),
+            str(data.leaked),
+            str(sum(facts.truncated for facts in data.splits.values())),
+        ]
+        for name, data in sorted(prepared.items())
+    ]
+
+
+def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
+    labels = selection.chosen.end.labels
+    if labels:
+        yield f"It knows {len(labels)} labels and answers one of them to any text: {', '.join(labels)}."
+    for name in recipe.training_datasets():
+        longest = recipe.datasets[name].format.max_tokens
+        yield f"It was trained on texts of at most {longest} tokens (`{name}`); what follows in a longer one is unseen."
+    if not any(evaluation.role == "shifted" for evaluation in recipe.evaluations.values()):
+        yield "It was not measured on rows from elsewhere than its training data; expect worse there."
+    if not any(evaluation.role == "retained" for evaluation in recipe.evaluations.values()):
+        yield "What the base model could do before and this one cannot was not measured."
+    smallest = min((data.splits[REPORT].rows, name) for name, data in prepared.items() if REPORT in data.splits)
+    yield f"The smallest test split is `{smallest[1]}` with {smallest[0]} rows; the intervals say what that is worth."
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]])

@@ -1,0 +1,77 @@
+"""The publish gate's last question: is the model a stranger loads from the registry the one that was measured?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from ftlib.artifacts import Candidate, PreparedDataset
+from ftlib.config import BatchKind
+from ftlib.errors import IntegrityError
+from ftlib.prepared import split_file
+from ftlib.recipe import REPORT
+from ftlib.training.batches import PreparedSplit
+from ftlib.training.mix import mix_into
+from ftlib.training.model import load_model, load_tokenizer
+
+ROWS = 8
+TOLERANCE = 1e-5
+
+
+def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) -> float:
+    """Load a folder with stock transformers and return its largest difference of logits from the candidate's.
+
+    The candidate is put together in memory from the checkpoints that were evaluated, not from the files that were
+    published. Both see the same few real rows of the test split, the longest among them.
+
+    Raises IntegrityError if the difference is above `TOLERANCE` or no number, or if labels are named otherwise;
+    ModelError if the folder does not load.
+    """
+    ours = load_model(candidate.start.path / "model", data.kind)
+    if candidate.start.weights != candidate.end.weights:
+        mix_into(ours, candidate.start, candidate.end, candidate.alpha)
+    theirs = _as_a_stranger(folder, data.kind)
+    load_tokenizer(folder)
+    _check_labels(theirs, candidate.end.labels)
+    split = PreparedSplit(split_file(data.path, REPORT), candidate.end.labels)
+    rows = _some_rows(split)
+    difference = (_logits(ours, split, rows) - _logits(theirs, split, rows)).abs().max().item()
+    if not difference <= TOLERANCE:  # written so that NaN fails
+        raise IntegrityError(
+            f"the model read back from the registry gives logits that differ by {difference:.3g} from those of "
+            f"{candidate.name!r}, at most {TOLERANCE:g} is allowed; nothing was published"
+        )
+    return difference
+
+
+def _as_a_stranger(folder: Path, kind: BatchKind) -> nn.Module:
+    """Load with transformers alone: none of our code may be needed to use what we publish."""
+    loader: Any = AutoModelForSequenceClassification if kind == "labeled" else AutoModelForCausalLM
+    model: nn.Module = loader.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    return model.eval()
+
+
+def _check_labels(model: nn.Module, labels: tuple[str, ...]) -> None:
+    config: Any = model.config
+    named = tuple(config.id2label[i] for i in range(len(labels))) if labels else ()
+    if named != labels:
+        raise IntegrityError(f"the model read back names its labels {', '.join(named)}; they are {', '.join(labels)}")
+
+
+def _some_rows(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
+    spread = np.linspace(0, len(split) - 1, num=min(ROWS, len(split))).astype(np.int64)
+    return np.unique(np.append(spread, np.argmax(split.lengths)))
+
+
+@torch.inference_mode()
+def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> Tensor:
+    batch = split.batch(rows, torch.device("cpu"))
+    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.double()

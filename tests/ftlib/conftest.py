@@ -1,0 +1,58 @@
+"""A real S3 server (moto) on loopback, for every test below that wants a bucket."""
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from ftlib.storage import S3Store
+
+# A process of its own: it can serve racing and killed publishers, and ends with us because its stdin does.
+SERVER = """
+import logging, sys
+from moto.server import ThreadedMotoServer
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stdout
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.communicate("")
+
+
+@pytest.fixture
+def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, s3_credentials: None) -> Any:
+    """A fresh bucket, as boto3 sees it: a client that shares nothing with ours."""
+    bucket = boto3.resource("s3", endpoint_url=s3_endpoint).Bucket(f"test-{uuid.uuid4().hex}")
+    bucket.create()
+    return bucket
+
+
+@pytest.fixture
+def s3_store(bucket: Any, s3_endpoint: str) -> S3Store:
+    return S3Store(bucket.name, "registry", s3_endpoint, deadline=5.0)

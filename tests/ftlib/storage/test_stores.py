@@ -1,0 +1,392 @@
+"""What both stores promise, and what each promises alone."""
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ftlib.storage.s3 as s3_module
+from ftlib.errors import IntegrityError, StorageError, TransientError
+from ftlib.storage import LocalStore, S3Store, Store, open_store, safe_relpath
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return LocalStore(tmp_path / "store") if request.param == "local" else request.getfixturevalue("s3_store")
+
+
+PART = 5 * 2**20  # the least that S3 takes for a part that is not the last
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file(folder: Path, data: bytes) -> Path:
+    path = folder / "source"
+    path.write_bytes(data)
+    return path
+
+
+class TestBoth:
+    def test_absent_is_none_or_empty(self, store: Store):
+        assert (store.read("a/b"), store.size("a/b"), store.list("a")) == (None, None, [])
+
+    def test_create_writes_once(self, store: Store):
+        assert store.create("a/b", b"first")
+        assert not store.create("a/b", b"second")
+        assert store.read("a/b") == b"first"
+        assert store.size("a/b") == 5
+
+    def test_an_empty_object_is_created_only_once_too(self, store: Store):
+        assert store.create("empty", b"")
+        assert not store.create("empty", b"x")
+        assert store.read("empty") == b""
+
+    def test_of_many_creators_one_wins(self, store: Store):
+        for round in range(5):
+            with ThreadPoolExecutor(16) as pool:
+                won = list(pool.map(lambda n, r=round: store.create(f"race/{r}", b"%d" % n), range(16)))
+            assert won.count(True) == 1
+            assert store.read(f"race/{round}") == b"%d" % won.index(True)
+
+    def test_list_names_one_level_and_sees_what_another_client_just_wrote(self, store: Store, s3_endpoint: str):
+        store.create("a/1", b"x")
+        assert store.list("a") == ["1"]
+        other = open_store(store.uri, s3_endpoint)
+        other.create("a/2", b"x")
+        other.create("a/deep/3", b"x")
+        other.create("ab/4", b"x")
+        assert store.list("a") == ["1", "2", "deep/"]
+
+    @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 2 * PART + 1234])
+    def test_files_go_and_come_back_whatever_their_size(
+        self, store: Store, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(s3_module, "PART_BYTES", PART)
+        data = os.urandom(size)
+        store.put_file(file(tmp_path, data), "f", sha(data))
+        store.get_file("f", tmp_path / "back", sha(data))
+        assert (tmp_path / "back").read_bytes() == data
+        assert store.size("f") == size
+
+    def test_a_file_that_changed_since_it_was_hashed_is_not_stored(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        for part in (10, 10_000):
+            monkeypatch.setattr(s3_module, "PART_BYTES", part)
+            with pytest.raises(IntegrityError, match="its bytes were changed"):
+                store.put_file(file(tmp_path, b"now something else, of 30 bytes"), "f", sha(b"what was hashed"))
+            assert store.size("f") is None
+
+    def test_a_damaged_or_missing_file_never_appears(self, store: Store, tmp_path: Path):
+        store.create("f", b"damaged")
+        (folder := tmp_path / "target").mkdir()
+        for name in ("f", "absent"):
+            with pytest.raises(IntegrityError):
+                store.get_file(name, folder / "x", sha(b"right"))
+        assert list(folder.iterdir()) == []
+
+    def test_paths_cannot_leave(self, store: Store, tmp_path: Path):
+        for call in (
+            lambda: store.read("../x"),
+            lambda: store.create("/x", b""),
+            lambda: store.list(".."),
+            lambda: store.get_file("a/../../x", tmp_path / "x", sha(b"")),
+        ):
+            with pytest.raises(StorageError, match="not a safe path"):
+                call()
+
+    def test_discard(self, store: Store):
+        store.create("a", b"x")
+        assert store.discard("a")
+        assert store.read("a") is None
+        assert store.discard("a")
+
+
+@given(st.text(max_size=30))
+def test_a_path_that_is_let_through_stays_inside(path: str):
+    root = Path("/root/of/it")
+    try:
+        safe = safe_relpath(path)
+    except StorageError:
+        return
+    resolved = Path(os.path.normpath(root / safe))
+    assert safe == path
+    assert root in resolved.parents
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/a", "a/", "a//b", ".", "a/./b", "../a", "a/..", "a\\..\\b", "c:x", "a\nb", "a\0"]
+)
+def test_unsafe_paths(path: str):
+    with pytest.raises(StorageError, match="not a safe path"):
+        safe_relpath(path)
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "s3://", "s3:///", "http://host/x"])
+def test_other_schemes_are_refused(uri: str):
+    with pytest.raises(StorageError, match="allowed are a folder's path and s3://bucket/prefix"):
+        open_store(uri)
+
+
+def test_uris_open_what_they_say(tmp_path: Path, s3_credentials: None):
+    assert open_store(str(tmp_path)).uri == str(tmp_path)
+    assert open_store("s3://b").uri == "s3://b"
+    assert open_store("s3://b/p/q/").uri == "s3://b/p/q"
+
+
+# Needs a mount namespace of our own, so that nothing is ever mounted for anyone else. Elsewhere the limit of the kernel
+# and a folder without write permission stand in: the same errors by other means.
+MOUNTS = ["full", "read-only"] if subprocess.run(["unshare", "--mount", "true"]).returncode == 0 else []
+PRELUDE = """
+import hashlib, subprocess, sys
+from pathlib import Path
+from ftlib.errors import StorageError
+from ftlib.storage import LocalStore
+folder = Path(sys.argv[1], "mounted")
+folder.mkdir()
+
+def mount(*options):
+    subprocess.run(["mount", *options, str(folder)], check=True)
+
+def refusal(call, *arguments):
+    try:
+        call(*arguments)
+    except StorageError as error:
+        return str(error)
+"""
+ON_MOUNTS = {
+    "full": PRELUDE
+    + """
+mount("-t", "tmpfs", "-o", "size=64k", "tmpfs")
+store = LocalStore(folder)
+assert store.create("old", b"kept")
+big = Path(sys.argv[1], "big")
+big.write_bytes(b"x" * 200_000)
+message = refusal(store.put_file, big, "new", hashlib.sha256(b"x" * 200_000).hexdigest())
+assert "No space left on device; 0.2 MB are needed and 0.1 MB are free" in message, message
+assert store.read("old") == b"kept"
+assert [p.name for p in folder.rglob("*") if p.is_file()] == ["old"]
+""",
+    "read-only": PRELUDE
+    + """
+mount("-t", "tmpfs", "tmpfs")
+LocalStore(folder).create("old", b"kept")
+mount("-o", "remount,ro")
+assert LocalStore(folder).read("old") == b"kept"
+message = refusal(LocalStore(folder).create, "new", b"x")
+assert "Read-only file system; it cannot be written: make it writable" in message, message
+""",
+}
+
+
+class TestLocal:
+    def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_kept(self, tmp_path: Path):
+        script = f"""
+import os, signal
+from pathlib import Path
+from ftlib.storage import LocalStore
+os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+LocalStore(Path({str(tmp_path)!r})).create("a", b"x" * 1000)
+"""
+        assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+        assert len(list((tmp_path / ".tmp").iterdir())) == 1
+        writing = LocalStore(tmp_path)
+        with writing._temporary() as (mine, _):
+            assert list((tmp_path / ".tmp").iterdir()) == [mine]
+            LocalStore(tmp_path).create("b", b"y")
+            assert mine.exists()
+        assert list((tmp_path / ".tmp").iterdir()) == []
+
+    @pytest.mark.parametrize("write", ["create", "put_file"])
+    def test_a_full_disk_is_one_line_and_leaves_nothing(self, tmp_path: Path, write: str):
+        """With a real limit of the kernel, in a process of its own."""
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            message, left = pool.apply(write_beyond_the_limit, (tmp_path, write))
+        assert "File too large" in message
+        assert "0.2 MB are needed" in message
+        assert left == []
+
+    @pytest.mark.parametrize("mount", MOUNTS)
+    def test_a_full_disk_and_a_read_only_one_for_real(self, tmp_path: Path, mount: str):
+        done = subprocess.run(
+            ["unshare", "--mount", sys.executable, "-c", ON_MOUNTS[mount], str(tmp_path)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def test_a_folder_of_someone_else(self):
+        # not tmp_path, which lies below a folder that only we may enter
+        folder = Path(tempfile.mkdtemp(prefix="reglage-test-"))
+        LocalStore(folder).create("old", b"kept")
+        for path in (folder, folder / ".tmp"):
+            path.chmod(0o555)
+        message = in_a_child_without_rights(lambda: LocalStore(folder).create("new", b"x"))
+        shutil.rmtree(folder)
+        assert "Permission denied; it cannot be written: make it writable" in message
+
+    def test_a_folder_in_the_way(self, tmp_path: Path):
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(StorageError, match="Not a directory"):
+            LocalStore(tmp_path / "file").create("a", b"x")
+
+
+def in_a_child_without_rights(call: Callable[[], object]) -> str:
+    """Root ignores modes, so the child stops being root."""
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setuid(65534)
+            call()
+        except StorageError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as pipe:
+        return pipe.read()
+
+
+def write_beyond_the_limit(folder: Path, write: str) -> tuple[str, list[str]]:
+    data = b"x" * 200_000
+    source = file(folder, data)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    store = LocalStore(folder / "store")
+    try:
+        store.create("a/b", data) if write == "create" else store.put_file(source, "a/b", sha(data))
+    except StorageError as error:
+        return str(error), [p.name for p in (folder / "store").rglob("*") if p.is_file()]
+    return "", []
+
+
+class FakeServer:
+    """Stands between S3Store and s3fs: each request gets the next of `answers`, and the real server after those."""
+
+    def __init__(self, store: S3Store, answers: list[Exception | str]) -> None:
+        self.fs, self.real, self.answers = store._fs, store._fs.call_s3, answers
+        self.calls: list[str] = []
+        store._fs.call_s3 = self.call
+
+    def call(self, method: str, **arguments):
+        self.calls.append(method)
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Exception):
+            raise answer
+        result = self.real(method, **arguments)
+        if answer == "lost reply":
+            raise ConnectionResetError("reset after the server had done it")
+        return result
+
+
+def answer(code: str, status: int) -> OSError:
+    """An error as s3fs raises it: the server's answer is only in the cause."""
+    from botocore.exceptions import ClientError
+
+    error = OSError(errno.EIO, "something")
+    error.__cause__ = ClientError(
+        {"Error": {"Code": code, "Message": "said so"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "Put"
+    )
+    return error
+
+
+class TestS3:
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            answer("SlowDown", 503),
+            answer("InternalError", 500),
+            answer("ConditionalRequestConflict", 409),
+            TimeoutError(),
+        ],
+        ids=["503", "500", "409", "timeout"],
+    )
+    def test_what_passes_is_tried_again(self, s3_store: S3Store, trouble: Exception):
+        server = FakeServer(s3_store, [trouble, trouble])
+        assert s3_store.create("a", b"x")
+        assert server.calls == ["put_object"] * 3
+
+    def test_a_lost_reply_looks_like_a_loss_but_the_object_is_ours(self, s3_store: S3Store):
+        FakeServer(s3_store, ["lost reply"])
+        assert not s3_store.create("a", b"mine")
+        assert s3_store.read("a") == b"mine"
+
+    def test_a_completed_upload_whose_reply_was_lost_is_complete(
+        self, s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(s3_module, "PART_BYTES", 6 * 2**20)
+        data = os.urandom(13 * 2**20)
+        server = FakeServer(s3_store, ["", "", "", "", "lost reply"])
+        s3_store.put_file(file(tmp_path, data), "f", sha(data))
+        assert server.calls.count("complete_multipart_upload") == 2
+        s3_store.get_file("f", tmp_path / "back", sha(data))
+
+    @pytest.mark.parametrize(
+        ("code", "status", "remedy"),
+        [
+            ("AccessDenied", 403, "the role needs s3:GetObject"),
+            ("ExpiredToken", 400, "renew them"),
+            ("RequestTimeTooSkewed", 403, "clock is wrong"),
+            ("NotImplemented", 501, "use another store"),
+        ],
+    )
+    def test_what_only_a_person_can_change_fails_at_once(self, s3_store: S3Store, code: str, status: int, remedy: str):
+        server = FakeServer(s3_store, [answer(code, status)] * 9)
+        with pytest.raises(StorageError, match=remedy) as caught:
+            s3_store.create("a", b"x")
+        assert not isinstance(caught.value, TransientError)
+        assert len(server.calls) == 1
+
+    def test_patience_ends_at_the_deadline(self, bucket, s3_endpoint: str):
+        store = S3Store(bucket.name, "", s3_endpoint, deadline=1.0)
+        FakeServer(store, [answer("SlowDown", 503)] * 100)
+        with pytest.raises(TransientError, match="run again later"):
+            store.read("a") if store.size("a") else None
+
+    def test_a_missing_bucket_is_not_an_empty_one(self, s3_endpoint: str, s3_credentials: None):
+        store = S3Store("no-such-bucket", "", s3_endpoint)
+        for call in (lambda: store.list("a"), lambda: store.create("a", b""), lambda: store.read("a")):
+            with pytest.raises(StorageError, match="create the bucket"):
+                call()
+
+    def test_an_endpoint_where_nobody_is(self, s3_credentials: None):
+        with pytest.raises(TransientError, match="check the endpoint"):
+            S3Store("b", "", "http://127.0.0.1:9", deadline=0.5).list("a")
+
+    def test_no_credentials(self, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        with pytest.raises(StorageError, match="set AWS_ACCESS_KEY_ID"):
+            S3Store("b", "", s3_endpoint).create("a", b"")
+
+    def test_a_failed_upload_leaves_no_parts_behind(
+        self, s3_store: S3Store, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(s3_module, "PART_BYTES", 1000)
+        with pytest.raises(IntegrityError):
+            s3_store.put_file(file(tmp_path, os.urandom(5000)), "f", sha(b"else"))
+        assert list(bucket.multipart_uploads.all()) == []
+
+    def test_long_listings_are_read_to_the_end(self, s3_store: S3Store, bucket, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(s3_module, "NAMES_AT_ONCE", 3)
+        for n in range(11):
+            bucket.put_object(Key=f"registry/many/{n:04d}", Body=b"")
+        assert s3_store.list("many") == [f"{n:04d}" for n in range(11)]
