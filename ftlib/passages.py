@@ -128,10 +128,12 @@ class _File(NamedTuple):
 
 
 def reads_like_english(text: str) -> bool:
-    """Say whether a text has enough words, and enough of those that only sentences need."""
+    """Say whether a text has enough words, enough of those that only sentences need, and is no licence."""
     words = re.findall(r"[A-Za-z]+(?:'[a-z]+)?", text)
     tokens = text.split()
     if len(words) < _MIN_WORDS or sum(token[0].isalpha() for token in tokens) < 0.7 * len(tokens):
+        return False
+    if "copyright" in text.lower():
         return False
     return len(_FUNCTION_WORDS.intersection(word.lower() for word in words)) >= _MIN_FUNCTION_WORDS
 

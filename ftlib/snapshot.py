@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ColumnKind = Literal["string", "int64", "double", "bool", "json"]
 
 _JSON = {b"reglage": b"json"}
-_BATCH = 4096
+_BATCH = 1000
 
 
 class Snapshot(NamedTuple):

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 from ftlib.artifacts import FoundModel, Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.config import Config, Split
-from ftlib.errors import DataError, RecipeError
-from ftlib.fingerprint import Job, digest
+from ftlib.errors import DataError, ModelError, RecipeError
+from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
 from ftlib.progress import emit
 from ftlib.recipe import Dataset
@@ -89,10 +89,15 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
 
 
 def _tokenizer(job: PreprocessJob) -> Any:
-    from ftlib.training.model import load_tokenizer
+    from ftlib.training.model import TOKENIZER_FILES, load_tokenizer
 
-    tokenizer = load_tokenizer(Path(job.model.uri))
-    wanted, longest = job.dataset.format.max_tokens, _longest(Path(job.model.uri), tokenizer)
+    folder = Path(job.model.uri)
+    # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
+    files = [[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if digest(list(files)) != job.tokenizer:
+        raise ModelError(f"{folder}: tokenizer files changed or vanished since the run started; run again")
+    tokenizer = load_tokenizer(folder)
+    wanted, longest = job.dataset.format.max_tokens, _longest(folder, tokenizer)
     if wanted > longest:
         raise RecipeError(
             f"datasets.{job.name}.format.max_tokens: {wanted}, but {job.model.name} reads at most {longest}; lower it"

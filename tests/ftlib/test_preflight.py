@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlib.artifacts import PreparedDataset
+from ftlib.errors import DataError
+from ftlib.preflight import check_labels
+from ftlib.recipe import Recipe
+from ftlib.testing import tiny_prepared, tiny_rows
+
+
+def recipe(labeled: bool = True) -> Recipe:
+    format = (
+        {"kind": "labeled_text", "text": "text", "label": "label"} if labeled else {"kind": "plain_text", "text": "t"}
+    )
+    dataset = {"source": {"kind": "files", "path": "x"}, "format": format}
+    metrics = [{"kind": "accuracy" if labeled else "perplexity"}]
+    objective = {"kind": "classification" if labeled else "causal_lm"}
+    return Recipe.model_validate(
+        {
+            "name": "r",
+            "model": {"path": "m"},
+            "datasets": {"mail": dataset, "shifted": dataset},
+            "phases": [{"name": "tune", "dataset": "mail", "objective": objective, "tuning": {"kind": "full"}}],
+            "evaluations": {
+                "id": {"dataset": "mail", "metrics": metrics},
+                "ood": {"dataset": "shifted", "metrics": metrics},
+            },
+            "select": {"by": f"ood/{metrics[0]['kind']}"},
+            "publish": {"name": "r"},
+        }
+    )
+
+
+def prepared(
+    folder: Path, rows: Any = None, labels: tuple[str, ...] = ("a", "b"), labeled: bool = True
+) -> PreparedDataset:
+    rows = rows or {split: tiny_rows(6, labels) for split in ("train", "validation", "test")}
+    return tiny_prepared(folder, rows, labeled=labeled)
+
+
+def test_the_labels_are_those_that_training_sees(tmp_path: Path) -> None:
+    mail = prepared(tmp_path / "mail", labels=("a", "b", "c"))
+    shifted = prepared(tmp_path / "shifted", labels=("c", "a"))
+    assert check_labels(recipe(), {"mail": mail, "shifted": shifted}) == ("a", "b", "c")
+
+
+def test_a_label_that_training_never_sees_fails(tmp_path: Path) -> None:
+    mail, shifted = prepared(tmp_path / "mail"), prepared(tmp_path / "shifted", labels=("a", "x", "y"))
+    with pytest.raises(DataError, match=r"evaluations\.ood: labels that training never sees: x, y; training has a, b"):
+        check_labels(recipe(), {"mail": mail, "shifted": shifted})
+
+
+def test_a_label_only_held_out_of_its_own_dataset_fails(tmp_path: Path) -> None:
+    rows = {"train": tiny_rows(6, ("a", "b")), "validation": tiny_rows(3, ("a", "b", "c")), "test": tiny_rows(6)}
+    mail = prepared(tmp_path / "mail", {**rows, "test": tiny_rows(6, ("a", "b"))})
+    with pytest.raises(DataError, match=r"evaluations\.id: .*never sees: c"):
+        check_labels(recipe(), {"mail": mail, "shifted": prepared(tmp_path / "shifted")})
+
+
+@pytest.mark.parametrize(("empty", "use"), [("validation", "selection"), ("test", "the report")])
+def test_an_evaluation_without_rows_fails(tmp_path: Path, empty: str, use: str) -> None:
+    rows = {split: tiny_rows(6, ("a", "b")) for split in ("train", "validation", "test") if split != empty}
+    prepared_both = {"mail": prepared(tmp_path / "mail"), "shifted": prepared(tmp_path / "shifted", rows)}
+    with pytest.raises(
+        DataError, match=f"evaluations.ood: dataset 'shifted' has no {empty} rows, but {use} is measured"
+    ):
+        check_labels(recipe(), prepared_both)
+
+
+def test_one_class_fails(tmp_path: Path) -> None:
+    rows = {split: [{"text": "x", "label": "only"}] for split in ("train", "validation", "test")}
+    both = {name: prepared(tmp_path / name, rows) for name in ("mail", "shifted")}
+    with pytest.raises(DataError, match=r"training rows have 1 label \(only\)"):
+        check_labels(recipe(), both)
+
+
+def test_language_modelling_has_no_labels(tmp_path: Path) -> None:
+    both = {name: prepared(tmp_path / name, labeled=False) for name in ("mail", "shifted")}
+    assert check_labels(recipe(labeled=False), both) == ()
