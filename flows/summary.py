@@ -5,6 +5,8 @@ from typing import Any
 
 from flows.run_record import RunRecord
 from ftlib.artifacts import ModelVersion, Refusal
+from ftlib.registries import Registry
+from ftlib.registries.s3 import S3
 from ftlib.results import interval_text, results
 
 
@@ -30,7 +32,7 @@ def print_summary(record: RunRecord, work: Path) -> None:
     if record.all_done_before():
         console.print("every stage was done already; nothing changed")
     console.print(f"report     {_report_page(record, work)}", soft_wrap=True)
-    console.print(_outcome(record.result), soft_wrap=True)
+    console.print(_outcome(record.result, record.recipe.publish.to), soft_wrap=True)
     if record.wall_seconds:
         console.print(
             f"time       {record.wall_seconds:.0f} s: {record.work_seconds:.0f} s in the stages, "
@@ -51,7 +53,7 @@ def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
         "why": record.selection.why,
         "report": str(_report_page(record, work)),
         "version": version and version.model_dump(mode="json"),
-        "pull": version and _pull_command(version),
+        "pull": version and _pull_command(version, record.recipe.publish.to),
         "refused": list(record.result.reasons) if isinstance(record.result, Refusal) else [],
         "all_done_before": record.all_done_before(),
         "steps": [step.model_dump(mode="json") for step in record.steps],
@@ -65,12 +67,16 @@ def _report_page(record: RunRecord, work: Path) -> Path:
     return work / "runs" / record.recipe.name / "report.html"
 
 
-def _outcome(result: ModelVersion | Refusal) -> str:
+def _outcome(result: ModelVersion | Refusal, to: Registry) -> str:
     if isinstance(result, Refusal):
         return "[bold]not published[/]: " + "; ".join(result.reasons)
     state = "published " if result.created else "there already"
-    return f"[bold]{state} {result.name}@{result.version}[/] in {result.registry}\npull it    {_pull_command(result)}"
+    return (
+        f"[bold]{state} {result.name}@{result.version}[/] in {result.registry}\npull it    {_pull_command(result, to)}"
+    )
 
 
-def _pull_command(version: ModelVersion) -> str:
-    return f"reglage registry pull {version.name}@{version.version} {version.name} --registry {version.registry}"
+def _pull_command(version: ModelVersion, to: Registry) -> str:
+    endpoint = f" --endpoint-url {to.endpoint_url}" if isinstance(to, S3) and to.endpoint_url else ""
+    spec = f"{version.name}@{version.version}"
+    return f"reglage registry pull {spec} {version.name} --registry {version.registry}{endpoint}"

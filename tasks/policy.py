@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prefect import Task
-from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 
@@ -23,19 +23,22 @@ A = TypeVar("A", bound=Artifact)
 HOUR = 3600.0
 
 
-def stage_task(hours: float | None) -> Callable[[Callable[[J, Workspace], A]], Task[[J, Workspace], A]]:
+def stage_task(
+    hours: float | None, *, cached: bool = True
+) -> Callable[[Callable[[J, Workspace], A]], Task[[J, Workspace], A]]:
     """Make a Prefect task of a function that calls one stage.
 
     Args:
         hours: The longest it may take. None where the stage watches itself: Prefect can stop a call only on the main
             thread, and training does not run there.
+        cached: False where the work folder does not hold the whole truth: a registry may have lost its version.
     """
 
     def wrap(call: Callable[[J, Workspace], A]) -> Task[[J, Workspace], A]:
         return Task(
             call,
-            cache_policy=CacheKeyFnPolicy(cache_key_fn=cache_key),
-            persist_result=True,
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=cache_key) if cached else NO_CACHE,
+            persist_result=cached,
             result_serializer="json",
             retries=3,
             retry_delay_seconds=[1, 5, 30],

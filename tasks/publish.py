@@ -13,7 +13,7 @@ def report(job: _report.ReportJob, work: Workspace) -> Report:
     return _report.report(job, work)
 
 
-@stage_task(hours=6)
+@stage_task(hours=6, cached=False)
 def register(job: _register.RegisterJob, work: Workspace) -> ModelVersion | Refusal:
     """The chosen candidate as a verified, published version, or a gate's refusal."""
     return _register.register(job, work)

@@ -17,7 +17,7 @@ from ftlib.artifacts import Artifact
 from ftlib.config import Config
 from ftlib.fingerprint import Job
 from ftlib.progress import emit
-from ftlib.workspace import Workspace
+from ftlib.workspace import RECORD, Workspace
 
 J = TypeVar("J", bound=Job)
 A = TypeVar("A", bound=Artifact)
@@ -63,19 +63,27 @@ class Runner:
         return self._account(task, job, call)
 
     def _account(self, task: Task[[J, Workspace], A], job: J, call: Callable[[Task[..., Any]], State[Any]]) -> A:
-        started, done = monotonic(), self.work.has(job)
+        started, before = monotonic(), self._made_at(job)
         named = task.with_options(
-            task_run_name=label(job), refresh_cache=not done, result_storage=self.work.root / "prefect" / "results"
+            task_run_name=label(job),
+            refresh_cache=before is None,
+            result_storage=self.work.root / "prefect" / "results",
         )
         state = call(named)
         # What Prefect stored has lost the places of the files; the stage's own folder has not.
         artifact = task.fn(job, self.work) if state.name == "Cached" else cast("A", state.result())
         seconds = round(monotonic() - started, 3)
+        done = before is not None and before == self._made_at(job)
         work = 0.0 if done else artifact.seconds
         step = Step(stage=label(job), fingerprint=job.fingerprint, done_before=done, seconds=seconds, work_seconds=work)
         self.steps.append(step)
         emit(step.stage, 1, 1, STAGE, done_before=float(done), seconds=artifact.seconds)
         return artifact
+
+    def _made_at(self, job: Job) -> int | None:
+        """Return when the job's record was written; a stage may find its old record void and make it again."""
+        record = self.work.folder(job) / RECORD
+        return record.stat().st_mtime_ns if record.is_file() else None
 
     def _inputs(self, job: Job) -> tuple[Any, Any]:
         """Quote the inputs: Prefect walks everything else, which costs seconds for a report's records."""

@@ -1,0 +1,52 @@
+# Everything from a fresh clone with Python 3.11+ and make. CONTRIBUTING.md says what each check holds.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RECIPE ?= recipes/quickstart.yaml
+
+export DO_NOT_TRACK = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: run test test-slow test-gpu lint types contracts check format clean
+.DEFAULT_GOAL := run
+
+# The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("reglage needs Python 3.11 or newer, this is %s; set PYTHON=" % sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "torch==2.13.0"
+	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart]"
+	$(BIN)/python -m flows.prefect_server
+	@touch $@
+
+run: $(READY)  ## from raw rows to a published version: make run RECIPE=recipes/quickstart.yaml
+	@$(BIN)/reglage run $(RECIPE)
+
+test: $(READY)  ## all tests that need no special hardware, but for those that take minutes
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: $(READY)  ## the ones that take minutes
+	$(BIN)/pytest -m "slow and not gpu" --timeout 1800
+
+test-gpu: $(READY)  ## the ones that need a CUDA device
+	$(BIN)/pytest -m gpu --timeout 1800
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+contracts: $(READY)
+	$(BIN)/lint-imports --no-cache
+
+check: lint types contracts test  ## everything .ci/run checks
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and the caches; work/ and registry/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
