@@ -93,8 +93,10 @@ def _tokenizer(job: PreprocessJob) -> Any:
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
-    files = [[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if digest(list(files)) != job.tokenizer:
+    if (
+        digest([[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()])
+        != job.tokenizer
+    ):
         raise ModelError(f"{folder}: tokenizer files changed or vanished since the run started; run again")
     tokenizer = load_tokenizer(folder)
     wanted, longest = job.dataset.format.max_tokens, _longest(folder, tokenizer)
