@@ -12,6 +12,7 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ftlib.artifacts import Checkpoint, Ledger, PreparedDataset, SplitFacts
@@ -144,18 +145,20 @@ def tiny_checkpoint(
     """
     from ftlib.training.model import load_model, save_model, weights_digest
 
-    model_folder = folder / "model"
     kind: BatchKind = "labeled" if labels else "tokens"
-    if start is None:
-        _ = tiny_classifier(model_folder, labels, seed=seed) if labels else tiny_causal_lm(model_folder, seed=seed)
-        model = load_model(model_folder, kind)
-    else:
-        model = load_model(start.path / "model", kind)
-        _step_away(model, seed)
-        save_model(model, model_folder, tuple(labels), start.path / "model")
+    with TemporaryDirectory() as fresh:
+        if start is not None:
+            origin = start.path / "model"
+        else:
+            origin = (
+                tiny_classifier(Path(fresh), labels, seed=seed) if labels else tiny_causal_lm(Path(fresh), seed=seed)
+            )
+        model = load_model(origin, kind)
+        _step_away(model, seed)  # freshly made weights are so small that every row gets the same answer
+        save_model(model, folder / "model", tuple(labels), origin)
     return Checkpoint(
         uri=str(folder.absolute()),
-        weights=weights_digest(model_folder),
+        weights=weights_digest(folder / "model"),
         parent=start.weights if start else None,
         tokenizer="tiny",
         phase=phase,

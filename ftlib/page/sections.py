@@ -55,7 +55,7 @@ def results_section(rows: Sequence[Result], confidence: float) -> Section:
                     Row([Cell(row.model), *(column[i] for column in columns)], marked=row.chosen)
                     for i, row in enumerate(mine)
                 ],
-                caption=f"{name} · {mine[0].role} · {mine[0].rows:,} test rows",
+                caption=" · ".join(dict.fromkeys([name, mine[0].role, f"{mine[0].rows:,} test rows"])),
             )
         )
     lead = f"On the test rows, which nothing was chosen by. Intervals hold the truth in {confidence:.0%} of samples."

@@ -82,10 +82,17 @@ def _page(job: ReportJob, work: Workspace, folder: Path) -> Page:
     return Page(
         title=recipe.name,
         subtitle=f"{job.model.name}: {phases}. Published, if the gates agree, as {recipe.publish.name}.",
-        verdict=f"Chosen: {chosen}. {job.selection.why}",
+        verdict=_verdict(job),
         tiles=sections.tiles(recipe, rows, against_end),
         sections=[section for section in shown if section is not None],
     )
+
+
+def _verdict(job: ReportJob) -> str:
+    chosen = job.selection.chosen
+    if len(job.candidates.members) == 1:
+        return f"Chosen: {chosen.name}, the only candidate."
+    return f"Chosen: {chosen.name}, on the line from {chosen.start.phase} (alpha 0) to {chosen.end.phase} (alpha 1)."
 
 
 def _differences(job: ReportJob, work: Workspace, ours: str, theirs: str) -> list[Difference]:

@@ -1,0 +1,283 @@
+"""The page from real records: its numbers are the records' numbers, it loads nothing, nothing escapes into markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from ftlib.artifacts import Candidate, EvalReport, FoundModel, Ledger, PreparedDataset, RawDataset, Report
+from ftlib.bootstrap import Resampling, difference
+from ftlib.config import Split
+from ftlib.errors import StorageError
+from ftlib.metrics import Accuracy
+from ftlib.outcomes import read_outcomes
+from ftlib.page.figures import _running_mean
+from ftlib.prepared import TokenRow, split_file, write_split
+from ftlib.recipe import Recipe
+from ftlib.results import interval_text, number, results, retained_reference, text_table
+from ftlib.stages.evaluate import EvaluateJob, evaluate
+from ftlib.stages.interpolate import InterpolateJob, interpolate
+from ftlib.stages.report import ReportJob, report
+from ftlib.stages.select import SelectJob, select
+from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
+from ftlib.workspace import Workspace
+
+HOSTILE = "<script>alert(1)</script>|*x*"
+
+
+def recipe(**update: object) -> Recipe:
+    source = {"kind": "files", "path": "rows.jsonl"}
+    dataset = {"source": source, "format": {"kind": "labeled_text", "text": "text", "label": "label"}}
+    metrics = [{"kind": "accuracy"}, {"kind": "macro_f1"}, {"kind": "log_loss"}]
+    phase = {"dataset": "rows", "objective": {"kind": "classification"}}
+    return Recipe.model_validate(
+        {
+            "name": "tickets",
+            "model": {"path": "tiny"},
+            "datasets": {"rows": dataset, "elsewhere": dataset},
+            "phases": [
+                {"name": "probe", **phase, "tuning": {"kind": "linear_probe"}},
+                {"name": "tune", **phase, "tuning": {"kind": "full"}},
+            ],
+            "evaluations": {
+                "target": {"dataset": "rows", "metrics": metrics, "resamples": 100},
+                "shifted": {"dataset": "elsewhere", "role": "shifted", "metrics": metrics, "resamples": 100},
+            },
+            "interpolation": {"kind": "wise_ft", "alphas": [0.5]},
+            "select": {"rule": "best", "by": "shifted/accuracy"},
+            "publish": {"name": "tickets"},
+            **update,
+        }
+    )
+
+
+def records(folder: Path, work: Workspace, of: Recipe) -> ReportJob:
+    """Run everything after training on tiny random models."""
+    base = tiny_checkpoint(folder / "base").model_copy(update={"fresh_head": True, "weights": "b" * 64})
+    probe = tiny_checkpoint(folder / "probe", phase="probe", seed=3)
+    tune = tiny_checkpoint(folder / "tune", phase="tune", start=probe, seed=1)
+    lines = [{"step": i, "epoch": i / 9, "loss": 2.0 / i, "learning_rate": 1e-4 / i} for i in range(1, 10)]
+    lines += [{"step": 9, "epoch": 1, "validation_loss": 0.4}]
+    (tune.path / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    prepared = {
+        name: tiny_prepared(
+            folder / name, {"validation": tiny_rows(30, seed=seed), "test": tiny_rows(45, seed=seed + 1)}
+        ).model_copy(update={"ledger": Ledger(rows_in=80, kept=75, dropped={HOSTILE: 5})})
+        for seed, name in enumerate(of.datasets)
+    }
+    raw = {
+        name: RawDataset(
+            content=name * 8, columns=("text",), files=(), ledger=Ledger(rows_in=83, kept=80, dropped={"not JSON": 3})
+        )
+        for name in prepared
+    }
+    candidates = interpolate(InterpolateJob(start=probe, end=tune, interpolation=of.interpolation), work)
+    sweep = tuple(measured(of, prepared, candidates.members, "validation", work))
+    selection = select(
+        SelectJob(candidates=candidates, reports=sweep, evaluations=of.evaluations, select=of.select), work
+    )
+    finalists = (*map(Candidate.of, (base, probe, tune)), selection.chosen)
+    return ReportJob(
+        recipe=of,
+        model=FoundModel(name="tiny", uri="", weights="w" * 64, tokenizer="tiny"),
+        raw=raw,
+        prepared=prepared,
+        checkpoints=(base, probe, tune),
+        candidates=candidates,
+        sweep=sweep,
+        selection=selection,
+        final=tuple(measured(of, prepared, finalists, "test", work)),
+    )
+
+
+def measured(
+    of: Recipe, prepared: Mapping[str, PreparedDataset], members: Sequence[Candidate], split: Split, work: Workspace
+) -> Iterator[EvalReport]:
+    for name, evaluation in of.evaluations.items():
+        yield evaluate(
+            EvaluateJob(
+                name=name,
+                evaluation=evaluation,
+                candidates=tuple(members),
+                data=prepared[evaluation.dataset],
+                split=split,
+                seed=of.seed,
+                compute=of.compute.model_copy(update={"threads": 1}),
+            ),
+            work,
+        )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportJob, Workspace, Report]:
+    folder = tmp_path_factory.mktemp("report")
+    work = Workspace(folder / "work")
+    job = records(folder, work, recipe())
+    return job, work, report(job, work)
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would see."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(made: tuple[ReportJob, Workspace, Report]) -> None:
+    html = (made[2].path / "report.html").read_text()
+    page = Tags(html)
+    assert {"script", "link", "img", "iframe", "object"}.isdisjoint(page.tags)
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert page.tags.count("svg") > 2
+    assert HOSTILE in " ".join(page.words)  # shown, as text
+
+
+def test_every_estimate_of_the_records_is_on_both_pages(made: tuple[ReportJob, Workspace, Report]) -> None:
+    job, _, page = made
+    html = " ".join(Tags((page.path / "report.html").read_text()).words)
+    markdown = (page.path / "report.md").read_text()
+    for cell in (cell for reports in (job.sweep, job.final) for r in reports for cell in r.measured):
+        for estimate in cell.metrics.values():
+            words = f"{number(estimate.low)} to {number(estimate.high)}"
+            assert number(estimate.value) in html
+            assert words in html
+            assert f"({words})" in markdown
+
+
+def test_markdown_tables_are_whole_whatever_a_reason_holds(made: tuple[ReportJob, Workspace, Report]) -> None:
+    markdown = (made[2].path / "report.md").read_text()
+    assert "<script>" not in markdown
+    width = 0
+    for line in markdown.splitlines():
+        columns = len(re.findall(r"(?<!\\)\|", line))
+        assert not columns or not width or columns == width, line
+        width = columns
+    images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
+    assert images == ["alpha_curve.png", "training_curves.png"]
+    assert set(images) < set(made[2].plots)
+
+
+def test_plots_are_whole_files_and_take_the_page_s_colour(made: tuple[ReportJob, Workspace, Report]) -> None:
+    page = made[2]
+    assert page.plots == tuple(
+        f"{name}.{kind}" for name in ("alpha_curve", "training_curves") for kind in ("png", "svg")
+    )
+    for name in page.plots:
+        data = (page.path / name).read_bytes()
+        if name.endswith(".png"):
+            assert data.startswith(b"\x89PNG")
+            assert data.endswith(b"IEND\xaeB`\x82")
+        else:
+            assert ElementTree.fromstring(data).tag.endswith("svg")
+            assert b"currentColor" in data
+
+
+def test_the_same_records_give_the_same_bytes(made: tuple[ReportJob, Workspace, Report], tmp_path: Path) -> None:
+    job, work, page = made
+    assert report(job, work) == page
+    (tmp_path / "outcomes").symlink_to(work.root / "outcomes")
+    again = report(job, Workspace(tmp_path))
+    for name in ("report.html", "report.md", *page.plots):
+        assert (again.path / name).read_bytes() == (page.path / name).read_bytes(), name
+
+
+def test_differences_are_those_of_the_tables(made: tuple[ReportJob, Workspace, Report]) -> None:
+    job, work, page = made
+    chosen = job.selection.chosen.name
+    ours, theirs = (
+        read_outcomes(work.root / job.final[1].of(name, "shifted", "test").outcomes) for name in (chosen, "probe")
+    )
+    expected = difference(Accuracy(), ours, theirs, Resampling(100, 0.95, 0))
+    markdown = (page.path / "report.md").read_text()
+    start = markdown.index(f"{chosen} minus probe")
+    row = next(line for line in markdown[start:].splitlines() if line.startswith("| shifted | accuracy"))
+    assert f"({number(expected.low)} to {number(expected.high)})" in row
+
+
+def test_a_table_that_is_gone_is_one_clear_line(made: tuple[ReportJob, Workspace, Report], tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="is not a table of outcomes"):
+        report(made[0], Workspace(tmp_path))
+    assert not list((tmp_path / "stages" / "report").glob("*/artifact.json"))
+
+
+def test_results_are_the_rows_of_the_terminal(made: tuple[ReportJob, Workspace, Report]) -> None:
+    job = made[0]
+    rows = results(job.final, job.selection, job.recipe.evaluations)
+    chosen = f"chosen ({job.selection.chosen.name})"
+    assert [row.model for row in rows] == ["base", "probe", "tune", chosen] * 2
+    assert [row.chosen for row in rows] == [False, False, False, True] * 2
+    table = text_table(rows)
+    assert table[0] == ["evaluation", "model", "rows", "accuracy", "macro_f1", "log_loss"]
+    assert table[1][3] == interval_text(job.final[0].of("base", "target", "test").metrics["accuracy"])
+
+
+def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
+    evaluations = recipe().model_dump(mode="json")["evaluations"]
+    evaluations["old"] = {**evaluations["target"], "role": "retained"}
+    job = records(tmp_path, Workspace(tmp_path / "work"), recipe(evaluations=evaluations))
+    page = report(job, Workspace(tmp_path / "work"))
+    markdown = (page.path / "report.md").read_text()
+    part = markdown[markdown.index("## Forgetting") :]
+    assert "against probe, since the base model's own head is random" in part
+    assert len(re.findall(r"^\| old \|", part[: part.index("## Training")], re.MULTILINE)) == 3
+
+
+def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_path: Path) -> None:
+    work = Workspace(tmp_path / "work")
+    job = records(tmp_path, work, recipe(interpolation={"kind": "off"}))
+    page = report(job, work)
+    assert page.plots == ("training_curves.png", "training_curves.svg")
+    models = [row.model for row in results(job.final, job.selection, job.recipe.evaluations)]
+    assert models == ["base", "probe", "chosen (tune)"] * 2
+
+
+def test_slices_come_worst_first(tmp_path: Path) -> None:
+    work = Workspace(tmp_path / "work")
+    job = records(tmp_path, work, recipe(interpolation={"kind": "off"}))
+    tokenizer, folder = tiny_tokenizer(), tmp_path / "sliced"
+    folder.mkdir()
+    rows = [
+        TokenRow(f"r{i}", tokenizer(str(row["text"]))["input_ids"], str(row["label"]), (str(row["label"]),))
+        for i, row in enumerate(tiny_rows(45))
+    ]
+    write_split(split_file(folder, "test"), "labeled", rows, ["kind"])
+    sliced = job.prepared["rows"].model_copy(update={"uri": str(folder), "content": "sliced"})
+    final = measured(job.recipe, {**job.prepared, "rows": sliced}, (job.selection.chosen,), "test", work)
+    page = report(job.model_copy(update={"final": tuple(final)}), work)
+    markdown = (page.path / "report.md").read_text()
+    part = markdown[markdown.index("## Slices") : markdown.index("## Training")]
+    values = [float(value) for value in re.findall(r"kind=\w+\** \| \**15\** \| \**([\d.]+)", part)]
+    assert len(values) == 3
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+
+
+def test_what_forgetting_is_measured_against(made: tuple[ReportJob, Workspace, Report]) -> None:
+    base, probe, tune = made[0].checkpoints
+    able = base.model_copy(update={"fresh_head": False})
+    assert retained_reference((base, probe, tune)) == probe
+    assert retained_reference((able, tune)) == able
+    assert retained_reference((base, tune)) is None
+
+
+def test_a_running_mean_of_a_constant_is_the_constant_from_the_first_step() -> None:
+    assert _running_mean([2.0] * 50) == pytest.approx([2.0] * 50)
+    assert _running_mean([0.0] * 100 + [1.0] * 100)[-1] > 0.99
