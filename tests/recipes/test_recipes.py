@@ -1,0 +1,166 @@
+"""Every recipe we ship is run from raw rows to a published version, made tiny. A new file here is a new test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from moto.server import ThreadedMotoServer
+
+from flows.cli import main
+from flows.finetune import finetune
+from ftlib.artifacts import ModelVersion
+from ftlib.config import Config
+from ftlib.fingerprint import Job
+from ftlib.recipe import Recipe
+from ftlib.recipe_file import load_recipe
+from ftlib.registries.s3 import S3
+from ftlib.sources.files import Files
+from ftlib.sources.installed_text import InstalledText
+from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_rows, write_jsonl
+from ftlib.tuning.frozen_layers import FrozenLayers
+from tasks.runner import Runner, Step, label
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+
+class PlainRunner(Runner):
+    """Calls the stages as they are, so that the flow's own body runs without a Prefect server."""
+
+    def __call__(self, task: Any, job: Job) -> Any:
+        artifact = task.fn(job, self.work)
+        step = Step(stage=label(job), fingerprint=job.fingerprint, done_before=False, seconds=0.0, work_seconds=0.0)
+        self.steps.append(step)
+        return artifact
+
+    on_thread = __call__
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One workspace for all: recipes that share rows share their ingestion."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def registry(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.resource("s3", endpoint_url=s3_endpoint).Bucket("models").create()
+    return s3_endpoint
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 6
+
+
+@each_recipe
+def test_recipe_is_named_after_its_file_and_passes_check(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert result.exit_code == 0, result.output
+    assert path.read_text().startswith("# "), "a recipe says in its first line what it shows"
+
+
+@each_recipe
+def test_recipe_restates_no_default(path: Path) -> None:
+    assert list(restated(load_recipe(path), "recipe")) == []
+
+
+def restated(value: object, where: str) -> Iterator[str]:
+    """Yield the fields that were given and equal their default; `kind` chooses the class and must be there."""
+    if isinstance(value, Config):
+        for name, field in type(value).model_fields.items():
+            inner = getattr(value, name)
+            if name in value.model_fields_set and name != "kind" and not field.is_required() and inner == field.default:
+                yield f"{where}.{name}"
+            yield from restated(inner, f"{where}.{name}")
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            yield from restated(member, f"{where}.{name}")
+    elif isinstance(value, tuple):
+        for i, member in enumerate(value):
+            yield from restated(member, f"{where}[{i}]")
+
+
+def test_a_restated_default_is_found() -> None:
+    recipe = load_recipe(RECIPES[0], ["phases.-1.optimizer.weight_decay=0.01"])
+    assert list(restated(recipe, "recipe")) == [f"recipe.phases[{len(recipe.phases) - 1}].optimizer.weight_decay"]
+
+
+@each_recipe
+def test_recipe_runs_to_a_published_version(
+    path: Path, work: Path, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flows.finetune.Runner", PlainRunner)
+    monkeypatch.setattr("flows.finetune.show_report", lambda *_: None)
+    state = finetune.fn(str(path), overrides=tiny_overrides(load_recipe(path), tmp_path, registry), work=str(work))
+    record = state.data
+    assert isinstance(record.result, ModelVersion)
+    assert record.result.version == 1
+    assert record.result.logit_difference <= 1e-5
+    assert record.result.name == load_recipe(path).publish.name
+    steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in record.checkpoints[1:]}
+    assert list(steps) == [phase.name for phase in load_recipe(path).phases]
+    assert all(count > 0 for count in steps.values())
+
+
+def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
+    """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
+    model = folder / "tiny-model"
+    labeled = recipe.phases[0].objective.needs == "labeled"
+    _ = tiny_classifier(model) if labeled else tiny_causal_lm(model)
+    overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
+    for name, dataset in recipe.datasets.items():
+        overrides.append(f"datasets.{name}.format.max_tokens=32")
+        if isinstance(dataset.source, InstalledText):
+            some = ", ".join(dataset.source.libraries[:3])
+            overrides += [
+                f"datasets.{name}.source.libraries=[{some}]",
+                f"datasets.{name}.source.rows_per_library={min(60, dataset.source.rows_per_library)}",
+            ]
+        if isinstance(dataset.source, Files):
+            write_tickets(folder / dataset.source.path.replace("*", "2026"))
+    for name in recipe.evaluations:
+        overrides.append(f"evaluations.{name}.resamples=100")
+    for i, phase in enumerate(recipe.phases):
+        overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
+        if isinstance(phase.tuning, FrozenLayers):
+            overrides.append(f"phases.{i}.tuning.layers=1")  # of the tiny model's two
+    if isinstance(recipe.publish.to, S3):
+        return [*overrides, f"publish.to.endpoint_url={s3_endpoint}"]
+    return [*overrides, f"publish.to={{kind: folder, path: {folder / 'registry'}}}"]
+
+
+def write_tickets(path: Path) -> None:
+    """Write rows as the comment in recipes/local_files.yaml shows them."""
+    write_jsonl(
+        path,
+        [
+            {
+                "body": row["text"],
+                "queue": row["label"],
+                "opened": f"2026-{1 + int(row['day']) // 28:02d}-{1 + int(row['day']) % 28:02d}",
+                "channel": ("mail", "chat")[int(row["day"]) % 2],
+            }
+            for row in tiny_rows(150)
+        ],
+    )
