@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftlib.errors import RecipeError
+from ftlib.recipe_file import load_recipe, read_yaml
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_an_override_reaches_members_of_lists_by_name_and_by_position():
+    by_name = load_recipe(QUICKSTART, ["phases.tune.optimizer.epochs=7"])
+    by_position = load_recipe(QUICKSTART, ["phases[-1].optimizer.epochs=7"])
+    assert by_name.phases[1].optimizer.epochs == by_position.phases[1].optimizer.epochs == 7
+    assert by_name.phases[0] == load_recipe(QUICKSTART).phases[0]
+
+
+def test_an_override_starts_a_group_that_the_recipe_left_to_its_defaults():
+    assert load_recipe(QUICKSTART, ["phases.tune.early_stopping.patience=4"]).phases[1].early_stopping.patience == 4
+
+
+def test_an_override_of_one_of_two_places_that_share_an_alias_leaves_the_other(write):
+    data = read_yaml(write("a: &x {list: [1, 2]}\nb: *x\n"))
+    data["a"]["list"][0] = 9
+    assert data["b"] == {"list": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("off", "off"), ("yes", "yes"), ("1e-4", 1e-4), ("12:30", "12:30"), ("2024-01-01", "2024-01-01"), ("true", True)],
+)
+def test_plain_values_are_what_they_look_like(write, text, value):
+    got = read_yaml(write(f"x: {text}\n"))["x"]
+    assert (got, type(got)) == (value, type(value))
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@settings(max_examples=60, deadline=None)
+def test_every_float_that_python_prints_is_read_back(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("yaml") / "x.yaml"
+    path.write_text(f"x: {value!r}\n")
+    assert float(read_yaml(path)["x"]) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("phases.tune.optimzer.epochs=1", ["phases[tune].optimzer", "unknown field", "did you mean 'optimizer'?"]),
+        ("phases.tune.tuning.kind=lorra", ["phases[tune].tuning.kind", "'lorra'", "'lora'", "linear_probe"]),
+        ("phases.tune.tuning={}", ["phases[tune].tuning", "needs a kind", "frozen_layers"]),
+        ("phases.tun.seed=1", ["phases.tun", "no member 'tun'", "did you mean 'tune'?"]),
+        ("phases.tune.tuning={kind: lora, rank: 0}", ["phases[tune].tuning.rank", "greater than 0", "got 0"]),
+        ("phases.tune.tuning={kind: lora, rnk: 1}", ["phases[tune].tuning.rnk", "did you mean 'rank'?"]),
+        ("datasets.readmes.fromat.text=t", ["datasets.readmes.fromat", "did you mean 'format'?"]),
+        ("evaluations.shifted.metrics=[{kind: acuracy}]", ["evaluations.shifted.metrics[0].kind", "'accuracy'"]),
+        ("select.by=shifted/f1", ["select.by", "'shifted/f1'", "shifted/macro_f1"]),
+        ("seed=x", ["seed", "valid integer", "'x'"]),
+        ("name.first=x", ["name is a text"]),
+        ("nonsense", ["'nonsense' is no override", "path=value"]),
+        ("seed=[1", ["is no YAML value"]),
+    ],
+)
+def test_a_problem_is_one_line_with_its_path_and_the_remedy(override, says):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(QUICKSTART, [override])
+    (line,) = str(caught.value).splitlines()
+    assert all(part in line for part in says), line
+
+
+def test_every_problem_gets_its_own_line():
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(QUICKSTART, ["seed=x", "model.pth=y", "compute.workers=-1"])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert {line.split(": ")[1] for line in lines} == {"seed", "model.pth", "compute.workers"}
+
+
+def test_parts_that_do_not_fit_together_are_all_named():
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(QUICKSTART, ["select.by=a/b", "phases.tune.dataset=nowhere"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: a\n  bad: [", "line 2"),
+        ("name: a\nname: b\n", "'name' is given twice"),
+        ("- a\n", "holds a list"),
+        ("", "holds nothing"),
+        ("name: \x00\n", "fix the YAML"),
+    ],
+)
+def test_broken_yaml_names_its_line(write, text, says):
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(write(text))
+
+
+def test_a_file_that_cannot_be_read_is_a_recipe_error(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path / "absent.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(RecipeError, match="not UTF-8"):
+        load_recipe(tmp_path / "latin.yaml")
