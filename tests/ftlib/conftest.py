@@ -11,15 +11,23 @@ import pytest
 
 from ftlib.storage import S3Store
 
-# A process of its own: it can serve racing and killed publishers, and ends with us because its stdin does.
+# A process of its own: it can serve racing and killed publishers, and ends with us because its stdin does. One request
+# at a time, since moto looks before it writes: our probe found two of sixteen writers winning on a busy machine.
 SERVER = """
-import logging, sys
-from moto.server import ThreadedMotoServer
+import logging, sys, threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
+moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def app(environ, start_response):
+    with one_at_a_time:
+        return list(moto(environ, start_response))
+
+server = make_server("127.0.0.1", 0, app, threaded=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(server.server_port, flush=True)
 sys.stdin.read()
 """
 

@@ -1,0 +1,158 @@
+"""The commands as people and scripts call them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from flows.cli import main
+from ftlib.model_registry import ModelRegistry
+from ftlib.recipe import Recipe
+from ftlib.storage import LocalStore
+from ftlib.testing import LABELS, tiny_classifier
+from ftlib.versions import Manifest, file_of
+
+RECIPE = {
+    "name": "demo",
+    "model": {"path": "models/tiny"},
+    "datasets": {
+        "tickets": {
+            "source": {"kind": "files", "path": "rows.jsonl"},
+            "format": {"kind": "labeled_text", "text": "text", "label": "label", "max_tokens": 32},
+        }
+    },
+    "phases": [
+        {
+            "name": "probe",
+            "dataset": "tickets",
+            "objective": {"kind": "classification"},
+            "tuning": {"kind": "linear_probe"},
+        }
+    ],
+    "evaluations": {"held_out": {"dataset": "tickets", "metrics": [{"kind": "accuracy"}]}},
+    "select": {"by": "held_out/accuracy"},
+    "publish": {"name": "demo"},
+}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two versions of a tiny classifier, published without the register stage."""
+    root = tmp_path_factory.mktemp("registry")
+    model = tiny_classifier(tmp_path_factory.mktemp("model"), LABELS)
+    lineage = {"recipe": Recipe.model_validate(RECIPE).model_dump(mode="json"), "code": {"python": "3"}}
+    for n in (1, 2):
+        (model / "README.md").write_text(f"version {n}")
+        files = tuple(file_of(model, path.name) for path in sorted(model.iterdir()))
+        manifest = Manifest(
+            name="demo", description="Routes.", files=files, metrics={"held_out/accuracy": n / 4}, lineage=lineage
+        )
+        ModelRegistry(LocalStore(root)).publish(manifest, model, f"k{n}", lambda _: None, root.parent)
+    return root
+
+
+def call(registry: Path, *words: str, input: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(main, [*words, "--registry", str(registry)], input=input)
+
+
+def as_json(result: Result) -> dict[str, object]:
+    assert result.stdout.count("\n") == 1
+    return json.loads(result.stdout)
+
+
+def test_list(registry: Path):
+    assert "demo@2" in call(registry, "registry", "list").stdout
+    found = as_json(call(registry, "registry", "list", "--json"))
+    assert found["registry"] == str(registry)
+    assert [v["version"] for v in found["models"][0]["versions"]] == [1, 2]
+    assert "demo@1" in call(registry, "registry", "list", "demo").stdout
+
+
+def test_show(registry: Path):
+    text = call(registry, "registry", "show", "demo@1").stdout
+    for part in ("demo@1, published", "Routes.", "held_out/accuracy", "0.2500", "model.safetensors", "code.python"):
+        assert part in text
+    found = as_json(call(registry, "registry", "show", "demo", "--json"))
+    assert (found["version"], found["manifest"]["metrics"]) == (2, {"held_out/accuracy": 0.5})
+
+
+def test_pull(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(registry, "registry", "pull", "demo@1").stdout == f"demo@1 is now in {tmp_path / 'demo'}\n"
+    assert (tmp_path / "demo" / "README.md").read_text() == "version 1"
+    again = as_json(call(registry, "registry", "pull", "demo@1", "demo", "--json"))
+    assert (again["created"], again["folder"]) == (False, str(tmp_path / "demo"))
+    refused = call(registry, "registry", "pull", "demo@2", "demo")
+    assert refused.exit_code == 6
+    assert refused.stderr.startswith("reglage: ")
+    assert "README.md has other bytes" in refused.stderr
+
+
+def test_verify(registry: Path):
+    assert call(registry, "registry", "verify", "demo").stdout.endswith("all as recorded\n")
+    assert as_json(call(registry, "registry", "verify", "demo", "--json"))["faults"] == []
+
+
+def test_verify_finds_a_flipped_bit_and_says_so(registry: Path):
+    opened = ModelRegistry(LocalStore(registry))
+    file = next(f for f in opened.manifest(opened.version("demo", 2)).files if f.path == "README.md")
+    blob = registry / file.blob
+    right = blob.read_bytes()
+    blob.write_bytes(right[:-1] + b"3")
+    try:
+        result = call(registry, "registry", "verify", "demo@2")
+        assert result.exit_code == 6
+        assert result.stderr.startswith("reglage: demo@2: README.md: ")
+        error = as_json(call(registry, "registry", "verify", "demo@2", "--json"))["error"]
+        assert error["kind"] == "IntegrityError"
+        assert call(registry, "registry", "verify", "demo@1").exit_code == 0
+    finally:
+        blob.write_bytes(right)
+
+
+def test_probe(tmp_path: Path):
+    found = as_json(call(tmp_path, "registry", "probe", "--rounds", "2", "--json"))
+    assert (found["safe"], found["rounds"], found["writers"]) == (True, 2, 16)
+
+
+def test_predict(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lines = "refund please\n\ncrash and freeze"
+    rows = [line.split("\t") for line in call(registry, "predict", "demo", input=lines).stdout.splitlines()]
+    assert len(rows) == 3
+    found = as_json(call(registry, "predict", "demo", "--json", input=lines))
+    assert [row[0] for row in rows] == [p["label"] for p in found["predictions"]]
+    assert all(sum(p["probabilities"].values()) == pytest.approx(1) for p in found["predictions"])
+
+
+def test_predict_names_the_line_it_cannot_read(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    result = call(registry, "predict", "demo", input=b"fine\n\xff\xfe\n")
+    assert result.exit_code == 3
+    assert result.stderr == "reglage: stdin line 2 is not UTF-8 (byte 0); convert it first\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["registry", "show", "nope"], 6, "has no model 'nope'; it has demo"),
+        (["registry", "list", "nope"], 6, "has no model 'nope'; it has demo"),
+        (["registry", "show", "demo@7"], 6, "has no demo@7; the versions are 1-2"),
+        (["registry", "show", "../x"], 2, "model name '../x'"),
+        (["predict", "demo@"], 2, "write a model's name"),
+    ],
+)
+def test_mistakes_are_one_line(registry: Path, words: list[str], code: int, said: str):
+    result = call(registry, *words, input="")
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_no_registry_there(tmp_path: Path):
+    result = call(tmp_path / "typo", "registry", "list")
+    assert result.exit_code == 6
+    assert "there is no registry at" in result.stderr
+    assert not (tmp_path / "typo").exists()

@@ -1,0 +1,363 @@
+"""From records to a version that a stranger can load; and everything that must stop it on the way."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+import ftlib.training.mix as mix
+from ftlib.artifacts import (
+    Candidate,
+    Checkpoint,
+    Estimate,
+    EvalReport,
+    FoundModel,
+    Measured,
+    ModelVersion,
+    PreparedDataset,
+    Refusal,
+    Report,
+    Selection,
+)
+from ftlib.errors import IntegrityError, StorageError
+from ftlib.fingerprint import file_digest
+from ftlib.inference import predict
+from ftlib.model_registry import ModelRegistry
+from ftlib.prepared import split_file
+from ftlib.recipe import Recipe
+from ftlib.stages.register import RegisterJob, register
+from ftlib.storage import LocalStore
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.training.batches import PreparedSplit
+from ftlib.versions import MANIFEST, Manifest
+from ftlib.workspace import Workspace
+
+
+def recipe(registry: object, gate: float, labeled: bool = True) -> Recipe:
+    form = {"kind": "labeled_text", "text": "text", "label": "label", "max_tokens": 32}
+    metric = "accuracy" if labeled else "perplexity"
+    return Recipe.model_validate(
+        {
+            "name": "demo",
+            "model": {"path": "models/tiny"},
+            "datasets": {
+                "tickets": {
+                    "source": {"kind": "files", "path": "rows.jsonl"},
+                    "format": form if labeled else {"kind": "plain_text", "text": "text"},
+                }
+            },
+            "phases": [
+                {
+                    "name": "probe" if labeled else "warm",
+                    "dataset": "tickets",
+                    "objective": {"kind": "classification" if labeled else "causal_lm"},
+                    "tuning": {"kind": "linear_probe" if labeled else "full"},
+                },
+                {
+                    "name": "tune",
+                    "dataset": "tickets",
+                    "objective": {"kind": "classification" if labeled else "causal_lm"},
+                    "tuning": {"kind": "full"},
+                },
+            ],
+            "evaluations": {"held_out": {"dataset": "tickets", "metrics": [{"kind": metric}]}},
+            "interpolation": {"kind": "wise_ft"},
+            "select": {"by": f"held_out/{metric}", "gates": [{"metric": f"held_out/{metric}", "at_least": gate}]},
+            "publish": {"name": "demo", "to": registry, "description": "Routes tickets.", "license": "apache-2.0"},
+        }
+    )
+
+
+class Run:
+    """The records of a finished run on tiny models, everything before `register`."""
+
+    def __init__(self, folder: Path, alpha: float, *, gate: float, registry: object, labeled: bool) -> None:
+        labels = LABELS if labeled else ()
+        rows = tiny_rows(40)
+        self.data: PreparedDataset = tiny_prepared(
+            folder / "prepared", {"train": rows[:20], "validation": rows[20:28], "test": rows[28:]}, labeled=labeled
+        )
+        start: Checkpoint = tiny_checkpoint(folder / "start", labels, phase="probe")
+        end: Checkpoint = tiny_checkpoint(folder / "end", labels, phase="tune", start=start, seed=1)
+        self.chosen = Candidate(name=f"alpha={alpha:g}", start=start, end=end, alpha=alpha)
+        self.recipe = recipe(registry, gate, labeled)
+        metric = self.recipe.evaluations["held_out"].metrics[0].kind
+        cell = Measured(
+            candidate=self.chosen.name,
+            weights=self.chosen.digest(),
+            alpha=alpha,
+            evaluation="held_out",
+            split="test",
+            rows=12,
+            outcomes="outcomes/x.parquet",
+            metrics={metric: Estimate(value=0.75, low=0.5, high=0.9)},
+        )
+        self.job = RegisterJob(
+            recipe=self.recipe,
+            model=FoundModel(name="models/tiny", uri=str(folder), weights="w" * 64, tokenizer="t" * 64),
+            prepared={"tickets": self.data},
+            selection=Selection(chosen=self.chosen, rule="The best held_out score.", why="It had the best."),
+            final=(EvalReport(measured=(cell,)),),
+            report=self._report(folder / "report"),
+        )
+        self.work = Workspace(folder / "work")
+
+    def _report(self, folder: Path) -> Report:
+        folder.mkdir()
+        (folder / "report.html").write_text("<html>the run</html>")
+        (folder / "alpha_curve.png").write_bytes(b"png")
+        return Report(
+            uri=str(folder), html="report.html", markdown="report.md", plots=("alpha_curve.png",), fingerprint="r"
+        )
+
+    def register(self) -> ModelVersion | Refusal:
+        return register(self.job, self.work)
+
+    def logits(self, model: Any) -> torch.Tensor:
+        """Every test row by itself: no padding, no batching of ours."""
+        split = PreparedSplit(split_file(self.data.path, "test"), LABELS)
+        with torch.inference_mode():
+            rows = [torch.tensor(np.asarray(split.tokens(i)))[None].long() for i in range(len(split))]
+            return torch.cat([model(input_ids=row).logits.flatten() for row in rows])
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    def make(alpha: float = 0.4, *, gate: float = 0.5, registry: object = None, labeled: bool = True) -> Run:
+        to = registry or {"kind": "folder", "path": str(tmp_path / "registry")}
+        return Run(tmp_path, alpha, gate=gate, registry=to, labeled=labeled)
+
+    return make
+
+
+def published(run: Run) -> ModelVersion:
+    version = run.register()
+    assert isinstance(version, ModelVersion)
+    return version
+
+
+def pulled(version: ModelVersion, target: Path) -> Path:
+    registry = ModelRegistry(LocalStore(Path(version.registry)))
+    registry.pull(registry.version(version.name, version.version), target)
+    return target
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
+def test_stock_transformers_loads_what_was_published_and_agrees(make, tmp_path: Path, alpha: float):
+    run = make(alpha)
+    version = published(run)
+    folder = pulled(version, tmp_path / "out")
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+    ours = AutoModelForSequenceClassification.from_pretrained(run.chosen.start.path / "model").eval()
+    ends = [load_file(c.path / "model" / "model.safetensors") for c in (run.chosen.start, run.chosen.end)]
+    numbers = {  # by numpy in double precision, not by the kernel under test
+        name: torch.from_numpy(
+            ((1 - alpha) * ends[0][name].double().numpy() + alpha * ends[1][name].double().numpy()).astype(np.float32)
+        )
+        for name in ends[0]
+    }
+    ours.load_state_dict(numbers, strict=False)
+    torch.testing.assert_close(run.logits(theirs), run.logits(ours), rtol=0, atol=2e-5)
+    assert version.logit_difference == 0.0
+    assert tuple(theirs.config.id2label.values()) == LABELS
+    assert AutoTokenizer.from_pretrained(folder)("refund")["input_ids"]
+
+
+def test_the_ends_are_byte_copies(make, tmp_path: Path):
+    run = make(1.0)
+    folder = pulled(published(run), tmp_path / "out")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (run.chosen.end.path / "model" / name).read_bytes()
+
+
+def test_a_language_model_goes_the_same_way(make, tmp_path: Path):
+    run = make(0.5, labeled=False)
+    version = published(run)
+    folder = pulled(version, tmp_path / "out")
+    theirs = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    assert version.logit_difference == 0.0
+    assert torch.isfinite(run.logits(theirs)).all()
+    assert ModelCard.load(folder / "README.md").data.pipeline_tag == "text-generation"
+
+
+def test_a_gate_refuses_and_nothing_is_written(make, tmp_path: Path):
+    refusal = make(gate=0.8).register()
+    assert isinstance(refusal, Refusal)
+    assert refusal.reasons == ("held_out/accuracy is 0.7500 on the test split, at least 0.8 is required",)
+    assert not (tmp_path / "registry").exists()
+
+
+def test_a_value_on_the_threshold_passes(make):
+    assert isinstance(make(gate=0.75).register(), ModelVersion)
+
+
+def test_the_same_job_again_is_the_same_version(make):
+    run = make()
+    first = published(run)
+    again = published(run)
+    assert (first.created, again.created) == (True, False)
+    assert again.model_copy(update={"created": True}) == first
+
+
+def test_a_lost_work_folder_finds_the_version_by_its_key(make, tmp_path: Path):
+    run = make()
+    first = published(run)
+    run.work = Workspace(tmp_path / "another")
+    again = published(run)
+    assert (again.version, again.manifest, again.created) == (first.version, first.manifest, False)
+
+
+def test_a_lost_registry_is_published_to_again(make, tmp_path: Path):
+    run = make()
+    published(run)
+    (tmp_path / "registry").rename(tmp_path / "gone")
+    version = published(run)
+    assert (version.version, version.created) == (1, True)
+    assert pulled(version, tmp_path / "out")
+
+
+def test_a_wrongly_written_tensor_stops_at_the_logits(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every digest is right here; only the logits can tell."""
+    write = mix.write_mix
+
+    def wrong(start: Checkpoint, end: Checkpoint, alpha: float, out: Path) -> None:
+        write(start, end, alpha, out)
+        tensors = load_file(out / "model.safetensors")
+        tensors["classifier.bias"] = tensors["classifier.bias"] + 1e-3
+        save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(mix, "write_mix", wrong)
+    with pytest.raises(IntegrityError, match=r"logits that differ by 0\.001 .* nothing was published"):
+        make().register()
+    assert ModelRegistry(LocalStore(tmp_path / "registry")).versions("demo") == []
+
+
+def test_a_store_that_alters_bytes_stops_at_the_digest(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put = LocalStore.put_file
+
+    def altering(self: LocalStore, source: Path, path: str, sha256: str) -> None:
+        put(self, source, path, sha256)
+        blob = self.root / path
+        data = bytearray(blob.read_bytes())
+        data[-1] ^= 1
+        blob.write_bytes(bytes(data))
+
+    monkeypatch.setattr(LocalStore, "put_file", altering)
+    with pytest.raises(IntegrityError, match="its bytes were changed"):
+        make().register()
+    assert ModelRegistry(LocalStore(tmp_path / "registry")).versions("demo") == []
+
+
+def test_labels_in_another_order_stop_it(make, monkeypatch: pytest.MonkeyPatch):
+    write = mix.write_mix
+
+    def renamed(start: Checkpoint, end: Checkpoint, alpha: float, out: Path) -> None:
+        write(start, end, alpha, out)
+        config = json.loads((out / "config.json").read_text())
+        config["id2label"] = dict(enumerate(reversed(LABELS)))
+        (out / "config.json").write_text(json.dumps(config))
+
+    monkeypatch.setattr(mix, "write_mix", renamed)
+    with pytest.raises(IntegrityError, match="names its labels sales, bug, billing"):
+        make().register()
+
+
+def test_a_failed_publish_can_be_run_again(make, monkeypatch: pytest.MonkeyPatch):
+    run = make()
+    with monkeypatch.context() as broken:
+        broken.setattr(LocalStore, "create", lambda *_: (_ for _ in ()).throw(StorageError("x: No space left; free")))
+        with pytest.raises(StorageError, match="No space left"):
+            run.register()
+    assert published(run).created
+
+
+def test_the_card_is_one_that_hugging_face_reads(make, tmp_path: Path):
+    run = make()
+    folder = pulled(published(run), tmp_path / "out")
+    card = ModelCard.load(folder / "README.md")
+    data = card.data
+    assert (data.license, data.pipeline_tag, data.library_name) == ("apache-2.0", "text-classification", "transformers")
+    assert {"reglage", "wise-ft", "linear-probe", "full"} == set(data.tags)
+    (result,) = data.eval_results or []
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("accuracy", 0.75, "test")
+    for section in ("## Use", "## Results", "## How it was made", "## Data", "## Limits"):
+        assert section in card.text
+    assert "0.750 [0.500, 0.900]" in card.text
+    for picture in ("plots/alpha_curve.png",):
+        assert f"]({picture})" in card.text
+        assert (folder / picture).is_file()
+
+
+def test_the_manifest_says_what_it_was_made_from(make, tmp_path: Path):
+    run = make()
+    version = published(run)
+    folder = pulled(version, tmp_path / "out")
+    assert file_digest(folder / MANIFEST) == version.manifest
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    lineage: Any = manifest.lineage
+    assert manifest.metrics == {"held_out/accuracy": 0.75}
+    assert Recipe.model_validate(lineage["recipe"]) == run.recipe
+    assert lineage["data"]["tickets"]["content"] == run.data.content
+    assert lineage["base_model"]["weights"] == "w" * 64
+    weights = lineage["weights"]
+    assert (weights["start"], weights["end"], weights["alpha"]) == (
+        run.chosen.start.weights,
+        run.chosen.end.weights,
+        0.4,
+    )
+    assert lineage["code"]["torch"] == torch.__version__
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert (lineage["code"]["commit"] or "").removesuffix("-dirty") == head.stdout.strip()
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    assert names == {file.path for file in manifest.files}
+    assert not any(name.endswith((".bin", ".pt", ".pkl", ".py")) for name in names)
+
+
+def test_s3_goes_the_same_way(make, tmp_path: Path, bucket, s3_endpoint: str):
+    run = make(registry={"kind": "s3", "bucket": bucket.name, "prefix": "models", "endpoint_url": s3_endpoint})
+    version = published(run)
+    assert version.registry == f"s3://{bucket.name}/models"
+    assert published(run).created is False
+    registry = ModelRegistry(run.recipe.publish.to.store())
+    registry.pull(registry.version("demo"), tmp_path / "out")
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", local_files_only=True)
+
+
+class TestPredict:
+    def test_it_answers_as_stock_transformers_does(self, make, tmp_path: Path):
+        folder = pulled(published(make()), tmp_path / "out")
+        texts = [str(row["text"]) for row in tiny_rows(30, seed=9)] + ["word " * 200, "", "naïve\u0301  x\t y"]
+        found = list(predict(folder, texts, batch_size=7))
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        for text, prediction in zip(texts, found, strict=True):
+            encoded = tokenizer(" ".join(text.split()), truncation=True, max_length=32, return_tensors="pt")
+            with torch.inference_mode():
+                expected = model(**encoded).logits.softmax(-1)[0]
+            assert prediction.label == LABELS[int(expected.argmax())]
+            assert list(prediction.probabilities) == list(LABELS)
+            np.testing.assert_allclose(list(prediction.probabilities.values()), expected.numpy(), atol=1e-5)
+
+    def test_memory_is_bounded_by_the_window(self, make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        import ftlib.inference as inference
+
+        monkeypatch.setattr(inference, "WINDOW", 8)
+        folder = pulled(published(make()), tmp_path / "out")
+        taken = 0
+
+        def texts():
+            nonlocal taken
+            for n in range(1000):
+                taken += 1
+                yield f"refund {n}"
+
+        answers = predict(folder, texts(), batch_size=4)
+        next(answers)
+        assert taken == 8
