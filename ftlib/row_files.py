@@ -72,7 +72,7 @@ def _parse_json(line: _Line, uri: str, row_bytes: int) -> Row | BadRow | None:
         text = line.data.decode()
         if not text or text.isspace():
             return None
-        value: object = json.loads(text, parse_constant=_refuse_constant)
+        value: object = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
     except UnicodeDecodeError as error:
         return BadRow(uri, line.number, line.bytes, "invalid_utf8", f"byte {error.start + 1}: {error.reason}")
     except _NotFiniteError as error:
@@ -81,7 +81,7 @@ def _parse_json(line: _Line, uri: str, row_bytes: int) -> Row | BadRow | None:
         return BadRow(uri, line.number, line.bytes, "nested_too_deep", "lists or objects nested too deep")
     except json.JSONDecodeError as error:
         return BadRow(uri, line.number, line.bytes, "broken_json", f"column {error.colno}: {error.msg}")
-    except ValueError as error:  # an integer of more digits than Python converts
+    except ValueError as error:  # a name that is there twice, or an integer of more digits than Python converts
         return BadRow(uri, line.number, line.bytes, "broken_json", str(error))
     if not isinstance(value, dict):
         return BadRow(uri, line.number, line.bytes, "not_an_object", f"a JSON {type(value).__name__}, not an object")
@@ -94,6 +94,14 @@ class _NotFiniteError(ValueError):
 
 def _refuse_constant(name: str) -> NoReturn:
     raise _NotFiniteError(name)
+
+
+def _distinct(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"the name {twice!r} is there twice")
+    return values
 
 
 class _RecordTooLargeError(Exception):
@@ -179,11 +187,14 @@ def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record
 def _header(record: _Record | BadRow, uri: str) -> list[str]:
     if isinstance(record, BadRow):
         raise DataError(f"{uri}:{record.line}: the header cannot be read: {record.detail}; write the columns' names")
-    names = record.fields
+    _refuse_twice(record.fields, uri)
+    return record.fields
+
+
+def _refuse_twice(names: list[str], uri: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError(f"{uri}: the header names {', '.join(map(repr, twice))} more than once; rename the columns")
-    return names
+        raise DataError(f"{uri} has more than one column {', '.join(map(repr, twice))}; rename them")
 
 
 def _csv_row(record: _Record, names: list[str]) -> Row | BadRow:
@@ -204,6 +215,7 @@ def _read_parquet(file: FileVersion) -> Iterator[Row | BadRow]:
     try:
         with Path(file.uri).open("rb") as stream:
             table = parquet.ParquetFile(stream)
+            _refuse_twice(table.schema_arrow.names, file.uri)
             size = file.bytes // max(table.metadata.num_rows, 1)
             batches = (batch.to_pylist() for batch in table.iter_batches(batch_size=_BATCH, use_threads=False))
             cells = (row for batch in batches for row in batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -37,7 +38,7 @@ class Files(Config):
             yield from read_file(file, row_bytes)
 
     def _listing(self) -> list[Path]:
-        path = Path(self.path).expanduser()
+        path = Path(os.path.expanduser(self.path))  # Path's own raises for a user that is not there
         if path.is_dir():
             found = [p for p in sorted(path.rglob("*")) if p.is_file() and _is_rows(p) and not _hidden(p, path)]
             if not found:

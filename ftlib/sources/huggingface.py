@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +66,7 @@ class HuggingFace(Config):
             )
 
     def _folder(self) -> Path | None:
-        folder = Path(self.path).expanduser()
+        folder = Path(os.path.expanduser(self.path))
         if folder.is_dir():
             return folder
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:

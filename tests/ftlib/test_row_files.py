@@ -46,6 +46,7 @@ def test_broken_jsonl_lines_are_quarantined_by_line_number(tmp_path: Path) -> No
         b'{"a": ' + b"1" * 5000 + b"}",
         b'{"a": "' + b"x" * 300_000 + b'"}',
         b'"text"',
+        b'{"a": 1, "b": {"c": 1, "c": 2}}',
         b'{"a": 2}',
     ]
     path.write_bytes(b"\r\n".join(lines))
@@ -61,6 +62,7 @@ def test_broken_jsonl_lines_are_quarantined_by_line_number(tmp_path: Path) -> No
         (10, "broken_json"),
         (11, "too_large"),
         (12, "not_an_object"),
+        (13, "broken_json"),
     ]
     assert [row.bytes for row in found if isinstance(row, BadRow) and row.reason == "too_large"] == [300_011]
 
@@ -144,7 +146,7 @@ def test_an_unclosed_quote_costs_one_row_however_long_the_file_goes_on(tmp_path:
 def test_a_csv_header_must_name_each_column_once(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a,b,a\n1,2,3\n")
-    with pytest.raises(DataError, match="'a' more than once"):
+    with pytest.raises(DataError, match="more than one column 'a'; rename them"):
         read(path)
 
 
@@ -165,6 +167,13 @@ def test_parquet_cells_come_as_json_values(tmp_path: Path) -> None:
         {"text": "a", "count": 1, "score": 0.5, "tags": ["x"], "when": "1970-01-01T00:00:00", "kind": "u"},
         {"text": None, "count": 2, "score": None, "tags": [], "when": "1970-01-01T00:00:01", "kind": "v"},
     ]
+
+
+def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
+    with pytest.raises(DataError, match="more than one column 'a'"):
+        read(path)
 
 
 def test_bytes_in_parquet_are_quarantined_with_the_column_named(tmp_path: Path) -> None:

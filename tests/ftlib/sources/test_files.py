@@ -44,6 +44,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
     [
         ("absent.jsonl", "no such file or folder"),
         ("absent/", "no such file or folder"),
+        ("~nobody-of-this-name/rows.jsonl", "no such file or folder"),
         ("*.parquet", "no file matches this glob"),
         (".", r"no \.jsonl, .* file in this folder"),
         ("notes.txt", r"suffix '\.txt', allowed are"),
