@@ -1,0 +1,119 @@
+"""The pipeline against Prefect's own test server; the stages themselves are tested without Prefect."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.finetune import finetune
+from ftlib.artifacts import ModelVersion, Refusal
+from ftlib.errors import BusyError, DataError
+from ftlib.workspace import exclusive
+
+pytestmark = pytest.mark.prefect
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+def states_of(state: State) -> dict[str, str]:
+    """The names of a flow run's task runs and of the states they ended in, as the server has them."""
+    with get_client(sync_client=True) as client:
+        this = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        return {run.name: run.state_name for run in client.read_task_runs(flow_run_filter=this, limit=200)}
+
+
+@pytest.fixture(scope="module")
+def first(tiny_recipe: Path, work: Path) -> State:
+    return finetune(str(tiny_recipe), work=str(work), return_state=True)
+
+
+def test_a_run_ends_with_a_published_version_and_its_record(first: State, work: Path, tiny_recipe: Path):
+    record = first.result()
+    assert first.is_completed()
+    assert isinstance(record.result, ModelVersion)
+    assert (record.result.name, record.result.version, record.result.created) == ("tiny-router", 1, True)
+    assert not any(step.done_before for step in record.steps)
+    assert [step.stage for step in record.steps][:5] == [
+        "ingest home", "ingest away", "preprocess home", "preprocess away", "base",
+    ]  # fmt: skip
+    written = json.loads((work / "runs" / "tiny" / "run.json").read_text())
+    assert written["selection"]["chosen"]["name"] == record.selection.chosen.name
+    assert written["versions"]["torch"]
+    assert "<html" in (work / "runs" / "tiny" / "report.html").read_text().lower()
+
+
+def test_the_run_page_shows_the_report_with_its_plots(first: State):
+    with get_client(sync_client=True) as client:
+        artifacts = client.read_artifacts(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[first.state_details.flow_run_id]))
+        )
+    (report,) = [artifact for artifact in artifacts if artifact.key == "report-tiny"]
+    assert report.type == "markdown"
+    assert "data:image/" in report.data
+    assert "home" in report.data
+
+
+def test_a_second_run_finds_every_stage_done(first: State, tiny_recipe: Path, work: Path):
+    state = finetune(str(tiny_recipe), work=str(work), return_state=True)
+    record, before = state.result(), first.result()
+    assert record.all_done_before()
+    assert record.work_seconds == 0
+    assert record.result.version == before.result.version
+    assert not record.result.created
+    states = states_of(state)
+    assert set(states.pop(name) for name in list(states) if name != "register") == {"Cached"}
+    assert states == {"register": "Completed"}  # the registry is asked, not the cache
+
+
+def test_a_deleted_record_runs_its_stage_again_though_prefect_has_it_cached(
+    first: State, tiny_recipe: Path, work: Path
+):
+    trained = first.result().checkpoints[-1]
+    (trained.path / "artifact.json").unlink()
+    record = finetune(str(tiny_recipe), work=str(work), return_state=True).result()
+    again = {step.stage for step in record.steps if not step.done_before}
+    assert again == {"train tune"}  # the same weights come out, so what follows is done
+    assert record.checkpoints[-1].weights == trained.weights
+    assert record.checkpoints[-1].path.is_dir()
+
+
+def test_a_changed_phase_runs_itself_and_what_follows_only(first: State, tiny_recipe: Path, work: Path):
+    overrides = ["phases.tune.optimizer.learning_rate=2e-3"]
+    record = finetune(str(tiny_recipe), overrides=overrides, work=str(work), return_state=True).result()
+    done = [step.stage for step in record.steps if step.done_before]
+    assert done == ["ingest home", "ingest away", "preprocess home", "preprocess away", "base", "train probe"]
+
+
+def test_a_gate_that_says_no_is_a_normal_end(tiny_recipe: Path, work: Path):
+    overrides = ["select.gates=[{metric: home/accuracy, at_least: 1.1}]", "publish.name=never"]
+    state = finetune(str(tiny_recipe), overrides=overrides, work=str(work), return_state=True)
+    record = state.result()
+    assert (state.is_completed(), state.name) == (True, "Refused")
+    assert isinstance(record.result, Refusal)
+    assert "home/accuracy" in state.message
+    assert not list((tiny_recipe.parent / "registry").rglob("never"))
+
+
+def test_a_stage_that_fails_fails_the_run_with_its_own_error(tiny_recipe: Path, work: Path):
+    with pytest.raises(DataError, match="nope"):
+        finetune(str(tiny_recipe), overrides=["datasets.home.format.label=nope"], work=str(work))
+
+
+def test_the_same_run_twice_at_once_is_refused(tiny_recipe: Path, work: Path):
+    lock = work / "runs" / "tiny.lock"
+    with exclusive(lock, wait=False), pytest.raises(BusyError, match="tiny is already running"):
+        finetune(str(tiny_recipe), work=str(work))
