@@ -18,7 +18,7 @@ from ftlib.outcomes import Outcomes
 from ftlib.recipe import Compute
 from ftlib.training.batches import PreparedSplit, by_length
 
-ROWS = 64
+ROWS = 32
 # Logits of language modelling take tokens x vocabulary: 2,048 x 50,000 in fp32 are 400 MB.
 TOKENS: dict[BatchKind, int] = {"labeled": 32_768, "tokens": 2_048}
 
