@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.special import softmax
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.batch import Batch
@@ -21,6 +22,7 @@ from ftlib.recipe import Compute, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
+from ftlib.training.batches import global_batches
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained
 from ftlib.training.model import find_model, load_model
@@ -106,7 +108,7 @@ def train_with(member: dict[str, Any], start: Checkpoint, data: PreparedDataset,
         return loop, loop.run()
 
 
-def test_the_example_objective_is_cross_entropy_at_gamma_0_and_trains(
+def test_the_example_objective_is_the_focal_loss_and_trains(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
     focal = example("docs/add/objective.md", tmp_path).Focal
@@ -120,7 +122,13 @@ def test_the_example_objective_is_cross_entropy_at_gamma_0_and_trains(
     loop, _ = train_with({"objective": focal()}, start, data, tmp_path)
     losses = [record["loss"] for record in curves.read(tmp_path / curves.FILE) if "loss" in record]
     assert len(losses) == loop.steps
-    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+    rows = global_batches(loop.train.lengths, 16, 3, 0)[0]
+    first = loop.train.batch(rows, torch.device("cpu"))
+    with torch.no_grad():
+        logits = model(input_ids=first.input_ids, attention_mask=first.attention_mask).logits
+    assert first.labels is not None
+    right = softmax(logits.numpy(), axis=1)[np.arange(16), first.labels.numpy()]
+    assert losses[0] == pytest.approx(np.mean((1 - right) ** 2 * -np.log(right)), rel=1e-4)
 
 
 def test_the_example_tuning_moves_biases_and_the_head_only(
