@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -348,16 +347,21 @@ def dying_step(real: Callable[..., object], steps: Iterator[int], point: int) ->
     return step
 
 
-def in_a_child(call: Callable[[], None]) -> int:
-    """Return the child's exit code, negative if a signal ended it. A fork, since hundreds of imports take minutes."""
-    if (child := os.fork()) == 0:
+def child(call: Callable[[], None]) -> int:
+    """Start a process and return its id. A fork, since hundreds of imports would take minutes."""
+    if (pid := os.fork()) == 0:
         try:
             call()
             os._exit(0)
         finally:
             traceback.print_exc()
             os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return pid
+
+
+def exit_code(pid: int) -> int:
+    """Wait for a child; negative if a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class TestKills:
@@ -368,12 +372,12 @@ class TestKills:
         for name, text in {"a": "first", "b": "second"}.items():
             (tmp_path / "staging" / name).write_text(text)
         for point in range(200):
-            code = in_a_child(lambda n=point: publish_and_die(lambda: make(n), tmp_path, n, where))
+            code = exit_code(child(lambda n=point: publish_and_die(lambda: make(n), tmp_path, n, where)))
             if code == 0:
                 return point
             assert code == -signal.SIGKILL
             self.check_whole_or_absent(make(point), tmp_path / f"pulled-{point}")
-            assert in_a_child(lambda n=point: publish_and_die(lambda: make(n), tmp_path, -1, where)) == 0
+            assert exit_code(child(lambda n=point: publish_and_die(lambda: make(n), tmp_path, -1, where))) == 0
             self.check_exactly_one(make(point), tmp_path / f"after-{point}")
         raise AssertionError("still being killed at point 199")
 
@@ -410,16 +414,14 @@ class TestKills:
         assert points >= 24
 
 
-def publish_some(uri: str, endpoint: str, work: Path, who: int, each: int) -> list[int]:
-    store = open_store(uri, endpoint)
-    return [publish(store, work, f"{who}-{n}", {"a": f"{who} {n}"})[0].version for n in range(each)]
-
-
 def test_racing_processes_are_gapless(store: Store, tmp_path: Path, s3_endpoint: str):
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        jobs = [pool.apply_async(publish_some, (store.uri, s3_endpoint, tmp_path, who, 4)) for who in range(4)]
-        numbers = [number for job in jobs for number in job.get(120)]
-    assert sorted(numbers) == list(range(1, 17))
+    def publish_four(who: int) -> None:
+        ours = open_store(store.uri, s3_endpoint)  # a connection of its own
+        for n in range(4):
+            publish(ours, tmp_path, f"{who}-{n}", {"a": f"{who} {n}"})
+
+    children = [child(lambda who=who: publish_four(who)) for who in range(4)]
+    assert [exit_code(pid) for pid in children] == [0, 0, 0, 0]
     registry = ModelRegistry(store)
     assert [v.version for v in registry.versions("m")] == list(range(1, 17))
     for version in registry.versions("m"):

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import multiprocessing
 import os
 import resource
 import shutil
@@ -214,8 +213,15 @@ LocalStore(Path({str(tmp_path)!r})).create("a", b"x" * 1000)
     @pytest.mark.parametrize("write", ["create", "put_file"])
     def test_a_full_disk_is_one_line_and_leaves_nothing(self, tmp_path: Path, write: str):
         """With a real limit of the kernel, in a process of its own."""
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            message, left = pool.apply(write_beyond_the_limit, (tmp_path, write))
+        store, data = LocalStore(tmp_path / "store"), b"x" * 200_000
+        source = file(tmp_path, data)
+
+        def beyond_the_limit() -> object:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            return store.create("a/b", data) if write == "create" else store.put_file(source, "a/b", sha(data))
+
+        message = refusal_in_a_child(beyond_the_limit)
+        left = [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()]
         assert "File too large" in message
         assert "0.2 MB are needed" in message
         assert left == []
@@ -235,7 +241,14 @@ LocalStore(Path({str(tmp_path)!r})).create("a", b"x" * 1000)
         LocalStore(folder).create("old", b"kept")
         for path in (folder, folder / ".tmp"):
             path.chmod(0o555)
-        message = in_a_child_without_rights(lambda: LocalStore(folder).create("new", b"x"))
+
+        def as_nobody() -> object:
+            if os.geteuid() == 0:  # root ignores modes
+                os.setgroups([])
+                os.setuid(65534)
+            return LocalStore(folder).create("new", b"x")
+
+        message = refusal_in_a_child(as_nobody)
         shutil.rmtree(folder)
         assert "Permission denied; it cannot be written: make it writable" in message
 
@@ -245,14 +258,11 @@ LocalStore(Path({str(tmp_path)!r})).create("a", b"x" * 1000)
             LocalStore(tmp_path / "file").create("a", b"x")
 
 
-def in_a_child_without_rights(call: Callable[[], object]) -> str:
-    """Root ignores modes, so the child stops being root."""
+def refusal_in_a_child(call: Callable[[], object]) -> str:
+    """What the call says in a process of its own, whose limits and rights can be taken away for good."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setuid(65534)
             call()
         except StorageError as error:
             os.write(writing, str(error).encode())
@@ -262,18 +272,6 @@ def in_a_child_without_rights(call: Callable[[], object]) -> str:
     os.waitpid(child, 0)
     with os.fdopen(reading) as pipe:
         return pipe.read()
-
-
-def write_beyond_the_limit(folder: Path, write: str) -> tuple[str, list[str]]:
-    data = b"x" * 200_000
-    source = file(folder, data)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    store = LocalStore(folder / "store")
-    try:
-        store.create("a/b", data) if write == "create" else store.put_file(source, "a/b", sha(data))
-    except StorageError as error:
-        return str(error), [p.name for p in (folder / "store").rglob("*") if p.is_file()]
-    return "", []
 
 
 class FakeServer:
