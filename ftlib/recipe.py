@@ -248,6 +248,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _phase_misfits(recipe)
     yield from _dataset_misfits(recipe)
     yield from _evaluation_misfits(recipe)
+    yield from _select_misfits(recipe)
     yield from _interpolation_misfits(recipe)
 
 
@@ -259,26 +260,30 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
     if "base" in names:
         yield "phases: 'base' is the base model's own name; choose another"
-    for phase in recipe.phases:
-        where = f"phases[{phase.name}]"
-        if phase.dataset not in recipe.datasets:
-            yield f"{where}.dataset: {phase.dataset!r} is not a dataset; there are {_these(recipe.datasets)}"
-            continue
-        format = recipe.datasets[phase.dataset].format
-        if phase.objective.needs != format.yields:
-            yield (
-                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
-                f"{phase.dataset!r} has format {format.kind!r}, which yields {format.yields!r}"
-            )
-        if isinstance(phase.tuning, LinearProbe) and phase.objective.needs != "labeled":
-            yield f"{where}: 'linear_probe' fits a head on labels; {phase.objective.kind!r} has none: use another tuning"
-        if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
-            yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
-        if phase.early_stopping and recipe.datasets[phase.dataset].split.validation == 0:
-            yield f"{where}: early_stopping watches the validation loss, but {phase.dataset!r} has validation: 0"
     needs = {phase.objective.needs for phase in recipe.phases}
     if len(needs) > 1:
         yield f"phases: objectives of one recipe must need one kind of batch; these need {_these(needs)}"
+    for phase in recipe.phases:
+        yield from _misfits_of(recipe, phase)
+
+
+def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
+    where = f"phases[{phase.name}]"
+    if phase.dataset not in recipe.datasets:
+        yield f"{where}.dataset: {phase.dataset!r} is not a dataset; there are {_these(recipe.datasets)}"
+        return
+    format = recipe.datasets[phase.dataset].format
+    if phase.objective.needs != format.yields:
+        yield (
+            f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+            f"{phase.dataset!r} has format {format.kind!r}, which yields {format.yields!r}"
+        )
+    if isinstance(phase.tuning, LinearProbe) and phase.objective.needs != "labeled":
+        yield f"{where}: 'linear_probe' fits a head on labels; {phase.objective.kind!r} has none: use another tuning"
+    if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
+        yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
+    if phase.early_stopping and recipe.datasets[phase.dataset].split.validation == 0:
+        yield f"{where}: early_stopping watches the validation loss, but {phase.dataset!r} has validation: 0"
 
 
 def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
@@ -321,16 +326,19 @@ def _evaluation_misfits(recipe: Recipe) -> Iterator[str]:
                 f"{where}: selection reads the validation split and the report the test split, but dataset "
                 f"{evaluation.dataset!r} has validation: {dataset.split.validation:g}, test: {dataset.split.test:g}"
             )
-    paths = [("select.by", recipe.select.by)]
-    paths += [("select.subject_to", recipe.select.subject_to)] if recipe.select.subject_to else []
-    paths += [(f"select.gates[{i}].metric", gate.metric) for i, gate in enumerate(recipe.select.gates)]
+
+
+def _select_misfits(recipe: Recipe) -> Iterator[str]:
+    select = recipe.select
+    paths = {"select.by": select.by, **({"select.subject_to": select.subject_to} if select.subject_to else {})}
+    paths |= {f"select.gates[{i}].metric": gate.metric for i, gate in enumerate(select.gates)}
     have = [f"{name}/{metric.kind}" for name, e in recipe.evaluations.items() for metric in e.metrics]
-    for where, path in paths:
+    for where, path in paths.items():
         if path not in have:
             yield f"{where}: {path!r} is not measured; there are {_these(have)}"
-    if (recipe.select.rule == "constrained") != (recipe.select.subject_to is not None):
+    if (select.rule == "constrained") != (select.subject_to is not None):
         yield "select: rule 'constrained' and subject_to go together; give both or neither"
-    for i, gate in enumerate(recipe.select.gates):
+    for i, gate in enumerate(select.gates):
         if (gate.at_least is None) == (gate.at_most is None):
             yield f"select.gates[{i}]: give exactly one of at_least and at_most"
 
