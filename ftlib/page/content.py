@@ -110,15 +110,16 @@ def estimates_on_one_scale(column: Sequence[Estimate | None], *, zero: bool = Fa
         else Cell(
             signed(estimate.value) if zero else number(estimate.value),
             Bar(at(estimate.low), at(estimate.value), at(estimate.high), at(0.0) if zero else None),
-            f"{number(estimate.low)} to {number(estimate.high)}",
+            " to ".join((signed if zero else number)(end) for end in (estimate.low, estimate.high)),
         )
         for estimate in column
     ]
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign, and a true minus."""
-    return ("+" if value > 0 else "−" if value < 0 else "±") + number(abs(value))
+    """Return a difference with its sign, and a true minus; none where it rounds to zero."""
+    text = number(abs(value))
+    return text if text == number(0.0) else ("+" if value > 0 else "−") + text
 
 
 def texts(*values: object) -> list[Cell]:

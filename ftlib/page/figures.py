@@ -77,18 +77,16 @@ def _tradeoff(axes: Any, alphas: Sequence[float], chosen: int, target: Line, shi
         x, y, c=list(alphas), cmap="viridis", vmin=0, vmax=1, s=42, edgecolors="white", linewidths=0.8, zorder=3
     )
     axes.scatter([x[chosen]], [y[chosen]], s=190, facecolors="none", edgecolors=CHOSEN, linewidths=2.0, zorder=4)
+    middle = (min(x) + max(x)) / 2
     for i in sorted({0, len(alphas) - 1, chosen}):
-        label = f"α = {alphas[i]:g}" + (" · chosen" if i == chosen else "")
-        colour = CHOSEN if i == chosen else INK
-        left = x[i] > (min(x) + max(x)) / 2
-        offset = (-11, -3) if left else (11, -3)
+        # The chosen point is labelled above and the ends below, so that neighbours do not write over each other.
         axes.annotate(
-            label,
+            f"α = {alphas[i]:g}" + (" · chosen" if i == chosen else ""),
             (x[i], y[i]),
-            offset,
+            (0, 14 if i == chosen else -18),
             textcoords="offset points",
-            ha="right" if left else "left",
-            color=colour,
+            ha="right" if x[i] > middle else "left",
+            color=CHOSEN if i == chosen else INK,
             zorder=5,
         )
     axes.set_xlabel(target.label)

@@ -37,7 +37,14 @@ def tiles(recipe: Recipe, rows: Sequence[Result], gains: Sequence[Difference]) -
         if gain is not None and gain.estimate.value:
             note += f" · {signed(gain.estimate.value)} against {gain.theirs}"
         label = f"{row.evaluation} {metric}".replace("_", " ")
-        found.append(Tile(number(estimate.value), label, note, _TONES[gain.verdict] if gain else ""))
+        found.append(
+            Tile(
+                number(estimate.value),
+                label,
+                note,
+                _TONES[gain.verdict] if gain and gain.verdict != "undecided" else "",
+            )
+        )
     return found
 
 
@@ -187,7 +194,7 @@ def training_section(checkpoints: Sequence[Checkpoint], figures: Sequence[Figure
                     Row(texts("parameters", *(c.parameters for c in checkpoints[1:]))),
                     Row(texts("trained", *(c.trained_parameters for c in checkpoints[1:]))),
                     *(Row(texts(_words(name), *(_fact(c, name) for c in checkpoints[1:]))) for name in facts),
-                    Row(texts("seconds", *(f"{c.seconds:.1f}" for c in checkpoints[1:]))),
+                    Row(texts("seconds in all", *(f"{c.seconds:.1f}" for c in checkpoints[1:]))),
                 ],
                 numeric=frozenset(range(1, len(checkpoints))),
             )
@@ -201,6 +208,8 @@ def _words(name: str) -> str:
 
 def _fact(checkpoint: Checkpoint, name: str) -> str | int:
     value = checkpoint.facts.get(name, "–")
+    if name.endswith("_bytes") and not isinstance(value, str):
+        return f"{value / 2**20:,.0f} Mi"
     return f"{value:,.4g}" if isinstance(value, float) else value
 
 

@@ -17,6 +17,7 @@ from ftlib.config import Split
 from ftlib.errors import StorageError
 from ftlib.metrics import Accuracy
 from ftlib.outcomes import read_outcomes
+from ftlib.page.content import signed
 from ftlib.page.figures import _running_mean
 from ftlib.prepared import TokenRow, split_file, write_split
 from ftlib.recipe import Recipe
@@ -209,7 +210,7 @@ def test_differences_are_those_of_the_tables(made: tuple[ReportJob, Workspace, R
     markdown = (page.path / "report.md").read_text()
     start = markdown.index(f"{chosen} minus probe")
     row = next(line for line in markdown[start:].splitlines() if line.startswith("| shifted | accuracy"))
-    assert f"({number(expected.low)} to {number(expected.high)})" in row
+    assert f"({signed(expected.low)} to {signed(expected.high)})" in row
 
 
 def test_a_table_that_is_gone_is_one_clear_line(made: tuple[ReportJob, Workspace, Report], tmp_path: Path) -> None:
@@ -281,3 +282,10 @@ def test_what_forgetting_is_measured_against(made: tuple[ReportJob, Workspace, R
 def test_a_running_mean_of_a_constant_is_the_constant_from_the_first_step() -> None:
     assert _running_mean([2.0] * 50) == pytest.approx([2.0] * 50)
     assert _running_mean([0.0] * 100 + [1.0] * 100)[-1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1234, "+0.123"), (-0.1234, "−0.123"), (0.0, "0.000"), (-0.0001, "0.000"), (1234.5, "+1,234")]
+)
+def test_a_difference_is_written_with_its_sign(value: float, text: str) -> None:
+    assert signed(value) == text
