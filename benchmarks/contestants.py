@@ -75,7 +75,8 @@ def train_on_ray(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
     compute = Compute(workers=task.workers, threads=task.threads // task.workers)
     done = train(task.material.job(compute, task.seed), Workspace(folder))
     rate = done.facts["samples_per_second"]
-    return done.path, {"samples_per_second": rate, "loop_samples_per_second": rate}
+    peak = int(done.facts["peak_memory_bytes"]) >> 20  # the first worker's: this process only waits
+    return done.path, {"samples_per_second": rate, "loop_samples_per_second": rate, "peak_megabytes": peak}
 
 
 def train_by_trainer(task: Task, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -164,7 +165,7 @@ def run(task: Task) -> dict[str, Any]:
             case "trainer_tuned_loader":
                 done, facts = train_by_tuned_trainer(task, Path(name), loader_workers=1)
         facts["wall_seconds"] = time.monotonic() - began
-        facts["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        facts.setdefault("peak_megabytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
         facts["weights"] = weights_digest(done / "model")
         facts["losses"] = _losses(done)
         facts["correct"] = _correct(done / "model", task.material)

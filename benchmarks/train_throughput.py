@@ -119,8 +119,9 @@ def _qualities(outcomes: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return accuracies, and our accuracy less each Trainer's on the same rows, with 95 % intervals."""
     correct = {name: mean_correct(found) for name, found in outcomes.items()}
     qualities: dict[str, Any] = {"accuracy": {name: interval(values) for name, values in correct.items()}}
-    if "reglage" in correct:
-        gaps = {n: interval(correct["reglage"] - correct[n]) for n in correct if n.startswith("trainer")}
+    others = [name for name in correct if name.startswith("trainer")]
+    if "reglage" in correct and others:
+        gaps = {name: interval(correct["reglage"] - correct[name]) for name in others}
         qualities["accuracy_gap"] = gaps
         qualities["equal_quality"] = all(low <= 0.0 <= high for _, low, high in gaps.values())
     return qualities
