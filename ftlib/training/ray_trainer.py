@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -136,7 +137,7 @@ def _fit_as_job(plan: Plan) -> None:
     )
     client = JobSubmissionClient(plan.compute.ray_address)
     name = _running_job(client, plan.fingerprint) or client.submit_job(
-        entrypoint=f"{sys.executable} -m {__name__} {spec}",
+        entrypoint=f"python -m ftlib.training.ray_trainer {shlex.quote(str(spec))}",
         submission_id=f"train-{plan.fingerprint}-{int(time.time())}",
         runtime_env={"env_vars": {**_worker_environment(), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_SECONDS)}},
         metadata={"reglage_run": plan.fingerprint},
@@ -167,7 +168,7 @@ def _running_job(client: JobSubmissionClient, fingerprint: str) -> str | None:
 def main() -> None:
     """Be the driver of a Ray job: join the cluster that started it, and train."""
     plan = Plan.model_validate(json.loads(Path(sys.argv[1]).read_bytes()))
-    ray.init()  # inside a job, Ray itself names the cluster in RAY_ADDRESS
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # inside a job, Ray names the cluster in RAY_ADDRESS
     _fit_here(plan)
 
 
