@@ -131,3 +131,7 @@ def doctor(work: Path, registry: str, as_json: bool) -> None:
     )
     if not all(finding.ok for finding in findings):
         click.get_current_context().exit(1)
+
+
+if __name__ == "__main__":
+    main()

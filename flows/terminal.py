@@ -95,9 +95,9 @@ def facts_line(sign: Progress) -> str:
 def stoppable(say: Callable[[str], None]) -> Generator[None]:
     """Make Ctrl-C and SIGTERM end the block within seconds, wherever it is.
 
-    The main thread gets KeyboardInterrupt. A stage on another thread gets Interrupted at its next sign of life. If
-    that does not end the process in GRACE_SECONDS, or at a second signal, it ends at once: records are written last,
-    locks are the kernel's, and Ray and the Prefect server end with this process.
+    The main thread gets KeyboardInterrupt, and passes it on (`tasks/runner.py`). If that does not end the process in
+    GRACE_SECONDS, or at a second signal, it ends at once: records are written last, locks are the kernel's, and Ray
+    and the Prefect server end with this process.
     """
     asked, left = threading.Event(), threading.Event()
 
@@ -115,14 +115,9 @@ def stoppable(say: Callable[[str], None]) -> Generator[None]:
         timer.start()
         raise KeyboardInterrupt
 
-    def check(sign: Progress) -> None:
-        if asked.is_set() and threading.current_thread() is not threading.main_thread():
-            raise Interrupted(STOPPED)
-
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with listen(check):
-            yield
+        yield
     finally:
         left.set()
         if not asked.is_set():  # else they stay, for the impatient

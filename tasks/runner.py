@@ -5,7 +5,9 @@ deleting the work folder re-runs the stages, and what a stage returns is always 
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from threading import Event, current_thread, main_thread
 from time import monotonic
 from typing import Any, TypeVar, cast
 
@@ -15,8 +17,9 @@ from prefect.utilities.annotations import quote
 
 from ftlib.artifacts import Artifact
 from ftlib.config import Config
+from ftlib.errors import Interrupted
 from ftlib.fingerprint import Job
-from ftlib.progress import emit
+from ftlib.progress import Progress, emit, listen
 from ftlib.workspace import RECORD, Workspace
 
 J = TypeVar("J", bound=Job)
@@ -54,10 +57,23 @@ class Runner:
 
     def on_thread(self, task: Task[[J, Workspace], A], job: J) -> A:
         """Run a stage on another thread and wait, so that this one, the main one, stays free for signals."""
+        stopped, listening = Event(), ExitStack()
+
+        def check(sign: Progress) -> None:
+            if stopped.is_set() and current_thread() is not main_thread():
+                raise Interrupted(f"{sign.stage}: stopped on request")
 
         def call(named: Task[..., Any]) -> State[Any]:
+            listening.enter_context(listen(check))
             future = named.submit(*self._inputs(job))
-            future.wait()
+            try:
+                future.wait()
+            except BaseException:
+                # Ctrl-C or a cancel: the thread ends at its next sign of life, and Prefect waits for that. So the
+                # listener stays.
+                stopped.set()
+                raise
+            listening.close()
             return future.state
 
         return self._account(task, job, call)

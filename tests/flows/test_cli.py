@@ -1,0 +1,130 @@
+"""The command line as users meet it: quick, one line per problem, one JSON object where asked."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from flows.cli import main
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+
+
+def reglage(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_recipe_that_fits_together_is_said_to():
+    result = reglage("check", QUICKSTART)
+    assert result.exit_code == 0
+    assert "probe (linear_probe) > tune (full)" in result.stdout
+
+
+def test_check_as_json():
+    facts = json.loads(reglage("check", QUICKSTART, "--json").stdout)
+    assert (facts["ok"], facts["phases"]) == (True, ["probe", "tune"])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("phases.tune.optimzer.epochs=1", "did you mean 'optimizer'?"),
+        ("phases.tune.tuning.kind=lorra", "allowed: full, frozen_layers, linear_probe, lora"),
+        ("select.by=shifted/f1", "'shifted/f1' is not measured"),
+        ("no_equals_sign", "is no override"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_and_exit_code_2(override, says):
+    result = reglage("check", QUICKSTART, "--set", override)
+    (line,) = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert line.startswith("reglage: ")
+    assert says in line
+
+
+def test_a_bad_recipe_as_json_is_one_object():
+    result = reglage("check", QUICKSTART, "--set", "seed=x", "--json")
+    error = json.loads(result.stdout)["error"]
+    assert (error["kind"], error["exit_code"], result.exit_code) == ("RecipeError", 2, 2)
+
+
+@pytest.mark.parametrize("command", ["run", "check", "plan"])
+def test_an_absent_recipe_is_one_line_for_every_command(command, tmp_path):
+    result = reglage(command, tmp_path / "absent.yaml")
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_check_imports_nothing_heavy():
+    """The reason that `check` takes a fraction of a second."""
+    script = (
+        "import sys; from flows.cli import main; main(['check', sys.argv[1]], standalone_mode=False);"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(QUICKSTART)], check=True, capture_output=True, text=True
+    ).stdout
+    loaded = set(json.loads(out.splitlines()[-1].replace("'", '"')))
+    assert loaded.isdisjoint({"torch", "prefect", "ray", "transformers", "numpy", "pyarrow", "rich", "s3fs"})
+
+
+def test_the_schema_is_the_recipes(tmp_path):
+    schema = json.loads(reglage("schema").stdout)
+    assert {"name", "model", "datasets", "phases", "select", "publish"} <= set(schema["required"])
+
+
+def test_every_command_has_help_and_json():
+    for name in main.list_commands(click.Context(main)):
+        result = reglage(name, "--help")
+        assert result.exit_code == 0
+        assert "--json" in result.stdout or "Commands:" in result.stdout
+
+
+def test_the_doctor_finds_what_is_wrong(tmp_path):
+    good = json.loads(reglage("doctor", "--work", tmp_path, "--registry", tmp_path / "registry", "--json").stdout)
+    assert {finding["what"] for finding in good["findings"]} >= {"versions", "processor", "disk", "registry", "prefect"}
+    (tmp_path / "file").write_text("")
+    result = reglage("doctor", "--work", tmp_path, "--registry", tmp_path / "file" / "registry", "--json")
+    bad = {finding["what"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert (bad["registry"]["ok"], result.exit_code) == (False, 1)
+
+
+def test_the_plan_counts_what_is_known_and_says_what_waits(tiny_recipe, tmp_path):
+    before = json.loads(reglage("plan", tiny_recipe, "--work", tmp_path, "--json").stdout)
+    assert [stage["state"] for stage in before["stages"]][:3] == ["to do", "to do", "waits"]
+    assert before["seconds"] is None
+    after = json.loads(reglage("plan", tiny_recipe, "--work", tmp_path, "--prepare", "--json").stdout)
+    assert [stage["state"] for stage in after["stages"]][:5] == ["done"] * 4 + ["to do"]
+    probe, tune = after["phases"]
+    assert tune["trained"] == tune["parameters"]
+    assert probe["trained"] == 3 * 32 + 3  # the head of three labels on 32 features
+    assert tune["steps"] == -(-tune["rows"] // 32)
+    assert after["seconds"] > 0
+
+
+@pytest.mark.prefect
+def test_a_whole_run_and_the_same_again(tiny_recipe: Path, tmp_path: Path):
+    """In processes of their own: nothing but one JSON object on stdout, nothing left running."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "flows.cli", "run", str(tiny_recipe), "--work", str(tmp_path / "work"), "--json"]
+    command += ["--set", f"publish.to.path={tmp_path / 'registry'}"]
+    outs = [subprocess.run(command, capture_output=True, text=True, env=environment, check=True) for _ in range(2)]
+    first, second = (json.loads(out.stdout) for out in outs)
+    assert "train tune" in outs[0].stderr
+    assert (first["all_done_before"], second["all_done_before"]) == (False, True)
+    assert first["version"]["version"] == second["version"]["version"] == 1
+    assert {row["model"] for row in first["results"]} >= {"base", "probe", "tune"}
+    assert {row["evaluation"] for row in first["results"]} == {"home", "away"}
+    assert first["results"] == second["results"]
+    assert Path(first["report"]).is_file()
+    assert first["overhead_seconds"] == pytest.approx(first["wall_seconds"] - first["work_seconds"], abs=0.01)
+    pulled = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *first["pull"].split()[1:]], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert pulled.returncode == 0, pulled.stderr
+    assert list((tmp_path / "tiny-router").rglob("model.safetensors"))
