@@ -144,6 +144,7 @@ def test_throughput_ends_with_one_json_line(recipe: Path, tmp_path: Path) -> Non
         check=True,
     )
     said = json.loads(done.stdout.strip().splitlines()[-1])
-    assert said["settings"]["steps"] == 20
+    assert said["settings"]["rows"] > 0
+    assert said["settings"]["steps"] == 2 * said["settings"]["rows"] // 16
     assert said["ratios"]["over_trainer"] > 0
     assert set(said["ratios"]["accuracy"]) == {"reglage", "trainer"}

@@ -61,6 +61,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+def test_the_index_names_every_stage_page_how_to_and_recipe() -> None:
+    linked = {(ROOT / "docs" / target).resolve() for target in LINK.findall((ROOT / "docs/index.md").read_text())}
+    pages = {*ROOT.glob("docs/*.md"), *ROOT.glob("docs/add/*.md"), *ROOT.glob("recipes/*.yaml")}
+    assert sorted(str(page.relative_to(ROOT)) for page in pages - linked - {ROOT / "docs/index.md"}) == []
+
+
 def example(page: str, folder: Path) -> ModuleType:
     """Import the `# new file` of a how-to."""
     block = next(code for _, code in BLOCK.findall((ROOT / page).read_text()) if code.startswith("# new file "))
