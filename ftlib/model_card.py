@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ftlib.artifacts import EvalReport, FoundModel, PreparedDataset, Selection
 from ftlib.interpolation.wise_ft import WiseFT
-from ftlib.recipe import REPORT, Phase, Recipe
+from ftlib.recipe import REPORT, SELECTION, Phase, Recipe
 from ftlib.results import results, text_table
 from ftlib.sources.huggingface import HuggingFace
 from ftlib.versions import MANIFEST
@@ -47,7 +47,8 @@ def model_card(
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
                 "## How it was made",
                 "\n".join(f"{i}. {_phase(phase)}" for i, phase in enumerate(recipe.phases, start=1)),
-                f"{_interpolation(selection)} Rule: {selection.rule} {selection.why}",
+                f"{_interpolation(selection)} The rule, on the {SELECTION} splits: {selection.rule.rstrip('.')}. "
+                f"Its reason: {selection.why.rstrip('.')}.",
                 "## Data",
                 _table(_data(prepared)),
                 "## Limits",
