@@ -49,9 +49,9 @@ def finetune(
 
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees.
-        training: How the last phase trains.
-        publishing: What is published, and where.
-        computing: Where it runs, and how fast.
+        training: How the last phase trains. None is what the recipe says.
+        publishing: What is published, and where. None is what the recipe says.
+        computing: Where it runs, and how fast. None is what the recipe says.
         overrides: Any other field of the recipe, as path=value.
         work: The folder that keeps what every stage made; what is there is not made again.
     """
