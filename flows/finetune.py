@@ -97,7 +97,9 @@ def finetune(
         show_report(r.name, page)
         result = run(
             register,
-            RegisterJob(recipe=r, model=model, prepared=prepared, selection=selection, final=final, report=page),
+            RegisterJob(
+                recipe=r, model=model, raw=raw, prepared=prepared, selection=selection, final=final, report=page
+            ),
         )
         record = RunRecord(
             recipe=r,

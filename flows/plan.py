@@ -217,7 +217,7 @@ def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], si
 
 
 def _points(recipe: Recipe) -> int:
-    return 1 if isinstance(recipe.interpolation, Off) else len(recipe.interpolation.alphas)
+    return 1 if isinstance(recipe.interpolation, Off) else len({0.0, *recipe.interpolation.alphas, 1.0})
 
 
 def _split_facts(data: PreparedDataset) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 import ftlib
-from ftlib.artifacts import Candidate, FoundModel, PreparedDataset
+from ftlib.artifacts import Candidate, FoundModel, PreparedDataset, RawDataset
 from ftlib.fingerprint import digest, file_digest, identify
 from ftlib.recipe import Recipe
 
@@ -20,7 +20,12 @@ _SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
 def lineage(
-    recipe: Recipe, model: FoundModel, prepared: Mapping[str, PreparedDataset], chosen: Candidate, weights: str
+    recipe: Recipe,
+    model: FoundModel,
+    raw: Mapping[str, RawDataset],
+    prepared: Mapping[str, PreparedDataset],
+    chosen: Candidate,
+    weights: str,
 ) -> dict[str, JsonValue]:
     """Return a version's lineage as JSON. `weights` is the digest of the published tensors."""
     return {
@@ -29,7 +34,9 @@ def lineage(
         "base_model": {"name": model.name, "weights": model.weights, "tokenizer": model.tokenizer},
         "data": {
             name: {
-                "content": data.content,
+                "files": [file.model_dump() for file in raw[name].files],
+                "raw": raw[name].content,
+                "prepared": data.content,
                 "rows": {split: facts.rows for split, facts in data.splits.items()},
                 "dropped": dict(data.ledger.dropped),
                 "leaked": data.leaked,

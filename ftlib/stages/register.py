@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import EvalReport, FoundModel, ModelVersion, PreparedDataset, Refusal, Report, Selection
+from ftlib.artifacts import (
+    EvalReport,
+    FoundModel,
+    ModelVersion,
+    PreparedDataset,
+    RawDataset,
+    Refusal,
+    Report,
+    Selection,
+)
 from ftlib.fingerprint import Job
 from ftlib.lineage import lineage
 from ftlib.model_card import model_card
@@ -25,6 +34,7 @@ class RegisterJob(Job):
 
     recipe: Recipe
     model: FoundModel
+    raw: dict[str, RawDataset]
     prepared: dict[str, PreparedDataset]
     selection: Selection
     final: tuple[EvalReport, ...]
@@ -130,5 +140,5 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
             if _is_chosen(cell.candidate, job)
             for kind, estimate in cell.metrics.items()
         },
-        lineage=lineage(recipe, job.model, job.prepared, chosen, weights_digest(staging)),
+        lineage=lineage(recipe, job.model, job.raw, job.prepared, chosen, weights_digest(staging)),
     )

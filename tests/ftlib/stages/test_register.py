@@ -18,10 +18,13 @@ from ftlib.artifacts import (
     Checkpoint,
     Estimate,
     EvalReport,
+    FileVersion,
     FoundModel,
+    Ledger,
     Measured,
     ModelVersion,
     PreparedDataset,
+    RawDataset,
     Refusal,
     Report,
     Selection,
@@ -99,9 +102,16 @@ class Run:
             outcomes="outcomes/x.parquet",
             metrics={metric: Estimate(value=0.75, low=0.5, high=0.9)},
         )
+        self.raw = RawDataset(
+            content="c" * 64,
+            columns=("text", "label"),
+            files=(FileVersion(uri="rows.jsonl", bytes=1234, sha256="f" * 64),),
+            ledger=Ledger(rows_in=40, kept=40),
+        )
         self.job = RegisterJob(
             recipe=self.recipe,
             model=FoundModel(name="models/tiny", uri=str(folder), weights="w" * 64, tokenizer="t" * 64),
+            raw={"tickets": self.raw},
             prepared={"tickets": self.data},
             selection=Selection(chosen=self.chosen, rule="The best held_out score.", why="It had the best."),
             final=(EvalReport(measured=(cell,)),),
@@ -304,7 +314,9 @@ def test_the_manifest_says_what_it_was_made_from(make, tmp_path: Path):
     lineage: Any = manifest.lineage
     assert manifest.metrics == {"held_out/accuracy": 0.75}
     assert Recipe.model_validate(lineage["recipe"]) == run.recipe
-    assert lineage["data"]["tickets"]["content"] == run.data.content
+    assert lineage["data"]["tickets"]["prepared"] == run.data.content
+    assert lineage["data"]["tickets"]["raw"] == run.raw.content
+    assert lineage["data"]["tickets"]["files"] == [{"uri": "rows.jsonl", "bytes": 1234, "sha256": "f" * 64}]
     assert lineage["base_model"]["weights"] == "w" * 64
     weights = lineage["weights"]
     assert (weights["start"], weights["end"], weights["alpha"]) == (
