@@ -84,8 +84,11 @@ def speed_ratios(outcomes: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     tuned = [speed[name] for name in TUNED if name in speed]
     if "reglage" in speed and "trainer" in speed:
         ratios["over_trainer"] = round(speed["reglage"] / speed["trainer"], 3)
+        ratios["over_trainer_by_cpu_time"] = _by_cpu_time(outcomes, "trainer")
     if "reglage" in speed and tuned:
         ratios["over_tuned_trainer"] = round(speed["reglage"] / max(tuned), 3)  # the better of the tuned ones
+    if "reglage" in speed and "trainer_tuned" in speed:
+        ratios["over_tuned_trainer_by_cpu_time"] = _by_cpu_time(outcomes, "trainer_tuned")
     if "reglage" in speed and "reglage_ray" in speed:
         # Both by the loop's own clock: from outside, Ray's steps are seen late.
         loop = {name: middle(outcomes[name], "loop_samples_per_second") for name in ("reglage", "reglage_ray")}
@@ -97,6 +100,12 @@ def speed_ratios(outcomes: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             for here, there in zip(outcomes["reglage"], outcomes["reglage_ray"], strict=True)
         )
     return ratios
+
+
+def _by_cpu_time(outcomes: dict[str, list[dict[str, Any]]], other: str) -> float:
+    """Return the same ratio per second of CPU time: what a busy machine still measures."""
+    ours, theirs = (middle(outcomes[name], "samples_per_cpu_second") for name in ("reglage", other))
+    return round(ours / theirs, 3)
 
 
 def _print_speeds(outcomes: dict[str, list[dict[str, Any]]], material: Material, threads: int) -> None:

@@ -41,12 +41,13 @@ def test_rounds_are_interleaved_and_start_with_another_each_time() -> None:
 
 def test_the_clock_leaves_the_first_step_out() -> None:
     clock = StepClock()
-    clock.ends = [100.0, 102.0, 104.0]
-    assert clock.rate(batch_size=32) == pytest.approx(2 * 32 / 4.0)
+    clock.ends, clock.cpu_ends = [100.0, 102.0, 104.0], [7.0, 15.0, 15.5]
+    assert clock.rates(batch_size=32) == pytest.approx({"samples_per_second": 16.0, "samples_per_cpu_second": 64 / 8.5})
 
 
 def outcome(rate: float, weights: str = "w") -> dict[str, Any]:
-    return {"samples_per_second": rate, "loop_samples_per_second": rate, "wall_seconds": 1.0, "weights": weights}
+    rates = {"samples_per_second": rate, "loop_samples_per_second": rate, "samples_per_cpu_second": rate / 2}
+    return {**rates, "wall_seconds": 1.0, "weights": weights}
 
 
 def test_ratios_are_against_the_better_of_the_tuned_trainers() -> None:
@@ -61,6 +62,7 @@ def test_ratios_are_against_the_better_of_the_tuned_trainers() -> None:
     )
     assert ratios["over_trainer"] == 2.0
     assert ratios["over_tuned_trainer"] == 1.1
+    assert ratios["over_tuned_trainer_by_cpu_time"] == 2.2
     assert ratios["ray_over_in_process"] == 0.5
     assert ratios["ray_same_weights"] is False
 
