@@ -1,0 +1,76 @@
+import contextlib
+import io
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from flows.terminal import STOPPED, Lines, facts_line, stage_line, stoppable
+from ftlib.progress import Progress
+from tasks.runner import STAGE
+
+
+def test_a_log_gets_a_line_for_every_stage_and_few_for_its_steps():
+    text = io.StringIO()
+    lines = Lines(Console(file=text, width=100))
+    for step in range(1000):
+        lines(Progress("train tune", step, 1000, "steps", {"loss": 1.0}))
+    lines(Progress("train tune", 1, 1, STAGE, {"done_before": 0.0, "seconds": 12.34}))
+    assert text.getvalue().split() == ["✓", "train", "tune", "12.3", "s"]
+
+
+def test_a_stage_that_was_done_before_is_said_to():
+    assert "done before" in stage_line(Progress("base", 1, 1, STAGE, {"done_before": 1.0, "seconds": 3.0}))
+
+
+def test_the_numbers_beside_a_bar():
+    facts = {"loss": 0.123456, "samples_per_second": 45.678}
+    assert facts_line(Progress("train", 1, 2, "steps", facts)) == "loss 0.1235  samples/s 45.68"
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The exit codes with which this process would have been ended hard, soon instead of after seconds."""
+    codes: list[int] = []
+    monkeypatch.setattr("flows.terminal.os._exit", codes.append)
+    monkeypatch.setattr("flows.terminal.GRACE_SECONDS", 0.05)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield codes
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def wait_for(codes: list[int]) -> None:
+    deadline = time.monotonic() + 30
+    while not codes:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_without_a_signal_the_handlers_are_given_back(ended):
+    before = signal.getsignal(signal.SIGTERM)
+    with stoppable(print):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert ended == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_block_and_soon_after_the_process(ended, number):
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt), stoppable(said.append):
+        signal.raise_signal(number)
+    wait_for(ended)
+    assert ended == [130]
+    assert said == []  # the command says it, as every error
+
+
+def test_a_block_that_does_not_end_is_ended_and_says_so(ended):
+    said: list[str] = []
+    with stoppable(said.append):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        wait_for(ended)
+    assert (ended, said) == ([130], [STOPPED])
