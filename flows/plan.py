@@ -34,7 +34,7 @@ class StagePlan(Config):
 
     stage: str
     state: str
-    """done; to do; or waits, where its input is not made yet."""
+    """done; to do; waits, where its input is not made yet; or every run."""
     facts: str = ""
 
 
@@ -130,7 +130,7 @@ class Planner:
         selection = select(job, self.work) if job and self.work.has(job) else None
         finalists = selection and (*map(Candidate.of, trail), selection.chosen)
         self._measured(finalists, prepared, REPORT, len(r.phases) + 2)
-        self.note("report and register", None, "cheap, and looked at again by every run")
+        self.stages.append(StagePlan(stage="report and register", state="every run", facts="cheap"))
 
     def _measured(
         self, members: tuple[Candidate, ...] | None, prepared: dict[str, PreparedDataset], split: Split, count: int
