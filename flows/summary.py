@@ -12,6 +12,7 @@ from ftlib.results import interval_text, results
 
 def print_summary(record: RunRecord, work: Path) -> None:
     """Print what a run came to."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -20,8 +21,10 @@ def print_summary(record: RunRecord, work: Path) -> None:
     for name in record.recipe.evaluations:
         of_this = [row for row in rows if row.evaluation == name]
         metrics = list(of_this[0].metrics)
-        table = Table(title=f"{name} ({of_this[0].role}, {of_this[0].rows} rows)", title_justify="left")
-        table.add_column("model")
+        title = f"{name} ({of_this[0].role}, {of_this[0].rows} rows)"
+        # Three metrics with intervals fit into 80 columns only without a frame.
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("model", min_width=11)
         for metric in metrics:
             table.add_column(metric, no_wrap=True)
         for row in of_this:
