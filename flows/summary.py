@@ -23,7 +23,7 @@ def print_summary(record: RunRecord, work: Path) -> None:
         metrics = list(of_this[0].metrics)
         title = f"{name} ({of_this[0].role}, {of_this[0].rows} rows)"
         # Three metrics with intervals fit into 80 columns only without a frame.
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column("model", min_width=11)
         for metric in metrics:
             table.add_column(metric, no_wrap=True)
