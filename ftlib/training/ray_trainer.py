@@ -51,7 +51,7 @@ def session(compute: Compute) -> Generator[None]:
     # Ray gives a worker one OpenMP thread per CPU it asks for, so it must be able to ask for what `threads` says.
     cpus = max(os.cpu_count() or 1, compute.workers * (compute.threads or 1))
     mask = os.umask(0o077)  # Ray writes its access token for this user alone, or not at all
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_POLL_SECONDS))
+    os.environ.update(_driver_environment(compute))
     try:
         ray.init(
             address="local",
@@ -78,6 +78,14 @@ def _in_main_thread() -> bool:
 def _worker_environment() -> dict[str, str]:
     """Return what must be the same in every worker: idle threads that spin take the core another worker needs."""
     return {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+def _driver_environment(compute: Compute) -> dict[str, str]:
+    """Return what Ray Train reads where `fit` is called, and nowhere else."""
+    return {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_SECONDS),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(compute.start_timeout_seconds),
+    }
 
 
 def fit(plan: Plan) -> None:
@@ -139,7 +147,7 @@ def _fit_as_job(plan: Plan) -> None:
     name = _running_job(client, plan.fingerprint) or client.submit_job(
         entrypoint=f"python -m ftlib.training.ray_trainer {shlex.quote(str(spec))}",
         submission_id=f"train-{plan.fingerprint}-{int(time.time())}",
-        runtime_env={"env_vars": {**_worker_environment(), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_SECONDS)}},
+        runtime_env={"env_vars": {**_worker_environment(), **_driver_environment(plan.compute)}},
         metadata={"reglage_run": plan.fingerprint},
     )
     try:
