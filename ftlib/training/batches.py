@@ -7,9 +7,10 @@ mega-batch. A rank takes every world-th row of a global batch, so all ranks get 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +44,9 @@ class PreparedSplit:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def tokens(self, row: int) -> Int[np.ndarray, " tokens"]:
+    def tokens(self, row: SupportsIndex) -> Int[np.ndarray, " tokens"]:
         """Return one row's ids, as they lie in the file."""
+        row = operator.index(row)
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
         offsets, tokens = self._chunks[chunk]
         first = row - self._starts[chunk]

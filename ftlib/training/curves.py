@@ -42,7 +42,7 @@ class Curves:
         self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._stream = self._path.open("a")
 
-    def write(self, **record: float) -> None:
+    def write(self, **record: float | int) -> None:
         """Append a record: `step`, `epoch`, and `loss` with its companions or `validation_loss`."""
         if self._stream is None:
             return
@@ -51,7 +51,7 @@ class Curves:
         show(self._phase, self.total, record)
 
 
-def read(path: Path) -> list[dict[str, float]]:
+def read(path: Path) -> list[dict[str, float | int]]:
     """Return the whole records of a file; a line that a kill cut off is left out."""
     if not path.is_file():
         return []
@@ -59,7 +59,7 @@ def read(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def show(phase: str, total: int, record: dict[str, float]) -> None:
+def show(phase: str, total: int, record: dict[str, float | int]) -> None:
     """Emit a record as progress."""
     facts = {key: record[key] for key in ("loss", "validation_loss", "samples_per_second") if key in record}
     emit(f"train {phase}", int(record["step"]), total, "steps", **facts)
