@@ -86,7 +86,7 @@ class Runner:
             result_storage=self.work.root / "prefect" / "results",
         )
         state = call(named)
-        # What Prefect stored has lost the places of the files; the stage's own folder has not.
+        # The record in the stage's own folder is the truth: what Prefect stored may name a folder that has moved.
         artifact = task.fn(job, self.work) if state.name == "Cached" else cast("A", state.result())
         seconds = round(monotonic() - started, 3)
         done = before is not None and before == self._made_at(job)
