@@ -63,13 +63,24 @@ class Group:
         if self.world_size > 1:
             dist.barrier()
 
+    def check_agreement(self, model: nn.Module, step: int) -> None:
+        """Compare the bits of all replicated parameters over all ranks; sharded ones are each on one rank only.
+
+        Raises TrainingError if two ranks train two models.
+        """
+        if self.world_size == 1 or isinstance(model, FSDPModule):
+            return
+        sums = self.gather(bit_sums(model))
+        if differing := [rank for rank, other in enumerate(sums) if other != sums[0]]:
+            raise TrainingError(f"after step {step} the parameters of ranks {differing} differ from rank 0's")
+
     def spread(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
         """Return the model on this rank's device, replicated (DDP) or sharded (FSDP2) over the group."""
         model.to(self.device)
         if self.world_size == 1:
             return model
         if sharding == "ddp":
-            return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+            return DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         for layer in transformer_layers(model):
             fully_shard(layer, mesh=mesh)

@@ -25,7 +25,7 @@ from ftlib.training import checkpoints
 from ftlib.training.batches import PreparedSplit, by_length, global_batches, micro_batches
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
-from ftlib.training.group import Group, accumulating, bit_sums, unwrap
+from ftlib.training.group import Group, accumulating, unwrap
 from ftlib.training.model import head_modules, load_for_training
 from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, steps_per_epoch, total_steps
 from ftlib.training.plan import Plan
@@ -92,13 +92,13 @@ class Loop:
             )
             state = state.changed(step=state.step + 1)
             if state.step == 1:
-                self._ranks_agree(state.step)
+                self.group.check_agreement(self.model, state.step)
             if len(self.validation) and (state.step % self.evaluation_steps == 0 or state.step == self.steps):
                 state = self._judge(state)
             if wish and state.step < self.steps and not state.stopped:
                 checkpoints.save(run, self.plan.fingerprint, self.group, self.model, self.optimizer, state)
                 saved = time.monotonic()
-        self._ranks_agree(state.step)
+        self.group.check_agreement(self.model, state.step)
         facts = self._facts(state, loss, rows, time.monotonic() - started)
         return Trained(self._weights(state), state, self.unused, facts)
 
@@ -214,14 +214,6 @@ class Loop:
                 parameter.requires_grad_(False)
             parameter.grad = None
         return unused
-
-    def _ranks_agree(self, step: int) -> None:
-        """Compare the bits of all parameters over all ranks. Raises TrainingError if two ranks train two models."""
-        if self.group.world_size == 1 or self.plan.compute.sharding == "fsdp":
-            return
-        sums = self.group.gather(bit_sums(self.model))
-        if differing := [rank for rank, other in enumerate(sums) if other != sums[0]]:
-            raise TrainingError(f"after step {step} the parameters of ranks {differing} differ from rank 0's")
 
 
 def hash_seed(seed: int, step: int, rank: int) -> int:

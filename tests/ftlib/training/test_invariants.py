@@ -1,0 +1,75 @@
+"""What fails a training that looks fine: a lone worker, ranks that drifted apart, weights that moved or did not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from ftlib.errors import TrainingError
+from ftlib.training.checkpoints import State
+from ftlib.training.group import Group
+from ftlib.training.loop import Trained
+from ftlib.training.worker import check_moved
+
+
+def rank(number: int, folder: str, nudge: float) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
+    group = Group.join(2, use_gpu=False)
+    model = group.spread(nn.Linear(3, 3), "ddp")  # DDP starts all ranks from rank 0's weights
+    try:
+        group.check_agreement(model, 1)
+        if number == 1:
+            with torch.no_grad():
+                next(model.parameters())[0, 0] += nudge
+        group.check_agreement(model, 2)
+        words = "agree"
+    except TrainingError as error:
+        words = str(error)
+    Path(folder, f"rank{number}").write_text(words)
+    os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
+
+
+@pytest.mark.parametrize(
+    ("nudge", "words"), [(0.0, "agree"), (1e-6, "after step 2 the parameters of ranks [1] differ")]
+)
+def test_ranks_that_drift_apart_are_found(tmp_path: Path, nudge: float, words: str) -> None:
+    mp.spawn(rank, (str(tmp_path), nudge), nprocs=2)
+    for number in (0, 1):
+        assert words in (tmp_path / f"rank{number}").read_text()
+
+
+def test_a_worker_that_finds_itself_alone_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="2 workers were asked for, 1 found each other"):
+        Group.join(2, use_gpu=False)
+
+
+@pytest.fixture
+def start() -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    return model
+
+
+def trained(start: nn.Module, steps: int = 5, **changes: float) -> Trained:
+    weights = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    for name, change in {"1.weight": 0.1, "1.bias": 0.1, **changes}.items():
+        weights[name.replace("_", ".")] = weights[name.replace("_", ".")] + change
+    return Trained(weights, State(step=steps), frozenset(), {})
+
+
+def test_what_should_move_moved_and_the_rest_did_not(start: nn.Module) -> None:
+    check_moved(start, trained(start))
+    with pytest.raises(TrainingError, match=r"frozen parameters moved: 0\.weight"):
+        check_moved(start, trained(start, **{"0.weight": 1e-7}))
+    with pytest.raises(TrainingError, match=r"1 trainable parameters did not move in 5 steps, among them 1\.bias"):
+        check_moved(start, trained(start, **{"1.bias": 0.0}))
+    with pytest.raises(TrainingError, match=r"parameter 1\.weight is not finite"):
+        check_moved(start, trained(start, **{"1.weight": float("nan")}))
+    with pytest.raises(TrainingError, match="no optimiser step was done"):
+        check_moved(start, trained(start, steps=0))
