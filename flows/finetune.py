@@ -14,7 +14,7 @@ from flows.ray_when_needed import RayWhenNeeded
 from flows.run_page import PageProgress, show_report
 from flows.run_record import RunRecord, installed_versions
 from ftlib.artifacts import Candidate, Refusal
-from ftlib.preflight import check_labels
+from ftlib.preflight import check_labels, check_registry
 from ftlib.progress import listen
 from ftlib.recipe import REPORT, SELECTION
 from ftlib.stages.interpolate import InterpolateJob
@@ -59,6 +59,7 @@ def finetune(
     run = Runner(Workspace(work))
     folder = run.work.root / "runs" / r.name
     with exclusive(folder.with_suffix(".lock"), wait=False), listen(PageProgress(r.name)):
+        check_registry(r)
         model = find_model(r.model)
         raw = {name: run(ingest, jobs.ingest_job(r, name)) for name in r.datasets}
         prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model)) for name in r.datasets}

@@ -52,7 +52,7 @@ def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
         "name": record.recipe.name,
         "results": [row.model_dump(mode="json") for row in rows],
         "chosen": record.selection.chosen.name,
-        "alpha": record.selection.chosen.alpha,
+        "alpha": record.selection.chosen.alpha if record.selection.chosen.mixes else None,
         "why": record.selection.why,
         "report": str(_report_page(record, work)),
         "version": version and version.model_dump(mode="json"),

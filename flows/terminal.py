@@ -82,6 +82,10 @@ class Lines:
 def stage_line(sign: Progress) -> str:
     """Say that a stage is done, now or before."""
     when = "done before" if sign.facts.get("done_before") else f"{sign.facts.get('seconds', 0.0):.1f} s"
+    if "rows_in" in sign.facts:
+        when += f", {sign.facts['rows_kept']:,.0f} of {sign.facts['rows_in']:,.0f} rows kept"
+    if "resumed_from_step" in sign.facts:
+        when += f", resumed from step {sign.facts['resumed_from_step']:.0f}"
     return f"[green]✓[/] {sign.stage:<36} [dim]{when}[/]"
 
 

@@ -154,6 +154,11 @@ class Candidate(Identified):
         """Wrap a checkpoint as it is."""
         return cls(name=checkpoint.phase, start=checkpoint, end=checkpoint, alpha=0.0)
 
+    @property
+    def mixes(self) -> bool:
+        """Say whether it is a point between two checkpoints; alpha means nothing for one that is not."""
+        return self.start.weights != self.end.weights
+
     def digest(self) -> str:
         """Return the digest of the weights: the ends are byte copies, so they keep their own."""
         if self.alpha == 0.0:

@@ -46,9 +46,9 @@ def lineage(
         "weights": {
             "published": weights,
             "candidate": chosen.name,
-            "start": chosen.start.weights,
+            "start": chosen.start.weights if chosen.mixes else chosen.end.parent,
             "end": chosen.end.weights,
-            "alpha": chosen.alpha,
+            "alpha": chosen.alpha if chosen.mixes else None,
         },
         "code": code_facts(),
     }

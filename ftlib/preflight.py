@@ -1,4 +1,4 @@
-"""What must be true of the prepared datasets together, before anything trains."""
+"""What must be true of the registry and of the prepared datasets together, before anything trains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.config import Split
-from ftlib.errors import DataError
+from ftlib.errors import DataError, StorageError
+from ftlib.model_registry import probe
 from ftlib.recipe import REPORT, SELECTION, Recipe
 
 _NAMED = 5
@@ -47,3 +48,12 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
 def _some(labels: tuple[str, ...] | list[str]) -> str:
     more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
     return ", ".join(labels[:_NAMED]) + more
+
+
+def check_registry(recipe: Recipe) -> None:
+    """Try the registry before anything is trained for it. Raises StorageError if nothing can be published there."""
+    store = recipe.publish.to.store()
+    try:
+        probe(store)
+    except StorageError as error:
+        raise StorageError(f"publish.to: nothing can be published to the registry {store.uri}: {error}") from error

@@ -15,7 +15,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State
 from prefect.utilities.annotations import quote
 
-from ftlib.artifacts import Artifact
+from ftlib.artifacts import Artifact, Checkpoint, PreparedDataset, RawDataset
 from ftlib.config import Config
 from ftlib.errors import Interrupted
 from ftlib.fingerprint import Job
@@ -93,7 +93,7 @@ class Runner:
         work = 0.0 if done else artifact.seconds
         step = Step(stage=label(job), fingerprint=job.fingerprint, done_before=done, seconds=seconds, work_seconds=work)
         self.steps.append(step)
-        emit(step.stage, 1, 1, STAGE, done_before=float(done), seconds=artifact.seconds)
+        emit(step.stage, 1, 1, STAGE, done_before=float(done), seconds=artifact.seconds, **telling(artifact))
         return artifact
 
     def _made_at(self, job: Job) -> int | None:
@@ -104,6 +104,15 @@ class Runner:
     def _inputs(self, job: Job) -> tuple[Any, Any]:
         """Quote the inputs: Prefect walks everything else, which costs seconds for a report's records."""
         return quote(job), quote(self.work)
+
+
+def telling(artifact: Artifact) -> dict[str, float]:
+    """Return what a user should see of a finished stage without asking: rows lost, a resumed training."""
+    if isinstance(artifact, (RawDataset, PreparedDataset)):
+        return {"rows_in": artifact.ledger.rows_in, "rows_kept": artifact.ledger.kept}
+    if isinstance(artifact, Checkpoint) and (step := artifact.facts.get("resumed_from_step")):
+        return {"resumed_from_step": float(step)}
+    return {}
 
 
 def label(job: Job) -> str:

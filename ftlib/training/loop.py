@@ -70,6 +70,7 @@ class Loop:
         run = Path(self.plan.run)
         state = checkpoints.restore(run, self.plan.fingerprint, self.group, self.model, self.optimizer) or State()
         self.curves.rewind(state.step)
+        resumed_from = state.step
         started = saved = time.monotonic()
         loss, rows = math.nan, 0
         order: tuple[int, list[Int[np.ndarray, " batch"]]] = (-1, [])
@@ -100,6 +101,8 @@ class Loop:
                 saved = time.monotonic()
         self.group.check_agreement(self.model, state.step)
         facts = self._facts(state, loss, rows, time.monotonic() - started)
+        if resumed_from:
+            facts["resumed_from_step"] = resumed_from
         return Trained(self._weights(state), state, self.unused, facts)
 
     def _facts(self, state: State, loss: float, rows: int, seconds: float) -> dict[str, float | int | str]:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from ftlib.artifacts import PreparedDataset
-from ftlib.errors import DataError
-from ftlib.preflight import check_labels
-from ftlib.recipe import Recipe
+from ftlib.errors import DataError, StorageError
+from ftlib.preflight import check_labels, check_registry
+from ftlib.recipe import Publish, Recipe
+from ftlib.registries.folder import Folder
 from ftlib.testing import tiny_prepared, tiny_rows
 
 
@@ -81,3 +82,16 @@ def test_one_class_fails(tmp_path: Path) -> None:
 def test_language_modelling_has_no_labels(tmp_path: Path) -> None:
     both = {name: prepared(tmp_path / name, labeled=False) for name in ("mail", "shifted")}
     assert check_labels(recipe(labeled=False), both) == ()
+
+
+def test_a_registry_that_cannot_be_published_to_is_found_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    whole = recipe()
+
+    def publishing_to(path: Path) -> Recipe:
+        return whole.model_copy(update={"publish": Publish(name="r", to=Folder(path=str(path)))})
+
+    broken = publishing_to(tmp_path / "file" / "registry")
+    with pytest.raises(StorageError, match=r"publish\.to: nothing can be published to the registry .*registry"):
+        check_registry(broken)
+    check_registry(publishing_to(tmp_path / "registry"))
