@@ -1,7 +1,8 @@
 """What a run costs beside its work: `python -m benchmarks.overhead`.
 
-Wall time of `reglage run`, from the shell's start of the process to its end, less the stages' own seconds; once from
-nothing and once with every stage done. The parts are timed alone, in processes of their own; in a run some of them
+Wall time of `reglage run`, from the shell's start of the process to its end, less the stages' own work; once from
+nothing and once with every stage done. What a training stage spends until Ray's worker has begun, and after it has
+ended, is overhead too. The parts are timed alone, in processes of their own; in a run some of them
 overlap, so they add up to more than the whole.
 """
 
@@ -64,7 +65,7 @@ def main(recipe: Path, overrides: tuple[str, ...], repetitions: int) -> None:
     alone = {name: round(middle(found, "seconds"), 1) for name, found in parts.items()}
     inside = round(middle(fresh, "ray_worker_seconds"), 1)
     rows = [[name, f"{seconds:.1f}"] for name, seconds in alone.items()]
-    print_table("parts, each alone", ("", "s"), [*rows, ["Ray's workers, inside the train stages", f"{inside:.1f}"]])
+    print_table("parts, each alone", ("", "s"), [*rows, ["Ray's workers, start and end", f"{inside:.1f}"]])
     ratios = {
         "fresh_overhead_seconds": round(middle(fresh, "overhead_seconds"), 1),
         "cached_overhead_seconds": round(middle(cached, "overhead_seconds"), 1),
@@ -89,23 +90,24 @@ def timed_run(recipe: Path, overrides: tuple[str, ...], folder: Path) -> dict[st
     wall, output = timed([*map(str, command), *(f"--set={change}" for change in changes)], folder)
     said = json.loads(output)
     record = json.loads((work / "runs" / said["name"] / "run.json").read_text())
-    stages = sum(step["work_seconds"] for step in record["steps"])
+    inside = 0.0 if said["all_done_before"] else ray_worker_seconds(record)
+    stages = sum(step["work_seconds"] for step in record["steps"]) - inside
     return {
         "wall_seconds": wall,
         "work_seconds": stages,
         "overhead_seconds": wall - stages,
-        "ray_worker_seconds": 0.0 if said["all_done_before"] else ray_worker_seconds(record),
+        "ray_worker_seconds": inside,
         "all_done_before": said["all_done_before"],
     }
 
 
 def ray_worker_seconds(record: dict[str, Any]) -> float:
-    """Return what training stages that ran on Ray took beyond their loops: starting workers, saving, checking."""
+    """Return what training stages that ran on Ray took beyond their workers' own time: starting and ending them."""
     if not record["recipe"]["compute"]["workers"]:
         return 0.0
     phases = {phase["name"]: phase for phase in record["recipe"]["phases"]}
     return sum(
-        checkpoint["seconds"] - checkpoint["facts"]["seconds"]
+        checkpoint["seconds"] - checkpoint["facts"]["worker_seconds"]
         for checkpoint in record["checkpoints"]
         if checkpoint["phase"] in phases and phases[checkpoint["phase"]]["tuning"]["kind"] != "linear_probe"
     )

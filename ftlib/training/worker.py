@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ FAILURE = "failure.json"
 
 def work(plan: Plan) -> None:
     """Train one rank of the plan. Library errors are left in failure.json and do not raise: see `outcome`."""
+    began = time.monotonic()
     run = Path(plan.run)
     if (run / RESULT).exists() or (run / FAILURE).exists():
         return
@@ -40,7 +42,7 @@ def work(plan: Plan) -> None:
         group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
         trained = _train(plan, group)
         if group.is_first:
-            _write_result(plan, trained, run)
+            _write_result(plan, trained, run, began)
         group.barrier()
     except ReglageError as error:
         failure = {"kind": type(error).__name__, "message": str(error)}
@@ -73,7 +75,7 @@ def outcome(plan: Plan) -> dict[str, float | int | str]:
     return json.loads((run / RESULT).read_bytes())
 
 
-def _write_result(plan: Plan, trained: Trained, run: Path) -> None:
+def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None:
     """Check what was trained against what it started from, and write the model that stock transformers loads."""
     model, head = build_model(plan, dropout=None)
     if isinstance(plan.phase.tuning, LinearProbe):
@@ -84,7 +86,12 @@ def _write_result(plan: Plan, trained: Trained, run: Path) -> None:
     model.load_state_dict(trained.weights)
     plain = plan.phase.tuning.finish(model, run / "adapter")
     save_model(plain, run / "model", plan.labels, Path(plan.start))
-    facts = {**trained.facts, "trained_parameters": sum(trainable), "peak_memory_bytes": _peak_memory()}
+    facts = {
+        **trained.facts,
+        "trained_parameters": sum(trainable),
+        "peak_memory_bytes": _peak_memory(),
+        "worker_seconds": round(time.monotonic() - began, 3),
+    }
     write_durably(run / RESULT, json.dumps(facts).encode())
 
 
