@@ -103,12 +103,12 @@ def timed_run(recipe: Path, overrides: tuple[str, ...], folder: Path) -> dict[st
 
 def ray_worker_seconds(record: dict[str, Any]) -> float:
     """Return what training stages that ran on Ray took beyond their workers' own time: starting and ending them."""
-    if not record["recipe"]["compute"]["workers"]:
+    if not record["evidence"]["recipe"]["compute"]["workers"]:
         return 0.0
-    phases = {phase["name"]: phase for phase in record["recipe"]["phases"]}
+    phases = {phase["name"]: phase for phase in record["evidence"]["recipe"]["phases"]}
     return sum(
         checkpoint["seconds"] - checkpoint["facts"]["worker_seconds"]
-        for checkpoint in record["checkpoints"]
+        for checkpoint in record["evidence"]["checkpoints"]
         if checkpoint["phase"] in phases and phases[checkpoint["phase"]]["tuning"]["kind"] != "linear_probe"
     )
 

@@ -5,20 +5,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import ftlib
-from ftlib.artifacts import (
-    Candidates,
-    Checkpoint,
-    EvalReport,
-    FoundModel,
-    ModelVersion,
-    PreparedDataset,
-    RawDataset,
-    Refusal,
-    Report,
-    Selection,
-)
+from ftlib.artifacts import ModelVersion, Refusal, Report
 from ftlib.config import Config
-from ftlib.recipe import Recipe
+from ftlib.evidence import Evidence
 from ftlib.workspace import write_durably
 from tasks.runner import Step
 
@@ -28,16 +17,8 @@ LIBRARIES = ("torch", "transformers", "peft", "datasets", "ray", "prefect", "pyd
 class RunRecord(Config):
     """Every record of a run, and where its time went."""
 
-    recipe: Recipe
+    evidence: Evidence
     steps: tuple[Step, ...]
-    model: FoundModel
-    raw: dict[str, RawDataset]
-    prepared: dict[str, PreparedDataset]
-    checkpoints: tuple[Checkpoint, ...]
-    candidates: Candidates
-    sweep: tuple[EvalReport, ...]
-    selection: Selection
-    final: tuple[EvalReport, ...]
     report: Report
     result: ModelVersion | Refusal
     versions: dict[str, str]

@@ -16,9 +16,9 @@ def print_summary(record: RunRecord, work: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    rows = results(record.final, record.selection, record.recipe.evaluations)
-    for name in record.recipe.evaluations:
+    console, found = Console(highlight=False), record.evidence
+    rows = results(found.final, found.selection, found.recipe.evaluations)
+    for name in found.recipe.evaluations:
         of_this = [row for row in rows if row.evaluation == name]
         metrics = list(of_this[0].metrics)
         title = f"{name} ({of_this[0].role}, {of_this[0].rows} rows)"
@@ -31,11 +31,11 @@ def print_summary(record: RunRecord, work: Path) -> None:
             cells = [interval_text(row.metrics[metric]) for metric in metrics]
             table.add_row(row.model, *cells, style="bold" if row.chosen else None)
         console.print(table)
-    console.print(f"{record.selection.why}\n", style="dim")
+    console.print(f"{found.selection.why}\n", style="dim")
     if record.all_done_before():
         console.print("every stage was done already; nothing changed")
     console.print(f"report     {_report_page(record, work)}", soft_wrap=True)
-    console.print(_outcome(record.result, record.recipe.publish.to), soft_wrap=True)
+    console.print(_outcome(record.result, found.recipe.publish.to), soft_wrap=True)
     if record.wall_seconds:
         console.print(
             f"time       {record.wall_seconds:.0f} s: {record.work_seconds:.0f} s in the stages, "
@@ -46,17 +46,18 @@ def print_summary(record: RunRecord, work: Path) -> None:
 
 def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
     """Return the same for scripts."""
+    found = record.evidence
     version = record.result if isinstance(record.result, ModelVersion) else None
-    rows = results(record.final, record.selection, record.recipe.evaluations)
+    rows = results(found.final, found.selection, found.recipe.evaluations)
     return {
-        "name": record.recipe.name,
+        "name": found.recipe.name,
         "results": [row.model_dump(mode="json") for row in rows],
-        "chosen": record.selection.chosen.name,
-        "alpha": record.selection.chosen.alpha if record.selection.chosen.mixes else None,
-        "why": record.selection.why,
+        "chosen": found.selection.chosen.name,
+        "alpha": found.selection.chosen.alpha if found.selection.chosen.mixes else None,
+        "why": found.selection.why,
         "report": str(_report_page(record, work)),
         "version": version and version.model_dump(mode="json"),
-        "pull": version and _pull_command(version, record.recipe.publish.to),
+        "pull": version and _pull_command(version, found.recipe.publish.to),
         "refused": list(record.result.reasons) if isinstance(record.result, Refusal) else [],
         "all_done_before": record.all_done_before(),
         "steps": [step.model_dump(mode="json") for step in record.steps],
@@ -67,7 +68,7 @@ def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
 
 
 def _report_page(record: RunRecord, work: Path) -> Path:
-    return work / "runs" / record.recipe.name / "report.html"
+    return work / "runs" / record.evidence.recipe.name / "report.html"
 
 
 def _outcome(result: ModelVersion | Refusal, to: Registry) -> str:

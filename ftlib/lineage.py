@@ -5,43 +5,35 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import JsonValue
 
 import ftlib
-from ftlib.artifacts import Candidate, FoundModel, PreparedDataset, RawDataset
+from ftlib.evidence import Evidence
 from ftlib.fingerprint import digest, file_digest, identify
-from ftlib.recipe import Recipe
 
 _SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
-def lineage(
-    recipe: Recipe,
-    model: FoundModel,
-    raw: Mapping[str, RawDataset],
-    prepared: Mapping[str, PreparedDataset],
-    chosen: Candidate,
-    weights: str,
-) -> dict[str, JsonValue]:
+def lineage(evidence: Evidence, weights: str) -> dict[str, JsonValue]:
     """Return a version's lineage as JSON. `weights` is the digest of the published tensors."""
+    recipe, model, chosen = evidence.recipe, evidence.model, evidence.selection.chosen
     return {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_digest": digest(identify(recipe)),
         "base_model": {"name": model.name, "weights": model.weights, "tokenizer": model.tokenizer},
         "data": {
             name: {
-                "files": [file.model_dump() for file in raw[name].files],
-                "raw": raw[name].content,
+                "files": [file.model_dump() for file in evidence.raw[name].files],
+                "raw": evidence.raw[name].content,
                 "prepared": data.content,
                 "rows": {split: facts.rows for split, facts in data.splits.items()},
                 "dropped": dict(data.ledger.dropped),
                 "leaked": data.leaked,
             }
-            for name, data in sorted(prepared.items())
+            for name, data in sorted(evidence.prepared.items())
         },
         "weights": {
             "published": weights,

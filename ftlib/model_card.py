@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ftlib.artifacts import EvalReport, FoundModel, PreparedDataset, Selection
+from ftlib.artifacts import PreparedDataset, Selection
+from ftlib.evidence import Evidence
 from ftlib.interpolation.wise_ft import WiseFT
 from ftlib.recipe import REPORT, SELECTION, Phase, Recipe
 from ftlib.results import results, text_table
@@ -20,20 +21,14 @@ from ftlib.versions import MANIFEST
 _TASKS = {"labeled": ("text-classification", "Text classification"), "tokens": ("text-generation", "Text generation")}
 
 
-def model_card(
-    recipe: Recipe,
-    model: FoundModel,
-    prepared: Mapping[str, PreparedDataset],
-    selection: Selection,
-    final: Sequence[EvalReport],
-    plots: Sequence[str] = (),
-) -> str:
+def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
     """Return the card's text: front matter for machines, the same facts and their limits for people.
 
     `plots` are paths of pictures beside the card.
     """
+    recipe, model, prepared, selection = evidence.recipe, evidence.model, evidence.prepared, evidence.selection
     return (
-        f"---\n{_front_matter(recipe, model, selection, final)}\n---\n\n"
+        f"---\n{_front_matter(evidence)}\n---\n\n"
         + "\n\n".join(
             [
                 f"# {recipe.publish.name}",
@@ -41,7 +36,7 @@ def model_card(
                 "## Use",
                 _usage(recipe),
                 "## Results",
-                _table(text_table(results(final, selection, recipe.evaluations))),
+                _table(text_table(results(evidence.final, selection, recipe.evaluations))),
                 f"Measured on the {REPORT} splits, which took part neither in training nor in the choice of this "
                 f"model. In brackets: {_confidence(recipe)} bootstrap intervals over rows.",
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
@@ -61,11 +56,12 @@ def model_card(
     )
 
 
-def _front_matter(recipe: Recipe, model: FoundModel, selection: Selection, final: Sequence[EvalReport]) -> str:
+def _front_matter(evidence: Evidence) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
+    recipe, model, selection = evidence.recipe, evidence.model, evidence.selection
     task, task_name = _task(recipe)
-    cells = [cell for report in final for cell in report.measured if cell.candidate == selection.chosen.name]
+    cells = evidence.measured(selection.chosen.name).values()
     data = ModelCardData(
         model_name=recipe.publish.name,
         license=recipe.publish.license,

@@ -55,8 +55,11 @@ class Runner:
         """Run a stage on this thread and return its artifact. Raises whatever the stage raises."""
         return self._account(task, job, lambda named: named(*self._inputs(job), return_state=True))
 
-    def on_thread(self, task: Task[[J, Workspace], A], job: J) -> A:
-        """Run a stage on another thread and wait, so that this one, the main one, stays free for signals."""
+    def on_thread(self, task: Task[[J, Workspace], A], job: J, meanwhile: Callable[[], object] | None = None) -> A:
+        """Run a stage on another thread and wait, so that this one, the main one, stays free for signals.
+
+        `meanwhile` runs on this thread as soon as the stage has been handed over.
+        """
         stopped, listening = Event(), ExitStack()
 
         def check(sign: Progress) -> None:
@@ -67,6 +70,8 @@ class Runner:
             listening.enter_context(listen(check))
             future = named.submit(*self._inputs(job))
             try:
+                if meanwhile:
+                    meanwhile()
                 future.wait()
             except BaseException:
                 # Ctrl-C or a cancel: the thread ends at its next sign of life, and Prefect waits for that. So the

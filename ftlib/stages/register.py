@@ -7,37 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import (
-    EvalReport,
-    FoundModel,
-    ModelVersion,
-    PreparedDataset,
-    RawDataset,
-    Refusal,
-    Report,
-    Selection,
-)
+from ftlib.artifacts import ModelVersion, Refusal, Report
+from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
 from ftlib.lineage import lineage
 from ftlib.model_card import model_card
 from ftlib.model_registry import ModelRegistry
-from ftlib.recipe import REPORT, Gate, Recipe
+from ftlib.recipe import REPORT, Gate
 from ftlib.versions import Manifest, file_of
 from ftlib.workspace import RECORD, Workspace
 
 
 class RegisterJob(Job):
-    """What to publish, with the evidence. Gates are read from `recipe.select.gates` and checked on `final`."""
+    """What to publish, with the evidence. Gates are those of `recipe.select.gates`, checked on `evidence.final`."""
 
     stage: ClassVar[str] = "register"
     version: ClassVar[int] = 1
 
-    recipe: Recipe
-    model: FoundModel
-    raw: dict[str, RawDataset]
-    prepared: dict[str, PreparedDataset]
-    selection: Selection
-    final: tuple[EvalReport, ...]
+    evidence: Evidence
     report: Report
 
 
@@ -50,23 +37,20 @@ def register(job: RegisterJob, work: Workspace) -> ModelVersion | Refusal:
     """
     if reasons := tuple(_refusals(job)):
         return work.once(job, Refusal, lambda _: Refusal(reasons=reasons))
-    registry = ModelRegistry(job.recipe.publish.to.store())
+    registry = ModelRegistry(job.evidence.recipe.publish.to.store())
     if found := _published_before(job, work, registry):
         return found
     return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder))
 
 
 def _refusals(job: RegisterJob) -> Iterator[str]:
-    cells = {cell.evaluation: cell for r in job.final for cell in r.measured if _is_chosen(cell.candidate, job)}
-    for gate in job.recipe.select.gates:
-        evaluation, metric = job.recipe.metric(gate.metric)
+    evidence = job.evidence
+    cells = evidence.measured(evidence.selection.chosen.name)
+    for gate in evidence.recipe.select.gates:
+        evaluation, metric = evidence.recipe.metric(gate.metric)
         value = cells[evaluation].metrics[metric.kind].value
         if not _passes(gate, value):
             yield f"{gate.metric} is {value:.4f} on the {REPORT} split, {_bound(gate)} is required"
-
-
-def _is_chosen(candidate: str, job: RegisterJob) -> bool:
-    return candidate == job.selection.chosen.name
 
 
 def _passes(gate: Gate, value: float) -> bool:
@@ -95,8 +79,8 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 
     staging = folder / "staging"
     manifest = _stage(job, staging)
-    chosen = job.selection.chosen
-    data = job.prepared[job.recipe.evaluation_datasets()[0]]
+    chosen = job.evidence.selection.chosen
+    data = job.evidence.prepared[job.evidence.recipe.evaluation_datasets()[0]]
     differences: list[float] = []
 
     def check(copy: Path) -> None:
@@ -119,14 +103,14 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     from ftlib.training.mix import write_mix
     from ftlib.training.model import weights_digest
 
-    recipe, chosen = job.recipe, job.selection.chosen
+    recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     write_mix(chosen.start, chosen.end, chosen.alpha, staging)
     (staging / "plots").mkdir()
     for plot in job.report.plots:
         shutil.copyfile(job.report.path / plot, staging / "plots" / plot)
     shutil.copyfile(job.report.path / job.report.html, staging / "report.html")
     plots = [f"plots/{plot}" for plot in job.report.plots]
-    card = model_card(recipe, job.model, job.prepared, job.selection, job.final, plots)
+    card = model_card(job.evidence, plots)
     (staging / "README.md").write_text(card, encoding="utf-8")
     paths = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
     return Manifest(
@@ -134,11 +118,9 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
         description=recipe.publish.description,
         files=tuple(file_of(staging, path) for path in paths),
         metrics={
-            f"{cell.evaluation}/{kind}": estimate.value
-            for report in job.final
-            for cell in report.measured
-            if _is_chosen(cell.candidate, job)
+            f"{evaluation}/{kind}": estimate.value
+            for evaluation, cell in job.evidence.measured(chosen.name).items()
             for kind, estimate in cell.metrics.items()
         },
-        lineage=lineage(recipe, job.model, job.raw, job.prepared, chosen, weights_digest(staging)),
+        lineage=lineage(job.evidence, weights_digest(staging)),
     )

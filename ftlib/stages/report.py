@@ -6,44 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import (
-    Candidates,
-    Checkpoint,
-    EvalReport,
-    FoundModel,
-    Measured,
-    PreparedDataset,
-    RawDataset,
-    Report,
-    Selection,
-)
+from ftlib.artifacts import Checkpoint, Measured, Report
+from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
 from ftlib.outcomes import Outcomes, read_outcomes
 from ftlib.page import render, sections
 from ftlib.page.content import Figure, Page
 from ftlib.page.figures import Curve, Line, alpha_curve, training_curves
-from ftlib.recipe import Recipe
 from ftlib.results import Difference, differences, results, retained_reference
 from ftlib.training.curves import FILE, read
 from ftlib.workspace import Workspace
 
 
 class ReportJob(Job):
-    """The run's records. `sweep` are the reports on the selection split, `final` those on the report split."""
+    """What the page shows."""
 
     stage: ClassVar[str] = "report"
     version: ClassVar[int] = 1
 
-    recipe: Recipe
-    model: FoundModel
-    raw: dict[str, RawDataset]
-    prepared: dict[str, PreparedDataset]
-    checkpoints: tuple[Checkpoint, ...]
-    """`base`, then each phase's end."""
-    candidates: Candidates
-    sweep: tuple[EvalReport, ...]
-    selection: Selection
-    final: tuple[EvalReport, ...]
+    evidence: Evidence
 
 
 def report(job: ReportJob, work: Workspace) -> Report:
@@ -53,7 +34,7 @@ def report(job: ReportJob, work: Workspace) -> Report:
     """
 
     def build(folder: Path) -> Report:
-        page = _page(job, work, folder)
+        page = _page(job.evidence, work, folder)
         (folder / "report.html").write_text(render.html(page), encoding="utf-8")
         (folder / "report.md").write_text(render.markdown(page), encoding="utf-8")
         plots = sorted(path.name for path in folder.iterdir() if path.suffix in (".svg", ".png"))
@@ -62,76 +43,76 @@ def report(job: ReportJob, work: Workspace) -> Report:
     return work.once(job, Report, build)
 
 
-def _page(job: ReportJob, work: Workspace, folder: Path) -> Page:
-    recipe, chosen = job.recipe, job.selection.chosen.name
-    rows = results(job.final, job.selection, recipe.evaluations)
-    end, theta0 = job.checkpoints[-1].phase, job.checkpoints[max(0, len(job.checkpoints) - 2)].phase
-    against_end, against_start = (_differences(job, work, chosen, theirs) for theirs in (end, theta0))
+def _page(found: Evidence, work: Workspace, folder: Path) -> Page:
+    recipe, chosen = found.recipe, found.selection.chosen.name
+    rows = results(found.final, found.selection, recipe.evaluations)
+    end, theta0 = found.checkpoints[-1].phase, found.checkpoints[max(0, len(found.checkpoints) - 2)].phase
+    against_end, against_start = (_differences(found, work, chosen, theirs) for theirs in (end, theta0))
     confidence = max(evaluation.confidence for evaluation in recipe.evaluations.values())
     shown = [
-        sections.selection_section(job.selection, job.candidates, job.sweep, _alpha_figures(job, folder)),
+        sections.selection_section(found.selection, found.candidates, found.sweep, _alpha_figures(found, folder)),
         sections.results_section(rows, confidence),
         sections.differences_section([*against_end, *against_start]),
-        _forgetting(job, work),
-        sections.slices_section(job.final, job.selection, recipe.evaluations),
-        sections.training_section(job.checkpoints, _training_figures(job.checkpoints, folder)),
-        sections.data_section(job.raw, job.prepared),
-        sections.lineage_section(recipe, job.model, job.raw, job.prepared, job.checkpoints, job.selection),
+        _forgetting(found, work),
+        sections.slices_section(found.final, found.selection, recipe.evaluations),
+        sections.training_section(found.checkpoints, _training_figures(found.checkpoints, folder)),
+        sections.data_section(found.raw, found.prepared),
+        sections.lineage_section(recipe, found.model, found.raw, found.prepared, found.checkpoints, found.selection),
     ]
     phases = ", then ".join(f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {p.dataset})" for p in recipe.phases)
     return Page(
         title=recipe.name,
-        subtitle=f"{job.model.name}: {phases}. Published, if the gates agree, as {recipe.publish.name}.",
-        verdict=_verdict(job),
+        subtitle=f"{found.model.name}: {phases}. Published, if the gates agree, as {recipe.publish.name}.",
+        verdict=_verdict(found),
         tiles=sections.tiles(recipe, rows, against_end),
         sections=[section for section in shown if section is not None],
     )
 
 
-def _verdict(job: ReportJob) -> str:
-    chosen = job.selection.chosen
-    if len(job.candidates.members) == 1:
+def _verdict(found: Evidence) -> str:
+    chosen = found.selection.chosen
+    if len(found.candidates.members) == 1:
         return f"Chosen: {chosen.name}, the only candidate."
     return f"Chosen: {chosen.name}, on the line from {chosen.start.phase} (alpha 0) to {chosen.end.phase} (alpha 1)."
 
 
-def _differences(job: ReportJob, work: Workspace, ours: str, theirs: str) -> list[Difference]:
+def _differences(found: Evidence, work: Workspace, ours: str, theirs: str) -> list[Difference]:
     def load(cell: Measured) -> Outcomes:
         return read_outcomes(work.root / cell.outcomes)
 
     if ours == theirs:
         return []
-    return list(differences(ours, theirs, job.final, job.recipe.evaluations, load, job.recipe.seed))
+    return list(differences(ours, theirs, found.final, found.recipe.evaluations, load, found.recipe.seed))
 
 
-def _forgetting(job: ReportJob, work: Workspace) -> sections.Section:
-    retained = [name for name, evaluation in job.recipe.evaluations.items() if evaluation.role == "retained"]
-    reference = retained_reference(job.checkpoints)
-    found = _differences(job, work, job.selection.chosen.name, reference.phase) if retained and reference else []
-    return sections.forgetting_section([d for d in found if d.evaluation in retained], reference, retained)
+def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
+    retained = [name for name, evaluation in found.recipe.evaluations.items() if evaluation.role == "retained"]
+    reference = retained_reference(found.checkpoints)
+    measured = _differences(found, work, found.selection.chosen.name, reference.phase) if retained and reference else []
+    return sections.forgetting_section([d for d in measured if d.evaluation in retained], reference, retained)
 
 
-def _alpha_figures(job: ReportJob, folder: Path) -> list[Figure]:
-    members = job.candidates.members
+def _alpha_figures(found: Evidence, folder: Path) -> list[Figure]:
+    members = found.candidates.members
     if len(members) < 2:
         return []
-    chosen = [member.name for member in members].index(job.selection.chosen.name)
-    target, shifted = (_line(job, role) for role in ("target", "shifted"))
+    chosen = [member.name for member in members].index(found.selection.chosen.name)
+    target, shifted = (_line(found, role) for role in ("target", "shifted"))
     if target is None and shifted is None:
         return []
     return [alpha_curve(folder, [member.alpha for member in members], chosen, target, shifted)]
 
 
-def _line(job: ReportJob, role: str) -> Line | None:
+def _line(found: Evidence, role: str) -> Line | None:
     """Return the first evaluation of that role along alpha, by the metric that the rule looks at where it has it."""
-    name = next((name for name, evaluation in job.recipe.evaluations.items() if evaluation.role == role), None)
+    name = next((name for name, evaluation in found.recipe.evaluations.items() if evaluation.role == role), None)
     if name is None:
         return None
-    kinds = [metric.kind for metric in job.recipe.evaluations[name].metrics]
-    wanted = [path.partition("/")[2] for path in (job.recipe.select.by, job.recipe.select.subject_to) if path]
+    kinds = [metric.kind for metric in found.recipe.evaluations[name].metrics]
+    wanted = [path.partition("/")[2] for path in (found.recipe.select.by, found.recipe.select.subject_to) if path]
     metric = next((kind for kind in wanted if kind in kinds), kinds[0])
-    cells = {cell.candidate: cell for r in job.sweep for cell in r.measured if cell.evaluation == name}
-    return Line(name, metric, [cells[member.name].metrics[metric] for member in job.candidates.members])
+    cells = {cell.candidate: cell for r in found.sweep for cell in r.measured if cell.evaluation == name}
+    return Line(name, metric, [cells[member.name].metrics[metric] for member in found.candidates.members])
 
 
 def _training_figures(checkpoints: Sequence[Checkpoint], folder: Path) -> list[Figure]:

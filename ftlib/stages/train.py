@@ -28,8 +28,13 @@ class TrainJob(Job):
     compute: Compute
 
     def needs_ray(self) -> bool:
-        """Say whether this phase runs on Ray workers; a probe never does."""
-        return self.compute.workers > 0 and not isinstance(self.phase.tuning, LinearProbe)
+        """Say whether this phase runs on Ray workers."""
+        return runs_on_ray(self.phase, self.compute)
+
+
+def runs_on_ray(phase: Phase, compute: Compute) -> bool:
+    """Say whether a phase runs on Ray workers; a probe never does."""
+    return compute.workers > 0 and not isinstance(phase.tuning, LinearProbe)
 
 
 def train(job: TrainJob, work: Workspace) -> Checkpoint:

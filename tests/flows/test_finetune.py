@@ -51,7 +51,7 @@ def test_a_run_ends_with_a_published_version_and_its_record(first: State, work: 
         "ingest home", "ingest away", "preprocess home", "preprocess away", "base",
     ]  # fmt: skip
     written = json.loads((work / "runs" / "tiny" / "run.json").read_text())
-    assert written["selection"]["chosen"]["name"] == record.selection.chosen.name
+    assert written["evidence"]["selection"]["chosen"]["name"] == record.evidence.selection.chosen.name
     assert written["versions"]["torch"]
     assert "<html" in (work / "runs" / "tiny" / "report.html").read_text().lower()
 
@@ -82,13 +82,13 @@ def test_a_second_run_finds_every_stage_done(first: State, tiny_recipe: Path, wo
 def test_a_deleted_record_runs_its_stage_again_though_prefect_has_it_cached(
     first: State, tiny_recipe: Path, work: Path
 ):
-    trained = first.result().checkpoints[-1]
+    trained = first.result().evidence.checkpoints[-1]
     (trained.path / "artifact.json").unlink()
     record = finetune(str(tiny_recipe), work=str(work), return_state=True).result()
     again = {step.stage for step in record.steps if not step.done_before}
     assert again == {"train tune"}  # the same weights come out, so what follows is done
-    assert record.checkpoints[-1].weights == trained.weights
-    assert record.checkpoints[-1].path.is_dir()
+    assert record.evidence.checkpoints[-1].weights == trained.weights
+    assert record.evidence.checkpoints[-1].path.is_dir()
 
 
 def test_a_changed_phase_runs_itself_and_what_follows_only(first: State, tiny_recipe: Path, work: Path):

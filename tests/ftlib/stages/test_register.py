@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import ftlib.training.mix as mix
 from ftlib.artifacts import (
     Candidate,
+    Candidates,
     Checkpoint,
     Estimate,
     EvalReport,
@@ -30,6 +31,7 @@ from ftlib.artifacts import (
     Selection,
 )
 from ftlib.errors import IntegrityError, StorageError
+from ftlib.evidence import Evidence
 from ftlib.fingerprint import file_digest
 from ftlib.inference import predict
 from ftlib.model_registry import ModelRegistry
@@ -108,15 +110,18 @@ class Run:
             files=(FileVersion(uri="rows.jsonl", bytes=1234, sha256="f" * 64),),
             ledger=Ledger(rows_in=40, kept=40),
         )
-        self.job = RegisterJob(
+        evidence = Evidence(
             recipe=self.recipe,
             model=FoundModel(name="models/tiny", uri=str(folder), weights="w" * 64, tokenizer="t" * 64),
             raw={"tickets": self.raw},
             prepared={"tickets": self.data},
+            checkpoints=(start, end),
+            candidates=Candidates(members=(self.chosen,)),
+            sweep=(),
             selection=Selection(chosen=self.chosen, rule="The best held_out score.", why="It had the best."),
             final=(EvalReport(measured=(cell,)),),
-            report=self._report(folder / "report"),
         )
+        self.job = RegisterJob(evidence=evidence, report=self._report(folder / "report"))
         self.work = Workspace(folder / "work")
 
     def _report(self, folder: Path) -> Report:

@@ -15,6 +15,7 @@ from ftlib.artifacts import Candidate, EvalReport, FoundModel, Ledger, PreparedD
 from ftlib.bootstrap import Resampling, difference
 from ftlib.config import Split
 from ftlib.errors import StorageError
+from ftlib.evidence import Evidence
 from ftlib.metrics import Accuracy
 from ftlib.outcomes import read_outcomes
 from ftlib.page.content import signed
@@ -84,7 +85,7 @@ def records(folder: Path, work: Workspace, of: Recipe) -> ReportJob:
         SelectJob(candidates=candidates, reports=sweep, evaluations=of.evaluations, select=of.select), work
     )
     finalists = (*map(Candidate.of, (base, probe, tune)), selection.chosen)
-    return ReportJob(
+    found = Evidence(
         recipe=of,
         model=FoundModel(name="tiny", uri="", weights="w" * 64, tokenizer="tiny"),
         raw=raw,
@@ -95,6 +96,7 @@ def records(folder: Path, work: Workspace, of: Recipe) -> ReportJob:
         selection=selection,
         final=tuple(measured(of, prepared, finalists, "test", work)),
     )
+    return ReportJob(evidence=found)
 
 
 def measured(
@@ -155,7 +157,7 @@ def test_every_estimate_of_the_records_is_on_both_pages(made: tuple[ReportJob, W
     job, _, page = made
     html = " ".join(Tags((page.path / "report.html").read_text()).words)
     markdown = (page.path / "report.md").read_text()
-    for cell in (cell for reports in (job.sweep, job.final) for r in reports for cell in r.measured):
+    for cell in (cell for reports in (job.evidence.sweep, job.evidence.final) for r in reports for cell in r.measured):
         for estimate in cell.metrics.values():
             words = f"{number(estimate.low)} to {number(estimate.high)}"
             assert number(estimate.value) in html
@@ -202,9 +204,10 @@ def test_the_same_records_give_the_same_bytes(made: tuple[ReportJob, Workspace, 
 
 def test_differences_are_those_of_the_tables(made: tuple[ReportJob, Workspace, Report]) -> None:
     job, work, page = made
-    chosen = job.selection.chosen.name
+    chosen = job.evidence.selection.chosen.name
     ours, theirs = (
-        read_outcomes(work.root / job.final[1].of(name, "shifted", "test").outcomes) for name in (chosen, "probe")
+        read_outcomes(work.root / job.evidence.final[1].of(name, "shifted", "test").outcomes)
+        for name in (chosen, "probe")
     )
     expected = difference(Accuracy(), ours, theirs, Resampling(100, 0.95, 0))
     markdown = (page.path / "report.md").read_text()
@@ -221,13 +224,13 @@ def test_a_table_that_is_gone_is_one_clear_line(made: tuple[ReportJob, Workspace
 
 def test_results_are_the_rows_of_the_terminal(made: tuple[ReportJob, Workspace, Report]) -> None:
     job = made[0]
-    rows = results(job.final, job.selection, job.recipe.evaluations)
-    chosen = f"chosen ({job.selection.chosen.name})"
+    rows = results(job.evidence.final, job.evidence.selection, job.evidence.recipe.evaluations)
+    chosen = f"chosen ({job.evidence.selection.chosen.name})"
     assert [row.model for row in rows] == ["base", "probe", "tune", chosen] * 2
     assert [row.chosen for row in rows] == [False, False, False, True] * 2
     table = text_table(rows)
     assert table[0] == ["evaluation", "model", "rows", "accuracy", "macro_f1", "log_loss"]
-    assert table[1][3] == interval_text(job.final[0].of("base", "target", "test").metrics["accuracy"])
+    assert table[1][3] == interval_text(job.evidence.final[0].of("base", "target", "test").metrics["accuracy"])
 
 
 def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
@@ -246,7 +249,7 @@ def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_
     job = records(tmp_path, work, recipe(interpolation={"kind": "off"}))
     page = report(job, work)
     assert page.plots == ("training_curves.png", "training_curves.svg")
-    models = [row.model for row in results(job.final, job.selection, job.recipe.evaluations)]
+    models = [row.model for row in results(job.evidence.final, job.evidence.selection, job.evidence.recipe.evaluations)]
     assert models == ["base", "probe", "chosen (tune)"] * 2
 
 
@@ -260,9 +263,11 @@ def test_slices_come_worst_first(tmp_path: Path) -> None:
         for i, row in enumerate(tiny_rows(45))
     ]
     write_split(split_file(folder, "test"), "labeled", rows, ["kind"])
-    sliced = job.prepared["rows"].model_copy(update={"uri": str(folder), "content": "sliced"})
-    final = measured(job.recipe, {**job.prepared, "rows": sliced}, (job.selection.chosen,), "test", work)
-    page = report(job.model_copy(update={"final": tuple(final)}), work)
+    sliced = job.evidence.prepared["rows"].model_copy(update={"uri": str(folder), "content": "sliced"})
+    final = measured(
+        job.evidence.recipe, {**job.evidence.prepared, "rows": sliced}, (job.evidence.selection.chosen,), "test", work
+    )
+    page = report(ReportJob(evidence=job.evidence.model_copy(update={"final": tuple(final)})), work)
     markdown = (page.path / "report.md").read_text()
     part = markdown[markdown.index("## Slices") : markdown.index("## Training")]
     values = [float(value) for value in re.findall(r"kind=\w+\** \| \**15\** \| \**([\d.]+)", part)]

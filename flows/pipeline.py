@@ -1,0 +1,57 @@
+"""From a recipe to everything known about its best candidate: the part that every training flow shares."""
+
+from itertools import zip_longest
+
+from flows import finetune_jobs as jobs
+from flows.ray_when_needed import RayWhenNeeded
+from ftlib.artifacts import Candidate
+from ftlib.evidence import Evidence
+from ftlib.preflight import check_labels, check_registry
+from ftlib.recipe import REPORT, SELECTION, Recipe
+from ftlib.stages.interpolate import InterpolateJob
+from ftlib.stages.select import SelectJob
+from ftlib.stages.train import runs_on_ray
+from ftlib.training.model import find_model
+from tasks.assess import evaluate, interpolate, select
+from tasks.data import ingest, preprocess
+from tasks.runner import Runner
+from tasks.train import base, train
+
+
+def find_best(r: Recipe, run: Runner) -> Evidence:
+    """Ingest, preprocess, train every phase, interpolate, measure, choose. Raises whatever a stage raises."""
+    check_registry(r)
+    model = find_model(r.model)
+    raw = {name: run(ingest, jobs.ingest_job(r, name)) for name in r.datasets}
+    prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model)) for name in r.datasets}
+    labels = check_labels(r, prepared)
+
+    trail = [run(base, jobs.base_job(r, model, labels))]
+    with RayWhenNeeded(r.compute) as ray:  # it starts while a probe is fitted, for the phase after that
+        for phase, following in zip_longest(r.phases, r.phases[1:]):
+            job = jobs.train_job(r, phase, trail[-1], prepared)
+            to_do = not run.work.has(job)
+            if to_do and job.needs_ray():
+                ray.start()
+            soon = to_do and following is not None and runs_on_ray(following, r.compute)
+            trail.append(run.on_thread(train, job, meanwhile=ray.start if soon else None))
+
+    candidates = run(interpolate, InterpolateJob(start=trail[-2], end=trail[-1], interpolation=r.interpolation))
+    sweep = [run(evaluate, job) for job in jobs.evaluate_jobs(r, candidates.members, prepared, SELECTION)]
+    selection = run(
+        select, SelectJob(candidates=candidates, reports=tuple(sweep), evaluations=r.evaluations, select=r.select)
+    )
+    finalists = [*map(Candidate.of, trail), selection.chosen]
+    final = [run(evaluate, job) for job in jobs.evaluate_jobs(r, finalists, prepared, REPORT)]
+
+    return Evidence(
+        recipe=r,
+        model=model,
+        raw=raw,
+        prepared=prepared,
+        checkpoints=tuple(trail),
+        candidates=candidates,
+        sweep=tuple(sweep),
+        selection=selection,
+        final=tuple(final),
+    )
