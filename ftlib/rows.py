@@ -127,7 +127,7 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None) -> Chec
     """Return the row without nulls and its id, or why no later stage could hold it."""
     values = row.values
     if None in values.values():
-        values = {name: value for name, value in values.items() if value is not None}
+        values: dict[str, Value] = {name: value for name, value in values.items() if value is not None}
     if schema is not None:
         found = schema(row, values)
         if isinstance(found, BadRow):
@@ -161,7 +161,7 @@ def canonical_json(values: Values) -> bytes:
     """
     for value in values.values():
         kind = type(value)
-        # Both print the shortest digits that read back, but 1e+16 and 1e-05 in other spellings; msgspec writes NaN as null.
+        # Both print the shortest digits that read back, but 1e+16 and 1e-05 in other spellings, and NaN becomes null.
         if kind not in _EXACT and not (kind is float and 1e-4 <= abs(cast("float", value)) < 1e16):
             return json.dumps(
                 values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -24,6 +24,7 @@ ColumnKind = Literal["string", "int64", "double", "bool", "json"]
 
 _JSON = {b"reglage": b"json"}
 _BATCH = 1000
+_ROW_GROUP_BYTES = 8 << 20
 _KINDS: dict[type, ColumnKind] = {str: "string", int: "int64", float: "double", bool: "bool"}
 
 
@@ -134,9 +135,24 @@ def _write_parquet(path: Path, spool: Path, kinds: dict[str, ColumnKind]) -> Non
 
     schema = pa.schema([pa.field(ROW_ID, pa.string()), *(_field(name, kind) for name, kind in kinds.items())])
     with _spooled(spool) as batches, parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in batches:
-            arrays = [_as_kind(batch, field) for field in schema]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
+        for group in _row_groups(batches, schema):
+            writer.write_table(pa.Table.from_batches(group, schema))
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[list[pa.RecordBatch]]:
+    """Gather batches, since a row group of a thousand short rows is mostly headers."""
+    import pyarrow as pa
+
+    group: list[pa.RecordBatch] = []
+    held = 0
+    for batch in batches:
+        group.append(pa.record_batch([_as_kind(batch, field) for field in schema], schema=schema))
+        held += batch.nbytes
+        if held >= _ROW_GROUP_BYTES:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
 
 
 @contextmanager

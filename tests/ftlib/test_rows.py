@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.errors import DataError
-from ftlib.rows import BadRow, Checked, Row, check_values, from_python, need_column
+from ftlib.rows import BadRow, Checked, Row, canonical_json, check_values, from_python, need_column
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -40,6 +40,26 @@ def test_every_row_is_either_kept_whole_or_quarantined_with_a_reason(values: dic
         assert found.line == 7
     else:
         assert found.values == {name: value for name, value in values.items() if value is not None}
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), json_values, max_size=4))
+@settings(deadline=None, max_examples=300)
+def test_canonical_json_is_what_the_json_module_says(values: dict[str, Any]) -> None:
+    said = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    assert canonical_json(values) == said.encode()
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@settings(deadline=None, max_examples=300)
+def test_floats_are_spelt_as_the_json_module_spells_them(number: float) -> None:
+    assert canonical_json({"x": number}) == f'{{"x":{json.dumps(number)}}}'.encode()
+
+
+@pytest.mark.parametrize("number", [1e15, 9999999999999998.0, 1e16, 1e-4, 9.999e-5, 1e-5, 1e22, -0.0, 5e-324])
+def test_floats_at_the_borders_of_scientific_notation(number: float) -> None:
+    assert (
+        canonical_json({"x": number, "y": -number}) == json.dumps({"x": number, "y": -number}).replace(" ", "").encode()
+    )
 
 
 @pytest.mark.parametrize(
