@@ -13,9 +13,9 @@ from flows.console import emit, json_option
 from ftlib.errors import DataError, IntegrityError
 from ftlib.model_registry import ModelRegistry, probe
 from ftlib.storage import open_store
-from ftlib.versions import Manifest, Version, parse_spec
+from ftlib.versions import Manifest, Version
 
-version_argument = click.argument("version", metavar="NAME[@NUMBER]")
+version_argument = click.argument("version", metavar="NAME[@NUMBER|@ALIAS]")
 
 
 def registry_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -67,7 +67,7 @@ def list_versions(name: str | None, uri: str, endpoint_url: str | None, as_json:
 def show(version: str, uri: str, endpoint_url: str | None, as_json: bool) -> None:
     """Show what a version is: its metrics, files and lineage."""
     opened = ModelRegistry(open_store(uri, endpoint_url))
-    found = opened.version(*parse_spec(version))
+    found = opened.resolve(version)
     manifest = opened.manifest(found)
     record = {**_facts(found), "registry": opened.store.uri, "manifest": manifest.model_dump(mode="json")}
     emit(lambda: _print_version(found, manifest), record, as_json)
@@ -84,7 +84,7 @@ def pull(version: str, folder: Path | None, uri: str, endpoint_url: str | None, 
     The folder appears only when it is whole, and loads with transformers' from_pretrained.
     """
     opened = ModelRegistry(open_store(uri, endpoint_url))
-    found = opened.version(*parse_spec(version))
+    found = opened.resolve(version)
     target = (folder or Path(found.name)).absolute()
     created = opened.pull(found, target)
     record = {**_facts(found), "folder": str(target), "created": created}
@@ -98,7 +98,7 @@ def pull(version: str, folder: Path | None, uri: str, endpoint_url: str | None, 
 def verify(version: str, uri: str, endpoint_url: str | None, as_json: bool) -> None:
     """Read every byte of a version again and compare it with the recorded digests."""
     opened = ModelRegistry(open_store(uri, endpoint_url))
-    found = opened.version(*parse_spec(version))
+    found = opened.resolve(version)
     if faults := opened.verify(found):
         raise IntegrityError("\n".join(f"{found}: {fault.path}: {fault.problem}" for fault in faults))
     manifest = opened.manifest(found)
@@ -134,7 +134,7 @@ def predict(version: str, batch_size: int, uri: str, endpoint_url: str | None, a
     Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
     """
     opened = ModelRegistry(open_store(uri, endpoint_url))
-    found = opened.version(*parse_spec(version))
+    found = opened.resolve(version)
     folder = _cache() / found.manifest
     opened.pull(found, folder)
 

@@ -6,7 +6,8 @@
       ModelError           fix the model folder: missing, no tokenizer, not loadable, wrong shape
       TrainingError        the training broke one of its own invariants; nothing is published
       StorageError         disk or object store refused: full, read-only, absent, ignores conditions
-      IntegrityError       bytes differ from their recorded digest; never loaded
+        IntegrityError     bytes differ from their recorded digest; never loaded
+        ConflictError      an alias moved since the caller decided; decide again against what it means now
       BusyError            the same run is going on in another process
       TransientError       the one that is retried: time-outs, 5xx, lost workers
       Interrupted          the user pressed Ctrl-C or the machine is going away; resumable
@@ -57,6 +58,10 @@ class StorageError(ReglageError):
 
 class IntegrityError(StorageError):
     """Bytes differ from the digest recorded for them."""
+
+
+class ConflictError(StorageError):
+    """Another process changed what this one's decision was based on."""
 
 
 class BusyError(ReglageError):

@@ -4,8 +4,9 @@
     <root>/blobs/sha256/ab/<64 hex>                     a file's bytes under their digest; equal files are stored once
     <root>/models/<name>/manifests/<64 hex>.json        files, digests, lineage, metrics; named by its own digest
     <root>/models/<name>/versions/00000042.json         create-only: the commit point; points to a manifest
+    <root>/models/<name>/aliases/<alias>/00000007.json  create-only: the newest one says what the alias means
 
-`model_registry.py` has the protocol, docs/registry.md the reasons.
+`ftlib.model_registry` has the protocol, docs/registry.md the reasons.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -26,6 +27,9 @@ from ftlib.storage.store import safe_relpath
 
 MANIFEST = "manifest.json"
 """A pulled folder holds its manifest under this name, so that it can be checked without the registry."""
+
+RECORDS_AT_ONCE = 8
+"""Small objects that are read at the same time."""
 
 C = TypeVar("C", bound=Config)
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -120,12 +124,15 @@ def differences(manifest: Manifest, folder: Path) -> Iterator[Fault]:
             yield Fault(path=name, problem="is not part of the version")
 
 
-def parse_spec(spec: str) -> tuple[str, int | None]:
-    """Read `name` (the latest) or `name@3`. Raises RecipeError for anything else."""
-    match = re.fullmatch(r"([^@]+)(?:@([1-9][0-9]{0,7}))?", spec)
+def parse_spec(spec: str) -> tuple[str, int | str | None]:
+    """Read `name` (the latest), `name@3`, or `name@champion` (an alias). Raises RecipeError for anything else."""
+    match = re.fullmatch(r"([^@]+)(?:@(?:([1-9][0-9]{0,7})|([a-z][a-z0-9_-]{0,62})))?", spec)
     if not match:
-        raise RecipeError(f"version {spec!r}: write a model's name for its latest version, or name@3 for the third")
-    return model_name(match[1]), int(match[2]) if match[2] else None
+        raise RecipeError(
+            f"version {spec!r}: write a model's name for its latest version, name@3 for the third, or name@champion "
+            "for what an alias means"
+        )
+    return model_name(match[1]), int(match[2]) if match[2] else match[3]
 
 
 def model_name(name: str) -> str:
@@ -153,9 +160,25 @@ def version_path(name: str, number: int) -> str:
     return f"{versions_path(name)}/{number:08d}.json"
 
 
-def version_numbers(names: list[str]) -> list[int]:
-    """Return the numbers of the commits in a listing; anything else there is not ours."""
+def numbers(names: list[str]) -> list[int]:
+    """Return the numbers of the records in a listing; anything else there is not ours."""
     return sorted(int(name[:8]) for name in names if re.fullmatch(r"[0-9]{8}\.json", name))
+
+
+def record_bytes(record: Config) -> bytes:
+    """Return the bytes a small record is stored as."""
+    return record.model_dump_json(indent=1).encode()
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Write 1, 2, 3, 7 as 1-3, 7."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
 def parse(kind: type[C], data: bytes, where: str) -> C:

@@ -9,51 +9,18 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-import ftlib.model_registry as model_registry
 from ftlib.errors import IntegrityError, RecipeError, StorageError
-from ftlib.model_registry import ModelRegistry, probe
+from ftlib.model_registry import ModelRegistry, probe, transfers
+from ftlib.model_registry import registry as publishing
 from ftlib.storage import LocalStore, S3Store, Store, open_store
 from ftlib.versions import MANIFEST, Manifest, file_of, parse_spec
-
-
-@pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return LocalStore(tmp_path / "store") if request.param == "local" else request.getfixturevalue("s3_store")
-
-
-def staged(folder: Path, files: dict[str, str], name: str = "m") -> tuple[Manifest, Path]:
-    for path, text in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
-    entries = tuple(file_of(folder, path) for path in sorted(files))
-    return Manifest(name=name, description="", files=entries, metrics={}, lineage={}), folder
-
-
-def fine(_: Path) -> None:
-    pass
-
-
-def publish(store: Store, tmp_path: Path, key: str, files: dict[str, str], check: Callable[[Path], None] = fine):
-    manifest, folder = staged(tmp_path / f"staging-{key}-{threading.get_ident()}", files)
-    return ModelRegistry(store).publish(manifest, folder, key, check, tmp_path)
-
-
-FILES = {"model.safetensors": "weights", "config.json": "{}", "plots/a.png": "picture"}
-
-
-def stored(store: Store, folder: str) -> list[str]:
-    """Every object below a folder, read without the code under test's own bookkeeping."""
-    names: list[str] = []
-    for name in store.list(folder):
-        names += stored(store, f"{folder}/{name[:-1]}") if name.endswith("/") else [f"{folder}/{name}"]
-    return names
+from tests.ftlib.model_registry.kit import FILES, Dying, child, damage, dying_step, exit_code, fine, publish, stored
 
 
 class TestPublish:
@@ -154,13 +121,6 @@ class TestPublish:
         assert ModelRegistry(store).verify(version) == []
 
 
-def damage(store: Store, path: str) -> None:
-    data = bytearray(store.read(path) or b"")
-    data[0] ^= 1
-    store.discard(path)
-    store.create(path, bytes(data))
-
-
 class TestPull:
     @pytest.mark.parametrize("victim", ["blob", "manifest", "missing"])
     def test_damage_is_found_and_nothing_appears(self, store: Store, tmp_path: Path, victim: str):
@@ -243,7 +203,7 @@ class TestReading:
         with pytest.raises(IntegrityError, match="says it is m@1"):
             ModelRegistry(store).versions("m")
 
-    @pytest.mark.parametrize("spec", ["", "@1", "m@", "m@0", "m@x", "m@-1", "M", "../m", "m/n", "m@1@2", "m" * 64])
+    @pytest.mark.parametrize("spec", ["", "@1", "m@", "m@0", "m@X", "m@-1", "M", "../m", "m/n", "m@1@2", "m" * 64])
     def test_bad_specs(self, spec: str):
         with pytest.raises(RecipeError):
             parse_spec(spec)
@@ -251,6 +211,7 @@ class TestReading:
     def test_good_specs(self):
         assert parse_spec("my-model_2") == ("my-model_2", None)
         assert parse_spec("m@12") == ("m", 12)
+        assert parse_spec("m@champion") == ("m", "champion")
 
 
 class TestProbe:
@@ -301,33 +262,11 @@ class TestProbe:
         probe(LostReplies(tmp_path))
 
 
-class Dying:
-    """A store whose process dies before (even) or after (odd) the nth call to it."""
-
-    def __init__(self, store: Store, point: int) -> None:
-        self.store, self.point, self.calls, self.uri = store, point, itertools.count(), store.uri
-
-    def __getattr__(self, name: str):
-        def call(*arguments):
-            n = next(self.calls)
-            die_if(2 * n == self.point)
-            result = getattr(self.store, name)(*arguments)
-            die_if(2 * n + 1 == self.point)
-            return result
-
-        return call
-
-
-def die_if(now: bool) -> None:
-    if now:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def publish_and_die(store: Callable[[], Store], work: Path, point: int, where: str) -> None:
     """In a child: publish `work/staging`, and be killed at that point, between the store's calls or inside them."""
-    model_registry.FILES_AT_ONCE = 1  # so that the nth call is the same call every time
+    transfers.FILES_AT_ONCE = 1  # so that the nth call is the same call every time
     if point >= 0:
-        model_registry.probe = lambda _: None  # its writers race, so its calls have no order
+        publishing.probe = lambda _: None  # its writers race, so its calls have no order
     if where == "inside":
         steps = itertools.count()
         for name in ("link", "fsync", "replace", "unlink"):
@@ -337,31 +276,6 @@ def publish_and_die(store: Callable[[], Store], work: Path, point: int, where: s
     manifest = Manifest(name="m", description="", files=files, metrics={}, lineage={})
     registry = ModelRegistry(Dying(opened, point) if where == "between" else opened)
     registry.publish(manifest, work / "staging", "k", fine, work)
-
-
-def dying_step(real: Callable[..., object], steps: Iterator[int], point: int) -> Callable[..., object]:
-    def step(*arguments: object, **options: object) -> object:
-        die_if(next(steps) == point)
-        return real(*arguments, **options)
-
-    return step
-
-
-def child(call: Callable[[], None]) -> int:
-    """Start a process and return its id. A fork, since hundreds of imports would take minutes."""
-    if (pid := os.fork()) == 0:
-        try:
-            call()
-            os._exit(0)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    return pid
-
-
-def exit_code(pid: int) -> int:
-    """Wait for a child; negative if a signal ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class TestKills:
