@@ -185,6 +185,19 @@ def from_python(value: object) -> Value:
     return str(iso()) if callable(iso) else str(value)
 
 
+def table_row(uri: str, number: int, size: int, cells: dict[str, object]) -> Row | BadRow:
+    """Turn a table's row into a row of values."""
+    values: dict[str, Value] = {}
+    for name, cell in cells.items():
+        try:
+            values[name] = from_python(cell)
+        except TypeError:
+            return BadRow(
+                uri, number, size, "binary_value", f"column {name!r} holds bytes; store text or numbers", name
+            )
+    return Row(uri, number, size, values)
+
+
 def need_column(column: str, have: Iterable[str], where: str) -> None:
     """Raise DataError if a column is absent, naming those there are and the one that was probably meant."""
     columns = sorted(have)

@@ -13,8 +13,8 @@ from ftlib.artifacts import FileVersion
 from ftlib.config import Config
 from ftlib.errors import DataError, RecipeError, TransientError
 from ftlib.fingerprint import digest
-from ftlib.row_files import pin_file, table_row
-from ftlib.rows import BadRow, Row
+from ftlib.row_files import pin_file
+from ftlib.rows import BadRow, Row, table_row
 
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 _BATCH = 1000

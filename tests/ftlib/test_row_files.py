@@ -16,6 +16,8 @@ from pyarrow import parquet
 
 from ftlib.errors import DataError
 from ftlib.row_files import pin_file, read_file
+from ftlib.row_files.jsonl import parse_line
+from ftlib.row_files.text import Line
 from ftlib.rows import BadRow, Row
 
 
@@ -219,6 +221,161 @@ def test_gzip_is_read_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole[:-20])
     with pytest.raises(DataError, match="damaged gzip"):
         read(path)
+
+
+def test_zstd_is_read_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv.zst"
+    codec = pa.Codec("zstd")
+    frames = [b"a,b\n1,x\n", b"2,y\n" * 1000]
+    whole = b"".join(codec.compress(frame, asbytes=True) for frame in frames)  # a file may hold several frames
+    path.write_bytes(whole)
+    assert len(values(read(path))) == 1001
+    for damaged in (whole[:-3], b"no zstd at all", whole[:20] + b"\0\0\0\0" + whole[24:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged zstd") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("piece", [b"x" * 1_000_000, (b'{"a": "' + b"x" * 99_990 + b'"}\n') * 10])
+def test_a_bomb_stops_early(tmp_path: Path, suffix: str, piece: bytes) -> None:
+    path = tmp_path / f"rows.jsonl{suffix}"
+    with pa.CompressedOutputStream(str(path), "gzip" if suffix == ".gz" else "zstd") as stream:
+        for _ in range(300):  # 300 MB of one line, or of rows
+            stream.write(piece)
+    pinned, read_bytes = pin_file(path), 0
+    assert pinned.bytes < 2_000_000
+    tracemalloc.start()
+    rows = read_file(pinned, 1_000_000)
+
+    def read_all() -> None:
+        nonlocal read_bytes
+        for row in rows:
+            read_bytes += row.bytes
+
+    with pytest.raises(DataError, match=r"unpacks to more than 200 times its .* give it unpacked"):
+        read_all()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert read_bytes < (70 << 20) + 200 * pinned.bytes
+    assert peak < 20_000_000
+
+
+def test_a_parquet_bomb_stops_early(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 40_000, pa.int32()), ["x" * 900_000])
+    parquet.write_table(pa.table({"text": text}), path)  # 36 GB of text
+    assert path.stat().st_size < 100_000
+    before, rows, held = pa.total_allocated_bytes(), read_file(pin_file(path), 1_000_000), [0]
+
+    def read_all() -> None:
+        held.extend(pa.total_allocated_bytes() - before for _ in rows)
+
+    with pytest.raises(DataError, match="unpacks to more than 200 times"):
+        read_all()
+    assert max(held) < 50_000_000
+
+
+def test_a_parquet_row_that_is_too_large_is_quarantined_and_the_others_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    texts = ["a", "b" * 2000, "c", None, "d" * 3000, "e" * 4000]
+    parquet.write_table(pa.table({"text": texts, "n": range(6)}), path)
+    found = read(path, row_bytes=1000)
+    assert values(found) == [{"text": "a", "n": 0}, {"text": "c", "n": 2}, {"text": None, "n": 3}]
+    assert reasons(found) == [(2, "too_large"), (5, "too_large"), (6, "too_large")]
+
+
+@given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), max_size=30), st.integers(1, 9))
+@settings(deadline=None, max_examples=60)
+def test_parquet_reads_what_pyarrow_reads(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str | None], group: int
+) -> None:
+    path = tmp_path_factory.mktemp("parquet") / "rows.parquet"
+    parquet.write_table(pa.table({"t": pa.array(texts, pa.string())}), path, row_group_size=group)
+    assert values(read(path)) == parquet.read_table(path).to_pylist()
+
+
+def test_bytes_in_a_text_column_of_a_table_are_quarantined(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    broken = pa.array([b"good", b"\xff\xfe", b"fine"]).cast(pa.binary())
+    text = pa.StringArray.from_buffers(3, *broken.buffers()[1:])
+    parquet.write_table(pa.table({"text": text, "n": [1, 2, 3]}), path)
+    found = read(path)
+    assert values(found) == [{"text": "good", "n": 1}, {"text": "fine", "n": 3}]
+    assert reasons(found) == [(2, "invalid_utf8")]
+    assert [row.column for row in found if isinstance(row, BadRow)] == ["text"]
+
+
+def test_a_table_of_ten_thousand_columns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pa.table({f"c{i}": [1] for i in range(10_001)}), path)
+    with pytest.raises(DataError, match="has 10001 columns, allowed 10000"):
+        read(path)
+
+
+def test_a_table_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    path, kind = tmp_path / "rows.parquet", pa.int64()
+    for _ in range(40):
+        kind = pa.struct([("a", kind)])
+    parquet.write_table(pa.table({"a": pa.nulls(1, kind)}), path)
+    with pytest.raises(DataError, match="nested 40 levels deep, allowed 32"):
+        read(path)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def damaged_lines(draw: st.DrawFn) -> bytes:
+    """A JSON object, spelt in some way, with a few bytes taken out, put in or copied."""
+    ascii_only, separators = draw(st.booleans()), draw(st.sampled_from([(",", ":"), (", ", " : ")]))
+    value = draw(st.dictionaries(st.text(max_size=4), json_values, max_size=4))
+    text = json.dumps(value, ensure_ascii=ascii_only, separators=separators)
+    line = bytearray(text.encode("utf-8", "surrogatepass"))
+    for _ in range(draw(st.integers(0, 2))):
+        at, end = draw(st.integers(0, len(line))), draw(st.integers(0, len(line)))
+        new = draw(
+            st.sampled_from([b"", b'"', b"\\", b"\\u0022", b":", b",", b"0", b"e9", b"\xff", b"{}", b'"a":1,', b"-"])
+        )
+        line[at : draw(st.sampled_from([at, at + 1, max(at, end)]))] = new
+    return bytes(line).replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+@given(st.lists(damaged_lines(), max_size=12))
+@settings(deadline=None, max_examples=150)
+def test_the_compiled_decoder_finds_what_the_json_module_finds(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
+    path = tmp_path_factory.mktemp("differential") / "rows.jsonl"
+    path.write_bytes(b"{}\n" + b"".join(line + b"\n" for line in lines))  # the first line keeps UTF-16's mark away
+    slow = [
+        parse_line(Line(i, len(line) + 1, line + b"\n"), str(path), 10_000) for i, line in enumerate([b"{}", *lines], 1)
+    ]
+    assert repr(read(path, 10_000)) == repr([found for found in slow if found is not None])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a": 1, "a": 2}',
+        b'{"a": "x", "\\u0061": "x"}',
+        b'{"a": {"b": [{"c": "\\\\", "c": 1}]}}',
+        b'{"a": "\\"", "a" : "\\\\\\""}',
+        b'{"a": [], "b": [{"": 1, "": 1}]}',
+    ],
+)
+def test_a_name_that_is_there_twice_is_found_however_it_is_written(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line)
+    (found,) = read(path)
+    assert isinstance(found, BadRow)
+    assert found.reason == "broken_json"
+    assert "is there twice" in found.detail
 
 
 def test_utf16_is_one_error_and_not_a_quarantine_of_everything(tmp_path: Path) -> None:

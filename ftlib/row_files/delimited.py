@@ -1,0 +1,119 @@
+"""Records of a csv file."""
+
+from __future__ import annotations
+
+import csv
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import IO, NamedTuple
+
+from ftlib.artifacts import FileVersion
+from ftlib.errors import DataError
+from ftlib.row_files.text import Line, bounded_lines, open_text
+from ftlib.rows import BadRow, Row
+
+
+class _RecordTooLargeError(Exception):
+    pass
+
+
+class _CsvLines:
+    """Feeds physical lines to `csv.reader` and remembers those of the current record.
+
+    An unclosed quote makes the reader swallow everything after it. The record is therefore cut off at the allowed
+    size, its first line is given up, and the others are read again: one bad line costs one row.
+    """
+
+    def __init__(self, stream: IO[bytes], row_bytes: int) -> None:
+        self._lines = bounded_lines(stream, row_bytes)
+        self._again: deque[Line] = deque()
+        self._allowed = row_bytes
+        self.taken: list[Line] = []
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.taken.append(line)
+        self.bytes += line.bytes
+        if line.data is None or self.bytes > self._allowed:
+            raise _RecordTooLargeError
+        return line.data.decode("utf-8", "surrogateescape")  # bad bytes are found again, and reported, field by field
+
+    def begin(self) -> None:
+        """Start another record."""
+        self.taken, self.bytes = [], 0
+
+    def give_up(self) -> Line:
+        """Return the record's first line and put the others back."""
+        self._again.extendleft(reversed(self.taken[1:]))
+        return self.taken[0]
+
+
+def read_csv(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
+    """Read a file of records under a header; an empty field is a null."""
+    # The module's limit on a field is global and 128 KiB; ours is per record and enforced by _CsvLines.
+    csv.field_size_limit(max(csv.field_size_limit(), row_bytes))
+    with open_text(file) as stream:
+        records = _csv_records(_CsvLines(stream, row_bytes), file.uri, row_bytes)
+        header = next(records, None)
+        if header is None:
+            return
+        names = _header(header, file.uri)
+        for record in records:
+            yield record if isinstance(record, BadRow) else _csv_row(record, names)
+
+
+class _Record(NamedTuple):
+    uri: str
+    line: int
+    bytes: int
+    fields: list[str]
+
+
+def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record | BadRow]:
+    reader = csv.reader(lines, strict=True)
+    while True:
+        lines.begin()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except (csv.Error, _RecordTooLargeError) as error:
+            first = lines.give_up()
+            reader = csv.reader(lines, strict=True)
+            if first.data is None:
+                yield BadRow(uri, first.number, first.bytes, "too_large", f"{first.bytes} bytes, allowed {row_bytes}")
+            else:
+                detail = str(error) or f"a quoted field does not end within {row_bytes} bytes"
+                yield BadRow(uri, first.number, first.bytes, "broken_csv", detail)
+            continue
+        if fields:
+            yield _Record(uri, lines.taken[0].number, lines.bytes, fields)
+
+
+def _header(record: _Record | BadRow, uri: str) -> list[str]:
+    if isinstance(record, BadRow):
+        raise DataError(f"{uri}:{record.line}: the header cannot be read: {record.detail}; write the columns' names")
+    refuse_twice(record.fields, uri)
+    return record.fields
+
+
+def refuse_twice(names: Sequence[str], uri: str) -> None:
+    """Raise DataError if a column's name is there more than once."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{uri} has more than one column {', '.join(map(repr, twice))}; rename them")
+
+
+def _csv_row(record: _Record, names: list[str]) -> Row | BadRow:
+    uri, line, size, fields = record
+    if len(fields) != len(names):
+        detail = f"{len(fields)} fields, the header has {len(names)}"
+        return BadRow(uri, line, size, "wrong_field_count", detail)
+    if any("\udc80" <= c <= "\udcff" for text in fields for c in text if not text.isascii()):
+        return BadRow(uri, line, size, "invalid_utf8", "bytes that are not UTF-8")
+    # csv cannot tell an empty text from an absent one, and has no numbers: a value is a non-empty text or null.
+    return Row(uri, line, size, {name: text or None for name, text in zip(names, fields, strict=True)}, untyped=True)

@@ -1,0 +1,117 @@
+"""Lines of a pinned text file: decompressed, hashed on the way, and never longer in memory than a row may be."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from ftlib.artifacts import FileVersion
+from ftlib.errors import DataError
+from ftlib.row_files.budget import Budget, compare
+
+COMPRESSIONS = (".gz", ".zst")
+
+_BOM = b"\xef\xbb\xbf"
+_BUFFER = 1 << 20
+
+
+class Line(NamedTuple):
+    """One line with its number, counted from 1, and its size."""
+
+    number: int
+    bytes: int
+    data: bytes | None
+    """None if the line is longer than allowed: it was skipped without being held."""
+
+
+def bounded_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
+    """Yield lines; one that is longer than `limit` is skipped in pieces, so that it never lies in memory."""
+    number = 0
+    while data := stream.readline(limit + 2):
+        number += 1
+        if number == 1:
+            data = data.removeprefix(_BOM)
+        if len(data) <= limit or len(data.rstrip(b"\r\n")) <= limit:
+            yield Line(number, len(data), data)
+            continue
+        size = len(data)
+        while data and not data.endswith(b"\n"):
+            data = stream.readline(1 << 16)
+            size += len(data)
+        yield Line(number, size, None)
+
+
+@contextmanager
+def open_text(file: FileVersion) -> Generator[IO[bytes]]:
+    """Open a text file, decompressed; after the block, check that its bytes are those that were pinned."""
+    try:
+        with Path(file.uri).open("rb", buffering=0) as raw:
+            hashed = _Hashed(raw)
+            stream = io.BufferedReader(hashed, _BUFFER)
+            if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise DataError(f"{file.uri} is UTF-16, allowed is UTF-8; convert it")
+            yield cast("IO[bytes]", _decompressed(stream, file))
+            while stream.read(_BUFFER):
+                pass
+            compare(file, hashed.sha256.hexdigest())
+    except (EOFError, zlib.error) as error:
+        raise _damaged(file, error) from error
+    except OSError as error:
+        if error.errno is None:  # gzip and pyarrow say so of bytes they cannot unpack, the system says a number
+            raise _damaged(file, error) from error
+        raise DataError(f"{file.uri}: {error.strerror}; make it readable or take it out of the source") from error
+
+
+def _damaged(file: FileVersion, error: Exception) -> DataError:
+    kind = "gzip" if file.uri.lower().endswith(".gz") else "zstd"
+    return DataError(f"{file.uri} is a damaged {kind} file: {str(error).splitlines()[0]}; write it again")
+
+
+def _decompressed(stream: io.BufferedReader[Any], file: FileVersion) -> io.BufferedReader[Any]:
+    name = file.uri.lower()
+    if name.endswith(".gz"):
+        return io.BufferedReader(_Budgeted(gzip.GzipFile(fileobj=stream), Budget(file)), _BUFFER)
+    if name.endswith(".zst"):
+        import pyarrow as pa
+
+        unpacking = pa.CompressedInputStream(pa.PythonFile(stream), "zstd")
+        return io.BufferedReader(_Budgeted(unpacking, Budget(file)), _BUFFER)
+    return stream
+
+
+class _Hashed(io.RawIOBase):
+    """Passes bytes on and hashes them."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self._raw = raw
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._raw.readinto(buffer)
+        self.sha256.update(memoryview(buffer)[:count])
+        return count
+
+
+class _Budgeted(io.RawIOBase):
+    """Passes unpacked bytes on and counts them."""
+
+    def __init__(self, unpacking: Any, budget: Budget) -> None:
+        self._unpacking = unpacking
+        self._budget = budget
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._unpacking.readinto(buffer)
+        self._budget.take(count)
+        return count
