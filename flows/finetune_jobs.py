@@ -15,7 +15,14 @@ from ftlib.stages.train import TrainJob
 def ingest_job(recipe: Recipe, name: str) -> IngestJob:
     """Say what to ingest, as the source's files are now."""
     dataset = recipe.datasets[name]
-    return IngestJob(name=name, source=dataset.source, files=dataset.source.pin(), limits=dataset.limits)
+    return IngestJob(
+        name=name,
+        source=dataset.source,
+        files=dataset.source.pin(),
+        limits=dataset.limits,
+        key=dataset.key,
+        updated=dataset.updated,
+    )
 
 
 def preprocess_job(recipe: Recipe, name: str, raw: Mapping[str, RawDataset], model: FoundModel) -> PreprocessJob:

@@ -29,12 +29,34 @@ class Artifact(Identified):
         return Path(self.uri)
 
 
-class FileVersion(Config):
-    """One input file as it was when the run started."""
+class ListedFile(Config):
+    """One file as a listing shows it, before a byte of it is read."""
+
+    uri: str
+    version: str
+    """An opaque token that differs where the bytes may: compared for equality, never for order."""
+    bytes: int
+    settled: bool = True
+    """False while it may still be written: it waits for a later run."""
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """Return what makes it the same file at two times."""
+        return self.uri, self.version, self.bytes
+
+
+class FileVersion(Identified):
+    """One input file as it was when the run started; it counts by its place and its bytes."""
 
     uri: str
     bytes: int
     sha256: str
+    version: str = ""
+    """The listing's token for these bytes, with which a store can be asked for them and no others."""
+
+    def digest(self) -> str:
+        """Return the digest of place, size and sha256: a file that was only touched is the same."""
+        return digest([self.uri, self.bytes, self.sha256])
 
 
 class Ledger(Config):
@@ -48,13 +70,15 @@ class Ledger(Config):
 class RawDataset(Artifact):
     """A content-addressed snapshot of rows: `rows.parquet`, and `quarantine.jsonl` with (uri, line, reason).
 
-    `rows.parquet` has the source's own columns and `_row_id` (sha256 of the row's canonical JSON, 32 hex digits).
+    `rows.parquet` has the source's own columns, `_row_id` (sha256 of the row's canonical JSON, 32 hex digits) and `_file`
+    (the place in `files` of the file it came from; null where the source does not say).
     """
 
     content: str
     """The sha256 of all rows in order, whatever the files were called."""
     columns: tuple[str, ...]
     files: tuple[FileVersion, ...]
+    """In the order they are read: by sha256."""
     ledger: Ledger
 
     def digest(self) -> str:

@@ -11,6 +11,7 @@ from ftlib.cleaning import clean, text_key
 from ftlib.config import Split
 from ftlib.prepared import SPLITS
 from ftlib.recipe import Dataset
+from ftlib.row_keys import row_key
 from ftlib.rows import Dropped, Example, Values, need_column
 from ftlib.snapshot import read_snapshot
 from ftlib.splitting import Keyed, split_rows
@@ -47,12 +48,12 @@ class Assignment:
 def assign(raw: RawDataset, dataset: Dataset, where: str) -> Assignment:
     """Clean, de-duplicate and split a snapshot's rows. Raises DataError for an absent column, naming `where`.
 
-    By a column, rows are split first and de-duplicated within each split, so that no training row can displace a
-    held-out one; otherwise the split follows from the text, and copies of a text share it anyway.
+    By a column or a key, rows are split first and de-duplicated within each split, so that no training row can displace
+    a held-out one; otherwise the split follows from the text, and copies of a text share it anyway.
     """
     _need_columns(raw, dataset, where)
     places, keys, rows = _scan(raw, dataset)
-    if dataset.split.column:
+    if dataset.split.column or dataset.key:
         _settle(rows, split_rows(dataset.split, [row for _, row in rows]), places)
         rows = [(i, row) for i, row in rows if places[i] in SPLITS]
         if dataset.cleaning.deduplicate:
@@ -68,6 +69,8 @@ def assign(raw: RawDataset, dataset: Dataset, where: str) -> Assignment:
 def _need_columns(raw: RawDataset, dataset: Dataset, where: str) -> None:
     for column in dataset.format.columns:
         need_column(column, raw.columns, f"{where}.format")
+    if dataset.key is not None:
+        need_column(dataset.key, raw.columns, f"{where}.key")
     if dataset.split.column is not None:
         need_column(dataset.split.column, raw.columns, f"{where}.split")
 
@@ -82,13 +85,19 @@ def _scan(raw: RawDataset, dataset: Dataset) -> tuple[list[str], list[bytes], li
         example = clean_example(dataset, values)
         if isinstance(example, Example):
             key = text_key(example.text)
-            rows.append((i, Keyed(row_id, key, example.label, values.get(column) if column else None)))
+            value = values.get(column) if column else None
+            rows.append((i, Keyed(row_id, key, example.label, value, _own_key(dataset, values))))
             places.append("")
             keys.append(key)
         else:
             places.append(example)
             keys.append(b"")
     return places, keys, rows
+
+
+def _own_key(dataset: Dataset, values: Values) -> bytes:
+    key = row_key(values.get(dataset.key)) if dataset.key else None
+    return key.encode() if key else b""
 
 
 def _settle(rows: Sequence[tuple[int, Keyed]], splits: Sequence[Split | None], places: list[str]) -> None:

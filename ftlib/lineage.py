@@ -26,7 +26,7 @@ def lineage(evidence: Evidence, weights: str) -> dict[str, JsonValue]:
         "base_model": {"name": model.name, "weights": model.weights, "tokenizer": model.tokenizer},
         "data": {
             name: {
-                "files": [file.model_dump() for file in evidence.raw[name].files],
+                "files": [file.model_dump(exclude={"version"}) for file in evidence.raw[name].files],
                 "raw": evidence.raw[name].content,
                 "prepared": data.content,
                 "rows": {split: facts.rows for split, facts in data.splits.items()},

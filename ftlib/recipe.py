@@ -47,6 +47,8 @@ class Limits(Config):
     """A larger row is quarantined."""
     rows: int = Field(default=10, gt=0)
     """Fewer rows than this fail."""
+    vanished: Fraction = 0.2
+    """Share of the files known from before that may be gone at a retraining: 0 for none, 1 for any number."""
 
 
 class Cleaning(Config):
@@ -81,6 +83,10 @@ class Dataset(Config):
 
     source: Source
     format: Format
+    key: str | None = None
+    """The column that says which row it is, whatever its text; of each key the last version counts."""
+    updated: str | None = None
+    """The column that says when a row's version was made: numbers, or ISO 8601 dates."""
     limits: Limits = Limits()
     cleaning: Cleaning = Cleaning()
     split: SplitPolicy = SplitPolicy()
@@ -292,6 +298,8 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
         split = dataset.split
         if name not in used:
             yield f"datasets.{name}: no phase and no evaluation uses it; remove it"
+        if dataset.updated and not dataset.key:
+            yield f"datasets.{name}.updated: orders the versions of a key, and there is no key: add one or remove it"
         if split.by in SplitPolicy.needs_column and not split.column:
             yield f"datasets.{name}.split: by {split.by!r} needs a column"
         if split.by not in SplitPolicy.needs_column and split.column:

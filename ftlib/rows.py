@@ -21,8 +21,8 @@ from ftlib.errors import DataError
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Values = Mapping[str, Value]
 
-ROW_ID = "_row_id"
-"""The column that ingestion adds; a source must not have one."""
+ROW_ID, FILE = "_row_id", "_file"
+"""The columns that ingestion adds; a source must not have them."""
 
 BadReason = Literal[
     "too_large",
@@ -40,6 +40,9 @@ BadReason = Literal[
     "missing_value",
     "wrong_type",
     "not_allowed",
+    "missing_key",
+    "odd_updated",
+    "odd_deleted",
 ]
 
 DropReason = Literal[
@@ -117,6 +120,8 @@ class Checked(NamedTuple):
 
     values: dict[str, Value]
     row_id: str
+    file: int | None = None
+    """Which of the dataset's files it came from, where the source says so."""
 
 
 Schema = Callable[[Row, dict[str, Value]], dict[str, Value] | BadRow]
@@ -143,8 +148,9 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None) -> Chec
         return BadRow(row.uri, row.line, row.bytes, "nested_too_deep", "lists or objects nested too deep")
     if not values:
         return BadRow(row.uri, row.line, row.bytes, "no_values", "every value is null")
-    if ROW_ID in values:
-        return BadRow(row.uri, row.line, row.bytes, "reserved_column", f"rename the column {ROW_ID!r}", ROW_ID)
+    if ROW_ID in values or FILE in values:
+        name = ROW_ID if ROW_ID in values else FILE
+        return BadRow(row.uri, row.line, row.bytes, "reserved_column", f"rename the column {name!r}", name)
     if len(encoded) > row_bytes:
         return BadRow(row.uri, row.line, len(encoded), "too_large", f"{len(encoded)} bytes, allowed {row_bytes}")
     return Checked(values, hashlib.sha256(encoded).hexdigest()[:32])

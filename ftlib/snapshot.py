@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from ftlib.rows import ROW_ID, Checked, Value
+from ftlib.rows import FILE, ROW_ID, Checked, Value
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 ColumnKind = Literal["string", "int64", "double", "bool", "json"]
 
@@ -37,34 +39,34 @@ class Snapshot(NamedTuple):
     """sha256 over the ids of the rows in order."""
 
 
-def write_snapshot(path: Path, rows: Iterable[Checked]) -> Snapshot:
+def write_snapshot(
+    path: Path, rows: Iterable[Checked], keep: Callable[[], NDArray[np.bool_] | None] = lambda: None
+) -> Snapshot:
     """Write rows to a parquet file. Memory is bounded by the batch; a temporary file beside `path` holds the rows.
 
     A column's type is known only after the last row, so the first pass spools every batch with the types it has by
-    itself, and the second casts whole columns.
+    itself, and the second casts whole columns. `keep` is asked between the two which of the rows are to stay.
     """
     import pyarrow as pa
 
     spool = path.with_suffix(".spool")
-    content, count = hashlib.sha256(), 0
     kinds: dict[str, set[ColumnKind]] = {}
     pending = iter(rows)
     try:
         with pa.OSFile(str(spool), "wb") as stream:
             while batch := list(islice(pending, _BATCH)):
-                count += len(batch)
-                content.update("".join([row.row_id for row in batch]).encode())
                 table = _typed_batch(batch)
                 for field in table.schema:
                     kinds.setdefault(field.name, set()).add(_kind_of(field))
                 with pa.ipc.new_stream(stream, table.schema) as writer:
                     writer.write_batch(table)
-        kinds.pop(ROW_ID, None)
-        resolved: dict[str, ColumnKind] = {name: _resolve(kinds[name]) for name in sorted(kinds)}
-        _write_parquet(path, spool, resolved)
+        resolved: dict[str, ColumnKind] = {
+            name: _resolve(kinds[name]) for name in sorted(kinds) if name not in (ROW_ID, FILE)
+        }
+        count, content = _write_parquet(path, spool, resolved, keep())
     finally:
         spool.unlink(missing_ok=True)
-    return Snapshot(count, tuple(resolved), content.hexdigest())
+    return Snapshot(count, tuple(resolved), content)
 
 
 def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
@@ -76,6 +78,7 @@ def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
         for batch in table.iter_batches(batch_size=_BATCH, use_threads=False):
             for cells in batch.to_pylist():
                 row_id = cells.pop(ROW_ID)
+                cells.pop(FILE, None)
                 yield (
                     row_id,
                     {
@@ -84,6 +87,15 @@ def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
                         if cell is not None
                     },
                 )
+
+
+def read_origins(path: Path) -> Iterator[tuple[str, int | None]]:
+    """Yield (row id, the place of its file in `RawDataset.files`) in order, reading nothing else."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as table:
+        for batch in table.iter_batches(batch_size=_BATCH, columns=[ROW_ID, FILE], use_threads=False):
+            yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
 
 
 def _resolve(kinds: set[ColumnKind]) -> ColumnKind:
@@ -106,8 +118,11 @@ def _typed_batch(rows: Sequence[Checked]) -> pa.RecordBatch:
     """Return rows as columns, each of the type that its values have here."""
     import pyarrow as pa
 
-    arrays: list[Any] = [pa.array([row.row_id for row in rows], pa.string())]
-    fields = [pa.field(ROW_ID, pa.string())]
+    arrays: list[Any] = [
+        pa.array([row.row_id for row in rows], pa.string()),
+        pa.array([row.file for row in rows], pa.int32()),
+    ]
+    fields = _own_fields()
     values = [row.values for row in rows]
     for name in dict.fromkeys(name for row in values for name in row):
         kind, array = _column([row.get(name) for row in values])
@@ -129,14 +144,38 @@ def _column(cells: list[Value]) -> tuple[ColumnKind, pa.Array]:
     return "json", pa.array([_text(cell) for cell in cells], pa.string())
 
 
-def _write_parquet(path: Path, spool: Path, kinds: dict[str, ColumnKind]) -> None:
+def _own_fields() -> list[pa.Field]:
+    import pyarrow as pa
+
+    return [pa.field(ROW_ID, pa.string()), pa.field(FILE, pa.int32())]
+
+
+def _write_parquet(
+    path: Path, spool: Path, kinds: dict[str, ColumnKind], keep: NDArray[np.bool_] | None
+) -> tuple[int, str]:
+    """Write the rows to keep; return how many they are, and the sha256 of their ids."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema([pa.field(ROW_ID, pa.string()), *(_field(name, kind) for name, kind in kinds.items())])
+    count, content = 0, hashlib.sha256()
+    schema = pa.schema([*_own_fields(), *(_field(name, kind) for name, kind in kinds.items())])
     with _spooled(spool) as batches, parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for group in _row_groups(batches, schema):
+        for group in _row_groups(_kept(batches, keep), schema):
             writer.write_table(pa.Table.from_batches(group, schema))
+            for batch in group:
+                count += batch.num_rows
+                content.update("".join(batch.column(0).to_pylist()).encode())
+    return count, content.hexdigest()
+
+
+def _kept(batches: Iterable[pa.RecordBatch], keep: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    start = 0
+    for batch in batches:
+        stop = start + batch.num_rows
+        yield batch if keep is None else batch.filter(pa.array(keep[start:stop]))
+        start = stop
 
 
 def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[list[pa.RecordBatch]]:

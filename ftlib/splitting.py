@@ -1,21 +1,21 @@
 """Which split a row goes to: pure functions of the rows, by salted hash where that is enough.
 
-Under `random`, `group` and `given` a row's split depends on that row alone: rows that arrive later move nobody.
+Under `random`, `group` and `given` a row's split depends on that row alone: rows that arrive later move nobody, and
+where the dataset has a key, `random` hashes the key, so that an edited text does not move its row either.
 Under `stratified` and `time` it depends on the others too: a new row can move the border past an old one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ftlib.config import Split
 from ftlib.errors import DataError
 from ftlib.recipe import SplitPolicy
+from ftlib.row_keys import as_date, as_number
 from ftlib.rows import Value
 
 
@@ -28,12 +28,19 @@ class Keyed(NamedTuple):
     label: str | None
     value: Value
     """Its value in the policy's column."""
+    row_key: bytes = b""
+    """The row's own key, for a dataset that has one."""
+
+    @property
+    def settles(self) -> bytes:
+        """Return what the split hashes: a row with a key stays on its side whatever becomes of its text."""
+        return self.row_key or self.key
 
 
 def split_rows(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split | None]:
     """Return each row's split; None for a row whose column is null. Raises DataError for a value with no place."""
     if policy.by == "random":
-        return [_by_share(policy, row.key) for row in rows]
+        return [_by_share(policy, row.settles) for row in rows]
     if policy.by == "stratified":
         return _stratified(policy, rows)
     placed = [i for i, row in enumerate(rows) if row.value is not None]
@@ -68,7 +75,7 @@ def _stratified(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split | None
         by_label[row.label].append(i)
     splits: list[Split | None] = ["train"] * len(rows)
     for members in by_label.values():
-        members.sort(key=lambda i: (share(policy.salt, rows[i].key), rows[i].row_id))
+        members.sort(key=lambda i: (share(policy.salt, rows[i].settles), rows[i].row_id))
         test, validation = _count(policy.test, len(members)), _count(policy.validation, len(members))
         for i in members[:test]:
             splits[i] = "test"
@@ -99,31 +106,13 @@ def _border(ordered: Sequence[float], fraction: float) -> float:
 
 
 def _moments(column: str | None, rows: Sequence[Keyed]) -> list[float]:
-    for read in (_number, _date):
+    for read in (as_number, as_date):
         moments = [read(row.value) for row in rows]
         known = [moment for moment in moments if moment is not None]
         if len(known) == len(moments):
             return known
-    odd = next(row.value for row in rows if _number(row.value) is None)
+    odd = next(row.value for row in rows if as_number(row.value) is None)
     raise DataError(f"split by 'time': column {column!r} says {odd!r}, allowed are all numbers or all ISO 8601 dates")
-
-
-def _number(value: Value) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _date(value: Value) -> float | None:
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _given(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:

@@ -12,10 +12,11 @@ from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.train import TrainJob
 from ftlib.tuning.full import Full
 
+FILE = hashlib.sha256(b'["rows.jsonl",3,"ff"]').hexdigest()
 INGEST = (
-    '{"job":{"files":[{"bytes":3,"sha256":"ff","uri":"rows.jsonl"}],'
-    '"limits":{"bad_rows":0.01,"dropped_rows":0.5,"row_bytes":1000000,"rows":10},'
-    '"source":{"kind":"files","path":"rows.jsonl"}},"stage":"ingest","version":1}'
+    f'{{"job":{{"files":["{FILE}"],"key":"id",'
+    '"limits":{"bad_rows":0.01,"dropped_rows":0.5,"row_bytes":1000000,"rows":10,"vanished":0.2},'
+    '"source":{"kind":"files","path":"rows.jsonl"},"updated":null},"stage":"ingest","version":2}'
 )
 INTERPOLATE = (
     '{"job":{"end":"bb","interpolation":{"alphas":[0.0,0.5,1.0],"kind":"wise_ft"},"start":"aa"},'
@@ -57,9 +58,9 @@ def train_job(**compute: object) -> TrainJob:
 
 
 def test_ingest_is_its_source_its_files_and_its_limits_whatever_the_dataset_is_called():
-    files = (FileVersion(uri="rows.jsonl", bytes=3, sha256="ff"),)
-    for name in ("docs", "other"):
-        job = IngestJob(name=name, source=Files(path="rows.jsonl"), files=files, limits=Limits())
+    for name, version in (("docs", "as it was"), ("other", "touched")):
+        files = (FileVersion(uri="rows.jsonl", bytes=3, sha256="ff", version=version),)
+        job = IngestJob(name=name, source=Files(path="rows.jsonl"), files=files, limits=Limits(), key="id")
         assert job.fingerprint == sha(INGEST)
 
 

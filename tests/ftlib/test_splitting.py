@@ -103,3 +103,16 @@ def test_given_splits_are_taken_and_others_refused() -> None:
     assert split_rows(given, moments(["train", "Test ", None, "validation"])) == ["train", "test", None, "validation"]
     with pytest.raises(DataError, match="says 'dev', allowed are train, validation, test"):
         split_rows(given, moments(["train", "dev"]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.text(max_size=3)), min_size=1, max_size=60))
+@settings(deadline=None, max_examples=60)
+def test_a_row_with_a_key_stays_on_its_side_through_every_edit(edits: list[tuple[int, str]]) -> None:
+    """Histories of edits: after each one, the rows there are then are split anew."""
+    now: dict[int, str] = {}
+    sides: dict[int, Any] = {}
+    for key, text in edits:
+        now[key] = text
+        many = [Keyed(f"{k}{t}", t.encode(), "l", None, b"%d" % k) for k, t in now.items()]
+        for k, side in zip(now, split_rows(policy(), many), strict=True):
+            assert sides.setdefault(k, side) == side

@@ -15,7 +15,7 @@ from ftlib.artifacts import RawDataset
 from ftlib.errors import DataError
 from ftlib.progress import Progress, listen
 from ftlib.recipe import Limits
-from ftlib.snapshot import read_snapshot
+from ftlib.snapshot import read_origins, read_snapshot
 from ftlib.sources.files import Files
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.testing import tiny_rows, write_jsonl
@@ -164,3 +164,67 @@ def test_progress_ends_at_its_total(tmp_path: Path) -> None:
     assert [progress.done for progress in seen] == [2000, 4000, 4500]
     assert all(progress.done < progress.total for progress in seen[:-1])
     assert seen[-1].done == seen[-1].total
+
+
+def keyed(folder: Path, work: Path, **fields: Any) -> RawDataset:
+    source = Files(path=str(folder))
+    limits = Limits(rows=1, bad_rows=0.5)
+    given: dict[str, Any] = {"key": "id", "updated": "at", **fields}
+    return ingest(IngestJob(name="mail", source=source, files=source.pin(), limits=limits, **given), Workspace(work))
+
+
+def test_of_each_key_the_last_version_stays_and_the_ledger_says_what_became_of_the_others(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    write_jsonl(rows / "1.jsonl", [{"id": i, "at": "2026-01-01", "text": f"t{i}"} for i in range(5)])
+    write_jsonl(
+        rows / "2.jsonl",
+        [{"id": "1", "at": "2026-01-02", "text": "new"}, {"id": 2, "at": "2025-12-31", "text": "late"}],
+    )
+    write_jsonl(
+        rows / "0.jsonl", [{"id": 3, "_deleted": True}, {"text": "no id"}, {"id": 4, "at": "soon", "text": "x"}]
+    )
+    raw = keyed(rows, tmp_path / "work")
+    assert {str(row["id"]): row["text"] for row in rows_of(raw)} == {"0": "t0", "1": "new", "2": "t2", "4": "t4"}
+    assert raw.ledger.model_dump() == {
+        "rows_in": 10,
+        "kept": 4,
+        "dropped": {"deleted": 1, "missing_key": 1, "odd_updated": 1, "superseded": 2, "tombstone": 1},
+    }
+    assert "_deleted" not in raw.columns
+    origins = {row_id: raw.files[place or 0].uri for row_id, place in read_origins(raw.path / "rows.parquet")}
+    assert sorted(Path(uri).name for uri in origins.values()) == ["1.jsonl", "1.jsonl", "1.jsonl", "2.jsonl"]
+
+
+def test_an_edited_file_brings_only_its_new_rows(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    write_jsonl(rows / "1.jsonl", [{"id": 1, "text": "a"}, {"id": 2, "text": "b"}])
+    write_jsonl(rows / "2.jsonl", [{"id": 3, "text": "c"}])
+    keyed(rows, tmp_path / "work", updated=None)
+    write_jsonl(rows / "1.jsonl", [{"id": 1, "text": "better"}])
+    for key in ("id", None):
+        raw = keyed(rows, tmp_path / "work", key=key, updated=None)
+        assert sorted(row["text"] for row in rows_of(raw)) == ["better", "c"]
+        assert raw.ledger.dropped == {}
+
+
+def test_a_tombstone_without_a_key_to_go_by_is_not_trained_on(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows" / "1.jsonl", [{"id": 1, "text": "a"}, {"id": 1, "_deleted": True}])
+    raw = keyed(tmp_path / "rows", tmp_path / "work", key=None, updated=None)
+    assert raw.ledger.dropped == {"reserved_column": 1}
+
+
+def test_the_snapshot_is_the_same_bytes_whatever_the_files_are_called(tmp_path: Path) -> None:
+    rows = [{**row, "id": i % 9} for i, row in enumerate(tiny_rows(12))]
+    for folder, names in (("one", ("a", "b")), ("two", ("c/z", "d/zz"))):
+        for name, part in zip(names, (rows[:6], rows[6:]), strict=True):
+            write_jsonl(tmp_path / folder / f"{name}.jsonl", part)
+    one, two = (keyed(tmp_path / f, tmp_path / "work", updated=None).path / "rows.parquet" for f in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_without_moments_the_file_that_is_listed_last_counts_whatever_its_bytes(tmp_path: Path) -> None:
+    for texts in ("xy", "yx"):
+        for name, text in zip(("2026-01", "2026-02"), texts, strict=True):
+            write_jsonl(tmp_path / texts / f"{name}.jsonl", [{"id": 1, "text": "old line"}, {"id": 1, "text": text}])
+        raw = keyed(tmp_path / texts, tmp_path / "work", updated=None)
+        assert [row["text"] for row in rows_of(raw)] == [texts[1]]
