@@ -1,18 +1,17 @@
-"""Storage in an S3 bucket, through s3fs."""
+"""Storage in an S3 bucket."""
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
-from ftlib.errors import IntegrityError, StorageError, TransientError
+from ftlib.errors import IntegrityError, StorageError
 from ftlib.storage.files import appearing, expect, local_errors, missing
-from ftlib.storage.s3_errors import meaning
+from ftlib.storage.s3_client import S3Client
 from ftlib.storage.store import safe_relpath
 
 T = TypeVar("T")
@@ -20,7 +19,7 @@ R = TypeVar("R")
 
 PART_BYTES = 16 * 2**20
 NAMES_AT_ONCE = 1000
-PARTS_AT_ONCE = 4  # of one file: 64 MiB in memory; s3fs' own defaults took 2.2 GB for 1 GB of shards
+PARTS_AT_ONCE = 4  # of one file: 64 MiB in memory
 
 
 class S3Store:
@@ -30,27 +29,10 @@ class S3Store:
     """
 
     def __init__(self, bucket: str, prefix: str = "", endpoint_url: str | None = None, deadline: float = 300.0) -> None:
-        import s3fs
-
         self.bucket = bucket
         self.prefix = prefix.strip("/")
         self.endpoint_url = endpoint_url
-        self.deadline = deadline
-        self._answered = False
-        # Instances are shared by default and cache listings: a long-lived worker would never see a new object.
-        self._fs: Any = s3fs.S3FileSystem(
-            endpoint_url=endpoint_url,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-            default_fill_cache=False,
-            config_kwargs={
-                "retries": {"mode": "standard", "max_attempts": 2},
-                "connect_timeout": 5,
-                "read_timeout": 60,
-                "max_pool_connections": 32,
-            },
-        )
-        self._fs.retries = 1  # s3fs repeats each of botocore's attempts five times: 50 requests for one reset
+        self.client = S3Client(endpoint_url, deadline)
 
     @property
     def uri(self) -> str:
@@ -83,10 +65,11 @@ class S3Store:
             upload = self._call("create_multipart_upload", path)["UploadId"]
             try:
                 parts = self._put_parts(stream, path, upload, sha256)
-            except StorageError:  # after a kill or a lost connection the bucket's lifecycle rule has to do this
-                self._call("abort_multipart_upload", path, UploadId=upload)
+                self._complete(path, upload, parts, source.stat().st_size)
+            except BaseException:  # after a kill or a lost connection the bucket's lifecycle rule has to do this
+                whose = {"Bucket": self.bucket, "Key": self._key(path), "UploadId": upload}
+                self.client.attempt(f"giving up {self.uri}/{path}", "abort_multipart_upload", **whose)
                 raise
-            self._complete(path, upload, parts, source.stat().st_size)
 
     def _complete(self, path: str, upload: str, parts: list[dict[str, Any]], size: int) -> None:
         try:
@@ -119,7 +102,8 @@ class S3Store:
             raise IntegrityError(missing(f"{self.uri}/{path}"))
 
         def get(first: int) -> bytes:
-            return self._cat(path, first, min(first + PART_BYTES, size)) if size > PART_BYTES else self._cat(path)
+            last = min(first + PART_BYTES, size) - 1
+            return self._cat(path, Range=f"bytes={first}-{last}") if size > PART_BYTES else self._cat(path)
 
         with local_errors(target, size), appearing(target) as stream:
             found = hashlib.sha256()
@@ -134,7 +118,7 @@ class S3Store:
         names: list[str] = []
         page: dict[str, Any] = {}
         while True:
-            page = self._request(
+            page = self.client.request(
                 f"listing {self.uri}/{folder}",
                 "list_objects_v2",
                 Bucket=self.bucket,
@@ -163,41 +147,19 @@ class S3Store:
             return False
         return True
 
+    def leftovers(self, *, remove: bool) -> list[str]:
+        """See Store. Parts of killed uploads are the bucket's lifecycle rule's; nothing else is left half-written."""
+        return []
+
     def _key(self, path: str) -> str:
         return f"{self.prefix}/{safe_relpath(path)}".lstrip("/")
 
-    def _cat(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
-        key = f"{self.bucket}/{self._key(path)}"
-        read = cast("Callable[..., bytes]", self._fs.cat_file)
-        return self._retry(f"reading {self.uri}/{path}", lambda: read(key, start=start, end=end, max_concurrency=1))
+    def _cat(self, path: str, **span: str) -> bytes:
+        return self.client.read(f"reading {self.uri}/{path}", Bucket=self.bucket, Key=self._key(path), **span)
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         what = f"{method} {self.uri}/{path}"
-        return self._request(what, method, Bucket=self.bucket, Key=self._key(path), **arguments)
-
-    def _request(self, what: str, method: str, **arguments: Any) -> dict[str, Any]:
-        request = cast("Callable[..., dict[str, Any]]", self._fs.call_s3)
-        return self._retry(what, lambda: request(method, **arguments))
-
-    def _retry(self, what: str, attempt: Callable[[], T]) -> T:
-        """Try until it works, no retry can help, or the deadline has passed."""
-        # A wrong endpoint is told soon; a server that has answered before is given time to come back.
-        give_up = time.monotonic() + (self.deadline if self._answered else min(20.0, self.deadline))
-        pause = 0.2
-        while True:
-            try:
-                result = attempt()
-            except Exception as error:
-                verdict = meaning(error, what)
-                if verdict is error:
-                    raise
-                if not isinstance(verdict, TransientError) or time.monotonic() + pause > give_up:
-                    raise verdict from error
-                time.sleep(pause)
-                pause = min(2 * pause, 10.0)
-            else:
-                self._answered = True
-                return result
+        return self.client.request(what, method, Bucket=self.bucket, Key=self._key(path), **arguments)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], width: int) -> Iterator[R]:

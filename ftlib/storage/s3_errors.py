@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 from ftlib.errors import ReglageError, StorageError, TransientError
@@ -11,6 +13,7 @@ _TRANSIENT_CODES = frozenset(
         "BadDigest",
         "ConditionalRequestConflict",
         "IncompleteBody",
+        "InternalError",  # CompleteMultipartUpload says so with status 200
         "OperationAborted",
         "RequestLimitExceeded",
         "RequestTimeout",
@@ -21,13 +24,13 @@ _TRANSIENT_CODES = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
+_EXPIRED = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"})
 _REMEDIES = {
     "AccessDenied": "the role needs s3:GetObject, s3:PutObject and s3:ListBucket there",
     "403": "the role needs s3:GetObject, s3:PutObject and s3:ListBucket there",
     "ExpiredToken": "the credentials have expired: renew them and run again",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "SignatureDoesNotMatch": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "NoSuchBucket": "create the bucket, or correct its name or the endpoint",
     "NotImplemented": "this server lacks a call the registry needs; use another store",
 }
@@ -38,22 +41,23 @@ def meaning(error: Exception, what: str) -> Exception:
 
     FileNotFoundError, FileExistsError, TransientError, StorageError; anything else is a bug and comes back as it is.
     """
-    from botocore.exceptions import BotoCoreError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
-    from s3fs.core import S3_RETRYABLE_ERRORS
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, IncompleteReadError
+    from botocore.parsers import ResponseParserError
 
-    if isinstance(error, ReglageError):
-        return error
-    response = _response(error)
-    if response is not None:
-        return _answer(response, what)
-    dropped = (HTTPClientError, FlexibleChecksumError, IncompleteReadError, *S3_RETRYABLE_ERRORS)
-    if isinstance(error, (ConnectionError, TimeoutError, *dropped)) or "ConnectionError" in type(error).__name__:
+    if isinstance(error, ClientError):
+        return _answer(cast("dict[str, Any]", error.response), what)
+    if isinstance(error, (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, OSError)):
         return TransientError(f"{what}: {error}; check the endpoint and the network, then run again")
     if isinstance(error, BotoCoreError):
         return StorageError(f"{what}: {error}; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")
-    if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, FileExistsError)):
-        return StorageError(f"{what}: {error}; see the store's own log")
     return error
+
+
+def has_expired(error: Exception) -> bool:
+    """Say whether the credentials were refused in a way that reading them anew can mend: they expire, and rotate."""
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") in _EXPIRED
 
 
 def _answer(response: dict[str, Any], what: str) -> ReglageError | FileNotFoundError | FileExistsError:
@@ -65,15 +69,14 @@ def _answer(response: dict[str, Any], what: str) -> ReglageError | FileNotFoundE
         return FileNotFoundError(what)
     if code in _TRANSIENT_CODES or status in (409, 429) or (status >= 500 and status != 501):
         return TransientError(f"{what}: the store answered {code or status}; it may be overloaded: run again later")
-    remedy = _REMEDIES.get(code, "see the store's own log")
-    message = str(response.get("Error", {}).get("Message", "")).strip().rstrip(".")
+    remedy = _clock(response) if code == "RequestTimeTooSkewed" else _REMEDIES.get(code, "see the store's own log")
+    message = str(response.get("Error", {}).get("Message") or "").strip().rstrip(".")
     return StorageError(f"{what}: the store answered {code or status}{f' ({message})' if message else ''}; {remedy}")
 
 
-def _response(error: BaseException | None) -> dict[str, Any] | None:
-    """Return the server's answer: s3fs hides it behind an OSError, differently for each server's spelling."""
-    while error is not None:
-        if isinstance(response := getattr(error, "response", None), dict):
-            return cast("dict[str, Any]", response)
-        error = error.__cause__
-    return None
+def _clock(response: dict[str, Any]) -> str:
+    date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    if date is None:
+        return "this machine's clock is wrong: set it"
+    ahead = time.time() - parsedate_to_datetime(date).timestamp()
+    return f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the store's: set it"

@@ -70,7 +70,7 @@ def test_check_imports_nothing_heavy():
         [sys.executable, "-c", script, str(QUICKSTART)], check=True, capture_output=True, text=True
     ).stdout
     loaded = set(json.loads(out.splitlines()[-1].replace("'", '"')))
-    assert loaded.isdisjoint({"torch", "prefect", "ray", "transformers", "numpy", "pyarrow", "rich", "s3fs"})
+    assert loaded.isdisjoint({"torch", "prefect", "ray", "transformers", "numpy", "pyarrow", "rich", "botocore"})
 
 
 def test_the_schema_is_the_recipes(tmp_path):

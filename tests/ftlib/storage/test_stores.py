@@ -1,6 +1,5 @@
 """What both stores promise, and what each promises alone."""
 
-import errno
 import hashlib
 import os
 import resource
@@ -274,89 +273,7 @@ def refusal_in_a_child(call: Callable[[], object]) -> str:
         return pipe.read()
 
 
-class FakeServer:
-    """Stands between S3Store and s3fs: each request gets the next of `answers`, and the real server after those."""
-
-    def __init__(self, store: S3Store, answers: list[Exception | str]) -> None:
-        self.fs, self.real, self.answers = store._fs, store._fs.call_s3, answers
-        self.calls: list[str] = []
-        store._fs.call_s3 = self.call
-
-    def call(self, method: str, **arguments):
-        self.calls.append(method)
-        answer = self.answers.pop(0) if self.answers else None
-        if isinstance(answer, Exception):
-            raise answer
-        result = self.real(method, **arguments)
-        if answer == "lost reply":
-            raise ConnectionResetError("reset after the server had done it")
-        return result
-
-
-def answer(code: str, status: int) -> OSError:
-    """An error as s3fs raises it: the server's answer is only in the cause."""
-    from botocore.exceptions import ClientError
-
-    error = OSError(errno.EIO, "something")
-    error.__cause__ = ClientError(
-        {"Error": {"Code": code, "Message": "said so"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "Put"
-    )
-    return error
-
-
 class TestS3:
-    @pytest.mark.parametrize(
-        "trouble",
-        [
-            answer("SlowDown", 503),
-            answer("InternalError", 500),
-            answer("ConditionalRequestConflict", 409),
-            TimeoutError(),
-        ],
-        ids=["503", "500", "409", "timeout"],
-    )
-    def test_what_passes_is_tried_again(self, s3_store: S3Store, trouble: Exception):
-        server = FakeServer(s3_store, [trouble, trouble])
-        assert s3_store.create("a", b"x")
-        assert server.calls == ["put_object"] * 3
-
-    def test_a_lost_reply_looks_like_a_loss_but_the_object_is_ours(self, s3_store: S3Store):
-        FakeServer(s3_store, ["lost reply"])
-        assert not s3_store.create("a", b"mine")
-        assert s3_store.read("a") == b"mine"
-
-    def test_a_completed_upload_whose_reply_was_lost_is_complete(
-        self, s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
-        monkeypatch.setattr(s3_module, "PART_BYTES", 6 * 2**20)
-        data = os.urandom(13 * 2**20)
-        server = FakeServer(s3_store, ["", "", "", "", "lost reply"])
-        s3_store.put_file(file(tmp_path, data), "f", sha(data))
-        assert server.calls.count("complete_multipart_upload") == 2
-        s3_store.get_file("f", tmp_path / "back", sha(data))
-
-    @pytest.mark.parametrize(
-        ("code", "status", "remedy"),
-        [
-            ("AccessDenied", 403, "the role needs s3:GetObject"),
-            ("ExpiredToken", 400, "renew them"),
-            ("RequestTimeTooSkewed", 403, "clock is wrong"),
-            ("NotImplemented", 501, "use another store"),
-        ],
-    )
-    def test_what_only_a_person_can_change_fails_at_once(self, s3_store: S3Store, code: str, status: int, remedy: str):
-        server = FakeServer(s3_store, [answer(code, status)] * 9)
-        with pytest.raises(StorageError, match=remedy) as caught:
-            s3_store.create("a", b"x")
-        assert not isinstance(caught.value, TransientError)
-        assert len(server.calls) == 1
-
-    def test_patience_ends_at_the_deadline(self, bucket, s3_endpoint: str):
-        store = S3Store(bucket.name, "", s3_endpoint, deadline=1.0)
-        FakeServer(store, [answer("SlowDown", 503)] * 100)
-        with pytest.raises(TransientError, match="run again later"):
-            store.read("a") if store.size("a") else None
-
     def test_a_missing_bucket_is_not_an_empty_one(self, s3_endpoint: str, s3_credentials: None):
         store = S3Store("no-such-bucket", "", s3_endpoint)
         for call in (lambda: store.list("a"), lambda: store.create("a", b""), lambda: store.read("a")):

@@ -1,0 +1,114 @@
+"""Requests to an S3 server: one client for all threads, one retry loop with one deadline, one renewal of credentials.
+
+botocore itself, without the two layers that are usual above it. s3fs repeats each of botocore's attempts (50 requests
+for one reset connection) and hides the server's answer behind an OSError; boto3's transfer manager cannot hash a file
+in the pass that sends it.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, TypeVar, cast
+
+from ftlib.errors import StorageError, TransientError
+from ftlib.storage.s3_errors import has_expired, meaning
+
+T = TypeVar("T")
+
+CONNECTIONS = 32
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+FIRST_PATIENCE = 20.0  # seconds for a server that has never answered: a wrong endpoint is told soon
+
+
+class S3Client:
+    """Sends requests until they succeed, no retry can help, or `deadline` seconds have passed.
+
+    Credentials and region come from the environment, as every AWS tool reads them. Raises FileNotFoundError and
+    FileExistsError for what the server says so about, StorageError for what only a person can change, and
+    TransientError once retries have not helped.
+    """
+
+    def __init__(self, endpoint_url: str | None, deadline: float) -> None:
+        self.endpoint_url = endpoint_url
+        self.deadline = deadline
+        self._answered = False
+        self._making = threading.Lock()
+        self._client: Any = None
+
+    def request(self, what: str, method: str, **arguments: Any) -> dict[str, Any]:
+        """Call one of botocore's methods; `what` begins the error message."""
+        return self._retry(what, lambda client: cast("dict[str, Any]", getattr(client, method)(**arguments)))
+
+    def read(self, what: str, **arguments: Any) -> bytes:
+        """Return an object's bytes, or those of a `Range`: a body that breaks off is asked for again."""
+
+        def get(client: Any) -> bytes:
+            with closing(client.get_object(**arguments)["Body"]) as body:
+                return cast("bytes", body.read())
+
+        return self._retry(what, get)
+
+    def attempt(self, what: str, method: str, **arguments: Any) -> bool:
+        """Call a method once, for tidying up; False if it failed, which must not hide why there is anything to tidy."""
+        try:
+            getattr(self._connected(None), method)(**arguments)
+        except Exception as error:
+            if meaning(error, what) is error:
+                raise
+            return False
+        return True
+
+    def _retry(self, what: str, attempt: Callable[[Any], T]) -> T:
+        began, pause, renewed = time.monotonic(), FIRST_PAUSE, False
+        client = self._connected(None)
+        while True:
+            try:
+                result = attempt(client)
+            except Exception as error:
+                verdict = meaning(error, what)
+                if verdict is error:
+                    raise
+                self._answered |= isinstance(verdict, (FileNotFoundError, FileExistsError))
+                if has_expired(error) and not renewed:
+                    renewed, client = True, self._connected(client)
+                    continue
+                patience = self.deadline if self._answered else min(FIRST_PATIENCE, self.deadline)
+                if not isinstance(verdict, TransientError) or time.monotonic() + pause > began + patience:
+                    raise verdict from error
+                time.sleep(pause * random.uniform(0.5, 1.0))  # many workers were turned away together
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                self._answered = True
+                return result
+
+    def _connected(self, expired: Any) -> Any:
+        """Return the client; a new one, with the credentials read anew, if it is still the one that has expired."""
+        with self._making:
+            if self._client is expired:
+                try:
+                    self._client = self._connect()
+                except Exception as error:
+                    raise StorageError(f"no S3 client for {self.endpoint_url or 'AWS'}: {error}") from error
+            return self._client
+
+    def _connect(self) -> Any:
+        from botocore.config import Config
+        from botocore.session import Session
+
+        return Session().create_client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": 1},  # the loop here is the only one
+                connect_timeout=5,
+                read_timeout=min(60.0, self.deadline / 4),
+                max_pool_connections=CONNECTIONS,
+                # The signature covers the sha256 of what is sent, which every server checks; CRC trailers many reject.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",  # get_file compares a sha256
+            ),
+        )
