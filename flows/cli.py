@@ -1,8 +1,9 @@
 """The command line `reglage`. Reading a recipe imports no torch, no Prefect and no Ray."""
 
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import click
 
@@ -28,7 +29,7 @@ work_option = click.option(
 class LazyGroup(ReglageGroup):
     """Loads the commands of other modules when they are asked for, so that `check` stays quick."""
 
-    elsewhere = ("registry", "predict")
+    elsewhere: ClassVar = {"registry": "flows.cli_registry", "predict": "flows.cli_predict"}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -37,9 +38,7 @@ class LazyGroup(ReglageGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return one command."""
         if cmd_name in self.elsewhere:
-            from flows import cli_registry
-
-            return cast("click.Command", getattr(cli_registry, cmd_name))
+            return cast("click.Command", getattr(import_module(self.elsewhere[cmd_name]), cmd_name))
         return super().get_command(ctx, cmd_name)
 
 

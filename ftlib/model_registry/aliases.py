@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -20,6 +19,7 @@ from pydantic import Field
 
 from ftlib.config import Config, Name
 from ftlib.errors import ConflictError, IntegrityError, RecipeError, StorageError, TransientError
+from ftlib.model_registry.leases import utc_now
 from ftlib.storage.store import Store
 from ftlib.versions import RECORDS_AT_ONCE, Sha256, numbers, parse, record_bytes, spans
 
@@ -123,7 +123,7 @@ class AliasLog:
             nonce=uuid.uuid4().hex,
             who=who,
             why=why,
-            at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            at=utc_now(),
         )
         if self.store.create(self.path(mine.sequence), record_bytes(mine)):
             return mine

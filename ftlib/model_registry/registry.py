@@ -1,9 +1,10 @@
 """Publishing, pulling and promoting.
 
 publish   1. find: a version with this idempotency key is the answer
-          2. store blobs under their digests, those not there yet, and the manifest under its own
+          2. lease what will be needed; store blobs under their digests, those not there yet, and the manifest
           3. read everything back into a fresh folder, check digests, let the caller check what it likes
           4. create versions/<n+1>: the commit. Until then nothing of the version can be seen
+          5. look whether all of it is still there: a collector may just have decided to delete it
 pull      download beside the target, check digests, rename
 promote   create aliases/<alias>/<n+1>, unless somebody else has
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -20,12 +20,17 @@ from pathlib import Path
 
 from ftlib.errors import IntegrityError, StorageError, TransientError
 from ftlib.model_registry.aliases import AliasEntry, AliasLog
+from ftlib.model_registry.leases import lease, utc_now
 from ftlib.model_registry.race import probe
 from ftlib.model_registry.reading import RegistryReader
-from ftlib.model_registry.transfers import download, upload
+from ftlib.model_registry.transfers import Moved, download, upload
 from ftlib.storage.files import local_errors
 from ftlib.storage.store import Store
 from ftlib.versions import Fault, Format, Manifest, Version, differences, record_bytes, version_path
+
+
+def _nothing() -> None:
+    pass
 
 
 class ModelRegistry(RegistryReader):
@@ -52,10 +57,14 @@ class ModelRegistry(RegistryReader):
             with self._read_back(self.manifest(existing), scratch, folder if same else None) as copy:
                 check(copy)
             return existing, False
-        self._upload(manifest, folder)
-        with self._read_back(manifest, scratch, folder) as copy:
-            check(copy)
-        return self._commit(manifest, key, after=seen[-1].version if seen else 0)
+        with lease(self.store, (manifest.path, *(file.blob for file in manifest.files))) as renew:
+            self._upload(manifest, folder, renew)
+            with self._read_back(manifest, scratch, folder, renew) as copy:
+                check(copy)
+            renew()
+            committed = self._commit(manifest, key, after=seen[-1].version if seen else 0)
+            self._upload(manifest, folder, renew)
+        return committed
 
     def pull(self, version: Version, target: Path) -> bool:
         """Download a version; `target` appears only whole and verified. False if it was there already.
@@ -74,7 +83,7 @@ class ModelRegistry(RegistryReader):
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
                 whole = Path(scratch, "whole")
-                download(self.store, manifest, whole)
+                download(self.store, manifest, whole, _nothing)
                 whole.rename(target)
         return True
 
@@ -124,15 +133,17 @@ class ModelRegistry(RegistryReader):
         if self.store.read("registry.json") is None:
             self.store.create("registry.json", record_bytes(Format(format=1)))
 
-    def _upload(self, manifest: Manifest, folder: Path, *, again: bool = False) -> None:
-        upload(self.store, manifest, folder, again=again)
+    def _upload(self, manifest: Manifest, folder: Path, moved: Moved = _nothing, *, again: bool = False) -> None:
+        upload(self.store, manifest, folder, moved, again=again)
         if not self.store.create(manifest.path, manifest.canonical()):
             found = self.store.read(manifest.path)
             if found != manifest.canonical():
                 raise IntegrityError(f"{self.store.uri}/{manifest.path} has other bytes than its name says; remove it")
 
     @contextmanager
-    def _read_back(self, manifest: Manifest, scratch: Path, repair: Path | None) -> Generator[Path]:
+    def _read_back(
+        self, manifest: Manifest, scratch: Path, repair: Path | None, moved: Moved = _nothing
+    ) -> Generator[Path]:
         """Give a fresh folder with the version as the store gives it back, every digest checked.
 
         A blob that lay there damaged since an earlier version is replaced from `repair`, where its right bytes are.
@@ -141,13 +152,13 @@ class ModelRegistry(RegistryReader):
             copy = Path(place, "copy")
             with local_errors(copy):
                 try:
-                    download(self.store, manifest, copy)
+                    download(self.store, manifest, copy, moved)
                 except IntegrityError:
                     if repair is None:
                         raise
                     shutil.rmtree(copy)
-                    self._upload(manifest, repair, again=True)
-                    download(self.store, manifest, copy)
+                    self._upload(manifest, repair, moved, again=True)
+                    download(self.store, manifest, copy, moved)
             yield copy
 
     def _commit(self, manifest: Manifest, key: str, after: int) -> tuple[Version, bool]:
@@ -165,7 +176,7 @@ class ModelRegistry(RegistryReader):
                 manifest=manifest.digest(),
                 key=key,
                 nonce=nonce,
-                published_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                published_at=utc_now(),
             )
             if self.store.create(version_path(manifest.name, number), record_bytes(mine)):
                 return mine, True

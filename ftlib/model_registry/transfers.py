@@ -11,20 +11,21 @@ from ftlib.progress import emit
 from ftlib.storage.store import Store
 from ftlib.versions import MANIFEST, File, Manifest
 
+Moved = Callable[[], None]
 FILES_AT_ONCE = 2  # times S3Store's parts in flight: 128 MiB at most
 
 
-def upload(store: Store, manifest: Manifest, folder: Path, *, again: bool = False) -> None:
-    """Store the blobs that are not there yet (or all, if `again`)."""
+def upload(store: Store, manifest: Manifest, folder: Path, moved: Moved, *, again: bool = False) -> None:
+    """Store the blobs that are not there yet, or all if `again`. `moved` is called after each."""
 
     def put(file: File) -> None:
         if again or store.size(file.blob) != file.bytes:
             store.put_file(folder / file.path, file.blob, file.sha256)
 
-    _transfer(f"upload {manifest.name}", put, manifest.files)
+    _transfer(f"upload {manifest.name}", put, manifest.files, moved)
 
 
-def download(store: Store, manifest: Manifest, folder: Path) -> None:
+def download(store: Store, manifest: Manifest, folder: Path, moved: Moved) -> None:
     """Fill a new folder with a version's files and its manifest. Raises IntegrityError for a blob that is damaged."""
 
     def get(file: File) -> None:
@@ -36,14 +37,15 @@ def download(store: Store, manifest: Manifest, folder: Path) -> None:
             store.get_file(file.blob, target, file.sha256)
 
     folder.mkdir(parents=True)
-    _transfer(f"download {manifest.name}", get, manifest.files)
+    _transfer(f"download {manifest.name}", get, manifest.files, moved)
     (folder / MANIFEST).write_bytes(manifest.canonical())
 
 
-def _transfer(label: str, move: Callable[[File], None], files: tuple[File, ...]) -> None:
+def _transfer(label: str, move: Callable[[File], None], files: tuple[File, ...], moved: Moved) -> None:
     """Move files, a few at once; the first failure cancels those that wait."""
     total, done = sum(file.bytes for file in files), 0
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for file, _ in zip(files, pool.map(move, files), strict=True):
             done += file.bytes
             emit(label, done, total, "bytes")
+            moved()

@@ -97,6 +97,12 @@ class LocalStore:
             target.unlink(missing_ok=True)
             return True
 
+    def leftovers(self, *, remove: bool) -> list[str]:
+        """See Store."""
+        folder = self.root / ".tmp"
+        with local_errors(folder):
+            return self._of_the_dead(folder, remove=remove) if folder.is_dir() else []
+
     def _path(self, path: str) -> Path:
         return self.root / safe_relpath(path)
 
@@ -106,7 +112,7 @@ class LocalStore:
         folder = self.root / ".tmp"
         folder.mkdir(parents=True, exist_ok=True)
         if not self._swept:
-            self._sweep(folder)
+            self._of_the_dead(folder, remove=True)
             self._swept = True
         while True:
             path = folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
@@ -121,11 +127,15 @@ class LocalStore:
             return
 
     @staticmethod
-    def _sweep(folder: Path) -> None:
-        for path in folder.iterdir():
+    def _of_the_dead(folder: Path, *, remove: bool) -> list[str]:
+        found: list[str] = []
+        for path in sorted(folder.iterdir()):
             try:
                 with path.open("rb") as stream:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink(missing_ok=True)
+                    if remove:
+                        path.unlink(missing_ok=True)
             except (FileNotFoundError, BlockingIOError):
                 continue  # someone else swept it, or it is being written
+            found.append(f"{folder.name}/{path.name}")
+        return found

@@ -52,6 +52,10 @@ class Store(Protocol):
         """Delete an object nobody needs; False if our role may not, as a publisher's should not."""
         ...
 
+    def leftovers(self, *, remove: bool) -> list[str]:
+        """Return what writers that died left half-written, after removing it if asked to."""
+        ...
+
 
 def safe_relpath(path: str) -> str:
     """Return a relative path unchanged. Raises StorageError if it could name anything outside its folder.

@@ -1,6 +1,7 @@
 """The commands as people and scripts call them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,66 @@ def test_verify_finds_a_flipped_bit_and_says_so(registry: Path):
         blob.write_bytes(right)
 
 
+@pytest.fixture
+def moving(registry: Path, tmp_path: Path) -> Path:
+    """A copy, whose aliases may be moved."""
+    shutil.copytree(registry, tmp_path / "moving")
+    return tmp_path / "moving"
+
+
+def test_promote_rollback_and_history(moving: Path):
+    said = call(moving, "registry", "promote", "demo@1", "--who", "ann", "--why", "the first").stdout
+    assert said == "demo@champion is now version 1, entry 1\n"
+    entry = as_json(call(moving, "registry", "promote", "demo", "--who", "bob", "--why", "better", "--json"))
+    assert (entry["version"], entry["sequence"], entry["moved"]) == (2, 2, True)
+    assert call(moving, "registry", "promote", "demo@2").stdout == "demo@champion was already version 2, entry 2\n"
+    assert "Routes." in call(moving, "registry", "show", "demo@champion").stdout
+    assert "champion: 2" in call(moving, "registry", "list").stdout
+    assert as_json(call(moving, "registry", "list", "--json"))["models"][0]["aliases"] == {"champion": 2}
+    back = call(moving, "registry", "rollback", "demo", "--why", "complaints").stdout
+    assert back == "demo@champion is now version 1 (before: version 2), entry 3\n"
+    text = call(moving, "registry", "history", "demo").stdout
+    assert all(word in text for word in ("the first", "ann", "better", "bob", "complaints"))
+    entries = as_json(call(moving, "registry", "history", "demo", "--json"))["entries"]
+    assert [e["version"] for e in entries] == [1, 2, 1]
+
+
+def test_a_decision_that_came_too_late(moving: Path):
+    call(moving, "registry", "promote", "demo@1", "--who", "ann")
+    late = call(moving, "registry", "promote", "demo@2", "--expected", "0")
+    assert late.exit_code == 6
+    assert "ann moved it to version 1" in late.stderr
+    assert late.stderr.count("\n") == 1
+    error = as_json(call(moving, "registry", "promote", "demo@2", "--expected", "0", "--json"))["error"]
+    assert error["kind"] == "ConflictError"
+
+
+def test_fsck(moving: Path):
+    assert call(moving, "registry", "fsck", "--deep").exit_code == 0
+    assert as_json(call(moving, "registry", "fsck", "--json"))["ok"]
+    opened = ModelRegistry(LocalStore(moving))
+    (moving / opened.manifest(opened.version("demo", 1)).files[0].blob).unlink()
+    result = call(moving, "registry", "fsck")
+    assert result.exit_code == 6
+    assert "is missing" in result.stdout
+    broken = call(moving, "registry", "fsck", "--json")
+    assert broken.exit_code == 6
+    assert [fault["path"][:6] for fault in as_json(broken)["faults"]] == ["blobs/"]
+
+
+def test_gc(moving: Path):
+    garbage = moving / "blobs" / "sha256" / "ab" / ("ab" * 32)
+    garbage.parent.mkdir(exist_ok=True)
+    garbage.write_bytes(b"x")
+    assert call(moving, "registry", "gc", "--grace", "0").stdout.endswith("0.0 MB would be deleted; --delete acts\n")
+    assert not (moving / "gc").exists()
+    assert as_json(call(moving, "registry", "gc", "--grace", "0", "--delete", "--json"))["deleted"] == []
+    assert garbage.exists()
+    assert "run 2: 1 objects, 0.0 MB deleted" in call(moving, "registry", "gc", "--grace", "0", "--delete").stdout
+    assert not garbage.exists()
+    assert call(moving, "registry", "fsck", "--deep").exit_code == 0
+
+
 def test_probe(tmp_path: Path):
     found = as_json(call(tmp_path, "registry", "probe", "--rounds", "2", "--json"))
     assert (found["safe"], found["rounds"], found["writers"]) == (True, 2, 16)
@@ -139,6 +200,13 @@ def test_predict_names_the_line_it_cannot_read(registry: Path, tmp_path: Path, m
         (["registry", "show", "nope"], 6, "has no model 'nope'; it has demo"),
         (["registry", "list", "nope"], 6, "has no model 'nope'; it has demo"),
         (["registry", "show", "demo@7"], 6, "has no demo@7; the versions are 1-2"),
+        (["registry", "show", "demo@champion"], 6, "has no alias demo@champion; its aliases are none"),
+        (["registry", "history", "demo"], 6, "demo@champion was never set"),
+        (["registry", "history", "nope"], 6, "has no model 'nope'; it has demo"),
+        (["registry", "rollback", "demo"], 6, "demo@champion was never set"),
+        (["registry", "promote", "demo@9"], 6, "has no demo@9; the versions are 1-2"),
+        (["registry", "promote", "demo@1", "--alias", "v2"], 2, "alias 'v2'"),
+        (["predict", "demo@champion"], 6, "has no alias demo@champion"),
         (["registry", "show", "../x"], 2, "model name '../x'"),
         (["predict", "demo@"], 2, "write a model's name"),
     ],

@@ -55,10 +55,10 @@ class Dying:
         self.store, self.point, self.calls, self.uri = store, point, itertools.count(), store.uri
 
     def __getattr__(self, name: str):
-        def call(*arguments):
+        def call(*arguments, **options):
             n = next(self.calls)
             die_if(2 * n == self.point)
-            result = getattr(self.store, name)(*arguments)
+            result = getattr(self.store, name)(*arguments, **options)
             die_if(2 * n + 1 == self.point)
             return result
 

@@ -1,0 +1,53 @@
+"""`reglage predict`: a published version's answers to lines of text."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from flows.console import emit, json_option
+from flows.registry_view import facts, open_registry, registry_options, version_argument
+from ftlib.errors import DataError
+
+
+@click.command()
+@version_argument
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@registry_options
+@json_option
+def predict(version: str, batch_size: int, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+    """Label the lines on stdin with a published version: a label and its probability per line, tab-separated.
+
+    Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
+    """
+    opened = open_registry(uri, endpoint_url)
+    found = opened.resolve(version)
+    folder = _cache() / found.manifest
+    opened.pull(found, folder)
+
+    from ftlib.inference import predict as label
+
+    predictions = label(folder, _lines(sys.stdin.buffer), batch_size)
+    if as_json:
+        answers = [prediction.model_dump(mode="json") for prediction in predictions]
+        emit(answers, {**facts(found), "predictions": answers}, as_json)
+        return
+    for prediction in predictions:
+        click.echo(f"{prediction.label}\t{prediction.probability:.4f}")
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "reglage" / "versions"
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield decoded lines as they come, so that memory does not grow with the input."""
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"stdin line {number} is not UTF-8 (byte {error.start}); convert it first") from error

@@ -1,0 +1,55 @@
+"""What the commands about published versions share: where the registry is, and how versions are shown."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ftlib.model_registry import ModelRegistry
+from ftlib.storage import open_store
+from ftlib.versions import Version
+
+version_argument = click.argument("version", metavar="NAME[@NUMBER|@ALIAS]")
+
+
+def registry_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where the registry is."""
+    endpoint = click.option(
+        "--endpoint-url", envvar="AWS_ENDPOINT_URL", metavar="URL", help="The S3 server, if it is not AWS."
+    )
+    where = click.option(
+        "--registry",
+        "uri",
+        envvar="REGLAGE_REGISTRY",
+        default="registry",
+        show_default=True,
+        metavar="URI",
+        help="A folder, or s3://bucket/prefix.",
+    )
+    return where(endpoint(command))
+
+
+def open_registry(uri: str, endpoint_url: str | None) -> ModelRegistry:
+    """Open the registry a command was given."""
+    return ModelRegistry(open_store(uri, endpoint_url))
+
+
+def facts(version: Version) -> dict[str, object]:
+    """Return a version as JSON."""
+    return {
+        "name": version.name,
+        "version": version.version,
+        "manifest_sha256": version.manifest,
+        "published_at": version.published_at,
+    }
+
+
+def table(columns: list[str], rows: list[list[str]], title: str | None = None) -> Any:
+    """Return a table for `emit`."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    return table
