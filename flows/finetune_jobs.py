@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from ftlib.artifacts import Candidate, Checkpoint, FoundModel, PreparedDataset, RawDataset
+from ftlib.artifacts import Candidate, Checkpoint, EvalReport, FoundModel, PreparedDataset, RawDataset
 from ftlib.config import Split
+from ftlib.model_registry import ModelRegistry
 from ftlib.recipe import Phase, Recipe
 from ftlib.stages.base import BaseJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
+from ftlib.stages.interpolate import InterpolateJob, scores_of
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.train import TrainJob
+from ftlib.workspace import Workspace
 
 
 def ingest_job(recipe: Recipe, name: str) -> IngestJob:
@@ -45,8 +48,10 @@ def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> Base
     return BaseJob(model=model, kind=recipe.phases[0].objective.needs, labels=labels, seed=recipe.seed)
 
 
-def train_job(recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset]) -> TrainJob:
-    """Say what one phase trains, with the precision settled for this machine."""
+def train_job(
+    recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset], seed: int | None = None
+) -> TrainJob:
+    """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's."""
     from ftlib.training.precision import resolve_precision
 
     return TrainJob(
@@ -54,8 +59,40 @@ def train_job(recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping
         data=prepared[phase.dataset],
         phase=phase,
         precision=resolve_precision(phase, recipe.compute),
-        seed=recipe.seed,
+        seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
+    )
+
+
+def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
+    """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
+    if not recipe.interpolation.siblings:
+        return []
+    from ftlib.training.siblings import find_sibling
+
+    registry = ModelRegistry(recipe.publish.to.store())
+    return [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
+
+
+def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """Give a fine-tune of the last phase with another seed a name of its own."""
+    return checkpoint.model_copy(update={"phase": f"{checkpoint.phase}-seed{seed}"})
+
+
+def interpolate_job(
+    recipe: Recipe,
+    trail: Sequence[Checkpoint],
+    siblings: Sequence[Checkpoint],
+    sweep: Sequence[EvalReport] = (),
+) -> InterpolateJob:
+    """Say which candidates to name, given what was measured of those named before."""
+    _, metric = recipe.metric(recipe.select.by)
+    return InterpolateJob(
+        start=trail[-2],
+        end=trail[-1],
+        siblings=tuple(siblings),
+        interpolation=recipe.interpolation,
+        scores=scores_of(tuple(sweep), recipe.select.by, higher_is_better=metric.higher_is_better),
     )
 
 

@@ -1,14 +1,14 @@
 """From a recipe to everything known about its best candidate: the part that every training flow shares."""
 
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from flows import finetune_jobs as jobs
 from flows.ray_when_needed import RayWhenNeeded
-from ftlib.artifacts import Candidate
+from ftlib.artifacts import Candidate, Candidates, Checkpoint, EvalReport, PreparedDataset
 from ftlib.evidence import Evidence
 from ftlib.preflight import check_labels, check_registry
 from ftlib.recipe import REPORT, SELECTION, Recipe
-from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.model import find_model
@@ -25,6 +25,7 @@ def find_best(r: Recipe, run: Runner) -> Evidence:
     raw = {name: run(ingest, jobs.ingest_job(r, name)) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model)) for name in r.datasets}
     labels = check_labels(r, prepared)
+    siblings = jobs.found_siblings(r, run.work)
 
     trail = [run(base, jobs.base_job(r, model, labels))]
     with RayWhenNeeded(r.compute) as ray:  # it starts while a probe is fitted, for the phase after that
@@ -35,9 +36,13 @@ def find_best(r: Recipe, run: Runner) -> Evidence:
                 ray.start()
             soon = to_do and following is not None and runs_on_ray(following, r.compute)
             trail.append(run.on_thread(train, job, meanwhile=ray.start if soon else None))
+        for seed in r.interpolation.seeds:
+            job = jobs.train_job(r, r.phases[-1], trail[-2], prepared, seed)
+            if job.needs_ray() and not run.work.has(job):
+                ray.start()
+            siblings.append(jobs.sibling_of(run.on_thread(train, job), seed))
 
-    candidates = run(interpolate, InterpolateJob(start=trail[-2], end=trail[-1], interpolation=r.interpolation))
-    sweep = [run(evaluate, job) for job in jobs.evaluate_jobs(r, candidates.members, prepared, SELECTION)]
+    candidates, sweep = _swept(r, run, trail, siblings, prepared)
     selection = run(
         select, SelectJob(candidates=candidates, reports=tuple(sweep), evaluations=r.evaluations, select=r.select)
     )
@@ -55,3 +60,23 @@ def find_best(r: Recipe, run: Runner) -> Evidence:
         selection=selection,
         final=tuple(final),
     )
+
+
+def _swept(
+    r: Recipe,
+    run: Runner,
+    trail: Sequence[Checkpoint],
+    siblings: Sequence[Checkpoint],
+    prepared: Mapping[str, PreparedDataset],
+) -> tuple[Candidates, list[EvalReport]]:
+    """Name candidates and measure them, until what was measured asks for no more of them."""
+    candidates = run(interpolate, jobs.interpolate_job(r, trail, siblings))
+    sweep = [run(evaluate, job) for job in jobs.evaluate_jobs(r, candidates.members, prepared, SELECTION)]
+    while r.interpolation.adaptive:
+        known = {member.digest() for member in candidates.members}
+        candidates = run(interpolate, jobs.interpolate_job(r, trail, siblings, sweep))
+        new = [member for member in candidates.members if member.digest() not in known]
+        if not new:
+            break
+        sweep += [run(evaluate, job) for job in jobs.evaluate_jobs(r, new, prepared, SELECTION)]
+    return candidates, sweep

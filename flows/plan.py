@@ -8,12 +8,11 @@ from flows import finetune_jobs as jobs
 from ftlib.artifacts import Candidate, Checkpoint, EvalReport, FoundModel, PreparedDataset, RawDataset, SplitFacts
 from ftlib.config import Config, Split
 from ftlib.fingerprint import Job
-from ftlib.interpolation.off import Off
 from ftlib.preflight import check_labels
 from ftlib.recipe import REPORT, SELECTION, Phase, Recipe
 from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
-from ftlib.stages.interpolate import InterpolateJob, interpolate
+from ftlib.stages.interpolate import interpolate
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.select import SelectJob, select
 from ftlib.training.footprint import Footprint, footprint
@@ -117,12 +116,21 @@ class Planner:
     def rest(self, trail: list[Checkpoint], prepared: dict[str, PreparedDataset]) -> None:
         """Note what follows training."""
         r = self.recipe
-        job = None
-        if len(trail) == len(r.phases) + 1:
-            job = InterpolateJob(start=trail[-2], end=trail[-1], interpolation=r.interpolation)
-        self.note("interpolate", job, f"{_points(r)} candidates")
+        job, count = None, r.interpolation.count()
+        siblings = self._siblings(trail, prepared)
+        if siblings is not None:
+            job = jobs.interpolate_job(r, trail, siblings)
+        self.note("interpolate", job, f"{'up to ' if r.interpolation.adaptive else ''}{count} candidates")
         candidates = interpolate(job, self.work) if job and self.work.has(job) else None
-        sweep = self._measured(candidates and candidates.members, prepared, SELECTION, _points(r))
+        sweep = self._measured(candidates and candidates.members, prepared, SELECTION, count)
+        while candidates and sweep and siblings is not None and r.interpolation.adaptive:
+            known, job = candidates.members, jobs.interpolate_job(r, trail, siblings, sweep)
+            candidates = interpolate(job, self.work) if self.work.has(job) else None
+            new = [member for member in candidates.members if member not in known] if candidates else []
+            if not new:
+                break
+            more = self._measured(tuple(new), prepared, SELECTION, len(new))
+            sweep = more and sweep + more
         job = None
         if candidates and sweep:
             job = SelectJob(candidates=candidates, reports=sweep, evaluations=r.evaluations, select=r.select)
@@ -131,6 +139,19 @@ class Planner:
         finalists = selection and (*map(Candidate.of, trail), selection.chosen)
         self._measured(finalists, prepared, REPORT, len(r.phases) + 2)
         self.stages.append(StagePlan(stage="report and register", state="every run", facts="cheap"))
+
+    def _siblings(self, trail: list[Checkpoint], prepared: dict[str, PreparedDataset]) -> list[Checkpoint] | None:
+        """Note the fine-tunes beside the last phase; return them, or None if some are not made yet."""
+        r = self.recipe
+        ready = len(trail) == len(r.phases) + 1
+        found = jobs.found_siblings(r, self.work) if ready else []
+        for seed in r.interpolation.seeds:
+            start = trail[len(r.phases) - 1] if len(trail) >= len(r.phases) else None
+            job = jobs.train_job(r, r.phases[-1], start, prepared, seed) if start else None
+            self.note(f"train {r.phases[-1].name}-seed{seed}", job)
+            found += [jobs.sibling_of(checkpoint, seed) for checkpoint in self._found(job)]
+        wanted = len(r.interpolation.seeds) + len(r.interpolation.siblings)
+        return found if ready and len(found) == wanted else None
 
     def _measured(
         self, members: tuple[Candidate, ...] | None, prepared: dict[str, PreparedDataset], split: Split, count: int
@@ -210,14 +231,10 @@ def _memory(recipe: Recipe, phase: Phase, size: Footprint, rows: SplitFacts) -> 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: Footprint, speed: Speed) -> float:
     """One forward pass per candidate and token; equal weights are measured once."""
-    members: dict[Split, int] = {SELECTION: _points(recipe), REPORT: len(recipe.phases) + 2}
+    members: dict[Split, int] = {SELECTION: recipe.interpolation.count(), REPORT: len(recipe.phases) + 2}
     datasets = [prepared[evaluation.dataset] for evaluation in recipe.evaluations.values()]
     tokens = sum(data.splits[split].tokens * count for data in datasets for split, count in members.items())
     return tokens * 2.0 * size.computing / speed.flops
-
-
-def _points(recipe: Recipe) -> int:
-    return 1 if isinstance(recipe.interpolation, Off) else len({0.0, *recipe.interpolation.alphas, 1.0})
 
 
 def _split_facts(data: PreparedDataset) -> str:

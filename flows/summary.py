@@ -53,7 +53,7 @@ def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
         "name": found.recipe.name,
         "results": [row.model_dump(mode="json") for row in rows],
         "chosen": found.selection.chosen.name,
-        "alpha": found.selection.chosen.alpha if found.selection.chosen.mixes else None,
+        "alpha": found.selection.chosen.alpha,
         "why": found.selection.why,
         "report": str(_report_page(record, work)),
         "version": version and version.model_dump(mode="json"),

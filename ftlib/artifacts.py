@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from ftlib.config import BatchKind, Config, Split
-from ftlib.fingerprint import Identified, digest
+from ftlib.fingerprint import Identified, digest, identify
+from ftlib.merging import Lerp, Merge
 
 
 class Artifact(Identified):
@@ -166,34 +167,58 @@ class Checkpoint(Artifact):
 
 
 class Candidate(Identified):
-    """Weights to evaluate: `(1 - alpha) * start + alpha * end`. A plain checkpoint is a candidate with one end."""
+    """Weights to evaluate: a checkpoint as it is, or what a merge method makes of several."""
 
     name: str
     start: Checkpoint
+    """theta0."""
     end: Checkpoint
-    alpha: float
+    """theta1; its labels, tokenizer and file layout are the candidate's."""
+    siblings: tuple[Checkpoint, ...] = ()
+    """More checkpoints trained from theta0."""
+    merge: Merge | None = None
+    """None: the end, as it is."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Candidate:
         """Wrap a checkpoint as it is."""
-        return cls(name=checkpoint.phase, start=checkpoint, end=checkpoint, alpha=0.0)
+        return cls(name=checkpoint.phase, start=checkpoint, end=checkpoint)
+
+    @classmethod
+    def between(cls, start: Checkpoint, end: Checkpoint, alpha: float) -> Candidate:
+        """Return the point `(1 - alpha) * start + alpha * end`."""
+        return cls(name=f"alpha={alpha:g}", start=start, end=end, merge=Lerp(alpha=alpha))
 
     @property
     def mixes(self) -> bool:
-        """Say whether it is a point between two checkpoints; alpha means nothing for one that is not."""
-        return self.start.weights != self.end.weights
+        """Say whether it is made of several checkpoints, or an end of what is; a plain checkpoint is not."""
+        return self.merge is not None
+
+    @property
+    def alpha(self) -> float | None:
+        """Return its place between theta0 (0) and theta1 (1); None where it has none."""
+        return self.merge.coordinate() if self.merge else None
+
+    @property
+    def parts(self) -> tuple[Checkpoint, ...]:
+        """Return the checkpoints its weights are made of, in the order that the merge method takes them."""
+        if self.merge is None:
+            return (self.end,)
+        everyone = (self.start, self.end, *self.siblings)
+        return tuple(everyone[i] for i in self.merge.inputs(len(everyone)))
 
     def digest(self) -> str:
-        """Return the digest of the weights: the ends are byte copies, so they keep their own."""
-        if self.alpha == 0.0:
-            return self.start.weights
-        if self.alpha == 1.0:
+        """Return the digest of the weights: what is a byte copy keeps its source's."""
+        parts = self.parts
+        if self.merge is None:
             return self.end.weights
-        return digest(["lerp", self.start.weights, self.end.weights, self.alpha])
+        if (source := self.merge.whole_copy()) is not None:
+            return parts[source].weights
+        return digest(["merge", self.merge.version, identify(self.merge), [part.weights for part in parts]])
 
 
 class Candidates(Artifact):
-    """The points of an interpolation, in order of alpha; nothing is written for them but this record."""
+    """The candidates of an interpolation, theta0 first and theta1 last; nothing is written but this record."""
 
     members: tuple[Candidate, ...]
 

@@ -40,7 +40,9 @@ def lineage(evidence: Evidence, weights: str) -> dict[str, JsonValue]:
             "candidate": chosen.name,
             "start": chosen.start.weights if chosen.mixes else chosen.end.parent,
             "end": chosen.end.weights,
-            "alpha": chosen.alpha if chosen.mixes else None,
+            "siblings": [sibling.weights for sibling in chosen.siblings],
+            "alpha": chosen.alpha,
+            "merge": chosen.merge.model_dump(mode="json") if chosen.merge else None,
         },
         "code": code_facts(),
     }

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ftlib.artifacts import PreparedDataset, Selection
+from ftlib.artifacts import Candidate, PreparedDataset, Selection
 from ftlib.evidence import Evidence
-from ftlib.interpolation.wise_ft import WiseFT
 from ftlib.recipe import REPORT, SELECTION, Phase, Recipe
 from ftlib.results import results, text_table
 from ftlib.sources.huggingface import HuggingFace
@@ -105,8 +104,12 @@ def _hub_datasets(recipe: Recipe) -> list[str]:
 
 def _tags(recipe: Recipe, selection: Selection) -> list[str]:
     tunings = {phase.tuning.kind.replace("_", "-") for phase in recipe.phases}
-    mixed = {"wise-ft"} if isinstance(recipe.interpolation, WiseFT) and 0 < selection.chosen.alpha < 1 else set[str]()
-    return ["reglage", *sorted(tunings | mixed)]
+    merged = {recipe.interpolation.kind.replace("_", "-")} if _is_merged(selection.chosen) else set[str]()
+    return ["reglage", *sorted(tunings | merged)]
+
+
+def _is_merged(chosen: Candidate) -> bool:
+    return chosen.merge is not None and chosen.merge.whole_copy() is None
 
 
 def _usage(recipe: Recipe) -> str:
@@ -139,12 +142,30 @@ def _phase(phase: Phase) -> str:
 
 def _interpolation(selection: Selection) -> str:
     chosen = selection.chosen
-    if chosen.start.weights == chosen.end.weights:
-        return f"Published are the weights of `{chosen.end.phase}`."
-    return (
-        f"Published are the weights at alpha {chosen.alpha:g} of the line from the end of `{chosen.start.phase}` "
-        f"(alpha 0) to the end of `{chosen.end.phase}` (alpha 1), as in WiSE-FT (arXiv 2109.01903)."
-    )
+    if chosen.alpha is not None:
+        return (
+            f"Published are the weights at alpha {chosen.alpha:g} of the way from the end of `{chosen.start.phase}` "
+            f"(alpha 0) to the end of `{chosen.end.phase}` (alpha 1). {_paper(chosen)}"
+        )
+    if _is_merged(chosen):
+        parts = ", ".join(f"`{part.phase}`" for part in chosen.parts)
+        return f"Published is a merge (`{chosen.name}`) of {parts}. {_paper(chosen)}"
+    return f"Published are the weights of `{chosen.parts[0].phase if chosen.mixes else chosen.end.phase}`."
+
+
+_PAPERS = {
+    "lerp": "WiSE-FT (arXiv 2109.01903)",
+    "slerp": "spherical interpolation (doi 10.1145/325334.325242)",
+    "average": "a model soup (arXiv 2203.05482)",
+    "model_stock": "Model Stock (arXiv 2403.19522)",
+    "task_arithmetic": "task arithmetic (arXiv 2212.04089)",
+    "ties": "TIES-Merging (arXiv 2306.01708)",
+    "dare": "DARE (arXiv 2311.03099)",
+}
+
+
+def _paper(chosen: Candidate) -> str:
+    return f"This is {_PAPERS[chosen.merge.kind]}." if chosen.merge else ""
 
 
 def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:

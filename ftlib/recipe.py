@@ -18,6 +18,7 @@ from ftlib.metrics import Metric
 from ftlib.objectives import Objective
 from ftlib.registries import Registry
 from ftlib.registries.folder import Folder
+from ftlib.row_schema import Column
 from ftlib.sources import Source
 from ftlib.tuning import Tuning
 from ftlib.tuning.linear_probe import LinearProbe
@@ -41,12 +42,22 @@ class Limits(Config):
 
     bad_rows: Fraction = 0.01
     """Share of rows that may be quarantined at ingestion."""
+    bad_row_count: int | None = Field(default=None, ge=0)
+    """The same as a number: reading stops as soon as there are more."""
     dropped_rows: Fraction = 0.5
     """Share of ingested rows that cleaning, de-duplication and the leakage check may drop."""
     row_bytes: int = Field(default=1_000_000, gt=0)
     """A larger row is quarantined."""
     rows: int = Field(default=10, gt=0)
     """Fewer rows than this fail."""
+    max_rows: int = Field(default=100_000_000, gt=0)
+    """More rows than this fail, as soon as they are read."""
+    max_bytes: int = Field(default=1_000_000_000_000, gt=0)
+    """More bytes of rows than this fail: unpacked ones, but for parquet the file's."""
+    rows_per_label: int = Field(default=1, ge=1)
+    """A label with fewer training rows than this fails."""
+    duplicate_rows: Fraction = 1.0
+    """Share of ingested rows that may be copies of others, near ones too."""
     vanished: Fraction = 0.2
     """Share of the files known from before that may be gone at a retraining: 0 for none, 1 for any number."""
 
@@ -87,6 +98,8 @@ class Dataset(Config):
     """The column that says which row it is, whatever its text; of each key the last version counts."""
     updated: str | None = None
     """The column that says when a row's version was made: numbers, or ISO 8601 dates."""
+    columns: dict[str, Column] = {}
+    """What these columns must hold; rows that differ are quarantined. Others are kept as they are."""
     limits: Limits = Limits()
     cleaning: Cleaning = Cleaning()
     split: SplitPolicy = SplitPolicy()
@@ -360,6 +373,14 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
             f"phase {first.name!r} starts from the base model: put a linear_probe phase before it (LP-FT)"
         )
+    method = recipe.interpolation
+    if len(method.seeds) + len(method.siblings) < method.least:
+        yield (
+            f"interpolation: {method.kind!r} needs at least {method.least} more fine-tune beside the last phase's: "
+            "give it seeds, which train that phase again, or siblings"
+        )
+    if len({recipe.seed, *method.seeds}) <= len(method.seeds):
+        yield f"interpolation.seeds: {_these(map(str, method.seeds))} and the recipe's {recipe.seed} must all differ"
     if isinstance(recipe.phases[-1].tuning, LinearProbe):
         yield "interpolation: the last phase is a linear_probe, which moves the head only; add a phase or use kind: off"
 

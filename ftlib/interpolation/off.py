@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from ftlib.artifacts import Candidate, Checkpoint
-from ftlib.config import Config
+from ftlib.interpolation.ends import TwoEnds
 
 
-class Off(Config):
+class Off(TwoEnds):
     """Only the last phase's end is a candidate."""
 
     kind: Literal["off"] = "off"
 
-    def points(self, start: Checkpoint, end: Checkpoint) -> tuple[Candidate, ...]:
+    def points(
+        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, float]
+    ) -> tuple[Candidate, ...]:
         """Return the end, as it is."""
-        del start
+        del start, siblings, scores
         return (Candidate.of(end),)
+
+    def count(self) -> int:
+        """Return how many candidates there will be."""
+        return 1

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import Field
+
 from ftlib.artifacts import Candidate, Checkpoint
-from ftlib.config import Config, Fraction
+from ftlib.config import Fraction
+from ftlib.interpolation.ends import TwoEnds
+from ftlib.merging import Lerp
+
+FINEST = 0.01
+"""Refinement puts no point nearer to another than this: their difference would be noise."""
 
 
-class WiseFT(Config):
+class WiseFT(TwoEnds):
     """theta_alpha = (1 - alpha) theta0 + alpha theta1 (Wortsman et al. 2022, arXiv 2109.01903).
 
     theta0 is the exact start of the last phase, head included; theta1 its end.
@@ -16,12 +24,65 @@ class WiseFT(Config):
 
     kind: Literal["wise_ft"] = "wise_ft"
     alphas: tuple[Fraction, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    refine: int = Field(default=0, ge=0, le=20)
+    """More points, one after the other, where the curve of `select.by` peaks."""
+    modules: dict[str, Fraction] = {}
+    """Tensor-name patterns (`classifier.*`) with an alpha of their own, at every point but the two ends."""
+    depth: tuple[Fraction, ...] = ()
+    """Factors of alpha from the embeddings to the head, linear between: [0, 1] moves the first layers least."""
 
-    def points(self, start: Checkpoint, end: Checkpoint) -> tuple[Candidate, ...]:
-        """Return one candidate per alpha, ascending and distinct.
+    @property
+    def adaptive(self) -> bool:
+        """See TwoEnds."""
+        return self.refine > 0
+
+    def points(
+        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, float]
+    ) -> tuple[Candidate, ...]:
+        """Return one candidate per alpha, ascending and distinct; with scores, those of the refined grid.
 
         The ends are always among them, listed or not: what an interpolation is worth is measured against them, and
         `constrained` selection needs them.
         """
-        alphas = sorted({0.0, *self.alphas, 1.0})
-        return tuple(Candidate(name=f"alpha={alpha:g}", start=start, end=end, alpha=alpha) for alpha in alphas)
+        del siblings
+        points = {alpha: self._point(start, end, alpha) for alpha in sorted({0.0, *self.alphas, 1.0})}
+        for _ in range(self.refine):
+            known = {alpha: scores[point.digest()] for alpha, point in points.items() if point.digest() in scores}
+            if len(known) < len(points) or (alpha := next_alpha(known)) is None:
+                break
+            points[alpha] = self._point(start, end, alpha)
+        return tuple(point for _, point in sorted(points.items()))
+
+    def count(self) -> int:
+        """Return how many candidates there will be, at most."""
+        return len({0.0, *self.alphas, 1.0}) + self.refine
+
+    def _point(self, start: Checkpoint, end: Checkpoint, alpha: float) -> Candidate:
+        point = Candidate.between(start, end, alpha)
+        if alpha in (0.0, 1.0):
+            return point
+        return point.model_copy(update={"merge": Lerp(alpha=alpha, modules=self.modules, depth=self.depth)})
+
+
+def next_alpha(scores: Mapping[float, float]) -> float | None:
+    """Return where to look next for the maximum of a curve; None where no gap beside the best point is left.
+
+    It is the vertex of the parabola through the best point and its neighbours, or the middle of the wider gap.
+    """
+    alphas = sorted(scores)
+    best = max(range(len(alphas)), key=lambda i: (scores[alphas[i]], -i))
+    sides = [(alphas[i], alphas[i + 1]) for i in (best - 1, best) if 0 <= i < len(alphas) - 1]
+    left, right = max(sides, key=lambda side: side[1] - side[0])
+    wanted = [(left + right) / 2]
+    if 0 < best < len(alphas) - 1:
+        wanted.insert(0, _vertex([(alpha, scores[alpha]) for alpha in alphas[best - 1 : best + 2]], wanted[0]))
+    rounded = [round(alpha, 3) for alpha in wanted]
+    return next((a for a in rounded if min(abs(a - known) for known in alphas) >= FINEST), None)
+
+
+def _vertex(points: list[tuple[float, float]], otherwise: float) -> float:
+    (x0, y0), (x1, y1), (x2, y2) = points
+    rise, fall = (x1 - x0) * (y1 - y2), (x1 - x2) * (y1 - y0)
+    if rise == fall:  # a straight line has no vertex
+        return otherwise
+    return x1 - 0.5 * ((x1 - x0) * rise - (x1 - x2) * fall) / (rise - fall)

@@ -118,24 +118,24 @@ def _tables(job: EvaluateJob, work: Workspace) -> Iterator[Path]:
 
 
 class _Loaded:
-    """The last pair of ends as a model in memory: a sweep loads once and mixes in place."""
+    """The last checkpoints as a model in memory: a sweep loads once and mixes in place."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._ends: tuple[str, str] | None = None
+        self._parts: tuple[str, ...] | None = None
         self._model: nn.Module | None = None
 
     def at(self, candidate: Candidate, data: PreparedDataset) -> nn.Module:
-        from ftlib.training.mix import mix_into
+        from ftlib.training.merge import mix_into
         from ftlib.training.model import load_model
 
-        ends = (candidate.start.weights, candidate.end.weights)
-        if self._model is None or self._ends != ends:
+        parts = tuple(part.weights for part in (candidate.start, candidate.end, *candidate.siblings))
+        if self._model is None or self._parts != parts:
             self._model = None  # never two models in memory
             self._model = load_model(candidate.start.path / "model", data.kind).to(self._device)
-            self._ends = ends
-        if ends[0] != ends[1]:
-            mix_into(self._model, candidate.start, candidate.end, candidate.alpha)
+            self._parts = parts
+        if candidate.mixes:
+            mix_into(self._model, candidate)
         return self._model
 
 
@@ -154,11 +154,10 @@ def _predict(job: EvaluateJob, index: int, model: nn.Module) -> Outcomes:
 
 
 def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resampling: Resampling) -> Measured:
-    on_a_line = candidate.start.weights != candidate.end.weights
     return Measured(
         candidate=candidate.name,
         weights=candidate.digest(),
-        alpha=candidate.alpha if on_a_line else None,
+        alpha=candidate.alpha,
         evaluation=job.name,
         split=job.split,
         rows=len(table),

@@ -1,46 +1,79 @@
-"""Start and end of a phase to the candidates between them."""
+"""The last phase's ends, and fine-tunes beside them, to the candidates that are made of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Candidates, Checkpoint
+from ftlib.artifacts import Candidates, Checkpoint, EvalReport
+from ftlib.config import Config
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job
 from ftlib.interpolation import Interpolation, Off
 from ftlib.workspace import Workspace
 
 
+class Score(Config):
+    """What `select.by` says of one candidate so far; higher is better."""
+
+    weights: str
+    """The candidate's digest."""
+    value: float
+
+
 class InterpolateJob(Job):
-    """The exact step-0 weights of the last phase, its end, and the points wanted."""
+    """The exact step-0 weights of the last phase, its end, fine-tunes beside it, and the points wanted."""
 
     stage: ClassVar[str] = "interpolate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     start: Checkpoint
     end: Checkpoint
+    siblings: tuple[Checkpoint, ...] = ()
     interpolation: Interpolation
+    scores: tuple[Score, ...] = ()
+    """For methods that look at what was measured before they name more points; empty at first."""
 
 
 def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
-    """Name the points of the line from `start` to `end`; no weights are written.
+    """Name the candidates; no weights are written.
 
-    Raises ModelError if the two do not lie on one line (another lineage, a fresh head, other tensors or labels),
-    RecipeError if two alphas are so close that they have one name.
+    A method that is `adaptive` names more of them when it is asked again with the scores of those it named: it is
+    done when it names no new ones. Raises ModelError if the checkpoints do not belong together (another lineage, a
+    fresh head, other tensors or labels), RecipeError if siblings are missing or two candidates have one name.
     """
-    members = job.interpolation.points(job.start, job.end)
+    if len(job.siblings) < job.interpolation.least:
+        raise RecipeError(
+            f"interpolation: {job.interpolation.kind!r} needs at least {job.interpolation.least} more fine-tune beside "
+            "the last phase's; give it seeds or siblings"
+        )
+    scores = {score.weights: score.value for score in job.scores}
+    members = job.interpolation.points(job.start, job.end, job.siblings, scores)
 
     def build(folder: Path) -> Candidates:
         del folder  # the record is all there is
         names = [member.name for member in members]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise RecipeError(f"interpolation.alphas: {', '.join(twice)} is there twice (six digits count)")
+            raise RecipeError(f"interpolation: {', '.join(twice)} is there twice (six digits count)")
         if not isinstance(job.interpolation, Off):
-            from ftlib.training.mix import check_mixable
+            from ftlib.training.merge import check_candidate
 
-            check_mixable(job.start, job.end)
+            for member in members:
+                check_candidate(member)
         return Candidates(members=members)
 
     # A record keeps no folders: the checkpoints are taken from the job, which knows where they are today.
     return work.once(job, Candidates, build).model_copy(update={"members": members})
+
+
+def scores_of(reports: tuple[EvalReport, ...], by: str, *, higher_is_better: bool) -> tuple[Score, ...]:
+    """Return what `by` (evaluation/metric) says of the candidates in these reports, sorted by their digests."""
+    evaluation, _, metric = by.partition("/")
+    sign = 1.0 if higher_is_better else -1.0
+    found = {
+        cell.weights: sign * cell.metrics[metric].value
+        for report in reports
+        for cell in report.measured
+        if cell.evaluation == evaluation
+    }
+    return tuple(Score(weights=weights, value=value) for weights, value in sorted(found.items()))

@@ -100,11 +100,10 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 
 def _stage(job: RegisterJob, staging: Path) -> Manifest:
     """Write everything the version is made of to a folder and return its manifest."""
-    from ftlib.training.mix import write_mix
-    from ftlib.training.model import weights_digest
+    from ftlib.training.merge import write_candidate
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
-    write_mix(chosen.start, chosen.end, chosen.alpha, staging)
+    merged = write_candidate(chosen, staging)
     (staging / "plots").mkdir()
     for plot in job.report.plots:
         shutil.copyfile(job.report.path / plot, staging / "plots" / plot)
@@ -122,5 +121,5 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
             for evaluation, cell in job.evidence.measured(chosen.name).items()
             for kind, estimate in cell.metrics.items()
         },
-        lineage=lineage(job.evidence, weights_digest(staging)),
+        lineage=lineage(job.evidence, merged.weights),
     )

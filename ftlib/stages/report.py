@@ -73,6 +73,8 @@ def _verdict(found: Evidence) -> str:
     chosen = found.selection.chosen
     if len(found.candidates.members) == 1:
         return f"Chosen: {chosen.name}, the only candidate."
+    if chosen.alpha is None:
+        return f"Chosen: {chosen.name}, of {len(found.candidates.members)} candidates."
     return f"Chosen: {chosen.name}, on the line from {chosen.start.phase} (alpha 0) to {chosen.end.phase} (alpha 1)."
 
 
@@ -94,13 +96,14 @@ def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
 
 def _alpha_figures(found: Evidence, folder: Path) -> list[Figure]:
     members = found.candidates.members
-    if len(members) < 2:
+    alphas = [member.alpha for member in members if member.alpha is not None]
+    if len(members) < 2 or len(alphas) < len(members):
         return []
     chosen = [member.name for member in members].index(found.selection.chosen.name)
     target, shifted = (_line(found, role) for role in ("target", "shifted"))
     if target is None and shifted is None:
         return []
-    return [alpha_curve(folder, [member.alpha for member in members], chosen, target, shifted)]
+    return [alpha_curve(folder, alphas, chosen, target, shifted)]
 
 
 def _line(found: Evidence, role: str) -> Line | None:

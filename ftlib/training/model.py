@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -145,7 +145,10 @@ def weight_files(folder: Path) -> list[Path]:
         pickles = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
         hint = f"; {pickles} is a pickle and is never opened: convert it to safetensors" if pickles else ""
         raise ModelError(f"{folder} has no model.safetensors{hint}")
-    names = sorted(set(cast("dict[str, str]", json.loads(index.read_bytes())["weight_map"]).values()))
+    try:
+        names = sorted(set(cast("dict[str, str]", json.loads(index.read_bytes())["weight_map"]).values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is not an index of safetensors files: {error!r}") from error
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise ModelError(f"{index} names {name!r}, which is not a file in that folder")
@@ -157,11 +160,17 @@ def weights_digest(folder: Path) -> str:
 
     The same for any shard layout, so a re-sharded or re-saved model keeps its identity.
     """
-    lines: list[tuple[str, str]] = []
-    for path in weight_files(folder):
-        for name, dtype, shape, data in read_tensors(path):
-            lines.append((name, f"{name} {dtype} {shape} {hashlib.sha256(data).hexdigest()}\n"))
-    return hashlib.sha256("".join(line for _, line in sorted(lines)).encode()).hexdigest()
+    return digest_of_tensors(
+        (name, dtype, shape, hashlib.sha256(data).hexdigest())
+        for path in weight_files(folder)
+        for name, dtype, shape, data in read_tensors(path)
+    )
+
+
+def digest_of_tensors(tensors: Iterable[tuple[str, str, Sequence[int], str]]) -> str:
+    """Return the digest of (name, dtype, shape, sha256 of the bytes), in any order."""
+    lines = sorted((name, f"{name} {dtype} {list(shape)} {sha256}\n") for name, dtype, shape, sha256 in tensors)
+    return hashlib.sha256("".join(line for _, line in lines).encode()).hexdigest()
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, str, list[int], memoryview]]:

@@ -17,7 +17,7 @@ from ftlib.errors import IntegrityError
 from ftlib.prepared import split_file
 from ftlib.recipe import REPORT
 from ftlib.training.batches import PreparedSplit
-from ftlib.training.mix import mix_into
+from ftlib.training.merge import mix_into
 from ftlib.training.model import load_model, load_tokenizer
 
 ROWS = 8
@@ -34,8 +34,7 @@ def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) 
     ModelError if the folder does not load.
     """
     ours = load_model(candidate.start.path / "model", data.kind)
-    if candidate.start.weights != candidate.end.weights:
-        mix_into(ours, candidate.start, candidate.end, candidate.alpha)
+    mix_into(ours, candidate)
     theirs = _as_a_stranger(folder, data.kind)
     load_tokenizer(folder)
     _check_labels(theirs, candidate.end.labels)

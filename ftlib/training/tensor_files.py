@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,8 +69,16 @@ def tensor_files(folder: Path) -> tuple[TensorFile, ...]:
 
 
 def tensor_spans(folder: Path) -> dict[str, Span]:
-    """Return every tensor of a model folder by name. Raises what `tensor_files` raises."""
-    return {span.name: span for file in tensor_files(folder) for span in file.spans}
+    """Return every tensor of a model folder by name, in the order of the files.
+
+    Raises what `tensor_files` raises, and ModelError for a name that two files have.
+    """
+    found: dict[str, Span] = {}
+    for span in (span for file in tensor_files(folder) for span in file.spans):
+        if span.name in found:
+            raise ModelError(f"{folder}: tensor {span.name!r} is in {found[span.name].file.name} and {span.file.name}")
+        found[span.name] = span
+    return found
 
 
 def _read_header(path: Path) -> TensorFile:
@@ -94,4 +103,8 @@ def _read_header(path: Path) -> TensorFile:
 
 def _span(path: Path, name: str, entry: dict[str, Any], data_start: int) -> Span:
     first, last = entry["data_offsets"]
-    return Span(name, entry["dtype"], tuple(entry["shape"]), path, data_start + first, last - first)
+    span = Span(name, entry["dtype"], tuple(entry["shape"]), path, data_start + first, last - first)
+    size = DTYPES[span.dtype].itemsize * prod(span.shape) if span.dtype in DTYPES else span.bytes
+    if first < 0 or span.bytes != size:
+        raise ValueError(f"tensor {name!r} has {span.bytes} bytes, its shape needs {size}")
+    return span

@@ -19,8 +19,8 @@ INGEST = (
     '"source":{"kind":"files","path":"rows.jsonl"},"updated":null},"stage":"ingest","version":2}'
 )
 INTERPOLATE = (
-    '{"job":{"end":"bb","interpolation":{"alphas":[0.0,0.5,1.0],"kind":"wise_ft"},"start":"aa"},'
-    '"stage":"interpolate","version":1}'
+    '{"job":{"end":"bb","interpolation":{"alphas":[0.0,0.5,1.0],"depth":[],"kind":"wise_ft","modules":{},"refine":0},'
+    '"scores":[],"siblings":[],"start":"aa"},"stage":"interpolate","version":2}'
 )
 TRAIN = (
     '{"job":{"compute":"","data":"cc","phase":{"dataset":"docs","dropout":null,"early_stopping":null,'

@@ -25,7 +25,7 @@ from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
 from ftlib.training import inference
 from ftlib.training.batches import PreparedSplit
-from ftlib.training.mix import write_mix
+from ftlib.training.merge import write_candidate
 from ftlib.training.model import load_model
 from ftlib.workspace import Workspace
 
@@ -90,14 +90,14 @@ def plain_loop(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
 def test_every_number_equals_a_plain_transformers_loop(
     ends: tuple[Checkpoint, Checkpoint], data: PreparedDataset, work: Workspace, tmp_path: Path
 ) -> None:
-    half = Candidate(name="half", start=ends[0], end=ends[1], alpha=0.5)
+    half = Candidate.between(*ends, 0.5)
     report = evaluate(job(data, half), work)
-    write_mix(*ends, 0.5, tmp_path / "half")
+    write_candidate(half, tmp_path / "half")
     logits = plain_loop(tmp_path / "half", ROWS)
     probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
     gold = [LABELS.index(str(row["label"])) for row in ROWS]
 
-    cell = report.of("half", "target", "test")
+    cell = report.of("alpha=0.5", "target", "test")
     table = read_outcomes(work.root / cell.outcomes)
     assert table.labels == LABELS
     assert table.row_ids == tuple(f"test-{i}" for i in range(len(ROWS)))
@@ -147,7 +147,7 @@ def test_the_same_weights_and_rows_are_never_run_twice(
 ) -> None:
     evaluate(job(data, Candidate.of(ends[0])), work)
     assert len(forwards) == 1
-    sweep = WiseFT(alphas=(0.0, 0.5, 1.0)).points(*ends)
+    sweep = WiseFT(alphas=(0.0, 0.5, 1.0)).points(*ends, (), {})
     report = evaluate(job(data, *sweep), work)
     assert len(forwards) == 3  # alpha 0 is the checkpoint measured before
     again = evaluate(job(data, *sweep, Candidate.of(ends[1]), name="again"), work)
@@ -171,11 +171,11 @@ def test_a_finished_job_reads_its_record_and_a_new_name_is_a_new_job(
 def test_a_sweep_measures_what_would_be_written(
     ends: tuple[Checkpoint, Checkpoint], data: PreparedDataset, work: Workspace, tmp_path: Path
 ) -> None:
-    sweep = WiseFT(alphas=(0.2, 0.7)).points(*ends)
+    sweep = WiseFT(alphas=(0.2, 0.7)).points(*ends, (), {})
     report = evaluate(job(data, *sweep), work)
     assert [cell.alpha for cell in report.measured] == [0.0, 0.2, 0.7, 1.0]
     for candidate, cell in zip(sweep, report.measured, strict=True):
-        write_mix(*ends, candidate.alpha, tmp_path / candidate.name)
+        write_candidate(candidate, tmp_path / candidate.name)
         model = load_model(tmp_path / candidate.name, "labeled")
         split = PreparedSplit(split_file(data.path, "test"), LABELS)
         written = inference.predict_split(model, split, "labeled", LABELS)
@@ -208,7 +208,7 @@ def test_progress_counts_every_row_of_every_candidate(
 ) -> None:
     seen: list[progress.Progress] = []
     with progress.listen(seen.append):
-        evaluate(job(data, *WiseFT(alphas=(0.5,)).points(*ends)), work)
+        evaluate(job(data, *WiseFT(alphas=(0.5,)).points(*ends, (), {})), work)
     assert {(p.stage, p.total, p.unit) for p in seen} == {("evaluate target", 120, "rows")}
     assert seen[-1].done == 120
 

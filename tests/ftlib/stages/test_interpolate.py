@@ -33,7 +33,7 @@ def test_points_ascend_are_distinct_and_hold_both_ends(alphas: list[float]) -> N
         )
         for name in ("start", "end")
     )  # fmt: skip
-    points = WiseFT(alphas=tuple(alphas)).points(start, end)
+    points = WiseFT(alphas=tuple(alphas)).points(start, end, (), {})
     assert [point.alpha for point in points] == sorted({0.0, 1.0, *alphas})
     assert len({point.name for point in points}) == len({point.digest() for point in points}) == len(points)
     assert (points[0].digest(), points[-1].digest()) == ("start", "end")

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-import ftlib.training.mix as mix
+import ftlib.training.merge as merge
 from ftlib.artifacts import (
     Candidate,
     Candidates,
@@ -41,6 +41,7 @@ from ftlib.stages.register import RegisterJob, register
 from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.merge_files import Merged
 from ftlib.versions import MANIFEST, Manifest
 from ftlib.workspace import Workspace
 
@@ -91,7 +92,7 @@ class Run:
         )
         start: Checkpoint = tiny_checkpoint(folder / "start", labels, phase="probe")
         end: Checkpoint = tiny_checkpoint(folder / "end", labels, phase="tune", start=start, seed=1)
-        self.chosen = Candidate(name=f"alpha={alpha:g}", start=start, end=end, alpha=alpha)
+        self.chosen = Candidate.between(start, end, alpha)
         self.recipe = recipe(registry, gate, labeled)
         metric = self.recipe.evaluations["held_out"].metrics[0].kind
         cell = Measured(
@@ -240,15 +241,16 @@ def test_a_lost_registry_is_published_to_again(make, tmp_path: Path):
 
 def test_a_wrongly_written_tensor_stops_at_the_logits(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Every digest is right here; only the logits can tell."""
-    write = mix.write_mix
+    write = merge.write_candidate
 
-    def wrong(start: Checkpoint, end: Checkpoint, alpha: float, out: Path) -> None:
-        write(start, end, alpha, out)
+    def wrong(candidate: Candidate, out: Path) -> Merged:
+        merged = write(candidate, out)
         tensors = load_file(out / "model.safetensors")
         tensors["classifier.bias"] = tensors["classifier.bias"] + 1e-3
         save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+        return merged
 
-    monkeypatch.setattr(mix, "write_mix", wrong)
+    monkeypatch.setattr(merge, "write_candidate", wrong)
     with pytest.raises(IntegrityError, match=r"logits that differ by 0\.001 .* nothing was published"):
         make().register()
     assert ModelRegistry(LocalStore(tmp_path / "registry")).versions("demo") == []
@@ -271,15 +273,16 @@ def test_a_store_that_alters_bytes_stops_at_the_digest(make, tmp_path: Path, mon
 
 
 def test_labels_in_another_order_stop_it(make, monkeypatch: pytest.MonkeyPatch):
-    write = mix.write_mix
+    write = merge.write_candidate
 
-    def renamed(start: Checkpoint, end: Checkpoint, alpha: float, out: Path) -> None:
-        write(start, end, alpha, out)
+    def renamed(candidate: Candidate, out: Path) -> Merged:
+        merged = write(candidate, out)
         config = json.loads((out / "config.json").read_text())
         config["id2label"] = dict(enumerate(reversed(LABELS)))
         (out / "config.json").write_text(json.dumps(config))
+        return merged
 
-    monkeypatch.setattr(mix, "write_mix", renamed)
+    monkeypatch.setattr(merge, "write_candidate", renamed)
     with pytest.raises(IntegrityError, match="names its labels sales, bug, billing"):
         make().register()
 

@@ -52,7 +52,7 @@ def report(name: str, *values: tuple[Candidate, tuple[float, float]]) -> EvalRep
 def run(rule: Select, target: list[float], shifted: list[float]) -> Selection:
     """Select among evenly spaced alphas; log loss is 1 - accuracy."""
     alphas = [i / (len(target) - 1) for i in range(len(target))]
-    members = WiseFT(alphas=tuple(alphas)).points(START, END)
+    members = WiseFT(alphas=tuple(alphas)).points(START, END, (), {})
     reports = tuple(
         report(name, *((member, (value, 1 - value)) for member, value in zip(members, values, strict=True)))
         for name, values in (("target", target), ("shifted", shifted))
@@ -115,7 +115,7 @@ def test_the_chosen_candidate_knows_where_its_ends_are_also_when_read_back() -> 
 
 
 def test_without_interpolation_the_end_is_chosen(tmp_path_factory: pytest.TempPathFactory) -> None:
-    members = Off().points(START, END)
+    members = Off().points(START, END, (), {})
     assert [(member.name, member.digest()) for member in members] == [("tune", "tune")]
     job = SelectJob(
         candidates=Candidates(members=members),
@@ -129,7 +129,7 @@ def test_without_interpolation_the_end_is_chosen(tmp_path_factory: pytest.TempPa
 
 
 def test_a_metric_that_was_not_measured_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:
-    members = WiseFT(alphas=()).points(START, END)
+    members = WiseFT(alphas=()).points(START, END, (), {})
     job = SelectJob(
         candidates=Candidates(members=members),
         reports=(report("shifted", (members[0], (0.4, 0.6))),),

@@ -1,4 +1,4 @@
-"""The kernel against numpy in float64, against itself along another path, and against peft; every refusal."""
+"""Candidates of real model folders: exact ends, memory against disk, against peft; every refusal."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ import numpy as np
 import peft
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from ftlib.artifacts import Checkpoint
+from ftlib.artifacts import Candidate, Checkpoint
 from ftlib.errors import IntegrityError, ModelError, ReglageError
 from ftlib.testing import LABELS, tiny_checkpoint
-from ftlib.training import mix
-from ftlib.training.mix import check_mixable, mix_into, write_mix
+from ftlib.training.merge import check_candidate, mix_into, write_candidate
 from ftlib.training.model import load_model, weights_digest
-
-DYADIC = [0.125, 0.25, 0.75, 0.875]  # 1 - alpha is exact; at 0.5 lerp takes one formula for both directions
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +41,7 @@ def loaded(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def test_the_ends_are_byte_copies(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
     for alpha, end in zip((0.0, 1.0), ends, strict=True):
-        write_mix(*ends, alpha, tmp_path / f"{alpha:g}")
+        write_candidate(Candidate.between(*ends, alpha), tmp_path / f"{alpha:g}")
         for file in (end.path / "model").iterdir():
             assert (tmp_path / f"{alpha:g}" / file.name).read_bytes() == file.read_bytes(), file.name
 
@@ -54,42 +49,38 @@ def test_the_ends_are_byte_copies(ends: tuple[Checkpoint, Checkpoint], tmp_path:
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_mixing_in_memory_gives_the_ends_bit_for_bit(ends: tuple[Checkpoint, Checkpoint], alpha: float) -> None:
     model = load_model(ends[0].path / "model", "labeled")
-    mix_into(model, *ends, 0.37)
-    mix_into(model, *ends, alpha)
+    mix_into(model, Candidate.between(*ends, 0.37))
+    mix_into(model, Candidate.between(*ends, alpha))
     for name, tensor in loaded(ends[int(alpha)]).items():
         assert model.state_dict()[name].numpy().tobytes() == tensor.numpy().tobytes(), name
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 0.5, 0.9])
-def test_a_mix_is_the_float64_reference_to_the_last_bit_of_the_larger_end(
+def test_a_mix_is_the_float64_reference_rounded_once(
     ends: tuple[Checkpoint, Checkpoint], tmp_path: Path, alpha: float
 ) -> None:
-    write_mix(*ends, alpha, tmp_path / "mix")
+    write_candidate(Candidate.between(*ends, alpha), tmp_path / "mix")
     written, a, b = load_file(tmp_path / "mix" / "model.safetensors"), *map(loaded, ends)
     for name in a:
-        x, y = a[name].numpy(), b[name].numpy()
-        reference = (1 - alpha) * x.astype(np.float64) + alpha * y.astype(np.float64)
-        ulp = np.spacing(np.maximum(np.abs(x), np.abs(y)))
-        # fp32 rounds alpha, the difference and the sum; 1.3 is the worst of a million values
-        assert (np.abs(written[name].numpy() - reference) <= 1.5 * ulp).all(), name
+        x, y = a[name].numpy().astype(np.float64), b[name].numpy().astype(np.float64)
+        reference, got = (1 - alpha) * x + alpha * y, written[name].numpy()
+        # Half a unit and a hair: a tenth of a difference of five units is a tie that fp64 cannot decide.
+        assert (np.abs(got - reference) <= 0.500001 * np.spacing(np.abs(got))).all(), name
 
 
-@pytest.mark.parametrize("chunk", [64, 4096, 1 << 20])
-def test_streaming_and_memory_agree_bit_for_bit_at_any_chunk_size(
-    ends: tuple[Checkpoint, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
-    monkeypatch.setattr(mix, "CHUNK_BYTES", chunk)
-    write_mix(*ends, 0.3, tmp_path / "mix")
+def test_memory_and_disk_agree_bit_for_bit(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    merged = write_candidate(Candidate.between(*ends, 0.3), tmp_path / "mix")
     model = load_model(ends[0].path / "model", "labeled")
-    mix_into(model, *ends, 0.3)
+    mix_into(model, Candidate.between(*ends, 0.3))
     for name, tensor in load_file(tmp_path / "mix" / "model.safetensors").items():
         assert torch.equal(model.state_dict()[name], tensor), name
+    assert merged.weights == weights_digest(tmp_path / "mix")
 
 
 def test_stock_transformers_loads_what_was_written(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    write_mix(*ends, 0.5, tmp_path / "mix")
+    write_candidate(Candidate.between(*ends, 0.5), tmp_path / "mix")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "mix")
     assert tuple(model.config.id2label.values()) == LABELS
     assert AutoTokenizer.from_pretrained(tmp_path / "mix")("card")["input_ids"]
@@ -100,48 +91,18 @@ def test_shards_do_not_change_a_mix(ends: tuple[Checkpoint, Checkpoint], tmp_pat
     sharded = tmp_path / "sharded"
     load_model(start.path / "model", "labeled").save_pretrained(sharded / "model", max_shard_size="20KB")
     assert len(list((sharded / "model").glob("*.safetensors"))) > 2
-    write_mix(*ends, 0.4, tmp_path / "whole")
-    write_mix(start.model_copy(update={"uri": str(sharded)}), end, 0.4, tmp_path / "from-shards")
+    write_candidate(Candidate.between(*ends, 0.4), tmp_path / "whole")
+    write_candidate(
+        Candidate.between(start.model_copy(update={"uri": str(sharded)}), end, 0.4), tmp_path / "from-shards"
+    )
     assert weights_digest(tmp_path / "from-shards") == weights_digest(tmp_path / "whole")
-
-
-FLOATS = arrays.arrays(np.float32, 40, elements=st.floats(-100, 100, width=32))
-
-
-@settings(max_examples=60, deadline=None)
-@given(a=FLOATS, b=FLOATS, alpha=st.sampled_from(DYADIC), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
-def test_the_kernel_is_symmetric_idempotent_and_stays_between(
-    a: np.ndarray, b: np.ndarray, alpha: float, dtype: torch.dtype
-) -> None:
-    x, y = torch.from_numpy(a).to(dtype), torch.from_numpy(b).to(dtype)
-    mixed = mix._mixed("t", x, y, alpha)
-    assert torch.equal(mixed, mix._mixed("t", y, x, 1 - alpha))
-    assert mix._mixed("t", x, x.clone(), alpha).view(torch.uint8).equal(x.view(torch.uint8))
-    ulp = torch.finfo(dtype).eps * torch.maximum(x.abs(), y.abs())
-    assert (mixed >= torch.minimum(x, y) - ulp).all()
-    assert (mixed <= torch.maximum(x, y) + ulp).all()
-
-
-def test_bf16_is_rounded_once(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(20_000, generator=generator).bfloat16()
-    y = (x.float() + 0.1 * torch.randn(20_000, generator=generator)).bfloat16()
-    exact = (0.7 * x.double() + 0.3 * y.double()).bfloat16()
-    assert (mix._mixed("t", x, y, 0.3) != exact).double().mean() < 1e-3
-    naive = (1 - 0.3) * x + 0.3 * y
-    assert (naive != exact).double().mean() > 0.1  # why it is not written that way
-
-
-def test_values_that_agree_survive_even_where_arithmetic_would_lose_them() -> None:
-    same = torch.tensor([-0.0, float("inf"), float("-inf"), 3e38])
-    assert mix._mixed("t", same, same.clone(), 0.5).numpy().tobytes() == same.numpy().tobytes()
 
 
 def test_a_frozen_tensor_is_untouched(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
     start, end = ends
     frozen = "bert.embeddings.word_embeddings.weight"
     half = checkpoint(tmp_path / "end", {**loaded(end), frozen: loaded(start)[frozen]}, end)
-    write_mix(start, half, 0.3, tmp_path / "mix")
+    write_candidate(Candidate.between(start, half, 0.3), tmp_path / "mix")
     assert load_file(tmp_path / "mix" / "model.safetensors")[frozen].equal(loaded(start)[frozen])
 
 
@@ -150,8 +111,8 @@ def _without(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 BAD_TENSORS: list[tuple[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]]] = [
-    (r"1 tensors are only in 'probe': classifier\.bias", _without),
-    (r"1 tensors are only in 'tune': stray", lambda t: t | {"stray": torch.zeros(2)}),
+    (r"1 tensors are only in 'probe', not in 'tune': classifier\.bias", _without),
+    (r"1 tensors are only in 'tune', not in 'probe': stray", lambda t: t | {"stray": torch.zeros(2)}),
     (
         r"'classifier\.bias' is F32\[3\] in 'probe' but F32\[4\] in 'tune'",
         lambda t: t | {"classifier.bias": torch.zeros(4)},
@@ -169,7 +130,7 @@ def test_tensors_that_do_not_match_are_named_and_nothing_is_written(
 ) -> None:
     broken = checkpoint(tmp_path / "end", break_(loaded(ends[1])), ends[1])
     with pytest.raises(ModelError, match=message):
-        write_mix(ends[0], broken, 0.5, tmp_path / "out" / "mix")
+        write_candidate(Candidate.between(ends[0], broken, 0.5), tmp_path / "out" / "mix")
     assert not (tmp_path / "out").exists()
 
 
@@ -186,12 +147,12 @@ def test_records_that_do_not_match_are_refused(
     ends: tuple[Checkpoint, Checkpoint], message: str, update: dict[str, Any]
 ) -> None:
     with pytest.raises(ModelError, match=message):
-        check_mixable(ends[0], ends[1].model_copy(update=update))
+        check_candidate(Candidate.between(ends[0], ends[1].model_copy(update=update), 0.5))
 
 
 def test_a_random_head_is_no_end(ends: tuple[Checkpoint, Checkpoint]) -> None:
     with pytest.raises(ModelError, match=r"random head.*linear_probe"):
-        check_mixable(ends[0].model_copy(update={"fresh_head": True}), ends[1])
+        check_candidate(Candidate.between(ends[0].model_copy(update={"fresh_head": True}), ends[1], 0.5))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -201,19 +162,11 @@ def test_an_end_that_is_not_finite_is_refused_by_both_paths(
     bias = loaded(ends[1])["classifier.bias"].clone()
     bias[1] = value
     broken = checkpoint(tmp_path / "end", {**loaded(ends[1]), "classifier.bias": bias}, ends[1])
-    with pytest.raises(ModelError, match=r"'classifier\.bias' is not finite"):
-        write_mix(ends[0], broken, 0.5, tmp_path / "mix")
+    with pytest.raises(ModelError, match=r"'classifier\.bias' would not be finite"):
+        write_candidate(Candidate.between(ends[0], broken, 0.5), tmp_path / "mix")
     assert [path.name for path in tmp_path.iterdir()] == ["end"]
-    with pytest.raises(ModelError, match=r"'classifier\.bias' is not finite"):
-        mix_into(load_model(ends[0].path / "model", "labeled"), ends[0], broken, 0.5)
-
-
-def test_integers_lie_on_no_line() -> None:
-    table = torch.arange(4)
-    assert mix._mixed("t", table, table.clone(), 0.5).equal(table)
-    assert mix._mixed("steps", torch.tensor(3), torch.tensor(7), 0.5) == 7
-    with pytest.raises(ModelError, match="holds integers that differ"):
-        mix._mixed("t", table, table + 1, 0.5)
+    with pytest.raises(ModelError, match=r"'classifier\.bias' would not be finite"):
+        mix_into(load_model(ends[0].path / "model", "labeled"), Candidate.between(ends[0], broken, 0.5))
 
 
 def test_a_quantised_model_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
@@ -222,7 +175,7 @@ def test_a_quantised_model_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_p
         tensors = {**loaded(end), "packed": torch.zeros(4, 4).to(torch.float8_e4m3fn)}
         pair.append(checkpoint(tmp_path / str(i), tensors, end))
     with pytest.raises(ModelError, match=r"1 tensors are quantised.*packed \(F8_E4M3\)"):
-        check_mixable(pair[0], pair[1].model_copy(update={"parent": pair[0].weights}))
+        check_candidate(Candidate.between(pair[0], pair[1].model_copy(update={"parent": pair[0].weights}), 0.5))
 
 
 def test_a_cut_off_file_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
@@ -230,7 +183,7 @@ def test_a_cut_off_file_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path
     file = cut.path / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(IntegrityError, match="cut off"):
-        write_mix(ends[0], cut, 0.5, tmp_path / "mix")
+        write_candidate(Candidate.between(ends[0], cut, 0.5), tmp_path / "mix")
 
 
 @pytest.mark.parametrize(
@@ -242,25 +195,26 @@ def test_a_file_that_is_no_safetensors_is_one_clear_line(
     broken = checkpoint(tmp_path / "end", loaded(ends[1]), ends[1])
     (broken.path / "model" / "model.safetensors").write_bytes(data)
     with pytest.raises(ReglageError, match="is not a safetensors file") as caught:
-        check_mixable(ends[0], broken)
+        check_candidate(Candidate.between(ends[0], broken, 0.5))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
-def test_alpha_lies_between_the_ends(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path, alpha: float) -> None:
-    with pytest.raises(ModelError, match="between 0"):
-        write_mix(*ends, alpha, tmp_path / "mix")
+def test_alpha_lies_between_the_ends(ends: tuple[Checkpoint, Checkpoint], alpha: float) -> None:
+    with pytest.raises(ValidationError, match="alpha"):
+        Candidate.between(*ends, alpha)
 
 
 def test_an_existing_folder_is_not_touched(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
     with pytest.raises(ModelError, match="exists already"):
-        write_mix(*ends, 0.5, tmp_path)
+        write_candidate(Candidate.between(*ends, 0.5), tmp_path)
 
 
 def test_a_model_of_another_shape_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
     model = load_model(tiny_checkpoint(tmp_path / "lm", ()).path / "model", "tokens")
     with pytest.raises(ModelError, match="tensors the model does not have"):
-        mix_into(model, *ends, 0.5)
+        mix_into(model, Candidate.between(*ends, 0.5))
 
 
 def test_tied_weights_are_mixed_once_and_stay_tied(tmp_path: Path) -> None:
@@ -273,7 +227,7 @@ def test_tied_weights_are_mixed_once_and_stay_tied(tmp_path: Path) -> None:
     end = tiny_checkpoint(tmp_path / "end", (), start=start, seed=1)
     assert "lm_head.weight" not in loaded(end)
     model = load_model(start.path / "model", "tokens")
-    mix_into(model, start, end, 0.5)
+    mix_into(model, Candidate.between(start, end, 0.5))
     state = model.state_dict()
     assert state["lm_head.weight"].data_ptr() == state["model.embed_tokens.weight"].data_ptr()
     expected = (loaded(start)["model.embed_tokens.weight"] + loaded(end)["model.embed_tokens.weight"]) / 2
@@ -298,6 +252,6 @@ def test_the_merged_lora_path_is_peft_s_scaled_adapter(
     merged = adapted.merge_and_unload()
     end = checkpoint(tmp_path / "end", merged.state_dict(), ends[1])
     model = load_model(start.path / "model", "labeled")
-    mix_into(model, start, end, 0.4)
+    mix_into(model, Candidate.between(start, end, 0.4))
     with torch.no_grad():
         torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=1e-6, rtol=0)

@@ -1,0 +1,195 @@
+"""What a merge will do with every tensor, decided from headers alone: a misfit is found before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import prod
+from pathlib import Path
+
+from ftlib.errors import ModelError
+from ftlib.merging import Kernel, Lerp, Place
+from ftlib.parameter_names import is_embedding, layer_of
+from ftlib.training.model import read_config
+from ftlib.training.tensor_files import DTYPES, Span, tensor_spans
+from ftlib.training.vocabulary import new_tokens
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model folder that takes part, under the name that messages call it."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Elements `first` to `last` of a tensor: mixed, or byte copies of the input `source`."""
+
+    first: int
+    last: int
+    source: int | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One tensor of the result."""
+
+    place: Place
+    spans: tuple[Span, ...]
+    """Where it lies in every input."""
+    kind: tuple[str, tuple[int, ...]]
+    """dtype and shape of the result: the reference's."""
+    segments: tuple[Segment, ...]
+    """Without gaps, in order."""
+    compare: bool = False
+    """True for integers: copied from the reference, and said if the inputs differ."""
+
+    @property
+    def elements(self) -> int:
+        """Return the number of elements."""
+        return prod(self.kind[1])
+
+    @property
+    def mixes(self) -> bool:
+        """Say whether any element is computed."""
+        return any(segment.source is None for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge that fits together."""
+
+    kernel: Kernel
+    inputs: tuple[Input, ...]
+    reference: int
+    """The input whose layout, config and tokenizer the result has."""
+    tasks: tuple[Task, ...]
+    """In the order in which the reference's files hold them."""
+
+
+def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Plan:
+    """Decide every tensor's fate. Keys of the result are the keys of every input.
+
+    Raises ModelError, naming the tensors, for inputs that differ in keys, dtypes or shapes, are quantised, or number
+    their tokens differently; for a pattern of the method that fits no tensor. Inputs whose vocabulary has grown are
+    fine on a straight line: rows of shared tokens are mixed, rows of new tokens are theta1's.
+    """
+    for item in inputs:
+        _check_config(item)
+    spans = [tensor_spans(item.folder) for item in inputs]
+    _check_keys(inputs, spans, reference)
+    _check_ties(inputs)
+    _check_dtypes(inputs, spans)
+    fresh = _new_rows(kernel, inputs, spans)
+    layers = 1 + max((layer for name in spans[0] if (layer := layer_of(name)) is not None), default=0)
+    tasks = [
+        _task(kernel, name, tuple(each[name] for each in spans), reference, layers, fresh) for name in spans[reference]
+    ]
+    for pattern in kernel.patterns():
+        if not any(fnmatchcase(name, pattern) for name in spans[reference]):
+            raise ModelError(f"pattern {pattern!r} fits none of the {len(tasks)} tensors; one is {tasks[0].place.name}")
+    return Plan(kernel, tuple(inputs), reference, tuple(tasks))
+
+
+def _task(
+    kernel: Kernel, name: str, spans: tuple[Span, ...], reference: int, layers: int, fresh: frozenset[int]
+) -> Task:
+    span, place = spans[reference], Place(name, _depth(name, layers))
+    task = Task(place, spans, span.kind, (), compare=not DTYPES[span.dtype].is_floating_point)
+    source = reference if task.compare else kernel.source_of(place)
+    if not task.compare and len({each.shape for each in spans}) > 1:
+        return replace(task, segments=tuple(_row_segments(span.shape, spans[0].shape[0], fresh, source)))
+    return replace(task, segments=(Segment(0, task.elements, source),))
+
+
+def _row_segments(shape: tuple[int, ...], shared: int, fresh: frozenset[int], source: int | None) -> Iterator[Segment]:
+    """Cut a grown vocabulary's tensor into runs of rows that are mixed and runs that are theta1's."""
+    width = prod(shape[1:])
+    copied = [row >= shared or row in fresh for row in range(shape[0])]
+    first = 0
+    for row in range(1, shape[0] + 1):
+        if row == shape[0] or copied[row] != copied[first]:
+            yield Segment(first * width, row * width, 1 if copied[first] else source)
+            first = row
+
+
+def _depth(name: str, layers: int) -> float:
+    layer = layer_of(name)
+    if layer is None:
+        return 0.0 if is_embedding(name) else 1.0
+    return (layer + 1) / (layers + 1)
+
+
+def _check_config(item: Input) -> None:
+    quantised = read_config(item.folder).get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
+        raise ModelError(
+            f"{item.name!r} is quantised ({method}): packed integers lie on no line; dequantise it first, or merge "
+            "the adapter that was trained over it"
+        )
+
+
+def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, Span]], reference: int) -> None:
+    for item, each in zip(inputs, spans, strict=True):
+        for here, there, owner in ((spans[reference], each, inputs[reference]), (each, spans[reference], item)):
+            if alone := sorted(here.keys() - there.keys()):
+                other = item if owner is inputs[reference] else inputs[reference]
+                raise ModelError(
+                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {_some(alone)}"
+                )
+
+
+def _check_ties(inputs: Sequence[Input]) -> None:
+    ties = {item.name: bool(read_config(item.folder).get("tie_word_embeddings", False)) for item in inputs}
+    if len(set(ties.values())) > 1:
+        tied = ", ".join(repr(name) for name, value in ties.items() if value)
+        raise ModelError(f"{tied} shares its embeddings with the head (tie_word_embeddings) and the others do not")
+
+
+def _check_dtypes(inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> None:
+    packed = sorted({f"{n} ({s.dtype})" for each in spans for n, s in each.items() if s.dtype not in DTYPES})
+    if packed:
+        raise ModelError(
+            f"{len(packed)} tensors are quantised and cannot be mixed: {_some(packed)}; dequantise the model first"
+        )
+    for item, each in zip(inputs[1:], spans[1:], strict=True):
+        for name, span in each.items():
+            if span.dtype != spans[0][name].dtype:
+                raise _different(name, spans[0][name], span, inputs[0], item)
+
+
+def _new_rows(kernel: Kernel, inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> frozenset[int]:
+    """Return the rows of tokens that only theta1 has, where shapes say that its vocabulary has grown."""
+    other = [
+        (name, item, each[name])
+        for item, each in zip(inputs[1:], spans[1:], strict=True)
+        for name in each
+        if each[name].shape != spans[0][name].shape
+    ]
+    for name, item, span in other:
+        if not _may_have_grown(kernel, inputs, spans[0][name], span):
+            raise _different(name, spans[0][name], span, inputs[0], item)
+    return new_tokens(inputs[0].folder, inputs[1].folder) if other else frozenset()
+
+
+def _may_have_grown(kernel: Kernel, inputs: Sequence[Input], before: Span, after: Span) -> bool:
+    if not isinstance(kernel, Lerp) or len(inputs) != 2 or not before.shape or before.shape[1:] != after.shape[1:]:
+        return False
+    sizes = [read_config(item.folder).get("vocab_size") for item in inputs]
+    return sizes == [before.shape[0], after.shape[0]] and before.shape[0] < after.shape[0]
+
+
+def _different(name: str, ours: Span, theirs: Span, here: Input, there: Input) -> ModelError:
+    return ModelError(f"tensor {name!r} is {_kind(ours)} in {here.name!r} but {_kind(theirs)} in {there.name!r}")
+
+
+def _kind(span: Span) -> str:
+    return f"{span.dtype}[{', '.join(map(str, span.shape))}]"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
