@@ -25,6 +25,7 @@ def ingest_job(recipe: Recipe, name: str) -> IngestJob:
         limits=dataset.limits,
         key=dataset.key,
         updated=dataset.updated,
+        columns=dataset.columns,
     )
 
 

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -55,8 +55,8 @@ DropReason = Literal[
 ]
 
 
-class Row(NamedTuple):
-    """One row as its source holds it. A tuple, since a frozen dataclass takes as long to make as a line to parse."""
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One row as its source holds it. A struct, since a frozen dataclass takes as long to make as a line to parse."""
 
     uri: str
     line: int
@@ -115,7 +115,7 @@ class Encoded:
     """Whether tokens were lost."""
 
 
-class Checked(NamedTuple):
+class Checked(msgspec.Struct, frozen=True, gc=False):
     """A row that passed `check_values`, with its identity."""
 
     values: dict[str, Value]
@@ -128,8 +128,8 @@ Schema = Callable[[Row, dict[str, Value]], dict[str, Value] | BadRow]
 """Takes a row and its values without nulls; returns the values as they are kept, or what is wrong with them."""
 
 
-def check_values(row: Row, row_bytes: int, schema: Schema | None = None) -> Checked | BadRow:
-    """Return the row without nulls and its id, or why no later stage could hold it."""
+def check_values(row: Row, row_bytes: int, schema: Schema | None = None, file: int | None = None) -> Checked | BadRow:
+    """Return the row without nulls and its id, or why it is not what was asked for or no later stage could hold it."""
     values = row.values
     if None in values.values():
         values: dict[str, Value] = {name: value for name, value in values.items() if value is not None}
@@ -153,7 +153,7 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None) -> Chec
         return BadRow(row.uri, row.line, row.bytes, "reserved_column", f"rename the column {name!r}", name)
     if len(encoded) > row_bytes:
         return BadRow(row.uri, row.line, len(encoded), "too_large", f"{len(encoded)} bytes, allowed {row_bytes}")
-    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32])
+    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file)
 
 
 _sorted_json = msgspec.json.Encoder(order="sorted").encode
@@ -165,14 +165,14 @@ def canonical_json(values: Values) -> bytes:
 
     Raises ValueError for NaN and infinity, UnicodeEncodeError for a lone surrogate.
     """
-    for value in values.values():
-        kind = type(value)
-        # Both print the shortest digits that read back, but 1e+16 and 1e-05 in other spellings, and NaN becomes null.
-        if kind not in _EXACT and not (kind is float and 1e-4 <= abs(cast("float", value)) < 1e16):
-            return json.dumps(
-                values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-            ).encode()
+    if not _EXACT.issuperset(map(type, values.values())) and not all(map(_spelt_alike, values.values())):
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     return _sorted_json(values)
+
+
+def _spelt_alike(value: Value) -> bool:
+    """Return whether msgspec spells a value as `json` does: 1e+16 and 1e-05 it does not, and NaN becomes null."""
+    return type(value) in _EXACT or (type(value) is float and 1e-4 <= abs(value) < 1e16)
 
 
 def from_python(value: object) -> Value:

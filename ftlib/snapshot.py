@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -124,7 +124,7 @@ def _typed_batch(rows: Sequence[Checked]) -> pa.RecordBatch:
     ]
     fields = _own_fields()
     values = [row.values for row in rows]
-    for name in dict.fromkeys(name for row in values for name in row):
+    for name in dict.fromkeys(chain.from_iterable(values)):
         kind, array = _column([row.get(name) for row in values])
         arrays.append(array)
         fields.append(_field(name, kind))

@@ -36,11 +36,12 @@ class _CsvLines:
 
     def __next__(self) -> str:
         line = self._again.popleft() if self._again else next(self._lines)
+        _, size, data = line
         self.taken.append(line)
-        self.bytes += line.bytes
-        if line.data is None or self.bytes > self._allowed:
+        self.bytes += size
+        if data is None or self.bytes > self._allowed:
             raise _RecordTooLargeError
-        return line.data.decode("utf-8", "surrogateescape")  # bad bytes are found again, and reported, field by field
+        return data.decode("utf-8", "surrogateescape")  # bad bytes are found again, and reported, field by field
 
     def begin(self) -> None:
         """Start another record."""
@@ -82,16 +83,16 @@ def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record
         except StopIteration:
             return
         except (csv.Error, _RecordTooLargeError) as error:
-            first = lines.give_up()
+            number, size, data = lines.give_up()
             reader = csv.reader(lines, strict=True)
-            if first.data is None:
-                yield BadRow(uri, first.number, first.bytes, "too_large", f"{first.bytes} bytes, allowed {row_bytes}")
+            if data is None:
+                yield BadRow(uri, number, size, "too_large", f"{size} bytes, allowed {row_bytes}")
             else:
                 detail = str(error) or f"a quoted field does not end within {row_bytes} bytes"
-                yield BadRow(uri, first.number, first.bytes, "broken_csv", detail)
+                yield BadRow(uri, number, size, "broken_csv", detail)
             continue
         if fields:
-            yield _Record(uri, lines.taken[0].number, lines.bytes, fields)
+            yield _Record(uri, lines.taken[0][0], lines.bytes, fields)
 
 
 def _header(record: _Record | BadRow, uri: str) -> list[str]:

@@ -19,64 +19,66 @@ def read_jsonl(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
     """Read a file of one JSON object a line; blank lines are no rows."""
     uri = file.uri
     with open_text(file) as stream:
-        for number, size, data in bounded_lines(stream, row_bytes):
-            if data is not None:
-                try:
-                    value = _decode(data)
-                except (ValueError, RecursionError):  # all that msgspec raises for bytes
-                    value = None
-                if type(value) is dict and _names_differ(data, cast("dict[str, Value]", value)):
-                    yield Row(uri, number, size, cast("dict[str, Value]", value))
-                    continue
-            found = parse_line(Line(number, size, data), uri, row_bytes)
+        for line in bounded_lines(stream, row_bytes):
+            number, size, data = line
+            values = None if data is None else _quick(data)
+            found = parse_line(line, uri, row_bytes) if values is None else Row(uri, number, size, values)
             if found is not None:
                 yield found
 
 
-def _names_differ(data: bytes, value: dict[str, Value]) -> bool:
-    """Return whether every name was kept: a second one of the same name would be missing, with its quotes."""
+def _quick(data: bytes) -> dict[str, Value] | None:
+    """Return a good line's values; None if there is anything to say about it."""
+    try:
+        value = _decode(data)
+    except (ValueError, RecursionError):  # all that msgspec raises for bytes
+        return None
+    if type(value) is not dict:
+        return None
+    values = cast("dict[str, Value]", value)
     quotes = data.count(b'"')
     if b"\\" in data:
         quotes -= data.replace(b"\\\\", b"").count(b'\\"')
-    return quotes == 2 * _strings(value)
+    # A name that is there twice is decoded once: its other quotes are left over.
+    return values if quotes == 2 * _strings(values) else None
 
 
-def _strings(value: Value) -> int:
+def _strings(value: dict[str, Value] | list[Value]) -> int:
     """Return how many JSON strings, names included, a value is written with."""
-    if isinstance(value, str):
-        return 1
-    if not isinstance(value, (dict, list)):
-        return 0
-    items = list(value.values()) if isinstance(value, dict) else value
-    names = len(value) if isinstance(value, dict) else 0
+    if isinstance(value, dict):
+        items, names = value.values(), len(value)
+    else:
+        names, items = 0, value
     kinds = list(map(type, items))
+    strings = names + kinds.count(str)
     if dict in kinds or list in kinds:
-        return names + sum(map(_strings, items))
-    return names + kinds.count(str)
+        strings += sum(_strings(item) for item in items if isinstance(item, (dict, list)))
+    return strings
 
 
 def parse_line(line: Line, uri: str, row_bytes: int) -> Row | BadRow | None:
     """Return a line's row, what is wrong with it, or None for a blank one: the reference, and the slow way."""
-    if line.data is None:
-        return BadRow(uri, line.number, line.bytes, "too_large", f"{line.bytes} bytes, allowed {row_bytes}")
+    number, size, data = line
+    if data is None:
+        return BadRow(uri, number, size, "too_large", f"{size} bytes, allowed {row_bytes}")
     try:
-        text = line.data.decode()
+        text = data.decode()
         if not text or text.isspace():
             return None
         value: object = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
     except UnicodeDecodeError as error:
-        return BadRow(uri, line.number, line.bytes, "invalid_utf8", f"byte {error.start + 1}: {error.reason}")
+        return BadRow(uri, number, size, "invalid_utf8", f"byte {error.start + 1}: {error.reason}")
     except _NotFiniteError as error:
-        return BadRow(uri, line.number, line.bytes, "not_finite", f"{error} is not a JSON number")
+        return BadRow(uri, number, size, "not_finite", f"{error} is not a JSON number")
     except RecursionError:
-        return BadRow(uri, line.number, line.bytes, "nested_too_deep", "lists or objects nested too deep")
+        return BadRow(uri, number, size, "nested_too_deep", "lists or objects nested too deep")
     except json.JSONDecodeError as error:
-        return BadRow(uri, line.number, line.bytes, "broken_json", f"column {error.colno}: {error.msg}")
+        return BadRow(uri, number, size, "broken_json", f"column {error.colno}: {error.msg}")
     except ValueError as error:  # a name that is there twice, or an integer of more digits than Python converts
-        return BadRow(uri, line.number, line.bytes, "broken_json", str(error))
+        return BadRow(uri, number, size, "broken_json", str(error))
     if not isinstance(value, dict):
-        return BadRow(uri, line.number, line.bytes, "not_an_object", f"a JSON {type(value).__name__}, not an object")
-    return Row(uri, line.number, line.bytes, cast("dict[str, Value]", value))
+        return BadRow(uri, number, size, "not_an_object", f"a JSON {type(value).__name__}, not an object")
+    return Row(uri, number, size, cast("dict[str, Value]", value))
 
 
 class _NotFiniteError(ValueError):

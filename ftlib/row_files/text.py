@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 from ftlib.artifacts import FileVersion
 from ftlib.errors import DataError
@@ -21,13 +21,8 @@ _BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 20
 
 
-class Line(NamedTuple):
-    """One line with its number, counted from 1, and its size."""
-
-    number: int
-    bytes: int
-    data: bytes | None
-    """None if the line is longer than allowed: it was skipped without being held."""
+Line = tuple[int, int, bytes | None]
+"""A line's number, counted from 1, its size, and its bytes; None if it is longer than allowed and was never held."""
 
 
 def bounded_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
@@ -37,14 +32,14 @@ def bounded_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
         number += 1
         if number == 1:
             data = data.removeprefix(_BOM)
-        if len(data) <= limit or len(data.rstrip(b"\r\n")) <= limit:
-            yield Line(number, len(data), data)
-            continue
         size = len(data)
+        if size <= limit or len(data.rstrip(b"\r\n")) <= limit:
+            yield number, size, data
+            continue
         while data and not data.endswith(b"\n"):
             data = stream.readline(1 << 16)
             size += len(data)
-        yield Line(number, size, None)
+        yield number, size, None
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from ftlib.tuning.full import Full
 
 FILE = hashlib.sha256(b'["rows.jsonl",3,"ff"]').hexdigest()
 INGEST = (
-    f'{{"job":{{"files":["{FILE}"],"key":"id",'
-    '"limits":{"bad_rows":0.01,"dropped_rows":0.5,"row_bytes":1000000,"rows":10,"vanished":0.2},'
+    f'{{"job":{{"columns":{{}},"files":["{FILE}"],"key":"id",'
+    '"limits":{"bad_row_count":null,"bad_rows":0.01,"dropped_rows":0.5,"duplicate_rows":1.0,"max_bytes":1000000000000,'
+    '"max_rows":100000000,"row_bytes":1000000,"rows":10,"rows_per_label":1,"vanished":0.2},'
     '"source":{"kind":"files","path":"rows.jsonl"},"updated":null},"stage":"ingest","version":2}'
 )
 INTERPOLATE = (

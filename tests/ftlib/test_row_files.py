@@ -17,7 +17,6 @@ from pyarrow import parquet
 from ftlib.errors import DataError
 from ftlib.row_files import pin_file, read_file
 from ftlib.row_files.jsonl import parse_line
-from ftlib.row_files.text import Line
 from ftlib.rows import BadRow, Row
 
 
@@ -354,7 +353,7 @@ def test_the_compiled_decoder_finds_what_the_json_module_finds(
     path = tmp_path_factory.mktemp("differential") / "rows.jsonl"
     path.write_bytes(b"{}\n" + b"".join(line + b"\n" for line in lines))  # the first line keeps UTF-16's mark away
     slow = [
-        parse_line(Line(i, len(line) + 1, line + b"\n"), str(path), 10_000) for i, line in enumerate([b"{}", *lines], 1)
+        parse_line((i, len(line) + 1, line + b"\n"), str(path), 10_000) for i, line in enumerate([b"{}", *lines], 1)
     ]
     assert repr(read(path, 10_000)) == repr([found for found in slow if found is not None])
 

@@ -22,15 +22,14 @@ from ftlib.testing import tiny_rows, write_jsonl
 from ftlib.workspace import Workspace
 
 
-def job(path: Path, **limits: Any) -> IngestJob:
+def job(path: Path, columns: dict[str, Any] | None = None, **limits: Any) -> IngestJob:
     source = Files(path=str(path))
-    return IngestJob(
-        name="mail", source=source, files=source.pin(), limits=Limits.model_validate({"rows": 1, **limits})
-    )
+    fields = {"columns": columns or {}, "limits": {"rows": 1, **limits}}
+    return IngestJob.model_validate({"name": "mail", "source": source, "files": source.pin(), **fields})
 
 
-def run(path: Path, work: Path, **limits: Any) -> RawDataset:
-    return ingest(job(path, **limits), Workspace(work))
+def run(path: Path, work: Path, columns: dict[str, Any] | None = None, **limits: Any) -> RawDataset:
+    return ingest(job(path, columns, **limits), Workspace(work))
 
 
 def rows_of(raw: RawDataset) -> list[dict[str, Any]]:
@@ -127,6 +126,87 @@ def test_too_many_bad_rows_fail_with_place_reason_and_remedy(tmp_path: Path) -> 
     assert f"{path}:99" in message
     assert "raise limits.bad_rows" in message
     assert work.find(asked, RawDataset) is None
+
+
+COLUMNS: dict[str, Any] = {
+    "text": {"type": "string", "min_length": 1},
+    "label": {"type": "enum", "values": ["bug", "billing", "sales"]},
+    "day": {"type": "int"},
+}
+
+
+def test_rows_that_break_the_schema_are_quarantined_with_the_column_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", tiny_rows(20))
+    with path.open("ab") as stream:
+        stream.write(b'{"text": "x", "label": "bug"}\n{"text": 7, "label": "bug", "day": 1}\n')
+        stream.write(b'{"text": "x", "label": "bgu", "day": 1}\n{"text": "x", "label": "bug", "day": 1, "day": 2}\n')
+    raw = run(path, tmp_path / "work", COLUMNS, bad_rows=0.2)
+    assert raw.ledger.dropped == {"broken_json": 1, "missing_value": 1, "not_allowed": 1, "wrong_type": 1}
+    quarantined = [json.loads(line) for line in (raw.path / "quarantine.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["reason"], row["column"]) for row in quarantined] == [
+        (21, "missing_value", "day"),
+        (22, "wrong_type", "text"),
+        (23, "not_allowed", "label"),
+        (24, "broken_json", None),
+    ]
+
+
+def test_a_schema_that_rows_keep_changes_nothing_but_the_job(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", tiny_rows(20))
+    plain, checked = run(path, tmp_path / "work"), run(path, tmp_path / "work", COLUMNS)
+    assert plain.content == checked.content
+    assert plain.fingerprint != checked.fingerprint
+
+
+def test_csv_is_read_as_the_types_that_the_schema_asks_for(tmp_path: Path) -> None:
+    rows = [{"text": "a", "n": 1, "x": 0.5, "ok": True}, {"text": "b", "n": 2, "x": 3.0, "ok": False}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (tmp_path / "rows.csv").write_text("text,n,x,ok\na,1,0.5,true\nb,2,3,false\n")
+    csv = run(
+        tmp_path / "rows.csv", tmp_path / "work", {"n": {"type": "int"}, "x": {"type": "float"}, "ok": {"type": "bool"}}
+    )
+    assert csv.content == run(tmp_path / "rows.parquet", tmp_path / "work").content
+    assert rows_of(csv) == rows
+
+
+def test_a_renamed_column_is_one_clear_line(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", ({"body": row["text"], "label": row["label"]} for row in tiny_rows(50)))
+    with pytest.raises(DataError) as caught:
+        run(path, tmp_path / "work", {"text": {"type": "string"}})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "missing_value in 100 % of the rows: column 'text': absent; there are 'body', 'label'" in message
+
+
+def test_a_column_of_another_type_is_one_clear_line(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", ({**row, "day": str(row["day"])} for row in tiny_rows(50)))
+    with pytest.raises(DataError, match=r"wrong_type in 100 % of the rows: column 'day': Expected `int`, got `str`"):
+        run(path, tmp_path / "work", COLUMNS)
+
+
+def test_reading_stops_at_the_count_of_bad_rows_and_at_the_budgets(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", tiny_rows(5000))
+    size = path.stat().st_size
+    assert run(path, tmp_path / "work", max_rows=5000, max_bytes=size).ledger.kept == 5000
+    seen: list[Progress] = []
+    with listen(seen.append):
+        with pytest.raises(DataError, match=r"more than 3999 rows; take some files out or raise limits\.max_rows"):
+            run(path, tmp_path / "work", max_rows=3999)
+        with pytest.raises(DataError, match=r"more than 1000 bytes of rows; .* raise limits\.max_bytes"):
+            run(path, tmp_path / "work", max_bytes=1000)
+        path.write_text("broken\n" * 10_000)
+        with pytest.raises(DataError, match="2000 of the first 2000 rows cannot be read, allowed 5: 2000 broken_json"):
+            run(path, tmp_path / "work", bad_row_count=5)
+    assert [progress.done for progress in seen] == [2000, 4000, 2000, 2000]
+
+
+def test_the_count_of_bad_rows_holds_for_few_rows_too(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", tiny_rows(10))
+    with path.open("a") as stream:
+        stream.write("broken\n" * 6)
+    assert run(path, tmp_path / "work", bad_rows=1.0, bad_row_count=6).ledger.kept == 10
+    with pytest.raises(DataError, match="6 of the first 16 rows cannot be read, allowed 5"):
+        run(path, tmp_path / "work", bad_rows=1.0, bad_row_count=5)
 
 
 def test_no_rows_and_too_few_rows(tmp_path: Path) -> None:

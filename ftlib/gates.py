@@ -1,0 +1,116 @@
+"""How much may go wrong with the rows: counts, and the limits that end a run with one line.
+
+A gate that stops a run names the count, what is allowed, the first row of each reason, and the limit to raise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ftlib.errors import DataError
+from ftlib.recipe import Limits
+from ftlib.rows import BadRow
+
+
+@dataclass
+class Tally:
+    """What became of the rows so far."""
+
+    rows_in: int = 0
+    bytes_in: int = 0
+    good: int = 0
+    tombstones: int = 0
+    replaced: dict[str, int] = field(default_factory=dict[str, int])
+    """Good rows and tombstones that are not kept, by reason."""
+    bad: Counter[str] = field(default_factory=Counter[str])
+    first: dict[str, BadRow] = field(default_factory=dict[str, BadRow])
+    """The first bad row of each reason, for the message."""
+    blamed: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """Bad rows by reason and column."""
+
+    def refuse(self, row: BadRow) -> None:
+        """Count a bad row."""
+        self.bad[row.reason] += 1
+        self.first.setdefault(row.reason, row)
+        if row.column is not None:
+            self.blamed[row.reason, row.column] += 1
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many rows are not kept for each reason."""
+        return dict(sorted((self.bad + Counter(self.replaced)).items()))
+
+
+def check_budgets(limits: Limits, tally: Tally, where: str) -> None:
+    """Raise DataError, while the rows are read, for more of them than allowed: the rest would not change that."""
+    if tally.rows_in > limits.max_rows:
+        raise DataError(f"{where}: more than {limits.max_rows} rows; take some files out or raise limits.max_rows")
+    if tally.bytes_in > limits.max_bytes:
+        raise DataError(
+            f"{where}: more than {limits.max_bytes} bytes of rows; take some files out or raise limits.max_bytes"
+        )
+    bad = tally.bad.total()
+    if limits.bad_row_count is not None and bad > limits.bad_row_count:
+        raise DataError(
+            f"{where}: {bad} of the first {tally.rows_in} rows cannot be read, allowed {limits.bad_row_count}: "
+            f"{_what_is_wrong(tally)}; correct the rows or raise limits.bad_row_count"
+        )
+
+
+def check_bad_rows(limits: Limits, tally: Tally, where: str, quarantine: Path) -> None:
+    """Raise DataError if the share of bad rows is larger than allowed."""
+    bad = tally.bad.total()
+    share = bad / max(tally.rows_in, 1)
+    if share > limits.bad_rows:
+        raise DataError(
+            f"{where}: {bad} of {tally.rows_in} rows ({share:.1%}) cannot be read, allowed {limits.bad_rows:.1%}: "
+            f"{_what_is_wrong(tally)}; all are in {quarantine}: correct them or raise limits.bad_rows"
+        )
+
+
+def check_kept(limits: Limits, kept: int, files: int, where: str) -> None:
+    """Raise DataError for too few rows."""
+    if kept < limits.rows:
+        raise DataError(
+            f"{where}: {kept or 'no'} rows in {files} files, needed are at least {limits.rows}; "
+            "check the source's path or lower limits.rows"
+        )
+
+
+def _what_is_wrong(tally: Tally) -> str:
+    """Return one clause for each reason; a column that is wrong in every row is schema drift, and said alone."""
+    for (reason, column), count in tally.blamed.items():
+        if count == tally.rows_in:
+            return f"{reason} in 100 % of the rows: {tally.first[reason].detail} (is {column!r} its name?)"
+    return "; ".join(
+        f"{count} {reason}, first {row.uri}:{row.line} ({row.detail})"
+        for reason, count in tally.bad.most_common()
+        for row in [tally.first[reason]]
+    )
+
+
+def check_duplicates(limits: Limits, dropped: Mapping[str, int], rows: int, where: str) -> None:
+    """Raise DataError if the share of rows that say what others say is larger than allowed."""
+    copies = sum(dropped.get(reason, 0) for reason in ("duplicate", "near_duplicate"))
+    share = copies / max(rows, 1)
+    if share > limits.duplicate_rows:
+        raise DataError(
+            f"{where}: {copies} of {rows} rows ({share:.1%}) are copies of others, allowed "
+            f"{limits.duplicate_rows:.1%}; was a file exported twice? If it is meant, raise limits.duplicate_rows"
+        )
+
+
+def check_labels_of(limits: Limits, labels: Mapping[str, int], where: str) -> None:
+    """Raise DataError for a label with fewer training rows than asked for."""
+    few = {label: rows for label, rows in labels.items() if rows < limits.rows_per_label}
+    if few:
+        counts = ", ".join(
+            f"{label!r} has {rows}" for label, rows in sorted(few.items(), key=lambda f: (f[1], f[0]))[:5]
+        )
+        more = f" and {len(few) - 5} labels more" if len(few) > 5 else ""
+        raise DataError(
+            f"{where}: labels with fewer than {limits.rows_per_label} training rows: {counts}{more}; "
+            "add rows, map these labels to others or lower limits.rows_per_label"
+        )
