@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ftlib.merging.kernel import Kernel, Place
+from ftlib.merging.kernel import Kernel, Place, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class Average(Kernel):
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         """See Kernel."""
         del place, meter
-        total = tensors[0].double()
+        total = wide(tensors[0])
         for tensor in tensors[1:]:
             total += tensor
         out.copy_(total.div_(len(tensors)))

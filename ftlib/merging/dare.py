@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ftlib.merging.kernel import BLOCK, Kernel, Place
+from ftlib.merging.kernel import BLOCK, Kernel, Place, wide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ class Dare(Kernel):
         del meter
         for first in range(0, len(out), BLOCK):
             part = slice(first, first + BLOCK)
-            start = tensors[0][part].double()
+            start = wide(tensors[0][part])
             away = torch.zeros_like(start)
             for i, tensor in enumerate(tensors[1:], start=1):
                 kept = kept_elements(self.seed, place.name, i, (place.first + first) // BLOCK, self.drop)

@@ -33,6 +33,13 @@ class Place:
     """The chunk's first element, counted in the tensor."""
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Return a copy in fp64 to compute in; `.double()` of what is fp64 already would be the input itself."""
+    import torch
+
+    return tensor.to(torch.float64, copy=True)
+
+
 class Meter(ABC):
     """What a method must know of whole tensors before it can mix a chunk of them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ftlib.merging.kernel import Kernel, Meter, Place
+from ftlib.merging.kernel import Kernel, Meter, Place, wide
 from ftlib.merging.products import Products
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class ModelStock(Kernel):
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         """See Kernel."""
         del place
-        start, tuned = tensors[0].double(), tensors[1:]
-        mean = tuned[0].double()
+        start, tuned = wide(tensors[0]), tensors[1:]
+        mean = wide(tuned[0])
         for tensor in tuned[1:]:
             mean += tensor
         mean.div_(len(tuned))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ftlib.config import Fraction
-from ftlib.merging.kernel import Kernel, Meter, Place
+from ftlib.merging.kernel import Kernel, Meter, Place, wide
 from ftlib.merging.lerp import lerp
 from ftlib.merging.products import Products
 
@@ -56,5 +56,5 @@ class Slerp(Kernel):
             return
         omega = math.acos(cosine)
         weights = (math.sin((1.0 - self.alpha) * omega), math.sin(self.alpha * omega))
-        mixed = tensors[0].double() * (weights[0] / math.sin(omega))
+        mixed = wide(tensors[0]).mul_(weights[0] / math.sin(omega))
         out.copy_(mixed.add_(tensors[1].double(), alpha=weights[1] / math.sin(omega)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ftlib.merging.kernel import Kernel, Place
+from ftlib.merging.kernel import Kernel, Place, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ class TaskArithmetic(Kernel):
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         """See Kernel."""
         del place, meter
-        start = tensors[0].double()
+        start = wide(tensors[0])
         away = start - tensors[1]  # theta0 - theta_i: subtracting it keeps -0.0 where nothing moved
         for tensor in tensors[2:]:
             away += start - tensor

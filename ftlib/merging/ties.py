@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.merging.kernel import Kernel, Meter, Place
+from ftlib.merging.kernel import Kernel, Meter, Place, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,14 +48,15 @@ class Ties(Kernel):
         import torch
 
         del place
-        start = tensors[0].double()
-        trimmed = torch.stack([tensor.double() - start for tensor in tensors[1:]])
+        start = wide(tensors[0])
+        # theta0 - theta_i: subtracting its +0.0 keeps -0.0 where nothing moved; adding would lose it
+        trimmed = torch.stack([start - tensor for tensor in tensors[1:]])
         keep = torch.tensor(meter.thresholds, dtype=torch.float32)[:, None]
         trimmed[trimmed.float().abs() < keep] = 0.0
         elected = trimmed.sum(dim=0).sign()
         trimmed[trimmed.sign() != elected] = 0.0
         voters = (trimmed != 0.0).sum(dim=0).clamp_(min=1)
-        out.copy_(start.sub_(trimmed.sum(dim=0).div_(voters).neg_(), alpha=self.scale))
+        out.copy_(start.sub_(trimmed.sum(dim=0).div_(voters), alpha=self.scale))
 
 
 class Thresholds(Meter):
