@@ -5,6 +5,7 @@ Data is written first and its record last, so a folder without `artifact.json` d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +45,10 @@ class ListedFile(Config):
     def identity(self) -> tuple[str, str, int]:
         """Return what makes it the same file at two times."""
         return self.uri, self.version, self.bytes
+
+
+PinnedAlready = Mapping[tuple[str, str, int], str]
+"""The sha256 of files by their identity, from an earlier run."""
 
 
 class FileVersion(Identified):

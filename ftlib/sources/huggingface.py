@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from ftlib.artifacts import FileVersion
+from ftlib.artifacts import FileVersion, ListedFile, PinnedAlready
 from ftlib.config import Config
 from ftlib.errors import DataError, RecipeError, TransientError
 from ftlib.fingerprint import digest
-from ftlib.row_files import pin_file
+from ftlib.listing import list_file, pin_listed
 from ftlib.rows import BadRow, Row, table_row
 
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -33,16 +33,26 @@ class HuggingFace(Config):
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """A commit hash (40 hex digits); required for a name on the hub, since a branch gives other rows tomorrow."""
 
-    def pin(self) -> tuple[FileVersion, ...]:
-        """Freeze what is read: a folder's files with their sha256, or the hub's name with its revision."""
+    def list(self) -> tuple[ListedFile, ...]:
+        """List what is read: a folder's files, or the hub's name with its revision."""
         folder = self._folder()
         if folder is None:
-            uri = f"hf://datasets/{self.path}@{self.revision}"
-            return (FileVersion(uri=uri, bytes=0, sha256=digest([self.path, self.revision])),)
-        found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(".lock")]
+            return (ListedFile(uri=f"hf://datasets/{self.path}@{self.revision}", version=str(self.revision), bytes=0),)
+        paths = [path.absolute() for path in sorted(folder.rglob("*")) if not path.name.endswith(".lock")]
+        found = tuple(file for path in paths if (file := list_file(path)))
         if not found:
             raise DataError(f"{self.path}: an empty folder; name one made by save_to_disk")
-        return tuple(pin_file(path.absolute()) for path in found)
+        return found
+
+    def pin(
+        self, listed: Sequence[ListedFile] | None = None, known: PinnedAlready | None = None
+    ) -> tuple[FileVersion, ...]:
+        """Freeze a listing, by default that of now: a folder's files with their sha256, or the hub's revision."""
+        listed = self.list() if listed is None else listed
+        if self._folder() is None:
+            sha256 = digest([self.path, self.revision])
+            return tuple(FileVersion(uri=f.uri, bytes=0, sha256=sha256, version=f.version) for f in listed)
+        return tuple(pin_listed(file, known or {}) for file in listed)
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the split's rows in order. Raises DataError if the folder changed since it was pinned."""
@@ -60,7 +70,7 @@ class HuggingFace(Config):
                     else:
                         cells[name] = None
                 yield table_row(f"{self.path}#{self.split}", number, min(size, row_bytes), cells)
-        if folder is not None and self.pin() != files:
+        if folder is not None and _digests(self.pin()) != _digests(files):
             raise DataError(
                 f"{self.path} changed while it was read; let no one write to it during a run, and run again"
             )
@@ -94,6 +104,10 @@ class HuggingFace(Config):
         if self.split in saved:
             return saved[self.split]
         raise DataError(f"{self.path}: no split {self.split!r}; the splits are {', '.join(map(str, saved))}")
+
+
+def _digests(files: Iterable[FileVersion]) -> list[str]:
+    return sorted(file.digest() for file in files)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from ftlib.artifacts import FileVersion
+from ftlib.artifacts import FileVersion, ListedFile, PinnedAlready
 from ftlib.config import Config
 from ftlib.errors import DataError
 from ftlib.passages import MASK, Library, masking
@@ -26,9 +26,17 @@ class InstalledText(Config):
     libraries: tuple[str, ...] = Field(min_length=1)
     rows_per_library: int = Field(default=250, gt=0)
 
-    def pin(self) -> tuple[FileVersion, ...]:
-        """Freeze the versions: one entry per library. Raises DataError for one that is not installed."""
-        return tuple(Library(name).pin() for name in self.libraries)
+    def list(self) -> tuple[ListedFile, ...]:
+        """List the libraries, each under its version. Raises DataError for one that is not installed."""
+        found = [Library(name).pin() for name in self.libraries]
+        return tuple(ListedFile(uri=file.uri, version=file.sha256, bytes=file.bytes) for file in found)
+
+    def pin(
+        self, listed: Sequence[ListedFile] | None = None, known: PinnedAlready | None = None
+    ) -> tuple[FileVersion, ...]:
+        """Freeze the versions: one entry per library; its installer has hashed the files, so nothing is read."""
+        listed = self.list() if listed is None else listed
+        return tuple(FileVersion(uri=file.uri, bytes=file.bytes, sha256=file.version) for file in listed)
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Yield the passages, library by library in the order of the list."""

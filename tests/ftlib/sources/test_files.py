@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
+import itertools
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ftlib.errors import DataError
+from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.rows import Row
 from ftlib.sources.files import Files
+from ftlib.storage import objects
+from ftlib.storage.s3_client import S3Client
 from ftlib.testing import write_jsonl
 
 
@@ -67,3 +73,200 @@ def test_the_order_of_rows_does_not_depend_on_names(tmp_path: Path) -> None:
     os.rename(one, tmp_path / "9.jsonl")
     os.rename(two, tmp_path / "0.jsonl")
     assert [row.values for row in source.read(source.pin(), 100) if isinstance(row, Row)] == before
+
+
+def waiting(source: Files) -> list[str]:
+    return [Path(file.uri).name for file in source.list() if not file.settled]
+
+
+def test_a_listing_reads_nothing_and_its_token_changes_with_the_bytes(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "1.jsonl", [{"n": 1}])
+    path.chmod(0)
+    source = Files(path=str(tmp_path))
+    before = source.list()
+    assert source.list() == before
+    path.chmod(0o600)
+    status = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"1", b"2"))
+    os.utime(path, ns=(0, status.st_mtime_ns + 1))
+    assert source.list()[0].bytes == before[0].bytes
+    assert source.list() != before
+
+
+def test_only_what_is_not_known_is_read(tmp_path: Path) -> None:
+    old, new = (write_jsonl(tmp_path / f"{n}.jsonl", [{"n": n}]) for n in (1, 2))
+    for path in (old, new):
+        os.utime(path, (1, 1))
+    source = Files(path=str(tmp_path))
+    first = source.pin()
+    known = {(first[0].uri, first[0].version, first[0].bytes): "remembered"}
+    assert [file.sha256 for file in source.pin(known=known)] == ["remembered", first[1].sha256]
+    os.utime(old, (2, 2))
+    assert source.pin(known=known)[0].sha256 == first[0].sha256
+
+
+def test_a_file_written_a_moment_ago_is_not_to_be_remembered(tmp_path: Path) -> None:
+    """Git calls it racily clean: a second write in the same tick of the clock would look the same."""
+    path = write_jsonl(tmp_path / "1.jsonl", [{"n": 1}])
+    assert Files(path=str(path)).pin()[0].version == ""
+    os.utime(path, (1, 1))
+    assert Files(path=str(path)).pin()[0].version != ""
+
+
+def test_a_file_that_changes_between_listing_and_pinning_is_told(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "1.jsonl", [{"n": 1}])
+    source = Files(path=str(tmp_path))
+    listed = source.list()
+    write_jsonl(path, [{"n": 1}, {"n": 2}])
+    with pytest.raises(DataError, match="changed since it was listed"):
+        source.pin(listed)
+
+
+def test_young_files_wait_and_a_clock_that_was_set_does_not_hold_them_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in (1, 2):
+        write_jsonl(tmp_path / f"{n}.jsonl", [{"n": n}])
+    os.utime(tmp_path / "1.jsonl", (1, 1))  # a copy with its original's date is as young as it is
+    patient = Files(path=str(tmp_path), settle_seconds=60)
+    assert waiting(patient) == ["1.jsonl", "2.jsonl"]
+    with pytest.raises(DataError, match=r"all 2 files may still be written \(settle_seconds: 60"):
+        patient.pin()
+    real = time.time
+    for shift in (100, -100_000):
+        monkeypatch.setattr(time, "time", lambda s=shift: real() + s)
+        assert waiting(patient) == []
+
+
+def test_the_files_of_a_folder_wait_for_its_marker(tmp_path: Path) -> None:
+    for name in ("a/1.jsonl", "b/2.jsonl"):
+        write_jsonl(tmp_path / name, [{"n": 1}])
+    (tmp_path / "a" / "_SUCCESS").touch()
+    for path in (tmp_path, tmp_path / "*" / "*.jsonl"):
+        source = Files(path=str(path), marker="_SUCCESS")
+        assert waiting(source) == ["2.jsonl"]
+        assert [Path(file.uri).name for file in source.pin()] == ["1.jsonl"]
+    assert waiting(Files(path=str(tmp_path / "b" / "2.jsonl"), marker="_SUCCESS")) == ["2.jsonl"]
+
+
+def test_what_is_hidden_or_unfinished_is_left_out_of_globs_too_unless_it_is_asked_for(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "_b.jsonl", ".c.jsonl", "d.jsonl.tmp", "_t/e.jsonl", "x/f.jsonl"):
+        write_jsonl(tmp_path / name, [{"n": 1}])
+    os.symlink(tmp_path / "nowhere", tmp_path / "dangling.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert names(Files(path=f"{tmp_path}/**/*.jsonl*")) == ["a.jsonl", "f.jsonl"]
+    assert names(Files(path=f"{tmp_path}/_*.jsonl")) == ["_b.jsonl"]
+    assert names(Files(path=f"{tmp_path}/_b.jsonl")) == ["_b.jsonl"]
+
+
+@pytest.fixture
+def s3(bucket: Any, s3_endpoint: str) -> Any:
+    def source(key: str, **fields: Any) -> Files:
+        return Files(path=f"s3://{bucket.name}/{key}", endpoint_url=s3_endpoint, **fields)
+
+    return source
+
+
+KEYS = (
+    "rows/a.jsonl", "rows/day=1/b.jsonl.gz", "rows/day=2/c:1.jsonl", "rows/day=2/d.jsonl", "rows/_tmp/e.jsonl",
+    "rows/.f.jsonl", "rows/g.jsonl.tmp", "rows/notes.txt", "rows-old/h.jsonl", "rows/empty/",
+)  # fmt: skip
+
+
+def test_a_prefix_a_glob_and_an_object_of_a_bucket(bucket: Any, s3: Any) -> None:
+    for key in KEYS:
+        bucket.put_object(Key=key, Body=b'{"n": 1}\n')
+    inside = ["a.jsonl", "b.jsonl.gz", "c:1.jsonl", "d.jsonl"]
+    for key in ("rows/", "rows"):
+        assert names_of(s3(key)) == inside
+    assert names_of(s3("rows/day=*/*")) == inside[1:]
+    assert names_of(s3("rows/**/*.jsonl")) == ["a.jsonl", "c:1.jsonl", "d.jsonl"]
+    assert names_of(s3("rows*/?.jsonl")) == ["h.jsonl", "a.jsonl"]
+    assert names_of(s3("rows/day=2/c:1.jsonl")) == ["c:1.jsonl"]
+    assert names_of(s3("")) == ["h.jsonl", *inside]
+    for key, message in {
+        "absent/": "no such file or folder", "row": "no such file or folder", "rows/*.csv": "no file matches this glob",
+        "rows/notes.txt": r"suffix '\.txt', allowed are", "rows/_tmp2/": "no such",
+    }.items():  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            s3(key).list()
+
+
+def names_of(source: Files) -> list[str]:
+    return [file.uri.rpartition("/")[2] for file in source.list()]
+
+
+def test_objects_are_read_as_the_same_rows_as_files(bucket: Any, s3: Any, tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    write_jsonl(tmp_path / "rows" / "1.jsonl", [{"n": n} for n in range(3)])
+    (tmp_path / "rows" / "2.jsonl.gz").write_bytes(gzip.compress(b'{"n": 3}\n{broken\n'))
+    (tmp_path / "rows" / "3.csv").write_text("n\nfour\n")
+    parquet.write_table(pa.table({"n": [5, 6]}), tmp_path / "rows" / "4.parquet")
+    for path in (tmp_path / "rows").iterdir():
+        bucket.upload_file(str(path), f"rows/{path.name}")
+    local, remote = Files(path=str(tmp_path / "rows")), s3("rows/")
+    here, there = local.pin(), remote.pin()
+    assert [file.sha256 for file in there] == [file.sha256 for file in here]
+
+    def read(source: Files, files: Any) -> list[Any]:
+        found = list(source.read(files, 1000))
+        return [(r.uri.rpartition("/")[2], r.line, r.values if isinstance(r, Row) else r.reason) for r in found]
+
+    assert read(remote, there) == read(local, here)
+    assert {row.uri for row in remote.read(there, 1000)} == {file.uri for file in there}
+
+
+def test_an_object_that_changes_is_never_mixed(bucket: Any, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "READ_BYTES", 1000)
+    old, new = (b"".join(b'{"n": "%s%d"}\n' % (word, n) for n in range(500)) for word in (b"old", b"new"))
+    bucket.put_object(Key="rows.jsonl", Body=old)
+    source = s3("rows.jsonl")
+    (pinned,) = source.pin()
+    assert pinned.sha256 == hashlib.sha256(old).hexdigest()
+    assert len(list(source.read((pinned,), 100))) == 500
+    real, asked = S3Client.read, itertools.count()
+
+    def read(client: S3Client, what: str, **arguments: str) -> bytes:
+        if next(asked) == 3:
+            bucket.put_object(Key="rows.jsonl", Body=new)
+        return real(client, what, **arguments)
+
+    monkeypatch.setattr(S3Client, "read", read)
+    with pytest.raises(DataError, match=r"s3://.*rows\.jsonl changed or vanished while it was read"):
+        list(source.read((pinned,), 100))
+    with pytest.raises(DataError, match="changed or vanished"):
+        list(source.read((pinned,), 100))
+    bucket.put_object(Key="rows.jsonl", Body=old)  # the same bytes again are the same version
+    assert source.pin() == (pinned,)
+
+
+def test_a_damaged_object_is_told_by_its_own_name(bucket: Any, s3: Any) -> None:
+    bucket.put_object(Key="rows.jsonl.gz", Body=gzip.compress(b'{"n": 1}\n' * 100)[:-9])
+    source = s3("rows.jsonl.gz")
+    with pytest.raises(DataError, match=rf"^s3://{bucket.name}/rows\.jsonl\.gz is a damaged gzip"):
+        list(source.read(source.pin(), 100))
+
+
+def test_the_age_of_an_object_is_the_servers_affair(bucket: Any, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.put_object(Key="rows/1.jsonl", Body=b"{}")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 10_000)
+    assert waiting(s3("rows/", settle_seconds=100)) == ["1.jsonl"]
+    assert waiting(s3("rows/")) == []
+
+
+def test_objects_wait_for_the_marker_of_their_folder(bucket: Any, s3: Any) -> None:
+    for key in ("rows/a/1.jsonl", "rows/b/2.jsonl", "rows/a/_SUCCESS"):
+        bucket.put_object(Key=key, Body=b"{}")
+    for key in ("rows/", "rows/*/*.jsonl", "rows/b/2.jsonl"):
+        assert waiting(s3(key, marker="_SUCCESS")) == ["2.jsonl"]
+    assert waiting(s3("rows/a/1.jsonl", marker="_SUCCESS")) == []
+
+
+def test_a_bucket_that_is_not_there_and_an_unknown_scheme(s3: Any, bucket: Any, s3_endpoint: str) -> None:
+    with pytest.raises(StorageError, match="NoSuchBucket"):
+        Files(path="s3://no-such-bucket-here/rows/", endpoint_url=s3_endpoint).list()
+    with pytest.raises(RecipeError, match="s3://bucket/prefix"):
+        Files(path="gs://bucket/rows/").list()
