@@ -10,9 +10,10 @@ import click
 from flows.cli_aliases import history, promote, rollback
 from flows.cli_upkeep import fsck, gc
 from flows.console import emit, json_option
-from flows.registry_view import facts, open_registry, registry_options, table, version_argument
+from flows.registry_view import facts, key_option, open_registry, registry_options, table, version_argument
 from ftlib.errors import IntegrityError
 from ftlib.model_registry import ModelRegistry, probe
+from ftlib.model_registry.signing import PublicKey
 from ftlib.storage import open_store
 from ftlib.versions import Manifest, Version
 
@@ -82,9 +83,12 @@ def show(version: str, uri: str, endpoint_url: str | None, as_json: bool) -> Non
 @registry.command()
 @version_argument
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), required=False)
+@key_option
 @registry_options
 @json_option
-def pull(version: str, folder: Path | None, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def pull(
+    version: str, folder: Path | None, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
+) -> None:
     """Download a version to FOLDER (the model's name if not given), every byte checked.
 
     The folder appears only when it is whole, and loads with transformers' from_pretrained.
@@ -92,25 +96,28 @@ def pull(version: str, folder: Path | None, uri: str, endpoint_url: str | None, 
     opened = open_registry(uri, endpoint_url)
     found = opened.resolve(version)
     target = (folder or Path(found.name)).absolute()
-    created = opened.pull(found, target)
+    created = opened.pull(found, target, key)
     record = {**facts(found), "folder": str(target), "created": created}
     emit(f"{found} {'is now' if created else 'was already'} in {target}", record, as_json)
 
 
 @registry.command()
 @version_argument
+@key_option
 @registry_options
 @json_option
-def verify(version: str, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def verify(version: str, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool) -> None:
     """Read every byte of a version again and compare it with the recorded digests."""
     opened = open_registry(uri, endpoint_url)
     found = opened.resolve(version)
-    if faults := opened.verify(found):
+    if faults := opened.verify(found, key):
         raise IntegrityError("\n".join(f"{found}: {fault.path}: {fault.problem}" for fault in faults))
     manifest = opened.manifest(found)
     size = sum(file.bytes for file in manifest.files)
     record = {**facts(found), "files": len(manifest.files), "bytes": size, "faults": []}
-    emit(f"{found}: {len(manifest.files)} files, {size / 1e6:.1f} MB, all as recorded", record, as_json)
+    record["signed_by"] = key.keyid if key else None
+    signed = f", signed by {key.path}" if key else ""
+    emit(f"{found}: {len(manifest.files)} files, {size / 1e6:.1f} MB, all as recorded{signed}", record, as_json)
 
 
 @registry.command("probe")

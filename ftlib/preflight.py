@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.config import Split
 from ftlib.errors import DataError, StorageError
 from ftlib.model_registry import probe
+from ftlib.model_registry.signing import Signer
 from ftlib.recipe import REPORT, SELECTION, Recipe
 
 _NAMED = 5
@@ -51,7 +53,12 @@ def _some(labels: tuple[str, ...] | list[str]) -> str:
 
 
 def check_registry(recipe: Recipe) -> None:
-    """Try the registry before anything is trained for it. Raises StorageError if nothing can be published there."""
+    """Try the registry, and the key, before anything is trained for them.
+
+    Raises StorageError if nothing can be published there, RecipeError for a key that cannot sign.
+    """
+    if recipe.publish.sign_with:
+        Signer(Path(recipe.publish.sign_with))
     store = recipe.publish.to.store()
     try:
         probe(store)

@@ -68,6 +68,9 @@ class Cleaning(Config):
     min_characters: int = Field(default=1, ge=1)
     deduplicate: bool = True
     """Drop rows whose cleaned, case-folded text was there before."""
+    near_duplicates: float | None = Field(default=None, ge=0.6, lt=1.0)
+    """Drop training rows whose text is at least this alike (Jaccard of runs of five characters) to a held-out row's, or
+    to another training row's of the same label; 0.8 is usual. Unset, since how alike honest rows are depends on them."""
 
 
 class SplitPolicy(Config):
@@ -193,6 +196,10 @@ class Publish(Config):
     to: Registry = Folder()
     description: str = ""
     license: str | None = None
+    shard_mb: float = Field(default=256.0, gt=0.0)
+    """Weights are cut into files of at most this many megabytes, at borders that stay from version to version."""
+    sign_with: str | None = None
+    """A private key (PEM, ECDSA on P-256) that signs the manifest."""
 
 
 class Compute(Identified):

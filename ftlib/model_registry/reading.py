@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.model_registry.aliases import AliasEntry, AliasLog, aliases_path
+from ftlib.model_registry.signing import PublicKey, signature_path
 from ftlib.storage.store import Store
 from ftlib.versions import (
     RECORDS_AT_ONCE,
@@ -87,14 +88,21 @@ class RegistryReader:
             )
         return self.version(name, entry.version)
 
-    def manifest(self, version: Version) -> Manifest:
-        """Return a version's manifest. Raises IntegrityError if its bytes are not the ones that were committed."""
+    def manifest(self, version: Version, key: PublicKey | None = None) -> Manifest:
+        """Return a version's manifest.
+
+        Raises IntegrityError if its bytes are not the ones that were committed, or if `key` is given and did not
+        sign them.
+        """
         path = manifest_path(version.name, version.manifest)
         data = self.store.read(path)
         if data is None:
             raise IntegrityError(f"{self.store.uri}/{path} is missing though {version} needs it; publish again")
         if (found := hashlib.sha256(data).hexdigest()) != version.manifest:
             raise IntegrityError(f"{self.store.uri}/{path} has sha256 {found[:16]}…, which is not its name")
+        if key:
+            envelope = self.store.read(signature_path(version.name, version.manifest, key.keyid))
+            key.check(envelope, data, f"{self.store.uri}: {version}")
         return parse(Manifest, data, f"{self.store.uri}/{path}")
 
     def aliases(self, name: str) -> list[str]:

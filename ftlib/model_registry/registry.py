@@ -11,22 +11,21 @@ promote   create aliases/<alias>/<n+1>, unless somebody else has
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import uuid
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from ftlib.errors import IntegrityError, StorageError, TransientError
+from ftlib.errors import IntegrityError, StorageError
 from ftlib.model_registry.aliases import AliasEntry, AliasLog
-from ftlib.model_registry.leases import lease, utc_now
+from ftlib.model_registry.leases import lease
+from ftlib.model_registry.publishing import Publication
 from ftlib.model_registry.race import probe
 from ftlib.model_registry.reading import RegistryReader
-from ftlib.model_registry.transfers import Moved, download, upload
+from ftlib.model_registry.signing import PublicKey, Signer
+from ftlib.model_registry.transfers import download
 from ftlib.storage.files import local_errors
 from ftlib.storage.store import Store
-from ftlib.versions import Fault, Format, Manifest, Version, differences, record_bytes, version_path
+from ftlib.versions import Fault, Format, Manifest, Version, differences, record_bytes
 
 
 def _nothing() -> None:
@@ -41,7 +40,13 @@ class ModelRegistry(RegistryReader):
         self._raced = False
 
     def publish(
-        self, manifest: Manifest, folder: Path, key: str, check: Callable[[Path], None], scratch: Path
+        self,
+        manifest: Manifest,
+        folder: Path,
+        key: str,
+        check: Callable[[Path], None],
+        scratch: Path,
+        signer: Signer | None = None,
     ) -> tuple[Version, bool]:
         """Publish a folder's files, or find the version that was published with this key. True if it was made now.
 
@@ -53,25 +58,38 @@ class ModelRegistry(RegistryReader):
         seen = self.versions(manifest.name)
         existing = next((version for version in seen if version.key == key), None)
         if existing:
-            same = existing.manifest == manifest.digest()
-            with self._read_back(self.manifest(existing), scratch, folder if same else None) as copy:
-                check(copy)
-            return existing, False
-        with lease(self.store, (manifest.path, *(file.blob for file in manifest.files))) as renew:
-            self._upload(manifest, folder, renew)
-            with self._read_back(manifest, scratch, folder, renew) as copy:
+            return self._published_before(existing, Publication(self, manifest, folder, signer), check, scratch)
+        publication = Publication(self, manifest, folder, signer)
+        with lease(self.store, publication.objects) as renew:
+            publication.upload(renew)
+            with publication.read_back(scratch, renew) as copy:
                 check(copy)
             renew()
-            committed = self._commit(manifest, key, after=seen[-1].version if seen else 0)
-            self._upload(manifest, folder, renew)
+            committed = publication.commit(key, after=seen[-1].version if seen else 0)
+            publication.upload(renew)
         return committed
 
-    def pull(self, version: Version, target: Path) -> bool:
+    def _published_before(
+        self, version: Version, publication: Publication, check: Callable[[Path], None], scratch: Path
+    ) -> tuple[Version, bool]:
+        """Check a version as if it were new; what it lost since is restored, if the folder still holds its bytes."""
+        if version.manifest == publication.manifest.digest():
+            with publication.read_back(scratch, _nothing) as copy:
+                check(copy)
+            publication.sign()
+            return version, False
+        with tempfile.TemporaryDirectory(dir=scratch) as place:
+            download(self.store, self.manifest(version), copy := Path(place, "copy"), _nothing)
+            check(copy)
+        return version, False
+
+    def pull(self, version: Version, target: Path, key: PublicKey | None = None) -> bool:
         """Download a version; `target` appears only whole and verified. False if it was there already.
 
-        Raises StorageError, touching nothing, if `target` holds anything else.
+        Raises StorageError, touching nothing, if `target` holds anything else; IntegrityError, before anything is
+        downloaded, if `key` is given and did not sign it.
         """
-        manifest = self.manifest(version)
+        manifest = self.manifest(version, key)
         if target.exists() and any(target.iterdir()):
             if faults := list(differences(manifest, target)):
                 raise StorageError(
@@ -87,11 +105,14 @@ class ModelRegistry(RegistryReader):
                 whole.rename(target)
         return True
 
-    def verify(self, version: Version) -> list[Fault]:
-        """Read every byte of a version again and return what is not as its manifest says."""
+    def verify(self, version: Version, key: PublicKey | None = None) -> list[Fault]:
+        """Read every byte of a version again and return what is not as its manifest says.
+
+        Raises IntegrityError if `key` is given and did not sign it.
+        """
         faults: list[Fault] = []
         with tempfile.TemporaryDirectory() as scratch:
-            for file in self.manifest(version).files:
+            for file in self.manifest(version, key).files:
                 copy = Path(scratch, "copy")
                 try:
                     self.store.get_file(file.blob, copy, file.sha256)
@@ -132,58 +153,3 @@ class ModelRegistry(RegistryReader):
         self._race_once()
         if self.store.read("registry.json") is None:
             self.store.create("registry.json", record_bytes(Format(format=1)))
-
-    def _upload(self, manifest: Manifest, folder: Path, moved: Moved = _nothing, *, again: bool = False) -> None:
-        upload(self.store, manifest, folder, moved, again=again)
-        if not self.store.create(manifest.path, manifest.canonical()):
-            found = self.store.read(manifest.path)
-            if found != manifest.canonical():
-                raise IntegrityError(f"{self.store.uri}/{manifest.path} has other bytes than its name says; remove it")
-
-    @contextmanager
-    def _read_back(
-        self, manifest: Manifest, scratch: Path, repair: Path | None, moved: Moved = _nothing
-    ) -> Generator[Path]:
-        """Give a fresh folder with the version as the store gives it back, every digest checked.
-
-        A blob that lay there damaged since an earlier version is replaced from `repair`, where its right bytes are.
-        """
-        with tempfile.TemporaryDirectory(dir=scratch) as place:
-            copy = Path(place, "copy")
-            with local_errors(copy):
-                try:
-                    download(self.store, manifest, copy, moved)
-                except IntegrityError:
-                    if repair is None:
-                        raise
-                    shutil.rmtree(copy)
-                    self._upload(manifest, repair, moved, again=True)
-                    download(self.store, manifest, copy, moved)
-            yield copy
-
-    def _commit(self, manifest: Manifest, key: str, after: int) -> tuple[Version, bool]:
-        """Create the first free version behind those the caller has seen, reading each one that is taken.
-
-        Reading them all is what makes the key idempotent: a twin that committed since the caller looked is found.
-        """
-        nonce = uuid.uuid4().hex
-        number = after
-        while True:
-            number += 1
-            mine = Version(
-                name=manifest.name,
-                version=number,
-                manifest=manifest.digest(),
-                key=key,
-                nonce=nonce,
-                published_at=utc_now(),
-            )
-            if self.store.create(version_path(manifest.name, number), record_bytes(mine)):
-                return mine, True
-            there = self.find(manifest.name, number)
-            if there is None:
-                raise TransientError(f"{self.store.uri} refused {mine} as taken but does not show it; run again")
-            if there.nonce == nonce:  # the reply to our own write was lost, and its retry found our own object
-                return mine, True
-            if there.key == key:
-                return there, False

@@ -13,6 +13,7 @@ from ftlib.fingerprint import Job
 from ftlib.lineage import lineage
 from ftlib.model_card import model_card
 from ftlib.model_registry import ModelRegistry
+from ftlib.model_registry.signing import Signer
 from ftlib.recipe import REPORT, Gate
 from ftlib.versions import Manifest, file_of
 from ftlib.workspace import RECORD, Workspace
@@ -22,7 +23,7 @@ class RegisterJob(Job):
     """What to publish, with the evidence. Gates are those of `recipe.select.gates`, checked on `evidence.final`."""
 
     stage: ClassVar[str] = "register"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     evidence: Evidence
     report: Report
@@ -86,7 +87,9 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
     def check(copy: Path) -> None:
         differences.append(logit_difference(copy, chosen, data))
 
-    version, created = registry.publish(manifest, staging, job.fingerprint, check, scratch=folder)
+    key = job.evidence.recipe.publish.sign_with
+    signer = Signer(Path(key)) if key else None
+    version, created = registry.publish(manifest, staging, job.fingerprint, check, folder, signer)
     shutil.rmtree(staging)
     return ModelVersion(
         name=version.name,
@@ -101,9 +104,11 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 def _stage(job: RegisterJob, staging: Path) -> Manifest:
     """Write everything the version is made of to a folder and return its manifest."""
     from ftlib.training.merge import write_candidate
+    from ftlib.training.shards import write_shards
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     merged = write_candidate(chosen, staging)
+    write_shards(staging, int(1e6 * recipe.publish.shard_mb))
     (staging / "plots").mkdir()
     for plot in job.report.plots:
         shutil.copyfile(job.report.path / plot, staging / "plots" / plot)

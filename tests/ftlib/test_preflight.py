@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ftlib.artifacts import PreparedDataset
-from ftlib.errors import DataError, StorageError
+from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.preflight import check_labels, check_registry
 from ftlib.recipe import Publish, Recipe
 from ftlib.registries.folder import Folder
@@ -95,3 +95,9 @@ def test_a_registry_that_cannot_be_published_to_is_found_first(tmp_path: Path) -
     with pytest.raises(StorageError, match=r"publish\.to: nothing can be published to the registry .*registry"):
         check_registry(broken)
     check_registry(publishing_to(tmp_path / "registry"))
+
+
+def test_a_key_that_cannot_sign_is_found_first(tmp_path: Path) -> None:
+    signed = recipe().publish.model_copy(update={"sign_with": str(tmp_path / "absent.pem")})
+    with pytest.raises(RecipeError, match=r"absent\.pem is no private key in a PEM file"):
+        check_registry(recipe().model_copy(update={"publish": signed}))

@@ -35,6 +35,7 @@ from ftlib.evidence import Evidence
 from ftlib.fingerprint import file_digest
 from ftlib.inference import predict
 from ftlib.model_registry import ModelRegistry
+from ftlib.model_registry.signing import PublicKey
 from ftlib.prepared import split_file
 from ftlib.recipe import Recipe
 from ftlib.stages.register import RegisterJob, register
@@ -42,6 +43,7 @@ from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.merge_files import Merged
+from ftlib.training.model import weights_digest
 from ftlib.versions import MANIFEST, Manifest
 from ftlib.workspace import Workspace
 
@@ -191,6 +193,51 @@ def test_the_ends_are_byte_copies(make, tmp_path: Path):
     folder = pulled(published(run), tmp_path / "out")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (folder / name).read_bytes() == (run.chosen.end.path / "model" / name).read_bytes()
+
+
+def publishing(run: Run, **fields: object) -> Run:
+    """The same run with other fields of `publish`."""
+    other = run.recipe.model_copy(update={"publish": run.recipe.publish.model_copy(update=fields)})
+    evidence = run.job.evidence.model_copy(update={"recipe": other})
+    run.job = run.job.model_copy(update={"evidence": evidence})
+    return run
+
+
+def test_a_model_is_cut_into_shards_that_stay_where_it_stayed(make, tmp_path: Path):
+    run = publishing(make(1.0), shard_mb=0.002)
+    first = pulled(published(run), tmp_path / "first")
+    shards = sorted(path.name for path in first.glob("*.safetensors"))
+    assert len(shards) > 3
+    assert weights_digest(first) == run.chosen.end.weights
+    registry = ModelRegistry(LocalStore(tmp_path / "registry"))
+    before = {file.path: file.sha256 for file in registry.manifest(registry.version("demo")).files}
+    second = pulled(published(publishing(make_end_differ(run), shard_mb=0.002)), tmp_path / "second")
+    after = {file.path: file.sha256 for file in registry.manifest(registry.version("demo")).files}
+    assert second != first
+    assert [name for name in shards if before[name] != after[name]] == [shards[-1]]
+
+
+def make_end_differ(run: Run) -> Run:
+    """Change the head of the end, as another training of the head alone would."""
+    folder = run.chosen.end.path / "model"
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.bias"] += 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    end = run.chosen.end.model_copy(update={"weights": weights_digest(folder)})
+    chosen = run.chosen.model_copy(update={"end": end})
+    selection = run.job.evidence.selection.model_copy(update={"chosen": chosen})
+    run.job = run.job.model_copy(update={"evidence": run.job.evidence.model_copy(update={"selection": selection})})
+    return run
+
+
+def test_a_signed_version(make, tmp_path: Path):
+    key, public = tmp_path / "key.pem", tmp_path / "pub.pem"
+    words = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(key)]
+    subprocess.run(words, check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", str(key), "-pubout", "-out", str(public)], check=True)
+    version = published(publishing(make(), sign_with=str(key)))
+    registry = ModelRegistry(LocalStore(Path(version.registry)))
+    assert registry.verify(registry.version("demo"), PublicKey(public)) == []
 
 
 def test_a_language_model_goes_the_same_way(make, tmp_path: Path):
