@@ -9,16 +9,20 @@ from typing import BinaryIO
 import click
 
 from flows.console import emit, json_option
-from flows.registry_view import facts, open_registry, registry_options, version_argument
+from flows.registry_view import facts, key_option, open_registry, registry_options, version_argument
 from ftlib.errors import DataError
+from ftlib.model_registry.signing import PublicKey
 
 
 @click.command()
 @version_argument
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@key_option
 @registry_options
 @json_option
-def predict(version: str, batch_size: int, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def predict(
+    version: str, batch_size: int, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
+) -> None:
     """Label the lines on stdin with a published version: a label and its probability per line, tab-separated.
 
     Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
@@ -26,7 +30,7 @@ def predict(version: str, batch_size: int, uri: str, endpoint_url: str | None, a
     opened = open_registry(uri, endpoint_url)
     found = opened.resolve(version)
     folder = _cache() / found.manifest
-    opened.pull(found, folder)
+    opened.pull(found, folder, key)
 
     from ftlib.inference import predict as label
 

@@ -1,15 +1,35 @@
 """What the commands about published versions share: where the registry is, and how versions are shown."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ftlib.model_registry import ModelRegistry
+from ftlib.model_registry.signing import PublicKey
 from ftlib.storage import open_store
 from ftlib.versions import Version
 
+
+class PublicKeyFile(click.ParamType[PublicKey]):
+    """A path on the command line, read as a public key."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> PublicKey:
+        """Read it."""
+        return value if isinstance(value, PublicKey) else PublicKey(Path(value))
+
+
 version_argument = click.argument("version", metavar="NAME[@NUMBER|@ALIAS]")
+
+key_option = click.option(
+    "--key",
+    type=PublicKeyFile(),
+    envvar="REGLAGE_PUBLIC_KEY",
+    help="A public key (PEM): refuse a version that it did not sign.",
+)
 
 
 def registry_options(command: Callable[..., None]) -> Callable[..., None]:
