@@ -29,7 +29,11 @@ work_option = click.option(
 class LazyGroup(ReglageGroup):
     """Loads the commands of other modules when they are asked for, so that `check` stays quick."""
 
-    elsewhere: ClassVar = {"registry": "flows.cli_registry", "predict": "flows.cli_predict"}
+    elsewhere: ClassVar = {
+        "registry": "flows.cli_registry",
+        "predict": "flows.cli_predict",
+        "interpolate": "flows.cli_interpolate",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

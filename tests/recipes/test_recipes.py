@@ -38,7 +38,8 @@ class PlainRunner(Runner):
         self.steps.append(step)
         return artifact
 
-    on_thread = __call__
+    def on_thread(self, task: Any, job: Job, meanwhile: Any = None) -> Any:
+        return self(task, job)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_recipe_runs_to_a_published_version(
     assert record.result.version == 1
     assert record.result.logit_difference <= 1e-5
     assert record.result.name == load_recipe(path).publish.name
-    steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in record.checkpoints[1:]}
+    steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in record.evidence.checkpoints[1:]}
     assert list(steps) == [phase.name for phase in load_recipe(path).phases]
     assert all(count > 0 for count in steps.values())
 

@@ -1,0 +1,129 @@
+"""`reglage interpolate`: two or more checkpoints to one, without a recipe."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import TypeAdapter, ValidationError
+
+from flows.console import emit, json_option
+from flows.registry_view import open_registry, registry_options
+from ftlib.errors import ModelError, RecipeError
+from ftlib.merging import Average, Kernel, Lerp, Merge
+
+METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties", "dare")
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, metavar="A B [MORE...]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to make; it must not hold anything."
+)
+@click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True)
+@click.option("--alpha", type=float, help="lerp and slerp: 0 is A, 1 is B.")
+@click.option("--scale", type=float, help="task_arithmetic, ties and dare: times the task vectors.")
+@click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="Another number: density=0.3, seed=1.")
+@click.option("--max-shard-mb", type=click.IntRange(min=1), help="Make new shards of at most this size.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Tensors at once.")
+@registry_options
+@json_option
+def interpolate(
+    checkpoints: tuple[str, ...],
+    out: Path,
+    method: str,
+    alpha: float | None,
+    scale: float | None,
+    options: tuple[str, ...],
+    max_shard_mb: int | None,
+    workers: int,
+    uri: str,
+    endpoint_url: str | None,
+    as_json: bool,
+) -> None:
+    """Merge model folders or versions NAME@NUMBER into a new folder, streaming, in a few megabytes of memory.
+
+    A is the start (theta0) and B the fine-tune, whose config, tokenizer and shards the result has; MORE are other
+    fine-tunes of A. For `average` all of them are equal.
+    """
+    if len(checkpoints) < 2:
+        raise RecipeError(f"interpolate needs at least two checkpoints, got {len(checkpoints)}; name A and B")
+    kernel = _kernel(method, len(checkpoints), {"alpha": alpha, "scale": scale, **_parsed(options)})
+    from ftlib.training.merge_files import write_merge
+    from ftlib.training.merge_plan import Input, plan_merge
+    from ftlib.training.recorded import check_recorded
+
+    folders = [_folder(spec, uri, endpoint_url) for spec in checkpoints]
+    known = check_recorded(kernel, list(zip(checkpoints, folders, strict=True)))
+    inputs = [Input(spec, folder) for spec, folder in zip(checkpoints, folders, strict=True)]
+    began = time.monotonic()
+    plan = plan_merge(kernel, inputs, reference=1)
+    merged = write_merge(plan, out.absolute(), shard_bytes=max_shard_mb and max_shard_mb * 10**6, workers=workers)
+    record = {
+        **merged.model_dump(mode="json"),
+        "merge": kernel.model_dump(mode="json"),
+        "checkpoints": list(checkpoints),
+        "lineage_known": known,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    emit(lambda: _print(record), record, as_json)
+
+
+def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
+    given = {name: value for name, value in numbers.items() if value is not None}
+    if method in ("lerp", "slerp") and count != 2:
+        raise RecipeError(f"--method {method} takes two checkpoints, got {count}; `average` and others take more")
+    if method == "average":
+        given.setdefault("ingredients", list(range(count)))
+    try:
+        kernel: Kernel = TypeAdapter(Merge).validate_python({"kind": method, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "numbers"
+        raise RecipeError(f"--method {method}: {where}: {first['msg'].lower()}, got {given or 'nothing'}") from None
+    if isinstance(kernel, Average) and sorted(kernel.ingredients) != list(range(count)):
+        raise RecipeError(f"--method average takes all {count} checkpoints; leave out what should not be in it")
+    if isinstance(kernel, Lerp) and (kernel.alpha in (0.0, 1.0)) and not (kernel.modules or kernel.depth):
+        click.echo(f"alpha {kernel.alpha:g} is a byte copy of {'A' if kernel.alpha == 0.0 else 'B'}", err=True)
+    return kernel
+
+
+def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for option in options:
+        name, separator, value = option.partition("=")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise RecipeError(f"--option {option!r}: write name=value with a JSON value, for example density=0.3")
+    return found
+
+
+def _folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
+    """Return a model folder: the one named, its `model/` where it is a stage's output, or a version, pulled."""
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    if "@" not in spec:
+        raise ModelError(f"{spec!r} is no folder here; give a model folder, or a version as name@3")
+    opened = open_registry(uri, endpoint_url)
+    version = opened.resolve(spec)
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    target = Path(root) / "reglage" / "versions" / version.manifest
+    opened.pull(version, target)
+    return target
+
+
+def _print(record: dict[str, Any]) -> None:
+    for warning in record["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    if not record["lineage_known"]:
+        click.echo(
+            "note: what these were trained from is not recorded; that they belong together is your word", err=True
+        )
+    made = f"{record['tensors']} tensors, {record['copied']} of them copied, {record['bytes'] / 1e6:.1f} MB"
+    click.echo(f"{record['merge']['kind']} of {', '.join(record['checkpoints'])} is in {record['folder']}: {made}")

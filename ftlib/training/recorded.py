@@ -1,0 +1,57 @@
+"""What is recorded beside a model folder of what its weights were trained from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ftlib.artifacts import Checkpoint
+from ftlib.config import Config
+from ftlib.errors import ModelError
+from ftlib.merging import Average, Kernel
+from ftlib.versions import MANIFEST
+from ftlib.workspace import RECORD, read_record
+
+
+class Recorded(Config):
+    """A checkpoint's own digest and its parent's."""
+
+    weights: str
+    parent: str | None
+    fresh_head: bool = False
+
+
+def recorded(folder: Path) -> Recorded | None:
+    """Read the record of a stage's `model/` folder, or a pulled version's manifest; None where neither is."""
+    if folder.name == "model" and (folder.parent / RECORD).is_file():
+        found = read_record(folder.parent, Checkpoint)
+        return found and Recorded(weights=found.weights, parent=found.parent, fresh_head=found.fresh_head)
+    if (folder / MANIFEST).is_file():
+        try:
+            weights = json.loads((folder / MANIFEST).read_bytes())["lineage"]["weights"]
+            return Recorded(weights=weights["published"], parent=weights["start"])
+        except (ValueError, KeyError, TypeError):
+            return None  # of another program, or a version from before weights were recorded
+    return None
+
+
+def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
+    """Refuse checkpoints that are recorded not to belong together. Returns whether all of it was recorded.
+
+    Raises ModelError if theta1 was trained from other weights than theta0, a soup's ingredients from different
+    weights, or theta0 still has its random head.
+    """
+    known = [(name, recorded(folder)) for name, folder in folders]
+    tuned = known if isinstance(kernel, Average) else known[1:]
+    (start_name, start) = known[0]
+    if start and start.fresh_head:
+        raise ModelError(f"{start_name!r} still has the random head it was made with; a line from it means nothing")
+    theta0 = start and (start.parent if isinstance(kernel, Average) else start.weights)
+    for name, record in tuned:
+        if start and record and record.parent != theta0:
+            raise ModelError(
+                f"{name!r} was trained from weights {(record.parent or 'none')[:12]}, not from {start_name!r}'s "
+                f"{(theta0 or 'none')[:12]}: only checkpoints of one start lie in one basin"
+            )
+    return all(record is not None for _, record in known)

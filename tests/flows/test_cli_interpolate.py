@@ -1,0 +1,108 @@
+"""`reglage interpolate` on folders and on published versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.numpy import load_file
+
+from flows.cli import main
+from ftlib.artifacts import Checkpoint
+from ftlib.model_registry import ModelRegistry
+from ftlib.storage import LocalStore
+from ftlib.testing import tiny_checkpoint
+from ftlib.versions import Manifest, file_of
+from ftlib.workspace import RECORD
+
+
+@pytest.fixture(scope="module")
+def trail(tmp_path_factory: pytest.TempPathFactory) -> list[Checkpoint]:
+    """theta0 and two fine-tunes of it, as the train stage leaves them."""
+    root = tmp_path_factory.mktemp("trail")
+    start = tiny_checkpoint(root / "start", phase="probe")
+    trail = [start, *(tiny_checkpoint(root / f"end{i}", phase="tune", start=start, seed=i) for i in (1, 2))]
+    for checkpoint in trail:
+        (checkpoint.path / RECORD).write_text(checkpoint.model_dump_json())
+    return trail
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, ["interpolate", *map(str, words)])
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_recorded_start_and_its_fine_tune(trail: list[Checkpoint], tmp_path: Path) -> None:
+    result = call(trail[0].path, trail[1].path, "--alpha", 0.3, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["lineage_known"] is True
+    assert (said["merge"]["alpha"], said["folder"]) == (0.3, str(tmp_path / "out"))
+    a, b, mixed = (tensors(folder) for folder in (*(c.path / "model" for c in trail[:2]), tmp_path / "out"))
+    for name in a:
+        np.testing.assert_allclose(mixed[name], 0.7 * a[name] + 0.3 * b[name], atol=1e-7)
+
+
+def test_methods_of_several_checkpoints(trail: list[Checkpoint], tmp_path: Path) -> None:
+    folders = [checkpoint.path for checkpoint in trail]
+    assert call(*folders[1:], "--method", "average", "--out", tmp_path / "soup").exit_code == 0
+    expected = [tensors(checkpoint.path / "model")["classifier.weight"] for checkpoint in trail]
+    np.testing.assert_allclose(
+        tensors(tmp_path / "soup")["classifier.weight"], (expected[1] + expected[2]) / 2, atol=1e-7
+    )
+    for words in (
+        ["--method", "model_stock"],
+        ["--method", "task_arithmetic", "--scale", 0.5],
+        ["--method", "ties", "--option", "density=0.4"],
+        ["--method", "dare", "--scale", 0.5, "--option", "drop=0.5", "--option", "seed=4"],
+    ):
+        result = call(*folders, *words, "--out", tmp_path / str(words[1]))
+        assert result.exit_code == 0, result.output
+        assert tensors(tmp_path / str(words[1])).keys() == tensors(tmp_path / "soup").keys()
+
+
+def test_checkpoints_that_do_not_belong_together_are_refused(trail: list[Checkpoint], tmp_path: Path) -> None:
+    result = call(trail[1].path, trail[2].path, "--alpha", 0.5, "--out", tmp_path / "out")
+    assert result.exit_code == 4
+    assert "only checkpoints of one start lie in one basin" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_published_versions_are_pulled(
+    trail: list[Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    registry = ModelRegistry(LocalStore(tmp_path / "registry"))
+    for checkpoint in trail[:2]:
+        folder = checkpoint.path / "model"
+        files = tuple(file_of(folder, path.name) for path in sorted(folder.iterdir()))
+        weights = {"published": checkpoint.weights, "start": checkpoint.parent}
+        manifest = Manifest(name="demo", description="", files=files, metrics={}, lineage={"weights": weights})
+        registry.publish(manifest, folder, checkpoint.weights, lambda _: None, tmp_path)
+    words = ["--registry", tmp_path / "registry", "--out", tmp_path / "out", "--json"]
+    result = call("demo@1", "demo@2", "--alpha", 1.0, *words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["weights"] == trail[1].weights
+    assert "manifest.json" not in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "lerp"], "--method lerp: alpha: field required"),
+        (["--alpha", "1.5"], "alpha: input should be less than or equal to 1"),
+        (["--method", "ties", "--option", "density"], "write name=value with a JSON value"),
+        (["--method", "ties", "--option", "nonsense=1"], "nonsense: extra inputs are not permitted"),
+    ],
+)
+def test_wrong_numbers_are_one_line(words: list[str], message: str, trail: list[Checkpoint], tmp_path: Path) -> None:
+    result = call(trail[0].path, trail[1].path, *words, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
