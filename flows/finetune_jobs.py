@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ftlib.artifacts import Candidate, Checkpoint, EvalReport, FoundModel, PreparedDataset, RawDataset
+from ftlib.artifacts import Candidate, Checkpoint, EvalReport, FileVersion, FoundModel, PreparedDataset, RawDataset
 from ftlib.config import Split
 from ftlib.model_registry import ModelRegistry
 from ftlib.recipe import Phase, Recipe
@@ -15,13 +15,13 @@ from ftlib.stages.train import TrainJob
 from ftlib.workspace import Workspace
 
 
-def ingest_job(recipe: Recipe, name: str) -> IngestJob:
-    """Say what to ingest, as the source's files are now."""
+def ingest_job(recipe: Recipe, name: str, files: tuple[FileVersion, ...] | None = None) -> IngestJob:
+    """Say what to ingest: these files (`ftlib.pins.pin`), or the source's as they are now."""
     dataset = recipe.datasets[name]
     return IngestJob(
         name=name,
         source=dataset.source,
-        files=dataset.source.pin(),
+        files=dataset.source.pin() if files is None else files,
         limits=dataset.limits,
         key=dataset.key,
         updated=dataset.updated,

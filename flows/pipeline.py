@@ -7,6 +7,7 @@ from flows import finetune_jobs as jobs
 from flows.ray_when_needed import RayWhenNeeded
 from ftlib.artifacts import Candidate, Candidates, Checkpoint, EvalReport, PreparedDataset
 from ftlib.evidence import Evidence
+from ftlib.pins import pin
 from ftlib.preflight import check_labels, check_registry
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.select import SelectJob
@@ -22,7 +23,7 @@ def find_best(r: Recipe, run: Runner) -> Evidence:
     """Ingest, preprocess, train every phase, interpolate, measure, choose. Raises whatever a stage raises."""
     check_registry(r)
     model = find_model(r.model)
-    raw = {name: run(ingest, jobs.ingest_job(r, name)) for name in r.datasets}
+    raw = {name: run(ingest, jobs.ingest_job(r, name, pin(r.datasets[name].source, run.work))) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model)) for name in r.datasets}
     labels = check_labels(r, prepared)
     siblings = jobs.found_siblings(r, run.work)

@@ -8,6 +8,7 @@ from flows import finetune_jobs as jobs
 from ftlib.artifacts import Candidate, Checkpoint, EvalReport, FoundModel, PreparedDataset, RawDataset, SplitFacts
 from ftlib.config import Config, Split
 from ftlib.fingerprint import Job
+from ftlib.pins import pin
 from ftlib.preflight import check_labels
 from ftlib.recipe import REPORT, SELECTION, Phase, Recipe
 from ftlib.stages.evaluate import evaluate
@@ -81,7 +82,7 @@ class Planner:
         """Return the datasets that are prepared."""
         raw: dict[str, RawDataset] = {}
         for name in self.recipe.datasets:
-            job = jobs.ingest_job(self.recipe, name)
+            job = jobs.ingest_job(self.recipe, name, pin(self.recipe.datasets[name].source, self.work))
             found = ingest(job, self.work) if self.prepare else self.work.find(job, RawDataset)
             if found:
                 raw[name] = found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ftlib.config import BatchKind, Config, Split
 from ftlib.fingerprint import Identified, digest, identify
@@ -47,8 +47,13 @@ class ListedFile(Config):
         return self.uri, self.version, self.bytes
 
 
-PinnedAlready = Mapping[tuple[str, str, int], str]
-"""The sha256 of files by their identity, from an earlier run."""
+class PinnedAlready(NamedTuple):
+    """What an earlier run read of files that may still be the same."""
+
+    sha256: Mapping[tuple[str, str, int], str]
+    """By the files' identity."""
+    at: float
+    """When that was, in seconds since 1970."""
 
 
 class FileVersion(Identified):

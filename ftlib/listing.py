@@ -117,10 +117,12 @@ def list_file(path: Path) -> ListedFile | None:
     return found and ListedFile(uri=found.uri, version=found.version, bytes=found.bytes)
 
 
-def pin_listed(file: ListedFile, known: PinnedAlready) -> FileVersion:
+def pin_listed(file: ListedFile, known: PinnedAlready | None) -> FileVersion:
     """Return a listed file with its sha256, read only if not known. Raises DataError if it changed since."""
-    sha256 = known.get(file.identity)
-    if sha256 is not None:
+    sha256 = known and known.sha256.get(file.identity)
+    # The kernel dates a change of any kind (st_ctime): a second write in one tick, or under a date that was put back,
+    # looks the same by its token, and is read again.
+    if known and sha256 and os.stat(file.uri).st_ctime < known.at - _COARSE:
         return FileVersion(uri=file.uri, bytes=file.bytes, sha256=sha256, version=file.version)
     pinned = pin_file(Path(file.uri))
     now = list_file(Path(file.uri))
@@ -128,9 +130,7 @@ def pin_listed(file: ListedFile, known: PinnedAlready) -> FileVersion:
         raise DataError(
             f"{file.uri} changed since it was listed; run again once it is written, or let files settle: settle_seconds"
         )
-    # What is written again before the clock of the file system moves on looks the same: not to be remembered.
-    settled = time.time() - os.stat(file.uri).st_mtime >= _COARSE
-    return pinned.model_copy(update={"version": file.version}) if settled else pinned
+    return pinned.model_copy(update={"version": file.version})
 
 
 def _version(status: os.stat_result) -> str:

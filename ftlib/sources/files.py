@@ -74,7 +74,7 @@ class Files(Config):
                 f"marker: {self.marker}); wait for them, or correct the source"
             )
         bucket = self._bucket() if self._remote else None
-        return tuple(_pinned(file, known or {}, bucket) for file in settled)
+        return tuple(_pinned(file, known, bucket) for file in settled)
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the pinned files in the order of their digests, so that names and folders do not matter."""
@@ -112,10 +112,10 @@ def _is_rows(uri: str) -> bool:
     return uri.lower().endswith((*SUFFIXES, *COMPRESSED))
 
 
-def _pinned(file: ListedFile, known: PinnedAlready, bucket: Bucket | None) -> FileVersion:
+def _pinned(file: ListedFile, known: PinnedAlready | None, bucket: Bucket | None) -> FileVersion:
     if bucket is None:
         return pin_listed(file, known)
-    sha256 = known.get(file.identity) or bucket.copy(_stored(bucket, file), None)
+    sha256 = (known and known.sha256.get(file.identity)) or bucket.copy(_stored(bucket, file), None)
     return FileVersion(uri=file.uri, bytes=file.bytes, sha256=sha256, version=file.version)
 
 

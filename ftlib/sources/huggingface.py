@@ -52,7 +52,7 @@ class HuggingFace(Config):
         if self._folder() is None:
             sha256 = digest([self.path, self.revision])
             return tuple(FileVersion(uri=f.uri, bytes=0, sha256=sha256, version=f.version) for f in listed)
-        return tuple(pin_listed(file, known or {}) for file in listed)
+        return tuple(pin_listed(file, known) for file in listed)
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the split's rows in order. Raises DataError if the folder changed since it was pinned."""
