@@ -16,7 +16,8 @@ from ftlib.rows import Dropped, Example, Values, need_column
 from ftlib.snapshot import read_snapshot
 from ftlib.splitting import Keyed, split_rows
 
-LEAKED = "leaked"
+LEAKED = ("leaked", "near_leaked")
+"""The reasons why a held-out text costs a training row."""
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Assignment:
         unseen = self.held_out().union(held_out)
         for i, (key, place) in enumerate(zip(self.keys, self.places, strict=True)):
             if place == "train" and key in unseen:
-                self.places[i] = LEAKED
+                self.places[i] = LEAKED[0]
 
     def dropped(self) -> dict[str, int]:
         """Return how many rows were dropped for each reason."""

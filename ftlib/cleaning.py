@@ -27,5 +27,9 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
 
 def text_key(text: str) -> bytes:
     """Return 16 bytes that are equal for texts that differ only in case and white space."""
-    folded = " ".join(unicodedata.normalize("NFC", text.casefold()).split())
-    return hashlib.blake2b(folded.encode(), digest_size=16).digest()
+    return hashlib.blake2b(fold(text).encode(), digest_size=16).digest()
+
+
+def fold(text: str) -> str:
+    """Return the text without differences of case and white space."""
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())

@@ -17,9 +17,11 @@ from ftlib.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.config import Config, Split
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, file_digest
+from ftlib.gates import check_duplicates, check_labels_of
 from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
 from ftlib.progress import emit
 from ftlib.recipe import Dataset
+from ftlib.resemblance import Placed, drop_near
 from ftlib.rows import Example, Tokenizer, Values
 from ftlib.snapshot import read_snapshot
 from ftlib.workspace import Workspace
@@ -63,17 +65,16 @@ def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
 
 def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
     where = f"datasets.{job.name}"
-    assignment = assign(job.raw, job.dataset, where)
-    assignment.drop_leaked(
-        key for guard in job.guards for key in assign(guard.raw, guard.dataset, f"{where}, its guard").held_out()
-    )
+    assignment = _assign(job, where)
     dropped = assignment.dropped()
+    check_duplicates(job.dataset.limits, dropped, len(assignment.places), where)
     _check_dropped(job, dropped)
     tokenizer = _tokenizer(job)
     tallies = _write(job, assignment, tokenizer, folder)
     splits: dict[Split, SplitFacts] = {split: tally.facts() for split, tally in tallies.items()}
     if job.trains:
         _check_train(job, splits["train"], dropped)
+        check_labels_of(job.dataset.limits, splits["train"].labels, where)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     kept = len(assignment.places) - sum(dropped.values())
     return PreparedDataset(
@@ -82,10 +83,22 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
         splits=splits,
         ledger=Ledger(rows_in=len(assignment.places), kept=kept, dropped=dropped),
-        leaked=dropped.get(LEAKED, 0),
+        leaked=sum(dropped.get(reason, 0) for reason in LEAKED),
         pad_token_id=pad or 0,  # padding is masked by length, so its id only has to exist
         tokenizer=job.tokenizer,
     )
+
+
+def _assign(job: PreprocessJob, where: str) -> Assignment:
+    own = assign(job.raw, job.dataset, where)
+    guards = [
+        Placed(guard.raw, guard.dataset, assign(guard.raw, guard.dataset, f"{where}, its guard"))
+        for guard in job.guards
+    ]
+    own.drop_leaked(key for guard in guards for key in guard.assignment.held_out())
+    if job.dataset.cleaning.near_duplicates is not None:
+        drop_near(Placed(job.raw, job.dataset, own), guards, job.dataset.cleaning.near_duplicates)
+    return own
 
 
 def _tokenizer(job: PreprocessJob) -> Any:

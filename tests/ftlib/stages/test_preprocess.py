@@ -173,6 +173,47 @@ def test_a_held_out_copy_beats_the_training_row(bench: Bench) -> None:
     assert prepared.leaked == 9
 
 
+def test_texts_that_are_nearly_held_out_never_train(bench: Bench) -> None:
+    rows, elsewhere = tiny_rows(60), tiny_rows(20, seed=9)
+    long = "the printer on the second floor says that it has no paper although there is plenty of it, number "
+    rows += [{"text": f"{long}{i}", "label": "bug", "side": "train"} for i in range(100, 103)]
+    rows += [{"text": f"{elsewhere[0]['text']}!", "label": "sales"}]
+    rows = [{"side": "train", **row} for row in rows]
+    rows += [{"text": f"{long}104", "label": "bug", "side": "test"}]
+    split = {"by": "given", "column": "side"}
+    raw, dataset = bench.dataset(elsewhere, name="shifted", split={"validation": 0.5, "test": 0.5})
+    guards = (Guard(raw=raw, dataset=dataset),)
+    off = bench.prepare(rows, guards=guards, split=split)
+    near = bench.prepare(rows, guards=guards, split=split, cleaning={"near_duplicates": 0.8})
+    assert off.ledger.dropped == {}
+    assert near.ledger.dropped == {"near_leaked": 4}
+    assert near.leaked == 4
+    assert near.splits["test"].rows == 1
+    assert near.splits["train"].rows == off.splits["train"].rows - 4
+
+
+def test_of_near_copies_one_trains(bench: Bench) -> None:
+    long = "the printer on the second floor says that it has no paper although there is plenty of it, number "
+    copies = [{"text": f"{long}{i}", "label": "bug"} for i in range(100, 106)]
+    rows = [*tiny_rows(60), *copies, {"text": f"{long}107", "label": "sales"}]
+    rows = [{"side": "train", **row} for row in rows]
+    split, cleaning = {"by": "given", "column": "side"}, {"near_duplicates": 0.8}
+    prepared = bench.prepare(rows, split=split, cleaning=cleaning)
+    assert prepared.ledger.dropped == {"near_duplicate": 5}
+    assert ids_by_row(prepared) == ids_by_row(bench.prepare(rows[::-1], split=split, cleaning=cleaning))
+
+
+def test_more_copies_than_allowed_and_labels_with_too_few_rows(bench: Bench) -> None:
+    rows = [*tiny_rows(30), *tiny_rows(30)]
+    with pytest.raises(DataError, match=r"datasets\.mail: 30 of 60 rows \(50.0%\) are copies of others, allowed 40.0%"):
+        bench.prepare(rows, limits={"rows": 1, "duplicate_rows": 0.4})
+    rows = [{"side": "train", **row} for row in [*tiny_rows(30), {"text": "one of a kind", "label": "praise"}]]
+    split = {"by": "given", "column": "side"}
+    assert bench.prepare(rows, split=split).splits["train"].labels["praise"] == 1
+    with pytest.raises(DataError, match=r"labels with fewer than 2 training rows: 'praise' has 1; add rows, map"):
+        bench.prepare(rows, split=split, limits={"rows": 1, "rows_per_label": 2})
+
+
 def test_too_many_dropped_rows_fail_with_reasons_and_remedy(bench: Bench) -> None:
     rows = [*tiny_rows(12), *tiny_rows(12)]
     assert bench.prepare(rows, limits={"rows": 1, "dropped_rows": 0.5}).ledger.dropped == {"duplicate": 12}
