@@ -8,7 +8,7 @@ RECIPE ?= recipes/quickstart.yaml
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow test-gpu lint types contracts check format clean
+.PHONY: run test test-slow test-gpu test-s3 ceph lint types contracts check format clean
 .DEFAULT_GOAL := run
 
 # The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
@@ -31,6 +31,12 @@ test-slow: $(READY)  ## the ones that take minutes
 
 test-gpu: $(READY)  ## the ones that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 1800
+
+ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
+	apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
+
+test-s3: $(READY)  ## store and registry against a real S3 server on loopback, kills and races too
+	$(BIN)/python infra/radosgw.py $(BIN)/pytest -m "not gpu" --timeout 1800 tests/ftlib/storage tests/ftlib/model_registry
 
 lint: $(READY)
 	$(BIN)/ruff check .
