@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from flows.cli_aliases import history, promote, rollback
+from flows.cli_export import export
 from flows.cli_upkeep import fsck, gc
 from flows.console import emit, json_option
 from flows.registry_view import facts, key_option, open_registry, registry_options, table, version_argument
@@ -23,7 +24,7 @@ def registry() -> None:
     """Published versions and what their aliases mean."""
 
 
-for command in (promote, rollback, history, fsck, gc):
+for command in (promote, rollback, history, fsck, gc, export):
     registry.add_command(command)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,43 @@ def test_gc(moving: Path):
     assert "run 2: 1 objects, 0.0 MB deleted" in call(moving, "registry", "gc", "--grace", "0", "--delete").stdout
     assert not garbage.exists()
     assert call(moving, "registry", "fsck", "--deep").exit_code == 0
+
+
+def test_export_to_a_folder(registry: Path, tmp_path: Path):
+    target = tmp_path / "out"
+    said = call(registry, "registry", "export", "hf-folder", "demo@1", str(target)).stdout
+    assert said == f"demo@1 is now in {target}\n"
+    assert "version 1" in (target / "README.md").read_text()
+    again = as_json(call(registry, "registry", "export", "hf-folder", "demo@1", str(target), "--json"))
+    assert again["created"] is False
+
+
+def test_export_to_mlflow(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert call(registry, "registry", "export", "mlflow", "demo").stdout == "demo@2 is now demo version 1 in MLflow\n"
+    again = as_json(call(registry, "registry", "export", "mlflow", "demo", "--json"))
+    assert (again["mlflow"]["created"], again["mlflow"]["version"]) == (False, "1")
+
+
+def test_export_without_mlflow(registry: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # what an import of a package that is not there meets
+    result = call(registry, "registry", "export", "mlflow", "demo", "--tracking-uri", "sqlite://")
+    assert result.exit_code == 2
+    assert result.stderr == "reglage: MLflow is not installed; pip install 'reglage[mlflow]'\n"
+
+
+def test_a_key_that_did_not_sign(registry: Path, tmp_path: Path):
+    key = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    subprocess.run([*key, "-out", tmp_path / "key"], check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", tmp_path / "key", "-pubout", "-out", tmp_path / "pub"], check=True)
+    for words in (["registry", "verify", "demo"], ["registry", "pull", "demo", str(tmp_path / "out")]):
+        result = call(registry, *words, "--key", str(tmp_path / "pub"))
+        assert result.exit_code == 6
+        assert "demo@2 is not signed by" in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert call(registry, "registry", "verify", "demo", "--key", str(tmp_path / "key")).exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_probe(tmp_path: Path):
