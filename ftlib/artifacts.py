@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from ftlib.config import BatchKind, Config, Split
 from ftlib.fingerprint import Identified, digest, identify
 from ftlib.merging import Lerp, Merge
+from ftlib.profile import Profile
 
 
 class Artifact(Identified):
@@ -81,8 +82,8 @@ class Ledger(Config):
 class RawDataset(Artifact):
     """A content-addressed snapshot of rows: `rows.parquet`, and `quarantine.jsonl` with (uri, line, reason).
 
-    `rows.parquet` has the source's own columns, `_row_id` (sha256 of the row's canonical JSON, 32 hex digits) and `_file`
-    (the place in `files` of the file it came from; null where the source does not say).
+    `rows.parquet` has the source's own columns, `_row_id` (sha256 of the row's canonical JSON, 32 hex digits) and
+    `_file` (the place in `files` of the file it came from; null where the source does not say).
     """
 
     content: str
@@ -140,7 +141,9 @@ class PreparedDataset(Artifact):
     splits: dict[Split, SplitFacts]
     ledger: Ledger
     leaked: int
-    """Training rows dropped because an evaluation set holds the same text."""
+    """Training rows dropped because an evaluation set holds the same text, or nearly the same."""
+    profile: Profile = Profile()
+    """What the training rows look like: what later rows are compared with, by `ftlib.drift.drift`."""
     pad_token_id: int
     tokenizer: str
     """The digest of the tokenizer that made the ids."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ftlib.artifacts import RawDataset
 from ftlib.cleaning import clean, text_key
 from ftlib.config import Split
 from ftlib.prepared import SPLITS
+from ftlib.profile import Profile, Profiler
 from ftlib.recipe import Dataset
 from ftlib.row_keys import row_key
 from ftlib.rows import Dropped, Example, Values, need_column
-from ftlib.snapshot import read_snapshot
+from ftlib.snapshot import read_origins, read_snapshot
 from ftlib.splitting import Keyed, split_rows
 
 LEAKED = ("leaked", "near_leaked")
@@ -65,6 +66,20 @@ def assign(raw: RawDataset, dataset: Dataset, where: str) -> Assignment:
             rows = [(i, row) for i, row in rows if not places[i]]
         _settle(rows, split_rows(dataset.split, [row for _, row in rows]), places)
     return Assignment(places, keys)
+
+
+def profile_rows(raw: RawDataset, dataset: Dataset, files: Collection[int] | None = None) -> Profile:
+    """Return what a snapshot's rows look like, or those of some files, given by their places in `raw.files`.
+
+    To be compared by `ftlib.drift.drift` with the `profile` of what a model was trained on.
+    """
+    path, profiler = raw.path / "rows.parquet", Profiler(dataset.format.slices)
+    for (_, values), (_, file) in zip(read_snapshot(path), read_origins(path), strict=True):
+        if files is None or file in files:
+            example = clean_example(dataset, values)
+            if isinstance(example, Example):
+                profiler.add(example.text, example.label, example.slices)
+    return profiler.profile()
 
 
 def _need_columns(raw: RawDataset, dataset: Dataset, where: str) -> None:

@@ -32,6 +32,7 @@ def lineage(evidence: Evidence, weights: str) -> dict[str, JsonValue]:
                 "rows": {split: facts.rows for split, facts in data.splits.items()},
                 "dropped": dict(data.ledger.dropped),
                 "leaked": data.leaked,
+                "profile": data.profile.model_dump(mode="json"),
             }
             for name, data in sorted(evidence.prepared.items())
         },

@@ -19,6 +19,7 @@ from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.gates import check_duplicates, check_labels_of
 from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
+from ftlib.profile import Profiler
 from ftlib.progress import emit
 from ftlib.recipe import Dataset
 from ftlib.resemblance import Placed, drop_near
@@ -41,7 +42,7 @@ class PreprocessJob(Job):
     """What to prepare. `trains` says whether some phase trains on it; if not, an empty train split is fine."""
 
     stage: ClassVar[str] = "preprocess"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     runtime: ClassVar[frozenset[str]] = frozenset({"name", "model"})
 
     name: str
@@ -84,6 +85,7 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         splits=splits,
         ledger=Ledger(rows_in=len(assignment.places), kept=kept, dropped=dropped),
         leaked=sum(dropped.get(reason, 0) for reason in LEAKED),
+        profile=tallies["train"].texts.profile(),
         pad_token_id=pad or 0,  # padding is masked by length, so its id only has to exist
         tokenizer=job.tokenizer,
     )
@@ -137,6 +139,7 @@ class _Tally:
     truncated: int = 0
     longest: int = 0
     labels: Counter[str] = field(default_factory=Counter[str])
+    texts: Profiler = field(default_factory=Profiler)
 
     def add(self, row: TokenRow, supervised: int) -> None:
         self.rows += 1
@@ -160,7 +163,7 @@ class _Tally:
 
 def _write(job: PreprocessJob, assignment: Assignment, tokenizer: Tokenizer, folder: Path) -> dict[Split, _Tally]:
     format, total = job.dataset.format, len(assignment.places)
-    tallies: dict[Split, _Tally] = {split: _Tally() for split in SPLITS}
+    tallies: dict[Split, _Tally] = {split: _Tally(texts=Profiler(format.slices)) for split in SPLITS}
     rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
     done = 0
     with ExitStack() as stack:
@@ -190,6 +193,7 @@ def _token_rows(
     for (row_id, example), text in zip(examples, encoded, strict=True):
         pieces = [piece for piece in text.pieces if piece]
         tally.truncated += text.truncated
+        tally.texts.add(example.text, example.label, example.slices)
         for i, piece in enumerate(pieces):
             name = row_id if len(pieces) == 1 else f"{row_id}-{i}"
             rows.append(TokenRow(name, piece, example.label, example.slices))

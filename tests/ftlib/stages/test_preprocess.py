@@ -10,9 +10,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from ftlib.artifacts import FoundModel, PreparedDataset, RawDataset
+from ftlib.assignment import profile_rows
 from ftlib.config import Split
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.prepared import SPLITS, split_file
+from ftlib.profile import profile
 from ftlib.recipe import Dataset, ModelRef
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import Guard, PreprocessJob, preprocess
@@ -97,6 +99,21 @@ def test_the_facts_are_what_the_files_hold(bench: Bench) -> None:
         assert facts.labels == Counter(row["label"] for row in rows)
     assert prepared.labels == ("billing", "bug", "sales")
     assert sum(prepared.splits[split].rows for split in SPLITS) == prepared.ledger.kept == 90
+
+
+def test_the_profile_is_that_of_the_training_rows(bench: Bench) -> None:
+    rows = tiny_rows(90)
+    raw, dataset = bench.dataset(rows, format={**LABELED, "slices": ["group"]}, split={"by": "given", "column": "side"})
+    prepared = bench.prepare(
+        [{**row, "side": "train" if i < 60 else "test"} for i, row in enumerate(rows)],
+        format={**LABELED, "slices": ["group"]},
+        split={"by": "given", "column": "side"},
+    )
+    expected = profile(((str(r["text"]), str(r["label"]), (str(r["group"]),)) for r in rows[:60]), slices=("group",))
+    assert prepared.profile == expected
+    assert profile_rows(raw, dataset).labels == Counter(row["label"] for row in rows)
+    assert profile_rows(raw, dataset, {0}) == profile_rows(raw, dataset)
+    assert profile_rows(raw, dataset, {1}).rows == 0
 
 
 def test_what_it_writes_is_what_training_reads(bench: Bench) -> None:
