@@ -30,6 +30,8 @@ class _CsvLines:
         self._allowed = row_bytes
         self.taken: list[Line] = []
         self.bytes = 0
+        self.torn = False
+        """Whether the record has bytes that are not UTF-8."""
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -41,11 +43,15 @@ class _CsvLines:
         self.bytes += size
         if data is None or self.bytes > self._allowed:
             raise _RecordTooLargeError
-        return data.decode("utf-8", "surrogateescape")  # bad bytes are found again, and reported, field by field
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            self.torn = True
+            return data.decode("utf-8", "surrogateescape")
 
     def begin(self) -> None:
         """Start another record."""
-        self.taken, self.bytes = [], 0
+        self.taken, self.bytes, self.torn = [], 0, False
 
     def give_up(self) -> Line:
         """Return the record's first line and put the others back."""
@@ -71,6 +77,7 @@ class _Record(NamedTuple):
     uri: str
     line: int
     bytes: int
+    torn: bool
     fields: list[str]
 
 
@@ -92,7 +99,7 @@ def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record
                 yield BadRow(uri, number, size, "broken_csv", detail)
             continue
         if fields:
-            yield _Record(uri, lines.taken[0][0], lines.bytes, fields)
+            yield _Record(uri, lines.taken[0][0], lines.bytes, lines.torn, fields)
 
 
 def _header(record: _Record | BadRow, uri: str) -> list[str]:
@@ -110,11 +117,11 @@ def refuse_twice(names: Sequence[str], uri: str) -> None:
 
 
 def _csv_row(record: _Record, names: list[str]) -> Row | BadRow:
-    uri, line, size, fields = record
+    uri, line, size, torn, fields = record
     if len(fields) != len(names):
         detail = f"{len(fields)} fields, the header has {len(names)}"
         return BadRow(uri, line, size, "wrong_field_count", detail)
-    if any("\udc80" <= c <= "\udcff" for text in fields for c in text if not text.isascii()):
+    if torn:
         return BadRow(uri, line, size, "invalid_utf8", "bytes that are not UTF-8")
     # csv cannot tell an empty text from an absent one, and has no numbers: a value is a non-empty text or null.
     return Row(uri, line, size, {name: text or None for name, text in zip(names, fields, strict=True)}, untyped=True)
