@@ -52,6 +52,17 @@ def stream(plan: Plan, sink: Sink, *, chunk_bytes: int = CHUNK_BYTES, workers: i
         return tuple(warning for warning in found if warning)
 
 
+@torch.no_grad()
+def visit(plan: Plan, take: Callable[[Task, Sequence[Tensor]], None], *, chunk_bytes: int = CHUNK_BYTES) -> None:
+    """Show `take` the inputs of everything that would be mixed, a chunk at a time, overwritten after a call."""
+    with _one_torch_thread(), ExitStack() as stack:
+        buffers = _PerThread(len(plan.inputs), max(chunk_bytes, BLOCK * 8))
+        run = _Run(plan, _Files(stack, plan), buffers, chunk_bytes, lambda *_: None)
+        for task in plan.tasks:
+            for tensors in run.chunks(task):
+                take(task, tensors)
+
+
 @dataclass(frozen=True)
 class _Run:
     plan: Plan
@@ -81,12 +92,17 @@ class _Run:
         assert meter is not None
         for turn in range(meter.passes):
             for task in tasks:
-                for segment in task.segments:
-                    for first, last in _chunks(task, segment, self.chunk_bytes):
-                        if segment.source is None:
-                            meter.add(turn, self._read(task, first, last))
+                for tensors in self.chunks(task):
+                    meter.add(turn, tensors)
             meter.close(turn)
         return meter
+
+    def chunks(self, task: Task) -> Iterator[list[Tensor]]:
+        """Yield the inputs of what is mixed of a tensor."""
+        for segment in task.segments:
+            if segment.source is None:
+                for first, last in _chunks(task, segment, self.chunk_bytes):
+                    yield self._read(task, first, last)
 
     def _mix(self, task: Task, segment: Segment, meter: Meter | None) -> None:
         out = self.buffers.result(task.kind[0])
