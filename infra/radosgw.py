@@ -67,7 +67,8 @@ mon_data_avail_warn = 2
 rgw_frontends = beast endpoint=127.0.0.1:{rgw}
 rgw_gc_obj_min_wait = 2
 rgw_enable_usage_log = false
-rgw_lc_debug_interval = 0
+rgw_gc_processor_period = 5
+rgw_gc_processor_max_time = 5
 {backend}
 """
 SQLITE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +18,10 @@ from ftlib.storage.store import safe_relpath
 T = TypeVar("T")
 R = TypeVar("R")
 
-PART_BYTES = 16 * 2**20
+PART_BYTES = 8 * 2**20
+MOST_PARTS = 10_000  # the protocol's own limit
 NAMES_AT_ONCE = 1000
-PARTS_AT_ONCE = 4  # of one file: 64 MiB in memory
+PARTS_AT_ONCE = 8  # of one file: 64 MiB in memory
 
 
 class S3Store:
@@ -80,9 +82,10 @@ class S3Store:
 
     def _put_parts(self, stream: BinaryIO, path: str, upload: str, sha256: str) -> list[dict[str, Any]]:
         running = hashlib.sha256()
+        part_bytes = max(PART_BYTES, -(-os.fstat(stream.fileno()).st_size // MOST_PARTS))
 
         def pieces() -> Iterator[tuple[int, bytes]]:
-            for number, data in enumerate(iter(lambda: stream.read(PART_BYTES), b""), start=1):
+            for number, data in enumerate(iter(lambda: stream.read(part_bytes), b""), start=1):
                 running.update(data)
                 yield number, data
 

@@ -55,7 +55,7 @@ class S3Client:
     def attempt(self, what: str, method: str, **arguments: Any) -> bool:
         """Call a method once, for tidying up; False if it failed, which must not hide why there is anything to tidy."""
         try:
-            getattr(self._connected(None), method)(**arguments)
+            getattr(self.connected(), method)(**arguments)
         except Exception as error:
             if meaning(error, what) is error:
                 raise
@@ -64,7 +64,7 @@ class S3Client:
 
     def _retry(self, what: str, attempt: Callable[[Any], T]) -> T:
         began, pause, renewed = time.monotonic(), FIRST_PAUSE, False
-        client = self._connected(None)
+        client = self.connected()
         while True:
             try:
                 result = attempt(client)
@@ -74,7 +74,7 @@ class S3Client:
                     raise
                 self._answered |= isinstance(verdict, (FileNotFoundError, FileExistsError))
                 if has_expired(error) and not renewed:
-                    renewed, client = True, self._connected(client)
+                    renewed, client = True, self.connected(expired=client)
                     continue
                 patience = self.deadline if self._answered else min(FIRST_PATIENCE, self.deadline)
                 if not isinstance(verdict, TransientError) or time.monotonic() + pause > began + patience:
@@ -85,8 +85,8 @@ class S3Client:
                 self._answered = True
                 return result
 
-    def _connected(self, expired: Any) -> Any:
-        """Return the client; a new one, with the credentials read anew, if it is still the one that has expired."""
+    def connected(self, expired: Any = None) -> Any:
+        """Return botocore's client; a new one, with the credentials read anew, if it still is the one that expired."""
         with self._making:
             if self._client is expired:
                 try:
@@ -99,16 +99,31 @@ class S3Client:
         from botocore.config import Config
         from botocore.session import Session
 
-        return Session().create_client(
-            "s3",
-            endpoint_url=self.endpoint_url,
-            config=Config(
-                retries={"mode": "standard", "total_max_attempts": 1},  # the loop here is the only one
-                connect_timeout=5,
-                read_timeout=min(60.0, self.deadline / 4),
-                max_pool_connections=CONNECTIONS,
-                # The signature covers the sha256 of what is sent, which every server checks; CRC trailers many reject.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",  # get_file compares a sha256
-            ),
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 1},  # the loop here is the only one
+            connect_timeout=5,
+            read_timeout=min(60.0, self.deadline / 4),
+            max_pool_connections=CONNECTIONS,
+            # The signature covers the sha256 of what is sent, which every server checks; CRC trailers many reject.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",  # get_file compares a sha256
         )
+        client: Any = Session().create_client("s3", endpoint_url=self.endpoint_url, config=config)
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.register(f"before-call.s3.{operation}", _send_whole)
+        # A second sha256 of every byte was a tenth of an upload; a blob is read back and compared before it counts.
+        unsigned = config.merge(Config(s3={"payload_signing_enabled": False}))
+        client.meta.events.register(
+            "before-call.s3.UploadPart", lambda params, **_: params["context"].update(client_config=unsigned)
+        )
+        return client
+
+
+def _send_whole(params: dict[str, Any], **_: Any) -> None:
+    """Give the socket the whole body: botocore makes a stream of it, which http.client sends in blocks of 16 KiB.
+
+    It still asks first: a server that refuses closes the connection, and its reason is lost while we are sending.
+    """
+    params["body"] = params["body"].getvalue()
+    if len(params["body"]) > 2**20:
+        params["headers"]["Expect"] = "100-continue"

@@ -14,7 +14,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import TracebackType
@@ -74,9 +74,9 @@ class Answer:
     body: bytes
 
 
-Send: TypeAlias = Callable[[], Awaitable[Answer]]
+Send: TypeAlias = Callable[..., Awaitable[Answer]]
 Fault: TypeAlias = Callable[[Call, Send], Awaitable[Answer | None]]
-"""Given a call and a way to let the server do it, an answer; None cuts the connection without one."""
+"""Given a call and a way to let the server do it, with another body if one is given: an answer, or None for a cut."""
 
 
 def error(status: int, code: str, message: str = "", **headers: str) -> Answer:
@@ -151,11 +151,23 @@ def flipped() -> Fault:
 
     async def fault(call: Call, send: Send) -> Answer:
         answer = await send()
-        middle = len(answer.body) // 2
-        body = answer.body[:middle] + bytes([answer.body[middle] ^ 1]) + answer.body[middle + 1 :]
-        return Answer(answer.status, answer.headers, body)
+        return Answer(answer.status, answer.headers, flip(answer.body))
 
     return fault
+
+
+def flipped_on_the_way_up() -> Fault:
+    """One bit of what is uploaded is another."""
+
+    async def fault(call: Call, send: Send) -> Answer:
+        return await send(flip(call.body))
+
+    return fault
+
+
+def flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 def truncated() -> Fault:
@@ -284,7 +296,7 @@ class FaultProxy:
             answer = await self._send(call)
         else:
             self.struck.append(call)
-            answer = await plan.fault(call, lambda: self._send(call))
+            answer = await plan.fault(call, lambda body=call.body: self._send(replace(call, body=body)))
         return await self._reply(request, answer)
 
     async def _send(self, call: Call) -> Answer:
