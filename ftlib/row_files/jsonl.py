@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import msgspec
 
@@ -30,30 +30,31 @@ def read_jsonl(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
 def _quick(data: bytes) -> dict[str, Value] | None:
     """Return a good line's values; None if there is anything to say about it."""
     try:
-        value = _decode(data)
+        values: Any = _decode(data)
+        if type(values) is not dict:
+            return None
+        kinds = list(map(type, values.values()))
+        strings = len(values) + kinds.count(str)
+        if dict in kinds or list in kinds:
+            strings += sum(map(_inner_strings, values.values()))
     except (ValueError, RecursionError):  # all that msgspec raises for bytes
         return None
-    if type(value) is not dict:
-        return None
-    values = cast("dict[str, Value]", value)
     quotes = data.count(b'"')
     if b"\\" in data:
         quotes -= data.replace(b"\\\\", b"").count(b'\\"')
     # A name that is there twice is decoded once: its other quotes are left over.
-    return values if quotes == 2 * _strings(values) else None
+    return values if quotes == 2 * strings else None
 
 
-def _strings(value: dict[str, Value] | list[Value]) -> int:
-    """Return how many JSON strings, names included, a value is written with."""
+def _inner_strings(value: Value) -> int:
+    """Return how many JSON strings, names included, are inside a list or an object."""
     if isinstance(value, dict):
-        items, names = value.values(), len(value)
-    else:
-        names, items = 0, value
-    kinds = list(map(type, items))
-    strings = names + kinds.count(str)
-    if dict in kinds or list in kinds:
-        strings += sum(_strings(item) for item in items if isinstance(item, (dict, list)))
-    return strings
+        return len(value) + sum(map(_strings, value.values()))
+    return sum(map(_strings, value)) if isinstance(value, list) else 0
+
+
+def _strings(value: Value) -> int:
+    return 1 if isinstance(value, str) else _inner_strings(value)
 
 
 def parse_line(line: Line, uri: str, row_bytes: int) -> Row | BadRow | None:

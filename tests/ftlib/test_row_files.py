@@ -377,6 +377,16 @@ def test_a_name_that_is_there_twice_is_found_however_it_is_written(tmp_path: Pat
     assert "is there twice" in found.detail
 
 
+@pytest.mark.parametrize("depth", [100, 300, 600, 900])
+def test_a_row_as_deep_as_the_json_module_reads_is_read(tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": ' + "[" * depth + '"x"' + "]" * depth + "}\n")
+    found = read(path, 10_000)
+    assert len(found) == 1
+    assert isinstance(found[0], Row) or found[0].reason == "nested_too_deep"
+    assert isinstance(found[0], Row) or depth > 600
+
+
 def test_utf16_is_one_error_and_not_a_quarantine_of_everything(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n', encoding="utf-16")
