@@ -139,7 +139,9 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
                 f"datasets.{name}.source.rows_per_library={min(60, dataset.source.rows_per_library)}",
             ]
         if isinstance(dataset.source, Files):
-            write_tickets(folder / dataset.source.path.replace("*", "2026"))
+            path = dataset.source.path.replace("*", "2026")
+            write_tickets(folder / path / "2026.jsonl" if path.endswith("/") else folder / path)
+            overrides.append(f"datasets.{name}.source.settle_seconds=0")  # or what was just written would wait
     for name in recipe.evaluations:
         overrides.append(f"evaluations.{name}.resamples=100")
     for i, phase in enumerate(recipe.phases):
@@ -152,7 +154,7 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
 
 
 def write_tickets(path: Path) -> None:
-    """Write rows as the comment in recipes/local_files.yaml shows them."""
+    """Write rows as the comments in recipes/local_files.yaml and recipes/fresh_data.yaml show them."""
     write_jsonl(
         path,
         [
@@ -161,7 +163,9 @@ def write_tickets(path: Path) -> None:
                 "queue": row["label"],
                 "opened": f"2026-{1 + int(row['day']) // 28:02d}-{1 + int(row['day']) % 28:02d}",
                 "channel": ("mail", "chat")[int(row["day"]) % 2],
+                "id": i,
+                "updated": "2026-03-01T09:30:00Z",
             }
-            for row in tiny_rows(150)
+            for i, row in enumerate(tiny_rows(150))
         ],
     )
