@@ -97,12 +97,14 @@ def _scan(raw: RawDataset, dataset: Dataset) -> tuple[list[str], list[bytes], li
     places: list[str] = []
     keys: list[bytes] = []
     rows: list[tuple[int, Keyed]] = []
+    labels: dict[str | None, str | None] = {}
     for i, (row_id, values) in enumerate(read_snapshot(raw.path / "rows.parquet")):
         example = clean_example(dataset, values)
         if isinstance(example, Example):
             key = text_key(example.text)
             value = values.get(column) if column else None
-            rows.append((i, Keyed(row_id, key, example.label, value, _own_key(dataset, values))))
+            label = labels.setdefault(example.label, example.label)  # one text for all its rows, not one for each
+            rows.append((i, Keyed(row_id, key, label, value, _own_key(dataset, values))))
             places.append("")
             keys.append(key)
         else:
@@ -136,10 +138,20 @@ def clean_example(dataset: Dataset, values: Values) -> Example | str:
 
 def _drop_copies(rows: Sequence[tuple[int, Keyed]], places: list[str]) -> None:
     """Keep one row per place and text: the one of the smallest id, whatever the order; none if labels contradict."""
+    repeated = _repeated(row.key for _, row in rows)  # most texts are there once: only the others are gathered
     copies: dict[tuple[str, bytes], list[tuple[str, int, str | None]]] = {}
     for i, row in rows:
-        copies.setdefault((places[i], row.key), []).append((row.row_id, i, row.label))
+        if row.key in repeated:
+            copies.setdefault((places[i], row.key), []).append((row.row_id, i, row.label))
     for same in copies.values():
         contradict = len({label for _, _, label in same}) > 1
         for _, i, _ in same if contradict else sorted(same, key=lambda copy: copy[:2])[1:]:
             places[i] = "conflicting_labels" if contradict else "duplicate"
+
+
+def _repeated(keys: Iterable[bytes]) -> set[bytes]:
+    seen: set[bytes] = set()
+    twice: set[bytes] = set()
+    for key in keys:
+        (twice if key in seen else seen).add(key)
+    return twice

@@ -158,6 +158,7 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None, file: i
 
 _sorted_json = msgspec.json.Encoder(order="sorted").encode
 _EXACT = frozenset((str, int, bool))
+_NEARLY = _EXACT | {float}
 
 
 def canonical_json(values: Values) -> bytes:
@@ -165,14 +166,15 @@ def canonical_json(values: Values) -> bytes:
 
     Raises ValueError for NaN and infinity, UnicodeEncodeError for a lone surrogate.
     """
-    if not _EXACT.issuperset(map(type, values.values())) and not all(map(_spelt_alike, values.values())):
-        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    return _sorted_json(values)
+    kinds = set(map(type, values.values()))
+    if kinds <= _EXACT or (kinds <= _NEARLY and _spelt_alike(values)):
+        return _sorted_json(values)
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def _spelt_alike(value: Value) -> bool:
-    """Return whether msgspec spells a value as `json` does: 1e+16 and 1e-05 it does not, and NaN becomes null."""
-    return type(value) in _EXACT or (type(value) is float and 1e-4 <= abs(value) < 1e16)
+def _spelt_alike(values: Values) -> bool:
+    """Return whether msgspec spells all floats as `json` does: 1e+16 and 1e-05 it does not, and NaN becomes null."""
+    return all(1e-4 <= abs(value) < 1e16 for value in values.values() if type(value) is float)
 
 
 def from_python(value: object) -> Value:
