@@ -37,6 +37,7 @@ ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
 
 test-s3: $(READY)  ## store and registry against a real S3 server on loopback, kills and races too
 	$(BIN)/python infra/radosgw.py $(BIN)/pytest -m "not gpu" --timeout 1800 tests/ftlib/storage tests/ftlib/model_registry
+	$(if $(CEPH_TREE),$(BIN)/python infra/radosgw.py --backend dbstore $(BIN)/pytest tests/ftlib/model_registry/test_refused_store.py)
 
 lint: $(READY)
 	$(BIN)/ruff check .
