@@ -40,7 +40,7 @@ def drop_near(own: Placed, guards: Sequence[Placed], threshold: float) -> None:
     import numpy as np
 
     parts = [(own, _OWN), *((guard, _HELD_OUT) for guard in guards)]
-    sketches = np.concatenate([_sketches(part, wanted, threshold) for part, wanted in parts])
+    sketches = np.concatenate([batch for part, wanted in parts for batch in _sketches(part, wanted, threshold)])
     if not (suspected := colliding(sketches)).any():
         return
     places = own.assignment.places
@@ -57,14 +57,11 @@ def _examples(part: Placed, wanted: frozenset[Split]) -> Iterator[tuple[str, str
             yield row_id, place, example
 
 
-def _sketches(part: Placed, wanted: frozenset[Split], threshold: float) -> NDArray[np.uint64]:
-    import numpy as np
-
+def _sketches(part: Placed, wanted: frozenset[Split], threshold: float) -> Iterator[NDArray[np.uint64]]:
     texts = (example.text for _, _, example in _examples(part, wanted))
-    found = [sketch([], threshold)]
+    yield sketch([], threshold)
     while batch := list(islice(texts, _BATCH)):
-        found.append(sketch(batch, threshold))
-    return np.concatenate(found)
+        yield sketch(batch, threshold)
 
 
 def _suspects(
