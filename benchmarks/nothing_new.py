@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -131,22 +132,19 @@ def fill(endpoint: str, count: int) -> None:
 @contextmanager
 def counted() -> Generator[list[str]]:
     """Collect what is asked of an S3 server."""
-    request, read = S3Client.request, S3Client.read
     asked: list[str] = []
 
-    def count_request(client: S3Client, what: str, method: str, **arguments: Any) -> dict[str, Any]:
-        asked.append(what)
-        return request(client, what, method, **arguments)
+    def counting(name: str) -> Any:
+        real = getattr(S3Client, name)
 
-    def count_read(client: S3Client, what: str, **arguments: Any) -> bytes:
-        asked.append(what)
-        return read(client, what, **arguments)
+        def call(client: S3Client, what: str, *arguments: Any, **options: Any) -> Any:
+            asked.append(what)
+            return real(client, what, *arguments, **options)
 
-    S3Client.request, S3Client.read = count_request, count_read
-    try:
+        return patch.object(S3Client, name, call)
+
+    with counting("request"), counting("read"):
         yield asked
-    finally:
-        S3Client.request, S3Client.read = request, read
 
 
 @contextmanager
