@@ -14,6 +14,7 @@ from scipy.stats import ks_2samp
 from ftlib.drift import DriftLimits, drift, ks_distance, psi
 from ftlib.profile import OTHERS, Profile, length_bin, profile
 
+
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=12))
 @settings(deadline=None, max_examples=100)
 def test_psi_is_the_symmetric_divergence_of_the_shares(pairs: list[tuple[int, int]]) -> None:
