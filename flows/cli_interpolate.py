@@ -27,7 +27,7 @@ METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties",
 @click.option("--scale", type=float, help="task_arithmetic, ties and dare: times the task vectors.")
 @click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="Another number: density=0.3, seed=1.")
 @click.option("--max-shard-mb", type=click.IntRange(min=1), help="Make new shards of at most this size.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Tensors at once.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Tensors at once.")
 @registry_options
 @json_option
 def interpolate(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ftlib.training.adapter_sweep import AdapterSweep
+
 OUTCOMES_VERSION = 1
 """Raised when the forward pass or the table changes; cached tables of another version are not read."""
 
@@ -118,25 +120,40 @@ def _tables(job: EvaluateJob, work: Workspace) -> Iterator[Path]:
 
 
 class _Loaded:
-    """The last checkpoints as a model in memory: a sweep loads once and mixes in place."""
+    """The last checkpoints as a model in memory: a sweep loads once, and mixes in place or scales the adapter."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._parts: tuple[str, ...] | None = None
+        self._key: tuple[object, ...] | None = None
         self._model: nn.Module | None = None
+        self._adapter: AdapterSweep | None = None
 
     def at(self, candidate: Candidate, data: PreparedDataset) -> nn.Module:
+        from ftlib.training.adapter_sweep import walks_by_scaling
         from ftlib.training.merge import mix_into
-        from ftlib.training.model import load_model
 
-        parts = tuple(part.weights for part in (candidate.start, candidate.end, *candidate.siblings))
-        if self._model is None or self._parts != parts:
-            self._model = None  # never two models in memory
-            self._model = load_model(candidate.start.path / "model", data.kind).to(self._device)
-            self._parts = parts
+        scales = walks_by_scaling(candidate)
+        key = (scales, *(part.weights for part in (candidate.start, candidate.end, *candidate.siblings)))
+        if self._model is None or self._key != key:
+            self._model = self._adapter = None  # never two models in memory
+            self._model, self._adapter = self._load(candidate, data, scales=scales)
+            self._key = key
+        if self._adapter is not None:
+            return self._adapter.at(candidate.alpha or 0.0)
         if candidate.mixes:
             mix_into(self._model, candidate)
         return self._model
+
+    def _load(
+        self, candidate: Candidate, data: PreparedDataset, *, scales: bool
+    ) -> tuple[nn.Module, AdapterSweep | None]:
+        from ftlib.training.adapter_sweep import AdapterSweep
+        from ftlib.training.model import load_model
+
+        if scales:
+            adapter = AdapterSweep(candidate, data.kind)
+            return adapter.model.to(self._device), adapter
+        return load_model(candidate.start.path / "model", data.kind).to(self._device), None
 
 
 def _predict(job: EvaluateJob, index: int, model: nn.Module) -> Outcomes:
