@@ -42,12 +42,8 @@ class Publication:
             found = store.read(manifest.path)
             if found != manifest.canonical():
                 raise IntegrityError(f"{store.uri}/{manifest.path} has other bytes than its name says; remove it")
-        self.sign()
-
-    def sign(self) -> None:
-        """Store the signature, if there is a signer and it has not signed this manifest before."""
-        if self.signer:
-            self.registry.store.create(self._signature, self.signer.envelope(self.manifest.canonical()))
+        if self.signer:  # a signature that is there already is as good as a new one
+            store.create(self._signature, self.signer.envelope(manifest.canonical()))
 
     @contextmanager
     def read_back(self, scratch: Path, moved: Moved) -> Generator[Path]:

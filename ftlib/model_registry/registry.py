@@ -74,9 +74,9 @@ class ModelRegistry(RegistryReader):
     ) -> tuple[Version, bool]:
         """Check a version as if it were new; what it lost since is restored, if the folder still holds its bytes."""
         if version.manifest == publication.manifest.digest():
+            publication.upload(_nothing)
             with publication.read_back(scratch, _nothing) as copy:
                 check(copy)
-            publication.sign()
             return version, False
         with tempfile.TemporaryDirectory(dir=scratch) as place:
             download(self.store, self.manifest(version), copy := Path(place, "copy"), _nothing)

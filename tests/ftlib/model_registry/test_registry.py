@@ -113,6 +113,15 @@ class TestPublish:
         assert (version.version, created) == (1, True)
         assert len(ModelRegistry(store).versions("m")) == 1
 
+    def test_what_a_version_lost_is_restored_by_publishing_it_again(self, store: Store, tmp_path: Path):
+        version, _ = publish(store, tmp_path, "k", FILES)
+        manifest = ModelRegistry(store).manifest(version)
+        for path in (manifest.path, manifest.files[0].blob):
+            store.discard(path)
+        assert publish(store, tmp_path, "k", FILES) == (version, False)
+        assert ModelRegistry(store).manifest(version) == manifest
+        assert ModelRegistry(store).verify(version) == []
+
     def test_a_blob_that_rotted_since_is_replaced_by_its_right_bytes(self, store: Store, tmp_path: Path):
         version, _ = publish(store, tmp_path, "a", FILES)
         damage(store, ModelRegistry(store).manifest(version).files[1].blob)
