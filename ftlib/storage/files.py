@@ -20,7 +20,7 @@ def appearing(target: Path) -> Generator[BinaryIO]:
     """Open a file that gets its name only if the block succeeds."""
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
-        with part.open("xb") as stream:
+        with part.open("x+b") as stream:
             yield stream
             flush(stream)
         part.replace(target)

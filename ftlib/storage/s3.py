@@ -104,15 +104,20 @@ class S3Store:
         if size is None:
             raise IntegrityError(missing(f"{self.uri}/{path}"))
 
-        def get(first: int) -> bytes:
-            last = min(first + PART_BYTES, size) - 1
-            return self._cat(path, Range=f"bytes={first}-{last}") if size > PART_BYTES else self._cat(path)
-
         with local_errors(target, size), appearing(target) as stream:
-            found = hashlib.sha256()
-            for data in in_order(get, range(0, size, PART_BYTES), PARTS_AT_ONCE):
-                found.update(data)
-                stream.write(data)
+            file = stream.fileno()
+
+            def get(first: int) -> tuple[int, int]:
+                end = min(first + PART_BYTES, size)
+                span = {"Bucket": self.bucket, "Key": self._key(path), "Range": f"bytes={first}-{end - 1}"}
+                self.client.read_into(file, first, f"reading {self.uri}/{path}", **span)
+                return first, end
+
+            found, buffer = hashlib.sha256(), bytearray(2**20)
+            for first, end in in_order(get, range(0, size, PART_BYTES), PARTS_AT_ONCE):
+                for place in range(first, end, len(buffer)):
+                    count = os.preadv(file, [memoryview(buffer)[: end - place]], place)
+                    found.update(memoryview(buffer)[:count])
             expect(sha256, found.hexdigest(), f"{self.uri}/{path}")
 
     def list(self, folder: str) -> list[str]:
@@ -157,8 +162,8 @@ class S3Store:
     def _key(self, path: str) -> str:
         return f"{self.prefix}/{safe_relpath(path)}".lstrip("/")
 
-    def _cat(self, path: str, **span: str) -> bytes:
-        return self.client.read(f"reading {self.uri}/{path}", Bucket=self.bucket, Key=self._key(path), **span)
+    def _cat(self, path: str) -> bytes:
+        return self.client.read(f"reading {self.uri}/{path}", Bucket=self.bucket, Key=self._key(path))
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         what = f"{method} {self.uri}/{path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
@@ -24,6 +25,7 @@ _TRANSIENT_CODES = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 _EXPIRED = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"})
 _REMEDIES = {
     "AccessDenied": "the role needs s3:GetObject, s3:PutObject and s3:ListBucket there",
@@ -46,6 +48,8 @@ def meaning(error: Exception, what: str) -> Exception:
 
     if isinstance(error, ClientError):
         return _answer(cast("dict[str, Any]", error.response), what)
+    if isinstance(error, OSError) and error.errno in _DISK:  # of the file that is downloaded to
+        return error
     if isinstance(error, (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, OSError)):
         return TransientError(f"{what}: {error}; check the endpoint and the network, then run again")
     if isinstance(error, BotoCoreError):

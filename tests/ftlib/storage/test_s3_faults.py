@@ -1,5 +1,6 @@
 """S3 through a proxy that breaks things: recovered with one version, or one clear error and nothing to see."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -275,6 +276,23 @@ class TestDamage:
         version = publish(store, folder)
         assert ModelRegistry(clean).verify(version) == []
         assert [call.operation for call in proxy.struck] == ["part"]
+
+
+def test_a_full_disk_is_no_fault_of_the_network(
+    store: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    version = publish(store, folder)
+    proxy.clear()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    (out := tmp_path / "out").mkdir()
+    with pytest.raises(StorageError, match=r"No space left on device; .* MB are needed and"):
+        ModelRegistry(store).pull(version, out / "pulled")
+    assert proxy.most_repeated(download) == 1
+    assert os.listdir(out) == []
 
 
 class TestUploads:
