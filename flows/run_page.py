@@ -11,6 +11,7 @@ from prefect.context import TaskRunContext
 
 from ftlib.artifacts import Report
 from ftlib.progress import Progress
+from ftlib.training.curves import RESTART
 
 EVERY_SECONDS = 5.0
 LARGEST_MARKDOWN = 2_000_000
@@ -33,7 +34,9 @@ class PageProgress:
 
     def __call__(self, sign: Progress) -> None:
         """Take a sign of life from a stage."""
-        if sign.total <= 1 or TaskRunContext.get() is None:  # from a thread that belongs to no task
+        if (
+            sign.unit == RESTART or sign.total <= 1 or TaskRunContext.get() is None
+        ):  # from a thread that belongs to no task
             return
         percent = 100.0 * sign.done / sign.total
         known = self._shown.get(sign.stage)

@@ -1,4 +1,8 @@
-"""The training's log: curves.jsonl, one JSON object per optimiser step or evaluation, written by the first rank."""
+"""The training's log: curves.jsonl, one JSON object per optimiser step or evaluation, written by the first rank.
+
+`starts.jsonl` beside it has a line for every time the workers began: the first at step 0, the others where a lost
+worker or a stopped run left off.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ from typing import TextIO
 from ftlib.progress import emit
 
 FILE = "curves.jsonl"
+STARTS = "starts.jsonl"
+RESTART = "restart"
+"""The unit of the sign of life that says the workers began again, at `done` steps."""
 
 
 class Curves:
@@ -35,9 +42,15 @@ class Curves:
             self._stream.close()
 
     def rewind(self, step: int) -> None:
-        """Drop the records after `step`: a resumed run writes them again."""
+        """Begin at `step`: the records after it are dropped, since a resumed run writes them again."""
         if not self._active:
             return
+        starts = self._path.with_name(STARTS)
+        again = starts.exists()
+        with starts.open("a") as stream:
+            stream.write(json.dumps({"step": step}) + "\n")
+        if again:
+            emit(f"train {self._phase}", step, self.total, RESTART)
         kept = [record for record in read(self._path) if record["step"] <= step]
         self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._stream = self._path.open("a")
@@ -71,8 +84,12 @@ def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Gen
     done = threading.Event()
 
     def watch() -> None:
-        seen = 0
+        seen, starts = 0, 0
         while not done.wait(every_seconds):
+            began = read(run / STARTS)
+            for start in began[max(starts, 1) :]:
+                emit(f"train {phase}", int(start["step"]), total, RESTART)
+            starts = len(began)
             records = read(run / FILE)
             if len(records) < seen:  # a restarted worker rewound the file
                 seen = 0

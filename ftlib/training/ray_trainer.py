@@ -8,6 +8,7 @@ workers write checkpoints and curves to the workspace themselves; Ray starts, wa
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -66,9 +67,41 @@ def session(compute: Compute) -> Generator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     try:
-        yield
+        with without_ray():
+            yield
     finally:
         ray.shutdown()
+
+
+def without_ray() -> contextlib.redirect_stdout[_WithoutRay]:
+    """Keep what Ray's own threads print off standard output while the block runs."""
+    return contextlib.redirect_stdout(_WithoutRay(sys.stdout))
+
+
+class _WithoutRay(io.TextIOBase):
+    """Standard output, less what Ray's own threads print when a worker is lost: that goes to the log.
+
+    A script that reads one JSON object must not find Ray's words before it.
+    """
+
+    def __init__(self, stdout: TextIO) -> None:
+        self._stdout = stdout
+
+    def write(self, text: str) -> int:
+        if not threading.current_thread().name.startswith("ray_"):
+            return self._stdout.write(text)
+        if text.strip():
+            logging.getLogger(__name__).warning("%s", text.strip())
+        return len(text)
+
+    def flush(self) -> None:
+        self._stdout.flush()
+
+    def fileno(self) -> int:
+        return self._stdout.fileno()
+
+    def isatty(self) -> bool:
+        return self._stdout.isatty()
 
 
 def _in_main_thread() -> bool:

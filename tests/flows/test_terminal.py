@@ -9,6 +9,7 @@ from rich.console import Console
 
 from flows.terminal import STOPPED, Lines, facts_line, stage_line, stoppable
 from ftlib.progress import Progress
+from ftlib.training.curves import RESTART
 from tasks.runner import STAGE
 
 
@@ -28,6 +29,20 @@ def test_a_stage_that_was_done_before_is_said_to():
 def test_the_numbers_beside_a_bar():
     facts = {"loss": 0.123456, "samples_per_second": 45.678}
     assert facts_line(Progress("train", 1, 2, "steps", facts)) == "loss 0.1235  samples/s 45.68"
+
+
+def test_rows_lost_and_a_resumed_training_are_said_with_the_stage():
+    rows = Progress("ingest docs", 1, 1, STAGE, {"seconds": 1.0, "rows_in": 1200.0, "rows_kept": 1100.0})
+    assert "1,100 of 1,200 rows kept" in stage_line(rows)
+    trained = Progress("train tune", 1, 1, STAGE, {"seconds": 1.0, "resumed_from_step": 24.0})
+    assert "resumed from step 24" in stage_line(trained)
+
+
+@pytest.mark.parametrize(("step", "said"), [(24, "goes on from step 24"), (0, "there was no checkpoint yet")])
+def test_a_restarted_training_gets_a_line_when_it_happens(step: int, said: str):
+    text = io.StringIO()
+    Lines(Console(file=text, width=140))(Progress("train tune", step, 90, RESTART))
+    assert said in text.getvalue()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.errors import IntegrityError, TrainingError, TransientError
 from ftlib.objectives.classification import Classification
+from ftlib.progress import Progress, listen
 from ftlib.recipe import Compute, EarlyStopping, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
@@ -106,8 +108,6 @@ def half_done(tmp_path: Path) -> tuple[TrainJob, Workspace, Path]:
         if getattr(progress, "done", 0) >= 20:
             raise Stop
 
-    from ftlib.progress import listen
-
     with listen(stop), pytest.raises(Stop):
         train(job, workspace)
     return job, workspace, workspace.folder(job).with_suffix(".work")
@@ -165,8 +165,6 @@ def ray_workers() -> list[psutil.Process]:
 @pytest.mark.ray
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_kill_9_of_a_ray_worker_resumes_bit_identically(tmp_path: Path, ray_session: None, sharding: str) -> None:
-    import threading
-
     job = make_job(tmp_path, workers=2, sharding=sharding)
     whole = train(job, Workspace(tmp_path / "whole"))
     alone = train(job.model_copy(update={"compute": Compute(workers=0, threads=1)}), Workspace(tmp_path / "alone"))
@@ -180,15 +178,34 @@ def test_kill_9_of_a_ray_worker_resumes_bit_identically(tmp_path: Path, ray_sess
         shots.append(victim.pid)
         os.kill(victim.pid, signal.SIGKILL)
 
+    signs: list[Progress] = []
     thread = threading.Thread(target=kill)
     thread.start()
-    resumed = train(job, killed)
+    with listen(signs.append):
+        resumed = train(job, killed)
     thread.join()
     assert shots
+    restarts = [sign.done for sign in signs if sign.unit == curves.RESTART]
+    assert restarts == [resumed.facts["resumed_from_step"]]  # said once, when it happened, and kept
+    assert 0 < restarts[0] < resumed.facts["steps"]
     assert int(resumed.facts["world_size"]) == 2
     assert resumed.weights == whole.weights
     assert losses(resumed.path) == losses(whole.path)
     assert alone.facts["world_size"] == 1
+
+
+@pytest.mark.parametrize(("thread", "printed"), [("ray_listen_error_messages", ""), ("any other", "words\n")])
+def test_what_ray_s_own_threads_print_goes_to_the_log(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, thread: str, printed: str
+) -> None:
+    from ftlib.training.ray_trainer import without_ray
+
+    with without_ray():
+        speaking = threading.Thread(target=print, args=("words",), name=thread)
+        speaking.start()
+        speaking.join()
+    assert capsys.readouterr().out == printed
+    assert ("words" in caplog.text) == (not printed)
 
 
 @pytest.mark.ray
@@ -229,8 +246,6 @@ def test_a_broken_invariant_crosses_ray_as_itself(tmp_path: Path, ray_session: N
 
 @pytest.mark.ray
 def test_workers_that_die_too_often_are_a_transient_error(tmp_path: Path, ray_session: None) -> None:
-    import threading
-
     job = make_job(tmp_path, workers=1, max_failures=0)
     workspace = Workspace(tmp_path / "work")
     work = workspace.folder(job).with_suffix(".work")
