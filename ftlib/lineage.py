@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from ftlib.fingerprint import digest, file_digest, identify
 _SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
-def lineage(evidence: Evidence, weights: str) -> dict[str, JsonValue]:
-    """Return a version's lineage as JSON. `weights` is the digest of the published tensors."""
+def lineage(evidence: Evidence, weights: str, warnings: Sequence[str] = ()) -> dict[str, JsonValue]:
+    """Return a version's lineage as JSON. `weights` is the digest of the published tensors, `warnings` the merge's."""
     recipe, model, chosen = evidence.recipe, evidence.model, evidence.selection.chosen
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -44,6 +45,7 @@ def lineage(evidence: Evidence, weights: str) -> dict[str, JsonValue]:
             "siblings": [sibling.weights for sibling in chosen.siblings],
             "alpha": chosen.alpha,
             "merge": chosen.merge.model_dump(mode="json") if chosen.merge else None,
+            "warnings": list(warnings),
         },
         "code": code_facts(),
     }

@@ -126,5 +126,5 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
             for evaluation, cell in job.evidence.measured(chosen.name).items()
             for kind, estimate in cell.metrics.items()
         },
-        lineage=lineage(job.evidence, merged.weights),
+        lineage=lineage(job.evidence, merged.weights, merged.warnings),
     )
