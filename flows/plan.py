@@ -123,6 +123,7 @@ class Planner:
             job = jobs.interpolate_job(r, trail, siblings)
         self.note("interpolate", job, f"{'up to ' if r.interpolation.adaptive else ''}{count} candidates")
         candidates = interpolate(job, self.work) if job and self.work.has(job) else None
+        count = len(candidates.members) if candidates else count
         sweep = self._measured(candidates and candidates.members, prepared, SELECTION, count)
         while candidates and sweep and siblings is not None and r.interpolation.adaptive:
             known, job = candidates.members, jobs.interpolate_job(r, trail, siblings, sweep)
@@ -187,13 +188,19 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
     if len(prepared) < len(recipe.datasets):
         return plan
     labels = len(check_labels(recipe, prepared))
-    sizes = [footprint(Path(planner.model.uri), phase.objective.needs, labels, phase.tuning) for phase in recipe.phases]
+    last = recipe.phases[-1]
+    again = [last.model_copy(update={"name": f"{last.name}-seed{seed}"}) for seed in recipe.interpolation.seeds]
+    trainings = [*recipe.phases, *again]
+    sizes = [footprint(Path(planner.model.uri), phase.objective.needs, labels, phase.tuning) for phase in trainings]
     speed = measured_speed(work, sizes[-1].hidden)
+    done = {stage.stage for stage in planner.stages if stage.state == "done"}
     phases = tuple(
-        _phase_plan(recipe, phase, size, prepared[phase.dataset].splits["train"], speed, done=len(trail) > i + 1)
-        for i, (phase, size) in enumerate(zip(recipe.phases, sizes, strict=True))
+        _phase_plan(
+            recipe, phase, size, prepared[phase.dataset].splits["train"], speed, done=f"train {phase.name}" in done
+        )
+        for phase, size in zip(trainings, sizes, strict=True)
     )
-    measuring = 0.0 if len(trail) > len(phases) else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
+    measuring = 0.0 if len(trail) > len(recipe.phases) else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
     needs_ray = recipe.compute.workers > 0 and any(phase.seconds and phase.tuning != "linear_probe" for phase in phases)
     seconds = RUN_SECONDS + needs_ray * RAY_SECONDS + measuring + sum(phase.seconds for phase in phases)
     return plan.model_copy(update={"phases": phases, "seconds": round(seconds, 1), "speed": speed.source})
