@@ -70,6 +70,21 @@ def run(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool) -> 
 @main.command()
 @recipe_argument
 @set_option
+@work_option
+@json_option
+def retrain(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool) -> None:
+    """Retrain if the sources hold something new; promote the result only if it holds against the champion."""
+    from flows.cli_run import run_retraining
+
+    found = run_retraining(recipe, overrides, work)
+    from flows.retrain_page import as_record, print_retraining
+
+    emit(lambda: print_retraining(found, work), as_record(found), as_json)
+
+
+@main.command()
+@recipe_argument
+@set_option
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a recipe: every problem on one line, with its path."""

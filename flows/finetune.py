@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
-from flows.pipeline import find_best
+from flows.pipeline import find_best, prepare
 from flows.run_page import PageProgress, show_report
 from flows.run_record import RunRecord, installed_versions
 from ftlib.artifacts import Refusal
@@ -50,7 +50,7 @@ def finetune(
     run = Runner(Workspace(work))
     folder = run.work.root / "runs" / r.name
     with exclusive(folder.with_suffix(".lock"), wait=False), listen(PageProgress(r.name)):
-        found = find_best(r, run)
+        found = find_best(r, run, prepare(r, run))
         page = run(report, ReportJob(evidence=found))
         show_report(r.name, page)
         result = run(register, RegisterJob(evidence=found, report=page))

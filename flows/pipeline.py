@@ -5,7 +5,17 @@ from itertools import zip_longest
 
 from flows import finetune_jobs as jobs
 from flows.ray_when_needed import RayWhenNeeded
-from ftlib.artifacts import Candidate, Candidates, Checkpoint, EvalReport, PreparedDataset
+from ftlib.artifacts import (
+    Candidate,
+    Candidates,
+    Checkpoint,
+    EvalReport,
+    FileVersion,
+    FoundModel,
+    PreparedDataset,
+    RawDataset,
+)
+from ftlib.config import Config
 from ftlib.evidence import Evidence
 from ftlib.pins import pin
 from ftlib.preflight import check_labels, check_registry
@@ -19,16 +29,32 @@ from tasks.runner import Runner
 from tasks.train import base, train
 
 
-def find_best(r: Recipe, run: Runner) -> Evidence:
-    """Ingest, preprocess, train every phase, interpolate, measure, choose. Raises whatever a stage raises."""
+class Data(Config):
+    """What the phases train and are measured on."""
+
+    model: FoundModel
+    raw: dict[str, RawDataset]
+    prepared: dict[str, PreparedDataset]
+    labels: tuple[str, ...]
+    """The labels that training sees; empty where there are none."""
+
+
+def prepare(r: Recipe, run: Runner, files: Mapping[str, tuple[FileVersion, ...]] | None = None) -> Data:
+    """Ingest and preprocess; `files` instead of what the sources list now."""
     check_registry(r)
     model = find_model(r.model)
-    raw = {name: run(ingest, jobs.ingest_job(r, name, pin(r.datasets[name].source, run.work))) for name in r.datasets}
+    pins = {name: pin(dataset.source, run.work) for name, dataset in r.datasets.items()} if files is None else files
+    raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model)) for name in r.datasets}
-    labels = check_labels(r, prepared)
+    return Data(model=model, raw=raw, prepared=prepared, labels=check_labels(r, prepared))
+
+
+def find_best(r: Recipe, run: Runner, data: Data) -> Evidence:
+    """Train every phase, interpolate, measure, choose. Raises whatever a stage raises."""
+    prepared = data.prepared
     siblings = jobs.found_siblings(r, run.work)
 
-    trail = [run(base, jobs.base_job(r, model, labels))]
+    trail = [run(base, jobs.base_job(r, data.model, data.labels))]
     with RayWhenNeeded(r.compute) as ray:  # it starts while a probe is fitted, for the phase after that
         for phase, following in zip_longest(r.phases, r.phases[1:]):
             job = jobs.train_job(r, phase, trail[-1], prepared)
@@ -52,8 +78,8 @@ def find_best(r: Recipe, run: Runner) -> Evidence:
 
     return Evidence(
         recipe=r,
-        model=model,
-        raw=raw,
+        model=data.model,
+        raw=data.raw,
         prepared=prepared,
         checkpoints=tuple(trail),
         candidates=candidates,

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ftlib.config import Config, Fraction, Name, Split
+from ftlib.drift import DriftLimits
 from ftlib.fingerprint import Identified
 from ftlib.formats import Format
 from ftlib.interpolation import Interpolation, Off
@@ -202,6 +203,40 @@ class Publish(Config):
     """A private key (PEM, ECDSA on P-256) that signs the manifest."""
 
 
+class Retrain(Identified):
+    """When fresh rows are worth a training, and when its result replaces the champion. See docs/retrain.md.
+
+    It says when, not what: no stage's output depends on it, so it is never part of a fingerprint.
+    """
+
+    alias: str = "champion"
+    """Which alias of `publish.name` is challenged and moved."""
+    min_fresh_rows: int = Field(default=100, ge=1)
+    """Rows of files that no training of this model has considered; fewer are left for a later run."""
+    max_age_days: float | None = Field(default=None, gt=0.0)
+    """Train once the champion is older, if there is anything new at all."""
+    drift: DriftLimits = DriftLimits()
+    """Fresh rows that have moved further than this from the champion's are worth a training, however few."""
+    start: Literal["base", "champion"] = "base"
+    """Where the first phase starts: from the recipe's model, or from the champion's weights."""
+    compare: str | None = None
+    """evaluation/metric by which challenger and champion are compared; `select.by` if unset."""
+    promote: Literal["not_worse", "better"] = "not_worse"
+    """not_worse: the paired interval of the difference leaves out a loss of more than `margin`; better: it leaves out
+    zero, on the good side."""
+    margin: float = Field(default=0.02, ge=0.0)
+    """The largest loss that counts as none, in the metric's unit; only for `not_worse`."""
+    labels_may_change: bool = False
+    """Let labels appear or vanish against the champion's. Its answers to such rows cannot be compared, so the gates
+    alone decide then."""
+    approval: Literal["automatic", "by_hand"] = "automatic"
+    """by_hand: a promotion waits for a person, and holds nothing meanwhile."""
+
+    def digest(self) -> str:
+        """Return the same for every value."""
+        return ""
+
+
 class Compute(Identified):
     """Where and how fast; it stands for no bytes, so it is never part of a fingerprint."""
 
@@ -239,6 +274,7 @@ class Recipe(Config):
     interpolation: Interpolation = Off()
     select: Select
     publish: Publish
+    retrain: Retrain = Retrain()
     compute: Compute = Compute()
     seed: int = 0
 
@@ -258,9 +294,9 @@ class Recipe(Config):
 
     def metric(self, path: str) -> tuple[str, Metric]:
         """Split `evaluation/metric` and return the evaluation's name and the metric; KeyError if there is none."""
-        name, _, kind = path.partition("/")
+        name, _, wanted = path.partition("/")
         for metric in self.evaluations[name].metrics:
-            if metric.kind == kind:
+            if metric.name == wanted:
                 return name, metric
         raise KeyError(path)
 
@@ -284,8 +320,8 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     names = [phase.name for phase in recipe.phases]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
-    if "base" in names:
-        yield "phases: 'base' is the base model's own name; choose another"
+    if {"base", "champion"} & {*names}:
+        yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
     needs = {phase.objective.needs for phase in recipe.phases}
     if len(needs) > 1:
         yield f"phases: objectives of one recipe must need one kind of batch; these need {_these(needs)}"
@@ -343,6 +379,9 @@ def _evaluation_misfits(recipe: Recipe) -> Iterator[str]:
         if not evaluation.metrics:
             yield f"{where}.metrics: empty; give at least one"
         dataset = recipe.datasets[evaluation.dataset]
+        names = [metric.name for metric in evaluation.metrics]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield f"{where}.metrics: {_these(twice)} is there twice; give each metric once"
         for metric in evaluation.metrics:
             if metric.needs != dataset.format.yields:
                 yield (
@@ -359,8 +398,9 @@ def _evaluation_misfits(recipe: Recipe) -> Iterator[str]:
 def _select_misfits(recipe: Recipe) -> Iterator[str]:
     select = recipe.select
     paths = {"select.by": select.by, **({"select.subject_to": select.subject_to} if select.subject_to else {})}
+    paths |= {"retrain.compare": recipe.retrain.compare} if recipe.retrain.compare else {}
     paths |= {f"select.gates[{i}].metric": gate.metric for i, gate in enumerate(select.gates)}
-    have = [f"{name}/{metric.kind}" for name, e in recipe.evaluations.items() for metric in e.metrics]
+    have = [f"{name}/{metric.name}" for name, e in recipe.evaluations.items() for metric in e.metrics]
     for where, path in paths.items():
         if path not in have:
             yield f"{where}: {path!r} is not measured; there are {_these(have)}"

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -84,7 +84,7 @@ class _WithoutRay(io.TextIOBase):
     A script that reads one JSON object must not find Ray's words before it.
     """
 
-    def __init__(self, stdout: TextIO) -> None:
+    def __init__(self, stdout: Any) -> None:
         self._stdout = stdout
 
     def write(self, text: str) -> int:

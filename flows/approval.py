@@ -1,0 +1,55 @@
+"""What keeps two retrainings of one model apart, and the form in which a person approves a promotion."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from prefect import get_client
+from prefect.concurrency.sync import concurrency
+from prefect.input import RunInput
+from prefect.runtime import deployment
+from pydantic import Field
+
+if TYPE_CHECKING:
+    from flows.challenge import Challenge
+
+LEASE_SECONDS = 120.0
+"""After this long without a sign of life another retraining may begin."""
+
+
+class Approval(RunInput):
+    """May the challenger replace the champion?"""
+
+    seconds: ClassVar[int] = 7 * 24 * 3600
+    """How long a run waits for an answer."""
+
+    decision: Literal["reject", "promote"] = Field(
+        default="reject", title="Decision", json_schema_extra={"position": 0}
+    )
+    who: str = Field(default="", title="Your name", json_schema_extra={"position": 1})
+    why: str = Field(default="", title="Reason", json_schema_extra={"position": 2})
+
+    @classmethod
+    def asking(cls, found: "Challenge") -> Any:
+        """Return the form with the case in its description."""
+        from flows.retrain_page import markdown
+
+        return cls.with_initial_data(description=markdown(found), decision="reject")
+
+
+def can_wait() -> bool:
+    """Say whether this run can be suspended: only one that a deployment can start again."""
+    return deployment.id is not None
+
+
+@contextmanager
+def one_at_a_time(model: str) -> Generator[None]:
+    """Hold the model's only slot while the block runs; whoever comes meanwhile waits.
+
+    The slot is leased: a process that is killed gives it back within two minutes.
+    """
+    limit = f"reglage-retrain-{model}"
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(limit, 1)
+    with concurrency(limit, occupy=1, strict=True, lease_duration=LEASE_SECONDS):
+        yield

@@ -1,0 +1,212 @@
+"""A retraining up to its decision: what is new, whether to train, challenger against champion, promotion."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from prefect.runtime import flow_run
+
+from flows.approval import Approval
+from flows.champion import InPlace, against_champion, in_place, labels_of, measured
+from flows.fresh_data import Listing, list_sources, news, pinned
+from flows.pipeline import Data, find_best, prepare
+from flows.run_page import show_report
+from ftlib.artifacts import EvalReport, ModelVersion, Refusal, Report
+from ftlib.config import Config
+from ftlib.errors import ConflictError, DataError
+from ftlib.evidence import Evidence
+from ftlib.file_ledger import Changes, Decision
+from ftlib.model_registry import ModelRegistry
+from ftlib.preflight import check_registry
+from ftlib.recipe import ModelRef, Recipe
+from ftlib.results import Difference
+from ftlib.retraining import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
+from ftlib.stages.register import RegisterJob
+from ftlib.stages.report import ReportJob
+from ftlib.workspace import write_durably
+from tasks.publish import register, report
+from tasks.runner import Runner, Step
+
+ATTEMPTS = 3
+"""How often a promotion that lost the race is judged against the new champion."""
+
+
+class Challenge(Config):
+    """A retraining so far: what it saw, what it decided and why."""
+
+    recipe: Recipe
+    what: Literal["skipped", "waiting", "not_promoted", "promoted"]
+    reasons: tuple[str, ...]
+    listing: Listing
+    champion: Champion | None = None
+    """The version in place when it was judged."""
+    worth: Verdict | None = None
+    """Why it trained, or did not."""
+    news: dict[str, News] = {}
+    evidence: Evidence | None = None
+    champion_cells: tuple[EvalReport, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    """Challenger - champion."""
+    report: Report | None = None
+    version: ModelVersion | None = None
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Return the name of the state that the run ends in."""
+        return {
+            "skipped": "Skipped",
+            "waiting": "Waits for approval",
+            "not_promoted": "Not promoted",
+            "promoted": "Promoted",
+        }[self.what]
+
+    @property
+    def changes(self) -> Mapping[str, Changes]:
+        """Return what is new in each source."""
+        return self.listing.changes
+
+    def ended(self, what: Literal["waiting", "not_promoted", "promoted"], *reasons: str) -> "Challenge":
+        """Return it with an outcome."""
+        return self.model_copy(update={"what": what, "reasons": reasons})
+
+    def write(self, folder: Path) -> None:
+        """Write `retrain.json` and, if it trained, `report.html`, each whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.report:
+            write_durably(folder / "report.html", (self.report.path / self.report.html).read_bytes())
+        write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
+
+
+def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
+    """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
+    check_registry(r)
+    registry = ModelRegistry(r.publish.to.store())
+    listing = list_sources(r, registry.store, run.work.root / "listings" / f"{run_id}.json")
+    there = in_place(registry, r)
+    so_far = Challenge(recipe=r, what="skipped", reasons=(), listing=listing, champion=there.facts if there else None)
+    if nothing := nothing_to_read(listing.changes, so_far.champion):
+        return so_far.model_copy(update={"reasons": nothing.reasons, "worth": nothing})
+    folder = there.pull(registry, run) if there else None
+    recipe = _starting(r, folder)
+    data = prepare(recipe, run, pinned(r, listing, run.work))
+    found = news(r, listing, data.raw, there)
+    worth = worth_training(found, so_far.champion, r.retrain)
+    so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": found})
+    if not worth.go:
+        return so_far
+    _check_labels(r, data, folder)
+    evidence = _named(find_best(recipe, run, data), there)
+    page = run(report, ReportJob(evidence=evidence))
+    show_report(r.name, page)
+    result = run(register, RegisterJob(evidence=evidence, report=page))
+    so_far = so_far.model_copy(update={"evidence": evidence, "report": page, "steps": tuple(run.steps)})
+    if isinstance(result, Refusal):
+        return so_far.ended("not_promoted", *result.reasons)
+    return judge(r, run, so_far.model_copy(update={"version": result}), registry)
+
+
+def _starting(r: Recipe, champion: Path | None) -> Recipe:
+    if champion is None or r.retrain.start == "base":
+        return r
+    return r.model_copy(update={"model": ModelRef(path=str(champion))})
+
+
+def _named(evidence: Evidence, there: InPlace | None) -> Evidence:
+    """Call the start of the training by the version's name, not by the folder it was pulled to."""
+    if there is None or evidence.recipe.retrain.start == "base":
+        return evidence
+    name = str(there.version)
+    recipe = evidence.recipe.model_copy(update={"model": ModelRef(path=name)})
+    return evidence.model_copy(update={"recipe": recipe, "model": evidence.model.model_copy(update={"name": name})})
+
+
+def _check_labels(r: Recipe, data: Data, champion: Path | None) -> None:
+    """Refuse labels that appear or vanish, unless the recipe opts in: they are more often a mistake than news."""
+    if champion is None or not data.labels or r.retrain.labels_may_change:
+        return
+    before, now = {*labels_of(champion)}, {*data.labels}
+    if before != now:
+        raise DataError(
+            f"labels differ from the champion's: new {', '.join(sorted(now - before)) or 'none'}, gone "
+            f"{', '.join(sorted(before - now)) or 'none'}; correct the rows, or set retrain.labels_may_change: true"
+        )
+
+
+def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) -> Challenge:
+    """Measure the version in place now on the challenger's rows, and say whether the challenger may replace it."""
+    evidence, version = so_far.evidence, so_far.version
+    if evidence is None or version is None:
+        raise ValueError("only a published challenger can be judged")
+    there = in_place(registry, r)
+    if there is None:
+        return so_far.ended("waiting", "the first version of this model").model_copy(update={"champion": None})
+    if there.facts.version == version.version:
+        reason = f"version {version.version} is in place: these rows give the same version again"
+        return so_far.ended("not_promoted", reason).model_copy(update={"champion": there.facts})
+    data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=_labels(evidence))
+    cells = measured(r, run, data, there.pull(registry, run))
+    differences = tuple(against_champion(evidence, cells, run))
+    verdict = worth_promoting(differences, r)
+    return so_far.ended("waiting" if verdict.go else "not_promoted", *verdict.reasons).model_copy(
+        update={
+            "champion": there.facts,
+            "champion_cells": cells,
+            "differences": differences,
+            "steps": tuple(run.steps),
+        }
+    )
+
+
+def _labels(evidence: Evidence) -> tuple[str, ...]:
+    return evidence.checkpoints[0].labels
+
+
+def settle(r: Recipe, run: Runner, found: Challenge, approval: Approval | None) -> Challenge:
+    """Promote a challenger that may be, and enter the decision in the ledger; a skipped run leaves no trace there."""
+    if found.what == "skipped":
+        return found
+    registry = ModelRegistry(r.publish.to.store())
+    if found.what == "waiting":
+        found = _answered(r, found, approval) or _promoted(r, run, found, registry, approval)
+    decision = Decision(
+        what="promoted" if found.what == "promoted" else "not_promoted",
+        reasons=found.reasons,
+        version=found.version.version if found.version else None,
+    )
+    if not found.listing.record(registry.store, r, decision):
+        note = "another retraining considered these files at the same time"
+        found = found.model_copy(update={"reasons": (*found.reasons, note)})
+    return found
+
+
+def _answered(r: Recipe, found: Challenge, approval: Approval | None) -> Challenge | None:
+    """Return the end if a person is asked and did not say yes."""
+    if r.retrain.approval == "automatic" or (approval and approval.decision == "promote"):
+        return None
+    if approval:
+        return found.ended("not_promoted", f"{approval.who or 'somebody'} said no: {approval.why or 'no reason given'}")
+    name = found.version.name if found.version else r.publish.name
+    number = found.version.version if found.version else 0
+    command = f"reglage registry promote {name}@{number} --registry {r.publish.to.store().uri}"
+    return found.ended("not_promoted", *found.reasons, f"a person has to agree: {command}")
+
+
+def _promoted(
+    r: Recipe, run: Runner, found: Challenge, registry: ModelRegistry, approval: Approval | None
+) -> Challenge:
+    """Move the alias; if somebody else moved it meanwhile, judge again against the new champion."""
+    who = approval.who if approval and approval.who else f"retrain {flow_run.name or ''}".strip()
+    for _ in range(ATTEMPTS):
+        if found.what != "waiting" or found.version is None:
+            return found
+        expected = found.champion.sequence if found.champion else None
+        try:
+            registry.promote(
+                r.publish.name, r.retrain.alias, found.version.version, expected, who, "; ".join(found.reasons)
+            )
+        except ConflictError:
+            found = judge(r, run, found, registry)
+        else:
+            return found.ended("promoted", *found.reasons)
+    return found.ended("not_promoted", f"the alias was moved by others {ATTEMPTS} times while this was judged")

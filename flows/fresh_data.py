@@ -1,0 +1,86 @@
+"""What a retraining sees of its sources: the listing as it was when the run began, and what is new in it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.champion import InPlace
+from ftlib.artifacts import FileVersion, RawDataset
+from ftlib.assignment import profile_rows
+from ftlib.config import Config
+from ftlib.drift import drift
+from ftlib.file_ledger import Changes, Decision, FileLedger, check_vanished, compare, fresh_places
+from ftlib.pins import pin
+from ftlib.recipe import Recipe
+from ftlib.retraining import News
+from ftlib.snapshot import read_origins
+from ftlib.storage.store import Store
+from ftlib.workspace import Workspace, write_durably
+
+
+class Seen(Config):
+    """One source as the run found it."""
+
+    changes: Changes
+    sequence: int
+    """The ledger's last entry, which `changes` was compared with."""
+
+
+class Listing(Config):
+    """All training sources of a run. Frozen: a run that is suspended for days goes on with what it saw first."""
+
+    seen: dict[str, Seen]
+
+    @property
+    def changes(self) -> dict[str, Changes]:
+        """Return what is new, by dataset."""
+        return {name: seen.changes for name, seen in self.seen.items()}
+
+    def record(self, store: Store, r: Recipe, decision: Decision) -> bool:
+        """Enter the decision in every ledger; False if another retraining has considered these files meanwhile."""
+        entered = [
+            FileLedger(store, r.publish.name, name).append(seen.changes, decision, seen.sequence)
+            for name, seen in self.seen.items()
+        ]
+        return all(entered)
+
+
+def list_sources(r: Recipe, store: Store, path: Path) -> Listing:
+    """Compare every training source with the ledger, or read what this run saw before from `path`.
+
+    Raises DataError if too many known files are gone.
+    """
+    if path.is_file():
+        return Listing.model_validate_json(path.read_bytes())
+    seen: dict[str, Seen] = {}
+    for name in r.training_datasets():
+        dataset = r.datasets[name]
+        state = FileLedger(store, r.publish.name, name).state()
+        changes = compare(state, dataset.source.list())
+        check_vanished(changes, dataset.limits.vanished, f"datasets.{name}")
+        seen[name] = Seen(changes=changes, sequence=state.sequence)
+    listing = Listing(seen=seen)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, listing.model_dump_json().encode())
+    return listing
+
+
+def pinned(r: Recipe, listing: Listing, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
+    """Freeze the bytes: files that are perhaps still being written are left out."""
+    return {
+        name: pin(dataset.source, work, [*listed.unchanged, *listed.fresh])
+        if (listed := listing.changes.get(name))
+        else pin(dataset.source, work)
+        for name, dataset in r.datasets.items()
+    }
+
+
+def news(r: Recipe, listing: Listing, raw: Mapping[str, RawDataset], champion: InPlace | None) -> dict[str, News]:
+    """Count the rows of fresh files and compare them with the rows the champion was trained on."""
+    found: dict[str, News] = {}
+    for name, changes in listing.changes.items():
+        places = fresh_places(raw[name], changes)
+        rows = sum(place in places for _, place in read_origins(raw[name].path / "rows.parquet"))
+        now = profile_rows(raw[name], r.datasets[name], places)
+        drifts = drift(champion.profile(name), now, r.retrain.drift) if champion else ()
+        found[name] = News(changes=changes, fresh_rows=rows, drifts=drifts)
+    return found

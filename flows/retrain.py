@@ -1,0 +1,56 @@
+"""Retraining on fresh data: train only for a stated reason, promote only through the gate, and say why."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.flow_runs import suspend_flow_run
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from flows.approval import Approval, can_wait, one_at_a_time
+from flows.challenge import challenge, settle
+from flows.finetune_form import Computing, Publishing, Training, answered_recipe
+from flows.retrain_page import show_retraining
+from flows.run_page import PageProgress
+from ftlib.progress import listen
+from ftlib.workspace import Workspace, exclusive
+from tasks.runner import Runner
+
+
+def _run_name() -> str:
+    return f"retrain-{Path(flow_run.parameters['recipe']).stem}"
+
+
+@flow(name="retrain", flow_run_name=_run_name)
+def retrain(
+    recipe: str = "recipes/fresh_data.yaml",
+    computing: Computing = Computing(),
+    overrides: list[str] = [],  # noqa: B006, a default_factory would not reach Prefect's form
+    work: str = "work",
+) -> State[Any]:
+    """Retrain a model if its sources hold something new, and let the result challenge the version in place.
+
+    Returns a Completed state with a Challenge; it is named Skipped where there was no reason to train, Not promoted
+    where the gate or a person said no, Promoted otherwise. All three are normal ends.
+
+    Args:
+        recipe: Path of the recipe, a YAML file that the worker sees. Its `retrain` part holds the rules.
+        computing: Where it runs, and how fast. None is what the recipe says.
+        overrides: Any other field of the recipe, as path=value.
+        work: The folder that keeps what every stage made; what is there is not made again.
+    """
+    r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
+    run, approval = Runner(Workspace(work)), None
+    lock = run.work.root / "runs" / f"{r.name}.lock"
+    with one_at_a_time(r.publish.name), exclusive(lock, wait=True), listen(PageProgress(r.name)):
+        found = challenge(r, run, str(flow_run.id))
+    show_retraining(found, run.work)
+    if found.what == "waiting" and can_wait():  # nothing is held meanwhile: no slot, no lock, no process
+        approval = suspend_flow_run(wait_for_input=Approval.asking(found), timeout=Approval.seconds)
+    with one_at_a_time(r.publish.name):
+        found = settle(r, run, found, approval)
+    found.write(run.work.root / "runs" / r.name)
+    show_retraining(found, run.work)
+    return Completed(name=found.title, message=f"{found.title}: {'; '.join(found.reasons)}", data=found)

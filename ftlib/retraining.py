@@ -1,0 +1,98 @@
+"""The two decisions of a retraining: whether fresh rows are worth one, and whether its result replaces the champion.
+
+Both are pure functions of what was counted and measured, and both give their reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ftlib.config import Config
+from ftlib.drift import Drift
+from ftlib.file_ledger import Changes
+from ftlib.recipe import Recipe, Retrain
+from ftlib.results import Difference
+
+
+class Verdict(Config):
+    """Yes or no, with the reasons, each one sentence."""
+
+    go: bool
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(self.reasons)
+
+
+class Champion(Config):
+    """What is known of the version in place without loading it."""
+
+    name: str
+    version: int
+    sequence: int
+    """The alias entry it was found by; a promotion decided against it says so."""
+    age_days: float
+    """Since the alias was moved to it, by this machine's clock; never negative."""
+
+
+class News(Config):
+    """What one dataset shows against what was considered before."""
+
+    changes: Changes
+    fresh_rows: int = 0
+    """Rows that come from files which were not there before, or had other bytes."""
+    drifts: tuple[Drift, ...] = ()
+    """Fresh rows against the rows the champion was trained on."""
+
+
+def nothing_to_read(changes: Mapping[str, Changes], champion: Champion | None) -> Verdict | None:
+    """Say no before a row is read, if a champion is in place and every listing is as it was; else None."""
+    if champion is None or not all(change.nothing for change in changes.values()):
+        return None
+    waiting = sum(len(change.waiting) for change in changes.values())
+    more = f"; {waiting} files are perhaps still being written and wait for the next run" if waiting else ""
+    return Verdict(go=False, reasons=(f"nothing new since version {champion.version}{more}",))
+
+
+def worth_training(news: Mapping[str, News], champion: Champion | None, policy: Retrain) -> Verdict:
+    """Say whether the news justify a training. Removed files alone do: their rows must not live on in the champion."""
+    if champion is None:
+        return Verdict(go=True, reasons=("there is no champion yet",))
+    fresh = sum(of.fresh_rows for of in news.values())
+    counted = f"{fresh:,} fresh rows ({_files(news)})"
+    reasons = [f"{counted}, {policy.min_fresh_rows:,} are enough"] if fresh >= policy.min_fresh_rows else []
+    gone = sum(len(of.changes.vanished) for of in news.values())
+    if gone:
+        reasons.append(f"{gone} files are gone, and their rows with them")
+    if policy.max_age_days is not None and champion.age_days > policy.max_age_days:
+        reasons.append(f"the champion is {champion.age_days:.1f} days old, allowed {policy.max_age_days:g}")
+    reasons += [f"drift of {name}: {drift}" for name, of in news.items() for drift in of.drifts if drift.large]
+    if reasons:
+        return Verdict(go=True, reasons=tuple(reasons))
+    return Verdict(go=False, reasons=(f"{counted}, needed are {policy.min_fresh_rows:,}; they wait for more",))
+
+
+def _files(news: Mapping[str, News]) -> str:
+    return ", ".join(f"{name}: {of.changes}" for name, of in news.items())
+
+
+def worth_promoting(found: Sequence[Difference], recipe: Recipe) -> Verdict:
+    """Judge the challenger against the champion by the paired interval of one declared comparison.
+
+    `found` is challenger - champion; empty where the champion cannot be measured on these rows.
+    """
+    policy, path = recipe.retrain, recipe.retrain.compare or recipe.select.by
+    evaluation, metric = recipe.metric(path)
+    compared = next((d for d in found if (d.evaluation, d.metric) == (evaluation, metric.kind)), None)
+    if compared is None:
+        return Verdict(go=True, reasons=("the champion cannot be measured on these labels; the gates alone decide",))
+    sign = 1.0 if metric.higher_is_better else -1.0
+    estimate = compared.estimate
+    worst = min(sign * estimate.low, sign * estimate.high)
+    interval = f"{estimate.value:+.4f} [{estimate.low:+.4f}, {estimate.high:+.4f}]"
+    measured = f"{path} differs by {interval} from the champion's"
+    if policy.promote == "better":
+        return Verdict(go=worst > 0.0, reasons=(f"{measured}; the rule is an interval that leaves out zero",))
+    return Verdict(
+        go=worst >= -policy.margin, reasons=(f"{measured}; the rule is a loss of at most {policy.margin:g}",)
+    )
