@@ -1,25 +1,42 @@
-"""What a version was made from, and by what: enough to make it again and to ask which rows are in it."""
+"""What a version was made from, and by what: enough to make it again and to ask which rows trained it."""
 
 from __future__ import annotations
 
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
 
 import ftlib
+from ftlib.artifacts import PreparedDataset
+from ftlib.errors import StorageError
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import digest, file_digest, identify
+from ftlib.model_registry.reading import RegistryReader
+from ftlib.prepared import SPLITS
+from ftlib.row_index import ROWS, RowIndex, contains, index_file, read_row_index, rows_of, write_row_index
+from ftlib.versions import Manifest, Version
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
-def lineage(evidence: Evidence, weights: str, warnings: Sequence[str] = ()) -> dict[str, JsonValue]:
-    """Return a version's lineage as JSON. `weights` is the digest of the published tensors, `warnings` the merge's."""
+def lineage(
+    evidence: Evidence, weights: str, warnings: Sequence[str] = (), indexes: Mapping[str, RowIndex] | None = None
+) -> dict[str, JsonValue]:
+    """Return a version's lineage as JSON.
+
+    `weights` is the digest of the published tensors, `warnings` the merge's, `indexes` what `index_rows` wrote.
+    """
     recipe, model, chosen = evidence.recipe, evidence.model, evidence.selection.chosen
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -34,6 +51,7 @@ def lineage(evidence: Evidence, weights: str, warnings: Sequence[str] = ()) -> d
                 "dropped": dict(data.ledger.dropped),
                 "leaked": data.leaked,
                 "profile": data.profile.model_dump(mode="json"),
+                **({"index": indexes[name].model_dump(mode="json")} if indexes else {}),
             }
             for name, data in sorted(evidence.prepared.items())
         },
@@ -49,6 +67,62 @@ def lineage(evidence: Evidence, weights: str, warnings: Sequence[str] = ()) -> d
         },
         "code": code_facts(),
     }
+
+
+def index_rows(evidence: Evidence, folder: Path) -> dict[str, RowIndex]:
+    """Write which rows trained and which were held out below a version's folder, for every dataset."""
+    recipe = evidence.recipe
+    return {
+        name: write_row_index(
+            folder,
+            name,
+            prepared,
+            evidence.raw[name],
+            SPLITS if name in recipe.training_datasets() else SPLITS[1:],
+            recipe.datasets[name].key,
+            recipe.datasets[name].split.salt,
+        )
+        for name, prepared in sorted(evidence.prepared.items())
+    }
+
+
+def indexes_of(version: Version, manifest: Manifest) -> dict[str, RowIndex]:
+    """Return what a version has indexed, by dataset. Raises StorageError if it was published without an index."""
+    data = cast("dict[str, Any]", manifest.lineage.get("data") or {})
+    if not data or not all("index" in facts for facts in data.values()):
+        raise StorageError(
+            f"{version} has no index of its rows: it was published before there was one, or not by a run; "
+            "run its recipe again to publish a version that has"
+        )
+    return {name: RowIndex.model_validate(facts["index"]) for name, facts in data.items()}
+
+
+def trained_rows(registry: RegistryReader, version: Version) -> dict[str, NDArray[np.bytes_]]:
+    """Return the ids of the rows a version was trained on: by dataset a sorted array of 16 bytes a row.
+
+    Reads the index alone, every byte checked. Raises StorageError if the version has none.
+    """
+    import numpy as np
+
+    manifest = registry.manifest(version)
+    files = {file.path: file for file in manifest.files}
+    found: dict[str, NDArray[np.bytes_]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, index in indexes_of(version, manifest).items():
+            if "train" in index.splits:
+                file = files[index_file(name, "train", ROWS)]
+                registry.store.get_file(file.blob, copy := Path(scratch, name), file.sha256)
+                found[name] = np.array(read_row_index(copy))
+    return found
+
+
+def fresh_rows(prepared: PreparedDataset, known: NDArray[np.bytes_] | None) -> int:
+    """Count the training rows that are not among the known ones, given as `trained_rows` gives them.
+
+    A row that was edited is a fresh one; a text that was cut into pieces is one row.
+    """
+    rows = rows_of(prepared, "train")
+    return len(rows) if known is None else int((~contains(known, rows)).sum())
 
 
 def code_facts() -> dict[str, JsonValue]:

@@ -91,11 +91,21 @@ def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 
 def read_origins(path: Path) -> Iterator[tuple[str, int | None]]:
     """Yield (row id, the place of its file in `RawDataset.files`) in order, reading nothing else."""
+    for row_id, place in read_column(path, FILE):
+        yield row_id, cast("int | None", place)
+
+
+def read_column(path: Path, name: str) -> Iterator[tuple[str, Value]]:
+    """Yield (row id, a column's value) in order, reading nothing else."""
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as table:
-        for batch in table.iter_batches(batch_size=_BATCH, columns=[ROW_ID, FILE], use_threads=False):
-            yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
+        nested = table.schema_arrow.field(name).metadata == _JSON
+        for batch in table.iter_batches(batch_size=_BATCH, columns=[ROW_ID, name], use_threads=False):
+            ids, cells = batch.column(ROW_ID).to_pylist(), batch.column(name).to_pylist()
+            if nested:
+                cells = [None if cell is None else json.loads(cell) for cell in cells]
+            yield from zip(ids, cells, strict=True)
 
 
 def _resolve(kinds: set[ColumnKind]) -> ColumnKind:

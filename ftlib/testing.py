@@ -6,6 +6,7 @@ transformers loads. The rows are learnable: each label has words of its own amon
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import string
@@ -178,6 +179,11 @@ def _step_away(model: nn.Module, seed: int) -> None:
             parameter += 0.1 * torch.randn(parameter.shape, generator=random_source)
 
 
+def tiny_row_id(split: Split, i: int) -> str:
+    """Return the id `tiny_prepared` gives to a split's row: 32 hex digits, as ingestion's."""
+    return hashlib.sha256(f"{split}-{i}".encode()).hexdigest()[:32]
+
+
 def tiny_prepared(
     folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, labeled: bool = True
 ) -> PreparedDataset:
@@ -188,7 +194,9 @@ def tiny_prepared(
     splits: dict[Split, SplitFacts] = {}
     for split in SPLITS:
         encoded = [
-            TokenRow(f"{split}-{i}", tokenizer(str(row["text"]))["input_ids"], str(row["label"]) if labeled else None)
+            TokenRow(
+                tiny_row_id(split, i), tokenizer(str(row["text"]))["input_ids"], str(row["label"]) if labeled else None
+            )
             for i, row in enumerate(rows.get(split, ()))
         ]
         write_split(split_file(folder, split), kind, encoded)

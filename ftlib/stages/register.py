@@ -10,7 +10,7 @@ from typing import ClassVar
 from ftlib.artifacts import ModelVersion, Refusal, Report
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
-from ftlib.lineage import lineage
+from ftlib.lineage import index_rows, lineage
 from ftlib.model_card import model_card
 from ftlib.model_registry import ModelRegistry
 from ftlib.model_registry.signing import Signer
@@ -23,7 +23,7 @@ class RegisterJob(Job):
     """What to publish, with the evidence. Gates are those of `recipe.select.gates`, checked on `evidence.final`."""
 
     stage: ClassVar[str] = "register"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     evidence: Evidence
     report: Report
@@ -49,7 +49,7 @@ def _refusals(job: RegisterJob) -> Iterator[str]:
     cells = evidence.measured(evidence.selection.chosen.name)
     for gate in evidence.recipe.select.gates:
         evaluation, metric = evidence.recipe.metric(gate.metric)
-        value = cells[evaluation].metrics[metric.kind].value
+        value = cells[evaluation].metrics[metric.name].value
         if not _passes(gate, value):
             yield f"{gate.metric} is {value:.4f} on the {REPORT} split, {_bound(gate)} is required"
 
@@ -116,6 +116,7 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     plots = [f"plots/{plot}" for plot in job.report.plots]
     card = model_card(job.evidence, plots)
     (staging / "README.md").write_text(card, encoding="utf-8")
+    indexes = index_rows(job.evidence, staging)
     paths = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
     return Manifest(
         name=recipe.publish.name,
@@ -126,5 +127,5 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
             for evaluation, cell in job.evidence.measured(chosen.name).items()
             for kind, estimate in cell.metrics.items()
         },
-        lineage=lineage(job.evidence, merged.weights, merged.warnings),
+        lineage=lineage(job.evidence, merged.weights, merged.warnings, indexes),
     )

@@ -17,12 +17,12 @@ from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
 from ftlib.bootstrap import Resampling, estimates
 from ftlib.errors import DataError, ModelError, StorageError
 from ftlib.interpolation import WiseFT
-from ftlib.metrics import Accuracy, LogLoss, MacroF1, Perplexity
+from ftlib.metrics import Accuracy, BitsPerByte, LogLoss, MacroF1, Perplexity
 from ftlib.outcomes import read_outcomes
 from ftlib.prepared import TokenRow, split_file, write_split
 from ftlib.recipe import Compute, Evaluation
 from ftlib.stages.evaluate import EvaluateJob, evaluate
-from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows, tiny_tokenizer
 from ftlib.training import inference
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.merge import write_candidate
@@ -100,7 +100,7 @@ def test_every_number_equals_a_plain_transformers_loop(
     cell = report.of("alpha=0.5", "target", "test")
     table = read_outcomes(work.root / cell.outcomes)
     assert table.labels == LABELS
-    assert table.row_ids == tuple(f"test-{i}" for i in range(len(ROWS)))
+    assert table.row_ids == tuple(tiny_row_id("test", i) for i in range(len(ROWS)))
     assert table.gold.tolist() == gold
     assert table.predicted.tolist() == logits.argmax(axis=1).tolist()
     np.testing.assert_allclose(table.probabilities, probabilities, atol=1e-6)
@@ -115,7 +115,7 @@ def test_every_number_equals_a_plain_transformers_loop(
 def test_perplexity_equals_a_plain_transformers_loop(work: Workspace, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "lm", ())
     data = tiny_prepared(tmp_path / "data", {"test": ROWS}, labeled=False)
-    evaluation = Evaluation(dataset="rows", metrics=(Perplexity(),), resamples=100)
+    evaluation = Evaluation(dataset="rows", metrics=(Perplexity(), BitsPerByte()), resamples=100)
     report = evaluate(job(data, Candidate.of(checkpoint), evaluation=evaluation), work)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint.path / "model"), tiny_tokenizer()
     total, count = 0.0, 0
@@ -126,7 +126,14 @@ def test_perplexity_equals_a_plain_transformers_loop(work: Workspace, tmp_path: 
         count += ids.shape[1] - 1
     cell = report.of("base", "target", "test")
     assert cell.metrics["perplexity"].value == pytest.approx(np.exp(total / count), rel=1e-5)
-    assert read_outcomes(work.root / cell.outcomes).targets.sum() == count == data.splits["test"].supervised
+    table = read_outcomes(work.root / cell.outcomes)
+    assert table.targets.sum() == count == data.splits["test"].supervised
+    # The tiny tokenizer splits numbers and lower-cases, but loses no byte but the blanks around "-" and pieces.
+    squeezed = [str(row["text"]).replace(" ", "").replace("-", "") for row in ROWS]
+    decoded = [tokenizer.decode(tokenizer(str(row["text"]))["input_ids"][1:-1]) for row in ROWS]
+    assert [text.replace(" ", "").replace("-", "") for text in decoded] == squeezed
+    assert table.target_bytes.tolist() == [len(text.encode()) for text in decoded]
+    assert cell.metrics["bits_per_byte"].value == pytest.approx(total / np.log(2) / sum(map(len, decoded)), rel=1e-5)
 
 
 def test_how_rows_are_batched_changes_nothing_that_matters(
@@ -255,7 +262,7 @@ def test_weights_that_overflow_are_refused_with_a_row(
     with torch.no_grad():
         next(model.parameters())[10:].fill_(float("inf"))
     split = PreparedSplit(split_file(data.path, "test"), LABELS)
-    with pytest.raises(ModelError, match=r"not finite on 40 of 40 rows, first on row test-0"):
+    with pytest.raises(ModelError, match=f"not finite on 40 of 40 rows, first on row {tiny_row_id('test', 0)}"):
         inference.predict_split(model, split, "labeled", LABELS)
 
 

@@ -34,13 +34,14 @@ from ftlib.errors import IntegrityError, StorageError
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import file_digest
 from ftlib.inference import predict
+from ftlib.lineage import fresh_rows, trained_rows
 from ftlib.model_registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
 from ftlib.prepared import split_file
 from ftlib.recipe import Recipe
 from ftlib.stages.register import RegisterJob, register
 from ftlib.storage import LocalStore
-from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.merge_files import Merged
 from ftlib.training.model import weights_digest
@@ -372,6 +373,7 @@ def test_the_manifest_says_what_it_was_made_from(make, tmp_path: Path):
     assert lineage["data"]["tickets"]["prepared"] == run.data.content
     assert lineage["data"]["tickets"]["raw"] == run.raw.content
     assert lineage["data"]["tickets"]["files"] == [{"uri": "rows.jsonl", "bytes": 1234, "sha256": "f" * 64}]
+    assert lineage["data"]["tickets"]["index"]["splits"] == {"train": 20, "validation": 8, "test": 12}
     assert lineage["base_model"]["weights"] == "w" * 64
     weights = lineage["weights"]
     assert (weights["start"], weights["end"], weights["alpha"]) == (
@@ -385,6 +387,37 @@ def test_the_manifest_says_what_it_was_made_from(make, tmp_path: Path):
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     assert names == {file.path for file in manifest.files}
     assert not any(name.endswith((".bin", ".pt", ".pkl", ".py")) for name in names)
+
+
+def test_a_version_knows_which_rows_trained_it(make, tmp_path: Path):
+    run = make()
+    registry = ModelRegistry(LocalStore(Path(published(run).registry)))
+    found = trained_rows(registry, registry.version("demo"))
+    assert {name: [row.hex() for row in rows] for name, rows in found.items()} == {
+        "tickets": sorted(tiny_row_id("train", i) for i in range(20))
+    }
+    assert fresh_rows(run.data, found["tickets"]) == 0
+
+
+def test_another_model_of_the_same_rows_stores_no_index_again(make, tmp_path: Path):
+    run = make(1.0)
+    published(run)
+    registry = ModelRegistry(LocalStore(tmp_path / "registry"))
+    published(make_end_differ(run))
+    of = [{f.path: f.sha256 for f in registry.manifest(v).files} for v in registry.versions("demo")]
+    assert len(of) == 2
+    assert of[0]["model.safetensors"] != of[1]["model.safetensors"]
+    rows = [path for path in of[0] if path.startswith("lineage/")]
+    assert rows == [f"lineage/tickets/{split}.rows" for split in ("test", "train", "validation")]
+    assert [of[0][path] for path in rows] == [of[1][path] for path in rows]
+
+
+def test_a_version_without_an_index_says_so(make, tmp_path: Path):
+    registry = ModelRegistry(LocalStore(tmp_path / "registry"))
+    bare = Manifest(name="old", description="", files=(), metrics={}, lineage={"data": {"tickets": {}}})
+    registry.publish(bare, tmp_path, "k", lambda _: None, tmp_path)
+    with pytest.raises(StorageError, match="old@1 has no index of its rows"):
+        trained_rows(registry, registry.version("old"))
 
 
 def test_s3_goes_the_same_way(make, tmp_path: Path, bucket, s3_endpoint: str):
