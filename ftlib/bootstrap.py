@@ -52,15 +52,15 @@ class Resampling:
 
 
 def estimates(outcomes: Outcomes, metrics: Sequence[Metric], resampling: Resampling) -> dict[str, Estimate]:
-    """Return every metric with its interval, by the metric's kind."""
+    """Return every metric with its interval, by the metric's name."""
     import numpy as np
 
-    parts: dict[str, list[Float[np.ndarray, " block"]]] = {metric.kind: [] for metric in metrics}
+    parts: dict[str, list[Float[np.ndarray, " block"]]] = {metric.name: [] for metric in metrics}
     for rows in resampling.draws(len(outcomes)):
         for metric in metrics:
-            parts[metric.kind].append(metric.resampled(outcomes, rows))
+            parts[metric.name].append(metric.resampled(outcomes, rows))
     return {
-        metric.kind: resampling.interval(metric.compute(outcomes), np.concatenate(parts[metric.kind]))
+        metric.name: resampling.interval(metric.compute(outcomes), np.concatenate(parts[metric.name]))
         for metric in metrics
     }
 
@@ -74,7 +74,7 @@ def difference(metric: Metric, ours: Outcomes, theirs: Outcomes, resampling: Res
 
     if ours.row_ids != theirs.row_ids:
         raise DataError(
-            f"{metric.kind}: a paired difference needs the same rows; got {len(ours)} and {len(theirs)}, "
+            f"{metric.name}: a paired difference needs the same rows; got {len(ours)} and {len(theirs)}, "
             f"{len(set(ours.row_ids) & set(theirs.row_ids))} of them shared"
         )
     parts = [metric.resampled(ours, rows) - metric.resampled(theirs, rows) for rows in resampling.draws(len(ours))]

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 SLICE = "slice:"
 
 
+def _no_rows() -> Int[np.ndarray, " rows"]:
+    import numpy as np
+
+    return np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Outcomes:
     """One model on one split, rows in the split's order.
 
     Language modelling has no `gold`, `predicted` and `probabilities`: they are empty, and `nll` sums over a row's
-    `targets`.
+    `targets`, which are `target_bytes` long.
     """
 
     row_ids: tuple[str, ...]
@@ -38,6 +44,8 @@ class Outcomes:
     probabilities: Float[np.ndarray, "rows labels"]
     slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Each slice column's value per row."""
+    target_bytes: Int[np.ndarray, " rows"] = field(default_factory=_no_rows)
+    """Bytes of UTF-8 that the targets spell; empty where they are labels."""
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -54,10 +62,14 @@ class Outcomes:
             predicted=self.predicted[rows] if labeled else self.predicted,
             probabilities=self.probabilities[rows] if labeled else self.probabilities,
             slices={name: tuple(values[i] for i in rows) for name, values in self.slices.items()},
+            target_bytes=self.target_bytes if labeled else self.target_bytes[rows],
         )
 
     def to_parquet(self) -> bytes:
-        """Return the table as Parquet: row_id, nll, targets; gold, predicted, probabilities; `slice:<name>`."""
+        """Return the table as Parquet: row_id, nll, targets, `slice:<name>`.
+
+        And gold, predicted, probabilities for labels, target_bytes for language modelling.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -70,6 +82,8 @@ class Outcomes:
             columns["probabilities"] = pa.FixedSizeListArray.from_arrays(flat, len(self.labels))
         columns["nll"] = pa.array(self.nll, pa.float64())
         columns["targets"] = pa.array(self.targets, pa.int64())
+        if not self.labels:
+            columns["target_bytes"] = pa.array(self.target_bytes, pa.int64())
         columns |= {SLICE + name: pa.array(values, pa.string()) for name, values in self.slices.items()}
         table = pa.table(columns).replace_schema_metadata({"labels": json.dumps(self.labels)})
         buffer = io.BytesIO()
@@ -102,6 +116,7 @@ def read_outcomes(path: Path) -> Outcomes:
                 for name in table.column_names
                 if name.startswith(SLICE)
             },
+            target_bytes=empty if labels else table["target_bytes"].to_numpy(),
         )
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise StorageError(

@@ -114,7 +114,7 @@ def differences(
                 ours=ours,
                 theirs=theirs,
                 evaluation=name,
-                metric=metric.kind,
+                metric=metric.name,
                 estimate=estimate,
                 verdict=_verdict(estimate, metric),
             )

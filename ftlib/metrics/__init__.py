@@ -5,8 +5,36 @@ from typing import Annotated
 from pydantic import Field
 
 from ftlib.metrics.accuracy import Accuracy
+from ftlib.metrics.auroc import AUROC
+from ftlib.metrics.bits_per_byte import BitsPerByte
+from ftlib.metrics.brier import Brier
+from ftlib.metrics.ece import ECE
+from ftlib.metrics.f1 import F1
 from ftlib.metrics.log_loss import LogLoss
 from ftlib.metrics.macro_f1 import MacroF1
+from ftlib.metrics.macro_precision import MacroPrecision
+from ftlib.metrics.macro_recall import MacroRecall
+from ftlib.metrics.mcc import MCC
 from ftlib.metrics.perplexity import Perplexity
+from ftlib.metrics.precision import Precision
+from ftlib.metrics.recall import Recall
+from ftlib.metrics.weighted_f1 import WeightedF1
 
-Metric = Annotated[Accuracy | MacroF1 | LogLoss | Perplexity, Field(discriminator="kind")]
+Metric = Annotated[
+    Accuracy
+    | MacroF1
+    | MacroPrecision
+    | MacroRecall
+    | WeightedF1
+    | Precision
+    | Recall
+    | F1
+    | MCC
+    | AUROC
+    | LogLoss
+    | Brier
+    | ECE
+    | Perplexity
+    | BitsPerByte,
+    Field(discriminator="kind"),
+]

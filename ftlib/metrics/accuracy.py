@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind
+from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
-class Accuracy(Config):
+class Accuracy(MetricBase):
     """Accuracy, between 0 and 1."""
 
     kind: Literal["accuracy"] = "accuracy"

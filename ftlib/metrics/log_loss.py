@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind
+from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
-class LogLoss(Config):
+class LogLoss(MetricBase):
     """Mean negative log-likelihood, in nats.
 
     Taken from the logits in float64. scikit-learn's `log_loss` agrees until it clips: it reads probabilities, where

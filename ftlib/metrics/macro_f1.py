@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind
+from ftlib.metrics.base import MetricBase
+from ftlib.metrics.label_counts import LabelCounts
 from ftlib.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
-class MacroF1(Config):
+class MacroF1(MetricBase):
     """The unweighted mean of every label's F1, over the labels that occur; a label never predicted counts 0.
 
     A label occurs if some row has it. scikit-learn's default also averages over labels that are only predicted,
@@ -34,17 +36,6 @@ class MacroF1(Config):
         return float(f1_score(outcomes.gold, outcomes.predicted, labels=occurring, average="macro", zero_division=zero))
 
     def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample, from counts: F1 = 2 hits / (golds + predictions)."""
-        import numpy as np
-
-        def count(labels: Int[np.ndarray, "resamples rows"]) -> Int[np.ndarray, "resamples labels"]:
-            width = len(outcomes.labels) + 1
-            flat = labels + width * np.arange(len(labels))[:, None]
-            return np.bincount(flat.ravel(), minlength=width * len(labels)).reshape(-1, width)[:, :-1]
-
-        nothing = len(outcomes.labels)
-        right = np.where(outcomes.gold == outcomes.predicted, outcomes.gold, nothing)
-        hits, golds, predictions = count(right[rows]), count(outcomes.gold[rows]), count(outcomes.predicted[rows])
-        f1 = 2 * hits / np.maximum(golds + predictions, 1)
-        occurs = golds > 0
-        return (f1 * occurs).sum(axis=1) / occurs.sum(axis=1)
+        """Return `compute` of every resample."""
+        counts = LabelCounts.of(outcomes, rows)
+        return counts.mean(counts.f1())

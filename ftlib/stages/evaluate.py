@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from ftlib.training.adapter_sweep import AdapterSweep
 
-OUTCOMES_VERSION = 1
+OUTCOMES_VERSION = 2
 """Raised when the forward pass or the table changes; cached tables of another version are not read."""
 
 
@@ -31,7 +32,7 @@ class EvaluateJob(Job):
     """Which candidates, on which rows, measured how. Outcomes are cached per (weights, rows), not per job."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     name: str
     """The evaluation's name in the recipe."""
@@ -158,16 +159,20 @@ class _Loaded:
 
 def _predict(job: EvaluateJob, index: int, model: nn.Module) -> Outcomes:
     from ftlib.training.batches import PreparedSplit
-    from ftlib.training.inference import predict_split
+    from ftlib.training.inference import predict_split, target_bytes
+    from ftlib.training.model import load_tokenizer
 
-    labels = job.candidates[index].end.labels
-    split = PreparedSplit(split_file(job.data.path, job.split), labels)
+    end = job.candidates[index].end
+    split = PreparedSplit(split_file(job.data.path, job.split), end.labels)
     total = len(split) * len(job.candidates)
 
     def report(done: int) -> None:
         emit(f"evaluate {job.name}", len(split) * index + done, total, "rows")
 
-    return predict_split(model, split, job.data.kind, labels, report)
+    outcomes = predict_split(model, split, job.data.kind, end.labels, report)
+    if outcomes.labels:
+        return outcomes
+    return replace(outcomes, target_bytes=target_bytes(split, load_tokenizer(end.path / "model")))
 
 
 def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resampling: Resampling) -> Measured:

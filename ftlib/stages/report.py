@@ -111,7 +111,7 @@ def _line(found: Evidence, role: str) -> Line | None:
     name = next((name for name, evaluation in found.recipe.evaluations.items() if evaluation.role == role), None)
     if name is None:
         return None
-    kinds = [metric.kind for metric in found.recipe.evaluations[name].metrics]
+    kinds = [metric.name for metric in found.recipe.evaluations[name].metrics]
     wanted = [path.partition("/")[2] for path in (found.recipe.select.by, found.recipe.select.subject_to) if path]
     metric = next((kind for kind in wanted if kind in kinds), kinds[0])
     cells = {cell.candidate: cell for r in found.sweep for cell in r.measured if cell.evaluation == name}

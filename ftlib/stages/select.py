@@ -95,7 +95,7 @@ def _choose(job: SelectJob) -> tuple[Candidate, str, str]:
 
 def _scores(job: SelectJob, path: str) -> _Scores:
     evaluation, _, metric = path.partition("/")
-    direction = {m.kind: m.higher_is_better for e in (job.evaluations.get(evaluation),) if e for m in e.metrics}
+    direction = {m.name: m.higher_is_better for e in (job.evaluations.get(evaluation),) if e for m in e.metrics}
     measured = {
         cell.candidate: cell.metrics[metric].value
         for report in job.reports

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,6 +73,15 @@ def predict_split(
         probabilities=probabilities,
         slices={name: tuple(column.to_pylist()) for name, column in split.slices.items()},
     )
+
+
+def target_bytes(split: PreparedSplit, tokenizer: Any) -> Int[np.ndarray, " rows"]:
+    """Return how many bytes of UTF-8 each row's targets spell: all tokens but the first, special ones aside."""
+    texts = (
+        tokenizer.decode(split.tokens(row)[1:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for row in range(len(split))
+    )
+    return np.fromiter((len(text.encode()) for text in texts), np.int64, len(split))
 
 
 def _labeled(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " batch"], device: torch.device) -> _Answers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,46 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlib.metrics import Accuracy, LogLoss, MacroF1, Metric, Perplexity
+from ftlib.errors import DataError
+from ftlib.metrics import (
+    AUROC,
+    ECE,
+    F1,
+    MCC,
+    Accuracy,
+    BitsPerByte,
+    Brier,
+    LogLoss,
+    MacroF1,
+    MacroPrecision,
+    MacroRecall,
+    Metric,
+    Perplexity,
+    Precision,
+    Recall,
+    WeightedF1,
+)
 from ftlib.outcomes import Outcomes
 
-METRICS: tuple[Metric, ...] = (Accuracy(), LogLoss(), MacroF1(), Perplexity())
+ONE = "label 1"
+METRICS: tuple[Metric, ...] = (
+    Accuracy(),
+    LogLoss(),
+    MacroF1(),
+    MacroPrecision(),
+    MacroRecall(),
+    WeightedF1(),
+    Precision(label=ONE),
+    Recall(label=ONE),
+    F1(label=ONE),
+    MCC(),
+    AUROC(),
+    Brier(),
+    ECE(),
+    ECE(bins=4),
+    Perplexity(),
+    BitsPerByte(),
+)
 
 
 def labeled(rows: int, labels: int, seed: int) -> Outcomes:
@@ -45,23 +82,72 @@ def tokens(rows: int, seed: int) -> Outcomes:
         nothing,
         nothing,
         np.zeros((0, 0)),
+        target_bytes=targets * random.integers(1, 9, rows),
     )
 
 
-def reference(metric: Metric, outcomes: Outcomes) -> float:
+def reference(metric: Metric, o: Outcomes) -> float:
+    every, occurring = list(range(len(o.labels))), np.unique(o.gold)
+    report = sklearn.metrics.classification_report(
+        o.gold, o.predicted, labels=every or [0], output_dict=True, zero_division=0.0
+    )
     match metric:
         case Accuracy():
-            return float(sklearn.metrics.accuracy_score(outcomes.gold, outcomes.predicted))
+            return float(np.mean(o.gold == o.predicted))
         case LogLoss():
-            every = list(range(len(outcomes.labels)))
-            return float(sklearn.metrics.log_loss(outcomes.gold, outcomes.probabilities, labels=every))
+            return float(sklearn.metrics.log_loss(o.gold, o.probabilities, labels=every))
         case MacroF1():
-            report = sklearn.metrics.classification_report(
-                outcomes.gold, outcomes.predicted, output_dict=True, zero_division=0.0
-            )
-            return float(np.mean([report[str(label)]["f1-score"] for label in np.unique(outcomes.gold)]))
+            return float(np.mean([report[str(label)]["f1-score"] for label in occurring]))
+        case MacroPrecision():
+            return float(np.mean([report[str(label)]["precision"] for label in occurring]))
+        case MacroRecall():
+            return float(sklearn.metrics.recall_score(o.gold, o.predicted, labels=occurring, average="macro"))
+        case WeightedF1():
+            return float(report["weighted avg"]["f1-score"])
+        case Precision():
+            return float(report["1"]["precision"])
+        case Recall():
+            return float(report["1"]["recall"])
+        case F1():
+            return float(report["1"]["f1-score"])
+        case MCC():
+            if len(occurring) == 1 or len(np.unique(o.predicted)) == 1:
+                return 0.0
+            hot = [np.eye(len(every))[labels].ravel() for labels in (o.gold, o.predicted)]
+            x, y = (side.reshape(-1, len(every)) - side.reshape(-1, len(every)).mean(axis=0) for side in hot)
+            return float((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))  # Gorodkin's own form
+        case AUROC():
+            return auroc(o)
+        case Brier():
+            return float(sklearn.metrics.brier_score_loss(o.gold, o.probabilities, labels=every))
+        case ECE():
+            return ece(o, metric.bins)
         case Perplexity():
-            return math.exp(math.fsum(outcomes.nll) / int(outcomes.targets.sum()))
+            return math.exp(math.fsum(o.nll) / int(o.targets.sum()))
+        case BitsPerByte():
+            return math.fsum(o.nll) / math.log(2) / int(o.target_bytes.sum())
+
+
+def auroc(o: Outcomes) -> float:
+    """Count pairs."""
+    areas = []
+    for label in np.unique(o.gold):
+        ours, others = (o.probabilities[o.gold == label, label], o.probabilities[o.gold != label, label])
+        if len(others):
+            wins = (ours[:, None] > others).mean() + 0.5 * (ours[:, None] == others).mean()
+            areas.append(float(wins))
+    return float(np.mean(areas)) if areas else 0.5
+
+
+def ece(o: Outcomes, bins: int) -> float:
+    """Go bin by bin, as the paper writes it."""
+    confidence, total = o.probabilities.max(axis=1), 0.0
+    for low, high in zip(np.linspace(0, 1, bins + 1)[:-1], np.linspace(0, 1, bins + 1)[1:], strict=True):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            accuracy = (o.gold == o.predicted)[inside].mean()
+            total += inside.mean() * abs(accuracy - confidence[inside].mean())
+    return total
 
 
 @settings(max_examples=40, deadline=None)
@@ -72,6 +158,52 @@ def test_a_metric_and_its_resamples_equal_the_reference(rows: int, labels: int, 
     draws = np.random.default_rng(seed).integers(0, rows, (5, rows))
     expected = [reference(which, outcomes.take(draw)) for draw in draws]
     assert which.resampled(outcomes, draws) == pytest.approx(expected, abs=1e-12)
+
+
+def test_auroc_counts_ties_half() -> None:
+    outcomes = labeled(40, 3, 2)
+    tied = replace(outcomes, probabilities=np.round(outcomes.probabilities, 1))
+    expected = np.mean([sklearn.metrics.roc_auc_score(tied.gold == i, tied.probabilities[:, i]) for i in range(3)])
+    assert AUROC().compute(tied) == pytest.approx(expected) == pytest.approx(auroc(tied))
+    draws = np.random.default_rng(0).integers(0, 40, (30, 40))
+    assert AUROC().resampled(tied, draws) == pytest.approx([auroc(tied.take(draw)) for draw in draws])
+
+
+def test_auroc_of_two_labels_is_the_usual_one() -> None:
+    outcomes = labeled(50, 2, 0)
+    assert AUROC().compute(outcomes) == pytest.approx(
+        sklearn.metrics.roc_auc_score(outcomes.gold, outcomes.probabilities[:, 1])
+    )
+
+
+def test_a_perfectly_calibrated_model_still_has_an_error_on_few_rows() -> None:
+    random, found = np.random.default_rng(0), []
+    for rows in (200, 5000):
+        confidence = random.uniform(0.5, 1, rows)
+        right = random.random(rows) < confidence
+        probabilities = np.stack([confidence, 1 - confidence], axis=1)
+        found.append(
+            ECE().compute(
+                replace(
+                    labeled(rows, 2, 0),
+                    gold=np.where(right, 0, 1),
+                    predicted=np.zeros(rows, int),
+                    probabilities=probabilities,
+                )
+            )
+        )
+    assert 0.03 < found[0] < 0.15
+    assert found[1] < 0.03
+
+
+def test_a_label_the_model_does_not_have_is_named() -> None:
+    with pytest.raises(DataError, match="'refund'; the model has label 0, label 1"):
+        F1(label="refund").compute(labeled(5, 2, 0))
+
+
+def test_names_tell_the_metrics_of_an_evaluation_apart() -> None:
+    assert F1(label="refund").name == "f1:refund"
+    assert MCC().name == "mcc"
 
 
 def test_a_label_that_is_never_predicted_counts_zero_and_one_that_never_occurs_does_not_count() -> None:
@@ -101,7 +233,7 @@ def test_log_loss_sees_a_confident_error_whole() -> None:
 def test_the_direction_of_each_metric_is_right() -> None:
     right, wrong = labeled(30, 3, 0), labeled(30, 3, 0)
     right = Outcomes(
-        right.row_ids, right.nll * 0.1, right.targets, right.labels, right.gold, right.gold, right.probabilities
+        right.row_ids, right.nll * 0.1, right.targets, right.labels, right.gold, right.gold, np.eye(3)[right.gold]
     )
-    for metric in (Accuracy(), LogLoss(), MacroF1()):
+    for metric in METRICS[:-2]:
         assert (metric.compute(right) > metric.compute(wrong)) == metric.higher_is_better

@@ -1,0 +1,73 @@
+"""Area under the ROC curve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ftlib.config import BatchKind
+from ftlib.metrics.base import MetricBase
+from ftlib.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+
+class AUROC(MetricBase):
+    """Chance that a row with a label is held more probable to have it than a row without; ties count half.
+
+    Each label against all others, then the unweighted mean over the labels that some rows have and some have not;
+    0.5 if there is no such label. With two labels it is the usual area under the curve.
+    """
+
+    kind: Literal["auroc"] = "auroc"
+
+    needs: ClassVar[BatchKind] = "labeled"
+    higher_is_better: ClassVar[bool] = True
+
+    def compute(self, outcomes: Outcomes) -> float:
+        """Return the metric over all rows."""
+        import numpy as np
+        from sklearn.metrics import roc_auc_score
+
+        areas = [
+            float(roc_auc_score(outcomes.gold == label, outcomes.probabilities[:, label]))
+            for label in _ranked(outcomes)
+        ]
+        return float(np.mean(areas)) if areas else 0.5
+
+    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample, from how often each row was drawn: rows are sorted once per label."""
+        import numpy as np
+
+        drawn = np.zeros((len(rows), len(outcomes)), np.int64)
+        np.add.at(drawn, (np.arange(len(rows))[:, None], rows), 1)
+        total, labels = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
+        for label in _ranked(outcomes):
+            area, known = _areas(outcomes.probabilities[:, label], outcomes.gold == label, drawn)
+            total += area
+            labels += known
+        return np.where(labels > 0, total / labels.clip(min=1), 0.5)
+
+
+def _ranked(outcomes: Outcomes) -> Int[np.ndarray, " labels"]:
+    """Return the labels that some rows have and some have not."""
+    import numpy as np
+
+    occurring = np.unique(outcomes.gold)
+    return occurring if len(occurring) > 1 else occurring[:0]
+
+
+def _areas(
+    scores: Float[np.ndarray, " rows"], gold: Int[np.ndarray, " rows"], drawn: Int[np.ndarray, "resamples rows"]
+) -> tuple[Float[np.ndarray, " resamples"], Int[np.ndarray, " resamples"]]:
+    """Return each resample's area (Mann-Whitney's U), 0 where it is undefined, and 1 where it is defined."""
+    import numpy as np
+
+    order = np.argsort(scores, kind="stable")
+    first = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # of rows with one score
+    positive, negative = (np.add.reduceat(drawn[:, order] * side[order], first, axis=1) for side in (gold, ~gold))
+    below = negative.cumsum(axis=1) - negative
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    wins = (positive * (below + negative / 2)).sum(axis=1)
+    return wins / pairs.clip(min=1), (pairs > 0).astype(np.int64)

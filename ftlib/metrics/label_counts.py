@@ -1,0 +1,69 @@
+"""How often each label is right, is there, and is said: all that precision, recall, F1 and MCC read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ftlib.errors import DataError
+from ftlib.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Counts of every resample, by label."""
+
+    hits: Int[np.ndarray, "resamples labels"]
+    """Rows that have the label and are predicted to."""
+    golds: Int[np.ndarray, "resamples labels"]
+    """Rows that have it."""
+    predictions: Int[np.ndarray, "resamples labels"]
+    """Rows that are predicted to."""
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> LabelCounts:
+        """Count the rows of every resample."""
+        import numpy as np
+
+        nothing = len(outcomes.labels)
+        right = np.where(outcomes.gold == outcomes.predicted, outcomes.gold, nothing)
+        hits, golds, predictions = (
+            _count(labels[rows], nothing) for labels in (right, outcomes.gold, outcomes.predicted)
+        )
+        return cls(hits, golds, predictions)
+
+    def precision(self) -> Float[np.ndarray, "resamples labels"]:
+        """Return the share of predictions that are right; 0 where there is none."""
+        return self.hits / self.predictions.clip(min=1)
+
+    def recall(self) -> Float[np.ndarray, "resamples labels"]:
+        """Return the share of a label's rows that are found; 0 where there is none."""
+        return self.hits / self.golds.clip(min=1)
+
+    def f1(self) -> Float[np.ndarray, "resamples labels"]:
+        """Return the harmonic mean of precision and recall; 0 where both are."""
+        return 2 * self.hits / (self.golds + self.predictions).clip(min=1)
+
+    def mean(self, scores: Float[np.ndarray, "resamples labels"]) -> Float[np.ndarray, " resamples"]:
+        """Return the unweighted mean over the labels that occur in the resample."""
+        occurs = self.golds > 0
+        return (scores * occurs).sum(axis=1) / occurs.sum(axis=1)
+
+
+def position(outcomes: Outcomes, label: str) -> int:
+    """Return a label's place. Raises DataError if the model has no such label."""
+    if label not in outcomes.labels:
+        raise DataError(f"a metric names the label {label!r}; the model has {', '.join(outcomes.labels)}")
+    return outcomes.labels.index(label)
+
+
+def _count(labels: Int[np.ndarray, "resamples rows"], nothing: int) -> Int[np.ndarray, "resamples labels"]:
+    import numpy as np
+
+    width = nothing + 1
+    flat = labels + width * np.arange(len(labels))[:, None]
+    return np.bincount(flat.ravel(), minlength=width * len(labels)).reshape(-1, width)[:, :-1]

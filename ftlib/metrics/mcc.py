@@ -1,0 +1,42 @@
+"""Matthews correlation coefficient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ftlib.config import BatchKind
+from ftlib.metrics.base import MetricBase
+from ftlib.metrics.label_counts import LabelCounts
+from ftlib.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+
+class MCC(MetricBase):
+    """Correlation of labels and predictions, for any number of labels (Gorodkin 2004); 0 is chance, 1 is all right.
+
+    0 too where all rows, or all predictions, have one label.
+    """
+
+    kind: Literal["mcc"] = "mcc"
+
+    needs: ClassVar[BatchKind] = "labeled"
+    higher_is_better: ClassVar[bool] = True
+
+    def compute(self, outcomes: Outcomes) -> float:
+        """Return the metric over all rows."""
+        from sklearn.metrics import matthews_corrcoef
+
+        return float(matthews_corrcoef(outcomes.gold, outcomes.predicted))
+
+    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample, from counts: no table of labels by labels is made."""
+        import numpy as np
+
+        counts, total = LabelCounts.of(outcomes, rows), rows.shape[1]
+        covariance = counts.hits.sum(axis=1) * total - (counts.golds * counts.predictions).sum(axis=1)
+        spread = [total**2 - (side.astype(np.float64) ** 2).sum(axis=1) for side in (counts.golds, counts.predictions)]
+        scale = np.sqrt(spread[0] * spread[1])
+        return np.divide(covariance, scale, out=np.zeros(len(rows)), where=scale > 0)
