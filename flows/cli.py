@@ -33,6 +33,7 @@ class LazyGroup(ReglageGroup):
         "registry": "flows.cli_registry",
         "predict": "flows.cli_predict",
         "interpolate": "flows.cli_interpolate",
+        "lineage": "flows.cli_lineage",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -1,0 +1,252 @@
+"""Retraining against a real registry and Prefect's test server, as fresh files come in."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.approval import Approval
+from flows.challenge import Challenge, challenge, settle
+from flows.retrain import retrain
+from ftlib.errors import DataError
+from ftlib.model_registry import ModelRegistry
+from ftlib.recipe import Recipe
+from ftlib.recipe_file import load_recipe
+from ftlib.storage import LocalStore
+from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
+from ftlib.workspace import Workspace
+from tasks.runner import Runner
+
+pytestmark = pytest.mark.prefect
+
+NAME = "tiny-router"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+class Model:
+    """A model in production: a folder where files arrive, a registry, and the recipe that keeps it fresh."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = tiny_recipe(folder)
+        self.rows = folder / "arriving"
+        self.rows.mkdir()
+        text = self.path.read_text().replace(f"{folder}/home.jsonl", f"{self.rows}/")
+        self.path.write_text(text + "retrain: {min_fresh_rows: 50}\n")
+        self.work = folder / "work"
+        self.registry = ModelRegistry(LocalStore(folder / "registry"))
+
+    def arrive(self, name: str, rows: int, seed: int) -> None:
+        write_jsonl(self.rows / name, tiny_rows(rows, seed=seed))
+
+    def retrain(self, *overrides: str) -> tuple[State, Challenge]:
+        state = retrain(str(self.path), overrides=list(overrides), work=str(self.work), return_state=True)
+        return state, state.result()
+
+    def recipe(self, *overrides: str) -> Recipe:
+        return load_recipe(self.path, list(overrides))
+
+    def champion(self) -> int | None:
+        entry = self.registry.alias(NAME, "champion")
+        return entry.version if entry else None
+
+
+@flow
+def up_to_the_decision(recipe: Recipe, work: Path) -> Challenge:
+    """A retraining that stops, or is stopped, before anything is promoted."""
+    return challenge(recipe, Runner(Workspace(work)), "this-run")
+
+
+@flow
+def decided(recipe: Recipe, work: Path, found: Challenge, approval: Approval | None) -> Challenge:
+    return settle(recipe, Runner(Workspace(work)), found, approval)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    model = Model(tmp_path)
+    model.arrive("monday.jsonl", 120, seed=0)
+    return model
+
+
+@pytest.fixture
+def kept(model: Model) -> Model:
+    """With its first version in place."""
+    model.retrain()
+    return model
+
+
+def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Model):
+    state, first = model.retrain()
+    assert (state.name, first.what, model.champion()) == ("Promoted", "promoted", 1)
+    assert first.worth is not None
+    assert first.worth.reasons == ("there is no champion yet",)
+    state, second = model.retrain()
+    assert (state.name, second.what) == ("Skipped", "skipped")
+    assert state.is_completed()
+    assert state.message == "Skipped: nothing new since version 1"
+    assert second.steps == ()  # no stage ran, so no Ray either
+    assert [version.version for version in model.registry.versions(NAME)] == [1]
+
+
+def test_too_few_rows_wait_until_there_are_enough(kept: Model):
+    kept.arrive("tuesday.jsonl", 30, seed=1)
+    state, few = kept.retrain()
+    assert state.name == "Skipped"
+    assert "30 fresh rows (arriving" not in state.message
+    assert "30 fresh rows (home: 1 added), needed are 50" in state.message
+    assert few.evidence is None
+    kept.arrive("wednesday.jsonl", 30, seed=2)
+    _, enough = kept.retrain()
+    assert enough.news["home"].fresh_rows == 60  # Tuesday's were not forgotten
+    assert enough.worth is not None
+    assert enough.worth.go
+
+
+def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
+    kept.arrive("tuesday.jsonl", 80, seed=1)
+    _, found = kept.retrain("retrain.margin=1")
+    assert (found.what, kept.champion()) == ("promoted", 2)
+    assert found.evidence is not None
+    challenger = found.evidence.measured(found.evidence.selection.chosen.name)
+    champion = {cell.evaluation: cell for report in found.champion_cells for cell in report.measured}
+    assert {name: cell.rows for name, cell in champion.items()} == {name: c.rows for name, c in challenger.items()}
+    for d in found.differences:
+        ours, theirs = (cells[d.evaluation].metrics[d.metric].value for cells in (challenger, champion))
+        assert d.estimate.value == pytest.approx(ours - theirs, abs=1e-12)
+    entry = kept.registry.history(NAME, "champion")[-1]
+    assert "the rule is a loss of at most 1" in entry.why
+    page = (kept.work / "runs" / "tiny" / "retrain.md").read_text()
+    for words in ("tiny-router: promoted", "80 fresh rows", "| home | champion |", "version 1 was in place"):
+        assert words in page
+
+
+def test_a_challenger_that_is_not_better_is_published_and_not_promoted(kept: Model):
+    kept.arrive("tuesday.jsonl", 80, seed=1)
+    state, found = kept.retrain("retrain.promote=better", "retrain.margin=0")
+    assert (state.name, state.is_completed()) == ("Not promoted", True)
+    assert found.version is not None
+    assert (found.version.version, kept.champion()) == (2, 1)
+    state, _ = kept.retrain("retrain.promote=better")
+    assert state.name == "Skipped"  # decided once: the same rows are not trained on every night
+
+
+def test_a_gate_refuses_before_anything_is_published(kept: Model):
+    kept.arrive("tuesday.jsonl", 80, seed=1)
+    state, found = kept.retrain("select.gates=[{metric: home/accuracy, at_least: 1.0}]")
+    assert state.name == "Not promoted"
+    assert "at least 1 is required" in state.message
+    assert found.version is None
+    assert kept.champion() == 1
+
+
+def test_from_the_champion_on_with_its_head_kept(kept: Model):
+    kept.arrive("tuesday.jsonl", 80, seed=1)
+    _, found = kept.retrain("retrain.start=champion")
+    assert found.evidence is not None
+    assert not found.evidence.checkpoints[0].fresh_head
+    manifest = kept.registry.manifest(kept.registry.version(NAME, 2))
+    assert manifest.lineage["base_model"]["name"] == "tiny-router@1"
+    first = kept.registry.manifest(kept.registry.version(NAME, 1))
+    assert found.evidence.checkpoints[0].weights == first.lineage["weights"]["published"]
+
+
+def test_labels_that_appear_are_an_error_unless_allowed(kept: Model):
+    rows = [{**row, "label": "unheard-of"} for row in tiny_rows(60, seed=5)]
+    write_jsonl(kept.rows / "odd.jsonl", rows)
+    with pytest.raises(DataError, match=r"new unheard-of, gone none; .* retrain.labels_may_change"):
+        kept.retrain()
+    assert kept.champion() == 1
+    _, found = kept.retrain("retrain.labels_may_change=true")
+    assert found.what == "promoted"
+    assert "gates alone decide" in found.reasons[0]
+    assert found.differences == ()
+
+
+def test_an_edited_file_gives_its_rows_anew_and_a_lost_share_of_files_fails(kept: Model):
+    kept.arrive("monday.jsonl", 110, seed=4)
+    _, found = kept.retrain()
+    assert len(found.changes["home"].edited) == 1
+    assert found.evidence is not None
+    assert found.evidence.raw["home"].ledger.rows_in == 110  # the earlier rows of the file are gone
+    (kept.rows / "monday.jsonl").unlink()
+    kept.arrive("other.jsonl", 100, seed=6)
+    with pytest.raises(DataError, match="1 of 1 files known from earlier runs are gone"):
+        kept.retrain()
+
+
+@pytest.fixture
+def waiting(kept: Model) -> Callable[..., tuple[Recipe, Challenge]]:
+    def wait(*overrides: str) -> tuple[Recipe, Challenge]:
+        kept.arrive("tuesday.jsonl", 80, seed=1)
+        recipe = kept.recipe("retrain.margin=1", *overrides)
+        found = up_to_the_decision(recipe, kept.work)
+        assert found.what == "waiting"
+        assert kept.champion() == 1
+        return recipe, found
+
+    return wait
+
+
+def test_a_promotion_that_lost_the_race_is_judged_against_the_new_champion(
+    kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
+):
+    recipe, found = waiting()
+    kept.retrain("seed=3", "retrain.margin=1")  # another one trains on the same files and wins
+    assert kept.champion() == 3
+    settled = decided(recipe, kept.work, found, None)
+    assert settled.champion is not None
+    assert settled.champion.version == 3  # the one it was measured against in the end
+    assert (settled.what, kept.champion()) == ("promoted", 2)
+    assert settled.reasons[-1] == "another retraining considered these files at the same time"
+
+
+@pytest.mark.parametrize(
+    ("answer", "what", "said"),
+    [
+        (Approval(decision="promote", who="Ada", why="looks right"), "promoted", "loss of at most 1"),
+        (Approval(decision="reject", who="Ada", why="wait for May"), "not_promoted", "Ada said no: wait for May"),
+        (None, "not_promoted", "a person has to agree: reglage registry promote tiny-router@2"),
+    ],
+)
+def test_a_person_decides_where_the_recipe_asks_for_it(
+    kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]], answer: Approval | None, what: str, said: str
+):
+    recipe, found = waiting("retrain.approval=by_hand")
+    settled = decided(recipe, kept.work, found, answer)
+    assert settled.what == what
+    assert said in "; ".join(settled.reasons)
+    if what == "promoted":
+        assert kept.registry.history(NAME, "champion")[-1].who == "Ada"
+    else:
+        assert kept.champion() == 1
+
+
+def test_a_resumed_run_goes_on_with_the_files_it_saw(kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]):
+    recipe, found = waiting()
+    kept.arrive("wednesday.jsonl", 90, seed=2)  # while a person thinks
+    again = up_to_the_decision(recipe, kept.work)
+    assert again.listing == found.listing
+    assert again.version is not None
+    assert again.version.manifest == found.version.manifest
+    assert all(step.done_before for step in again.steps)
+    assert json.loads((kept.work / "listings" / "this-run.json").read_text())["seen"]["home"]["changes"]["added"]
+
+
+def test_a_run_that_is_killed_before_its_decision_leaves_its_files_new(
+    kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
+):
+    waiting()
+    _, found = kept.retrain("retrain.margin=1")
+    assert found.news["home"].fresh_rows == 80
+    assert [v.version for v in kept.registry.versions(NAME)] == [1, 2]  # published once
+    assert found.version is not None
+    assert not found.version.created
