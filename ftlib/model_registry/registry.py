@@ -23,7 +23,7 @@ from ftlib.model_registry.race import probe
 from ftlib.model_registry.reading import RegistryReader
 from ftlib.model_registry.signing import PublicKey, Signer
 from ftlib.model_registry.transfers import download
-from ftlib.storage.files import local_errors
+from ftlib.storage.files import flush_folder, local_errors
 from ftlib.storage.store import Store
 from ftlib.versions import Fault, Format, Manifest, Version, differences, record_bytes
 
@@ -101,8 +101,9 @@ class ModelRegistry(RegistryReader):
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
                 whole = Path(scratch, "whole")
-                download(self.store, manifest, whole, _nothing)
+                download(self.store, manifest, whole, _nothing, durable=True)
                 whole.rename(target)
+                flush_folder(target.parent)
         return True
 
     def verify(self, version: Version, key: PublicKey | None = None) -> list[Fault]:

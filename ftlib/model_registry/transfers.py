@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ftlib.errors import IntegrityError
 from ftlib.progress import emit
+from ftlib.storage.files import flush_file, flush_tree
 from ftlib.storage.store import Store
 from ftlib.versions import MANIFEST, File, Manifest
 
@@ -25,8 +26,11 @@ def upload(store: Store, manifest: Manifest, folder: Path, moved: Moved, *, agai
     _transfer(f"upload {manifest.name}", put, manifest.files, moved)
 
 
-def download(store: Store, manifest: Manifest, folder: Path, moved: Moved) -> None:
-    """Fill a new folder with a version's files and its manifest. Raises IntegrityError for a blob that is damaged."""
+def download(store: Store, manifest: Manifest, folder: Path, moved: Moved, *, durable: bool = False) -> None:
+    """Fill a new folder with a version's files and its manifest; if `durable`, they then survive a power cut.
+
+    Raises IntegrityError for a blob that is damaged.
+    """
 
     def get(file: File) -> None:
         target = folder / file.path
@@ -35,10 +39,14 @@ def download(store: Store, manifest: Manifest, folder: Path, moved: Moved) -> No
             store.get_file(file.blob, target, file.sha256)
         except IntegrityError:  # perhaps only damaged on the way: once more
             store.get_file(file.blob, target, file.sha256)
+        if durable:  # at once: the disk works while the network does
+            flush_file(target)
 
     folder.mkdir(parents=True)
     _transfer(f"download {manifest.name}", get, manifest.files, moved)
     (folder / MANIFEST).write_bytes(manifest.canonical())
+    if durable:
+        flush_tree(folder)
 
 
 def _transfer(label: str, move: Callable[[File], None], files: tuple[File, ...], moved: Moved) -> None:

@@ -17,12 +17,11 @@ from ftlib.errors import IntegrityError, StorageError
 
 @contextmanager
 def appearing(target: Path) -> Generator[BinaryIO]:
-    """Open a file that gets its name only if the block succeeds."""
+    """Open a file that gets its name only if the block succeeds; `flush_tree` makes it survive a power cut."""
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with part.open("x+b") as stream:
             yield stream
-            flush(stream)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -51,6 +50,12 @@ def flush(stream: BinaryIO) -> None:
     os.fsync(stream.fileno())
 
 
+def flush_file(path: Path) -> None:
+    """Put a closed file's bytes on the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def flush_folder(folder: Path) -> None:
     """Make a new name in a folder survive a power cut: fsync of the file alone does not."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -58,6 +63,15 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Put everything in a folder on the disk, its names too: only then may a rename say that it is whole."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            flush_folder(path)
+        else:
+            flush_file(path)
 
 
 def expect(sha256: str, found: str, where: str) -> None:

@@ -22,6 +22,8 @@ PART_BYTES = 8 * 2**20
 MOST_PARTS = 10_000  # the protocol's own limit
 NAMES_AT_ONCE = 1000
 PARTS_AT_ONCE = 8  # of one file: 64 MiB in memory
+RANGE_BYTES = 32 * 2**20  # of a download, which is not held in memory; a request takes 2 ms of the interpreter
+HASH_BYTES = 2**18
 
 
 class S3Store:
@@ -107,17 +109,17 @@ class S3Store:
         with local_errors(target, size), appearing(target) as stream:
             file = stream.fileno()
 
-            def get(first: int) -> tuple[int, int]:
-                end = min(first + PART_BYTES, size)
-                span = {"Bucket": self.bucket, "Key": self._key(path), "Range": f"bytes={first}-{end - 1}"}
-                self.client.read_into(file, first, f"reading {self.uri}/{path}", **span)
-                return first, end
+            def get(first: int) -> range:
+                span = range(first, min(first + RANGE_BYTES, size))
+                whose = {"Bucket": self.bucket, "Key": self._key(path)}
+                self.client.read_into(file, span, f"reading {self.uri}/{path}", **whose)
+                return span
 
-            found, buffer = hashlib.sha256(), bytearray(2**20)
-            for first, end in in_order(get, range(0, size, PART_BYTES), PARTS_AT_ONCE):
-                for place in range(first, end, len(buffer)):
-                    count = os.preadv(file, [memoryview(buffer)[: end - place]], place)
-                    found.update(memoryview(buffer)[:count])
+            found, buffer = hashlib.sha256(), memoryview(bytearray(HASH_BYTES))
+            for span in in_order(get, range(0, size, RANGE_BYTES), PARTS_AT_ONCE):
+                for place in span[::HASH_BYTES]:
+                    count = os.preadv(file, [buffer[: span.stop - place]], place)
+                    found.update(buffer[:count])
             expect(sha256, found.hexdigest(), f"{self.uri}/{path}")
 
     def list(self, folder: str) -> list[str]:

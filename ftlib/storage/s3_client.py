@@ -54,12 +54,17 @@ class S3Client:
 
         return self._retry(what, get)
 
-    def read_into(self, file: int, offset: int, what: str, **arguments: Any) -> None:
-        """Write an object's bytes, or those of a `Range`, to an open file at `offset`, in pieces that stay in cache."""
+    def read_into(self, file: int, span: range, what: str, **arguments: Any) -> None:
+        """Write a span of an object's bytes to the same place of an open file, in pieces that stay in cache.
+
+        A body that breaks off is asked for again from where it broke off.
+        """
+        place = span.start
 
         def get(client: Any) -> None:
-            place = offset
-            with closing(client.get_object(**arguments)["Body"]) as body:
+            nonlocal place
+            asked = client.get_object(**arguments, Range=f"bytes={place}-{span.stop - 1}")
+            with closing(asked["Body"]) as body:
                 while data := body.read(PIECE):
                     place += os.pwrite(file, data, place)
 

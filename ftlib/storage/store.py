@@ -37,7 +37,10 @@ class Store(Protocol):
         ...
 
     def get_file(self, path: str, target: Path, sha256: str) -> None:
-        """Download a file; `target` appears only whole. Raises IntegrityError if the bytes have another digest."""
+        """Download a file; `target` appears only whole, and is not flushed: most copies are only looked at.
+
+        Raises IntegrityError if the bytes have another digest.
+        """
         ...
 
     def list(self, folder: str) -> list[str]:

@@ -31,6 +31,7 @@ def test_random_kills(
     bucket, s3_store: S3Store, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ):
     monkeypatch.setattr(s3_module, "PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr(s3_module, "RANGE_BYTES", 5 * 2**20)
     chance = random.Random(seed)
 
     def start(key: int) -> int:

@@ -175,6 +175,27 @@ class TestPull:
                 registry.pull(version, tmp_path / "out")
         assert (tmp_path / "out" / "mine.txt").read_text() == "x"
 
+    def test_it_has_its_name_only_once_all_of_it_is_on_the_disk(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        version, _ = publish(store, tmp_path, "k", FILES)
+        fsync, rename, flushed, unflushed = os.fsync, Path.rename, set[int](), list[Path]()
+
+        def note(descriptor: int) -> None:
+            flushed.add(os.fstat(descriptor).st_ino)
+            fsync(descriptor)
+
+        def check(path: Path, target: Path) -> Path:
+            unflushed.extend(inner for inner in (path, *path.rglob("*")) if inner.stat().st_ino not in flushed)
+            flushed.clear()
+            return rename(path, target)
+
+        monkeypatch.setattr(os, "fsync", note)
+        monkeypatch.setattr(Path, "rename", check)
+        ModelRegistry(store).pull(version, tmp_path / "out")
+        assert unflushed == []
+        assert flushed == {tmp_path.stat().st_ino}
+
     def test_an_empty_folder_is_filled(self, store: Store, tmp_path: Path):
         version, _ = publish(store, tmp_path, "k", FILES)
         (tmp_path / "out").mkdir()

@@ -46,8 +46,9 @@ def proxy(s3_endpoint: str) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def store(bucket, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store:
-    """A store behind the proxy, with multipart uploads of 6 MB files and short pauses."""
+    """A store behind the proxy, with 6 MB files in two parts either way and short pauses."""
     monkeypatch.setattr(s3_module, "PART_BYTES", PART)
+    monkeypatch.setattr(s3_module, "RANGE_BYTES", PART)
     monkeypatch.setattr(s3_client, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(s3_client, "LONGEST_PAUSE", 0.5)
     return S3Store(bucket.name, "r", proxy.url, deadline=3.0)
@@ -276,6 +277,20 @@ class TestDamage:
         version = publish(store, folder)
         assert ModelRegistry(clean).verify(version) == []
         assert [call.operation for call in proxy.struck] == ["part"]
+
+
+def test_a_body_that_breaks_off_is_asked_for_from_there(
+    store: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path
+):
+    version = publish(store, folder)
+    proxy.clear()
+    proxy.plan(truncated(), where=lambda call: call.headers.get("Range") == f"bytes=0-{PART - 1}", times=1)
+    ModelRegistry(store).pull(version, tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(folder)
+    asked = [call.headers["Range"] for call in proxy.calls if download(call)]
+    assert [span for span in asked if span.endswith(f"-{PART - 1}")] == [
+        f"bytes={first}-{PART - 1}" for first in (0, PART // 2)
+    ]
 
 
 def test_a_full_disk_is_no_fault_of_the_network(
