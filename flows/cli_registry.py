@@ -11,9 +11,17 @@ from flows.cli_aliases import history, promote, rollback
 from flows.cli_export import export
 from flows.cli_upkeep import fsck, gc
 from flows.console import emit, json_option
-from flows.registry_view import facts, key_option, open_registry, registry_options, table, version_argument
+from flows.registry_view import (
+    aliases_of,
+    facts,
+    key_option,
+    open_registry,
+    registry_options,
+    table,
+    version_argument,
+)
 from ftlib.errors import IntegrityError
-from ftlib.model_registry import ModelRegistry, probe
+from ftlib.model_registry import probe
 from ftlib.model_registry.signing import PublicKey
 from ftlib.storage import open_store
 from ftlib.versions import Manifest, Version
@@ -39,7 +47,7 @@ def list_versions(name: str | None, uri: str, endpoint_url: str | None, as_json:
     versions = {model: opened.versions(model) for model in models}
     if name and not versions[name]:
         opened.version(name)  # says what there is instead
-    meant = {model: _aliases(opened, model) for model in models}
+    meant = {model: aliases_of(opened, model) for model in models}
     record = {
         "registry": opened.store.uri,
         "models": [
@@ -53,12 +61,6 @@ def list_versions(name: str | None, uri: str, endpoint_url: str | None, as_json:
         for v in shown
     ]
     emit(table(["version", "published", "manifest", "aliases"], rows), record, as_json)
-
-
-def _aliases(opened: ModelRegistry, model: str) -> dict[str, int]:
-    """Return the version each alias of a model means."""
-    entries = [opened.alias(model, alias) for alias in opened.aliases(model)]
-    return {entry.alias: entry.version for entry in entries if entry}
 
 
 def _words(aliases: dict[str, int], version: int | None) -> list[str]:

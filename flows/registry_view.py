@@ -54,6 +54,12 @@ def open_registry(uri: str, endpoint_url: str | None) -> ModelRegistry:
     return ModelRegistry(open_store(uri, endpoint_url))
 
 
+def aliases_of(opened: ModelRegistry, model: str) -> dict[str, int]:
+    """Return the version each alias of a model means."""
+    entries = [opened.alias(model, alias) for alias in opened.aliases(model)]
+    return {entry.alias: entry.version for entry in entries if entry}
+
+
 def facts(version: Version) -> dict[str, object]:
     """Return a version as JSON."""
     return {

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import JsonValue
 
 import ftlib
-from ftlib.artifacts import PreparedDataset
+from ftlib.artifacts import PreparedDataset, RawDataset
 from ftlib.errors import StorageError
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import digest, file_digest, identify
 from ftlib.model_registry.reading import RegistryReader
 from ftlib.prepared import SPLITS
 from ftlib.row_index import ROWS, RowIndex, contains, index_file, read_row_index, rows_of, write_row_index
+from ftlib.snapshot import rows_by_file
 from ftlib.versions import Manifest, Version
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def lineage(
         "base_model": {"name": model.name, "weights": model.weights, "tokenizer": model.tokenizer},
         "data": {
             name: {
-                "files": [file.model_dump(exclude={"version"}) for file in evidence.raw[name].files],
+                "files": _files(evidence.raw[name]),
                 "raw": evidence.raw[name].content,
                 "prepared": data.content,
                 "rows": {split: facts.rows for split, facts in data.splits.items()},
@@ -67,6 +68,16 @@ def lineage(
         },
         "code": code_facts(),
     }
+
+
+def _files(raw: RawDataset) -> list[JsonValue]:
+    """Return every file with the rows it gave, if the source says which; no listing's token."""
+    rows = rows_by_file(raw.path / "rows.parquet")
+    told = None not in rows
+    return [
+        {**file.model_dump(exclude={"version"}), **({"rows": rows[place]} if told else {})}
+        for place, file in enumerate(raw.files)
+    ]
 
 
 def index_rows(evidence: Evidence, folder: Path) -> dict[str, RowIndex]:

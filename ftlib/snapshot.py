@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -93,6 +94,18 @@ def read_origins(path: Path) -> Iterator[tuple[str, int | None]]:
     """Yield (row id, the place of its file in `RawDataset.files`) in order, reading nothing else."""
     for row_id, place in read_column(path, FILE):
         yield row_id, cast("int | None", place)
+
+
+def rows_by_file(path: Path) -> Counter[int | None]:
+    """Count the rows of each file, by its place in `RawDataset.files`; None where the source does not say."""
+    from pyarrow import parquet
+
+    counts: Counter[int | None] = Counter()
+    with parquet.ParquetFile(path) as table:
+        for batch in table.iter_batches(columns=[FILE], use_threads=False):
+            for item in batch.column(0).value_counts().to_pylist():
+                counts[item["values"]] += item["counts"]
+    return counts
 
 
 def read_column(path: Path, name: str) -> Iterator[tuple[str, Value]]:

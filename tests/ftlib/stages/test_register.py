@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import ftlib.training.merge as merge
+from ftlib.ancestry import Ancestry
 from ftlib.artifacts import (
     Candidate,
     Candidates,
@@ -38,13 +39,15 @@ from ftlib.lineage import fresh_rows, trained_rows
 from ftlib.model_registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
 from ftlib.prepared import split_file
-from ftlib.recipe import Recipe
+from ftlib.recipe import ModelRef, Recipe
+from ftlib.rows import Checked
+from ftlib.snapshot import write_snapshot
 from ftlib.stages.register import RegisterJob, register
 from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.merge_files import Merged
-from ftlib.training.model import weights_digest
+from ftlib.training.model import find_model, weights_digest
 from ftlib.versions import MANIFEST, Manifest
 from ftlib.workspace import Workspace
 
@@ -108,7 +111,11 @@ class Run:
             outcomes="outcomes/x.parquet",
             metrics={metric: Estimate(value=0.75, low=0.5, high=0.9)},
         )
+        (folder / "raw").mkdir()
+        checked = (Checked(row, tiny_row_id("train", i), file=0) for i, row in enumerate(rows))
+        write_snapshot(folder / "raw" / "rows.parquet", checked)
         self.raw = RawDataset(
+            uri=str(folder / "raw"),
             content="c" * 64,
             columns=("text", "label"),
             files=(FileVersion(uri="rows.jsonl", bytes=1234, sha256="f" * 64),),
@@ -372,7 +379,7 @@ def test_the_manifest_says_what_it_was_made_from(make, tmp_path: Path):
     assert Recipe.model_validate(lineage["recipe"]) == run.recipe
     assert lineage["data"]["tickets"]["prepared"] == run.data.content
     assert lineage["data"]["tickets"]["raw"] == run.raw.content
-    assert lineage["data"]["tickets"]["files"] == [{"uri": "rows.jsonl", "bytes": 1234, "sha256": "f" * 64}]
+    assert lineage["data"]["tickets"]["files"] == [{"uri": "rows.jsonl", "bytes": 1234, "sha256": "f" * 64, "rows": 40}]
     assert lineage["data"]["tickets"]["index"]["splits"] == {"train": 20, "validation": 8, "test": 12}
     assert lineage["base_model"]["weights"] == "w" * 64
     weights = lineage["weights"]
@@ -410,6 +417,18 @@ def test_another_model_of_the_same_rows_stores_no_index_again(make, tmp_path: Pa
     rows = [path for path in of[0] if path.startswith("lineage/")]
     assert rows == [f"lineage/tickets/{split}.rows" for split in ("test", "train", "validation")]
     assert [of[0][path] for path in rows] == [of[1][path] for path in rows]
+
+
+@pytest.mark.parametrize("shard_mb", [256, 0.002])
+def test_a_training_from_a_pulled_version_is_traced_to_it(make, tmp_path: Path, shard_mb: float):
+    run = publishing(make(), shard_mb=shard_mb)
+    base = find_model(ModelRef(path=str(pulled(published(run), tmp_path / "out"))))
+    registry = ModelRegistry(LocalStore(tmp_path / "registry"))
+    child = Manifest(
+        name="child", description="", files=(), metrics={}, lineage={"base_model": {"weights": base.weights}}
+    )
+    registry.publish(child, tmp_path, "k", lambda _: None, tmp_path)
+    assert Ancestry.read(registry).parents("child@1") == ["demo@1"]
 
 
 def test_a_version_without_an_index_says_so(make, tmp_path: Path):
