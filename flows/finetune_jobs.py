@@ -2,7 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-from ftlib.artifacts import Candidate, Checkpoint, EvalReport, FileVersion, FoundModel, PreparedDataset, RawDataset
+from ftlib.artifacts import (
+    Candidate,
+    Candidates,
+    Checkpoint,
+    EvalReport,
+    FileVersion,
+    FoundModel,
+    PreparedDataset,
+    RawDataset,
+)
 from ftlib.config import Split
 from ftlib.model_registry import ModelRegistry
 from ftlib.recipe import Phase, Recipe
@@ -11,6 +20,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob, scores_of
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
 from ftlib.workspace import Workspace
 
@@ -113,3 +123,14 @@ def evaluate_jobs(
         )
         for name, evaluation in recipe.evaluations.items()
     ]
+
+
+def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport]) -> SelectJob:
+    """Say which of the measured candidates to choose from, and how."""
+    return SelectJob(
+        candidates=candidates,
+        reports=tuple(sweep),
+        evaluations=recipe.evaluations,
+        select=recipe.select,
+        seed=recipe.seed,
+    )

@@ -20,7 +20,6 @@ from ftlib.evidence import Evidence
 from ftlib.pins import pin
 from ftlib.preflight import check_labels, check_registry
 from ftlib.recipe import REPORT, SELECTION, Recipe
-from ftlib.stages.select import SelectJob
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.model import find_model
 from tasks.assess import evaluate, interpolate, select
@@ -70,9 +69,7 @@ def find_best(r: Recipe, run: Runner, data: Data) -> Evidence:
             siblings.append(jobs.sibling_of(run.on_thread(train, job), seed))
 
     candidates, sweep = _swept(r, run, trail, siblings, prepared)
-    selection = run(
-        select, SelectJob(candidates=candidates, reports=tuple(sweep), evaluations=r.evaluations, select=r.select)
-    )
+    selection = run(select, jobs.select_job(r, candidates, sweep))
     finalists = [*map(Candidate.of, trail), selection.chosen]
     final = [run(evaluate, job) for job in jobs.evaluate_jobs(r, finalists, prepared, REPORT)]
 

@@ -15,7 +15,7 @@ from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate
 from ftlib.stages.preprocess import preprocess
-from ftlib.stages.select import SelectJob, select
+from ftlib.stages.select import select
 from ftlib.training.footprint import Footprint, footprint
 from ftlib.training.model import find_model
 from ftlib.training.speed import Speed, measured_speed, training_flops
@@ -135,7 +135,7 @@ class Planner:
             sweep = more and sweep + more
         job = None
         if candidates and sweep:
-            job = SelectJob(candidates=candidates, reports=sweep, evaluations=r.evaluations, select=r.select)
+            job = jobs.select_job(r, candidates, sweep)
         self.note("select", job)
         selection = select(job, self.work) if job and self.work.has(job) else None
         finalists = selection and (*map(Candidate.of, trail), selection.chosen)

@@ -297,7 +297,9 @@ class Selection(Artifact):
     rule: str
     """The rule in words, with its numbers."""
     why: str
-    """How the rule came to this choice, in one sentence."""
+    """How the rule came to this choice, and whether mixing beats both ends significantly."""
+    beats_both_ends: tuple[str, ...] = ()
+    """The candidates that do, by what the rule scores."""
 
     def digest(self) -> str:
         """Return the digest of the choice."""

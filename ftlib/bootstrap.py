@@ -65,6 +65,13 @@ def estimates(outcomes: Outcomes, metrics: Sequence[Metric], resampling: Resampl
     }
 
 
+def resamples(metric: Metric, outcomes: Outcomes, resampling: Resampling) -> Float[np.ndarray, " resamples"]:
+    """Return the metric of every resample; of two models on the same rows, resample by resample comparable."""
+    import numpy as np
+
+    return np.concatenate([metric.resampled(outcomes, rows) for rows in resampling.draws(len(outcomes))])
+
+
 def difference(metric: Metric, ours: Outcomes, theirs: Outcomes, resampling: Resampling) -> Estimate:
     """Return `metric(ours) - metric(theirs)` with its paired interval; zero outside it is a difference that is real.
 

@@ -15,6 +15,8 @@ from ftlib.drift import DriftLimits
 from ftlib.fingerprint import Identified
 from ftlib.formats import Format
 from ftlib.interpolation import Interpolation, Off
+from ftlib.interpolation.slerp import Slerp
+from ftlib.interpolation.wise_ft import WiseFT
 from ftlib.metrics import Metric
 from ftlib.objectives import Objective
 from ftlib.registries import Registry
@@ -176,17 +178,25 @@ class Gate(Config):
 
 
 class Select(Config):
-    """Which candidate is published.
+    """Which candidate is published, by what was measured on the selection split.
 
-    best         the best `by` on the selection split
-    constrained  the best `by` among candidates whose `subject_to` is at most `max_drop` worse than the best end
+    best                the best `by`
+    constrained         the best `by` among candidates whose `subject_to` is not worse than the better end's by more
+                        than `max_drop`: the paired upper bound of the loss, at the evaluation's confidence
+    one_standard_error  the candidate nearest to theta0 whose `by` is within one paired standard error of the best
+    fixed               the one at `alpha`
     """
 
-    rule: Literal["best", "constrained"] = "best"
+    rule: Literal["best", "constrained", "one_standard_error", "fixed"] = "best"
     by: str
     """evaluation/metric, for example shifted/accuracy."""
+    plus: dict[str, float] = {}
+    """More metrics that `by` is summed with, each times its weight; one whose lower is better counts negatively."""
     subject_to: str | None = None
+    """evaluation/metric; only for `constrained`."""
     max_drop: float = Field(default=0.01, ge=0.0)
+    alpha: Fraction | None = None
+    """Only for `fixed`; 0.5 is what the WiSE-FT paper advises where nothing can be measured."""
     gates: tuple[Gate, ...] = ()
 
 
@@ -400,15 +410,33 @@ def _select_misfits(recipe: Recipe) -> Iterator[str]:
     paths = {"select.by": select.by, **({"select.subject_to": select.subject_to} if select.subject_to else {})}
     paths |= {"retrain.compare": recipe.retrain.compare} if recipe.retrain.compare else {}
     paths |= {f"select.gates[{i}].metric": gate.metric for i, gate in enumerate(select.gates)}
+    paths |= {f"select.plus[{i}]": path for i, path in enumerate(select.plus)}
     have = [f"{name}/{metric.name}" for name, e in recipe.evaluations.items() for metric in e.metrics]
     for where, path in paths.items():
         if path not in have:
             yield f"{where}: {path!r} is not measured; there are {_these(have)}"
     if (select.rule == "constrained") != (select.subject_to is not None):
         yield "select: rule 'constrained' and subject_to go together; give both or neither"
+    if select.by in select.plus:
+        yield f"select.plus: {select.by!r} is select.by already, with weight 1; leave it out"
+    yield from _fixed_alpha_misfits(recipe)
     for i, gate in enumerate(select.gates):
         if (gate.at_least is None) == (gate.at_most is None):
             yield f"select.gates[{i}]: give exactly one of at_least and at_most"
+
+
+def _fixed_alpha_misfits(recipe: Recipe) -> Iterator[str]:
+    alpha = recipe.select.alpha
+    if (recipe.select.rule == "fixed") != (alpha is not None):
+        yield "select: rule 'fixed' and alpha go together; give both or neither"
+    elif alpha is not None:
+        method = recipe.interpolation
+        alphas = {0.0, *method.alphas, 1.0} if isinstance(method, (WiseFT, Slerp)) else set[float]()
+        if alpha not in alphas:
+            yield (
+                f"select.alpha: no candidate will lie at {alpha:g}; the interpolation has "
+                f"{', '.join(f'{a:g}' for a in sorted(alphas)) or f'none: {method.kind!r}'}"
+            )
 
 
 def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:

@@ -9,6 +9,7 @@ from ftlib.metrics.auroc import AUROC
 from ftlib.metrics.bits_per_byte import BitsPerByte
 from ftlib.metrics.brier import Brier
 from ftlib.metrics.ece import ECE
+from ftlib.metrics.entropy import Entropy
 from ftlib.metrics.f1 import F1
 from ftlib.metrics.log_loss import LogLoss
 from ftlib.metrics.macro_f1 import MacroF1
@@ -34,6 +35,7 @@ Metric = Annotated[
     | LogLoss
     | Brier
     | ECE
+    | Entropy
     | Perplexity
     | BitsPerByte,
     Field(discriminator="kind"),

@@ -2,65 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Candidate, Candidates, EvalReport, Selection
+from ftlib.artifacts import Candidates, EvalReport, Measured, Selection
+from ftlib.candidate_scores import Scores, scores
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job
+from ftlib.outcomes import Outcomes, read_outcomes
 from ftlib.recipe import Evaluation, Select
 from ftlib.workspace import Workspace
-
-_ROUNDING = 1e-12  # 0.65 - 0.63 is more than 0.02 in floating point
 
 
 class SelectJob(Job):
     """The candidates, what was measured of them on the selection split, and the rule."""
 
     stage: ClassVar[str] = "select"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     candidates: Candidates
     reports: tuple[EvalReport, ...]
     evaluations: dict[str, Evaluation]
     """The recipe's, for the direction of each metric."""
     select: Select
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """One metric of every candidate, in the order of the candidates."""
-
-    path: str
-    higher_is_better: bool
-    values: tuple[float, ...]
-
-    def better(self, a: float, b: float) -> bool:
-        return a > b if self.higher_is_better else a < b
-
-    def best(self, among: Sequence[int]) -> int:
-        """Return the best; of equals the first, which is the alpha nearest to theta0."""
-        return min(among, key=lambda i: (-self.values[i] if self.higher_is_better else self.values[i], i))
-
-    def drop(self, i: int, reference: int) -> float:
-        """Return how much worse `i` is than the reference; negative if it is better."""
-        gap = self.values[reference] - self.values[i]
-        return gap if self.higher_is_better else -gap
+    seed: int = 0
+    """Of the resamples that differences between candidates are judged by."""
 
 
 def select(job: SelectJob, work: Workspace) -> Selection:
     """Choose one candidate by the recipe's rule; of equally good ones, the one nearest to theta0.
 
     Gates are not looked at: `register` holds them against the report split. Raises RecipeError if a metric that the
-    rule names was not measured for every candidate.
+    rule names was not measured for every candidate, or no candidate lies at a fixed alpha; StorageError if a table of
+    outcomes is gone.
     """
 
     def build(folder: Path) -> Selection:
         del folder  # the record is all there is
-        chosen, rule, why = _choose(job)
-        return Selection(chosen=chosen, rule=rule, why=why)
+        found = _Candidates(job, work)
+        chosen, rule, why = _RULES[job.select.rule](found)
+        beats = found.by.better_than_both_ends()
+        return Selection(
+            chosen=job.candidates.members[chosen],
+            rule=rule + found.ties(),
+            why=f"{why}{found.ends()}.{found.endpoint_verdict(chosen, beats)}",
+            beats_both_ends=tuple(found.names[i] for i in beats),
+        )
 
     selection = work.once(job, Selection, build)
     # A record keeps no folders: the checkpoints are taken from the job, which knows where they are today.
@@ -68,64 +56,92 @@ def select(job: SelectJob, work: Workspace) -> Selection:
     return selection.model_copy(update={"chosen": chosen})
 
 
-def _choose(job: SelectJob) -> tuple[Candidate, str, str]:
-    members = job.candidates.members
-    by = _scores(job, job.select.by)
-    everyone = range(len(members))
-    if job.select.rule == "best" or job.select.subject_to is None:
-        best = by.best(everyone)
-        rule = f"the best {by.path} of {len(members)} candidates{_ties(members)}"
-        return members[best], rule, f"{_at(members, best, by)} is the best of {len(members)}{_spread(members, by)}."
+class _Candidates:
+    """The candidates with what the rule scores them by, and the words they share."""
 
-    bound = _scores(job, job.select.subject_to)
-    end = bound.best(_ends(members))
-    allowed = [i for i in everyone if bound.drop(i, end) <= job.select.max_drop + _ROUNDING]
+    def __init__(self, job: SelectJob, work: Workspace) -> None:
+        self.rule = job.select
+        self.members = job.candidates.members
+        self.names = [member.name for member in self.members]
+        self.everyone = range(len(self.members))
+        self._job, self._work = job, work
+        self.by = self.scores({job.select.by: 1.0, **job.select.plus})
+
+    def scores(self, terms: Mapping[str, float]) -> Scores:
+        def load(cell: Measured) -> Outcomes:
+            return read_outcomes(self._work.root / cell.outcomes)
+
+        job = self._job
+        return scores(terms, self.members, job.reports, job.evaluations, load, job.seed)
+
+    def at(self, i: int, scored: Scores) -> str:
+        return f"{self.names[i]} with {scored.name} {scored.shown[i]:.4f}"
+
+    def ties(self) -> str:
+        return "; of equals, the one nearest to theta0" if len(self.members) > 1 else ""
+
+    def ends(self) -> str:
+        if len(self.members) == 1:
+            return ""
+        ends = " and ".join(f"{self.by.shown[i]:.4f} ({self.names[i]})" for i in (0, len(self.members) - 1))
+        return f"; the ends have {self.by.name} {ends}"
+
+    def endpoint_verdict(self, chosen: int, beats: list[int]) -> str:
+        """Say whether mixing was worth anything: a choice between the ends may owe its lead to chance."""
+        if len(self.members) < 3:
+            return ""
+        measure = f"(paired, {self.by.confidence:.0%}, Holm over {len(self.members) - 2} candidates)"
+        if not beats:
+            return f" No candidate beats both ends significantly {measure}."
+        if chosen in beats:
+            return f" It beats both ends significantly {measure}."
+        others = ", ".join(self.names[i] for i in beats)
+        return f" It does not beat both ends significantly {measure}; {others} would."
+
+
+def _best(found: _Candidates) -> tuple[int, str, str]:
+    by, count = found.by, len(found.members)
+    best = by.best(found.everyone)
+    return best, f"the best {by.name} of {count} candidates", f"{found.at(best, by)} is the best of {count}"
+
+
+def _constrained(found: _Candidates) -> tuple[int, str, str]:
+    by, margin = found.by, found.rule.max_drop
+    bound = found.scores({found.rule.subject_to or found.rule.by: 1.0})
+    end = bound.best([0, len(found.members) - 1])
+    allowed = [i for i in found.everyone if bound.not_worse(i, end, margin)]
     best = by.best(allowed)
     rule = (
-        f"the best {by.path} among candidates whose {bound.path} is at most {job.select.max_drop:g} worse than the "
-        f"better end's{_ties(members)}"
+        f"the best {by.name} among candidates whose {bound.name} is at most {margin:g} worse than the better end's "
+        f"with {bound.confidence:.0%} confidence"
     )
     why = (
-        f"{_at(members, best, by)} is the best among the {len(allowed)} of {len(members)} candidates that stay within "
-        f"{job.select.max_drop:g} of the better end, {_at(members, end, bound)}; "
-        f"its own is {bound.values[best]:.4f}{_spread(members, by)}."
+        f"{found.at(best, by)} is the best among the {len(allowed)} of {len(found.members)} candidates that are not "
+        f"worse by more than {margin:g} than the better end, {found.at(end, bound)}; its own is "
+        f"{bound.shown[best]:.4f}, at most {max(0.0, bound.largest_drop(best, end)):.4f} worse"
     )
-    return members[best], rule, why
+    return best, rule, why
 
 
-def _scores(job: SelectJob, path: str) -> _Scores:
-    evaluation, _, metric = path.partition("/")
-    direction = {m.name: m.higher_is_better for e in (job.evaluations.get(evaluation),) if e for m in e.metrics}
-    measured = {
-        cell.candidate: cell.metrics[metric].value
-        for report in job.reports
-        for cell in report.measured
-        if cell.evaluation == evaluation and metric in cell.metrics
-    }
-    missing = [member.name for member in job.candidates.members if member.name not in measured]
-    if metric not in direction or missing:
-        raise RecipeError(
-            f"select: {path!r} was not measured for {', '.join(missing) or 'any candidate'}; "
-            "name an evaluation and one of its metrics"
-        )
-    return _Scores(path, direction[metric], tuple(measured[member.name] for member in job.candidates.members))
+def _one_standard_error(found: _Candidates) -> tuple[int, str, str]:
+    by = found.by
+    best = by.best(found.everyone)
+    near = next(i for i in found.everyone if by.within_one_standard_error(i, best))
+    rule = f"the candidate nearest to theta0 whose {by.name} is within one standard error of the best"
+    return near, rule, f"{found.at(near, by)} is the nearest to theta0 of those; the best is {found.at(best, by)}"
 
 
-def _ends(members: Sequence[Candidate]) -> list[int]:
-    """Return the positions of alpha 0 and alpha 1; the only candidate is both ends."""
-    return sorted({0, len(members) - 1})
+def _fixed(found: _Candidates) -> tuple[int, str, str]:
+    wanted = found.rule.alpha
+    at = next((i for i, member in enumerate(found.members) if member.alpha == wanted), None)
+    if at is None:
+        raise RecipeError(f"select.alpha: no candidate lies at {wanted}; there are {', '.join(found.names)}")
+    return at, f"alpha {wanted:g}, whatever was measured", f"{found.at(at, found.by)} was fixed beforehand"
 
 
-def _at(members: Sequence[Candidate], i: int, scores: _Scores) -> str:
-    return f"{members[i].name} with {scores.path} {scores.values[i]:.4f}"
-
-
-def _ties(members: Sequence[Candidate]) -> str:
-    return "; of equals, the alpha nearest to 0" if len(members) > 1 else ""
-
-
-def _spread(members: Sequence[Candidate], by: _Scores) -> str:
-    if len(members) == 1:
-        return ""
-    ends = " and ".join(f"{by.values[i]:.4f} ({members[i].name})" for i in _ends(members))
-    return f"; the ends have {by.path} {ends}"
+_RULES: dict[str, Callable[[_Candidates], tuple[int, str, str]]] = {
+    "best": _best,
+    "constrained": _constrained,
+    "one_standard_error": _one_standard_error,
+    "fixed": _fixed,
+}

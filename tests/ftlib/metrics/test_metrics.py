@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from ftlib.metrics import (
     Accuracy,
     BitsPerByte,
     Brier,
+    Entropy,
     LogLoss,
     MacroF1,
     MacroPrecision,
@@ -48,6 +50,7 @@ METRICS: tuple[Metric, ...] = (
     Brier(),
     ECE(),
     ECE(bins=4),
+    Entropy(),
     Perplexity(),
     BitsPerByte(),
 )
@@ -122,6 +125,8 @@ def reference(metric: Metric, o: Outcomes) -> float:
             return float(sklearn.metrics.brier_score_loss(o.gold, o.probabilities, labels=every))
         case ECE():
             return ece(o, metric.bins)
+        case Entropy():
+            return float(np.mean(scipy.stats.entropy(o.probabilities, axis=1)))
         case Perplexity():
             return math.exp(math.fsum(o.nll) / int(o.targets.sum()))
         case BitsPerByte():

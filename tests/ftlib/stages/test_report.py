@@ -277,7 +277,7 @@ def test_slices_come_worst_first(tmp_path: Path) -> None:
 
 
 def test_what_forgetting_is_measured_against(made: tuple[ReportJob, Workspace, Report]) -> None:
-    base, probe, tune = made[0].checkpoints
+    base, probe, tune = made[0].evidence.checkpoints
     able = base.model_copy(update={"fresh_head": False})
     assert retained_reference((base, probe, tune)) == probe
     assert retained_reference((able, tune)) == able

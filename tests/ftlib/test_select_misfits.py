@@ -1,0 +1,39 @@
+"""What `select` may ask of a recipe is checked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ftlib.errors import RecipeError
+from ftlib.recipe_file import load_recipe
+from ftlib.testing import tiny_recipe
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ({"rule": "constrained", "by": "away/accuracy"}, "'constrained' and subject_to go together"),
+        ({"rule": "fixed", "by": "away/accuracy"}, "'fixed' and alpha go together"),
+        ({"by": "away/accuracy", "alpha": 0.5}, "'fixed' and alpha go together"),
+        ({"rule": "fixed", "alpha": 0.4, "by": "away/accuracy"}, "no candidate will lie at 0.4; .* has 0, 0.5, 1"),
+        ({"by": "away/accuracy", "plus": {"away/mcc": 1}}, r"select.plus\[0\]: 'away/mcc' is not measured"),
+        ({"by": "away/accuracy", "plus": {"away/accuracy": 1}}, "is select.by already"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_one_line(tmp_path: Path, select: dict[str, object], message: str) -> None:
+    path = tiny_recipe(tmp_path)
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "select": select}))
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path, ())
+
+
+def test_a_metric_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tiny_recipe(tmp_path)
+    recipe = yaml.safe_load(path.read_text())
+    recipe["evaluations"]["away"]["metrics"] += [{"kind": "ece"}, {"kind": "ece", "bins": 5}]
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(RecipeError, match=r"evaluations.away.metrics: ece is there twice"):
+        load_recipe(path, ())
