@@ -10,6 +10,8 @@ from prefect.input import RunInput
 from prefect.runtime import deployment
 from pydantic import Field
 
+from ftlib.recipe import Recipe
+
 if TYPE_CHECKING:
     from flows.challenge import Challenge
 
@@ -37,9 +39,9 @@ class Approval(RunInput):
         return cls.with_initial_data(description=markdown(found), decision="reject")
 
 
-def can_wait() -> bool:
-    """Say whether this run can be suspended: only one that a deployment can start again."""
-    return deployment.id is not None
+def asks_a_person(r: Recipe) -> bool:
+    """Say whether the run is to wait for an answer: only one that a deployment can start again is able to."""
+    return r.retrain.approval == "by_hand" and deployment.id is not None
 
 
 @contextmanager

@@ -197,14 +197,14 @@ def _promoted(
 ) -> Challenge:
     """Move the alias; if somebody else moved it meanwhile, judge again against the new champion."""
     who = approval.who if approval and approval.who else f"retrain {flow_run.name or ''}".strip()
+    said = [approval.why] if approval and approval.why else []
     for _ in range(ATTEMPTS):
         if found.what != "waiting" or found.version is None:
             return found
         expected = found.champion.sequence if found.champion else None
         try:
-            registry.promote(
-                r.publish.name, r.retrain.alias, found.version.version, expected, who, "; ".join(found.reasons)
-            )
+            why = "; ".join([*found.reasons, *said])
+            registry.promote(r.publish.name, r.retrain.alias, found.version.version, expected, who, why)
         except ConflictError:
             found = judge(r, run, found, registry)
         else:

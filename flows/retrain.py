@@ -9,7 +9,7 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.approval import Approval, can_wait, one_at_a_time
+from flows.approval import Approval, asks_a_person, one_at_a_time
 from flows.challenge import challenge, settle
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
 from flows.retrain_page import show_retraining
@@ -47,7 +47,7 @@ def retrain(
     with one_at_a_time(r.publish.name), exclusive(lock, wait=True), listen(PageProgress(r.name)):
         found = challenge(r, run, str(flow_run.id))
     show_retraining(found, run.work)
-    if found.what == "waiting" and can_wait():  # nothing is held meanwhile: no slot, no lock, no process
+    if found.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process
         approval = suspend_flow_run(wait_for_input=Approval.asking(found), timeout=Approval.seconds)
     with one_at_a_time(r.publish.name):
         found = settle(r, run, found, approval)

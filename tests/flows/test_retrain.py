@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.approval import Approval
+from flows.approval import Approval, asks_a_person
 from flows.challenge import Challenge, challenge, settle
 from flows.retrain import retrain
 from ftlib.errors import DataError
@@ -225,7 +226,9 @@ def test_a_person_decides_where_the_recipe_asks_for_it(
     assert settled.what == what
     assert said in "; ".join(settled.reasons)
     if what == "promoted":
-        assert kept.registry.history(NAME, "champion")[-1].who == "Ada"
+        entry = kept.registry.history(NAME, "champion")[-1]
+        assert entry.who == "Ada"
+        assert entry.why.endswith("; looks right")
     else:
         assert kept.champion() == 1
 
@@ -250,3 +253,13 @@ def test_a_run_that_is_killed_before_its_decision_leaves_its_files_new(
     assert [v.version for v in kept.registry.versions(NAME)] == [1, 2]  # published once
     assert found.version is not None
     assert not found.version.created
+
+
+@pytest.mark.parametrize(
+    ("policy", "deployed", "asks"), [("by_hand", True, True), ("by_hand", False, False), ("automatic", True, False)]
+)
+def test_a_run_waits_only_where_it_can_be_started_again(
+    kept: Model, monkeypatch: pytest.MonkeyPatch, policy: str, deployed: bool, asks: bool
+):
+    monkeypatch.setattr("flows.approval.deployment", SimpleNamespace(id="a deployment" if deployed else None))
+    assert asks_a_person(kept.recipe(f"retrain.approval={policy}")) is asks
