@@ -83,7 +83,7 @@ def worth_promoting(found: Sequence[Difference], recipe: Recipe) -> Verdict:
     """
     policy, path = recipe.retrain, recipe.retrain.compare or recipe.select.by
     evaluation, metric = recipe.metric(path)
-    compared = next((d for d in found if (d.evaluation, d.metric) == (evaluation, metric.kind)), None)
+    compared = next((d for d in found if (d.evaluation, d.metric) == (evaluation, metric.name)), None)
     if compared is None:
         return Verdict(go=True, reasons=("the champion cannot be measured on these labels; the gates alone decide",))
     sign = 1.0 if metric.higher_is_better else -1.0
