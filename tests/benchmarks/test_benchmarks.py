@@ -82,16 +82,20 @@ def test_curves_of_different_length_are_no_comparison() -> None:
         curve_distance([1.0, 2.0], [1.0])
 
 
-def test_what_ray_costs_is_what_its_phases_took_beyond_their_loops() -> None:
+def test_what_ray_costs_is_what_its_phases_took_beyond_their_workers_own_time() -> None:
     phases = [{"name": "probe", "tuning": {"kind": "linear_probe"}}, {"name": "tune", "tuning": {"kind": "full"}}]
     checkpoints = [
         {"phase": "base", "seconds": 5.0, "facts": {}},
-        {"phase": "probe", "seconds": 7.0, "facts": {"seconds": 1.0}},
-        {"phase": "tune", "seconds": 50.0, "facts": {"seconds": 38.0}},
+        {"phase": "probe", "seconds": 7.0, "facts": {"worker_seconds": 1.0}},
+        {"phase": "tune", "seconds": 50.0, "facts": {"worker_seconds": 38.0}},
     ]
-    record = {"recipe": {"compute": {"workers": 2}, "phases": phases}, "checkpoints": checkpoints}
-    assert ray_worker_seconds(record) == 12.0
-    assert ray_worker_seconds(record | {"recipe": {"compute": {"workers": 0}, "phases": phases}}) == 0.0
+
+    def record(workers: int) -> dict[str, Any]:
+        recipe = {"compute": {"workers": workers}, "phases": phases}
+        return {"evidence": {"recipe": recipe, "checkpoints": checkpoints}}
+
+    assert ray_worker_seconds(record(2)) == 12.0
+    assert ray_worker_seconds(record(0)) == 0.0
 
 
 @pytest.fixture
