@@ -77,12 +77,17 @@ def difference(metric: Metric, ours: Outcomes, theirs: Outcomes, resampling: Res
 
     Raises DataError if the two were not measured on the same rows in the same order.
     """
-    import numpy as np
+    drawn = paired_resamples(metric, ours, theirs, resampling)
+    return resampling.interval(metric.compute(ours) - metric.compute(theirs), drawn)
 
+
+def paired_resamples(
+    metric: Metric, ours: Outcomes, theirs: Outcomes, resampling: Resampling
+) -> Float[np.ndarray, " resamples"]:
+    """Return `metric(ours) - metric(theirs)` of every resample. Raises DataError for other rows or another order."""
     if ours.row_ids != theirs.row_ids:
         raise DataError(
             f"{metric.name}: a paired difference needs the same rows; got {len(ours)} and {len(theirs)}, "
             f"{len(set(ours.row_ids) & set(theirs.row_ids))} of them shared"
         )
-    parts = [metric.resampled(ours, rows) - metric.resampled(theirs, rows) for rows in resampling.draws(len(ours))]
-    return resampling.interval(metric.compute(ours) - metric.compute(theirs), np.concatenate(parts))
+    return resamples(metric, ours, resampling) - resamples(metric, theirs, resampling)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from ftlib.artifacts import Checkpoint, Estimate, EvalReport, Measured, Selection
-from ftlib.bootstrap import Resampling, difference
+from ftlib.bootstrap import Resampling, paired_resamples
 from ftlib.config import Config
-from ftlib.metrics import Metric
+from ftlib.metrics.accuracy import Accuracy
 from ftlib.outcomes import Outcomes
 from ftlib.recipe import Evaluation
+from ftlib.significance import bootstrap_p, holm, mcnemar_p
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -36,8 +37,22 @@ class Difference(Config):
     metric: str
     estimate: Estimate
     """ours - theirs, in the metric's own unit."""
-    verdict: Verdict
-    """better or worse where the interval leaves zero out, with the metric's direction; else undecided."""
+    confidence: float
+    higher_is_better: bool
+    p: float
+    """Of no difference: McNemar's exact test for accuracy, the paired bootstrap for everything else."""
+    adjusted_p: float | None = None
+    """By Holm over everything that a report compares; None for a comparison that stands alone."""
+    verdict: Verdict = "undecided"
+    """better or worse, with the metric's direction, where p (adjusted, if it is) is at most 1 - confidence."""
+
+    def judged(self, adjusted_p: float | None) -> Difference:
+        """Return it with the verdict that this adjustment, or none, gives."""
+        p = self.p if adjusted_p is None else adjusted_p
+        verdict: Verdict = "undecided"
+        if p <= 1.0 - self.confidence and self.estimate.value != 0.0:
+            verdict = "better" if (self.estimate.value > 0.0) == self.higher_is_better else "worse"
+        return self.model_copy(update={"adjusted_p": adjusted_p, "verdict": verdict})
 
 
 def results(
@@ -109,18 +124,22 @@ def differences(
         tables = load(cells[ours]), load(cells[theirs])
         resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
         for metric in evaluation.metrics:
-            estimate = difference(metric, *tables, resampling)
+            drawn = paired_resamples(metric, *tables, resampling)
+            value = metric.compute(tables[0]) - metric.compute(tables[1])
+            right = [table.gold == table.predicted for table in tables]
             yield Difference(
                 ours=ours,
                 theirs=theirs,
                 evaluation=name,
                 metric=metric.name,
-                estimate=estimate,
-                verdict=_verdict(estimate, metric),
-            )
+                estimate=resampling.interval(value, drawn),
+                confidence=evaluation.confidence,
+                higher_is_better=metric.higher_is_better,
+                p=mcnemar_p(right[0], right[1]) if isinstance(metric, Accuracy) else bootstrap_p(drawn),
+            ).judged(None)
 
 
-def _verdict(estimate: Estimate, metric: Metric) -> Verdict:
-    if estimate.low <= 0.0 <= estimate.high:
-        return "undecided"
-    return "better" if (estimate.value > 0) == metric.higher_is_better else "worse"
+def adjusted(found: Sequence[Difference]) -> list[Difference]:
+    """Return comparisons that are read together with their p-values adjusted by Holm over all of them."""
+    p_values = holm([difference.p for difference in found])
+    return [difference.judged(p) for difference, p in zip(found, p_values, strict=True)]
