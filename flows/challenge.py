@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 
 from flows.approval import Approval
 from flows.champion import InPlace, against_champion, in_place, labels_of, measured
-from flows.fresh_data import Listing, list_sources, news, pinned
+from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
 from flows.pipeline import Data, find_best, prepare
 from flows.run_page import show_report
 from ftlib.artifacts import EvalReport, ModelVersion, Refusal, Report
@@ -89,7 +89,8 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
         return so_far.model_copy(update={"reasons": nothing.reasons, "worth": nothing})
     folder = there.pull(registry, run) if there else None
     recipe = _starting(r, folder)
-    data = prepare(recipe, run, pinned(r, listing, run.work))
+    files = pinned(r, listing, run.work)
+    data = prepare(recipe, run, files, used_rows(r, listing, files, there))
     found = news(r, listing, data.raw, there)
     worth = worth_training(found, so_far.champion, r.retrain)
     so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": found})

@@ -22,6 +22,7 @@ from ftlib.stages.interpolate import InterpolateJob, scores_of
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
+from ftlib.training_rows import UsedRows
 from ftlib.workspace import Workspace
 
 
@@ -39,7 +40,9 @@ def ingest_job(recipe: Recipe, name: str, files: tuple[FileVersion, ...] | None 
     )
 
 
-def preprocess_job(recipe: Recipe, name: str, raw: Mapping[str, RawDataset], model: FoundModel) -> PreprocessJob:
+def preprocess_job(
+    recipe: Recipe, name: str, raw: Mapping[str, RawDataset], model: FoundModel, used: UsedRows | None = None
+) -> PreprocessJob:
     """Say what to prepare; rows that train are kept apart from every other dataset that is evaluated."""
     trains = name in recipe.training_datasets()
     others = [other for other in recipe.evaluation_datasets() if trains and other != name]
@@ -51,6 +54,7 @@ def preprocess_job(recipe: Recipe, name: str, raw: Mapping[str, RawDataset], mod
         tokenizer=model.tokenizer,
         guards=tuple(Guard(raw=raw[other], dataset=recipe.datasets[other]) for other in others),
         trains=trains,
+        used=used,
     )
 
 

@@ -10,10 +10,11 @@ from ftlib.config import Config
 from ftlib.drift import drift
 from ftlib.file_ledger import Changes, Decision, FileLedger, check_vanished, compare, fresh_places
 from ftlib.pins import pin
-from ftlib.recipe import Recipe
+from ftlib.recipe import AllRows, Recipe
 from ftlib.retraining import News
 from ftlib.snapshot import read_origins
 from ftlib.storage.store import Store
+from ftlib.training_rows import UsedRows
 from ftlib.workspace import Workspace, write_durably
 
 
@@ -71,6 +72,19 @@ def pinned(r: Recipe, listing: Listing, work: Workspace) -> dict[str, tuple[File
         if (listed := listing.changes.get(name))
         else pin(dataset.source, work)
         for name, dataset in r.datasets.items()
+    }
+
+
+def used_rows(
+    r: Recipe, listing: Listing, files: Mapping[str, tuple[FileVersion, ...]], champion: InPlace | None
+) -> dict[str, UsedRows]:
+    """Say which training rows are used, by dataset; without a champion every row is fresh, and all of them are."""
+    if champion is None or isinstance(r.retrain.rows, AllRows):
+        return {}
+    fresh = {name: {file.uri for file in changes.fresh} for name, changes in listing.changes.items()}
+    return {
+        name: UsedRows(rows=r.retrain.rows, fresh=tuple(sorted(f.sha256 for f in files[name] if f.uri in uris)))
+        for name, uris in fresh.items()
     }
 
 

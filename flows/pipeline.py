@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from types import MappingProxyType
 
 from flows import finetune_jobs as jobs
 from flows.ray_when_needed import RayWhenNeeded
@@ -22,6 +23,7 @@ from ftlib.preflight import check_labels, check_registry
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.model import find_model
+from ftlib.training_rows import UsedRows
 from tasks.assess import evaluate, interpolate, select
 from tasks.data import ingest, preprocess
 from tasks.runner import Runner
@@ -38,13 +40,18 @@ class Data(Config):
     """The labels that training sees; empty where there are none."""
 
 
-def prepare(r: Recipe, run: Runner, files: Mapping[str, tuple[FileVersion, ...]] | None = None) -> Data:
-    """Ingest and preprocess; `files` instead of what the sources list now."""
+def prepare(
+    r: Recipe,
+    run: Runner,
+    files: Mapping[str, tuple[FileVersion, ...]] | None = None,
+    used: Mapping[str, UsedRows] = MappingProxyType({}),
+) -> Data:
+    """Ingest and preprocess; `files` instead of what the sources list now, `used` of each instead of all rows."""
     check_registry(r)
     model = find_model(r.model)
     pins = {name: pin(dataset.source, run.work) for name, dataset in r.datasets.items()} if files is None else files
     raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
-    prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model)) for name in r.datasets}
+    prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model, used.get(name))) for name in r.datasets}
     return Data(model=model, raw=raw, prepared=prepared, labels=check_labels(r, prepared))
 
 

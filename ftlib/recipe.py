@@ -6,7 +6,7 @@ Importing this module loads no torch: the UI, the scheduler and `reglage check` 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -213,6 +213,32 @@ class Publish(Config):
     """A private key (PEM, ECDSA on P-256) that signs the manifest."""
 
 
+class AllRows(Config):
+    """Train on every row there is."""
+
+    kind: Literal["all"] = "all"
+
+
+class Window(Config):
+    """Train on the newest rows: those at most `days` before the newest training row."""
+
+    kind: Literal["window"] = "window"
+    column: str
+    """ISO 8601 dates. A row without one is left out."""
+    days: float = Field(gt=0.0)
+
+
+class Replay(Config):
+    """Train on fresh rows and a share of the old ones, against forgetting (experience replay, Rolnick et al. 2019)."""
+
+    kind: Literal["replay"] = "replay"
+    share: Fraction = 0.2
+    """Of the old training rows; which ones is a function of their text, so it stays from run to run."""
+
+
+TrainingRows = Annotated[AllRows | Window | Replay, Field(discriminator="kind")]
+
+
 class Retrain(Identified):
     """When fresh rows are worth a training, and when its result replaces the champion. See docs/retrain.md.
 
@@ -229,6 +255,8 @@ class Retrain(Identified):
     """Fresh rows that have moved further than this from the champion's are worth a training, however few."""
     start: Literal["base", "champion"] = "base"
     """Where the first phase starts: from the recipe's model, or from the champion's weights."""
+    rows: TrainingRows = AllRows()
+    """Which rows of the training split are used. Held-out rows are always all measured."""
     compare: str | None = None
     """evaluation/metric by which challenger and champion are compared; `select.by` if unset."""
     promote: Literal["not_worse", "better"] = "not_worse"

@@ -25,6 +25,7 @@ from ftlib.recipe import Dataset
 from ftlib.resemblance import Placed, drop_near
 from ftlib.rows import Example, Tokenizer, Values
 from ftlib.snapshot import read_snapshot
+from ftlib.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
 
 _BATCH = 1000
@@ -53,6 +54,8 @@ class PreprocessJob(Job):
     """The digest of the model's tokenizer: all that matters of the model here."""
     guards: tuple[Guard, ...] = ()
     trains: bool
+    used: UsedRows | None = None
+    """Which training rows a retraining uses; None is all of them."""
 
 
 def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
@@ -70,6 +73,9 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
     dropped = assignment.dropped()
     check_duplicates(job.dataset.limits, dropped, len(assignment.places), where)
     _check_dropped(job, dropped)
+    if job.used:  # after the checks: what is left out on purpose is no loss
+        leave_out(assignment, job.raw, job.used, where)
+        dropped = assignment.dropped()
     tokenizer = _tokenizer(job)
     tallies = _write(job, assignment, tokenizer, folder)
     splits: dict[Split, SplitFacts] = {split: tally.facts() for split, tally in tallies.items()}

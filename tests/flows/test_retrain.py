@@ -160,6 +160,19 @@ def test_from_the_champion_on_with_its_head_kept(kept: Model):
     assert found.evidence.checkpoints[0].weights == first.lineage["weights"]["published"]
 
 
+def test_fresh_rows_with_a_replay_of_old_ones(kept: Model):
+    kept.arrive("tuesday.jsonl", 80, seed=1)
+    _, found = kept.retrain("retrain.rows={kind: replay, share: 0.5}", "retrain.margin=1")
+    assert found.evidence is not None
+    prepared = found.evidence.prepared["home"]
+    left_out = prepared.ledger.dropped["not_replayed"]
+    assert 0 < left_out < 120
+    assert prepared.splits["train"].rows + prepared.splits["test"].rows + prepared.splits["validation"].rows == (
+        found.evidence.raw["home"].ledger.kept - sum(prepared.ledger.dropped.values())
+    )
+    assert found.what == "promoted"  # measured on all held-out rows, old and new
+
+
 def test_labels_that_appear_are_an_error_unless_allowed(kept: Model):
     rows = [{**row, "label": "unheard-of"} for row in tiny_rows(60, seed=5)]
     write_jsonl(kept.rows / "odd.jsonl", rows)
