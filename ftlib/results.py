@@ -8,6 +8,7 @@ from typing import Literal
 from ftlib.artifacts import Checkpoint, Estimate, EvalReport, Measured, Selection
 from ftlib.bootstrap import Resampling, paired_resamples
 from ftlib.config import Config
+from ftlib.errors import DataError
 from ftlib.metrics.accuracy import Accuracy
 from ftlib.outcomes import Outcomes
 from ftlib.recipe import Evaluation
@@ -137,6 +138,27 @@ def differences(
                 higher_is_better=metric.higher_is_better,
                 p=mcnemar_p(right[0], right[1]) if isinstance(metric, Accuracy) else bootstrap_p(drawn),
             ).judged(None)
+
+
+def divergence(reference: Outcomes, ours: Outcomes, resampling: Resampling) -> Estimate:
+    """Return the mean of KL(reference || ours) over rows, in nats: how far answers moved, whatever the labels say.
+
+    Raises DataError for other rows, or other labels.
+    """
+    import numpy as np
+    from scipy.special import rel_entr
+
+    if (reference.row_ids, reference.labels) != (ours.row_ids, ours.labels):
+        raise DataError(
+            f"a divergence needs the same rows and labels; got {len(reference)} rows, "
+            f"{len(reference.labels)} labels and {len(ours)} rows, {len(ours.labels)} labels"
+        )
+    # float32 ends at 1e-45: an answer it cannot hold would make the divergence infinite.
+    floor = np.finfo(np.float32).tiny
+    p, q = (table.probabilities.astype(np.float64).clip(min=floor) for table in (reference, ours))
+    rows = rel_entr(p, q).sum(axis=1)
+    drawn = np.concatenate([rows[draw].mean(axis=1) for draw in resampling.draws(len(rows))])
+    return resampling.interval(float(rows.mean()), drawn)
 
 
 def adjusted(found: Sequence[Difference]) -> list[Difference]:

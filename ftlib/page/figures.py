@@ -48,7 +48,7 @@ def alpha_curve(
     """Draw target against shifted score along the line from theta0 to theta1, and both against alpha."""
     lines = [line for line in (target, shifted) if line is not None]
     both = target is not None and shifted is not None
-    with _figure(9.6 if both else 6.4, 4.0, 1, 2 if both else 1) as (figure, grid):
+    with canvas(9.6 if both else 6.4, 4.0, 1, 2 if both else 1) as (figure, grid):
         axes = grid[0]
         if target is not None and shifted is not None:
             _tradeoff(axes[0], alphas, chosen, target, shifted)
@@ -60,7 +60,7 @@ def alpha_curve(
             if both
             else f"{words} by alpha, from the start of the last phase (alpha 0) to its end (alpha 1). "
         )
-        return _save(
+        return saved(
             figure, folder, "alpha_curve", caption + "Bars and bands are confidence intervals, on the validation rows."
         )
 
@@ -110,7 +110,7 @@ def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: Sequence[L
 
 def training_curves(folder: Path, curves: Sequence[Curve]) -> Figure:
     """Draw loss and learning rate against the step, one row per phase."""
-    with _figure(9.6, 2.9 * len(curves), len(curves), 2) as (figure, grid):
+    with canvas(9.6, 2.9 * len(curves), len(curves), 2) as (figure, grid):
         for (loss_axes, rate_axes), curve in zip(grid, curves, strict=True):
             _loss(loss_axes, curve)
             if curve.rate:
@@ -118,7 +118,7 @@ def training_curves(folder: Path, curves: Sequence[Curve]) -> Figure:
             rate_axes.set_title(f"{curve.phase} · learning rate", loc="left")
             rate_axes.set_xlabel("step")
             rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-        return _save(
+        return saved(
             figure,
             folder,
             "training_curves",
@@ -156,7 +156,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 
 
 @contextmanager
-def _figure(width: float, height: float, rows: int, columns: int) -> Generator[tuple[Any, Any]]:
+def canvas(width: float, height: float, rows: int, columns: int) -> Generator[tuple[Any, Any]]:
     """Give an empty figure in the house's style, without pyplot: it would keep every figure and open a window."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
@@ -181,7 +181,8 @@ def _figure(width: float, height: float, rows: int, columns: int) -> Generator[t
         yield figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: Any, folder: Path, name: str, caption: str) -> Figure:
+def saved(figure: Any, folder: Path, name: str, caption: str) -> Figure:
+    """Write a figure as PNG and SVG; the same figure gives the same bytes."""
     import matplotlib
 
     figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")

@@ -76,13 +76,19 @@ def differences_section(found: Sequence[Difference]) -> Section:
         mine = [d for d in found if d.theirs == theirs]
         tables.append(_difference_table(mine, f"{mine[0].ours} minus {theirs}"))
     lead = (
-        "Both models on the same rows, resampled together: a difference is real where its interval leaves zero out, "
-        "also where the two intervals above overlap."
+        "Both models on the same rows, resampled together: a difference can be real where the two intervals above "
+        "overlap. p is McNemar's exact test for accuracy and the paired bootstrap for the rest, after Holm's "
+        f"adjustment over all {len(found)} comparisons, so that looking at many does not make one stand out by luck."
     )
     return Section("differences", "Is the difference real?", lead, tables=tables)
 
 
-def forgetting_section(found: Sequence[Difference], reference: Checkpoint | None, retained: Sequence[str]) -> Section:
+def forgetting_section(
+    found: Sequence[Difference],
+    divergences: Mapping[str, Estimate],
+    reference: Checkpoint | None,
+    retained: Sequence[str],
+) -> Section:
     """Return what the chosen model lost of what the base model could do; says why where that cannot be said."""
     if not retained:
         lead = "The recipe names no evaluation with role: retained, so what the model forgot was not measured."
@@ -92,7 +98,23 @@ def forgetting_section(found: Sequence[Difference], reference: Checkpoint | None
         return Section("forgetting", "Forgetting", lead)
     why = "" if reference.phase == "base" else ", since the base model's own head is random"
     lead = f"Retained skills, against {reference.phase}{why}. A loss is forgetting."
-    return Section("forgetting", "Forgetting", lead, tables=[_difference_table(found, "")] if found else ())
+    tables = [_difference_table(found, "")] if found else []
+    if divergences:
+        lead += " The divergence is how far the answers moved, right or wrong: 0 is nothing."
+        cells = estimates_on_one_scale(list(divergences.values()))
+        rows = [Row([Cell(name), cell]) for name, cell in zip(divergences, cells, strict=True)]
+        tables.append(Table(["evaluation", f"mean KL({reference.phase} || chosen), nats"], rows))
+    return Section("forgetting", "Forgetting", lead, tables=tables)
+
+
+def diagnosis_section(figures: Sequence[Figure]) -> Section | None:
+    """Return the plots that explain the numbers; None where there is none to draw."""
+    return Section("diagnosis", "Behind the numbers", figures=figures) if figures else None
+
+
+def _p_text(difference: Difference) -> str:
+    p = difference.p if difference.adjusted_p is None else difference.adjusted_p
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _difference_table(found: Sequence[Difference], caption: str) -> Table:
@@ -102,13 +124,14 @@ def _difference_table(found: Sequence[Difference], caption: str) -> Table:
         where = [i for i, d in enumerate(found) if d.metric == metric]
         cells |= zip(where, estimates_on_one_scale([found[i].estimate for i in where], zero=True), strict=True)
     return Table(
-        columns=["evaluation", "metric", "difference", "verdict"],
+        columns=["evaluation", "metric", "difference", "p", "verdict"],
         rows=[
             Row(
                 [
                     Cell(d.evaluation),
                     Cell(d.metric.replace("_", " ")),
                     cells[i],
+                    Cell(_p_text(d)),
                     Cell(d.verdict, tone=_TONES[d.verdict]),
                 ]
             )

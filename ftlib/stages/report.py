@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Checkpoint, Measured, Report
+from ftlib.artifacts import Checkpoint, Estimate, Measured, Report
+from ftlib.bootstrap import Resampling
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
 from ftlib.outcomes import Outcomes, read_outcomes
-from ftlib.page import render, sections
+from ftlib.page import diagnosis, render, sections
 from ftlib.page.content import Figure, Page
 from ftlib.page.figures import Curve, Line, alpha_curve, training_curves
-from ftlib.results import Difference, differences, results, retained_reference
+from ftlib.results import Difference, adjusted, differences, divergence, results, retained_reference
 from ftlib.training.curves import FILE, read
 from ftlib.workspace import Workspace
 
@@ -22,7 +23,7 @@ class ReportJob(Job):
     """What the page shows."""
 
     stage: ClassVar[str] = "report"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     evidence: Evidence
 
@@ -47,14 +48,15 @@ def _page(found: Evidence, work: Workspace, folder: Path) -> Page:
     recipe, chosen = found.recipe, found.selection.chosen.name
     rows = results(found.final, found.selection, recipe.evaluations)
     end, theta0 = found.checkpoints[-1].phase, found.checkpoints[max(0, len(found.checkpoints) - 2)].phase
-    against_end, against_start = (_differences(found, work, chosen, theirs) for theirs in (end, theta0))
+    compared = adjusted([d for theirs in (end, theta0) for d in _differences(found, work, chosen, theirs)])
     confidence = max(evaluation.confidence for evaluation in recipe.evaluations.values())
     shown = [
         sections.selection_section(found.selection, found.candidates, found.sweep, _alpha_figures(found, folder)),
         sections.results_section(rows, confidence),
-        sections.differences_section([*against_end, *against_start]),
+        sections.differences_section(compared),
         _forgetting(found, work),
         sections.slices_section(found.final, found.selection, recipe.evaluations),
+        sections.diagnosis_section(_diagnosis(found, work, folder)),
         sections.training_section(found.checkpoints, _training_figures(found.checkpoints, folder)),
         sections.data_section(found.raw, found.prepared),
         sections.lineage_section(recipe, found.model, found.raw, found.prepared, found.checkpoints, found.selection),
@@ -64,7 +66,7 @@ def _page(found: Evidence, work: Workspace, folder: Path) -> Page:
         title=recipe.name,
         subtitle=f"{found.model.name}: {phases}. Published, if the gates agree, as {recipe.publish.name}.",
         verdict=_verdict(found),
-        tiles=sections.tiles(recipe, rows, against_end),
+        tiles=sections.tiles(recipe, rows, [d for d in compared if d.theirs == end]),
         sections=[section for section in shown if section is not None],
     )
 
@@ -91,7 +93,58 @@ def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
     retained = [name for name, evaluation in found.recipe.evaluations.items() if evaluation.role == "retained"]
     reference = retained_reference(found.checkpoints)
     measured = _differences(found, work, found.selection.chosen.name, reference.phase) if retained and reference else []
-    return sections.forgetting_section([d for d in measured if d.evaluation in retained], reference, retained)
+    kept = adjusted([d for d in measured if d.evaluation in retained])
+    divergences = _divergences(found, work, reference.phase, retained) if reference else {}
+    return sections.forgetting_section(kept, divergences, reference, retained)
+
+
+def _divergences(found: Evidence, work: Workspace, reference: str, retained: Sequence[str]) -> dict[str, Estimate]:
+    """Return KL(reference || chosen) on every retained evaluation whose tables hold probabilities."""
+    divergences: dict[str, Estimate] = {}
+    pairs = (found.measured(name) for name in (reference, found.selection.chosen.name))
+    theirs, ours = pairs
+    for name in retained:
+        tables = [read_outcomes(work.root / cells[name].outcomes) for cells in (theirs, ours)]
+        if tables[0].labels:
+            evaluation = found.recipe.evaluations[name]
+            resampling = Resampling(evaluation.resamples, evaluation.confidence, found.recipe.seed)
+            divergences[name] = divergence(tables[0], tables[1], resampling)
+    return divergences
+
+
+def _diagnosis(found: Evidence, work: Workspace, folder: Path) -> list[Figure]:
+    """Draw the loss along the path, how far layers moved, calibration and confusion: what there is to draw."""
+    figures = _path_figures(found, work, folder)
+    tables = {
+        name: read_outcomes(work.root / cell.outcomes)
+        for name, cell in found.measured(found.selection.chosen.name).items()
+    }
+    tables = {name: table for name, table in tables.items() if table.labels}
+    if tables:
+        figures.append(diagnosis.calibration(folder, tables))
+        name, table = next(iter(tables.items()))
+        if len(table.labels) <= diagnosis.LARGEST_CONFUSION:
+            figures.append(diagnosis.confusion(folder, name, table))
+    return figures
+
+
+def _path_figures(found: Evidence, work: Workspace, folder: Path) -> list[Figure]:
+    members = found.candidates.members
+    alphas = [member.alpha for member in members if member.alpha is not None]
+    if len(members) < 2 or len(alphas) < len(members):
+        return []
+    losses: dict[str, list[float]] = {}
+    for name in found.recipe.evaluations:
+        cells = {cell.candidate: cell for r in found.sweep for cell in r.measured if cell.evaluation == name}
+        tables = (read_outcomes(work.root / cells[member.name].outcomes) for member in members)
+        losses[name] = [float(table.nll.sum() / table.targets.sum()) for table in tables]
+    chosen = found.selection.chosen
+    alpha = chosen.alpha or 0.5
+    from ftlib.training.layer_distances import layer_distances
+
+    layers = layer_distances(chosen.start.path / "model", chosen.end.path / "model", alpha)
+    moved = [diagnosis.Moved(layer.layer, layer.relative, layer.survives) for layer in layers]
+    return [diagnosis.loss_path(folder, alphas, losses), diagnosis.moved(folder, moved, alpha)]
 
 
 def _alpha_figures(found: Evidence, folder: Path) -> list[Figure]:

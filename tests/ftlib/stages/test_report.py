@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import scipy.stats
 
 from ftlib.artifacts import Candidate, EvalReport, FoundModel, Ledger, PreparedDataset, RawDataset, Report
 from ftlib.bootstrap import Resampling, difference
@@ -30,6 +31,7 @@ from ftlib.stages.select import SelectJob, select
 from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
 from ftlib.workspace import Workspace
 
+DIAGNOSIS = ("loss_path", "layers_moved", "calibration", "confusion")
 HOSTILE = "<script>alert(1)</script>|*x*"
 
 
@@ -174,15 +176,14 @@ def test_markdown_tables_are_whole_whatever_a_reason_holds(made: tuple[ReportJob
         assert not columns or not width or columns == width, line
         width = columns
     images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
-    assert images == ["alpha_curve.png", "training_curves.png"]
+    assert images == [f"{name}.png" for name in ("alpha_curve", *DIAGNOSIS, "training_curves")]
     assert set(images) < set(made[2].plots)
 
 
 def test_plots_are_whole_files_and_take_the_page_s_colour(made: tuple[ReportJob, Workspace, Report]) -> None:
     page = made[2]
-    assert page.plots == tuple(
-        f"{name}.{kind}" for name in ("alpha_curve", "training_curves") for kind in ("png", "svg")
-    )
+    names = sorted(["alpha_curve", "training_curves", *DIAGNOSIS])
+    assert page.plots == tuple(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
     for name in page.plots:
         data = (page.path / name).read_bytes()
         if name.endswith(".png"):
@@ -241,14 +242,22 @@ def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
     markdown = (page.path / "report.md").read_text()
     part = markdown[markdown.index("## Forgetting") :]
     assert "against probe, since the base model's own head is random" in part
-    assert len(re.findall(r"^\| old \|", part[: part.index("## Training")], re.MULTILINE)) == 3
+    part = part[: part.index("## Behind the numbers")]
+    assert len(re.findall(r"^\| old \| (?:accuracy|macro f1|log loss)", part, re.MULTILINE)) == 3
+    ours, theirs = (
+        read_outcomes(tmp_path / "work" / job.evidence.measured(name)["old"].outcomes)
+        for name in (job.evidence.selection.chosen.name, "probe")
+    )
+    expected = float(scipy.stats.entropy(theirs.probabilities, ours.probabilities, axis=1).mean())
+    assert f"| old | {number(expected)} (" in part[part.index("mean KL(probe") :]
 
 
 def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_path: Path) -> None:
     work = Workspace(tmp_path / "work")
     job = records(tmp_path, work, recipe(interpolation={"kind": "off"}))
     page = report(job, work)
-    assert page.plots == ("training_curves.png", "training_curves.svg")
+    plain = ("calibration", "confusion", "training_curves")  # there is no path
+    assert page.plots == tuple(f"{name}.{kind}" for name in plain for kind in ("png", "svg"))
     models = [row.model for row in results(job.evidence.final, job.evidence.selection, job.evidence.recipe.evaluations)]
     assert models == ["base", "probe", "chosen (tune)"] * 2
 

@@ -1,0 +1,65 @@
+"""What the diagnostic plots draw, against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.calibration
+import sklearn.metrics
+
+from ftlib.bootstrap import Resampling
+from ftlib.errors import DataError
+from ftlib.outcomes import Outcomes
+from ftlib.page.diagnosis import BINS, barrier, calibration_points, confusion_matrix
+from ftlib.results import divergence
+
+
+def answers(seed: int, rows: int = 300, labels: int = 4) -> Outcomes:
+    random = np.random.default_rng(seed)
+    probabilities = random.dirichlet(np.ones(labels) * 0.5, rows)
+    gold = np.random.default_rng(9).integers(0, labels, rows)
+    return Outcomes(
+        row_ids=tuple(map(str, range(rows))),
+        nll=-np.log(probabilities[np.arange(rows), gold]),
+        targets=np.ones(rows, np.int64),
+        labels=tuple("abcdefgh"[:labels]),
+        gold=gold,
+        predicted=probabilities.argmax(axis=1),
+        probabilities=probabilities,
+    )
+
+
+def test_calibration_is_scikit_learn_s_curve() -> None:
+    table = answers(0)
+    confidence, accuracy, rows = calibration_points(table)
+    right = table.gold == table.predicted
+    expected = sklearn.calibration.calibration_curve(right, table.probabilities.max(axis=1), n_bins=BINS)
+    np.testing.assert_allclose((accuracy, confidence), expected)
+    assert rows.sum() == len(table)
+    assert (rows > 0).all()
+
+
+def test_confusion_is_scikit_learn_s_matrix() -> None:
+    table = answers(1)
+    expected = sklearn.metrics.confusion_matrix(table.gold, table.predicted, labels=range(4))
+    assert (confusion_matrix(table) == expected).all()
+
+
+def test_a_barrier_is_what_stands_above_the_chord() -> None:
+    assert barrier([0.0, 0.25, 1.0], [1.0, 2.0, 3.0]) == pytest.approx(0.5)
+    assert barrier([0.0, 0.5, 1.0], [1.0, 0.5, 1.0]) == 0.0
+
+
+def test_a_divergence_is_the_mean_of_scipy_s() -> None:
+    base, tuned = answers(0), answers(1)
+    got = divergence(base, tuned, Resampling(200, 0.95, 0))
+    assert got.value == pytest.approx(scipy.stats.entropy(base.probabilities, tuned.probabilities, axis=1).mean())
+    assert got.low < got.value < got.high
+    assert divergence(base, base, Resampling(100, 0.95, 0)).value == 0.0
+    sure = replace(tuned, probabilities=np.eye(4, dtype=np.float32)[tuned.predicted])
+    assert np.isfinite(divergence(base, sure, Resampling(100, 0.95, 0)).value)
+    with pytest.raises(DataError, match="same rows and labels"):
+        divergence(base, answers(0, labels=3), Resampling(100, 0.95, 0))
