@@ -7,11 +7,10 @@ and keeps its deployment's only slot. Running it again changes nothing.
 from datetime import timedelta
 
 from prefect import get_client
-from prefect.automations import Automation
 from prefect.client.schemas.objects import StateType
 from prefect.events import EventTrigger, ResourceSpecification
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import Posture
+from prefect.events.schemas.automations import AutomationCore, Posture
 from prefect.settings import get_current_settings
 
 BEATS = 3
@@ -21,7 +20,7 @@ START = timedelta(minutes=15)
 """How long a run may be Pending: a worker that pulls a large image first needs some minutes."""
 
 
-def automations() -> list[Automation]:
+def automations() -> list[AutomationCore]:
     """Return what is to be installed; runs beat every PREFECT_FLOWS_HEARTBEAT_FREQUENCY seconds (180)."""
     beat = get_current_settings().flows.heartbeat_frequency
     if beat is None:
@@ -43,9 +42,9 @@ def automations() -> list[Automation]:
     ]
 
 
-def _crash(name: str, after: str, within: timedelta, message: str) -> Automation:
+def _crash(name: str, after: str, within: timedelta, message: str) -> AutomationCore:
     """Crash a run of which nothing is heard any more; any event of it counts, whatever its state is called."""
-    return Automation(
+    return AutomationCore(
         name=name,
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
@@ -60,7 +59,7 @@ def _crash(name: str, after: str, within: timedelta, message: str) -> Automation
     )
 
 
-def install(wanted: list[Automation]) -> list[str]:
+def install(wanted: list[AutomationCore]) -> list[str]:
     """Create or update each by its name, and return a line for each."""
     said: list[str] = []
     with get_client(sync_client=True) as client:

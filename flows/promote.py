@@ -49,7 +49,7 @@ def promote(
         alias: The name that moves.
         registry: A folder that the worker sees, or s3://bucket/prefix.
         endpoint_url: The S3 server, if it is not AWS.
-        who: Your name, kept in the history; the run's name if empty.
+        who: Your name, kept in the history; the flow run's if empty.
         expected: The entry of the history that you decided against. None is the newest one now.
     """
     opened = ModelRegistry(open_store(registry, endpoint_url))
@@ -86,7 +86,7 @@ def rollback(
         alias: The name that moves.
         registry: A folder that the worker sees, or s3://bucket/prefix.
         endpoint_url: The S3 server, if it is not AWS.
-        who: Your name, kept in the history; the run's name if empty.
+        who: Your name, kept in the history; the flow run's if empty.
         expected: The entry of the history that you decided against. None is the newest one now.
     """
     opened = ModelRegistry(open_store(registry, endpoint_url))
@@ -107,7 +107,7 @@ def _sequence(entry: AliasEntry | None) -> int | None:
 
 
 def _name(who: str) -> str:
-    return who or f"flow run {flow_run.name}"
+    return who or f"flow run {flow_run.name} {flow_run.id}"
 
 
 def _not_approved(model: str, alias: str, before: AliasEntry | None, version: int) -> State[Any]:

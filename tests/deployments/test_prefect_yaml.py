@@ -1,9 +1,11 @@
 """Prefect drops unknown keys in silence and renders an unset variable as nothing: so the file is checked here."""
 
+import copy
 import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ import yaml
 from prefect.cli.deploy import _models as models
 from prefect.events.schemas.deployment_triggers import DeploymentEventTrigger
 from prefect.flows import Flow
+from prefect.server.events.actions import RunDeployment
+from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 from pydantic import BaseModel
 
 from ftlib.recipe_file import load_recipe
@@ -95,9 +99,9 @@ def test_only_variables_that_the_readme_names():
 def test_what_is_no_variable_is_an_event(file):
     """Prefect renders the first kind when the file is applied, the second when an event comes."""
     found = re.findall(r"\{\{\s*(.*?)\s*\}\}", FILE.read_text())
-    assert all(text.startswith(("$", "event.")) for text in found)
+    assert all(text.startswith(("$", "event.", "(event.")) for text in found)
     for deployment in file["deployments"]:
-        events = {key for key, part in deployment.items() if "{{ event." in str(part)}
+        events = {key for key, part in deployment.items() if re.search(r"\{\{ \(?event\.", str(part))}
         assert events <= {"triggers"}
 
 
@@ -116,6 +120,17 @@ def test_triggers_are_named_and_start_the_flow_with_parameters_it_has(deployment
         assert made.name
         assert made.expect
         assert set(made.parameters) <= set(flow_of(deployment).parameters.properties)
+
+
+@pytest.mark.parametrize("payload", [{}, {"recipe": "recipes/other.yaml"}])
+def test_an_event_chooses_the_recipe_and_need_not(file, payload: dict[str, str]):
+    """Rendered by Prefect's server itself, which wraps what is in the braces."""
+    (trigger,) = next(deployment for deployment in file["deployments"] if deployment["name"] == "retrain")["triggers"]
+    parameters = copy.deepcopy(trigger["parameters"])
+    RunDeployment._upgrade_v1_templates(parameters)
+    event = {"event": SimpleNamespace(payload=payload)}
+    rendered = hydrate(parameters, HydrationContext(jinja_context=event, render_jinja=True, raise_on_error=True))
+    assert rendered == {"recipe": payload.get("recipe", "recipes/fresh_data.yaml")}
 
 
 def test_the_recipe_it_names_fits_together(deployment):
