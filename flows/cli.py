@@ -33,6 +33,7 @@ class LazyGroup(ReglageGroup):
         "registry": "flows.cli_registry",
         "predict": "flows.cli_predict",
         "interpolate": "flows.cli_interpolate",
+        "evaluate": "flows.cli_evaluate",
         "lineage": "flows.cli_lineage",
     }
 

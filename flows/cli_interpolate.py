@@ -55,7 +55,7 @@ def interpolate(
     from ftlib.training.merge_plan import Input, plan_merge
     from ftlib.training.recorded import check_recorded
 
-    folders = [_folder(spec, uri, endpoint_url) for spec in checkpoints]
+    folders = [model_folder(spec, uri, endpoint_url) for spec in checkpoints]
     known = check_recorded(kernel, list(zip(checkpoints, folders, strict=True)))
     inputs = [Input(spec, folder) for spec, folder in zip(checkpoints, folders, strict=True)]
     began = time.monotonic()
@@ -103,7 +103,7 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
+def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
     """Return a model folder: the one named, its `model/` where it is a stage's output, or a version, pulled."""
     folder = Path(spec).expanduser()
     if folder.is_dir():

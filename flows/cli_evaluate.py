@@ -1,0 +1,140 @@
+"""`reglage evaluate`: any model on a recipe's evaluations, without training anything."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows import finetune_jobs as jobs
+from flows.cli import set_option, work_option
+from flows.cli_interpolate import model_folder
+from flows.console import emit, json_option
+from flows.registry_view import registry_options, table
+from ftlib.artifacts import Candidate, EvalReport, Measured, PreparedDataset
+from ftlib.errors import ModelError, RecipeError
+from ftlib.outcomes import Outcomes, read_outcomes
+from ftlib.pins import pin
+from ftlib.recipe import REPORT, SELECTION, ModelRef, Recipe
+from ftlib.results import Difference, adjusted, differences, interval_text
+from ftlib.workspace import Workspace
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--recipe", "recipe_path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Whose evaluations."
+)
+@click.option("--evaluation", "wanted", multiple=True, metavar="NAME", help="Only this one; all if not given.")
+@click.option("--split", type=click.Choice([REPORT, SELECTION]), default=REPORT, show_default=True)
+@set_option
+@work_option
+@registry_options
+@json_option
+def evaluate(
+    models: tuple[str, ...],
+    recipe_path: Path,
+    wanted: tuple[str, ...],
+    split: Any,
+    overrides: tuple[str, ...],
+    work: Path,
+    uri: str,
+    endpoint_url: str | None,
+    as_json: bool,
+) -> None:
+    """Measure models on a recipe's evaluations: folders, or versions NAME@NUMBER or NAME@ALIAS.
+
+    Each model after the first is compared with the first, on the same rows. What was measured before, by this command
+    or by a run in the same work folder, is not measured again.
+    """
+    from flows.quiet import quiet_libraries
+    from ftlib.recipe_file import load_recipe
+
+    quiet_libraries()
+    if twice := sorted({model for model in models if models.count(model) > 1}):
+        raise RecipeError(f"evaluate: {', '.join(twice)} is named twice; name every model once")
+    recipe, workspace = _of(load_recipe(recipe_path, overrides), wanted), Workspace(work)
+    reports = [
+        report
+        for model in models
+        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace)
+    ]
+    compared = _compared(models, reports, recipe, workspace)
+    record = {
+        "recipe": recipe.name,
+        "split": split,
+        "measured": [cell.model_dump(mode="json") for report in reports for cell in report.measured],
+        "differences": [difference.model_dump(mode="json") for difference in compared],
+    }
+    emit(lambda: _print(recipe, reports, compared), record, as_json)
+
+
+def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
+    """Return the recipe with just these evaluations."""
+    if unknown := sorted({*wanted} - {*recipe.evaluations}):
+        raise RecipeError(
+            f"--evaluation {', '.join(unknown)}: {recipe.name} has {', '.join(recipe.evaluations)}; name one of them"
+        )
+    kept = {name: e for name, e in recipe.evaluations.items() if not wanted or name in wanted}
+    return recipe.model_copy(update={"evaluations": kept})
+
+
+def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace) -> list[EvalReport]:
+    """Tokenise the rows as the model wants them, and measure it."""
+    from ftlib.stages.base import BaseJob, base
+    from ftlib.stages.evaluate import evaluate as measure
+    from ftlib.stages.ingest import ingest
+    from ftlib.stages.preprocess import preprocess
+    from ftlib.training.model import find_model, read_config
+
+    model = find_model(ModelRef(path=str(folder.absolute())))
+    kind = recipe.phases[0].objective.needs
+    own = read_config(folder).get("id2label") or {}
+    labels = tuple(own[key] for key in sorted(own, key=int)) if kind == "labeled" else ()
+    if kind == "labeled" and not labels:
+        raise ModelError(f"{name} has no classification head to measure; give a model that was trained for the labels")
+    start = base(BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed), work)
+    candidate = Candidate.of(start.model_copy(update={"phase": name}))
+    raw = {
+        of: ingest(jobs.ingest_job(recipe, of, pin(recipe.datasets[of].source, work)), work) for of in recipe.datasets
+    }
+    prepared: dict[str, PreparedDataset] = {
+        of: preprocess(jobs.preprocess_job(recipe, of, raw, model), work) for of in recipe.evaluation_datasets()
+    }
+    return [measure(job, work) for job in jobs.evaluate_jobs(recipe, [candidate], prepared, split)]
+
+
+def _compared(
+    models: Sequence[str], reports: Sequence[EvalReport], recipe: Recipe, work: Workspace
+) -> list[Difference]:
+    def load(cell: Measured) -> Outcomes:
+        return read_outcomes(work.root / cell.outcomes)
+
+    return adjusted(
+        [
+            difference
+            for model in models[1:]
+            for difference in differences(model, models[0], reports, recipe.evaluations, load, recipe.seed)
+        ]
+    )
+
+
+def _print(recipe: Recipe, reports: Sequence[EvalReport], compared: Sequence[Difference]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for name, evaluation in recipe.evaluations.items():
+        cells = [cell for report in reports for cell in report.measured if cell.evaluation == name]
+        metrics = [metric.name for metric in evaluation.metrics]
+        rows = [[cell.candidate, *(interval_text(cell.metrics[metric]) for metric in metrics)] for cell in cells]
+        title = f"{name} ({evaluation.role}, {cells[0].rows} rows)"
+        drawn = table(["model", *metrics], rows, title)
+        for column in drawn.columns[1:]:
+            column.no_wrap = True
+        console.print(drawn)
+    for d in compared:
+        console.print(
+            f"{d.evaluation}/{d.metric}: {d.ours} minus {d.theirs} {interval_text(d.estimate)}, "
+            f"p {d.adjusted_p:.3f} (Holm): {d.verdict}",
+            soft_wrap=True,
+        )
