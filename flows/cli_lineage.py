@@ -112,7 +112,8 @@ def _print_holdings(found: Holdings, wanted: list[Wanted], aliases: dict[str, di
         name, _, number = holding.version.partition("@")
         meant = ", ".join(alias for alias, version in aliases[name].items() if version == int(number))
         how = f"{holding.use}, through {holding.through}" if holding.through else holding.use
-        rows.append([str(holding.wanted), holding.version, meant, holding.dataset, how])
+        asked = holding.wanted.value if holding.wanted.by == "key" else _short(holding.wanted.value)
+        rows.append([asked, holding.version, meant, holding.dataset, how])
     if rows:
         emit(table(["asked", "version", "aliases", "dataset", "the row"], rows), {}, as_json=False)
     for item in wanted:
