@@ -43,9 +43,14 @@ class Curve:
 
 
 def alpha_curve(
-    folder: Path, alphas: Sequence[float], chosen: int, target: Line | None, shifted: Line | None
+    folder: Path,
+    alphas: Sequence[float],
+    chosen: int,
+    target: Line | None,
+    shifted: Line | None,
+    name: str = "alpha_curve",
 ) -> Figure:
-    """Draw target against shifted score along the line from theta0 to theta1, and both against alpha."""
+    """Draw target against shifted (or retained) score along the line from theta0 to theta1, and both against alpha."""
     lines = [line for line in (target, shifted) if line is not None]
     both = target is not None and shifted is not None
     with canvas(9.6 if both else 6.4, 4.0, 1, 2 if both else 1) as (figure, grid):
@@ -60,9 +65,7 @@ def alpha_curve(
             if both
             else f"{words} by alpha, from the start of the last phase (alpha 0) to its end (alpha 1). "
         )
-        return saved(
-            figure, folder, "alpha_curve", caption + "Bars and bands are confidence intervals, on the validation rows."
-        )
+        return saved(figure, folder, name, caption + "Bars and bands are confidence intervals, on the validation rows.")
 
 
 def _tradeoff(axes: Any, alphas: Sequence[float], chosen: int, target: Line, shifted: Line) -> None:

@@ -156,7 +156,11 @@ def _alpha_figures(found: Evidence, folder: Path) -> list[Figure]:
     target, shifted = (_line(found, role) for role in ("target", "shifted"))
     if target is None and shifted is None:
         return []
-    return [alpha_curve(folder, alphas, chosen, target, shifted)]
+    figures = [alpha_curve(folder, alphas, chosen, target, shifted)]
+    retained = _line(found, "retained")
+    if retained is not None and target is not None:
+        figures.append(alpha_curve(folder, alphas, chosen, target, retained, "retained_curve"))
+    return figures
 
 
 def _line(found: Evidence, role: str) -> Line | None:

@@ -243,6 +243,7 @@ def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
     part = markdown[markdown.index("## Forgetting") :]
     assert "against probe, since the base model's own head is random" in part
     part = part[: part.index("## Behind the numbers")]
+    assert "](retained_curve.png)" in markdown[: markdown.index("## Results")]
     assert len(re.findall(r"^\| old \| (?:accuracy|macro f1|log loss)", part, re.MULTILINE)) == 3
     ours, theirs = (
         read_outcomes(tmp_path / "work" / job.evidence.measured(name)["old"].outcomes)
