@@ -1,6 +1,7 @@
 """The pipeline against Prefect's own test server; the stages themselves are tested without Prefect."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +32,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def states_of(state: State) -> dict[str, str]:
     """The names of a flow run's task runs and of the states they ended in, as the server has them."""
+    deadline = time.monotonic() + 30
     with get_client(sync_client=True) as client:
         this = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-        return {run.name: run.state_name for run in client.read_task_runs(flow_run_filter=this, limit=200)}
+        while True:
+            runs = client.read_task_runs(flow_run_filter=this, limit=200)
+            # The server learns of task runs through events, a moment after the flow has ended.
+            if all(run.state and run.state.is_final() for run in runs) or time.monotonic() > deadline:
+                return {run.name: run.state_name for run in runs}
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

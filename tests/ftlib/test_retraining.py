@@ -89,7 +89,9 @@ def difference(metric: str, low: float, high: float) -> Difference:
             "evaluation": "home",
             "metric": metric,
             "estimate": estimate,
-            "verdict": "undecided",
+            "confidence": 0.95,
+            "higher_is_better": metric == "accuracy",
+            "p": 0.5,
         }
     )
 
