@@ -7,7 +7,7 @@ from typing import Literal
 from prefect.runtime import flow_run
 
 from flows.approval import Approval
-from flows.champion import InPlace, against_champion, in_place, labels_of, measured
+from flows.champion import InPlace, against_champion, in_place, measured
 from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
 from flows.pipeline import Data, find_best, prepare
 from flows.run_page import show_report
@@ -23,6 +23,7 @@ from ftlib.results import Difference
 from ftlib.retraining import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.stages.register import RegisterJob
 from ftlib.stages.report import ReportJob
+from ftlib.training.model import labels_of
 from ftlib.workspace import write_durably
 from tasks.publish import register, report
 from tasks.runner import Runner, Step

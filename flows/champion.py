@@ -17,7 +17,7 @@ from ftlib.recipe import REPORT, ModelRef, Recipe
 from ftlib.results import Difference, differences
 from ftlib.retraining import Champion
 from ftlib.stages.base import BaseJob
-from ftlib.training.model import find_model, read_config
+from ftlib.training.model import find_model, labels_of
 from ftlib.versions import Version
 from tasks.assess import evaluate
 from tasks.data import preprocess
@@ -57,12 +57,6 @@ def in_place(registry: ModelRegistry, r: Recipe) -> InPlace | None:
     age = max(0.0, (datetime.now(UTC) - moved).total_seconds() / 86400)
     facts = Champion(name=version.name, version=version.version, sequence=entry.sequence, age_days=age)
     return InPlace(facts, version, cast("dict[str, Any]", registry.manifest(version).lineage))
-
-
-def labels_of(folder: Path) -> tuple[str, ...]:
-    """Return a classifier's labels in the order of its logits."""
-    own = read_config(folder).get("id2label") or {}
-    return tuple(own[key] for key in sorted(own, key=int))
 
 
 def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalReport, ...]:

@@ -85,12 +85,11 @@ def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspa
     from ftlib.stages.evaluate import evaluate as measure
     from ftlib.stages.ingest import ingest
     from ftlib.stages.preprocess import preprocess
-    from ftlib.training.model import find_model, read_config
+    from ftlib.training.model import find_model, labels_of
 
     model = find_model(ModelRef(path=str(folder.absolute())))
     kind = recipe.phases[0].objective.needs
-    own = read_config(folder).get("id2label") or {}
-    labels = tuple(own[key] for key in sorted(own, key=int)) if kind == "labeled" else ()
+    labels = labels_of(folder) if kind == "labeled" else ()
     if kind == "labeled" and not labels:
         raise ModelError(f"{name} has no classification head to measure; give a model that was trained for the labels")
     start = base(BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed), work)

@@ -33,11 +33,10 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     import torch
 
-    from ftlib.training.model import head_modules, load_with_gaps, read_config, save_model, weights_digest
+    from ftlib.training.model import head_modules, labels_of, load_with_gaps, save_model, weights_digest
 
     source = Path(job.model.uri)
-    own = read_config(source).get("id2label") or {}
-    order = tuple(own[key] for key in sorted(own, key=int))
+    order = labels_of(source)
     keeps = job.kind == "labeled" and sorted(order) == sorted(job.labels)
     labels = order if keeps else job.labels
     torch.manual_seed(job.seed)

@@ -132,6 +132,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", config)
 
 
+def labels_of(folder: Path) -> tuple[str, ...]:
+    """Return a classifier's labels in the order of its logits; empty where its config names none."""
+    own = read_config(folder).get("id2label") or {}
+    return tuple(own[key] for key in sorted(own, key=int))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the folder's safetensors files, by the index if there is one.
 
