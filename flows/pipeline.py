@@ -74,8 +74,8 @@ def find_best(r: Recipe, run: Runner, data: Data) -> Evidence:
             if job.needs_ray() and not run.work.has(job):
                 ray.start()
             siblings.append(jobs.sibling_of(run.on_thread(train, job), seed))
+        candidates, sweep = _swept(r, run, trail, siblings, prepared, ray)
 
-    candidates, sweep = _swept(r, run, trail, siblings, prepared)
     selection = run(select, jobs.select_job(r, candidates, sweep))
     finalists = [*map(Candidate.of, trail), selection.chosen]
     final = [run(evaluate, job) for job in jobs.evaluate_jobs(r, finalists, prepared, REPORT)]
@@ -99,10 +99,12 @@ def _swept(
     trail: Sequence[Checkpoint],
     siblings: Sequence[Checkpoint],
     prepared: Mapping[str, PreparedDataset],
+    ray: RayWhenNeeded,
 ) -> tuple[Candidates, list[EvalReport]]:
-    """Name candidates and measure them, until what was measured asks for no more of them."""
+    """Name candidates and measure them, until what was measured asks for no more of them; end Ray meanwhile."""
     candidates = run(interpolate, jobs.interpolate_job(r, trail, siblings))
-    sweep = [run(evaluate, job) for job in jobs.evaluate_jobs(r, candidates.members, prepared, SELECTION)]
+    first, *others = jobs.evaluate_jobs(r, candidates.members, prepared, SELECTION)
+    sweep = [run.on_thread(evaluate, first, meanwhile=ray.stop), *(run(evaluate, job) for job in others)]
     while r.interpolation.adaptive:
         known = {member.digest() for member in candidates.members}
         candidates = run(interpolate, jobs.interpolate_job(r, trail, siblings, sweep))

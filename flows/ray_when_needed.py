@@ -9,6 +9,9 @@ from ftlib.recipe import Compute
 class RayWhenNeeded:
     """A context in which `start` begins a Ray session once; without a call to it Ray costs nothing.
 
+    Starting takes seconds and so does ending, of which most is waiting: `start` and `stop` want to be called while
+    a stage works on another thread.
+
     Ray takes SIGTERM for itself and must be started on the main thread, in the flow's body; the session gives the
     handler back, or a cancelled flow would live on.
     """
@@ -26,6 +29,11 @@ class RayWhenNeeded:
 
         self._session.enter_context(ray_trainer.session(self._compute))
         self._started = True
+
+    def stop(self) -> None:
+        """End Ray if it runs; it may be started again."""
+        self._session.close()
+        self._started = False
 
     def __enter__(self) -> "RayWhenNeeded":
         return self
