@@ -22,6 +22,7 @@ from ftlib.progress import Progress, listen
 from ftlib.recipe import Compute
 from ftlib.stages.train import train
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.inference import predict_split
 from ftlib.training.model import load_model, weights_digest
 from ftlib.workspace import Workspace
@@ -121,8 +122,9 @@ def _trainer(task: Task, folder: Path, settings: dict[str, Any]) -> tuple[Path, 
 
     material, optimizer = task.material, task.material.phase.optimizer
     split = PreparedSplit(Path(material.data) / "train.arrow", material.labels)
-    assert split.labels is not None
-    rows = [{"input_ids": split.tokens(i).tolist(), "labels": int(split.labels[i])} for i in range(len(split))]
+    assert isinstance(split.targets, LabelTargets)
+    gold = split.targets.positions
+    rows = [{"input_ids": split.tokens(i).tolist(), "labels": int(gold[i])} for i in range(len(split))]
     # A tuned script keeps a few thousand tokenised rows in memory; a bare one has them in a Dataset.
     dataset: Any = rows if settings else Dataset.from_list(rows)
     clock = StepClock()
@@ -185,7 +187,7 @@ def _losses(folder: Path) -> list[float]:
 
 def _correct(model: Path, material: Material) -> list[bool]:
     split = PreparedSplit(Path(material.test), material.labels)
-    outcomes = predict_split(load_model(model, "labeled"), split, "labeled", material.labels)
+    outcomes = predict_split(load_model(model, "labeled"), split, material.labels, lambda: None)
     return (outcomes.gold == outcomes.predicted).tolist()
 
 

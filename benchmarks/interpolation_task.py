@@ -161,17 +161,17 @@ def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
         split = PreparedSplit(random_rows(Path(place) / "rows.arrow", rows), LABELS)
         adapter = AdapterSweep(Candidate.between(start, end, 0.5), "labeled") if lora else None
         model = adapter.model if adapter else load_model(start.path / "model", "labeled")
-        predict_split(model, split, "labeled", LABELS)
+        predict_split(model, split, LABELS, lambda: None)
         plain = swept = 0.0
         for alpha in ALPHAS:
             began = time.monotonic()
-            predict_split(model, split, "labeled", LABELS)
+            predict_split(model, split, LABELS, lambda: None)
             between = time.monotonic()
             if adapter:
                 adapter.at(alpha)
             else:
                 mix_into(model, Candidate.between(start, end, alpha))
-            predict_split(model, split, "labeled", LABELS)
+            predict_split(model, split, LABELS, lambda: None)
             plain, swept = plain + between - began, swept + time.monotonic() - between
     return {"plain_seconds": plain, "sweep_seconds": swept, "ratio": swept / plain}
 

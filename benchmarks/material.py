@@ -19,6 +19,7 @@ from ftlib.stages.ingest import ingest
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.train import TrainJob, train
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.model import find_model
 from ftlib.training.precision import resolve_precision
 from ftlib.workspace import RECORD, Workspace, read_record, write_durably
@@ -84,14 +85,14 @@ def _full_batches(
 ) -> PreparedDataset:
     """Write a dataset whose training rows are a random part of `data`'s, and whose other splits are empty."""
     split = PreparedSplit(split_file(data.path, "train"), labels)
-    assert split.labels is not None
+    assert isinstance(split.targets, LabelTargets)
+    gold = split.targets.positions
     count = min(rows or len(split), len(split)) // batch_size * batch_size
     if not count:
         raise ValueError(f"--rows: {rows} of {len(split)} rows fill no batch of {batch_size}")
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
     kept = [
-        TokenRow(str(split.row_ids[int(row)]), split.tokens(int(row)).tolist(), labels[split.labels[row]])
-        for row in chosen
+        TokenRow(str(split.row_ids[int(row)]), split.tokens(int(row)).tolist(), labels[gold[row]]) for row in chosen
     ]
     cut = folder / f"{data.fingerprint}-{count}"
     cut.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """The version that an alias stands for: found, pulled, and measured on the challenger's own rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from flows import finetune_jobs as jobs
 from flows.pipeline import Data
-from ftlib.artifacts import Candidate, EvalReport, Measured
+from ftlib.artifacts import Candidate, EvalReport
+from ftlib.config import LABELED
 from ftlib.evidence import Evidence
 from ftlib.model_registry import ModelRegistry
-from ftlib.outcomes import Outcomes, read_outcomes
+from ftlib.outcomes import tables_in
 from ftlib.profile import Profile
 from ftlib.recipe import REPORT, ModelRef, Recipe
 from ftlib.results import Difference, differences
@@ -63,7 +64,7 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
     """Measure the champion on the report splits, tokenised its own way; nothing if rows have labels it lacks."""
     model = find_model(ModelRef(path=str(folder)))
     kind = r.phases[0].objective.needs
-    labels = labels_of(folder) if kind == "labeled" else ()
+    labels = labels_of(folder) if kind in LABELED else ()
     if set(data.labels) - {*labels}:
         return ()
     start = run(base, BaseJob(model=model, kind=kind, labels=labels, seed=r.seed))
@@ -76,12 +77,11 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
 
 def against_champion(found: Evidence, champion: tuple[EvalReport, ...], run: Runner) -> Iterator[Difference]:
     """Yield challenger - champion for every metric of every evaluation, on the same rows."""
-    load: Callable[[Measured], Outcomes] = lambda cell: read_outcomes(run.work.root / cell.outcomes)  # noqa: E731
     yield from differences(
         found.selection.chosen.name,
         CHAMPION,
         (*found.final, *champion),
         found.recipe.evaluations,
-        load,
+        tables_in(run.work.root),
         found.recipe.seed,
     )

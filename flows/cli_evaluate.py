@@ -11,9 +11,10 @@ from flows.cli import set_option, work_option
 from flows.cli_interpolate import model_folder
 from flows.console import emit, json_option
 from flows.registry_view import registry_options, table
-from ftlib.artifacts import Candidate, EvalReport, Measured, PreparedDataset
+from ftlib.artifacts import Candidate, EvalReport, PreparedDataset
+from ftlib.config import LABELED
 from ftlib.errors import ModelError, RecipeError
-from ftlib.outcomes import Outcomes, read_outcomes
+from ftlib.outcomes import tables_in
 from ftlib.pins import pin
 from ftlib.recipe import REPORT, SELECTION, ModelRef, Recipe
 from ftlib.results import Difference, adjusted, differences, interval_text
@@ -89,8 +90,8 @@ def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspa
 
     model = find_model(ModelRef(path=str(folder.absolute())))
     kind = recipe.phases[0].objective.needs
-    labels = labels_of(folder) if kind == "labeled" else ()
-    if kind == "labeled" and not labels:
+    labels = labels_of(folder) if kind in LABELED else ()
+    if kind in LABELED and not labels:
         raise ModelError(f"{name} has no classification head to measure; give a model that was trained for the labels")
     start = base(BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed), work)
     candidate = Candidate.of(start.model_copy(update={"phase": name}))
@@ -106,9 +107,7 @@ def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspa
 def _compared(
     models: Sequence[str], reports: Sequence[EvalReport], recipe: Recipe, work: Workspace
 ) -> list[Difference]:
-    def load(cell: Measured) -> Outcomes:
-        return read_outcomes(work.root / cell.outcomes)
-
+    load = tables_in(work.root)
     return adjusted(
         [
             difference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ftlib.artifacts import RawDataset
 from ftlib.cleaning import clean, text_key
@@ -133,7 +133,7 @@ def clean_example(dataset: Dataset, values: Values) -> Example | str:
         return "empty_text"
     if len(text) < dataset.cleaning.min_characters:
         return "too_short"
-    return Example(text, example.label, example.slices)
+    return replace(example, text=text)
 
 
 def _drop_copies(rows: Sequence[tuple[int, Keyed]], places: list[str]) -> None:

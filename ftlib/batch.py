@@ -17,8 +17,9 @@ class Batch:
     input_ids: Int[Tensor, "rows tokens"]
     attention_mask: Int[Tensor, "rows tokens"]
     """1 on tokens, 0 on padding."""
-    labels: Int[Tensor, " rows"] | None = None
-    """Positions in the model's labels; None for language modelling."""
+    targets: Tensor | None = None
+    """What the rows are taught, as their head lays it out: for `labeled`, each row's position in the model's labels.
+    None where the tokens themselves are the targets."""
 
 
 @dataclass(frozen=True)
@@ -30,4 +31,4 @@ class LossSum:
 
     total: Float[Tensor, ""]
     count: int
-    """Supervised items in `total`: rows or tokens."""
+    """Supervised items in `total`: rows or tokens; what the rows' `supervised` sums to."""

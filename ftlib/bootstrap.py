@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ftlib.artifacts import Estimate
 from ftlib.errors import DataError
-from ftlib.metrics import Metric
+from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Resampling:
         return Estimate(value=value, low=float(low), high=float(high))
 
 
-def estimates(outcomes: Outcomes, metrics: Sequence[Metric], resampling: Resampling) -> dict[str, Estimate]:
+def estimates(outcomes: Outcomes, metrics: Sequence[MetricBase], resampling: Resampling) -> dict[str, Estimate]:
     """Return every metric with its interval, by the metric's name."""
     import numpy as np
 
@@ -65,14 +65,14 @@ def estimates(outcomes: Outcomes, metrics: Sequence[Metric], resampling: Resampl
     }
 
 
-def resamples(metric: Metric, outcomes: Outcomes, resampling: Resampling) -> Float[np.ndarray, " resamples"]:
+def resamples(metric: MetricBase, outcomes: Outcomes, resampling: Resampling) -> Float[np.ndarray, " resamples"]:
     """Return the metric of every resample; of two models on the same rows, resample by resample comparable."""
     import numpy as np
 
     return np.concatenate([metric.resampled(outcomes, rows) for rows in resampling.draws(len(outcomes))])
 
 
-def difference(metric: Metric, ours: Outcomes, theirs: Outcomes, resampling: Resampling) -> Estimate:
+def difference(metric: MetricBase, ours: Outcomes, theirs: Outcomes, resampling: Resampling) -> Estimate:
     """Return `metric(ours) - metric(theirs)` with its paired interval; zero outside it is a difference that is real.
 
     Raises DataError if the two were not measured on the same rows in the same order.
@@ -82,7 +82,7 @@ def difference(metric: Metric, ours: Outcomes, theirs: Outcomes, resampling: Res
 
 
 def paired_resamples(
-    metric: Metric, ours: Outcomes, theirs: Outcomes, resampling: Resampling
+    metric: MetricBase, ours: Outcomes, theirs: Outcomes, resampling: Resampling
 ) -> Float[np.ndarray, " resamples"]:
     """Return `metric(ours) - metric(theirs)` of every resample. Raises DataError for other rows or another order."""
     if ours.row_ids != theirs.row_ids:

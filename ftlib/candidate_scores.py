@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ftlib.artifacts import Candidate, EvalReport, Measured
 from ftlib.bootstrap import Resampling, resamples
 from ftlib.errors import RecipeError
-from ftlib.metrics import Metric
+from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import Outcomes
 from ftlib.recipe import Evaluation
 from ftlib.significance import bootstrap_p, holm
@@ -107,7 +107,7 @@ def _words(terms: Mapping[str, float]) -> str:
 
 def _cells(
     path: str, members: Sequence[Candidate], reports: Sequence[EvalReport], evaluations: Mapping[str, Evaluation]
-) -> tuple[Metric, list[Measured]]:
+) -> tuple[MetricBase, list[Measured]]:
     name, _, wanted = path.partition("/")
     metrics = evaluations[name].metrics if name in evaluations else ()
     metric = next((metric for metric in metrics if metric.name == wanted), None)

@@ -9,6 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 BatchKind = Literal["labeled", "tokens"]
 """The one shared word that says what fits what: a format *yields* a kind, an objective and a metric *need* one."""
 
+LABELED: frozenset[BatchKind] = frozenset({"labeled"})
+"""Kinds whose targets are of a closed set of labels, which training finds and evaluation keeps to."""
+
+Target = str | int | float | tuple[str | None, ...] | None
+"""What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token."""
+
 Split = Literal["train", "validation", "test"]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

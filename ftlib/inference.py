@@ -14,6 +14,7 @@ from ftlib.config import Config
 from ftlib.errors import ModelError
 from ftlib.formats import Format
 from ftlib.recipe import Recipe
+from ftlib.rows import Example
 from ftlib.versions import MANIFEST, Manifest, parse
 
 WINDOW = 1024  # texts in memory at once; within it they are batched by length, which spares most of the padding
@@ -43,7 +44,7 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterato
     remaining = iter(texts)
     while window := list(itertools.islice(remaining, WINDOW)):
         cleaned = [clean(text, keep_lines=format.keeps_lines) for text in window]
-        ids = [encoded.pieces[0] for encoded in format.encode(cleaned, tokenizer)]
+        ids = [encoded.pieces[0].ids for encoded in format.encode([Example(text) for text in cleaned], tokenizer)]
         yield from _window(model, ids, batch_size)
 
 

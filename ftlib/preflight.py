@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ftlib.artifacts import PreparedDataset
-from ftlib.config import Split
+from ftlib.config import LABELED, Split
 from ftlib.errors import DataError, StorageError
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import Signer
@@ -31,7 +31,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
                     "them; give it more rows or a larger share in its split"
                 )
     training = recipe.training_datasets()
-    if any(prepared[name].kind != "labeled" for name in training):
+    if any(prepared[name].kind not in LABELED for name in training):
         return ()
     seen = tuple(sorted({label for name in training for label in prepared[name].splits["train"].labels}))
     if len(seen) < 2:

@@ -1,7 +1,8 @@
 """The files of a prepared split: Arrow IPC *file* format, so that a reader maps it into memory instead of loading it.
 
-Columns: `row_id` string, `input_ids` list<int32> (special tokens included, no padding), `label` string (only for
-`labeled`), and one string column `slice:<name>` per slice of the format. An absent split is a file without rows.
+Columns: `row_id` string, `input_ids` list<int32> (special tokens included, no padding), `supervised` int32 (terms of
+the row's loss), `target` of the kind's own type (for `tokens` there is none), and one string column `slice:<name>` per
+slice of the format. The schema's metadata names the kind. An absent split is a file without rows.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftlib.config import BatchKind, Split
+from ftlib.config import BatchKind, Split, Target
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SLICE = "slice:"
+_OWN = ("row_id", "input_ids", "supervised", "target")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,10 @@ class TokenRow:
 
     row_id: str
     input_ids: Sequence[int]
-    label: str | None = None
+    target: Target = None
     slices: tuple[str, ...] = ()
     """Values in the order of the format's `slices`."""
+    supervised: int = 1
 
 
 def split_file(folder: Path, split: Split) -> Path:
@@ -41,10 +44,24 @@ def split_schema(kind: BatchKind, slices: Sequence[str] = ()) -> pa.Schema:
     """Return the columns of a split."""
     import pyarrow as pa
 
-    columns = [pa.field("row_id", pa.string()), pa.field("input_ids", pa.list_(pa.int32()))]
-    if kind == "labeled":
-        columns.append(pa.field("label", pa.string()))
-    return pa.schema(columns + [pa.field(SLICE + name, pa.string()) for name in slices])
+    columns = [
+        pa.field("row_id", pa.string()),
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("supervised", pa.int32()),
+    ]
+    if (target := _target_type(kind)) is not None:
+        columns.append(pa.field("target", target))
+    return pa.schema([*columns, *(pa.field(SLICE + name, pa.string()) for name in slices)], {"kind": kind})
+
+
+def _target_type(kind: BatchKind) -> pa.DataType | None:
+    import pyarrow as pa
+
+    match kind:
+        case "labeled":
+            return pa.string()
+        case "tokens":
+            return None
 
 
 class SplitWriter:
@@ -60,9 +77,7 @@ class SplitWriter:
 
         if not rows:
             return
-        columns: list[object] = [[row.row_id for row in rows], [row.input_ids for row in rows]]
-        if "label" in self._schema.names:
-            columns.append([row.label for row in rows])
+        columns: list[object] = [[getattr(row, name) for row in rows] for name in _OWN if name in self._schema.names]
         columns += zip(*(row.slices for row in rows), strict=True)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
         self._file.write_batch(pa.record_batch(arrays, schema=self._schema))

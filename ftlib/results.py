@@ -9,8 +9,8 @@ from ftlib.artifacts import Checkpoint, Estimate, EvalReport, Measured, Selectio
 from ftlib.bootstrap import Resampling, paired_resamples
 from ftlib.config import Config
 from ftlib.errors import DataError
-from ftlib.metrics.accuracy import Accuracy
-from ftlib.outcomes import Outcomes
+from ftlib.metrics.base import MetricBase
+from ftlib.outcomes import LabelOutcomes, Outcomes
 from ftlib.recipe import Evaluation
 from ftlib.significance import bootstrap_p, holm, mcnemar_p
 
@@ -125,22 +125,28 @@ def differences(
         tables = load(cells[ours]), load(cells[theirs])
         resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
         for metric in evaluation.metrics:
-            drawn = paired_resamples(metric, *tables, resampling)
-            value = metric.compute(tables[0]) - metric.compute(tables[1])
-            right = [table.gold == table.predicted for table in tables]
+            estimate, p = _compared(metric, tables, resampling)
             yield Difference(
                 ours=ours,
                 theirs=theirs,
                 evaluation=name,
                 metric=metric.name,
-                estimate=resampling.interval(value, drawn),
+                estimate=estimate,
                 confidence=evaluation.confidence,
                 higher_is_better=metric.higher_is_better,
-                p=mcnemar_p(right[0], right[1]) if isinstance(metric, Accuracy) else bootstrap_p(drawn),
+                p=p,
             ).judged(None)
 
 
-def divergence(reference: Outcomes, ours: Outcomes, resampling: Resampling) -> Estimate:
+def _compared(metric: MetricBase, tables: tuple[Outcomes, Outcomes], resampling: Resampling) -> tuple[Estimate, float]:
+    """Return the difference with its interval and its p-value: McNemar's where rows are right or wrong."""
+    drawn = paired_resamples(metric, *tables, resampling)
+    right = [metric.right(table) for table in tables]
+    p = bootstrap_p(drawn) if right[0] is None or right[1] is None else mcnemar_p(right[0], right[1])
+    return resampling.interval(metric.compute(tables[0]) - metric.compute(tables[1]), drawn), p
+
+
+def divergence(reference: LabelOutcomes, ours: LabelOutcomes, resampling: Resampling) -> Estimate:
     """Return the mean of KL(reference || ours) over rows, in nats: how far answers moved, whatever the labels say.
 
     Raises DataError for other rows, or other labels.

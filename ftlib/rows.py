@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
+from ftlib.config import Target
 from ftlib.errors import DataError
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
@@ -85,8 +86,14 @@ class Example:
     """What a format makes of a row."""
 
     text: str
+    """What makes two rows the same: copies, near copies and leaks are found by it."""
     label: str | None = None
+    """What rows are stratified, profiled and found contradictory by."""
     slices: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    """What is encoded, where that is not the text as a whole: words, or a prompt and its answer."""
+    target: Target = None
+    """What is learnt, where that is not the label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,12 @@ class Dropped:
     """A row that a format has no use for."""
 
     reason: DropReason
+
+
+def labels_in(target: Target) -> tuple[str, ...]:
+    """Return the labels that a target of a closed set of them names, each once."""
+    named = target if isinstance(target, tuple) else (target,)
+    return tuple(sorted({label for label in named if isinstance(label, str)}))
 
 
 class Tokenizer(Protocol):
@@ -107,10 +120,20 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """The token ids of one text: one piece, or several where a format cuts long texts."""
+class Piece:
+    """The token ids of a row to be, with what it is taught."""
 
-    pieces: list[list[int]]
+    ids: list[int]
+    target: Target = None
+    supervised: int = 1
+    """Terms of its loss: 1 for a label, else the tokens that are predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example as tokens: one piece, or several where a format cuts long texts."""
+
+    pieces: list[Piece]
     truncated: bool = False
     """Whether tokens were lost."""
 

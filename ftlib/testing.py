@@ -20,6 +20,7 @@ from ftlib.artifacts import Checkpoint, Ledger, PreparedDataset, SplitFacts
 from ftlib.config import BatchKind, Split
 from ftlib.fingerprint import digest, file_digest
 from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.rows import labels_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -193,14 +194,13 @@ def tiny_prepared(
     kind: BatchKind = "labeled" if labeled else "tokens"
     splits: dict[Split, SplitFacts] = {}
     for split in SPLITS:
-        encoded = [
-            TokenRow(
-                tiny_row_id(split, i), tokenizer(str(row["text"]))["input_ids"], str(row["label"]) if labeled else None
-            )
-            for i, row in enumerate(rows.get(split, ()))
-        ]
+        encoded: list[TokenRow] = []
+        for i, row in enumerate(rows.get(split, ())):
+            ids = tokenizer(str(row["text"]))["input_ids"]
+            target, supervised = (str(row["label"]), 1) if labeled else (None, len(ids) - 1)
+            encoded.append(TokenRow(tiny_row_id(split, i), ids, target, supervised=supervised))
         write_split(split_file(folder, split), kind, encoded)
-        splits[split] = _facts(encoded, kind)
+        splits[split] = _facts(encoded)
     count = sum(facts.rows for facts in splits.values())
     return PreparedDataset(
         uri=str(folder.absolute()),
@@ -215,15 +215,15 @@ def tiny_prepared(
     )
 
 
-def _facts(rows: Sequence[TokenRow], kind: BatchKind) -> SplitFacts:
+def _facts(rows: Sequence[TokenRow]) -> SplitFacts:
     lengths = [len(row.input_ids) for row in rows]
     return SplitFacts(
         rows=len(rows),
         tokens=sum(lengths),
-        supervised=len(rows) if kind == "labeled" else sum(lengths) - len(rows),
+        supervised=sum(row.supervised for row in rows),
         truncated=0,
         longest=max(lengths, default=0),
-        labels=dict(sorted(Counter(row.label for row in rows if row.label is not None).items())),
+        labels=dict(sorted(Counter(label for row in rows for label in labels_in(row.target)).items())),
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ftlib.cleaning import clean
 from ftlib.config import BatchKind, Config
-from ftlib.rows import Dropped, Encoded, Example, Tokenizer, Value, Values, slice_values
+from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
 class LabeledText(Config):
@@ -42,20 +42,24 @@ class LabeledText(Config):
             return label
         return Example(text, label, slice_values(values, self.slices))
 
-    def encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        whole: list[list[int]] = tokenizer(list(texts), verbose=False)["input_ids"]
-        encoded = [Encoded([ids]) for ids in whole]
-        long = [i for i, ids in enumerate(whole) if len(ids) > self.max_tokens]
-        if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
-            cut = tokenizer([texts[i] for i in long], truncation=True, max_length=self.max_tokens)["input_ids"]
-            for i, ids in zip(long, cut, strict=True):
-                encoded[i] = Encoded([ids], truncated=True)
-        return encoded
+        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens)
+        return [
+            Encoded([Piece(ids, example.label)], truncated=cut)
+            for example, (ids, cut) in zip(examples, texts, strict=True)
+        ]
 
-    def supervised(self, piece: Sequence[int]) -> int:
-        """Return how many targets a piece has: its label."""
-        return 1
+
+def cut_texts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> list[tuple[list[int], bool]]:
+    """Return every text's ids, special tokens included, and whether some had to go."""
+    encoded: list[tuple[list[int], bool]] = [(ids, False) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+    long = [i for i, (ids, _) in enumerate(encoded) if len(ids) > max_tokens]
+    if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
+        cut = tokenizer([texts[i] for i in long], truncation=True, max_length=max_tokens)["input_ids"]
+        for i, ids in zip(long, cut, strict=True):
+            encoded[i] = (ids, True)
+    return encoded
 
 
 def _label_name(value: Value) -> str | Dropped:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
-from ftlib.rows import Dropped, Encoded, Example, Tokenizer, Values, slice_values
+from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
 
 
 class PlainText(Config):
@@ -40,17 +40,15 @@ class PlainText(Config):
             return Dropped("text_not_a_string")
         return Example(text, None, slice_values(values, self.slices))
 
-    def encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return the pieces of every text, with an end-of-text token if the tokenizer has one."""
         end = tokenizer.eos_token_id
-        return [Encoded(self._pieces(ids, end)) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+        whole: list[list[int]] = tokenizer([example.text for example in examples], verbose=False)["input_ids"]
+        return [Encoded(self._pieces(ids, end)) for ids in whole]
 
-    def supervised(self, piece: Sequence[int]) -> int:
-        """Return how many targets a piece has: every token but its first."""
-        return len(piece) - 1
-
-    def _pieces(self, ids: list[int], end: int | None) -> list[list[int]]:
+    def _pieces(self, ids: list[int], end: int | None) -> list[Piece]:
         if end is not None and ids[-1:] != [end]:
             ids = [*ids, end]
         step = self.max_tokens - 1
-        return [ids[i : i + self.max_tokens] for i in range(0, max(len(ids) - 1, 1), step)]
+        cuts = [ids[i : i + self.max_tokens] for i in range(0, max(len(ids) - 1, 1), step)]
+        return [Piece(cut, supervised=len(cut) - 1) for cut in cuts if cut]

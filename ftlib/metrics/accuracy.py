@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 class Accuracy(MetricBase):
@@ -21,12 +21,18 @@ class Accuracy(MetricBase):
     needs: ClassVar[BatchKind] = "labeled"
     higher_is_better: ClassVar[bool] = True
 
-    def compute(self, outcomes: Outcomes) -> float:
+    def compute(self, outcomes: LabelOutcomes) -> float:
         """Return the metric over all rows."""
         from sklearn.metrics import accuracy_score
 
         return float(accuracy_score(outcomes.gold, outcomes.predicted))
 
-    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+    def resampled(
+        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
-        return (outcomes.gold == outcomes.predicted)[rows].mean(axis=1)
+        return self.right(outcomes)[rows].mean(axis=1)
+
+    def right(self, outcomes: LabelOutcomes) -> Bool[np.ndarray, " rows"]:
+        """Return which rows are right."""
+        return outcomes.gold == outcomes.predicted

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ class AUROC(MetricBase):
     needs: ClassVar[BatchKind] = "labeled"
     higher_is_better: ClassVar[bool] = True
 
-    def compute(self, outcomes: Outcomes) -> float:
+    def compute(self, outcomes: LabelOutcomes) -> float:
         """Return the metric over all rows."""
         import numpy as np
         from sklearn.metrics import roc_auc_score
@@ -36,7 +36,9 @@ class AUROC(MetricBase):
         ]
         return float(np.mean(areas)) if areas else 0.5
 
-    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+    def resampled(
+        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample, from how often each row was drawn: rows are sorted once per label."""
         import numpy as np
 
@@ -50,7 +52,7 @@ class AUROC(MetricBase):
         return np.where(labels > 0, total / labels.clip(min=1), 0.5)
 
 
-def _ranked(outcomes: Outcomes) -> Int[np.ndarray, " labels"]:
+def _ranked(outcomes: LabelOutcomes) -> Int[np.ndarray, " labels"]:
     """Return the labels that some rows have and some have not."""
     import numpy as np
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftlib.config import BatchKind, Config
 
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool, Float, Int
+
 
 class MetricBase(Config):
-    """A function of the table of outcomes. Its `kind` is its name, unless it is about one label."""
+    """A function of the table of outcomes that its kind of batch has. Its `kind` is its name, but for one label's."""
 
     needs: ClassVar[BatchKind]
     higher_is_better: ClassVar[bool]
@@ -17,6 +21,22 @@ class MetricBase(Config):
     def name(self) -> str:
         """Return how results, rules and gates call it, after the evaluation's name: shifted/accuracy."""
         return str(type(self).model_fields["kind"].default)
+
+    def compute(self, outcomes: Any) -> float:
+        """Return the metric over all rows."""
+        raise NotImplementedError
+
+    def resampled(
+        self,
+        outcomes: Any,
+        rows: Int[np.ndarray, "resamples rows"],
+    ) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample."""
+        raise NotImplementedError
+
+    def right(self, outcomes: Any) -> Bool[np.ndarray, " rows"] | None:
+        """Return which rows are right, if the metric is the share of those; McNemar's test compares such metrics."""
+        return None
 
 
 class OfLabel(MetricBase):

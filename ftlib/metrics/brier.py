@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,16 +24,18 @@ class Brier(MetricBase):
     needs: ClassVar[BatchKind] = "labeled"
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: Outcomes) -> float:
+    def compute(self, outcomes: LabelOutcomes) -> float:
         """Return the metric over all rows."""
         return float(_distances(outcomes).mean())
 
-    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+    def resampled(
+        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
         return _distances(outcomes)[rows].mean(axis=1)
 
 
-def _distances(outcomes: Outcomes) -> Float[np.ndarray, " rows"]:
+def _distances(outcomes: LabelOutcomes) -> Float[np.ndarray, " rows"]:
     import numpy as np
 
     # Not scikit-learn's function, though it agrees: it refuses probabilities that float32 lets sum to 1 + 1e-6.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,13 +31,15 @@ class ECE(MetricBase):
     needs: ClassVar[BatchKind] = "labeled"
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: Outcomes) -> float:
+    def compute(self, outcomes: LabelOutcomes) -> float:
         """Return the metric over all rows."""
         import numpy as np
 
         return float(self.resampled(outcomes, np.arange(len(outcomes))[None])[0])
 
-    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+    def resampled(
+        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
         import numpy as np
 
@@ -48,7 +50,7 @@ class ECE(MetricBase):
         return np.abs(gaps).reshape(-1, self.bins).sum(axis=1) / rows.shape[1]
 
 
-def confidences(outcomes: Outcomes) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+def confidences(outcomes: LabelOutcomes) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
     """Return the probability of each row's predicted label, and 1 where it is right."""
     import numpy as np
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +25,18 @@ class Entropy(MetricBase):
     needs: ClassVar[BatchKind] = "labeled"
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: Outcomes) -> float:
+    def compute(self, outcomes: LabelOutcomes) -> float:
         """Return the metric over all rows."""
         return float(_entropies(outcomes).mean())
 
-    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+    def resampled(
+        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
         return _entropies(outcomes)[rows].mean(axis=1)
 
 
-def _entropies(outcomes: Outcomes) -> Float[np.ndarray, " rows"]:
+def _entropies(outcomes: LabelOutcomes) -> Float[np.ndarray, " rows"]:
     import numpy as np
     from scipy.special import entr
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftlib.errors import DataError
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ class LabelCounts:
     """Rows that are predicted to."""
 
     @classmethod
-    def of(cls, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> LabelCounts:
+    def of(cls, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]) -> LabelCounts:
         """Count the rows of every resample."""
         import numpy as np
 
@@ -48,13 +48,8 @@ class LabelCounts:
         """Return the harmonic mean of precision and recall; 0 where both are."""
         return 2 * self.hits / (self.golds + self.predictions).clip(min=1)
 
-    def mean(self, scores: Float[np.ndarray, "resamples labels"]) -> Float[np.ndarray, " resamples"]:
-        """Return the unweighted mean over the labels that occur in the resample."""
-        occurs = self.golds > 0
-        return (scores * occurs).sum(axis=1) / occurs.sum(axis=1)
 
-
-def position(outcomes: Outcomes, label: str) -> int:
+def position(outcomes: LabelOutcomes, label: str) -> int:
     """Return a label's place. Raises DataError if the model has no such label."""
     if label not in outcomes.labels:
         raise DataError(f"a metric names the label {label!r}; the model has {', '.join(outcomes.labels)}")

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
-from ftlib.config import BatchKind
-from ftlib.metrics.base import MetricBase
-from ftlib.metrics.label_counts import LabelCounts
-from ftlib.outcomes import Outcomes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float, Int
+from ftlib.metrics.label_scores import AveragedScore, Score
 
 
-class MacroF1(MetricBase):
-    """The unweighted mean of every label's F1, over the labels that occur; a label never predicted counts 0.
-
-    A label occurs if some row has it. scikit-learn's default also averages over labels that are only predicted,
-    where one stray prediction of an absent label costs a whole term: under shift, models could not be compared.
-    """
+class MacroF1(AveragedScore):
+    """The unweighted mean of every label's F1, over the labels that occur."""
 
     kind: Literal["macro_f1"] = "macro_f1"
 
-    needs: ClassVar[BatchKind] = "labeled"
-    higher_is_better: ClassVar[bool] = True
-
-    def compute(self, outcomes: Outcomes) -> float:
-        """Return the metric over all rows."""
-        import numpy as np
-        from sklearn.metrics import f1_score
-
-        occurring = np.unique(outcomes.gold)
-        zero = cast(Any, 0.0)  # scikit-learn's own annotation forgets that numbers are allowed
-        return float(f1_score(outcomes.gold, outcomes.predicted, labels=occurring, average="macro", zero_division=zero))
-
-    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
-        counts = LabelCounts.of(outcomes, rows)
-        return counts.mean(counts.f1())
+    score: ClassVar[Score] = "f1"
+    weighted: ClassVar[bool] = False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import TokenOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,13 +21,15 @@ class Perplexity(MetricBase):
     needs: ClassVar[BatchKind] = "tokens"
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: Outcomes) -> float:
+    def compute(self, outcomes: TokenOutcomes) -> float:
         """Return the metric over all rows."""
         import numpy as np
 
         return float(np.exp(outcomes.nll.sum() / outcomes.targets.sum()))
 
-    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+    def resampled(
+        self, outcomes: TokenOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
         import numpy as np
 

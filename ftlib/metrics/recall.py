@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
-from ftlib.config import BatchKind
-from ftlib.metrics.base import OfLabel
-from ftlib.metrics.label_counts import LabelCounts, position
-from ftlib.outcomes import Outcomes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float, Int
+from ftlib.metrics.label_scores import Score, ScoreOfLabel
 
 
-class Recall(OfLabel):
+class Recall(ScoreOfLabel):
     """Share of the rows with the label that are predicted to have it; 0 if no row has it."""
 
     kind: Literal["recall"] = "recall"
 
-    needs: ClassVar[BatchKind] = "labeled"
-    higher_is_better: ClassVar[bool] = True
-
-    def compute(self, outcomes: Outcomes) -> float:
-        """Return the metric over all rows. Raises DataError if the model has no such label."""
-        from sklearn.metrics import recall_score
-
-        label = position(outcomes, self.label)
-        zero = cast(Any, 0.0)  # scikit-learn's own annotation forgets that numbers are allowed
-        return float(recall_score(outcomes.gold == label, outcomes.predicted == label, zero_division=zero))
-
-    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
-        return LabelCounts.of(outcomes, rows).recall()[:, position(outcomes, self.label)]
+    score: ClassVar[Score] = "recall"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ftlib.batch import Batch, LossSum
 from ftlib.config import BatchKind, Config
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Int
 
 
 class CausalLM(Config):
@@ -28,7 +24,3 @@ class CausalLM(Config):
         targets = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
         total = cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), reduction="sum")
         return LossSum(total, int((targets != -100).sum()))
-
-    def count(self, lengths: Int[np.ndarray, " rows"]) -> int:
-        """Return the predicted tokens of rows of these lengths, without reading them: all but the first of each."""
-        return int((lengths - 1).clip(min=0).sum())

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ftlib.batch import Batch, LossSum
 from ftlib.config import BatchKind, Config
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Int
 
 
 class Classification(Config):
@@ -26,11 +22,7 @@ class Classification(Config):
         """Return the summed cross-entropy in nats, and the number of rows."""
         from torch.nn.functional import cross_entropy
 
-        assert batch.labels is not None
+        assert batch.targets is not None
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        total = cross_entropy(logits.float(), batch.labels, reduction="sum", label_smoothing=self.label_smoothing)
-        return LossSum(total, len(batch.labels))
-
-    def count(self, lengths: Int[np.ndarray, " rows"]) -> int:
-        """Return the supervised items of rows of these lengths in tokens, without reading them."""
-        return len(lengths)
+        total = cross_entropy(logits.float(), batch.targets, reduction="sum", label_smoothing=self.label_smoothing)
+        return LossSum(total, len(batch.targets))

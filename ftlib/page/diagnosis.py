@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlib.metrics.ece import bin_of, confidences
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 from ftlib.page.content import Figure
 from ftlib.page.figures import INK, SHIFTED, TARGET, canvas, saved
 
@@ -58,7 +58,7 @@ def loss_path(folder: Path, alphas: Sequence[float], losses: Mapping[str, Sequen
         return saved(figure, folder, "loss_path", caption)
 
 
-def calibration(folder: Path, tables: Mapping[str, Outcomes]) -> Figure:
+def calibration(folder: Path, tables: Mapping[str, LabelOutcomes]) -> Figure:
     """Draw accuracy against confidence in ten bins, with the rows in each."""
     with canvas(4.6 * max(1, len(tables)), 3.9, 1, max(1, len(tables))) as (figure, grid):
         for axes, (name, table), colour in zip(grid[0], tables.items(), _cycle(len(tables)), strict=True):
@@ -81,7 +81,7 @@ def calibration(folder: Path, tables: Mapping[str, Outcomes]) -> Figure:
 
 
 def calibration_points(
-    table: Outcomes,
+    table: LabelOutcomes,
 ) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
     """Return mean confidence, accuracy and rows of every bin that holds rows."""
     import numpy as np
@@ -94,7 +94,7 @@ def calibration_points(
     return means[0], means[1], rows[held]
 
 
-def confusion_matrix(table: Outcomes) -> Int[np.ndarray, "gold predicted"]:
+def confusion_matrix(table: LabelOutcomes) -> Int[np.ndarray, "gold predicted"]:
     """Return how many rows of each label get each answer."""
     import numpy as np
 
@@ -102,7 +102,7 @@ def confusion_matrix(table: Outcomes) -> Int[np.ndarray, "gold predicted"]:
     return np.bincount(table.gold * size + table.predicted, minlength=size * size).reshape(size, size)
 
 
-def confusion(folder: Path, name: str, table: Outcomes) -> Figure:
+def confusion(folder: Path, name: str, table: LabelOutcomes) -> Figure:
     """Draw the share of each label's rows that get each answer."""
     counts = confusion_matrix(table)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)

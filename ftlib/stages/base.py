@@ -33,15 +33,17 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     import torch
 
+    from ftlib.training.heads import head_of
     from ftlib.training.model import head_modules, labels_of, load_with_gaps, save_model, weights_digest
 
     source = Path(job.model.uri)
     order = labels_of(source)
-    keeps = job.kind == "labeled" and sorted(order) == sorted(job.labels)
+    head = head_of(job.kind)
+    keeps = head.own_layer and sorted(order) == sorted(job.labels)
     labels = order if keeps else job.labels
     torch.manual_seed(job.seed)
-    model, missing = load_with_gaps(source, job.kind, **({"num_labels": len(labels)} if job.kind == "labeled" else {}))
-    _check_gaps(job, missing)
+    model, missing = load_with_gaps(source, job.kind, **head.config(labels))
+    _check_gaps(job, missing, own_layer=head.own_layer)
     save_model(model, folder / "model", labels, source)
     return Checkpoint(
         weights=weights_digest(folder / "model"),
@@ -55,10 +57,10 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     )
 
 
-def _check_gaps(job: BaseJob, missing: set[str]) -> None:
+def _check_gaps(job: BaseJob, missing: set[str], *, own_layer: bool) -> None:
     """Refuse a model whose layers or embeddings are absent: it would train from noise and look fine."""
     body = sorted(name for name in missing if layer_of(name) is not None or "embed" in name)
-    if body or (job.kind == "tokens" and missing):
+    if body or (missing and not own_layer):
         raise ModelError(
             f"{job.model.uri} lacks tensors of its own architecture: {', '.join((body or sorted(missing))[:3])}; "
             "the weights do not belong to this config.json"

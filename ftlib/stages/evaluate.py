@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from ftlib.training.adapter_sweep import AdapterSweep
 
-OUTCOMES_VERSION = 2
+OUTCOMES_VERSION = 3
 """Raised when the forward pass or the table changes; cached tables of another version are not read."""
 
 
@@ -32,7 +31,7 @@ class EvaluateJob(Job):
     """Which candidates, on which rows, measured how. Outcomes are cached per (weights, rows), not per job."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     name: str
     """The evaluation's name in the recipe."""
@@ -159,7 +158,7 @@ class _Loaded:
 
 def _predict(job: EvaluateJob, index: int, model: nn.Module) -> Outcomes:
     from ftlib.training.batches import PreparedSplit
-    from ftlib.training.inference import predict_split, target_bytes
+    from ftlib.training.inference import predict_split
     from ftlib.training.model import load_tokenizer
 
     end = job.candidates[index].end
@@ -169,10 +168,7 @@ def _predict(job: EvaluateJob, index: int, model: nn.Module) -> Outcomes:
     def report(done: int) -> None:
         emit(f"evaluate {job.name}", len(split) * index + done, total, "rows")
 
-    outcomes = predict_split(model, split, job.data.kind, end.labels, report)
-    if outcomes.labels:
-        return outcomes
-    return replace(outcomes, target_bytes=target_bytes(split, load_tokenizer(end.path / "model")))
+    return predict_split(model, split, end.labels, lambda: load_tokenizer(end.path / "model"), report)
 
 
 def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resampling: Resampling) -> Measured:

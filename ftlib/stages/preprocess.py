@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from ftlib.artifacts import FoundModel, Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.assignment import LEAKED, Assignment, assign, clean_example
-from ftlib.config import Config, Split
+from ftlib.config import LABELED, BatchKind, Config, Split
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.gates import check_duplicates, check_labels_of
@@ -23,7 +23,7 @@ from ftlib.profile import Profiler
 from ftlib.progress import emit
 from ftlib.recipe import Dataset
 from ftlib.resemblance import Placed, drop_near
-from ftlib.rows import Example, Tokenizer, Values
+from ftlib.rows import Example, Tokenizer, Values, labels_in
 from ftlib.snapshot import read_snapshot
 from ftlib.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
@@ -43,7 +43,7 @@ class PreprocessJob(Job):
     """What to prepare. `trains` says whether some phase trains on it; if not, an empty train split is fine."""
 
     stage: ClassVar[str] = "preprocess"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     runtime: ClassVar[frozenset[str]] = frozenset({"name", "model"})
 
     name: str
@@ -138,6 +138,7 @@ def _longest(model: Path, tokenizer: Any) -> int:
 class _Tally:
     """One split while it is written."""
 
+    kind: BatchKind
     sha256: Any = field(default_factory=hashlib.sha256)
     rows: int = 0
     tokens: int = 0
@@ -147,14 +148,14 @@ class _Tally:
     labels: Counter[str] = field(default_factory=Counter[str])
     texts: Profiler = field(default_factory=Profiler)
 
-    def add(self, row: TokenRow, supervised: int) -> None:
+    def add(self, row: TokenRow) -> None:
         self.rows += 1
         self.tokens += len(row.input_ids)
-        self.supervised += supervised
+        self.supervised += row.supervised
         self.longest = max(self.longest, len(row.input_ids))
-        if row.label is not None:
-            self.labels[row.label] += 1
-        self.sha256.update(json.dumps([row.row_id, list(row.input_ids), row.label, row.slices]).encode())
+        if self.kind in LABELED:
+            self.labels.update(labels_in(row.target))
+        self.sha256.update(json.dumps([row.row_id, list(row.input_ids), row.target, row.slices]).encode())
 
     def facts(self) -> SplitFacts:
         return SplitFacts(
@@ -169,7 +170,7 @@ class _Tally:
 
 def _write(job: PreprocessJob, assignment: Assignment, tokenizer: Tokenizer, folder: Path) -> dict[Split, _Tally]:
     format, total = job.dataset.format, len(assignment.places)
-    tallies: dict[Split, _Tally] = {split: _Tally(texts=Profiler(format.slices)) for split in SPLITS}
+    tallies: dict[Split, _Tally] = {split: _Tally(format.yields, texts=Profiler(format.slices)) for split in SPLITS}
     rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
     done = 0
     with ExitStack() as stack:
@@ -195,15 +196,14 @@ def _token_rows(
     if not examples:
         return []
     rows: list[TokenRow] = []
-    encoded = format.encode([example.text for _, example in examples], tokenizer)
-    for (row_id, example), text in zip(examples, encoded, strict=True):
-        pieces = [piece for piece in text.pieces if piece]
-        tally.truncated += text.truncated
+    encoded = format.encode([example for _, example in examples], tokenizer)
+    for (row_id, example), found in zip(examples, encoded, strict=True):
+        tally.truncated += found.truncated
         tally.texts.add(example.text, example.label, example.slices)
-        for i, piece in enumerate(pieces):
-            name = row_id if len(pieces) == 1 else f"{row_id}-{i}"
-            rows.append(TokenRow(name, piece, example.label, example.slices))
-            tally.add(rows[-1], format.supervised(piece))
+        for i, piece in enumerate(found.pieces):
+            name = row_id if len(found.pieces) == 1 else f"{row_id}-{i}"
+            rows.append(TokenRow(name, piece.ids, piece.target, example.slices, piece.supervised))
+            tally.add(rows[-1])
     return rows
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Checkpoint, Estimate, Measured, Report
+from ftlib.artifacts import Checkpoint, Estimate, Report
 from ftlib.bootstrap import Resampling
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
-from ftlib.outcomes import Outcomes, read_outcomes
+from ftlib.outcomes import LabelOutcomes, tables_in
 from ftlib.page import diagnosis, render, sections
 from ftlib.page.content import Figure, Page
 from ftlib.page.figures import Curve, Line, alpha_curve, training_curves
@@ -81,11 +81,9 @@ def _verdict(found: Evidence) -> str:
 
 
 def _differences(found: Evidence, work: Workspace, ours: str, theirs: str) -> list[Difference]:
-    def load(cell: Measured) -> Outcomes:
-        return read_outcomes(work.root / cell.outcomes)
-
     if ours == theirs:
         return []
+    load = tables_in(work.root)
     return list(differences(ours, theirs, found.final, found.recipe.evaluations, load, found.recipe.seed))
 
 
@@ -104,22 +102,20 @@ def _divergences(found: Evidence, work: Workspace, reference: str, retained: Seq
     pairs = (found.measured(name) for name in (reference, found.selection.chosen.name))
     theirs, ours = pairs
     for name in retained:
-        tables = [read_outcomes(work.root / cells[name].outcomes) for cells in (theirs, ours)]
-        if tables[0].labels:
+        before, after = (tables_in(work.root)(cells[name]) for cells in (theirs, ours))
+        if isinstance(before, LabelOutcomes) and isinstance(after, LabelOutcomes):
             evaluation = found.recipe.evaluations[name]
             resampling = Resampling(evaluation.resamples, evaluation.confidence, found.recipe.seed)
-            divergences[name] = divergence(tables[0], tables[1], resampling)
+            divergences[name] = divergence(before, after, resampling)
     return divergences
 
 
 def _diagnosis(found: Evidence, work: Workspace, folder: Path) -> list[Figure]:
     """Draw the loss along the path, how far layers moved, calibration and confusion: what there is to draw."""
     figures = _path_figures(found, work, folder)
-    tables = {
-        name: read_outcomes(work.root / cell.outcomes)
-        for name, cell in found.measured(found.selection.chosen.name).items()
-    }
-    tables = {name: table for name, table in tables.items() if table.labels}
+    cells = found.measured(found.selection.chosen.name)
+    all_tables = {name: tables_in(work.root)(cell) for name, cell in cells.items()}
+    tables = {name: table for name, table in all_tables.items() if isinstance(table, LabelOutcomes)}
     if tables:
         figures.append(diagnosis.calibration(folder, tables))
         name, table = next(iter(tables.items()))
@@ -136,7 +132,7 @@ def _path_figures(found: Evidence, work: Workspace, folder: Path) -> list[Figure
     losses: dict[str, list[float]] = {}
     for name in found.recipe.evaluations:
         cells = {cell.candidate: cell for r in found.sweep for cell in r.measured if cell.evaluation == name}
-        tables = (read_outcomes(work.root / cells[member.name].outcomes) for member in members)
+        tables = (tables_in(work.root)(cells[member.name]) for member in members)
         losses[name] = [float(table.nll.sum() / table.targets.sum()) for table in tables]
     chosen = found.selection.chosen
     alpha = chosen.alpha or 0.5

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Candidates, EvalReport, Measured, Selection
+from ftlib.artifacts import Candidates, EvalReport, Selection
 from ftlib.candidate_scores import Scores, scores
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job
-from ftlib.outcomes import Outcomes, read_outcomes
+from ftlib.outcomes import tables_in
 from ftlib.recipe import Evaluation, Select
 from ftlib.workspace import Workspace
 
@@ -68,11 +68,8 @@ class _Candidates:
         self.by = self.scores({job.select.by: 1.0, **job.select.plus})
 
     def scores(self, terms: Mapping[str, float]) -> Scores:
-        def load(cell: Measured) -> Outcomes:
-            return read_outcomes(self._work.root / cell.outcomes)
-
         job = self._job
-        return scores(terms, self.members, job.reports, job.evaluations, load, job.seed)
+        return scores(terms, self.members, job.reports, job.evaluations, tables_in(self._work.root), job.seed)
 
     def at(self, i: int, scored: Scores) -> str:
         return f"{self.names[i]} with {scored.name} {scored.shown[i]:.4f}"

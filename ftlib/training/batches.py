@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import SupportsIndex, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Int
 
 from ftlib.batch import Batch
-from ftlib.errors import DataError
+from ftlib.config import BatchKind
+from ftlib.training.heads import head_of
 
 MEGA_BATCH = 64
 """Global batches that are sorted by length together: larger pads less, smaller mixes more."""
@@ -37,9 +38,12 @@ class PreparedSplit:
         self.lengths: Int[np.ndarray, " rows"] = np.concatenate(
             [np.diff(offsets) for offsets, _ in self._chunks] or [np.zeros(0, np.int32)]
         )
-        self.row_ids: Any = table["row_id"]
+        self.row_ids: pa.ChunkedArray = table["row_id"]
         self.slices = {c.removeprefix("slice:"): table[c] for c in table.column_names if c.startswith("slice:")}
-        self.labels = _positions(table["label"], labels, path) if "label" in table.column_names else None
+        self.supervised: Int[np.ndarray, " rows"] = table["supervised"].to_numpy().astype(np.int64)
+        self.kind: BatchKind = cast(BatchKind, (table.schema.metadata or {})[b"kind"].decode())
+        column = table["target"] if "target" in table.column_names else None
+        self.targets = head_of(self.kind).targets(column, labels, path)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,23 +67,8 @@ class PreparedSplit:
         return Batch(
             input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device, non_blocking=True),
-            labels=None if self.labels is None else torch.from_numpy(self.labels[rows]).to(device, non_blocking=True),
+            targets=None if self.targets is None else self.targets.tensor(rows, width).to(device, non_blocking=True),
         )
-
-
-def _positions(column: Any, labels: Sequence[str], path: Path) -> Int[np.ndarray, " rows"]:
-    encoded = column.combine_chunks().dictionary_encode()
-    chunk = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    if not len(chunk):
-        return np.zeros(0, np.int64)
-    known = {label: i for i, label in enumerate(labels)}
-    names: list[str] = chunk.dictionary.to_pylist()
-    if unknown := sorted(set(names) - set(known)):
-        raise DataError(
-            f"{path}: the model has no label {', '.join(map(repr, unknown[:5]))}; it has {', '.join(labels)}"
-        )
-    lookup = np.array([known[name] for name in names], np.int64)
-    return lookup[chunk.indices.to_numpy()]
 
 
 def by_length(lengths: Int[np.ndarray, " rows"], size: int) -> list[Int[np.ndarray, " batch"]]:

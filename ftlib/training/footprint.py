@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from ftlib.config import BatchKind, Config
 from ftlib.parameter_names import is_embedding
+from ftlib.training.heads import head_of
 from ftlib.training.model import head_modules
 from ftlib.tuning import Tuning
 from ftlib.tuning.linear_probe import LinearProbe
@@ -29,11 +30,10 @@ class Footprint(Config):
 def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Footprint:
     """Count a phase's parameters from the model's config; no weights are read."""
     config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    loader: Any = AutoModelForSequenceClassification if kind == "labeled" else AutoModelForCausalLM
-    if kind == "labeled":
-        config.num_labels = labels
+    head = head_of(kind)
+    config.update(head.config([str(i) for i in range(labels)]))
     with torch.device("meta"):
-        model = loader.from_config(config)
+        model = head.auto_class.from_config(config)
         parameters = sum(p.numel() for p in model.parameters())
         tables = sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
         tuned = tuning.prepare(model, kind, head_modules(model))

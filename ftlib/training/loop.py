@@ -52,7 +52,7 @@ class Loop:
         data = Path(plan.data)
         self.train = PreparedSplit(data / "train.arrow", plan.labels)
         self.validation = PreparedSplit(data / "validation.arrow", plan.labels)
-        self.supervised = plan.phase.objective.count(self.train.lengths)
+        self.supervised = int(self.train.supervised.sum())
         if not self.supervised:
             raise TrainingError(
                 f"{data}: no supervised example in {len(self.train)} training rows; nothing to learn from"
@@ -127,7 +127,7 @@ class Loop:
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
         self.model.train()
         pieces = micro_batches(rows, self.group.rank, self.group.world_size, self.plan.compute.micro_batch_size)
-        count = self.plan.phase.objective.count(self.train.lengths[rows])
+        count = int(self.train.supervised[rows].sum())
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
         for i, (piece, counts) in enumerate(pieces):
             with accumulating(self.model, last=i == len(pieces) - 1):
@@ -170,7 +170,7 @@ class Loop:
             for piece, counts in micro_batches(rows, self.group.rank, self.group.world_size, size):
                 total += self._loss(self.validation, piece) * float(counts)
         (summed,) = self.group.sum(total)
-        return summed / max(1, self.plan.phase.objective.count(self.validation.lengths))
+        return summed / max(1, int(self.validation.supervised.sum()))
 
     def _judge(self, state: State) -> State:
         """Measure the validation loss and update what plateau and early stopping remember."""
@@ -209,8 +209,14 @@ class Loop:
 
         DDP would wait for such a parameter's gradient for ever, and AdamW's decay would move it.
         """
-        batch = self.train.batch(self.train.lengths.argsort()[::-1][:2], torch.device("cpu"))
-        self.plan.phase.objective.loss(model.train(), batch).total.backward()
+        rows = self.train.lengths.argsort()[::-1][:2]
+        loss = self.plan.phase.objective.loss(model.train(), self.train.batch(rows, torch.device("cpu")))
+        if loss.count != (counted := int(self.train.supervised[rows].sum())):
+            raise TrainingError(
+                f"objective {self.plan.phase.objective.kind!r} counts {loss.count} supervised items where the format "
+                f"counted {counted}: the loss would be divided by the wrong number; make the two count alike"
+            )
+        loss.total.backward()
         unused = frozenset(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
         for name, parameter in model.named_parameters():
             if name in unused:

@@ -15,13 +15,14 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ftlib.artifacts import FoundModel
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError
 from ftlib.fingerprint import digest, file_digest
 from ftlib.recipe import ModelRef
+from ftlib.training.heads import head_of
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -215,7 +216,7 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
 
     `config` overrides the model's own, for example `num_labels`.
     """
-    loader: Any = AutoModelForSequenceClassification if kind == "labeled" else AutoModelForCausalLM
+    loader = head_of(kind).auto_class
     weight_files(folder)
     try:
         with _quiet():

@@ -16,6 +16,7 @@ from ftlib.progress import emit
 from ftlib.training.batches import PreparedSplit, by_length
 from ftlib.training.checkpoints import State
 from ftlib.training.group import Group
+from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.loop import Trained, build_model
 from ftlib.training.plan import Plan
 from ftlib.tuning.linear_probe import LinearProbe
@@ -30,15 +31,16 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     """
     started = time.monotonic()
     split = PreparedSplit(Path(plan.data) / "train.arrow", plan.labels)
-    assert split.labels is not None
-    if absent := sorted(set(plan.labels) - {plan.labels[i] for i in np.unique(split.labels)}):
+    assert isinstance(split.targets, LabelTargets)
+    gold = split.targets.positions
+    if absent := sorted(set(plan.labels) - {plan.labels[i] for i in np.unique(gold)}):
         raise TrainingError(f"linear_probe: no training row has the label {', '.join(absent)}; remove it or add rows")
     model, head = build_model(plan, dropout=None)
     model.to(group.device).eval()
     layer = last_linear(model, head, len(plan.labels))
     features = head_features(model, layer, split, group.device, plan.phase.name)
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
-    weight, bias, loss = solve(features, split.labels, len(plan.labels), tuning.l2, intercept=intercept is not None)
+    weight, bias, loss = solve(features, gold, len(plan.labels), tuning.l2, intercept=intercept is not None)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         if intercept is not None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftlib.artifacts import Candidate, PreparedDataset
 from ftlib.config import BatchKind
@@ -17,6 +16,7 @@ from ftlib.errors import IntegrityError
 from ftlib.prepared import split_file
 from ftlib.recipe import REPORT
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.heads import head_of
 from ftlib.training.merge import mix_into
 from ftlib.training.model import load_model, load_tokenizer
 
@@ -51,8 +51,7 @@ def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) 
 
 def _as_a_stranger(folder: Path, kind: BatchKind) -> nn.Module:
     """Load with transformers alone: none of our code may be needed to use what we publish."""
-    loader: Any = AutoModelForSequenceClassification if kind == "labeled" else AutoModelForCausalLM
-    model: nn.Module = loader.from_pretrained(
+    model: nn.Module = head_of(kind).auto_class.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     return model.eval()

@@ -121,10 +121,10 @@ def test_the_example_objective_is_the_focal_loss_and_trains(
     model = load_model(start.path / "model", "labeled")
     ids = torch.arange(5, 65).reshape(6, 10)
     batch = Batch(ids, torch.ones_like(ids), torch.tensor([0, 1, 2, 0, 1, 2]))
-    expected = model(input_ids=ids, labels=batch.labels).loss * 6
+    expected = model(input_ids=ids, labels=batch.targets).loss * 6
     torch.testing.assert_close(focal(gamma=0.0).loss(model, batch).total, expected)
     assert focal(gamma=2.0).loss(model, batch).total < expected
-    assert focal().loss(model, batch).count == focal().count(np.full(6, 10))
+    assert focal().loss(model, batch).count == 6
     loop, _ = train_with({"objective": focal()}, start, data, tmp_path)
     losses = [record["loss"] for record in curves.read(tmp_path / curves.FILE) if "loss" in record]
     assert len(losses) == loop.steps
@@ -132,8 +132,8 @@ def test_the_example_objective_is_the_focal_loss_and_trains(
     first = loop.train.batch(rows, torch.device("cpu"))
     with torch.no_grad():
         logits = model(input_ids=first.input_ids, attention_mask=first.attention_mask).logits
-    assert first.labels is not None
-    right = softmax(logits.numpy(), axis=1)[np.arange(16), first.labels.numpy()]
+    assert first.targets is not None
+    right = softmax(logits.numpy(), axis=1)[np.arange(16), first.targets.numpy()]
     assert losses[0] == pytest.approx(np.mean((1 - right) ** 2 * -np.log(right)), rel=1e-4)
 
 

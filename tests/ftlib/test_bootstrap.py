@@ -10,16 +10,16 @@ from ftlib import bootstrap
 from ftlib.bootstrap import Resampling, difference, estimates
 from ftlib.errors import DataError
 from ftlib.metrics import Accuracy, LogLoss, MacroF1, Perplexity
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes, TokenOutcomes
 
 NOTHING = np.zeros(0, np.int64)
 
 
-def answers(right: np.ndarray, nll: np.ndarray | None = None) -> Outcomes:
+def answers(right: np.ndarray, nll: np.ndarray | None = None) -> LabelOutcomes:
     """Return three-label outcomes that are right where `right` says so."""
     rows = len(right)
     gold = np.arange(rows) % 3
-    return Outcomes(
+    return LabelOutcomes(
         row_ids=tuple(map(str, range(rows))),
         nll=np.ones(rows) if nll is None else nll,
         targets=np.ones(rows, np.int64),
@@ -83,7 +83,9 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 
 def test_perplexity_weighs_tokens_and_not_rows() -> None:
-    outcomes = Outcomes(("a", "b"), np.array([1.0, 90.0]), np.array([1, 30]), (), NOTHING, NOTHING, np.zeros((0, 0)))
+    outcomes = TokenOutcomes(
+        row_ids=("a", "b"), nll=np.array([1.0, 90.0]), targets=np.array([1, 30]), target_bytes=np.array([4, 99])
+    )
     got = estimates(outcomes, (Perplexity(),), Resampling(500, 0.95, 0))["perplexity"]
     assert got.value == pytest.approx(np.exp(91 / 31))
     assert (got.low, got.high) == pytest.approx((np.exp(1.0), np.exp(3.0)))

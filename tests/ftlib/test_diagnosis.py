@@ -12,16 +12,16 @@ import sklearn.metrics
 
 from ftlib.bootstrap import Resampling
 from ftlib.errors import DataError
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 from ftlib.page.diagnosis import BINS, barrier, calibration_points, confusion_matrix
 from ftlib.results import divergence
 
 
-def answers(seed: int, rows: int = 300, labels: int = 4) -> Outcomes:
+def answers(seed: int, rows: int = 300, labels: int = 4) -> LabelOutcomes:
     random = np.random.default_rng(seed)
     probabilities = random.dirichlet(np.ones(labels) * 0.5, rows)
     gold = np.random.default_rng(9).integers(0, labels, rows)
-    return Outcomes(
+    return LabelOutcomes(
         row_ids=tuple(map(str, range(rows))),
         nll=-np.log(probabilities[np.arange(rows), gold]),
         targets=np.ones(rows, np.int64),

@@ -10,15 +10,15 @@ import scipy.stats
 
 from ftlib.artifacts import EvalReport, Measured
 from ftlib.metrics import Accuracy, LogLoss
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 from ftlib.recipe import Evaluation
 from ftlib.results import Difference, adjusted, differences
 from ftlib.significance import holm, mcnemar_p
 
 
-def answers(right: np.ndarray, nll: np.ndarray) -> Outcomes:
+def answers(right: np.ndarray, nll: np.ndarray) -> LabelOutcomes:
     gold = np.arange(len(right)) % 2
-    return Outcomes(
+    return LabelOutcomes(
         row_ids=tuple(map(str, range(len(right)))),
         nll=nll,
         targets=np.ones(len(right), np.int64),
@@ -29,7 +29,7 @@ def answers(right: np.ndarray, nll: np.ndarray) -> Outcomes:
     )
 
 
-def compared(**tables: Outcomes) -> list[Difference]:
+def compared(**tables: LabelOutcomes) -> list[Difference]:
     """Compare ours with theirs on one evaluation."""
     cells = tuple(
         Measured(
@@ -46,7 +46,7 @@ def compared(**tables: Outcomes) -> list[Difference]:
     )
     evaluations = {"target": Evaluation(dataset="rows", metrics=(Accuracy(), LogLoss()), resamples=1000)}
 
-    def load(cell: Measured) -> Outcomes:
+    def load(cell: Measured) -> LabelOutcomes:
         return tables[cell.outcomes]
 
     return list(differences("ours", "theirs", [EvalReport(measured=cells)], evaluations, load, seed=0))

@@ -141,9 +141,9 @@ def test_how_rows_are_batched_changes_nothing_that_matters(
 ) -> None:
     model = load_model(ends[1].path / "model", "labeled")
     split = PreparedSplit(split_file(data.path, "test"), LABELS)
-    together = inference.predict_split(model, split, "labeled", LABELS)
+    together = inference.predict_split(model, split, LABELS, tiny_tokenizer)
     monkeypatch.setattr(inference, "ROWS", 1)
-    alone = inference.predict_split(model, split, "labeled", LABELS)
+    alone = inference.predict_split(model, split, LABELS, tiny_tokenizer)
     assert together.row_ids == alone.row_ids
     np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-6)
     assert (together.predicted == alone.predicted).all()
@@ -185,7 +185,7 @@ def test_a_sweep_measures_what_would_be_written(
         write_candidate(candidate, tmp_path / candidate.name)
         model = load_model(tmp_path / candidate.name, "labeled")
         split = PreparedSplit(split_file(data.path, "test"), LABELS)
-        written = inference.predict_split(model, split, "labeled", LABELS)
+        written = inference.predict_split(model, split, LABELS, tiny_tokenizer)
         assert (read_outcomes(work.root / cell.outcomes).probabilities == written.probabilities).all()
 
 
@@ -263,7 +263,7 @@ def test_weights_that_overflow_are_refused_with_a_row(
         next(model.parameters())[10:].fill_(float("inf"))
     split = PreparedSplit(split_file(data.path, "test"), LABELS)
     with pytest.raises(ModelError, match=f"not finite on 40 of 40 rows, first on row {tiny_row_id('test', 0)}"):
-        inference.predict_split(model, split, "labeled", LABELS)
+        inference.predict_split(model, split, LABELS, tiny_tokenizer)
 
 
 def test_a_damaged_table_is_one_clear_line(tmp_path: Path) -> None:

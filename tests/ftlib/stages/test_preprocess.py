@@ -82,7 +82,7 @@ def test_the_ids_are_those_of_stock_transformers(bench: Bench) -> None:
         (tuple(tokenizer(row["text"], truncation=True, max_length=32)["input_ids"]), row["label"]) for row in rows
     }
     written = [row for split in SPLITS for row in table(prepared, split)]
-    assert {(tuple(row["input_ids"]), row["label"]) for row in written} == expected
+    assert {(tuple(row["input_ids"]), row["target"]) for row in written} == expected
     assert {row["slice:group"] for row in written} == {row["group"] for row in rows}
     assert prepared.tokenizer == bench.model.tokenizer
     assert prepared.pad_token_id == tokenizer.pad_token_id
@@ -96,7 +96,7 @@ def test_the_facts_are_what_the_files_hold(bench: Bench) -> None:
         assert (facts.rows, facts.tokens, facts.longest) == (len(rows), sum(lengths), max(lengths))
         assert facts.supervised == facts.rows
         assert facts.truncated == facts.rows
-        assert facts.labels == Counter(row["label"] for row in rows)
+        assert facts.labels == Counter(row["target"] for row in rows)
     assert prepared.labels == ("billing", "bug", "sales")
     assert sum(prepared.splits[split].rows for split in SPLITS) == prepared.ledger.kept == 90
 

@@ -15,7 +15,7 @@ from ftlib.bootstrap import Resampling, estimates
 from ftlib.errors import RecipeError, StorageError
 from ftlib.interpolation import Off, WiseFT
 from ftlib.metrics import Accuracy, LogLoss
-from ftlib.outcomes import Outcomes
+from ftlib.outcomes import LabelOutcomes
 from ftlib.recipe import Evaluation, Select
 from ftlib.stages.select import SelectJob, select
 from ftlib.workspace import Workspace
@@ -37,11 +37,11 @@ quick = settings(
 )
 
 
-def answers(right: Right) -> Outcomes:
+def answers(right: Right) -> LabelOutcomes:
     """Return two-label outcomes; log loss is 2 for a wrong row and 1 for a right one."""
     right = np.asarray(right, bool)
     gold = np.arange(len(right)) % 2
-    return Outcomes(
+    return LabelOutcomes(
         row_ids=tuple(map(str, range(len(right)))),
         nll=np.where(right, 1.0, 2.0),
         targets=np.ones(len(right), np.int64),

@@ -20,6 +20,7 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.model import find_model, load_model
 from ftlib.tuning.frozen_layers import FrozenLayers
 from ftlib.tuning.full import Full
@@ -93,12 +94,12 @@ def test_full_training_equals_a_plain_torch_loop(start: Checkpoint, data: Prepar
     # transformers' warm-up starts at 0, ours one step later: shift it
     schedule = get_linear_schedule_with_warmup(optimizer, 4, len(order))
     factors = [(i + 1) / 4 if i < 4 else schedule.lr_lambdas[0](i) for i in range(len(order))]
-    assert split.labels is not None
+    assert isinstance(split.targets, LabelTargets)
     for rows, factor in zip(order, factors, strict=True):
         loss = torch.zeros(())
         for row in rows:
             ids = torch.tensor(split.tokens(row)).long()[None]
-            loss = loss + model(input_ids=ids, labels=torch.tensor([split.labels[row]])).loss
+            loss = loss + model(input_ids=ids, labels=torch.tensor([split.targets.positions[row]])).loss
         (loss / len(rows)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         for group in optimizer.param_groups:
@@ -180,7 +181,7 @@ def test_linear_probe_is_scikit_learns_logistic_regression(
                 for i in range(len(split))
             ]
         )
-    reference = LogisticRegression(C=2.0, max_iter=5000, tol=1e-8).fit(features, split.labels)
+    reference = LogisticRegression(C=2.0, max_iter=5000, tol=1e-8).fit(features, split.targets.positions)
     head = AutoModelForSequenceClassification.from_pretrained(probed.path / "model").classifier
     ours = torch.softmax(head(torch.from_numpy(features)), -1).detach().numpy()
     np.testing.assert_allclose(ours, reference.predict_proba(features), atol=2e-3)

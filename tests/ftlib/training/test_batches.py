@@ -68,8 +68,8 @@ def test_a_split_of_several_record_batches_reads_like_one(tmp_path: Path) -> Non
     batch = split.batch([0, 6, 3], torch.device("cpu"))
     assert batch.input_ids.tolist() == [[0] + [0] * 6, list(range(6, 13)), [3, 4, 5, 6, 0, 0, 0]]
     assert batch.attention_mask.sum(1).tolist() == [1, 7, 4]
-    assert batch.labels is not None
-    assert batch.labels.tolist() == [1, 1, 0]
+    assert batch.targets is not None
+    assert batch.targets.tolist() == [1, 1, 0]
 
 
 def test_a_label_the_model_lacks_is_named(tmp_path: Path) -> None:

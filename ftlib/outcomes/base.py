@@ -1,0 +1,83 @@
+"""What the tables of all kinds have in common."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from ftlib.config import BatchKind
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from jaxtyping import Float, Int
+
+SLICE = "slice:"
+OF_ALL_ROWS = {"column": False}
+"""Metadata of a field that is no column: it holds for the whole table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """One model on one split, rows in the split's order. Each kind of batch has a table of its own."""
+
+    kind: ClassVar[BatchKind]
+
+    row_ids: tuple[str, ...]
+    nll: Float[np.ndarray, " rows"]
+    """Negative log-likelihood of the row's targets, in nats."""
+    targets: Int[np.ndarray, " rows"]
+    """Terms in `nll`: 1 for a label, else the row's supervised tokens."""
+    slices: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Each slice column's value per row."""
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def take(self, rows: Int[np.ndarray, " some"]) -> Outcomes:
+        """Return these rows, which may repeat: a slice, or a bootstrap resample."""
+        columns = [f.name for f in fields(self) if f.metadata.get("column", True)]
+        return replace(self, **{name: _taken(getattr(self, name), rows) for name in columns})
+
+    def columns(self) -> dict[str, pa.Array]:
+        """Return the kind's own columns, as they are written."""
+        raise NotImplementedError
+
+    def header(self) -> dict[str, object]:
+        """Return what holds for all rows, as JSON."""
+        return {}
+
+    @classmethod
+    def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> Outcomes:
+        """Return what `columns` and `header` wrote; `common` are the fields of this class."""
+        raise NotImplementedError
+
+    def to_parquet(self) -> bytes:
+        """Return the table as Parquet: row_id, the kind's own columns, nll, targets, `slice:<name>`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {
+            "row_id": pa.array(self.row_ids, pa.string()),
+            **self.columns(),
+            "nll": pa.array(self.nll, pa.float64()),
+            "targets": pa.array(self.targets, pa.int64()),
+            **{SLICE + name: pa.array(values, pa.string()) for name, values in self.slices.items()},
+        }
+        about = {"kind": self.kind, "header": json.dumps(self.header())}
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns).replace_schema_metadata(about), buffer, compression="zstd")
+        return buffer.getvalue()
+
+
+def _taken(values: Any, rows: Int[np.ndarray, " some"]) -> Any:
+    """Return these rows of a column: an array, a tuple, or a mapping of columns."""
+    if isinstance(values, tuple):
+        column = cast("tuple[object, ...]", values)
+        return tuple(column[i] for i in rows)
+    if isinstance(values, Mapping):
+        return {name: _taken(column, rows) for name, column in cast("Mapping[str, Any]", values).items()}
+    return values[rows]

@@ -1,0 +1,17 @@
+"""The heads, one file each; a kind of batch has one."""
+
+from ftlib.config import BatchKind
+from ftlib.training.heads.base import Answers, Head, Targets
+from ftlib.training.heads.labels import LabelHead
+from ftlib.training.heads.tokens import TokenHead
+
+__all__ = ["Answers", "Head", "Targets", "head_of"]
+
+
+def head_of(kind: BatchKind) -> Head:
+    """Return the head that a kind of batch asks for."""
+    match kind:
+        case "labeled":
+            return LabelHead()
+        case "tokens":
+            return TokenHead()

@@ -1,0 +1,100 @@
+"""One label per row: sequence classification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from ftlib.batch import Batch
+from ftlib.errors import DataError
+from ftlib.outcomes import LabelOutcomes
+from ftlib.training.heads.base import Answers, Head, Targets
+
+if TYPE_CHECKING:
+    from ftlib.training.batches import PreparedSplit
+
+
+class LabelHead(Head):
+    """See Head."""
+
+    auto_class: ClassVar[Any] = AutoModelForSequenceClassification
+    own_layer: ClassVar[bool] = True
+    largest_batch: ClassVar[int] = 32_768
+
+    def config(self, labels: Sequence[str]) -> dict[str, object]:
+        """See Head."""
+        return {"num_labels": len(labels)}
+
+    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> LabelTargets:
+        """See Head."""
+        assert column is not None
+        return LabelTargets(positions(column, labels, path))
+
+    def answers(self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any]) -> LabelAnswers:
+        """See Head."""
+        return LabelAnswers(split, labels)
+
+
+class LabelTargets(Targets):
+    """Each row's label, as its position among the model's."""
+
+    def __init__(self, positions: Int[np.ndarray, " rows"]) -> None:
+        self.positions = positions
+
+    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> Tensor:
+        """Return the positions, one per row."""
+        return torch.from_numpy(self.positions[rows])
+
+
+class LabelAnswers(Answers):
+    """Collects probabilities."""
+
+    def __init__(self, split: PreparedSplit, labels: tuple[str, ...]) -> None:
+        assert isinstance(split.targets, LabelTargets)
+        self.nll = np.zeros(len(split), np.float64)
+        self._gold, self._labels = split.targets.positions, labels
+        self._probabilities = np.zeros((len(split), len(labels)), np.float32)
+
+    def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
+        """See Answers."""
+        assert batch.targets is not None
+        logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        log_probabilities = logits.double().log_softmax(dim=-1)
+        self.nll[rows] = -log_probabilities.gather(1, batch.targets[:, None])[:, 0].cpu().numpy()
+        self._probabilities[rows] = log_probabilities.exp().float().cpu().numpy()
+
+    def outcomes(self, common: Mapping[str, Any]) -> LabelOutcomes:
+        """See Answers."""
+        return LabelOutcomes(
+            **common,
+            nll=self.nll,
+            targets=np.ones(len(self.nll), np.int64),
+            labels=self._labels,
+            gold=self._gold,
+            predicted=self._probabilities.argmax(axis=1),
+            probabilities=self._probabilities,
+        )
+
+
+def positions(column: pa.ChunkedArray, labels: Sequence[str], path: Path) -> Int[np.ndarray, " rows"]:
+    """Return each value's place among the labels. Raises DataError for one that is not there."""
+    encoded = column.combine_chunks().dictionary_encode()
+    chunk: Any = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    if not len(chunk):
+        return np.zeros(0, np.int64)
+    known = {label: i for i, label in enumerate(labels)}
+    names: list[str] = chunk.dictionary.to_pylist()
+    if unknown := sorted(set(names) - set(known)):
+        raise DataError(
+            f"{path}: the model has no label {', '.join(map(repr, unknown[:5]))}; it has {', '.join(labels)}"
+        )
+    lookup = np.array([known[name] for name in names], np.int64)
+    return lookup[chunk.indices.to_numpy()]
