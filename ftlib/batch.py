@@ -17,6 +17,8 @@ class Batch:
     input_ids: Int[Tensor, "rows tokens"]
     attention_mask: Int[Tensor, "rows tokens"]
     """1 on tokens, 0 on padding."""
+    supervised: Int[Tensor, " rows"]
+    """Terms of each row's loss: 1 for a label; for a language model, the tokens at its end that are predicted."""
     targets: Tensor | None = None
     """What the rows are taught, as their head lays it out: for `labeled`, each row's position in the model's labels.
     None where the tokens themselves are the targets."""

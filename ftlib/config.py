@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-BatchKind = Literal["labeled", "tokens"]
-"""The one shared word that says what fits what: a format *yields* a kind, an objective and a metric *need* one."""
+BatchKind = Literal["labeled", "tokens", "completions"]
+"""The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some."""
 
 LABELED: frozenset[BatchKind] = frozenset({"labeled"})
 """Kinds whose targets are of a closed set of labels, which training finds and evaluation keeps to."""
+
+LANGUAGE: frozenset[BatchKind] = frozenset({"tokens", "completions"})
+"""Kinds that a causal language model answers: it predicts the last `supervised` tokens of a row, one by one."""
 
 Target = str | int | float | tuple[str | None, ...] | None
 """What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token."""

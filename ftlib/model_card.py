@@ -11,13 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ftlib.artifacts import Candidate, PreparedDataset, Selection
+from ftlib.config import BatchKind
 from ftlib.evidence import Evidence
 from ftlib.recipe import REPORT, SELECTION, Phase, Recipe
 from ftlib.results import results, text_table
 from ftlib.sources.huggingface import HuggingFace
 from ftlib.versions import MANIFEST
 
-_TASKS = {"labeled": ("text-classification", "Text classification"), "tokens": ("text-generation", "Text generation")}
+_TASKS: dict[BatchKind, tuple[str, str]] = {
+    "labeled": ("text-classification", "Text classification"),
+    "tokens": ("text-generation", "Text generation"),
+    "completions": ("text-generation", "Text generation"),
+}
 
 
 def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:

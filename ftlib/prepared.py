@@ -58,7 +58,7 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
     import pyarrow as pa
 
     match kind:
-        case "labeled":
+        case "labeled" | "completions":
             return pa.string()
         case "tokens":
             return None

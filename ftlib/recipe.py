@@ -5,12 +5,12 @@ Importing this module loads no torch: the UI, the scheduler and `reglage check` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ftlib.config import Config, Fraction, Name, Split
+from ftlib.config import LANGUAGE, BatchKind, Config, Fraction, Name, Split
 from ftlib.drift import DriftLimits
 from ftlib.fingerprint import Identified
 from ftlib.formats import Format
@@ -166,6 +166,8 @@ class Evaluation(Config):
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples behind every interval."""
     confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
+    max_new_tokens: int = Field(default=0, ge=0)
+    """Tokens that a model may write after each prompt, always its most probable one; 0 writes nothing."""
 
 
 class Gate(Config):
@@ -360,9 +362,9 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
     if {"base", "champion"} & {*names}:
         yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
-    needs = {phase.objective.needs for phase in recipe.phases}
-    if len(needs) > 1:
-        yield f"phases: objectives of one recipe must need one kind of batch; these need {_these(needs)}"
+    needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
+    if not _one_model(needs):
+        yield f"phases: objectives of one recipe must need batches that one model answers; these need {_these(needs)}"
     for phase in recipe.phases:
         yield from _misfits_of(recipe, phase)
 
@@ -417,20 +419,39 @@ def _evaluation_misfits(recipe: Recipe) -> Iterator[str]:
         if not evaluation.metrics:
             yield f"{where}.metrics: empty; give at least one"
         dataset = recipe.datasets[evaluation.dataset]
+        yield from _reading_misfits(recipe, where, evaluation)
         names = [metric.name for metric in evaluation.metrics]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             yield f"{where}.metrics: {_these(twice)} is there twice; give each metric once"
-        for metric in evaluation.metrics:
-            if metric.needs != dataset.format.yields:
-                yield (
-                    f"{where}: {metric.kind!r} needs {metric.needs!r} batches, but dataset {evaluation.dataset!r} "
-                    f"has format {dataset.format.kind!r}, which yields {dataset.format.yields!r}"
-                )
         if dataset.split.by != "given" and (dataset.split.validation == 0 or dataset.split.test == 0):
             yield (
                 f"{where}: selection reads the validation split and the report the test split, but dataset "
                 f"{evaluation.dataset!r} has validation: {dataset.split.validation:g}, test: {dataset.split.test:g}"
             )
+
+
+def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iterator[str]:
+    """Say what cannot be computed from what the evaluation's rows make the recipe's model say."""
+    dataset = recipe.datasets[evaluation.dataset]
+    yields: BatchKind = dataset.format.yields
+    needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
+    if _one_model(needs) and not _one_model(needs | {yields}):
+        yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
+    for metric in evaluation.metrics:
+        if yields not in metric.reads:
+            yield (
+                f"{where}: {metric.kind!r} needs {' or '.join(map(repr, sorted(metric.reads)))} batches, but dataset "
+                f"{evaluation.dataset!r} has format {dataset.format.kind!r}, which yields {yields!r}"
+            )
+        elif metric.reads_writing and not evaluation.max_new_tokens:
+            yield f"{where}: {metric.kind!r} reads what the model writes; give max_new_tokens, for example 64"
+    if evaluation.max_new_tokens and yields != "completions":
+        yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+
+
+def _one_model(kinds: Set[BatchKind]) -> bool:
+    """Say whether one model, with one head, answers batches of all these kinds."""
+    return len(kinds) < 2 or kinds <= LANGUAGE
 
 
 def _select_misfits(recipe: Recipe) -> Iterator[str]:

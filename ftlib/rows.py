@@ -53,6 +53,9 @@ DropReason = Literal[
     "missing_label",
     "empty_label",
     "label_not_a_name",
+    "missing_completion",
+    "empty_completion",
+    "completion_not_a_string",
 ]
 
 

@@ -6,5 +6,6 @@ from pydantic import Field
 
 from ftlib.formats.labeled_text import LabeledText
 from ftlib.formats.plain_text import PlainText
+from ftlib.formats.prompt_completion import PromptCompletion
 
-Format = Annotated[LabeledText | PlainText, Field(discriminator="kind")]
+Format = Annotated[LabeledText | PlainText | PromptCompletion, Field(discriminator="kind")]

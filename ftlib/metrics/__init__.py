@@ -1,4 +1,4 @@
-"""Predictions to a number. Belongs to the evaluate stage; each *needs* a batch kind."""
+"""Predictions to a number. Belongs to the evaluate stage; each *reads* one or more batch kinds."""
 
 from typing import Annotated
 

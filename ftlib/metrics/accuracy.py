@@ -18,7 +18,7 @@ class Accuracy(MetricBase):
 
     kind: Literal["accuracy"] = "accuracy"
 
-    needs: ClassVar[BatchKind] = "labeled"
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = True
 
     def compute(self, outcomes: LabelOutcomes) -> float:

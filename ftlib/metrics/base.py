@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 
 class MetricBase(Config):
-    """A function of the table of outcomes that its kind of batch has. Its `kind` is its name, but for one label's."""
+    """A function of a table of outcomes. Its `kind` is its name, but for one label's."""
 
-    needs: ClassVar[BatchKind]
+    reads: ClassVar[frozenset[BatchKind]]
+    """Kinds whose tables it can be computed from."""
     higher_is_better: ClassVar[bool]
+    reads_writing: ClassVar[bool] = False
+    """Whether it reads what the model wrote after a prompt, so that the evaluation must have it write."""
+    package: ClassVar[str | None] = None
+    """The module that it needs beyond what is always installed; the extra `generation` brings it."""
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ftlib.config import BatchKind
+from ftlib.config import LANGUAGE, BatchKind
 from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import TokenOutcomes
 
@@ -21,7 +21,7 @@ class BitsPerByte(MetricBase):
 
     kind: Literal["bits_per_byte"] = "bits_per_byte"
 
-    needs: ClassVar[BatchKind] = "tokens"
+    reads: ClassVar[frozenset[BatchKind]] = LANGUAGE
     higher_is_better: ClassVar[bool] = False
 
     def compute(self, outcomes: TokenOutcomes) -> float:

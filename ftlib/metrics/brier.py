@@ -21,7 +21,7 @@ class Brier(MetricBase):
 
     kind: Literal["brier"] = "brier"
 
-    needs: ClassVar[BatchKind] = "labeled"
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = False
 
     def compute(self, outcomes: LabelOutcomes) -> float:

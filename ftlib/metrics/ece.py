@@ -28,7 +28,7 @@ class ECE(MetricBase):
     bins: int = Field(default=15, ge=2)
     """Of equal width between 0 and 1; a bin holds its upper edge."""
 
-    needs: ClassVar[BatchKind] = "labeled"
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = False
 
     def compute(self, outcomes: LabelOutcomes) -> float:

@@ -22,7 +22,7 @@ class Entropy(MetricBase):
 
     kind: Literal["entropy"] = "entropy"
 
-    needs: ClassVar[BatchKind] = "labeled"
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = False
 
     def compute(self, outcomes: LabelOutcomes) -> float:

@@ -19,7 +19,7 @@ Score = Literal["precision", "recall", "f1"]
 class ScoreOfLabel(OfLabel):
     """One label against all others."""
 
-    needs: ClassVar[BatchKind] = "labeled"
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = True
     score: ClassVar[Score]
 
@@ -42,7 +42,7 @@ class AveragedScore(MetricBase):
     where one stray prediction of an absent label costs a whole term: under shift, models could not be compared.
     """
 
-    needs: ClassVar[BatchKind] = "labeled"
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = True
     score: ClassVar[Score]
     weighted: ClassVar[bool]

@@ -22,7 +22,7 @@ class LogLoss(MetricBase):
 
     kind: Literal["log_loss"] = "log_loss"
 
-    needs: ClassVar[BatchKind] = "labeled"
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = False
 
     def compute(self, outcomes: LabelOutcomes) -> float:

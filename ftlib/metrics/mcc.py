@@ -22,7 +22,7 @@ class MCC(MetricBase):
 
     kind: Literal["mcc"] = "mcc"
 
-    needs: ClassVar[BatchKind] = "labeled"
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = True
 
     def compute(self, outcomes: LabelOutcomes) -> float:

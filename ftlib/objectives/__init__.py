@@ -6,5 +6,6 @@ from pydantic import Field
 
 from ftlib.objectives.causal_lm import CausalLM
 from ftlib.objectives.classification import Classification
+from ftlib.objectives.completion import Completion
 
-Objective = Annotated[Classification | CausalLM, Field(discriminator="kind")]
+Objective = Annotated[Classification | CausalLM | Completion, Field(discriminator="kind")]

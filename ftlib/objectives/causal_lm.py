@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from ftlib.batch import Batch, LossSum
 from ftlib.config import BatchKind, Config
+from ftlib.objectives.next_tokens import next_token_loss
 
 
 class CausalLM(Config):
@@ -17,10 +18,4 @@ class CausalLM(Config):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Return the summed negative log-likelihood in nats, and the number of predicted tokens."""
-        from torch.nn.functional import cross_entropy
-
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
-        # Padding is known by the mask, never by the pad id: where pad equals eos, that would unlearn stopping.
-        targets = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
-        total = cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), reduction="sum")
-        return LossSum(total, int((targets != -100).sum()))
+        return next_token_loss(model, batch)

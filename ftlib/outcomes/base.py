@@ -74,7 +74,9 @@ class Outcomes:
 
 
 def _taken(values: Any, rows: Int[np.ndarray, " some"]) -> Any:
-    """Return these rows of a column: an array, a tuple, or a mapping of columns."""
+    """Return these rows of a column: an array, a tuple, a mapping of columns, or nothing where there is none."""
+    if values is None:
+        return None
     if isinstance(values, tuple):
         column = cast("tuple[object, ...]", values)
         return tuple(column[i] for i in rows)

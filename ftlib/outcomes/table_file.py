@@ -9,10 +9,11 @@ from pathlib import Path
 from ftlib.artifacts import Measured
 from ftlib.errors import StorageError
 from ftlib.outcomes.base import SLICE, Outcomes
+from ftlib.outcomes.completions import CompletionOutcomes
 from ftlib.outcomes.labels import LabelOutcomes
 from ftlib.outcomes.tokens import TokenOutcomes
 
-_TABLES: tuple[type[Outcomes], ...] = (LabelOutcomes, TokenOutcomes)
+_TABLES: tuple[type[Outcomes], ...] = (LabelOutcomes, TokenOutcomes, CompletionOutcomes)
 
 
 def tables_in(root: Path) -> Callable[[Measured], Outcomes]:

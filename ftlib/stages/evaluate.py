@@ -71,10 +71,15 @@ def evaluate(job: EvaluateJob, work: Workspace) -> EvalReport:
     return work.once(job, EvalReport, build)
 
 
-def outcomes_file(candidate: Candidate, data: PreparedDataset, split: Split) -> Path:
+def outcomes_file(candidate: Candidate, data: PreparedDataset, split: Split, max_new_tokens: int) -> Path:
     """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root."""
-    key = digest([OUTCOMES_VERSION, candidate.digest(), list(candidate.end.labels), data.digest(), split])
+    asked = [data.digest(), split, *([max_new_tokens] if max_new_tokens else [])]
+    key = digest([OUTCOMES_VERSION, candidate.digest(), list(candidate.end.labels), *asked])
     return Path("outcomes") / f"{key[:32]}.parquet"
+
+
+def _outcomes_file(job: EvaluateJob, candidate: Candidate) -> Path:
+    return outcomes_file(candidate, job.data, job.split, job.evaluation.max_new_tokens)
 
 
 def _check_rows(job: EvaluateJob) -> None:
@@ -104,7 +109,7 @@ def _check_rows(job: EvaluateJob) -> None:
 
 def _tables(job: EvaluateJob, work: Workspace) -> Iterator[Path]:
     """Yield each candidate's table, making those that are not there; loads torch only if one is missing."""
-    files = [work.root / outcomes_file(candidate, job.data, job.split) for candidate in job.candidates]
+    files = [work.root / _outcomes_file(job, candidate) for candidate in job.candidates]
     if all(file.exists() for file in files):
         yield from files
         return
@@ -168,7 +173,14 @@ def _predict(job: EvaluateJob, index: int, model: nn.Module) -> Outcomes:
     def report(done: int) -> None:
         emit(f"evaluate {job.name}", len(split) * index + done, total, "rows")
 
-    return predict_split(model, split, end.labels, lambda: load_tokenizer(end.path / "model"), report)
+    return predict_split(
+        model,
+        split,
+        end.labels,
+        lambda: load_tokenizer(end.path / "model"),
+        report,
+        job.evaluation.max_new_tokens,
+    )
 
 
 def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resampling: Resampling) -> Measured:
@@ -179,7 +191,7 @@ def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resamplin
         evaluation=job.name,
         split=job.split,
         rows=len(table),
-        outcomes=str(outcomes_file(candidate, job.data, job.split)),
+        outcomes=str(_outcomes_file(job, candidate)),
         metrics=estimates(table, job.evaluation.metrics, resampling),
         slices=dict(_slices(job, table, resampling)),
     )

@@ -64,10 +64,12 @@ class PreparedSplit:
         mask = np.arange(width) < lengths[:, None]
         for i, row in enumerate(rows):
             ids[i, : lengths[i]] = self.tokens(row)
+        targets = None if self.targets is None else self.targets.tensor(rows, width)
         return Batch(
             input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device, non_blocking=True),
-            targets=None if self.targets is None else self.targets.tensor(rows, width).to(device, non_blocking=True),
+            supervised=torch.from_numpy(self.supervised[rows]).to(device, non_blocking=True),
+            targets=None if targets is None else targets.to(device, non_blocking=True),
         )
 
 

@@ -27,17 +27,19 @@ def predict_split(
     labels: tuple[str, ...],
     tokenizer: Callable[[], Any],
     on_rows: Callable[[int], None] = lambda _: None,
+    max_new_tokens: int = 0,
 ) -> Outcomes:
     """Run a model in eval mode over every row and return what it said, in the split's order.
 
     Batches are a pure function of the rows' lengths: the same for every model, so that models differ by their weights
     alone and not by padding. `on_rows` hears the rows done so far; `tokenizer` is loaded only for a kind of batch whose
-    answers are text. Raises ModelError for a result that is not finite.
+    answers are text. After prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not
+    finite.
     """
     head = head_of(split.kind)
     size = max(1, min(ROWS, head.largest_batch // max(1, int(split.lengths.max(initial=0)))))
     device = next(model.parameters()).device
-    answers, done = head.answers(split, labels, tokenizer), 0
+    answers, done = head.answers(split, labels, tokenizer, max_new_tokens), 0
     model.eval()
     with torch.inference_mode():
         for rows in by_length(split.lengths, size):

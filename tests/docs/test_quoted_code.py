@@ -120,7 +120,7 @@ def test_the_example_objective_is_the_focal_loss_and_trains(
     focal = example("docs/add/objective.md", tmp_path).Focal
     model = load_model(start.path / "model", "labeled")
     ids = torch.arange(5, 65).reshape(6, 10)
-    batch = Batch(ids, torch.ones_like(ids), torch.tensor([0, 1, 2, 0, 1, 2]))
+    batch = Batch(ids, torch.ones_like(ids), torch.ones(6, dtype=torch.long), torch.tensor([0, 1, 2, 0, 1, 2]))
     expected = model(input_ids=ids, labels=batch.targets).loss * 6
     torch.testing.assert_close(focal(gamma=0.0).loss(model, batch).total, expected)
     assert focal(gamma=2.0).loss(model, batch).total < expected

@@ -2,6 +2,7 @@
 
 from ftlib.config import BatchKind
 from ftlib.training.heads.base import Answers, Head, Targets
+from ftlib.training.heads.completions import CompletionHead
 from ftlib.training.heads.labels import LabelHead
 from ftlib.training.heads.tokens import TokenHead
 
@@ -15,3 +16,5 @@ def head_of(kind: BatchKind) -> Head:
             return LabelHead()
         case "tokens":
             return TokenHead()
+        case "completions":
+            return CompletionHead()

@@ -23,8 +23,8 @@ class Targets(ABC):
     """What the rows of a split are taught."""
 
     @abstractmethod
-    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> Tensor:
-        """Return the targets of these rows on the CPU; `width` is the longest row's tokens."""
+    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> Tensor | None:
+        """Return the targets of these rows on the CPU; `width` is the longest row's tokens. None: the tokens are."""
 
 
 class Answers(ABC):
@@ -61,5 +61,10 @@ class Head(ABC):
         """Return the targets of a split's `target` column. Raises DataError for a label the model does not have."""
 
     @abstractmethod
-    def answers(self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any]) -> Answers:
-        """Return a collector for a split's answers; it loads the tokenizer only if it reads or writes text."""
+    def answers(
+        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
+    ) -> Answers:
+        """Return a collector for a split's answers; it loads the tokenizer only if it reads or writes text.
+
+        `max_new_tokens` is how much a model may write after a prompt, for the kind of batch that has prompts.
+        """

@@ -38,7 +38,9 @@ class LabelHead(Head):
         assert column is not None
         return LabelTargets(positions(column, labels, path))
 
-    def answers(self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any]) -> LabelAnswers:
+    def answers(
+        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
+    ) -> LabelAnswers:
         """See Head."""
         return LabelAnswers(split, labels)
 
