@@ -435,7 +435,7 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
     needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    if _one_model(needs) and not _one_model(needs | {yields}):
+    if _one_model(needs) and not _one_model(needs.union([yields])):
         yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
         if yields not in metric.reads:
