@@ -21,8 +21,9 @@ from pydantic import Field
 from ftlib.artifacts import ListedFile, RawDataset
 from ftlib.config import Config, Name
 from ftlib.errors import DataError, IntegrityError, StorageError, TransientError
+from ftlib.records import read_record, record_bytes
 from ftlib.storage.store import Store
-from ftlib.versions import model_name, numbers, parse
+from ftlib.versions import model_name, numbers
 
 ENTRIES_PER_SNAPSHOT = 32
 READS_AT_ONCE = 8
@@ -185,7 +186,7 @@ class FileLedger:
             nonce=nonce or uuid.uuid4().hex,
             at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
-        if self.store.create(self._path(entry.sequence), _bytes(entry)):
+        if self.store.create(self._path(entry.sequence), record_bytes(entry, indent=None)):
             return True
         there = self._path(entry.sequence)
         if self.store.read(there) is None:
@@ -200,7 +201,7 @@ class FileLedger:
         if state.decision is not None:
             files = tuple(file.identity for file in state.files)
             snapshot = Snapshot(sequence=state.sequence, files=files, decision=state.decision)
-            self.store.create(f"{self.folder}/snapshots/{state.sequence:08d}.json", _bytes(snapshot))
+            self.store.create(f"{self.folder}/snapshots/{state.sequence:08d}.json", record_bytes(snapshot, indent=None))
 
     def _entries(self, after: int) -> Iterator[Entry]:
         """Read the entries behind `after`, in order."""
@@ -218,14 +219,9 @@ class FileLedger:
 
     def _read(self, name: str, kind: type[R]) -> R:
         path = f"{self.folder}/{name}"
-        data = self.store.read(path)
-        if data is None:
+        record = read_record(self.store, path, kind)
+        if record is None:
             raise IntegrityError(f"{self.store.uri}/{path} is missing; restore it from a copy")
-        record = parse(kind, data, f"{self.store.uri}/{path}")
         if name.rpartition("/")[2] != f"{record.sequence:08d}.json":
             raise IntegrityError(f"{self.store.uri}/{path} says it is entry {record.sequence}: it was copied there")
         return record
-
-
-def _bytes(record: Config) -> bytes:
-    return record.model_dump_json().encode()

@@ -14,8 +14,9 @@ from ftlib.config import Config
 from ftlib.errors import ModelError
 from ftlib.formats import Format
 from ftlib.recipe import Recipe
+from ftlib.records import parse
 from ftlib.rows import Example
-from ftlib.versions import MANIFEST, Manifest, parse
+from ftlib.versions import MANIFEST, Manifest
 
 WINDOW = 1024  # texts in memory at once; within it they are batched by length, which spares most of the padding
 

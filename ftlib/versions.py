@@ -6,7 +6,8 @@
     <root>/models/<name>/versions/00000042.json         create-only: the commit point; points to a manifest
     <root>/models/<name>/aliases/<alias>/00000007.json  create-only: the newest one says what the alias means
 
-`ftlib.model_registry` has the protocol, docs/registry.md the reasons.
+Commits, aliases and the format are sealed records (`ftlib.records`). `ftlib.model_registry` has the protocol,
+docs/registry.md the reasons.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
 
 from ftlib.config import Config, Name
-from ftlib.errors import IntegrityError, RecipeError
+from ftlib.errors import RecipeError
 from ftlib.fingerprint import file_digest
 from ftlib.storage.store import safe_relpath
 
@@ -31,7 +32,6 @@ MANIFEST = "manifest.json"
 RECORDS_AT_ONCE = 8
 """Small objects that are read at the same time."""
 
-C = TypeVar("C", bound=Config)
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -100,6 +100,10 @@ class Fault(Config):
     problem: str
 
 
+FORMAT = 2
+"""1 had records without a seal."""
+
+
 class Format(Config):
     """What `registry.json` says."""
 
@@ -165,11 +169,6 @@ def numbers(names: list[str]) -> list[int]:
     return sorted(int(name[:8]) for name in names if re.fullmatch(r"[0-9]{8}\.json", name))
 
 
-def record_bytes(record: Config) -> bytes:
-    """Return the bytes a small record is stored as."""
-    return record.model_dump_json(indent=1).encode()
-
-
 def spans(numbers: Iterable[int]) -> str:
     """Write 1, 2, 3, 7 as 1-3, 7."""
     found: list[tuple[int, int]] = []
@@ -179,14 +178,3 @@ def spans(numbers: Iterable[int]) -> str:
         else:
             found.append((number, number))
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
-
-
-def parse(kind: type[C], data: bytes, where: str) -> C:
-    """Read a record. Raises IntegrityError if it is not one."""
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        raise IntegrityError(
-            f"{where} is not a {kind.__name__} record ({error.error_count()} errors): it was damaged, or written by a "
-            "newer version"
-        ) from error

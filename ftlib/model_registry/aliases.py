@@ -20,8 +20,9 @@ from pydantic import Field
 from ftlib.config import Config, Name
 from ftlib.errors import ConflictError, IntegrityError, RecipeError, StorageError, TransientError
 from ftlib.model_registry.leases import utc_now
+from ftlib.records import read_record, read_sealed, record_bytes
 from ftlib.storage.store import Store
-from ftlib.versions import RECORDS_AT_ONCE, Sha256, numbers, parse, record_bytes, spans
+from ftlib.versions import RECORDS_AT_ONCE, Sha256, numbers, spans
 
 CHAMPION = "champion"
 """The alias that serving reads and retraining challenges."""
@@ -91,17 +92,14 @@ class AliasLog:
     def read(self, sequence: int) -> AliasEntry | None:
         """Return one entry. Raises IntegrityError if it is not the one that belongs there."""
         path = self.path(sequence)
-        data = self.store.read(path)
-        if data is None:
-            return None
-        entry = parse(AliasEntry, data, f"{self.store.uri}/{path}")
-        if (entry.name, entry.alias, entry.sequence) != (self.name, self.alias, sequence):
+        entry = read_record(self.store, path, AliasEntry)
+        if entry and (entry.name, entry.alias, entry.sequence) != (self.name, self.alias, sequence):
             raise IntegrityError(f"{self.store.uri}/{path} says it is {entry}: it was copied there by hand; remove it")
         return entry
 
     def digest(self, sequence: int) -> str | None:
-        """Return the sha256 of an entry's bytes as they lie there, or None if there is none."""
-        data = self.store.read(self.path(sequence))
+        """Return the sha256 of an entry's bytes, or None if there is none. Raises IntegrityError if it is damaged."""
+        data = read_sealed(self.store, self.path(sequence))
         return hashlib.sha256(data).hexdigest() if data is not None else None
 
     def move(self, version: int, expected: int | None, who: str, why: str) -> AliasEntry:

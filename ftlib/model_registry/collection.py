@@ -26,7 +26,8 @@ from ftlib.errors import BusyError, StorageError
 from ftlib.model_registry.leases import Held, held_leases
 from ftlib.model_registry.reading import RegistryReader
 from ftlib.model_registry.references import References, collectable
-from ftlib.versions import numbers, parse, record_bytes
+from ftlib.records import read_record, record_bytes
+from ftlib.versions import numbers
 
 DAY = 86400.0
 SECONDS_BETWEEN_MARKS = 10.0
@@ -108,8 +109,7 @@ class Collector:
     def _newest(self) -> Run | None:
         store = self.registry.store
         there = numbers(store.list("gc"))
-        data = store.read(_run_path(there[-1])) if there else None
-        return parse(Run, data, f"{store.uri}/{_run_path(there[-1])}") if data is not None else None
+        return read_record(store, _run_path(there[-1]), Run) if there else None
 
     def _observe(self, before: Run | None, there: list[str], leases: list[Held], references: References) -> Run:
         now = self.clock()
@@ -135,8 +135,8 @@ class Collector:
         store, path = self.registry.store, _run_path(run.run)
         if store.create(path, record_bytes(run)):
             return
-        there = store.read(path)
-        if there is None or parse(Run, there, f"{store.uri}/{path}").nonce != run.nonce:
+        there = read_record(store, path, Run)
+        if there is None or there.nonce != run.nonce:
             raise BusyError(f"{store.uri}: another collector made run {run.run} meanwhile; nothing was deleted")
 
     def _sweep(self, ripe: list[str], references: References, dead: set[str]) -> list[str]:

@@ -12,9 +12,10 @@ from ftlib.config import Config
 from ftlib.errors import IntegrityError, RecipeError
 from ftlib.model_registry.aliases import AliasLog, aliases_path
 from ftlib.model_registry.leases import held_leases
-from ftlib.model_registry.reading import RegistryReader
+from ftlib.model_registry.reading import RegistryReader, folders
 from ftlib.model_registry.references import References, collectable
 from ftlib.progress import emit
+from ftlib.records import read_sealed
 from ftlib.versions import (
     RECORDS_AT_ONCE,
     Fault,
@@ -22,6 +23,7 @@ from ftlib.versions import (
     Manifest,
     Version,
     model_name,
+    numbers,
     spans,
     version_path,
     versions_path,
@@ -61,6 +63,7 @@ def fsck(registry: RegistryReader, *, deep: bool = False) -> Examination:
         if check.attempt(f"models/{name}", lambda name=name: model_name(name)):
             check.versions_of(name)
             check.aliases_of(name)
+    check.ledgers()
     check.blobs(deep=deep)
     return Examination(
         models=len(models),
@@ -86,9 +89,9 @@ class _Check:
         self.aliases = 0
 
     def versions_of(self, name: str) -> None:
-        numbers = self.registry.version_numbers(name)
-        self._gapless(versions_path(name), numbers)
-        for number in numbers:
+        there = self.registry.version_numbers(name)
+        self._gapless(versions_path(name), there)
+        for number in there:
             version = self.attempt(version_path(name, number), lambda number=number: self.registry.find(name, number))
             if version is not None:
                 self.found.add((name, number))
@@ -145,18 +148,29 @@ class _Check:
         log = AliasLog(self.registry.store, name, alias)
         self._gapless(f"{aliases_path(name)}/{alias}", log.sequences())
         previous: str | None = None
+        readable = True
         for sequence in log.sequences():
             if entry := self.attempt(log.path(sequence), lambda sequence=sequence: log.read(sequence)):
-                if entry.previous != previous:
+                if readable and entry.previous != previous:
                     self.faults.append(Fault(path=log.path(sequence), problem="does not continue the entry before it"))
                 if (name, entry.version) not in self.found:
                     self.faults.append(
                         Fault(path=log.path(sequence), problem=f"means version {entry.version}, which is not there")
                     )
-            previous = log.digest(sequence)
+            readable = entry is not None
+            previous = log.digest(sequence) if readable else None
 
-    def _gapless(self, folder: str, numbers: list[int]) -> None:
-        if missing := sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
+    def ledgers(self) -> None:
+        """Look at the records beside the versions that say which files retrainings have considered."""
+        store = self.registry.store
+        for ledger in (f"ledgers/{m}/{d}" for m in folders(store, "ledgers") for d in folders(store, f"ledgers/{m}")):
+            self._gapless(ledger, numbers(store.list(ledger)))
+            for folder in (ledger, f"{ledger}/snapshots"):
+                for path in (f"{folder}/{number:08d}.json" for number in numbers(store.list(folder))):
+                    self.attempt(path, lambda path=path: read_sealed(store, path))
+
+    def _gapless(self, folder: str, there: list[int]) -> None:
+        if missing := sorted(set(range(1, max(there, default=0) + 1)) - set(there)):
             self.faults.append(Fault(path=folder, problem=f"lacks {spans(missing)}"))
 
     def attempt(self, path: str, look: Callable[[], T]) -> T | None:

@@ -20,8 +20,8 @@ from typing import Literal
 
 from ftlib.config import Config
 from ftlib.errors import TransientError
+from ftlib.records import read_record, record_bytes
 from ftlib.storage.store import Store
-from ftlib.versions import parse, record_bytes
 
 LEASES = "leases"
 SECONDS_BETWEEN_BEATS = 60.0
@@ -87,9 +87,7 @@ def held_leases(store: Store) -> list[Held]:
     found: list[Held] = []
     for name, numbers in sorted(beats.items()):
         path = _beat_path(name, max(numbers))
-        data = store.read(path)
-        if data is not None:  # else its publisher has just ended
-            lease = parse(Lease, data, f"{store.uri}/{path}")
+        if lease := read_record(store, path, Lease):  # else its publisher has just ended
             found.append(Held(name=name, beats=tuple(sorted(numbers)), lease=lease))
     return found
 

@@ -15,8 +15,9 @@ from ftlib.model_registry.leases import utc_now
 from ftlib.model_registry.reading import RegistryReader
 from ftlib.model_registry.signing import Signer, signature_path
 from ftlib.model_registry.transfers import Moved, download, upload
+from ftlib.records import read_whole, record_bytes
 from ftlib.storage.files import local_errors
-from ftlib.versions import Manifest, Version, record_bytes, version_path
+from ftlib.versions import Manifest, Version, version_path
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Publication:
         """Store what is not there yet (all blobs if `again`): blobs, the manifest, its signature."""
         store, manifest = self.registry.store, self.manifest
         upload(store, manifest, self.folder, moved, again=again)
-        if not store.create(manifest.path, manifest.canonical()):
-            found = store.read(manifest.path)
-            if found != manifest.canonical():
+        wanted = manifest.canonical()
+        if not store.create(manifest.path, wanted):
+            found = read_whole(store, manifest.path, lambda data: data == wanted)
+            if found != wanted:
                 raise IntegrityError(f"{store.uri}/{manifest.path} has other bytes than its name says; remove it")
         if self.signer:  # a signature that is there already is as good as a new one
             store.create(self._signature, self.signer.envelope(manifest.canonical()))

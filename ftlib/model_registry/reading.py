@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.model_registry.aliases import AliasEntry, AliasLog, aliases_path
 from ftlib.model_registry.signing import PublicKey, signature_path
+from ftlib.records import parse, read_record, read_whole
 from ftlib.storage.store import Store
 from ftlib.versions import (
+    FORMAT,
     RECORDS_AT_ONCE,
     Format,
     Manifest,
@@ -17,7 +19,6 @@ from ftlib.versions import (
     manifest_path,
     model_name,
     numbers,
-    parse,
     parse_spec,
     spans,
     version_path,
@@ -50,11 +51,8 @@ class RegistryReader:
     def find(self, name: str, number: int) -> Version | None:
         """Return a version, or None if there is none, or no registry."""
         path = version_path(model_name(name), number)
-        data = self.store.read(path)
-        if data is None:
-            return None
-        version = parse(Version, data, f"{self.store.uri}/{path}")
-        if (version.name, version.version) != (name, number):
+        version = read_record(self.store, path, Version)
+        if version and (version.name, version.version) != (name, number):
             raise IntegrityError(
                 f"{self.store.uri}/{path} says it is {version}: it was copied there by hand; remove it"
             )
@@ -95,7 +93,7 @@ class RegistryReader:
         sign them.
         """
         path = manifest_path(version.name, version.manifest)
-        data = self.store.read(path)
+        data = read_whole(self.store, path, lambda data: hashlib.sha256(data).hexdigest() == version.manifest)
         if data is None:
             raise IntegrityError(f"{self.store.uri}/{path} is missing though {version} needs it; publish again")
         if (found := hashlib.sha256(data).hexdigest()) != version.manifest:
@@ -119,11 +117,13 @@ class RegistryReader:
 
     def check_format(self) -> None:
         """Raise StorageError unless there is a registry here that this program understands."""
-        data = self.store.read("registry.json")
-        if data is None:
+        found = read_record(self.store, "registry.json", Format)
+        if found is None:
             raise StorageError(f"there is no registry at {self.store.uri}; publish to it first, or name another")
-        if (found := parse(Format, data, f"{self.store.uri}/registry.json").format) != 1:
-            raise StorageError(f"{self.store.uri} has format {found}, this program knows 1: use a newer reglage")
+        if found.format != FORMAT:
+            raise StorageError(
+                f"{self.store.uri} has format {found.format}, this program knows {FORMAT}: use the reglage that made it"
+            )
 
 
 def folders(store: Store, folder: str) -> list[str]:

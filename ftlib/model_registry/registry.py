@@ -23,9 +23,10 @@ from ftlib.model_registry.race import probe
 from ftlib.model_registry.reading import RegistryReader
 from ftlib.model_registry.signing import PublicKey, Signer
 from ftlib.model_registry.transfers import download
+from ftlib.records import record_bytes
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.storage.store import Store
-from ftlib.versions import Fault, Format, Manifest, Version, differences, record_bytes
+from ftlib.versions import FORMAT, Fault, Format, Manifest, Version, differences
 
 
 def _nothing() -> None:
@@ -153,4 +154,4 @@ class ModelRegistry(RegistryReader):
         """Make the registry if there is none."""
         self._race_once()
         if self.store.read("registry.json") is None:
-            self.store.create("registry.json", record_bytes(Format(format=1)))
+            self.store.create("registry.json", record_bytes(Format(format=FORMAT)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ftlib.config import Config
 from ftlib.errors import IntegrityError, RecipeError
-from ftlib.versions import parse, record_bytes
+from ftlib.records import parse
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -111,7 +111,8 @@ class Signer:
         sig = self._key.sign(pre_authentication(manifest), ec.ECDSA(hashes.SHA256()))
         signature = Signature(keyid=self.keyid, sig=base64.b64encode(sig).decode())
         payload = base64.b64encode(manifest).decode()
-        return record_bytes(Envelope(payload=payload, payloadType=PAYLOAD_TYPE, signatures=(signature,)))
+        envelope = Envelope(payload=payload, payloadType=PAYLOAD_TYPE, signatures=(signature,))
+        return envelope.model_dump_json(indent=1).encode()
 
 
 def signature_path(name: str, manifest: str, keyid: str) -> str:

@@ -160,7 +160,7 @@ def test_damage_and_gaps_are_told_by_name(store: Store) -> None:
         ledger.state()
     consider(FileLedger(store, "m", "e"), [])
     damage(store, "ledgers/m/e/00000001.json")
-    with pytest.raises(IntegrityError, match=r"00000001\.json is not a Entry record"):
+    with pytest.raises(IntegrityError, match=r"00000001\.json has other bytes than were written"):
         FileLedger(store, "m", "e").state()
 
 

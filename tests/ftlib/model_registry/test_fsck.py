@@ -7,22 +7,28 @@ from pathlib import Path
 import pytest
 
 from ftlib.errors import StorageError
-from ftlib.model_registry import ModelRegistry
+from ftlib.file_ledger import Changes, Decision, FileLedger
+from ftlib.model_registry import AliasEntry, ModelRegistry
 from ftlib.model_registry.fsck import fsck
+from ftlib.records import record_bytes
 from ftlib.storage import LocalStore, Store
 from tests.ftlib.model_registry.kit import FILES, damage, publish
 
+LEDGER = "ledgers/m/tickets"
 ENTRY = "models/m/aliases/champion/0000000{}.json"
 
 
 @pytest.fixture
 def registry(store: Store, tmp_path: Path) -> ModelRegistry:
-    """Three versions, the champion moved twice."""
+    """Three versions, the champion moved twice, two decisions about files."""
     for key in "abc":
         publish(store, tmp_path, key, {**FILES, "key": key})
     registry = ModelRegistry(store)
     registry.promote("m", "champion", 1, None, "ann", "")
     registry.promote("m", "champion", 3, 1, "ann", "")
+    ledger = FileLedger(store, "m", "tickets")
+    for sequence in range(2):
+        ledger.append(Changes(), Decision(what="promoted"), after=sequence)
     return registry
 
 
@@ -51,7 +57,13 @@ def rewrite(store: Store, path: str, change: Callable[[bytes], bytes]) -> None:
 
 
 def entry_for(version: int) -> Callable[[bytes], bytes]:
-    return lambda data: json.dumps({**json.loads(data), "version": version}).encode()
+    """Somebody who knows how records are sealed."""
+
+    def change(data: bytes) -> bytes:
+        fields = {name: value for name, value in json.loads(data).items() if name != "sha256"}
+        return record_bytes(AliasEntry.model_validate({**fields, "version": version}))
+
+    return change
 
 
 DAMAGES: dict[str, tuple[Callable[[ModelRegistry], object], list[tuple[str, str]]]] = {
@@ -61,6 +73,10 @@ DAMAGES: dict[str, tuple[Callable[[ModelRegistry], object], list[tuple[str, str]
     ),
     "a version that is none": (
         lambda r: rewrite(r.store, "models/m/versions/00000002.json", lambda _: b"{}"),
+        [("models/m/versions/00000002.json", "other bytes than were written")],
+    ),
+    "a version that is something else": (
+        lambda r: rewrite(r.store, "models/m/versions/00000002.json", lambda _: r.store.read(ENTRY.format(1)) or b""),
         [("models/m/versions/00000002.json", "not a Version record")],
     ),
     "a version copied": (
@@ -99,7 +115,19 @@ DAMAGES: dict[str, tuple[Callable[[ModelRegistry], object], list[tuple[str, str]
     ),
     "an entry that is none": (
         lambda r: rewrite(r.store, ENTRY.format(2), lambda _: b"x"),
-        [(ENTRY.format(2), "is not a AliasEntry record")],
+        [(ENTRY.format(2), "other bytes than were written")],
+    ),
+    "an entry with another byte": (
+        lambda r: damage(r.store, ENTRY.format(1)),
+        [(ENTRY.format(1), "other bytes than were written")],
+    ),
+    "a ledger's entry gone": (
+        lambda r: r.store.discard(f"{LEDGER}/00000001.json"),
+        [(LEDGER, "lacks 1")],
+    ),
+    "a ledger's entry with another byte": (
+        lambda r: damage(r.store, f"{LEDGER}/00000002.json"),
+        [(f"{LEDGER}/00000002.json", "other bytes than were written")],
     ),
     "an alias that cannot be": (
         lambda r: r.store.create("models/m/aliases/latest/00000001.json", b"{}"),

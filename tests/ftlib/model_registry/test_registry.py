@@ -18,8 +18,9 @@ import pytest
 from ftlib.errors import IntegrityError, RecipeError, StorageError
 from ftlib.model_registry import ModelRegistry, probe, transfers
 from ftlib.model_registry import registry as publishing
+from ftlib.records import record_bytes
 from ftlib.storage import LocalStore, S3Store, Store, open_store
-from ftlib.versions import MANIFEST, Manifest, file_of, parse_spec
+from ftlib.versions import FORMAT, MANIFEST, Format, Manifest, file_of, parse_spec
 from tests.ftlib.model_registry.kit import FILES, Dying, child, damage, dying_step, exit_code, fine, publish, stored
 
 
@@ -222,9 +223,14 @@ class TestReading:
         with pytest.raises(StorageError, match=r"no model 'n'; it has m"):
             registry.version("n")
 
-    def test_a_newer_format_is_refused(self, store: Store, tmp_path: Path):
-        store.create("registry.json", b'{"format": 2}')
-        with pytest.raises(StorageError, match="use a newer reglage"):
+    def test_another_format_is_refused(self, store: Store, tmp_path: Path):
+        store.create("registry.json", record_bytes(Format(format=FORMAT + 1)))
+        with pytest.raises(StorageError, match=f"has format {FORMAT + 1}, this program knows {FORMAT}"):
+            ModelRegistry(store).models()
+
+    def test_records_without_a_seal_are_of_another_format(self, store: Store, tmp_path: Path):
+        store.create("registry.json", b'{"format": 1}')
+        with pytest.raises(IntegrityError, match="is no record of this format"):
             ModelRegistry(store).models()
 
     def test_a_commit_copied_to_another_number_is_refused(self, store: Store, tmp_path: Path):
