@@ -10,7 +10,9 @@ from prefect.input import RunInput
 from prefect.runtime import deployment
 from pydantic import Field
 
+from flows.prefect_server import is_temporary, server_home
 from ftlib.recipe import Recipe
+from ftlib.workspace import exclusive
 
 if TYPE_CHECKING:
     from flows.challenge import Challenge
@@ -48,8 +50,13 @@ def asks_a_person(r: Recipe) -> bool:
 def one_at_a_time(model: str) -> Generator[None]:
     """Hold the model's only slot while the block runs; whoever comes meanwhile waits.
 
-    The slot is leased: a process that is killed gives it back within two minutes.
+    The slot is leased: a process that is killed gives it back within two minutes. A temporary server forgets its leases
+    when it ends, and never frees their slots; there the slot is a file's lock, which the kernel frees.
     """
+    if is_temporary():
+        with exclusive(server_home() / f"retrain-{model}.lock", wait=True):
+            yield
+        return
     limit = f"reglage-retrain-{model}"
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(limit, 1)

@@ -96,6 +96,11 @@ def server_home() -> Path:
     return cache / "reglage" / f"prefect-{version('prefect')}"
 
 
+def is_temporary() -> bool:
+    """Say whether Prefect in this process talks to a temporary server."""
+    return os.environ.get("PREFECT_HOME") == str(server_home())
+
+
 def user_has_server() -> bool:
     """Say whether the user's environment or Prefect profile names a server; their settings are then left alone."""
     if os.environ.get("PREFECT_API_URL"):
