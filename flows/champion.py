@@ -55,7 +55,7 @@ def in_place(registry: ModelRegistry, r: Recipe) -> InPlace | None:
         return None
     version = registry.version(r.publish.name, entry.version)
     moved = datetime.fromisoformat(entry.at)
-    age = max(0.0, (datetime.now(UTC) - moved).total_seconds() / 86400)
+    age = (datetime.now(UTC) - moved).total_seconds() / 86400
     facts = Champion(name=version.name, version=version.version, sequence=entry.sequence, age_days=age)
     return InPlace(facts, version, cast("dict[str, Any]", registry.manifest(version).lineage))
 

@@ -45,4 +45,6 @@ def _read(path: Path) -> PinnedAlready | None:
         pins = _Pins.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):  # damaged is as good as absent: everything is read again
         return None
+    if pins.at > time.time():  # a clock was ahead: it cannot tell which files were written since
+        return None
     return PinnedAlready({(uri, version, size): sha256 for uri, version, size, sha256 in pins.files}, pins.at)

@@ -13,6 +13,9 @@ from ftlib.file_ledger import Changes
 from ftlib.recipe import Recipe, Retrain
 from ftlib.results import Difference
 
+_CLOCKS_DIFFER = 1 / 24
+"""Days by which two machines' clocks may differ without a word."""
+
 
 class Verdict(Config):
     """Yes or no, with the reasons, each one sentence."""
@@ -32,7 +35,7 @@ class Champion(Config):
     sequence: int
     """The alias entry it was found by; a promotion decided against it says so."""
     age_days: float
-    """Since the alias was moved to it, by this machine's clock; never negative."""
+    """Since the alias was moved to it, by this machine's clock; negative if one of two clocks was wrong."""
 
 
 class News(Config):
@@ -51,7 +54,7 @@ def nothing_to_read(changes: Mapping[str, Changes], champion: Champion | None) -
         return None
     waiting = sum(len(change.waiting) for change in changes.values())
     more = f"; {waiting} files are perhaps still being written and wait for the next run" if waiting else ""
-    return Verdict(go=False, reasons=(f"nothing new since version {champion.version}{more}",))
+    return Verdict(go=False, reasons=(f"no file is new or gone; version {champion.version} stays{more}",))
 
 
 def worth_training(news: Mapping[str, News], champion: Champion | None, policy: Retrain) -> Verdict:
@@ -64,12 +67,19 @@ def worth_training(news: Mapping[str, News], champion: Champion | None, policy: 
     gone = sum(len(of.changes.vanished) for of in news.values())
     if gone:
         reasons.append(f"{gone} files are gone, and their rows with them")
-    if policy.max_age_days is not None and champion.age_days > policy.max_age_days:
-        reasons.append(f"the champion is {champion.age_days:.1f} days old, allowed {policy.max_age_days:g}")
+    if policy.max_age_days is not None:
+        reasons += _too_old(champion.age_days, policy.max_age_days)
     reasons += [f"drift of {name}: {drift}" for name, of in news.items() for drift in of.drifts if drift.large]
     if reasons:
         return Verdict(go=True, reasons=tuple(reasons))
     return Verdict(go=False, reasons=(f"{counted}, needed are {policy.min_fresh_rows:,}; they wait for more",))
+
+
+def _too_old(age_days: float, allowed: float) -> list[str]:
+    """Say whether a champion is too old; one from the future counts as old, or it would never become so."""
+    if age_days < -_CLOCKS_DIFFER:
+        return [f"the champion was put in place {-age_days:.1f} days from now: a clock was wrong, its age is not known"]
+    return [f"the champion is {age_days:.1f} days old, allowed {allowed:g}"] if age_days > allowed else []
 
 
 def _files(news: Mapping[str, News]) -> str:

@@ -1,7 +1,10 @@
 """Retraining against a real registry and Prefect's test server, as fresh files come in."""
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,7 +96,7 @@ def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Mode
     state, second = model.retrain()
     assert (state.name, second.what) == ("Skipped", "skipped")
     assert state.is_completed()
-    assert state.message == "Skipped: nothing new since version 1"
+    assert state.message == "Skipped: no file is new or gone; version 1 stays"
     assert second.steps == ()  # no stage ran, so no Ray either
     assert [version.version for version in model.registry.versions(NAME)] == [1]
 
@@ -255,6 +258,28 @@ def test_a_resumed_run_goes_on_with_the_files_it_saw(kept: Model, waiting: Calla
     assert again.version.manifest == found.version.manifest
     assert all(step.done_before for step in again.steps)
     assert json.loads((kept.work / "listings" / "this-run.json").read_text())["seen"]["home"]["changes"]["added"]
+
+
+def test_a_clock_that_was_a_year_ahead_loses_no_row_and_blocks_nothing(model: Model, monkeypatch: pytest.MonkeyPatch):
+    ahead, policy = time.time() + 366 * 86400, ["retrain.max_age_days=30", "retrain.margin=1"]
+    with monkeypatch.context() as wrong:
+        wrong.setattr(time, "gmtime", lambda *_: datetime.fromtimestamp(ahead, UTC).timetuple())
+        os.utime(model.rows / "monday.jsonl", (ahead, ahead))
+        model.retrain(*policy)
+    entry = model.registry.alias(NAME, "champion")
+    assert entry is not None
+    assert entry.at[:4] > str(datetime.now(UTC).year)
+    assert model.retrain(*policy)[0].message == "Skipped: no file is new or gone; version 1 stays"
+    model.arrive("tuesday.jsonl", 10, seed=1)  # written a year before what is known already
+    _, found = model.retrain(*policy)
+    assert found.evidence is not None
+    assert found.evidence.raw["home"].ledger.rows_in == 130
+    assert "a clock was wrong, its age is not known" in str(found.worth)
+    assert (found.what, model.champion()) == ("promoted", 2)
+    model.arrive("wednesday.jsonl", 10, seed=2)
+    state, _ = model.retrain(*policy)
+    assert state.name == "Skipped"  # the second champion has the right date
+    assert "needed are 50" in state.message
 
 
 def test_a_run_that_is_killed_before_its_decision_leaves_its_files_new(

@@ -67,3 +67,20 @@ def test_what_is_remembered_may_be_deleted_or_damaged(tmp_path: Path) -> None:
     assert pins.pin(source, work) == first
     shutil.rmtree(work.root)
     assert pins.pin(source, work) == first
+
+
+def test_a_clock_that_was_ahead_is_no_witness(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, work = Files(path=str(tmp_path / "rows")), Workspace(tmp_path / "work")
+    path = write_jsonl(tmp_path / "rows" / "1.jsonl", [{"n": 1}])
+    before = path.stat()
+    with monkeypatch.context() as wrong:
+        later(wrong, 366 * 86400)
+        first = pins.pin(source, work)
+    write_jsonl(path, [{"n": 2}])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # by its name, place, size and date it is the same
+    (again,) = pins.pin(source, work)
+    assert again.version == first[0].version
+    assert again.sha256 != first[0].sha256
+    assert hashed == ["1.jsonl", "1.jsonl"]

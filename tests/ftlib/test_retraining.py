@@ -35,7 +35,9 @@ def test_without_a_champion_it_trains_whatever_is_new():
     assert nothing_to_read({"docs": SAME}, None) is None
 
 
-@pytest.mark.parametrize(("changes", "said"), [(SAME, "nothing new since version 4"), (NEW, None), (GONE, None)])
+@pytest.mark.parametrize(
+    ("changes", "said"), [(SAME, "no file is new or gone; version 4 stays"), (NEW, None), (GONE, None)]
+)
 def test_an_unchanged_listing_ends_it_before_a_row_is_read(changes: Changes, said: str | None):
     verdict = nothing_to_read({"docs": changes}, champion())
     assert (verdict.reasons[0] if verdict else None) == said
@@ -59,6 +61,14 @@ def test_enough_fresh_rows(rows: int, go: bool):
 def test_an_old_champion_is_a_reason(age: float, go: bool):
     assert worth_training(news(1), champion(age), Retrain(max_age_days=7)).go is go
     assert not worth_training(news(1), champion(age), Retrain()).go
+
+
+def test_a_champion_from_the_future_counts_as_old_where_age_matters():
+    verdict = worth_training(news(1), champion(-400.0), Retrain(max_age_days=7))
+    assert verdict.go
+    assert "put in place 400.0 days from now: a clock was wrong" in str(verdict)
+    assert not worth_training(news(1), champion(-400.0), Retrain()).go
+    assert not worth_training(news(1), champion(-0.01), Retrain(max_age_days=7)).go  # machines differ by minutes
 
 
 @pytest.mark.parametrize("large", [True, False])
