@@ -153,10 +153,10 @@ def _print_version(version: Version, manifest: Manifest) -> None:
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[list[str]]:
-    """Yield the leaves of the lineage; the recipe is long and has its own digest, so --json alone shows it."""
+    """Yield the leaves of the lineage but for what is long: --json shows the recipe and what the rows look like."""
     if isinstance(tree, dict):
         for key, value in tree.items():
-            if key != "recipe":
+            if key not in ("recipe", "profile"):
                 yield from _flat(value, f"{path}.{key}" if path else str(key))
     else:
         yield [path, str(tree)]

@@ -11,6 +11,9 @@ from ftlib.model_registry.signing import PublicKey
 from ftlib.storage import open_store
 from ftlib.versions import Version
 
+UNBROKEN = {"entry", "version", "at", "published"}
+"""Columns of short words, which stay on one line where others give way."""
+
 
 class PublicKeyFile(click.ParamType[PublicKey]):
     """A path on the command line, read as a public key."""
@@ -71,11 +74,12 @@ def facts(version: Version) -> dict[str, object]:
 
 
 def table(columns: list[str], rows: list[list[str]], title: str | None = None) -> Any:
-    """Return a table for `emit`."""
+    """Return a table for `emit`. Nothing in it is cut off, however narrow: a digest or a date in part says nothing."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    shown = (Column(name, overflow="fold", no_wrap=name in UNBROKEN) for name in columns)
+    table = Table(*shown, title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
     return table

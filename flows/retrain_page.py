@@ -77,6 +77,16 @@ def _parts(found: Challenge) -> Iterator[str]:
     yield _list(found.reasons)
     if found.worth:
         yield f"## {'Why it trained' if found.worth.go else 'Why it did not train'}\n\n{_list(found.worth.reasons)}"
+    if found.differences:
+        yield (
+            "## Challenger against champion\n\nPaired on the same rows; in brackets the confidence interval.\n\n"
+            + _table(
+                [
+                    ["evaluation", "metric", "challenger - champion", ""],
+                    *([d.evaluation, d.metric, interval_text(d.estimate), d.verdict] for d in found.differences),
+                ]
+            )
+        )
     yield "## What is new\n\n" + _table(_news(found))
     if found.evidence:
         yield "## Rows\n\n" + _table(_rows(found))
@@ -87,16 +97,6 @@ def _parts(found: Challenge) -> Iterator[str]:
                     found.evidence.selection,
                     found.evidence.recipe.evaluations,
                 )
-            )
-        )
-    if found.differences:
-        yield (
-            "## Challenger against champion\n\nPaired on the same rows; in brackets the confidence interval.\n\n"
-            + _table(
-                [
-                    ["evaluation", "metric", "challenger - champion", ""],
-                    *([d.evaluation, d.metric, interval_text(d.estimate), d.verdict] for d in found.differences),
-                ]
             )
         )
     if found.version:
