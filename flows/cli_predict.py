@@ -23,7 +23,7 @@ from ftlib.model_registry.signing import PublicKey
 def predict(
     version: str, batch_size: int, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
 ) -> None:
-    """Label the lines on stdin with a published version: a label and its probability per line, tab-separated.
+    """Answer the lines on stdin with a published version: a label and its probability per line, or the entities in it.
 
     Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
     """
@@ -40,7 +40,7 @@ def predict(
         emit(answers, {**facts(found), "predictions": answers}, as_json)
         return
     for prediction in predictions:
-        click.echo(f"{prediction.label}\t{prediction.probability:.4f}")
+        click.echo(prediction.line())
 
 
 def _cache() -> Path:

@@ -120,18 +120,18 @@ class SplitFacts(Config):
     rows: int
     tokens: int
     supervised: int
-    """Labels (classification) or target tokens (language modelling) that a loss or metric can see."""
+    """Terms of the loss: labels, tags of words, or target tokens that a loss or metric can see."""
     truncated: int
     longest: int
     """Tokens of the longest row after truncation."""
     labels: dict[str, int] = {}
-    """Rows per label."""
+    """Rows per label; rows that have some word of it, per tag."""
 
 
 class PreparedDataset(Artifact):
     """Tokenised splits: `train.arrow`, `validation.arrow`, `test.arrow`, memory-mapped by whoever reads them.
 
-    Columns: `row_id` string, `input_ids` list<int32>, `label` string (only for `labeled`), `slices` struct (optional).
+    Columns: `row_id`, `input_ids` list<int32>, `supervised` int32, `target` of the kind's own type, `slice:<name>`.
     """
 
     content: str

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+UNTAUGHT = -100
+"""The target of a token that teaches nothing, as in torch's and transformers' losses."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows padded on the right to the longest of them."""
@@ -20,8 +24,8 @@ class Batch:
     supervised: Int[Tensor, " rows"]
     """Terms of each row's loss: 1 for a label; for a language model, the tokens at its end that are predicted."""
     targets: Tensor | None = None
-    """What the rows are taught, as their head lays it out: for `labeled`, each row's position in the model's labels.
-    None where the tokens themselves are the targets."""
+    """What the rows are taught, as their head lays it out: for `labeled`, each row's position in the model's labels;
+    for `tagged`, that of every token's tag, or `UNTAUGHT`. None where the tokens themselves are the targets."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-BatchKind = Literal["labeled", "tokens", "completions"]
+BatchKind = Literal["labeled", "tagged", "tokens", "completions"]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some."""
 
-LABELED: frozenset[BatchKind] = frozenset({"labeled"})
+LABELED: frozenset[BatchKind] = frozenset({"labeled", "tagged"})
 """Kinds whose targets are of a closed set of labels, which training finds and evaluation keeps to."""
 
 LANGUAGE: frozenset[BatchKind] = frozenset({"tokens", "completions"})

@@ -20,6 +20,7 @@ from ftlib.versions import MANIFEST
 
 _TASKS: dict[BatchKind, tuple[str, str]] = {
     "labeled": ("text-classification", "Text classification"),
+    "tagged": ("token-classification", "Token classification"),
     "tokens": ("text-generation", "Text generation"),
     "completions": ("text-generation", "Text generation"),
 }
@@ -191,7 +192,8 @@ def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
 def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
     labels = selection.chosen.end.labels
     if labels:
-        yield f"It knows {len(labels)} labels and answers one of them to any text: {', '.join(labels)}."
+        what = "every word" if recipe.phases[0].objective.needs == "tagged" else "any text"
+        yield f"It knows {len(labels)} labels and answers one of them to {what}: {', '.join(labels)}."
     for name in recipe.training_datasets():
         longest = recipe.datasets[name].format.max_tokens
         yield f"It was trained on texts of at most {longest} tokens (`{name}`); what follows in a longer one is unseen."

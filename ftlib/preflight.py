@@ -8,6 +8,7 @@ from pathlib import Path
 from ftlib.artifacts import PreparedDataset
 from ftlib.config import LABELED, Split
 from ftlib.errors import DataError, StorageError
+from ftlib.iob2 import completed
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import Signer
 from ftlib.recipe import REPORT, SELECTION, Recipe
@@ -34,6 +35,8 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
     if any(prepared[name].kind not in LABELED for name in training):
         return ()
     seen = tuple(sorted({label for name in training for label in prepared[name].splits["train"].labels}))
+    if any(prepared[name].kind == "tagged" for name in training):
+        seen = completed(seen)
     if len(seen) < 2:
         raise DataError(f"training rows have {len(seen)} label ({', '.join(seen)}); a classifier needs at least two")
     for name, evaluation in recipe.evaluations.items():

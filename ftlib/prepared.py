@@ -60,6 +60,8 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
     match kind:
         case "labeled" | "completions":
             return pa.string()
+        case "tagged":
+            return pa.list_(pa.string())
         case "tokens":
             return None
 

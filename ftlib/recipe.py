@@ -381,7 +381,10 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
             f"{phase.dataset!r} has format {format.kind!r}, which yields {format.yields!r}"
         )
     if isinstance(phase.tuning, LinearProbe) and phase.objective.needs != "labeled":
-        yield f"{where}: 'linear_probe' fits a head on labels; {phase.objective.kind!r} has none: use another tuning"
+        yield (
+            f"{where}: 'linear_probe' fits a head on one label per row; {phase.objective.kind!r} has none: use another "
+            "tuning"
+        )
     if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
         yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
     if phase.early_stopping and recipe.datasets[phase.dataset].split.validation == 0:
@@ -492,10 +495,11 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
     if isinstance(recipe.interpolation, Off) or not recipe.phases:
         return
     first = recipe.phases[0]
-    if len(recipe.phases) == 1 and first.objective.needs == "labeled":
+    if len(recipe.phases) == 1 and first.objective.needs != "tokens":
+        head = "linear_probe phase" if first.objective.needs == "labeled" else "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
-            f"phase {first.name!r} starts from the base model: put a linear_probe phase before it (LP-FT)"
+            f"phase {first.name!r} starts from the base model: put a {head} before it (LP-FT)"
         )
     method = recipe.interpolation
     if len(method.seeds) + len(method.siblings) < method.least:

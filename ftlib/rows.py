@@ -56,6 +56,12 @@ DropReason = Literal[
     "missing_completion",
     "empty_completion",
     "completion_not_a_string",
+    "missing_words",
+    "words_not_strings",
+    "missing_tags",
+    "tags_not_strings",
+    "words_and_tags_differ",
+    "tag_not_iob2",
 ]
 
 

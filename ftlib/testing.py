@@ -66,6 +66,23 @@ def tiny_rows(
     return rows
 
 
+def tiny_tagged_rows(count: int, *, seed: int = 0, words: int = 10) -> list[dict[str, list[str]]]:
+    """Make `count` distinct rows with columns words and tags (IOB2): runs of one to three words are PAY or BUG."""
+    draw = random.Random(seed)
+    rows: list[dict[str, list[str]]] = []
+    for i in range(count):
+        said = [(word, "O") for word in draw.choices(_SHARED.split(), k=words)]
+        for type, topic in zip(("PAY", "BUG"), _TOPICS, strict=False):
+            run = draw.choices(topic.split(), k=draw.randint(1, 3))
+            place = draw.randint(0, len(said))
+            if place < len(said) and said[place][1].startswith("I-"):
+                continue  # it would cut another entity in two
+            said[place:place] = [(word, f"{'I' if j else 'B'}-{type}") for j, word in enumerate(run)]
+        said.append((f"{seed}-{i}", "O"))  # keeps rows distinct: nothing is lost to de-duplication
+        rows.append({"words": [word for word, _ in said], "tags": [tag for _, tag in said]})
+    return rows
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
     """Write rows as one JSON object a line and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)

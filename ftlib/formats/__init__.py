@@ -7,5 +7,6 @@ from pydantic import Field
 from ftlib.formats.labeled_text import LabeledText
 from ftlib.formats.plain_text import PlainText
 from ftlib.formats.prompt_completion import PromptCompletion
+from ftlib.formats.tagged_words import TaggedWords
 
-Format = Annotated[LabeledText | PlainText | PromptCompletion, Field(discriminator="kind")]
+Format = Annotated[LabeledText | TaggedWords | PlainText | PromptCompletion, Field(discriminator="kind")]

@@ -9,6 +9,9 @@ from ftlib.metrics.auroc import AUROC
 from ftlib.metrics.bits_per_byte import BitsPerByte
 from ftlib.metrics.brier import Brier
 from ftlib.metrics.ece import ECE
+from ftlib.metrics.entity_f1 import EntityF1
+from ftlib.metrics.entity_precision import EntityPrecision
+from ftlib.metrics.entity_recall import EntityRecall
 from ftlib.metrics.entropy import Entropy
 from ftlib.metrics.f1 import F1
 from ftlib.metrics.log_loss import LogLoss
@@ -19,6 +22,7 @@ from ftlib.metrics.mcc import MCC
 from ftlib.metrics.perplexity import Perplexity
 from ftlib.metrics.precision import Precision
 from ftlib.metrics.recall import Recall
+from ftlib.metrics.tag_accuracy import TagAccuracy
 from ftlib.metrics.weighted_f1 import WeightedF1
 
 Metric = Annotated[
@@ -36,6 +40,10 @@ Metric = Annotated[
     | Brier
     | ECE
     | Entropy
+    | EntityF1
+    | EntityPrecision
+    | EntityRecall
+    | TagAccuracy
     | Perplexity
     | BitsPerByte,
     Field(discriminator="kind"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ftlib.errors import DataError
 from ftlib.outcomes import LabelOutcomes
@@ -11,6 +11,8 @@ from ftlib.outcomes import LabelOutcomes
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
+
+Score = Literal["precision", "recall", "f1"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class LabelCounts:
     def f1(self) -> Float[np.ndarray, "resamples labels"]:
         """Return the harmonic mean of precision and recall; 0 where both are."""
         return 2 * self.hits / (self.golds + self.predictions).clip(min=1)
+
+    def score(self, score: Score) -> Float[np.ndarray, "resamples labels"]:
+        """Return the score of this name."""
+        return {"precision": self.precision, "recall": self.recall, "f1": self.f1}[score]()
 
 
 def position(outcomes: LabelOutcomes, label: str) -> int:

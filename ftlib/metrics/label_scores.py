@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase, OfLabel
-from ftlib.metrics.label_counts import LabelCounts, position
+from ftlib.metrics.label_counts import LabelCounts, Score, position
 from ftlib.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
-
-Score = Literal["precision", "recall", "f1"]
 
 
 class ScoreOfLabel(OfLabel):
@@ -32,7 +30,7 @@ class ScoreOfLabel(OfLabel):
         self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
-        return _scores(self.score, LabelCounts.of(outcomes, rows))[:, position(outcomes, self.label)]
+        return LabelCounts.of(outcomes, rows).score(self.score)[:, position(outcomes, self.label)]
 
 
 class AveragedScore(MetricBase):
@@ -63,7 +61,7 @@ class AveragedScore(MetricBase):
         """Return `compute` of every resample."""
         counts = LabelCounts.of(outcomes, rows)
         weights = counts.golds if self.weighted else counts.golds > 0
-        return (_scores(self.score, counts) * weights).sum(axis=1) / weights.sum(axis=1)
+        return (counts.score(self.score) * weights).sum(axis=1) / weights.sum(axis=1)
 
 
 def _reference(score: Score, gold: Any, predicted: Any, **how: Any) -> float:
@@ -72,7 +70,3 @@ def _reference(score: Score, gold: Any, predicted: Any, **how: Any) -> float:
     function = {"precision": precision_score, "recall": recall_score, "f1": f1_score}[score]
     zero = cast(Any, 0.0)  # scikit-learn's own annotation forgets that numbers are allowed
     return float(function(gold, predicted, zero_division=zero, **how))
-
-
-def _scores(score: Score, counts: LabelCounts) -> Float[np.ndarray, "resamples labels"]:
-    return {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}[score]()

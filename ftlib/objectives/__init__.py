@@ -7,5 +7,6 @@ from pydantic import Field
 from ftlib.objectives.causal_lm import CausalLM
 from ftlib.objectives.classification import Classification
 from ftlib.objectives.completion import Completion
+from ftlib.objectives.token_classification import TokenClassification
 
-Objective = Annotated[Classification | CausalLM | Completion, Field(discriminator="kind")]
+Objective = Annotated[Classification | TokenClassification | CausalLM | Completion, Field(discriminator="kind")]

@@ -230,10 +230,10 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
             f"{where}: the train split has {what} to learn from (dropped: {_reasons(dropped)}); "
             "check the format's columns and the split"
         )
-    if job.dataset.format.yields == "labeled" and len(train.labels) < 2:
+    if job.dataset.format.yields in LABELED and len(train.labels) < 2:
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
-            "a classifier needs at least two labels: check format.label"
+            "a classifier needs at least two labels: check the format's columns"
         )
 
 

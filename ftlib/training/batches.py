@@ -64,7 +64,7 @@ class PreparedSplit:
         mask = np.arange(width) < lengths[:, None]
         for i, row in enumerate(rows):
             ids[i, : lengths[i]] = self.tokens(row)
-        targets = None if self.targets is None else self.targets.tensor(rows, width)
+        targets = None if self.targets is None else self.targets.tensor(rows, lengths)
         return Batch(
             input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device, non_blocking=True),

@@ -14,6 +14,9 @@ from ftlib.errors import RecipeError
 if TYPE_CHECKING:
     from torch import nn
 
+_TASKS: dict[BatchKind, str] = {"labeled": "SEQ_CLS", "tagged": "TOKEN_CLS", "tokens": "CAUSAL_LM"}
+"""peft's TaskType by name."""
+
 
 class LoRA(Config):
     """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full.
@@ -35,15 +38,15 @@ class LoRA(Config):
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Wrap the model with adapters from torch's current seed. Raises RecipeError if `targets` matches nothing."""
-        from peft import LoraConfig, TaskType, get_peft_model
+        from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
-            task_type=TaskType.SEQ_CLS if kind == "labeled" else TaskType.CAUSAL_LM,
+            task_type=_TASKS[kind],
             r=self.rank,
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
-            modules_to_save=sorted(head) if kind == "labeled" else None,
+            modules_to_save=None if kind == "tokens" else sorted(head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
         )

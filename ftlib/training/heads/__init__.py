@@ -4,6 +4,7 @@ from ftlib.config import BatchKind
 from ftlib.training.heads.base import Answers, Head, Targets
 from ftlib.training.heads.completions import CompletionHead
 from ftlib.training.heads.labels import LabelHead
+from ftlib.training.heads.tagged import TagHead
 from ftlib.training.heads.tokens import TokenHead
 
 __all__ = ["Answers", "Head", "Targets", "head_of"]
@@ -14,6 +15,8 @@ def head_of(kind: BatchKind) -> Head:
     match kind:
         case "labeled":
             return LabelHead()
+        case "tagged":
+            return TagHead()
         case "tokens":
             return TokenHead()
         case "completions":

@@ -23,8 +23,10 @@ class Targets(ABC):
     """What the rows of a split are taught."""
 
     @abstractmethod
-    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> Tensor | None:
-        """Return the targets of these rows on the CPU; `width` is the longest row's tokens. None: the tokens are."""
+    def tensor(
+        self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
+    ) -> Tensor | None:
+        """Return the targets of these rows on the CPU; `lengths` are their tokens. None: the tokens are the targets."""
 
 
 class Answers(ABC):

@@ -51,7 +51,7 @@ class LabelTargets(Targets):
     def __init__(self, positions: Int[np.ndarray, " rows"]) -> None:
         self.positions = positions
 
-    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> Tensor:
+    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]) -> Tensor:
         """Return the positions, one per row."""
         return torch.from_numpy(self.positions[rows])
 

@@ -1,0 +1,56 @@
+"""Precision, recall and F1 of entities: of all types together, or of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ftlib.config import BatchKind
+from ftlib.errors import DataError
+from ftlib.metrics.base import MetricBase
+from ftlib.metrics.label_counts import LabelCounts, Score
+from ftlib.outcomes import TaggedOutcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+
+class EntityScore(MetricBase):
+    """Entities count as found with the same type, first and last word (CoNLL-2003); counts are summed over all rows."""
+
+    type: str | None = None
+    """One type of entity, without B- and I-; the metric is then called `entity_f1:PER`. None is all of them."""
+
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"tagged"})
+    higher_is_better: ClassVar[bool] = True
+    score: ClassVar[Score]
+
+    @property
+    def name(self) -> str:
+        """See MetricBase."""
+        return f"{super().name}:{self.type}" if self.type else super().name
+
+    def compute(self, outcomes: TaggedOutcomes) -> float:
+        """Return the metric over all rows. Raises DataError if the model knows no such type."""
+        import numpy as np
+
+        return float(self.resampled(outcomes, np.arange(len(outcomes))[None])[0])
+
+    def resampled(
+        self, outcomes: TaggedOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample."""
+        counts = outcomes.entities
+        types = slice(None) if self.type is None else [self._place(counts.types, self.type)]
+        sums = (
+            by_type[:, types].sum(axis=1)[rows].sum(axis=1, keepdims=True)
+            for by_type in (counts.hits, counts.golds, counts.predictions)
+        )
+        return LabelCounts(*sums).score(self.score)[:, 0]
+
+    def _place(self, types: tuple[str, ...], wanted: str) -> int:
+        if wanted not in types:
+            raise DataError(
+                f"metric {self.name!r}: the model knows no entities of type {wanted!r}; it has {', '.join(types)}"
+            )
+        return types.index(wanted)
