@@ -20,7 +20,7 @@ from ftlib.recipe_file import load_recipe
 from ftlib.registries.s3 import S3
 from ftlib.sources.files import Files
 from ftlib.sources.installed_text import InstalledText
-from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_rows, write_jsonl
+from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_rows, tiny_tagged_rows, write_jsonl
 from ftlib.tuning.frozen_layers import FrozenLayers
 from tasks.runner import Runner, Step, label
 
@@ -127,8 +127,7 @@ def test_recipe_runs_to_a_published_version(
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
     model = folder / "tiny-model"
-    labeled = recipe.phases[0].objective.needs == "labeled"
-    _ = tiny_classifier(model) if labeled else tiny_causal_lm(model)
+    _ = tiny_causal_lm(model) if recipe.phases[0].objective.needs == "tokens" else tiny_classifier(model)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         overrides.append(f"datasets.{name}.format.max_tokens=32")
@@ -140,7 +139,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             ]
         if isinstance(dataset.source, Files):
             path = dataset.source.path.replace("*", "2026")
-            write_tickets(folder / path / "2026.jsonl" if path.endswith("/") else folder / path)
+            write_rows = ROWS.get(dataset.format.kind, write_tickets)
+            write_rows(folder / path / "2026.jsonl" if path.endswith("/") else folder / path)
             overrides.append(f"datasets.{name}.source.settle_seconds=0")  # or what was just written would wait
     for name in recipe.evaluations:
         overrides.append(f"evaluations.{name}.resamples=100")
@@ -169,3 +169,14 @@ def write_tickets(path: Path) -> None:
             for i, row in enumerate(tiny_rows(150))
         ],
     )
+
+
+def write_tagged(path: Path) -> None:
+    """Write rows as the comment in recipes/token_classification.yaml shows them; no file has the rows of another."""
+    names = {"PAY": "PER", "BUG": "LOC"}
+    rows = tiny_tagged_rows(120, seed=len(path.name))
+    write_jsonl(path, [{**row, "tags": [tag[:2] + names.get(tag[2:], "") for tag in row["tags"]]} for row in rows])
+
+
+ROWS = {"tagged_words": write_tagged}
+"""How the rows of a format look; the others' are tickets."""

@@ -49,6 +49,8 @@ def reference(metric: Metric, o: TaggedOutcomes) -> float:
     assert isinstance(metric, (EntityF1, EntityPrecision, EntityRecall))
     evaluator = Evaluator([*map(list, o.gold)], [*map(list, o.predicted)], tags=["LOC", "PER"], loader="list")
     found = evaluator.evaluate()
+    if metric.type and metric.type not in found["entities"]:
+        return 0.0  # neither there nor said
     strict = (found["entities"][metric.type] if metric.type else found["overall"])["strict"]
     return float(getattr(strict, metric.score))
 

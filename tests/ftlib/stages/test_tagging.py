@@ -38,7 +38,7 @@ class Bench:
         self.work, self.folder = Workspace(folder / "work"), folder
         self.model = find_model(ModelRef(path=str(tiny_classifier(folder / "tiny"))))
         self.rows = tiny_tagged_rows(120)
-        self.data = self.prepare(self.rows, max_tokens=24)
+        self.data = self.prepare(self.rows, max_tokens=17)
         self.start = base(BaseJob(model=self.model, kind="tagged", labels=TAGS, seed=1), self.work)
 
     def prepare(self, rows: list[dict[str, list[str]]], **format: Any) -> PreparedDataset:
@@ -95,7 +95,7 @@ def losses(checkpoint: Checkpoint) -> list[float]:
 
 
 def table(bench: Bench, checkpoint: Checkpoint) -> TaggedOutcomes:
-    evaluation = Evaluation(dataset="mail", metrics=(EntityF1(), EntityF1(type="BUG"), TagAccuracy()), resamples=50)
+    evaluation = Evaluation(dataset="mail", metrics=(EntityF1(), EntityF1(type="BUG"), TagAccuracy()), resamples=100)
     job = EvaluateJob(
         name="target",
         evaluation=evaluation,
@@ -135,7 +135,7 @@ def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> 
             total += float(stock(input_ids=batch.input_ids, labels=batch.targets).loss) * count
         words += count
     assert losses(tuned)[0] == pytest.approx(total / words, rel=1e-5)
-    assert losses(tuned)[-1] < 0.5 * losses(tuned)[0]
+    assert losses(tuned)[-1] < 0.7 * losses(tuned)[0]
 
 
 @pytest.mark.parametrize("micro", [1, 5])
@@ -161,7 +161,7 @@ def test_answers_are_stock_transformers_word_by_word_and_cut_words_are_missed(be
     found, cut = table(bench, tuned), 0
     model = AutoModelForTokenClassification.from_pretrained(tuned.path / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tuned.path / "model")
-    how: dict[str, Any] = {"is_split_into_words": True, "truncation": True, "max_length": 24}
+    how: dict[str, Any] = {"is_split_into_words": True, "truncation": True, "max_length": 17}
     rows = {tuple(tokenizer(row["words"], **how)["input_ids"]): row for row in bench.rows}
     split = PreparedSplit(bench.data.path / "test.arrow", TAGS)
     for i, (gold, said) in enumerate(zip(found.gold, found.predicted, strict=True)):
@@ -220,11 +220,13 @@ def test_the_model_knows_both_tags_of_every_type(bench: Bench, tmp_path: Path) -
         {"words": [*row["words"], f"x{i}"], "tags": [tag.replace("I-", "B-") for tag in row["tags"]] + ["O"]}
         for i, row in enumerate(bench.rows)
     ]
-    data = bench.prepare(singles[:90])
+    data = bench.prepare(singles[:90], max_tokens=64)
     assert data.labels == ("B-BUG", "B-PAY", "O")
     assert check_labels(recipe(), {"mail": data}) == TAGS
     with pytest.raises(DataError, match=r"all .* training rows have the label 'O'"):
-        bench.prepare([{"words": row["words"], "tags": ["O"] * len(row["words"])} for row in bench.rows[:40]])
+        bench.prepare(
+            [{"words": row["words"], "tags": ["O"] * len(row["words"])} for row in bench.rows[:40]], max_tokens=64
+        )
 
 
 def test_what_does_not_fit_is_said_before_anything_runs() -> None:

@@ -1,0 +1,87 @@
+"""From a recipe to a published version of each kind that is no classifier of texts, and to its answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from transformers import AutoTokenizer, pipeline
+
+from flows.cli import main
+from flows.finetune import finetune
+from ftlib.artifacts import ModelVersion
+from ftlib.model_registry import ModelRegistry
+from ftlib.storage import LocalStore
+from ftlib.testing import tiny_classifier, tiny_tagged_rows, write_jsonl
+from tests.recipes.test_recipes import PlainRunner
+
+TAGGED = """
+name: tags
+model: {{path: {folder}/model}}
+datasets:
+  mail:
+    source: {{kind: files, path: {folder}/rows.jsonl}}
+    format: {{kind: tagged_words, words: words, tags: tags, max_tokens: 24}}
+phases:
+  - name: tune
+    dataset: mail
+    objective: {{kind: token_classification}}
+    tuning: {{kind: full}}
+    optimizer: {{epochs: 12, batch_size: 16, learning_rate: 5e-3}}
+evaluations:
+  mail: {{dataset: mail, metrics: [{{kind: entity_f1}}, {{kind: tag_accuracy}}], resamples: 100}}
+interpolation: {{kind: "off"}}
+select: {{by: mail/entity_f1}}
+publish: {{name: tags, to: {{kind: folder, path: {folder}/registry}}}}
+compute: {{workers: 0, threads: 1}}
+"""
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a recipe in the folder; return the run's record and the folder of what it published."""
+    monkeypatch.setattr("flows.finetune.Runner", PlainRunner)
+    monkeypatch.setattr("flows.finetune.show_report", lambda *_: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(recipe: str) -> tuple[Any, Path]:
+        tiny_classifier(tmp_path / "model")
+        (tmp_path / "recipe.yaml").write_text(recipe.format(folder=tmp_path), encoding="utf-8")
+        record: Any = finetune.fn(str(tmp_path / "recipe.yaml"), work=str(tmp_path / "work")).data
+        assert isinstance(record.result, ModelVersion)
+        registry = ModelRegistry(LocalStore(tmp_path / "registry"))
+        registry.pull(registry.version(record.result.name, 1), tmp_path / "out")
+        return record, tmp_path / "out"
+
+    return run
+
+
+def predict(folder: Path, name: str, lines: str, *more: str) -> str:
+    words = ["predict", name, "--registry", str(folder.parent / "registry"), *more]
+    result = CliRunner().invoke(main, words, input=lines)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_tags_from_a_recipe_to_entities_in_lines(tmp_path: Path, published: Any) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", tiny_tagged_rows(240))
+    record, folder = published(TAGGED)
+    assert record.evidence.measured("tune")["mail"].metrics["entity_f1"].value > 0.4
+    assert "pipeline_tag: token-classification" in (folder / "README.md").read_text()
+
+    text = "please call about the invoice payment today and again the crash error is there"
+    long = f"{text} {text}"
+    said = json.loads(predict(folder, "tags", f"{text}\n\n{long}\n", "--json"))["predictions"]
+    seen = AutoTokenizer.from_pretrained(folder)(long, truncation=True, max_length=24).word_ids()
+    assert [(answer["words"], answer["read"]) for answer in said] == [(14, 14), (0, 0), (28, len({*seen} - {None}))]
+    # transformers' own pipeline, which knows nothing of us, on what fits
+    stock = pipeline("token-classification", model=str(folder), aggregation_strategy="simple", device="cpu")
+    theirs = [(found["entity_group"], found["word"]) for found in stock(text)]
+    assert theirs
+    assert [(found["type"], found["text"]) for found in said[0]["entities"]] == theirs
+    lines = predict(folder, "tags", f"{text}\n\n").splitlines()
+    assert lines == ["\t".join(f"{type}:{words}" for type, words in theirs), ""]
+    assert all(0 < found["probability"] <= 1 for found in said[2]["entities"])
