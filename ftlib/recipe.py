@@ -438,7 +438,7 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
     needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    if _one_model(needs) and not _one_model(needs.union([yields])):
+    if _one_model(needs) and not _one_model({*needs, yields}):
         yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
         if yields not in metric.reads:
@@ -495,7 +495,7 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
     if isinstance(recipe.interpolation, Off) or not recipe.phases:
         return
     first = recipe.phases[0]
-    if len(recipe.phases) == 1 and first.objective.needs != "tokens":
+    if len(recipe.phases) == 1 and first.objective.needs not in LANGUAGE:
         head = "linear_probe phase" if first.objective.needs == "labeled" else "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import LANGUAGE, BatchKind, Config
 from ftlib.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import nn
 
-_TASKS: dict[BatchKind, str] = {"labeled": "SEQ_CLS", "tagged": "TOKEN_CLS", "tokens": "CAUSAL_LM"}
-"""peft's TaskType by name."""
+_TASKS: dict[BatchKind, str] = {"labeled": "SEQ_CLS", "tagged": "TOKEN_CLS"}
+"""peft's TaskType by name, of the kinds that a language model does not answer."""
 
 
 class LoRA(Config):
@@ -41,12 +41,12 @@ class LoRA(Config):
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
-            task_type=_TASKS[kind],
+            task_type="CAUSAL_LM" if kind in LANGUAGE else _TASKS[kind],
             r=self.rank,
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
-            modules_to_save=None if kind == "tokens" else sorted(head),
+            modules_to_save=None if kind in LANGUAGE else sorted(head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
         )

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from flows.cli import main
 from flows.finetune import finetune
 from ftlib.artifacts import ModelVersion
-from ftlib.config import Config
+from ftlib.config import LANGUAGE, Config
 from ftlib.fingerprint import Job
 from ftlib.recipe import Recipe
 from ftlib.recipe_file import load_recipe
@@ -127,7 +127,7 @@ def test_recipe_runs_to_a_published_version(
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
     model = folder / "tiny-model"
-    _ = tiny_causal_lm(model) if recipe.phases[0].objective.needs == "tokens" else tiny_classifier(model)
+    _ = tiny_causal_lm(model) if recipe.phases[0].objective.needs in LANGUAGE else tiny_classifier(model)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         overrides.append(f"datasets.{name}.format.max_tokens=32")

@@ -44,7 +44,7 @@ class References(Targets):
     def __init__(self, texts: pa.ChunkedArray) -> None:
         self.texts = texts
 
-    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], width: int) -> None:
+    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]) -> None:
         """Return nothing: the loss reads the tokens."""
 
 
