@@ -33,7 +33,7 @@ PARTS = {
         "server = TemporaryServer(Path('server.log')); server.use(); server.wait(); server.stop()"
     ),
     "Ray, import, start and stop": (
-        "from ftlib.recipe import Compute; from ftlib.training.ray_trainer import session\n"
+        "from ftlib.recipe import Compute; from ftlib.training.on_ray.session import session\n"
         "with session(Compute()): pass"
     ),
 }

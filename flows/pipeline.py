@@ -21,6 +21,7 @@ from ftlib.evidence import Evidence
 from ftlib.pins import pin
 from ftlib.preflight import check_labels, check_registry
 from ftlib.recipe import REPORT, SELECTION, Recipe
+from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.model import find_model
 from ftlib.training_rows import UsedRows
@@ -75,10 +76,9 @@ def find_best(r: Recipe, run: Runner, data: Data) -> Evidence:
                 ray.start()
             siblings.append(jobs.sibling_of(run.on_thread(train, job), seed))
         candidates, sweep = _swept(r, run, trail, siblings, prepared, ray)
-
-    selection = run(select, jobs.select_job(r, candidates, sweep))
-    finalists = [*map(Candidate.of, trail), selection.chosen]
-    final = [run(evaluate, job) for job in jobs.evaluate_jobs(r, finalists, prepared, REPORT)]
+        selection = run(select, jobs.select_job(r, candidates, sweep))
+        finalists = [*map(Candidate.of, trail), selection.chosen]
+        final = _measured(run, ray, jobs.evaluate_jobs(r, finalists, prepared, REPORT))
 
     return Evidence(
         recipe=r,
@@ -101,15 +101,22 @@ def _swept(
     prepared: Mapping[str, PreparedDataset],
     ray: RayWhenNeeded,
 ) -> tuple[Candidates, list[EvalReport]]:
-    """Name candidates and measure them, until what was measured asks for no more of them; end Ray meanwhile."""
+    """Name candidates and measure them, until what was measured asks for no more of them."""
     candidates = run(interpolate, jobs.interpolate_job(r, trail, siblings))
-    first, *others = jobs.evaluate_jobs(r, candidates.members, prepared, SELECTION)
-    sweep = [run.on_thread(evaluate, first, meanwhile=ray.stop), *(run(evaluate, job) for job in others)]
+    sweep = _measured(run, ray, jobs.evaluate_jobs(r, candidates.members, prepared, SELECTION))
     while r.interpolation.adaptive:
         known = {member.digest() for member in candidates.members}
         candidates = run(interpolate, jobs.interpolate_job(r, trail, siblings, sweep))
         new = [member for member in candidates.members if member.digest() not in known]
         if not new:
             break
-        sweep += [run(evaluate, job) for job in jobs.evaluate_jobs(r, new, prepared, SELECTION)]
+        sweep += _measured(run, ray, jobs.evaluate_jobs(r, new, prepared, SELECTION))
     return candidates, sweep
+
+
+def _measured(run: Runner, ray: RayWhenNeeded, to_measure: Sequence[EvaluateJob]) -> list[EvalReport]:
+    """Measure, on Ray where the recipe says so; otherwise Ray, if it still runs, ends meanwhile."""
+    if any(job.needs_ray() and not run.work.has(job) for job in to_measure):
+        ray.start()
+        return [run(evaluate, job) for job in to_measure]
+    return [run.on_thread(evaluate, job, meanwhile=ray.stop) for job in to_measure]

@@ -25,9 +25,9 @@ class RayWhenNeeded:
         """Start Ray unless it runs already."""
         if self._started:
             return
-        from ftlib.training import ray_trainer
+        from ftlib.training.on_ray.session import session
 
-        self._session.enter_context(ray_trainer.session(self._compute))
+        self._session.enter_context(session(self._compute))
         self._started = True
 
     def stop(self) -> None:

@@ -283,6 +283,8 @@ class Compute(Identified):
     workers: int = Field(default=1, ge=0)
     """Ray Train workers; 0 trains in this process."""
     use_gpu: bool = False
+    evaluation_workers: int = Field(default=1, ge=1)
+    """Ray workers that share the batches of every evaluation, with the same numbers; 1 measures in this process."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads per worker; all cores divided by the workers if unset."""
     micro_batch_size: int | None = Field(default=None, gt=0)

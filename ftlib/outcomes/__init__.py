@@ -1,9 +1,9 @@
 """The per-example table: what a model said about every row. Every metric, interval and slice is a function of it."""
 
-from ftlib.outcomes.base import Outcomes
+from ftlib.outcomes.base import Outcomes, joined
 from ftlib.outcomes.completions import CompletionOutcomes
 from ftlib.outcomes.labels import LabelOutcomes
-from ftlib.outcomes.table_file import read_outcomes, tables_in
+from ftlib.outcomes.table_file import parse_outcomes, read_outcomes, tables_in
 from ftlib.outcomes.tagged import TaggedOutcomes
 from ftlib.outcomes.tokens import TokenOutcomes
 
@@ -13,6 +13,8 @@ __all__ = [
     "Outcomes",
     "TaggedOutcomes",
     "TokenOutcomes",
+    "joined",
+    "parse_outcomes",
     "read_outcomes",
     "tables_in",
 ]

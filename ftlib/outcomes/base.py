@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ftlib.config import BatchKind
@@ -39,8 +40,7 @@ class Outcomes:
 
     def take(self, rows: Int[np.ndarray, " some"]) -> Outcomes:
         """Return these rows, which may repeat: a slice, or a bootstrap resample."""
-        columns = [f.name for f in fields(self) if f.metadata.get("column", True)]
-        return replace(self, **{name: _taken(getattr(self, name), rows) for name in columns})
+        return replace(self, **{name: _taken(getattr(self, name), rows) for name in _columns(self)})
 
     def columns(self) -> dict[str, pa.Array]:
         """Return the kind's own columns, as they are written."""
@@ -71,6 +71,27 @@ class Outcomes:
         buffer = io.BytesIO()
         pq.write_table(pa.table(columns).replace_schema_metadata(about), buffer, compression="zstd")
         return buffer.getvalue()
+
+
+def joined(parts: Sequence[Outcomes]) -> Outcomes:
+    """Return the rows of several tables of one model, one after another."""
+    first = parts[0]
+    return replace(first, **{name: _joined([getattr(part, name) for part in parts]) for name in _columns(first)})
+
+
+def _columns(table: Outcomes) -> list[str]:
+    return [f.name for f in fields(table) if f.metadata.get("column", True)]
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], tuple):
+        return tuple(chain.from_iterable(values))
+    if isinstance(values[0], Mapping):
+        names = cast("Mapping[str, Any]", values[0])
+        return {name: _joined([part[name] for part in values]) for name in names}
+    import numpy as np
+
+    return np.concatenate(values)
 
 
 def _taken(values: Any, rows: Int[np.ndarray, " some"]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from ftlib.artifacts import Candidate, EvalReport, Measured, PreparedDataset, SliceFacts
 from ftlib.bootstrap import Resampling, estimates
@@ -12,16 +12,8 @@ from ftlib.config import Split
 from ftlib.errors import DataError
 from ftlib.fingerprint import Job, digest
 from ftlib.outcomes import Outcomes, read_outcomes
-from ftlib.prepared import split_file
-from ftlib.progress import emit
 from ftlib.recipe import Compute, Evaluation
-from ftlib.workspace import Workspace, exclusive, write_durably
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ftlib.training.adapter_sweep import AdapterSweep
+from ftlib.workspace import Workspace
 
 OUTCOMES_VERSION = 3
 """Raised when the forward pass or the table changes; cached tables of another version are not read."""
@@ -41,6 +33,10 @@ class EvaluateJob(Job):
     split: Split
     seed: int
     compute: Compute
+
+    def needs_ray(self) -> bool:
+        """Say whether the candidates are measured on Ray workers."""
+        return self.compute.evaluation_workers > 1
 
     @property
     def fingerprint(self) -> str:
@@ -107,80 +103,29 @@ def _check_rows(job: EvaluateJob) -> None:
             )
 
 
-def _tables(job: EvaluateJob, work: Workspace) -> Iterator[Path]:
-    """Yield each candidate's table, making those that are not there; loads torch only if one is missing."""
+def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
+    """Return each candidate's table, making those that are not there; loads torch only if one is missing."""
     files = [work.root / _outcomes_file(job, candidate) for candidate in job.candidates]
     if all(file.exists() for file in files):
-        yield from files
-        return
-    from ftlib.training.inference import resources
+        return files
+    from ftlib.training.prediction import PredictionPlan, predict_here
 
-    with resources(job.compute) as device:
-        loaded = _Loaded(device)
-        for i, (candidate, file) in enumerate(zip(job.candidates, files, strict=True)):
-            with exclusive(file.with_suffix(".lock"), wait=True):
-                if not file.exists():
-                    write_durably(file, _predict(job, i, loaded.at(candidate, job.data)).to_parquet())
-            yield file
-
-
-class _Loaded:
-    """The last checkpoints as a model in memory: a sweep loads once, and mixes in place or scales the adapter."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._key: tuple[object, ...] | None = None
-        self._model: nn.Module | None = None
-        self._adapter: AdapterSweep | None = None
-
-    def at(self, candidate: Candidate, data: PreparedDataset) -> nn.Module:
-        from ftlib.training.adapter_sweep import walks_by_scaling
-        from ftlib.training.merge import mix_into
-
-        scales = walks_by_scaling(candidate)
-        key = (scales, *(part.weights for part in (candidate.start, candidate.end, *candidate.siblings)))
-        if self._model is None or self._key != key:
-            self._model = self._adapter = None  # never two models in memory
-            self._model, self._adapter = self._load(candidate, data, scales=scales)
-            self._key = key
-        if self._adapter is not None:
-            return self._adapter.at(candidate.alpha or 0.0)
-        if candidate.mixes:
-            mix_into(self._model, candidate)
-        return self._model
-
-    def _load(
-        self, candidate: Candidate, data: PreparedDataset, *, scales: bool
-    ) -> tuple[nn.Module, AdapterSweep | None]:
-        from ftlib.training.adapter_sweep import AdapterSweep
-        from ftlib.training.model import load_model
-
-        if scales:
-            adapter = AdapterSweep(candidate, data.kind)
-            return adapter.model.to(self._device), adapter
-        return load_model(candidate.start.path / "model", data.kind).to(self._device), None
-
-
-def _predict(job: EvaluateJob, index: int, model: nn.Module) -> Outcomes:
-    from ftlib.training.batches import PreparedSplit
-    from ftlib.training.inference import predict_split
-    from ftlib.training.model import load_tokenizer
-
-    end = job.candidates[index].end
-    split = PreparedSplit(split_file(job.data.path, job.split), end.labels)
-    total = len(split) * len(job.candidates)
-
-    def report(done: int) -> None:
-        emit(f"evaluate {job.name}", len(split) * index + done, total, "rows")
-
-    return predict_split(
-        model,
-        split,
-        end.labels,
-        lambda: load_tokenizer(end.path / "model"),
-        report,
-        job.evaluation.max_new_tokens,
+    plan = PredictionPlan(
+        name=job.name,
+        candidates=job.candidates,
+        files=tuple(map(str, files)),
+        data=job.data,
+        split=job.split,
+        max_new_tokens=job.evaluation.max_new_tokens,
+        compute=job.compute,
     )
+    if job.needs_ray():
+        from ftlib.training.on_ray.evaluator import predict
+
+        predict(plan)
+    else:
+        predict_here(plan)
+    return files
 
 
 def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resampling: Resampling) -> Measured:

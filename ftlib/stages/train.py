@@ -64,7 +64,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         compute=compute,
     )
     if job.needs_ray():
-        from ftlib.training.ray_trainer import fit
+        from ftlib.training.on_ray.trainer import fit
 
         fit(plan)
     else:

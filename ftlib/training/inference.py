@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
 
 from ftlib.errors import ModelError
@@ -21,6 +22,28 @@ from ftlib.training.heads import head_of
 ROWS = 32
 
 
+@dataclass(frozen=True)
+class Share:
+    """Every `of`-th batch, from the `index`-th on."""
+
+    index: int
+    of: int
+
+
+EVERYTHING = Share(0, 1)
+
+
+def batches_of(split: PreparedSplit, share: Share = EVERYTHING) -> list[Int[np.ndarray, " batch"]]:
+    """Return a share of the split's batches.
+
+    All batches are a pure function of the rows' lengths: the same for every model and any number of workers, so that
+    models differ by their weights alone and not by padding.
+    """
+    largest = head_of(split.kind).largest_batch
+    size = max(1, min(ROWS, largest // max(1, int(split.lengths.max(initial=0)))))
+    return by_length(split.lengths, size)[share.index :: share.of]
+
+
 def predict_split(
     model: nn.Module,
     split: PreparedSplit,
@@ -28,27 +51,26 @@ def predict_split(
     tokenizer: Callable[[], Any],
     on_rows: Callable[[int], None] = lambda _: None,
     max_new_tokens: int = 0,
+    share: Share = EVERYTHING,
 ) -> Outcomes:
-    """Run a model in eval mode over every row and return what it said, in the split's order.
+    """Run a model in eval mode over every row of the share and return what it said, in the split's order.
 
-    Batches are a pure function of the rows' lengths: the same for every model, so that models differ by their weights
-    alone and not by padding. `on_rows` hears the rows done so far; `tokenizer` is loaded only for a kind of batch whose
-    answers are text. After prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not
-    finite.
+    `on_rows` hears the rows done so far; `tokenizer` is loaded only for a kind of batch whose answers are text. After
+    prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not finite.
     """
-    head = head_of(split.kind)
-    size = max(1, min(ROWS, head.largest_batch // max(1, int(split.lengths.max(initial=0)))))
     device = next(model.parameters()).device
-    answers, done = head.answers(split, labels, tokenizer, max_new_tokens), 0
+    answers, done = head_of(split.kind).answers(split, labels, tokenizer, max_new_tokens), 0
+    batches = batches_of(split, share)
     model.eval()
     with torch.inference_mode():
-        for rows in by_length(split.lengths, size):
+        for rows in batches:
             answers.add(model, split.batch(rows, device), rows)
             done += len(rows)
             on_rows(done)
     _check_finite(answers.nll, split)
     slices = {name: tuple(column.to_pylist()) for name, column in split.slices.items()}
-    return answers.outcomes({"row_ids": tuple(split.row_ids.to_pylist()), "slices": slices})
+    table = answers.outcomes({"row_ids": tuple(split.row_ids.to_pylist()), "slices": slices})
+    return table if done == len(split) else table.take(np.sort(np.concatenate([*batches, np.zeros(0, np.int64)])))
 
 
 def _check_finite(nll: Float[np.ndarray, " rows"], split: PreparedSplit) -> None:

@@ -23,7 +23,7 @@ from ftlib.prepared import TokenRow, split_file, write_split
 from ftlib.recipe import Compute, Evaluation
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows, tiny_tokenizer
-from ftlib.training import inference
+from ftlib.training import inference, prediction
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.merge import write_candidate
 from ftlib.training.model import load_model
@@ -63,7 +63,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         passes.append(1)
         return real(*args)
 
-    monkeypatch.setattr(inference, "predict_split", counted)
+    monkeypatch.setattr(prediction, "predict_split", counted)
     return passes
 
 

@@ -16,12 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from ftlib.artifacts import Candidate
+from ftlib.metrics import LogLoss
 from ftlib.objectives.classification import Classification
 from ftlib.progress import Progress, listen
-from ftlib.recipe import Compute, ModelRef, Optimizer, Phase
+from ftlib.recipe import Compute, Evaluation, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
+from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.model import find_model
 from ftlib.tuning.full import Full
@@ -89,6 +92,31 @@ def test_a_job_trains_what_this_process_would(tmp_path: Path, cluster: str) -> N
     assert actual == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_job_measures_what_this_process_would(tmp_path: Path, cluster: str) -> None:
+    start = tiny_checkpoint(tmp_path / "start", LABELS)
+    data = tiny_prepared(tmp_path / "data", {"test": tiny_rows(80)})
+    cells = {
+        name: evaluate(
+            EvaluateJob(
+                name="target",
+                evaluation=Evaluation(dataset="rows", metrics=(LogLoss(),), resamples=50),
+                candidates=(Candidate.of(start),),
+                data=data,
+                split="test",
+                seed=0,
+                compute=compute,
+            ),
+            Workspace(tmp_path / name),
+        ).measured
+        for name, compute in {
+            "alone": Compute(threads=1),
+            "spread": Compute(threads=1, evaluation_workers=2, ray_address=cluster),
+        }.items()
+    }
+    assert [cell.metrics for cell in cells["spread"]] == [cell.metrics for cell in cells["alone"]]
+    assert not list((tmp_path / "spread" / "outcomes").glob("evaluate-*"))
+
+
 def test_stopping_the_run_stops_the_job_and_the_next_one_resumes(tmp_path: Path, cluster: str) -> None:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -103,7 +131,7 @@ def test_stopping_the_run_stops_the_job_and_the_next_one_resumes(tmp_path: Path,
     with listen(seen), pytest.raises(KeyboardInterrupt):
         train(job, Workspace(tmp_path / "work"))
     client = JobSubmissionClient(cluster)
-    mine = [j for j in client.list_jobs() if (j.metadata or {}).get("reglage_run") == job.fingerprint]
+    mine = [j for j in client.list_jobs() if (j.metadata or {}).get("reglage_run") == f"train-{job.fingerprint}"]
     assert len(mine) == 1
     deadline = time.monotonic() + 30
     while not client.get_job_status(str(mine[0].submission_id)).is_terminal():

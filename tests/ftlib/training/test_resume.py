@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ray_session():
-    from ftlib.training.ray_trainer import session
+    from ftlib.training.on_ray.session import session
 
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with session(Compute(workers=2, threads=1)):
@@ -198,7 +198,7 @@ def test_kill_9_of_a_ray_worker_resumes_bit_identically(tmp_path: Path, ray_sess
 def test_what_ray_s_own_threads_print_goes_to_the_log(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, thread: str, printed: str
 ) -> None:
-    from ftlib.training.ray_trainer import without_ray
+    from ftlib.training.on_ray.session import without_ray
 
     with without_ray():
         speaking = threading.Thread(target=print, args=("words",), name=thread)

@@ -1,0 +1,42 @@
+"""Work on a Ray cluster, as a job that anyone can find by its name and stop."""
+
+from __future__ import annotations
+
+import time
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from ftlib.errors import TransientError
+from ftlib.recipe import Compute
+from ftlib.training.on_ray.session import driver_environment, worker_environment
+
+
+def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
+    """Run a command on the cluster, or go on watching the one that is there: a retry must not start two.
+
+    Raises TransientError, which says `what` failed, if the job does not succeed.
+    """
+    client = JobSubmissionClient(compute.ray_address)
+    job = _running(client, name) or client.submit_job(
+        entrypoint=entrypoint,
+        submission_id=f"{name}-{int(time.time())}",
+        runtime_env={"env_vars": {**worker_environment(), **driver_environment(compute)}},
+        metadata={"reglage_run": name},
+    )
+    try:
+        while not (status := client.get_job_status(job)).is_terminal():
+            time.sleep(1.0)
+    except BaseException:  # Ctrl-C, Prefect's cancellation: the job must not outlive the run that asked for it
+        client.stop_job(job)
+        raise
+    if status is not JobStatus.SUCCEEDED:
+        lines = client.get_job_logs(job).strip().splitlines()
+        reason = lines[-1][:300] if lines else "no log"
+        raise TransientError(f"{what}: Ray job {job} ended as {status}: {reason}")
+
+
+def _running(client: JobSubmissionClient, name: str) -> str | None:
+    for job in client.list_jobs():
+        if job.submission_id and (job.metadata or {}).get("reglage_run") == name and not job.status.is_terminal():
+            return job.submission_id
+    return None
