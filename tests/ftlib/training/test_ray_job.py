@@ -99,7 +99,7 @@ def test_a_job_measures_what_this_process_would(tmp_path: Path, cluster: str) ->
         name: evaluate(
             EvaluateJob(
                 name="target",
-                evaluation=Evaluation(dataset="rows", metrics=(LogLoss(),), resamples=50),
+                evaluation=Evaluation(dataset="rows", metrics=(LogLoss(),), resamples=100),
                 candidates=(Candidate.of(start),),
                 data=data,
                 split="test",
