@@ -92,7 +92,7 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
     data = prepare(recipe, run, files, used_rows(r, listing, files, there))
-    found = news(r, listing, data.raw, there)
+    found = news(r, listing, data, there, folder)
     worth = worth_training(found, so_far.champion, r.retrain)
     so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": found})
     if not worth.go:
@@ -165,10 +165,15 @@ def _labels(evidence: Evidence) -> tuple[str, ...]:
 
 
 def settle(r: Recipe, run: Runner, found: Challenge, approval: Approval | None) -> Challenge:
-    """Promote a challenger that may be, and enter the decision in the ledger; a skipped run leaves no trace there."""
-    if found.what == "skipped":
-        return found
+    """Promote a challenger that may be, and enter the decision in the ledger.
+
+    The files of a skipped run stay new for the next one, unless none of their rows is.
+    """
     registry = ModelRegistry(r.publish.to.store())
+    if found.what == "skipped":
+        if found.worth and found.worth.considered:
+            found.listing.record(registry.store, r, Decision(what="skipped", reasons=found.reasons))
+        return found
     if found.what == "waiting":
         found = _answered(r, found, approval) or _promoted(r, run, found, registry, approval)
     decision = Decision(

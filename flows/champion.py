@@ -9,14 +9,16 @@ from typing import Any, cast
 from flows import finetune_jobs as jobs
 from flows.pipeline import Data
 from ftlib.artifacts import Candidate, EvalReport
-from ftlib.config import LABELED
+from ftlib.config import LABELED, Split
 from ftlib.evidence import Evidence
+from ftlib.lineage import indexed_rows
 from ftlib.model_registry import ModelRegistry
 from ftlib.outcomes import tables_in
 from ftlib.profile import Profile
 from ftlib.recipe import REPORT, ModelRef, Recipe
 from ftlib.results import Difference, differences
 from ftlib.retraining import Champion
+from ftlib.row_index import RowIndex
 from ftlib.stages.base import BaseJob
 from ftlib.training.model import find_model, labels_of
 from ftlib.versions import Version
@@ -40,6 +42,11 @@ class InPlace:
     def profile(self, dataset: str) -> Profile:
         """Return what the rows looked like that it was trained on; an empty profile if it did not train on these."""
         return Profile.model_validate(self.lineage.get("data", {}).get(dataset, {}).get("profile", {}))
+
+    def rows(self, dataset: str, folder: Path) -> dict[Split, Any] | None:
+        """Return the ids of a dataset's rows that it has seen, by split; None if its version has no index of them."""
+        index = self.lineage.get("data", {}).get(dataset, {}).get("index")
+        return None if index is None else indexed_rows(folder, dataset, RowIndex.model_validate(index))
 
     def pull(self, registry: ModelRegistry, run: Runner) -> Path:
         """Return a folder with the version, verified; it is downloaded once."""

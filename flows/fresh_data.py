@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.champion import InPlace
-from ftlib.artifacts import FileVersion, RawDataset
+from flows.pipeline import Data
+from ftlib.artifacts import FileVersion
 from ftlib.assignment import profile_rows
 from ftlib.config import Config
 from ftlib.drift import drift
 from ftlib.file_ledger import Changes, Decision, FileLedger, check_vanished, compare, fresh_places
+from ftlib.lineage import compare_rows
 from ftlib.pins import pin
 from ftlib.recipe import AllRows, Recipe
 from ftlib.retraining import News
-from ftlib.snapshot import read_origins
+from ftlib.row_index import rows_from
 from ftlib.storage.store import Store
 from ftlib.training_rows import UsedRows
 from ftlib.workspace import Workspace, write_durably
@@ -88,13 +90,16 @@ def used_rows(
     }
 
 
-def news(r: Recipe, listing: Listing, raw: Mapping[str, RawDataset], champion: InPlace | None) -> dict[str, News]:
-    """Count the rows of fresh files and compare them with the rows the champion was trained on."""
+def news(r: Recipe, listing: Listing, data: Data, champion: InPlace | None, folder: Path | None) -> dict[str, News]:
+    """Count what is new against the champion's rows, pulled to `folder`, and compare it with them."""
     found: dict[str, News] = {}
     for name, changes in listing.changes.items():
-        places = fresh_places(raw[name], changes)
-        rows = sum(place in places for _, place in read_origins(raw[name].path / "rows.parquet"))
-        now = profile_rows(raw[name], r.datasets[name], places)
+        raw, places = data.raw[name], fresh_places(data.raw[name], changes)
+        known = champion.rows(name, folder) if champion and folder else None
+        rows, gone = len(rows_from(raw, places)), None
+        if known is not None:
+            rows, gone = compare_rows(raw, data.prepared[name], places, known)
+        now = profile_rows(raw, r.datasets[name], places)
         drifts = drift(champion.profile(name), now, r.retrain.drift) if champion else ()
-        found[name] = News(changes=changes, fresh_rows=rows, drifts=drifts)
+        found[name] = News(changes=changes, fresh_rows=rows, gone_rows=gone, drifts=drifts)
     return found

@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,12 +15,22 @@ from pydantic import JsonValue
 
 import ftlib
 from ftlib.artifacts import PreparedDataset, RawDataset
+from ftlib.config import Split
 from ftlib.errors import StorageError
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import digest, file_digest, identify
 from ftlib.model_registry.reading import RegistryReader
 from ftlib.prepared import SPLITS
-from ftlib.row_index import ROWS, RowIndex, contains, index_file, read_row_index, rows_of, write_row_index
+from ftlib.row_index import (
+    ROWS,
+    RowIndex,
+    contains,
+    index_file,
+    read_row_index,
+    rows_from,
+    rows_of,
+    write_row_index,
+)
 from ftlib.snapshot import rows_by_file
 from ftlib.versions import Manifest, Version
 
@@ -127,13 +137,27 @@ def trained_rows(registry: RegistryReader, version: Version) -> dict[str, NDArra
     return found
 
 
-def fresh_rows(prepared: PreparedDataset, known: NDArray[np.bytes_] | None) -> int:
-    """Count the training rows that are not among the known ones, given as `trained_rows` gives them.
+def indexed_rows(folder: Path, dataset: str, index: RowIndex) -> dict[Split, NDArray[np.bytes_]]:
+    """Return the ids of a dataset's rows by split, sorted, from the index in a pulled version's folder."""
+    return {split: read_row_index(folder / index_file(dataset, split, ROWS)) for split in index.splits}
 
-    A row that was edited is a fresh one; a text that was cut into pieces is one row.
+
+def compare_rows(
+    raw: RawDataset, prepared: PreparedDataset, files: Collection[int], known: Mapping[Split, NDArray[np.bytes_]]
+) -> tuple[int, int]:
+    """Count the rows of some files that a version has never seen, and the rows it was trained on that are gone.
+
+    `files` are places in `raw.files`, `known` what `indexed_rows` returns. An edited row is a fresh one and a gone one.
+    Rows that preprocessing dropped are not fresh: they would neither train nor be measured.
     """
-    rows = rows_of(prepared, "train")
-    return len(rows) if known is None else int((~contains(known, rows)).sum())
+    import numpy as np
+
+    fresh = rows_from(raw, files)
+    fresh = fresh[contains(np.sort(np.concatenate([rows_of(prepared, split) for split in SPLITS])), fresh)]
+    for rows in known.values():
+        fresh = fresh[~contains(rows, fresh)]
+    gone = ~contains(rows_from(raw), known["train"]) if "train" in known else np.zeros(0, np.bool_)
+    return len(fresh), int(gone.sum())
 
 
 def code_facts() -> dict[str, JsonValue]:

@@ -22,6 +22,8 @@ class Verdict(Config):
 
     go: bool
     reasons: tuple[str, ...]
+    considered: bool = False
+    """The files need no second look: none of their rows is news."""
 
     def __str__(self) -> str:
         return "; ".join(self.reasons)
@@ -43,7 +45,9 @@ class News(Config):
 
     changes: Changes
     fresh_rows: int = 0
-    """Rows that come from files which were not there before, or had other bytes."""
+    """Rows the champion has never seen; where it cannot tell, all rows of files that are new or have other bytes."""
+    gone_rows: int | None = None
+    """Rows the champion was trained on that are in no file any more; None where it cannot tell."""
     drifts: tuple[Drift, ...] = ()
     """Fresh rows against the rows the champion was trained on."""
 
@@ -58,21 +62,31 @@ def nothing_to_read(changes: Mapping[str, Changes], champion: Champion | None) -
 
 
 def worth_training(news: Mapping[str, News], champion: Champion | None, policy: Retrain) -> Verdict:
-    """Say whether the news justify a training. Removed files alone do: their rows must not live on in the champion."""
+    """Say whether the news justify a training. Removed rows alone do: they must not live on in the champion."""
     if champion is None:
         return Verdict(go=True, reasons=("there is no champion yet",))
     fresh = sum(of.fresh_rows for of in news.values())
+    gone = _gone(news, fresh)
+    if not (fresh or gone) and all(of.gone_rows is not None for of in news.values()):
+        same = f"no row is new or gone ({_files(news)}); version {champion.version} stays"
+        return Verdict(go=False, reasons=(same,), considered=True)
     counted = f"{fresh:,} fresh rows ({_files(news)})"
     reasons = [f"{counted}, {policy.min_fresh_rows:,} are enough"] if fresh >= policy.min_fresh_rows else []
-    gone = sum(len(of.changes.vanished) for of in news.values())
-    if gone:
-        reasons.append(f"{gone} files are gone, and their rows with them")
+    reasons += gone
     if policy.max_age_days is not None:
         reasons += _too_old(champion.age_days, policy.max_age_days)
     reasons += [f"drift of {name}: {drift}" for name, of in news.items() for drift in of.drifts if drift.large]
     if reasons:
         return Verdict(go=True, reasons=tuple(reasons))
     return Verdict(go=False, reasons=(f"{counted}, needed are {policy.min_fresh_rows:,}; they wait for more",))
+
+
+def _gone(news: Mapping[str, News], fresh: int) -> list[str]:
+    """Say what is gone. Beside fresh rows only files count: a row that was edited is gone, too, in its old form."""
+    files, rows = sum(len(of.changes.vanished) for of in news.values()), sum(of.gone_rows or 0 for of in news.values())
+    if files and (rows or any(of.gone_rows is None for of in news.values())):
+        return [f"{files} files are gone, and their rows with them"]
+    return [f"{rows:,} rows that the champion was trained on are gone"] if rows and not fresh else []
 
 
 def _too_old(age_days: float, allowed: float) -> list[str]:

@@ -10,7 +10,7 @@ from them; but whoever has a row or a key can ask whether it is there, so they a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from ftlib.config import Config, Split
 from ftlib.prepared import split_file
 from ftlib.row_keys import row_key
 from ftlib.rows import Value
-from ftlib.snapshot import read_column
+from ftlib.snapshot import read_column, read_origins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,6 +94,12 @@ def rows_of(prepared: PreparedDataset, split: Split) -> NDArray[np.bytes_]:
         for i in range(table.num_record_batches):
             found += _packed(table.get_batch(i).column("row_id").to_pylist())
     return _sorted(found)
+
+
+def rows_from(raw: RawDataset, files: Collection[int] | None = None) -> NDArray[np.bytes_]:
+    """Return the ids of a snapshot's rows, or those of some files by their places, each once, sorted."""
+    origins = read_origins(raw.path / "rows.parquet")
+    return _sorted(bytearray(_packed(row_id for row_id, file in origins if files is None or file in files)))
 
 
 def read_row_index(path: Path) -> NDArray[np.bytes_]:

@@ -102,7 +102,7 @@ def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Mode
 
 
 def test_too_few_rows_wait_until_there_are_enough(kept: Model):
-    kept.arrive("tuesday.jsonl", 30, seed=1)
+    kept.arrive("tuesday.jsonl", 30, seed=11)
     state, few = kept.retrain()
     assert state.name == "Skipped"
     assert "30 fresh rows (arriving" not in state.message
@@ -115,8 +115,16 @@ def test_too_few_rows_wait_until_there_are_enough(kept: Model):
     assert enough.worth.go
 
 
+def test_files_that_were_only_touched_are_no_news_and_are_read_once(kept: Model):
+    os.utime(kept.rows / "monday.jsonl", (1, 1))  # as after a restore from a backup
+    state, _ = kept.retrain("retrain.max_age_days=0.000001")
+    assert state.message == "Skipped: no row is new or gone (home: 1 edited); version 1 stays"
+    state, _ = kept.retrain()
+    assert state.message == "Skipped: no file is new or gone; version 1 stays"
+
+
 def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
-    kept.arrive("tuesday.jsonl", 80, seed=1)
+    kept.arrive("tuesday.jsonl", 80, seed=11)
     _, found = kept.retrain("retrain.margin=1")
     assert (found.what, kept.champion()) == ("promoted", 2)
     assert found.evidence is not None
@@ -134,7 +142,7 @@ def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
 
 
 def test_a_challenger_that_is_not_better_is_published_and_not_promoted(kept: Model):
-    kept.arrive("tuesday.jsonl", 80, seed=1)
+    kept.arrive("tuesday.jsonl", 80, seed=11)
     state, found = kept.retrain("retrain.promote=better", "retrain.margin=0")
     assert (state.name, state.is_completed()) == ("Not promoted", True)
     assert found.version is not None
@@ -144,7 +152,7 @@ def test_a_challenger_that_is_not_better_is_published_and_not_promoted(kept: Mod
 
 
 def test_a_gate_refuses_before_anything_is_published(kept: Model):
-    kept.arrive("tuesday.jsonl", 80, seed=1)
+    kept.arrive("tuesday.jsonl", 80, seed=11)
     state, found = kept.retrain("select.gates=[{metric: home/accuracy, at_least: 1.0}]")
     assert state.name == "Not promoted"
     assert "at least 1 is required" in state.message
@@ -153,7 +161,7 @@ def test_a_gate_refuses_before_anything_is_published(kept: Model):
 
 
 def test_from_the_champion_on_with_its_head_kept(kept: Model):
-    kept.arrive("tuesday.jsonl", 80, seed=1)
+    kept.arrive("tuesday.jsonl", 80, seed=11)
     _, found = kept.retrain("retrain.start=champion")
     assert found.evidence is not None
     assert not found.evidence.checkpoints[0].fresh_head
@@ -164,7 +172,7 @@ def test_from_the_champion_on_with_its_head_kept(kept: Model):
 
 
 def test_fresh_rows_with_a_replay_of_old_ones(kept: Model):
-    kept.arrive("tuesday.jsonl", 80, seed=1)
+    kept.arrive("tuesday.jsonl", 80, seed=11)
     _, found = kept.retrain("retrain.rows={kind: replay, share: 0.5}", "retrain.margin=1")
     assert found.evidence is not None
     prepared = found.evidence.prepared["home"]
@@ -203,7 +211,7 @@ def test_an_edited_file_gives_its_rows_anew_and_a_lost_share_of_files_fails(kept
 @pytest.fixture
 def waiting(kept: Model) -> Callable[..., tuple[Recipe, Challenge]]:
     def wait(*overrides: str) -> tuple[Recipe, Challenge]:
-        kept.arrive("tuesday.jsonl", 80, seed=1)
+        kept.arrive("tuesday.jsonl", 80, seed=11)
         recipe = kept.recipe("retrain.margin=1", *overrides)
         found = up_to_the_decision(recipe, kept.work)
         assert found.what == "waiting"
@@ -270,7 +278,7 @@ def test_a_clock_that_was_a_year_ahead_loses_no_row_and_blocks_nothing(model: Mo
     assert entry is not None
     assert entry.at[:4] > str(datetime.now(UTC).year)
     assert model.retrain(*policy)[0].message == "Skipped: no file is new or gone; version 1 stays"
-    model.arrive("tuesday.jsonl", 10, seed=1)  # written a year before what is known already
+    model.arrive("tuesday.jsonl", 10, seed=11)  # written a year before what is known already
     _, found = model.retrain(*policy)
     assert found.evidence is not None
     assert found.evidence.raw["home"].ledger.rows_in == 130

@@ -57,6 +57,26 @@ def test_enough_fresh_rows(rows: int, go: bool):
     assert "100" in verdict.reasons[0]
 
 
+def seen(fresh: int, gone: int | None, changes: Changes = NEW) -> dict[str, News]:
+    return {"docs": News(changes=changes, fresh_rows=fresh, gone_rows=gone)}
+
+
+@pytest.mark.parametrize("changes", [NEW, GONE])
+def test_files_without_a_new_row_are_no_reason_not_even_for_an_old_champion(changes: Changes):
+    verdict = worth_training(seen(0, 0, changes), champion(400), Retrain(max_age_days=7))
+    assert (verdict.go, verdict.considered) == (False, True)
+    assert "no row is new or gone" in str(verdict)
+
+
+def test_rows_that_are_gone_are_a_reason_unless_they_may_be_edited_ones():
+    verdict = worth_training(seen(0, 3), champion(), Retrain())
+    assert verdict.go
+    assert "3 rows that the champion was trained on are gone" in str(verdict)
+    few = worth_training(seen(3, 3), champion(), Retrain())
+    assert (few.go, few.considered) == (False, False)
+    assert worth_training(seen(3, 3, GONE), champion(), Retrain()).go
+
+
 @pytest.mark.parametrize(("age", "go"), [(6.9, False), (7.1, True)])
 def test_an_old_champion_is_a_reason(age: float, go: bool):
     assert worth_training(news(1), champion(age), Retrain(max_age_days=7)).go is go

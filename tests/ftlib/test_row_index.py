@@ -13,10 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.artifacts import FoundModel, PreparedDataset, RawDataset
-from ftlib.lineage import fresh_rows
+from ftlib.lineage import compare_rows, indexed_rows
 from ftlib.prepared import SPLITS
 from ftlib.recipe import Dataset, ModelRef
-from ftlib.row_index import KEYS, ROWS, RowIndex, contains, index_file, read_row_index, row_id_bytes, write_row_index
+from ftlib.row_index import (
+    KEYS,
+    ROWS,
+    RowIndex,
+    contains,
+    index_file,
+    read_row_index,
+    row_id_bytes,
+    rows_of,
+    write_row_index,
+)
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_rows, write_jsonl
@@ -116,22 +126,29 @@ def test_keys_are_found_as_people_write_them_and_cannot_be_read(tmp_path: Path, 
     assert RowIndex(splits={}).key_bytes("7") is None
 
 
-def test_fresh_rows_are_those_that_no_earlier_version_trained_on(tmp_path: Path, model: FoundModel):
+def test_fresh_rows_are_those_a_version_never_saw_and_gone_rows_those_that_trained_it(
+    tmp_path: Path, model: FoundModel
+):
     rows: list[dict[str, Any]] = [{**row, "id": i} for i, row in enumerate(tiny_rows(80))]
     raw, old = prepare(tmp_path / "old", model, rows[:60], key="id")
-    write_row_index(tmp_path / "out", "mail", old, raw, SPLITS, "id", "s")
-    known = read_row_index(tmp_path / "out" / index_file("mail", "train", ROWS))
-    assert fresh_rows(old, known) == 0
-    assert fresh_rows(old, None) == old.splits["train"].rows
-    edited = [{**rows[0], "label": "bug"} if i == 0 else row for i, row in enumerate(rows)]
-    _, new = prepare(tmp_path / "new", model, edited, key="id")
+    index = write_row_index(tmp_path / "out", "mail", old, raw, SPLITS, "id", "s")
+    known = indexed_rows(tmp_path / "out", "mail", index)
+    assert compare_rows(raw, old, {0}, known) == (0, 0)
+    assert compare_rows(raw, old, {0}, {}) == (60, 0)
+
     trained = {data.hex() for data in read(tmp_path / "out" / index_file("mail", "train", ROWS))}
-    now = {row_id(row) for row in edited}
-    splits = write_row_index(tmp_path / "again", "mail", new, raw, ("train",), None, "s").splits
-    ids = {data.hex() for data in read(tmp_path / "again" / index_file("mail", "train", ROWS))}
-    assert len(ids) == splits["train"]
-    assert ids <= now
-    assert fresh_rows(new, known) == len(ids - trained)
+    i = next(i for i, row in enumerate(rows) if row_id(row) in trained)
+    edited = [{**row, "label": "bug" if row["label"] != "bug" else "sales"} if row["id"] == i else row for row in rows]
+    copy = {**rows[i + 1], "id": 99}  # the text is there already: one of the two is dropped
+    raw, new = prepare(tmp_path / "new", model, [*edited, copy], key="id")
+    kept = {row_id(row) for row in [*edited, copy]} - {row_id(row) for row in rows[:60]}
+    packed = b"".join(rows_of(new, split).tobytes() for split in SPLITS)
+    used = {packed[start : start + 16].hex() for start in range(0, len(packed), 16)}
+    assert compare_rows(raw, new, {0}, known) == (len(kept & used), 1)
+    assert compare_rows(raw, new, set(), known) == (0, 1)
+
+    raw, fewer = prepare(tmp_path / "fewer", model, [row for row in rows[:60] if row["id"] != i], key="id")
+    assert compare_rows(raw, fewer, {0}, known) == (0, 1)
 
 
 def test_a_text_that_is_cut_into_pieces_is_one_row(tmp_path: Path):
