@@ -301,6 +301,17 @@ def test_a_run_that_is_killed_before_its_decision_leaves_its_files_new(
     assert not found.version.created
 
 
+def test_a_run_that_is_killed_between_promotion_and_ledger_is_not_trained_again(
+    kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
+):
+    waiting("retrain.start=champion")
+    kept.registry.promote(NAME, "champion", 2, 1, "the run", "and then it was killed")
+    state, _ = kept.retrain("retrain.start=champion")  # from version 2 on it would be another training
+    assert state.message == "Skipped: no row is new or gone (home: 1 added); version 2 stays"
+    assert [v.version for v in kept.registry.versions(NAME)] == [1, 2]
+    assert kept.retrain()[1].reasons == ("no file is new or gone; version 2 stays",)
+
+
 @pytest.mark.parametrize(
     ("policy", "deployed", "asks"), [("by_hand", True, True), ("by_hand", False, False), ("automatic", True, False)]
 )
