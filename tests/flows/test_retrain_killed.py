@@ -23,7 +23,7 @@ from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
 NAME = "tiny-router"
-KILLS = 12
+KILLS = 10
 ROWS = 60
 
 
