@@ -12,8 +12,11 @@ from click.testing import CliRunner, Result
 from transformers import AutoModelForSequenceClassification
 
 from flows.cli import main
+from ftlib.model_registry import ModelRegistry
 from ftlib.outcomes import read_outcomes
+from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_recipe, tiny_rows, tiny_tokenizer
+from ftlib.versions import Manifest, file_of
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,24 @@ def test_what_was_measured_is_not_measured_again(place: Path) -> None:
     assert "away (shifted" in result.output
     assert "home" not in result.output
     assert {path: path.stat().st_mtime_ns for path in (place / "work" / "outcomes").glob("*.parquet")} == before
+
+
+def test_a_published_version_is_the_folder_it_was_made_from(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    registry, folder = ModelRegistry(LocalStore(tmp_path / "registry")), place / "two" / "model"
+    files = tuple(file_of(folder, path.name) for path in sorted(folder.iterdir()))
+    manifest = Manifest(name="demo", description="", files=files, metrics={}, lineage={})
+    registry.publish(manifest, folder, "k", lambda _: None, tmp_path)
+    registry.promote("demo", "champion", 1, None, "a test", "measured below")
+    result = call(place, folder, "demo@champion", "--registry", tmp_path / "registry", "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    values = {(cell["candidate"], cell["evaluation"]): cell["metrics"] for cell in said["measured"]}
+    assert {name for name, _ in values} == {str(folder), "demo@champion"}
+    assert all(values["demo@champion", name] == values[str(folder), name] for name in ("home", "away"))
+    assert {d["estimate"]["value"] for d in said["differences"]} == {0.0}
 
 
 @pytest.mark.parametrize(
