@@ -101,13 +101,14 @@ def interpolate_job(
     sweep: Sequence[EvalReport] = (),
 ) -> InterpolateJob:
     """Say which candidates to name, given what was measured of those named before."""
-    _, metric = recipe.metric(recipe.select.by)
+    terms = {recipe.select.by: 1.0, **recipe.select.plus}
+    signed = {path: w if recipe.metric(path)[1].higher_is_better else -w for path, w in terms.items()}
     return InterpolateJob(
         start=trail[-2],
         end=trail[-1],
         siblings=tuple(siblings),
         interpolation=recipe.interpolation,
-        scores=scores_of(tuple(sweep), recipe.select.by, higher_is_better=metric.higher_is_better),
+        scores=scores_of(sweep, signed),
     )
 
 

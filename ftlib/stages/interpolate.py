@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from ftlib.workspace import Workspace
 
 
 class Score(Config):
-    """What `select.by` says of one candidate so far; higher is better."""
+    """What `select.by`, and `plus`, say of one candidate so far; higher is better."""
 
     weights: str
     """The candidate's digest."""
@@ -66,14 +67,17 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
     return work.once(job, Candidates, build).model_copy(update={"members": members})
 
 
-def scores_of(reports: tuple[EvalReport, ...], by: str, *, higher_is_better: bool) -> tuple[Score, ...]:
-    """Return what `by` (evaluation/metric) says of the candidates in these reports, sorted by their digests."""
-    evaluation, _, metric = by.partition("/")
-    sign = 1.0 if higher_is_better else -1.0
-    found = {
-        cell.weights: sign * cell.metrics[metric].value
+def scores_of(reports: Sequence[EvalReport], terms: Mapping[str, float]) -> tuple[Score, ...]:
+    """Return the weighted sum of `evaluation/metric` for every candidate that has them all, sorted by digest."""
+    measured = {
+        (f"{cell.evaluation}/{metric}", cell.weights): estimate.value
         for report in reports
         for cell in report.measured
-        if cell.evaluation == evaluation
+        for metric, estimate in cell.metrics.items()
     }
-    return tuple(Score(weights=weights, value=value) for weights, value in sorted(found.items()))
+    everyone = sorted({weights for _, weights in measured})
+    return tuple(
+        Score(weights=weights, value=sum(weight * measured[path, weights] for path, weight in terms.items()))
+        for weights in everyone
+        if all((path, weights) in measured for path in terms)
+    )

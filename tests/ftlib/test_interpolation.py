@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlib.artifacts import Candidate, Checkpoint
+from ftlib.artifacts import Candidate, Checkpoint, Estimate, EvalReport, Measured
 from ftlib.interpolation import Dare, Interpolation, ModelStock, Off, Slerp, Soup, TaskArithmetic, Ties, WiseFT
 from ftlib.interpolation.wise_ft import FINEST, next_alpha
 from ftlib.merging import Average, Lerp
+from ftlib.stages.interpolate import scores_of
 
 
 def checkpoint(name: str, parent: str | None = "probe") -> Checkpoint:
@@ -138,3 +139,30 @@ def test_a_greedy_soup_keeps_what_does_not_make_it_worse(
     rounds = asked_until_done(Soup(order="greedy", seeds=(1, 2)), worth)
     assert soup_of(rounds[0]) == []
     assert soup_of(rounds[-1]) == tried
+
+
+def test_scores_are_the_weighted_sum_of_what_was_measured() -> None:
+    def report(evaluation: str, **values: dict[str, float]) -> EvalReport:
+        cells = [
+            Measured(
+                candidate=name,
+                weights=name,
+                alpha=None,
+                evaluation=evaluation,
+                split="validation",
+                rows=9,
+                outcomes="",
+                metrics={metric: Estimate(value=v, low=v, high=v) for metric, v in of.items()},
+                slices={},
+            )
+            for name, of in values.items()
+        ]
+        return EvalReport(measured=tuple(cells))
+
+    home = report("home", b={"log_loss": 0.5, "accuracy": 0.9}, a={"log_loss": 1.5, "accuracy": 0.7})
+    away = report("away", a={"accuracy": 0.6}, b={"accuracy": 0.2}, c={"accuracy": 1.0})
+    terms = {"away/accuracy": 1.0, "home/accuracy": 0.5, "home/log_loss": -2.0}
+    found = [(score.weights, score.value) for score in scores_of([home, away], terms)]
+    assert found == [("a", pytest.approx(0.6 + 0.35 - 3.0)), ("b", pytest.approx(0.2 + 0.45 - 1.0))]
+    assert [score.weights for score in scores_of([home, away], {"away/accuracy": 1.0})] == ["a", "b", "c"]
+    assert scores_of([], terms) == ()
