@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-BatchKind = Literal["labeled", "tagged", "tokens", "completions"]
+BatchKind = Literal["labeled", "tagged", "spans", "tokens", "completions"]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some."""
 
 LABELED: frozenset[BatchKind] = frozenset({"labeled", "tagged"})
@@ -15,8 +15,24 @@ LABELED: frozenset[BatchKind] = frozenset({"labeled", "tagged"})
 LANGUAGE: frozenset[BatchKind] = frozenset({"tokens", "completions"})
 """Kinds that a causal language model answers: it predicts the last `supervised` tokens of a row, one by one."""
 
-Target = str | int | float | tuple[str | None, ...] | None
-"""What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token."""
+
+class Span(TypedDict):
+    """A place in a row's tokens, and the texts that they spell: what answers a question."""
+
+    start: int
+    """The first token of the answer; that of the row, which is no text's, where the row does not hold it."""
+    end: int
+    """Its last token."""
+    answers: list[str]
+    """Every text that counts as right."""
+    spelt: list[str | None]
+    """What every token adds to the text that is searched, with what lies before it; None for tokens of the question."""
+    segments: list[int]
+    """Each token's `token_type_ids`; empty for a model without them."""
+
+
+Target = str | int | float | tuple[str | None, ...] | Span | None
+"""What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, a span of them."""
 
 Split = Literal["train", "validation", "test"]
 

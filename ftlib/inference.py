@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from ftlib.cleaning import clean
 from ftlib.config import BatchKind, Config
-from ftlib.errors import ModelError
+from ftlib.errors import DataError, ModelError
 from ftlib.formats import Format
 from ftlib.iob2 import OUTSIDE, entities
 from ftlib.recipe import Recipe
 from ftlib.records import parse
 from ftlib.rows import Example, Piece
 from ftlib.versions import MANIFEST, Manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WINDOW = 1024  # texts in memory at once; within it they are batched by length, which spares most of the padding
 
@@ -61,86 +64,149 @@ class FoundEntities(Config):
         return "\t".join(f"{entity.type}:{entity.text}" for entity in self.entities)
 
 
-def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterator[Prediction | FoundEntities]:
+class FoundAnswer(Config):
+    """Where a text answers a question."""
+
+    answer: str
+    probability: float
+    """Of its first and its last token together, in the window it was found in."""
+
+    def line(self) -> str:
+        """Return it as one line of a terminal."""
+        return f"{' '.join(self.answer.split())}\t{self.probability:.4f}"
+
+
+Answer = Prediction | FoundEntities | FoundAnswer
+
+
+def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterator[Answer]:
     """Yield one answer per text, in order, with memory bounded by `WINDOW` texts.
 
-    `folder` is a pulled version: its manifest says how training cleaned and cut the text. Raises ModelError for a
-    folder that is none, or a model without labels.
+    `folder` is a pulled version: its manifest says how training cleaned and cut the text. A text for question answering
+    is a JSON object with `question` and `context`. Raises ModelError for a folder that is none, or a language model;
+    DataError for a text that is no question.
     """
     from ftlib.training.model import load_model, load_tokenizer
 
     format = _format(folder)
-    if format.yields not in _ANSWERS:
+    if format.yields not in _KINDS:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
-    example, answer = _ANSWERS[format.yields]
+    read, answer = _KINDS[format.yields]
     model, tokenizer = load_model(folder, format.yields), load_tokenizer(folder)
-    config: Any = model.config
-    labels = [config.id2label[i] for i in range(config.num_labels)]
     remaining = iter(texts)
     while window := list(itertools.islice(remaining, WINDOW)):
-        examples = [example(clean(text, keep_lines=format.keeps_lines)) for text in window]
-        pieces = [encoded.pieces[0] for encoded in format.encode(examples, tokenizer)]
-        said = _probabilities(model, [piece.ids for piece in pieces], batch_size)
-        yield from (answer(labels, *each) for each in zip(examples, pieces, said, strict=True))
+        examples = [read(text, format.keeps_lines) for text in window]
+        pieces = [encoded.pieces for encoded in format.encode(examples, tokenizer)]
+        logits = iter(_logits(model, format.yields, [piece for cut in pieces for piece in cut], batch_size))
+        for example, cut in zip(examples, pieces, strict=True):
+            yield answer(model, example, cut, [next(logits) for _ in cut])
 
 
-def _probabilities(model: Any, ids: Sequence[Sequence[int]], batch_size: int) -> list[Any]:
-    """Return each row's probabilities as nested lists: by label, or by token (padding too) and label."""
+def _logits(model: Any, kind: BatchKind, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
+    """Return what the model says of each piece: logits by label, or by token and label, its own tokens alone."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    answers: dict[int, Any] = {}
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    from ftlib.training.heads import head_of
+
+    answers: dict[int, Tensor] = {}
+    order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i].ids))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        tokens = torch.zeros(len(rows), len(ids[rows[0]]), dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for place, row in enumerate(rows):
-            tokens[place, : len(ids[row])] = torch.tensor(ids[row])
-            mask[place, : len(ids[row])] = 1
+        ids = [torch.tensor(pieces[row].ids) for row in rows]
+        inputs = {"input_ids": ids, "attention_mask": [torch.ones_like(one) for one in ids]}
+        if all(segments := [_segments(pieces[row]) for row in rows]):
+            inputs["token_type_ids"] = [torch.tensor(one) for one in segments]
         with torch.inference_mode():
-            logits = model(input_ids=tokens, attention_mask=mask).logits
-        answers.update(zip(rows, logits.double().softmax(dim=-1).tolist(), strict=True))
-    return [answers[row] for row in range(len(ids))]
+            said = model(**{name: pad_sequence(one, batch_first=True) for name, one in inputs.items()})
+        logits = head_of(kind).logits(said).double()
+        answers.update(
+            (row, one if one.ndim == 1 else one[: len(pieces[row].ids)]) for row, one in zip(rows, logits, strict=True)
+        )
+    return [answers[row] for row in range(len(pieces))]
 
 
-def _label(labels: Sequence[str], example: Example, piece: Piece, values: list[float]) -> Prediction:
+def _segments(piece: Piece) -> list[int]:
+    return piece.target["segments"] if isinstance(piece.target, dict) else []
+
+
+def _text(text: str, keep_lines: bool) -> Example:
+    return Example(clean(text, keep_lines=keep_lines))
+
+
+def _label(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> Prediction:
+    values: list[float] = logits[0].softmax(dim=-1).tolist()
+    labels = _labels(model)
     best = max(range(len(values)), key=values.__getitem__)
     return Prediction(
         label=labels[best], probability=values[best], probabilities=dict(zip(labels, values, strict=True))
     )
 
 
-def _words(text: str) -> Example:
+def _words(text: str, keep_lines: bool) -> Example:
     """Return the text's words, each an entity named by its place: so a token's target says which word it begins."""
-    words = tuple(text.split())
+    words = tuple(clean(text, keep_lines=keep_lines).split())
     return Example(text, parts=words, target=tuple(f"B-{place}" for place in range(len(words))))
 
 
-def _entities(
-    labels: Sequence[str], example: Example, piece: Piece, values: Sequence[Sequence[float]]
-) -> FoundEntities:
-    tags, sure = [OUTSIDE] * len(example.parts), [1.0] * len(example.parts)
+def _entities(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> FoundEntities:
+    (piece,), labels, words = pieces, _labels(model), example.parts
+    tags, sure = [OUTSIDE] * len(words), [1.0] * len(words)
     assert isinstance(piece.target, tuple)
-    for word, of_token in zip(piece.target[: len(piece.ids)], values, strict=False):  # the values go on over padding
+    for word, values in zip(piece.target[: len(piece.ids)], logits[0].softmax(dim=-1), strict=True):
         if word is not None:
-            place, best = int(word[2:]), max(range(len(of_token)), key=of_token.__getitem__)
-            tags[place], sure[place] = labels[best], of_token[best]
+            place, best = int(word[2:]), int(values.argmax())
+            tags[place], sure[place] = labels[best], float(values[best])
     found = (
         FoundEntity(
             type=entity.type,
-            text=" ".join(example.parts[entity.first : entity.end]),
+            text=" ".join(words[entity.first : entity.end]),
             first=entity.first,
             end=entity.end,
             probability=sum(sure[entity.first : entity.end]) / (entity.end - entity.first),
         )
         for entity in entities(tags)
     )
-    return FoundEntities(entities=tuple(found), words=len(example.parts), read=piece.supervised)
+    return FoundEntities(entities=tuple(found), words=len(words), read=piece.supervised)
 
 
-_ANSWERS: dict[BatchKind, tuple[Callable[[str], Example], Callable[..., Prediction | FoundEntities]]] = {
-    "labeled": (Example, _label),
+class _Question(Config):
+    question: str
+    context: str
+
+
+def _question(text: str, keep_lines: bool) -> Example:
+    """Return a question and its context from JSON; the context is not cleaned, as in training."""
+    try:
+        asked = _Question.model_validate_json(text)
+    except ValidationError as error:
+        raise DataError(
+            'a question is a JSON object on a line, {"question": "...", "context": "..."}; '
+            f"got {text[:60]!r}: {error.errors()[0]['msg']}"
+        ) from error
+    return Example(text, parts=(clean(asked.question), asked.context))
+
+
+def _answer(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> FoundAnswer:
+    from ftlib.training.heads.spans import best_span
+
+    windows: list[tuple[float, str, float]] = []
+    for piece, (start, end) in zip(pieces, (one.unbind(dim=-1) for one in logits), strict=True):
+        assert isinstance(piece.target, dict)
+        score, text = best_span(start, end, piece.target["spelt"])
+        windows.append((score, text, float((score - start.logsumexp(0) - end.logsumexp(0)).exp())))
+    _, text, probability = max(windows, key=lambda window: window[0])
+    return FoundAnswer(answer=text, probability=probability)
+
+
+def _labels(model: Any) -> list[str]:
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+_KINDS: dict[BatchKind, tuple[Callable[[str, bool], Example], Callable[..., Answer]]] = {
+    "labeled": (_text, _label),
     "tagged": (_words, _entities),
+    "spans": (_question, _answer),
 }
 """How each kind of batch makes an example of a text, and an answer of what the model says."""
 

@@ -21,6 +21,7 @@ from ftlib.versions import MANIFEST
 _TASKS: dict[BatchKind, tuple[str, str]] = {
     "labeled": ("text-classification", "Text classification"),
     "tagged": ("token-classification", "Token classification"),
+    "spans": ("question-answering", "Question answering"),
     "tokens": ("text-generation", "Text generation"),
     "completions": ("text-generation", "Text generation"),
 }

@@ -62,6 +62,11 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             return pa.string()
         case "tagged":
             return pa.list_(pa.string())
+        case "spans":
+            texts, numbers = pa.list_(pa.string()), pa.list_(pa.int32())
+            return pa.struct(
+                {"start": pa.int32(), "end": pa.int32(), "answers": texts, "spelt": texts, "segments": numbers}
+            )
         case "tokens":
             return None
 

@@ -62,6 +62,11 @@ DropReason = Literal[
     "tags_not_strings",
     "words_and_tags_differ",
     "tag_not_iob2",
+    "missing_question",
+    "missing_context",
+    "missing_answer",
+    "odd_answer",
+    "answer_not_in_context",
 ]
 
 

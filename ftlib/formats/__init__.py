@@ -7,6 +7,9 @@ from pydantic import Field
 from ftlib.formats.labeled_text import LabeledText
 from ftlib.formats.plain_text import PlainText
 from ftlib.formats.prompt_completion import PromptCompletion
+from ftlib.formats.question_answer import QuestionAnswer
 from ftlib.formats.tagged_words import TaggedWords
 
-Format = Annotated[LabeledText | TaggedWords | PlainText | PromptCompletion, Field(discriminator="kind")]
+Format = Annotated[
+    LabeledText | TaggedWords | QuestionAnswer | PlainText | PromptCompletion, Field(discriminator="kind")
+]

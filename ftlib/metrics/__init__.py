@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from ftlib.metrics.accuracy import Accuracy
+from ftlib.metrics.answer_exact_match import AnswerExactMatch
+from ftlib.metrics.answer_f1 import AnswerF1
 from ftlib.metrics.auroc import AUROC
 from ftlib.metrics.bits_per_byte import BitsPerByte
 from ftlib.metrics.brier import Brier
@@ -44,6 +46,8 @@ Metric = Annotated[
     | EntityPrecision
     | EntityRecall
     | TagAccuracy
+    | AnswerExactMatch
+    | AnswerF1
     | Perplexity
     | BitsPerByte,
     Field(discriminator="kind"),

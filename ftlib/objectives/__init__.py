@@ -4,9 +4,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ftlib.objectives.answer_span import AnswerSpan
 from ftlib.objectives.causal_lm import CausalLM
 from ftlib.objectives.classification import Classification
 from ftlib.objectives.completion import Completion
 from ftlib.objectives.token_classification import TokenClassification
 
-Objective = Annotated[Classification | TokenClassification | CausalLM | Completion, Field(discriminator="kind")]
+Objective = Annotated[
+    Classification | TokenClassification | AnswerSpan | CausalLM | Completion, Field(discriminator="kind")
+]

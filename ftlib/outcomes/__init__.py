@@ -3,6 +3,7 @@
 from ftlib.outcomes.base import Outcomes, joined
 from ftlib.outcomes.completions import CompletionOutcomes
 from ftlib.outcomes.labels import LabelOutcomes
+from ftlib.outcomes.spans import SpanOutcomes
 from ftlib.outcomes.table_file import parse_outcomes, read_outcomes, tables_in
 from ftlib.outcomes.tagged import TaggedOutcomes
 from ftlib.outcomes.tokens import TokenOutcomes
@@ -11,6 +12,7 @@ __all__ = [
     "CompletionOutcomes",
     "LabelOutcomes",
     "Outcomes",
+    "SpanOutcomes",
     "TaggedOutcomes",
     "TokenOutcomes",
     "joined",

@@ -11,10 +11,17 @@ from ftlib.errors import StorageError
 from ftlib.outcomes.base import SLICE, Outcomes
 from ftlib.outcomes.completions import CompletionOutcomes
 from ftlib.outcomes.labels import LabelOutcomes
+from ftlib.outcomes.spans import SpanOutcomes
 from ftlib.outcomes.tagged import TaggedOutcomes
 from ftlib.outcomes.tokens import TokenOutcomes
 
-_TABLES: tuple[type[Outcomes], ...] = (LabelOutcomes, TaggedOutcomes, TokenOutcomes, CompletionOutcomes)
+_TABLES: tuple[type[Outcomes], ...] = (
+    LabelOutcomes,
+    TaggedOutcomes,
+    SpanOutcomes,
+    TokenOutcomes,
+    CompletionOutcomes,
+)
 
 
 def tables_in(root: Path) -> Callable[[Measured], Outcomes]:

@@ -65,11 +65,13 @@ class PreparedSplit:
         for i, row in enumerate(rows):
             ids[i, : lengths[i]] = self.tokens(row)
         targets = None if self.targets is None else self.targets.tensor(rows, lengths)
+        segments = None if self.targets is None else self.targets.segments(rows, lengths)
         return Batch(
             input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device, non_blocking=True),
             supervised=torch.from_numpy(self.supervised[rows]).to(device, non_blocking=True),
             targets=None if targets is None else targets.to(device, non_blocking=True),
+            segments=None if segments is None else segments.to(device, non_blocking=True),
         )
 
 

@@ -72,4 +72,4 @@ def _some_rows(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
 @torch.inference_mode()
 def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> Tensor:
     batch = split.batch(rows, torch.device("cpu"))
-    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.double()
+    return head_of(split.kind).logits(model(**batch.inputs())).double()

@@ -4,6 +4,7 @@ from ftlib.config import BatchKind
 from ftlib.training.heads.base import Answers, Head, Targets
 from ftlib.training.heads.completions import CompletionHead
 from ftlib.training.heads.labels import LabelHead
+from ftlib.training.heads.spans import SpanHead
 from ftlib.training.heads.tagged import TagHead
 from ftlib.training.heads.tokens import TokenHead
 
@@ -17,6 +18,8 @@ def head_of(kind: BatchKind) -> Head:
             return LabelHead()
         case "tagged":
             return TagHead()
+        case "spans":
+            return SpanHead()
         case "tokens":
             return TokenHead()
         case "completions":

@@ -28,6 +28,12 @@ class Targets(ABC):
     ) -> Tensor | None:
         """Return the targets of these rows on the CPU; `lengths` are their tokens. None: the tokens are the targets."""
 
+    def segments(
+        self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
+    ) -> Tensor | None:
+        """Return these rows' `token_type_ids`, if they have any."""
+        return None
+
 
 class Answers(ABC):
     """Collects what a model says, batch by batch, until every row of the split was asked."""
@@ -61,6 +67,10 @@ class Head(ABC):
     @abstractmethod
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Targets | None:
         """Return the targets of a split's `target` column. Raises DataError for a label the model does not have."""
+
+    def logits(self, said: Any) -> Tensor:
+        """Return all logits of what a model's forward pass returned, as one tensor."""
+        return said.logits
 
     @abstractmethod
     def answers(
