@@ -121,6 +121,19 @@ def _is_merged(chosen: Candidate) -> bool:
 
 def _usage(recipe: Recipe) -> str:
     task = _task(recipe)[0]
+    if task == "question-answering":  # transformers 5 has no pipeline for it
+        return (
+            "```python\n"
+            "from transformers import AutoModelForQuestionAnswering, AutoTokenizer\n\n"
+            'folder = "path/to/this/folder"\n'
+            "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+            "model = AutoModelForQuestionAnswering.from_pretrained(folder)\n"
+            'inputs = tokenizer("some question?", "some text that answers it", return_tensors="pt")\n'
+            "said = model(**inputs)\n"
+            "first, last = said.start_logits.argmax(), said.end_logits.argmax()\n"
+            'print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))\n'
+            "```"
+        )
     return (
         "```python\n"
         "from transformers import pipeline\n\n"
@@ -196,8 +209,11 @@ def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: 
         what = "every word" if recipe.phases[0].objective.needs == "tagged" else "any text"
         yield f"It knows {len(labels)} labels and answers one of them to {what}: {', '.join(labels)}."
     for name in recipe.training_datasets():
-        longest = recipe.datasets[name].format.max_tokens
-        yield f"It was trained on texts of at most {longest} tokens (`{name}`); what follows in a longer one is unseen."
+        format = recipe.datasets[name].format
+        beyond = (
+            "a longer one is read in windows" if format.yields == "spans" else "what follows in a longer one is unseen"
+        )
+        yield f"It was trained on texts of at most {format.max_tokens} tokens (`{name}`); {beyond}."
     if not any(evaluation.role == "shifted" for evaluation in recipe.evaluations.values()):
         yield "It was not measured on rows from elsewhere than its training data; expect worse there."
     if not any(evaluation.role == "retained" for evaluation in recipe.evaluations.values()):

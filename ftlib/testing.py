@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ftlib.artifacts import Checkpoint, Ledger, PreparedDataset, SplitFacts
 from ftlib.config import BatchKind, Split
 from ftlib.fingerprint import digest, file_digest
+from ftlib.iob2 import entities
 from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
 from ftlib.rows import labels_in
 
@@ -80,6 +81,19 @@ def tiny_tagged_rows(count: int, *, seed: int = 0, words: int = 10) -> list[dict
             said[place:place] = [(word, f"{'I' if j else 'B'}-{type}") for j, word in enumerate(run)]
         said.append((f"{seed}-{i}", "O"))  # keeps rows distinct: nothing is lost to de-duplication
         rows.append({"words": [word for word, _ in said], "tags": [tag for _, tag in said]})
+    return rows
+
+
+def tiny_questions(count: int, *, seed: int = 0, words: int = 10) -> list[dict[str, object]]:
+    """Make `count` rows with columns question, context and answers, as SQuAD has them, of `tiny_tagged_rows`."""
+    asked = {"PAY": "which payment ?", "BUG": "which crash ?"}
+    rows: list[dict[str, object]] = []
+    for i, row in enumerate(tiny_tagged_rows(count, seed=seed, words=words)):
+        found = entities(row["tags"])[i % 2 - 1]
+        text = " ".join(row["words"][found.first : found.end])
+        start = sum(len(word) + 1 for word in row["words"][: found.first])
+        answers = {"text": [text], "answer_start": [start]}
+        rows.append({"question": asked[found.type], "context": " ".join(row["words"]), "answers": answers})
     return rows
 
 

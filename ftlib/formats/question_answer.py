@@ -77,7 +77,7 @@ class QuestionAnswer(Config):
         asked = self._cut_questions([example.parts[0] for example in examples], tokenizer)
         windows = tokenizer(
             asked,
-            [example.parts[1] for example in examples],
+            text_pair=[example.parts[1] for example in examples],
             truncation="only_second",
             max_length=self.max_tokens,
             stride=min(self.stride, self.max_tokens // 4),

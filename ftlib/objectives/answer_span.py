@@ -33,8 +33,8 @@ def span_nll(said: Any, batch: Batch) -> Float[Tensor, " rows"]:
 
     assert batch.targets is not None
     padding = batch.attention_mask == 0
-    ends = (
+    first, last = (
         cross_entropy(logits.float().masked_fill(padding, float("-inf")), targets, reduction="none")
         for logits, targets in zip((said.start_logits, said.end_logits), batch.targets.unbind(dim=1), strict=True)
     )
-    return sum(ends) / 2
+    return (first + last) / 2

@@ -42,6 +42,10 @@ class Outcomes:
         """Return these rows, which may repeat: a slice, or a bootstrap resample."""
         return replace(self, **{name: _taken(getattr(self, name), rows) for name in _columns(self)})
 
+    def by_example(self) -> Outcomes:
+        """Return the whole split's table with one row per example, where its format cuts long ones into several."""
+        return self
+
     def columns(self) -> dict[str, pa.Array]:
         """Return the kind's own columns, as they are written."""
         raise NotImplementedError

@@ -51,7 +51,7 @@ class PredictionPlan(Config):
         for candidate, file in enumerate(map(Path, self.files)):
             with exclusive(file.with_suffix(".lock"), wait=True):
                 if not file.exists():
-                    write_durably(file, table(candidate).to_parquet())
+                    write_durably(file, table(candidate).by_example().to_parquet())
 
 
 def predict_here(plan: PredictionPlan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from flows.cli import main
 from flows.finetune import finetune
 from ftlib.artifacts import ModelVersion
 from ftlib.model_registry import ModelRegistry
+from ftlib.outcomes import read_outcomes
 from ftlib.storage import LocalStore
-from ftlib.testing import tiny_classifier, tiny_tagged_rows, write_jsonl
+from ftlib.testing import tiny_classifier, tiny_questions, tiny_tagged_rows, write_jsonl
 from tests.recipes.test_recipes import PlainRunner
 
 TAGGED = """
@@ -36,6 +38,27 @@ evaluations:
 interpolation: {{kind: "off"}}
 select: {{by: mail/entity_f1}}
 publish: {{name: tags, to: {{kind: folder, path: {folder}/registry}}}}
+compute: {{workers: 0, threads: 1}}
+"""
+
+QUESTIONS = """
+name: answers
+model: {{path: {folder}/model}}
+datasets:
+  mail:
+    source: {{kind: files, path: {folder}/rows.jsonl}}
+    format: {{kind: question_answer, question: question, context: context, answers: answers, max_tokens: 24, stride: 6}}
+phases:
+  - name: tune
+    dataset: mail
+    objective: {{kind: answer_span}}
+    tuning: {{kind: full}}
+    optimizer: {{epochs: 14, batch_size: 16, learning_rate: 5e-3}}
+evaluations:
+  mail: {{dataset: mail, metrics: [{{kind: answer_f1}}, {{kind: answer_exact_match}}], resamples: 100}}
+interpolation: {{kind: "off"}}
+select: {{by: mail/answer_f1}}
+publish: {{name: answers, to: {{kind: folder, path: {folder}/registry}}}}
 compute: {{workers: 0, threads: 1}}
 """
 
@@ -85,3 +108,35 @@ def test_tags_from_a_recipe_to_entities_in_lines(tmp_path: Path, published: Any)
     lines = predict(folder, "tags", f"{text}\n\n").splitlines()
     assert lines == ["\t".join(f"{type}:{words}" for type, words in theirs), ""]
     assert all(0 < found["probability"] <= 1 for found in said[2]["entities"])
+
+
+def test_questions_from_a_recipe_to_answers_to_lines(tmp_path: Path, published: Any) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", tiny_questions(240))
+    record, folder = published(QUESTIONS)
+    assert record.evidence.measured("tune")["mail"].metrics["answer_f1"].value > 0.25
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: question-answering" in card
+    assert "a longer one is read in windows" in card
+
+    # the published weights, asked by predict, answer the test rows as the table of the run says
+    cell = record.evidence.measured("tune")["mail"]
+    table: Any = read_outcomes(tmp_path / "work" / cell.outcomes)
+    rows = [{"question": row["question"], "context": row["context"]} for row in tiny_questions(240)]
+    asked = "".join(json.dumps(row) + "\n" for row in rows)
+    said = json.loads(predict(folder, "answers", asked, "--json"))["predictions"]
+    assert all(0 < answer["probability"] <= 1 for answer in said)
+    assert all(answer["answer"] in row["context"] for answer, row in zip(said, rows, strict=True))
+    answers = [
+        (row["answers"]["text"][0], found["answer"]) for row, found in zip(tiny_questions(240), said, strict=True)
+    ]
+    assert Counter((gold[0], found) for gold, found in zip(table.answers, table.predicted, strict=True)) <= Counter(
+        answers
+    )
+    first, second = predict(folder, "answers", asked).splitlines()[:2]
+    assert [first.split("\t")[0], second.split("\t")[0]] == [answer["answer"] for answer in said[:2]]
+
+    words = ["predict", "answers", "--registry", str(tmp_path / "registry")]
+    refused = CliRunner().invoke(main, words, input="where is it?\n")
+    assert refused.exit_code == 3
+    assert "a question is a JSON object on a line" in refused.stderr
+    assert refused.stderr.count("\n") == 1

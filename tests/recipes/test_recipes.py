@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ftlib.recipe_file import load_recipe
 from ftlib.registries.s3 import S3
 from ftlib.sources.files import Files
 from ftlib.sources.installed_text import InstalledText
-from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_rows, tiny_tagged_rows, write_jsonl
+from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_questions, tiny_rows, tiny_tagged_rows, write_jsonl
 from ftlib.tuning.frozen_layers import FrozenLayers
 from tasks.runner import Runner, Step, label
 
@@ -174,9 +175,14 @@ def write_tickets(path: Path) -> None:
 def write_tagged(path: Path) -> None:
     """Write rows as the comment in recipes/token_classification.yaml shows them; no file has the rows of another."""
     names = {"PAY": "PER", "BUG": "LOC"}
-    rows = tiny_tagged_rows(120, seed=len(path.name))
+    rows = tiny_tagged_rows(120, seed=zlib.crc32(path.name.encode()))
     write_jsonl(path, [{**row, "tags": [tag[:2] + names.get(tag[2:], "") for tag in row["tags"]]} for row in rows])
 
 
-ROWS = {"tagged_words": write_tagged}
+def write_questions(path: Path) -> None:
+    """Write rows as the comment in recipes/question_answering.yaml shows them."""
+    write_jsonl(path, tiny_questions(120, seed=zlib.crc32(path.name.encode())))
+
+
+ROWS = {"tagged_words": write_tagged, "question_answer": write_questions}
 """How the rows of a format look; the others' are tickets."""

@@ -79,7 +79,7 @@ class SpanTargets(Targets):
 
 
 class SpanAnswers(Answers):
-    """Collects every window's best span; a question's answer is the best over its windows."""
+    """Collects every window's best span."""
 
     def __init__(self, split: PreparedSplit) -> None:
         assert isinstance(split.targets, SpanTargets)
@@ -97,18 +97,14 @@ class SpanAnswers(Answers):
             self._scores[row], self._texts[row] = best_span(said.start_logits[i], said.end_logits[i], spelt)
 
     def outcomes(self, common: Mapping[str, Any]) -> SpanOutcomes:
-        """Return one row per question: its windows lie in a row, and are named after it."""
-        names: list[str] = [row_id.partition("-")[0] for row_id in common["row_ids"]]
-        firsts = np.array([i for i, name in enumerate(names) if not i or name != names[i - 1]], np.int64)
-        ends = [*firsts[1:].tolist(), len(names)]
-        best = [first + int(self._scores[first:end].argmax()) for first, end in zip(firsts, ends, strict=True)]
+        """See Answers."""
         return SpanOutcomes(
-            row_ids=tuple(names[i] for i in firsts),
-            slices={name: tuple(values[i] for i in firsts) for name, values in common["slices"].items()},
-            nll=np.add.reduceat(self.nll, firsts),
-            targets=np.add.reduceat(self._split.supervised, firsts),
-            answers=tuple(tuple(self._targets.of(int(i))["answers"]) for i in firsts),
-            predicted=tuple(self._texts[i] for i in best),
+            **common,
+            nll=self.nll,
+            targets=self._split.supervised,
+            answers=tuple(tuple(self._targets.of(row)["answers"]) for row in range(len(self.nll))),
+            predicted=tuple(self._texts),
+            scores=self._scores,
         )
 
 

@@ -1,0 +1,196 @@
+"""Question answering from rows to a table of outcomes, against stock transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
+from ftlib.metrics import AnswerExactMatch, AnswerF1
+from ftlib.outcomes import SpanOutcomes, joined, read_outcomes
+from ftlib.prepared import split_file
+from ftlib.recipe import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
+from ftlib.stages.base import BaseJob, base
+from ftlib.stages.evaluate import EvaluateJob, evaluate
+from ftlib.stages.ingest import IngestJob, ingest
+from ftlib.stages.preprocess import PreprocessJob, preprocess
+from ftlib.stages.train import TrainJob, train
+from ftlib.testing import LABELS, tiny_classifier, tiny_questions, write_jsonl
+from ftlib.training import curves
+from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.inference import Share, batches_of, predict_split
+from ftlib.training.model import find_model, load_model
+from ftlib.workspace import Workspace
+
+COMPUTE = Compute(workers=0, threads=1)
+WINDOW: dict[str, Any] = {
+    "truncation": "only_second",
+    "max_length": 16,
+    "stride": 4,
+    "return_overflowing_tokens": True,
+    "return_offsets_mapping": True,
+}
+
+
+class Bench:
+    """Rows, and a model whose head is for three labels: its config must not leak into the new one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.work = Workspace(folder / "work")
+        self.model = find_model(ModelRef(path=str(tiny_classifier(folder / "tiny", LABELS))))
+        self.rows = tiny_questions(120)
+        self.data = self._prepare(write_jsonl(folder / "rows.jsonl", self.rows))
+        self.start = base(BaseJob(model=self.model, kind="spans", labels=(), seed=1), self.work)
+
+    def _prepare(self, path: Path) -> PreparedDataset:
+        form = {"kind": "question_answer", "question": "question", "context": "context", "answers": "answers"}
+        form |= {"max_tokens": 16, "stride": 4}
+        dataset = Dataset.model_validate({"source": {"kind": "files", "path": str(path)}, "format": form})
+        job = IngestJob(name="mail", source=dataset.source, files=dataset.source.pin(), limits=dataset.limits)
+        return preprocess(
+            PreprocessJob(
+                name="mail",
+                raw=ingest(job, self.work),
+                dataset=dataset,
+                model=self.model,
+                tokenizer=self.model.tokenizer,
+                trains=True,
+            ),
+            self.work,
+        )
+
+    def train(self, root: Path, tuning: str = "full", **compute: Any) -> Checkpoint:
+        phase = Phase.model_validate(
+            {
+                "name": "tune",
+                "dataset": "mail",
+                "objective": {"kind": "answer_span"},
+                "tuning": {"kind": tuning},
+                "optimizer": Optimizer(learning_rate=3e-3, epochs=2, batch_size=16),
+                "dropout": 0.0,
+            }
+        )
+        job = TrainJob(
+            start=self.start,
+            data=self.data,
+            phase=phase,
+            precision="fp32",
+            seed=7,
+            compute=COMPUTE.model_copy(update=compute),
+        )
+        return train(job, Workspace(root))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="module")
+def tuned(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return bench.train(tmp_path_factory.mktemp("tuned"))
+
+
+def losses(checkpoint: Checkpoint) -> list[float]:
+    return [record["loss"] for record in curves.read(checkpoint.path / curves.FILE) if "loss" in record]
+
+
+def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> None:
+    stock = AutoModelForQuestionAnswering.from_pretrained(bench.start.path / "model").eval()
+    split = PreparedSplit(split_file(bench.data.path, "train"), ())
+    total, rows = 0.0, global_batches(split.lengths, 16, 7, 0)[0]
+    for row in rows:
+        batch = split.batch([int(row)], torch.device("cpu"))
+        assert batch.targets is not None
+        assert batch.segments is not None
+        start, end = batch.targets.unbind(dim=1)
+        with torch.no_grad():
+            said = stock(
+                input_ids=batch.input_ids, token_type_ids=batch.segments, start_positions=start, end_positions=end
+            )
+        total += float(said.loss)
+    assert losses(tuned)[0] == pytest.approx(total / len(rows), rel=1e-5)
+    assert losses(tuned)[-1] < losses(tuned)[0]
+
+
+@pytest.mark.parametrize("micro", [5])
+def test_the_split_of_a_batch_does_not_change_the_loss(
+    bench: Bench, tuned: Checkpoint, tmp_path: Path, micro: int
+) -> None:
+    np.testing.assert_allclose(losses(bench.train(tmp_path, micro_batch_size=micro)), losses(tuned), rtol=1e-4)
+
+
+def test_lora_trains_the_head_and_publishes_plain_weights(bench: Bench, tmp_path: Path) -> None:
+    adapted = bench.train(tmp_path, "lora")
+    before, after = (
+        AutoModelForQuestionAnswering.from_pretrained(checkpoint.path / "model").state_dict()
+        for checkpoint in (bench.start, adapted)
+    )
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["qa_outputs.weight"], after["qa_outputs.weight"])
+
+
+def test_an_answer_is_the_best_span_of_all_windows(bench: Bench, tuned: Checkpoint) -> None:
+    """A second implementation: every pair of tokens of every window, with stock transformers on the raw texts."""
+    evaluation = Evaluation(dataset="mail", metrics=(AnswerExactMatch(), AnswerF1()), resamples=100)
+    job = EvaluateJob(
+        name="target",
+        evaluation=evaluation,
+        candidates=(Candidate.of(tuned),),
+        data=bench.data,
+        split="test",
+        seed=0,
+        compute=COMPUTE,
+    )
+    (cell,) = evaluate(job, bench.work).measured
+    table = read_outcomes(bench.work.root / cell.outcomes)
+    assert isinstance(table, SpanOutcomes)
+    assert cell.rows == len(table) < bench.data.splits["test"].rows
+    assert int(table.targets.sum()) == bench.data.splits["test"].rows
+    model = AutoModelForQuestionAnswering.from_pretrained(tuned.path / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tuned.path / "model")
+    said: dict[tuple[str, str], int] = {}
+    for row in bench.rows:
+        answers: Any = row["answers"]
+        said[answers["text"][0], by_brute_force(model, tokenizer, row)] = 1
+    for answers, predicted in zip(table.answers, table.predicted, strict=True):
+        assert (answers[0], predicted) in said
+
+
+def by_brute_force(model: Any, tokenizer: Any, row: dict[str, Any]) -> str:
+    encoding = tokenizer(row["question"], row["context"], padding=True, return_tensors="pt", **WINDOW)
+    inputs = {name: encoding[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad():
+        logits = model(**inputs)
+    best, text = -np.inf, ""
+    for i, offsets in enumerate(encoding["offset_mapping"].tolist()):
+        inside = [token for token, part in enumerate(encoding.sequence_ids(i)) if part == 1]
+        for first in inside:
+            for last in (token for token in inside if first <= token < first + 30):
+                score = float(logits.start_logits[i, first]) + float(logits.end_logits[i, last])
+                if score > best:
+                    best, text = score, row["context"][offsets[first][0] : offsets[last][1]]
+    return text
+
+
+def test_windows_asked_by_several_workers_make_the_same_table(bench: Bench, tuned: Checkpoint) -> None:
+    split = PreparedSplit(split_file(bench.data.path, "test"), ())
+    model = load_model(tuned.path / "model", "spans")
+    whole = predict_split(model, split, (), lambda: None)
+    shares = [Share(i, 3) for i in range(3)]
+    parts = [predict_split(model, split, (), lambda: None, share=share) for share in shares]
+    order = np.concatenate([np.sort(np.concatenate(batches_of(split, share))) for share in shares])
+    back = joined(parts).take(np.argsort(order))
+    assert back.by_example().to_parquet() == whole.by_example().to_parquet()
+
+
+def test_a_head_that_answers_is_kept(bench: Bench, tuned: Checkpoint) -> None:
+    model = find_model(ModelRef(path=str(tuned.path / "model")))
+    kept = base(BaseJob(model=model, kind="spans", labels=(), seed=2), bench.work)
+    assert (kept.fresh_head, kept.labels, bench.start.fresh_head) == (False, (), True)
+    assert kept.weights == tuned.weights
