@@ -3,7 +3,10 @@
 import json
 import os
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -13,6 +16,7 @@ from flows.console import emit, json_option
 from flows.registry_view import open_registry, registry_options
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging import Average, Kernel, Lerp, Merge
+from ftlib.storage.model_folders import check_free, fetch_folder, put_folder
 
 METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties", "dare")
 
@@ -20,7 +24,7 @@ METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties",
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, metavar="A B [MORE...]")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder to make; it must not hold anything."
+    "--out", required=True, metavar="FOLDER", help="Folder or s3://bucket/folder to make; it must not hold anything."
 )
 @click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True)
 @click.option("--alpha", type=float, help="lerp and slerp: 0 is A, 1 is B.")
@@ -32,7 +36,7 @@ METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties",
 @json_option
 def interpolate(
     checkpoints: tuple[str, ...],
-    out: Path,
+    out: str,
     method: str,
     alpha: float | None,
     scale: float | None,
@@ -60,15 +64,30 @@ def interpolate(
     inputs = [Input(spec, folder) for spec, folder in zip(checkpoints, folders, strict=True)]
     began = time.monotonic()
     plan = plan_merge(kernel, inputs, reference=1)
-    merged = write_merge(plan, out.absolute(), shard_bytes=max_shard_mb and max_shard_mb * 10**6, workers=workers)
+    with _written(out, endpoint_url) as target:
+        merged = write_merge(plan, target, shard_bytes=max_shard_mb and max_shard_mb * 10**6, workers=workers)
     record = {
         **merged.model_dump(mode="json"),
+        "folder": out if out.startswith("s3://") else str(Path(out).absolute()),
         "merge": kernel.model_dump(mode="json"),
         "checkpoints": list(checkpoints),
         "lineage_known": known,
         "seconds": round(time.monotonic() - began, 3),
     }
     emit(lambda: _print(record), record, as_json)
+
+
+@contextmanager
+def _written(out: str, endpoint_url: str | None) -> Generator[Path]:
+    """Give the folder to write; one of a bucket is written here first, and uploaded if the block succeeds."""
+    if not out.startswith("s3://"):
+        yield Path(out).absolute()
+        return
+    check_free(out, endpoint_url)
+    with TemporaryDirectory(prefix="reglage-") as scratch:
+        folder = Path(scratch) / "model"
+        yield folder
+        put_folder(folder, out, endpoint_url)
 
 
 def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
@@ -104,16 +123,21 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
 
 
 def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
-    """Return a model folder: the one named, its `model/` where it is a stage's output, or a version, pulled."""
+    """Return a model folder: the one named, its `model/` where it is a stage's output, or what is fetched for it.
+
+    That is a version, pulled from the registry, or a folder of a bucket.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reglage"
+    if spec.startswith("s3://"):
+        return fetch_folder(spec, cache / "folders", endpoint_url)
     folder = Path(spec).expanduser()
     if folder.is_dir():
         return folder / "model" if (folder / "model" / "config.json").is_file() else folder
     if "@" not in spec:
-        raise ModelError(f"{spec!r} is no folder here; give a model folder, or a version as name@3")
+        raise ModelError(f"{spec!r} is no folder here; give a model folder, s3://bucket/folder, or a version as name@3")
     opened = open_registry(uri, endpoint_url)
     version = opened.resolve(spec)
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    target = Path(root) / "reglage" / "versions" / version.manifest
+    target = cache / "versions" / version.manifest
     opened.pull(version, target)
     return target
 
