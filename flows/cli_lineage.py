@@ -118,7 +118,7 @@ def _print_holdings(found: Holdings, wanted: list[Wanted], aliases: dict[str, di
         emit(table(["asked", "version", "aliases", "dataset", "the row"], rows), {}, as_json=False)
     for item in wanted:
         if not any(holding.wanted == item for holding in found.found):
-            click.echo(f"{item}: in none of the {len(found.searched)} versions that have an index")
+            click.echo(f"{item}: in no version, of {len(found.searched)} that have an index")
     if found.without_index:
         click.echo(f"not known for versions published without an index of rows: {', '.join(found.without_index)}")
     if found.without_keys:

@@ -61,7 +61,7 @@ def test_which_versions_a_row_is_in(registry: Path):
     assert "demo@1" in text
     assert "champion" in text
     assert "trained" in text
-    assert f"row {'f' * 32}: in none of the 1 versions that have an index" in text
+    assert f"row {'f' * 32}: in no version, of 1 that have an index" in text
     assert "without an index of rows: demo@2" in text
     found = json.loads(call(registry, "--row", ROW, "--key", "7", "--json").stdout)
     assert [holding["version"] for holding in found["found"]] == ["demo@1"]
