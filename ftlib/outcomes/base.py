@@ -88,6 +88,8 @@ def _columns(table: Outcomes) -> list[str]:
 
 
 def _joined(values: Sequence[Any]) -> Any:
+    if values[0] is None:
+        return None
     if isinstance(values[0], tuple):
         return tuple(chain.from_iterable(values))
     if isinstance(values[0], Mapping):

@@ -21,7 +21,7 @@ from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.errors import ModelError
 from ftlib.interpolation import WiseFT
 from ftlib.metrics import Accuracy, LogLoss, Perplexity
-from ftlib.outcomes import LabelOutcomes, joined, parse_outcomes, read_outcomes
+from ftlib.outcomes import CompletionOutcomes, LabelOutcomes, joined, parse_outcomes, read_outcomes
 from ftlib.prepared import split_file
 from ftlib.progress import Progress, listen
 from ftlib.recipe import Compute, Evaluation
@@ -89,6 +89,22 @@ def test_tables_joined_and_put_in_order_are_the_whole_table(
     parts = [parse_outcomes(table.take(order[i::3]).to_parquet()) for i in range(3)]
     back = joined(parts).take(np.argsort(np.concatenate([order[i::3] for i in range(3)])))
     assert back.to_parquet() == table.to_parquet()
+
+
+@pytest.mark.parametrize("predicted", [None, ("one", "two", "three", "")])
+def test_tables_with_and_without_texts_are_joined(predicted: tuple[str, ...] | None) -> None:
+    whole = CompletionOutcomes(
+        row_ids=("a", "b", "c", "d"),
+        nll=np.arange(4.0),
+        targets=np.arange(4),
+        target_bytes=np.arange(4) * 3,
+        references=("1", "2", "3", "4"),
+        predicted=predicted,
+        slices={"kind": ("x", "y", "x", "y")},
+    )
+    parts = [parse_outcomes(whole.take(np.array(rows)).to_parquet()) for rows in ([0, 2], [1, 3])]
+    back = joined(parts).take(np.argsort([0, 2, 1, 3]))
+    assert back.to_parquet() == whole.to_parquet()
 
 
 @pytest.mark.ray
