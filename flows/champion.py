@@ -68,13 +68,15 @@ def in_place(registry: ModelRegistry, r: Recipe) -> InPlace | None:
 
 
 def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalReport, ...]:
-    """Measure the champion on the report splits, tokenised its own way; nothing if rows have labels it lacks."""
+    """Measure the champion on the report splits, tokenised its own way; nothing if it does not know what rows ask."""
     model = find_model(ModelRef(path=str(folder)))
     kind = r.phases[0].objective.needs
     labels = labels_of(folder) if kind in LABELED else ()
     if set(data.labels) - {*labels}:
         return ()
     start = run(base, BaseJob(model=model, kind=kind, labels=labels, seed=r.seed))
+    if start.fresh_head:
+        return ()
     champion = Candidate.of(start.model_copy(update={"phase": CHAMPION}))
     prepared = {
         name: run(preprocess, jobs.preprocess_job(r, name, data.raw, model)) for name in r.evaluation_datasets()

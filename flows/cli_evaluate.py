@@ -91,9 +91,10 @@ def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspa
     model = find_model(ModelRef(path=str(folder.absolute())))
     kind = recipe.phases[0].objective.needs
     labels = labels_of(folder) if kind in LABELED else ()
-    if kind in LABELED and not labels:
-        raise ModelError(f"{name} has no classification head to measure; give a model that was trained for the labels")
-    start = base(BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed), work)
+    job = BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed)
+    start = None if kind in LABELED and not labels else base(job, work)
+    if start is None or start.fresh_head:
+        raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")
     candidate = Candidate.of(start.model_copy(update={"phase": name}))
     raw = {
         of: ingest(jobs.ingest_job(recipe, of, pin(recipe.datasets[of].source, work)), work) for of in recipe.datasets

@@ -23,7 +23,10 @@ from ftlib.model_registry.signing import PublicKey
 def predict(
     version: str, batch_size: int, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
 ) -> None:
-    """Answer the lines on stdin with a published version: a label and its probability per line, or the entities in it.
+    """Answer the lines on stdin with a published version, a line each, tab-separated.
+
+    A label and its probability; of a multi-label model, each label that applies and its probability, or nothing; of a
+    regression, the number; of a tagger, the entities.
 
     Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
     """
@@ -32,9 +35,9 @@ def predict(
     folder = _cache() / found.manifest
     opened.pull(found, folder, key)
 
-    from ftlib.inference import predict as label
+    from ftlib.inference import predict as answer
 
-    predictions = label(folder, _lines(sys.stdin.buffer), batch_size)
+    predictions = answer(folder, _lines(sys.stdin.buffer), batch_size)
     if as_json:
         answers = [prediction.model_dump(mode="json") for prediction in predictions]
         emit(answers, {**facts(found), "predictions": answers}, as_json)

@@ -78,7 +78,7 @@ def profile_rows(raw: RawDataset, dataset: Dataset, files: Collection[int] | Non
         if files is None or file in files:
             example = clean_example(dataset, values)
             if isinstance(example, Example):
-                profiler.add(example.text, example.label, example.slices)
+                profiler.add(example.text, example.labels, example.slices)
     return profiler.profile()
 
 

@@ -25,8 +25,8 @@ class Batch:
     """Terms of each row's loss: 1 for a label; for a language model, the tokens at its end that are predicted."""
     targets: Tensor | None = None
     """What the rows are taught, as their head lays it out: for `labeled`, each row's position in the model's labels;
-    for `tagged`, that of every token's tag, or `UNTAUGHT`; for `spans`, the places of first and last token. None where
-    the tokens themselves are the targets."""
+    for `tagged`, that of every token's tag, or `UNTAUGHT`; for `multi_labeled`, rows x labels of 0 and 1; for `scored`,
+    a number each; for `spans`, the places of first and last token. None where the tokens themselves are the targets."""
     segments: Int[Tensor, "rows tokens"] | None = None
     """`token_type_ids`, for rows of two texts and a model that tells them apart by it."""
 

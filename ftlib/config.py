@@ -6,10 +6,10 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-BatchKind = Literal["labeled", "tagged", "spans", "tokens", "completions"]
+BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions"]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some."""
 
-LABELED: frozenset[BatchKind] = frozenset({"labeled", "tagged"})
+LABELED: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled", "tagged"})
 """Kinds whose targets are of a closed set of labels, which training finds and evaluation keeps to."""
 
 LANGUAGE: frozenset[BatchKind] = frozenset({"tokens", "completions"})

@@ -14,6 +14,7 @@ from ftlib.config import BatchKind, Config
 from ftlib.errors import DataError, ModelError
 from ftlib.formats import Format
 from ftlib.iob2 import OUTSIDE, entities
+from ftlib.outcomes.multi_labels import THRESHOLD
 from ftlib.recipe import Recipe
 from ftlib.records import parse
 from ftlib.rows import Example, Piece
@@ -26,6 +27,14 @@ WINDOW = 1024  # texts in memory at once; within it they are batched by length, 
 
 
 class Prediction(Config):
+    """What a model says to one text."""
+
+    def line(self) -> str:
+        """Return it as one line of fields with tabs between them."""
+        raise NotImplementedError
+
+
+class LabelPrediction(Prediction):
     """The most probable label of one text."""
 
     label: str
@@ -34,8 +43,31 @@ class Prediction(Config):
     """Of every label, in the model's order."""
 
     def line(self) -> str:
-        """Return it as one line of a terminal."""
+        """Return the label and its probability."""
         return f"{self.label}\t{self.probability:.4f}"
+
+
+class MultiLabelPrediction(Prediction):
+    """The labels of one text."""
+
+    labels: tuple[str, ...]
+    """Those that are at least as probable as not, the most probable first; there may be none."""
+    probabilities: dict[str, float]
+    """Of every label, in the model's order."""
+
+    def line(self) -> str:
+        """Return each label and its probability; nothing where there is none."""
+        return "\t".join(f"{label}\t{self.probabilities[label]:.4f}" for label in self.labels)
+
+
+class ScorePrediction(Prediction):
+    """The number of one text."""
+
+    score: float
+
+    def line(self) -> str:
+        """Return the number."""
+        return f"{self.score:.6g}"
 
 
 class FoundEntity(Config):
@@ -51,7 +83,7 @@ class FoundEntity(Config):
     """The mean over its words of their tags' probability."""
 
 
-class FoundEntities(Config):
+class FoundEntities(Prediction):
     """What is named in one text."""
 
     entities: tuple[FoundEntity, ...]
@@ -64,7 +96,7 @@ class FoundEntities(Config):
         return "\t".join(f"{entity.type}:{entity.text}" for entity in self.entities)
 
 
-class FoundAnswer(Config):
+class FoundAnswer(Prediction):
     """Where a text answers a question."""
 
     answer: str
@@ -76,10 +108,7 @@ class FoundAnswer(Config):
         return f"{' '.join(self.answer.split())}\t{self.probability:.4f}"
 
 
-Answer = Prediction | FoundEntities | FoundAnswer
-
-
-def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterator[Answer]:
+def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
     """Yield one answer per text, in order, with memory bounded by `WINDOW` texts.
 
     `folder` is a pulled version: its manifest says how training cleaned and cut the text. A text for question answering
@@ -134,13 +163,23 @@ def _text(text: str, keep_lines: bool) -> Example:
     return Example(clean(text, keep_lines=keep_lines))
 
 
-def _label(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> Prediction:
+def _label(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> LabelPrediction:
     values: list[float] = logits[0].softmax(dim=-1).tolist()
     labels = _labels(model)
     best = max(range(len(values)), key=values.__getitem__)
-    return Prediction(
+    return LabelPrediction(
         label=labels[best], probability=values[best], probabilities=dict(zip(labels, values, strict=True))
     )
+
+
+def _several(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> MultiLabelPrediction:
+    found: dict[str, float] = dict(zip(_labels(model), logits[0].sigmoid().tolist(), strict=True))
+    named = [label for label in sorted(found, key=lambda label: -found[label]) if found[label] >= THRESHOLD]
+    return MultiLabelPrediction(labels=tuple(named), probabilities=found)
+
+
+def _score(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> ScorePrediction:
+    return ScorePrediction(score=float(logits[0][0]))
 
 
 def _words(text: str, keep_lines: bool) -> Example:
@@ -203,8 +242,10 @@ def _labels(model: Any) -> list[str]:
     return [model.config.id2label[i] for i in range(model.config.num_labels)]
 
 
-_KINDS: dict[BatchKind, tuple[Callable[[str, bool], Example], Callable[..., Answer]]] = {
+_KINDS: dict[BatchKind, tuple[Callable[[str, bool], Example], Callable[..., Prediction]]] = {
     "labeled": (_text, _label),
+    "multi_labeled": (_text, _several),
+    "scored": (_text, _score),
     "tagged": (_words, _entities),
     "spans": (_question, _answer),
 }

@@ -24,7 +24,10 @@ _TASKS: dict[BatchKind, tuple[str, str]] = {
     "spans": ("question-answering", "Question answering"),
     "tokens": ("text-generation", "Text generation"),
     "completions": ("text-generation", "Text generation"),
+    "multi_labeled": ("text-classification", "Multi-label text classification"),
+    "scored": ("text-classification", "Text regression"),
 }
+"""The Hub's name of the pipeline, which has none for several labels or a number, and ours."""
 
 
 def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
@@ -120,7 +123,7 @@ def _is_merged(chosen: Candidate) -> bool:
 
 
 def _usage(recipe: Recipe) -> str:
-    task = _task(recipe)[0]
+    task, every = _task(recipe)[0], recipe.phases[0].objective.needs == "multi_labeled"
     if task == "question-answering":  # transformers 5 has no pipeline for it
         return (
             "```python\n"
@@ -137,7 +140,7 @@ def _usage(recipe: Recipe) -> str:
     return (
         "```python\n"
         "from transformers import pipeline\n\n"
-        f'model = pipeline("{task}", model="path/to/this/folder")\n'
+        f'model = pipeline("{task}", model="path/to/this/folder"{", top_k=None" if every else ""})\n'
         'print(model("some text"))\n'
         "```"
     )
@@ -206,8 +209,9 @@ def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
 def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
     labels = selection.chosen.end.labels
     if labels:
-        what = "every word" if recipe.phases[0].objective.needs == "tagged" else "any text"
-        yield f"It knows {len(labels)} labels and answers one of them to {what}: {', '.join(labels)}."
+        answers = {"tagged": "one of them to every word", "multi_labeled": "any number of them to a text"}
+        what = answers.get(recipe.phases[0].objective.needs, "one of them to any text")
+        yield f"It knows {len(labels)} labels and answers {what}: {', '.join(labels)}."
     for name in recipe.training_datasets():
         format = recipe.datasets[name].format
         beyond = (

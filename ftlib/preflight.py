@@ -37,7 +37,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
     seen = tuple(sorted({label for name in training for label in prepared[name].splits["train"].labels}))
     if any(prepared[name].kind == "tagged" for name in training):
         seen = completed(seen)
-    if len(seen) < 2:
+    if len(seen) < 2 and recipe.phases[0].objective.needs != "multi_labeled":
         raise DataError(f"training rows have {len(seen)} label ({', '.join(seen)}); a classifier needs at least two")
     for name, evaluation in recipe.evaluations.items():
         splits = prepared[evaluation.dataset].splits

@@ -69,6 +69,10 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             )
         case "tokens":
             return None
+        case "multi_labeled":
+            return pa.list_(pa.string())
+        case "scored":
+            return pa.float64()
 
 
 class SplitWriter:

@@ -38,11 +38,10 @@ class Profiler:
         self._labels: Counter[str] = Counter()
         self._slices: dict[str, Counter[str]] = {name: Counter() for name in slices}
 
-    def add(self, text: str, label: str | None = None, slices: Sequence[str] = ()) -> None:
+    def add(self, text: str, labels: Iterable[str] = (), slices: Sequence[str] = ()) -> None:
         """Count a row; `slices` are its values in the order of the names."""
         self._lengths[len(text)] += 1
-        if label is not None:
-            self._labels[label] += 1
+        self._labels.update(labels)
         for counts, value in zip(self._slices.values(), slices, strict=True):
             counts[value if value in counts or len(counts) < _VALUES else OTHERS] += 1
 
@@ -63,5 +62,5 @@ def profile(rows: Iterable[tuple[str, str | None, Sequence[str]]], slices: Seque
     """Return the profile of rows given as (text, label, values in the order of `slices`)."""
     profiler = Profiler(slices)
     for text, label, values in rows:
-        profiler.add(text, label, values)
+        profiler.add(text, () if label is None else (label,), values)
     return profiler.profile()

@@ -384,8 +384,8 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if isinstance(phase.tuning, LinearProbe) and phase.objective.needs != "labeled":
         yield (
-            f"{where}: 'linear_probe' fits a head on one label per row; {phase.objective.kind!r} has none: use another "
-            "tuning"
+            f"{where}: 'linear_probe' fits a head on one label per row; {phase.objective.kind!r} learns something "
+            "else: use another tuning"
         )
     if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
         yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
@@ -405,7 +405,7 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
             yield f"datasets.{name}.split: by {split.by!r} needs a column"
         if split.by not in SplitPolicy.needs_column and split.column:
             yield f"datasets.{name}.split: by {split.by!r} reads no column, got {split.column!r}; remove it"
-        if split.by == "stratified" and dataset.format.yields != "labeled":
+        if split.by == "stratified" and dataset.format.yields not in ("labeled", "multi_labeled"):
             yield f"datasets.{name}.split: 'stratified' needs labels; format {dataset.format.kind!r} has none"
         if split.validation + split.test > 1.0 + 1e-9:
             yield f"datasets.{name}.split: validation + test is {split.validation + split.test:g}, at most 1"

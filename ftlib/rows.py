@@ -62,6 +62,9 @@ DropReason = Literal[
     "tags_not_strings",
     "words_and_tags_differ",
     "tag_not_iob2",
+    "labels_not_a_list",
+    "missing_score",
+    "score_not_a_number",
     "missing_question",
     "missing_context",
     "missing_answer",
@@ -108,6 +111,11 @@ class Example:
     """What is encoded, where that is not the text as a whole: words, or a prompt and its answer."""
     target: Target = None
     """What is learnt, where that is not the label."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels of a closed set that it has, each once: what is counted and watched for drift."""
+        return labels_in(self.label if self.target is None else self.target)
 
 
 @dataclass(frozen=True, slots=True)

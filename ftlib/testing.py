@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftlib.artifacts import Checkpoint, Ledger, PreparedDataset, SplitFacts
-from ftlib.config import BatchKind, Split
+from ftlib.config import BatchKind, Split, Target
 from ftlib.fingerprint import digest, file_digest
 from ftlib.iob2 import entities
 from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
@@ -94,6 +94,36 @@ def tiny_questions(count: int, *, seed: int = 0, words: int = 10) -> list[dict[s
         start = sum(len(word) + 1 for word in row["words"][: found.first])
         answers = {"text": [text], "answer_start": [start]}
         rows.append({"question": asked[found.type], "context": " ".join(row["words"]), "answers": answers})
+    return rows
+
+
+def tiny_multi_label_rows(
+    count: int, labels: Sequence[str] = LABELS, *, seed: int = 0, words: int = 12, hints: int = 2
+) -> list[dict[str, str | list[str]]]:
+    """Make `count` distinct rows with columns text and labels: every subset of them in turn, none and all too.
+
+    Each label has `hints` words of its own in the text. At most six labels.
+    """
+    draw = random.Random(seed)
+    rows: list[dict[str, str | list[str]]] = []
+    for i in range(count):
+        which = [j for j in range(len(labels)) if i >> j & 1]
+        chosen = [word for j in which for word in draw.choices(_TOPICS[j].split(), k=hints)]
+        chosen += draw.choices(_SHARED.split(), k=words - len(chosen))
+        draw.shuffle(chosen)
+        rows.append({"text": f"{' '.join(chosen)} {seed}-{i}", "labels": [labels[j] for j in which]})
+    return rows
+
+
+def tiny_scored_rows(count: int, *, seed: int = 0, words: int = 12) -> list[dict[str, str | float]]:
+    """Make `count` distinct rows with columns text and score: half the number of words about one topic, 0 to 3."""
+    draw = random.Random(seed)
+    rows: list[dict[str, str | float]] = []
+    for i in range(count):
+        told = i % 7
+        chosen = draw.choices(_TOPICS[0].split(), k=told) + draw.choices(_SHARED.split(), k=words - told)
+        draw.shuffle(chosen)
+        rows.append({"text": f"{' '.join(chosen)} {seed}-{i}", "score": told / 2})
     return rows
 
 
@@ -217,19 +247,18 @@ def tiny_row_id(split: Split, i: int) -> str:
 
 
 def tiny_prepared(
-    folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, labeled: bool = True
+    folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, kind: BatchKind = "labeled"
 ) -> PreparedDataset:
-    """Write rows (columns text and, if labeled, label) as a prepared dataset, past the ingest and preprocess stages."""
+    """Write rows (columns text and what `kind` learns) as a prepared dataset, past the ingest and preprocess stages."""
     tokenizer = tiny_tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
-    kind: BatchKind = "labeled" if labeled else "tokens"
     splits: dict[Split, SplitFacts] = {}
     for split in SPLITS:
         encoded: list[TokenRow] = []
         for i, row in enumerate(rows.get(split, ())):
             ids = tokenizer(str(row["text"]))["input_ids"]
-            target, supervised = (str(row["label"]), 1) if labeled else (None, len(ids) - 1)
-            encoded.append(TokenRow(tiny_row_id(split, i), ids, target, supervised=supervised))
+            supervised = len(ids) - 1 if kind == "tokens" else 1
+            encoded.append(TokenRow(tiny_row_id(split, i), ids, _target(kind, row), supervised=supervised))
         write_split(split_file(folder, split), kind, encoded)
         splits[split] = _facts(encoded)
     count = sum(facts.rows for facts in splits.values())
@@ -244,6 +273,20 @@ def tiny_prepared(
         pad_token_id=_PAD,
         tokenizer="tiny",
     )
+
+
+def _target(kind: BatchKind, row: Mapping[str, Any]) -> Target:
+    match kind:
+        case "labeled":
+            return str(row["label"])
+        case "multi_labeled":
+            return tuple(sorted(row["labels"]))
+        case "scored":
+            return float(row["score"])
+        case "tokens":
+            return None
+        case _:
+            raise ValueError(f"tiny_prepared has no {kind!r} rows; prepare them with the preprocess stage")
 
 
 def _facts(rows: Sequence[TokenRow]) -> SplitFacts:

@@ -33,7 +33,7 @@ class LabeledText(Config):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return text and label of a row, or why it has none. Truth values and whole numbers are labels by name."""
-        text, label = values.get(self.text), _label_name(values.get(self.label))
+        text, label = values.get(self.text), label_name(values.get(self.label))
         if text is None:
             return Dropped("missing_text")
         if not isinstance(text, str):
@@ -62,7 +62,8 @@ def cut_texts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> li
     return encoded
 
 
-def _label_name(value: Value) -> str | Dropped:
+def label_name(value: Value) -> str | Dropped:
+    """Return a label's cleaned name, or why it is none. Truth values and whole numbers are labels by name."""
     if value is None:
         return Dropped("missing_label")
     if isinstance(value, float) and value.is_integer():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
-from ftlib.outcomes import LabelOutcomes
+from ftlib.metrics.draws import times_drawn
+from ftlib.metrics.label_counts import OF_LABELS, LabelTable
+from ftlib.outcomes import MultiLabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 class AUROC(MetricBase):
@@ -22,46 +25,42 @@ class AUROC(MetricBase):
 
     kind: Literal["auroc"] = "auroc"
 
-    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
+    reads: ClassVar[frozenset[BatchKind]] = OF_LABELS
     higher_is_better: ClassVar[bool] = True
 
-    def compute(self, outcomes: LabelOutcomes) -> float:
+    def compute(self, outcomes: LabelTable) -> float:
         """Return the metric over all rows."""
         import numpy as np
         from sklearn.metrics import roc_auc_score
 
-        areas = [
-            float(roc_auc_score(outcomes.gold == label, outcomes.probabilities[:, label]))
-            for label in _ranked(outcomes)
-        ]
+        areas = [float(roc_auc_score(gold, outcomes.probabilities[:, label])) for label, gold in _ranked(outcomes)]
         return float(np.mean(areas)) if areas else 0.5
 
     def resampled(
-        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+        self, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample, from how often each row was drawn: rows are sorted once per label."""
         import numpy as np
 
-        drawn = np.zeros((len(rows), len(outcomes)), np.int64)
-        np.add.at(drawn, (np.arange(len(rows))[:, None], rows), 1)
+        drawn = times_drawn(rows, len(outcomes))
         total, labels = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
-        for label in _ranked(outcomes):
-            area, known = _areas(outcomes.probabilities[:, label], outcomes.gold == label, drawn)
+        for label, gold in _ranked(outcomes):
+            area, known = _areas(outcomes.probabilities[:, label], gold, drawn)
             total += area
             labels += known
         return np.where(labels > 0, total / labels.clip(min=1), 0.5)
 
 
-def _ranked(outcomes: LabelOutcomes) -> Int[np.ndarray, " labels"]:
-    """Return the labels that some rows have and some have not."""
-    import numpy as np
-
-    occurring = np.unique(outcomes.gold)
-    return occurring if len(occurring) > 1 else occurring[:0]
+def _ranked(outcomes: LabelTable) -> Iterator[tuple[int, Bool[np.ndarray, " rows"]]]:
+    """Yield the labels that some rows have and some have not, with the rows that have them."""
+    for label in range(len(outcomes.labels)):
+        gold = outcomes.gold[:, label] if isinstance(outcomes, MultiLabelOutcomes) else outcomes.gold == label
+        if gold.any() and not gold.all():
+            yield label, gold
 
 
 def _areas(
-    scores: Float[np.ndarray, " rows"], gold: Int[np.ndarray, " rows"], drawn: Int[np.ndarray, "resamples rows"]
+    scores: Float[np.ndarray, " rows"], gold: Bool[np.ndarray, " rows"], drawn: Int[np.ndarray, "resamples rows"]
 ) -> tuple[Float[np.ndarray, " resamples"], Int[np.ndarray, " resamples"]]:
     """Return each resample's area (Mann-Whitney's U), 0 where it is undefined, and 1 where it is defined."""
     import numpy as np

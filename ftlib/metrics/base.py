@@ -28,8 +28,10 @@ class MetricBase(Config):
         return str(type(self).model_fields["kind"].default)
 
     def compute(self, outcomes: Any) -> float:
-        """Return the metric over all rows."""
-        raise NotImplementedError
+        """Return the metric over all rows: by default, that of the resample which has every row once."""
+        import numpy as np
+
+        return float(self.resampled(outcomes, np.arange(len(outcomes))[None])[0])
 
     def resampled(
         self,
@@ -42,6 +44,18 @@ class MetricBase(Config):
     def right(self, outcomes: Any) -> Bool[np.ndarray, " rows"] | None:
         """Return which rows are right, if the metric is the share of those; McNemar's test compares such metrics."""
         return None
+
+
+class MeanOverRows(MetricBase):
+    """A metric that every row has by itself: over more of them it is the mean."""
+
+    def per_row(self, outcomes: Any) -> Float[np.ndarray, " rows"]:
+        """Return every row's own."""
+        raise NotImplementedError
+
+    def resampled(self, outcomes: Any, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample."""
+        return self.per_row(outcomes)[rows].mean(axis=1)
 
 
 class OfLabel(MetricBase):

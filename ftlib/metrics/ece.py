@@ -31,12 +31,6 @@ class ECE(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: LabelOutcomes) -> float:
-        """Return the metric over all rows."""
-        import numpy as np
-
-        return float(self.resampled(outcomes, np.arange(len(outcomes))[None])[0])
-
     def resampled(
         self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ftlib.config import BatchKind
 from ftlib.errors import DataError
-from ftlib.outcomes import LabelOutcomes
+from ftlib.metrics.draws import summed, times_drawn
+from ftlib.outcomes import LabelOutcomes, MultiLabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
 
 Score = Literal["precision", "recall", "f1"]
+
+OF_LABELS: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled"})
+"""Kinds of batch whose rows have labels as a whole: one, or any number."""
+
+LabelTable = LabelOutcomes | MultiLabelOutcomes
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,20 @@ class LabelCounts:
     predictions: Int[np.ndarray, "resamples labels"]
     """Rows that are predicted to."""
 
+    @property
+    def pooled(self) -> LabelCounts:
+        """Return the counts of all labels together, as those of one."""
+        return LabelCounts(*(side.sum(axis=1, keepdims=True) for side in (self.hits, self.golds, self.predictions)))
+
     @classmethod
-    def of(cls, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]) -> LabelCounts:
+    def of(cls, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]) -> LabelCounts:
         """Count the rows of every resample."""
         import numpy as np
 
+        if isinstance(outcomes, MultiLabelOutcomes):
+            drawn = times_drawn(rows, len(outcomes))
+            sides = (outcomes.gold & outcomes.predicted, outcomes.gold, outcomes.predicted)
+            return cls(*(summed(drawn, side) for side in sides))
         nothing = len(outcomes.labels)
         right = np.where(outcomes.gold == outcomes.predicted, outcomes.gold, nothing)
         hits, golds, predictions = (
@@ -55,7 +71,7 @@ class LabelCounts:
         return {"precision": self.precision, "recall": self.recall, "f1": self.f1}[score]()
 
 
-def position(outcomes: LabelOutcomes, label: str) -> int:
+def position(outcomes: LabelTable, label: str) -> int:
     """Return a label's place. Raises DataError if the model has no such label."""
     if label not in outcomes.labels:
         raise DataError(f"a metric names the label {label!r}; the model has {', '.join(outcomes.labels)}")

@@ -1,13 +1,13 @@
-"""Precision, recall and F1: of one label, and averaged over labels."""
+"""Precision, recall and F1: of one label, averaged over labels, and of all labels pooled."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase, OfLabel
-from ftlib.metrics.label_counts import LabelCounts, Score, position
-from ftlib.outcomes import LabelOutcomes
+from ftlib.metrics.label_counts import OF_LABELS, LabelCounts, LabelTable, Score, position
+from ftlib.outcomes import MultiLabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,19 +17,14 @@ if TYPE_CHECKING:
 class ScoreOfLabel(OfLabel):
     """One label against all others."""
 
-    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
+    reads: ClassVar[frozenset[BatchKind]] = OF_LABELS
     higher_is_better: ClassVar[bool] = True
     score: ClassVar[Score]
 
-    def compute(self, outcomes: LabelOutcomes) -> float:
-        """Return the metric over all rows. Raises DataError if the model has no such label."""
-        label = position(outcomes, self.label)
-        return _reference(self.score, outcomes.gold == label, outcomes.predicted == label)
-
     def resampled(
-        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+        self, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
+        """Return `compute` of every resample. Raises DataError if the model has no such label."""
         return LabelCounts.of(outcomes, rows).score(self.score)[:, position(outcomes, self.label)]
 
 
@@ -40,33 +35,30 @@ class AveragedScore(MetricBase):
     where one stray prediction of an absent label costs a whole term: under shift, models could not be compared.
     """
 
-    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
+    reads: ClassVar[frozenset[BatchKind]] = OF_LABELS
     higher_is_better: ClassVar[bool] = True
     score: ClassVar[Score]
     weighted: ClassVar[bool]
     """Whether a label counts by its rows, or as much as any other."""
 
-    def compute(self, outcomes: LabelOutcomes) -> float:
-        """Return the metric over all rows."""
-        import numpy as np
-
-        average = "weighted" if self.weighted else "macro"
-        return _reference(
-            self.score, outcomes.gold, outcomes.predicted, labels=np.unique(outcomes.gold), average=average
-        )
-
     def resampled(
-        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+        self, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
+        """Return `compute` of every resample; 0 where no row has a label."""
         counts = LabelCounts.of(outcomes, rows)
         weights = counts.golds if self.weighted else counts.golds > 0
-        return (counts.score(self.score) * weights).sum(axis=1) / weights.sum(axis=1)
+        return (counts.score(self.score) * weights).sum(axis=1) / weights.sum(axis=1).clip(min=1)
 
 
-def _reference(score: Score, gold: Any, predicted: Any, **how: Any) -> float:
-    from sklearn.metrics import f1_score, precision_score, recall_score
+class PooledScore(MetricBase):
+    """The score of all labels' yes and no together. Of single-label rows it would be the accuracy."""
 
-    function = {"precision": precision_score, "recall": recall_score, "f1": f1_score}[score]
-    zero = cast(Any, 0.0)  # scikit-learn's own annotation forgets that numbers are allowed
-    return float(function(gold, predicted, zero_division=zero, **how))
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"multi_labeled"})
+    higher_is_better: ClassVar[bool] = True
+    score: ClassVar[Score]
+
+    def resampled(
+        self, outcomes: MultiLabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample."""
+        return LabelCounts.of(outcomes, rows).pooled.score(self.score)[:, 0]

@@ -1,20 +1,20 @@
-"""Mean negative log-likelihood of the right label."""
+"""Mean negative log-likelihood of what is right."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
-from ftlib.metrics.base import MetricBase
-from ftlib.outcomes import LabelOutcomes
+from ftlib.metrics.base import MeanOverRows
+from ftlib.metrics.label_counts import OF_LABELS, LabelTable
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
-class LogLoss(MetricBase):
-    """Mean negative log-likelihood, in nats.
+class LogLoss(MeanOverRows):
+    """Mean negative log-likelihood, in nats: over rows, and where a row may have any labels, over every yes and no.
 
     Taken from the logits in float64. scikit-learn's `log_loss` agrees until it clips: it reads probabilities, where
     float32 ends at 1e-7, and so never sees a confident error cost more than 16 nats.
@@ -22,15 +22,9 @@ class LogLoss(MetricBase):
 
     kind: Literal["log_loss"] = "log_loss"
 
-    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
+    reads: ClassVar[frozenset[BatchKind]] = OF_LABELS
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: LabelOutcomes) -> float:
-        """Return the metric over all rows."""
-        return float(outcomes.nll.mean())
-
-    def resampled(
-        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
-    ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
-        return outcomes.nll[rows].mean(axis=1)
+    def per_row(self, outcomes: LabelTable) -> Float[np.ndarray, " rows"]:
+        """Return every row's own."""
+        return outcomes.nll / outcomes.targets

@@ -8,8 +8,11 @@ from ftlib.objectives.answer_span import AnswerSpan
 from ftlib.objectives.causal_lm import CausalLM
 from ftlib.objectives.classification import Classification
 from ftlib.objectives.completion import Completion
+from ftlib.objectives.multi_label import MultiLabel
+from ftlib.objectives.regression import Regression
 from ftlib.objectives.token_classification import TokenClassification
 
 Objective = Annotated[
-    Classification | TokenClassification | AnswerSpan | CausalLM | Completion, Field(discriminator="kind")
+    Classification | MultiLabel | Regression | TokenClassification | AnswerSpan | CausalLM | Completion,
+    Field(discriminator="kind"),
 ]

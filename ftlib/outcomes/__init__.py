@@ -3,6 +3,8 @@
 from ftlib.outcomes.base import Outcomes, joined
 from ftlib.outcomes.completions import CompletionOutcomes
 from ftlib.outcomes.labels import LabelOutcomes
+from ftlib.outcomes.multi_labels import MultiLabelOutcomes
+from ftlib.outcomes.scores import ScoreOutcomes
 from ftlib.outcomes.spans import SpanOutcomes
 from ftlib.outcomes.table_file import parse_outcomes, read_outcomes, tables_in
 from ftlib.outcomes.tagged import TaggedOutcomes
@@ -11,7 +13,9 @@ from ftlib.outcomes.tokens import TokenOutcomes
 __all__ = [
     "CompletionOutcomes",
     "LabelOutcomes",
+    "MultiLabelOutcomes",
     "Outcomes",
+    "ScoreOutcomes",
     "SpanOutcomes",
     "TaggedOutcomes",
     "TokenOutcomes",

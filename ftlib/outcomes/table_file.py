@@ -11,12 +11,16 @@ from ftlib.errors import StorageError
 from ftlib.outcomes.base import SLICE, Outcomes
 from ftlib.outcomes.completions import CompletionOutcomes
 from ftlib.outcomes.labels import LabelOutcomes
+from ftlib.outcomes.multi_labels import MultiLabelOutcomes
+from ftlib.outcomes.scores import ScoreOutcomes
 from ftlib.outcomes.spans import SpanOutcomes
 from ftlib.outcomes.tagged import TaggedOutcomes
 from ftlib.outcomes.tokens import TokenOutcomes
 
 _TABLES: tuple[type[Outcomes], ...] = (
     LabelOutcomes,
+    MultiLabelOutcomes,
+    ScoreOutcomes,
     TaggedOutcomes,
     SpanOutcomes,
     TokenOutcomes,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from ftlib.artifacts import Checkpoint, FoundModel
-from ftlib.config import BatchKind
+from ftlib.config import LANGUAGE, BatchKind
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
 from ftlib.parameter_names import layer_of
@@ -14,10 +15,10 @@ from ftlib.workspace import Workspace
 
 
 class BaseJob(Job):
-    """Which model, with a head for which labels. A head the model already has for just these labels is kept."""
+    """Which model, with a head for which labels. A head the model already has for just this is kept, and no other."""
 
     stage: ClassVar[str] = "base"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     model: FoundModel
     kind: BatchKind
@@ -34,16 +35,23 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     import torch
 
     from ftlib.training.heads import head_of
-    from ftlib.training.model import head_modules, labels_of, load_with_gaps, save_model, weights_digest
+    from ftlib.training.model import (
+        head_modules,
+        labels_of,
+        load_with_gaps,
+        save_model,
+        weights_digest,
+        with_fresh_head,
+    )
 
-    source = Path(job.model.uri)
-    order = labels_of(source)
-    head = head_of(job.kind)
-    keeps = head.own_layer and sorted(order) == sorted(job.labels)
-    labels = order if keeps else job.labels
+    source, head = Path(job.model.uri), head_of(job.kind)
+    keeps = _knows(source, head.config(job.labels), job)
+    labels = labels_of(source) if keeps and job.labels else job.labels
     torch.manual_seed(job.seed)
     model, missing = load_with_gaps(source, job.kind, **head.config(labels))
-    _check_gaps(job, missing, own_layer=head.own_layer)
+    if job.kind not in LANGUAGE and not keeps:
+        missing |= with_fresh_head(model)
+    _check_gaps(job, missing)
     save_model(model, folder / "model", labels, source)
     return Checkpoint(
         weights=weights_digest(folder / "model"),
@@ -57,10 +65,21 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     )
 
 
-def _check_gaps(job: BaseJob, missing: set[str], *, own_layer: bool) -> None:
+def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
+    """Say whether the folder's head answers this very question: the same labels, if any, and the same problem."""
+    from ftlib.training.model import labels_of, read_config
+
+    problem, labels = read_config(source).get("problem_type"), labels_of(source)
+    same = sorted(labels) == sorted(job.labels) if job.labels else len(labels) == wanted.get("num_labels")
+    # Older single-label and reranking heads say no problem_type; of several labels at once, every head must.
+    unsaid = problem is None and job.kind != "multi_labeled"
+    return same and (unsaid or problem == wanted.get("problem_type"))
+
+
+def _check_gaps(job: BaseJob, missing: set[str]) -> None:
     """Refuse a model whose layers or embeddings are absent: it would train from noise and look fine."""
     body = sorted(name for name in missing if layer_of(name) is not None or "embed" in name)
-    if body or (missing and not own_layer):
+    if body or (missing and job.kind in LANGUAGE):
         raise ModelError(
             f"{job.model.uri} lacks tensors of its own architecture: {', '.join((body or sorted(missing))[:3])}; "
             "the weights do not belong to this config.json"

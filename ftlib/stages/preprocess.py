@@ -199,7 +199,7 @@ def _token_rows(
     encoded = format.encode([example for _, example in examples], tokenizer)
     for (row_id, example), found in zip(examples, encoded, strict=True):
         tally.truncated += found.truncated
-        tally.texts.add(example.text, example.label, example.slices)
+        tally.texts.add(example.text, example.labels, example.slices)
         for i, piece in enumerate(found.pieces):
             name = row_id if len(found.pieces) == 1 else f"{row_id}-{i}"
             rows.append(TokenRow(name, piece.ids, piece.target, example.slices, piece.supervised))
@@ -235,6 +235,8 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
             "a classifier needs at least two labels: check the format's columns"
         )
+    if job.dataset.format.yields in LABELED and not train.labels:
+        raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
 
 
 def _reasons(dropped: dict[str, int]) -> str:

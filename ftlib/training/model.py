@@ -237,6 +237,17 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
     return model.eval(), {*info["missing_keys"], *mismatched}
 
 
+def with_fresh_head(model: nn.Module) -> set[str]:
+    """Give a model a head from torch's current seed, and return its parameters' names: the old one knew other things.
+
+    A tensor of the wrong shape is fresh anyway; three labels and three other labels have the same shape.
+    """
+    fresh = cast(Any, type(model))(cast(Any, model).config).eval()
+    for name in head_modules(model):
+        setattr(model, name, getattr(fresh, name))
+    return {name for name, _ in model.named_parameters() if name.split(".")[0] in head_modules(model)}
+
+
 _DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",

@@ -96,7 +96,7 @@ def test_a_published_version_is_the_folder_it_was_made_from(
         (["nowhere"], "'nowhere' is no folder here"),
         (["ONE", "--evaluation", "nothing"], "--evaluation nothing: tiny has home, away"),
         (["ONE", "ONE"], "is named twice"),
-        (["BARE"], "has no classification head to measure"),
+        (["BARE"], "has no head for 'labeled' rows to measure"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(place: Path, words: list[str], message: str) -> None:

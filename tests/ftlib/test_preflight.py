@@ -40,7 +40,7 @@ def prepared(
     folder: Path, rows: Any = None, labels: tuple[str, ...] = ("a", "b"), labeled: bool = True
 ) -> PreparedDataset:
     rows = rows or {split: tiny_rows(6, labels) for split in ("train", "validation", "test")}
-    return tiny_prepared(folder, rows, labeled=labeled)
+    return tiny_prepared(folder, rows, kind="labeled" if labeled else "tokens")
 
 
 def test_the_labels_are_those_that_training_sees(tmp_path: Path) -> None:

@@ -10,18 +10,30 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from flows.cli import main
 from flows.finetune import finetune
 from ftlib.artifacts import ModelVersion
 from ftlib.config import LANGUAGE, Config
 from ftlib.fingerprint import Job
+from ftlib.inference import LabelPrediction, MultiLabelPrediction, ScorePrediction, predict
+from ftlib.model_registry import ModelRegistry
 from ftlib.recipe import Recipe
 from ftlib.recipe_file import load_recipe
 from ftlib.registries.s3 import S3
 from ftlib.sources.files import Files
 from ftlib.sources.installed_text import InstalledText
-from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_questions, tiny_rows, tiny_tagged_rows, write_jsonl
+from ftlib.storage import Store
+from ftlib.testing import (
+    LABELS,
+    tiny_causal_lm,
+    tiny_classifier,
+    tiny_questions,
+    tiny_rows,
+    tiny_tagged_rows,
+    write_jsonl,
+)
 from ftlib.tuning.frozen_layers import FrozenLayers
 from tasks.runner import Runner, Step, label
 
@@ -123,6 +135,31 @@ def test_recipe_runs_to_a_published_version(
     steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in record.evidence.checkpoints[1:]}
     assert list(steps) == [phase.name for phase in load_recipe(path).phases]
     assert all(count > 0 for count in steps.values())
+    if record.evidence.prepared[load_recipe(path).phases[-1].dataset].kind in ("labeled", "multi_labeled", "scored"):
+        check_answers(record.result, record.evidence.recipe.publish.to.store(), tmp_path / "pulled")
+
+
+def check_answers(version: ModelVersion, store: Store, folder: Path) -> None:
+    """Hold what `reglage predict` says against the logits that stock transformers computes from the pulled folder."""
+    registry = ModelRegistry(store)
+    registry.pull(registry.version(version.name, version.version), folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
+    texts = ["the invoice", "", "crash and freeze and reload again"]
+    labels = list(model.config.id2label.values())
+    for text, said in zip(texts, predict(folder, texts, batch_size=2), strict=True):
+        logits = model.eval()(**tokenizer(text, return_tensors="pt")).logits[0].detach().double()
+        match said:
+            case LabelPrediction():
+                assert said.label == labels[int(logits.argmax())]
+                assert list(said.probabilities.values()) == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)
+            case MultiLabelPrediction():
+                assert list(said.probabilities.values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-5)
+                assert {*said.labels} == {labels[i] for i in (logits >= 0).nonzero().flatten()}
+                assert said.line().count("\t") == max(0, 2 * len(said.labels) - 1)
+            case ScorePrediction():
+                assert float(said.line()) == pytest.approx(float(logits[0]), abs=1e-4)
+            case _:
+                raise AssertionError(f"no answer of {version.name} is looked at")
 
 
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
@@ -162,6 +199,8 @@ def write_tickets(path: Path) -> None:
             {
                 "body": row["text"],
                 "queue": row["label"],
+                "tags": [label for label in LABELS[: i % 3] if label != row["label"]],
+                "urgency": 1 + i % 9 / 2,
                 "opened": f"2026-{1 + int(row['day']) // 28:02d}-{1 + int(row['day']) % 28:02d}",
                 "channel": ("mail", "chat")[int(row["day"]) % 2],
                 "id": i,

@@ -4,6 +4,8 @@ from ftlib.config import BatchKind
 from ftlib.training.heads.base import Answers, Head, Targets
 from ftlib.training.heads.completions import CompletionHead
 from ftlib.training.heads.labels import LabelHead
+from ftlib.training.heads.multi_labels import MultiLabelHead
+from ftlib.training.heads.scores import ScoreHead
 from ftlib.training.heads.spans import SpanHead
 from ftlib.training.heads.tagged import TagHead
 from ftlib.training.heads.tokens import TokenHead
@@ -24,3 +26,7 @@ def head_of(kind: BatchKind) -> Head:
             return TokenHead()
         case "completions":
             return CompletionHead()
+        case "multi_labeled":
+            return MultiLabelHead()
+        case "scored":
+            return ScoreHead()

@@ -55,8 +55,6 @@ class Head(ABC):
 
     auto_class: ClassVar[Any]
     """The transformers class that loads a model with this head."""
-    own_layer: ClassVar[bool]
-    """Whether the head is a layer for the task, fresh on a base model; a language model's is its own."""
     largest_batch: ClassVar[int]
     """Tokens of a batch that is measured, padding included: what its logits take follows from it."""
 

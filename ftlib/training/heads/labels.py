@@ -4,34 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
 
 from ftlib.batch import Batch
 from ftlib.errors import DataError
 from ftlib.outcomes import LabelOutcomes
-from ftlib.training.heads.base import Answers, Head, Targets
+from ftlib.training.heads.base import Answers, Targets
+from ftlib.training.heads.sequence import SequenceHead, logits_of
 
 if TYPE_CHECKING:
     from ftlib.training.batches import PreparedSplit
 
 
-class LabelHead(Head):
+class LabelHead(SequenceHead):
     """See Head."""
-
-    auto_class: ClassVar[Any] = AutoModelForSequenceClassification
-    own_layer: ClassVar[bool] = True
-    largest_batch: ClassVar[int] = 32_768
 
     def config(self, labels: Sequence[str]) -> dict[str, object]:
         """See Head."""
-        return {"num_labels": len(labels)}
+        return {"num_labels": len(labels), "problem_type": "single_label_classification"}
 
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> LabelTargets:
         """See Head."""
@@ -68,8 +64,7 @@ class LabelAnswers(Answers):
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
         """See Answers."""
         assert batch.targets is not None
-        logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        log_probabilities = logits.double().log_softmax(dim=-1)
+        log_probabilities = logits_of(model, batch).log_softmax(dim=-1)
         self.nll[rows] = -log_probabilities.gather(1, batch.targets[:, None])[:, 0].cpu().numpy()
         self._probabilities[rows] = log_probabilities.exp().float().cpu().numpy()
 

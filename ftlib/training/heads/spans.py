@@ -30,7 +30,6 @@ class SpanHead(Head):
     """See Head."""
 
     auto_class: ClassVar[Any] = AutoModelForQuestionAnswering
-    own_layer: ClassVar[bool] = True
     largest_batch: ClassVar[int] = 32_768
 
     def config(self, labels: Sequence[str]) -> dict[str, object]:

@@ -27,7 +27,6 @@ class TagHead(Head):
     """See Head."""
 
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
-    own_layer: ClassVar[bool] = True
     largest_batch: ClassVar[int] = 32_768
 
     def config(self, labels: Sequence[str]) -> dict[str, object]:

@@ -26,7 +26,6 @@ class TokenHead(Head):
     """See Head."""
 
     auto_class: ClassVar[Any] = AutoModelForCausalLM
-    own_layer: ClassVar[bool] = False
     # Logits take tokens x vocabulary: 2,048 x 50,000 in fp32 are 400 MB.
     largest_batch: ClassVar[int] = 2_048
 

@@ -114,7 +114,7 @@ def test_every_number_equals_a_plain_transformers_loop(
 
 def test_perplexity_equals_a_plain_transformers_loop(work: Workspace, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "lm", ())
-    data = tiny_prepared(tmp_path / "data", {"test": ROWS}, labeled=False)
+    data = tiny_prepared(tmp_path / "data", {"test": ROWS}, kind="tokens")
     evaluation = Evaluation(dataset="rows", metrics=(Perplexity(), BitsPerByte()), resamples=100)
     report = evaluate(job(data, Candidate.of(checkpoint), evaluation=evaluation), work)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint.path / "model"), tiny_tokenizer()

@@ -18,7 +18,14 @@ from ftlib.profile import profile
 from ftlib.recipe import Dataset, ModelRef
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import Guard, PreprocessJob, preprocess
-from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_rows, write_jsonl
+from ftlib.testing import (
+    tiny_causal_lm,
+    tiny_classifier,
+    tiny_multi_label_rows,
+    tiny_rows,
+    tiny_scored_rows,
+    write_jsonl,
+)
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.model import find_model
 from ftlib.workspace import Workspace
@@ -295,3 +302,61 @@ def test_the_content_follows_ids_and_labels_and_nothing_else(bench: Bench, tmp_p
     assert bench.prepare(rows, format={**LABELED, "max_tokens": 8}).content != content
     flipped = [{**row, "label": "bug" if row["label"] == "sales" else row["label"]} for row in rows]
     assert bench.prepare(flipped).content != content
+
+
+MULTI: dict[str, Any] = {"kind": "multi_label_text", "text": "text", "labels": "labels", "max_tokens": 32}
+SCORED: dict[str, Any] = {"kind": "scored_text", "text": "text", "score": "score", "max_tokens": 32}
+
+
+def test_rows_with_any_number_of_labels_are_counted_by_label_and_kept_without_one(bench: Bench) -> None:
+    rows = tiny_multi_label_rows(64)
+    prepared = bench.prepare([*rows, {"text": "no list at all"}], format=MULTI)
+    written = [row for split in SPLITS for row in table(prepared, split)]
+    assert sorted(tuple(row["target"]) for row in written) == sorted(tuple(sorted(row["labels"])) for row in rows)
+    assert () in {tuple(row["target"]) for row in written}
+    assert prepared.kind == "multi_labeled"
+    assert prepared.labels == ("billing", "bug", "sales")
+    assert prepared.ledger.dropped == {"missing_label": 1}
+    for split in SPLITS:
+        named = Counter(label for row in table(prepared, split) for label in row["target"])
+        assert prepared.splits[split].labels == named
+        assert prepared.splits[split].supervised == prepared.splits[split].rows
+    assert prepared.profile.labels == prepared.splits["train"].labels
+
+
+def test_stratified_keeps_every_set_of_labels_in_proportion(bench: Bench) -> None:
+    prepared = bench.prepare(
+        tiny_multi_label_rows(160), format=MULTI, split={"by": "stratified", "validation": 0.25, "test": 0.25}
+    )
+    for split in ("validation", "test"):
+        assert Counter(tuple(row["target"]) for row in table(prepared, split)) == dict.fromkeys(
+            {tuple(row["target"]) for row in table(prepared, "train")}, 5
+        )
+
+
+def test_copies_with_other_labels_or_scores_contradict_each_other(bench: Bench) -> None:
+    several = [{"text": "one", "labels": ["a", "b"]}, {"text": "ONE", "labels": ["b", "a"]}]
+    several += [{"text": "two", "labels": ["a"]}, {"text": "two", "labels": []}]
+    more = tiny_multi_label_rows(40)
+    assert bench.prepare([*more, *several], format=MULTI).ledger.dropped == {"conflicting_labels": 2, "duplicate": 1}
+    numbers = [{"text": "one", "score": 1}, {"text": "one", "score": 1.0}, {"text": "two", "score": 1}]
+    numbers += [{"text": "two", "score": 2}]
+    prepared = bench.prepare([*tiny_scored_rows(40), *numbers], format=SCORED)
+    assert prepared.ledger.dropped == {"conflicting_labels": 2, "duplicate": 1}
+
+
+def test_scores_are_kept_as_they_are_and_are_no_labels(bench: Bench) -> None:
+    rows = tiny_scored_rows(60)
+    prepared = bench.prepare([*rows, {"text": "how much?", "score": "much"}], format=SCORED)
+    written = [row for split in SPLITS for row in table(prepared, split)]
+    assert sorted(row["target"] for row in written) == sorted(row["score"] for row in rows)
+    assert prepared.kind == "scored"
+    assert prepared.labels == ()
+    assert prepared.profile.labels == {}
+    assert prepared.ledger.dropped == {"score_not_a_number": 1}
+
+
+def test_rows_none_of_which_has_a_label_are_an_error(bench: Bench) -> None:
+    rows = [{**row, "labels": []} for row in tiny_multi_label_rows(40)]
+    with pytest.raises(DataError, match=r"datasets\.mail: none of the \d+ training rows has a label"):
+        bench.prepare(rows, format=MULTI)

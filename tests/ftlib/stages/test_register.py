@@ -94,7 +94,9 @@ class Run:
         labels = LABELS if labeled else ()
         rows = tiny_rows(40)
         self.data: PreparedDataset = tiny_prepared(
-            folder / "prepared", {"train": rows[:20], "validation": rows[20:28], "test": rows[28:]}, labeled=labeled
+            folder / "prepared",
+            {"train": rows[:20], "validation": rows[20:28], "test": rows[28:]},
+            kind="labeled" if labeled else "tokens",
         )
         start: Checkpoint = tiny_checkpoint(folder / "start", labels, phase="probe")
         end: Checkpoint = tiny_checkpoint(folder / "end", labels, phase="tune", start=start, seed=1)

@@ -124,7 +124,7 @@ def test_the_split_of_a_batch_does_not_change_the_loss(
 
 def test_language_model_loss_counts_tokens_not_rows(data: PreparedDataset, tmp_path: Path) -> None:
     texts = tiny_prepared(
-        tmp_path / "data", {"train": tiny_rows(40), "validation": tiny_rows(9, seed=1)}, labeled=False
+        tmp_path / "data", {"train": tiny_rows(40), "validation": tiny_rows(9, seed=1)}, kind="tokens"
     )
     model = find_model(ModelRef(path=str(tiny_causal_lm(tmp_path / "tiny"))))
     first = base(BaseJob(model=model, kind="tokens", labels=(), seed=1), Workspace(tmp_path))

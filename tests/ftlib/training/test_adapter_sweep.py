@@ -93,7 +93,7 @@ def test_ends_and_full_fine_tunes_are_not_scaled(tmp_path: Path) -> None:
 def test_evaluate_scales_and_measures_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = tiny_checkpoint(tmp_path / "start", (), phase="base")
     end = fine_tuned(tmp_path / "end", start)
-    rows = tiny_prepared(tmp_path / "rows", {"test": tiny_rows(12)}, labeled=False)
+    rows = tiny_prepared(tmp_path / "rows", {"test": tiny_rows(12)}, kind="tokens")
     mixed: list[float | None] = []
 
     def noted(model: nn.Module, candidate: Candidate) -> None:

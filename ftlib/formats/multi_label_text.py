@@ -1,0 +1,73 @@
+"""One text, any number of labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ftlib.config import BatchKind, Config
+from ftlib.formats.labeled_text import cut_texts, label_name
+from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
+
+
+class MultiLabelText(Config):
+    """A text column and a column of labels, none of which excludes another; a row may have none.
+
+    The column holds a list, or with `separator` a text: `billing; bug`. An absent list is a dropped row; an absent
+    text is a row without labels, since csv has no other way to write one.
+    """
+
+    kind: Literal["multi_label_text"] = "multi_label_text"
+    text: str
+    labels: str
+    separator: str | None = Field(default=None, min_length=1)
+    """What lies between the labels of a text; unset, the column holds lists."""
+    max_tokens: int = Field(default=256, gt=1)
+    """Longer texts are cut; how many is reported."""
+    slices: tuple[str, ...] = ()
+    """Columns whose values split the evaluation report."""
+
+    yields: ClassVar[BatchKind] = "multi_labeled"
+    keeps_lines: ClassVar[bool] = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that must be there."""
+        return (self.text, self.labels, *self.slices)
+
+    def example(self, values: Values) -> Example | Dropped:
+        """Return text and labels of a row, or why it has none. The order of labels and their repetition say nothing."""
+        text, listed = values.get(self.text), self._listed(values.get(self.labels))
+        if text is None:
+            return Dropped("missing_text")
+        if not isinstance(text, str):
+            return Dropped("text_not_a_string")
+        if isinstance(listed, Dropped):
+            return listed
+        names: set[str] = set()
+        for value in listed:
+            name = label_name(value)
+            if isinstance(name, Dropped):
+                return name
+            names.add(name)
+        labels = tuple(sorted(names))
+        # As JSON, since any other separator may be part of a label: these sets must not be taken for one another.
+        return Example(text, json.dumps(labels, ensure_ascii=False), slice_values(values, self.slices), target=labels)
+
+    def _listed(self, value: Value) -> Sequence[Value] | Dropped:
+        if self.separator is not None and (value is None or isinstance(value, str)):
+            return [part for part in (value or "").split(self.separator) if part.strip()]
+        if value is None:
+            return Dropped("missing_label")
+        return value if isinstance(value, list) else Dropped("labels_not_a_list")
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
+        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens)
+        return [
+            Encoded([Piece(ids, example.target)], truncated=cut)
+            for example, (ids, cut) in zip(examples, texts, strict=True)
+        ]

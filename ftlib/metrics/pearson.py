@@ -1,0 +1,24 @@
+"""Pearson's correlation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ftlib.metrics.correlations import OfScores, correlation
+from ftlib.outcomes import ScoreOutcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+
+class Pearson(OfScores):
+    """Linear correlation of answers and scores, -1 to 1; 0 where either are all the same. Blind to shift and scale."""
+
+    kind: Literal["pearson"] = "pearson"
+
+    def resampled(
+        self, outcomes: ScoreOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample."""
+        return correlation(outcomes.gold[rows], outcomes.predicted[rows])
