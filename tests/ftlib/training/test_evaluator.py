@@ -132,7 +132,7 @@ def test_three_workers_measure_what_one_process_does_bit_for_bit(
 def test_more_workers_than_batches_and_a_language_model(ray_session: None, tmp_path: Path) -> None:
     start = tiny_checkpoint(tmp_path / "start", (), phase="base")
     end = tiny_checkpoint(tmp_path / "end", (), phase="tune", start=start, seed=1)
-    rows = tiny_prepared(tmp_path / "data", {"test": tiny_rows(5)}, labeled=False)
+    rows = tiny_prepared(tmp_path / "data", {"test": tiny_rows(5)}, kind="tokens")
     split = PreparedSplit(split_file(rows.path, "test"), ())
     assert len(batches_of(split, EVERYTHING)) < 3
     cells = [
