@@ -230,13 +230,14 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
             f"{where}: the train split has {what} to learn from (dropped: {_reasons(dropped)}); "
             "check the format's columns and the split"
         )
-    if job.dataset.format.yields in LABELED and len(train.labels) < 2:
+    kind = job.dataset.format.yields
+    if kind in LABELED and not train.labels:
+        raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
+    if kind in LABELED and kind != "multi_labeled" and len(train.labels) < 2:
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
             "a classifier needs at least two labels: check the format's columns"
         )
-    if job.dataset.format.yields in LABELED and not train.labels:
-        raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
 
 
 def _reasons(dropped: dict[str, int]) -> str:

@@ -14,7 +14,13 @@ from ftlib.errors import RecipeError
 if TYPE_CHECKING:
     from torch import nn
 
-_TASKS: dict[BatchKind, str] = {"labeled": "SEQ_CLS", "tagged": "TOKEN_CLS", "spans": "QUESTION_ANS"}
+_TASKS: dict[BatchKind, str] = {
+    "labeled": "SEQ_CLS",
+    "multi_labeled": "SEQ_CLS",
+    "scored": "SEQ_CLS",
+    "tagged": "TOKEN_CLS",
+    "spans": "QUESTION_ANS",
+}
 """peft's TaskType by name, of the kinds that a language model does not answer."""
 
 

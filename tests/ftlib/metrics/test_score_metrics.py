@@ -41,8 +41,8 @@ def reference(metric: Metric, o: ScoreOutcomes) -> float:
             return float(sklearn.metrics.mean_squared_error(o.gold, o.predicted))
         case MeanAbsoluteError():
             return float(sklearn.metrics.mean_absolute_error(o.gold, o.predicted))
-        case R2():  # scikit-learn has no answer for one row
-            return 0.0 if len(o) == 1 else float(sklearn.metrics.r2_score(o.gold, o.predicted))
+        case R2():  # of equal scores scikit-learn says 0 too, unless their mean is rounded: then -1e25
+            return 0.0 if constant else float(sklearn.metrics.r2_score(o.gold, o.predicted))
         case Pearson():
             return 0.0 if constant or len(set(o.predicted)) == 1 else scipy.stats.pearsonr(o.gold, o.predicted)[0]
         case Spearman():

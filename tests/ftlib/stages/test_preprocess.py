@@ -360,3 +360,9 @@ def test_rows_none_of_which_has_a_label_are_an_error(bench: Bench) -> None:
     rows = [{**row, "labels": []} for row in tiny_multi_label_rows(40)]
     with pytest.raises(DataError, match=r"datasets\.mail: none of the \d+ training rows has a label"):
         bench.prepare(rows, format=MULTI)
+
+
+def test_one_label_that_rows_have_or_have_not_is_enough(bench: Bench) -> None:
+    prepared = bench.prepare(tiny_multi_label_rows(40, ("bug",)), format=MULTI)
+    assert prepared.labels == ("bug",)
+    assert 0 < prepared.splits["train"].labels["bug"] < prepared.splits["train"].rows
