@@ -69,11 +69,11 @@ def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
     """Say whether the folder's head answers this very question: the same labels, if any, and the same problem."""
     from ftlib.training.model import labels_of, read_config
 
-    problem, labels = read_config(source).get("problem_type"), labels_of(source)
-    same = sorted(labels) == sorted(job.labels) if job.labels else len(labels) == wanted.get("num_labels")
+    problem = read_config(source).get("problem_type")
     # Older single-label and reranking heads say no problem_type; of several labels at once, every head must.
-    unsaid = problem is None and job.kind != "multi_labeled"
-    return same and (unsaid or problem == wanted.get("problem_type"))
+    same = problem == wanted.get("problem_type") or (problem is None and job.kind != "multi_labeled")
+    # Without labels the shape says it all, and a tensor of another shape is fresh anyway.
+    return same and (not job.labels or sorted(labels_of(source)) == sorted(job.labels))
 
 
 def _check_gaps(job: BaseJob, missing: set[str]) -> None:
