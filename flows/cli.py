@@ -34,6 +34,7 @@ class LazyGroup(ReglageGroup):
         "predict": "flows.cli_predict",
         "interpolate": "flows.cli_interpolate",
         "evaluate": "flows.cli_evaluate",
+        "suite": "flows.cli_suite",
         "lineage": "flows.cli_lineage",
     }
 

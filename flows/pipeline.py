@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from types import MappingProxyType
 
 from flows import finetune_jobs as jobs
@@ -19,7 +20,7 @@ from ftlib.artifacts import (
 from ftlib.config import Config
 from ftlib.evidence import Evidence
 from ftlib.pins import pin
-from ftlib.preflight import check_labels, check_registry
+from ftlib.preflight import check_labels, check_registry, check_writing
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.train import runs_on_ray
@@ -53,7 +54,9 @@ def prepare(
     pins = {name: pin(dataset.source, run.work) for name, dataset in r.datasets.items()} if files is None else files
     raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model, used.get(name))) for name in r.datasets}
-    return Data(model=model, raw=raw, prepared=prepared, labels=check_labels(r, prepared))
+    labels = check_labels(r, prepared)
+    check_writing(r, prepared, Path(model.uri))
+    return Data(model=model, raw=raw, prepared=prepared, labels=labels)
 
 
 def find_best(r: Recipe, run: Runner, data: Data) -> Evidence:

@@ -269,6 +269,8 @@ class Measured(Config):
     outcomes: str
     """The per-example table, relative to the work folder's root: row_id, gold, predicted, nll, probabilities."""
     metrics: dict[str, Estimate]
+    signatures: dict[str, str] = {}
+    """What the values of some metrics must be cited with: the library's version and settings."""
     slices: dict[str, SliceFacts] = {}
 
 

@@ -48,6 +48,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 _table(text_table(results(evidence.final, selection, recipe.evaluations))),
                 f"Measured on the {REPORT} splits, which took part neither in training nor in the choice of this "
                 f"model. In brackets: {_confidence(recipe)} bootstrap intervals over rows.",
+                *_signatures(evidence),
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
                 "## How it was made",
                 "\n".join(f"{i}. {_phase(phase)}" for i, phase in enumerate(recipe.phases, start=1)),
@@ -63,6 +64,13 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
         )
         + "\n"
     )
+
+
+def _signatures(evidence: Evidence) -> list[str]:
+    """Return what the results must be cited with, where a metric has more than a name."""
+    cells = evidence.measured(evidence.selection.chosen.name).values()
+    said = dict.fromkeys(f"`{metric}` is {text}." for cell in cells for metric, text in cell.signatures.items())
+    return [" ".join(said)] if said else []
 
 
 def _front_matter(evidence: Evidence) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ftlib.errors import DataError, StorageError
 from ftlib.iob2 import completed
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import Signer
+from ftlib.prepared import longest_prompt, split_file
 from ftlib.recipe import REPORT, SELECTION, Recipe
 
 _NAMED = 5
@@ -48,6 +50,31 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
                 "map or drop these rows, or train on some of them"
             )
     return seen
+
+
+def check_room(name: str, max_new_tokens: int, prompts: Path, model: Path) -> None:
+    """Raise DataError if a model has no positions left for what it is to write after the longest of a split's prompts.
+
+    `name` is the evaluation's; `prompts` is the split's file, `model` the folder with the model's config.
+    """
+    config = json.loads((model / "config.json").read_bytes())
+    positions = config.get("max_position_embeddings")
+    if not max_new_tokens or positions is None:
+        return
+    longest = longest_prompt(prompts)
+    if longest + max_new_tokens > positions:
+        raise DataError(
+            f"evaluations.{name}: after a prompt of {longest} tokens, max_new_tokens: {max_new_tokens} goes beyond the "
+            f"{positions} that the model reads; lower it, or the format's max_tokens"
+        )
+
+
+def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], model: Path) -> None:
+    """Raise DataError if an evaluation has the model write more than it can; before anything is trained."""
+    for name, evaluation in recipe.evaluations.items():
+        for split in (SELECTION, REPORT):
+            file = split_file(prepared[evaluation.dataset].path, split)
+            check_room(name, evaluation.max_new_tokens, file, model)
 
 
 def _some(labels: tuple[str, ...] | list[str]) -> str:

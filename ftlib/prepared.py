@@ -54,6 +54,16 @@ def split_schema(kind: BatchKind, slices: Sequence[str] = ()) -> pa.Schema:
     return pa.schema([*columns, *(pa.field(SLICE + name, pa.string()) for name in slices)], {"kind": kind})
 
 
+def longest_prompt(path: Path) -> int:
+    """Return the most tokens that stand before a row's supervised ones."""
+    import pyarrow as pa
+
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    lengths = (chunk.value_lengths().to_numpy() for chunk in table["input_ids"].chunks)
+    supervised = (chunk.to_numpy() for chunk in table["supervised"].chunks)
+    return max((int((a - b).max()) for a, b in zip(lengths, supervised, strict=True) if len(a)), default=0)
+
+
 def _target_type(kind: BatchKind) -> pa.DataType | None:
     import pyarrow as pa
 

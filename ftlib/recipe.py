@@ -5,7 +5,7 @@ Importing this module loads no torch: the UI, the scheduler and `reglage check` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -365,7 +365,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     if {"base", "champion"} & {*names}:
         yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
     needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    if not _one_model(needs):
+    if not _one_model(*needs):
         yield f"phases: objectives of one recipe must need batches that one model answers; these need {_these(needs)}"
     for phase in recipe.phases:
         yield from _misfits_of(recipe, phase)
@@ -440,7 +440,7 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
     needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    if _one_model(needs) and not _one_model({*needs, yields}):
+    if _one_model(*needs) and not _one_model(*needs, yields):
         yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
         if yields not in metric.reads:
@@ -454,9 +454,9 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
 
 
-def _one_model(kinds: Set[BatchKind]) -> bool:
+def _one_model(*kinds: BatchKind) -> bool:
     """Say whether one model, with one head, answers batches of all these kinds."""
-    return len(kinds) < 2 or kinds <= LANGUAGE
+    return len({*kinds}) < 2 or LANGUAGE.issuperset(kinds)
 
 
 def _select_misfits(recipe: Recipe) -> Iterator[str]:

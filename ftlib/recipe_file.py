@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,10 +27,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(data, override)
     try:
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(data)
     except ValidationError as error:
         lines = [line for problem in error.errors() for line in _explain(problem, data)]
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
+    if lines := list(_missing_packages(recipe)):
+        raise RecipeError("\n".join(f"{path}: {line}" for line in lines))
+    return recipe
+
+
+def _missing_packages(recipe: Recipe) -> Iterator[str]:
+    """Say which metrics need a package that is absent here: a valid recipe, which another machine may run."""
+    for name, evaluation in recipe.evaluations.items():
+        for metric in evaluation.metrics:
+            if metric.package and importlib.util.find_spec(metric.package) is None:
+                yield (
+                    f"evaluations.{name}: {metric.kind!r} needs the package {metric.package!r}, which is not "
+                    "installed; pip install 'reglage[generation]'"
+                )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

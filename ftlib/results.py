@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ftlib.artifacts import Checkpoint, Estimate, EvalReport, Measured, Selection
 from ftlib.bootstrap import Resampling, paired_resamples
@@ -13,6 +13,10 @@ from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import LabelOutcomes, Outcomes
 from ftlib.recipe import Evaluation
 from ftlib.significance import bootstrap_p, holm, mcnemar_p
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -27,6 +31,7 @@ class Result(Config):
     role: str
     rows: int
     metrics: dict[str, Estimate]
+    signatures: dict[str, str] = {}
 
 
 class Difference(Config):
@@ -73,6 +78,7 @@ def results(
             role=evaluations[cell.evaluation].role,
             rows=cell.rows,
             metrics=cell.metrics,
+            signatures=cell.signatures,
         )
         for cell in ordered
     )
@@ -165,6 +171,16 @@ def divergence(reference: LabelOutcomes, ours: LabelOutcomes, resampling: Resamp
     rows = rel_entr(p, q).sum(axis=1)
     drawn = np.concatenate([rows[draw].mean(axis=1) for draw in resampling.draws(len(rows))])
     return resampling.interval(float(rows.mean()), drawn)
+
+
+def divergence_per_token(
+    sums: Float[np.ndarray, " rows"], tokens: Int[np.ndarray, " rows"], resampling: Resampling
+) -> Estimate:
+    """Return the mean divergence per token from each row's sum and number of tokens, rows drawn together."""
+    import numpy as np
+
+    drawn = [sums[draw].sum(axis=1) / tokens[draw].sum(axis=1).clip(min=1) for draw in resampling.draws(len(sums))]
+    return resampling.interval(float(sums.sum() / max(1, tokens.sum())), np.concatenate(drawn))
 
 
 def adjusted(found: Sequence[Difference]) -> list[Difference]:

@@ -108,7 +108,7 @@ class Example:
     """What rows are stratified, profiled and found contradictory by."""
     slices: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
-    """What is encoded, where that is not the text as a whole: words, or a prompt and its answer."""
+    """What is encoded, where that is not the text as a whole: words."""
     target: Target = None
     """What is learnt, where that is not the label."""
 

@@ -14,14 +14,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from ftlib.artifacts import Checkpoint, Ledger, PreparedDataset, SplitFacts
-from ftlib.config import BatchKind, Split, Target
+from ftlib.config import LABELED, BatchKind, Split
 from ftlib.fingerprint import digest, file_digest
+from ftlib.formats import Format
+from ftlib.formats.labeled_text import LabeledText
+from ftlib.formats.multi_label_text import MultiLabelText
+from ftlib.formats.plain_text import PlainText
+from ftlib.formats.scored_text import ScoredText
 from ftlib.iob2 import entities
 from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
-from ftlib.rows import labels_in
+from ftlib.rows import Example, Tokenizer, Values, labels_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -146,6 +151,21 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=128)
 
 
+def tiny_lm_tokenizer() -> PreTrainedTokenizerBase:
+    """Return the same as a language model's: `[SEP]` ends a text and differs from the padding."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token, tokenizer.eos_token = "[CLS]", "[SEP]"
+    return tokenizer
+
+
+def tiny_prompts(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+    """Make `count` rows with columns prompt and completion; which completion follows from the prompt's words."""
+    return [
+        {"prompt": str(row["text"]), "completion": f"please ask the {row['label']} team about your order"}
+        for row in tiny_rows(count, seed=seed)
+    ]
+
+
 def tiny_classifier(folder: Path, labels: Sequence[str] | None = None, *, seed: int = 0, hidden: int = 32) -> Path:
     """Write a two-layer BERT with its tokenizer; without `labels` it is a bare encoder, as base models are."""
     import torch
@@ -173,12 +193,11 @@ def tiny_classifier(folder: Path, labels: Sequence[str] | None = None, *, seed: 
 
 
 def tiny_causal_lm(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
-    """Write a two-layer Llama with its tokenizer; `[SEP]` ends a text and differs from the padding."""
+    """Write a two-layer Llama with its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = tiny_tokenizer()
-    tokenizer.bos_token, tokenizer.eos_token = "[CLS]", "[SEP]"
+    tokenizer = tiny_lm_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -250,22 +269,34 @@ def tiny_prepared(
     folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, kind: BatchKind = "labeled"
 ) -> PreparedDataset:
     """Write rows (columns text and what `kind` learns) as a prepared dataset, past the ingest and preprocess stages."""
-    tokenizer = tiny_tokenizer()
+    return tiny_prepared_as(folder, _format(kind), rows, cast("Tokenizer", tiny_tokenizer()))
+
+
+def tiny_prepared_as(
+    folder: Path,
+    format: Format,
+    rows: Mapping[Split, Sequence[Mapping[str, object]]],
+    tokenizer: Tokenizer,
+) -> PreparedDataset:
+    """Write rows as a format lays them out, one piece each, as a prepared dataset."""
     folder.mkdir(parents=True, exist_ok=True)
     splits: dict[Split, SplitFacts] = {}
     for split in SPLITS:
-        encoded: list[TokenRow] = []
-        for i, row in enumerate(rows.get(split, ())):
-            ids = tokenizer(str(row["text"]))["input_ids"]
-            supervised = len(ids) - 1 if kind == "tokens" else 1
-            encoded.append(TokenRow(tiny_row_id(split, i), ids, _target(kind, row), supervised=supervised))
-        write_split(split_file(folder, split), kind, encoded)
-        splits[split] = _facts(encoded)
+        examples = [format.example(cast("Values", row)) for row in rows.get(split, ())]
+        kept = [example for example in examples if isinstance(example, Example)]
+        encoded = format.encode(kept, tokenizer) if kept else []
+        written = [
+            TokenRow(tiny_row_id(split, i), piece.ids, piece.target, supervised=piece.supervised)
+            for i, found in enumerate(encoded)
+            for piece in found.pieces
+        ]
+        write_split(split_file(folder, split), format.yields, written)
+        splits[split] = _facts(written, format.yields)
     count = sum(facts.rows for facts in splits.values())
     return PreparedDataset(
         uri=str(folder.absolute()),
         content=digest([file_digest(split_file(folder, split)) for split in SPLITS]),
-        kind=kind,
+        kind=format.yields,
         labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
         splits=splits,
         ledger=Ledger(rows_in=count, kept=count),
@@ -275,29 +306,30 @@ def tiny_prepared(
     )
 
 
-def _target(kind: BatchKind, row: Mapping[str, Any]) -> Target:
+def _format(kind: BatchKind) -> Format:
     match kind:
         case "labeled":
-            return str(row["label"])
+            return LabeledText(text="text", label="label")
         case "multi_labeled":
-            return tuple(sorted(row["labels"]))
+            return MultiLabelText(text="text", labels="labels")
         case "scored":
-            return float(row["score"])
+            return ScoredText(text="text", score="score")
         case "tokens":
-            return None
+            return PlainText(text="text")
         case _:
-            raise ValueError(f"tiny_prepared has no {kind!r} rows; prepare them with the preprocess stage")
+            raise ValueError(f"tiny_prepared has no {kind!r} rows; lay them out with tiny_prepared_as")
 
 
-def _facts(rows: Sequence[TokenRow]) -> SplitFacts:
+def _facts(rows: Sequence[TokenRow], kind: BatchKind) -> SplitFacts:
     lengths = [len(row.input_ids) for row in rows]
+    labels = Counter(label for row in rows for label in labels_in(row.target)) if kind in LABELED else {}
     return SplitFacts(
         rows=len(rows),
         tokens=sum(lengths),
         supervised=sum(row.supervised for row in rows),
         truncated=0,
         longest=max(lengths, default=0),
-        labels=dict(sorted(Counter(label for row in rows for label in labels_in(row.target)).items())),
+        labels=dict(sorted(labels.items())),
     )
 
 

@@ -9,12 +9,15 @@ from ftlib.metrics.answer_exact_match import AnswerExactMatch
 from ftlib.metrics.answer_f1 import AnswerF1
 from ftlib.metrics.auroc import AUROC
 from ftlib.metrics.bits_per_byte import BitsPerByte
+from ftlib.metrics.bleu import Bleu
 from ftlib.metrics.brier import Brier
+from ftlib.metrics.chrf import ChrF
 from ftlib.metrics.ece import ECE
 from ftlib.metrics.entity_f1 import EntityF1
 from ftlib.metrics.entity_precision import EntityPrecision
 from ftlib.metrics.entity_recall import EntityRecall
 from ftlib.metrics.entropy import Entropy
+from ftlib.metrics.exact_match import ExactMatch
 from ftlib.metrics.f1 import F1
 from ftlib.metrics.hamming_loss import HammingLoss
 from ftlib.metrics.log_loss import LogLoss
@@ -33,6 +36,7 @@ from ftlib.metrics.precision import Precision
 from ftlib.metrics.r2 import R2
 from ftlib.metrics.ranking_precision import RankingPrecision
 from ftlib.metrics.recall import Recall
+from ftlib.metrics.rouge import Rouge
 from ftlib.metrics.samples_f1 import SamplesF1
 from ftlib.metrics.spearman import Spearman
 from ftlib.metrics.subset_accuracy import SubsetAccuracy
@@ -73,6 +77,10 @@ Metric = Annotated[
     | Pearson
     | Spearman
     | Perplexity
-    | BitsPerByte,
+    | BitsPerByte
+    | ExactMatch
+    | Rouge
+    | Bleu
+    | ChrF,
     Field(discriminator="kind"),
 ]

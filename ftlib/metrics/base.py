@@ -41,6 +41,10 @@ class MetricBase(Config):
         """Return `compute` of every resample."""
         raise NotImplementedError
 
+    def signature(self) -> str | None:
+        """Return what a value must be cited with, where libraries and settings differ: versions and settings."""
+        return None
+
     def right(self, outcomes: Any) -> Bool[np.ndarray, " rows"] | None:
         """Return which rows are right, if the metric is the share of those; McNemar's test compares such metrics."""
         return None

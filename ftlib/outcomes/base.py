@@ -88,7 +88,7 @@ def _columns(table: Outcomes) -> list[str]:
 
 
 def _joined(values: Sequence[Any]) -> Any:
-    if values[0] is None:
+    if values[0] is None:  # a column that no part has
         return None
     if isinstance(values[0], tuple):
         return tuple(chain.from_iterable(values))

@@ -62,7 +62,12 @@ def results_section(rows: Sequence[Result], confidence: float) -> Section:
                     Row([Cell(row.model), *(column[i] for column in columns)], marked=row.chosen)
                     for i, row in enumerate(mine)
                 ],
-                caption=" · ".join(dict.fromkeys([name, mine[0].role, f"{mine[0].rows:,} test rows"])),
+                caption=" · ".join(
+                    dict.fromkeys(
+                        [name, mine[0].role, f"{mine[0].rows:,} test rows"]
+                        + [f"{metric}: {said}" for metric, said in mine[0].signatures.items()]
+                    )
+                ),
             )
         )
     lead = f"On the test rows, which nothing was chosen by. Intervals hold the truth in {confidence:.0%} of samples."
@@ -100,7 +105,8 @@ def forgetting_section(
     lead = f"Retained skills, against {reference.phase}{why}. A loss is forgetting."
     tables = [_difference_table(found, "")] if found else []
     if divergences:
-        lead += " The divergence is how far the answers moved, right or wrong: 0 is nothing."
+        lead += " The divergence is how far the answers moved, right or wrong: 0 is nothing. It is per row, for a "
+        lead += "language model per token."
         cells = estimates_on_one_scale(list(divergences.values()))
         rows = [Row([Cell(name), cell]) for name, cell in zip(divergences, cells, strict=True)]
         tables.append(Table(["evaluation", f"mean KL({reference.phase} || chosen), nats"], rows))

@@ -12,6 +12,8 @@ from ftlib.config import Split
 from ftlib.errors import DataError
 from ftlib.fingerprint import Job, digest
 from ftlib.outcomes import Outcomes, read_outcomes
+from ftlib.preflight import check_room
+from ftlib.prepared import split_file
 from ftlib.recipe import Compute, Evaluation
 from ftlib.workspace import Workspace
 
@@ -91,6 +93,8 @@ def _check_rows(job: EvaluateJob) -> None:
             "texts of one token have no next one"
         )
     for candidate in job.candidates:
+        rows = split_file(job.data.path, job.split)
+        check_room(job.name, job.evaluation.max_new_tokens, rows, candidate.end.path / "model")
         if candidate.end.tokenizer != job.data.tokenizer:
             raise DataError(
                 f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was tokenised for another model than "
@@ -138,6 +142,7 @@ def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resamplin
         rows=len(table),
         outcomes=str(_outcomes_file(job, candidate)),
         metrics=estimates(table, job.evaluation.metrics, resampling),
+        signatures={metric.name: said for metric in job.evaluation.metrics if (said := metric.signature())},
         slices=dict(_slices(job, table, resampling)),
     )
 

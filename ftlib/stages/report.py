@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Checkpoint, Estimate, Report
-from ftlib.bootstrap import Resampling
+from ftlib.artifacts import Checkpoint, Report
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
 from ftlib.outcomes import LabelOutcomes, tables_in
 from ftlib.page import diagnosis, render, sections
 from ftlib.page.content import Figure, Page
 from ftlib.page.figures import Curve, Line, alpha_curve, training_curves
-from ftlib.results import Difference, adjusted, differences, divergence, results, retained_reference
+from ftlib.results import Difference, adjusted, differences, results, retained_reference
+from ftlib.stages.forgetting import divergences
 from ftlib.training.curves import FILE, read
 from ftlib.workspace import Workspace
 
@@ -23,7 +23,7 @@ class ReportJob(Job):
     """What the page shows."""
 
     stage: ClassVar[str] = "report"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     evidence: Evidence
 
@@ -92,22 +92,8 @@ def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
     reference = retained_reference(found.checkpoints)
     measured = _differences(found, work, found.selection.chosen.name, reference.phase) if retained and reference else []
     kept = adjusted([d for d in measured if d.evaluation in retained])
-    divergences = _divergences(found, work, reference.phase, retained) if reference else {}
-    return sections.forgetting_section(kept, divergences, reference, retained)
-
-
-def _divergences(found: Evidence, work: Workspace, reference: str, retained: Sequence[str]) -> dict[str, Estimate]:
-    """Return KL(reference || chosen) on every retained evaluation whose tables hold probabilities."""
-    divergences: dict[str, Estimate] = {}
-    pairs = (found.measured(name) for name in (reference, found.selection.chosen.name))
-    theirs, ours = pairs
-    for name in retained:
-        before, after = (tables_in(work.root)(cells[name]) for cells in (theirs, ours))
-        if isinstance(before, LabelOutcomes) and isinstance(after, LabelOutcomes):
-            evaluation = found.recipe.evaluations[name]
-            resampling = Resampling(evaluation.resamples, evaluation.confidence, found.recipe.seed)
-            divergences[name] = divergence(before, after, resampling)
-    return divergences
+    moved = divergences(found, work, reference, retained) if reference and measured else {}
+    return sections.forgetting_section(kept, moved, reference, retained)
 
 
 def _diagnosis(found: Evidence, work: Workspace, folder: Path) -> list[Figure]:

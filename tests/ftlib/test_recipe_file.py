@@ -114,3 +114,51 @@ def test_a_file_that_cannot_be_read_is_a_recipe_error(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(RecipeError, match="not UTF-8"):
         load_recipe(tmp_path / "latin.yaml")
+
+
+CAUSAL = Path(__file__).parents[2] / "recipes" / "completions.yaml"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["evaluations.answers.max_new_tokens=0"], "'exact_match' reads what the model writes; give max_new_tokens"),
+        (["evaluations.prose.max_new_tokens=8"], "evaluations.prose.max_new_tokens: 'tokens' batches have no prompts"),
+        (["evaluations.prose.metrics=[{kind: rouge}]"], "'rouge' needs 'completions' batches, but dataset 'readmes'"),
+        (["evaluations.fit.metrics=[{kind: accuracy}]"], "'accuracy' needs 'labeled' batches, but dataset 'support'"),
+        (["phases.tune.objective.kind=causal_lm"], "'causal_lm' needs 'tokens' batches, but dataset 'support'"),
+        (["phases.tune.objective.kind=classification"], "a model trained on labeled does not answer 'tokens' batches"),
+        (
+            ["evaluations.answers.metrics=[{kind: rouge}, {kind: rouge, use_stemmer: true}]"],
+            "evaluations.answers.metrics: rougeL is there twice",
+        ),
+    ],
+)
+def test_what_does_not_fit_prompts_is_said(overrides, said):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(CAUSAL, overrides)
+    assert any(said in line for line in str(caught.value).splitlines()), str(caught.value)
+
+
+def test_a_language_model_may_learn_from_text_and_then_from_prompts():
+    text = (
+        "{name: read, dataset: readmes, objective: {kind: causal_lm}, tuning: {kind: full}}, "
+        "{name: tune, dataset: support, objective: {kind: completion}, tuning: {kind: lora}}"
+    )
+    split = "datasets.readmes.split={by: random}"
+    assert [phase.objective.needs for phase in load_recipe(CAUSAL, [f"phases=[{text}]", split]).phases] == [
+        "tokens",
+        "completions",
+    ]
+
+
+def test_a_metric_whose_package_is_absent_says_what_to_install(monkeypatch):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rouge_score" else real(name))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(CAUSAL)
+    (line,) = str(caught.value).splitlines()
+    assert "evaluations.answers: 'rouge' needs the package 'rouge_score'" in line
+    assert "pip install 'reglage[generation]'" in line

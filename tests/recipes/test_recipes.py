@@ -192,7 +192,7 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
 
 
 def write_tickets(path: Path) -> None:
-    """Write rows as the comments in recipes/local_files.yaml and recipes/fresh_data.yaml show them."""
+    """Write rows as the comments in the recipes that read files show them."""
     write_jsonl(
         path,
         [
@@ -201,6 +201,8 @@ def write_tickets(path: Path) -> None:
                 "queue": row["label"],
                 "tags": [label for label in LABELS[: i % 3] if label != row["label"]],
                 "urgency": 1 + i % 9 / 2,
+                "question": row["text"],
+                "answer": f"please ask the {row['label']} team",
                 "opened": f"2026-{1 + int(row['day']) // 28:02d}-{1 + int(row['day']) % 28:02d}",
                 "channel": ("mail", "chat")[int(row["day"]) % 2],
                 "id": i,

@@ -77,10 +77,8 @@ class CompletionAnswers(TokenAnswers):
         )
 
 
-def continued(
-    model: nn.Module, prompts: Sequence[Int[Tensor, " tokens"]], tokenizer: Any, max_new_tokens: int
-) -> list[list[int]]:
-    """Return the tokens that follow each prompt, the most probable one at each place, up to the end token.
+def continued(model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_new_tokens: int) -> list[list[int]]:
+    """Return the tokens that follow each prompt (ids), the most probable one at each place, up to the end token.
 
     Prompts are padded on the left and masked; transformers counts positions from the mask, so a prompt's answer does
     not depend on what it is batched with, to the rounding of sums.

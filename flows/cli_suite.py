@@ -1,0 +1,104 @@
+"""`reglage suite`: lm-evaluation-harness's tasks on folders or versions, compared in pairs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.cli_interpolate import model_folder
+from flows.console import emit, json_option
+from flows.registry_view import registry_options, table
+from ftlib.bootstrap import Resampling
+from ftlib.errors import RecipeError
+from ftlib.results import Difference, adjusted, interval_text
+
+if TYPE_CHECKING:
+    from ftlib.training.suites import TaskScores
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--task", "tasks", multiple=True, required=True, metavar="NAME", help="A task by name; repeatable.")
+@click.option(
+    "--tasks-from",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder of tasks as YAML. Such a file may name Python code that is run.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first examples of each task.")
+@click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True)
+@click.option(
+    "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True
+)
+@registry_options
+@json_option
+def suite(
+    models: tuple[str, ...],
+    tasks: tuple[str, ...],
+    folder: Path | None,
+    limit: int | None,
+    resamples: int,
+    confidence: float,
+    uri: str,
+    endpoint_url: str | None,
+    as_json: bool,
+) -> None:
+    """Ask causal language models a task suite (lm-eval): folders, or versions NAME@NUMBER or NAME@ALIAS.
+
+    Each model after the first is compared with the first, example by example.
+    """
+    from flows.quiet import quiet_libraries
+    from ftlib.training.model import load_model, load_tokenizer
+    from ftlib.training.suites import ask, check_installed
+
+    quiet_libraries()
+    check_installed()
+    if twice := sorted({model for model in models if models.count(model) > 1}):
+        raise RecipeError(f"suite: {', '.join(twice)} is named twice; name every model once")
+    resampling, found = Resampling(resamples, confidence, seed=0), dict[str, "list[TaskScores]"]()
+    for name in models:
+        place = model_folder(name, uri, endpoint_url)
+        found[name] = ask(load_model(place, "tokens"), load_tokenizer(place), tasks, folder, limit)
+    compared = adjusted(
+        [
+            ours.minus(theirs, (name, models[0]), resampling)
+            for name in models[1:]
+            for ours, theirs in zip(found[name], found[models[0]], strict=True)
+        ]
+    )
+    emit(lambda: _print(found, compared, resampling), _record(found, compared, resampling), as_json)
+
+
+def _record(found: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> dict[str, Any]:
+    return {
+        "measured": [
+            {
+                "model": name,
+                "task": scores.task,
+                "metric": scores.metric,
+                **scores.estimate(resampling).model_dump(),
+                "examples": dict(zip(scores.examples, scores.values.tolist(), strict=True)),
+            }
+            for name, all_scores in found.items()
+            for scores in all_scores
+        ],
+        "differences": [difference.model_dump(mode="json") for difference in compared],
+    }
+
+
+def _print(found: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    rows = [
+        [name, scores.task, scores.metric, str(len(scores.values)), interval_text(scores.estimate(resampling))]
+        for name, all_scores in found.items()
+        for scores in all_scores
+    ]
+    console.print(table(["model", "task", "metric", "examples", "value"], rows, "tasks"))
+    for d in compared:
+        console.print(
+            f"{d.evaluation}/{d.metric}: {d.ours} minus {d.theirs} {interval_text(d.estimate)}, "
+            f"p {d.adjusted_p:.3f} (Holm): {d.verdict}",
+            soft_wrap=True,
+        )
