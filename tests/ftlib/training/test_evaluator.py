@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -193,4 +194,4 @@ def test_what_a_worker_refuses_is_refused_in_its_own_words(
 
 def test_one_process_never_imports_ray(tmp_path: Path) -> None:
     code = "import ftlib.stages.evaluate, ftlib.training.prediction, sys; sys.exit('ray' in sys.modules)"
-    subprocess.run(["python", "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True)
