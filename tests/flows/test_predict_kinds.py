@@ -135,6 +135,13 @@ def test_questions_from_a_recipe_to_answers_to_lines(tmp_path: Path, published: 
     first, second = predict(folder, "answers", asked).splitlines()[:2]
     assert [first.split("\t")[0], second.split("\t")[0]] == [answer["answer"] for answer in said[:2]]
 
+    # `reglage evaluate` on the folder says the same of the same rows, and refuses a model that cannot answer
+    words = ["evaluate", "--recipe", str(tmp_path / "recipe.yaml"), "--work", str(tmp_path / "work")]
+    again = json.loads(CliRunner().invoke(main, [*words, str(folder), "--json"]).stdout)["measured"][0]
+    assert again["metrics"] == {name: value.model_dump() for name, value in cell.metrics.items()}
+    bare = CliRunner().invoke(main, [*words, str(tmp_path / "model")])
+    assert "has no head for 'spans' rows to measure; give a model that was trained for them" in bare.stderr
+
     words = ["predict", "answers", "--registry", str(tmp_path / "registry")]
     refused = CliRunner().invoke(main, words, input="where is it?\n")
     assert refused.exit_code == 3
