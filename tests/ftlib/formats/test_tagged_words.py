@@ -84,6 +84,34 @@ def test_byte_level_tokens_hold_the_blank_before_their_word() -> None:
     assert first_tokens(words, [(0, 0), (0, 3), (9, 11), (0, 0)]) == [1, None, 2]
 
 
+@pytest.mark.parametrize("trim_offsets", [True, False], ids=["as RoBERTa", "as GPT-2"])
+def test_a_byte_level_tokenizer_needs_no_prefix_space(trim_offsets: bool) -> None:
+    """Stock transformers refuses `is_split_into_words` here; its own ids of the joined words are the reference."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    rows = tiny_tagged_rows(30)
+    byte_level = Tokenizer(models.BPE())
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    byte_level.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    byte_level.train_from_iterator([" ".join(row["words"]) for row in rows], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level)
+    whole = FORMAT.model_copy(update={"max_tokens": 500})
+    for row in [*rows, {"words": ["zoë", "😀😀", "naïve"], "tags": ["B-A", "O", "B-A"]}]:
+        (encoded,) = whole.encode([example(row["words"], row["tags"])], tokenizer)
+        (piece,) = encoded.pieces
+        assert piece.ids == tokenizer(" ".join(row["words"]))["input_ids"]
+        assert isinstance(piece.target, tuple)
+        firsts = [token for token, tag in enumerate(piece.target) if tag is not None]
+        assert [tag for tag in piece.target if tag is not None] == row["tags"]
+        ends = [*firsts[1:], len(piece.ids)]
+        spelt = [tokenizer.decode(piece.ids[a:b]).strip() for a, b in zip(firsts, ends, strict=True)]
+        assert spelt == row["words"]
+
+
 def test_words_that_are_cut_off_keep_their_tags_behind_the_tokens() -> None:
     rows = tiny_tagged_rows(20, words=12)
     for row, encoded in zip(
