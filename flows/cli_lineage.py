@@ -1,5 +1,7 @@
 """`reglage lineage`: what trained a version, and which versions a row is in."""
 
+import json
+from contextlib import suppress
 from typing import Any, cast
 
 import click
@@ -8,6 +10,7 @@ from flows.console import emit, json_option
 from flows.registry_view import aliases_of, facts, open_registry, registry_options, table
 from ftlib.ancestry import Ancestry
 from ftlib.model_registry import ModelRegistry
+from ftlib.row_keys import row_key
 from ftlib.row_search import Holdings, Wanted, find_rows
 from ftlib.versions import Manifest, Version
 
@@ -29,7 +32,10 @@ def lineage(
     as_json: bool,
 ) -> None:
     """Show what a version was made from; or, with --row or --key, every version that a row went into."""
-    wanted = [*(Wanted(by="row", value=row) for row in rows), *(Wanted(by="key", value=key) for key in keys)]
+    wanted = [
+        *(Wanted(by="row", value=row) for row in rows),
+        *(Wanted(by="key", value=key) for key in _spellings(keys)),
+    ]
     if (version is None) == (not wanted):
         raise click.UsageError("give a version, or rows with --row or --key")
     opened = open_registry(uri, endpoint_url)
@@ -37,6 +43,16 @@ def lineage(
         _show(opened, opened.resolve(version), as_json)
     else:
         _search(opened, wanted, as_json)
+
+
+def _spellings(keys: tuple[str, ...]) -> list[str]:
+    """Return the keys as given, and what `4.0` and `"4"` are in rows that hold numbers: none of them may be missed."""
+    found: dict[str, None] = dict.fromkeys(keys)
+    for key in keys:
+        with suppress(ValueError):
+            if folded := row_key(json.loads(key)):
+                found[folded] = None
+    return list(found)
 
 
 def _show(opened: ModelRegistry, version: Version, as_json: bool) -> None:

@@ -142,6 +142,7 @@ def probe_store(rounds: int, writers: int, uri: str, endpoint_url: str | None, a
 def _print_version(version: Version, manifest: Manifest) -> None:
     size = sum(file.bytes for file in manifest.files)
     click.echo(f"{version}, published {version.published_at}, {len(manifest.files)} files, {size / 1e6:.1f} MB")
+    click.echo(f"manifest sha256 {version.manifest}")
     if manifest.description:
         click.echo(manifest.description)
     for title, columns, rows in (

@@ -140,6 +140,7 @@ def moved(folder: Path, layers: Sequence[Moved], alpha: float) -> Figure:
             axes.barh(names, values, color=colour, height=0.62)
             axes.invert_yaxis()
             axes.set_title(title, loc="left")
+            axes.locator_params(axis="x", nbins=4)  # small distances have long labels
         grid[0][1].set_xlim(0, 1.02)
         caption = (
             "Left: ||theta1 - theta0|| over ||theta0|| by layer. Right: of the elements that training moved, the share "

@@ -52,6 +52,7 @@ def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
         if start and record and record.parent != theta0:
             raise ModelError(
                 f"{name!r} was trained from weights {(record.parent or 'none')[:12]}, not from {start_name!r}'s "
-                f"{(theta0 or 'none')[:12]}: only checkpoints of one start lie in one basin"
+                f"{(theta0 or 'none')[:12]}: only checkpoints of one start lie in one basin; "
+                "give the weights it started from as A"
             )
     return all(record is not None for _, record in known)
