@@ -1,7 +1,7 @@
 """The version that an alias stands for: found, pulled, and measured on the challenger's own rows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -74,6 +74,7 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
     labels = labels_of(folder) if kind in LABELED else ()
     if set(data.labels) - {*labels}:
         return ()
+    run = replace(run, whose=CHAMPION)
     start = run(base, BaseJob(model=model, kind=kind, labels=labels, seed=r.seed))
     if start.fresh_head:
         return ()

@@ -50,6 +50,8 @@ class Runner:
 
     work: Workspace
     steps: list[Step] = field(default_factory=list[Step])
+    whose: str = ""
+    """Said before every stage's name, where a run has the same stages for another model."""
 
     def __call__(self, task: Task[[J, Workspace], A], job: J) -> A:
         """Run a stage on this thread and return its artifact. Raises whatever the stage raises."""
@@ -86,7 +88,7 @@ class Runner:
     def _account(self, task: Task[[J, Workspace], A], job: J, call: Callable[[Task[..., Any]], State[Any]]) -> A:
         started, before = monotonic(), self._made_at(job)
         named = task.with_options(
-            task_run_name=label(job),
+            task_run_name=self._name(job),
             refresh_cache=before is None,
             result_storage=self.work.root / "prefect" / "results",
         )
@@ -96,10 +98,15 @@ class Runner:
         seconds = round(monotonic() - started, 3)
         done = before is not None and before == self._made_at(job)
         work = 0.0 if done else artifact.seconds
-        step = Step(stage=label(job), fingerprint=job.fingerprint, done_before=done, seconds=seconds, work_seconds=work)
+        step = Step(
+            stage=self._name(job), fingerprint=job.fingerprint, done_before=done, seconds=seconds, work_seconds=work
+        )
         self.steps.append(step)
         emit(step.stage, 1, 1, STAGE, done_before=float(done), seconds=artifact.seconds, **telling(artifact))
         return artifact
+
+    def _name(self, job: Job) -> str:
+        return f"{self.whose}: {label(job)}" if self.whose else label(job)
 
     def _made_at(self, job: Job) -> int | None:
         """Return when the job's record was written; a stage may find its old record void and make it again."""

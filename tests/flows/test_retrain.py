@@ -128,6 +128,9 @@ def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
     _, found = kept.retrain("retrain.margin=1")
     assert (found.what, kept.champion()) == ("promoted", 2)
     assert found.evidence is not None
+    stages = [step.stage for step in found.steps]
+    assert len(set(stages)) == len(stages)  # whose a stage is, is said
+    assert {"evaluate home test", "champion: evaluate home test"} <= {*stages}
     challenger = found.evidence.measured(found.evidence.selection.chosen.name)
     champion = {cell.evaluation: cell for report in found.champion_cells for cell in report.measured}
     assert {name: cell.rows for name, cell in champion.items()} == {name: c.rows for name, c in challenger.items()}
