@@ -17,7 +17,7 @@ from ftlib.outcomes import read_outcomes
 from ftlib.recipe import Compute, Evaluation
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
-from ftlib.training import merge
+from ftlib.training import prediction
 from ftlib.training.adapter_sweep import AdapterSweep, unscaled, walks_by_scaling
 from ftlib.training.merge import mix_into
 from ftlib.training.model import load_model, save_model, weights_digest
@@ -100,7 +100,7 @@ def test_evaluate_scales_and_measures_the_same(tmp_path: Path, monkeypatch: pyte
         mixed.append(candidate.alpha)
         mix_into(model, candidate)
 
-    monkeypatch.setattr(merge, "mix_into", noted)
+    monkeypatch.setattr(prediction, "mix_into", noted)
     evaluation = Evaluation.model_validate({"dataset": "rows", "metrics": [{"kind": "perplexity"}], "resamples": 100})
     job = EvaluateJob(
         name="rows",
