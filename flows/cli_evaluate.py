@@ -131,9 +131,5 @@ def _print(recipe: Recipe, reports: Sequence[EvalReport], compared: Sequence[Dif
         for column in drawn.columns[1:]:
             column.no_wrap = True
         console.print(drawn)
-    for d in compared:
-        console.print(
-            f"{d.evaluation}/{d.metric}: {d.ours} minus {d.theirs} {interval_text(d.estimate)}, "
-            f"p {d.adjusted_p:.3f} (Holm): {d.verdict}",
-            soft_wrap=True,
-        )
+    for difference in compared:
+        console.print(difference.line(), soft_wrap=True)

@@ -96,9 +96,5 @@ def _print(found: dict[str, list["TaskScores"]], compared: list[Difference], res
         for scores in all_scores
     ]
     console.print(table(["model", "task", "metric", "examples", "value"], rows, "tasks"))
-    for d in compared:
-        console.print(
-            f"{d.evaluation}/{d.metric}: {d.ours} minus {d.theirs} {interval_text(d.estimate)}, "
-            f"p {d.adjusted_p:.3f} (Holm): {d.verdict}",
-            soft_wrap=True,
-        )
+    for difference in compared:
+        console.print(difference.line(), soft_wrap=True)

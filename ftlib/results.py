@@ -52,6 +52,11 @@ class Difference(Config):
     verdict: Verdict = "undecided"
     """better or worse, with the metric's direction, where p (adjusted, if it is) is at most 1 - confidence."""
 
+    def line(self) -> str:
+        """Say it in one line."""
+        between = f"{self.evaluation}/{self.metric}: {self.ours} minus {self.theirs}"
+        return f"{between} {interval_text(self.estimate)}, p {self.adjusted_p:.3f} (Holm): {self.verdict}"
+
     def judged(self, adjusted_p: float | None) -> Difference:
         """Return it with the verdict that this adjustment, or none, gives."""
         p = self.p if adjusted_p is None else adjusted_p
