@@ -19,7 +19,7 @@ import torch
 from benchmarks.material import Material
 from ftlib.config import Config
 from ftlib.progress import Progress, listen
-from ftlib.recipe import Compute
+from ftlib.recipe_parts import Compute
 from ftlib.stages.train import train
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.heads.labels import LabelTargets

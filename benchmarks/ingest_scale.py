@@ -19,7 +19,7 @@ import click
 from benchmarks.ingest_readers import make_rows, write_jsonl
 from benchmarks.machine import describe_machine
 from benchmarks.rounds import fresh_process, interleaved, print_result, print_table
-from ftlib.recipe import Dataset, ModelRef
+from ftlib.recipe_parts import Dataset, ModelRef
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.testing import tiny_classifier

@@ -178,7 +178,7 @@ def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
 
 def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
     """Return MiniLM with a head, and a step from it: in every tensor, or by an adapter."""
-    from ftlib.recipe import ModelRef
+    from ftlib.recipe_parts import ModelRef
     from ftlib.stages.base import BaseJob, base
     from ftlib.training.model import find_model, load_model, save_model, weights_digest
     from ftlib.workspace import Workspace

@@ -12,8 +12,9 @@ from ftlib.config import Config
 from ftlib.fingerprint import digest, file_digest
 from ftlib.preflight import check_labels
 from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
-from ftlib.recipe import Compute, Phase, Recipe
+from ftlib.recipe import Recipe
 from ftlib.recipe_file import load_recipe
+from ftlib.recipe_parts import Compute, Phase
 from ftlib.stages.base import base
 from ftlib.stages.ingest import ingest
 from ftlib.stages.preprocess import preprocess

@@ -18,7 +18,8 @@ from ftlib.evidence import Evidence
 from ftlib.file_ledger import Changes, Decision
 from ftlib.model_registry import ModelRegistry
 from ftlib.preflight import check_registry
-from ftlib.recipe import ModelRef, Recipe
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import ModelRef
 from ftlib.results import Difference
 from ftlib.retraining import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.stages.register import RegisterJob

@@ -15,7 +15,8 @@ from ftlib.lineage import indexed_rows
 from ftlib.model_registry import ModelRegistry
 from ftlib.outcomes import tables_in
 from ftlib.profile import Profile
-from ftlib.recipe import REPORT, ModelRef, Recipe
+from ftlib.recipe import REPORT, Recipe
+from ftlib.recipe_parts import ModelRef
 from ftlib.results import Difference, differences
 from ftlib.retraining import Champion
 from ftlib.row_index import RowIndex

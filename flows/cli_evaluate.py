@@ -16,7 +16,8 @@ from ftlib.config import LABELED
 from ftlib.errors import ModelError, RecipeError
 from ftlib.outcomes import tables_in
 from ftlib.pins import pin
-from ftlib.recipe import REPORT, SELECTION, ModelRef, Recipe
+from ftlib.recipe import REPORT, SELECTION, Recipe
+from ftlib.recipe_parts import ModelRef
 from ftlib.results import Difference, adjusted, differences, interval_text
 from ftlib.workspace import Workspace
 

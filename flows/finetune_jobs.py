@@ -14,7 +14,8 @@ from ftlib.artifacts import (
 )
 from ftlib.config import Split
 from ftlib.model_registry import ModelRegistry
-from ftlib.recipe import Phase, Recipe
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import Phase
 from ftlib.stages.base import BaseJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob

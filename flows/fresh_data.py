@@ -12,7 +12,8 @@ from ftlib.drift import drift
 from ftlib.file_ledger import Changes, Decision, FileLedger, check_vanished, compare, fresh_places
 from ftlib.lineage import compare_rows
 from ftlib.pins import pin
-from ftlib.recipe import AllRows, Recipe
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import AllRows
 from ftlib.retraining import News
 from ftlib.row_index import rows_from
 from ftlib.storage.store import Store

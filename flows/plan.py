@@ -10,7 +10,8 @@ from ftlib.config import Config, Split
 from ftlib.fingerprint import Job
 from ftlib.pins import pin
 from ftlib.preflight import check_labels
-from ftlib.recipe import REPORT, SELECTION, Phase, Recipe
+from ftlib.recipe import REPORT, SELECTION, Recipe
+from ftlib.recipe_parts import Phase
 from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from types import TracebackType
 
-from ftlib.recipe import Compute
+from ftlib.recipe_parts import Compute
 
 
 class RayWhenNeeded:

@@ -11,7 +11,7 @@ from ftlib.cleaning import clean, text_key
 from ftlib.config import Split
 from ftlib.prepared import SPLITS
 from ftlib.profile import Profile, Profiler
-from ftlib.recipe import Dataset
+from ftlib.recipe_parts import Dataset
 from ftlib.row_keys import row_key
 from ftlib.rows import Dropped, Example, Values, need_column
 from ftlib.snapshot import read_origins, read_snapshot

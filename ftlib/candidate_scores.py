@@ -11,7 +11,7 @@ from ftlib.bootstrap import Resampling, resamples
 from ftlib.errors import RecipeError
 from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import Outcomes
-from ftlib.recipe import Evaluation
+from ftlib.recipe_parts import Evaluation
 from ftlib.significance import bootstrap_p, holm
 
 if TYPE_CHECKING:

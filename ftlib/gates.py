@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftlib.errors import DataError
-from ftlib.recipe import Limits
+from ftlib.recipe_parts import Limits
 from ftlib.rows import BadRow
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from ftlib.artifacts import Candidate, PreparedDataset, Selection
 from ftlib.config import BatchKind
 from ftlib.evidence import Evidence
-from ftlib.recipe import REPORT, SELECTION, Phase, Recipe
+from ftlib.recipe import REPORT, SELECTION, Recipe
+from ftlib.recipe_parts import Phase
 from ftlib.results import results, text_table
 from ftlib.sources.huggingface import HuggingFace
 from ftlib.versions import MANIFEST

@@ -10,7 +10,7 @@ from ftlib.artifacts import RawDataset
 from ftlib.assignment import Assignment, clean_example
 from ftlib.config import Split
 from ftlib.near_duplicates import Suspect, colliding, near_copies, own_shingles, sketch
-from ftlib.recipe import Dataset
+from ftlib.recipe_parts import Dataset
 from ftlib.rows import Example
 from ftlib.snapshot import read_snapshot
 

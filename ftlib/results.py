@@ -11,7 +11,7 @@ from ftlib.config import Config
 from ftlib.errors import DataError
 from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import LabelOutcomes, Outcomes
-from ftlib.recipe import Evaluation
+from ftlib.recipe_parts import Evaluation
 from ftlib.significance import bootstrap_p, holm, mcnemar_p
 
 if TYPE_CHECKING:

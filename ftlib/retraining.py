@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from ftlib.config import Config
 from ftlib.drift import Drift
 from ftlib.file_ledger import Changes
-from ftlib.recipe import Recipe, Retrain
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import Retrain
 from ftlib.results import Difference
 
 _CLOCKS_DIFFER = 1 / 24

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ftlib.config import Split
 from ftlib.errors import DataError
-from ftlib.recipe import SplitPolicy
+from ftlib.recipe_parts import SplitPolicy
 from ftlib.row_keys import as_date, as_number
 from ftlib.rows import Value
 

@@ -8,7 +8,7 @@ from ftlib.artifacts import RawDataset
 from ftlib.assignment import Assignment
 from ftlib.config import Config
 from ftlib.errors import DataError
-from ftlib.recipe import AllRows, Replay, TrainingRows, Window
+from ftlib.recipe_parts import AllRows, Replay, TrainingRows, Window
 from ftlib.row_keys import as_date
 from ftlib.rows import need_column
 from ftlib.snapshot import read_origins, read_snapshot

@@ -17,7 +17,8 @@ from ftlib.artifacts import (
     SliceFacts,
 )
 from ftlib.page.content import Cell, Figure, Row, Section, Table, Tile, Tone, estimates_on_one_scale, signed, texts
-from ftlib.recipe import Evaluation, Recipe
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import Evaluation
 from ftlib.results import Difference, Result, number
 
 _TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted"}

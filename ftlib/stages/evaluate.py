@@ -14,7 +14,7 @@ from ftlib.fingerprint import Job, digest
 from ftlib.outcomes import Outcomes, read_outcomes
 from ftlib.preflight import check_room
 from ftlib.prepared import split_file
-from ftlib.recipe import Compute, Evaluation
+from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.workspace import Workspace
 
 OUTCOMES_VERSION = 3

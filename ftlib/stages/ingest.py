@@ -12,7 +12,7 @@ from ftlib.artifacts import FileVersion, Ledger, RawDataset
 from ftlib.fingerprint import Job
 from ftlib.gates import Tally, check_bad_rows, check_budgets, check_kept
 from ftlib.progress import emit
-from ftlib.recipe import Limits
+from ftlib.recipe_parts import Limits
 from ftlib.row_keys import DELETED
 from ftlib.row_schema import Column, compile_schema
 from ftlib.row_versions import RowVersions

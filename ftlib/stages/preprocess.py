@@ -21,7 +21,7 @@ from ftlib.gates import check_duplicates, check_labels_of
 from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
 from ftlib.profile import Profiler
 from ftlib.progress import emit
-from ftlib.recipe import Dataset
+from ftlib.recipe_parts import Dataset
 from ftlib.resemblance import Placed, drop_near
 from ftlib.rows import Example, Tokenizer, Values, labels_in
 from ftlib.snapshot import read_snapshot

@@ -14,7 +14,8 @@ from ftlib.lineage import index_rows, lineage
 from ftlib.model_card import model_card
 from ftlib.model_registry import ModelRegistry
 from ftlib.model_registry.signing import Signer
-from ftlib.recipe import REPORT, Gate
+from ftlib.recipe import REPORT
+from ftlib.recipe_parts import Gate
 from ftlib.versions import Manifest, file_of
 from ftlib.workspace import RECORD, Workspace
 

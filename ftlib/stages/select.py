@@ -11,7 +11,7 @@ from ftlib.candidate_scores import Scores, scores
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job
 from ftlib.outcomes import tables_in
-from ftlib.recipe import Evaluation, Select
+from ftlib.recipe_parts import Evaluation, Select
 from ftlib.workspace import Workspace
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.fingerprint import Job
-from ftlib.recipe import Compute, Phase
+from ftlib.recipe_parts import Compute, Phase
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from ftlib.errors import ModelError
 from ftlib.outcomes import Outcomes
-from ftlib.recipe import Compute
+from ftlib.recipe_parts import Compute
 from ftlib.training.batches import PreparedSplit, by_length
 from ftlib.training.heads import head_of
 

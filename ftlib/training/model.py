@@ -21,7 +21,7 @@ from ftlib.artifacts import FoundModel
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError
 from ftlib.fingerprint import digest, file_digest
-from ftlib.recipe import ModelRef
+from ftlib.recipe_parts import ModelRef
 from ftlib.training.heads import head_of
 
 TOKENIZER_FILES = (

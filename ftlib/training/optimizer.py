@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ftlib.parameter_names import in_modules, is_embedding, layer_of
-from ftlib.recipe import Optimizer
+from ftlib.recipe_parts import Optimizer
 
 
 def rate_scale(name: str, layers: int, decay: float, head: Collection[str]) -> float:

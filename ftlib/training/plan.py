@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ftlib.config import BatchKind, Config
-from ftlib.recipe import Compute, Phase
+from ftlib.recipe_parts import Compute, Phase
 
 
 class Plan(Config):

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from ftlib.recipe import Compute, Phase
+from ftlib.recipe_parts import Compute, Phase
 
 
 def resolve_precision(phase: Phase, compute: Compute) -> Literal["fp32", "bf16"]:

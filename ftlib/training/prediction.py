@@ -14,7 +14,7 @@ from ftlib.config import Config, Split
 from ftlib.outcomes import Outcomes
 from ftlib.prepared import split_file
 from ftlib.progress import emit
-from ftlib.recipe import Compute
+from ftlib.recipe_parts import Compute
 from ftlib.training.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.inference import EVERYTHING, Share, predict_split, resources

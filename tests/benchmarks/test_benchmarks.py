@@ -19,7 +19,7 @@ from benchmarks.overhead import ray_worker_seconds
 from benchmarks.rounds import interleaved, middle
 from benchmarks.train_throughput import interval, speed_ratios
 from benchmarks.workers import curve_distance
-from ftlib.recipe import Compute
+from ftlib.recipe_parts import Compute
 from ftlib.testing import tiny_classifier, tiny_rows, write_jsonl
 from ftlib.training.batches import PreparedSplit, global_batches
 

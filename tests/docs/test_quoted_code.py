@@ -18,7 +18,7 @@ from scipy.special import softmax
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.batch import Batch
 from ftlib.objectives.classification import Classification
-from ftlib.recipe import Compute, ModelRef, Optimizer, Phase
+from ftlib.recipe_parts import Compute, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves

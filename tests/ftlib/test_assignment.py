@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ftlib.artifacts import Ledger, RawDataset
 from ftlib.assignment import assign
-from ftlib.recipe import Dataset
+from ftlib.recipe_parts import Dataset
 from ftlib.rows import Checked, Row, check_values
 from ftlib.snapshot import read_snapshot, write_snapshot
 

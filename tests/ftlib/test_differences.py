@@ -11,7 +11,7 @@ import scipy.stats
 from ftlib.artifacts import EvalReport, Measured
 from ftlib.metrics import Accuracy, LogLoss
 from ftlib.outcomes import LabelOutcomes
-from ftlib.recipe import Evaluation
+from ftlib.recipe_parts import Evaluation
 from ftlib.results import Difference, adjusted, differences
 from ftlib.significance import holm, mcnemar_p
 

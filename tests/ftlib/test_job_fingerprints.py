@@ -5,7 +5,7 @@ import hashlib
 from ftlib.artifacts import Checkpoint, FileVersion, Ledger, PreparedDataset
 from ftlib.interpolation.wise_ft import WiseFT
 from ftlib.objectives.classification import Classification
-from ftlib.recipe import Compute, Limits, Phase
+from ftlib.recipe_parts import Compute, Limits, Phase
 from ftlib.sources.files import Files
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob

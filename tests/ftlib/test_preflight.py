@@ -8,7 +8,8 @@ import pytest
 from ftlib.artifacts import PreparedDataset
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.preflight import check_labels, check_registry
-from ftlib.recipe import Publish, Recipe
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import Publish
 from ftlib.registries.folder import Folder
 from ftlib.testing import tiny_prepared, tiny_rows
 

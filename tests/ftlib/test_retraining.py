@@ -5,7 +5,8 @@ import pytest
 from ftlib.artifacts import Estimate, ListedFile
 from ftlib.drift import Drift
 from ftlib.file_ledger import Changes
-from ftlib.recipe import Recipe, Retrain
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import Retrain
 from ftlib.results import Difference
 from ftlib.retraining import Champion, News, nothing_to_read, worth_promoting, worth_training
 from ftlib.testing import tiny_recipe

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ftlib.artifacts import FoundModel, PreparedDataset, RawDataset
 from ftlib.lineage import compare_rows, indexed_rows
 from ftlib.prepared import SPLITS
-from ftlib.recipe import Dataset, ModelRef
+from ftlib.recipe_parts import Dataset, ModelRef
 from ftlib.row_index import (
     KEYS,
     ROWS,

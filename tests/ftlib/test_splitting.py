@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ftlib.errors import DataError
-from ftlib.recipe import SplitPolicy
+from ftlib.recipe_parts import SplitPolicy
 from ftlib.splitting import Keyed, share, split_rows
 
 

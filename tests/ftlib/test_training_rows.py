@@ -8,7 +8,7 @@ from ftlib.artifacts import RawDataset
 from ftlib.assignment import Assignment, assign
 from ftlib.config import Split
 from ftlib.errors import DataError
-from ftlib.recipe import AllRows, Dataset, Replay, Window
+from ftlib.recipe_parts import AllRows, Dataset, Replay, Window
 from ftlib.snapshot import read_origins, read_snapshot
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.testing import tiny_rows, write_jsonl

@@ -7,7 +7,7 @@ import time
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ftlib.errors import TransientError
-from ftlib.recipe import Compute
+from ftlib.recipe_parts import Compute
 from ftlib.training.on_ray.session import driver_environment, worker_environment
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from ftlib.recipe import Compute
+from ftlib.recipe_parts import Compute
 
 _POLL_SECONDS = 0.2
 """Ray's controller looks at its workers this often; its default of 2 s is also what a finished run waits for."""

@@ -14,7 +14,7 @@ from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
 from ftlib.metrics import AnswerExactMatch, AnswerF1
 from ftlib.outcomes import SpanOutcomes, joined, read_outcomes
 from ftlib.prepared import split_file
-from ftlib.recipe import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
+from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.ingest import IngestJob, ingest

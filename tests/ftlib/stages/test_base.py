@@ -10,7 +10,7 @@ import torch
 
 from ftlib.artifacts import Checkpoint
 from ftlib.config import BatchKind
-from ftlib.recipe import ModelRef
+from ftlib.recipe_parts import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import tiny_classifier
 from ftlib.training.model import find_model, load_model

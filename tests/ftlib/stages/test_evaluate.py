@@ -20,7 +20,7 @@ from ftlib.interpolation import WiseFT
 from ftlib.metrics import Accuracy, BitsPerByte, LogLoss, MacroF1, Perplexity
 from ftlib.outcomes import read_outcomes
 from ftlib.prepared import TokenRow, split_file, write_split
-from ftlib.recipe import Compute, Evaluation
+from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows, tiny_tokenizer
 from ftlib.training import inference, prediction

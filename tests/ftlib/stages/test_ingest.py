@@ -14,7 +14,7 @@ from pyarrow import parquet
 from ftlib.artifacts import RawDataset
 from ftlib.errors import DataError
 from ftlib.progress import Progress, listen
-from ftlib.recipe import Limits
+from ftlib.recipe_parts import Limits
 from ftlib.snapshot import read_origins, read_snapshot
 from ftlib.sources.files import Files
 from ftlib.stages.ingest import IngestJob, ingest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlib.artifacts import RawDataset
-from ftlib.recipe import Limits
+from ftlib.recipe_parts import Limits
 from ftlib.sources.files import Files
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.testing import write_jsonl

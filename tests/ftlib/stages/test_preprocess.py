@@ -15,7 +15,7 @@ from ftlib.config import Split
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.prepared import SPLITS, split_file
 from ftlib.profile import profile
-from ftlib.recipe import Dataset, ModelRef
+from ftlib.recipe_parts import Dataset, ModelRef
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import Guard, PreprocessJob, preprocess
 from ftlib.testing import (

@@ -39,7 +39,8 @@ from ftlib.lineage import trained_rows
 from ftlib.model_registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
 from ftlib.prepared import split_file
-from ftlib.recipe import ModelRef, Recipe
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import ModelRef
 from ftlib.rows import Checked
 from ftlib.snapshot import write_snapshot
 from ftlib.stages.register import RegisterJob, register

@@ -16,7 +16,7 @@ from ftlib.errors import RecipeError, StorageError
 from ftlib.interpolation import Off, WiseFT
 from ftlib.metrics import Accuracy, LogLoss
 from ftlib.outcomes import LabelOutcomes
-from ftlib.recipe import Evaluation, Select
+from ftlib.recipe_parts import Evaluation, Select
 from ftlib.stages.select import SelectJob, select
 from ftlib.workspace import Workspace
 

@@ -15,7 +15,8 @@ from ftlib.errors import DataError
 from ftlib.metrics import EntityF1, TagAccuracy
 from ftlib.outcomes import TaggedOutcomes, read_outcomes
 from ftlib.preflight import check_labels
-from ftlib.recipe import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase, Recipe
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.ingest import IngestJob, ingest

@@ -14,7 +14,7 @@ from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.errors import RecipeError, TrainingError
 from ftlib.objectives.causal_lm import CausalLM
 from ftlib.objectives.classification import Classification
-from ftlib.recipe import Compute, EarlyStopping, ModelRef, Optimizer, Phase
+from ftlib.recipe_parts import Compute, EarlyStopping, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows

@@ -14,7 +14,7 @@ from torch import nn
 from ftlib.artifacts import Candidate, Checkpoint
 from ftlib.config import BatchKind
 from ftlib.outcomes import read_outcomes
-from ftlib.recipe import Compute, Evaluation
+from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training import prediction

@@ -17,7 +17,7 @@ from ftlib.metrics import BitsPerByte, ExactMatch, Perplexity
 from ftlib.objectives.completion import Completion
 from ftlib.outcomes import CompletionOutcomes, read_outcomes
 from ftlib.outcomes.base import joined
-from ftlib.recipe import Compute, Evaluation, Optimizer, Phase
+from ftlib.recipe_parts import Compute, Evaluation, Optimizer, Phase
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import tiny_checkpoint, tiny_lm_tokenizer, tiny_prepared_as, tiny_prompts

@@ -25,7 +25,7 @@ from ftlib.metrics import Accuracy, LogLoss, Perplexity
 from ftlib.outcomes import CompletionOutcomes, LabelOutcomes, joined, parse_outcomes, read_outcomes
 from ftlib.prepared import split_file
 from ftlib.progress import Progress, listen
-from ftlib.recipe import Compute, Evaluation
+from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training.batches import PreparedSplit

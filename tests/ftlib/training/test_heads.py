@@ -23,7 +23,7 @@ from ftlib.objectives.multi_label import MultiLabel
 from ftlib.objectives.regression import Regression
 from ftlib.outcomes import MultiLabelOutcomes, ScoreOutcomes, read_outcomes
 from ftlib.prepared import TokenRow, write_split
-from ftlib.recipe import Compute, ModelRef, Optimizer, Phase
+from ftlib.recipe_parts import Compute, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_multi_label_rows, tiny_prepared, tiny_scored_rows

@@ -20,7 +20,7 @@ from ftlib.artifacts import Candidate
 from ftlib.metrics import LogLoss
 from ftlib.objectives.classification import Classification
 from ftlib.progress import Progress, listen
-from ftlib.recipe import Compute, Evaluation, ModelRef, Optimizer, Phase
+from ftlib.recipe_parts import Compute, Evaluation, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.train import TrainJob, train

@@ -17,7 +17,7 @@ from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.errors import IntegrityError, TrainingError, TransientError
 from ftlib.objectives.classification import Classification
 from ftlib.progress import Progress, listen
-from ftlib.recipe import Compute, EarlyStopping, ModelRef, Optimizer, Phase
+from ftlib.recipe_parts import Compute, EarlyStopping, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
