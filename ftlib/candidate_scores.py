@@ -54,6 +54,11 @@ class Scores:
         drop = float(self.merits[best] - self.merits[i])
         return drop <= float((self.resampled[best] - self.resampled[i]).std()) + _ROUNDING
 
+    def share(self, i: int, low: int, high: int) -> float:
+        """Return how far `i` is from `low` to `high`: 0 there and 1 here, also where both are equally good."""
+        whole = float(self.merits[high] - self.merits[low])
+        return float(self.merits[i] - self.merits[low]) / whole if whole > _ROUNDING else float(self.merits[i] >= self.merits[high])
+
     def better_than_both_ends(self) -> list[int]:
         """Return the candidates between that beat both ends significantly, by Holm's adjustment over all of them.
 

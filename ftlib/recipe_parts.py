@@ -180,17 +180,19 @@ class Select(Config):
     best                the best `by`
     constrained         the best `by` among candidates whose `subject_to` is not worse than the better end's by more
                         than `max_drop`: the paired upper bound of the loss, at the evaluation's confidence
+    knee                where the trade turns: furthest beyond the straight line from the best `by` to the best
+                        `subject_to`, each in units of what lies between those two
     one_standard_error  the candidate nearest to theta0 whose `by` is within one paired standard error of the best
     fixed               the one at `alpha`
     """
 
-    rule: Literal["best", "constrained", "one_standard_error", "fixed"] = "best"
+    rule: Literal["best", "constrained", "knee", "one_standard_error", "fixed"] = "best"
     by: str
     """evaluation/metric, for example shifted/accuracy."""
     plus: dict[str, float] = {}
     """More metrics that `by` is summed with, each times its weight; one whose lower is better counts negatively."""
     subject_to: str | None = None
-    """evaluation/metric; only for `constrained`."""
+    """evaluation/metric; only for `constrained` and `knee`."""
     max_drop: float = Field(default=0.01, ge=0.0)
     alpha: Fraction | None = None
     """Only for `fixed`; 0.5 is what the WiSE-FT paper advises where nothing can be measured."""

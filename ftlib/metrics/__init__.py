@@ -30,6 +30,7 @@ from ftlib.metrics.mean_squared_error import MeanSquaredError
 from ftlib.metrics.micro_f1 import MicroF1
 from ftlib.metrics.micro_precision import MicroPrecision
 from ftlib.metrics.micro_recall import MicroRecall
+from ftlib.metrics.nuclear_norm import NuclearNorm
 from ftlib.metrics.pearson import Pearson
 from ftlib.metrics.perplexity import Perplexity
 from ftlib.metrics.precision import Precision
@@ -58,6 +59,7 @@ Metric = Annotated[
     | Brier
     | ECE
     | Entropy
+    | NuclearNorm
     | EntityF1
     | EntityPrecision
     | EntityRecall

@@ -120,6 +120,19 @@ def _constrained(found: _Candidates) -> tuple[int, str, str]:
     return best, rule, why
 
 
+def _knee(found: _Candidates) -> tuple[int, str, str]:
+    by, other = found.by, found.scores({found.rule.subject_to or found.rule.by: 1.0})
+    ahead, bound = by.best(found.everyone), other.best(found.everyone)
+    beyond = [by.share(i, bound, ahead) + other.share(i, ahead, bound) - 1.0 for i in found.everyone]
+    knee = max(found.everyone, key=lambda i: (round(beyond[i], 12), -i))
+    rule = f"the candidate furthest beyond the straight line from the best {by.name} to the best {other.name}"
+    why = (
+        f"{found.at(knee, by)} and {other.name} {other.shown[knee]:.4f} lies {beyond[knee]:.2f} beyond the line from "
+        f"{found.at(ahead, by)} to {found.at(bound, other)}, both scores measured from one to the other"
+    )
+    return knee, rule, why
+
+
 def _one_standard_error(found: _Candidates) -> tuple[int, str, str]:
     by = found.by
     best = by.best(found.everyone)
@@ -139,6 +152,7 @@ def _fixed(found: _Candidates) -> tuple[int, str, str]:
 _RULES: dict[str, Callable[[_Candidates], tuple[int, str, str]]] = {
     "best": _best,
     "constrained": _constrained,
+    "knee": _knee,
     "one_standard_error": _one_standard_error,
     "fixed": _fixed,
 }

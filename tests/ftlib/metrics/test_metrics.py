@@ -28,6 +28,7 @@ from ftlib.metrics import (
     MacroPrecision,
     MacroRecall,
     Metric,
+    NuclearNorm,
     Perplexity,
     Precision,
     Recall,
@@ -52,6 +53,7 @@ METRICS: tuple[Metric, ...] = (
     ECE(),
     ECE(bins=4),
     Entropy(),
+    NuclearNorm(),
     Perplexity(),
     BitsPerByte(),
 )
@@ -136,6 +138,9 @@ def reference_of_labels(metric: Metric, o: LabelOutcomes) -> float:
             return ece(o, metric.bins)
         case Entropy():
             return float(np.mean(scipy.stats.entropy(o.probabilities, axis=1)))
+        case NuclearNorm():
+            rows, labels = o.probabilities.shape
+            return float(np.linalg.norm(o.probabilities, "nuc")) / math.sqrt(rows * min(rows, labels))
     raise AssertionError(f"no reference for {metric.kind}")
 
 

@@ -169,6 +169,30 @@ def test_an_inferior_candidate_is_rarely_let_through(tmp_path_factory: pytest.Te
     assert passed <= 14  # the 99.9 % quantile of binomial(120, 0.05), and resampling error
 
 
+@quick
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=3, max_size=7))
+def test_the_knee_lies_furthest_beyond_the_line_between_the_best(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[tuple[int, int]]
+) -> None:
+    def right(count: int) -> np.ndarray:
+        return np.arange(40) < count
+
+    rule = Select(rule="knee", by="shifted/accuracy", subject_to="target/accuracy")
+    target, shifted = [right(t) for t, _ in counts], [right(s) for _, s in counts]
+    chosen = position(run(tmp_path_factory.mktemp("knee"), rule, target, shifted), len(counts))
+    points = np.array(counts, float)
+    ahead, bound = points[points[:, 1].argmax()], points[points[:, 0].argmax()]
+    scale = np.abs(bound - ahead)
+    if not scale.all():  # one candidate is the best by one metric and equals the best by the other
+        assert (points[chosen] == points.max(axis=0)).all()
+        return
+    along = (bound - ahead) / scale
+    offset = (points - ahead) / scale
+    distance = (along[0] * offset[:, 1] - along[1] * offset[:, 0]) / np.hypot(*along)  # signed, beyond is positive
+    assert np.isclose(distance[chosen], distance.max())
+    assert not (np.isclose(distance, distance.max())[:chosen]).any()  # of equals, the one nearest to theta0
+
+
 def test_one_standard_error_prefers_what_changed_least(folder: Path) -> None:
     random = np.random.default_rng(0)
     best = random.random(400) < 0.8
