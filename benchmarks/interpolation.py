@@ -49,6 +49,7 @@ SHARD_BYTES = 400_000_000
 @click.option("--only", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS, help="Parts to measure.")
 def main(work: Path, layers: int, repetitions: int, rows: int, keep: bool, parts: tuple[str, ...]) -> None:
     """Measure merging against raw I/O and mergekit, and a sweep against plain evaluation."""
+    work = work.absolute()  # mergekit takes a relative path with one slash for a name on the hub
     work.mkdir(parents=True, exist_ok=True)
     need = 3 * layers * 110_000_000 * (5 if "memory" in parts else 1)
     if shutil.disk_usage(work).free < need:
@@ -143,13 +144,15 @@ def run_mergekit(python: Path, ends: list[str], out: Path) -> dict[str, Any]:
         recipe, returned = Path(folder, "merge.yaml"), Path(folder, "outcome.json")
         recipe.write_text(json.dumps(config))
         script = str(Path(__file__).with_name("mergekit_task.py"))
-        subprocess.run(
+        ended = subprocess.run(
             [str(python), script, str(recipe), str(out), str(SHARD_BYTES), str(returned)],
             env={**os.environ, **same_for_all(len(os.sched_getaffinity(0)))},
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
         )
+        if ended.returncode:
+            raise click.ClickException(f"mergekit failed:\n{ended.stderr[-2000:]}")
         return json.loads(returned.read_text())
 
 

@@ -26,7 +26,7 @@ def main() -> None:
         while not done.wait(0.005):
             peak[0] = max(peak[0], anonymous_bytes())
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=watch, daemon=True)  # a merge that fails must end the process
     thread.start()
     began, cpu = time.monotonic(), time.process_time()
     run_merge(config, out, options=MergeOptions(out_shard_size=int(shard), copy_tokenizer=False, quiet=True))
