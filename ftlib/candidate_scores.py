@@ -57,7 +57,11 @@ class Scores:
     def share(self, i: int, low: int, high: int) -> float:
         """Return how far `i` is from `low` to `high`: 0 there and 1 here, also where both are equally good."""
         whole = float(self.merits[high] - self.merits[low])
-        return float(self.merits[i] - self.merits[low]) / whole if whole > _ROUNDING else float(self.merits[i] >= self.merits[high])
+        return (
+            float(self.merits[i] - self.merits[low]) / whole
+            if whole > _ROUNDING
+            else float(self.merits[i] >= self.merits[high])
+        )
 
     def better_than_both_ends(self) -> list[int]:
         """Return the candidates between that beat both ends significantly, by Holm's adjustment over all of them.

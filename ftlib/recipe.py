@@ -180,7 +180,8 @@ def _select_misfits(recipe: Recipe) -> Iterator[str]:
         if path not in have:
             yield f"{where}: {path!r} is not measured; there are {_these(have)}"
     if (select.rule in ("constrained", "knee")) != (select.subject_to is not None):
-        yield "select: rules 'constrained' and 'knee' weigh by against subject_to, the others read it not; give both or neither"
+        wish = "remove it" if select.subject_to else "give it"
+        yield f"select.subject_to: 'constrained' and 'knee' read it, no other rule; the rule is {select.rule!r}: {wish}"
     if select.by in select.plus:
         yield f"select.plus: {select.by!r} is select.by already, with weight 1; leave it out"
     yield from _fixed_alpha_misfits(recipe)

@@ -7,8 +7,6 @@ adding, and a trained head, bias or token embedding is not scaled by anything: t
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
@@ -16,11 +14,9 @@ from torch import nn
 from ftlib.artifacts import Candidate
 from ftlib.config import BatchKind
 from ftlib.merging import Lerp
+from ftlib.training.adapters import CONFIG, WEIGHTS, unscaled
 from ftlib.training.model import load_model
 from ftlib.training.tensor_files import tensor_spans
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 
 def walks_by_scaling(candidate: Candidate) -> bool:
@@ -36,19 +32,6 @@ def walks_by_scaling(candidate: Candidate) -> bool:
         return False
     spans = tensor_spans(candidate.start.path / "model").values()
     return not unscaled(adapter) and all(span.dtype in ("F32", "I64", "BOOL") for span in spans)
-
-
-def unscaled(adapter: Path) -> list[str]:
-    """Return what of an adapter its scaling does not reach; empty for plain LoRA and rsLoRA."""
-    config = cast("dict[str, Any]", json.loads((adapter / CONFIG).read_bytes()))
-    found = [
-        name for name in ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias") if config.get(name)
-    ]
-    if config.get("bias", "none") != "none":
-        found.append("bias")
-    if config.get("peft_type") != "LORA":
-        found.append("peft_type")
-    return found
 
 
 class AdapterSweep:

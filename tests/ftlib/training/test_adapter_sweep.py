@@ -18,7 +18,8 @@ from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training import prediction
-from ftlib.training.adapter_sweep import AdapterSweep, unscaled, walks_by_scaling
+from ftlib.training.adapter_sweep import AdapterSweep, walks_by_scaling
+from ftlib.training.adapters import unscaled
 from ftlib.training.merge import mix_into
 from ftlib.training.model import load_model, save_model, weights_digest
 from ftlib.workspace import Workspace

@@ -1,0 +1,176 @@
+"""Adapter folders as peft writes them: scaled to a place on the line, or merged into the model they stand on.
+
+W0 + alpha (s B A) is (1 - alpha) W0 + alpha (W0 + s B A), so an adapter is moved along the line by multiplying its
+scaling: no weights are read. Whatever else it holds has to be treated too, or the result is another model: modules
+that were trained in full (heads, biases) lie in the folder as they ended and are mixed with the base's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ftlib.config import BatchKind
+from ftlib.errors import ModelError
+from ftlib.merging.lerp import lerp
+from ftlib.training.model import copy_tokenizer, labels_of, load_model, read_config, save_model
+from ftlib.training.tensor_files import DTYPES, Span, tensor_spans
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+_PREFIX = "base_model.model."
+_BASE_MOVED = ("pissa", "olora", "corda", "loftq")
+"""Ways to start an adapter that change the weights below it: what its folder stands on is not the base model."""
+_KINDS: dict[str, BatchKind] = {
+    "CAUSAL_LM": "tokens",
+    "SEQ_CLS": "labeled",
+    "TOKEN_CLS": "tagged",
+    "QUESTION_ANS": "spans",
+}
+"""peft's TaskType by name, to a kind that the same class of transformers answers."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Say whether a folder holds an adapter and no model."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def read_adapter(folder: Path) -> dict[str, Any]:
+    """Read an adapter's config. Raises ModelError if it is none, or its weights are missing or a pickle."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{folder} has no {CONFIG}; it is not an adapter as peft writes it") from None
+    except ValueError as error:
+        raise ModelError(f"{folder}/{CONFIG} is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        raise ModelError(f"{folder}/{CONFIG} names no peft_type; it is not an adapter as peft writes it")
+    if not (folder / WEIGHTS).is_file():
+        pickled = "; adapter_model.bin is a pickle and is never opened: save it as safetensors"
+        raise ModelError(f"{folder} has no {WEIGHTS}" + (pickled if (folder / "adapter_model.bin").is_file() else ""))
+    return cast("dict[str, Any]", config)
+
+
+def unscaled(adapter: Path) -> list[str]:
+    """Return what of an adapter its scaling does not reach; empty for plain LoRA and rsLoRA."""
+    config = read_adapter(adapter)
+    found = [*_immovable(config), *(["modules_to_save"] if config.get("modules_to_save") else [])]
+    return [*found, *(["bias"] if config.get("bias", "none") != "none" else [])]
+
+
+def _immovable(config: dict[str, Any]) -> list[str]:
+    """Return what is neither scaled nor mixed."""
+    found = [name for name in ("use_dora", "trainable_token_indices", "lora_bias") if config.get(name)]
+    start = str(config.get("init_lora_weights")).lower()
+    found += ["init_lora_weights"] if start.startswith(_BASE_MOVED) else []
+    return [*found, *(["peft_type"] if config["peft_type"] != "LORA" else [])]
+
+
+def write_scaled(adapter: Path, base: Path, alpha: float, out: Path, stands_on: dict[str, str | None]) -> list[str]:
+    """Write the adapter at `alpha` of the way from its base to it, and return the tensors that were mixed, not scaled.
+
+    `lora_alpha` and every `alpha_pattern` are multiplied, the low-rank matrices keep their bytes, and modules that the
+    adapter holds whole are mixed with the base's. `stands_on` replaces `base_model_name_or_path` and `revision`.
+
+    Raises ModelError, naming what, for adapters that are no points of a line in these terms: DoRA normalises after
+    adding, and some ways to start change the base.
+    """
+    config = read_adapter(adapter)
+    if immovable := _immovable(config):
+        raise ModelError(
+            f"{adapter} cannot be scaled ({', '.join(immovable)}): its place on the line is another model's; "
+            "write merged weights instead"
+        )
+    config["lora_alpha"] = config["lora_alpha"] * alpha
+    config["alpha_pattern"] = {key: value * alpha for key, value in (config.get("alpha_pattern") or {}).items()}
+    tensors = _tensors(adapter)
+    whole = [name for name in tensors if ".lora_" not in name]
+    spans = tensor_spans(base)
+    for name in whole:
+        tensors[name] = _mixed(_base_span(name, tensors[name], spans, base), tensors[name], alpha)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    (out / CONFIG).write_text(json.dumps({**config, **stands_on}, indent=2, sort_keys=True) + "\n")
+    return whole
+
+
+def _tensors(adapter: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(adapter / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{adapter / WEIGHTS} is not a safetensors file: {error}") from error
+
+
+def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) -> Span:
+    span = spans.get(name.removeprefix(_PREFIX))
+    if span is None:
+        raise ModelError(
+            f"the adapter holds {name!r} whole, and {base} has no such tensor to mix it with; give the model whose "
+            "head was fitted before the adapter was trained"
+        )
+    if span.shape != tuple(tensor.shape):
+        raise ModelError(
+            f"the adapter holds {name!r} with shape {[*tensor.shape]}, but {base} has it with {[*span.shape]}"
+        )
+    return span
+
+
+def _mixed(span: Span, end: Tensor, alpha: float) -> Tensor:
+    with safe_open(span.file, "pt") as file:
+        start = cast(Tensor, file.get_tensor(span.name)).to(end.dtype)
+    if alpha in (0.0, 1.0):
+        return end if alpha else start
+    out = torch.empty_like(end)
+    lerp(start, end, alpha, out)
+    return out
+
+
+def write_merged(adapter: Path, base: Path, out: Path) -> None:
+    """Write the model that an adapter makes of its base: merged in fp32 by peft, rounded once to the base's dtypes.
+
+    The whole model is in memory meanwhile. Raises ModelError if the two do not fit together or cannot be merged.
+    """
+    from peft import PeftModel
+
+    config = read_adapter(adapter)
+    model = load_model(base, _kind(adapter, config, base))
+    try:
+        wrapped: Any = PeftModel.from_pretrained(cast(Any, model), adapter, is_trainable=False)
+        merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        first = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise ModelError(f"{adapter} ({config['peft_type']}) cannot be merged into {base}: {first}") from error
+    spans = tensor_spans(base)
+    for name, tensor in (*merged.named_parameters(), *merged.named_buffers()):
+        if name in spans and tensor.is_floating_point():
+            tensor.data = tensor.data.to(DTYPES[spans[name].dtype])
+    cast(Any, merged).config.dtype = next(iter(_floating(spans.values())), torch.float32)
+    save_model(merged, out, labels_of(base), base)
+    copy_tokenizer(adapter, out)  # its own, where tokens were added
+
+
+def _floating(spans: Iterable[Span]) -> list[torch.dtype]:
+    return [DTYPES[span.dtype] for span in spans if DTYPES[span.dtype].is_floating_point]
+
+
+def _kind(adapter: Path, config: dict[str, Any], base: Path) -> BatchKind:
+    task = config.get("task_type")
+    if task is None:  # `get_peft_model` does not ask for one
+        made_by = (read_config(base).get("architectures") or [""])[0]
+        endings = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS",
+                   "ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS"}  # fmt: skip
+        task = next((name for ending, name in endings.items() if made_by.endswith(ending)), made_by)
+    if task not in _KINDS:
+        raise ModelError(
+            f"{adapter} is for the task {task!r}; adapters for {', '.join(_KINDS)} are merged here: merge it with "
+            "peft's merge_and_unload, and give the folder that saves"
+        )
+    return _KINDS[task]
