@@ -31,6 +31,7 @@ METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties",
 @click.option("--scale", type=float, help="task_arithmetic, ties and dare: times the task vectors.")
 @click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="Another number: density=0.3, seed=1.")
 @click.option("--max-shard-mb", type=click.IntRange(min=1), help="Make new shards of at most this size.")
+@click.option("--as-adapter", is_flag=True, help="B is an adapter of A: write it scaled to alpha, not merged weights.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Tensors at once.")
 @registry_options
 @json_option
@@ -42,6 +43,7 @@ def interpolate(
     scale: float | None,
     options: tuple[str, ...],
     max_shard_mb: int | None,
+    as_adapter: bool,
     workers: int,
     uri: str,
     endpoint_url: str | None,
@@ -50,24 +52,25 @@ def interpolate(
     """Merge model folders or versions NAME@NUMBER into a new folder, streaming, in a few megabytes of memory.
 
     A is the start (theta0) and B the fine-tune, whose config, tokenizer and shards the result has; MORE are other
-    fine-tunes of A. For `average` all of them are equal.
+    fine-tunes of A. For `average` all of them are equal. An adapter folder (peft) counts as what it makes of A.
     """
     if len(checkpoints) < 2:
         raise RecipeError(f"interpolate needs at least two checkpoints, got {len(checkpoints)}; name A and B")
     kernel = _kernel(method, len(checkpoints), {"alpha": alpha, "scale": scale, **_parsed(options)})
-    from ftlib.training.merge_files import write_merge
-    from ftlib.training.merge_plan import Input, plan_merge
+    folders = [model_folder(spec, uri, endpoint_url) for spec in checkpoints]
     from ftlib.training.recorded import check_recorded
 
-    folders = [model_folder(spec, uri, endpoint_url) for spec in checkpoints]
-    known = check_recorded(kernel, list(zip(checkpoints, folders, strict=True)))
-    inputs = [Input(spec, folder) for spec, folder in zip(checkpoints, folders, strict=True)]
+    named = list(zip(checkpoints, folders, strict=True))
+    known = check_recorded(kernel, named)
     began = time.monotonic()
-    plan = plan_merge(kernel, inputs, reference=1)
     with _written(out, endpoint_url) as target:
-        merged = write_merge(plan, target, shard_bytes=max_shard_mb and max_shard_mb * 10**6, workers=workers)
+        if as_adapter:
+            made = _scaled_adapter(kernel, folders, target, max_shard_mb)
+        else:
+            shard_bytes = max_shard_mb and max_shard_mb * 10**6
+            made = _merged_weights(kernel, named, target, shard_bytes, workers)
     record = {
-        **merged.model_dump(mode="json"),
+        **made,
         "folder": out if out.startswith("s3://") else str(Path(out).absolute()),
         "merge": kernel.model_dump(mode="json"),
         "checkpoints": list(checkpoints),
@@ -75,6 +78,43 @@ def interpolate(
         "seconds": round(time.monotonic() - began, 3),
     }
     emit(lambda: _print(record), record, as_json)
+
+
+def _merged_weights(
+    kernel: Kernel, named: list[tuple[str, Path]], target: Path, shard_bytes: int | None, workers: int
+) -> dict[str, Any]:
+    """Stream the merge; an adapter among the inputs is merged into the first, in a folder of its own meanwhile."""
+    from ftlib.training.adapters import is_adapter, write_merged
+    from ftlib.training.merge_files import write_merge
+    from ftlib.training.merge_plan import Input, plan_merge
+
+    (base_name, base), *_ = named
+    if is_adapter(base):
+        raise ModelError(f"{base_name!r} is an adapter, which stands on another model: give that model as A")
+    with TemporaryDirectory(prefix="reglage-") as scratch:
+        inputs: list[Input] = []
+        for i, (spec, folder) in enumerate(named):
+            whole = Path(scratch) / str(i) if is_adapter(folder) else folder
+            if whole != folder:
+                write_merged(folder, base, whole)
+            inputs.append(Input(spec, whole))
+        plan = plan_merge(kernel, inputs, reference=1)
+        return write_merge(plan, target, shard_bytes=shard_bytes, workers=workers).model_dump(mode="json")
+
+
+def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard_mb: int | None) -> dict[str, Any]:
+    from ftlib.training.adapters import read_adapter, write_scaled
+    from ftlib.training.merge_files import appearing
+
+    if not isinstance(kernel, Lerp) or kernel.modules or kernel.depth or max_shard_mb:
+        raise RecipeError(
+            "--as-adapter moves one adapter along the straight line: --alpha alone goes with it; "
+            "leave it out to write merged weights"
+        )
+    base, adapter = folders
+    with appearing(target) as work:
+        mixed = write_scaled(adapter, base, kernel.alpha, work)
+    return {"lora_alpha": read_adapter(target)["lora_alpha"], "mixed": mixed, "warnings": []}
 
 
 @contextmanager
@@ -149,5 +189,9 @@ def _print(record: dict[str, Any]) -> None:
         click.echo(
             "note: what these were trained from is not recorded; that they belong together is your word", err=True
         )
+    if "lora_alpha" in record:
+        made = f"lora_alpha {record['lora_alpha']:g}, {len(record['mixed'])} tensors mixed with A's"
+        click.echo(f"the adapter at alpha {record['merge']['alpha']:g} is in {record['folder']}: {made}")
+        return
     made = f"{record['tensors']} tensors, {record['copied']} of them copied, {record['bytes'] / 1e6:.1f} MB"
     click.echo(f"{record['merge']['kind']} of {', '.join(record['checkpoints'])} is in {record['folder']}: {made}")

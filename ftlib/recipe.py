@@ -13,6 +13,7 @@ from ftlib.interpolation.wise_ft import WiseFT
 from ftlib.metrics import Metric
 from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Phase, Publish, Retrain, Select, SplitPolicy
 from ftlib.tuning.linear_probe import LinearProbe
+from ftlib.tuning.lora import LoRA
 
 
 class Recipe(Config):
@@ -64,6 +65,8 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _evaluation_misfits(recipe)
     yield from _select_misfits(recipe)
     yield from _interpolation_misfits(recipe)
+    if recipe.publish.adapter and recipe.phases:
+        yield from _adapter_misfits(recipe)
 
 
 def _phase_misfits(recipe: Recipe) -> Iterator[str]:
@@ -224,6 +227,25 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"interpolation.seeds: {_these(map(str, method.seeds))} and the recipe's {recipe.seed} must all differ"
     if isinstance(recipe.phases[-1].tuning, LinearProbe):
         yield "interpolation: the last phase is a linear_probe, which moves the head only; add a phase or use kind: off"
+
+
+def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
+    *before, last = recipe.phases
+    method = recipe.interpolation
+    if not isinstance(last.tuning, LoRA):
+        yield f"publish.adapter: tuning {last.tuning.kind!r} of the last phase makes none; use 'lora' or remove it"
+    elif last.tuning.use_dora and not isinstance(method, Off):
+        yield "publish.adapter: scaling a DoRA adapter gives another model than interpolation; use interpolation: off"
+    if moved := [phase.name for phase in before if not isinstance(phase.tuning, LinearProbe)]:
+        yield (
+            f"publish.adapter: an adapter must stand on the base model, and {_these(moved)} moved it; only "
+            "linear_probe phases may come before"
+        )
+    if not isinstance(method, (Off, WiseFT)) or (isinstance(method, WiseFT) and (method.modules or method.depth)):
+        yield (
+            f"publish.adapter: one scale gives the points of a straight line alone; interpolation {method.kind!r} must "
+            "be 'wise_ft' without modules and depth, or 'off'"
+        )
 
 
 def _these(names: Iterable[str]) -> str:

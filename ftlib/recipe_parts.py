@@ -210,6 +210,8 @@ class Publish(Config):
     """Weights are cut into files of at most this many megabytes, at borders that stay from version to version."""
     sign_with: str | None = None
     """A private key (PEM, ECDSA on P-256) that signs the manifest."""
+    adapter: bool = False
+    """Also publish the last phase's adapter, moved to the chosen alpha: for servers that hold many over one base."""
 
 
 class AllRows(Config):

@@ -19,6 +19,8 @@ from ftlib.recipe_parts import Gate
 from ftlib.versions import Manifest, file_of
 from ftlib.workspace import RECORD, Workspace
 
+ADAPTER = "adapter"
+
 
 class RegisterJob(Job):
     """What to publish, with the evidence. Gates are those of `recipe.select.gates`, checked on `evidence.final`."""
@@ -77,7 +79,7 @@ def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry
 
 
 def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVersion:
-    from ftlib.training.publish_check import logit_difference
+    from ftlib.training.publish_check import adapter_difference, logit_difference
 
     staging = folder / "staging"
     manifest = _stage(job, staging)
@@ -87,6 +89,8 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 
     def check(copy: Path) -> None:
         differences.append(logit_difference(copy, chosen, data))
+        if job.evidence.recipe.publish.adapter:
+            adapter_difference(copy / ADAPTER, Path(job.evidence.model.uri), chosen, data)
 
     key = job.evidence.recipe.publish.sign_with
     signer = Signer(Path(key)) if key else None
@@ -110,6 +114,8 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     merged = write_candidate(chosen, staging)
     write_shards(staging, int(1e6 * recipe.publish.shard_mb))
+    if recipe.publish.adapter:
+        _stage_adapter(job.evidence, staging / ADAPTER)
     (staging / "plots").mkdir()
     for plot in job.report.plots:
         shutil.copyfile(job.report.path / plot, staging / "plots" / plot)
@@ -130,3 +136,12 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
         },
         lineage=lineage(job.evidence, merged.weights, merged.warnings, indexes),
     )
+
+
+def _stage_adapter(evidence: Evidence, folder: Path) -> None:
+    from ftlib.training.adapters import write_scaled
+
+    chosen = evidence.selection.chosen
+    alpha = 1.0 if chosen.alpha is None else chosen.alpha
+    name, _, revision = evidence.model.name.partition("@")
+    write_scaled(chosen.end.path / ADAPTER, chosen.start.path / "model", alpha, folder, (name, revision or None))

@@ -11,8 +11,8 @@ from ftlib.storage.files import local_errors
 from ftlib.storage.objects import Bucket, StoredObject
 from ftlib.storage.s3 import S3Store
 
-CONFIG = "config.json"
-"""Who finds it takes the folder for whole: it is written last."""
+CONFIGS = ("config.json", "adapter_config.json")
+"""Who finds one takes the folder for whole: it is written last."""
 
 
 def fetch_folder(uri: str, cache: Path, endpoint_url: str | None = None) -> Path:
@@ -25,8 +25,8 @@ def fetch_folder(uri: str, cache: Path, endpoint_url: str | None = None) -> Path
     source = Bucket(bucket, endpoint_url)
     listed = [found for found in source.walk(prefix) if found.bytes and "/" not in found.key.removeprefix(prefix)]
     names = {found.key.removeprefix(prefix): found for found in listed}
-    if CONFIG not in names:
-        raise StorageError(f"{uri} has no {CONFIG}; give the folder of a model, for example s3://bucket/models/one")
+    if not names.keys() & {*CONFIGS}:
+        raise StorageError(f"{uri} has no {CONFIGS[0]}; give the folder of a model, for example s3://bucket/models/one")
     folder = cache / _identity(f"s3://{bucket}/{prefix}", names)
     if folder.is_dir():
         return folder
@@ -53,7 +53,7 @@ def put_folder(folder: Path, uri: str, endpoint_url: str | None = None) -> None:
     check_free(uri, endpoint_url)
     bucket, prefix = _place(uri)
     store = S3Store(bucket, prefix, endpoint_url)
-    for path in sorted(folder.iterdir(), key=lambda path: (path.name == CONFIG, path.name)):
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name in CONFIGS, path.name)):
         with path.open("rb") as stream:
             store.put_file(path, path.name, hashlib.file_digest(stream, "sha256").hexdigest())
 

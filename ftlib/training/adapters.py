@@ -8,6 +8,7 @@ that were trained in full (heads, biases) lie in the folder as they ended and ar
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,8 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 _PREFIX = "base_model.model."
+_WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
+"""Modules that peft puts between a name and its parameter; trained biases are saved with them."""
 _BASE_MOVED = ("pissa", "olora", "corda", "loftq")
 """Ways to start an adapter that change the weights below it: what its folder stands on is not the base model."""
 _KINDS: dict[str, BatchKind] = {
@@ -74,31 +77,38 @@ def _immovable(config: dict[str, Any]) -> list[str]:
     return [*found, *(["peft_type"] if config["peft_type"] != "LORA" else [])]
 
 
-def write_scaled(adapter: Path, base: Path, alpha: float, out: Path, stands_on: dict[str, str | None]) -> list[str]:
+def write_scaled(
+    adapter: Path, base: Path, alpha: float, out: Path, stands_on: tuple[str, str | None] | None = None
+) -> list[str]:
     """Write the adapter at `alpha` of the way from its base to it, and return the tensors that were mixed, not scaled.
 
     `lora_alpha` and every `alpha_pattern` are multiplied, the low-rank matrices keep their bytes, and modules that the
-    adapter holds whole are mixed with the base's. `stands_on` replaces `base_model_name_or_path` and `revision`.
+    adapter holds whole are mixed with the base's. At alpha 1 it is the adapter as it is, of any type. `stands_on`, a
+    name and revision, replaces what the config says of its base model.
 
     Raises ModelError, naming what, for adapters that are no points of a line in these terms: DoRA normalises after
     adding, and some ways to start change the base.
     """
     config = read_adapter(adapter)
-    if immovable := _immovable(config):
+    if alpha != 1.0 and (immovable := _immovable(config)):
         raise ModelError(
             f"{adapter} cannot be scaled ({', '.join(immovable)}): its place on the line is another model's; "
             "write merged weights instead"
         )
-    config["lora_alpha"] = config["lora_alpha"] * alpha
-    config["alpha_pattern"] = {key: value * alpha for key, value in (config.get("alpha_pattern") or {}).items()}
     tensors = _tensors(adapter)
-    whole = [name for name in tensors if ".lora_" not in name]
+    whole = [name for name in tensors if ".lora_" not in name] if alpha != 1.0 else []
+    if alpha != 1.0:
+        config["lora_alpha"] = config["lora_alpha"] * alpha
+        config["alpha_pattern"] = {key: value * alpha for key, value in (config.get("alpha_pattern") or {}).items()}
     spans = tensor_spans(base)
     for name in whole:
         tensors[name] = _mixed(_base_span(name, tensors[name], spans, base), tensors[name], alpha)
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
-    (out / CONFIG).write_text(json.dumps({**config, **stands_on}, indent=2, sort_keys=True) + "\n")
+    if stands_on:
+        config["base_model_name_or_path"], config["revision"] = stands_on
+    (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    copy_tokenizer(adapter, out)
     return whole
 
 
@@ -110,7 +120,7 @@ def _tensors(adapter: Path) -> dict[str, Tensor]:
 
 
 def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) -> Span:
-    span = spans.get(name.removeprefix(_PREFIX))
+    span = spans.get(_WRAPPERS.sub(".", name.removeprefix(_PREFIX)))
     if span is None:
         raise ModelError(
             f"the adapter holds {name!r} whole, and {base} has no such tensor to mix it with; give the model whose "
@@ -126,8 +136,8 @@ def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) ->
 def _mixed(span: Span, end: Tensor, alpha: float) -> Tensor:
     with safe_open(span.file, "pt") as file:
         start = cast(Tensor, file.get_tensor(span.name)).to(end.dtype)
-    if alpha in (0.0, 1.0):
-        return end if alpha else start
+    if alpha == 0.0:
+        return start
     out = torch.empty_like(end)
     lerp(start, end, alpha, out)
     return out

@@ -65,10 +65,8 @@ def write_merge(
     can be seen, and the next attempt starts afresh. Raises ModelError if `out` has anything in it, BusyError if
     another process is writing it, StorageError for a full or read-only disk, and what `stream` raises.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError(f"{out} exists already and is not empty; a merge is written to a new folder")
     layout = _same_shards(plan) if shard_bytes is None else _new_shards(plan.tasks, shard_bytes)
-    with local_errors(out, sum(file.size for file in layout)), _appearing(out) as work:
+    with local_errors(out, sum(file.size for file in layout)), appearing(out) as work:
         sink = _FileSink(work, layout)
         with sink:
             warnings = stream(plan, sink.take, chunk_bytes=chunk_bytes, workers=workers)
@@ -180,8 +178,13 @@ def _index(layout: Sequence[_OutFile]) -> bytes:
 
 
 @contextmanager
-def _appearing(out: Path) -> Generator[Path]:
-    """Give a folder that becomes `out` if the block succeeds. What a killed attempt left of it is removed first."""
+def appearing(out: Path) -> Generator[Path]:
+    """Give a folder that becomes `out` if the block succeeds. What a killed attempt left of it is removed first.
+
+    Raises ModelError if `out` has anything in it, BusyError if another process is writing it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out} exists already and is not empty; a merge is written to a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_name(f".{out.name}.partial")
     with _locked_folder(work):

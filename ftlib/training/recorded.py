@@ -23,8 +23,8 @@ class Recorded(Config):
 
 
 def recorded(folder: Path) -> Recorded | None:
-    """Read the record of a stage's `model/` folder, or a pulled version's manifest; None where neither is."""
-    if folder.name == "model" and (folder.parent / RECORD).is_file():
+    """Read the record of a stage's `model/` or `adapter/`, or a pulled version's manifest; None where neither is."""
+    if folder.name in ("model", "adapter") and (folder.parent / RECORD).is_file():
         found = read_record(folder.parent, Checkpoint)
         return found and Recorded(weights=found.weights, parent=found.parent, fresh_head=found.fresh_head)
     if (folder / MANIFEST).is_file():

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import peft
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification
 
 from flows.cli import main
 from ftlib.artifacts import Checkpoint
@@ -90,6 +94,74 @@ def test_published_versions_are_pulled(
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["weights"] == trail[1].weights
     assert "manifest.json" not in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def adapter_of(base: Path, folder: Path, seed: int = 0, **config: Any) -> Path:
+    """Write an adapter as stock peft does, its parameters moved at random."""
+    model: Any = AutoModelForSequenceClassification.from_pretrained(base)
+    settings = {"r": 2, "target_modules": ["query"], "modules_to_save": ["classifier"], "task_type": "SEQ_CLS"}
+    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(**{**settings, **config}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator) * parameter.requires_grad
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+def merged_by_peft(base: Path, adapter: Path) -> dict[str, np.ndarray]:
+    model: Any = AutoModelForSequenceClassification.from_pretrained(base)
+    state = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+    return {name: value.numpy() for name, value in state.items()}
+
+
+def test_an_adapter_counts_as_what_it_makes_of_its_base(trail: list[Checkpoint], tmp_path: Path) -> None:
+    base = trail[0].path / "model"
+    adapters = [adapter_of(base, tmp_path / f"adapter{i}", seed=i, use_dora=bool(i)) for i in (0, 1)]
+    result = call(base, adapters[1], "--alpha", 0.3, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    start, ends = tensors(base), [merged_by_peft(base, adapter) for adapter in adapters]
+    for name, value in tensors(tmp_path / "out").items():
+        np.testing.assert_allclose(value, 0.7 * start[name] + 0.3 * ends[1][name], atol=1e-6, err_msg=name)
+    assert (
+        call(base, *adapters, "--method", "task_arithmetic", "--scale", 0.5, "--out", tmp_path / "sum").exit_code == 0
+    )
+    for name, value in tensors(tmp_path / "sum").items():
+        expected = start[name] + 0.5 * sum(end[name] - start[name] for end in ends)
+        np.testing.assert_allclose(value, expected, atol=1e-6, err_msg=name)
+
+
+def test_an_adapter_is_moved_without_a_merge(trail: list[Checkpoint], tmp_path: Path) -> None:
+    base = trail[0].path / "model"
+    adapter = adapter_of(base, tmp_path / "adapter")
+    result = call(base, adapter, "--alpha", 0.3, "--as-adapter", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "the adapter at alpha 0.3 is in" in result.output
+    start, end, moved = tensors(base), merged_by_peft(base, adapter), merged_by_peft(base, tmp_path / "out")
+    for name, value in moved.items():
+        np.testing.assert_allclose(value, 0.7 * start[name] + 0.3 * end[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["base", "dora", "--alpha", "0.3", "--as-adapter"], "cannot be scaled (use_dora)"),
+        (["dora", "base", "--alpha", "0.3"], "is an adapter, which stands on another model: give that model as A"),
+        (["base", "tune", "--alpha", "0.3", "--as-adapter"], "has no adapter_config.json"),
+        (["base", "dora", "dora", "--method", "ties", "--as-adapter"], "--alpha alone goes with it"),
+        (["base", "dora", "--alpha", "1", "--as-adapter", "--max-shard-mb", "1"], "--alpha alone goes with it"),
+    ],
+)
+def test_what_an_adapter_cannot_be_is_one_line(
+    words: list[str], message: str, trail: list[Checkpoint], tmp_path: Path
+) -> None:
+    base = trail[0].path / "model"
+    places = {"base": base, "tune": trail[1].path, "dora": adapter_of(base, tmp_path / "dora", use_dora=True)}
+    result = call(*(places.get(word, word) for word in words), "--out", tmp_path / "out")
+    assert result.exit_code in (2, 4)
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
