@@ -32,6 +32,36 @@ def test_a_rule_that_does_not_fit_is_one_line(tmp_path: Path, select: dict[str, 
         load_recipe(path, ())
 
 
+@pytest.mark.parametrize(
+    ("phases", "interpolation", "message"),
+    [
+        ([{"kind": "lora"}], {"kind": "wise_ft"}, None),
+        ([{"kind": "lora"}], {"kind": "wise_ft", "depth": [0.5, 1.0]}, "without modules and depth, or 'off'"),
+        ([{"kind": "lora"}], {"kind": "slerp"}, "interpolation 'slerp' must be 'wise_ft'"),
+        ([{"kind": "lora", "use_dora": True}], {"kind": "off"}, None),
+        ([{"kind": "lora", "use_dora": True}], {"kind": "wise_ft"}, "scaling a DoRA adapter gives another model"),
+        ([{"kind": "full"}], {"kind": "wise_ft"}, "tuning 'full' of the last phase makes none"),
+        ([{"kind": "full"}, {"kind": "lora"}], {"kind": "wise_ft"}, "stand on the base model, and phase1 moved it"),
+    ],
+)
+def test_an_adapter_is_published_where_it_means_something(
+    tmp_path: Path, phases: list[dict[str, object]], interpolation: dict[str, object], message: str | None
+) -> None:
+    path = tiny_recipe(tmp_path)
+    recipe = yaml.safe_load(path.read_text())
+    probe = {**recipe["phases"][0], "name": "phase0", "tuning": {"kind": "linear_probe"}}
+    more = [{**probe, "name": f"phase{i}", "tuning": tuning} for i, tuning in enumerate(phases, 1)]
+    recipe |= {"phases": [probe, *more], "interpolation": interpolation}
+    recipe["publish"]["adapter"] = True
+    recipe["select"] = {"by": "away/accuracy"}
+    path.write_text(yaml.safe_dump(recipe))
+    if message is None:
+        assert load_recipe(path, ()).publish.adapter
+    else:
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(path, ())
+
+
 def test_a_metric_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = tiny_recipe(tmp_path)
     recipe = yaml.safe_load(path.read_text())

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+import ftlib.training.adapters as adapters
 import ftlib.training.merge as merge
 from ftlib.ancestry import Ancestry
 from ftlib.artifacts import (
@@ -48,7 +50,7 @@ from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.merge_files import Merged
-from ftlib.training.model import find_model, weights_digest
+from ftlib.training.model import find_model, save_model, weights_digest
 from ftlib.versions import MANIFEST, Manifest
 from ftlib.workspace import Workspace
 
@@ -239,6 +241,57 @@ def make_end_differ(run: Run) -> Run:
     selection = run.job.evidence.selection.model_copy(update={"chosen": chosen})
     run.job = run.job.model_copy(update={"evidence": run.job.evidence.model_copy(update={"selection": selection})})
     return run
+
+
+def with_adapter(run: Run, folder: Path, alpha: float) -> Run:
+    """The same run, its end a LoRA phase's: merged weights, and beside them the adapter that peft wrote."""
+    base = run.chosen.start.path / "model"
+    model: Any = AutoModelForSequenceClassification.from_pretrained(base)
+    config = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"], task_type="SEQ_CLS")
+    wrapped: Any = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator) * parameter.requires_grad
+    wrapped.save_pretrained(folder / "adapter")
+    save_model(wrapped.merge_and_unload(), folder / "model", LABELS, base)
+    end = run.chosen.end.model_copy(update={"uri": str(folder), "weights": weights_digest(folder / "model")})
+    chosen = Candidate.between(run.chosen.start, end, alpha)
+    evidence = run.job.evidence
+    selection = evidence.selection.model_copy(update={"chosen": chosen})
+    found = evidence.model.model_copy(update={"uri": str(base), "name": "owner/base@" + "a" * 40})
+    recipe = evidence.recipe.model_copy(
+        update={"publish": evidence.recipe.publish.model_copy(update={"adapter": True})}
+    )
+    update = {"selection": selection, "model": found, "recipe": recipe}
+    run.job = run.job.model_copy(update={"evidence": evidence.model_copy(update=update)})
+    return run
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
+def test_a_published_adapter_over_the_base_is_the_published_model(make, tmp_path: Path, alpha: float):
+    run = with_adapter(make(alpha), tmp_path / "lora", alpha)
+    folder = pulled(published(run), tmp_path / "out")
+    # A stranger's way: the base with a head of its own, random, and the adapter over it.
+    base = AutoModelForSequenceClassification.from_pretrained(run.chosen.start.path / "model").eval()
+    torch.nn.init.normal_(base.classifier.weight)
+    over = peft.PeftModel.from_pretrained(base, folder / "adapter").eval()
+    merged = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    torch.testing.assert_close(run.logits(over), run.logits(merged), rtol=0, atol=2e-5)
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/base", "a" * 40)
+
+
+def test_an_adapter_at_another_place_is_not_published(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    right = adapters.write_scaled
+
+    def wrong(adapter: Path, base: Path, alpha: float, out: Path, stands_on: Any) -> list[str]:
+        return right(adapter, base, alpha / 2, out, stands_on)
+
+    monkeypatch.setattr(adapters, "write_scaled", wrong)
+    with pytest.raises(IntegrityError, match="the adapter read back from the registry gives logits that differ"):
+        with_adapter(make(0.8), tmp_path / "lora", 0.8).register()
+    assert ModelRegistry(LocalStore(tmp_path / "registry")).versions("demo") == []
 
 
 def test_a_signed_version(make, tmp_path: Path):
