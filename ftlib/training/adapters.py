@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -148,12 +149,16 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
 
     The whole model is in memory meanwhile. Raises ModelError if the two do not fit together or cannot be merged.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     config = read_adapter(adapter)
     model = load_model(base, _kind(adapter, config, base))
     try:
-        wrapped: Any = PeftModel.from_pretrained(cast(Any, model), adapter, is_trainable=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # transformers' own about its names; missing keys are looked for below
+            wrapped: Any = PeftModel.from_pretrained(cast(Any, model), adapter, is_trainable=False)
+        if stray := sorted(get_peft_model_state_dict(wrapped).keys() ^ _tensors(adapter).keys()):
+            raise ValueError(f"{len(stray)} tensors are on one side only, among them {stray[0]}")
         merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [repr(error)])[0]
@@ -168,7 +173,8 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
 
 
 def _floating(spans: Iterable[Span]) -> list[torch.dtype]:
-    return [DTYPES[span.dtype] for span in spans if DTYPES[span.dtype].is_floating_point]
+    found = (DTYPES[span.dtype] for span in spans if span.dtype in DTYPES)
+    return [dtype for dtype in found if dtype.is_floating_point]
 
 
 def _kind(adapter: Path, config: dict[str, Any], base: Path) -> BatchKind:

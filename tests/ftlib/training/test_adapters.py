@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -171,6 +171,10 @@ def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> N
         write_scaled(adapter, wide, 0.5, tmp_path / "out")
     with pytest.raises(ModelError, match="cannot be merged into"):
         write_merged(adapter, wide, tmp_path / "out")
+    renamed = {name.replace("layer.1", "layer.7"): value for name, value in load_file(adapter / WEIGHTS).items()}
+    save_file(renamed, adapter / WEIGHTS)  # peft itself warns of that and merges nothing
+    with pytest.raises(ModelError, match=r"tensors are on one side only, among them .*layer"):
+        write_merged(adapter, base, tmp_path / "out")
     adapter = tuned(tmp_path / "summary", base, task_type="FEATURE_EXTRACTION")
     assert is_adapter(adapter)
     assert read_adapter(adapter)["task_type"] == "FEATURE_EXTRACTION"
