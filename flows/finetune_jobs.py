@@ -13,13 +13,14 @@ from ftlib.artifacts import (
     RawDataset,
 )
 from ftlib.config import Split
+from ftlib.interpolation.ends import Score
 from ftlib.model_registry import ModelRegistry
 from ftlib.recipe import Recipe
 from ftlib.recipe_parts import Phase
 from ftlib.stages.base import BaseJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
-from ftlib.stages.interpolate import InterpolateJob, scores_of
+from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
@@ -99,17 +100,15 @@ def interpolate_job(
     recipe: Recipe,
     trail: Sequence[Checkpoint],
     siblings: Sequence[Checkpoint],
-    sweep: Sequence[EvalReport] = (),
+    scores: tuple[Score, ...] = (),
 ) -> InterpolateJob:
     """Say which candidates to name, given what was measured of those named before."""
-    terms = {recipe.select.by: 1.0, **recipe.select.plus}
-    signed = {path: w if recipe.metric(path)[1].higher_is_better else -w for path, w in terms.items()}
     return InterpolateJob(
         start=trail[-2],
         end=trail[-1],
         siblings=tuple(siblings),
         interpolation=recipe.interpolation,
-        scores=scores_of(sweep, signed),
+        scores=scores,
     )
 
 

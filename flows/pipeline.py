@@ -23,6 +23,7 @@ from ftlib.pins import pin
 from ftlib.preflight import check_labels, check_registry, check_writing
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.evaluate import EvaluateJob
+from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.model import find_model
 from ftlib.training_rows import UsedRows
@@ -109,7 +110,8 @@ def _swept(
     sweep = _measured(run, ray, jobs.evaluate_jobs(r, candidates.members, prepared, SELECTION))
     while r.interpolation.adaptive:
         known = {member.digest() for member in candidates.members}
-        candidates = run(interpolate, jobs.interpolate_job(r, trail, siblings, sweep))
+        scores = scores_so_far(candidates, sweep, r, run.work)
+        candidates = run(interpolate, jobs.interpolate_job(r, trail, siblings, scores))
         new = [member for member in candidates.members if member.digest() not in known]
         if not new:
             break

@@ -14,7 +14,7 @@ from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.recipe_parts import Phase
 from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
-from ftlib.stages.interpolate import interpolate
+from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.select import select
 from ftlib.training.footprint import Footprint, footprint
@@ -127,7 +127,8 @@ class Planner:
         count = len(candidates.members) if candidates else count
         sweep = self._measured(candidates and candidates.members, prepared, SELECTION, count)
         while candidates and sweep and siblings is not None and r.interpolation.adaptive:
-            known, job = candidates.members, jobs.interpolate_job(r, trail, siblings, sweep)
+            known, scores = candidates.members, scores_so_far(candidates, sweep, r, self.work)
+            job = jobs.interpolate_job(r, trail, siblings, scores)
             candidates = interpolate(job, self.work) if self.work.has(job) else None
             new = [member for member in candidates.members if member not in known] if candidates else []
             if not new:

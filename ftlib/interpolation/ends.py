@@ -7,6 +7,17 @@ from typing import ClassVar
 from ftlib.config import Config
 
 
+class Score(Config):
+    """What `select.by`, and `plus`, say of one candidate so far."""
+
+    weights: str
+    """The candidate's digest."""
+    value: float
+    """Higher is better."""
+    error: float = 0.0
+    """One standard error of its paired difference from the best so far: less than this cannot be told apart."""
+
+
 class TwoEnds(Config):
     """theta0 and theta1 alone."""
 

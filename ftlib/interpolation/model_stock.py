@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ftlib.artifacts import Candidate, Checkpoint
-from ftlib.interpolation.ends import WithSiblings
+from ftlib.interpolation.ends import Score, WithSiblings
 from ftlib.merging import ModelStock as ModelStockKernel
 
 
@@ -16,7 +16,7 @@ class ModelStock(WithSiblings):
     kind: Literal["model_stock"] = "model_stock"
 
     def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, float]
+        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
     ) -> tuple[Candidate, ...]:
         """Return theta0, the model stock and theta1."""
         del scores

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ftlib.artifacts import Candidate, Checkpoint
-from ftlib.interpolation.ends import TwoEnds
+from ftlib.interpolation.ends import Score, TwoEnds
 
 
 class Off(TwoEnds):
@@ -15,7 +15,7 @@ class Off(TwoEnds):
     kind: Literal["off"] = "off"
 
     def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, float]
+        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
     ) -> tuple[Candidate, ...]:
         """Return the end, as it is."""
         del start, siblings, scores

@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from ftlib.artifacts import Candidate, Checkpoint
-from ftlib.interpolation.ends import WithSiblings
+from ftlib.interpolation.ends import Score, WithSiblings
 from ftlib.merging import Merge
 
 
@@ -26,7 +26,7 @@ class Scales(WithSiblings, ABC):
         """Return the method at one scale."""
 
     def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, float]
+        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
     ) -> tuple[Candidate, ...]:
         """Return theta0, one candidate per scale, ascending, and theta1."""
         del scores

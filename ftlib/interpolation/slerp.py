@@ -7,7 +7,7 @@ from typing import Literal
 
 from ftlib.artifacts import Candidate, Checkpoint
 from ftlib.config import Fraction
-from ftlib.interpolation.ends import TwoEnds
+from ftlib.interpolation.ends import Score, TwoEnds
 from ftlib.merging import Slerp as SlerpKernel
 
 
@@ -18,7 +18,7 @@ class Slerp(TwoEnds):
     alphas: tuple[Fraction, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
     def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, float]
+        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
     ) -> tuple[Candidate, ...]:
         """Return one candidate per alpha, ascending, both ends among them."""
         del siblings, scores

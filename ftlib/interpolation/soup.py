@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ftlib.artifacts import Candidate, Checkpoint
-from ftlib.interpolation.ends import WithSiblings
+from ftlib.interpolation.ends import Score, WithSiblings
 from ftlib.merging import Average
 
 
@@ -26,7 +26,7 @@ class Soup(WithSiblings):
         return self.order == "greedy"
 
     def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, float]
+        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
     ) -> tuple[Candidate, ...]:
         """Return theta0, every fine-tune and the soups so far, theta1 last."""
         tuned = (end, *siblings)
@@ -41,14 +41,14 @@ class Soup(WithSiblings):
         if self.order == "uniform":
             soups = [soup(tuple(range(len(tuned))))]
         elif all(one.digest() in scores for one in alone):
-            ranked = sorted(range(len(tuned)), key=lambda i: (-scores[alone[i].digest()], i))
-            kept, best = (ranked[0],), scores[alone[ranked[0]].digest()]
+            ranked = sorted(range(len(tuned)), key=lambda i: (-scores[alone[i].digest()].value, i))
+            kept, best = (ranked[0],), scores[alone[ranked[0]].digest()].value
             for i in ranked[1:]:
                 soups.append(soup((*kept, i)))
                 if (score := scores.get(soups[-1].digest())) is None:
                     break
-                if score >= best:
-                    kept, best = (*kept, i), score
+                if score.value >= best:
+                    kept, best = (*kept, i), score.value
         return (Candidate.of(start), *alone[1:], *soups, alone[0])
 
     def count(self) -> int:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from ftlib.artifacts import Candidates, Checkpoint, EvalReport
-from ftlib.config import Config
+from ftlib.candidate_scores import scores
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job
 from ftlib.interpolation import Interpolation, Off
+from ftlib.interpolation.ends import Score
+from ftlib.outcomes import tables_in
+from ftlib.recipe import Recipe
 from ftlib.workspace import Workspace
-
-
-class Score(Config):
-    """What `select.by`, and `plus`, say of one candidate so far; higher is better."""
-
-    weights: str
-    """The candidate's digest."""
-    value: float
 
 
 class InterpolateJob(Job):
@@ -48,8 +43,8 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
             f"interpolation: {job.interpolation.kind!r} needs at least {job.interpolation.least} more fine-tune beside "
             "the last phase's; give it seeds or siblings"
         )
-    scores = {score.weights: score.value for score in job.scores}
-    members = job.interpolation.points(job.start, job.end, job.siblings, scores)
+    known = {score.weights: score for score in job.scores}
+    members = job.interpolation.points(job.start, job.end, job.siblings, known)
 
     def build(folder: Path) -> Candidates:
         del folder  # the record is all there is
@@ -67,17 +62,17 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
     return work.once(job, Candidates, build).model_copy(update={"members": members})
 
 
-def scores_of(reports: Sequence[EvalReport], terms: Mapping[str, float]) -> tuple[Score, ...]:
-    """Return the weighted sum of `evaluation/metric` for every candidate that has them all, sorted by digest."""
-    measured = {
-        (f"{cell.evaluation}/{metric}", cell.weights): estimate.value
-        for report in reports
-        for cell in report.measured
-        for metric, estimate in cell.metrics.items()
-    }
-    everyone = sorted({weights for _, weights in measured})
-    return tuple(
-        Score(weights=weights, value=sum(weight * measured[path, weights] for path, weight in terms.items()))
-        for weights in everyone
-        if all((path, weights) in measured for path in terms)
-    )
+def scores_so_far(
+    candidates: Candidates, reports: Sequence[EvalReport], recipe: Recipe, work: Workspace
+) -> tuple[Score, ...]:
+    """Return what an adaptive method is told of the candidates it has named, sorted by their digests.
+
+    Raises RecipeError if a metric of the rule was not measured for each, StorageError if a table of outcomes is gone.
+    """
+    terms, load = {recipe.select.by: 1.0, **recipe.select.plus}, tables_in(work.root)
+    found = scores(terms, candidates.members, reports, recipe.evaluations, load, recipe.seed)
+    best = found.best(range(len(candidates.members)))
+    errors = (found.resampled[best] - found.resampled).std(axis=1)
+    everyone = zip(candidates.members, found.merits, errors, strict=True)
+    told = (Score(weights=one.digest(), value=float(merit), error=float(error)) for one, merit, error in everyone)
+    return tuple(sorted(told, key=lambda score: score.weights))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ftlib.artifacts import Candidate, Checkpoint, Estimate, EvalReport, Measured
+from ftlib.artifacts import Candidate, Checkpoint
 from ftlib.interpolation import Dare, Interpolation, ModelStock, Off, Slerp, Soup, TaskArithmetic, Ties, WiseFT
-from ftlib.interpolation.wise_ft import FINEST, next_alpha
+from ftlib.interpolation.ends import Score
+from ftlib.interpolation.wise_ft import FINEST, is_settled, next_alpha
 from ftlib.merging import Average, Lerp
-from ftlib.stages.interpolate import scores_of
 
 
 def checkpoint(name: str, parent: str | None = "probe") -> Checkpoint:
@@ -27,15 +28,18 @@ START, END = checkpoint("probe", None), checkpoint("tune")
 SIBLINGS = (checkpoint("a"), checkpoint("b"))
 
 
-def points(method: Interpolation, scores: Mapping[str, float] | None = None) -> tuple[Candidate, ...]:
+def points(method: Interpolation, scores: Mapping[str, Score] | None = None) -> tuple[Candidate, ...]:
     return method.points(START, END, SIBLINGS, scores or {})
 
 
-def asked_until_done(method: Interpolation, worth: Callable[[Candidate], float]) -> list[tuple[Candidate, ...]]:
+def asked_until_done(
+    method: Interpolation, worth: Callable[[Candidate], float], error: float = 0.0
+) -> list[tuple[Candidate, ...]]:
     """Do what the flow does: measure what is named until nothing new is."""
     rounds = [points(method)]
     while method.adaptive:
-        found = points(method, {point.digest(): worth(point) for point in rounds[-1]})
+        known = {p.digest(): Score(weights=p.digest(), value=worth(p), error=error) for p in rounds[-1]}
+        found = points(method, known)
         if {point.digest() for point in found} == {point.digest() for point in rounds[-1]}:
             break
         rounds.append(found)
@@ -82,11 +86,55 @@ def test_refinement_closes_in_on_the_peak_of_a_parabola(peak: float, width: floa
         assert min(abs(alpha - peak) for alpha in alphas) <= FINEST
 
 
+def scored(values: Mapping[float, float], error: float = 0.0) -> dict[float, Score]:
+    return {alpha: Score(weights=str(alpha), value=value, error=error) for alpha, value in values.items()}
+
+
 def test_the_next_alpha() -> None:
-    assert next_alpha({0.0: 0.0, 0.5: 1.0, 1.0: 0.0}) == 0.25  # the vertex is there: the wider gap's middle
-    assert next_alpha({0.0: 3.0, 0.4: 1.0, 1.0: 0.0}) == 0.2  # best at an end
-    assert next_alpha({0.0: 1.0, 0.5: 1.0, 1.0: 1.0}) == 0.25  # flat: toward theta0
-    assert next_alpha({0.0: 0.0, 0.005: 1.0, 0.01: 0.0}) is None
+    assert next_alpha(scored({0.0: 0.0, 0.5: 1.0, 1.0: 0.0})) == 0.25  # the vertex is there: the wider gap's middle
+    assert next_alpha(scored({0.0: 3.0, 0.4: 1.0, 1.0: 0.0})) == 0.2  # best at an end
+    assert next_alpha(scored({0.0: 1.0, 0.5: 1.0, 1.0: 1.0})) == 0.25  # flat: toward theta0
+    assert next_alpha(scored({0.0: 0.0, 0.005: 1.0, 0.01: 0.0})) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "settled"),
+    [
+        ({0.0: 0.0, 0.5: 1.0, 1.0: 0.0}, 0.1, False),  # the neighbours are clearly worse
+        ({0.0: 0.95, 0.5: 1.0, 1.0: 0.95}, 0.1, True),
+        ({0.0: 0.95, 0.5: 1.0, 1.0: 0.8}, 0.1, False),  # one of them is
+        ({0.0: 0.95, 0.1: 1.0, 1.0: 1.0}, 0.1, False),  # but the parabola rises to 1.0 + 0.11 at 0.55
+        ({0.0: 1.0, 0.5: 0.95, 1.0: 0.0}, 0.1, True),  # best at an end
+        ({0.0: 1.0, 0.5: 1.0, 1.0: 1.0}, 0.0, True),
+    ],
+)
+def test_the_peak_is_settled_where_rows_cannot_tell(values: dict[float, float], error: float, settled: bool) -> None:
+    assert is_settled(scored(values, error)) is settled
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.tuples(*[st.floats(0.0, 0.9)] * 2), place=st.floats(0.1, 0.9), error=st.floats(0.0, 1.0))
+def test_what_is_settled_by_numpys_parabola(values: tuple[float, float], place: float, error: float) -> None:
+    a, b, c = np.polyfit((0.0, place, 1.0), (values[0], 1.0, values[1]), 2)
+    highest = c - b * b / (4 * a)
+    assume(abs(highest - 1.0 - error) > 1e-6 and min(abs(1.0 - value - error) for value in values) > 1e-6)
+    expected = bool(highest <= 1.0 + error and all(1.0 - value <= error for value in values))
+    assert is_settled(scored({0.0: values[0], place: 1.0, 1.0: values[1]}, error)) is expected
+
+
+def test_refinement_ends_where_rows_cannot_tell() -> None:
+    method = WiseFT(alphas=(0.0, 0.25, 0.5, 0.75, 1.0), refine=6)
+
+    def worth(candidate: Candidate) -> float:
+        return -(((candidate.alpha or 0.0) - 0.6) ** 2)
+
+    counts = [len(asked_until_done(method, worth, error)[-1]) for error in (0.0, 0.003, 0.03, 0.3)]
+    assert counts == sorted(counts, reverse=True)
+    assert (counts[0], counts[-1]) == (11, 5)
+    # What was measured stays named, whatever later rounds say of the errors.
+    first = asked_until_done(method, worth)[-1]
+    known = {p.digest(): Score(weights=p.digest(), value=worth(p), error=1.0) for p in first}
+    assert {p.digest() for p in points(method, known)} == known.keys()
 
 
 def test_modules_and_depth_leave_the_ends_alone() -> None:
@@ -139,30 +187,3 @@ def test_a_greedy_soup_keeps_what_does_not_make_it_worse(
     rounds = asked_until_done(Soup(order="greedy", seeds=(1, 2)), worth)
     assert soup_of(rounds[0]) == []
     assert soup_of(rounds[-1]) == tried
-
-
-def test_scores_are_the_weighted_sum_of_what_was_measured() -> None:
-    def report(evaluation: str, **values: dict[str, float]) -> EvalReport:
-        cells = [
-            Measured(
-                candidate=name,
-                weights=name,
-                alpha=None,
-                evaluation=evaluation,
-                split="validation",
-                rows=9,
-                outcomes="",
-                metrics={metric: Estimate(value=v, low=v, high=v) for metric, v in of.items()},
-                slices={},
-            )
-            for name, of in values.items()
-        ]
-        return EvalReport(measured=tuple(cells))
-
-    home = report("home", b={"log_loss": 0.5, "accuracy": 0.9}, a={"log_loss": 1.5, "accuracy": 0.7})
-    away = report("away", a={"accuracy": 0.6}, b={"accuracy": 0.2}, c={"accuracy": 1.0})
-    terms = {"away/accuracy": 1.0, "home/accuracy": 0.5, "home/log_loss": -2.0}
-    found = [(score.weights, score.value) for score in scores_of([home, away], terms)]
-    assert found == [("a", pytest.approx(0.6 + 0.35 - 3.0)), ("b", pytest.approx(0.2 + 0.45 - 1.0))]
-    assert [score.weights for score in scores_of([home, away], {"away/accuracy": 1.0})] == ["a", "b", "c"]
-    assert scores_of([], terms) == ()

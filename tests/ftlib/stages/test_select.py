@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from ftlib.interpolation import Off, WiseFT
 from ftlib.metrics import Accuracy, LogLoss
 from ftlib.outcomes import LabelOutcomes
 from ftlib.recipe_parts import Evaluation, Select
+from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.select import SelectJob, select
 from ftlib.workspace import Workspace
 
@@ -293,3 +296,22 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     (work.root / whole.measured[1].outcomes).unlink()
     with pytest.raises(StorageError, match="is not a table of outcomes"):
         select(job.model_copy(update={"reports": (whole,)}), work)
+
+
+def test_an_adaptive_method_is_told_values_and_paired_errors(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    shifted = [random.random(400) < share for share in (0.6, 0.8, 0.7)]
+    target = [random.random(300) < share for share in (0.9, 0.8, 0.85)]
+    work, members = Workspace(folder), line(3)
+    reports = [report(work, "shifted", members, shifted), report(work, "target", members, target)]
+    recipe: Any = SimpleNamespace(
+        select=Select(by="shifted/accuracy", plus={"target/log_loss": 0.5}), evaluations=EVALUATIONS, seed=3
+    )
+    told = {score.weights: score for score in scores_so_far(Candidates(members=members), reports, recipe, work)}
+    merits = [s - 0.5 * (2 - t) for s, t in zip(map(np.mean, shifted), map(np.mean, target), strict=True)]
+    assert [told[member.digest()].value for member in members] == pytest.approx(merits)
+    best = int(np.argmax(merits))
+    for i, member in enumerate(members):
+        parts = (shifted[best].astype(float) - shifted[i], 0.5 * (target[best].astype(float) - target[i]))
+        error = np.sqrt(sum(part.var() / len(part) for part in parts))  # of independent sets of rows
+        assert told[member.digest()].error == pytest.approx(error, rel=0.2, abs=1e-12)
