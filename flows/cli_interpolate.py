@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -99,7 +100,20 @@ def _merged_weights(
                 write_merged(folder, base, whole)
             inputs.append(Input(spec, whole))
         plan = plan_merge(kernel, inputs, reference=1)
-        return write_merge(plan, target, shard_bytes=shard_bytes, workers=workers).model_dump(mode="json")
+        merged = write_merge(plan, target, shard_bytes=shard_bytes, workers=workers, record=_record(kernel, named))
+        return merged.model_dump(mode="json")
+
+
+def _record(kernel: Kernel, named: list[tuple[str, Path]]) -> dict[str, Any]:
+    """Say what is merged and how. Digests are those on record: hashing the inputs would take longer than the merge."""
+    from ftlib.training.recorded import recorded
+
+    parts = [(spec, recorded(folder)) for spec, folder in named]
+    return {
+        "merge": kernel.model_dump(mode="json"),
+        "checkpoints": [{"name": spec, "weights": found and found.weights} for spec, found in parts],
+        "reglage": version("reglage"),
+    }
 
 
 def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard_mb: int | None) -> dict[str, Any]:

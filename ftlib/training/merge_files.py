@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from ftlib.config import Config
@@ -27,6 +28,8 @@ from ftlib.training.tensor_files import DTYPES, tensor_files
 BESIDE = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+RECORD = "merge.json"
+"""What a folder was merged from, where no registry says it."""
 WORKERS = 2
 """The arithmetic alone is bound by memory and gains nothing from a second worker; the sha256 beside it does."""
 
@@ -56,14 +59,21 @@ class _OutFile:
 
 
 def write_merge(
-    plan: Plan, out: Path, *, shard_bytes: int | None = None, chunk_bytes: int = CHUNK_BYTES, workers: int = WORKERS
+    plan: Plan,
+    out: Path,
+    *,
+    shard_bytes: int | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    workers: int = WORKERS,
+    record: Mapping[str, JsonValue] | None = None,
 ) -> Merged:
     """Write the result to the folder `out`, which must not exist or be empty, in the reference's shards.
 
     `shard_bytes` makes new shards of at most so many bytes, but at least one tensor. Config and tokenizer are the
-    reference's. `out` appears by one rename after everything is on the disk; a failure or a kill leaves nothing that
-    can be seen, and the next attempt starts afresh. Raises ModelError if `out` has anything in it, BusyError if
-    another process is writing it, StorageError for a full or read-only disk, and what `stream` raises.
+    reference's; `record` is written beside them as merge.json, with the digest of the result. `out` appears by one
+    rename after everything is on the disk; a failure or a kill leaves nothing that can be seen, and the next attempt
+    starts afresh. Raises ModelError if `out` has anything in it, BusyError if another process is writing it,
+    StorageError for a full or read-only disk, and what `stream` raises.
     """
     layout = _same_shards(plan) if shard_bytes is None else _new_shards(plan.tasks, shard_bytes)
     with local_errors(out, sum(file.size for file in layout)), appearing(out) as work:
@@ -78,6 +88,9 @@ def write_merge(
             _copy_durably(source / INDEX, work / INDEX)
         elif len(layout) > 1:
             _write_durably(work / INDEX, _index(layout))
+        weights = sink.digest(plan.tasks)
+        if record is not None:
+            _write_durably(work / RECORD, json.dumps({**record, "weights": weights}, indent=2).encode() + b"\n")
         names = tuple(sorted(path.name for path in work.iterdir()))
     return Merged(
         folder=str(out.absolute()),
@@ -85,7 +98,7 @@ def write_merge(
         tensors=len(plan.tasks),
         copied=sum(not task.mixes for task in plan.tasks),
         bytes=sum(file.size for file in layout),
-        weights=sink.digest(plan.tasks),
+        weights=weights,
         warnings=warnings,
     )
 

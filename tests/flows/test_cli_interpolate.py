@@ -48,6 +48,9 @@ def test_a_recorded_start_and_its_fine_tune(trail: list[Checkpoint], tmp_path: P
     said = json.loads(result.stdout)
     assert said["lineage_known"] is True
     assert (said["merge"]["alpha"], said["folder"]) == (0.3, str(tmp_path / "out"))
+    record = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert [part["weights"] for part in record["checkpoints"]] == [trail[0].weights, trail[1].weights]
+    assert (record["merge"], record["weights"]) == (said["merge"], said["weights"])
     a, b, mixed = (tensors(folder) for folder in (*(c.path / "model" for c in trail[:2]), tmp_path / "out"))
     for name in a:
         np.testing.assert_allclose(mixed[name], 0.7 * a[name] + 0.3 * b[name], atol=1e-7)
