@@ -230,13 +230,13 @@ def _phase_plan(
 
 
 def _memory(recipe: Recipe, phase: Phase, size: Footprint, rows: SplitFacts) -> int:
-    """Weights, gradients and Adam's two moments in fp32, and the activations of the largest forward pass."""
+    """Weights, gradients, Adam's two moments and the average in fp32, and the largest forward pass's activations."""
     state = 4 * size.parameters
     if isinstance(phase.tuning, LinearProbe):
         return PROCESS_BYTES + state
     batch = recipe.compute.micro_batch_size or ceil(phase.optimizer.batch_size / max(1, recipe.compute.workers))
     activations = batch * rows.longest * size.hidden * size.layers * ACTIVATION_BYTES
-    return PROCESS_BYTES + state + 12 * size.trained + activations
+    return PROCESS_BYTES + state + (16 if phase.ema_decay else 12) * size.trained + activations
 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: Footprint, speed: Speed) -> float:

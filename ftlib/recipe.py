@@ -100,6 +100,11 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
             f"{where}: 'linear_probe' fits a head on one label per row; {phase.objective.kind!r} learns something "
             "else: use another tuning"
         )
+    if isinstance(phase.tuning, LinearProbe) and phase.ema_decay is not None:
+        yield (
+            f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but 'linear_probe' is solved for and "
+            "takes none; remove it or use another tuning"
+        )
     if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
         yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
     if phase.early_stopping and recipe.datasets[phase.dataset].split.validation == 0:

@@ -143,6 +143,9 @@ class Phase(Config):
     tuning: Tuning
     optimizer: Optimizer = Optimizer()
     early_stopping: EarlyStopping | None = None
+    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """The phase's weights are the exponential moving average of those after each step, over about 1 / (1 - ema_decay)
+    steps: what is validated, what early stopping keeps, and the phase's end."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

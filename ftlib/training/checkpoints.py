@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from ftlib.errors import IntegrityError
 from ftlib.fingerprint import file_digest
+from ftlib.training.ema import Average
 from ftlib.training.group import Group, unwrap
 from ftlib.workspace import write_durably
 
@@ -58,7 +59,13 @@ class State:
 
 
 def save(
-    run: Path, fingerprint: str, group: Group, model: nn.Module, optimizer: torch.optim.Optimizer, state: State
+    run: Path,
+    fingerprint: str,
+    group: Group,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    state: State,
 ) -> None:
     """Write a checkpoint of this step, collectively, and drop all but the newest two."""
     folder = run / "checkpoints" / f"step-{state.step:08d}"
@@ -66,9 +73,8 @@ def save(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     group.barrier()
-    weights, moments = get_state_dict(unwrap(model), optimizer)
     with _alone_on_purpose():
-        save_sharded({"model": weights, "optimizer": moments}, checkpoint_id=folder, no_dist=group.world_size == 1)
+        save_sharded(_content(model, optimizer, average), checkpoint_id=folder, no_dist=group.world_size == 1)
     group.barrier()
     if group.is_first:
         (folder / "state.json").write_text(json.dumps(asdict(state)))
@@ -81,9 +87,14 @@ def save(
 
 
 def restore(
-    run: Path, fingerprint: str, group: Group, model: nn.Module, optimizer: torch.optim.Optimizer
+    run: Path,
+    fingerprint: str,
+    group: Group,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
 ) -> State | None:
-    """Load the newest whole checkpoint into model and optimiser; None if there is none.
+    """Load the newest whole checkpoint into model, optimiser and average; None if there is none.
 
     A damaged one is passed over for the one before. Raises IntegrityError if one belongs to another run.
     """
@@ -92,12 +103,17 @@ def restore(
     if found is None:
         return None
     folder = Path(str(found))
-    weights, moments = get_state_dict(unwrap(model), optimizer)
-    content: dict[str, Any] = {"model": weights, "optimizer": moments}
+    content = _content(model, optimizer, average)
     with _alone_on_purpose():
         load_sharded(content, checkpoint_id=folder, no_dist=group.world_size == 1)
     set_state_dict(unwrap(model), optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
     return State(**json.loads((folder / "state.json").read_bytes()))
+
+
+def _content(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> dict[str, Any]:
+    """Return what a checkpoint holds, sharded as it is; the average's tensors are the live ones, filled in place."""
+    weights, moments = get_state_dict(unwrap(model), optimizer)
+    return {"model": weights, "optimizer": moments, **({"average": average.tensors} if average else {})}
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from ftlib.training import checkpoints
 from ftlib.training.batches import PreparedSplit, by_length, global_batches, micro_batches
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
+from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
 from ftlib.training.model import head_modules, load_for_training
 from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, steps_per_epoch, total_steps
@@ -61,6 +62,7 @@ class Loop:
         self.unused = self._freeze_unused(tuned)
         self.model = group.spread(tuned, plan.compute.sharding)
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
+        self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         self.steps_per_epoch = steps_per_epoch(len(self.train), self.settings)
         self.steps = total_steps(len(self.train), self.settings)
         self.evaluation_steps = max(1, self.steps_per_epoch // plan.phase.evaluations_per_epoch)
@@ -68,7 +70,8 @@ class Loop:
     def run(self) -> Trained:
         """Train to the end, from the newest checkpoint if there is one. Raises TrainingError on a broken invariant."""
         run = Path(self.plan.run)
-        state = checkpoints.restore(run, self.plan.fingerprint, self.group, self.model, self.optimizer) or State()
+        learnt = self.model, self.optimizer, self.average
+        state = checkpoints.restore(run, self.plan.fingerprint, self.group, *learnt) or State()
         self.curves.rewind(state.step)
         resumed_from = state.step
         started = saved = time.monotonic()
@@ -95,11 +98,14 @@ class Loop:
             if state.step == 1:
                 self.group.check_agreement(self.model, state.step)
             if len(self.validation) and (state.step % self.evaluation_steps == 0 or state.step == self.steps):
-                state = self._judge(state)
+                with averaged(self.average):
+                    state = self._judge(state)
             if wish and state.step < self.steps and not state.stopped:
-                checkpoints.save(run, self.plan.fingerprint, self.group, self.model, self.optimizer, state)
+                checkpoints.save(run, self.plan.fingerprint, self.group, *learnt, state)
                 saved = time.monotonic()
         self.group.check_agreement(self.model, state.step)
+        if self.average:
+            self.average.swap()  # for good: the phase ends with the average
         facts = self._facts(state, loss, rows, time.monotonic() - started)
         if resumed_from:
             facts["resumed_from_step"] = resumed_from
@@ -120,6 +126,8 @@ class Loop:
         }
         if state.best_loss is not None:
             facts |= {"best_validation_loss": state.best_loss, "best_step": state.best_step}
+        if self.plan.phase.ema_decay:
+            facts["ema_share_of_step_1"] = self.plan.phase.ema_decay ** (self._kept_step(state) - 1)
         return facts
 
     def _step(self, rows: Int[np.ndarray, " batch"], state: State, wish: float) -> tuple[float, float, bool]:
@@ -147,6 +155,8 @@ class Loop:
         )
         set_rate(self.optimizer, self._rate(state))
         self.optimizer.step()
+        if self.average:
+            self.average.update(first=state.step == 0)
         self.optimizer.zero_grad(set_to_none=True)
         return mean, float(getattr(norm, "full_tensor", lambda: norm)()), wished > 0
 
@@ -194,8 +204,12 @@ class Loop:
             checkpoints.write_weights(Path(self.plan.run) / "best.safetensors", weights)
         self.group.barrier()
 
+    def _kept_step(self, state: State) -> int:
+        """Return the step whose weights are the phase's end: the last, or early stopping's best."""
+        return state.best_step or state.step if self.plan.phase.early_stopping else state.step
+
     def _weights(self, state: State) -> dict[str, torch.Tensor]:
-        if self.plan.phase.early_stopping and state.best_step and state.best_step != state.step:
+        if self._kept_step(state) != state.step:
             return checkpoints.read_weights(Path(self.plan.run) / "best.safetensors") if self.group.is_first else {}
         return self._full_state()
 

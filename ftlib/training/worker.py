@@ -119,7 +119,8 @@ def check_moved(start: nn.Module, trained: Trained) -> None:
     if still and trained.state.step > 1:
         raise TrainingError(
             f"{len(still)} trainable parameters did not move in {trained.state.step} steps, among them "
-            f"{', '.join(still[:3])}; a learning rate below their rounding does that: raise optimizer.learning_rate"
+            f"{', '.join(still[:3])}; steps below their rounding do that: raise optimizer.learning_rate, or lower "
+            "ema_decay if it is set"
         )
 
 

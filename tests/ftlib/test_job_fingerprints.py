@@ -25,7 +25,7 @@ INTERPOLATE = (
 )
 TRAIN = (
     '{"job":{"compute":"","data":"cc","phase":{"dataset":"docs","dropout":null,"early_stopping":null,'
-    '"evaluations_per_epoch":1,"name":"tune","objective":{"kind":"classification","label_smoothing":0.0},'
+    '"ema_decay":null,"evaluations_per_epoch":1,"name":"tune","objective":{"kind":"classification","label_smoothing":0.0},'
     '"optimizer":{"batch_size":32,"beta1":0.9,"beta2":0.999,"clip_norm":1.0,"epochs":3.0,"epsilon":1e-08,'
     '"learning_rate":2e-05,"plateau_factor":0.5,"plateau_patience":1,"schedule":"linear","warmup":0.06,'
     '"weight_decay":0.01},"precision":"auto","tuning":{"kind":"full","layer_decay":1.0}},"precision":"fp32",'
