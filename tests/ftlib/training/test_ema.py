@@ -153,13 +153,14 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2, dropout=0.1)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "tuning", [Full(), pytest.param(LoRA(rank=2, dropout=0.1), marks=pytest.mark.slow)], ids=["full", "lora"]
+)
 def test_a_stopped_run_goes_on_with_the_average_it_had(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path, tuning: object
 ) -> None:
-    asked = job(
-        start, data, phase(0.9, tuning=tuning, early_stopping=EarlyStopping(patience=9)), checkpoint_seconds=1e-9
-    )
+    patient = phase(0.9, tuning=tuning, early_stopping=EarlyStopping(patience=9))
+    asked = job(start, data, patient, checkpoint_seconds=1e-9)
     whole = train(asked, Workspace(tmp_path / "whole"))
 
     def stop(sign: object) -> None:

@@ -1,6 +1,6 @@
 """The average where the model is spread: two ranks, replicated or in shards, against torch's AveragedModel on one.
 
-In a file of its own, since each rank imports it: with the stages it would take four times as long.
+In a file of its own, since each rank imports it, and what it imports.
 """
 
 from __future__ import annotations

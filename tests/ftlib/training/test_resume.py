@@ -28,15 +28,15 @@ from ftlib.tuning.lora import LoRA
 from ftlib.workspace import Workspace
 
 
-def make_job(root: Path, **compute: object) -> TrainJob:
+def make_job(root: Path, ema_decay: float | None = None, **compute: object) -> TrainJob:
     rows = tiny_rows(120)
     data = tiny_prepared(root / "data", {"train": rows[:96], "validation": rows[96:]})
     model = find_model(ModelRef(path=str(tiny_classifier(root / "tiny"))))
     start = base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(root))
-    return build_job(start, data, **compute)
+    return build_job(start, data, ema_decay, **compute)
 
 
-def build_job(start: Checkpoint, data: PreparedDataset, **compute: object) -> TrainJob:
+def build_job(start: Checkpoint, data: PreparedDataset, ema_decay: float | None = None, **compute: object) -> TrainJob:
     settings = Optimizer(learning_rate=1e-3, epochs=5, batch_size=16, schedule="plateau", plateau_patience=0)
     phase = Phase(
         name="tune",
@@ -45,6 +45,7 @@ def build_job(start: Checkpoint, data: PreparedDataset, **compute: object) -> Tr
         tuning=Full(),
         optimizer=settings,
         early_stopping=EarlyStopping(patience=50),
+        ema_decay=ema_decay,
     )
     options = {"workers": 0, "threads": 1, "checkpoint_seconds": 1e-6, **compute}
     return TrainJob(
@@ -76,8 +77,9 @@ train(job, Workspace(sys.argv[2]))
 """
 
 
-def test_kill_9_and_resume_gives_bit_identical_weights(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
+@pytest.mark.parametrize("ema_decay", [None, pytest.param(0.9, marks=pytest.mark.slow)])
+def test_kill_9_and_resume_gives_bit_identical_weights(tmp_path: Path, ema_decay: float | None) -> None:
+    job = make_job(tmp_path, ema_decay)
     whole = train(job, Workspace(tmp_path / "whole"))
     (tmp_path / "job.json").write_text(job.model_dump_json())
     killed = Workspace(tmp_path / "killed")
@@ -163,9 +165,12 @@ def ray_workers() -> list[psutil.Process]:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("ema_decay", [None, pytest.param(0.9, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-def test_kill_9_of_a_ray_worker_resumes_bit_identically(tmp_path: Path, ray_session: None, sharding: str) -> None:
-    job = make_job(tmp_path, workers=2, sharding=sharding)
+def test_kill_9_of_a_ray_worker_resumes_bit_identically(
+    tmp_path: Path, ray_session: None, sharding: str, ema_decay: float | None
+) -> None:
+    job = make_job(tmp_path, ema_decay, workers=2, sharding=sharding)
     whole = train(job, Workspace(tmp_path / "whole"))
     alone = train(job.model_copy(update={"compute": Compute(workers=0, threads=1)}), Workspace(tmp_path / "alone"))
     killed = Workspace(tmp_path / "killed")
@@ -209,8 +214,9 @@ def test_what_ray_s_own_threads_print_goes_to_the_log(
 
 
 @pytest.mark.ray
-def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None) -> None:
-    job = make_job(tmp_path)
+@pytest.mark.parametrize("ema_decay", [None, pytest.param(0.8, marks=pytest.mark.slow)])
+def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None, ema_decay: float | None) -> None:
+    job = make_job(tmp_path, ema_decay)
     settings = Optimizer(learning_rate=1e-3, epochs=2, batch_size=15)  # 15 rows do not divide by two workers
     phase = job.phase.model_copy(update={"dropout": 0.0, "optimizer": settings, "early_stopping": None})
     curve = {}
