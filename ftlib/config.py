@@ -29,6 +29,8 @@ class Span(TypedDict):
     """What every token adds to the text that is searched, with what lies before it; None for tokens of the question."""
     segments: list[int]
     """Each token's `token_type_ids`; empty for a model without them."""
+    optional: bool
+    """Whether there may be no answer, so that the row's first token, which is no text's, is one like any other."""
 
 
 Target = str | int | float | tuple[str | None, ...] | Span | None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import exp, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,8 @@ from pydantic import ValidationError
 from ftlib.cleaning import clean
 from ftlib.config import BatchKind, Config
 from ftlib.errors import DataError, ModelError
-from ftlib.formats import Format
 from ftlib.iob2 import OUTSIDE, entities
+from ftlib.metrics.answer_scores import AnswerScore
 from ftlib.outcomes.multi_labels import THRESHOLD
 from ftlib.recipe import Recipe
 from ftlib.records import parse
@@ -99,13 +101,38 @@ class FoundEntities(Prediction):
 class FoundAnswer(Prediction):
     """Where a text answers a question."""
 
-    answer: str
+    answer: str | None
+    """None where the text has no answer."""
     probability: float
-    """Of its first and its last token together, in the window it was found in."""
+    """Of its first and its last token together, in the window it was found in; of no answer, in the window that says so
+    the least."""
+    null_score_diff: float | None
+    """By how much no answer scores above the best text. None without any text, and for a model that was not taught that
+    there may be no answer."""
 
     def line(self) -> str:
         """Return it as one line of a terminal."""
-        return f"{' '.join(self.answer.split())}\t{self.probability:.4f}"
+        said = "(no answer)" if self.answer is None else " ".join(self.answer.split())
+        return f"{said}\t{self.probability:.4f}"
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What answers."""
+
+    model: Any
+    recipe: Recipe
+
+    @property
+    def labels(self) -> list[str]:
+        """The model's labels, in its order."""
+        return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+
+    @property
+    def null_score_diff_threshold(self) -> float:
+        """From where on there is no answer: as in the metric that the version was chosen by."""
+        metric = self.recipe.metric(self.recipe.select.by)[1]
+        return metric.null_score_diff_threshold if isinstance(metric, AnswerScore) else 0.0
 
 
 def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
@@ -117,18 +144,19 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterato
     """
     from ftlib.training.model import load_model, load_tokenizer
 
-    format = _format(folder)
+    recipe = _recipe(folder)
+    format = recipe.datasets[recipe.phases[-1].dataset].format
     if format.yields not in _KINDS:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
     read, answer = _KINDS[format.yields]
-    model, tokenizer = load_model(folder, format.yields), load_tokenizer(folder)
+    version, tokenizer = _Version(load_model(folder, format.yields), recipe), load_tokenizer(folder)
     remaining = iter(texts)
     while window := list(itertools.islice(remaining, WINDOW)):
         examples = [read(text, format.keeps_lines) for text in window]
         pieces = [encoded.pieces for encoded in format.encode(examples, tokenizer)]
-        logits = iter(_logits(model, format.yields, [piece for cut in pieces for piece in cut], batch_size))
+        logits = iter(_logits(version.model, format.yields, [piece for cut in pieces for piece in cut], batch_size))
         for example, cut in zip(examples, pieces, strict=True):
-            yield answer(model, example, cut, [next(logits) for _ in cut])
+            yield answer(version, example, cut, [next(logits) for _ in cut])
 
 
 def _logits(model: Any, kind: BatchKind, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
@@ -163,22 +191,24 @@ def _text(text: str, keep_lines: bool) -> Example:
     return Example(clean(text, keep_lines=keep_lines))
 
 
-def _label(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> LabelPrediction:
+def _label(version: _Version, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> LabelPrediction:
     values: list[float] = logits[0].softmax(dim=-1).tolist()
-    labels = _labels(model)
+    labels = version.labels
     best = max(range(len(values)), key=values.__getitem__)
     return LabelPrediction(
         label=labels[best], probability=values[best], probabilities=dict(zip(labels, values, strict=True))
     )
 
 
-def _several(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> MultiLabelPrediction:
-    found: dict[str, float] = dict(zip(_labels(model), logits[0].sigmoid().tolist(), strict=True))
+def _several(
+    version: _Version, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]
+) -> MultiLabelPrediction:
+    found: dict[str, float] = dict(zip(version.labels, logits[0].sigmoid().tolist(), strict=True))
     named = [label for label in sorted(found, key=lambda label: -found[label]) if found[label] >= THRESHOLD]
     return MultiLabelPrediction(labels=tuple(named), probabilities=found)
 
 
-def _score(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> ScorePrediction:
+def _score(version: _Version, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> ScorePrediction:
     return ScorePrediction(score=float(logits[0][0]))
 
 
@@ -188,8 +218,8 @@ def _words(text: str, keep_lines: bool) -> Example:
     return Example(text, parts=words, target=tuple(f"B-{place}" for place in range(len(words))))
 
 
-def _entities(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> FoundEntities:
-    (piece,), labels, words = pieces, _labels(model), example.parts
+def _entities(version: _Version, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> FoundEntities:
+    (piece,), labels, words = pieces, version.labels, example.parts
     tags, sure = [OUTSIDE] * len(words), [1.0] * len(words)
     assert isinstance(piece.target, tuple)
     for word, values in zip(piece.target[: len(piece.ids)], logits[0].softmax(dim=-1), strict=True):
@@ -226,20 +256,28 @@ def _question(text: str, keep_lines: bool) -> Example:
     return Example(text, parts=(clean(asked.question), asked.context))
 
 
-def _answer(model: Any, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> FoundAnswer:
-    from ftlib.training.heads.spans import best_span
+def _answer(version: _Version, example: Example, pieces: Sequence[Piece], logits: Sequence[Tensor]) -> FoundAnswer:
+    from ftlib.training.heads.spans import best_span, null_scores
 
-    windows: list[tuple[float, str, float]] = []
+    windows: list[tuple[float, float, str]] = []
+    nothing: list[tuple[float, float]] = []
     for piece, (start, end) in zip(pieces, (one.unbind(dim=-1) for one in logits), strict=True):
         assert isinstance(piece.target, dict)
+        of_all = float(start.logsumexp(0) + end.logsumexp(0))
         score, text = best_span(start, end, piece.target["spelt"])
-        windows.append((score, text, float((score - start.logsumexp(0) - end.logsumexp(0)).exp())))
-    _, text, probability = max(windows, key=lambda window: window[0])
-    return FoundAnswer(answer=text, probability=probability)
-
-
-def _labels(model: Any) -> list[str]:
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+        windows.append((score, of_all, text))
+        if piece.target["optional"]:
+            nothing.append((float(null_scores(start, end)), of_all))
+    score, of_all, text = max(windows, key=lambda window: window[0])
+    if not nothing:
+        return FoundAnswer(answer=text, probability=exp(score - of_all), null_score_diff=None)
+    null, of_null = min(nothing)
+    silent = null - score > version.null_score_diff_threshold or not text
+    return FoundAnswer(
+        answer=None if silent else text,
+        probability=exp(null - of_null) if silent else exp(score - of_all),
+        null_score_diff=null - score if isfinite(score) else None,
+    )
 
 
 _KINDS: dict[BatchKind, tuple[Callable[[str, bool], Example], Callable[..., Prediction]]] = {
@@ -252,11 +290,10 @@ _KINDS: dict[BatchKind, tuple[Callable[[str, bool], Example], Callable[..., Pred
 """How each kind of batch makes an example of a text, and an answer of what the model says."""
 
 
-def _format(folder: Path) -> Format:
-    """Return how the last phase's rows became tokens."""
+def _recipe(folder: Path) -> Recipe:
+    """Return what the version was made by."""
     try:
         manifest = parse(Manifest, (folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
-        recipe = Recipe.model_validate(manifest.lineage.get("recipe"))
+        return Recipe.model_validate(manifest.lineage.get("recipe"))
     except (FileNotFoundError, ValidationError) as error:
         raise ModelError(f"{folder} is no version pulled from a registry: {MANIFEST} has no recipe") from error
-    return recipe.datasets[recipe.phases[-1].dataset].format

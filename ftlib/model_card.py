@@ -13,6 +13,7 @@ from pathlib import Path
 from ftlib.artifacts import Candidate, PreparedDataset, Selection
 from ftlib.config import BatchKind
 from ftlib.evidence import Evidence
+from ftlib.formats.question_answer import QuestionAnswer
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.recipe_parts import Phase
 from ftlib.results import results, text_table
@@ -227,6 +228,11 @@ def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: 
             "a longer one is read in windows" if format.yields == "spans" else "what follows in a longer one is unseen"
         )
         yield f"It was trained on texts of at most {format.max_tokens} tokens (`{name}`); {beyond}."
+        if isinstance(format, QuestionAnswer) and format.unanswerable == "keep":
+            yield (
+                "It says that there is no answer by its first token, `[CLS]`: where the sum of that token's two logits "
+                "is above the best text's by more than the metric's `null_score_diff_threshold`."
+            )
     if not any(evaluation.role == "shifted" for evaluation in recipe.evaluations.values()):
         yield "It was not measured on rows from elsewhere than its training data; expect worse there."
     if not any(evaluation.role == "retained" for evaluation in recipe.evaluations.values()):

@@ -74,9 +74,8 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             return pa.list_(pa.string())
         case "spans":
             texts, numbers = pa.list_(pa.string()), pa.list_(pa.int32())
-            return pa.struct(
-                {"start": pa.int32(), "end": pa.int32(), "answers": texts, "spelt": texts, "segments": numbers}
-            )
+            place, answers = {"start": pa.int32(), "end": pa.int32()}, {"answers": texts, "optional": pa.bool_()}
+            return pa.struct({**place, **answers, "spelt": texts, "segments": numbers})
         case "tokens":
             return None
         case "multi_labeled":

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from pydantic import model_validator
 
 from ftlib.config import LANGUAGE, BatchKind, Config, Name, Split
+from ftlib.formats.question_answer import QuestionAnswer
 from ftlib.interpolation import Interpolation, Off
 from ftlib.interpolation.slerp import Slerp
 from ftlib.interpolation.wise_ft import WiseFT
 from ftlib.metrics import Metric
+from ftlib.metrics.answer_scores import AnswerScore
 from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Phase, Publish, Retrain, Select, SplitPolicy
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.tuning.lora import LoRA
@@ -158,6 +160,7 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
     needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
+    optional = isinstance(dataset.format, QuestionAnswer) and dataset.format.unanswerable == "keep"
     if _one_model(*needs) and not _one_model(*needs, yields):
         yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
@@ -168,6 +171,11 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
             )
         elif metric.reads_writing and not evaluation.max_new_tokens:
             yield f"{where}: {metric.kind!r} reads what the model writes; give max_new_tokens, for example 64"
+        elif isinstance(metric, AnswerScore) and metric.null_score_diff_threshold and not optional:
+            yield (
+                f"{where}: {metric.kind!r} has a null_score_diff_threshold, but every question of dataset "
+                f"{evaluation.dataset!r} has an answer; give its format unanswerable: keep, or remove the threshold"
+            )
     if evaluation.max_new_tokens and yields != "completions":
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
 

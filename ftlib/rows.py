@@ -68,6 +68,7 @@ DropReason = Literal[
     "missing_question",
     "missing_context",
     "missing_answer",
+    "unanswerable",
     "odd_answer",
     "answer_not_in_context",
 ]

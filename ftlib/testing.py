@@ -89,16 +89,21 @@ def tiny_tagged_rows(count: int, *, seed: int = 0, words: int = 10) -> list[dict
     return rows
 
 
-def tiny_questions(count: int, *, seed: int = 0, words: int = 10) -> list[dict[str, object]]:
-    """Make `count` rows with columns question, context and answers, as SQuAD has them, of `tiny_tagged_rows`."""
+def tiny_questions(count: int, *, seed: int = 0, words: int = 10, unanswerable: int = 0) -> list[dict[str, object]]:
+    """Make `count` rows with columns question, context and answers, as SQuAD has them, of `tiny_tagged_rows`.
+
+    Every `unanswerable`-th asks for what no context has; 0 is none.
+    """
     asked = {"PAY": "which payment ?", "BUG": "which crash ?"}
     rows: list[dict[str, object]] = []
     for i, row in enumerate(tiny_tagged_rows(count, seed=seed, words=words)):
         found = entities(row["tags"])[i % 2 - 1]
         text = " ".join(row["words"][found.first : found.end])
         start = sum(len(word) + 1 for word in row["words"][: found.first])
-        answers = {"text": [text], "answer_start": [start]}
-        rows.append({"question": asked[found.type], "context": " ".join(row["words"]), "answers": answers})
+        answers, question = {"text": [text], "answer_start": [start]}, asked[found.type]
+        if unanswerable and i % unanswerable == unanswerable - 1:
+            answers, question = {"text": [], "answer_start": []}, "which parcel ?"
+        rows.append({"question": question, "context": " ".join(row["words"]), "answers": answers})
     return rows
 
 

@@ -31,6 +31,9 @@ class QuestionAnswer(Config):
     """Of question and window together; a question takes at most half of it."""
     stride: int = Field(default=128, ge=0)
     """Tokens that a window shares with the one before, at most a quarter of `max_tokens`."""
+    unanswerable: Literal["drop", "keep"] = "drop"
+    """Questions with an empty list of answers. keep: they are taught the row's first token, and the model may say that
+    there is no answer (SQuAD 2.0, Rajpurkar et al. 2018)."""
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
 
@@ -58,11 +61,14 @@ class QuestionAnswer(Config):
         answers = _places(values.get(self.answers))
         if isinstance(answers, Dropped):
             return answers
+        if not answers and self.unanswerable == "drop":
+            return Dropped("unanswerable")
         if any(start < 0 or context[start : start + len(text)] != text for start, text in answers):
             return Dropped("answer_not_in_context")
         texts, starts = [text for _, text in answers], [start for start, _ in answers]
         slices = slice_values(values, self.slices)
-        return Example(f"{asked}\n{context}", None, slices, (asked, context, *texts), starts[0])
+        label = None if self.unanswerable == "drop" else "answerable" if answers else "unanswerable"
+        return Example(f"{asked}\n{context}", label, slices, (asked, context, *texts), starts[0] if starts else 0)
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return each row's windows. Where a window does not hold the whole answer, it is taught its first token.
@@ -86,9 +92,9 @@ class QuestionAnswer(Config):
         )
         pieces: list[list[Piece]] = [[] for _ in examples]
         for i, row in enumerate(windows["overflow_to_sample_mapping"]):
-            pieces[row].append(_piece(examples[row], windows, i))
+            pieces[row].append(_piece(examples[row], windows, i, optional=self.unanswerable == "keep"))
         return [
-            Encoded(found, truncated=question != example.parts[0] or not any(_holds(piece) for piece in found))
+            Encoded(found, truncated=question != example.parts[0] or _lost(example, found))
             for example, question, found in zip(examples, asked, pieces, strict=True)
         ]
 
@@ -105,15 +111,15 @@ class QuestionAnswer(Config):
 
 
 def _places(value: Value) -> list[_Place] | Dropped:
-    """Return the answers in any of SQuAD's spellings."""
+    """Return the answers in any of SQuAD's spellings; an empty list says that there is none."""
     if isinstance(value, dict) and isinstance(texts := value.get("text"), list):
         starts = value.get("answer_start")
         if not isinstance(starts, list) or len(starts) != len(texts):
             return Dropped("odd_answer")
         value = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
-    found = value if isinstance(value, list) else [value]
-    if not found or value is None:
+    if value is None:
         return Dropped("missing_answer")
+    found = value if isinstance(value, list) else [value]
     places = [_place(item) for item in found]
     return Dropped("odd_answer") if None in places else cast("list[_Place]", places)
 
@@ -128,7 +134,7 @@ def _place(item: Value) -> _Place | None:
     return (cast(int, start), cast(str, text)) if good else None
 
 
-def _piece(example: Example, windows: Any, i: int) -> Piece:
+def _piece(example: Example, windows: Any, i: int, *, optional: bool) -> Piece:
     """Return one window with the answer's place in it, and what its tokens spell of the context."""
     ids: list[int] = windows["input_ids"][i]
     inside = [token for token, part in enumerate(windows.sequence_ids(i)) if part == 1]
@@ -144,6 +150,7 @@ def _piece(example: Example, windows: Any, i: int) -> Piece:
         answers=list(example.parts[2:]),
         spelt=spelt,
         segments=segments[i] if segments else [],
+        optional=optional,
     )
     return Piece(ids, target)
 
@@ -170,5 +177,6 @@ def _answer(example: Example, inside: Sequence[int], offsets: Sequence[tuple[int
     return first, last
 
 
-def _holds(piece: Piece) -> bool:
-    return cast(Span, piece.target)["start"] > 0
+def _lost(example: Example, pieces: Sequence[Piece]) -> bool:
+    """Return whether there is an answer and no window holds it."""
+    return len(example.parts) > 2 and not any(cast(Span, piece.target)["start"] > 0 for piece in pieces)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from ftlib.config import BatchKind
-from ftlib.metrics.base import MetricBase
+from ftlib.metrics.answer_scores import AnswerScore
 from ftlib.outcomes import SpanOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
-class AnswerF1(MetricBase):
+class AnswerF1(AnswerScore):
     """SQuAD's F1, between 0 and 1: the mean over questions of the word overlap with the nearest right answer."""
 
     kind: Literal["answer_f1"] = "answer_f1"
 
-    reads: ClassVar[frozenset[BatchKind]] = frozenset({"spans"})
-    higher_is_better: ClassVar[bool] = True
-
-    def compute(self, outcomes: SpanOutcomes) -> float:
-        """Return the metric over all rows."""
-        return float(outcomes.overlap.mean())
-
-    def resampled(
-        self, outcomes: SpanOutcomes, rows: Int[np.ndarray, "resamples rows"]
-    ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
-        return outcomes.overlap[rows].mean(axis=1)
+    def of_texts(self, outcomes: SpanOutcomes) -> Float[np.ndarray, " rows"]:
+        """See AnswerScore."""
+        return outcomes.overlap

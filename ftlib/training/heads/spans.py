@@ -85,12 +85,15 @@ class SpanAnswers(Answers):
         self.nll = np.zeros(len(split), np.float64)
         self._split, self._targets = split, split.targets
         self._scores = np.full(len(split), -np.inf)
+        self._null_scores = np.zeros(len(split)) if len(split) and self._targets.of(0)["optional"] else None
         self._texts = [""] * len(split)
 
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
         """See Answers."""
         said: Any = model(**batch.inputs())
         self.nll[rows] = span_nll(said, batch).double().cpu().numpy()
+        if self._null_scores is not None:
+            self._null_scores[rows] = null_scores(said.start_logits, said.end_logits).cpu().numpy()
         for i, row in enumerate(rows):
             spelt = self._targets.of(int(row))["spelt"]
             self._scores[row], self._texts[row] = best_span(said.start_logits[i], said.end_logits[i], spelt)
@@ -104,7 +107,13 @@ class SpanAnswers(Answers):
             answers=tuple(tuple(self._targets.of(row)["answers"]) for row in range(len(self.nll))),
             predicted=tuple(self._texts),
             scores=self._scores,
+            null_scores=self._null_scores,
         )
+
+
+def null_scores(start: Float[Tensor, "*rows width"], end: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows"]:
+    """Return how much speaks for there being no answer: the logits of the first token, which is no text's."""
+    return start[..., 0].double() + end[..., 0].double()
 
 
 def best_span(

@@ -48,8 +48,8 @@ def test_answers_in_any_of_squads_spellings(answers: Any) -> None:
         ({"question": " "}, "empty_text"),
         ({"context": "\n"}, "empty_text"),
         ({"answers": None}, "missing_answer"),
-        ({"answers": []}, "missing_answer"),
-        ({"answers": {"text": [], "answer_start": []}}, "missing_answer"),
+        ({"answers": []}, "unanswerable"),
+        ({"answers": {"text": [], "answer_start": []}}, "unanswerable"),
         ({"answers": {"text": ["York"], "answer_start": []}}, "odd_answer"),
         ({"answers": "York"}, "odd_answer"),
         ({"answers": {"text": "York"}}, "odd_answer"),
@@ -126,6 +126,38 @@ def test_an_answer_no_window_holds_is_counted_and_a_long_question_is_cut() -> No
     assert asked.truncated
     assert any(spoken(piece) == "York" for piece in asked.pieces if cast(Span, piece.target)["start"])
     assert all(len(piece.ids) <= 16 for piece in asked.pieces)
+
+
+KEEPING = FORMAT.model_copy(update={"unanswerable": "keep"})
+
+
+@pytest.mark.parametrize("none", [[], {"text": [], "answer_start": []}])
+def test_a_kept_question_without_an_answer_is_taught_the_first_token_in_every_window(none: Any) -> None:
+    values = {"question": "who?", "context": " ".join(["invoice"] * 40), "answers": none}
+    found = KEEPING.example(values)
+    assert isinstance(found, Example)
+    assert (found.parts[2:], found.label, found.labels) == ((), "unanswerable", ())
+    (encoded,) = KEEPING.encode([found], TOKENIZER)
+    spans = [cast(Span, piece.target) for piece in encoded.pieces]
+    assert len(spans) > 2
+    assert all((span["start"], span["end"], span["answers"], span["optional"]) == (0, 0, [], True) for span in spans)
+    assert not encoded.truncated  # nothing was lost
+    assert all(TOKENIZER.convert_ids_to_tokens(piece.ids[0]) == "[CLS]" for piece in encoded.pieces)
+
+
+def test_only_an_empty_list_says_that_there_is_no_answer() -> None:
+    for answers in (None, "", {}, {"text": [""], "answer_start": [0]}, {"text": None}):
+        assert isinstance(KEEPING.example({"question": "who?", "context": CONTEXT, "answers": answers}), Dropped)
+
+
+def test_answers_are_encoded_the_same_whether_others_have_none() -> None:
+    answered = {"question": "who?", "context": CONTEXT, "answers": {"text": "York", "answer_start": 29}}
+    dropping, keeping = FORMAT.example(answered), KEEPING.example(answered)
+    assert isinstance(keeping, Example)
+    assert keeping.label == "answerable"
+    (one,), (other,) = encode(dropping).pieces, KEEPING.encode([keeping], TOKENIZER)[0].pieces
+    assert one.ids == other.ids
+    assert {**cast(Span, one.target), "optional": True} == other.target
 
 
 def test_a_tokenizer_that_cannot_align_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ftlib.metrics import AnswerExactMatch, AnswerF1
 from ftlib.outcomes import SpanOutcomes, joined, read_outcomes
 from ftlib.prepared import split_file
 from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
+from ftlib.rows import canonical_json
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.ingest import IngestJob, ingest
@@ -45,11 +47,15 @@ class Bench:
         self.model = find_model(ModelRef(path=str(tiny_classifier(folder / "tiny", LABELS))))
         self.rows = tiny_questions(120)
         self.data = self._prepare(write_jsonl(folder / "rows.jsonl", self.rows))
+        self.odd_rows = tiny_questions(120, seed=1, unanswerable=3)
+        self.odd_rows.append({**self.odd_rows[0], "answers": []})
+        odd = write_jsonl(folder / "odd.jsonl", self.odd_rows)
+        self.dropping, self.keeping = self._prepare(odd), self._prepare(odd, unanswerable="keep")
         self.start = base(BaseJob(model=self.model, kind="spans", labels=(), seed=1), self.work)
 
-    def _prepare(self, path: Path) -> PreparedDataset:
+    def _prepare(self, path: Path, **format: Any) -> PreparedDataset:
         form = {"kind": "question_answer", "question": "question", "context": "context", "answers": "answers"}
-        form |= {"max_tokens": 16, "stride": 4}
+        form |= {"max_tokens": 16, "stride": 4, **format}
         dataset = Dataset.model_validate({"source": {"kind": "files", "path": str(path)}, "format": form})
         job = IngestJob(name="mail", source=dataset.source, files=dataset.source.pin(), limits=dataset.limits)
         return preprocess(
@@ -163,6 +169,12 @@ def test_an_answer_is_the_best_span_of_all_windows(bench: Bench, tuned: Checkpoi
 
 
 def by_brute_force(model: Any, tokenizer: Any, row: dict[str, Any]) -> str:
+    """Return the best text of all windows."""
+    return scores_by_brute_force(model, tokenizer, row)[0]
+
+
+def scores_by_brute_force(model: Any, tokenizer: Any, row: dict[str, Any]) -> tuple[str, float, float]:
+    """Return the best text of all windows with its score, and the lowest of the windows' scores of [CLS]."""
     encoding = tokenizer(row["question"], row["context"], padding=True, return_tensors="pt", **WINDOW)
     inputs = {name: encoding[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad():
@@ -175,7 +187,51 @@ def by_brute_force(model: Any, tokenizer: Any, row: dict[str, Any]) -> str:
                 score = float(logits.start_logits[i, first]) + float(logits.end_logits[i, last])
                 if score > best:
                     best, text = score, row["context"][offsets[first][0] : offsets[last][1]]
-    return text
+    nothing = [
+        float(start[0]) + float(end[0]) for start, end in zip(logits.start_logits, logits.end_logits, strict=True)
+    ]
+    return text, best, min(nothing)
+
+
+def test_unanswerable_questions_are_dropped_or_kept(bench: Bench) -> None:
+    assert bench.dropping.ledger.dropped == {"unanswerable": 41}
+    assert bench.keeping.ledger.dropped == {"conflicting_labels": 2}
+    assert bench.keeping.ledger.kept == 119
+
+
+def test_no_answer_scores_what_the_first_token_does_in_the_window_where_it_says_so_least(
+    bench: Bench, tuned: Checkpoint
+) -> None:
+    evaluation = Evaluation(dataset="mail", metrics=(AnswerExactMatch(), AnswerF1()), resamples=100)
+    job = EvaluateJob(
+        name="odd",
+        evaluation=evaluation,
+        candidates=(Candidate.of(tuned),),
+        data=bench.keeping,
+        split="test",
+        seed=0,
+        compute=COMPUTE,
+    )
+    (cell,) = evaluate(job, bench.work).measured
+    table = read_outcomes(bench.work.root / cell.outcomes)
+    assert isinstance(table, SpanOutcomes)
+    assert table.null_scores is not None
+    assert 0 < table.unanswerable.sum() < len(table) == cell.rows < bench.keeping.splits["test"].rows
+    model = AutoModelForQuestionAnswering.from_pretrained(tuned.path / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tuned.path / "model")
+    rows = {hashlib.sha256(canonical_json(row)).hexdigest()[:32]: row for row in bench.odd_rows}
+    for i, row_id in enumerate(table.row_ids):
+        text, score, nothing = scores_by_brute_force(model, tokenizer, rows[row_id])
+        assert table.predicted[i] == text
+        assert (table.scores[i], table.null_scores[i]) == pytest.approx((score, nothing), abs=1e-4)
+        assert list(table.answers[i]) == rows[row_id]["answers"]["text"]
+    # the same weights on the rows without the unanswerable ones never say that there is no answer
+    dropped = read_outcomes(
+        bench.work.root / evaluate(job.model_copy(update={"data": bench.dropping}), bench.work).measured[0].outcomes
+    )
+    assert isinstance(dropped, SpanOutcomes)
+    assert dropped.null_scores is None
+    assert not dropped.silent(-1e9).any()
 
 
 def test_windows_asked_by_several_workers_make_the_same_table(bench: Bench, tuned: Checkpoint) -> None:
