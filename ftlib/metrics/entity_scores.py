@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ftlib.config import BatchKind
 from ftlib.errors import DataError
 from ftlib.metrics.base import MetricBase
+from ftlib.metrics.draws import summed, times_drawn
 from ftlib.metrics.label_counts import LabelCounts, Score
 from ftlib.outcomes import TaggedOutcomes
 
@@ -30,23 +31,13 @@ class EntityScore(MetricBase):
         """See MetricBase."""
         return f"{super().name}:{self.type}" if self.type else super().name
 
-    def compute(self, outcomes: TaggedOutcomes) -> float:
-        """Return the metric over all rows. Raises DataError if the model knows no such type."""
-        import numpy as np
-
-        return float(self.resampled(outcomes, np.arange(len(outcomes))[None])[0])
-
     def resampled(
         self, outcomes: TaggedOutcomes, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
-        counts = outcomes.entities
-        types = slice(None) if self.type is None else [self._place(counts.types, self.type)]
-        sums = (
-            by_type[:, types].sum(axis=1)[rows].sum(axis=1, keepdims=True)
-            for by_type in (counts.hits, counts.golds, counts.predictions)
-        )
-        return LabelCounts(*sums).score(self.score)[:, 0]
+        """Return `compute` of every resample. Raises DataError if the model knows no such type."""
+        place = 0 if self.type is None else self._place(outcomes.entities.types, self.type)
+        counts = entity_counts(outcomes, rows)
+        return (counts.pooled if self.type is None else counts).score(self.score)[:, place]
 
     def _place(self, types: tuple[str, ...], wanted: str) -> int:
         if wanted not in types:
@@ -54,3 +45,9 @@ class EntityScore(MetricBase):
                 f"metric {self.name!r}: the model knows no entities of type {wanted!r}; it has {', '.join(types)}"
             )
         return types.index(wanted)
+
+
+def entity_counts(outcomes: TaggedOutcomes, rows: Int[np.ndarray, "resamples rows"]) -> LabelCounts:
+    """Count the entities of every resample, by type."""
+    drawn, found = times_drawn(rows, len(outcomes)), outcomes.entities
+    return LabelCounts(*(summed(drawn, side) for side in (found.hits, found.golds, found.predictions)))

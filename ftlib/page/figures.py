@@ -14,6 +14,7 @@ from ftlib.artifacts import Estimate
 from ftlib.page.content import Figure
 
 TARGET, SHIFTED, CHOSEN = "#3b82f6", "#f0742b", "#c026d3"
+PALETTE = (TARGET, SHIFTED, "#0f9d76", "#8b5cf6", "#d4a017")
 INK = "#1f2430"  # becomes `currentColor` in the SVG, so that axes and words follow the page into the dark
 _FONT = "ui-sans-serif, system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 
@@ -156,6 +157,28 @@ def _running_mean(values: Sequence[float]) -> list[float]:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
         smooth.append(mean / weight)
     return smooth
+
+
+def colours(count: int) -> list[str]:
+    """Return a colour for each of several evaluations."""
+    return [PALETTE[i % len(PALETTE)] for i in range(count)]
+
+
+@contextmanager
+def panels(count: int) -> Generator[tuple[Any, list[Any]]]:
+    """Give a figure of panels, nearly square, at most three beside each other: more would be too small to read."""
+    columns = min(3, count)
+    rows, side = -(-count // columns), min(4.4, 9.6 / columns)
+    with canvas(side * columns, 0.92 * side * rows, rows, columns) as (figure, grid):
+        axes = list(grid.flat)
+        for spare in axes[count:]:
+            spare.set_visible(False)
+        yield figure, axes[:count]
+
+
+def plain(text: str) -> str:
+    """Keep matplotlib from reading a name as mathematics."""
+    return text.replace("$", r"\$")
 
 
 @contextmanager

@@ -114,9 +114,9 @@ def forgetting_section(
     return Section("forgetting", "Forgetting", lead, tables=tables)
 
 
-def diagnosis_section(figures: Sequence[Figure]) -> Section | None:
-    """Return the plots that explain the numbers; None where there is none to draw."""
-    return Section("diagnosis", "Behind the numbers", figures=figures) if figures else None
+def diagnosis_section(figures: Sequence[Figure], tables: Sequence[Table]) -> Section | None:
+    """Return what explains the numbers; None where there is nothing."""
+    return Section("diagnosis", "Behind the numbers", figures=figures, tables=tables) if figures or tables else None
 
 
 def _p_text(difference: Difference) -> str:

@@ -9,8 +9,9 @@ from typing import ClassVar
 from ftlib.artifacts import Checkpoint, Report
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
-from ftlib.outcomes import LabelOutcomes, tables_in
+from ftlib.outcomes import tables_in
 from ftlib.page import diagnosis, render, sections
+from ftlib.page.answers import answer_figures, answer_tables
 from ftlib.page.content import Figure, Page
 from ftlib.page.figures import Curve, Line, alpha_curve, training_curves
 from ftlib.results import Difference, adjusted, differences, results, retained_reference
@@ -23,7 +24,7 @@ class ReportJob(Job):
     """What the page shows."""
 
     stage: ClassVar[str] = "report"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     evidence: Evidence
 
@@ -56,7 +57,7 @@ def _page(found: Evidence, work: Workspace, folder: Path) -> Page:
         sections.differences_section(compared),
         _forgetting(found, work),
         sections.slices_section(found.final, found.selection, recipe.evaluations),
-        sections.diagnosis_section(_diagnosis(found, work, folder)),
+        _diagnosis(found, work, folder),
         sections.training_section(found.checkpoints, _training_figures(found.checkpoints, folder)),
         sections.data_section(found.raw, found.prepared),
         sections.lineage_section(recipe, found.model, found.raw, found.prepared, found.checkpoints, found.selection),
@@ -96,18 +97,12 @@ def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
     return sections.forgetting_section(kept, moved, reference, retained)
 
 
-def _diagnosis(found: Evidence, work: Workspace, folder: Path) -> list[Figure]:
-    """Draw the loss along the path, how far layers moved, calibration and confusion: what there is to draw."""
-    figures = _path_figures(found, work, folder)
-    cells = found.measured(found.selection.chosen.name)
-    all_tables = {name: tables_in(work.root)(cell) for name, cell in cells.items()}
-    tables = {name: table for name, table in all_tables.items() if isinstance(table, LabelOutcomes)}
-    if tables:
-        figures.append(diagnosis.calibration(folder, tables))
-        name, table = next(iter(tables.items()))
-        if len(table.labels) <= diagnosis.LARGEST_CONFUSION:
-            figures.append(diagnosis.confusion(folder, name, table))
-    return figures
+def _diagnosis(found: Evidence, work: Workspace, folder: Path) -> sections.Section | None:
+    """Show the path between the models, and what the chosen one answers."""
+    load = tables_in(work.root)
+    tables = {name: load(cell) for name, cell in found.measured(found.selection.chosen.name).items()}
+    figures = [*_path_figures(found, work, folder), *answer_figures(folder, tables)]
+    return sections.diagnosis_section(figures, answer_tables(tables, found.recipe.evaluations, found.recipe.seed))
 
 
 def _path_figures(found: Evidence, work: Workspace, folder: Path) -> list[Figure]:

@@ -142,8 +142,39 @@ def test_questions_from_a_recipe_to_answers_to_lines(tmp_path: Path, published: 
     bare = CliRunner().invoke(main, [*words, str(tmp_path / "model")])
     assert "has no head for 'spans' rows to measure; give a model that was trained for them" in bare.stderr
 
+    assert all(answer["null_score_diff"] is None for answer in said)
     words = ["predict", "answers", "--registry", str(tmp_path / "registry")]
     refused = CliRunner().invoke(main, words, input="where is it?\n")
     assert refused.exit_code == 3
     assert "a question is a JSON object on a line" in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def test_questions_without_an_answer_from_a_recipe_to_saying_so(tmp_path: Path, published: Any) -> None:
+    rows = tiny_questions(240, unanswerable=3)
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    metric = "{{kind: answer_f1, null_score_diff_threshold: -0.5}}"
+    recipe = QUESTIONS.replace("stride: 6", "stride: 6, unanswerable: keep").replace("{{kind: answer_f1}}", metric)
+    record, folder = published(recipe)
+    cell = record.evidence.measured("tune")["mail"]
+    assert cell.metrics["answer_f1"].value > 0.4
+    table: Any = read_outcomes(tmp_path / "work" / cell.outcomes)
+    silent = table.silent(-0.5)
+    assert silent.any()
+    assert not silent.all()
+    assert (silent == table.unanswerable).mean() > 0.9
+
+    # predict goes by the threshold of the metric that chose the version, and says of the test rows what the table does
+    asked = "".join(json.dumps({"question": row["question"], "context": row["context"]}) + "\n" for row in rows)
+    said = json.loads(predict(folder, "answers", asked, "--json"))["predictions"]
+    assert all((answer["answer"] is None) == (answer["null_score_diff"] > -0.5) for answer in said)
+    assert all(0 < answer["probability"] <= 1 for answer in said)
+    texts = [None if none else text for none, text in zip(silent, table.predicted, strict=True)]
+    given: list[Any] = [row["answers"] for row in rows]
+    answered = Counter((tuple(gold["text"]), found["answer"]) for gold, found in zip(given, said, strict=True))
+    assert Counter(zip(table.answers, texts, strict=True)) <= answered
+    lines = predict(folder, "answers", asked).splitlines()
+    assert [line.startswith("(no answer)\t") for line in lines] == [answer["answer"] is None for answer in said]
+    assert "says that there is no answer" in (folder / "README.md").read_text()
+    report = next((tmp_path / "work" / "stages" / "report").glob("*/report.md")).read_text()
+    assert "| no answer |" in report

@@ -1,4 +1,4 @@
-"""What the diagnostic plots draw, against scikit-learn and by hand."""
+"""What is between two models: the barrier by hand, the divergence against scipy."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
-import sklearn.calibration
-import sklearn.metrics
 
 from ftlib.bootstrap import Resampling
 from ftlib.errors import DataError
 from ftlib.outcomes import LabelOutcomes
-from ftlib.page.diagnosis import BINS, barrier, calibration_points, confusion_matrix
+from ftlib.page.diagnosis import barrier
 from ftlib.results import divergence
 
 
@@ -30,22 +28,6 @@ def answers(seed: int, rows: int = 300, labels: int = 4) -> LabelOutcomes:
         predicted=probabilities.argmax(axis=1),
         probabilities=probabilities,
     )
-
-
-def test_calibration_is_scikit_learn_s_curve() -> None:
-    table = answers(0)
-    confidence, accuracy, rows = calibration_points(table)
-    right = table.gold == table.predicted
-    expected = sklearn.calibration.calibration_curve(right, table.probabilities.max(axis=1), n_bins=BINS)
-    np.testing.assert_allclose((accuracy, confidence), expected)
-    assert rows.sum() == len(table)
-    assert (rows > 0).all()
-
-
-def test_confusion_is_scikit_learn_s_matrix() -> None:
-    table = answers(1)
-    expected = sklearn.metrics.confusion_matrix(table.gold, table.predicted, labels=range(4))
-    assert (confusion_matrix(table) == expected).all()
 
 
 def test_a_barrier_is_what_stands_above_the_chord() -> None:
