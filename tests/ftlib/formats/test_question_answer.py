@@ -155,9 +155,9 @@ def test_answers_are_encoded_the_same_whether_others_have_none() -> None:
     dropping, keeping = FORMAT.example(answered), KEEPING.example(answered)
     assert isinstance(keeping, Example)
     assert keeping.label == "answerable"
-    (one,), (other,) = encode(dropping).pieces, KEEPING.encode([keeping], TOKENIZER)[0].pieces
-    assert one.ids == other.ids
-    assert {**cast(Span, one.target), "optional": True} == other.target
+    for one, other in zip(encode(dropping).pieces, KEEPING.encode([keeping], TOKENIZER)[0].pieces, strict=True):
+        assert one.ids == other.ids
+        assert {**cast(Span, one.target), "optional": True} == other.target
 
 
 def test_a_tokenizer_that_cannot_align_is_refused() -> None:
