@@ -81,6 +81,7 @@ def _tradeoff(axes: Any, alphas: Sequence[float], chosen: int, target: Line, shi
         x, y, c=list(alphas), cmap="viridis", vmin=0, vmax=1, s=42, edgecolors="white", linewidths=0.8, zorder=3
     )
     axes.scatter([x[chosen]], [y[chosen]], s=190, facecolors="none", edgecolors=CHOSEN, linewidths=2.0, zorder=4)
+    axes.margins(y=0.15)  # room for the words below the lowest point
     middle = (min(x) + max(x)) / 2
     for i in sorted({0, len(alphas) - 1, chosen}):
         # The chosen point is labelled above and the ends below, so that neighbours do not write over each other.

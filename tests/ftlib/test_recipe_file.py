@@ -162,3 +162,14 @@ def test_a_metric_whose_package_is_absent_says_what_to_install(monkeypatch):
     (line,) = str(caught.value).splitlines()
     assert "evaluations.answers: 'rouge' needs the package 'rouge_score'" in line
     assert "pip install 'reglage[generation]'" in line
+
+
+def test_a_threshold_of_no_answer_needs_questions_without_one():
+    path = Path(__file__).parents[2] / "recipes" / "question_answering.yaml"
+    wanted = "evaluations.manuals.metrics=[{kind: answer_f1, null_score_diff_threshold: -1}]"
+    with pytest.raises(RecipeError, match=r"every question of dataset 'manuals' has an answer.*unanswerable: keep"):
+        load_recipe(path, [wanted])
+    kept = load_recipe(path, [wanted, "datasets.manuals.format.unanswerable=keep"])
+    again = type(kept).model_validate(kept.model_dump())  # as a published version holds it, every default written out
+    assert again == kept
+    assert type(kept).model_validate(load_recipe(path).model_dump()) == load_recipe(path)
