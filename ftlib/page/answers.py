@@ -13,6 +13,7 @@ from ftlib.page.content import Figure, Table
 from ftlib.page.label_tables import label_table
 from ftlib.page.question_tables import question_table
 from ftlib.page.regression import predictions
+from ftlib.page.threshold_table import threshold_table
 from ftlib.recipe_parts import Evaluation
 
 
@@ -28,9 +29,17 @@ def answer_figures(folder: Path, tables: Mapping[str, Outcomes]) -> list[Figure]
     return [figure for figure in found if figure is not None]
 
 
-def answer_tables(tables: Mapping[str, Outcomes], evaluations: Mapping[str, Evaluation], seed: int) -> list[Table]:
-    """List every evaluation's labels, types of entity or kinds of question, with their scores."""
-    found: list[Table | None] = []
+def answer_tables(
+    tables: Mapping[str, Outcomes],
+    validation: Mapping[str, Outcomes],
+    evaluations: Mapping[str, Evaluation],
+    seed: int,
+) -> list[Table]:
+    """List every evaluation's labels, types of entity or kinds of question, with their scores on the test rows.
+
+    `validation` are the same model's tables on the validation rows, as far as there are any.
+    """
+    found: list[Table | None] = [threshold_table(_of_several(validation), _of_several(tables))]
     for name, table in tables.items():
         evaluation = evaluations[name]
         resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
@@ -39,3 +48,7 @@ def answer_tables(tables: Mapping[str, Outcomes], evaluations: Mapping[str, Eval
         elif isinstance(table, SpanOutcomes):
             found.append(question_table(name, table, evaluation.metrics, resampling))
     return [table for table in found if table is not None]
+
+
+def _of_several(tables: Mapping[str, Outcomes]) -> dict[str, MultiLabelOutcomes]:
+    return {name: table for name, table in tables.items() if isinstance(table, MultiLabelOutcomes)}

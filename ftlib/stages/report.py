@@ -99,10 +99,14 @@ def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
 
 def _diagnosis(found: Evidence, work: Workspace, folder: Path) -> sections.Section | None:
     """Show the path between the models, and what the chosen one answers."""
-    load = tables_in(work.root)
-    tables = {name: load(cell) for name, cell in found.measured(found.selection.chosen.name).items()}
+    load, chosen = tables_in(work.root), found.selection.chosen.name
+    tables = {name: load(cell) for name, cell in found.measured(chosen).items()}
+    seen = [cell for report in found.sweep for cell in report.measured if cell.candidate == chosen]
+    validation = {cell.evaluation: load(cell) for cell in seen}
     figures = [*_path_figures(found, work, folder), *answer_figures(folder, tables)]
-    return sections.diagnosis_section(figures, answer_tables(tables, found.recipe.evaluations, found.recipe.seed))
+    return sections.diagnosis_section(
+        figures, answer_tables(tables, validation, found.recipe.evaluations, found.recipe.seed)
+    )
 
 
 def _path_figures(found: Evidence, work: Workspace, folder: Path) -> list[Figure]:

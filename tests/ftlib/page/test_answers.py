@@ -28,6 +28,7 @@ from ftlib.page.confusion import LARGEST, NOTHING, confusion, confusion_matrix, 
 from ftlib.page.content import Table
 from ftlib.page.label_tables import LONGEST, label_scores, label_table
 from ftlib.page.regression import DOTS, means
+from ftlib.page.threshold_table import best_threshold, threshold_table
 from ftlib.recipe_parts import Evaluation
 from ftlib.results import number
 
@@ -245,7 +246,7 @@ def test_odd_tables_are_drawn_without_a_warning_and_without_nan(name: str, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures = answer_figures(tmp_path, {name: ODD[name]})
-        tables = answer_tables({name: ODD[name]}, {name: EVALUATION}, seed=0)
+        tables = answer_tables({name: ODD[name]}, {name: ODD[name]}, {name: EVALUATION}, seed=0)
     assert bool(figures) != (name == "nothing is named")
     for figure in figures:
         words = "".join(ElementTree.fromstring(figure.svg).itertext())
@@ -272,13 +273,43 @@ def test_questions_are_listed_by_whether_they_have_an_answer() -> None:
         scores=np.zeros(5),
         null_scores=np.array([-1.0, -1.0, 1.0, 1.0, -1.0]),
     )
-    (listed,) = answer_tables({"home": table}, {"home": EVALUATION}, seed=0)
+    (listed,) = answer_tables({"home": table}, {}, {"home": EVALUATION}, seed=0)
     assert column(listed, "questions") == ["with an answer", "without"]
     assert column(listed, "rows") == ["3", "2"]
     assert column(listed, "no answer") == ["1", "1"]
     assert column(listed, "answer f1") == [number((1 + 2 / 3 + 0) / 3), number(1 / 2)]
     assert column(listed, "answer exact match") == [number(1 / 3), number(1 / 2)]
     answerable = table.take(np.arange(3))
-    (listed,) = answer_tables({"home": answerable}, {"home": EVALUATION}, seed=0)
+    (listed,) = answer_tables({"home": answerable}, {}, {"home": EVALUATION}, seed=0)
     assert column(listed, "questions") == ["with an answer"]
-    assert answer_tables({"home": replace(answerable, null_scores=None)}, {"home": EVALUATION}, seed=0) == []
+    assert answer_tables({"home": replace(answerable, null_scores=None)}, {}, {"home": EVALUATION}, seed=0) == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 30), st.integers(2, 5), st.integers(0, 99), st.sampled_from([1, 6]))
+def test_the_best_threshold_is_the_best_of_scikit_learn_s_curve(rows: int, labels: int, seed: int, steps: int) -> None:
+    table = several(rows, labels, seed)
+    if steps > 1:  # many equal probabilities
+        table = replace(table, probabilities=np.round(table.probabilities * steps) / np.float32(steps))
+    found = best_threshold(table)
+    assert (found is None) == (not table.gold.any())
+    if found is None:
+        return
+    curve = sklearn.metrics.precision_recall_curve(table.gold.ravel(), table.probabilities.ravel())
+    precision, recall = curve[0], curve[1]
+    best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-300))
+    score = sklearn.metrics.f1_score(table.gold, table.probabilities >= found, average="micro")
+    assert score == pytest.approx(best, abs=1e-12)
+
+
+def test_a_threshold_is_chosen_on_validation_and_shown_on_both() -> None:
+    validation, test = several(seed=1), several(seed=2)
+    listed = threshold_table({"home": validation, "gone": validation}, {"home": test})
+    assert column(listed, "evaluation") == ["home"]
+    at = best_threshold(validation)
+    assert at is not None
+    for split, table in (("validation", validation), ("test", test)):
+        for which, threshold in (("it", at), ("0.5", 0.5)):
+            score = sklearn.metrics.f1_score(table.gold, table.probabilities >= threshold, average="micro")
+            assert column(listed, f"{split}, with {which}") == [number(score)]
+    assert threshold_table({}, {"home": test}) is None
