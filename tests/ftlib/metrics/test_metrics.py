@@ -173,7 +173,9 @@ def test_a_metric_and_its_resamples_equal_the_reference(rows: int, labels: int, 
     assert which.compute(outcomes) == pytest.approx(reference(which, outcomes), abs=1e-12)
     draws = np.random.default_rng(seed).integers(0, rows, (5, rows))
     expected = [reference(which, outcomes.take(draw)) for draw in draws]
-    assert which.resampled(outcomes, draws) == pytest.approx(expected, abs=1e-12)
+    # A singular value of zero is the root of an eigenvalue that is zero to rounding: half of the digits.
+    precision = 1e-7 if isinstance(which, NuclearNorm) else 1e-12
+    assert which.resampled(outcomes, draws) == pytest.approx(expected, abs=precision)
 
 
 def test_auroc_counts_ties_half() -> None:
