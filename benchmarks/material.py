@@ -10,6 +10,7 @@ from flows import finetune_jobs as jobs
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.config import Config
 from ftlib.fingerprint import digest, file_digest
+from ftlib.model_folder import find_model
 from ftlib.preflight import check_labels
 from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
 from ftlib.recipe import Recipe
@@ -21,7 +22,6 @@ from ftlib.stages.preprocess import preprocess
 from ftlib.stages.train import TrainJob, train
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.heads.labels import LabelTargets
-from ftlib.training.model import find_model
 from ftlib.training.precision import resolve_precision
 from ftlib.workspace import RECORD, Workspace, read_record, write_durably
 

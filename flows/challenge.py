@@ -16,6 +16,7 @@ from ftlib.config import Config
 from ftlib.errors import ConflictError, DataError
 from ftlib.evidence import Evidence
 from ftlib.file_ledger import Changes, Decision
+from ftlib.model_folder import labels_of
 from ftlib.model_registry import ModelRegistry
 from ftlib.preflight import check_registry
 from ftlib.recipe import Recipe
@@ -24,7 +25,6 @@ from ftlib.results import Difference
 from ftlib.retraining import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.stages.register import RegisterJob
 from ftlib.stages.report import ReportJob
-from ftlib.training.model import labels_of
 from ftlib.workspace import write_durably
 from tasks.publish import register, report
 from tasks.runner import Runner, Step

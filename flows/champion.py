@@ -12,6 +12,7 @@ from ftlib.artifacts import Candidate, EvalReport
 from ftlib.config import LABELED, Split
 from ftlib.evidence import Evidence
 from ftlib.lineage import indexed_rows
+from ftlib.model_folder import find_model, labels_of
 from ftlib.model_registry import ModelRegistry
 from ftlib.outcomes import tables_in
 from ftlib.profile import Profile
@@ -21,7 +22,6 @@ from ftlib.results import Difference, differences
 from ftlib.retraining import Champion
 from ftlib.row_index import RowIndex
 from ftlib.stages.base import BaseJob
-from ftlib.training.model import find_model, labels_of
 from ftlib.versions import Version
 from tasks.assess import evaluate
 from tasks.data import preprocess

@@ -114,13 +114,15 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, as_json: bool) -> None:
     """Show what a run would do: stages, rows, steps, parameters, and predicted memory and time."""
-    from flows.plan import make_plan, print_plan
     from flows.quiet import quiet_libraries
     from ftlib.recipe_file import load_recipe
-    from ftlib.workspace import Workspace
 
     quiet_libraries()
-    made = make_plan(load_recipe(recipe, overrides), Workspace(work), prepare=prepare)
+    found = load_recipe(recipe, overrides)
+    from flows.plan import make_plan, print_plan
+    from ftlib.workspace import Workspace
+
+    made = make_plan(found, Workspace(work), prepare=prepare)
     emit(lambda: print_plan(made), made.model_dump(mode="json"), as_json)
 
 

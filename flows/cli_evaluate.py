@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from ftlib.counted import counted
 
 from flows import finetune_jobs as jobs
 from flows.cli import set_option, work_option
 from flows.cli_interpolate import model_folder
-from flows.console import emit, json_option
+from flows.console import emit, json_option, stdout_console
 from flows.registry_view import registry_options, table
 from ftlib.artifacts import Candidate, EvalReport, PreparedDataset
 from ftlib.config import LABELED
@@ -83,11 +84,11 @@ def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
 
 def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace) -> list[EvalReport]:
     """Tokenise the rows as the model wants them, and measure it."""
+    from ftlib.model_folder import find_model, labels_of
     from ftlib.stages.base import BaseJob, base
     from ftlib.stages.evaluate import evaluate as measure
     from ftlib.stages.ingest import ingest
     from ftlib.stages.preprocess import preprocess
-    from ftlib.training.model import find_model, labels_of
 
     model = find_model(ModelRef(path=str(folder.absolute())))
     kind = recipe.phases[0].objective.needs
@@ -120,14 +121,12 @@ def _compared(
 
 
 def _print(recipe: Recipe, reports: Sequence[EvalReport], compared: Sequence[Difference]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = stdout_console()
     for name, evaluation in recipe.evaluations.items():
         cells = [cell for report in reports for cell in report.measured if cell.evaluation == name]
         metrics = [metric.name for metric in evaluation.metrics]
         rows = [[cell.candidate, *(interval_text(cell.metrics[metric]) for metric in metrics)] for cell in cells]
-        title = f"{name} ({evaluation.role}, {cells[0].rows} rows)"
+        title = f"{name} ({evaluation.role}, {counted(cells[0].rows, 'row')})"
         drawn = table(["model", *metrics], rows, title)
         for column in drawn.columns[1:]:
             column.no_wrap = True

@@ -17,6 +17,8 @@ from flows.console import emit, json_option
 from flows.registry_view import open_registry, registry_options
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging import Average, Kernel, Lerp, Merge
+from ftlib.model_folder import is_adapter
+from ftlib.recipe_file import explain
 from ftlib.storage.model_folders import check_free, fetch_folder, put_folder
 
 METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties", "dare")
@@ -85,8 +87,6 @@ def _merged_weights(
     kernel: Kernel, named: list[tuple[str, Path]], target: Path, shard_bytes: int | None, workers: int
 ) -> dict[str, Any]:
     """Stream the merge; an adapter among the inputs is merged into the first, in a folder of its own meanwhile."""
-    from ftlib.training.adapters import is_adapter, write_merged
-    from ftlib.training.merge_files import write_merge
     from ftlib.training.merge_plan import Input, plan_merge
 
     (base_name, base), *_ = named
@@ -97,9 +97,13 @@ def _merged_weights(
         for i, (spec, folder) in enumerate(named):
             whole = Path(scratch) / str(i) if is_adapter(folder) else folder
             if whole != folder:
+                from ftlib.training.adapters import write_merged
+
                 write_merged(folder, base, whole)
             inputs.append(Input(spec, whole))
         plan = plan_merge(kernel, inputs, reference=1)
+        from ftlib.training.merge_files import write_merge  # torch, which no refusal needs
+
         merged = write_merge(plan, target, shard_bytes=shard_bytes, workers=workers, record=_record(kernel, named))
         return merged.model_dump(mode="json")
 
@@ -148,14 +152,16 @@ def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
     given = {name: value for name, value in numbers.items() if value is not None}
     if method in ("lerp", "slerp") and count != 2:
         raise RecipeError(f"--method {method} takes two checkpoints, got {count}; `average` and others take more")
+    if "kind" in given:
+        raise RecipeError(f"--option kind: the method is what --method says, {method}; leave the option out")
     if method == "average":
         given.setdefault("ingredients", list(range(count)))
+    form, data = TypeAdapter[Kernel](Merge), {**given, "kind": method}
     try:
-        kernel: Kernel = TypeAdapter(Merge).validate_python({"kind": method, **given})
+        kernel = form.validate_python(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "numbers"
-        raise RecipeError(f"--method {method}: {where}: {first['msg'].lower()}, got {given or 'nothing'}") from None
+        lines = explain(error, data, form.json_schema())
+        raise RecipeError("\n".join(f"--method {method}: {line}" for line in lines)) from None
     if isinstance(kernel, Average) and sorted(kernel.ingredients) != list(range(count)):
         raise RecipeError(f"--method average takes all {count} checkpoints; leave out what should not be in it")
     if isinstance(kernel, Lerp) and (kernel.alpha in (0.0, 1.0)) and not (kernel.modules or kernel.depth):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.cli_interpolate import model_folder
-from flows.console import emit, json_option
+from flows.console import emit, json_option, stdout_console
 from flows.registry_view import registry_options, table
 from ftlib.bootstrap import Resampling
 from ftlib.errors import RecipeError
@@ -48,7 +48,6 @@ def suite(
     Each model after the first is compared with the first, example by example.
     """
     from flows.quiet import quiet_libraries
-    from ftlib.training.model import load_model, load_tokenizer
     from ftlib.training.suites import ask, check_installed
 
     quiet_libraries()
@@ -56,8 +55,10 @@ def suite(
     if twice := sorted({model for model in models if models.count(model) > 1}):
         raise RecipeError(f"suite: {', '.join(twice)} is named twice; name every model once")
     resampling, found = Resampling(resamples, confidence, seed=0), dict[str, "list[TaskScores]"]()
-    for name in models:
-        place = model_folder(name, uri, endpoint_url)
+    folders = {name: model_folder(name, uri, endpoint_url) for name in models}
+    from ftlib.training.model import load_model, load_tokenizer
+
+    for name, place in folders.items():
         found[name] = ask(load_model(place, "tokens"), load_tokenizer(place), tasks, folder, limit)
     compared = adjusted(
         [
@@ -87,9 +88,7 @@ def _record(found: dict[str, list["TaskScores"]], compared: list[Difference], re
 
 
 def _print(found: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = stdout_console()
     rows = [
         [name, scores.task, scores.metric, str(len(scores.values)), interval_text(scores.estimate(resampling))]
         for name, all_scores in found.items()

@@ -19,13 +19,13 @@ from ftlib.artifacts import (
 )
 from ftlib.config import Config
 from ftlib.evidence import Evidence
+from ftlib.model_folder import find_model
 from ftlib.pins import pin
 from ftlib.preflight import check_labels, check_registry, check_writing
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.train import runs_on_ray
-from ftlib.training.model import find_model
 from ftlib.training_rows import UsedRows
 from tasks.assess import evaluate, interpolate, select
 from tasks.data import ingest, preprocess

@@ -3,11 +3,16 @@
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftlib.counted import counted
 
 from flows import finetune_jobs as jobs
+from flows.console import stdout_console
 from ftlib.artifacts import Candidate, Checkpoint, EvalReport, FoundModel, PreparedDataset, RawDataset, SplitFacts
 from ftlib.config import Config, Split
 from ftlib.fingerprint import Job
+from ftlib.model_folder import find_model
 from ftlib.pins import pin
 from ftlib.preflight import check_labels
 from ftlib.recipe import REPORT, SELECTION, Recipe
@@ -17,11 +22,12 @@ from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.select import select
-from ftlib.training.footprint import Footprint, footprint
-from ftlib.training.model import find_model
 from ftlib.training.speed import Speed, measured_speed, training_flops
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ftlib.training.footprint import Footprint
 
 # The constants of the prediction; docs/plan.md says where they come from.
 ACTIVATION_BYTES = 68  # per token, hidden unit and layer
@@ -87,7 +93,7 @@ class Planner:
             found = ingest(job, self.work) if self.prepare else self.work.find(job, RawDataset)
             if found:
                 raw[name] = found
-            self.note(f"ingest {name}", job, f"{found.ledger.kept:,} rows" if found else "")
+            self.note(f"ingest {name}", job, counted(found.ledger.kept, "row") if found else "")
         prepared: dict[str, PreparedDataset] = {}
         for name in self.recipe.datasets:
             if len(raw) < len(self.recipe.datasets):
@@ -122,7 +128,7 @@ class Planner:
         siblings = self._siblings(trail, prepared)
         if siblings is not None:
             job = jobs.interpolate_job(r, trail, siblings)
-        self.note("interpolate", job, f"{'up to ' if r.interpolation.adaptive else ''}{count} candidates")
+        self.note("interpolate", job, f"{'up to ' if r.interpolation.adaptive else ''}{counted(count, 'candidate')}")
         candidates = interpolate(job, self.work) if job and self.work.has(job) else None
         count = len(candidates.members) if candidates else count
         sweep = self._measured(candidates and candidates.members, prepared, SELECTION, count)
@@ -163,11 +169,11 @@ class Planner:
         """Note the evaluations of one split; return their reports if all are there."""
         if members is None:
             for name in self.recipe.evaluations:
-                self.note(f"evaluate {name} {split}", None, f"{count} candidates")
+                self.note(f"evaluate {name} {split}", None, counted(count, "candidate"))
             return None
         wanted = jobs.evaluate_jobs(self.recipe, members, prepared, split)
         for job in wanted:
-            self.note(f"evaluate {job.name} {split}", job, f"{count} candidates")
+            self.note(f"evaluate {job.name} {split}", job, counted(count, "candidate"))
         return tuple(evaluate(job, self.work) for job in wanted) if all(map(self.work.has, wanted)) else None
 
     def note(self, stage: str, job: Job | None, facts: str = "") -> None:
@@ -189,6 +195,8 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
     if len(prepared) < len(recipe.datasets):
         return plan
+    from ftlib.training.footprint import footprint  # torch, which what comes before does not need
+
     labels = len(check_labels(recipe, prepared))
     last = recipe.phases[-1]
     again = [last.model_copy(update={"name": f"{last.name}-seed{seed}"}) for seed in recipe.interpolation.seeds]
@@ -209,7 +217,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
 
 
 def _phase_plan(
-    recipe: Recipe, phase: Phase, size: Footprint, rows: SplitFacts, speed: Speed, *, done: bool
+    recipe: Recipe, phase: Phase, size: "Footprint", rows: SplitFacts, speed: Speed, *, done: bool
 ) -> PhasePlan:
     probe = isinstance(phase.tuning, LinearProbe)
     epochs = 1.0 if probe else phase.optimizer.epochs
@@ -229,7 +237,7 @@ def _phase_plan(
     )
 
 
-def _memory(recipe: Recipe, phase: Phase, size: Footprint, rows: SplitFacts) -> int:
+def _memory(recipe: Recipe, phase: Phase, size: "Footprint", rows: SplitFacts) -> int:
     """Weights, gradients, Adam's two moments and the average in fp32, and the largest forward pass's activations."""
     state = 4 * size.parameters
     if isinstance(phase.tuning, LinearProbe):
@@ -239,7 +247,7 @@ def _memory(recipe: Recipe, phase: Phase, size: Footprint, rows: SplitFacts) -> 
     return PROCESS_BYTES + state + (16 if phase.ema_decay else 12) * size.trained + activations
 
 
-def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: Footprint, speed: Speed) -> float:
+def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: "Footprint", speed: Speed) -> float:
     """One forward pass per candidate and token; equal weights are measured once."""
     members: dict[Split, int] = {SELECTION: recipe.interpolation.count(), REPORT: len(recipe.phases) + 2}
     datasets = [prepared[evaluation.dataset] for evaluation in recipe.evaluations.values()]
@@ -253,10 +261,9 @@ def _split_facts(data: PreparedDataset) -> str:
 
 def print_plan(plan: RunPlan) -> None:
     """Print the plan as two tables and a line."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = stdout_console()
     stages = Table("stage", "state", "", title=f"{plan.name}: stages", title_justify="left")
     for stage in plan.stages:
         style = {"done": "green", "waits": "dim"}.get(stage.state)

@@ -22,10 +22,8 @@ def quiet_libraries() -> None:
 
 def log_to(path: Path) -> None:
     """Send all logging and warnings that would go to the terminal to a file; call it after prefect is imported."""
-    import transformers
     from prefect.logging.handlers import PrefectConsoleHandler
 
-    transformers.logging.disable_progress_bar()
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -37,5 +35,16 @@ def log_to(path: Path) -> None:
                 logger.addHandler(file)
     if file not in logging.root.handlers:
         logging.root.addHandler(file)
+    logging.setLoggerClass(_diverting(file))
     logging.captureWarnings(True)
     warnings.simplefilter("default")
+
+
+def _diverting(file: logging.Handler) -> type[logging.Logger]:
+    """Return the class of loggers to come, of libraries imported later: they take `file` in place of the terminal."""
+
+    class Diverting(logging.getLoggerClass()):
+        def addHandler(self, hdlr: logging.Handler) -> None:
+            super().addHandler(file if type(hdlr) is logging.StreamHandler else hdlr)
+
+    return Diverting

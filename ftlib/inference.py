@@ -142,12 +142,12 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterato
     is a JSON object with `question` and `context`. Raises ModelError for a folder that is none, or a language model;
     DataError for a text that is no question.
     """
-    from ftlib.training.model import load_model, load_tokenizer
-
     recipe = _recipe(folder)
     format = recipe.datasets[recipe.phases[-1].dataset].format
     if format.yields not in _KINDS:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
+    from ftlib.training.model import load_model, load_tokenizer
+
     read, answer = _KINDS[format.yields]
     version, tokenizer = _Version(load_model(folder, format.yields), recipe), load_tokenizer(folder)
     remaining = iter(texts)

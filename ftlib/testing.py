@@ -230,7 +230,8 @@ def tiny_checkpoint(
 
     Without `labels` it is a causal language model. Its tokenizer digest is that of `tiny_prepared`.
     """
-    from ftlib.training.model import load_model, save_model, weights_digest
+    from ftlib.model_folder import weights_digest
+    from ftlib.training.model import load_model, save_model
 
     kind: BatchKind = "labeled" if labels else "tokens"
     with TemporaryDirectory() as fresh:

@@ -34,15 +34,9 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     import torch
 
+    from ftlib.model_folder import labels_of, weights_digest
     from ftlib.training.heads import head_of
-    from ftlib.training.model import (
-        head_modules,
-        labels_of,
-        load_with_gaps,
-        save_model,
-        weights_digest,
-        with_fresh_head,
-    )
+    from ftlib.training.model import head_modules, load_with_gaps, save_model, with_fresh_head
 
     source, head = Path(job.model.uri), head_of(job.kind)
     keeps = _knows(source, head.config(job.labels), job)
@@ -67,7 +61,7 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
 
 def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
     """Say whether the folder's head answers this very question: the same labels, if any, and the same problem."""
-    from ftlib.training.model import labels_of, read_config
+    from ftlib.model_folder import labels_of, read_config
 
     problem = read_config(source).get("problem_type")
     # Older single-label and reranking heads say no problem_type; of several labels at once, every head must.

@@ -110,7 +110,8 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
 
 
 def _tokenizer(job: PreprocessJob) -> Any:
-    from ftlib.training.model import TOKENIZER_FILES, load_tokenizer
+    from ftlib.model_folder import TOKENIZER_FILES
+    from ftlib.training.model import load_tokenizer
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.

@@ -46,7 +46,7 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
-    from ftlib.training.model import weights_digest
+    from ftlib.model_folder import weights_digest
     from ftlib.training.plan import Plan
     from ftlib.training.worker import outcome, work
 

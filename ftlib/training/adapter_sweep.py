@@ -14,7 +14,8 @@ from torch import nn
 from ftlib.artifacts import Candidate
 from ftlib.config import BatchKind
 from ftlib.merging import Lerp
-from ftlib.training.adapters import CONFIG, WEIGHTS, unscaled
+from ftlib.model_folder import ADAPTER_CONFIG
+from ftlib.training.adapters import WEIGHTS, unscaled
 from ftlib.training.model import load_model
 from ftlib.training.tensor_files import tensor_spans
 
@@ -28,7 +29,7 @@ def walks_by_scaling(candidate: Candidate) -> bool:
     merge, adapter = candidate.merge, candidate.end.path / "adapter"
     if not isinstance(merge, Lerp) or merge.modules or merge.depth or merge.whole_copy() is not None:
         return False
-    if not (adapter / CONFIG).is_file() or not (adapter / WEIGHTS).is_file():
+    if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / WEIGHTS).is_file():
         return False
     spans = tensor_spans(candidate.start.path / "model").values()
     return not unscaled(adapter) and all(span.dtype in ("F32", "I64", "BOOL") for span in spans)

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError
 from ftlib.merging.lerp import lerp
-from ftlib.training.model import copy_tokenizer, labels_of, load_model, read_config, save_model
-from ftlib.training.tensor_files import DTYPES, Span, tensor_spans
+from ftlib.model_folder import ADAPTER_CONFIG, copy_tokenizer, labels_of, read_config
+from ftlib.training.model import load_model, save_model
+from ftlib.training.tensor_files import Span, tensor_spans
+from ftlib.training.torch_dtypes import DTYPES
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 _PREFIX = "base_model.model."
 _WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
@@ -42,21 +43,16 @@ _KINDS: dict[str, BatchKind] = {
 """peft's TaskType by name, to a kind that the same class of transformers answers."""
 
 
-def is_adapter(folder: Path) -> bool:
-    """Say whether a folder holds an adapter and no model."""
-    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
-
-
 def read_adapter(folder: Path) -> dict[str, Any]:
     """Read an adapter's config. Raises ModelError if it is none, or its weights are missing or a pickle."""
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
     except FileNotFoundError:
-        raise ModelError(f"{folder} has no {CONFIG}; it is not an adapter as peft writes it") from None
+        raise ModelError(f"{folder} has no {ADAPTER_CONFIG}; it is not an adapter as peft writes it") from None
     except ValueError as error:
-        raise ModelError(f"{folder}/{CONFIG} is not JSON: {error}") from error
+        raise ModelError(f"{folder}/{ADAPTER_CONFIG} is not JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
-        raise ModelError(f"{folder}/{CONFIG} names no peft_type; it is not an adapter as peft writes it")
+        raise ModelError(f"{folder}/{ADAPTER_CONFIG} names no peft_type; it is not an adapter as peft writes it")
     if not (folder / WEIGHTS).is_file():
         pickled = "; adapter_model.bin is a pickle and is never opened: save it as safetensors"
         raise ModelError(f"{folder} has no {WEIGHTS}" + (pickled if (folder / "adapter_model.bin").is_file() else ""))
@@ -108,7 +104,7 @@ def write_scaled(
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     if stands_on:
         config["base_model_name_or_path"], config["revision"] = stands_on
-    (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     copy_tokenizer(adapter, out)
     return whole
 

@@ -25,7 +25,8 @@ from ftlib.errors import IntegrityError, ModelError
 from ftlib.merging import Meter
 from ftlib.merging.kernel import BLOCK
 from ftlib.training.merge_plan import Plan, Segment, Task
-from ftlib.training.tensor_files import DTYPES, Span
+from ftlib.training.tensor_files import ITEM_BYTES, Span
+from ftlib.training.torch_dtypes import DTYPES
 
 CHUNK_BYTES = 1 << 20
 
@@ -137,7 +138,7 @@ class _Run:
 
 
 def _chunks(task: Task, segment: Segment, chunk_bytes: int) -> Iterator[tuple[int, int]]:
-    step = max(1, chunk_bytes // DTYPES[task.kind[0]].itemsize // BLOCK) * BLOCK
+    step = max(1, chunk_bytes // ITEM_BYTES[task.kind[0]] // BLOCK) * BLOCK
     for first in range(segment.first, segment.last, step):
         yield first, min(first + step, segment.last)
 

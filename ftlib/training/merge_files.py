@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ftlib.config import Config
 from ftlib.errors import BusyError, ModelError
+from ftlib.model_folder import TOKENIZER_FILES, digest_of_tensors
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.training.merge_engine import CHUNK_BYTES, stream
 from ftlib.training.merge_plan import Plan, Task
-from ftlib.training.model import TOKENIZER_FILES, digest_of_tensors
-from ftlib.training.tensor_files import DTYPES, tensor_files
+from ftlib.training.tensor_files import ITEM_BYTES, tensor_files
 
 BESIDE = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 INDEX = "model.safetensors.index.json"
@@ -44,7 +44,7 @@ class Merged(Config):
     """Tensors that are byte copies of an input's."""
     bytes: int
     weights: str
-    """The digest of the tensors, as `ftlib.training.model.weights_digest` gives it; hashed while writing."""
+    """The digest of the tensors, as `ftlib.model_folder.weights_digest` gives it; hashed while writing."""
     warnings: tuple[str, ...]
 
 
@@ -163,7 +163,7 @@ def _new_shards(tasks: Sequence[Task], shard_bytes: int) -> list[_OutFile]:
 
 def _file_of(name: str, tasks: Sequence[Task]) -> _OutFile:
     # The largest elements first, as the format's own writer does, so that every tensor is aligned.
-    ordered = sorted(tasks, key=lambda task: (-DTYPES[task.kind[0]].itemsize, task.place.name))
+    ordered = sorted(tasks, key=lambda task: (-ITEM_BYTES[task.kind[0]], task.place.name))
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     starts: dict[str, int] = {}
     end = 0
@@ -179,7 +179,7 @@ def _file_of(name: str, tasks: Sequence[Task]) -> _OutFile:
 
 
 def _bytes(task: Task) -> int:
-    return task.elements * DTYPES[task.kind[0]].itemsize
+    return task.elements * ITEM_BYTES[task.kind[0]]
 
 
 def _index(layout: Sequence[_OutFile]) -> bytes:

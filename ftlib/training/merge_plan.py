@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ftlib.errors import ModelError
 from ftlib.merging import Kernel, Lerp, Place
+from ftlib.model_folder import read_config
 from ftlib.parameter_names import is_embedding, layer_of
-from ftlib.training.model import read_config
-from ftlib.training.tensor_files import DTYPES, Span, tensor_spans
+from ftlib.training.tensor_files import FLOATING, ITEM_BYTES, Span, tensor_spans
 from ftlib.training.vocabulary import new_tokens
 
 
@@ -98,7 +98,7 @@ def _task(
     kernel: Kernel, name: str, spans: tuple[Span, ...], reference: int, layers: int, fresh: frozenset[int]
 ) -> Task:
     span, place = spans[reference], Place(name, _depth(name, layers))
-    task = Task(place, spans, span.kind, (), compare=not DTYPES[span.dtype].is_floating_point)
+    task = Task(place, spans, span.kind, (), compare=span.dtype not in FLOATING)
     source = reference if task.compare else kernel.source_of(place)
     if not task.compare and len({each.shape for each in spans}) > 1:
         return replace(task, segments=tuple(_row_segments(span.shape, spans[0].shape[0], fresh, source)))
@@ -151,7 +151,7 @@ def _check_ties(inputs: Sequence[Input]) -> None:
 
 
 def _check_dtypes(inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> None:
-    packed = sorted({f"{n} ({s.dtype})" for each in spans for n, s in each.items() if s.dtype not in DTYPES})
+    packed = sorted({f"{n} ({s.dtype})" for each in spans for n, s in each.items() if s.dtype not in ITEM_BYTES})
     if packed:
         raise ModelError(
             f"{len(packed)} tensors are quantised and cannot be mixed: {_some(packed)}; dequantise the model first"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from ftlib.recipe_parts import Compute, Phase
 
 
@@ -19,6 +17,8 @@ def resolve_precision(phase: Phase, compute: Compute) -> Literal["fp32", "bf16"]
     if phase.precision != "auto":
         return phase.precision
     if compute.use_gpu:
+        import torch
+
         return "bf16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if _cpu_has_bf16() else "fp32"
 

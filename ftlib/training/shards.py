@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ftlib.errors import IntegrityError
-from ftlib.training.model import weight_files
-from ftlib.training.tensor_files import DTYPES, Span, tensor_spans
+from ftlib.model_folder import weight_files
+from ftlib.training.tensor_files import ITEM_BYTES, Span, tensor_spans
 
 INDEX = "model.safetensors.index.json"
 _CHUNK_BYTES = 1 << 20
@@ -89,7 +89,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 def _place(span: Span) -> tuple[int, str]:
     """The format wants every tensor aligned to its own size: the widest first."""
-    return -DTYPES[span.dtype].itemsize if span.dtype in DTYPES else 0, span.name
+    return -ITEM_BYTES.get(span.dtype, 0), span.name
 
 
 def _write(path: Path, shard: Sequence[Span]) -> None:

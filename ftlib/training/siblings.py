@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from ftlib.artifacts import Checkpoint
 from ftlib.errors import ModelError
+from ftlib.model_folder import read_config
 from ftlib.model_registry import ModelRegistry
-from ftlib.training.model import read_config
 from ftlib.versions import Manifest
 from ftlib.workspace import RECORD, read_record
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
@@ -64,6 +63,8 @@ def _speed_of(folder: Path) -> Speed | None:
 
 def matmul_rate(hidden: int, seconds: float = 1.0) -> float:
     """Measure FLOP/s on products of the size that a layer makes, for about `seconds`."""
+    import torch
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, w = torch.randn(1024, hidden, device=device), torch.randn(hidden, 4 * hidden, device=device)
     products, started = 0, time.monotonic()

@@ -8,17 +8,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Float
-from torch import nn
 
 from ftlib.artifacts import Estimate
 from ftlib.bootstrap import Resampling
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.results import Difference
 from ftlib.significance import bootstrap_p, mcnemar_p
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _SKIPPED = frozenset({"bypass"})
 

@@ -13,23 +13,13 @@ from math import prod
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from ftlib.errors import IntegrityError, ModelError
-from ftlib.training.model import weight_files
+from ftlib.model_folder import weight_files
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+FLOATING = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of an element, by the format's name of its type: these can be mixed."""
+ITEM_BYTES = {**FLOATING, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""The same of every type that is read; others are packed or unknown."""
 _LARGEST_HEADER = 100_000_000  # the format's own limit
 
 
@@ -104,7 +94,7 @@ def _read_header(path: Path) -> TensorFile:
 def _span(path: Path, name: str, entry: dict[str, Any], data_start: int) -> Span:
     first, last = entry["data_offsets"]
     span = Span(name, entry["dtype"], tuple(entry["shape"]), path, data_start + first, last - first)
-    size = DTYPES[span.dtype].itemsize * prod(span.shape) if span.dtype in DTYPES else span.bytes
+    size = ITEM_BYTES[span.dtype] * prod(span.shape) if span.dtype in ITEM_BYTES else span.bytes
     if first < 0 or span.bytes != size:
         raise ValueError(f"tensor {name!r} has {span.bytes} bytes, its shape needs {size}")
     return span

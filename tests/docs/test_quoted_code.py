@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.batch import Batch
+from ftlib.model_folder import find_model
 from ftlib.objectives.classification import Classification
 from ftlib.recipe_parts import Compute, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
@@ -25,7 +26,7 @@ from ftlib.training import curves
 from ftlib.training.batches import global_batches
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained
-from ftlib.training.model import find_model, load_model
+from ftlib.training.model import load_model
 from ftlib.training.plan import Plan
 from ftlib.training.worker import check_moved
 from ftlib.tuning.full import Full

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ftlib.artifacts import FoundModel, PreparedDataset, RawDataset
 from ftlib.lineage import compare_rows, indexed_rows
+from ftlib.model_folder import find_model
 from ftlib.prepared import SPLITS
 from ftlib.recipe_parts import Dataset, ModelRef
 from ftlib.row_index import (
@@ -30,7 +31,6 @@ from ftlib.row_index import (
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_rows, write_jsonl
-from ftlib.training.model import find_model
 from ftlib.workspace import Workspace
 
 FORMAT: dict[str, Any] = {"kind": "labeled_text", "text": "text", "label": "label", "max_tokens": 32}

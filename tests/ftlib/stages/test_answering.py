@@ -13,6 +13,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
 from ftlib.metrics import AnswerExactMatch, AnswerF1
+from ftlib.model_folder import find_model
 from ftlib.outcomes import SpanOutcomes, joined, read_outcomes
 from ftlib.prepared import split_file
 from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
@@ -26,7 +27,7 @@ from ftlib.testing import LABELS, tiny_classifier, tiny_questions, write_jsonl
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit, global_batches
 from ftlib.training.inference import Share, batches_of, predict_split
-from ftlib.training.model import find_model, load_model
+from ftlib.training.model import load_model
 from ftlib.workspace import Workspace
 
 COMPUTE = Compute(workers=0, threads=1)

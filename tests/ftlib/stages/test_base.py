@@ -10,10 +10,11 @@ import torch
 
 from ftlib.artifacts import Checkpoint
 from ftlib.config import BatchKind
+from ftlib.model_folder import find_model
 from ftlib.recipe_parts import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import tiny_classifier
-from ftlib.training.model import find_model, load_model
+from ftlib.training.model import load_model
 from ftlib.workspace import Workspace
 
 HAS = ("x", "y", "z")

@@ -13,6 +13,7 @@ from ftlib.artifacts import FoundModel, PreparedDataset, RawDataset
 from ftlib.assignment import profile_rows
 from ftlib.config import Split
 from ftlib.errors import DataError, ModelError, RecipeError
+from ftlib.model_folder import find_model
 from ftlib.prepared import SPLITS, split_file
 from ftlib.profile import profile
 from ftlib.recipe_parts import Dataset, ModelRef
@@ -27,7 +28,6 @@ from ftlib.testing import (
     write_jsonl,
 )
 from ftlib.training.batches import PreparedSplit
-from ftlib.training.model import find_model
 from ftlib.workspace import Workspace
 
 LABELED: dict[str, Any] = {"kind": "labeled_text", "text": "text", "label": "label", "max_tokens": 32}

@@ -38,6 +38,7 @@ from ftlib.evidence import Evidence
 from ftlib.fingerprint import file_digest
 from ftlib.inference import predict
 from ftlib.lineage import trained_rows
+from ftlib.model_folder import find_model, weights_digest
 from ftlib.model_registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
 from ftlib.prepared import split_file
@@ -50,7 +51,7 @@ from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.merge_files import Merged
-from ftlib.training.model import find_model, save_model, weights_digest
+from ftlib.training.model import save_model
 from ftlib.versions import MANIFEST, Manifest
 from ftlib.workspace import Workspace
 

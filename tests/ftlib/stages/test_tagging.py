@@ -13,6 +13,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
 from ftlib.errors import DataError
 from ftlib.metrics import EntityF1, TagAccuracy
+from ftlib.model_folder import find_model
 from ftlib.outcomes import TaggedOutcomes, read_outcomes
 from ftlib.preflight import check_labels
 from ftlib.recipe import Recipe
@@ -25,7 +26,7 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import tiny_classifier, tiny_tagged_rows, write_jsonl
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit, global_batches
-from ftlib.training.model import find_model, load_model
+from ftlib.training.model import load_model
 from ftlib.workspace import Workspace
 
 TAGS = ("B-BUG", "B-PAY", "I-BUG", "I-PAY", "O")

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.errors import RecipeError, TrainingError
+from ftlib.model_folder import find_model
 from ftlib.objectives.causal_lm import CausalLM
 from ftlib.objectives.classification import Classification
 from ftlib.recipe_parts import Compute, EarlyStopping, ModelRef, Optimizer, Phase
@@ -21,7 +22,7 @@ from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit, global_batches
 from ftlib.training.heads.labels import LabelTargets
-from ftlib.training.model import find_model, load_model
+from ftlib.training.model import load_model
 from ftlib.tuning.frozen_layers import FrozenLayers
 from ftlib.tuning.full import Full
 from ftlib.tuning.linear_probe import LinearProbe

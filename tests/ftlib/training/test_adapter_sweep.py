@@ -13,6 +13,7 @@ from torch import nn
 
 from ftlib.artifacts import Candidate, Checkpoint
 from ftlib.config import BatchKind
+from ftlib.model_folder import weights_digest
 from ftlib.outcomes import read_outcomes
 from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.stages.evaluate import EvaluateJob, evaluate
@@ -21,7 +22,7 @@ from ftlib.training import prediction
 from ftlib.training.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.training.adapters import unscaled
 from ftlib.training.merge import mix_into
-from ftlib.training.model import load_model, save_model, weights_digest
+from ftlib.training.model import load_model, save_model
 from ftlib.workspace import Workspace
 
 

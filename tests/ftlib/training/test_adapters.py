@@ -17,8 +17,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftlib.errors import ModelError
+from ftlib.model_folder import ADAPTER_CONFIG, is_adapter
 from ftlib.testing import tiny_causal_lm, tiny_classifier
-from ftlib.training.adapters import CONFIG, WEIGHTS, is_adapter, read_adapter, write_merged, write_scaled
+from ftlib.training.adapters import WEIGHTS, read_adapter, write_merged, write_scaled
 
 IDS = torch.arange(5, 65).reshape(4, 15)
 
@@ -92,7 +93,7 @@ def test_low_rank_matrices_keep_their_bytes_and_heads_are_mixed(base: Path, tmp_
             np.testing.assert_allclose(value, 0.75 * theta0 + 0.25 * before[name], rtol=1e-6, atol=1e-8)
         else:
             assert value.tobytes() == before[name].tobytes()
-    config = json.loads((tmp_path / "out" / CONFIG).read_text())
+    config = json.loads((tmp_path / "out" / ADAPTER_CONFIG).read_text())
     assert (config["lora_alpha"], config["base_model_name_or_path"], config["revision"]) == (2.0, "owner/name", "abc")
 
 
@@ -149,9 +150,9 @@ def test_merged_weights_have_the_bases_dtype_rounded_once(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / CONFIG).write_text("{"), "is not JSON"),
-        (lambda f: (f / CONFIG).write_text("[]"), "names no peft_type"),
-        (lambda f: (f / CONFIG).unlink(), "has no adapter_config.json"),
+        (lambda f: (f / ADAPTER_CONFIG).write_text("{"), "is not JSON"),
+        (lambda f: (f / ADAPTER_CONFIG).write_text("[]"), "names no peft_type"),
+        (lambda f: (f / ADAPTER_CONFIG).unlink(), "has no adapter_config.json"),
         (lambda f: (f / WEIGHTS).unlink(), "has no adapter_model.safetensors"),
         (lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"), "is a pickle and is never opened"),
         (lambda f: (f / WEIGHTS).write_bytes(b"\0" * 40), "is not a safetensors file"),

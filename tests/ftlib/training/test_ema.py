@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.errors import RecipeError
+from ftlib.model_folder import find_model
 from ftlib.objectives.classification import Classification
 from ftlib.progress import listen
 from ftlib.recipe_file import load_recipe
@@ -30,7 +31,7 @@ from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained
-from ftlib.training.model import find_model, load_model
+from ftlib.training.model import load_model
 from ftlib.training.plan import Plan
 from ftlib.tuning.frozen_layers import FrozenLayers
 from ftlib.tuning.full import Full

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.config import BatchKind
 from ftlib.errors import DataError
+from ftlib.model_folder import find_model
 from ftlib.objectives import Objective
 from ftlib.objectives.multi_label import MultiLabel
 from ftlib.objectives.regression import Regression
@@ -30,7 +31,7 @@ from ftlib.testing import LABELS, tiny_classifier, tiny_multi_label_rows, tiny_p
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit, micro_batches
 from ftlib.training.inference import predict_split
-from ftlib.training.model import find_model, load_model
+from ftlib.training.model import load_model
 from ftlib.tuning.full import Full
 from ftlib.tuning.lora import LoRA
 from ftlib.workspace import Workspace

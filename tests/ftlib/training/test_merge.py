@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from ftlib.artifacts import Candidate, Checkpoint
 from ftlib.errors import IntegrityError, ModelError, ReglageError
+from ftlib.model_folder import weights_digest
 from ftlib.testing import LABELS, tiny_checkpoint
 from ftlib.training.merge import check_candidate, mix_into, write_candidate
-from ftlib.training.model import load_model, weights_digest
+from ftlib.training.model import load_model
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from torch import Tensor
 from ftlib.errors import BusyError, IntegrityError, ModelError
 from ftlib.merging import Average, Dare, Kernel, Lerp, ModelStock, Slerp, TaskArithmetic, Ties
 from ftlib.merging.kernel import BLOCK
+from ftlib.model_folder import weights_digest
 from ftlib.training import merge_files
 from ftlib.training.merge_files import Merged, write_merge
 from ftlib.training.merge_plan import Input, plan_merge
-from ftlib.training.model import weights_digest
 
 KERNELS: list[Kernel] = [
     Lerp(alpha=0.3),

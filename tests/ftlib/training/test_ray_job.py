@@ -18,6 +18,7 @@ import pytest
 
 from ftlib.artifacts import Candidate
 from ftlib.metrics import LogLoss
+from ftlib.model_folder import find_model
 from ftlib.objectives.classification import Classification
 from ftlib.progress import Progress, listen
 from ftlib.recipe_parts import Compute, Evaluation, ModelRef, Optimizer, Phase
@@ -26,7 +27,6 @@ from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
-from ftlib.training.model import find_model
 from ftlib.tuning.full import Full
 from ftlib.workspace import Workspace
 

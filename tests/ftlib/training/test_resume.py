@@ -15,6 +15,7 @@ import pytest
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.errors import IntegrityError, TrainingError, TransientError
+from ftlib.model_folder import find_model
 from ftlib.objectives.classification import Classification
 from ftlib.progress import Progress, listen
 from ftlib.recipe_parts import Compute, EarlyStopping, ModelRef, Optimizer, Phase
@@ -22,7 +23,6 @@ from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
-from ftlib.training.model import find_model
 from ftlib.tuning.full import Full
 from ftlib.tuning.lora import LoRA
 from ftlib.workspace import Workspace

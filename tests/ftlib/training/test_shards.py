@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification
 
 from ftlib.errors import IntegrityError
 from ftlib.fingerprint import file_digest
+from ftlib.model_folder import weight_files, weights_digest
 from ftlib.testing import LABELS, tiny_classifier
-from ftlib.training.model import weight_files, weights_digest
 from ftlib.training.shards import INDEX, shard_layout, write_shards
 from ftlib.training.tensor_files import tensor_files, tensor_spans
 
