@@ -1,9 +1,10 @@
 """`reglage registry ...`: published versions from the command line."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -20,6 +21,7 @@ from flows.registry_view import (
     table,
     version_argument,
 )
+from ftlib.counted import counted
 from ftlib.errors import IntegrityError
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import PublicKey
@@ -120,7 +122,11 @@ def verify(version: str, key: PublicKey | None, uri: str, endpoint_url: str | No
     record = {**facts(found), "files": len(manifest.files), "bytes": size, "faults": []}
     record["signed_by"] = key.keyid if key else None
     signed = f", signed by {key.path}" if key else ""
-    emit(f"{found}: {len(manifest.files)} files, {size / 1e6:.1f} MB, all as recorded{signed}", record, as_json)
+    emit(
+        f"{found}: {counted(len(manifest.files), 'file')}, {size / 1e6:.1f} MB, all as recorded{signed}",
+        record,
+        as_json,
+    )
 
 
 @registry.command("probe")
@@ -136,12 +142,14 @@ def probe_store(rounds: int, writers: int, uri: str, endpoint_url: str | None, a
         probe(store, writers)
     seconds = round(time.monotonic() - started, 3)
     record = {"registry": store.uri, "rounds": rounds, "writers": writers, "seconds": seconds, "safe": True}
-    emit(f"{store.uri} is safe: in {rounds} races of {writers} writers one won each time", record, as_json)
+    emit(f"{store.uri} is safe: in {counted(rounds, 'race')} of {writers} writers one won each time", record, as_json)
 
 
 def _print_version(version: Version, manifest: Manifest) -> None:
     size = sum(file.bytes for file in manifest.files)
-    click.echo(f"{version}, published {version.published_at}, {len(manifest.files)} files, {size / 1e6:.1f} MB")
+    click.echo(
+        f"{version}, published {version.published_at}, {counted(len(manifest.files), 'file')}, {size / 1e6:.1f} MB"
+    )
     click.echo(f"manifest sha256 {version.manifest}")
     if manifest.description:
         click.echo(manifest.description)
@@ -160,4 +168,14 @@ def _flat(tree: Any, path: str = "") -> Iterator[list[str]]:
             if key not in ("recipe", "profile"):
                 yield from _flat(value, f"{path}.{key}" if path else str(key))
     else:
-        yield [path, str(tree)]
+        yield [path, _said(tree)]
+
+
+def _said(value: Any) -> str:
+    """Write a leaf of the lineage: lists with commas, of objects their number alone, and the rest as JSON does."""
+    if not isinstance(value, list):
+        return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+    members = cast("list[Any]", value)
+    if any(isinstance(member, dict) for member in members):
+        return f"{len(members)}; --json shows them"
+    return ", ".join(map(_said, members)) or "none"

@@ -1,10 +1,13 @@
 """`reglage registry fsck | gc`: is everything there, and what may go."""
 
+from math import inf
+
 import click
 
 from flows.console import emit, json_option
 from flows.registry_view import open_registry, registry_options, table
-from ftlib.errors import IntegrityError
+from ftlib.counted import counted
+from ftlib.errors import IntegrityError, RecipeError
 from ftlib.model_registry.collection import DAY, Collected, Collector
 from ftlib.model_registry.fsck import Examination
 from ftlib.model_registry.fsck import fsck as examine
@@ -38,6 +41,9 @@ def gc(delete: bool, grace: float, lease: float, uri: str, endpoint_url: str | N
 
     Run it with --delete every day or week, as the only role that may delete.
     """
+    for option, days in (("--grace", grace), ("--lease", lease)):
+        if not 0.0 <= days < inf:
+            raise RecipeError(f"{option}: got {days:g}, allowed are days from 0 on")
     collector = Collector(open_registry(uri, endpoint_url), grace * DAY, lease * DAY)
     found = collector.collect(delete=delete)
     record = {"registry": uri, "acted": delete, **found.model_dump(mode="json")}
@@ -70,5 +76,5 @@ def _print_collected(found: Collected, *, acted: bool) -> None:
     rows += [[path, "a publisher is at work"] for path in found.live_leases]
     if rows:
         emit(table(["object", "state"], rows), {}, as_json=False)
-    size = f"{len(found.deleted)} objects, {found.deleted_bytes / 1e6:.1f} MB"
+    size = f"{counted(len(found.deleted), 'object')}, {found.deleted_bytes / 1e6:.1f} MB"
     click.echo(f"run {found.run}: {size} deleted" if acted else f"{size} would be deleted; --delete acts")

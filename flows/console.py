@@ -22,11 +22,17 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
 from ftlib.errors import Interrupted, ReglageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPED_WIDTH = 10_000
+"""Columns; rich would fold tables at 80, and half a digest on the next line is of no use to `grep` and `cut`."""
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout; everything else goes to stderr."
@@ -47,15 +53,21 @@ def emit(human: Callable[[], object] | object, record: Mapping[str, object], as_
         elif isinstance(human, str):
             click.echo(human)  # not through rich: it would read [brackets] as markup
         else:
-            from rich.console import Console
-
-            Console().print(human)
+            stdout_console().print(human)
         return
     waiting = _emitted.get()
     if waiting is None:
         _write_json(sys.stdout, record)
     else:
         waiting.append(record)
+
+
+def stdout_console() -> Console:
+    """Return rich's console on stdout: of the terminal's width, and of no width that matters in a pipe or a file."""
+    from rich.console import Console
+
+    fits = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if fits else _PIPED_WIDTH)
 
 
 class ReglageGroup(click.Group):

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from flows.console import stdout_console
 from flows.prefect_server import server_home, user_has_server
 from flows.run_record import installed_versions
 from ftlib.config import Config
@@ -32,9 +33,7 @@ def examine(work: Path, registry: str) -> list[Finding]:
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print one line for each finding, with the remedy where one is needed."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = stdout_console()
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
         remedy = f"; {finding.remedy}" if finding.remedy and not finding.ok else ""

@@ -7,6 +7,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 
 from flows.challenge import Challenge
+from flows.console import stdout_console
 from flows.run_page import artifact_key
 from ftlib.artifacts import Ledger
 from ftlib.results import interval_text, results, text_table
@@ -25,10 +26,9 @@ def show_retraining(found: Challenge, work: Workspace) -> None:
 
 def print_retraining(found: Challenge, work: Path) -> None:
     """Print what a retraining came to."""
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console(highlight=False)
+    console = stdout_console()
     console.print(f"[bold]{found.title.lower()}[/]: {escape('; '.join(found.reasons))}", soft_wrap=True)
     if found.worth and found.worth.go:
         console.print(f"trained because {escape(str(found.worth))}", soft_wrap=True, style="dim")
@@ -75,7 +75,7 @@ def markdown(found: Challenge) -> str:
 def _parts(found: Challenge) -> Iterator[str]:
     yield f"# {found.recipe.publish.name}: {found.title.lower()}"
     yield _list(found.reasons)
-    if found.worth:
+    if found.worth and found.worth.reasons != found.reasons:  # a skip's outcome is its reason
         yield f"## {'Why it trained' if found.worth.go else 'Why it did not train'}\n\n{_list(found.worth.reasons)}"
     if found.differences:
         yield (

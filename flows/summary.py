@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from flows.console import stdout_console
 from flows.run_record import RunRecord
 from ftlib.artifacts import ModelVersion, Refusal
+from ftlib.counted import counted
 from ftlib.registries import Registry
 from ftlib.registries.s3 import S3
 from ftlib.results import interval_text, results
@@ -13,15 +15,14 @@ from ftlib.results import interval_text, results
 def print_summary(record: RunRecord, work: Path) -> None:
     """Print what a run came to."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    console, found = Console(highlight=False), record.evidence
+    console, found = stdout_console(), record.evidence
     rows = results(found.final, found.selection, found.recipe.evaluations)
     for name in found.recipe.evaluations:
         of_this = [row for row in rows if row.evaluation == name]
         metrics = list(of_this[0].metrics)
-        title = f"{name} ({of_this[0].role}, {of_this[0].rows} rows)"
+        title = f"{name} ({of_this[0].role}, {counted(of_this[0].rows, 'row')})"
         # Three metrics with intervals fit into 80 columns only without a frame.
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column("model", min_width=11)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftlib.counted import counted
 from ftlib.errors import DataError
 from ftlib.recipe_parts import Limits
 from ftlib.rows import BadRow
@@ -74,7 +75,7 @@ def check_kept(limits: Limits, kept: int, files: int, where: str) -> None:
     """Raise DataError for too few rows."""
     if kept < limits.rows:
         raise DataError(
-            f"{where}: {kept or 'no'} rows in {files} files, needed are at least {limits.rows}; "
+            f"{where}: {counted(kept, 'row')} in {counted(files, 'file')}, needed are at least {limits.rows}; "
             "check the source's path or lower limits.rows"
         )
 
@@ -109,7 +110,7 @@ def check_labels_of(limits: Limits, labels: Mapping[str, int], where: str) -> No
         counts = ", ".join(
             f"{label!r} has {rows}" for label, rows in sorted(few.items(), key=lambda f: (f[1], f[0]))[:5]
         )
-        more = f" and {len(few) - 5} labels more" if len(few) > 5 else ""
+        more = f" and {counted(len(few) - 5, 'label')} more" if len(few) > 5 else ""
         raise DataError(
             f"{where}: labels with fewer than {limits.rows_per_label} training rows: {counts}{more}; "
             "add rows, map these labels to others or lower limits.rows_per_label"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ftlib.artifacts import Candidate, PreparedDataset, Selection
 from ftlib.config import BatchKind
+from ftlib.counted import counted
 from ftlib.evidence import Evidence
 from ftlib.formats.question_answer import QuestionAnswer
 from ftlib.recipe import REPORT, SELECTION, Recipe
@@ -221,7 +222,7 @@ def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: 
     if labels:
         answers = {"tagged": "one of them to every word", "multi_labeled": "any number of them to a text"}
         what = answers.get(recipe.phases[0].objective.needs, "one of them to any text")
-        yield f"It knows {len(labels)} labels and answers {what}: {', '.join(labels)}."
+        yield f"It knows {counted(len(labels), 'label')} and answers {what}: {', '.join(labels)}."
     for name in recipe.training_datasets():
         format = recipe.datasets[name].format
         beyond = (
@@ -238,7 +239,8 @@ def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: 
     if not any(evaluation.role == "retained" for evaluation in recipe.evaluations.values()):
         yield "What the base model could do before and this one cannot was not measured."
     smallest = min((data.splits[REPORT].rows, name) for name, data in prepared.items() if REPORT in data.splits)
-    yield f"The smallest test split is `{smallest[1]}` with {smallest[0]} rows; the intervals say what that is worth."
+    rows = counted(smallest[0], "row")
+    yield f"The smallest test split is `{smallest[1]}` with {rows}; the intervals say what that is worth."
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

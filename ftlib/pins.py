@@ -43,7 +43,11 @@ def pin(source: Source, work: Workspace, listed: Sequence[ListedFile] | None = N
 def _read(path: Path) -> PinnedAlready | None:
     try:
         pins = _Pins.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):  # damaged is as good as absent: everything is read again
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValidationError,
+    ):  # damaged is as good as absent: everything is read again
         return None
     if pins.at > time.time():  # a clock was ahead: it cannot tell which files were written since
         return None

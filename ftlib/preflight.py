@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.config import LABELED, Split
+from ftlib.counted import counted
 from ftlib.errors import DataError, StorageError
 from ftlib.iob2 import completed
 from ftlib.model_registry import probe
@@ -40,7 +41,8 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
     if any(prepared[name].kind == "tagged" for name in training):
         seen = completed(seen)
     if len(seen) < 2 and recipe.phases[0].objective.needs != "multi_labeled":
-        raise DataError(f"training rows have {len(seen)} label ({', '.join(seen)}); a classifier needs at least two")
+        found = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
+        raise DataError(f"training rows have {found}; a classifier needs at least two")
     for name, evaluation in recipe.evaluations.items():
         splits = prepared[evaluation.dataset].splits
         unseen = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels} - set(seen))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from ftlib.artifacts import Checkpoint, Estimate, EvalReport, Measured, Selection
 from ftlib.bootstrap import Resampling, paired_resamples
 from ftlib.config import Config
+from ftlib.counted import counted
 from ftlib.errors import DataError
 from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import LabelOutcomes, Outcomes
@@ -167,8 +168,9 @@ def divergence(reference: LabelOutcomes, ours: LabelOutcomes, resampling: Resamp
 
     if (reference.row_ids, reference.labels) != (ours.row_ids, ours.labels):
         raise DataError(
-            f"a divergence needs the same rows and labels; got {len(reference)} rows, "
-            f"{len(reference.labels)} labels and {len(ours)} rows, {len(ours.labels)} labels"
+            f"a divergence needs the same rows and labels; got {counted(len(reference), 'row')}, "
+            f"{counted(len(reference.labels), 'label')} and {counted(len(ours), 'row')}, "
+            f"{counted(len(ours.labels), 'label')}"
         )
     # float32 ends at 1e-45: an answer it cannot hold would make the divergence infinite.
     floor = np.finfo(np.float32).tiny

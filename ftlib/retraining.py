@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ftlib.config import Config
+from ftlib.counted import counted
 from ftlib.drift import Drift
 from ftlib.file_ledger import Changes
 from ftlib.recipe import Recipe
@@ -58,7 +59,7 @@ def nothing_to_read(changes: Mapping[str, Changes], champion: Champion | None) -
     if champion is None or not all(change.nothing for change in changes.values()):
         return None
     waiting = sum(len(change.waiting) for change in changes.values())
-    more = f"; {waiting} files are perhaps still being written and wait for the next run" if waiting else ""
+    more = f"; {counted(waiting, 'file')} perhaps still being written, for the next run" if waiting else ""
     return Verdict(go=False, reasons=(f"no file is new or gone; version {champion.version} stays{more}",))
 
 
@@ -71,23 +72,23 @@ def worth_training(news: Mapping[str, News], champion: Champion | None, policy: 
     if not (fresh or gone) and all(of.gone_rows is not None for of in news.values()):
         same = f"no row is new or gone ({_files(news)}); version {champion.version} stays"
         return Verdict(go=False, reasons=(same,), considered=True)
-    counted = f"{fresh:,} fresh rows ({_files(news)})"
-    reasons = [f"{counted}, {policy.min_fresh_rows:,} are enough"] if fresh >= policy.min_fresh_rows else []
+    seen = f"{counted(fresh, 'fresh row')} ({_files(news)})"
+    reasons = [f"{seen}, {policy.min_fresh_rows:,} are enough"] if fresh >= policy.min_fresh_rows else []
     reasons += gone
     if policy.max_age_days is not None:
         reasons += _too_old(champion.age_days, policy.max_age_days)
     reasons += [f"drift of {name}: {drift}" for name, of in news.items() for drift in of.drifts if drift.large]
     if reasons:
         return Verdict(go=True, reasons=tuple(reasons))
-    return Verdict(go=False, reasons=(f"{counted}, needed are {policy.min_fresh_rows:,}; they wait for more",))
+    return Verdict(go=False, reasons=(f"{seen}, needed are {policy.min_fresh_rows:,}; they wait for more",))
 
 
 def _gone(news: Mapping[str, News], fresh: int) -> list[str]:
     """Say what is gone. Beside fresh rows only files count: a row that was edited is gone, too, in its old form."""
     files, rows = sum(len(of.changes.vanished) for of in news.values()), sum(of.gone_rows or 0 for of in news.values())
     if files and (rows or any(of.gone_rows is None for of in news.values())):
-        return [f"{files} files are gone, and their rows with them"]
-    return [f"{rows:,} rows that the champion was trained on are gone"] if rows and not fresh else []
+        return [f"{counted(files, 'file')} gone, with all rows"]
+    return [f"{counted(rows, 'row')} gone that the champion was trained on"] if rows and not fresh else []
 
 
 def _too_old(age_days: float, allowed: float) -> list[str]:

@@ -108,9 +108,14 @@ def write_durably(path: Path, data: bytes) -> None:
 
 @contextmanager
 def exclusive(lock: Path, *, wait: bool) -> Generator[None]:
-    """Hold a lock file. Raises BusyError, naming the holder, if it is taken and `wait` is false."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as stream:
+    """Hold a lock file. Raises BusyError, naming the holder, if it is taken and `wait` is false.
+
+    Raises StorageError where it cannot be written.
+    """
+    with _storage_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("a+")
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -54,7 +54,7 @@ class PublicKey:
         try:
             key = load_pem_public_key(path.read_bytes())
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
-            raise RecipeError(f"{path} is no public key in a PEM file: {_first_line(error)}") from error
+            raise RecipeError(f"{path} is no public key in a PEM file: {_reason(error)}") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise RecipeError(f"{path} has another kind of key; allowed is ECDSA on P-256 (prime256v1)")
         self.path, self.keyid = str(path), key_id(key)
@@ -95,9 +95,7 @@ class Signer:
         try:
             key = load_pem_private_key(path.read_bytes(), password=None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise RecipeError(
-                f"{path} is no private key in a PEM file without a password: {_first_line(error)}"
-            ) from error
+            raise RecipeError(f"{path} is no private key in a PEM file without a password: {_reason(error)}") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise RecipeError(f"{path} has another kind of key; allowed is ECDSA on P-256 (prime256v1)")
         self.keyid = key_id(key.public_key())
@@ -133,5 +131,6 @@ def key_id(key: EllipticCurvePublicKey) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error).partition("\n")[0]
+def _reason(error: Exception) -> str:
+    found = (error.strerror or str(error)) if isinstance(error, OSError) else "it holds something else"
+    return f"{found}; docs/registry.md says how to make one"

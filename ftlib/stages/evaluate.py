@@ -9,6 +9,7 @@ from typing import ClassVar
 from ftlib.artifacts import Candidate, EvalReport, Measured, PreparedDataset, SliceFacts
 from ftlib.bootstrap import Resampling, estimates
 from ftlib.config import Split
+from ftlib.counted import counted
 from ftlib.errors import DataError
 from ftlib.fingerprint import Job, digest
 from ftlib.outcomes import Outcomes, read_outcomes
@@ -89,7 +90,7 @@ def _check_rows(job: EvaluateJob) -> None:
         )
     if not facts.supervised:
         raise DataError(
-            f"evaluation {job.name!r}: the {facts.rows} {job.split} rows have nothing to predict; "
+            f"evaluation {job.name!r}: {counted(facts.rows, f'{job.split} row')} with nothing to predict; "
             "texts of one token have no next one"
         )
     for candidate in job.candidates:

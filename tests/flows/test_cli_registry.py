@@ -169,7 +169,7 @@ def test_gc(moving: Path):
     assert not (moving / "gc").exists()
     assert as_json(call(moving, "registry", "gc", "--grace", "0", "--delete", "--json"))["deleted"] == []
     assert garbage.exists()
-    assert "run 2: 1 objects, 0.0 MB deleted" in call(moving, "registry", "gc", "--grace", "0", "--delete").stdout
+    assert "run 2: 1 object, 0.0 MB deleted" in call(moving, "registry", "gc", "--grace", "0", "--delete").stdout
     assert not garbage.exists()
     assert call(moving, "registry", "fsck", "--deep").exit_code == 0
 

@@ -47,7 +47,7 @@ def test_an_unchanged_listing_ends_it_before_a_row_is_read(changes: Changes, sai
 def test_files_that_are_still_being_written_are_named_as_waiting():
     verdict = nothing_to_read({"docs": Changes(waiting=(FILE,))}, champion())
     assert verdict is not None
-    assert "1 files are perhaps still being written" in verdict.reasons[0]
+    assert "1 file perhaps still being written" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize(("rows", "go"), [(99, False), (100, True)])
@@ -72,7 +72,7 @@ def test_files_without_a_new_row_are_no_reason_not_even_for_an_old_champion(chan
 def test_rows_that_are_gone_are_a_reason_unless_they_may_be_edited_ones():
     verdict = worth_training(seen(0, 3), champion(), Retrain())
     assert verdict.go
-    assert "3 rows that the champion was trained on are gone" in str(verdict)
+    assert "3 rows gone that the champion was trained on" in str(verdict)
     few = worth_training(seen(3, 3), champion(), Retrain())
     assert (few.go, few.considered) == (False, False)
     assert worth_training(seen(3, 3, GONE), champion(), Retrain()).go
@@ -100,7 +100,7 @@ def test_a_large_drift_is_a_reason(large: bool):
 def test_files_that_are_gone_are_a_reason_since_their_rows_are_in_the_champion():
     verdict = worth_training(news(0, GONE), champion(), Retrain())
     assert verdict.go
-    assert "1 files are gone" in str(verdict)
+    assert "1 file gone" in str(verdict)
 
 
 @pytest.fixture(scope="module")
