@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [line for problem in error.errors() for line in _explain(problem, data)]
+        lines = explain(error, data, Recipe.model_json_schema())
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
     if lines := list(_missing_packages(recipe)):
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines))
@@ -163,14 +163,18 @@ def _position(members: list[Any], key: str, path: str) -> int:
     raise RecipeError(f"{path}: the list has no member {key!r}; it has {allowed}{_did_you_mean(key, names)}")
 
 
-def _explain(problem: Any, data: dict[str, Any]) -> Iterator[str]:
-    """Turn one pydantic error into lines `path: what, got, allowed`."""
+def explain(error: ValidationError, data: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
+    """Return a line `path: what, got, allowed` for every problem of `data`, which `schema` describes."""
+    return [line for problem in error.errors() for line in _explain(problem, data, schema)]
+
+
+def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
     location: Location = problem["loc"]
     where = _path(location, data)
     context: dict[str, Any] = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            fields = sorted(_fields(location[:-1]))
+            fields = sorted(_fields(location[:-1], schema))
             yield f"{where}: unknown field{_did_you_mean(str(location[-1]), fields)}; allowed: {', '.join(fields)}"
         case "missing":
             yield f"{where}: required, but absent"
@@ -179,7 +183,7 @@ def _explain(problem: Any, data: dict[str, Any]) -> Iterator[str]:
             got = str(context["tag"])
             yield f"{where}.kind: unknown kind {got!r}{_did_you_mean(got, tags)}; allowed: {', '.join(tags)}"
         case "union_tag_not_found":
-            tags = _tags(location)
+            tags = _tags(location, schema)
             yield f"{where}: needs a kind; allowed: {', '.join(tags)}"
         case "value_error":
             message = str(problem["msg"]).removeprefix("Value error, ")
@@ -207,18 +211,17 @@ def _path(location: Location, data: Any) -> str:
     return path
 
 
-def _fields(location: Location) -> Iterable[str]:
-    return cast("dict[str, Any]", _schema_at(location).get("properties", {}))
+def _fields(location: Location, schema: dict[str, Any]) -> Iterable[str]:
+    return cast("dict[str, Any]", _schema_at(location, schema).get("properties", {}))
 
 
-def _tags(location: Location) -> list[str]:
-    mapping = _schema_at(location).get("discriminator", {}).get("mapping", {})
+def _tags(location: Location, schema: dict[str, Any]) -> list[str]:
+    mapping = _schema_at(location, schema).get("discriminator", {}).get("mapping", {})
     return list(cast("dict[str, Any]", mapping))
 
 
-def _schema_at(location: Location) -> dict[str, Any]:
-    """Follow a location through the recipe's JSON schema; {} where the schema stops."""
-    root = Recipe.model_json_schema()
+def _schema_at(location: Location, root: dict[str, Any]) -> dict[str, Any]:
+    """Follow a location through a JSON schema; {} where the schema stops."""
     schema = _resolve(root, root)
     for key in location:
         if isinstance(key, int):
