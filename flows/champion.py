@@ -6,22 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from flows import finetune_jobs as jobs
+from flows.measuring import Stages, measure
 from flows.pipeline import Data
-from ftlib.artifacts import Candidate, EvalReport
-from ftlib.config import LABELED, Split
+from ftlib.artifacts import EvalReport
+from ftlib.config import Split
 from ftlib.evidence import Evidence
 from ftlib.lineage import indexed_rows
-from ftlib.model_folder import find_model, labels_of
 from ftlib.model_registry import ModelRegistry
 from ftlib.outcomes import tables_in
 from ftlib.profile import Profile
 from ftlib.recipe import REPORT, Recipe
-from ftlib.recipe_parts import ModelRef
 from ftlib.results import Difference, differences
 from ftlib.retraining import Champion
 from ftlib.row_index import RowIndex
-from ftlib.stages.base import BaseJob
 from ftlib.versions import Version
 from tasks.assess import evaluate
 from tasks.data import preprocess
@@ -70,20 +67,13 @@ def in_place(registry: ModelRegistry, r: Recipe) -> InPlace | None:
 
 def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalReport, ...]:
     """Measure the champion on the report splits, tokenised its own way; nothing if it does not know what rows ask."""
-    model = find_model(ModelRef(path=str(folder)))
-    kind = r.phases[0].objective.needs
-    labels = labels_of(folder) if kind in LABELED else ()
-    if set(data.labels) - {*labels}:
-        return ()
     run = replace(run, whose=CHAMPION)
-    start = run(base, BaseJob(model=model, kind=kind, labels=labels, seed=r.seed))
-    if start.fresh_head:
-        return ()
-    champion = Candidate.of(start.model_copy(update={"phase": CHAMPION}))
-    prepared = {
-        name: run(preprocess, jobs.preprocess_job(r, name, data.raw, model)) for name in r.evaluation_datasets()
-    }
-    return tuple(run(evaluate, job) for job in jobs.evaluate_jobs(r, [champion], prepared, REPORT))
+    stages = Stages(
+        base=lambda job: run(base, job),
+        preprocess=lambda job: run(preprocess, job),
+        evaluate=lambda job: run(evaluate, job),
+    )
+    return tuple(measure(CHAMPION, folder, r, lambda: data.raw, REPORT, stages, data.labels) or ())
 
 
 def against_champion(found: Evidence, champion: tuple[EvalReport, ...], run: Runner) -> Iterator[Difference]:

@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-from ftlib.counted import counted
 
 from flows import finetune_jobs as jobs
 from flows.cli import set_option, work_option
 from flows.cli_interpolate import model_folder
 from flows.console import emit, json_option, stdout_console
+from flows.measuring import Stages, measure
 from flows.registry_view import registry_options, table
-from ftlib.artifacts import Candidate, EvalReport, PreparedDataset
-from ftlib.config import LABELED
+from ftlib.artifacts import EvalReport, RawDataset
+from ftlib.counted import counted
 from ftlib.errors import ModelError, RecipeError
 from ftlib.outcomes import tables_in
 from ftlib.pins import pin
 from ftlib.recipe import REPORT, SELECTION, Recipe
-from ftlib.recipe_parts import ModelRef
 from ftlib.results import Difference, adjusted, differences, interval_text
 from ftlib.workspace import Workspace
 
@@ -83,28 +82,25 @@ def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
 
 
 def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace) -> list[EvalReport]:
-    """Tokenise the rows as the model wants them, and measure it."""
-    from ftlib.model_folder import find_model, labels_of
-    from ftlib.stages.base import BaseJob, base
-    from ftlib.stages.evaluate import evaluate as measure
+    from ftlib.stages.base import base
+    from ftlib.stages.evaluate import evaluate as evaluate_
     from ftlib.stages.ingest import ingest
     from ftlib.stages.preprocess import preprocess
 
-    model = find_model(ModelRef(path=str(folder.absolute())))
-    kind = recipe.phases[0].objective.needs
-    labels = labels_of(folder) if kind in LABELED else ()
-    job = BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed)
-    start = None if kind in LABELED and not labels else base(job, work)
-    if start is None or start.fresh_head:
+    def raw() -> dict[str, RawDataset]:
+        pins = {of: pin(dataset.source, work) for of, dataset in recipe.datasets.items()}
+        return {of: ingest(jobs.ingest_job(recipe, of, files), work) for of, files in pins.items()}
+
+    stages = Stages(
+        base=lambda job: base(job, work),
+        preprocess=lambda job: preprocess(job, work),
+        evaluate=lambda job: evaluate_(job, work),
+    )
+    found = measure(name, folder, recipe, raw, split, stages)
+    if found is None:
+        kind = recipe.phases[0].objective.needs
         raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")
-    candidate = Candidate.of(start.model_copy(update={"phase": name}))
-    raw = {
-        of: ingest(jobs.ingest_job(recipe, of, pin(recipe.datasets[of].source, work)), work) for of in recipe.datasets
-    }
-    prepared: dict[str, PreparedDataset] = {
-        of: preprocess(jobs.preprocess_job(recipe, of, raw, model), work) for of in recipe.evaluation_datasets()
-    }
-    return [measure(job, work) for job in jobs.evaluate_jobs(recipe, [candidate], prepared, split)]
+    return found
 
 
 def _compared(

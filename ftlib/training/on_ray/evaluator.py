@@ -6,10 +6,7 @@ numbers, do not depend on how many workers there are. A lost worker is started a
 
 from __future__ import annotations
 
-import json
-import logging
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from ftlib.errors import ReglageError, TransientError
 from ftlib.fingerprint import digest
 from ftlib.outcomes import Outcomes, joined, parse_outcomes
 from ftlib.training.inference import Share, batches_of
-from ftlib.training.on_ray.jobs import run_job
+from ftlib.training.on_ray.jobs import drive, run_job
 from ftlib.training.on_ray.session import session
 from ftlib.training.prediction import PredictionPlan, Predictor, threads_each
 from ftlib.workspace import write_durably
@@ -113,12 +110,5 @@ def _get(plan: PredictionPlan, reference: Any) -> bytes:
         ) from error
 
 
-def main() -> None:
-    """Be the driver of a Ray job: join the cluster that started it, and measure."""
-    plan = PredictionPlan.model_validate(json.loads(Path(sys.argv[1]).read_bytes()))
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # inside a job, Ray names the cluster in RAY_ADDRESS
-    _predict_here(plan)
-
-
 if __name__ == "__main__":
-    main()
+    drive(PredictionPlan, _predict_here)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
+import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from ftlib.config import Config
 from ftlib.errors import TransientError
 from ftlib.recipe_parts import Compute
 from ftlib.training.on_ray.session import driver_environment, worker_environment
+
+P = TypeVar("P", bound=Config)
+
+
+def drive(kind: type[P], act: Callable[[P], None]) -> None:
+    """Be the driver of a Ray job: join the cluster that started it, and act on the plan in the file it names."""
+    plan = kind.model_validate(json.loads(Path(sys.argv[1]).read_bytes()))
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # inside a job, Ray names the cluster in RAY_ADDRESS
+    act(plan)
 
 
 def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:

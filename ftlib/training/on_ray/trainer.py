@@ -7,21 +7,17 @@ workers write checkpoints and curves to the workspace themselves; Ray starts, wa
 
 from __future__ import annotations
 
-import json
-import logging
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ftlib.errors import TransientError
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit
-from ftlib.training.on_ray.jobs import run_job
+from ftlib.training.on_ray.jobs import drive, run_job
 from ftlib.training.on_ray.session import session
 from ftlib.training.optimizer import total_steps
 from ftlib.training.plan import Plan
@@ -86,12 +82,5 @@ def _fit_as_job(plan: Plan) -> None:
     run_job(entrypoint, f"train-{plan.fingerprint}", f"phase {plan.phase.name}", plan.compute)
 
 
-def main() -> None:
-    """Be the driver of a Ray job: join the cluster that started it, and train."""
-    plan = Plan.model_validate(json.loads(Path(sys.argv[1]).read_bytes()))
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # inside a job, Ray names the cluster in RAY_ADDRESS
-    _fit_here(plan)
-
-
 if __name__ == "__main__":
-    main()
+    drive(Plan, _fit_here)

@@ -1,0 +1,52 @@
+"""A finished model on a recipe's evaluations, with rows tokenised as it wants them, whoever runs the stages."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows import finetune_jobs as jobs
+from ftlib.artifacts import Candidate, Checkpoint, EvalReport, PreparedDataset, RawDataset
+from ftlib.config import LABELED, Split
+from ftlib.model_folder import find_model, labels_of
+from ftlib.recipe import Recipe
+from ftlib.recipe_parts import ModelRef
+from ftlib.stages.base import BaseJob
+from ftlib.stages.evaluate import EvaluateJob
+from ftlib.stages.preprocess import PreprocessJob
+
+
+@dataclass(frozen=True)
+class Stages:
+    """How a stage is run: as a task of a flow, or called."""
+
+    base: Callable[[BaseJob], Checkpoint]
+    preprocess: Callable[[PreprocessJob], PreparedDataset]
+    evaluate: Callable[[EvaluateJob], EvalReport]
+
+
+def measure(
+    name: str,
+    folder: Path,
+    recipe: Recipe,
+    raw: Callable[[], Mapping[str, RawDataset]],
+    split: Split,
+    stages: Stages,
+    asked: Collection[str] = (),
+) -> list[EvalReport] | None:
+    """Measure the model in `folder` under a name; `raw` is asked for once it is known to fit.
+
+    None for a model without a head for these rows, or whose head does not know one of the labels `asked`.
+    """
+    model = find_model(ModelRef(path=str(folder.absolute())))
+    kind = recipe.phases[0].objective.needs
+    labels = labels_of(folder) if kind in LABELED else ()
+    if kind in LABELED and (not labels or {*asked} - {*labels}):
+        return None
+    start = stages.base(BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed))
+    if start.fresh_head:
+        return None
+    candidate, rows = Candidate.of(start.model_copy(update={"phase": name})), raw()
+    prepared = {
+        of: stages.preprocess(jobs.preprocess_job(recipe, of, rows, model)) for of in recipe.evaluation_datasets()
+    }
+    return [stages.evaluate(job) for job in jobs.evaluate_jobs(recipe, [candidate], prepared, split)]
