@@ -10,90 +10,39 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
+from ftlib.artifacts import Candidate, Checkpoint
 from ftlib.errors import DataError
 from ftlib.metrics import EntityF1, TagAccuracy
 from ftlib.model_folder import find_model
 from ftlib.outcomes import TaggedOutcomes, read_outcomes
 from ftlib.preflight import check_labels
 from ftlib.recipe import Recipe
-from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
+from ftlib.recipe_parts import Evaluation, ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.evaluate import EvaluateJob, evaluate
-from ftlib.stages.ingest import IngestJob, ingest
-from ftlib.stages.preprocess import PreprocessJob, preprocess
-from ftlib.stages.train import TrainJob, train
-from ftlib.testing import tiny_classifier, tiny_tagged_rows, write_jsonl
-from ftlib.training import curves
+from ftlib.testing import tiny_tagged_rows
 from ftlib.training.batches import PreparedSplit, global_batches
 from ftlib.training.model import load_model
-from ftlib.workspace import Workspace
+from tests.ftlib.stages.kit import COMPUTE, Bench, losses
 
 TAGS = ("B-BUG", "B-PAY", "I-BUG", "I-PAY", "O")
-COMPUTE = Compute(workers=0, threads=1)
-
-
-class Bench:
-    """Rows, and the model they are for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.work, self.folder = Workspace(folder / "work"), folder
-        self.model = find_model(ModelRef(path=str(tiny_classifier(folder / "tiny"))))
-        self.rows = tiny_tagged_rows(120)
-        self.data = self.prepare(self.rows, max_tokens=17)
-        self.start = base(BaseJob(model=self.model, kind="tagged", labels=TAGS, seed=1), self.work)
-
-    def prepare(self, rows: list[dict[str, list[str]]], **format: Any) -> PreparedDataset:
-        path = write_jsonl(self.folder / f"{len(rows)}.jsonl", rows)
-        form = {"kind": "tagged_words", "words": "words", "tags": "tags", **format}
-        dataset = Dataset.model_validate({"source": {"kind": "files", "path": str(path)}, "format": form})
-        job = IngestJob(name="mail", source=dataset.source, files=dataset.source.pin(), limits=dataset.limits)
-        return preprocess(
-            PreprocessJob(
-                name="mail",
-                raw=ingest(job, self.work),
-                dataset=dataset,
-                model=self.model,
-                tokenizer=self.model.tokenizer,
-                trains=True,
-            ),
-            self.work,
-        )
-
-    def train(self, root: Path, tuning: str = "full", **compute: Any) -> Checkpoint:
-        phase = Phase.model_validate(
-            {
-                "name": "tune",
-                "dataset": "mail",
-                "objective": {"kind": "token_classification"},
-                "tuning": {"kind": tuning},
-                "optimizer": Optimizer(learning_rate=3e-3, epochs=3, batch_size=16),
-                "dropout": 0.0,
-            }
-        )
-        job = TrainJob(
-            start=self.start,
-            data=self.data,
-            phase=phase,
-            precision="fp32",
-            seed=7,
-            compute=COMPUTE.model_copy(update=compute),
-        )
-        return train(job, Workspace(root))
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+    return Bench(
+        tmp_path_factory.mktemp("bench"),
+        tiny_tagged_rows(120),
+        format={"kind": "tagged_words", "words": "words", "tags": "tags", "max_tokens": 17},
+        objective="token_classification",
+        epochs=3,
+        labels=TAGS,
+    )
 
 
 @pytest.fixture(scope="module")
 def tuned(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return bench.train(tmp_path_factory.mktemp("tuned"))
-
-
-def losses(checkpoint: Checkpoint) -> list[float]:
-    return [record["loss"] for record in curves.read(checkpoint.path / curves.FILE) if "loss" in record]
 
 
 def table(bench: Bench, checkpoint: Checkpoint) -> TaggedOutcomes:
