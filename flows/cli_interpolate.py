@@ -152,8 +152,6 @@ def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
     given = {name: value for name, value in numbers.items() if value is not None}
     if method in ("lerp", "slerp") and count != 2:
         raise RecipeError(f"--method {method} takes two checkpoints, got {count}; `average` and others take more")
-    if "kind" in given:
-        raise RecipeError(f"--option kind: the method is what --method says, {method}; leave the option out")
     if method == "average":
         given.setdefault("ingredients", list(range(count)))
     form, data = TypeAdapter[Kernel](Merge), {**given, "kind": method}
@@ -179,6 +177,8 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
             separator = ""
         if not separator:
             raise RecipeError(f"--option {option!r}: write name=value with a JSON value, for example density=0.3")
+        if own := {"kind": "--method", "alpha": "--alpha", "scale": "--scale"}.get(name):
+            raise RecipeError(f"--option {option!r}: that is what {own} says; leave the option out")
     return found
 
 

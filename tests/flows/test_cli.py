@@ -60,6 +60,16 @@ def test_an_absent_recipe_is_one_line_for_every_command(command, tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["run", "retrain", "plan"])
+def test_a_work_folder_that_cannot_be_is_one_line(command, tiny_recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = reglage(command, tiny_recipe, "--work", tmp_path / "file" / "work")
+    assert (result.exit_code, result.stdout) == (6, "")
+    (line,) = result.stderr.splitlines()
+    assert "Not a directory" in line
+    assert "choose another" in line
+
+
 def test_check_imports_nothing_heavy():
     """The reason that `check` takes a fraction of a second."""
     script = (

@@ -178,7 +178,11 @@ def test_what_an_adapter_cannot_be_is_one_line(
             "--method ties: densty: unknown field; did you mean 'density'?; allowed: density, kind, scale",
         ),
         (["--method", "ties", "--option", "density=3"], "density: input should be less than or equal to 1, got 3"),
-        (["--alpha", "0.5", "--option", 'kind="slerp"'], "--option kind: the method is what --method says"),
+        (
+            ["--alpha", "0.5", "--option", 'kind="slerp"'],
+            "--option 'kind=\"slerp\"': that is what --method says; leave the option out",
+        ),
+        (["--alpha", "0.5", "--option", "alpha=0.4"], "--option 'alpha=0.4': that is what --alpha says"),
     ],
 )
 def test_wrong_numbers_are_one_line(words: list[str], message: str, trail: list[Checkpoint], tmp_path: Path) -> None:

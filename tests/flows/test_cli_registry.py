@@ -45,6 +45,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("registry")
     model = tiny_classifier(tmp_path_factory.mktemp("model"), LABELS)
     lineage = {"recipe": Recipe.model_validate(RECIPE).model_dump(mode="json"), "code": {"python": "3"}}
+    lineage |= {"weights": {"siblings": ["one", "two"], "start": None}, "files": [{"uri": "a"}, {"uri": "b"}]}
     for n in (1, 2):
         (model / "README.md").write_text(f"version {n}")
         files = tuple(file_of(model, path.name) for path in sorted(model.iterdir()))
@@ -76,6 +77,12 @@ def test_show(registry: Path):
     text = call(registry, "registry", "show", "demo@1").stdout
     for part in ("demo@1, published", "Routes.", "held_out/accuracy", "0.2500", "model.safetensors", "code.python"):
         assert part in text
+    facts = dict(line.split(maxsplit=1) for line in text.splitlines() if line.startswith((" weights.", " files")))
+    assert {name: said.strip() for name, said in facts.items()} == {
+        "weights.siblings": "one, two",
+        "weights.start": "none",
+        "files": "2; --json shows them",
+    }
     found = as_json(call(registry, "registry", "show", "demo", "--json"))
     assert (found["version"], found["manifest"]["metrics"]) == (2, {"held_out/accuracy": 0.5})
 
@@ -247,6 +254,13 @@ def test_predict_names_the_line_it_cannot_read(registry: Path, tmp_path: Path, m
         (["registry", "promote", "demo@1", "--alias", "v2"], 2, "alias 'v2'"),
         (["predict", "demo@champion"], 6, "has no alias demo@champion"),
         (["registry", "show", "../x"], 2, "model name '../x'"),
+        (["registry", "gc", "--grace", "-1"], 2, "--grace: got -1, allowed are days from 0 on"),
+        (["registry", "gc", "--lease", "nan"], 2, "--lease: got nan, allowed are days from 0 on"),
+        (
+            ["registry", "verify", "demo", "--key", __file__],
+            2,
+            "is no public key in a PEM file: it holds something else",
+        ),
         (["predict", "demo@"], 2, "write a model's name"),
     ],
 )

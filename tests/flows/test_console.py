@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.console import ReglageGroup, emit, json_option
+from flows.registry_view import table
 from ftlib.errors import DataError, StorageError
 
 
@@ -101,6 +102,7 @@ CHATTY = """
 import os, subprocess, sys
 import click
 from flows.console import ReglageGroup, emit, json_option
+from flows.registry_view import table
 
 @click.group(cls=ReglageGroup)
 def cli(): pass
@@ -125,3 +127,13 @@ def test_not_even_native_code_and_children_reach_stdout(tmp_path: Path):
     assert json.loads(done.stdout) == {"ok": True}
     assert sorted(done.stderr.splitlines()) == ["from a child", "from native code", "from python"]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[-1] == "fine"
+
+
+def test_a_table_in_a_pipe_is_not_folded(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    reason = " ".join(["because"] * 30)
+    emit(table(["why", "sha256"], [[reason, "f" * 64]]), {}, as_json=False)
+    assert f"{reason}   {'f' * 64}" in capfd.readouterr().out
+    monkeypatch.setenv("COLUMNS", "60")
+    emit(table(["why", "sha256"], [[reason, "f" * 64]]), {}, as_json=False)
+    assert max(map(len, capfd.readouterr().out.splitlines())) <= 60

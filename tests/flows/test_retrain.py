@@ -97,6 +97,7 @@ def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Mode
     assert (state.name, second.what) == ("Skipped", "skipped")
     assert state.is_completed()
     assert state.message == "Skipped: no file is new or gone; version 1 stays"
+    assert (model.work / "runs" / "tiny" / "retrain.md").read_text().count("no file is new or gone") == 1
     assert second.steps == ()  # no stage ran, so no Ray either
     assert [version.version for version in model.registry.versions(NAME)] == [1]
 
