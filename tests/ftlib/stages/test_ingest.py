@@ -214,7 +214,7 @@ def test_no_rows_and_too_few_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"datasets\.mail: no rows in 1 file, needed are at least 1"):
         run(tmp_path / "empty.jsonl", tmp_path / "work")
     path = write_jsonl(tmp_path / "rows.jsonl", tiny_rows(9))
-    with pytest.raises(DataError, match="9 rows in 1 files, needed are at least 10"):
+    with pytest.raises(DataError, match="9 rows in 1 file, needed are at least 10"):
         run(path, tmp_path / "work", rows=10)
 
 
