@@ -77,12 +77,12 @@ def test_show(registry: Path):
     text = call(registry, "registry", "show", "demo@1").stdout
     for part in ("demo@1, published", "Routes.", "held_out/accuracy", "0.2500", "model.safetensors", "code.python"):
         assert part in text
-    facts = dict(line.split(maxsplit=1) for line in text.splitlines() if line.startswith((" weights.", " files")))
-    assert {name: said.strip() for name, said in facts.items()} == {
-        "weights.siblings": "one, two",
-        "weights.start": "none",
-        "files": "2; --json shows them",
-    }
+    said = {parts[0]: parts[1].strip() for line in text.splitlines() if len(parts := line.split(maxsplit=1)) == 2}
+    assert (said["weights.siblings"], said["weights.start"], said["files"]) == (
+        "one, two",
+        "none",
+        "2; --json shows them",
+    )
     found = as_json(call(registry, "registry", "show", "demo", "--json"))
     assert (found["version"], found["manifest"]["metrics"]) == (2, {"held_out/accuracy": 0.5})
 

@@ -58,7 +58,7 @@ def test_a_refusal_loads_no_torch(tiny_recipe: Path, tmp_path: Path):
     }
     said, loaded = run(tmp_path, REFUSED, list(commands.values()))
     refusals = dict(zip(commands, said, strict=True))
-    assert "nope" in refusals["registry"]
+    assert "there is no registry at" in refusals["registry"]
     assert "'nowhere' is no folder" in refusals["absent"]
     assert refusals["evaluate"] == refusals["absent"]
     assert "empty has no config.json" in refusals["empty"]
