@@ -5,12 +5,11 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftlib.counted import counted
-
 from flows import finetune_jobs as jobs
 from flows.console import stdout_console
 from ftlib.artifacts import Candidate, Checkpoint, EvalReport, FoundModel, PreparedDataset, RawDataset, SplitFacts
 from ftlib.config import Config, Split
+from ftlib.counted import counted
 from ftlib.fingerprint import Job
 from ftlib.model_folder import find_model
 from ftlib.pins import pin
