@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
+from ftlib.artifacts import Candidate, Checkpoint, Measured, PreparedDataset
+from ftlib.metrics import Metric
 from ftlib.model_folder import find_model
-from ftlib.recipe_parts import Compute, Dataset, ModelRef, Optimizer, Phase
+from ftlib.outcomes import Outcomes, read_outcomes
+from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
+from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.train import TrainJob, train
@@ -81,6 +84,22 @@ class Bench:
             compute=COMPUTE.model_copy(update=compute),
         )
         return train(job, Workspace(root))
+
+    def measure(
+        self, checkpoint: Checkpoint, metrics: Sequence[Metric], data: PreparedDataset | None = None
+    ) -> tuple[Measured, Outcomes]:
+        """Return what the evaluate stage says of a checkpoint's answers to the test rows, and their table."""
+        job = EvaluateJob(
+            name="target",
+            evaluation=Evaluation(dataset="mail", metrics=tuple(metrics), resamples=100),
+            candidates=(Candidate.of(checkpoint),),
+            data=data or self.data,
+            split="test",
+            seed=0,
+            compute=COMPUTE,
+        )
+        (cell,) = evaluate(job, self.work).measured
+        return cell, read_outcomes(self.work.root / cell.outcomes)
 
 
 def losses(checkpoint: Checkpoint) -> list[float]:

@@ -11,26 +11,20 @@ import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
+from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.metrics import AnswerExactMatch, AnswerF1
 from ftlib.model_folder import find_model
-from ftlib.outcomes import SpanOutcomes, joined, read_outcomes
+from ftlib.outcomes import SpanOutcomes, joined
 from ftlib.prepared import split_file
-from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
+from ftlib.recipe_parts import ModelRef
 from ftlib.rows import canonical_json
 from ftlib.stages.base import BaseJob, base
-from ftlib.stages.evaluate import EvaluateJob, evaluate
-from ftlib.stages.ingest import IngestJob, ingest
-from ftlib.stages.preprocess import PreprocessJob, preprocess
-from ftlib.stages.train import TrainJob, train
-from ftlib.testing import LABELS, tiny_classifier, tiny_questions, write_jsonl
-from ftlib.training import curves
+from ftlib.testing import LABELS, tiny_questions
 from ftlib.training.batches import PreparedSplit, global_batches
 from ftlib.training.inference import Share, batches_of, predict_split
 from ftlib.training.model import load_model
-from ftlib.workspace import Workspace
+from tests.ftlib.stages.kit import Bench, losses
 
-COMPUTE = Compute(workers=0, threads=1)
 WINDOW: dict[str, Any] = {
     "truncation": "only_second",
     "max_length": 16,
@@ -40,71 +34,39 @@ WINDOW: dict[str, Any] = {
 }
 
 
-class Bench:
-    """Rows, and a model whose head is for three labels: its config must not leak into the new one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.work = Workspace(folder / "work")
-        self.model = find_model(ModelRef(path=str(tiny_classifier(folder / "tiny", LABELS))))
-        self.rows = tiny_questions(120)
-        self.data = self._prepare(write_jsonl(folder / "rows.jsonl", self.rows))
-        self.odd_rows = tiny_questions(120, seed=1, unanswerable=3)
-        self.odd_rows.append({**self.odd_rows[0], "answers": []})
-        odd = write_jsonl(folder / "odd.jsonl", self.odd_rows)
-        self.dropping, self.keeping = self._prepare(odd), self._prepare(odd, unanswerable="keep")
-        self.start = base(BaseJob(model=self.model, kind="spans", labels=(), seed=1), self.work)
-
-    def _prepare(self, path: Path, **format: Any) -> PreparedDataset:
-        form = {"kind": "question_answer", "question": "question", "context": "context", "answers": "answers"}
-        form |= {"max_tokens": 16, "stride": 4, **format}
-        dataset = Dataset.model_validate({"source": {"kind": "files", "path": str(path)}, "format": form})
-        job = IngestJob(name="mail", source=dataset.source, files=dataset.source.pin(), limits=dataset.limits)
-        return preprocess(
-            PreprocessJob(
-                name="mail",
-                raw=ingest(job, self.work),
-                dataset=dataset,
-                model=self.model,
-                tokenizer=self.model.tokenizer,
-                trains=True,
-            ),
-            self.work,
-        )
-
-    def train(self, root: Path, tuning: str = "full", **compute: Any) -> Checkpoint:
-        phase = Phase.model_validate(
-            {
-                "name": "tune",
-                "dataset": "mail",
-                "objective": {"kind": "answer_span"},
-                "tuning": {"kind": tuning},
-                "optimizer": Optimizer(learning_rate=3e-3, epochs=2, batch_size=16),
-                "dropout": 0.0,
-            }
-        )
-        job = TrainJob(
-            start=self.start,
-            data=self.data,
-            phase=phase,
-            precision="fp32",
-            seed=7,
-            compute=COMPUTE.model_copy(update=compute),
-        )
-        return train(job, Workspace(root))
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(
+        tmp_path_factory.mktemp("bench"),
+        tiny_questions(120),
+        format={"kind": "question_answer", "question": "question", "context": "context", "answers": "answers"}
+        | {"max_tokens": 16, "stride": 4},
+        objective="answer_span",
+        epochs=2,
+        other_labels=LABELS,
+    )
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+def odd_rows() -> list[dict[str, Any]]:
+    """Every third question has no answer, and one has none and one."""
+    rows = tiny_questions(120, seed=1, unanswerable=3)
+    return [*rows, {**rows[0], "answers": []}]
+
+
+@pytest.fixture(scope="module")
+def dropping(bench: Bench, odd_rows: list[dict[str, Any]]) -> PreparedDataset:
+    return bench.prepare(odd_rows)
+
+
+@pytest.fixture(scope="module")
+def keeping(bench: Bench, odd_rows: list[dict[str, Any]]) -> PreparedDataset:
+    return bench.prepare(odd_rows, unanswerable="keep")
 
 
 @pytest.fixture(scope="module")
 def tuned(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return bench.train(tmp_path_factory.mktemp("tuned"))
-
-
-def losses(checkpoint: Checkpoint) -> list[float]:
-    return [record["loss"] for record in curves.read(checkpoint.path / curves.FILE) if "loss" in record]
 
 
 def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> None:
@@ -144,18 +106,7 @@ def test_lora_trains_the_head_and_publishes_plain_weights(bench: Bench, tmp_path
 
 def test_an_answer_is_the_best_span_of_all_windows(bench: Bench, tuned: Checkpoint) -> None:
     """A second implementation: every pair of tokens of every window, with stock transformers on the raw texts."""
-    evaluation = Evaluation(dataset="mail", metrics=(AnswerExactMatch(), AnswerF1()), resamples=100)
-    job = EvaluateJob(
-        name="target",
-        evaluation=evaluation,
-        candidates=(Candidate.of(tuned),),
-        data=bench.data,
-        split="test",
-        seed=0,
-        compute=COMPUTE,
-    )
-    (cell,) = evaluate(job, bench.work).measured
-    table = read_outcomes(bench.work.root / cell.outcomes)
+    cell, table = bench.measure(tuned, (AnswerExactMatch(), AnswerF1()))
     assert isinstance(table, SpanOutcomes)
     assert cell.rows == len(table) < bench.data.splits["test"].rows
     assert int(table.targets.sum()) == bench.data.splits["test"].rows
@@ -194,42 +145,33 @@ def scores_by_brute_force(model: Any, tokenizer: Any, row: dict[str, Any]) -> tu
     return text, best, min(nothing)
 
 
-def test_unanswerable_questions_are_dropped_or_kept(bench: Bench) -> None:
-    assert bench.dropping.ledger.dropped == {"unanswerable": 41}
-    assert bench.keeping.ledger.dropped == {"conflicting_labels": 2}
-    assert bench.keeping.ledger.kept == 119
+def test_unanswerable_questions_are_dropped_or_kept(dropping: PreparedDataset, keeping: PreparedDataset) -> None:
+    assert dropping.ledger.dropped == {"unanswerable": 41}
+    assert keeping.ledger.dropped == {"conflicting_labels": 2}
+    assert keeping.ledger.kept == 119
 
 
 def test_no_answer_scores_what_the_first_token_does_in_the_window_where_it_says_so_least(
-    bench: Bench, tuned: Checkpoint
+    bench: Bench,
+    tuned: Checkpoint,
+    odd_rows: list[dict[str, Any]],
+    dropping: PreparedDataset,
+    keeping: PreparedDataset,
 ) -> None:
-    evaluation = Evaluation(dataset="mail", metrics=(AnswerExactMatch(), AnswerF1()), resamples=100)
-    job = EvaluateJob(
-        name="odd",
-        evaluation=evaluation,
-        candidates=(Candidate.of(tuned),),
-        data=bench.keeping,
-        split="test",
-        seed=0,
-        compute=COMPUTE,
-    )
-    (cell,) = evaluate(job, bench.work).measured
-    table = read_outcomes(bench.work.root / cell.outcomes)
+    cell, table = bench.measure(tuned, (AnswerExactMatch(), AnswerF1()), keeping)
     assert isinstance(table, SpanOutcomes)
     assert table.null_scores is not None
-    assert 0 < table.unanswerable.sum() < len(table) == cell.rows < bench.keeping.splits["test"].rows
+    assert 0 < table.unanswerable.sum() < len(table) == cell.rows < keeping.splits["test"].rows
     model = AutoModelForQuestionAnswering.from_pretrained(tuned.path / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tuned.path / "model")
-    rows = {hashlib.sha256(canonical_json(row)).hexdigest()[:32]: row for row in bench.odd_rows}
+    rows = {hashlib.sha256(canonical_json(row)).hexdigest()[:32]: row for row in odd_rows}
     for i, row_id in enumerate(table.row_ids):
         text, score, nothing = scores_by_brute_force(model, tokenizer, rows[row_id])
         assert table.predicted[i] == text
         assert (table.scores[i], table.null_scores[i]) == pytest.approx((score, nothing), abs=1e-4)
         assert list(table.answers[i]) == rows[row_id]["answers"]["text"]
     # the same weights on the rows without the unanswerable ones never say that there is no answer
-    dropped = read_outcomes(
-        bench.work.root / evaluate(job.model_copy(update={"data": bench.dropping}), bench.work).measured[0].outcomes
-    )
+    _, dropped = bench.measure(tuned, (AnswerExactMatch(), AnswerF1()), dropping)
     assert isinstance(dropped, SpanOutcomes)
     assert dropped.null_scores is None
     assert not dropped.silent(-1e9).any()

@@ -10,20 +10,19 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from ftlib.artifacts import Candidate, Checkpoint
+from ftlib.artifacts import Checkpoint
 from ftlib.errors import DataError
 from ftlib.metrics import EntityF1, TagAccuracy
 from ftlib.model_folder import find_model
-from ftlib.outcomes import TaggedOutcomes, read_outcomes
+from ftlib.outcomes import TaggedOutcomes
 from ftlib.preflight import check_labels
 from ftlib.recipe import Recipe
-from ftlib.recipe_parts import Evaluation, ModelRef
+from ftlib.recipe_parts import ModelRef
 from ftlib.stages.base import BaseJob, base
-from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import tiny_tagged_rows
 from ftlib.training.batches import PreparedSplit, global_batches
 from ftlib.training.model import load_model
-from tests.ftlib.stages.kit import COMPUTE, Bench, losses
+from tests.ftlib.stages.kit import Bench, losses
 
 TAGS = ("B-BUG", "B-PAY", "I-BUG", "I-PAY", "O")
 
@@ -46,18 +45,7 @@ def tuned(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def table(bench: Bench, checkpoint: Checkpoint) -> TaggedOutcomes:
-    evaluation = Evaluation(dataset="mail", metrics=(EntityF1(), EntityF1(type="BUG"), TagAccuracy()), resamples=100)
-    job = EvaluateJob(
-        name="target",
-        evaluation=evaluation,
-        candidates=(Candidate.of(checkpoint),),
-        data=bench.data,
-        split="test",
-        seed=0,
-        compute=COMPUTE,
-    )
-    (cell,) = evaluate(job, bench.work).measured
-    found = read_outcomes(bench.work.root / cell.outcomes)
+    cell, found = bench.measure(checkpoint, (EntityF1(), EntityF1(type="BUG"), TagAccuracy()))
     assert isinstance(found, TaggedOutcomes)
     assert set(cell.metrics) == {"entity_f1", "entity_f1:BUG", "tag_accuracy"}
     assert cell.metrics["entity_f1"].value == EntityF1().compute(found)
