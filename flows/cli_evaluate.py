@@ -11,14 +11,15 @@ from flows.cli import set_option, work_option
 from flows.cli_interpolate import model_folder
 from flows.console import emit, json_option, stdout_console
 from flows.measuring import Stages, measure
-from flows.registry_view import registry_options, table
+from flows.registry_view import registry_options
+from flows.results_table import Line, print_results
 from ftlib.artifacts import EvalReport, RawDataset
 from ftlib.counted import counted
 from ftlib.errors import ModelError, RecipeError
 from ftlib.outcomes import tables_in
 from ftlib.pins import pin
 from ftlib.recipe import REPORT, SELECTION, Recipe
-from ftlib.results import Difference, adjusted, differences, interval_text
+from ftlib.results import Difference, adjusted, differences
 from ftlib.workspace import Workspace
 
 
@@ -120,12 +121,7 @@ def _print(recipe: Recipe, reports: Sequence[EvalReport], compared: Sequence[Dif
     console = stdout_console()
     for name, evaluation in recipe.evaluations.items():
         cells = [cell for report in reports for cell in report.measured if cell.evaluation == name]
-        metrics = [metric.name for metric in evaluation.metrics]
-        rows = [[cell.candidate, *(interval_text(cell.metrics[metric]) for metric in metrics)] for cell in cells]
         title = f"{name} ({evaluation.role}, {counted(cells[0].rows, 'row')})"
-        drawn = table(["model", *metrics], rows, title)
-        for column in drawn.columns[1:]:
-            column.no_wrap = True
-        console.print(drawn)
+        print_results(console, title, [Line(cell.candidate, cell.metrics) for cell in cells])
     for difference in compared:
         console.print(difference.line(), soft_wrap=True)

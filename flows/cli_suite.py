@@ -7,10 +7,12 @@ import click
 
 from flows.cli_interpolate import model_folder
 from flows.console import emit, json_option, stdout_console
-from flows.registry_view import registry_options, table
+from flows.registry_view import registry_options
+from flows.results_table import Line, print_results
 from ftlib.bootstrap import Resampling
+from ftlib.counted import counted
 from ftlib.errors import RecipeError
-from ftlib.results import Difference, adjusted, interval_text
+from ftlib.results import Difference, adjusted
 
 if TYPE_CHECKING:
     from ftlib.training.suites import TaskScores
@@ -89,11 +91,10 @@ def _record(found: dict[str, list["TaskScores"]], compared: list[Difference], re
 
 def _print(found: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> None:
     console = stdout_console()
-    rows = [
-        [name, scores.task, scores.metric, str(len(scores.values)), interval_text(scores.estimate(resampling))]
-        for name, all_scores in found.items()
-        for scores in all_scores
-    ]
-    console.print(table(["model", "task", "metric", "examples", "value"], rows, "tasks"))
+    for task in dict.fromkeys(scores.task for all_scores in found.values() for scores in all_scores):
+        of_this = {name: [s for s in all_scores if s.task == task] for name, all_scores in found.items()}
+        title = f"{task} ({counted(max(len(s.values) for group in of_this.values() for s in group), 'example')})"
+        lines = [Line(name, {s.metric: s.estimate(resampling) for s in group}) for name, group in of_this.items()]
+        print_results(console, title, lines)
     for difference in compared:
         console.print(difference.line(), soft_wrap=True)

@@ -4,34 +4,23 @@ from pathlib import Path
 from typing import Any
 
 from flows.console import stdout_console
+from flows.results_table import Line, print_results
 from flows.run_record import RunRecord
 from ftlib.artifacts import ModelVersion, Refusal
 from ftlib.counted import counted
 from ftlib.registries import Registry
 from ftlib.registries.s3 import S3
-from ftlib.results import interval_text, results
+from ftlib.results import results
 
 
 def print_summary(record: RunRecord, work: Path) -> None:
     """Print what a run came to."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     console, found = stdout_console(), record.evidence
     rows = results(found.final, found.selection, found.recipe.evaluations)
     for name in found.recipe.evaluations:
         of_this = [row for row in rows if row.evaluation == name]
-        metrics = list(of_this[0].metrics)
         title = f"{name} ({of_this[0].role}, {counted(of_this[0].rows, 'row')})"
-        # Three metrics with intervals fit into 80 columns only without a frame.
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        table.add_column("model", min_width=11)
-        for metric in metrics:
-            table.add_column(metric, no_wrap=True)
-        for row in of_this:
-            cells = [interval_text(row.metrics[metric]) for metric in metrics]
-            table.add_row(row.model, *cells, style="bold" if row.chosen else None)
-        console.print(table)
+        print_results(console, title, [Line(row.model, row.metrics, row.chosen) for row in of_this])
     console.print(f"{found.selection.why}\n", style="dim")
     if record.all_done_before():
         console.print("every stage was done already; nothing changed")

@@ -62,6 +62,14 @@ def test_two_models_on_a_recipe_s_evaluations(place: Path) -> None:
     assert differences["away", "accuracy"]["estimate"]["value"] == pytest.approx(gap)
 
 
+def test_a_narrow_terminal_shows_whole_names(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    result = call(place, place / "one", "--evaluation", "away")
+    assert result.exit_code == 0, result.output
+    assert str(place / "one") in result.stdout.splitlines()
+    assert "…" not in result.stdout
+
+
 def test_what_was_measured_is_not_measured_again(place: Path) -> None:
     call(place, place / "one")
     before = {path: path.stat().st_mtime_ns for path in (place / "work" / "outcomes").glob("*.parquet")}
