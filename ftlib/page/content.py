@@ -10,6 +10,7 @@ from ftlib.artifacts import Estimate
 from ftlib.results import number
 
 Tone = Literal["", "good", "bad", "muted"]
+Mark = Literal["", "chosen", "worst"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A table's row; a marked one is the one to look at."""
+    """A table's row; a marked one is the one to look at, and why."""
 
     cells: Sequence[Cell]
-    marked: bool = False
+    mark: Mark = ""
 
 
 @dataclass(frozen=True)

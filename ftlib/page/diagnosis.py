@@ -17,8 +17,8 @@ class Moved:
     layer: str
     relative: float
     """||theta1 - theta0|| over ||theta0||."""
-    survives: float
-    """Share of the moved elements that still differ from theta0 in the chosen mix, stored as bf16."""
+    survives: float | None
+    """Share of the moved elements that still differ from theta0 in the chosen mix, stored as bf16; None: none moved."""
 
 
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
@@ -52,13 +52,16 @@ def moved(folder: Path, layers: Sequence[Moved], alpha: float) -> Figure:
         names = [layer.layer for layer in layers]
         panels = (
             ([layer.relative for layer in layers], TARGET, "distance moved, relative to theta0"),
-            ([layer.survives for layer in layers], SHIFTED, f"share surviving bf16 at α = {alpha:g}"),
+            ([layer.survives or 0.0 for layer in layers], SHIFTED, f"share surviving bf16 at α = {alpha:g}"),
         )
         for axes, (values, colour, title) in zip(grid[0], panels, strict=True):
             axes.barh(names, values, color=colour, height=0.62)
             axes.invert_yaxis()
             axes.set_title(title, loc="left")
             axes.locator_params(axis="x", nbins=4)  # small distances have long labels
+        for place, layer in enumerate(layers):
+            if layer.survives is None:
+                grid[0][1].text(0.015, place, "did not move", va="center", alpha=0.6)
         grid[0][1].set_xlim(0, 1.02)
         caption = (
             "Left: ||theta1 - theta0|| over ||theta0|| by layer. Right: of the elements that training moved, the share "

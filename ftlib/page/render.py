@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, cast
 
-from ftlib.page.content import Cell, Page
+from ftlib.page.content import Cell, Mark, Page
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -44,7 +44,7 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 
-def _cell(cell: Cell, marked: bool) -> str:
+def _cell(cell: Cell, mark: Mark) -> str:
     text = f"`{cell.text}`" if cell.code and cell.text else _escaped(cell.text)
-    text = f"**{text}**" if marked and text else text
+    text = f"**{text}**" if mark and text else text
     return f"{text} ({cell.range})" if cell.range else text

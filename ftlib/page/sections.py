@@ -21,6 +21,10 @@ from ftlib.recipe import Recipe
 from ftlib.recipe_parts import Evaluation
 from ftlib.results import Difference, Result, number
 
+_SCALES = (
+    "The dashed line is zero. Bars of one metric share a scale; where it runs beyond ±1, as perplexities do, "
+    "every row has its own."
+)
 _TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted"}
 
 
@@ -60,7 +64,7 @@ def results_section(rows: Sequence[Result], confidence: float) -> Section:
             Table(
                 columns=["model", *(metric.replace("_", " ") for metric in metrics)],
                 rows=[
-                    Row([Cell(row.model), *(column[i] for column in columns)], marked=row.chosen)
+                    Row([Cell(row.model), *(column[i] for column in columns)], "chosen" if row.chosen else "")
                     for i, row in enumerate(mine)
                 ],
                 caption=" · ".join(
@@ -75,16 +79,20 @@ def results_section(rows: Sequence[Result], confidence: float) -> Section:
     return Section("results", "Results", lead, tables=tables)
 
 
-def differences_section(found: Sequence[Difference]) -> Section:
-    """Return paired comparisons of the chosen model with what it was made from."""
+def differences_section(found: Sequence[Difference], chosen: str, same: Sequence[str]) -> Section:
+    """Return paired comparisons of the chosen model with what it was made from, but for those that are the `same`."""
+    identical = f"{chosen} has the very weights of {' and '.join(same)}: there is nothing to compare. " if same else ""
+    if not found:
+        return Section("differences", "Is the difference real?", identical.strip())
     tables: list[Table] = []
     for theirs in dict.fromkeys(d.theirs for d in found):
         mine = [d for d in found if d.theirs == theirs]
         tables.append(_difference_table(mine, f"{mine[0].ours} minus {theirs}"))
-    lead = (
+    lead = identical + (
         "Both models on the same rows, resampled together: a difference can be real where the two intervals above "
         "overlap. p is McNemar's exact test for accuracy and the paired bootstrap for the rest, after Holm's "
-        f"adjustment over all {len(found)} comparisons, so that looking at many does not make one stand out by luck."
+        f"adjustment over all {len(found)} comparisons, so that looking at many does not make one stand out by luck. "
+        f"{_SCALES}"
     )
     return Section("differences", "Is the difference real?", lead, tables=tables)
 
@@ -103,8 +111,13 @@ def forgetting_section(
         lead = f"{', '.join(retained)}: both the base model and theta0 have random heads, so there is nothing to lose."
         return Section("forgetting", "Forgetting", lead)
     why = "" if reference.phase == "base" else ", since the base model's own head is random"
-    lead = f"Retained skills, against {reference.phase}{why}. A loss is forgetting."
-    tables = [_difference_table(found, "")] if found else []
+    lead = f"Retained skills, against {reference.phase}{why}. "
+    if not found:
+        return Section(
+            "forgetting", "Forgetting", f"{lead}The chosen model has its very weights: nothing is forgotten."
+        )
+    lead += f"A loss is forgetting. {_SCALES}"
+    tables = [_difference_table(found, "")]
     if divergences:
         lead += " The divergence is how far the answers moved, right or wrong: 0 is nothing. It is per row, for a "
         lead += "language model per token."
@@ -125,10 +138,8 @@ def _p_text(difference: Difference) -> str:
 
 
 def _difference_table(found: Sequence[Difference], caption: str) -> Table:
-    # Metrics have scales of their own, so bars are compared between evaluations and never between metrics.
     cells: dict[int, Cell] = {}
-    for metric in dict.fromkeys(d.metric for d in found):
-        where = [i for i, d in enumerate(found) if d.metric == metric]
+    for where in _of_one_scale(found):
         cells |= zip(where, estimates_on_one_scale([found[i].estimate for i in where], zero=True), strict=True)
     return Table(
         columns=["evaluation", "metric", "difference", "p", "verdict"],
@@ -148,6 +159,17 @@ def _difference_table(found: Sequence[Difference], caption: str) -> Table:
     )
 
 
+def _of_one_scale(found: Sequence[Difference]) -> list[list[int]]:
+    """Return which rows' bars are drawn on one scale; see `_SCALES`."""
+    groups: list[list[int]] = []
+    for metric in dict.fromkeys(d.metric for d in found):
+        where = [i for i, d in enumerate(found) if d.metric == metric]
+        # Perplexities of two corpora differ by orders of magnitude: the smaller would be a dot on zero.
+        wide = any(max(abs(found[i].estimate.low), abs(found[i].estimate.high)) > 1.0 for i in where)
+        groups += [[i] for i in where] if wide else [where]
+    return groups
+
+
 def selection_section(
     selection: Selection, candidates: Candidates, sweep: Sequence[EvalReport], figures: Sequence[Figure]
 ) -> Section:
@@ -162,7 +184,7 @@ def selection_section(
     table = Table(
         columns=["candidate", *(f"{evaluation} {metric}".replace("_", " ") for evaluation, metric in paths)],
         rows=[
-            Row([Cell(name), *(column[i] for column in columns)], marked=name == selection.chosen.name)
+            Row([Cell(name), *(column[i] for column in columns)], "chosen" if name == selection.chosen.name else "")
             for i, name in enumerate(names)
         ],
         caption="validation rows",
@@ -202,7 +224,7 @@ def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
     return Table(
         columns=["slice", "rows", *(metric.replace("_", " ") for metric in metrics)],
         rows=[
-            Row([Cell(name), *texts(facts.rows), *(column[i] for column in columns)], marked=i == 0)
+            Row([Cell(name), *texts(facts.rows), *(column[i] for column in columns)], "" if i else "worst")
             for i, (name, facts) in enumerate(worst_first)
         ],
         caption=f"{cell.evaluation} · {cell.rows:,} rows",
@@ -299,4 +321,5 @@ def lineage_section(
 
 
 def _line(kind: str, name: str, digest: str, fingerprint: str) -> Row:
-    return Row([Cell(kind), Cell(name), Cell(digest[:16], code=True), Cell(fingerprint, code=True)])
+    made_by = Cell(fingerprint, code=True) if fingerprint else Cell("–", tone="muted")
+    return Row([Cell(kind), Cell(name), Cell(digest[:16], code=True), made_by])

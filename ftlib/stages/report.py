@@ -24,7 +24,7 @@ class ReportJob(Job):
     """What the page shows."""
 
     stage: ClassVar[str] = "report"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     evidence: Evidence
 
@@ -49,12 +49,14 @@ def _page(found: Evidence, work: Workspace, folder: Path) -> Page:
     recipe, chosen = found.recipe, found.selection.chosen.name
     rows = results(found.final, found.selection, recipe.evaluations)
     end, theta0 = found.checkpoints[-1].phase, found.checkpoints[max(0, len(found.checkpoints) - 2)].phase
-    compared = adjusted([d for theirs in (end, theta0) for d in _differences(found, work, chosen, theirs)])
+    parts = dict.fromkeys((end, theta0))
+    same = [name for name in parts if _same_weights(found, name)]
+    compared = adjusted([d for name in parts if name not in same for d in _differences(found, work, chosen, name)])
     confidence = max(evaluation.confidence for evaluation in recipe.evaluations.values())
     shown = [
         sections.selection_section(found.selection, found.candidates, found.sweep, _alpha_figures(found, folder)),
         sections.results_section(rows, confidence),
-        sections.differences_section(compared),
+        sections.differences_section(compared, chosen, same),
         _forgetting(found, work),
         sections.slices_section(found.final, found.selection, recipe.evaluations),
         _diagnosis(found, work, folder),
@@ -82,18 +84,23 @@ def _verdict(found: Evidence) -> str:
 
 
 def _differences(found: Evidence, work: Workspace, ours: str, theirs: str) -> list[Difference]:
-    if ours == theirs:
-        return []
     load = tables_in(work.root)
     return list(differences(ours, theirs, found.final, found.recipe.evaluations, load, found.recipe.seed))
+
+
+def _same_weights(found: Evidence, phase: str) -> bool:
+    """Say whether the chosen model is that checkpoint: alpha 0 and 1 are copies, and no copy differs from itself."""
+    return found.selection.chosen.digest() == next(c.weights for c in found.checkpoints if c.phase == phase)
 
 
 def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
     retained = [name for name, evaluation in found.recipe.evaluations.items() if evaluation.role == "retained"]
     reference = retained_reference(found.checkpoints)
-    measured = _differences(found, work, found.selection.chosen.name, reference.phase) if retained and reference else []
+    if not retained or reference is None or _same_weights(found, reference.phase):
+        return sections.forgetting_section([], {}, reference, retained)
+    measured = _differences(found, work, found.selection.chosen.name, reference.phase)
     kept = adjusted([d for d in measured if d.evaluation in retained])
-    moved = divergences(found, work, reference, retained) if reference and measured else {}
+    moved = divergences(found, work, reference, retained) if measured else {}
     return sections.forgetting_section(kept, moved, reference, retained)
 
 
@@ -124,7 +131,7 @@ def _path_figures(found: Evidence, work: Workspace, folder: Path) -> list[Figure
     from ftlib.training.layer_distances import layer_distances
 
     layers = layer_distances(chosen.start.path / "model", chosen.end.path / "model", alpha)
-    moved = [diagnosis.Moved(layer.layer, layer.relative, layer.survives) for layer in layers]
+    moved = [diagnosis.Moved(at.layer, at.relative, at.survives if at.moved else None) for at in layers]
     return [diagnosis.loss_path(folder, alphas, losses), diagnosis.moved(folder, moved, alpha)]
 
 

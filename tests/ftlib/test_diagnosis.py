@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import scipy.stats
 from ftlib.bootstrap import Resampling
 from ftlib.errors import DataError
 from ftlib.outcomes import LabelOutcomes
-from ftlib.page.diagnosis import barrier
+from ftlib.page.diagnosis import Moved, barrier, moved
 from ftlib.results import divergence
 
 
@@ -33,6 +35,13 @@ def answers(seed: int, rows: int = 300, labels: int = 4) -> LabelOutcomes:
 def test_a_barrier_is_what_stands_above_the_chord() -> None:
     assert barrier([0.0, 0.25, 1.0], [1.0, 2.0, 3.0]) == pytest.approx(0.5)
     assert barrier([0.0, 0.5, 1.0], [1.0, 0.5, 1.0]) == 0.0
+
+
+def test_a_layer_that_did_not_move_has_no_share_that_survives(tmp_path: Path) -> None:
+    shown = {survives: moved(tmp_path, [Moved("head", 0.0, survives)], 0.5).svg for survives in (None, 1.0)}
+    words = {survives: "".join(ElementTree.fromstring(svg).itertext()) for survives, svg in shown.items()}
+    assert "did not move" in words[None]
+    assert "did not move" not in words[1.0]
 
 
 def test_a_divergence_is_the_mean_of_scipy_s() -> None:

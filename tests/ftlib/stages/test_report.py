@@ -18,12 +18,13 @@ from ftlib.config import Split
 from ftlib.errors import StorageError
 from ftlib.evidence import Evidence
 from ftlib.metrics import Accuracy
-from ftlib.outcomes import read_outcomes
+from ftlib.outcomes import read_outcomes, tables_in
 from ftlib.page.content import signed
 from ftlib.page.figures import _running_mean
 from ftlib.prepared import TokenRow, split_file, write_split
 from ftlib.recipe import Recipe
-from ftlib.results import interval_text, number, results, retained_reference, text_table
+from ftlib.results import differences, interval_text, number, results, retained_reference, text_table
+from ftlib.significance import holm
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.interpolate import InterpolateJob, interpolate
 from ftlib.stages.report import ReportJob, report
@@ -208,13 +209,34 @@ def test_differences_are_those_of_the_tables(made: tuple[ReportJob, Workspace, R
     chosen = job.evidence.selection.chosen.name
     ours, theirs = (
         read_outcomes(work.root / job.evidence.final[1].of(name, "shifted", "test").outcomes)
-        for name in (chosen, "probe")
+        for name in (chosen, "tune")
     )
     expected = difference(Accuracy(), ours, theirs, Resampling(100, 0.95, 0))
     markdown = (page.path / "report.md").read_text()
-    start = markdown.index(f"{chosen} minus probe")
+    start = markdown.index(f"{chosen} minus tune")
     row = next(line for line in markdown[start:].splitlines() if line.startswith("| shifted | accuracy"))
     assert f"({signed(expected.low)} to {signed(expected.high)})" in row
+
+
+def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
+    work = Workspace(tmp_path / "work")
+    evaluations = recipe().model_dump(mode="json")["evaluations"]
+    evaluations["old"] = {**evaluations["target"], "role": "retained"}
+    fixed = {"rule": "fixed", "by": "shifted/accuracy", "alpha": 0}
+    job = records(tmp_path, work, recipe(select=fixed, evaluations=evaluations))
+    markdown = (report(job, work).path / "report.md").read_text()
+    assert "alpha=0 has the very weights of probe: there is nothing to compare" in markdown
+    assert "alpha=0 minus probe" not in markdown
+    part = markdown[markdown.index("**alpha=0 minus tune**") : markdown.index("## Forgetting")]
+    rows = re.findall(r"^\| (\w+) \| (\w+ ?\w*) \| .* \| ([<.\d ]+) \| \w+ \|$", part, re.MULTILINE)
+    of = job.evidence.recipe.evaluations
+    found = list(differences("alpha=0", "tune", job.evidence.final, of, tables_in(work.root), 0))
+    assert len(found) == 9
+    assert rows == [
+        (d.evaluation, d.metric.replace("_", " "), "< 0.001" if p < 0.001 else f"{p:.3f}")
+        for d, p in zip(found, holm([d.p for d in found]), strict=True)
+    ]
+    assert "its very weights: nothing is forgotten" in markdown[markdown.index("## Forgetting") :]
 
 
 def test_a_table_that_is_gone_is_one_clear_line(made: tuple[ReportJob, Workspace, Report], tmp_path: Path) -> None:
@@ -237,7 +259,8 @@ def test_results_are_the_rows_of_the_terminal(made: tuple[ReportJob, Workspace, 
 def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
     evaluations = recipe().model_dump(mode="json")["evaluations"]
     evaluations["old"] = {**evaluations["target"], "role": "retained"}
-    job = records(tmp_path, Workspace(tmp_path / "work"), recipe(evaluations=evaluations))
+    middle = {"rule": "fixed", "by": "shifted/accuracy", "alpha": 0.5}
+    job = records(tmp_path, Workspace(tmp_path / "work"), recipe(evaluations=evaluations, select=middle))
     page = report(job, Workspace(tmp_path / "work"))
     markdown = (page.path / "report.md").read_text()
     part = markdown[markdown.index("## Forgetting") :]
