@@ -1,13 +1,13 @@
 """`reglage interpolate`: two or more checkpoints to one, without a recipe."""
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -89,23 +89,27 @@ def _merged_weights(
     """Stream the merge; an adapter among the inputs is merged into the first, in a folder of its own meanwhile."""
     from ftlib.training.merge_plan import Input, plan_merge
 
+    adapters = [folder for _, folder in named if is_adapter(folder)]
     (base_name, base), *_ = named
     if is_adapter(base):
         raise ModelError(f"{base_name!r} is an adapter, which stands on another model: give that model as A")
-    with TemporaryDirectory(prefix="reglage-") as scratch:
-        inputs: list[Input] = []
-        for i, (spec, folder) in enumerate(named):
-            whole = Path(scratch) / str(i) if is_adapter(folder) else folder
-            if whole != folder:
-                from ftlib.training.adapters import write_merged
+    notes = list[str]()
+    with ExitStack() as stack:
+        whole: dict[Path, Path] = {}
+        if adapters:
+            from ftlib.training.adapters import stands_elsewhere, write_merged
+            from ftlib.training.merge_files import scratch_beside
 
-                write_merged(folder, base, whole)
-            inputs.append(Input(spec, whole))
-        plan = plan_merge(kernel, inputs, reference=1)
+            scratch = stack.enter_context(scratch_beside(target))
+            for i, adapter in enumerate(dict.fromkeys(adapters)):
+                whole[adapter] = scratch / str(i)
+                write_merged(adapter, base, whole[adapter])
+                notes += [note] if (note := stands_elsewhere(adapter, base)) else []
+        plan = plan_merge(kernel, [Input(spec, whole.get(folder, folder)) for spec, folder in named], reference=1)
         from ftlib.training.merge_files import write_merge  # torch, which no refusal needs
 
         merged = write_merge(plan, target, shard_bytes=shard_bytes, workers=workers, record=_record(kernel, named))
-        return merged.model_dump(mode="json")
+        return {**merged.model_dump(mode="json"), "warnings": [*notes, *merged.warnings]}
 
 
 def _record(kernel: Kernel, named: list[tuple[str, Path]]) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def _record(kernel: Kernel, named: list[tuple[str, Path]]) -> dict[str, Any]:
 
 
 def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard_mb: int | None) -> dict[str, Any]:
-    from ftlib.training.adapters import read_adapter, write_scaled
+    from ftlib.training.adapters import read_adapter, stands_elsewhere, write_scaled
     from ftlib.training.merge_files import appearing
 
     if not isinstance(kernel, Lerp) or kernel.modules or kernel.depth or max_shard_mb:
@@ -132,7 +136,8 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
     base, adapter = folders
     with appearing(target) as work:
         mixed = write_scaled(adapter, base, kernel.alpha, work)
-    return {"lora_alpha": read_adapter(target)["lora_alpha"], "mixed": mixed, "warnings": []}
+    note = stands_elsewhere(adapter, base)
+    return {"lora_alpha": read_adapter(target)["lora_alpha"], "mixed": mixed, "warnings": [note] if note else []}
 
 
 @contextmanager
@@ -142,10 +147,16 @@ def _written(out: str, endpoint_url: str | None) -> Generator[Path]:
         yield Path(out).absolute()
         return
     check_free(out, endpoint_url)
-    with TemporaryDirectory(prefix="reglage-") as scratch:
-        folder = Path(scratch) / "model"
+    from ftlib.training.merge_files import scratch_beside
+
+    with scratch_beside(_cache() / "outgoing" / hashlib.sha256(out.encode()).hexdigest()[:16]) as scratch:
+        folder = scratch / "model"
         yield folder
         put_folder(folder, out, endpoint_url)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reglage"
 
 
 def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
@@ -162,8 +173,6 @@ def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
         raise RecipeError("\n".join(f"--method {method}: {line}" for line in lines)) from None
     if isinstance(kernel, Average) and sorted(kernel.ingredients) != list(range(count)):
         raise RecipeError(f"--method average takes all {count} checkpoints; leave out what should not be in it")
-    if isinstance(kernel, Lerp) and (kernel.alpha in (0.0, 1.0)) and not (kernel.modules or kernel.depth):
-        click.echo(f"alpha {kernel.alpha:g} is a byte copy of {'A' if kernel.alpha == 0.0 else 'B'}", err=True)
     return kernel
 
 
@@ -187,7 +196,7 @@ def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
 
     That is a version, pulled from the registry, or a folder of a bucket.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reglage"
+    cache = _cache()
     if spec.startswith("s3://"):
         return fetch_folder(spec, cache / "folders", endpoint_url)
     folder = Path(spec).expanduser()
@@ -213,5 +222,8 @@ def _print(record: dict[str, Any]) -> None:
         made = f"lora_alpha {record['lora_alpha']:g}, {len(record['mixed'])} tensors mixed with A's"
         click.echo(f"the adapter at alpha {record['merge']['alpha']:g} is in {record['folder']}: {made}")
         return
+    if record["copied"] == record["tensors"] and record["merge"]["kind"] == "lerp":
+        which = "A" if record["merge"]["alpha"] == 0.0 else "B"
+        click.echo(f"alpha {record['merge']['alpha']:g} is a byte copy of {which}", err=True)
     made = f"{record['tensors']} tensors, {record['copied']} of them copied, {record['bytes'] / 1e6:.1f} MB"
     click.echo(f"{record['merge']['kind']} of {', '.join(record['checkpoints'])} is in {record['folder']}: {made}")

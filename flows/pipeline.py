@@ -26,6 +26,7 @@ from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.train import runs_on_ray
+from ftlib.training.merge_plan import check_patterns
 from ftlib.training_rows import UsedRows
 from tasks.assess import evaluate, interpolate, select
 from tasks.data import ingest, preprocess
@@ -66,6 +67,7 @@ def find_best(r: Recipe, run: Runner, data: Data) -> Evidence:
     siblings = jobs.found_siblings(r, run.work)
 
     trail = [run(base, jobs.base_job(r, data.model, data.labels))]
+    check_patterns(r.interpolation.patterns(), trail[0].path / "model")
     with RayWhenNeeded(r.compute) as ray:  # it starts while a probe is fitted, for the phase after that
         for phase, following in zip_longest(r.phases, r.phases[1:]):
             job = jobs.train_job(r, phase, trail[-1], prepared)

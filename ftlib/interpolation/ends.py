@@ -31,6 +31,10 @@ class TwoEnds(Config):
         """Say whether what was measured of its points gives it more points."""
         return False
 
+    def patterns(self) -> tuple[str, ...]:
+        """Return the tensor patterns that the recipe names; each must fit a tensor."""
+        return ()
+
 
 class WithSiblings(Config):
     """theta0, theta1 and more checkpoints that were trained from the very same theta0."""
@@ -47,3 +51,7 @@ class WithSiblings(Config):
     def adaptive(self) -> bool:
         """Say whether what was measured of its points gives it more points."""
         return False
+
+    def patterns(self) -> tuple[str, ...]:
+        """Return the tensor patterns that the recipe names; each must fit a tensor."""
+        return ()

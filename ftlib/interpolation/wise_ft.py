@@ -36,6 +36,10 @@ class WiseFT(TwoEnds):
         """See TwoEnds."""
         return self.refine > 0
 
+    def patterns(self) -> tuple[str, ...]:
+        """See TwoEnds."""
+        return tuple(self.modules)
+
     def points(
         self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
     ) -> tuple[Candidate, ...]:

@@ -93,11 +93,13 @@ def write_scaled(
             "write merged weights instead"
         )
     tensors = _tensors(adapter)
+    spans = tensor_spans(base)
+    if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
+        _check_fit(tensors, spans, adapter, base)
     whole = [name for name in tensors if ".lora_" not in name] if alpha != 1.0 else []
     if alpha != 1.0:
         config["lora_alpha"] = config["lora_alpha"] * alpha
         config["alpha_pattern"] = {key: value * alpha for key, value in (config.get("alpha_pattern") or {}).items()}
-    spans = tensor_spans(base)
     for name in whole:
         tensors[name] = _mixed(_base_span(name, tensors[name], spans, base), tensors[name], alpha)
     out.mkdir(parents=True, exist_ok=True)
@@ -107,6 +109,30 @@ def write_scaled(
     (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     copy_tokenizer(adapter, out)
     return whole
+
+
+def _check_fit(tensors: dict[str, Tensor], spans: dict[str, Span], adapter: Path, base: Path) -> None:
+    """Raise ModelError if a low-rank pair has no tensor of the base to stand on, or one of another shape."""
+    for name, a in tensors.items():
+        inner, lora_a, rest = name.partition(".lora_A.")
+        if not lora_a or f"{inner}.lora_B.{rest}" not in tensors:
+            continue
+        below = spans.get(_WRAPPERS.sub(".", inner.removeprefix(_PREFIX)) + ".weight")
+        made = (tensors[f"{inner}.lora_B.{rest}"].shape[0], a.shape[1])
+        if below is None or sorted(below.shape[:2]) != sorted(made):  # GPT-2 keeps its matrices the other way round
+            has = "no such tensor" if below is None else f"one of shape {[*below.shape]}"
+            raise ModelError(
+                f"{adapter} changes {inner.removeprefix(_PREFIX)!r} by a matrix of shape {[*made]}, and {base} has "
+                f"{has}; give the model that the adapter was trained over"
+            )
+
+
+def stands_elsewhere(adapter: Path, base: Path) -> str | None:
+    """Say so if the folder that an adapter names as its base model is there, and is another one."""
+    named = str(read_adapter(adapter).get("base_model_name_or_path") or "")
+    if not named or not Path(named).is_dir() or Path(named).samefile(base):
+        return None
+    return f"{adapter} was trained over {named}, by its config, and A is {base}; that they are the same is your word"
 
 
 def _tensors(adapter: Path) -> dict[str, Tensor]:
@@ -157,7 +183,7 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
             raise ValueError(f"{len(stray)} tensors are on one side only, among them {stray[0]}")
         merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
+        first = next((line for line in str(error).split("\n") if line and not line.endswith(":")), repr(error)).strip()
         raise ModelError(f"{adapter} ({config['peft_type']}) cannot be merged into {base}: {first}") from error
     spans = tensor_spans(base)
     for name, tensor in (*merged.named_parameters(), *merged.named_buffers()):

@@ -99,7 +99,7 @@ def write_merge(
         copied=sum(not task.mixes for task in plan.tasks),
         bytes=sum(file.size for file in layout),
         weights=weights,
-        warnings=warnings,
+        warnings=(*plan.warnings, *warnings),
     )
 
 
@@ -210,6 +210,23 @@ def appearing(out: Path) -> Generator[Path]:
                 out.rmdir()  # it is empty, or this fails
             work.rename(out)
             flush_folder(out.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def scratch_beside(out: Path) -> Generator[Path]:
+    """Give a hidden folder on `out`'s disk while the block runs; what a killed one left there is removed first.
+
+    Raises BusyError if another process has it.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.scratch")
+    with _locked_folder(work):
+        for leftover in work.iterdir():
+            shutil.rmtree(leftover)
+        try:
+            yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
@@ -13,7 +14,7 @@ from ftlib.merging import Kernel, Lerp, Place
 from ftlib.model_folder import read_config
 from ftlib.parameter_names import is_embedding, layer_of
 from ftlib.training.tensor_files import FLOATING, ITEM_BYTES, Span, tensor_spans
-from ftlib.training.vocabulary import new_tokens
+from ftlib.training.vocabulary import check_labels, has_vocabulary, new_tokens
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,16 @@ class Plan:
     """The input whose layout, config and tokenizer the result has."""
     tasks: tuple[Task, ...]
     """In the order in which the reference's files hold them."""
+    warnings: tuple[str, ...] = ()
+    """What could not be checked."""
 
 
 def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Plan:
     """Decide every tensor's fate. Keys of the result are the keys of every input.
 
     Raises ModelError, naming the tensors, for inputs that differ in keys, dtypes or shapes, are quantised, or number
-    their tokens differently; for a pattern of the method that fits no tensor. Inputs whose vocabulary has grown are
-    fine on a straight line: rows of shared tokens are mixed, rows of new tokens are theta1's.
+    their tokens or labels differently; for a pattern of the method that fits no tensor. Inputs whose vocabulary has
+    grown are fine on a straight line: rows of shared tokens are mixed, rows of new tokens are theta1's.
     """
     for item in inputs:
         _check_config(item)
@@ -83,24 +86,44 @@ def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Plan:
     _check_keys(inputs, spans, reference)
     _check_ties(inputs)
     _check_dtypes(inputs, spans)
+    for item in inputs[1:]:
+        check_labels(inputs[0].folder, item.folder, (inputs[0].name, item.name))
     fresh = _new_rows(kernel, inputs, spans)
+    sizes = {read_config(item.folder).get("vocab_size") for item in inputs} if fresh else set[int]()
+    rows = next(iter(sizes)) if len(sizes) == 1 else None
     layers = 1 + max((layer for name in spans[0] if (layer := layer_of(name)) is not None), default=0)
     tasks = [
-        _task(kernel, name, tuple(each[name] for each in spans), reference, layers, fresh) for name in spans[reference]
+        _task(kernel, name, tuple(each[name] for each in spans), reference, layers, fresh, rows)
+        for name in spans[reference]
     ]
-    for pattern in kernel.patterns():
-        if not any(fnmatchcase(name, pattern) for name in spans[reference]):
-            raise ModelError(f"pattern {pattern!r} fits none of the {len(tasks)} tensors; one is {tasks[0].place.name}")
-    return Plan(kernel, tuple(inputs), reference, tuple(tasks))
+    check_patterns(kernel.patterns(), inputs[reference].folder)
+    return Plan(kernel, tuple(inputs), reference, tuple(tasks), tuple(_unchecked(inputs, reference)))
+
+
+def check_patterns(patterns: Sequence[str], folder: Path) -> None:
+    """Raise ModelError if a pattern fits no tensor of a model folder; before training its base will do."""
+    names = list(tensor_spans(folder)) if patterns else []
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = ", ".join(get_close_matches(pattern, names, n=2, cutoff=0.3)) or names[0]
+            raise ModelError(f"pattern {pattern!r} fits none of the {len(names)} tensors; near it: {near}")
 
 
 def _task(
-    kernel: Kernel, name: str, spans: tuple[Span, ...], reference: int, layers: int, fresh: frozenset[int]
+    kernel: Kernel,
+    name: str,
+    spans: tuple[Span, ...],
+    reference: int,
+    layers: int,
+    fresh: frozenset[int],
+    rows: int | None,
 ) -> Task:
     span, place = spans[reference], Place(name, _depth(name, layers))
     task = Task(place, spans, span.kind, (), compare=span.dtype not in FLOATING)
     source = reference if task.compare else kernel.source_of(place)
-    if not task.compare and len({each.shape for each in spans}) > 1:
+    # A vocabulary may have grown into rows that were there for it: of tensors outside the layers, those with its size.
+    grown = len({each.shape for each in spans}) > 1 or (layer_of(name) is None and span.shape[:1] == (rows,))
+    if not task.compare and grown:
         return replace(task, segments=tuple(_row_segments(span.shape, spans[0].shape[0], fresh, source)))
     return replace(task, segments=(Segment(0, task.elements, source),))
 
@@ -163,7 +186,7 @@ def _check_dtypes(inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> 
 
 
 def _new_rows(kernel: Kernel, inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> frozenset[int]:
-    """Return the rows of tokens that only theta1 has, where shapes say that its vocabulary has grown."""
+    """Return the rows of tokens that only theta1 has; all others must have one id in all inputs."""
     other = [
         (name, item, each[name])
         for item, each in zip(inputs[1:], spans[1:], strict=True)
@@ -173,7 +196,23 @@ def _new_rows(kernel: Kernel, inputs: Sequence[Input], spans: Sequence[dict[str,
     for name, item, span in other:
         if not _may_have_grown(kernel, inputs, spans[0][name], span):
             raise _different(name, spans[0][name], span, inputs[0], item)
-    return new_tokens(inputs[0].folder, inputs[1].folder) if other else frozenset()
+    if not other and not all(has_vocabulary(item.folder) for item in inputs):
+        return frozenset()  # which `_unchecked` says
+    found = [new_tokens(inputs[0].folder, item.folder, (inputs[0].name, item.name)) for item in inputs[1:]]
+    if any(found) and not (isinstance(kernel, Lerp) and len(inputs) == 2):
+        item = inputs[1 + next(i for i, new in enumerate(found) if new)]
+        raise ModelError(
+            f"{item.name!r} has tokens that {inputs[0].name!r} has not; a vocabulary that has grown is merged on the "
+            "straight line of two checkpoints only"
+        )
+    return found[0] if found else frozenset()
+
+
+def _unchecked(inputs: Sequence[Input], reference: int) -> Iterator[str]:
+    bare = [item.name for item in inputs if not has_vocabulary(item.folder)]
+    if bare and len(bare) < len(inputs):
+        without = "; the result has none either" if inputs[reference].name in bare else ""
+        yield f"{', '.join(bare)} has no tokenizer: that its tokens mean the same is not checked{without}"
 
 
 def _may_have_grown(kernel: Kernel, inputs: Sequence[Input], before: Span, after: Span) -> bool:
@@ -184,7 +223,9 @@ def _may_have_grown(kernel: Kernel, inputs: Sequence[Input], before: Span, after
 
 
 def _different(name: str, ours: Span, theirs: Span, here: Input, there: Input) -> ModelError:
-    return ModelError(f"tensor {name!r} is {_kind(ours)} in {here.name!r} but {_kind(theirs)} in {there.name!r}")
+    remedy = "; save one of them with the other's dtype first" if ours.shape == theirs.shape else ""
+    found = f"tensor {name!r} is {_kind(ours)} in {here.name!r} but {_kind(theirs)} in {there.name!r}"
+    return ModelError(found + remedy)
 
 
 def _kind(span: Span) -> str:

@@ -10,6 +10,7 @@ from ftlib.artifacts import Checkpoint
 from ftlib.config import Config
 from ftlib.errors import ModelError
 from ftlib.merging import Average, Kernel
+from ftlib.model_folder import weights_digest
 from ftlib.versions import MANIFEST
 from ftlib.workspace import RECORD, read_record
 
@@ -43,8 +44,13 @@ def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
     weights, or theta0 still has its random head.
     """
     known = [(name, recorded(folder)) for name, folder in folders]
-    tuned = known if isinstance(kernel, Average) else known[1:]
-    (start_name, start) = known[0]
+    if isinstance(kernel, Average):
+        tuned, (start_name, start) = known, next((each for each in known if each[1]), known[0])
+    else:
+        tuned, (start_name, start) = known[1:], known[0]
+        if start is None and any(record and record.parent for _, record in tuned):
+            # A fine-tune on record names its start; hashing a folder is what finding out takes.
+            start = Recorded(weights=weights_digest(folders[0][1]), parent=None)
     if start and start.fresh_head:
         raise ModelError(f"{start_name!r} still has the random head it was made with; a line from it means nothing")
     theta0 = start and (start.parent if isinstance(kernel, Average) else start.weights)
@@ -55,4 +61,4 @@ def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
                 f"{(theta0 or 'none')[:12]}: only checkpoints of one start lie in one basin; "
                 "give the weights it started from as A"
             )
-    return all(record is not None for _, record in known)
+    return start is not None and all(record is not None for _, record in tuned)

@@ -1,4 +1,4 @@
-"""Two tokenizers compared by token string: which rows of an embedding mean the same."""
+"""Two models' tokens and labels compared by their strings: which rows of their tensors mean the same."""
 
 from __future__ import annotations
 
@@ -7,27 +7,57 @@ from pathlib import Path
 from typing import Any, cast
 
 from ftlib.errors import ModelError
+from ftlib.model_folder import labels_of
+
+_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "added_tokens.json")
 
 
-def new_tokens(before: Path, after: Path) -> frozenset[int]:
-    """Return the ids that only the second folder's tokenizer has.
+def check_labels(before: Path, after: Path, names: tuple[str, str]) -> None:
+    """Raise ModelError if both folders name their labels, and not the same in the same order."""
+    ours, theirs = _named_labels(before), _named_labels(after)
+    if ours and theirs and ours != theirs:
+        raise ModelError(
+            f"{names[0]!r} and {names[1]!r} have different labels, or another order: {', '.join(ours)} against "
+            f"{', '.join(theirs)}; rows of their heads mean different things"
+        )
+
+
+def _named_labels(folder: Path) -> tuple[str, ...]:
+    """Return the labels, but none where they are only what transformers calls labels without a name."""
+    labels = labels_of(folder)
+    return () if labels == tuple(f"LABEL_{i}" for i in range(len(labels))) else labels
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Say whether a folder's tokens can be read."""
+    return any((folder / name).is_file() for name in _FILES)
+
+
+def new_tokens(before: Path, after: Path, names: tuple[str, str]) -> frozenset[int]:
+    """Return the ids that only the second folder's tokenizer has; `names` is how messages call the two.
 
     Raises ModelError if a token of the first has another id in the second, or is gone: rows would be mixed that mean
     different tokens, and the result would look fine and talk nonsense.
     """
-    old, new = _vocabulary(before), _vocabulary(after)
+    if all(_bytes(before / name) == _bytes(after / name) for name in _FILES) and has_vocabulary(before):
+        return frozenset()
+    old, new = _vocabulary(before, names[0]), _vocabulary(after, names[1])
     moved = sorted((id, token) for token, id in old.items() if new.get(token) != id)
     if moved:
         id, token = moved[0]
         now = f"has id {new[token]}" if token in new else "is gone"
         raise ModelError(
-            f"{len(moved)} tokens of {before} are not at their place in {after}, first {token!r} with id {id}, which "
-            f"{now} there; only tokens added at the end can be merged"
+            f"{len(moved)} tokens of {names[0]!r} are not at their place in {names[1]!r}, first {token!r} with id "
+            f"{id}, which {now} there; only tokens added at the end can be merged"
         )
     return frozenset(new[token] for token in new.keys() - old.keys())
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _vocabulary(folder: Path, name: str) -> dict[str, int]:
     """Read token strings and ids from `tokenizer.json`, or from the older files."""
     found: dict[str, int] = {}
     if (folder / "tokenizer.json").is_file():
@@ -45,7 +75,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
         found |= _json(folder / "added_tokens.json")
     if not found:
         raise ModelError(
-            f"{folder} has no tokenizer.json, vocab.json or vocab.txt; its embeddings have another number of rows, and "
+            f"{name!r} has no tokenizer.json, vocab.json or vocab.txt; its embeddings have another number of rows, and "
             "which of them mean the same can be told by the tokens alone"
         )
     return found

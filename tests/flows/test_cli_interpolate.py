@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from flows.cli import main
 from ftlib.artifacts import Checkpoint
 from ftlib.model_registry import ModelRegistry
 from ftlib.storage import LocalStore
-from ftlib.testing import tiny_checkpoint
+from ftlib.testing import LABELS, tiny_causal_lm, tiny_checkpoint
 from ftlib.versions import Manifest, file_of
 from ftlib.workspace import RECORD
 
@@ -79,6 +81,87 @@ def test_checkpoints_that_do_not_belong_together_are_refused(trail: list[Checkpo
     assert result.exit_code == 4
     assert "only checkpoints of one start lie in one basin" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def copied(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to))
+
+
+def rewritten(folder: Path, file: str, change: Callable[[Any], None]) -> Path:
+    content = json.loads((folder / file).read_text())
+    change(content)
+    (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+def test_labels_in_another_order_are_refused(trail: list[Checkpoint], tmp_path: Path) -> None:
+    a, b = (copied(c.path / "model", tmp_path / str(i)) for i, c in enumerate(trail[:2]))
+
+    def turned(config: Any) -> None:
+        config["id2label"] = dict(zip(config["id2label"], reversed(config["id2label"].values()), strict=True))
+
+    rewritten(b, "config.json", turned)
+    result = call(a, b, "--alpha", 0.5, "--out", tmp_path / "out")
+    assert result.exit_code == 4
+    assert "have different labels, or another order: " + ", ".join(LABELS) in result.output
+
+    def nameless(config: Any) -> None:
+        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(len(LABELS))}
+
+    rewritten(b, "config.json", nameless)  # what transformers calls labels that nobody named says nothing
+    assert call(a, b, "--alpha", 0.5, "--out", tmp_path / "out").exit_code == 0
+
+
+def test_tokens_that_moved_are_refused_though_shapes_agree(trail: list[Checkpoint], tmp_path: Path) -> None:
+    a, b = (copied(c.path / "model", tmp_path / str(i)) for i, c in enumerate(trail[:2]))
+    vocabulary = json.loads((b / "tokenizer.json").read_text())["model"]["vocab"]
+    first, second = [token for token in vocabulary if token.isalpha()][:2]
+
+    def swapped(content: Any) -> None:
+        words = content["model"]["vocab"]
+        words[first], words[second] = words[second], words[first]
+
+    rewritten(b, "tokenizer.json", swapped)
+    result = call(a, b, "--alpha", 0.5, "--out", tmp_path / "out")
+    assert result.exit_code == 4
+    assert f"2 tokens of {str(a)!r} are not at their place in {str(b)!r}, first" in result.output
+
+
+def test_tokens_added_to_rows_that_waited_for_them_are_the_fine_tunes(trail: list[Checkpoint], tmp_path: Path) -> None:
+    a, b = (copied(c.path / "model", tmp_path / str(i)) for i, c in enumerate(trail[:2]))
+
+    def dropped(content: Any) -> None:
+        words = content["model"]["vocab"]
+        del words[max(words, key=words.__getitem__)]
+
+    rewritten(a, "tokenizer.json", dropped)  # its last row is there, and no token's
+    words = ["--out", tmp_path / "out"]
+    assert call(a, b, "--alpha", 0.3, *words).exit_code == 0
+    name = "bert.embeddings.word_embeddings.weight"
+    start, end, mixed = (tensors(folder)[name] for folder in (a, b, tmp_path / "out"))
+    assert (mixed[-1] == end[-1]).all()
+    np.testing.assert_allclose(mixed[:-1], 0.7 * start[:-1] + 0.3 * end[:-1], atol=1e-7)
+    result = call(a, b, "--method", "slerp", "--alpha", 0.3, "--out", tmp_path / "other")
+    assert "a vocabulary that has grown is merged on the straight line" in result.output
+
+
+def test_a_missing_tokenizer_is_said(trail: list[Checkpoint], tmp_path: Path) -> None:
+    b = copied(trail[1].path / "model", tmp_path / "b")
+    for path in b.glob("*token*"):
+        path.unlink()
+    result = call(trail[0].path / "model", b, "--alpha", 0.3, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "has no tokenizer: that its tokens mean the same is not checked; the result has none either" in result.output
+
+
+def test_a_start_that_is_not_on_record_is_known_by_its_bytes(trail: list[Checkpoint], tmp_path: Path) -> None:
+    plain = copied(trail[0].path / "model", tmp_path / "plain")
+    result = call(plain, trail[1].path, "--alpha", 0.3, "--out", tmp_path / "out", "--json")
+    assert json.loads(result.stdout)["lineage_known"] is True
+    other = copied(trail[2].path / "model", tmp_path / "other")
+    result = call(other, trail[1].path, "--alpha", 0.3, "--out", tmp_path / "wrong")
+    assert result.exit_code == 4
+    assert "give the weights it started from as A" in result.output
 
 
 def test_published_versions_are_pulled(
@@ -143,6 +226,31 @@ def test_an_adapter_is_moved_without_a_merge(trail: list[Checkpoint], tmp_path: 
     start, end, moved = tensors(base), merged_by_peft(base, adapter), merged_by_peft(base, tmp_path / "out")
     for name, value in moved.items():
         np.testing.assert_allclose(value, 0.7 * start[name] + 0.3 * end[name], atol=1e-6, err_msg=name)
+
+
+def test_what_a_killed_merge_of_adapters_left_goes_with_the_next(trail: list[Checkpoint], tmp_path: Path) -> None:
+    base = trail[0].path / "model"
+    adapter = adapter_of(base, tmp_path / "adapter")
+    left = tmp_path / ".out.scratch" / "0"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half of a model")
+    assert call(base, adapter, "--alpha", 0.3, "--out", tmp_path / "out").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out"]
+
+
+def test_another_base_than_the_adapter_names_is_said(trail: list[Checkpoint], tmp_path: Path) -> None:
+    base = trail[0].path / "model"
+    adapter = adapter_of(base, tmp_path / "adapter")
+    other = copied(trail[1].path / "model", tmp_path / "other")
+    for words in ([], ["--as-adapter"]):
+        result = call(other, adapter, "--alpha", 0.3, *words, "--out", tmp_path / f"out{len(words)}")
+        assert result.exit_code == 0
+        assert f"was trained over {base}, by its config, and A is {other}" in result.output
+    result = call(
+        tiny_causal_lm(tmp_path / "lm"), adapter, "--alpha", 0.3, "--as-adapter", "--out", tmp_path / "lm_out"
+    )
+    assert result.exit_code == 4
+    assert "give the model that the adapter was trained over" in result.output
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_a_damaged_adapter_is_one_line(spoil: Any, message: str, base: Path, tmp
 def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
     wide = tiny_classifier(tmp_path / "wide", ("a", "b", "c"), hidden=64)
     adapter = tuned(tmp_path / "adapter", base, modules_to_save=["classifier"])
-    with pytest.raises(ModelError, match=r"whole|has it with"):
+    with pytest.raises(ModelError, match="give the model that the adapter was trained over"):
         write_scaled(adapter, wide, 0.5, tmp_path / "out")
     with pytest.raises(ModelError, match="cannot be merged into"):
         write_merged(adapter, wide, tmp_path / "out")
