@@ -198,6 +198,10 @@ def _select_misfits(recipe: Recipe) -> Iterator[str]:
     if (select.rule in ("constrained", "knee")) != (select.subject_to is not None):
         wish = "remove it" if select.subject_to else "give it"
         yield f"select.subject_to: 'constrained' and 'knee' read it, no other rule; the rule is {select.rule!r}: {wish}"
+    if "max_drop" in select.model_fields_set and select.rule != "constrained":
+        yield f"select.max_drop: 'constrained' reads it, no other rule; the rule is {select.rule!r}: remove it"
+    if select.rule == "knee" and select.by == select.subject_to:
+        yield f"select: a knee lies between two metrics, and by and subject_to are both {select.by!r}"
     if select.by in select.plus:
         yield f"select.plus: {select.by!r} is select.by already, with weight 1; leave it out"
     yield from _fixed_alpha_misfits(recipe)

@@ -13,7 +13,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.finetune import finetune
 from ftlib.artifacts import ModelVersion, Refusal
-from ftlib.errors import BusyError, DataError
+from ftlib.errors import BusyError, DataError, ModelError
 from ftlib.workspace import exclusive
 
 pytestmark = pytest.mark.prefect
@@ -46,6 +46,16 @@ def states_of(state: State) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def first(tiny_recipe: Path, work: Path) -> State:
     return finetune(str(tiny_recipe), work=str(work), return_state=True)
+
+
+def test_a_pattern_of_the_interpolation_that_fits_nothing_is_found_before_training(
+    first: State, tiny_recipe: Path, work: Path
+) -> None:
+    overrides = ['interpolation={kind: wise_ft, modules: {"classifer.*": 1.0}}', "phases.-1.optimizer.epochs=3"]
+    state = finetune(str(tiny_recipe), overrides=overrides, work=str(work), return_state=True)
+    with pytest.raises(ModelError, match=r"'classifer\.\*' fits none of .* near it: classifier"):
+        state.result()
+    assert not any(name.startswith("train") for name in states_of(state))
 
 
 def test_a_run_ends_with_a_published_version_and_its_record(first: State, work: Path, tiny_recipe: Path):

@@ -18,6 +18,11 @@ from ftlib.testing import tiny_recipe
         ({"rule": "constrained", "by": "away/accuracy"}, "select.subject_to: .* the rule is 'constrained': give it"),
         ({"rule": "knee", "by": "away/accuracy"}, "select.subject_to: .* the rule is 'knee': give it"),
         ({"by": "away/accuracy", "subject_to": "away/accuracy"}, "the rule is 'best': remove it"),
+        ({"by": "away/accuracy", "max_drop": 0.1}, "select.max_drop: .* the rule is 'best': remove it"),
+        (
+            {"rule": "knee", "by": "away/accuracy", "subject_to": "away/accuracy"},
+            "a knee lies between two metrics, and by and subject_to are both 'away/accuracy'",
+        ),
         ({"rule": "fixed", "by": "away/accuracy"}, "'fixed' and alpha go together"),
         ({"by": "away/accuracy", "alpha": 0.5}, "'fixed' and alpha go together"),
         ({"rule": "fixed", "alpha": 0.4, "by": "away/accuracy"}, "no candidate will lie at 0.4; .* has 0, 0.5, 1"),
