@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from ftlib.page.content import Figure
-from ftlib.page.figures import SHIFTED, TARGET, canvas, colours, saved
+from ftlib.page.figures import SHIFTED, TARGET, canvas, colours, plain, saved
+
+_SCORES = " Of a score it is a normal distribution's with variance 1: half the squared error + 0.919."
+_STYLES: tuple[dict[str, Any], ...] = (
+    {"marker": "o"},
+    {"marker": "s", "linestyle": (0, (5, 3))},
+    {"marker": "^", "linestyle": (0, (2, 2))},
+)
+"""Where lines nearly coincide, the lower ones show through the gaps."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +38,29 @@ def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
     )
 
 
-def loss_path(folder: Path, alphas: Sequence[float], losses: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw every evaluation's loss along alpha with the chord between its ends."""
+def loss_path(
+    folder: Path, alphas: Sequence[float], losses: Mapping[str, Sequence[float]], *, of_scores: bool = False
+) -> Figure:
+    """Draw every evaluation's loss along alpha with the chord between its ends; equal ones, of one dataset, once."""
+    together: dict[tuple[float, ...], list[str]] = {}
+    for name, values in losses.items():
+        together.setdefault(tuple(round(value, 6) for value in values), []).append(name)
     with canvas(6.4, 3.6, 1, 1) as (figure, grid):
         axes = grid[0][0]
-        for (name, values), colour in zip(losses.items(), colours(len(losses)), strict=True):
-            axes.plot(alphas, values, color=colour, marker="o", markersize=3.6, linewidth=1.8, label=name)
+        for (names, style), colour in zip(
+            zip(together.values(), cycle(_STYLES), strict=False), colours(len(together)), strict=True
+        ):
+            values, label = losses[names[0]], plain(" and ".join(names))
+            axes.plot(alphas, values, color=colour, label=label, linewidth=1.8, markersize=4.2, **style)
             axes.plot([0, 1], [values[0], values[-1]], color=colour, linewidth=1.0, linestyle=(0, (2, 3)), alpha=0.7)
         axes.set_xlabel("α")
         axes.set_title("loss along the path", loc="left")
         axes.legend(frameon=False, loc="best")
         words = "; ".join(f"{name} {barrier(alphas, values):.3f}" for name, values in losses.items())
         caption = (
-            "Negative log-likelihood (nats) on the validation rows by alpha; dotted, the line between the ends. "
-            f"Barrier, its largest height above that line: {words}. Near 0, the ends lie in one basin."
+            f"Negative log-likelihood (nats) on the validation rows by alpha.{_SCORES if of_scores else ''} "
+            "Dotted, the line between the ends. Barrier, its largest height above that line: "
+            f"{words}. Near 0, the ends lie in one basin."
         )
         return saved(figure, folder, "loss_path", caption)
 

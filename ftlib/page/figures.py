@@ -10,27 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlib.artifacts import Estimate
 from ftlib.page.content import Figure
 
 TARGET, SHIFTED, CHOSEN = "#3b82f6", "#f0742b", "#c026d3"
 PALETTE = (TARGET, SHIFTED, "#0f9d76", "#8b5cf6", "#d4a017")
 INK = "#1f2430"  # becomes `currentColor` in the SVG, so that axes and words follow the page into the dark
 _FONT = "ui-sans-serif, system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One evaluation's metric along alpha."""
-
-    evaluation: str
-    metric: str
-    values: Sequence[Estimate]
-
-    @property
-    def label(self) -> str:
-        """Return evaluation and metric in words."""
-        return f"{self.evaluation} {self.metric}".replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -41,76 +26,6 @@ class Curve:
     loss: Sequence[tuple[float, float]]
     validation: Sequence[tuple[float, float]]
     rate: Sequence[tuple[float, float]]
-
-
-def alpha_curve(
-    folder: Path,
-    alphas: Sequence[float],
-    chosen: int,
-    target: Line | None,
-    shifted: Line | None,
-    name: str = "alpha_curve",
-) -> Figure:
-    """Draw target against shifted (or retained) score along the line from theta0 to theta1, and both against alpha."""
-    lines = [line for line in (target, shifted) if line is not None]
-    both = target is not None and shifted is not None
-    with canvas(9.6 if both else 6.4, 4.0, 1, 2 if both else 1) as (figure, grid):
-        axes = grid[0]
-        if target is not None and shifted is not None:
-            _tradeoff(axes[0], alphas, chosen, target, shifted)
-        _by_alpha(axes[-1], alphas, chosen, lines)
-        words = " and ".join(line.label for line in lines)
-        caption = (
-            f"Left: {lines[0].label} against {lines[-1].label} along the line from the start of the last phase "
-            f"(alpha 0) to its end (alpha 1). Right: the same by alpha. "
-            if both
-            else f"{words} by alpha, from the start of the last phase (alpha 0) to its end (alpha 1). "
-        )
-        return saved(figure, folder, name, caption + "Bars and bands are confidence intervals, on the validation rows.")
-
-
-def _tradeoff(axes: Any, alphas: Sequence[float], chosen: int, target: Line, shifted: Line) -> None:
-    x, y = [e.value for e in target.values], [e.value for e in shifted.values]
-    x_error = [[e.value - e.low for e in target.values], [e.high - e.value for e in target.values]]
-    y_error = [[e.value - e.low for e in shifted.values], [e.high - e.value for e in shifted.values]]
-    # A bootstrap percentile may lie on the other side of the value; a bar cannot be drawn backwards.
-    x_error, y_error = ([[max(0.0, v) for v in side] for side in error] for error in (x_error, y_error))
-    axes.errorbar(x, y, xerr=x_error, yerr=y_error, fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.16, zorder=1)
-    axes.plot(x, y, color=TARGET, linewidth=1.4, alpha=0.55, zorder=2)
-    axes.scatter(
-        x, y, c=list(alphas), cmap="viridis", vmin=0, vmax=1, s=42, edgecolors="white", linewidths=0.8, zorder=3
-    )
-    axes.scatter([x[chosen]], [y[chosen]], s=190, facecolors="none", edgecolors=CHOSEN, linewidths=2.0, zorder=4)
-    axes.margins(y=0.15)  # room for the words below the lowest point
-    middle = (min(x) + max(x)) / 2
-    for i in sorted({0, len(alphas) - 1, chosen}):
-        # The chosen point is labelled above and the ends below, so that neighbours do not write over each other.
-        axes.annotate(
-            f"α = {alphas[i]:g}" + (" · chosen" if i == chosen else ""),
-            (x[i], y[i]),
-            (0, 14 if i == chosen else -18),
-            textcoords="offset points",
-            ha="right" if x[i] > middle else "left",
-            color=CHOSEN if i == chosen else INK,
-            zorder=5,
-        )
-    axes.set_xlabel(target.label)
-    axes.set_ylabel(shifted.label)
-    axes.set_title("the trade-off", loc="left")
-
-
-def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: Sequence[Line]) -> None:
-    for line, colour in zip(lines, (TARGET, SHIFTED), strict=False):
-        values = [estimate.value for estimate in line.values]
-        low, high = [e.low for e in line.values], [e.high for e in line.values]
-        axes.fill_between(alphas, low, high, color=colour, alpha=0.14, linewidth=0)
-        axes.plot(alphas, values, color=colour, marker="o", markersize=3.6, linewidth=1.8, label=line.label)
-    axes.axvline(
-        alphas[chosen], color=CHOSEN, linewidth=1.2, linestyle=(0, (4, 3)), label=f"chosen, α = {alphas[chosen]:g}"
-    )
-    axes.set_xlabel("α")
-    axes.set_title("by α", loc="left")
-    axes.legend(frameon=False, loc="best")
 
 
 def training_curves(folder: Path, curves: Sequence[Curve]) -> Figure:
@@ -197,6 +112,7 @@ def canvas(width: float, height: float, rows: int, columns: int) -> Generator[tu
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
+        "axes.axisbelow": True,
         "grid.alpha": 0.14,
         "legend.fontsize": 9,
         **dict.fromkeys(

@@ -9,15 +9,19 @@ from typing import ClassVar
 from ftlib.artifacts import Checkpoint, Report
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
-from ftlib.outcomes import tables_in
+from ftlib.outcomes import ScoreOutcomes, tables_in
 from ftlib.page import diagnosis, render, sections
 from ftlib.page.answers import answer_figures, answer_tables
 from ftlib.page.content import Figure, Page
-from ftlib.page.figures import Curve, Line, alpha_curve, training_curves
+from ftlib.page.figures import Curve, training_curves
+from ftlib.page.tradeoff import Line, alpha_curve
+from ftlib.recipe import Recipe
 from ftlib.results import Difference, adjusted, differences, results, retained_reference
 from ftlib.stages.forgetting import divergences
 from ftlib.training.curves import FILE, read
 from ftlib.workspace import Workspace
+
+_ROLES = ("target", "shifted", "retained")
 
 
 class ReportJob(Job):
@@ -122,9 +126,11 @@ def _path_figures(found: Evidence, work: Workspace, folder: Path) -> list[Figure
     if len(members) < 2 or len(alphas) < len(members):
         return []
     losses: dict[str, list[float]] = {}
+    of_scores = False
     for name in found.recipe.evaluations:
         cells = {cell.candidate: cell for r in found.sweep for cell in r.measured if cell.evaluation == name}
-        tables = (tables_in(work.root)(cells[member.name]) for member in members)
+        tables = [tables_in(work.root)(cells[member.name]) for member in members]
+        of_scores = of_scores or isinstance(tables[0], ScoreOutcomes)
         losses[name] = [float(table.nll.sum() / table.targets.sum()) for table in tables]
     chosen = found.selection.chosen
     alpha = chosen.alpha or 0.5
@@ -132,7 +138,7 @@ def _path_figures(found: Evidence, work: Workspace, folder: Path) -> list[Figure
 
     layers = layer_distances(chosen.start.path / "model", chosen.end.path / "model", alpha)
     moved = [diagnosis.Moved(at.layer, at.relative, at.survives if at.moved else None) for at in layers]
-    return [diagnosis.loss_path(folder, alphas, losses), diagnosis.moved(folder, moved, alpha)]
+    return [diagnosis.loss_path(folder, alphas, losses, of_scores=of_scores), diagnosis.moved(folder, moved, alpha)]
 
 
 def _alpha_figures(found: Evidence, folder: Path) -> list[Figure]:
@@ -141,26 +147,49 @@ def _alpha_figures(found: Evidence, folder: Path) -> list[Figure]:
     if len(members) < 2 or len(alphas) < len(members):
         return []
     chosen = [member.name for member in members].index(found.selection.chosen.name)
-    target, shifted = (_line(found, role) for role in ("target", "shifted"))
-    if target is None and shifted is None:
-        return []
-    figures = [alpha_curve(folder, alphas, chosen, target, shifted)]
-    retained = _line(found, "retained")
-    if retained is not None and target is not None:
-        figures.append(alpha_curve(folder, alphas, chosen, target, retained, "retained_curve"))
-    return figures
+    return [
+        alpha_curve(folder, alphas, chosen, [_line(found, path) for path in paths], name)
+        for name, paths in _drawn(found.recipe).items()
+    ]
 
 
-def _line(found: Evidence, role: str) -> Line | None:
-    """Return the first evaluation of that role along alpha, by the metric that the rule looks at where it has it."""
-    name = next((name for name, evaluation in found.recipe.evaluations.items() if evaluation.role == role), None)
-    if name is None:
-        return None
-    kinds = [metric.name for metric in found.recipe.evaluations[name].metrics]
-    wanted = [path.partition("/")[2] for path in (found.recipe.select.by, found.recipe.select.subject_to) if path]
-    metric = next((kind for kind in wanted if kind in kinds), kinds[0])
+def _drawn(recipe: Recipe) -> dict[str, list[str]]:
+    """Return the plots' names with the metrics (evaluation/metric) they draw, the first two against each other.
+
+    The first plot is of what the rule looks at, against an evaluation of another role if that is a single metric; the
+    roles that it leaves out have plots of their own.
+    """
+    by, evaluations = recipe.select.by, recipe.evaluations
+    named = list(dict.fromkeys(path for path in (by, recipe.select.subject_to, *recipe.select.plus) if path))
+
+    def role(path: str) -> int:
+        return _ROLES.index(evaluations[path.partition("/")[0]].role)
+
+    firsts = {role(path): path for path in reversed([_path(recipe, name, named) for name in evaluations])}
+    others = [firsts[i] for i in sorted(firsts) if i != role(by)]
+    rule = named if len(named) > 1 else [by, *others[:1]]
+    left_out = [path for path in others if role(path) not in map(role, rule)]
+    plots = {"alpha_curve": rule, **{f"{_ROLES[role(path)]}_curve": [by, path] for path in left_out}}
+    # What the model is for lies on the x axis, whichever of the two decides.
+    return {name: [*sorted(paths[:2], key=role), *paths[2:]] for name, paths in plots.items()}
+
+
+def _path(recipe: Recipe, evaluation: str, named: Sequence[str]) -> str:
+    """Return an evaluation's metric that the rule names, there or elsewhere; its first one if there is none."""
+    kinds = [metric.name for metric in recipe.evaluations[evaluation].metrics]
+    there = [path for path in named if path.startswith(f"{evaluation}/")]
+    elsewhere = (path.partition("/")[2] for path in named)
+    metric = next((kind for kind in elsewhere if kind in kinds), kinds[0])
+    return there[0] if there else f"{evaluation}/{metric}"
+
+
+def _line(found: Evidence, path: str) -> Line:
+    """Return a metric along alpha."""
+    name, _, metric = path.partition("/")
+    better = {kind.name: kind.higher_is_better for kind in found.recipe.evaluations[name].metrics}
     cells = {cell.candidate: cell for r in found.sweep for cell in r.measured if cell.evaluation == name}
-    return Line(name, metric, [cells[member.name].metrics[metric] for member in found.candidates.members])
+    values = [cells[member.name].metrics[metric] for member in found.candidates.members]
+    return Line(name, metric, tuple(values), better[metric])
 
 
 def _training_figures(checkpoints: Sequence[Checkpoint], folder: Path) -> list[Figure]:

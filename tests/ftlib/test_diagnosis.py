@@ -13,7 +13,7 @@ import scipy.stats
 from ftlib.bootstrap import Resampling
 from ftlib.errors import DataError
 from ftlib.outcomes import LabelOutcomes
-from ftlib.page.diagnosis import Moved, barrier, moved
+from ftlib.page.diagnosis import Moved, barrier, loss_path, moved
 from ftlib.results import divergence
 
 
@@ -35,6 +35,22 @@ def answers(seed: int, rows: int = 300, labels: int = 4) -> LabelOutcomes:
 def test_a_barrier_is_what_stands_above_the_chord() -> None:
     assert barrier([0.0, 0.25, 1.0], [1.0, 2.0, 3.0]) == pytest.approx(0.5)
     assert barrier([0.0, 0.5, 1.0], [1.0, 0.5, 1.0]) == 0.0
+
+
+def test_equal_losses_are_one_line_with_both_names(tmp_path: Path) -> None:
+    alphas, losses = [0.0, 0.5, 1.0], {"fit": [3.0, 2.0, 1.0], "answers": [3.0, 2.0, 1.0], "prose": [3.0, 2.01, 1.0]}
+    figure = loss_path(tmp_path, alphas, losses)
+    words = "".join(ElementTree.fromstring(figure.svg).itertext())
+    assert "fit and answers" in words
+    assert "prose" in words
+    assert all(f"{name} 0.0" in figure.caption for name in losses)
+
+
+def test_what_a_loss_of_scores_is_stands_below_it(tmp_path: Path) -> None:
+    of_labels, of_scores = (loss_path(tmp_path, [0.0, 1.0], {"a": [1.0, 2.0]}, of_scores=x) for x in (False, True))
+    constant = f"half the squared error + {-scipy.stats.norm.logpdf(0):.3f}"
+    assert constant in of_scores.caption
+    assert constant not in of_labels.caption
 
 
 def test_a_layer_that_did_not_move_has_no_share_that_survives(tmp_path: Path) -> None:

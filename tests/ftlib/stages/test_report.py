@@ -27,7 +27,7 @@ from ftlib.results import differences, interval_text, number, results, retained_
 from ftlib.significance import holm
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.interpolate import InterpolateJob, interpolate
-from ftlib.stages.report import ReportJob, report
+from ftlib.stages.report import ReportJob, _drawn, report
 from ftlib.stages.select import SelectJob, select
 from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
 from ftlib.workspace import Workspace
@@ -179,6 +179,70 @@ def test_markdown_tables_are_whole_whatever_a_reason_holds(made: tuple[ReportJob
     images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
     assert images == [f"{name}.png" for name in ("alpha_curve", *DIAGNOSIS, "training_curves")]
     assert set(images) < set(made[2].plots)
+
+
+def evaluations(**roles: str) -> dict[str, object]:
+    metrics = [{"kind": "accuracy"}, {"kind": "log_loss"}]
+    return {name: {"dataset": "elsewhere", "role": role, "metrics": metrics} for name, role in roles.items()}
+
+
+ONE, TWO, ALL = (
+    {"home": "target"},
+    {"fit": "target", "home": "target", "old": "retained"},
+    {
+        "home": "target",
+        "away": "shifted",
+        "old": "retained",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("roles", "select", "drawn"),
+    [
+        (ONE, {"by": "home/log_loss"}, {"alpha_curve": ["home/log_loss"]}),
+        # Not the first evaluation, but the one that decided; the other metric as named, not the same one.
+        (
+            TWO,
+            {"rule": "constrained", "by": "home/accuracy", "subject_to": "old/log_loss"},
+            {"alpha_curve": ["home/accuracy", "old/log_loss"]},
+        ),
+        (TWO, {"by": "home/log_loss"}, {"alpha_curve": ["home/log_loss", "old/log_loss"]}),
+        (
+            TWO,
+            {"by": "fit/accuracy", "plus": {"home/log_loss": 0.5}},
+            {"alpha_curve": ["fit/accuracy", "home/log_loss"], "retained_curve": ["fit/accuracy", "old/accuracy"]},
+        ),
+        # The target lies on the x axis, whichever decides.
+        (
+            ALL,
+            {"by": "away/accuracy"},
+            {"alpha_curve": ["home/accuracy", "away/accuracy"], "retained_curve": ["away/accuracy", "old/accuracy"]},
+        ),
+        (
+            ALL,
+            {"rule": "knee", "by": "old/accuracy", "subject_to": "home/log_loss", "plus": {"home/accuracy": 1.0}},
+            {
+                "alpha_curve": ["home/log_loss", "old/accuracy", "home/accuracy"],
+                "shifted_curve": ["away/accuracy", "old/accuracy"],
+            },
+        ),
+    ],
+)
+def test_the_plots_draw_what_the_rule_looks_at(
+    roles: dict[str, str], select: dict[str, object], drawn: dict[str, list[str]]
+) -> None:
+    assert _drawn(recipe(evaluations=evaluations(**roles), select=select)) == drawn
+
+
+def test_the_curve_has_the_metrics_of_the_rule(tmp_path: Path) -> None:
+    work = Workspace(tmp_path / "work")
+    select = {"rule": "constrained", "by": "target/macro_f1", "subject_to": "shifted/log_loss", "max_drop": 9}
+    page = report(records(tmp_path, work, recipe(select=select)), work)
+    words = "".join(ElementTree.fromstring((page.path / "alpha_curve.svg").read_text()).itertext())
+    assert "target macro f1" in words
+    assert "shifted log loss (lower is better)" in words
+    assert "accuracy" not in words
 
 
 def test_plots_are_whole_files_and_take_the_page_s_colour(made: tuple[ReportJob, Workspace, Report]) -> None:
