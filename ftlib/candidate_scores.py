@@ -27,12 +27,18 @@ class Scores:
 
     name: str
     shown: tuple[float, ...]
-    """In the metric's own unit and direction."""
+    """In the metric's own unit and direction; of a sum, the merits."""
     merits: Float[np.ndarray, " candidates"]
     """The same with higher always better."""
     resampled: Float[np.ndarray, "candidates resamples"]
     """Merits of the same resamples of the rows for all candidates."""
     confidence: float
+    summed: bool = False
+    """Whether `name` is a sum, and `shown` its value."""
+
+    def said(self, i: int) -> str:
+        """Return the name with the number of one candidate."""
+        return f"{self.name} {'= ' if self.summed else ''}{self.shown[i]:.4f}"
 
     def best(self, among: Sequence[int]) -> int:
         """Return the best; of equals the first, which is the one nearest to theta0."""
@@ -96,9 +102,10 @@ def scores(
     origin = {path: path.partition("/")[0] for path in terms}
     count = min(evaluations[name].resamples for name in origin.values())
     merits, resampled = np.zeros(len(members)), np.zeros((len(members), count))
+    weights: dict[str, float] = {}
     shown: tuple[float, ...] = ()
     for path, (metric, cells) in found.items():
-        signed = terms[path] if metric.higher_is_better else -terms[path]
+        weights[path] = signed = terms[path] if metric.higher_is_better else -terms[path]
         shown = tuple(cell.metrics[metric.name].value for cell in cells)
         merits += signed * np.array(shown)
         # Draws depend on seed and rows: two evaluations with as many rows must not share them, or they look related.
@@ -106,12 +113,19 @@ def scores(
         for i, cell in enumerate(cells if len(members) > 1 else ()):
             resampled[i] += signed * resamples(metric, load(cell), draws)
     confidence = evaluations[next(iter(origin.values()))].confidence
-    return Scores(_words(terms), shown if len(terms) == 1 else tuple(merits.tolist()), merits, resampled, confidence)
+    if len(terms) == 1:
+        return Scores(next(iter(terms)), shown, merits, resampled, confidence)
+    return Scores(_words(weights), tuple(merits.tolist()), merits, resampled, confidence, summed=True)
 
 
-def _words(terms: Mapping[str, float]) -> str:
-    (first, _), *others = terms.items()
-    return " ".join([first, *(f"{'+' if weight > 0 else '-'} {abs(weight):g} × {path}" for path, weight in others)])
+def _words(weights: Mapping[str, float]) -> str:
+    """Return the sum as it is added up, each metric with its sign: `(accuracy - 0.5 × log_loss)`."""
+    terms = [
+        f"{'-' if weight < 0 else '+'} {path if abs(weight) == 1.0 else f'{abs(weight):g} × {path}'}"
+        for path, weight in weights.items()
+    ]
+    first = terms[0].removeprefix("+ ").replace("- ", "-", 1)
+    return f"({' '.join([first, *terms[1:]])})"
 
 
 def _cells(

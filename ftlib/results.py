@@ -56,7 +56,12 @@ class Difference(Config):
     def line(self) -> str:
         """Say it in one line."""
         between = f"{self.evaluation}/{self.metric}: {self.ours} minus {self.theirs}"
-        return f"{between} {interval_text(self.estimate)}, p {self.adjusted_p:.3f} (Holm): {self.verdict}"
+        return f"{between} {interval_text(self.estimate)}, p {self.p_text()} (Holm): {self.verdict}"
+
+    def p_text(self) -> str:
+        """Return the p-value that the verdict goes by, as tables write it: none is zero."""
+        p = self.p if self.adjusted_p is None else self.adjusted_p
+        return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
     def judged(self, adjusted_p: float | None) -> Difference:
         """Return it with the verdict that this adjustment, or none, gives."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ftlib.cleaning import clean
 from ftlib.config import BatchKind, Config, Span
@@ -29,8 +29,9 @@ class QuestionAnswer(Config):
     answers: str
     max_tokens: int = Field(default=384, ge=16)
     """Of question and window together; a question takes at most half of it."""
-    stride: int = Field(default=128, ge=0)
-    """Tokens that a window shares with the one before, at most a quarter of `max_tokens`."""
+    stride: int | None = Field(default=None, ge=0)
+    """Tokens that a window shares with the one before, at most a quarter of `max_tokens`; None: as many of 128 as that
+    allows."""
     unanswerable: Literal["drop", "keep"] = "drop"
     """Questions with an empty list of answers. keep: they are taught the row's first token, and the model may say that
     there is no answer (SQuAD 2.0, Rajpurkar et al. 2018)."""
@@ -39,6 +40,15 @@ class QuestionAnswer(Config):
 
     yields: ClassVar[BatchKind] = "spans"
     keeps_lines: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _windows_move_on(self) -> Self:
+        if self.stride is not None and self.stride > self.max_tokens // 4:
+            raise ValueError(
+                f"stride {self.stride} is more than a quarter of max_tokens ({self.max_tokens}); give at most "
+                f"{self.max_tokens // 4}, or leave it out"
+            )
+        return self
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -86,7 +96,7 @@ class QuestionAnswer(Config):
             text_pair=[example.parts[1] for example in examples],
             truncation="only_second",
             max_length=self.max_tokens,
-            stride=min(self.stride, self.max_tokens // 4),
+            stride=min(128, self.max_tokens // 4) if self.stride is None else self.stride,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )

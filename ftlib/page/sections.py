@@ -132,11 +132,6 @@ def diagnosis_section(figures: Sequence[Figure], tables: Sequence[Table]) -> Sec
     return Section("diagnosis", "Behind the numbers", figures=figures, tables=tables) if figures or tables else None
 
 
-def _p_text(difference: Difference) -> str:
-    p = difference.p if difference.adjusted_p is None else difference.adjusted_p
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def _difference_table(found: Sequence[Difference], caption: str) -> Table:
     cells: dict[int, Cell] = {}
     for where in _of_one_scale(found):
@@ -149,7 +144,7 @@ def _difference_table(found: Sequence[Difference], caption: str) -> Table:
                     Cell(d.evaluation),
                     Cell(d.metric.replace("_", " ")),
                     cells[i],
-                    Cell(_p_text(d)),
+                    Cell(d.p_text()),
                     Cell(d.verdict, tone=_TONES[d.verdict]),
                 ]
             )

@@ -8,18 +8,21 @@ from typing import ClassVar
 
 from ftlib.artifacts import Candidates, EvalReport, Selection
 from ftlib.candidate_scores import Scores, scores
+from ftlib.counted import counted
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job
 from ftlib.outcomes import tables_in
 from ftlib.recipe_parts import Evaluation, Select
 from ftlib.workspace import Workspace
 
+_ROUNDING = 1e-9  # shares of a line are quotients of differences
+
 
 class SelectJob(Job):
     """The candidates, what was measured of them on the selection split, and the rule."""
 
     stage: ClassVar[str] = "select"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     candidates: Candidates
     reports: tuple[EvalReport, ...]
@@ -72,7 +75,7 @@ class _Candidates:
         return scores(terms, self.members, job.reports, job.evaluations, tables_in(self._work.root), job.seed)
 
     def at(self, i: int, scored: Scores) -> str:
-        return f"{self.names[i]} with {scored.name} {scored.shown[i]:.4f}"
+        return f"{self.names[i]} with {scored.said(i)}"
 
     def ties(self) -> str:
         return "; of equals, the one nearest to theta0" if len(self.members) > 1 else ""
@@ -81,13 +84,13 @@ class _Candidates:
         if len(self.members) == 1:
             return ""
         ends = " and ".join(f"{self.by.shown[i]:.4f} ({self.names[i]})" for i in (0, len(self.members) - 1))
-        return f"; the ends have {self.by.name} {ends}"
+        return f"; the ends have {self.by.name} {'= ' if self.by.summed else ''}{ends}"
 
     def endpoint_verdict(self, chosen: int, beats: list[int]) -> str:
         """Say whether mixing was worth anything: a choice between the ends may owe its lead to chance."""
         if len(self.members) < 3:
             return ""
-        measure = f"(paired, {self.by.confidence:.0%}, Holm over {len(self.members) - 2} candidates)"
+        measure = f"(paired, {self.by.confidence:.0%}, Holm over {counted(len(self.members) - 2, 'candidate')})"
         if not beats:
             return f" No candidate beats both ends significantly {measure}."
         if chosen in beats:
@@ -99,7 +102,11 @@ class _Candidates:
 def _best(found: _Candidates) -> tuple[int, str, str]:
     by, count = found.by, len(found.members)
     best = by.best(found.everyone)
-    return best, f"the best {by.name} of {count} candidates", f"{found.at(best, by)} is the best of {count}"
+    return (
+        best,
+        f"the best {by.name} of {counted(count, 'candidate')}",
+        (f"{found.at(best, by)} is the best of {counted(count, 'candidate')}"),
+    )
 
 
 def _constrained(found: _Candidates) -> tuple[int, str, str]:
@@ -125,10 +132,16 @@ def _knee(found: _Candidates) -> tuple[int, str, str]:
     ahead, bound = by.best(found.everyone), other.best(found.everyone)
     beyond = [by.share(i, bound, ahead) + other.share(i, ahead, bound) - 1.0 for i in found.everyone]
     knee = max(found.everyone, key=lambda i: (round(beyond[i], 12), -i))
-    rule = f"the candidate furthest beyond the straight line from the best {by.name} to the best {other.name}"
+    rule = (
+        f"the candidate furthest beyond the straight line from the best {by.name} to the best {other.name}, and the "
+        f"best {by.name} where none lies beyond it"
+    )
+    line = f"the line from {found.at(ahead, by)} to {found.at(bound, other)}"
+    if beyond[knee] < _ROUNDING:
+        return ahead, rule, f"no candidate lies beyond {line}, so there is no knee, and {found.at(ahead, by)} is taken"
     why = (
-        f"{found.at(knee, by)} and {other.name} {other.shown[knee]:.4f} lies {beyond[knee]:.2f} beyond the line from "
-        f"{found.at(ahead, by)} to {found.at(bound, other)}, both scores measured from one to the other"
+        f"{found.at(knee, by)} and {other.said(knee)} lies {beyond[knee]:.2g} beyond {line}, both scores measured from "
+        "one to the other"
     )
     return knee, rule, why
 
@@ -138,7 +151,11 @@ def _one_standard_error(found: _Candidates) -> tuple[int, str, str]:
     best = by.best(found.everyone)
     near = next(i for i in found.everyone if by.within_one_standard_error(i, best))
     rule = f"the candidate nearest to theta0 whose {by.name} is within one standard error of the best"
-    return near, rule, f"{found.at(near, by)} is the nearest to theta0 of those; the best is {found.at(best, by)}"
+    reach = "within one standard error of the best"
+    if near == best:
+        return near, rule, f"{found.at(best, by)} is the best, and no candidate nearer to theta0 is {reach}"
+    why = f"{found.at(near, by)} is the nearest to theta0 of the candidates {reach}, {found.at(best, by)}"
+    return near, rule, why
 
 
 def _fixed(found: _Candidates) -> tuple[int, str, str]:

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic import TypeAdapter
 from scipy.special import softmax
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.batch import Batch
 from ftlib.model_folder import find_model
 from ftlib.objectives.classification import Classification
+from ftlib.recipe import Recipe
+from ftlib.recipe_file import read_yaml
 from ftlib.recipe_parts import Compute, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
@@ -53,6 +56,20 @@ def test_yaml_is_well_formed(page: Path) -> None:
     for language, block in BLOCK.findall(page.read_text()):
         if language == "yaml":
             assert yaml.safe_load(block), block
+
+
+@each_page
+def test_yaml_of_a_recipe_is_what_a_recipe_takes(page: Path, tmp_path: Path) -> None:
+    """Blocks whose keys are a recipe's, and rules within a line, each read as that part of a recipe."""
+    text = page.read_text()
+    found = [block for language, block in BLOCK.findall(text) if language == "yaml"]
+    for block in [*found, *(f"select: {rule}" for rule in re.findall(r"`(\{rule: [^`]*\})`", text))]:
+        if not {*re.findall(r"^([\w-]+)", block, re.MULTILINE)} <= {*Recipe.model_fields}:
+            continue
+        for part in re.findall(r"^\w.*\n?(?:^\W.*\n?)*", block, re.MULTILINE):  # a block may show alternatives
+            (tmp_path / "part.yaml").write_text(part)
+            ((name, value),) = read_yaml(tmp_path / "part.yaml").items()
+            TypeAdapter(Recipe.model_fields[name].annotation).validate_python(value)
 
 
 @each_page

@@ -100,3 +100,10 @@ def test_no_true_difference_is_claimed_in_more_than_one_report_of_twenty() -> No
         ours, theirs = random.random((2, 8, 60)) < 0.7
         wrong += min(holm([mcnemar_p(a, b) for a, b in zip(ours, theirs, strict=True)])) <= level
     assert wrong <= scipy.stats.binom.ppf(0.999, trials, level)
+
+
+def test_no_p_value_is_shown_as_zero(found: list[Difference]) -> None:
+    tiny, large = found[0].judged(0.0004), found[0].judged(0.25)
+    assert "p < 0.001 (Holm)" in tiny.line()
+    assert "p 0.250 (Holm)" in large.line()
+    assert found[0].model_copy(update={"adjusted_p": None, "p": 0.5}).p_text() == "0.500"

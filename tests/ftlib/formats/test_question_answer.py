@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ftlib.config import Span
 from ftlib.errors import ModelError
@@ -169,3 +170,16 @@ def test_a_tokenizer_that_cannot_align_is_refused() -> None:
 
     with pytest.raises(ModelError, match=r"Slow cannot say: use a model whose tokenizer has a tokenizer\.json"):
         FORMAT.encode([], Slow())
+
+
+def test_windows_share_at_most_a_quarter_of_themselves() -> None:
+    columns = {"question": "q", "context": "c", "answers": "a"}
+    with pytest.raises(ValidationError, match=r"stride 200 is more than a quarter of max_tokens \(256\).*at most 64"):
+        QuestionAnswer(**columns, max_tokens=256, stride=200)
+    assert QuestionAnswer(**columns, max_tokens=256, stride=64).stride == 64
+    found, long = example({"text": "York", "answer_start": 29}, f"{CONTEXT} " * 40), QuestionAnswer(**columns)
+    for most, shared in ((64, 16), (600, 128)):
+        unsaid = encode(found, max_tokens=most, stride=None)
+        assert len(unsaid.pieces) > 1
+        assert [p.ids for p in unsaid.pieces] == [p.ids for p in encode(found, max_tokens=most, stride=shared).pieces]
+    assert long.stride is None

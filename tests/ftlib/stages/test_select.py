@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ftlib.artifacts import Candidate, Candidates, Checkpoint, EvalReport, Measured, Selection
@@ -174,6 +175,8 @@ def test_an_inferior_candidate_is_rarely_let_through(tmp_path_factory: pytest.Te
 
 @quick
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=3, max_size=7))
+@example([(40, 0), (10, 20), (0, 40)])
+@example([(40, 0), (20, 20), (0, 40)])
 def test_the_knee_lies_furthest_beyond_the_line_between_the_best(
     tmp_path_factory: pytest.TempPathFactory, counts: list[tuple[int, int]]
 ) -> None:
@@ -182,7 +185,8 @@ def test_the_knee_lies_furthest_beyond_the_line_between_the_best(
 
     rule = Select(rule="knee", by="shifted/accuracy", subject_to="target/accuracy")
     target, shifted = [right(t) for t, _ in counts], [right(s) for _, s in counts]
-    chosen = position(run(tmp_path_factory.mktemp("knee"), rule, target, shifted), len(counts))
+    got = run(tmp_path_factory.mktemp("knee"), rule, target, shifted)
+    chosen = position(got, len(counts))
     points = np.array(counts, float)
     ahead, bound = points[points[:, 1].argmax()], points[points[:, 0].argmax()]
     scale = np.abs(bound - ahead)
@@ -192,6 +196,12 @@ def test_the_knee_lies_furthest_beyond_the_line_between_the_best(
     along = (bound - ahead) / scale
     offset = (points - ahead) / scale
     distance = (along[0] * offset[:, 1] - along[1] * offset[:, 0]) / np.hypot(*along)  # signed, beyond is positive
+    if np.isclose(distance.max(), 0.0):  # all on the line or short of it
+        assert chosen == points[:, 1].argmax()
+        assert "no candidate lies beyond the line" in got.why
+        assert f"no knee, and {got.chosen.name} with shifted/accuracy" in got.why
+        return
+    assert f"{got.chosen.name} with shifted/accuracy" in got.why.partition(" beyond the line")[0]
     assert np.isclose(distance[chosen], distance.max())
     assert not (np.isclose(distance, distance.max())[:chosen]).any()  # of equals, the one nearest to theta0
 
@@ -207,6 +217,12 @@ def test_one_standard_error_prefers_what_changed_least(folder: Path) -> None:
     got = run(folder, rule, [far, near, near, best], [best] * 4)
     assert position(got, 4) == 1
     assert "within one standard error of the best" in got.rule
+    words = (
+        "alpha=0.333333 with target/accuracy .* is the nearest to theta0 of the candidates within one standard error of"
+    )
+    assert re.match(rf"{words} the best, alpha=1 with target/accuracy", got.why)
+    alone = run(folder / "b", rule, [far, far, best], [best] * 3)
+    assert "is the best, and no candidate nearer to theta0 is within one standard error of the best" in alone.why
     drop = best.mean() - near.mean()
     assert 0 < drop < (best.astype(float) - near).std() / 20  # numpy's own standard error of the difference
 
@@ -228,7 +244,19 @@ def test_a_sum_of_metrics_weighs_and_turns_them(folder: Path) -> None:
     got = run(folder, rule, target, shifted)
     utility = [t.mean() - 0.5 * (1 + (1 - s.mean())) for t, s in zip(target, shifted, strict=True)]
     assert position(got, 3) == int(np.argmax(utility)) == 1
-    assert f"target/accuracy + 0.5 × shifted/log_loss {max(utility):.4f}" in got.why
+    assert f"alpha=0.5 with (target/accuracy - 0.5 × shifted/log_loss) = {max(utility):.4f} is the best" in got.why
+    assert f"the ends have (target/accuracy - 0.5 × shifted/log_loss) = {utility[0]:.4f} (alpha=0) and" in got.why
+
+
+def test_the_words_of_a_sum_add_up_to_its_number(folder: Path) -> None:
+    rows = [np.arange(50) < k for k in (40, 44)]
+    rule = Select(by="target/log_loss", plus={"shifted/log_loss": -2.0, "target/accuracy": 1.0})
+    got = run(folder, rule, rows, rows)
+    said = re.search(r"with \(-target/log_loss \+ 2 × shifted/log_loss \+ target/accuracy\) = (-?\d\.\d+) is", got.why)
+    assert said, got.why
+    losses = [1 + (1 - row.mean()) for row in rows]
+    sums = [-loss + 2 * loss + row.mean() for loss, row in zip(losses, rows, strict=True)]
+    assert float(said[1]) == pytest.approx(max(sums), abs=1e-4)
 
 
 def test_a_point_that_beats_both_ends_is_told_from_luck(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -239,13 +267,13 @@ def test_a_point_that_beats_both_ends_is_told_from_luck(tmp_path_factory: pytest
     rule = Select(by="shifted/accuracy")
     got = run(tmp_path_factory.mktemp("a"), rule, [end] * 3, [end, real, end])
     assert got.beats_both_ends == ("alpha=0.5",)
-    assert "It beats both ends significantly (paired, 95%, Holm over 1 candidates)" in got.why
+    assert "It beats both ends significantly (paired, 95%, Holm over 1 candidate)" in got.why
     got = run(tmp_path_factory.mktemp("b"), rule, [end] * 4, [end, lucky, end, end])
     assert got.beats_both_ends == ()
     assert "No candidate beats both ends significantly (paired, 95%, Holm over 2 candidates)" in got.why
     fixed = Select(rule="fixed", alpha=1.0, by="shifted/accuracy")
     got = run(tmp_path_factory.mktemp("c"), fixed, [end] * 3, [end, real, end])
-    assert "It does not beat both ends significantly (paired, 95%, Holm over 1 candidates); alpha=0.5 would" in got.why
+    assert "It does not beat both ends significantly (paired, 95%, Holm over 1 candidate); alpha=0.5 would" in got.why
 
 
 def test_the_choice_is_explained_with_its_numbers(folder: Path) -> None:
