@@ -198,7 +198,8 @@ def _select_misfits(recipe: Recipe) -> Iterator[str]:
     if (select.rule in ("constrained", "knee")) != (select.subject_to is not None):
         wish = "remove it" if select.subject_to else "give it"
         yield f"select.subject_to: 'constrained' and 'knee' read it, no other rule; the rule is {select.rule!r}: {wish}"
-    if "max_drop" in select.model_fields_set and select.rule != "constrained":
+    # Not by `model_fields_set`: a recipe on record says every field.
+    if select.max_drop != Select.model_fields["max_drop"].default and select.rule != "constrained":
         yield f"select.max_drop: 'constrained' reads it, no other rule; the rule is {select.rule!r}: remove it"
     if select.rule == "knee" and select.by == select.subject_to:
         yield f"select: a knee lies between two metrics, and by and subject_to are both {select.by!r}"

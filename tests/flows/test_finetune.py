@@ -35,12 +35,15 @@ def states_of(state: State) -> dict[str, str]:
     deadline = time.monotonic() + 30
     with get_client(sync_client=True) as client:
         this = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        before = -1
         while True:
             runs = client.read_task_runs(flow_run_filter=this, limit=200)
             # The server learns of task runs through events, a moment after the flow has ended.
-            if all(run.state and run.state.is_final() for run in runs) or time.monotonic() > deadline:
+            final = len(runs) == before and all(run.state and run.state.is_final() for run in runs)
+            if final or time.monotonic() > deadline:
                 return {run.name: run.state_name for run in runs}
-            time.sleep(0.2)
+            before = len(runs)
+            time.sleep(1)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ftlib.errors import RecipeError
+from ftlib.recipe import Recipe
 from ftlib.recipe_file import load_recipe
 from ftlib.testing import tiny_recipe
 
@@ -65,6 +66,13 @@ def test_an_adapter_is_published_where_it_means_something(
     else:
         with pytest.raises(RecipeError, match=message):
             load_recipe(path, ())
+
+
+def test_a_recipe_on_record_which_says_every_field_is_a_recipe(tmp_path: Path) -> None:
+    path = tiny_recipe(tmp_path)
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "select": {"by": "away/accuracy"}}))
+    recipe = load_recipe(path, ())
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 
 def test_a_metric_that_is_there_twice_is_refused(tmp_path: Path) -> None:
