@@ -30,7 +30,7 @@ class QuestionAnswer(Config):
     max_tokens: int = Field(default=384, ge=16)
     """Of question and window together; a question takes at most half of it."""
     stride: int | None = Field(default=None, ge=0)
-    """Tokens that a window shares with the one before, at most a quarter of `max_tokens`; None: as many of 128 as that
+    """Tokens that a window shares with the one before, at most a third of `max_tokens`; None: as many of 128 as that
     allows."""
     unanswerable: Literal["drop", "keep"] = "drop"
     """Questions with an empty list of answers. keep: they are taught the row's first token, and the model may say that
@@ -43,12 +43,17 @@ class QuestionAnswer(Config):
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> Self:
-        if self.stride is not None and self.stride > self.max_tokens // 4:
+        if self.stride is not None and self.stride > self._widest:
             raise ValueError(
-                f"stride {self.stride} is more than a quarter of max_tokens ({self.max_tokens}); give at most "
-                f"{self.max_tokens // 4}, or leave it out"
+                f"stride {self.stride} is too much for max_tokens ({self.max_tokens}), of which a question may take half; "
+                f"give at most {self._widest}, or leave it out"
             )
         return self
+
+    @property
+    def _widest(self) -> int:
+        """A third, as SQuAD's usual 128 of 384; a window beside a long question and four special tokens is wider."""
+        return max(self.max_tokens // 4, min(self.max_tokens // 3, self.max_tokens // 2 - 5))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,7 +101,7 @@ class QuestionAnswer(Config):
             text_pair=[example.parts[1] for example in examples],
             truncation="only_second",
             max_length=self.max_tokens,
-            stride=min(128, self.max_tokens // 4) if self.stride is None else self.stride,
+            stride=min(128, self._widest) if self.stride is None else self.stride,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
