@@ -100,10 +100,10 @@ def estimates_on_one_scale(column: Sequence[Estimate | None], *, zero: bool = Fa
     known = [estimate for estimate in column if estimate is not None]
     points = [point for estimate in known for point in (estimate.low, estimate.value, estimate.high)] or [0.0]
     points += [0.0] if zero else []
-    first, span = min(points), (max(points) - min(points)) or 1.0
+    first, span = min(points), max(points) - min(points)
 
     def at(value: float) -> float:
-        return (value - first) / span
+        return (value - first) / span if span else 0.5
 
     return [
         Cell("–", tone="muted")

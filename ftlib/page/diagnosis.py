@@ -6,18 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 from ftlib.page.content import Figure
-from ftlib.page.figures import SHIFTED, TARGET, canvas, colours, plain, saved
+from ftlib.page.figures import SHIFTED, STYLES, TARGET, canvas, colours, plain, saved
 
 _SCORES = " Of a score it is a normal distribution's with variance 1: half the squared error + 0.919."
-_STYLES: tuple[dict[str, Any], ...] = (
-    {"marker": "o"},
-    {"marker": "s", "linestyle": (0, (5, 3))},
-    {"marker": "^", "linestyle": (0, (2, 2))},
-)
-"""Where lines nearly coincide, the lower ones show through the gaps."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ def loss_path(
     with canvas(6.4, 3.6, 1, 1) as (figure, grid):
         axes = grid[0][0]
         for (names, style), colour in zip(
-            zip(together.values(), cycle(_STYLES), strict=False), colours(len(together)), strict=True
+            zip(together.values(), cycle(STYLES), strict=False), colours(len(together)), strict=True
         ):
             values, label = losses[names[0]], plain(" and ".join(names))
             axes.plot(alphas, values, color=colour, label=label, linewidth=1.8, markersize=4.2, **style)

@@ -14,6 +14,12 @@ from ftlib.page.content import Figure
 
 TARGET, SHIFTED, CHOSEN = "#3b82f6", "#f0742b", "#c026d3"
 PALETTE = (TARGET, SHIFTED, "#0f9d76", "#8b5cf6", "#d4a017")
+STYLES: tuple[dict[str, Any], ...] = (
+    {"marker": "o"},
+    {"marker": "s", "linestyle": (0, (5, 3))},
+    {"marker": "^", "linestyle": (0, (2, 2))},
+)
+"""Where lines nearly coincide, the lower ones show through the gaps."""
 INK = "#1f2430"  # becomes `currentColor` in the SVG, so that axes and words follow the page into the dark
 _FONT = "ui-sans-serif, system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from ftlib.page.content import Cell, Mark, Page
+from ftlib.page.figures import CHOSEN
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def html(page: Page) -> str:
     """Return one file that loads nothing else, in light and dark."""
-    return _environment().get_template("report.html.jinja").render(page=page, x=_x)
+    return _environment().get_template("report.html.jinja").render(page=page, x=_x, plot=_plot)
 
 
 def markdown(page: Page) -> str:
@@ -37,6 +38,11 @@ def _environment() -> Environment:
 def _x(position: float) -> str:
     """Return where a position between 0 and 1 lies in the interval's drawing, which is 200 wide with margins of 4."""
     return f"{4 + 192 * position:.1f}"
+
+
+def _plot(svg: str) -> str:
+    """Let a plot take the page's accent: on dark paper the light one's is hard to read."""
+    return svg.replace(CHOSEN, "var(--accent)")
 
 
 def _escaped(text: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
 from ftlib.artifacts import Estimate
 from ftlib.page.content import Figure
-from ftlib.page.figures import CHOSEN, INK, TARGET, canvas, colours, plain, saved
+from ftlib.page.figures import CHOSEN, INK, STYLES, TARGET, canvas, colours, plain, saved
 from ftlib.page.labels import Mark, Stroke, label_apart
 
 _DOT, _RING = 42.0, 190.0
@@ -104,11 +104,11 @@ def _marks(x: Sequence[float], y: Sequence[float], alphas: Sequence[float], chos
 
 
 def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: dict[Line, str]) -> None:
-    for line, colour in lines.items():
+    for (line, colour), style in zip(lines.items(), cycle(STYLES), strict=False):
         values = [estimate.value for estimate in line.values]
         low, high = [e.low for e in line.values], [e.high for e in line.values]
         axes.fill_between(alphas, low, high, color=colour, alpha=0.14, linewidth=0)
-        axes.plot(alphas, values, color=colour, marker="o", markersize=3.6, linewidth=1.8, label=plain(line.label))
+        axes.plot(alphas, values, color=colour, linewidth=1.8, markersize=4.2, label=plain(line.label), **style)
     axes.axvline(
         alphas[chosen], color=CHOSEN, linewidth=1.2, linestyle=(0, (4, 3)), label=f"chosen, α = {alphas[chosen]:g}"
     )

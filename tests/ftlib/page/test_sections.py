@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftlib.artifacts import Estimate
+from ftlib.page.content import Bar
 from ftlib.page.sections import differences_section
 from ftlib.results import Difference
 
@@ -37,6 +38,12 @@ def test_bars_of_one_metric_share_a_scale_unless_it_is_wide() -> None:
     lengths = [abs(bar.value - bar.zero) for bar in bars if bar and bar.zero is not None]
     assert lengths[0] / lengths[1] == pytest.approx(2 / 3)  # they can be compared
     assert lengths[2:] == pytest.approx([1.0, 1.0], abs=0.01)  # neither is a dot on zero
+
+
+def test_bars_of_nothing_but_zeros_lie_in_the_middle() -> None:
+    none = difference("home", "accuracy", 0.0).model_copy(update={"estimate": Estimate(value=0.0, low=0.0, high=0.0)})
+    (table,) = differences_section([none], "alpha=0.5", []).tables
+    assert table.rows[0].cells[2].bar == Bar(0.5, 0.5, 0.5, 0.5)
 
 
 def test_where_nothing_is_to_be_compared_there_is_no_table() -> None:

@@ -20,7 +20,7 @@ from ftlib.evidence import Evidence
 from ftlib.metrics import Accuracy
 from ftlib.outcomes import read_outcomes, tables_in
 from ftlib.page.content import signed
-from ftlib.page.figures import _running_mean
+from ftlib.page.figures import CHOSEN, _running_mean
 from ftlib.prepared import TokenRow, split_file, write_split
 from ftlib.recipe import Recipe
 from ftlib.results import differences, interval_text, number, results, retained_reference, text_table
@@ -153,6 +153,7 @@ def test_the_page_loads_nothing_and_runs_nothing(made: tuple[ReportJob, Workspac
     assert all(link.startswith("#") for link in page.links)
     assert not re.search(r"url\((?!#)|@import", html)
     assert page.tags.count("svg") > 2
+    assert not re.search(CHOSEN, html[html.index("<body>") :])  # plots take the accent of light or dark
     assert HOSTILE in " ".join(page.words)  # shown, as text
 
 
