@@ -45,8 +45,8 @@ class QuestionAnswer(Config):
     def _windows_move_on(self) -> Self:
         if self.stride is not None and self.stride > self._widest:
             raise ValueError(
-                f"stride {self.stride} is too much for max_tokens ({self.max_tokens}), half of which a question may take; give "
-                f"at most {self._widest}, or leave it out"
+                f"stride {self.stride} is too much for max_tokens ({self.max_tokens}), half of which a question may take; "
+                f"give at most {self._widest}, or leave it out"
             )
         return self
 
