@@ -45,7 +45,7 @@ class QuestionAnswer(Config):
     def _windows_move_on(self) -> Self:
         if self.stride is not None and self.stride > self._widest:
             raise ValueError(
-                f"stride {self.stride} is too much for max_tokens ({self.max_tokens}), half of which a question may take; "
+                f"stride {self.stride} is too much for max_tokens {self.max_tokens}: a question may take half of that; "
                 f"give at most {self._widest}, or leave it out"
             )
         return self
