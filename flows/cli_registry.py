@@ -153,6 +153,8 @@ def _print_version(version: Version, manifest: Manifest) -> None:
     click.echo(f"manifest sha256 {version.manifest}")
     if manifest.description:
         click.echo(manifest.description)
+    if any(file.path.startswith("adapter/") for file in manifest.files):
+        click.echo("adapter/ holds the adapter beside the model: README.md says how to load it over the base")
     for title, columns, rows in (
         ("metrics on the test split", ["metric", "value"], [[k, f"{v:.4f}"] for k, v in manifest.metrics.items()]),
         ("lineage", ["what", "value"], list(_flat(manifest.lineage))),

@@ -8,6 +8,7 @@ from flows.results_table import Line, print_results
 from flows.run_record import RunRecord
 from ftlib.artifacts import ModelVersion, Refusal
 from ftlib.counted import counted
+from ftlib.recipe_parts import Publish
 from ftlib.registries import Registry
 from ftlib.registries.s3 import S3
 from ftlib.results import results
@@ -25,7 +26,7 @@ def print_summary(record: RunRecord, work: Path) -> None:
     if record.all_done_before():
         console.print("every stage was done already; nothing changed")
     console.print(f"report     {_report_page(record, work)}", soft_wrap=True)
-    console.print(_outcome(record.result, found.recipe.publish.to), soft_wrap=True)
+    console.print(_outcome(record.result, found.recipe.publish), soft_wrap=True)
     if record.wall_seconds:
         console.print(
             f"time       {record.wall_seconds:.0f} s: {record.work_seconds:.0f} s in the stages, "
@@ -61,13 +62,16 @@ def _report_page(record: RunRecord, work: Path) -> Path:
     return work / "runs" / record.evidence.recipe.name / "report.html"
 
 
-def _outcome(result: ModelVersion | Refusal, to: Registry) -> str:
+def _outcome(result: ModelVersion | Refusal, publish: Publish) -> str:
     if isinstance(result, Refusal):
         return "[bold]not published[/]: " + "; ".join(result.reasons)
     state = "published " if result.created else "there already"
-    return (
-        f"[bold]{state} {result.name}@{result.version}[/] in {result.registry}\npull it    {_pull_command(result, to)}"
-    )
+    lines = [
+        f"[bold]{state} {result.name}@{result.version}[/] in {result.registry}",
+        f"pull it    {_pull_command(result, publish.to)}",
+        *(["adapter    in adapter/, beside the model; its README.md loads it"] if publish.adapter else []),
+    ]
+    return "\n".join(lines)
 
 
 def _pull_command(version: ModelVersion, to: Registry) -> str:

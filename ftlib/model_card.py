@@ -15,6 +15,7 @@ from ftlib.config import BatchKind
 from ftlib.counted import counted
 from ftlib.evidence import Evidence
 from ftlib.formats.question_answer import QuestionAnswer
+from ftlib.model_usage import adapter_usage, usage
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.recipe_parts import Phase
 from ftlib.results import results, text_table
@@ -46,7 +47,8 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 f"# {recipe.publish.name}",
                 recipe.publish.description or f"{_task(recipe)[1]}, fine-tuned from {model.name}.",
                 "## Use",
-                _usage(recipe),
+                usage(recipe),
+                *_adapter(evidence),
                 "## Results",
                 _table(text_table(results(evidence.final, selection, recipe.evaluations))),
                 f"Measured on the {REPORT} splits, which took part neither in training nor in the choice of this "
@@ -67,6 +69,13 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
         )
         + "\n"
     )
+
+
+def _adapter(evidence: Evidence) -> list[str]:
+    if not evidence.recipe.publish.adapter:
+        return []
+    labels = len(evidence.selection.chosen.end.labels)
+    return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, labels)]
 
 
 def _signatures(evidence: Evidence) -> list[str]:
@@ -131,30 +140,6 @@ def _tags(recipe: Recipe, selection: Selection) -> list[str]:
 
 def _is_merged(chosen: Candidate) -> bool:
     return chosen.merge is not None and chosen.merge.whole_copy() is None
-
-
-def _usage(recipe: Recipe) -> str:
-    task, every = _task(recipe)[0], recipe.phases[0].objective.needs == "multi_labeled"
-    if task == "question-answering":  # transformers 5 has no pipeline for it
-        return (
-            "```python\n"
-            "from transformers import AutoModelForQuestionAnswering, AutoTokenizer\n\n"
-            'folder = "path/to/this/folder"\n'
-            "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-            "model = AutoModelForQuestionAnswering.from_pretrained(folder)\n"
-            'inputs = tokenizer("some question?", "some text that answers it", return_tensors="pt")\n'
-            "said = model(**inputs)\n"
-            "first, last = said.start_logits.argmax(), said.end_logits.argmax()\n"
-            'print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))\n'
-            "```"
-        )
-    return (
-        "```python\n"
-        "from transformers import pipeline\n\n"
-        f'model = pipeline("{task}", model="path/to/this/folder"{", top_k=None" if every else ""})\n'
-        'print(model("some text"))\n'
-        "```"
-    )
 
 
 def _confidence(recipe: Recipe) -> str:

@@ -1,6 +1,7 @@
 """From records to a version that a stranger can load; and everything that must stop it on the way."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from ftlib.evidence import Evidence
 from ftlib.fingerprint import file_digest
 from ftlib.inference import predict
 from ftlib.lineage import trained_rows
+from ftlib.model_card import model_card
 from ftlib.model_folder import find_model, weights_digest
 from ftlib.model_registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
@@ -281,6 +283,27 @@ def test_a_published_adapter_over_the_base_is_the_published_model(make, tmp_path
     torch.testing.assert_close(run.logits(over), run.logits(merged), rtol=0, atol=2e-5)
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/base", "a" * 40)
+
+
+@pytest.mark.parametrize("name", ["package:some_module/model", "owner/base@" + "a" * 40])
+def test_the_card_loads_the_adapter_over_the_base(make, tmp_path: Path, name: str):
+    run = with_adapter(make(0.4), tmp_path / "lora", 0.4)
+    found = run.job.evidence.model.model_copy(update={"name": name})
+    card = model_card(run.job.evidence.model_copy(update={"model": found}))
+    folder = pulled(published(run), tmp_path / "out")
+    code = re.findall(r"```python\n(.*?)```", card.partition("### The adapter alone")[2], re.DOTALL)[0]
+    asked = '"path/to/the/base/model"' if "package:" in name else f'"owner/base", revision="{"a" * 40}"'
+    assert code.count(asked) == 1
+    code = code.replace(asked, repr(str(run.chosen.start.path / "model")))
+    loaded: dict[str, Any] = {}
+    exec(compile(code.replace("path/to/this/folder", str(folder)), "card", "exec"), loaded)
+    merged = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    torch.testing.assert_close(run.logits(loaded["model"].eval()), run.logits(merged), rtol=0, atol=2e-5)
+    assert ("cannot open on its own" in card) == ("package:" in name)
+
+
+def test_a_version_without_an_adapter_does_not_speak_of_one(make):
+    assert "adapter" not in model_card(make().job.evidence)
 
 
 def test_an_adapter_at_another_place_is_not_published(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
