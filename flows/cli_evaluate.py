@@ -11,7 +11,7 @@ from flows.cli import set_option, work_option
 from flows.cli_interpolate import model_folder
 from flows.console import emit, json_option, stdout_console
 from flows.measuring import Stages, measure
-from flows.registry_view import registry_options
+from flows.registry_view import called, registry_options
 from flows.results_table import Line, print_results
 from ftlib.artifacts import EvalReport, RawDataset
 from ftlib.counted import counted
@@ -97,7 +97,8 @@ def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspa
         preprocess=lambda job: preprocess(job, work),
         evaluate=lambda job: evaluate_(job, work),
     )
-    found = measure(name, folder, recipe, raw, split, stages)
+    with called(name, folder):
+        found = measure(name, folder, recipe, raw, split, stages)
     if found is None:
         kind = recipe.phases[0].objective.needs
         raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")

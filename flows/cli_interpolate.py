@@ -17,7 +17,7 @@ from flows.console import emit, json_option
 from flows.registry_view import open_registry, registry_options
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging import Average, Kernel, Lerp, Merge
-from ftlib.model_folder import is_adapter
+from ftlib.model_folder import is_adapter, package_folder
 from ftlib.recipe_file import explain
 from ftlib.storage.model_folders import check_free, fetch_folder, put_folder
 
@@ -194,16 +194,21 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
 def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
     """Return a model folder: the one named, its `model/` where it is a stage's output, or what is fetched for it.
 
-    That is a version, pulled from the registry, or a folder of a bucket.
+    That is a version, pulled from the registry, a folder of a bucket, or one of an installed package.
     """
     cache = _cache()
     if spec.startswith("s3://"):
         return fetch_folder(spec, cache / "folders", endpoint_url)
+    if spec.startswith("package:"):
+        return package_folder(spec)
     folder = Path(spec).expanduser()
     if folder.is_dir():
         return folder / "model" if (folder / "model" / "config.json").is_file() else folder
     if "@" not in spec:
-        raise ModelError(f"{spec!r} is no folder here; give a model folder, s3://bucket/folder, or a version as name@3")
+        raise ModelError(
+            f"{spec!r} is no folder here; give a model folder, package:module/folder, s3://bucket/folder, or a version "
+            "as name@3"
+        )
     opened = open_registry(uri, endpoint_url)
     version = opened.resolve(spec)
     target = cache / "versions" / version.manifest

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import click
 
 from flows.console import emit, json_option
-from flows.registry_view import facts, key_option, open_registry, registry_options, version_argument
+from flows.registry_view import called, facts, key_option, open_registry, registry_options, version_argument
 from ftlib.errors import DataError
 from ftlib.model_registry.signing import PublicKey
 
@@ -37,13 +37,14 @@ def predict(
 
     from ftlib.inference import predict as answer
 
-    predictions = answer(folder, _lines(sys.stdin.buffer), batch_size)
-    if as_json:
-        answers = [prediction.model_dump(mode="json") for prediction in predictions]
-        emit(answers, {**facts(found), "predictions": answers}, as_json)
-        return
-    for prediction in predictions:
-        click.echo(prediction.line())
+    with called(str(found), folder):
+        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size)
+        if as_json:
+            answers = [prediction.model_dump(mode="json") for prediction in predictions]
+            emit(answers, {**facts(found), "predictions": answers}, as_json)
+            return
+        for prediction in predictions:
+            click.echo(prediction.line())
 
 
 def _cache() -> Path:

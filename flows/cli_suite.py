@@ -7,7 +7,7 @@ import click
 
 from flows.cli_interpolate import model_folder
 from flows.console import emit, json_option, stdout_console
-from flows.registry_view import registry_options
+from flows.registry_view import called, registry_options
 from flows.results_table import Line, print_results
 from ftlib.bootstrap import Resampling
 from ftlib.counted import counted
@@ -61,7 +61,8 @@ def suite(
     from ftlib.training.model import load_model, load_tokenizer
 
     for name, place in folders.items():
-        found[name] = ask(load_model(place, "tokens"), load_tokenizer(place), tasks, folder, limit)
+        with called(name, place):
+            found[name] = ask(load_model(place, "tokens"), load_tokenizer(place), tasks, folder, limit)
     compared = adjusted(
         [
             ours.minus(theirs, (name, models[0]), resampling)

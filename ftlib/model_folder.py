@@ -71,7 +71,7 @@ def find_model(ref: ModelRef) -> FoundModel:
 
 def _locate(ref: ModelRef) -> Path:
     if ref.path.startswith("package:"):
-        return _in_package(ref.path)
+        return package_folder(ref.path)
     folder = Path(ref.path).expanduser()
     if folder.is_dir():
         return folder.absolute()
@@ -82,7 +82,8 @@ def _locate(ref: ModelRef) -> Path:
     return _from_hub(ref)
 
 
-def _in_package(path: str) -> Path:
+def package_folder(path: str) -> Path:
+    """Return the folder that `package:<module>/<folder>` names. Raises ModelError if there is none."""
     module, _, inside = path.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,16 +85,23 @@ def ask(
     _check_border(tokenizer)
     harness = cast(Any, importlib.import_module("lm_eval"))
     known = _known(tasks, folder)
+    # It asks git for the commit of the working folder, which says "fatal" on the terminal where that is no repository.
+    cast(Any, importlib.import_module("lm_eval.evaluator")).get_git_commit_hash = _no_commit
     lm = cast(Any, importlib.import_module("lm_eval.models.huggingface")).HFLM(
         pretrained=model, tokenizer=tokenizer, batch_size=8, device=str(next(model.parameters()).device)
     )
-    found = harness.simple_evaluate(
-        model=lm, tasks=list(tasks), task_manager=known, log_samples=True, bootstrap_iters=0, limit=limit
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # its bars, which have no switch; errors are raised
+        found = harness.simple_evaluate(
+            model=lm, tasks=list(tasks), task_manager=known, log_samples=True, bootstrap_iters=0, limit=limit
+        )
     scores = [scores for task, samples in found["samples"].items() for scores in _scores(task, samples, found)]
     if not scores:
         raise RecipeError(f"tasks {', '.join(tasks)}: none has a metric that is a mean of its examples' scores")
     return scores
+
+
+def _no_commit() -> None:
+    return None
 
 
 def _check_border(tokenizer: Any) -> None:

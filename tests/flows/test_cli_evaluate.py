@@ -70,6 +70,17 @@ def test_a_narrow_terminal_shows_whole_names(place: Path, monkeypatch: pytest.Mo
     assert "…" not in result.stdout
 
 
+def test_a_model_of_an_installed_package(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "some_models"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "one").symlink_to(place / "one" / "model")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = call(place, "package:some_models/one", "--evaluation", "away", "--json")
+    assert result.exit_code == 0, result.output
+    assert [cell["candidate"] for cell in json.loads(result.stdout)["measured"]] == ["package:some_models/one"]
+
+
 def test_what_was_measured_is_not_measured_again(place: Path) -> None:
     call(place, place / "one")
     before = {path: path.stat().st_mtime_ns for path in (place / "work" / "outcomes").glob("*.parquet")}
@@ -103,6 +114,7 @@ def test_a_published_version_is_the_folder_it_was_made_from(
     [
         (["nowhere"], "'nowhere' is no folder here"),
         (["ONE", "--evaluation", "nothing"], "--evaluation nothing: tiny has home, away"),
+        (["package:nowhere_at_all/model"], "there is no installed package 'nowhere_at_all'"),
         (["ONE", "ONE"], "is named twice"),
         (["BARE"], "has no head for 'labeled' rows to measure"),
     ],

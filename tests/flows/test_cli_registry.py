@@ -277,3 +277,15 @@ def test_no_registry_there(tmp_path: Path):
     assert result.exit_code == 6
     assert "there is no registry at" in result.stderr
     assert not (tmp_path / "typo").exists()
+
+
+def test_predict_names_the_version_and_not_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, opened = tmp_path / "bare", ModelRegistry(LocalStore(tmp_path / "bare_registry"))
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    manifest = Manifest(name="bare", description="", files=(file_of(folder, "config.json"),), metrics={}, lineage={})
+    opened.publish(manifest, folder, "k", lambda _: None, tmp_path)
+    result = call(tmp_path / "bare_registry", "predict", "bare", input="text")
+    assert result.stderr.startswith("reglage: bare@1 is no version pulled from a registry")
+    assert str(tmp_path / "cache") not in result.stderr

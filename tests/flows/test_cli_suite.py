@@ -90,6 +90,8 @@ def test_a_task_is_asked_example_by_example_and_models_are_compared(place: Path,
         [python, "-m", "flows.cli", *words], cwd=place, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
+    assert "fatal" not in done.stderr
+    assert "it/s" not in done.stderr
     said = json.loads(done.stdout)
     one, two = said["measured"]
     for cell, model in ((one, "one"), (two, "two")):
