@@ -169,6 +169,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         overrides.append(f"datasets.{name}.format.max_tokens=32")
+        if dataset.format.kind == "question_answer":
+            overrides.append(f"datasets.{name}.format.stride=8")
         if isinstance(dataset.source, InstalledText):
             some = ", ".join(dataset.source.libraries[:3])
             overrides += [
