@@ -101,30 +101,39 @@ def forgetting_section(
     found: Sequence[Difference],
     divergences: Mapping[str, Estimate],
     reference: Checkpoint | None,
-    retained: Sequence[str],
+    watched: Sequence[str],
+    *,
+    named: bool,
+    same: bool = False,
 ) -> Section:
-    """Return what the chosen model lost of what the base model could do; says why where that cannot be said."""
-    if not retained:
-        lead = "The recipe names no evaluation with role: retained, so what the model forgot was not measured."
-        return Section("forgetting", "Forgetting", lead)
+    """Return what the chosen model lost of what the base model could do; says why where that cannot be said.
+
+    `watched` are the evaluations of old skills if the recipe has `named` any; else those whose answers are compared.
+    `same` says that the chosen model has the reference's very weights.
+    """
+    missing = "" if named else "No evaluation has role: retained, so what was lost of other skills is not measured. "
     if reference is None:
-        lead = f"{', '.join(retained)}: both the base model and theta0 have random heads, so there is nothing to lose."
+        lead = f"{missing}The base model and theta0 both have random heads, so there is nothing to compare with."
         return Section("forgetting", "Forgetting", lead)
     why = "" if reference.phase == "base" else ", since the base model's own head is random"
+    if same:
+        lead = f"{missing}The chosen model has the very weights of {reference.phase}{why}: nothing is forgotten."
+        return Section("forgetting", "Forgetting", lead)
     lead = f"Retained skills, against {reference.phase}{why}. "
-    if not found:
-        return Section(
-            "forgetting", "Forgetting", f"{lead}The chosen model has its very weights: nothing is forgotten."
-        )
-    lead += f"A loss is forgetting. {_SCALES}"
-    tables = [_difference_table(found, "")]
+    if not named:
+        lead = f"{missing}How far answers moved on {', '.join(watched)} is, from those of {reference.phase}{why}. "
+    tables = [_difference_table(found, "")] if found else []
+    if found:
+        lead += f"A loss is forgetting. {_SCALES} "
     if divergences:
-        lead += " The divergence is how far the answers moved, right or wrong: 0 is nothing. It is per row, for a "
+        lead += "The divergence is how far the answers moved, right or wrong: 0 is nothing. It is per row, for a "
         lead += "language model per token."
         cells = estimates_on_one_scale(list(divergences.values()))
         rows = [Row([Cell(name), cell]) for name, cell in zip(divergences, cells, strict=True)]
         tables.append(Table(["evaluation", f"mean KL({reference.phase} || chosen), nats"], rows))
-    return Section("forgetting", "Forgetting", lead, tables=tables)
+    elif not found:
+        lead = f"{missing}How far its answers moved is known of answers with one label per row and of language models."
+    return Section("forgetting", "Forgetting", lead.strip(), tables=tables)
 
 
 def diagnosis_section(figures: Sequence[Figure], tables: Sequence[Table]) -> Section | None:

@@ -27,17 +27,15 @@ VERSION = 1
 """Raised when the comparison changes; kept results of another version are not read."""
 
 
-def divergences(
-    found: Evidence, work: Workspace, reference: Checkpoint, retained: Sequence[str]
-) -> dict[str, Estimate]:
-    """Return KL(reference || chosen) on every retained evaluation: per row of a classifier, else per token.
+def divergences(found: Evidence, work: Workspace, reference: Checkpoint, watched: Sequence[str]) -> dict[str, Estimate]:
+    """Return KL(reference || chosen) on evaluations where both were measured: per row of a classifier, else per token.
 
     A classifier's is read from tables. A language model's is a pass with both models in memory, which is kept: it is
     made once per (weights, weights, rows), like outcomes.
     """
     result: dict[str, Estimate] = {}
     theirs, ours = (found.measured(name) for name in (reference.phase, found.selection.chosen.name))
-    for name in retained:
+    for name in (name for name in watched if name in theirs and name in ours):
         evaluation = found.recipe.evaluations[name]
         resampling = Resampling(evaluation.resamples, evaluation.confidence, found.recipe.seed)
         before, after = (tables_in(work.root)(cells[name]) for cells in (theirs, ours))

@@ -28,7 +28,7 @@ class ReportJob(Job):
     """What the page shows."""
 
     stage: ClassVar[str] = "report"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     evidence: Evidence
 
@@ -98,14 +98,17 @@ def _same_weights(found: Evidence, phase: str) -> bool:
 
 
 def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
-    retained = [name for name, evaluation in found.recipe.evaluations.items() if evaluation.role == "retained"]
+    roles = {name: evaluation.role for name, evaluation in found.recipe.evaluations.items()}
+    retained, shifted = ([name for name in roles if roles[name] == role] for role in ("retained", "shifted"))
+    # Where no set of old skills is named, how far the answers moved is still known, on the rows farthest from home.
+    watched = retained or shifted or list(roles)
     reference = retained_reference(found.checkpoints)
-    if not retained or reference is None or _same_weights(found, reference.phase):
-        return sections.forgetting_section([], {}, reference, retained)
-    measured = _differences(found, work, found.selection.chosen.name, reference.phase)
+    if reference is None or _same_weights(found, reference.phase):
+        return sections.forgetting_section([], {}, reference, watched, named=bool(retained), same=reference is not None)
+    measured = _differences(found, work, found.selection.chosen.name, reference.phase) if retained else []
     kept = adjusted([d for d in measured if d.evaluation in retained])
-    moved = divergences(found, work, reference, retained) if measured else {}
-    return sections.forgetting_section(kept, moved, reference, retained)
+    moved = divergences(found, work, reference, watched)
+    return sections.forgetting_section(kept, moved, reference, watched, named=bool(retained))
 
 
 def _diagnosis(found: Evidence, work: Workspace, folder: Path) -> sections.Section | None:

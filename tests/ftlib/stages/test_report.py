@@ -301,7 +301,10 @@ def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
         (d.evaluation, d.metric.replace("_", " "), "< 0.001" if p < 0.001 else f"{p:.3f}")
         for d, p in zip(found, holm([d.p for d in found]), strict=True)
     ]
-    assert "its very weights: nothing is forgotten" in markdown[markdown.index("## Forgetting") :]
+    assert (
+        "the very weights of probe, since the base model's own head is random: nothing is forgotten"
+        in markdown[markdown.index("## Forgetting") :]
+    )
 
 
 def test_a_table_that_is_gone_is_one_clear_line(made: tuple[ReportJob, Workspace, Report], tmp_path: Path) -> None:
@@ -339,6 +342,23 @@ def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
     )
     expected = float(scipy.stats.entropy(theirs.probabilities, ours.probabilities, axis=1).mean())
     assert f"| old | {number(expected)} (" in part[part.index("mean KL(probe") :]
+
+
+def test_without_old_skills_it_is_said_how_far_answers_moved_on_shifted_rows(tmp_path: Path) -> None:
+    work = Workspace(tmp_path / "work")
+    middle = {"rule": "fixed", "by": "shifted/accuracy", "alpha": 0.5}
+    job = records(tmp_path, work, recipe(select=middle))
+    markdown = (report(job, work).path / "report.md").read_text()
+    part = markdown[markdown.index("## Forgetting") : markdown.index("## Behind the numbers")]
+    assert "No evaluation has role: retained, so what was lost of other skills is not measured." in part
+    assert "How far answers moved on shifted is, from those of probe" in part
+    ours, theirs = (
+        read_outcomes(work.root / job.evidence.measured(name)["shifted"].outcomes)
+        for name in (job.evidence.selection.chosen.name, "probe")
+    )
+    expected = float(scipy.stats.entropy(theirs.probabilities, ours.probabilities, axis=1).mean())
+    assert f"| shifted | {number(expected)} (" in part
+    assert "| target |" not in part
 
 
 def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_path: Path) -> None:
