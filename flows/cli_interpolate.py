@@ -137,7 +137,7 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
     with appearing(target) as work:
         mixed = write_scaled(adapter, base, kernel.alpha, work)
     note = stands_elsewhere(adapter, base)
-    return {"lora_alpha": read_adapter(target)["lora_alpha"], "mixed": mixed, "warnings": [note] if note else []}
+    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": [note] if note else []}
 
 
 @contextmanager
@@ -224,7 +224,8 @@ def _print(record: dict[str, Any]) -> None:
             "note: what these were trained from is not recorded; that they belong together is your word", err=True
         )
     if "lora_alpha" in record:
-        made = f"lora_alpha {record['lora_alpha']:g}, {len(record['mixed'])} tensors mixed with A's"
+        alpha = record["lora_alpha"]  # other types have none, and are only copied
+        made = "a copy" if alpha is None else f"lora_alpha {alpha:g}, {len(record['mixed'])} tensors mixed with A's"
         click.echo(f"the adapter at alpha {record['merge']['alpha']:g} is in {record['folder']}: {made}")
         return
     if record["copied"] == record["tensors"] and record["merge"]["kind"] == "lerp":

@@ -13,8 +13,8 @@ from ftlib.errors import ModelError
 from ftlib.merging import Kernel, Lerp, Place
 from ftlib.model_folder import read_config
 from ftlib.parameter_names import is_embedding, layer_of
+from ftlib.training.row_meanings import check_labels, has_vocabulary, new_tokens
 from ftlib.training.tensor_files import FLOATING, ITEM_BYTES, Span, tensor_spans
-from ftlib.training.vocabulary import check_labels, has_vocabulary, new_tokens
 
 
 @dataclass(frozen=True)
