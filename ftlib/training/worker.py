@@ -24,6 +24,7 @@ from ftlib.training.loop import Loop, Trained, build_model
 from ftlib.training.model import save_model
 from ftlib.training.plan import Plan
 from ftlib.training.probe import fit_probe
+from ftlib.training.reproducible import reproducible
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import write_durably
 
@@ -40,7 +41,8 @@ def work(plan: Plan) -> None:
     torch.set_num_threads(threads(plan))
     try:
         group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
-        trained = _train(plan, group)
+        with reproducible(group.device):
+            trained = _train(plan, group)
         if group.is_first:
             _write_result(plan, trained, run, began)
         group.barrier()
