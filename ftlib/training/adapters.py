@@ -170,7 +170,10 @@ def stands_elsewhere(adapter: Path, base: Path) -> list[str]:
     over = f"{adapter} was trained over {named}, by its config, and A is {base}; that they are the same is your word"
     if not (Path(named) / "config.json").is_file():
         return [over]
-    return [over, *compare_configs(Path(named), base, (named, str(base)), str(base))]
+    try:
+        return [over, *compare_configs(Path(named), base, (named, str(base)), str(base))]
+    except ModelError as error:
+        raise ModelError(f"{over}, but {error}: give the model that the adapter was trained over") from error
 
 
 def _tensors(adapter: Path) -> dict[str, Tensor]:
