@@ -166,8 +166,8 @@ def _interpolation(selection: Selection) -> str:
     chosen = selection.chosen
     if chosen.alpha is not None:
         return (
-            f"Published are the weights at alpha {chosen.alpha:g} of the way from the end of {code(chosen.start.phase)} "
-            f"(alpha 0) to the end of {code(chosen.end.phase)} (alpha 1). {_paper(chosen)}"
+            f"Published are the weights at alpha {chosen.alpha:g} of the way from the end of "
+            f"{code(chosen.start.phase)} (alpha 0) to the end of {code(chosen.end.phase)} (alpha 1). {_paper(chosen)}"
         )
     if _is_merged(chosen):
         parts = ", ".join(code(part.phase) for part in chosen.parts)
