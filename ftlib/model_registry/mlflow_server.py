@@ -50,7 +50,8 @@ def export_to_mlflow(
     """Copy a version's files, metrics and lineage to MLflow, and the aliases that mean it now.
 
     Exporting it again moves the aliases only. Raises RecipeError if MLflow is not installed or the URI holds a secret,
-    StorageError if the server refuses, IntegrityError if the version is damaged or MLflow gives back other bytes; no model version appears then.
+    StorageError if the server refuses, IntegrityError if the version is damaged or MLflow gives back other bytes; no
+    model version appears then.
     """
     if found := secret_in(tracking_uri):
         raise RecipeError(f"--tracking-uri is {found}; give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
