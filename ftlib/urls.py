@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 
-_URL = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+")
-_USERINFO = re.compile(r"(?<=://)(?:[^\s/@?#]*|[^\s/@?#:]+:(?!\d{1,5}[/?#])[^\s@?#]*)@")
+_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:/|(?:https?|s3|ftp|gs|hf):)/[^\s'\"<>]+")
+"""Also with one slash, as a path that was made of it is written."""
+_USERINFO = re.compile(r"^([^:]+:/{1,2})(?:[^\s/@?#]*|[^\s/@?#:]+:(?!\d{1,5}[/?#])[^\s@?#]*)@")
 """What stands before the host; secret keys of S3 hold slashes, and people paste them as they are."""
 _SECRET = re.compile(
     r"(?i)(?<=[?&;#])((?:x-(?:amz|goog|ms)-)?(?:signature|credential|security-token|sig|policy|token|auth|authorization"
@@ -30,4 +31,4 @@ def secret_in(text: str) -> str | None:
 
 def redacted(text: str) -> str:
     """Return a text whose URLs hold no user names, passwords, signatures or tokens."""
-    return _URL.sub(lambda url: _SECRET.sub(rf"\g<1>{HIDDEN}", _USERINFO.sub(f"{HIDDEN}@", url[0])), text)
+    return _URL.sub(lambda url: _SECRET.sub(rf"\g<1>{HIDDEN}", _USERINFO.sub(rf"\g<1>{HIDDEN}@", url[0])), text)

@@ -38,6 +38,9 @@ _STRUCTURE = re.compile(
 )
 """Fields that decide what tensors mean in an architecture that transformers does not know here."""
 
+_FORMERLY = {"position_embedding_type": "absolute"}
+"""Fields that transformers 5 no longer knows, and what their absence meant."""
+
 
 def compare_configs(ours: Path, theirs: Path, names: tuple[str, str], result: str) -> list[str]:
     """Compare two folders' configs; `names` is how messages call them, `result` whose config the merge has.
@@ -69,14 +72,14 @@ def _differences(ours: Path, theirs: Path) -> Iterator[tuple[str, tuple[object, 
     else:
         flat, known = [_flat(config) for config, _ in (full[0], full[1])], full[0][1] | full[1][1]
     for field in sorted(flat[0].keys() | flat[1].keys()):
-        here, there = (config.get(field) for config in flat)
+        leaf = field.rpartition(".")[2]
+        here, there = (config.get(field, _FORMERLY.get(leaf)) for config in flat)
         if here == there or (known is None and not here and not there):
             continue
-        parts = field.split(".")
-        if parts[-1] == "pad_token_id" and None in (here, there):
+        if leaf == "pad_token_id" and None in (here, there):
             continue  # one was trained before it needed any
-        gradual = any(map(_GRADUAL.fullmatch, parts))
-        structural = bool(_STRUCTURE.fullmatch(parts[-1])) if known is None else field in known
+        gradual = any(map(_GRADUAL.fullmatch, field.split(".")))
+        structural = leaf in _FORMERLY or (bool(_STRUCTURE.fullmatch(leaf)) if known is None else field in known)
         yield field, (here, there), structural and not gradual
 
 

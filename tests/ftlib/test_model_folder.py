@@ -268,7 +268,7 @@ def test_a_fault_of_the_config_is_told_as_one(model: Path, kind: str) -> None:
 @pytest.mark.parametrize("fields", [{"num_attention_heads": 0}, {"hidden_act": "no"}, {"num_attention_heads": 5}])
 def test_a_config_that_makes_no_model_is_one_line(model: Path, fields: dict[str, object]) -> None:
     _config(**fields)(model)
-    with pytest.raises(ModelError, match="config.json cannot be used|cannot be loaded as a SequenceClassification"):
+    with pytest.raises(ModelError, match=r"config\.json cannot be used|cannot be loaded as a SequenceClassification"):
         load_model(model, "labeled")
 
 
@@ -320,7 +320,7 @@ def test_an_adapter_as_a_base_is_told_as_one(model: Path, beside: bool) -> None:
         labels_of,
         check_model,
     ):
-        with pytest.raises(ModelError, match="adapter.*stands on, by its config some/base") as caught:
+        with pytest.raises(ModelError, match=r"adapter.*stands on, by its config some/base") as caught:
             read(model)
         assert "\n" not in str(caught.value)
 
