@@ -101,10 +101,11 @@ def _merged_weights(
             from ftlib.training.merge_files import scratch_beside
 
             scratch = stack.enter_context(scratch_beside(target))
-            for i, adapter in enumerate(dict.fromkeys(adapters)):
+            notes_of = {adapter: stands_elsewhere(adapter, base) for adapter in dict.fromkeys(adapters)}
+            for i, adapter in enumerate(notes_of):
                 whole[adapter] = scratch / str(i)
                 write_merged(adapter, base, whole[adapter])
-                notes += [note] if (note := stands_elsewhere(adapter, base)) else []
+                notes += notes_of[adapter]
         plan = plan_merge(kernel, [Input(spec, whole.get(folder, folder)) for spec, folder in named], reference=1)
         from ftlib.training.merge_files import write_merge  # torch, which no refusal needs
 
@@ -134,10 +135,10 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
             "leave it out to write merged weights"
         )
     base, adapter = folders
+    notes = stands_elsewhere(adapter, base)
     with appearing(target) as work:
         mixed = write_scaled(adapter, base, kernel.alpha, work)
-    note = stands_elsewhere(adapter, base)
-    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": [note] if note else []}
+    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": notes}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from prefect.states import Completed
 
 from flows.run_page import artifact_key
 from ftlib.errors import StorageError
+from ftlib.markdown import escaped
 from ftlib.model_registry import AliasEntry, ModelRegistry
 from ftlib.model_registry.aliases import AliasLog
 from ftlib.storage import open_store
@@ -134,7 +135,8 @@ def _show(opened: ModelRegistry, model: str, alias: str, before: AliasEntry | No
         f"| test split | {f'version {before.version}, in place' if before else 'none in place'} | version {version} |"
     )
     cells = [
-        f"| {metric} | {_number(old.get(metric))} | {_number(new.get(metric))} |" for metric in sorted({*old, *new})
+        f"| {escaped(metric)} | {_number(old.get(metric))} | {_number(new.get(metric))} |"
+        for metric in sorted({*old, *new})
     ]
     note = "\n\nEach was measured in its own run: on other rows, if the data changed between them."
     create_markdown_artifact(

@@ -10,6 +10,7 @@ from flows.challenge import Challenge
 from flows.console import stdout_console
 from flows.run_page import artifact_key
 from ftlib.artifacts import Ledger
+from ftlib.markdown import escaped, table
 from ftlib.results import interval_text, results, text_table
 from ftlib.workspace import Workspace, write_durably
 
@@ -80,17 +81,17 @@ def _parts(found: Challenge) -> Iterator[str]:
     if found.differences:
         yield (
             "## Challenger against champion\n\nPaired on the same rows; in brackets the confidence interval.\n\n"
-            + _table(
+            + table(
                 [
                     ["evaluation", "metric", "challenger - champion", ""],
                     *([d.evaluation, d.metric, interval_text(d.estimate), d.verdict] for d in found.differences),
                 ]
             )
         )
-    yield "## What is new\n\n" + _table(_news(found))
+    yield "## What is new\n\n" + table(_news(found))
     if found.evidence:
-        yield "## Rows\n\n" + _table(_rows(found))
-        yield "## Measured on the report splits\n\n" + _table(
+        yield "## Rows\n\n" + table(_rows(found))
+        yield "## Measured on the report splits\n\n" + table(
             text_table(
                 results(
                     (*found.evidence.final, *found.champion_cells),
@@ -130,14 +131,4 @@ def _ledger(ledger: Ledger) -> list[str]:
 
 
 def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_plain(line)}" for line in lines)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def _plain(text: str) -> str:
-    """Keep what rows and reasons hold from being read as markup."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return "\n".join(f"- {escaped(line)}" for line in lines)

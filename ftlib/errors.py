@@ -19,11 +19,17 @@ A gate that says no is not here: it is a normal result (`Selection.refusal`).
 
 from __future__ import annotations
 
+from ftlib.urls import redacted
+
 
 class ReglageError(Exception):
     """Shown to the user as one line, without a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Say it without the passwords of URLs, whoever put them in: logs, pages and terminals all come here."""
+        return redacted(super().__str__())
 
 
 class RecipeError(ReglageError):

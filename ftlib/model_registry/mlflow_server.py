@@ -17,6 +17,7 @@ from ftlib.config import Config
 from ftlib.errors import IntegrityError, RecipeError, StorageError
 from ftlib.model_registry.registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
+from ftlib.urls import secret_in
 from ftlib.versions import Manifest, Version, differences
 
 if TYPE_CHECKING:
@@ -48,9 +49,12 @@ def export_to_mlflow(
 ) -> Exported:
     """Copy a version's files, metrics and lineage to MLflow, and the aliases that mean it now.
 
-    Exporting it again moves the aliases only. Raises RecipeError if MLflow is not installed, StorageError if the server
-    refuses, IntegrityError if the version is damaged or MLflow gives back other bytes; no model version appears then.
+    Exporting it again moves the aliases only. Raises RecipeError if MLflow is not installed or the URI holds a secret,
+    StorageError if the server refuses, IntegrityError if the version is damaged or MLflow gives back other bytes; no
+    model version appears then.
     """
+    if found := secret_in(tracking_uri):
+        raise RecipeError(f"--tracking-uri is {found}; give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     client = _client(tracking_uri)
     from mlflow.exceptions import MlflowException
 

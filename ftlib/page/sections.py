@@ -236,9 +236,15 @@ def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
     )
 
 
+_OF_ONE_RUN = frozenset({"samples_per_second", "seconds", "worker_seconds", "peak_memory_bytes", "resumed_from_step"})
+"""Facts that differ between two runs that make the same weights. They stay in the run's record: the page is published,
+and equal content has an equal manifest."""
+
+
 def training_section(checkpoints: Sequence[Checkpoint], figures: Sequence[Figure]) -> Section:
-    """Return what every phase did."""
-    facts = list(dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.facts))
+    """Return what every phase did, as every run of it does."""
+    told = (name for checkpoint in checkpoints for name in checkpoint.facts)
+    facts = [name for name in dict.fromkeys(told) if name not in _OF_ONE_RUN]
     return Section(
         "training",
         "Training",
@@ -250,7 +256,6 @@ def training_section(checkpoints: Sequence[Checkpoint], figures: Sequence[Figure
                     Row(texts("parameters", *(c.parameters for c in checkpoints[1:]))),
                     Row(texts("trained", *(c.trained_parameters for c in checkpoints[1:]))),
                     *(Row(texts(_words(name), *(_fact(c, name) for c in checkpoints[1:]))) for name in facts),
-                    Row(texts("seconds in all", *(f"{c.seconds:.1f}" for c in checkpoints[1:]))),
                 ],
                 numeric=frozenset(range(1, len(checkpoints))),
             )
@@ -264,8 +269,6 @@ def _words(name: str) -> str:
 
 def _fact(checkpoint: Checkpoint, name: str) -> str | int:
     value = checkpoint.facts.get(name, "–")
-    if name.endswith("_bytes") and not isinstance(value, str):
-        return f"{value / 2**20:,.0f} Mi"
     return f"{value:,.4g}" if isinstance(value, float) else value
 
 

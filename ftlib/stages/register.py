@@ -26,7 +26,7 @@ class RegisterJob(Job):
     """What to publish, with the evidence. Gates are those of `recipe.select.gates`, checked on `evidence.final`."""
 
     stage: ClassVar[str] = "register"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     evidence: Evidence
     report: Report

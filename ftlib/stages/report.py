@@ -28,7 +28,7 @@ class ReportJob(Job):
     """What the page shows."""
 
     stage: ClassVar[str] = "report"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     evidence: Evidence
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError
-from ftlib.model_folder import copy_tokenizer, read_config, weight_files
+from ftlib.model_folder import check_model, check_no_code, copy_tokenizer, read_config
 from ftlib.training.heads import head_of
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
@@ -29,10 +29,12 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
 def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.Module, set[str]]:
     """Load a folder and say which tensors it lacked (freshly initialised from torch's current seed).
 
-    `config` overrides the model's own, for example `num_labels`.
+    `config` overrides the model's own, for example `num_labels`. Raises ModelError for a folder that `check_model`
+    refuses, that stock transformers cannot load, or whose weights are not finite.
     """
     loader = head_of(kind).auto_class
-    weight_files(folder)
+    check_model(folder)
+    load_config(folder)
     try:
         with _quiet():
             model, info = loader.from_pretrained(
@@ -43,13 +45,21 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
                 **config,
                 **_LOADING,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
+    except Exception as error:  # of transformers, and of whatever the config makes it build
         raise ModelError(
-            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first}"
+            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {_said(error)}"
         ) from error
+    _check_finite(model, folder)
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     return model.eval(), {*info["missing_keys"], *mismatched}
+
+
+def empty_model(loader: Any, config: Any, folder: Path) -> nn.Module:
+    """Make the model that a folder's config describes. Raises ModelError if it describes none."""
+    try:
+        return loader.from_config(config)
+    except Exception as error:
+        raise ModelError(f"{folder}/config.json makes no model: {_said(error)}") from error
 
 
 def with_fresh_head(model: nn.Module) -> set[str]:
@@ -108,13 +118,45 @@ class _quiet:
             transformers.logging.enable_progress_bar()
 
 
+def load_config(folder: Path) -> Any:
+    """Load a folder's config. Raises ModelError if it is none that stock transformers can use."""
+    read_config(folder)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a field of the wrong type is a TypeError, a ZeroDivisionError, or a class of its own
+        raise ModelError(f"{folder}/config.json cannot be used: {_said(error)}") from error
+
+
 def load_tokenizer(folder: Path) -> Any:
-    """Load a folder's tokenizer. Raises ModelError if it has none that stock transformers can load."""
+    """Load a folder's tokenizer.
+
+    Raises ModelError if it has none that stock transformers can load, or if its config, which says which tokenizer it
+    is, cannot be used.
+    """
+    load_config(folder)
+    check_no_code(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ModelError(f"{folder} has no usable tokenizer: {first}") from error
+    except Exception as error:  # the Rust library raises the bare class for a damaged tokenizer.json
+        raise ModelError(f"{folder} has no usable tokenizer: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Return an error's first line, with the one behind it where the first only announces it."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return said if len(said) <= 300 else f"{said[:299]}…"
+
+
+def _check_finite(model: nn.Module, folder: Path) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.detach().sum().isfinite():  # cheaper than every value
+            bad = int((~parameter.isfinite()).sum())
+            if bad:
+                raise ModelError(
+                    f"{folder}: tensor {name!r} holds NaN or infinity, {bad} of {parameter.numel()} values: the "
+                    "training that made it broke, or the file is damaged; give another checkpoint"
+                )
 
 
 def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenizer_from: Path) -> None:
