@@ -14,7 +14,7 @@ from pydantic import Field
 from ftlib.artifacts import FileVersion, ListedFile, PinnedAlready
 from ftlib.config import Config
 from ftlib.errors import DataError, RecipeError
-from ftlib.listing import Found, Listing, list_bucket, list_path, pin_listed
+from ftlib.listing import Found, Listing, list_bucket, list_path, once, pin_listed
 from ftlib.row_files import COMPRESSED, SUFFIXES, read_file
 from ftlib.rows import BadRow, Row
 from ftlib.storage.files import local_errors
@@ -45,7 +45,7 @@ class Files(Config):
     def list(self) -> tuple[ListedFile, ...]:
         """List the files without reading them. Raises DataError if there are none."""
         listing = list_bucket(self.path, self.endpoint_url, self.marker) if self._remote else self._local()
-        files = [file for file in listing.files if listing.what != "folder" or _is_rows(file.uri)]
+        files = once(file for file in listing.files if listing.what != "folder" or _is_rows(file.uri))
         if not files:
             raise DataError(_nothing(self.path, listing, "" if self._remote else f" (looked in {Path.cwd()})"))
         for file in files:
@@ -104,7 +104,7 @@ class Files(Config):
 def _nothing(path: str, listing: Listing, looked: str) -> str:
     if listing.what == "folder" and (listing.files or not path.startswith("s3://")):
         return f"{path}: no {', '.join(SUFFIXES)} file in this folder; name the one that is meant"
-    wanted = "no file matches this glob" if any(c in path for c in "*?[") else "no such file or folder"
+    wanted = "no file matches this glob" if listing.what == "glob" else "no such file or folder"
     return f"{path}: {wanted}{looked}; correct the source's path"
 
 
