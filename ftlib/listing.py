@@ -59,7 +59,7 @@ def list_path(path: str, marker: str | None) -> Listing:
     leads nowhere and for a folder that cannot be read: what they hold cannot be told.
     """
     base, pattern = _written(Path(os.path.expanduser(path)).absolute())  # Path's own raises for an unknown user
-    top = _Place(base, os.path.realpath(base), False, os.path.isdir(base))
+    top = _Place(base, os.path.realpath(base), False, False, os.path.isdir(base))
     if pattern:
         what = "glob" if any(map(glob.has_magic, pattern)) else "file"
         places = _expand(top, pattern)
@@ -75,7 +75,7 @@ def list_path(path: str, marker: str | None) -> Listing:
 
 def list_folder(folder: Path) -> list[Found]:
     """List every file in a folder and below, hidden ones too. Raises DataError as `list_path` does."""
-    top = _Place(str(folder.absolute()), os.path.realpath(folder), False, True)
+    top = _Place(str(folder.absolute()), os.path.realpath(folder), False, False, True)
     places = (child for below in _walk(top, hidden=True) for child in _children(below) if not child.folder)
     return sorted(found for place in places if (found := _stat(place)))
 
@@ -123,7 +123,9 @@ class _Place(NamedTuple):
 
     path: str
     real: str
+    link: bool
     linked: bool
+    """Whether it or a folder above it, below the asked path, is a link."""
     folder: bool
 
     @property
@@ -134,7 +136,7 @@ class _Place(NamedTuple):
         path = os.path.join(self.path, name)
         moved = link or name == ".."
         real = os.path.realpath(path) if moved else os.path.join(self.real, name)
-        return _Place(path, real, self.linked or moved, folder)
+        return _Place(path, real, link, self.linked or moved, folder)
 
 
 def _written(where: Path) -> tuple[str, list[str]]:
@@ -178,13 +180,11 @@ def _walk(top: _Place, *, hidden: bool = False) -> Iterator[_Place]:
         seen.add(place.real)
         yield place
         for child in _children(place):
-            link, visible = child.real != os.path.join(place.real, child.name), not _hidden(child.name, "")
-            if link and visible and not child.folder:
+            visible = not _hidden(child.name, "")
+            if child.link and visible and not child.folder:
                 _refuse_dangling(child.path)
-            elif child.folder and link and (hidden or visible):
-                heapq.heappush(links, child)
-            elif child.folder and (hidden or visible):
-                folders.append(child)
+            if child.folder and (hidden or visible):
+                heapq.heappush(links, child) if child.link else folders.append(child)
 
 
 def _children(place: _Place) -> Iterator[_Place]:
@@ -257,7 +257,7 @@ def _matches(
 
 def list_file(path: Path) -> ListedFile | None:
     """List one local file; None if there is none."""
-    found = _stat(_Place(str(path), str(path), False, False))
+    found = _stat(_Place(str(path), str(path), False, False, False))
     return found and ListedFile(uri=found.uri, version=found.version, bytes=found.bytes)
 
 
