@@ -183,8 +183,12 @@ def _walk(top: _Place, *, hidden: bool = False) -> Iterator[_Place]:
             visible = not _hidden(child.name, "")
             if child.link and visible and not child.folder:
                 _refuse_dangling(child.path)
-            if child.folder and (hidden or visible):
-                heapq.heappush(links, child) if child.link else folders.append(child)
+            if not child.folder or not (hidden or visible):
+                continue
+            if child.link:
+                heapq.heappush(links, child)
+            else:
+                folders.append(child)
 
 
 def _children(place: _Place) -> Iterator[_Place]:
