@@ -63,12 +63,14 @@ class _CsvLines:
         return self.taken[0]
 
 
-def read_csv(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset()) -> Iterator[Row | BadRow]:
+def read_csv(
+    file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset(), delimiter: str = ","
+) -> Iterator[Row | BadRow]:
     """Read a file of records under a header, but for the columns to drop; an empty field is a null."""
     # The module's limit on a field is global and 128 KiB; ours is per record and enforced by _CsvLines.
     csv.field_size_limit(max(csv.field_size_limit(), row_bytes))
     with open_text(file) as stream:
-        records = _csv_records(_CsvLines(stream, row_bytes), file.uri, row_bytes)
+        records = _csv_records(_CsvLines(stream, row_bytes), file.uri, row_bytes, delimiter)
         header = next(records, None)
         if header is None:
             return
@@ -85,8 +87,8 @@ class _Record(NamedTuple):
     fields: list[str]
 
 
-def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record | BadRow]:
-    reader = csv.reader(lines, strict=True)
+def _csv_records(lines: _CsvLines, uri: str, row_bytes: int, delimiter: str) -> Iterator[_Record | BadRow]:
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     while True:
         lines.begin()
         try:
@@ -95,7 +97,7 @@ def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record
             return
         except (csv.Error, _RecordTooLargeError) as error:
             number, size, data = lines.give_up()
-            reader = csv.reader(lines, strict=True)
+            reader = csv.reader(lines, strict=True, delimiter=delimiter)
             if data is None:
                 yield BadRow(uri, number, size, "too_large", f"{size} bytes, allowed {row_bytes}")
             else:

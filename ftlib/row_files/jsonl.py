@@ -9,7 +9,8 @@ from typing import Any, cast
 import msgspec
 
 from ftlib.artifacts import FileVersion
-from ftlib.row_files.text import Line, bounded_lines, open_text
+from ftlib.errors import DataError
+from ftlib.row_files.text import BOM, Line, bounded_lines, open_text
 from ftlib.rows import NOT_FINITE, BadRow, Row, Value, blame, is_finite
 
 _decode = msgspec.json.Decoder().decode
@@ -105,3 +106,26 @@ def _distinct(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
         twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
         raise ValueError(f"the name {twice!r} is there twice")
     return values
+
+
+def read_json(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset()) -> Iterator[Row | BadRow]:
+    """Read lines of JSON, or one list of objects; that is held as a whole, and the line of a row is its place in it.
+
+    Raises DataError for a list that cannot be read.
+    """
+    with open_text(file) as stream:
+        data = next((line for line in stream if line.removeprefix(BOM).strip()), b"")
+        is_list = data.removeprefix(BOM).lstrip().startswith(b"[")
+        data += stream.read() if is_list else b""
+    if not is_list:
+        yield from read_jsonl(file, row_bytes, drop)
+        return
+    try:
+        items = cast("list[object]", json.loads(data.removeprefix(BOM), object_pairs_hook=_distinct))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.uri} is no list in JSON: {error}; write it again, or one object a line") from error
+    for number, item in enumerate(items, 1):
+        line = json.dumps(item).encode()
+        found = parse_line((number, len(line), line if len(line) <= row_bytes else None), file.uri, row_bytes, drop)
+        if found is not None:
+            yield found

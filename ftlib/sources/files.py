@@ -41,6 +41,8 @@ class Files(Config):
     """A file written less than this long ago waits for a later run."""
     marker: str | None = Field(default=None, pattern=r"^[^/]+$")
     """A file's name, `_SUCCESS` for one: the files of a folder wait until the folder has it."""
+    drop_columns: tuple[str, ...] = ()
+    """Columns that nobody reads: they are left out before a row is judged."""
 
     def list(self) -> tuple[ListedFile, ...]:
         """List the files without reading them. Raises DataError if there are none."""
@@ -78,9 +80,11 @@ class Files(Config):
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the pinned files in the order of their digests, so that names and folders do not matter."""
-        bucket = self._bucket() if self._remote else None
+        bucket, drop = self._bucket() if self._remote else None, frozenset(self.drop_columns)
         for file in sorted(files, key=lambda file: file.sha256):
-            yield from read_file(file, row_bytes) if bucket is None else _read_object(bucket, file, row_bytes)
+            yield from (
+                read_file(file, row_bytes, drop) if bucket is None else _read_object(bucket, file, row_bytes, drop)
+            )
 
     @property
     def _remote(self) -> bool:
@@ -123,7 +127,7 @@ def _stored(bucket: Bucket, file: ListedFile | FileVersion) -> StoredObject:
     return StoredObject(file.uri.removeprefix(f"s3://{bucket.name}/"), file.version, file.bytes, 0.0)
 
 
-def _read_object(bucket: Bucket, file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
+def _read_object(bucket: Bucket, file: FileVersion, row_bytes: int, drop: frozenset[str]) -> Iterator[Row | BadRow]:
     """Read an object through a copy on this machine's disk: parquet has to be read from its end."""
     suffix = next(s for s in (*COMPRESSED, *SUFFIXES) if file.uri.lower().endswith(s))
     with tempfile.TemporaryDirectory(prefix="reglage-") as folder:
@@ -131,7 +135,7 @@ def _read_object(bucket: Bucket, file: FileVersion, row_bytes: int) -> Iterator[
         with local_errors(copy, file.bytes), copy.open("wb") as stream:
             bucket.copy(_stored(bucket, file), stream)
         try:
-            for row in read_file(file.model_copy(update={"uri": str(copy)}), row_bytes):
+            for row in read_file(file.model_copy(update={"uri": str(copy)}), row_bytes, drop):
                 yield structs.replace(row, uri=file.uri) if isinstance(row, Row) else replace(row, uri=file.uri)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), file.uri)) from error
