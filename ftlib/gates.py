@@ -15,6 +15,9 @@ from ftlib.errors import DataError
 from ftlib.recipe_parts import Limits
 from ftlib.rows import BadRow
 
+_ASKED_FOR = frozenset(("missing_value", "wrong_type", "not_allowed"))
+"""Reasons whose column is one that the recipe names."""
+
 
 @dataclass
 class Tally:
@@ -84,7 +87,8 @@ def _what_is_wrong(tally: Tally) -> str:
     """Return one clause for each reason; a column that is wrong in every row is schema drift, and said alone."""
     for (reason, column), count in tally.blamed.items():
         if count == tally.rows_in:
-            return f"{reason} in 100 % of the rows: {tally.first[reason].detail} (is {column!r} its name?)"
+            ask = f" (is {column!r} its name?)" if reason in _ASKED_FOR else ""
+            return f"{reason} in 100 % of the rows: {tally.first[reason].detail}{ask}"
     return "; ".join(
         f"{count} {reason}, first {row.uri}:{row.line} ({row.detail})"
         for reason, count in tally.bad.most_common()

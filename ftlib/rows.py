@@ -36,6 +36,7 @@ BadReason = Literal[
     "broken_csv",
     "wrong_field_count",
     "binary_value",
+    "unreadable_value",
     "reserved_column",
     "no_values",
     "missing_value",
@@ -97,6 +98,15 @@ class BadRow:
     detail: str
     column: str | None = None
     """The column that is to blame, where it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoValue:
+    """Stands for a table's cell that is no value; it makes its row a bad one."""
+
+    reason: BadReason
+    detail: str
+    """What the column holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,20 +196,55 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None, file: i
         values = found
     try:
         encoded = canonical_json(values)
-    except UnicodeEncodeError:  # "\ud800" is valid JSON and no valid text; Arrow cannot hold it
-        return BadRow(row.uri, row.line, row.bytes, "lone_surrogate", "half of a surrogate pair, not a character")
-    except ValueError:
-        return BadRow(row.uri, row.line, row.bytes, "not_finite", "NaN or infinity is not a JSON number")
-    except RecursionError:
-        return BadRow(row.uri, row.line, row.bytes, "nested_too_deep", "lists or objects nested too deep")
+    except (ValueError, RecursionError):
+        return _without_json(row, values)
     if not values:
         return BadRow(row.uri, row.line, row.bytes, "no_values", "every value is null")
     if ROW_ID in values or FILE in values:
         name = ROW_ID if ROW_ID in values else FILE
         return BadRow(row.uri, row.line, row.bytes, "reserved_column", f"rename the column {name!r}", name)
     if len(encoded) > row_bytes:
-        return BadRow(row.uri, row.line, len(encoded), "too_large", f"{len(encoded)} bytes, allowed {row_bytes}")
+        largest = max(values, key=lambda name: len(canonical_json({name: values[name]})))
+        return too_large(row.uri, row.line, len(encoded), row_bytes, largest)
     return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file)
+
+
+def _without_json(row: Row, values: Values) -> BadRow:
+    """Return what is wrong with the first column that canonical JSON cannot say."""
+    for name, value in values.items():
+        try:
+            canonical_json({name: value})
+        except UnicodeEncodeError:  # "\ud800" is valid JSON and no valid text; Arrow cannot hold it
+            return blame(row, "lone_surrogate", name, "holds half of a surrogate pair, which is no character")
+        except ValueError:
+            return blame(row, "not_finite", name, NOT_FINITE)
+        except RecursionError:
+            break
+    return BadRow(row.uri, row.line, row.bytes, "nested_too_deep", "lists or objects nested too deep")
+
+
+NOT_FINITE = "holds NaN or infinity, which is no JSON number"
+
+
+def is_finite(value: Value) -> bool:
+    """Say whether no number in a value is NaN or infinite. Raises RecursionError for what is nested too deep."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(is_finite, value.values()))
+    return all(map(is_finite, value)) if isinstance(value, list) else True
+
+
+def blame(row: Row, reason: BadReason, column: str, what: str) -> BadRow:
+    """Return the row as a bad one whose column is to blame, with the remedy for a column that nobody reads."""
+    detail = f"column {column!r} {what}; correct it, or leave it out: source.drop_columns"
+    return BadRow(row.uri, row.line, row.bytes, reason, detail, column)
+
+
+def too_large(uri: str, line: int, size: int, allowed: int, largest: str) -> BadRow:
+    """Return a bad row that has more bytes than allowed, most of them in one column."""
+    detail = f"{size} bytes, allowed {allowed}, most in column {largest!r}; raise limits.row_bytes"
+    return BadRow(uri, line, size, "too_large", f"{detail}, or leave the column out: source.drop_columns", largest)
 
 
 _sorted_json = msgspec.json.Encoder(order="sorted").encode
@@ -224,7 +269,10 @@ def _spelt_alike(values: Values) -> bool:
 
 
 def from_python(value: object) -> Value:
-    """Turn a table's cell into a value: dates become ISO 8601, decimals text, NaN null. Raises TypeError for bytes."""
+    """Turn a table's cell into a value: dates become ISO 8601, decimals text, NaN null.
+
+    Raises TypeError for bytes, RecursionError for what is nested too deep.
+    """
     if isinstance(value, float):
         return None if math.isnan(value) else value  # NaN is how pandas writes a null
     if value is None or isinstance(value, (str, int, bool)):
@@ -242,14 +290,15 @@ def from_python(value: object) -> Value:
 def table_row(uri: str, number: int, size: int, cells: dict[str, object]) -> Row | BadRow:
     """Turn a table's row into a row of values."""
     values: dict[str, Value] = {}
+    row = Row(uri, number, size, values)
     for name, cell in cells.items():
+        if isinstance(cell, NoValue):
+            return blame(row, cell.reason, name, cell.detail)
         try:
             values[name] = from_python(cell)
         except TypeError:
-            return BadRow(
-                uri, number, size, "binary_value", f"column {name!r} holds bytes; store text or numbers", name
-            )
-    return Row(uri, number, size, values)
+            return blame(row, "binary_value", name, "holds bytes, which are neither text nor a number")
+    return row
 
 
 def need_column(column: str, have: Iterable[str], where: str) -> None:

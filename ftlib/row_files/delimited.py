@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
@@ -11,6 +12,9 @@ from ftlib.artifacts import FileVersion
 from ftlib.errors import DataError
 from ftlib.row_files.text import Line, bounded_lines, open_text
 from ftlib.rows import BadRow, Row
+
+_TORN = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are not UTF-8."""
 
 
 class _RecordTooLargeError(Exception):
@@ -59,18 +63,20 @@ class _CsvLines:
         return self.taken[0]
 
 
-def read_csv(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
-    """Read a file of records under a header; an empty field is a null."""
+def read_csv(
+    file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset(), delimiter: str = ","
+) -> Iterator[Row | BadRow]:
+    """Read a file of records under a header, but for the columns to drop; an empty field is a null."""
     # The module's limit on a field is global and 128 KiB; ours is per record and enforced by _CsvLines.
     csv.field_size_limit(max(csv.field_size_limit(), row_bytes))
     with open_text(file) as stream:
-        records = _csv_records(_CsvLines(stream, row_bytes), file.uri, row_bytes)
+        records = _csv_records(_CsvLines(stream, row_bytes), file.uri, row_bytes, delimiter)
         header = next(records, None)
         if header is None:
             return
         names = _header(header, file.uri)
         for record in records:
-            yield record if isinstance(record, BadRow) else _csv_row(record, names)
+            yield record if isinstance(record, BadRow) else _csv_row(record, names, drop)
 
 
 class _Record(NamedTuple):
@@ -81,8 +87,8 @@ class _Record(NamedTuple):
     fields: list[str]
 
 
-def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record | BadRow]:
-    reader = csv.reader(lines, strict=True)
+def _csv_records(lines: _CsvLines, uri: str, row_bytes: int, delimiter: str) -> Iterator[_Record | BadRow]:
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     while True:
         lines.begin()
         try:
@@ -91,7 +97,7 @@ def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record
             return
         except (csv.Error, _RecordTooLargeError) as error:
             number, size, data = lines.give_up()
-            reader = csv.reader(lines, strict=True)
+            reader = csv.reader(lines, strict=True, delimiter=delimiter)
             if data is None:
                 yield BadRow(uri, number, size, "too_large", f"{size} bytes, allowed {row_bytes}")
             else:
@@ -116,11 +122,15 @@ def refuse_twice(names: Sequence[str], uri: str) -> None:
         raise DataError(f"{uri} has more than one column {', '.join(map(repr, twice))}; rename them")
 
 
-def _csv_row(record: _Record, names: list[str]) -> Row | BadRow:
+def _csv_row(record: _Record, names: list[str], drop: frozenset[str]) -> Row | BadRow:
     uri, line, size, torn, fields = record
     if len(fields) != len(names):
         detail = f"{len(fields)} fields, the header has {len(names)}"
         return BadRow(uri, line, size, "wrong_field_count", detail)
+    if drop:
+        kept = [i for i, name in enumerate(names) if name not in drop]
+        names, fields = [names[i] for i in kept], [fields[i] for i in kept]
+        torn = torn and any(map(_TORN.search, fields))
     if torn:
         return BadRow(uri, line, size, "invalid_utf8", "bytes that are not UTF-8")
     # csv cannot tell an empty text from an absent one, and has no numbers: a value is a non-empty text or null.

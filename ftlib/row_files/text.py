@@ -17,7 +17,7 @@ from ftlib.row_files.budget import Budget, compare
 
 COMPRESSIONS = (".gz", ".zst")
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 20
 
 
@@ -31,7 +31,7 @@ def bounded_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
     while data := stream.readline(limit + 2):
         number += 1
         if number == 1:
-            data = data.removeprefix(_BOM)
+            data = data.removeprefix(BOM)
         size = len(data)
         if size <= limit or len(data.rstrip(b"\r\n")) <= limit:
             yield number, size, data
