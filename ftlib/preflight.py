@@ -8,16 +8,13 @@ from pathlib import Path
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.config import LABELED, Split
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError, StorageError
 from ftlib.iob2 import completed
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import Signer
 from ftlib.prepared import longest_prompt, split_file
 from ftlib.recipe import REPORT, SELECTION, Recipe
-
-_NAMED = 5
-"""Labels that a message names."""
 
 
 def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
@@ -48,7 +45,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
         unseen = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels} - set(seen))
         if unseen:
             raise DataError(
-                f"evaluations.{name}: labels that training never sees: {_some(unseen)}; training has {_some(seen)}: "
+                f"evaluations.{name}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
                 "map or drop these rows, or train on some of them"
             )
     return seen
@@ -77,11 +74,6 @@ def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], model
         for split in (SELECTION, REPORT):
             file = split_file(prepared[evaluation.dataset].path, split)
             check_room(name, evaluation.max_new_tokens, file, model)
-
-
-def _some(labels: tuple[str, ...] | list[str]) -> str:
-    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
-    return ", ".join(labels[:_NAMED]) + more
 
 
 def check_registry(recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlib.config import Config
-from ftlib.errors import IntegrityError, RecipeError, StorageError
+from ftlib.errors import IntegrityError, RecipeError, StorageError, first_line
 from ftlib.model_registry.registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
 from ftlib.versions import Manifest, Version, differences
@@ -73,7 +73,7 @@ def export_to_mlflow(
         for alias in aliases:
             client.set_registered_model_alias(version.name, alias, found.version)
     except MlflowException as error:
-        raise StorageError(f"MLflow at {tracking_uri} refused {version}: {str(error).splitlines()[0]}") from error
+        raise StorageError(f"MLflow at {tracking_uri} refused {version}: {first_line(error)}") from error
     return Exported(
         model=version.name, version=str(found.version), run_id=found.run_id, aliases=tuple(aliases), created=created
     )

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ftlib.artifacts import FileVersion, ListedFile, PinnedAlready
 from ftlib.config import Config
-from ftlib.errors import DataError, RecipeError, TransientError
+from ftlib.errors import DataError, RecipeError, TransientError, first_line
 from ftlib.fingerprint import digest
 from ftlib.listing import list_file, pin_listed
 from ftlib.rows import BadRow, Row, table_row
@@ -96,9 +96,9 @@ class HuggingFace(Config):
                 return load_dataset(self.path, split=self.split, revision=self.revision, streaming=True)
             saved: Dataset | DatasetDict = load_from_disk(str(folder))
         except (ConnectionError, TimeoutError) as error:
-            raise TransientError(f"{self.path}: the hub does not answer: {_first_line(error)}") from error
+            raise TransientError(f"{self.path}: the hub does not answer: {first_line(error)}") from error
         except (OSError, ValueError) as error:  # DatasetNotFoundError is a FileNotFoundError
-            raise DataError(f"{self.path}: not loadable as a dataset: {_first_line(error)}") from error
+            raise DataError(f"{self.path}: not loadable as a dataset: {first_line(error)}") from error
         if isinstance(saved, Dataset):
             return saved
         if self.split in saved:
@@ -108,7 +108,3 @@ class HuggingFace(Config):
 
 def _digests(files: Iterable[FileVersion]) -> list[str]:
     return sorted(file.digest() for file in files)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from typing import ClassVar
 from ftlib.artifacts import Candidate, EvalReport, Measured, PreparedDataset, SliceFacts
 from ftlib.bootstrap import Resampling, estimates
 from ftlib.config import Split
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError
 from ftlib.fingerprint import Job, digest
 from ftlib.outcomes import Outcomes, read_outcomes
@@ -103,7 +103,7 @@ def _check_rows(job: EvaluateJob) -> None:
             )
         if unknown := sorted(set(facts.labels) - set(candidate.end.labels)):
             raise DataError(
-                f"evaluation {job.name!r}: {candidate.name!r} has no label {', '.join(map(repr, unknown[:5]))}; "
+                f"evaluation {job.name!r}: {candidate.name!r} has no label {some([*map(repr, unknown)])}; "
                 f"it has {', '.join(candidate.end.labels)}"
             )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, TypeVar, cast
 
-from ftlib.errors import StorageError, TransientError
+from ftlib.errors import StorageError, TransientError, first_line
 from ftlib.storage.s3_errors import has_expired, meaning
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class S3Client:
                 try:
                     self._client = self._connect()
                 except Exception as error:
-                    raise StorageError(f"no S3 client for {self.endpoint_url or 'AWS'}: {error}") from error
+                    raise StorageError(f"no S3 client for {self.endpoint_url or 'AWS'}: {first_line(error)}") from error
             return self._client
 
     def _connect(self) -> Any:

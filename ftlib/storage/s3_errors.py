@@ -7,7 +7,7 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
-from ftlib.errors import ReglageError, StorageError, TransientError
+from ftlib.errors import ReglageError, StorageError, TransientError, first_line
 
 _TRANSIENT_CODES = frozenset(
     {
@@ -51,9 +51,9 @@ def meaning(error: Exception, what: str) -> Exception:
     if isinstance(error, OSError) and error.errno in _DISK:  # of the file that is downloaded to
         return error
     if isinstance(error, (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, OSError)):
-        return TransientError(f"{what}: {error}; check the endpoint and the network, then run again")
+        return TransientError(f"{what}: {first_line(error)}; check the endpoint and the network, then run again")
     if isinstance(error, BotoCoreError):
-        return StorageError(f"{what}: {error}; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")
+        return StorageError(f"{what}: {first_line(error)}; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")
     return error
 
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 
+from ftlib.counted import some
 from ftlib.errors import ModelError
 from ftlib.merging import Kernel, Lerp, Place
 from ftlib.model_folder import read_config
@@ -162,7 +163,7 @@ def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, Span]], refer
             if alone := sorted(here.keys() - there.keys()):
                 other = item if owner is inputs[reference] else inputs[reference]
                 raise ModelError(
-                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {_some(alone)}"
+                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {some(alone)}"
                 )
 
 
@@ -177,7 +178,7 @@ def _check_dtypes(inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> 
     packed = sorted({f"{n} ({s.dtype})" for each in spans for n, s in each.items() if s.dtype not in ITEM_BYTES})
     if packed:
         raise ModelError(
-            f"{len(packed)} tensors are quantised and cannot be mixed: {_some(packed)}; dequantise the model first"
+            f"{len(packed)} tensors are quantised and cannot be mixed: {some(packed)}; dequantise the model first"
         )
     for item, each in zip(inputs[1:], spans[1:], strict=True):
         for name, span in each.items():
@@ -230,7 +231,3 @@ def _different(name: str, ours: Span, theirs: Span, here: Input, there: Input) -
 
 def _kind(span: Span) -> str:
     return f"{span.dtype}[{', '.join(map(str, span.shape))}]"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
-from ftlib.errors import ModelError
+from ftlib.counted import some
+from ftlib.errors import ModelError, first_line
 from ftlib.model_folder import copy_tokenizer, read_config, weight_files
 from ftlib.training.heads import head_of
 
@@ -44,9 +45,8 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
                 **_LOADING,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(
-            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first}"
+            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first_line(error)}"
         ) from error
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     return model.eval(), {*info["missing_keys"], *mismatched}
@@ -83,7 +83,7 @@ def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> n
         changed["classifier_dropout"] = dropout
     model, missing = load_with_gaps(folder, kind, **changed)
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {', '.join(sorted(missing)[:3])}")
+        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {some(sorted(missing), 3)}")
     return model
 
 
@@ -113,8 +113,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ModelError(f"{folder} has no usable tokenizer: {first}") from error
+        raise ModelError(f"{folder} has no usable tokenizer: {first_line(error)}") from error
 
 
 def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenizer_from: Path) -> None:
