@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+FOUND = ("l2", "l2_chosen_on")
+"""Facts of a training that the recipe left open; they depend on its rows alone, so equal runs say the same."""
+
 _SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
@@ -75,6 +78,9 @@ def lineage(
             "alpha": chosen.alpha,
             "merge": chosen.merge.model_dump(mode="json") if chosen.merge else None,
             "warnings": list(warnings),
+        },
+        "found": {
+            c.phase: {name: c.facts[name] for name in FOUND if name in c.facts} for c in evidence.checkpoints[1:]
         },
         "code": code_facts(),
     }

@@ -56,7 +56,10 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 *_signatures(evidence),
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
                 "## How it was made",
-                "\n".join(f"{i}. {_phase(phase)}" for i, phase in enumerate(recipe.phases, start=1)),
+                "\n".join(
+                    f"{i}. {_phase(phase, end.facts)}"
+                    for i, (phase, end) in enumerate(zip(recipe.phases, evidence.checkpoints[1:], strict=True), start=1)
+                ),
                 f"{_interpolation(selection)} The rule, on the {SELECTION} splits: {selection.rule.rstrip('.')}. "
                 f"Its reason: {selection.why.rstrip('.')}.",
                 "## Data",
@@ -147,12 +150,13 @@ def _confidence(recipe: Recipe) -> str:
     return " and ".join(f"{100 * level:.4g} %" for level in levels)
 
 
-def _phase(phase: Phase) -> str:
+def _phase(phase: Phase, facts: Mapping[str, float | int | str]) -> str:
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
     if phase.tuning.kind == "linear_probe":
-        return f"{trained} (the head alone, on frozen features)."
+        on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""
+        return f"{trained} (the head alone, on frozen features; l2 {facts.get('l2', '–')}{on})."
     return (
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
         f"{optimizer.batch_size}, {optimizer.epochs:g} epochs."
