@@ -116,7 +116,9 @@ def _front_matter(evidence: Evidence) -> str:
             )
             for cell in cells
             for kind, estimate in cell.metrics.items()
-        ],
+            if estimate.value is not None  # the Hub's index knows numbers only
+        ]
+        or None,
     )
     return data.to_yaml()
 

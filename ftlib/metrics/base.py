@@ -27,8 +27,16 @@ class MetricBase(Config):
         """Return how results, rules and gates call it, after the evaluation's name: shifted/accuracy."""
         return str(type(self).model_fields["kind"].default)
 
+    @property
+    def undefined_where(self) -> str:
+        """Say what rows that do not define the metric lack, to follow `it is undefined: `."""
+        return "there are no rows"
+
     def compute(self, outcomes: Any) -> float:
-        """Return the metric over all rows: by default, that of the resample which has every row once."""
+        """Return the metric over all rows: by default, that of the resample which has every row once.
+
+        It is nan where the rows do not define it.
+        """
         import numpy as np
 
         return float(self.resampled(outcomes, np.arange(len(outcomes))[None])[0])
@@ -38,7 +46,7 @@ class MetricBase(Config):
         outcomes: Any,
         rows: Int[np.ndarray, "resamples rows"],
     ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
+        """Return `compute` of every resample; nan where its rows do not define it."""
         raise NotImplementedError
 
     def signature(self) -> str | None:

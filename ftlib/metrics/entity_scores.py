@@ -31,6 +31,12 @@ class EntityScore(MetricBase):
         """See MetricBase."""
         return f"{super().name}:{self.type}" if self.type else super().name
 
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        what = f"entity of type {self.type!r}" if self.type else "entity"
+        return f"the rows hold no {what}{' or none is said' if self.score == 'precision' else ''}"
+
     def resampled(
         self, outcomes: TaggedOutcomes, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:

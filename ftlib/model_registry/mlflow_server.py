@@ -106,7 +106,8 @@ def _log(client: MlflowClient, experiment: str, version: Version, manifest: Mani
     where = there.experiment_id if there else client.create_experiment(experiment)
     run_id = client.create_run(where, tags=_tags(version), run_name=str(version)).info.run_id
     now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in manifest.metrics.items()])
+    known = {name: value for name, value in manifest.metrics.items() if value is not None}
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in known.items()])
     client.log_dict(run_id, manifest.lineage, "lineage.json")
     return run_id
 

@@ -26,7 +26,7 @@ class EvaluateJob(Job):
     """Which candidates, on which rows, measured how. Outcomes are cached per (weights, rows), not per job."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     name: str
     """The evaluation's name in the recipe."""
@@ -155,6 +155,5 @@ def _slices(job: EvaluateJob, table: Outcomes, resampling: Resampling) -> Iterat
     for column, values in sorted(table.slices.items()):
         for value in sorted(set(values)):
             part = table.take(np.array([i for i, v in enumerate(values) if v == value], np.int64))
-            if part.targets.sum():
-                metrics = estimates(part, job.evaluation.metrics, resampling)
-                yield f"{column}={value}", SliceFacts(rows=len(part), metrics=metrics)
+            metrics = estimates(part, job.evaluation.metrics, resampling)
+            yield f"{column}={value}", SliceFacts(rows=len(part), metrics=metrics)

@@ -37,8 +37,8 @@ def select(job: SelectJob, work: Workspace) -> Selection:
     """Choose one candidate by the recipe's rule; of equally good ones, the one nearest to theta0.
 
     Gates are not looked at: `register` holds them against the report split. Raises RecipeError if a metric that the
-    rule names was not measured for every candidate, or no candidate lies at a fixed alpha; StorageError if a table of
-    outcomes is gone.
+    rule names was not measured for every candidate, or no candidate lies at a fixed alpha; DataError if it is undefined
+    on the rows for one of them; StorageError if a table of outcomes is gone.
     """
 
     def build(folder: Path) -> Selection:
