@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Pearson(Correlation):
-    """Linear correlation of answers and scores, -1 to 1; undefined where either are all the same. Blind to shift and scale."""
+    """Linear correlation of answers and scores, -1 to 1; blind to shift and scale. Undefined where either are equal."""
 
     kind: Literal["pearson"] = "pearson"
 
