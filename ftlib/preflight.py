@@ -68,6 +68,22 @@ def check_room(name: str, max_new_tokens: int, prompts: Path, model: Path) -> No
         )
 
 
+def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
+    """Raise DataError if the rule goes by a metric that its rows cannot define; before anything is trained.
+
+    It looks at how many rows have each label. What only the rows' texts or scores tell is found when it is measured.
+    """
+    rule = recipe.select
+    for path in (rule.by, *filter(None, [rule.subject_to]), *rule.plus) if rule.rule != "fixed" else ():
+        name, metric = recipe.metric(path)
+        facts = prepared[recipe.evaluations[name].dataset].splits[SELECTION]
+        if not metric.may_be_defined(facts.rows, facts.labels):
+            raise DataError(
+                f"select: {path!r} is undefined on the {counted(facts.rows, f'{SELECTION} row')} of evaluation "
+                f"{name!r}: {metric.undefined_where}; add such rows, or choose by another metric"
+            )
+
+
 def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], model: Path) -> None:
     """Raise DataError if an evaluation has the model write more than it can; before anything is trained."""
     for name, evaluation in recipe.evaluations.items():

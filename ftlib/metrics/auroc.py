@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
@@ -32,6 +32,10 @@ class AUROC(MetricBase):
     def undefined_where(self) -> str:
         """See MetricBase."""
         return "there is no label that some rows have and others have not"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return any(0 < count < rows for count in labels.values())
 
     def compute(self, outcomes: LabelTable) -> float:
         """Return the metric over all rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftlib.config import BatchKind, Config
@@ -31,6 +32,11 @@ class MetricBase(Config):
     def undefined_where(self) -> str:
         """Say what rows that do not define the metric lack, to follow `it is undefined: `."""
         return "there are no rows"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """Say whether so many rows, of which so many have each label, can define it; asked before training."""
+        del labels
+        return rows > 0
 
     def compute(self, outcomes: Any) -> float:
         """Return the metric over all rows: by default, that of the resample which has every row once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.config import BatchKind
@@ -25,6 +26,10 @@ class ScoreOfLabel(OfLabel):
     def undefined_where(self) -> str:
         """See MetricBase."""
         return f"no row has the label {self.label!r}{' or none is predicted to' if self.score == 'precision' else ''}"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return labels.get(self.label, 0) > 0
 
     def resampled(
         self, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]
@@ -51,6 +56,10 @@ class AveragedScore(MetricBase):
         """See MetricBase."""
         return "no row has a label"
 
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return any(labels.values())
+
     def resampled(
         self, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
@@ -74,6 +83,10 @@ class PooledScore(MetricBase):
     def undefined_where(self) -> str:
         """See MetricBase."""
         return f"no row has a label{' or none is predicted' if self.score == 'precision' else ''}"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return any(labels.values())
 
     def resampled(
         self, outcomes: MultiLabelOutcomes, rows: Int[np.ndarray, "resamples rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
@@ -29,6 +30,10 @@ class MCC(MetricBase):
     def undefined_where(self) -> str:
         """See MetricBase."""
         return "all rows have the same label"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return sum(count > 0 for count in labels.values()) > 1
 
     def resampled(
         self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
