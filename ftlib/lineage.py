@@ -80,7 +80,9 @@ def lineage(
             "warnings": list(warnings),
         },
         "found": {
-            c.phase: {name: c.facts[name] for name in FOUND if name in c.facts} for c in evidence.checkpoints[1:]
+            end.phase: found
+            for end in evidence.checkpoints
+            if (found := {name: end.facts[name] for name in FOUND if name in end.facts})
         },
         "code": code_facts(),
     }

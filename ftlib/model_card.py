@@ -56,10 +56,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 *_signatures(evidence),
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
                 "## How it was made",
-                "\n".join(
-                    f"{i}. {_phase(phase, end.facts)}"
-                    for i, (phase, end) in enumerate(zip(recipe.phases, evidence.checkpoints[1:], strict=True), start=1)
-                ),
+                "\n".join(f"{i}. {_phase(phase, evidence)}" for i, phase in enumerate(recipe.phases, start=1)),
                 f"{_interpolation(selection)} The rule, on the {SELECTION} splits: {selection.rule.rstrip('.')}. "
                 f"Its reason: {selection.why.rstrip('.')}.",
                 "## Data",
@@ -152,11 +149,12 @@ def _confidence(recipe: Recipe) -> str:
     return " and ".join(f"{100 * level:.4g} %" for level in levels)
 
 
-def _phase(phase: Phase, facts: Mapping[str, float | int | str]) -> str:
+def _phase(phase: Phase, evidence: Evidence) -> str:
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
     if phase.tuning.kind == "linear_probe":
+        facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
         on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""
         return f"{trained} (the head alone, on frozen features; l2 {facts.get('l2', '–')}{on})."
     return (

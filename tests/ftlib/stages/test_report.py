@@ -181,7 +181,12 @@ def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: P
     metrics = [{"kind": "auroc"}, {"kind": "mcc"}, {"kind": "f1", "label": LABELS[1]}, {"kind": "accuracy"}]
     evaluations = {"target": {"dataset": "rows", "metrics": metrics, "resamples": 100}}
     gates = [{"metric": "target/auroc", "at_least": 0.1}]
-    of = recipe(evaluations=evaluations, select={"rule": "best", "by": "target/auroc", "gates": gates})
+    dataset = recipe().model_dump(mode="json")["datasets"]["rows"]
+    of = recipe(
+        datasets={"rows": dataset},
+        evaluations=evaluations,
+        select={"rule": "best", "by": "target/auroc", "gates": gates},
+    )
     work = Workspace(tmp_path / "work")
     job = records(tmp_path, work, of, tested=LABELS[:1])
     assert job.evidence.sweep[0].measured[0].metrics["auroc"].numbers()[0] >= 0.0  # on the validation rows it is known
