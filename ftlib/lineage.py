@@ -79,13 +79,17 @@ def lineage(
             "merge": chosen.merge.model_dump(mode="json") if chosen.merge else None,
             "warnings": list(warnings),
         },
-        "found": {
-            end.phase: found
-            for end in evidence.checkpoints
-            if (found := {name: end.facts[name] for name in FOUND if name in end.facts})
-        },
+        "found": _found(evidence),
         "code": code_facts(),
     }
+
+
+def _found(evidence: Evidence) -> dict[str, JsonValue]:
+    """Return what each phase chose for itself, by the phase's name."""
+    found: dict[str, dict[str, JsonValue]] = {
+        end.phase: {name: end.facts[name] for name in FOUND if name in end.facts} for end in evidence.checkpoints
+    }
+    return {phase: facts for phase, facts in found.items() if facts}
 
 
 def _files(raw: RawDataset) -> list[JsonValue]:

@@ -9,7 +9,7 @@ from ftlib.artifacts import PreparedDataset
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.preflight import check_labels, check_registry, check_rule
 from ftlib.recipe import Recipe
-from ftlib.recipe_parts import Publish
+from ftlib.recipe_parts import Publish, Select
 from ftlib.registries.folder import Folder
 from ftlib.testing import tiny_prepared, tiny_rows
 
@@ -73,13 +73,15 @@ def test_a_rule_by_what_its_rows_cannot_define_fails_before_training(
     of = recipe().model_dump(mode="json")
     of["evaluations"]["ood"]["metrics"] = [metric]
     name = f"ood/{metric['kind']}" + (f":{metric['label']}" if "label" in metric else "")
-    for rule in ({"by": name}, {"rule": "fixed", "alpha": 1.0, "by": name}):
-        ours = Recipe.model_validate({**of, "select": rule})
+    best = Recipe.model_validate({**of, "select": {"by": name}})
+    fixed = best.model_copy(update={"select": Select(rule="fixed", alpha=1.0, by=name)})
+    for ours in (best, fixed):
         for label, said in (("a", one_label), ("b", other_label)):
-            rows = {"validation": tiny_rows(6, (label,)), "test": tiny_rows(6, ("a", "b"))}
+            one = [row for row in tiny_rows(12, ("a", "b")) if row["label"] == label]
+            rows = {"validation": one, "test": tiny_rows(6, ("a", "b"))}
             both = {"mail": prepared(tmp_path / "mail"), "shifted": prepared(tmp_path / label, rows)}
             check_rule(ours, {**both, "shifted": prepared(tmp_path / f"both-{label}")})
-            if said is None or rule.get("rule") == "fixed":
+            if said is None or ours is fixed:
                 check_rule(ours, both)
                 continue
             with pytest.raises(DataError) as refused:
