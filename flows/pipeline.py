@@ -21,7 +21,7 @@ from ftlib.config import Config
 from ftlib.evidence import Evidence
 from ftlib.model_folder import find_model
 from ftlib.pins import pin
-from ftlib.preflight import check_labels, check_registry, check_writing
+from ftlib.preflight import check_labels, check_registry, check_rule, check_writing
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
@@ -57,6 +57,7 @@ def prepare(
     raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model, used.get(name))) for name in r.datasets}
     labels = check_labels(r, prepared)
+    check_rule(r, prepared)
     check_writing(r, prepared, Path(model.uri))
     return Data(model=model, raw=raw, prepared=prepared, labels=labels)
 

@@ -241,11 +241,19 @@ class Candidates(Artifact):
 
 
 class Estimate(Config):
-    """A metric with its confidence interval, in the metric's own unit."""
+    """A metric with its confidence interval, in the metric's own unit; or why these rows do not define it."""
 
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
+    undefined: str = ""
+    """What the rows lack where there is no value."""
+
+    def numbers(self) -> tuple[float, float, float] | None:
+        """Return low, value and high; None where the metric is undefined."""
+        if self.low is None or self.value is None or self.high is None:
+            return None
+        return self.low, self.value, self.high
 
 
 class SliceFacts(Config):

@@ -14,11 +14,11 @@ from itertools import accumulate
 from pydantic import Field
 
 from ftlib.config import Config, Fraction
+from ftlib.counted import some
 from ftlib.profile import OTHERS, Profile
 
 _BINS = 10
 """Into which lengths are gathered for PSI, with equal shares of the earlier rows."""
-_NAMED = 5
 
 
 class DriftLimits(Config):
@@ -51,8 +51,7 @@ class Drift(Config):
         words = [f"{self.feature}: PSI {self.psi:.3f}, distance {self.distance:.3f}"]
         for what, values in (("vanished", self.vanished), ("appeared", self.appeared)):
             if values:
-                more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
-                words.append(f"{what}: {', '.join(values[:_NAMED])}{more}")
+                words.append(f"{what}: {some(values)}")
         return "; ".join(words)
 
 

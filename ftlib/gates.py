@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError
 from ftlib.recipe_parts import Limits
 from ftlib.rows import BadRow
@@ -111,11 +111,8 @@ def check_labels_of(limits: Limits, labels: Mapping[str, int], where: str) -> No
     """Raise DataError for a label with fewer training rows than asked for."""
     few = {label: rows for label, rows in labels.items() if rows < limits.rows_per_label}
     if few:
-        counts = ", ".join(
-            f"{label!r} has {rows}" for label, rows in sorted(few.items(), key=lambda f: (f[1], f[0]))[:5]
-        )
-        more = f" and {counted(len(few) - 5, 'label')} more" if len(few) > 5 else ""
+        counts = [f"{label!r} has {rows}" for label, rows in sorted(few.items(), key=lambda f: (f[1], f[0]))]
         raise DataError(
-            f"{where}: labels with fewer than {limits.rows_per_label} training rows: {counts}{more}; "
+            f"{where}: labels with fewer than {limits.rows_per_label} training rows: {some(counts)}; "
             "add rows, map these labels to others or lower limits.rows_per_label"
         )

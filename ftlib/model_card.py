@@ -57,7 +57,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 *_signatures(evidence),
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
                 "## How it was made",
-                "\n".join(f"{i}. {_phase(phase)}" for i, phase in enumerate(recipe.phases, start=1)),
+                "\n".join(f"{i}. {_phase(phase, evidence)}" for i, phase in enumerate(recipe.phases, start=1)),
                 f"{_interpolation(selection)} The rule, on the {SELECTION} splits: "
                 f"{escaped(selection.rule.rstrip('.'))}. Its reason: {escaped(selection.why.rstrip('.'))}.",
                 "## Data",
@@ -116,7 +116,9 @@ def _front_matter(evidence: Evidence) -> str:
             )
             for cell in cells
             for kind, estimate in cell.metrics.items()
-        ],
+            if estimate.value is not None  # the Hub's index knows numbers only
+        ]
+        or None,
     )
     return data.to_yaml()
 
@@ -150,12 +152,14 @@ def _confidence(recipe: Recipe) -> str:
     return " and ".join(f"{100 * level:.4g} %" for level in levels)
 
 
-def _phase(phase: Phase) -> str:
+def _phase(phase: Phase, evidence: Evidence) -> str:
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
     if phase.tuning.kind == "linear_probe":
-        return f"{trained} (the head alone, on frozen features)."
+        facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
+        on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""
+        return f"{trained} (the head alone, on frozen features; l2 {facts.get('l2', '–')}{on})."
     return (
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
         f"{optimizer.batch_size}, {optimizer.epochs:g} epochs."

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from ftlib.artifacts import FoundModel
-from ftlib.errors import ModelError
+from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
 from ftlib.recipe_parts import ModelRef
 from ftlib.tensor_files import PACKED, Span, TensorFile, only_once, read_header, read_tensors
@@ -163,9 +163,8 @@ def _from_hub(ref: ModelRef) -> Path:
     try:
         folder = Path(snapshot_download(ref.path, revision=ref.revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"model {ref.path!r}@{ref.revision} is no folder here and the hub did not give it: {reason}"
+            f"model {ref.path!r}@{ref.revision} is no folder here and the hub did not give it: {first_line(error)}"
         ) from error
     if not (folder / "config.json").is_file():
         raise ModelError(

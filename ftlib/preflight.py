@@ -8,16 +8,13 @@ from pathlib import Path
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.config import LABELED, Split
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError, StorageError
 from ftlib.iob2 import completed
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import Signer
 from ftlib.prepared import longest_prompt, split_file
 from ftlib.recipe import REPORT, SELECTION, Recipe
-
-_NAMED = 5
-"""Labels that a message names."""
 
 
 def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
@@ -48,7 +45,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
         unseen = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels} - set(seen))
         if unseen:
             raise DataError(
-                f"evaluations.{name}: labels that training never sees: {_some(unseen)}; training has {_some(seen)}: "
+                f"evaluations.{name}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
                 "map or drop these rows, or train on some of them"
             )
     return seen
@@ -71,17 +68,28 @@ def check_room(name: str, max_new_tokens: int, prompts: Path, model: Path) -> No
         )
 
 
+def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
+    """Raise DataError if the rule goes by a metric that its rows cannot define; before anything is trained.
+
+    It looks at how many rows have each label. What only the rows' texts or scores tell is found when it is measured.
+    """
+    rule = recipe.select
+    for path in (rule.by, *filter(None, [rule.subject_to]), *rule.plus) if rule.rule != "fixed" else ():
+        name, metric = recipe.metric(path)
+        facts = prepared[recipe.evaluations[name].dataset].splits[SELECTION]
+        if not metric.may_be_defined(facts.rows, facts.labels):
+            raise DataError(
+                f"select: {path!r} is undefined on the {counted(facts.rows, f'{SELECTION} row')} of evaluation "
+                f"{name!r}: {metric.undefined_where}; add such rows, or choose by another metric"
+            )
+
+
 def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], model: Path) -> None:
     """Raise DataError if an evaluation has the model write more than it can; before anything is trained."""
     for name, evaluation in recipe.evaluations.items():
         for split in (SELECTION, REPORT):
             file = split_file(prepared[evaluation.dataset].path, split)
             check_room(name, evaluation.max_new_tokens, file, model)
-
-
-def _some(labels: tuple[str, ...] | list[str]) -> str:
-    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
-    return ", ".join(labels[:_NAMED]) + more
 
 
 def check_registry(recipe: Recipe) -> None:

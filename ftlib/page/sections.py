@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from ftlib.artifacts import (
     Candidates,
@@ -19,13 +20,13 @@ from ftlib.artifacts import (
 from ftlib.page.content import Cell, Figure, Row, Section, Table, Tile, Tone, estimates_on_one_scale, signed, texts
 from ftlib.recipe import Recipe
 from ftlib.recipe_parts import Evaluation
-from ftlib.results import Difference, Result, number
+from ftlib.results import UNDEFINED, Difference, Result, number
 
 _SCALES = (
     "The dashed line is zero. Bars of one metric share a scale; where it runs beyond ±1, as perplexities do, "
     "every row has its own."
 )
-_TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted"}
+_TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted", UNDEFINED: "muted"}
 
 
 def tiles(recipe: Recipe, rows: Sequence[Result], gains: Sequence[Difference]) -> list[Tile]:
@@ -38,16 +39,19 @@ def tiles(recipe: Recipe, rows: Sequence[Result], gains: Sequence[Difference]) -
         metric = wanted if wanted in row.metrics else next(iter(row.metrics))
         estimate = row.metrics[metric]
         gain = next((g for g in gains if (g.evaluation, g.metric) == (row.evaluation, metric)), None)
-        note = f"{number(estimate.low)} to {number(estimate.high)}"
+        label = f"{row.evaluation} {metric}".replace("_", " ")
+        if (three := estimate.numbers()) is None:
+            found.append(Tile(UNDEFINED, label, estimate.undefined))
+            continue
+        note = f"{number(three[0])} to {number(three[2])}"
         if gain is not None and gain.estimate.value:
             note += f" · {signed(gain.estimate.value)} against {gain.theirs}"
-        label = f"{row.evaluation} {metric}".replace("_", " ")
         found.append(
             Tile(
-                number(estimate.value),
+                number(three[1]),
                 label,
                 note,
-                _TONES[gain.verdict] if gain and gain.verdict != "undecided" else "",
+                _TONES[gain.verdict] if gain and gain.verdict in ("better", "worse") else "",
             )
         )
     return found
@@ -169,7 +173,8 @@ def _of_one_scale(found: Sequence[Difference]) -> list[list[int]]:
     for metric in dict.fromkeys(d.metric for d in found):
         where = [i for i, d in enumerate(found) if d.metric == metric]
         # Perplexities of two corpora differ by orders of magnitude: the smaller would be a dot on zero.
-        wide = any(max(abs(found[i].estimate.low), abs(found[i].estimate.high)) > 1.0 for i in where)
+        ends = [three for i in where if (three := found[i].estimate.numbers()) is not None]
+        wide = any(max(abs(low), abs(high)) > 1.0 for low, _, high in ends)
         groups += [[i] for i in where] if wide else [where]
     return groups
 
@@ -221,14 +226,17 @@ def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
 
     def merit(item: tuple[str, SliceFacts]) -> float:
         value = item[1].metrics[metrics[0]].value
+        if value is None:
+            return inf  # nobody can say how bad it is: below those that can be compared
         return value if higher_is_better else -value
 
     worst_first = sorted(cell.slices.items(), key=merit)
+    worst = 0 if any(facts.metrics[metrics[0]].value is not None for facts in cell.slices.values()) else None
     columns = [estimates_on_one_scale([facts.metrics[metric] for _, facts in worst_first]) for metric in metrics]
     return Table(
         columns=["slice", "rows", *(metric.replace("_", " ") for metric in metrics)],
         rows=[
-            Row([Cell(name), *texts(facts.rows), *(column[i] for column in columns)], "" if i else "worst")
+            Row([Cell(name), *texts(facts.rows), *(column[i] for column in columns)], "worst" if i == worst else "")
             for i, (name, facts) in enumerate(worst_first)
         ],
         caption=f"{cell.evaluation} · {cell.rows:,} rows",

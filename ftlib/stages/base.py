@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ftlib.artifacts import Checkpoint, FoundModel
 from ftlib.config import LANGUAGE, BatchKind
+from ftlib.counted import some
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
 from ftlib.parameter_names import layer_of
@@ -75,6 +76,6 @@ def _check_gaps(job: BaseJob, missing: set[str]) -> None:
     body = sorted(name for name in missing if layer_of(name) is not None or "embed" in name)
     if body or (missing and job.kind in LANGUAGE):
         raise ModelError(
-            f"{job.model.uri} lacks tensors of its own architecture: {', '.join((body or sorted(missing))[:3])}; "
+            f"{job.model.uri} lacks tensors of its own architecture: {some(body or sorted(missing), 3)}; "
             "the weights do not belong to this config.json"
         )

@@ -9,7 +9,7 @@ from typing import ClassVar
 from ftlib.artifacts import Candidate, EvalReport, Measured, PreparedDataset, SliceFacts
 from ftlib.bootstrap import Resampling, estimates
 from ftlib.config import Split
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError
 from ftlib.fingerprint import Job, digest
 from ftlib.outcomes import Outcomes, read_outcomes
@@ -26,7 +26,7 @@ class EvaluateJob(Job):
     """Which candidates, on which rows, measured how. Outcomes are cached per (weights, rows), not per job."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     name: str
     """The evaluation's name in the recipe."""
@@ -103,7 +103,7 @@ def _check_rows(job: EvaluateJob) -> None:
             )
         if unknown := sorted(set(facts.labels) - set(candidate.end.labels)):
             raise DataError(
-                f"evaluation {job.name!r}: {candidate.name!r} has no label {', '.join(map(repr, unknown[:5]))}; "
+                f"evaluation {job.name!r}: {candidate.name!r} has no label {some([*map(repr, unknown)])}; "
                 f"it has {', '.join(candidate.end.labels)}"
             )
 
@@ -155,6 +155,5 @@ def _slices(job: EvaluateJob, table: Outcomes, resampling: Resampling) -> Iterat
     for column, values in sorted(table.slices.items()):
         for value in sorted(set(values)):
             part = table.take(np.array([i for i, v in enumerate(values) if v == value], np.int64))
-            if part.targets.sum():
-                metrics = estimates(part, job.evaluation.metrics, resampling)
-                yield f"{column}={value}", SliceFacts(rows=len(part), metrics=metrics)
+            metrics = estimates(part, job.evaluation.metrics, resampling)
+            yield f"{column}={value}", SliceFacts(rows=len(part), metrics=metrics)

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from ftlib.config import BatchKind
-from ftlib.errors import ModelError
+from ftlib.counted import some
+from ftlib.errors import ModelError, first_line
 from ftlib.model_folder import check_model, check_no_code, copy_tokenizer, read_config
 from ftlib.training.heads import head_of
 
@@ -47,7 +48,7 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
             )
     except Exception as error:  # of transformers, and of whatever the config makes it build
         raise ModelError(
-            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {_said(error)}"
+            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first_line(error)}"
         ) from error
     _check_finite(model, folder)
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
@@ -59,7 +60,7 @@ def empty_model(loader: Any, config: Any, folder: Path) -> nn.Module:
     try:
         return loader.from_config(config)
     except Exception as error:
-        raise ModelError(f"{folder}/config.json makes no model: {_said(error)}") from error
+        raise ModelError(f"{folder}/config.json makes no model: {first_line(error)}") from error
 
 
 def with_fresh_head(model: nn.Module) -> set[str]:
@@ -93,7 +94,7 @@ def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> n
         changed["classifier_dropout"] = dropout
     model, missing = load_with_gaps(folder, kind, **changed)
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {', '.join(sorted(missing)[:3])}")
+        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {some(sorted(missing), 3)}")
     return model
 
 
@@ -124,7 +125,7 @@ def load_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a field of the wrong type is a TypeError, a ZeroDivisionError, or a class of its own
-        raise ModelError(f"{folder}/config.json cannot be used: {_said(error)}") from error
+        raise ModelError(f"{folder}/config.json cannot be used: {first_line(error)}") from error
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -138,14 +139,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the Rust library raises the bare class for a damaged tokenizer.json
-        raise ModelError(f"{folder} has no usable tokenizer: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    """Return an error's first line, with the one behind it where the first only announces it."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return said if len(said) <= 300 else f"{said[:299]}…"
+        raise ModelError(f"{folder} has no usable tokenizer: {first_line(error)}") from error
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ftlib import errors
+from ftlib.counted import some
 from ftlib.errors import ReglageError, TrainingError
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
@@ -116,12 +117,12 @@ def check_moved(start: nn.Module, trained: Trained) -> None:
         if (not before.requires_grad or name in trained.unused) and not same:
             moved.append(name)
     if moved:
-        raise TrainingError(f"frozen parameters moved: {', '.join(moved[:3])} and {len(moved) - 1} more")
+        raise TrainingError(f"frozen parameters moved: {some(moved)}")
     # LoRA's A has no gradient until B has moved, so one step cannot move everything.
     if still and trained.state.step > 1:
         raise TrainingError(
             f"{len(still)} trainable parameters did not move in {trained.state.step} steps, among them "
-            f"{', '.join(still[:3])}; steps below their rounding do that: raise optimizer.learning_rate, or lower "
+            f"{some(still, 3)}; steps below their rounding do that: raise optimizer.learning_rate, or lower "
             "ema_decay if it is set"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import pickle
+import pickle  # noqa: TID251
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_a_secret_is_found_and_never_said(url: str) -> None:
         assert SECRET not in said
         assert SECRET.replace("/", "") not in said
         assert "***" in said
-    error: Any = pickle.loads(pickle.dumps(TransientError(f"at {url}")))  # noqa: TID251 as Ray and Prefect carry it
+    error: Any = pickle.loads(pickle.dumps(TransientError(f"at {url}")))  # as Ray and Prefect carry it
     assert SECRET not in str(error)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ftlib.batch import Batch
+from ftlib.counted import some
 from ftlib.errors import DataError
 from ftlib.outcomes import LabelOutcomes
 from ftlib.training.heads.base import Answers, Targets
@@ -90,8 +91,6 @@ def positions(column: pa.ChunkedArray, labels: Sequence[str], path: Path) -> Int
     known = {label: i for i, label in enumerate(labels)}
     names: list[str] = chunk.dictionary.to_pylist()
     if unknown := sorted(set(names) - set(known)):
-        raise DataError(
-            f"{path}: the model has no label {', '.join(map(repr, unknown[:5]))}; it has {', '.join(labels)}"
-        )
+        raise DataError(f"{path}: the model has no label {some([*map(repr, unknown)])}; it has {', '.join(labels)}")
     lookup = np.array([known[name] for name in names], np.int64)
     return lookup[chunk.indices.to_numpy()]
