@@ -6,17 +6,19 @@ Nothing moves unless `approve` is on: without it a run shows what would change. 
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.run_page import artifact_key
+from flows.quiet import one_line_errors
+from flows.run_page import artifact_key, show_markdown
 from ftlib.errors import StorageError
 from ftlib.model_registry import AliasEntry, ModelRegistry
 from ftlib.model_registry.aliases import AliasLog
 from ftlib.storage import open_store
 from ftlib.versions import model_name
+
+one_line_errors()
 
 
 def _run_name() -> str:
@@ -137,10 +139,10 @@ def _show(opened: ModelRegistry, model: str, alias: str, before: AliasEntry | No
         f"| {metric} | {_number(old.get(metric))} | {_number(new.get(metric))} |" for metric in sorted({*old, *new})
     ]
     note = "\n\nEach was measured in its own run: on other rows, if the data changed between them."
-    create_markdown_artifact(
-        key=artifact_key("alias", model, alias),
-        markdown="\n".join([head, "|---|---|---|", *cells]) + note,
-        description=f"{model}@{alias}: what it means and what it would mean",
+    show_markdown(
+        artifact_key("alias", model, alias),
+        "\n".join([head, "|---|---|---|", *cells]) + note,
+        f"{model}@{alias}: what it means and what it would mean",
     )
 
 

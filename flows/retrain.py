@@ -12,11 +12,14 @@ from prefect.states import Completed
 from flows.approval import Approval, asks_a_person, one_at_a_time
 from flows.challenge import challenge, settle
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
+from flows.quiet import one_line_errors
 from flows.retrain_page import show_retraining
 from flows.run_page import PageProgress
 from ftlib.progress import listen
 from ftlib.workspace import Workspace, exclusive
 from tasks.runner import Runner
+
+one_line_errors()
 
 
 def _run_name() -> str:

@@ -4,11 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
-
 from flows.challenge import Challenge
 from flows.console import stdout_console
-from flows.run_page import artifact_key
+from flows.run_page import artifact_key, show_markdown
 from ftlib.artifacts import Ledger
 from ftlib.results import interval_text, results, text_table
 from ftlib.workspace import Workspace, write_durably
@@ -18,7 +16,7 @@ def show_retraining(found: Challenge, work: Workspace) -> None:
     """Put the page on the run, where a model's retrainings form a timeline, and into the run's folder."""
     text = markdown(found)
     name = found.recipe.publish.name
-    create_markdown_artifact(key=artifact_key("retrain", name), markdown=text, description=f"Retraining of {name}")
+    show_markdown(artifact_key("retrain", name), text, f"Retraining of {name}")
     folder = work.root / "runs" / found.recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "retrain.md", text.encode())
