@@ -59,7 +59,9 @@ class _OneLine(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, ReglageError):
             said = record.getMessage()
-            record.msg = said.replace(repr(error), str(error)) if repr(error) in said else f"{said}: {error}"
+            if repr(error) not in said:
+                return False  # the engine, which says a second time that the run ended as it did
+            record.msg = said.replace(repr(error), str(error))
             record.args, record.exc_info, record.exc_text = None, None, None
         return True
 

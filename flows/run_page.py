@@ -4,15 +4,14 @@ import base64
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from uuid import UUID
 
 import httpx
 from prefect import get_client
-from prefect.artifacts import ArtifactRequest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
@@ -48,7 +47,7 @@ def show_markdown(key: str, markdown: str, description: str) -> None:
         if there := _of_this_run(client, key):
             client.update_artifact(there, ArtifactUpdate(data=markdown, description=description))
             return
-        artifact = ArtifactRequest(type="markdown", key=key, description=description, data=markdown)
+        artifact = ArtifactCreate(type="markdown", key=key, description=description, data=markdown)
         client.create_artifact(artifact.model_copy(update={"flow_run_id": run, "task_run_id": task_run}))
 
 
@@ -66,6 +65,8 @@ class _Going:
     began: float
     first: int
     """Steps that were done when it was first heard of: a resumed training begins in the middle."""
+    facts: dict[str, float] = field(default_factory=dict[str, float])
+    """The last of each: a sign of life has the loss of a step or that of a validation."""
     shown: float = 0.0
     logged: float = 0.0
 
@@ -85,13 +86,14 @@ class PageProgress:
         """Take a sign of life from a stage."""
         if sign.unit in (STAGE, RESTART):
             line = stage_line(sign) if sign.unit == STAGE else restart_line(sign)
-            get_run_logger().info(Text.from_markup(line).plain)
+            get_run_logger().info(re.sub(" {3,}", "  ", Text.from_markup(line).plain))
             return
         if sign.total <= 1 or TaskRunContext.get() is None:
             return
         now, share = monotonic(), sign.done / sign.total
         going = self._going.setdefault(sign.stage, _Going(began=now, first=sign.done))
-        ended = sign.done >= sign.total
+        going.facts |= sign.facts
+        sign, ended = replace(sign, facts=going.facts), sign.done >= sign.total
         if not going.shown or ended or now - going.shown > EVERY_SECONDS:
             going.shown = now
             key = artifact_key("progress", self.run, sign.stage)
@@ -127,7 +129,7 @@ def _progress_parts(sign: Progress, left: float | None) -> Iterator[str]:
     facts |= {name.replace("_", " "): f"{value:.4g}" for name, value in sign.facts.items()}
     if left is not None and sign.done < sign.total:
         facts["time"] = _left_words(left)
-    yield "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+    yield "\n".join(["| | so far |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
 
 
 def _left_words(left: float | None) -> str:

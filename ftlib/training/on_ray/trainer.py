@@ -84,7 +84,7 @@ class _OnThisMachine(TorchConfig):
 
 
 class _MeetInAFile(TorchConfig().backend_cls):
-    def on_start(self, worker_group: Any, backend_config: _OnThisMachine) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         file = f"{backend_config.rendezvous}-{uuid4().hex}"  # a group that starts again must not read the dead one's
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo"
         of, timeout = len(worker_group), backend_config.timeout_s
