@@ -163,12 +163,12 @@ def differences(
 
 def _identical(ours: Outcomes, theirs: Outcomes) -> bool:
     """Say whether two models answered the same rows alike, to the last digit."""
+    import numpy as np
+
     mine, other = ours.columns(), theirs.columns()
-    return (
-        ours.row_ids == theirs.row_ids
-        and mine.keys() == other.keys()
-        and all(mine[name].equals(other[name]) for name in mine)
-    )
+    if ours.row_ids != theirs.row_ids or mine.keys() != other.keys() or not np.array_equal(ours.nll, theirs.nll):
+        return False
+    return all(mine[name].equals(other[name]) for name in mine)
 
 
 def _compared(metric: MetricBase, tables: tuple[Outcomes, Outcomes], resampling: Resampling) -> tuple[Estimate, float]:

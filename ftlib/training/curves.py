@@ -91,6 +91,7 @@ def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Gen
 
     def watch() -> None:
         seen, starts, ended = 0, 0, False
+        latest: dict[str, float | int] = {}
         while not ended:
             ended = done.wait(every_seconds)  # one look more, at the last steps
             began = read(run / STARTS)
@@ -100,8 +101,10 @@ def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Gen
             records = read(run / FILE)
             if len(records) < seen:  # a restarted worker rewound the file
                 seen = 0
+            for record in records[seen:]:
+                latest |= record  # a record has a step's loss or a validation's, and both are of interest
             if records[seen:]:
-                show(phase, total, records[-1])
+                show(phase, total, latest)
             seen = len(records)
 
     thread = threading.Thread(target=copy_context().run, args=(watch,), name=f"follow {phase}", daemon=True)
