@@ -155,7 +155,7 @@ def _phase(phase: Phase) -> str:
         return f"{trained} (the head alone, on frozen features)."
     return (
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
-        f"{optimizer.batch_size}, {optimizer.epochs:g} epochs."
+        f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
+from ftlib.counted import counted
 from ftlib.errors import ModelError
 from ftlib.model_folder import copy_tokenizer, read_config, weight_files
 from ftlib.training.heads import head_of
@@ -83,7 +84,9 @@ def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> n
         changed["classifier_dropout"] = dropout
     model, missing = load_with_gaps(folder, kind, **changed)
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {', '.join(sorted(missing)[:3])}")
+        raise ModelError(
+            f"{folder} lacks {counted(len(missing), 'tensor')}, among them {', '.join(sorted(missing)[:3])}"
+        )
     return model
 
 
