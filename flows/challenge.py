@@ -193,7 +193,7 @@ def _answered(r: Recipe, found: Challenge, approval: Approval | None) -> Challen
     if r.retrain.approval == "automatic" or (approval and approval.decision == "promote"):
         return None
     if approval:
-        return found.ended("not_promoted", f"{approval.who or 'somebody'} said no: {approval.why or 'no reason given'}")
+        return found.ended("not_promoted", f"{approval.who} said no: {approval.why or 'no reason given'}")
     name = found.version.name if found.version else r.publish.name
     number = found.version.version if found.version else 0
     command = f"reglage registry promote {name}@{number} --registry {r.publish.to.store().uri}"
@@ -204,7 +204,7 @@ def _promoted(
     r: Recipe, run: Runner, found: Challenge, registry: ModelRegistry, approval: Approval | None
 ) -> Challenge:
     """Move the alias; if somebody else moved it meanwhile, judge again against the new champion."""
-    who = approval.who if approval and approval.who else f"retrain {flow_run.name or ''}".strip()
+    who = approval.who if approval else f"retrain {flow_run.name or ''}".strip()
     said = [approval.why] if approval and approval.why else []
     for _ in range(ATTEMPTS):
         if found.what != "waiting" or found.version is None:

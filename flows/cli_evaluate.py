@@ -26,10 +26,22 @@ from ftlib.workspace import Workspace
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
-    "--recipe", "recipe_path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Whose evaluations."
+    "--recipe",
+    "recipe_path",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The recipe whose evaluations are measured.",
 )
-@click.option("--evaluation", "wanted", multiple=True, metavar="NAME", help="Only this one; all if not given.")
-@click.option("--split", type=click.Choice([REPORT, SELECTION]), default=REPORT, show_default=True)
+@click.option(
+    "--evaluation", "wanted", multiple=True, metavar="NAME", help="Measure only this one; repeatable. [default: all]"
+)
+@click.option(
+    "--split",
+    type=click.Choice([REPORT, SELECTION]),
+    default=REPORT,
+    show_default=True,
+    help="The rows to measure on: those of the report, or those that candidates are chosen by.",
+)
 @set_option
 @work_option
 @registry_options

@@ -29,13 +29,19 @@ METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties",
 @click.option(
     "--out", required=True, metavar="FOLDER", help="Folder or s3://bucket/folder to make; it must not hold anything."
 )
-@click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True)
+@click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True, help="How they are merged.")
 @click.option("--alpha", type=float, help="lerp and slerp: 0 is A, 1 is B.")
 @click.option("--scale", type=float, help="task_arithmetic, ties and dare: times the task vectors.")
-@click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="Another number: density=0.3, seed=1.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="Another number of the method, repeatable: density=0.3, seed=1.",
+)
 @click.option("--max-shard-mb", type=click.IntRange(min=1), help="Make new shards of at most this size.")
 @click.option("--as-adapter", is_flag=True, help="B is an adapter of A: write it scaled to alpha, not merged weights.")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Tensors at once.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Tensors to merge at once.")
 @registry_options
 @json_option
 def interpolate(

@@ -32,7 +32,7 @@ from ftlib.versions import Manifest, Version
 
 @click.group()
 def registry() -> None:
-    """Published versions and what their aliases mean."""
+    """List, check, copy and collect published versions, and move what their aliases mean."""
 
 
 for command in (promote, rollback, history, fsck, gc, export):

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.run_page import artifact_key
+from flows.quiet import one_line_errors
+from flows.run_page import artifact_key, show_markdown
 from ftlib.errors import StorageError
 from ftlib.markdown import escaped
 from ftlib.model_registry import AliasEntry, ModelRegistry
@@ -20,6 +20,8 @@ from ftlib.model_registry.aliases import AliasLog
 from ftlib.results import UNDEFINED
 from ftlib.storage import open_store
 from ftlib.versions import model_name
+
+one_line_errors()
 
 
 def _run_name() -> str:
@@ -140,10 +142,10 @@ def _show(opened: ModelRegistry, model: str, alias: str, before: AliasEntry | No
         f"| {escaped(metric)} | {_number(old, metric)} | {_number(new, metric)} |" for metric in sorted({*old, *new})
     ]
     note = "\n\nEach was measured in its own run: on other rows, if the data changed between them."
-    create_markdown_artifact(
-        key=artifact_key("alias", model, alias),
-        markdown="\n".join([head, "|---|---|---|", *cells]) + note,
-        description=f"{model}@{alias}: what it means and what it would mean",
+    show_markdown(
+        artifact_key("alias", model, alias),
+        "\n".join([head, "|---|---|---|", *cells]) + note,
+        f"{model}@{alias}: what it means and what it would mean",
     )
 
 

@@ -162,7 +162,7 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         return f"{trained} (the head alone, on frozen features; l2 {facts.get('l2', '–')}{on})."
     return (
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
-        f"{optimizer.batch_size}, {optimizer.epochs:g} epochs."
+        f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
 
 

@@ -58,12 +58,16 @@ class Difference(Config):
     verdict: Verdict = "undecided"
     """better or worse, with the metric's direction, where p (adjusted, if it is) is at most 1 - confidence; undefined
     where there is no p."""
+    identical_rows: int | None = None
+    """How many rows both answered, where they answered every one of them alike to the last digit; else None."""
 
     def line(self) -> str:
         """Say it in one line."""
         between = f"{self.evaluation}/{self.metric}: {self.ours} minus {self.theirs}"
         if self.p is None:
             return f"{between} is undefined: {self.estimate.undefined}"
+        if self.identical_rows:
+            return f"{between}: identical answers on {counted(self.identical_rows, 'row')}"
         return f"{between} {interval_text(self.estimate)}, p {self.p_text()} (Holm): {self.verdict}"
 
     def p_text(self) -> str:
@@ -158,6 +162,7 @@ def differences(
             continue
         tables = load(cells[ours]), load(cells[theirs])
         resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
+        identical = len(tables[0]) if _identical(*tables) else None
         for metric in evaluation.metrics:
             estimate, p = _compared(metric, tables, resampling)
             yield Difference(
@@ -169,7 +174,18 @@ def differences(
                 confidence=evaluation.confidence,
                 higher_is_better=metric.higher_is_better,
                 p=p,
+                identical_rows=identical,
             ).judged(None)
+
+
+def _identical(ours: Outcomes, theirs: Outcomes) -> bool:
+    """Say whether two models answered the same rows alike, to the last digit."""
+    import numpy as np
+
+    mine, other = ours.columns(), theirs.columns()
+    if ours.row_ids != theirs.row_ids or mine.keys() != other.keys() or not np.array_equal(ours.nll, theirs.nll):
+        return False
+    return all(mine[name].equals(other[name]) for name in mine)
 
 
 def _compared(

@@ -121,6 +121,8 @@ def worth_promoting(found: Sequence[Difference], recipe: Recipe) -> Verdict:
     worst = min(sign * low, sign * high)
     interval = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
     measured = f"{path} differs by {interval} from the champion's"
+    if compared.identical_rows:
+        measured = f"both gave identical answers on {counted(compared.identical_rows, 'row')} ({path})"
     if policy.promote == "better":
         return Verdict(go=worst > 0.0, reasons=(f"{measured}; the rule is an interval that leaves out zero",))
     return Verdict(

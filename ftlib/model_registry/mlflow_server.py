@@ -7,6 +7,7 @@ it gets the aliases that the version has here.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -85,10 +86,13 @@ def export_to_mlflow(
 
 def _client(tracking_uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         from mlflow import MlflowClient
     except ImportError as error:
         raise RecipeError("MLflow is not installed; pip install 'reglage[mlflow]'") from error
+    for name in ("mlflow", "alembic"):  # a new database's migrations speak
+        logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 

@@ -17,6 +17,7 @@ from ftlib.artifacts import (
     Selection,
     SliceFacts,
 )
+from ftlib.counted import counted
 from ftlib.page.content import Cell, Figure, Row, Section, Table, Tile, Tone, estimates_on_one_scale, signed, texts
 from ftlib.recipe import Recipe
 from ftlib.recipe_parts import Evaluation
@@ -239,7 +240,7 @@ def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
             Row([Cell(name), *texts(facts.rows), *(column[i] for column in columns)], "worst" if i == worst else "")
             for i, (name, facts) in enumerate(worst_first)
         ],
-        caption=f"{cell.evaluation} · {cell.rows:,} rows",
+        caption=f"{cell.evaluation} · {counted(cell.rows, 'row')}",
         numeric=frozenset({1}),
     )
 
@@ -271,12 +272,24 @@ def training_section(checkpoints: Sequence[Checkpoint], figures: Sequence[Figure
     )
 
 
+_FACTS = {
+    "supervised": "targets",
+    "seconds": "seconds of its steps",
+    "worker_seconds": "seconds of its worker",
+    "world_size": "workers",
+    "peak_memory_bytes": "peak memory",
+}
+"""What a fact of a training is called on the page, where its name alone says little."""
+
+
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return _FACTS.get(name, name.replace("_", " "))
 
 
 def _fact(checkpoint: Checkpoint, name: str) -> str | int:
     value = checkpoint.facts.get(name, "–")
+    if name.endswith("_bytes") and not isinstance(value, str):
+        return f"{value / 1e6:,.0f} MB"
     return f"{value:,.4g}" if isinstance(value, float) else value
 
 
@@ -290,7 +303,7 @@ def data_section(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedD
         for name, data in prepared.items()
         for split, f in data.splits.items()
     ]
-    columns = ["dataset", "split", "rows", "tokens", "supervised", "longest", "truncated", "labels"]
+    columns = ["dataset", "split", "rows", "tokens", "targets", "longest", "truncated", "labels"]
     return Section(
         "data",
         "Data",

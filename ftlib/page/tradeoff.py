@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftlib.page.content import Figure
-from ftlib.page.figures import CHOSEN, INK, STYLES, TARGET, canvas, colours, plain, saved
+from ftlib.page.figures import CHOSEN, INK, STYLES, TARGET, canvas, colours, legend_below, plain, saved
 from ftlib.page.labels import Mark, Stroke, label_apart
 
 _DOT, _RING = 42.0, 190.0
@@ -119,4 +119,4 @@ def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: dict[Line,
     axes.axvline(
         alphas[chosen], color=CHOSEN, linewidth=1.2, linestyle=(0, (4, 3)), label=f"chosen, α = {alphas[chosen]:g}"
     )
-    axes.legend(frameon=False, loc="best")
+    legend_below(axes)

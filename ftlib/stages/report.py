@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ftlib.artifacts import Checkpoint, Report
+from ftlib.counted import counted
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
 from ftlib.outcomes import ScoreOutcomes, tables_in
@@ -83,7 +84,7 @@ def _verdict(found: Evidence) -> str:
     if len(found.candidates.members) == 1:
         return f"Chosen: {chosen.name}, the only candidate."
     if chosen.alpha is None:
-        return f"Chosen: {chosen.name}, of {len(found.candidates.members)} candidates."
+        return f"Chosen: {chosen.name}, of {counted(len(found.candidates.members), 'candidate')}."
     return f"Chosen: {chosen.name}, on the line from {chosen.start.phase} (alpha 0) to {chosen.end.phase} (alpha 1)."
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from ftlib.config import BatchKind
-from ftlib.counted import some
+from ftlib.counted import counted, some
 from ftlib.errors import ModelError, first_line
 from ftlib.model_folder import check_model, check_no_code, copy_tokenizer, read_config
 from ftlib.training.heads import head_of
@@ -94,7 +94,7 @@ def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> n
         changed["classifier_dropout"] = dropout
     model, missing = load_with_gaps(folder, kind, **changed)
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {some(sorted(missing), 3)}")
+        raise ModelError(f"{folder} lacks {counted(len(missing), 'tensor')}, among them {some(sorted(missing), 3)}")
     return model
 
 

@@ -117,3 +117,14 @@ def test_no_p_value_is_shown_as_zero(found: list[Difference]) -> None:
     assert "p < 0.001 (Holm)" in tiny.line()
     assert "p 0.250 (Holm)" in large.line()
     assert found[0].model_copy(update={"adjusted_p": None, "p": 0.5}).p_text() == "0.500"
+
+
+def test_models_that_answer_alike_are_said_to_and_one_digit_is_a_difference():
+    right = np.random.default_rng(0).random(179) < 0.7
+    nll = np.random.default_rng(1).random(179)
+    same = compared(ours=answers(right, nll), theirs=answers(right.copy(), nll.copy()))
+    assert [d.identical_rows for d in same] == [179, 179]
+    assert same[0].line().endswith("identical answers on 179 rows")
+    other = nll.copy()
+    other[7] = np.nextafter(other[7], 2.0)
+    assert {d.identical_rows for d in compared(ours=answers(right, nll), theirs=answers(right, other))} == {None}
