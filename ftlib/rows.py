@@ -22,6 +22,11 @@ from ftlib.errors import DataError
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Values = Mapping[str, Value]
 
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What stands between the columns of a csv in place of commas."""
+_NAMES, _NAME = 20, 60
+"""Columns that a message names, and characters of a name."""
+
 ROW_ID, FILE = "_row_id", "_file"
 """The columns that ingestion adds; a source must not have them."""
 
@@ -35,6 +40,7 @@ BadReason = Literal[
     "nested_too_deep",
     "broken_csv",
     "wrong_field_count",
+    "repeated_header",
     "binary_value",
     "reserved_column",
     "no_values",
@@ -257,9 +263,29 @@ def need_column(column: str, have: Iterable[str], where: str) -> None:
     columns = sorted(have)
     if column in columns:
         return
-    close = difflib.get_close_matches(column, columns, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise DataError(f"{where}: no column {column!r} in the rows; the columns are {', '.join(columns)}{hint}")
+    named = [name if len(name) <= _NAME else f"{name[:_NAME]}..." for name in columns[:_NAMES]]
+    more = f" and {len(columns) - _NAMES} more" if len(columns) > _NAMES else ""
+    raise DataError(
+        f"{where}: no column {column!r} in the rows; the columns are {', '.join(named)}{more}"
+        f"{held_by(column, columns) or _meant(column, columns)}"
+    )
+
+
+def held_by(column: str, have: Iterable[str]) -> str:
+    """Return, to be added to a message, in which other column an absent one is; nothing if it is in none."""
+    for name in have:
+        for separator, called in SEPARATORS.items():
+            if separator in name and column in [part.strip(" \"'") for part in name.split(separator)]:
+                return f"; {name!r} is one column: write commas between columns, not {called}"
+        if column.startswith(f"{name}."):
+            return f"; a column {name!r} is there: write its field as a column of its own, under a name without a dot"
+    return ""
+
+
+def _meant(column: str, columns: list[str]) -> str:
+    plain = [name for name in columns if name.strip(" \"'\ufeff").casefold() == column.strip().casefold()]
+    close = plain or difflib.get_close_matches(column, columns, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def slice_values(values: Values, slices: Iterable[str]) -> tuple[str, ...]:
