@@ -8,8 +8,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.challenge import Challenge
 from flows.console import stdout_console
+from flows.rows_page import plain, rows_lines, rows_markdown, rows_record, table
 from flows.run_page import artifact_key
-from ftlib.artifacts import Ledger
 from ftlib.results import interval_text, results, text_table
 from ftlib.workspace import Workspace, write_durably
 
@@ -34,6 +34,9 @@ def print_retraining(found: Challenge, work: Path) -> None:
         console.print(f"trained because {escape(str(found.worth))}", soft_wrap=True, style="dim")
     for name, changes in found.changes.items():
         console.print(f"{name}: {changes}", soft_wrap=True, style="dim")
+    if found.evidence:
+        for line in rows_lines(found.evidence.raw, found.evidence.prepared):
+            console.print(line, soft_wrap=True, style="dim")
     for d in found.differences:
         console.print(f"{d.evaluation}/{d.metric}  {interval_text(d.estimate)}  {d.verdict}")
     if found.version:
@@ -60,6 +63,7 @@ def as_record(found: Challenge) -> dict[str, Any]:
             }
             for name, changes in found.changes.items()
         },
+        "rows": rows_record(found.evidence.raw, found.evidence.prepared) if found.evidence else {},
         "champion": found.champion and found.champion.model_dump(mode="json"),
         "differences": [d.model_dump(mode="json") for d in found.differences],
         "version": found.version and found.version.model_dump(mode="json"),
@@ -80,17 +84,17 @@ def _parts(found: Challenge) -> Iterator[str]:
     if found.differences:
         yield (
             "## Challenger against champion\n\nPaired on the same rows; in brackets the confidence interval.\n\n"
-            + _table(
+            + table(
                 [
                     ["evaluation", "metric", "challenger - champion", ""],
                     *([d.evaluation, d.metric, interval_text(d.estimate), d.verdict] for d in found.differences),
                 ]
             )
         )
-    yield "## What is new\n\n" + _table(_news(found))
+    yield "## What is new\n\n" + table(_news(found))
     if found.evidence:
-        yield "## Rows\n\n" + _table(_rows(found))
-        yield "## Measured on the report splits\n\n" + _table(
+        yield "## Rows\n\n" + rows_markdown(found.evidence.raw, found.evidence.prepared)
+        yield "## Measured on the report splits\n\n" + table(
             text_table(
                 results(
                     (*found.evidence.final, *found.champion_cells),
@@ -115,29 +119,5 @@ def _news(found: Challenge) -> list[list[str]]:
     return rows
 
 
-def _rows(found: Challenge) -> list[list[str]]:
-    rows = [["dataset", "step", "rows in", "kept", "dropped"]]
-    if found.evidence:
-        for name in found.evidence.raw:
-            rows.append([name, "ingest", *_ledger(found.evidence.raw[name].ledger)])
-            rows.append([name, "preprocess", *_ledger(found.evidence.prepared[name].ledger)])
-    return rows
-
-
-def _ledger(ledger: Ledger) -> list[str]:
-    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in ledger.dropped.items())
-    return [str(ledger.rows_in), str(ledger.kept), dropped or "none"]
-
-
 def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {_plain(line)}" for line in lines)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def _plain(text: str) -> str:
-    """Keep what rows and reasons hold from being read as markup."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return "\n".join(f"- {plain(line)}" for line in lines)

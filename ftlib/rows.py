@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, cast
 
 import msgspec
@@ -69,6 +70,7 @@ DropReason = Literal[
     "words_and_tags_differ",
     "tag_not_iob2",
     "labels_not_a_list",
+    "list_as_text",
     "missing_score",
     "score_not_a_number",
     "missing_question",
@@ -78,6 +80,41 @@ DropReason = Literal[
     "odd_answer",
     "answer_not_in_context",
 ]
+
+
+REMEDIES: Mapping[str, str] = MappingProxyType(
+    {
+        "text_not_a_string": "the text column holds numbers, lists or objects; write text",
+        "label_not_a_name": "a label is a text, a whole number, true or false; format multi_label_text reads lists of "
+        "labels, scored_text numbers with a fraction, and an object's field needs a column of its own",
+        "labels_not_a_list": "labels are a list; for a text such as 'billing; bug' set the format's separator",
+        "list_as_text": "the cells are texts that spell lists, since csv has none: write lists in jsonl or parquet, or "
+        "for format multi_label_text 'billing; bug' with the separator ';'",
+        "score_not_a_number": "a score is a finite number, with a point for its fraction",
+        "words_not_strings": "words are a list of texts, which jsonl and parquet hold and csv does not",
+        "tags_not_strings": "tags are a list of texts, which jsonl and parquet hold and csv does not; by name, not by "
+        "number",
+        "words_and_tags_differ": "a row has one tag for each of its words",
+        "tag_not_iob2": "tags are O, B-TYPE and I-TYPE (IOB2); of IOBES or BIOES write S- as B- and E- as I-, of BILOU "
+        "U- as B- and L- as I-, and B_TYPE or bare types with B- and I-",
+        "odd_answer": "answers are text and answer_start, as in SQuAD; csv has no objects: write jsonl or parquet",
+        "answer_not_in_context": "answer_start counts the characters of the context before the answer",
+        "unanswerable": "unanswerable: keep teaches a model to say so",
+        "completion_not_a_string": "the completion column holds numbers, lists or objects; write text",
+    }
+)
+"""What to do about rows that a format has no use for, by the reason; for the reasons that say little by themselves."""
+
+
+def reasons(dropped: Mapping[str, int]) -> str:
+    """Write how many rows were dropped for which reasons, the most frequent first: `30 tag_not_iob2, 2 duplicate`."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items(), key=lambda d: -d[1]))
+
+
+def remedies(dropped: Iterable[str]) -> list[str]:
+    """Return what to do about rows dropped for these reasons; with their names if there are several."""
+    found = [reason for reason in dropped if reason in REMEDIES]
+    return [REMEDIES[reason] if len(found) == 1 else f"{reason}: {REMEDIES[reason]}" for reason in found]
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
