@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from flows import finetune_jobs as jobs
 from flows.ray_when_needed import RayWhenNeeded
+from flows.rows_page import show_rows
 from ftlib.artifacts import (
     Candidate,
     Candidates,
@@ -56,6 +57,7 @@ def prepare(
     pins = {name: pin(dataset.source, run.work) for name, dataset in r.datasets.items()} if files is None else files
     raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model, used.get(name))) for name in r.datasets}
+    show_rows(r.name, raw, prepared)
     labels = check_labels(r, prepared)
     check_rule(r, prepared)
     check_writing(r, prepared, Path(model.uri))

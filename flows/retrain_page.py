@@ -6,8 +6,8 @@ from typing import Any
 
 from flows.challenge import Challenge
 from flows.console import stdout_console
+from flows.rows_page import rows_lines, rows_markdown, rows_record
 from flows.run_page import artifact_key, show_markdown
-from ftlib.artifacts import Ledger
 from ftlib.counted import counted
 from ftlib.markdown import escaped, table
 from ftlib.results import Difference, interval_text, results, text_table
@@ -34,6 +34,9 @@ def print_retraining(found: Challenge, work: Path) -> None:
         console.print(f"trained because {escape(str(found.worth))}", soft_wrap=True, style="dim")
     for name, changes in found.changes.items():
         console.print(f"{name}: {changes}", soft_wrap=True, style="dim")
+    if found.evidence:
+        for line in rows_lines(found.evidence.raw, found.evidence.prepared):
+            console.print(line, soft_wrap=True, style="dim")
     for d in found.differences:
         console.print(f"{d.evaluation}/{d.metric}  {'  '.join(_compared(d))}".rstrip())
     if found.version:
@@ -60,6 +63,7 @@ def as_record(found: Challenge) -> dict[str, Any]:
             }
             for name, changes in found.changes.items()
         },
+        "rows": rows_record(found.evidence.raw, found.evidence.prepared) if found.evidence else {},
         "champion": found.champion and found.champion.model_dump(mode="json"),
         "differences": [d.model_dump(mode="json") for d in found.differences],
         "version": found.version and found.version.model_dump(mode="json"),
@@ -92,7 +96,7 @@ def _parts(found: Challenge) -> Iterator[str]:
         )
     yield "## What is new\n\n" + table(_news(found))
     if found.evidence:
-        yield "## Rows\n\n" + table(_rows(found))
+        yield "## Rows\n\n" + rows_markdown(found.evidence.raw, found.evidence.prepared)
         yield "## Measured on the report splits\n\n" + table(
             text_table(
                 results(
@@ -105,7 +109,7 @@ def _parts(found: Challenge) -> Iterator[str]:
         if slices := _slices(found):
             yield (
                 "## Slices\n\nThe challenger beside the champion, where their first metric differs most on top.\n\n"
-                + _table(slices)
+                + table(slices)
             )
     if found.version:
         place = f"version {found.champion.version} was in place" if found.champion else "none was in place"
@@ -149,20 +153,6 @@ def _news(found: Challenge) -> list[list[str]]:
         drifts = "; ".join(str(drift) for drift in of.drifts) if of else ""
         rows.append([name, *counts, str(of.fresh_rows) if of else "not read", drifts or "–"])
     return rows
-
-
-def _rows(found: Challenge) -> list[list[str]]:
-    rows = [["dataset", "step", "rows in", "kept", "dropped"]]
-    if found.evidence:
-        for name in found.evidence.raw:
-            rows.append([name, "ingest", *_ledger(found.evidence.raw[name].ledger)])
-            rows.append([name, "preprocess", *_ledger(found.evidence.prepared[name].ledger)])
-    return rows
-
-
-def _ledger(ledger: Ledger) -> list[str]:
-    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in ledger.dropped.items())
-    return [str(ledger.rows_in), str(ledger.kept), dropped or "none"]
 
 
 def _list(lines: Sequence[str]) -> str:

@@ -11,13 +11,15 @@ from time import monotonic
 from types import FrameType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from ftlib.errors import Interrupted
 from ftlib.progress import Progress, listen
+from ftlib.rows import reasons, remedies
 from ftlib.training.curves import RESTART
-from tasks.runner import STAGE
+from tasks.runner import DROPPED, STAGE
 
 LINE_EVERY_SECONDS = 10.0
 GRACE_SECONDS = 5.0
@@ -57,7 +59,7 @@ class TerminalBars:
         if sign.unit == STAGE:
             for name in [name for name in self._open if name.startswith(sign.stage.split(" ")[0])]:
                 self.bars.remove_task(self._open.pop(name))
-            self.bars.console.print(stage_line(sign))
+            self.bars.console.print(stage_line(sign), soft_wrap=True)
             return
         if sign.unit == RESTART:
             self.bars.console.print(restart_line(sign))
@@ -77,7 +79,7 @@ class Lines:
     def __call__(self, sign: Progress) -> None:
         """Take a sign of life."""
         if sign.unit == STAGE:
-            self.console.print(stage_line(sign))
+            self.console.print(stage_line(sign), soft_wrap=True)
         elif sign.unit == RESTART:
             self.console.print(restart_line(sign))
         elif monotonic() - self._last.setdefault(sign.stage, monotonic()) > LINE_EVERY_SECONDS:
@@ -86,13 +88,17 @@ class Lines:
 
 
 def stage_line(sign: Progress) -> str:
-    """Say that a stage is done, now or before."""
+    """Say that a stage is done, now or before; rows that it dropped with the reasons, and what to do about them."""
     when = "done before" if sign.facts.get("done_before") else f"{sign.facts.get('seconds', 0.0):.1f} s"
+    dropped = {name.removeprefix(DROPPED): int(n) for name, n in sign.facts.items() if name.startswith(DROPPED)}
     if "rows_in" in sign.facts:
         when += f", {sign.facts['rows_kept']:,.0f} of {sign.facts['rows_in']:,.0f} rows kept"
+    if dropped:
+        when += f": {reasons(dropped)}"
     if "resumed_from_step" in sign.facts:
         when += f", resumed from step {sign.facts['resumed_from_step']:.0f}"
-    return f"[green]✓[/] {sign.stage:<36} [dim]{when}[/]"
+    told = [f"\n  [yellow]{escape(remedy)}[/]" for remedy in remedies(dropped)]
+    return f"[green]✓[/] {sign.stage:<36} [dim]{when}[/]{''.join(told)}"
 
 
 def restart_line(sign: Progress) -> str:

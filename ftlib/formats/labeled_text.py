@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ftlib.cleaning import clean
 from ftlib.config import BatchKind, Config
+from ftlib.formats.spelt_lists import spells_list
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
@@ -40,6 +41,8 @@ class LabeledText(Config):
             return Dropped("text_not_a_string")
         if isinstance(label, Dropped):
             return label
+        if spells_list(values.get(self.label)):
+            return Dropped("list_as_text")
         return Example(text, label, slice_values(values, self.slices))
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:

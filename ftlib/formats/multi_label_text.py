@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ftlib.config import BatchKind, Config
 from ftlib.formats.labeled_text import cut_texts, label_name
+from ftlib.formats.spelt_lists import spells_list
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
@@ -58,6 +59,8 @@ class MultiLabelText(Config):
         return Example(text, json.dumps(labels, ensure_ascii=False), slice_values(values, self.slices), target=labels)
 
     def _listed(self, value: Value) -> Sequence[Value] | Dropped:
+        if spells_list(value, self.separator):
+            return Dropped("list_as_text")
         if self.separator is not None and (value is None or isinstance(value, str)):
             return [part for part in (value or "").split(self.separator) if part.strip()]
         if value is None:

@@ -23,7 +23,7 @@ from ftlib.profile import Profiler
 from ftlib.progress import emit
 from ftlib.recipe_parts import Dataset
 from ftlib.resemblance import Placed, drop_near
-from ftlib.rows import Example, Tokenizer, Values, labels_in
+from ftlib.rows import Example, Tokenizer, Values, labels_in, reasons, remedies
 from ftlib.snapshot import read_snapshot
 from ftlib.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
@@ -43,7 +43,7 @@ class PreprocessJob(Job):
     """What to prepare. `trains` says whether some phase trains on it; if not, an empty train split is fine."""
 
     stage: ClassVar[str] = "preprocess"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     runtime: ClassVar[frozenset[str]] = frozenset({"name", "model"})
 
     name: str
@@ -219,7 +219,7 @@ def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
     if share > allowed:
         raise DataError(
             f"datasets.{job.name}: {sum(dropped.values())} of {rows} rows ({share:.1%}) were dropped, allowed "
-            f"{allowed:.1%}: {_reasons(dropped)}; correct the rows or raise limits.dropped_rows"
+            f"{allowed:.1%}: {_reasons(dropped)}; correct the rows{'' if share == 1 else ' or raise limits.dropped_rows'}"
         )
 
 
@@ -242,4 +242,6 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
 
 
 def _reasons(dropped: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items(), key=lambda d: -d[1])) or "none"
+    """Return the counts by reason, and what to do about those that say little by themselves."""
+    said = "; ".join(remedies(dropped))
+    return (reasons(dropped) or "none") + (f" ({said})" if said else "")
