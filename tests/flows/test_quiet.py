@@ -1,8 +1,13 @@
 """What libraries say goes to the run's log, whenever they are imported."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from flows.quiet import _opened
 
 SCRIPT = """
 import logging
@@ -25,3 +30,21 @@ def test_loggers_made_before_and_after_write_to_the_file(tmp_path: Path):
     log = (tmp_path / "run.log").read_text()
     assert "an old word" in log
     assert log.count("a new word") == 1
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "{folder}", "{folder}/file/run.log"])
+def test_a_log_that_cannot_be_written_is_one_line(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("in the way")
+    path = Path(place.format(folder=tmp_path))
+    handler = _opened(path)
+    for word in ("one", "another"):
+        handler.handle(logging.makeLogRecord({"msg": word}))
+    reasons = {"full": "No space left on device", "run.log": "Not a directory"}
+    reason = reasons.get(path.name, "Is a directory")
+    assert capsys.readouterr().err == f"reglage: {path}: {reason}; it goes on without this log\n"
+
+
+def test_a_name_that_is_no_unicode_can_be_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _opened(tmp_path / "run.log").handle(logging.makeLogRecord({"msg": "file \udcff"}))
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "run.log").read_text() == "file \\udcff\n"
