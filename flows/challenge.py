@@ -74,7 +74,6 @@ class Challenge(Config):
 
     def write(self, folder: Path) -> None:
         """Write `retrain.json` and, if it trained, `report.html`, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         if self.report:
             write_durably(folder / "report.html", (self.report.path / self.report.html).read_bytes())
         write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())

@@ -63,7 +63,6 @@ def list_sources(r: Recipe, store: Store, path: Path) -> Listing:
         check_vanished(changes, dataset.limits.vanished, f"datasets.{name}")
         seen[name] = Seen(changes=changes, sequence=state.sequence)
     listing = Listing(seen=seen)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, listing.model_dump_json().encode())
     return listing
 

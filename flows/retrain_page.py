@@ -20,7 +20,6 @@ def show_retraining(found: Challenge, work: Workspace) -> None:
     name = found.recipe.publish.name
     show_markdown(artifact_key("retrain", name), text, f"Retraining of {name}")
     folder = work.root / "runs" / found.recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "retrain.md", text.encode())
 
 

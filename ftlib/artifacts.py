@@ -108,10 +108,12 @@ class FoundModel(Identified):
     """The sha256 over the weight files and config."""
     tokenizer: str
     """The sha256 over the tokenizer's files."""
+    generation: str = ""
+    """The sha256 of generation_config.json, which is handed on beside the weights; empty where there is none."""
 
     def digest(self) -> str:
-        """Return the digest of weights and tokenizer together."""
-        return digest([self.weights, self.tokenizer])
+        """Return the digest of all that is handed on: weights, tokenizer and generation settings."""
+        return digest([self.weights, self.tokenizer, *([self.generation] if self.generation else [])])
 
 
 class SplitFacts(Config):
@@ -164,6 +166,9 @@ class Checkpoint(Artifact):
     parent: str | None
     """The `weights` this one was trained from, i.e. theta0; None for a base model."""
     tokenizer: str
+    """The digest of the tokenizer whose files lie beside the weights."""
+    config: str = ""
+    """The digest of config.json and generation_config.json beside them; empty in records of before it was kept."""
     phase: str
     """The phase that made it; `base` for the base model with its new head."""
     fresh_head: bool
@@ -175,8 +180,8 @@ class Checkpoint(Artifact):
     """What the run measured: steps, epochs, final and best loss, samples per second, world size, peak memory."""
 
     def digest(self) -> str:
-        """Return the digest of the tensors."""
-        return self.weights
+        """Return the digest of all that its folder hands on: equal tensors beside another tokenizer are another one."""
+        return digest([self.weights, self.tokenizer, self.config, list(self.labels)])
 
 
 class Candidate(Identified):
@@ -220,14 +225,21 @@ class Candidate(Identified):
         everyone = (self.start, self.end, *self.siblings)
         return tuple(everyone[i] for i in self.merge.inputs(len(everyone)))
 
+    @property
+    def weights(self) -> str:
+        """Return the digest of the tensors: what is a byte copy keeps its source's."""
+        return self._of([part.weights for part in self.parts])
+
     def digest(self) -> str:
-        """Return the digest of the weights: what is a byte copy keeps its source's."""
-        parts = self.parts
-        if self.merge is None:
-            return self.end.weights
-        if (source := self.merge.whole_copy()) is not None:
-            return parts[source].weights
-        return digest(["merge", self.merge.version, identify(self.merge), [part.weights for part in parts]])
+        """Return the digest of the tensors and of all that lies beside them; a byte copy has its source's."""
+        return self._of([part.digest() for part in self.parts])
+
+    def _of(self, parts: list[str]) -> str:
+        source = 0 if self.merge is None else self.merge.whole_copy()
+        if source is not None:
+            return parts[source]
+        assert self.merge is not None
+        return digest(["merge", self.merge.version, identify(self.merge), [*parts]])
 
 
 class Candidates(Artifact):
@@ -268,7 +280,7 @@ class Measured(Config):
 
     candidate: str
     weights: str
-    """The candidate's digest."""
+    """The digest of the candidate's tensors."""
     alpha: float | None
     """None where the candidate is not a point of an interpolation."""
     evaluation: str

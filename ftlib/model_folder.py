@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
 )
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *TOKENIZER_FILES]
 
+GENERATION_CONFIG = "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 
 # transformers >= 5.3 ignores the second, older ones ran code from it (CVE-2026-4372): nothing honest needs either.
@@ -64,7 +65,8 @@ def find_model(ref: ModelRef) -> FoundModel:
         name=ref.path if ref.revision is None else f"{ref.path}@{ref.revision}",
         uri=str(folder),
         weights=digest([[path.name, file_digest(path)] for path in [folder / "config.json", *weight_files(folder)]]),
-        tokenizer=digest([[name, file_digest(folder / name)] for name in tokenizer]),
+        tokenizer=tokenizer_digest(folder),
+        generation=file_digest(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else "",
     )
 
 
@@ -332,6 +334,17 @@ def digest_of_tensors(tensors: Iterable[tuple[str, str, Sequence[int], str]]) ->
     """Return the digest of (name, dtype, shape, sha256 of the bytes), in any order."""
     lines = sorted((name, f"{name} {dtype} {list(shape)} {sha256}\n") for name, dtype, shape, sha256 in tensors)
     return hashlib.sha256("".join(line for _, line in lines).encode()).hexdigest()
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Return the sha256 over the names and bytes of the folder's tokenizer files."""
+    return digest([[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()])
+
+
+def config_digest(folder: Path) -> str:
+    """Return the sha256 over the folder's config.json and generation_config.json: what the tensors alone do not say."""
+    names = [name for name in ("config.json", GENERATION_CONFIG) if (folder / name).is_file()]
+    return digest([[name, file_digest(folder / name)] for name in names])
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -343,7 +343,7 @@ def lineage_section(
     rows += [_line("raw data", name, data.content, data.fingerprint) for name, data in raw.items()]
     rows += [_line("prepared data", name, data.content, data.fingerprint) for name, data in prepared.items()]
     rows += [_line("checkpoint", c.phase, c.weights, c.fingerprint) for c in checkpoints]
-    rows += [_line("chosen", selection.chosen.name, selection.chosen.digest(), selection.fingerprint)]
+    rows += [_line("chosen", selection.chosen.name, selection.chosen.weights, selection.fingerprint)]
     lead = f"Recipe {recipe.name}, seed {recipe.seed}. A digest identifies bytes, a fingerprint the job that made them."
     return Section("lineage", "Lineage", lead, tables=[Table(["kind", "name", "digest", "fingerprint"], rows)])
 

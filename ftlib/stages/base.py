@@ -19,7 +19,7 @@ class BaseJob(Job):
     """Which model, with a head for which labels. A head the model already has for just this is kept, and no other."""
 
     stage: ClassVar[str] = "base"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     model: FoundModel
     kind: BatchKind
@@ -35,7 +35,7 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     import torch
 
-    from ftlib.model_folder import labels_of, weights_digest
+    from ftlib.model_folder import config_digest, labels_of, tokenizer_digest, weights_digest
     from ftlib.training.heads import head_of
     from ftlib.training.model import head_modules, load_with_gaps, save_model, with_fresh_head
 
@@ -48,10 +48,13 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
         missing |= with_fresh_head(model)
     _check_gaps(job, missing)
     save_model(model, folder / "model", labels, source)
+    if tokenizer_digest(folder / "model") != job.model.tokenizer:
+        raise ModelError(f"{source}: tokenizer files changed or vanished since the run started; run again")
     return Checkpoint(
         weights=weights_digest(folder / "model"),
         parent=None,
         tokenizer=job.model.tokenizer,
+        config=config_digest(folder / "model"),
         phase="base",
         fresh_head=any(name.split(".")[0] in head_modules(model) for name in missing),
         labels=labels,

@@ -73,7 +73,8 @@ def evaluate(job: EvaluateJob, work: Workspace) -> EvalReport:
 def outcomes_file(candidate: Candidate, data: PreparedDataset, split: Split, max_new_tokens: int) -> Path:
     """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root."""
     asked = [data.digest(), split, *([max_new_tokens] if max_new_tokens else [])]
-    key = digest([OUTCOMES_VERSION, candidate.digest(), list(candidate.end.labels), *asked])
+    # The end's own: its tokenizer spells the answers, whatever the weights are mixed of.
+    key = digest([OUTCOMES_VERSION, candidate.digest(), candidate.end.tokenizer, list(candidate.end.labels), *asked])
     return Path("outcomes") / f"{key[:32]}.parquet"
 
 
@@ -136,7 +137,7 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
 def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resampling: Resampling) -> Measured:
     return Measured(
         candidate=candidate.name,
-        weights=candidate.digest(),
+        weights=candidate.weights,
         alpha=candidate.alpha,
         evaluation=job.name,
         split=job.split,

@@ -16,7 +16,7 @@ from ftlib.artifacts import FoundModel, Ledger, PreparedDataset, RawDataset, Spl
 from ftlib.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.config import LABELED, BatchKind, Config, Split
 from ftlib.errors import DataError, ModelError, RecipeError
-from ftlib.fingerprint import Job, digest, file_digest
+from ftlib.fingerprint import Job, digest
 from ftlib.gates import check_duplicates, check_labels_of
 from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
 from ftlib.profile import Profiler
@@ -110,15 +110,12 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
 
 
 def _tokenizer(job: PreprocessJob) -> Any:
-    from ftlib.model_folder import TOKENIZER_FILES
+    from ftlib.model_folder import tokenizer_digest
     from ftlib.training.model import load_tokenizer
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
-    if (
-        digest([[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()])
-        != job.tokenizer
-    ):
+    if tokenizer_digest(folder) != job.tokenizer:
         raise ModelError(f"{folder}: tokenizer files changed or vanished since the run started; run again")
     tokenizer = load_tokenizer(folder)
     wanted, longest = job.dataset.format.max_tokens, _longest(folder, tokenizer)
@@ -219,7 +216,8 @@ def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
     if share > allowed:
         raise DataError(
             f"datasets.{job.name}: {sum(dropped.values())} of {rows} rows ({share:.1%}) were dropped, allowed "
-            f"{allowed:.1%}: {_reasons(dropped)}; correct the rows{'' if share == 1 else ' or raise limits.dropped_rows'}"
+            f"{allowed:.1%}: {_reasons(dropped)}; "
+            f"correct the rows{'' if share == 1 else ' or raise limits.dropped_rows'}"
         )
 
 

@@ -95,7 +95,7 @@ def _differences(found: Evidence, work: Workspace, ours: str, theirs: str) -> li
 
 def _same_weights(found: Evidence, phase: str) -> bool:
     """Say whether the chosen model is that checkpoint: alpha 0 and 1 are copies, and no copy differs from itself."""
-    return found.selection.chosen.digest() == next(c.weights for c in found.checkpoints if c.phase == phase)
+    return found.selection.chosen.weights == next(c.weights for c in found.checkpoints if c.phase == phase)
 
 
 def _forgetting(found: Evidence, work: Workspace) -> sections.Section:

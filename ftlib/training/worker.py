@@ -18,7 +18,8 @@ from torch import nn
 
 from ftlib import errors
 from ftlib.counted import some
-from ftlib.errors import ReglageError, TrainingError
+from ftlib.errors import ReglageError, StorageError, TrainingError
+from ftlib.storage.files import local_errors
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained, build_model
@@ -41,15 +42,19 @@ def work(plan: Plan) -> None:
         return
     torch.set_num_threads(threads(plan))
     try:
-        group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
-        with reproducible(group.device):
-            trained = _train(plan, group)
-        if group.is_first:
-            _write_result(plan, trained, run, began)
-        group.barrier()
+        with local_errors(run, elsewhere="choose another --work"):
+            group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
+            with reproducible(group.device):
+                trained = _train(plan, group)
+            if group.is_first:
+                _write_result(plan, trained, run, began)
+            group.barrier()
     except ReglageError as error:
         failure = {"kind": type(error).__name__, "message": str(error)}
-        write_durably(run / FAILURE, json.dumps(failure).encode())
+        try:
+            write_durably(run / FAILURE, json.dumps(failure).encode())
+        except StorageError:  # the disk may be what failed in the first place
+            raise error from None
 
 
 def threads(plan: Plan) -> int:

@@ -299,7 +299,7 @@ def test_the_chosen_candidate_knows_where_its_ends_are_also_when_read_back(folde
 
 def test_without_interpolation_the_end_is_chosen(folder: Path) -> None:
     members, work = Off().points(START, END, (), {}), Workspace(folder)
-    assert [(member.name, member.digest()) for member in members] == [("tune", "tune")]
+    assert [(member.name, member.weights) for member in members] == [("tune", "tune")]
     reports = tuple(report(work, name, members, [[True, False]]) for name in EVALUATIONS)
     rule = Select(rule="constrained", by="shifted/accuracy", subject_to="target/accuracy", max_drop=0.0)
     job = SelectJob(candidates=Candidates(members=members), reports=reports, evaluations=EVALUATIONS, select=rule)
