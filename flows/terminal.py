@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from ftlib.errors import Interrupted
-from ftlib.progress import Progress, listen
+from ftlib.progress import NOTE, Progress, listen
 from ftlib.rows import reasons, remedies
 from ftlib.training.curves import RESTART
 from tasks.runner import DROPPED, STAGE
@@ -61,8 +61,8 @@ class TerminalBars:
                 self.bars.remove_task(self._open.pop(name))
             self.bars.console.print(stage_line(sign), soft_wrap=True)
             return
-        if sign.unit == RESTART:
-            self.bars.console.print(restart_line(sign))
+        if sign.unit in (RESTART, NOTE):
+            self.bars.console.print(restart_line(sign) if sign.unit == RESTART else note_line(sign))
             return
         if sign.stage not in self._open:
             self._open[sign.stage] = self.bars.add_task(sign.stage, total=sign.total, facts="")
@@ -82,6 +82,8 @@ class Lines:
             self.console.print(stage_line(sign), soft_wrap=True)
         elif sign.unit == RESTART:
             self.console.print(restart_line(sign))
+        elif sign.unit == NOTE:
+            self.console.print(note_line(sign), soft_wrap=True)
         elif monotonic() - self._last.setdefault(sign.stage, monotonic()) > LINE_EVERY_SECONDS:
             self._last[sign.stage] = monotonic()
             self.console.print(f"  {sign.stage}  {sign.done}/{sign.total} {sign.unit}  {facts_line(sign)}".rstrip())
@@ -105,6 +107,11 @@ def restart_line(sign: Progress) -> str:
     """Say that workers began again: one was lost, or the run had been stopped."""
     where = f"goes on from step {sign.done}" if sign.done else "starts again: there was no checkpoint yet"
     return f"[yellow]↻[/] {sign.stage:<36} [dim]a worker was lost or the run was stopped; training {where}[/]"
+
+
+def note_line(sign: Progress) -> str:
+    """Say in words what a user should know."""
+    return f"[yellow]![/] {escape(f'{sign.stage}: {sign.text}')}"
 
 
 def facts_line(sign: Progress) -> str:

@@ -140,6 +140,8 @@ class PreparedDataset(Artifact):
     kind: BatchKind
     labels: tuple[str, ...]
     """Sorted label strings over all splits; empty where the kind has none."""
+    spellings: dict[str, dict[str, int]] = {}
+    """Rows by spelling of the labels that are written in several ways, or with invisible characters, by their name."""
     splits: dict[Split, SplitFacts]
     ledger: Ledger
     leaked: int

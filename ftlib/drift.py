@@ -8,6 +8,7 @@ is 0.02.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from ftlib.config import Config, Fraction
 from ftlib.counted import some
+from ftlib.identity import NONE, identity
 from ftlib.profile import OTHERS, Profile
 
 _BINS = 10
@@ -114,7 +116,16 @@ def _gathered(before: Mapping[int, int], now: Mapping[int, int]) -> tuple[list[i
     return earlier, later
 
 
+def _by_identity(counts: Mapping[str, int]) -> Counter[str]:
+    """Add up the rows of values that are one: an earlier profile may know them under several spellings."""
+    found: Counter[str] = Counter()
+    for name, rows in counts.items():
+        found[identity(name) or NONE] += rows
+    return found
+
+
 def _values(feature: str, before: Mapping[str, int], now: Mapping[str, int], limits: DriftLimits) -> Drift:
+    before, now = _by_identity(before), _by_identity(now)
     names = sorted(before.keys() | now.keys())
     index = psi([before.get(name, 0) for name in names], [now.get(name, 0) for name in names])
     rows = sum(before.values()), sum(now.values())

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from ftlib.artifacts import FileVersion
-from ftlib.cleaning import clean, text_key
+from ftlib.cleaning import clean
 from ftlib.errors import DataError
 from ftlib.fingerprint import digest
+from ftlib.identity import text_key
 
 MASK = "library"
 """What stands for a masked name."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.config import LABELED, Split
 from ftlib.counted import counted, some
 from ftlib.errors import DataError, StorageError
+from ftlib.identity import places, published
 from ftlib.iob2 import completed
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import Signer
@@ -17,8 +19,11 @@ from ftlib.prepared import longest_prompt, split_file
 from ftlib.recipe import REPORT, SELECTION, Recipe
 
 
-def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
+def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the labels that training sees, sorted; empty for a recipe without labels.
+
+    Of a label's spellings the most frequent in the training datasets is published, unless a version that is to be
+    replaced has it among its `names`; if these are all the same labels, they keep that version's order.
 
     Raises DataError if an evaluation has nothing to measure on, if there is one class only, or if an evaluation holds
     labels that training never sees: no model of this run could get such a row right.
@@ -34,21 +39,47 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
     training = recipe.training_datasets()
     if any(prepared[name].kind not in LABELED for name in training):
         return ()
-    seen = tuple(sorted({label for name in training for label in prepared[name].splits["train"].labels}))
+    counts: Counter[str] = Counter()
+    for name in training:
+        for label, rows in prepared[name].splits["train"].labels.items():
+            counts.update(prepared[name].spellings.get(label, {label: rows}))
+    seen = tuple(sorted({*published(counts, names).values()}))
     if any(prepared[name].kind == "tagged" for name in training):
         seen = completed(seen)
     if len(seen) < 2 and recipe.phases[0].objective.needs != "multi_labeled":
         found = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
         raise DataError(f"training rows have {found}; a classifier needs at least two")
+    _check_asked(recipe, prepared, seen)
+    return tuple(names) if sorted(names) == list(seen) else seen
+
+
+def _check_asked(recipe: Recipe, prepared: Mapping[str, PreparedDataset], seen: Sequence[str]) -> None:
     for name, evaluation in recipe.evaluations.items():
         splits = prepared[evaluation.dataset].splits
-        unseen = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels} - set(seen))
+        asked = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels})
+        unseen = [label for label, place in zip(asked, places(asked, seen), strict=True) if place is None]
         if unseen:
             raise DataError(
                 f"evaluations.{name}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
                 "map or drop these rows, or train on some of them"
             )
-    return seen
+
+
+def spelling_notes(
+    prepared: Mapping[str, PreparedDataset], labels: Sequence[str], called: str = "published as"
+) -> tuple[str, ...]:
+    """Say of every label that is written in other ways than its name which they are, and how it is `called`."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for dataset, data in sorted(prepared.items()):
+        kept = sum((Counter(facts.labels) for facts in data.splits.values()), Counter[str]())
+        for name, place in zip(data.labels, places(data.labels, labels), strict=True):
+            for spelling, rows in data.spellings.get(name, {name: kept[name]}).items():
+                if place is not None and spelling != labels[place]:
+                    found[labels[place]].append(f"{spelling!r} ({counted(rows, 'row')} of {dataset})")
+    return tuple(
+        f"label {name!r} is also written {', '.join(others)}: one label, {called} {name!r}"
+        for name, others in sorted(found.items())
+    )
 
 
 def check_room(name: str, max_new_tokens: int, prompts: Path, model: Path) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, cast
 
@@ -19,6 +19,7 @@ import msgspec
 
 from ftlib.config import Target
 from ftlib.errors import DataError
+from ftlib.identity import NONE, identity
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Values = Mapping[str, Value]
@@ -159,17 +160,25 @@ class Example:
     text: str
     """What makes two rows the same: copies, near copies and leaks are found by it."""
     label: str | None = None
-    """What rows are stratified, profiled and found contradictory by."""
+    """What rows are stratified and found contradictory by: the identity of a label, or of a set of them."""
     slices: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     """What is encoded, where that is not the text as a whole: words."""
     target: Target = None
-    """What is learnt, where that is not the label."""
+    """What is learnt, labels as they are written."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the labels of a closed set that it has, each once: what is counted and watched for drift."""
-        return labels_in(self.label if self.target is None else self.target)
+        return labels_in(self.target)
+
+    def named(self, names: Mapping[str, str]) -> Example:
+        """Return it with the labels of its target under these names: `names` holds every spelling there is, or none."""
+        if not names or self.target is None:
+            return self
+        if isinstance(self.target, tuple):
+            return replace(self, target=tuple(label and names[label] for label in self.target))
+        return replace(self, target=names[str(self.target)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +384,5 @@ def _meant(column: str, columns: list[str]) -> str:
 
 
 def slice_values(values: Values, slices: Iterable[str]) -> tuple[str, ...]:
-    """Return the values by which a report is split, as text; a null is `(none)`."""
-    found = (values.get(name) for name in slices)
-    return tuple("(none)" if value is None else str(value) for value in found)
+    """Return the values by which a report is split, one text for all that are one; a null is `(none)`."""
+    return tuple(identity(values.get(name)) or NONE for name in slices)

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.cleaning import clean
 from ftlib.config import BatchKind, Config
 from ftlib.formats.spelt_lists import spells_list
+from ftlib.identity import identity, written
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
@@ -43,13 +43,13 @@ class LabeledText(Config):
             return label
         if spells_list(values.get(self.label)):
             return Dropped("list_as_text")
-        return Example(text, label, slice_values(values, self.slices))
+        return Example(text, identity(label), slice_values(values, self.slices), target=label)
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
         texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens)
         return [
-            Encoded([Piece(ids, example.label)], truncated=cut)
+            Encoded([Piece(ids, example.target)], truncated=cut)
             for example, (ids, cut) in zip(examples, texts, strict=True)
         ]
 
@@ -66,11 +66,10 @@ def cut_texts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> li
 
 
 def label_name(value: Value) -> str | Dropped:
-    """Return a label's cleaned name, or why it is none. Truth values and whole numbers are labels by name."""
+    """Return a label as it is written, or why it is none. Truth values and whole numbers are labels by name."""
     if value is None:
         return Dropped("missing_label")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with a null is one of floats to most writers
-    if not isinstance(value, (str, bool, int)):
+    # A column of whole numbers with a null is one of floats to most writers.
+    if not isinstance(value, (str, bool, int)) and not (isinstance(value, float) and value.is_integer()):
         return Dropped("label_not_a_name")
-    return clean(str(value)) or Dropped("empty_label")
+    return Dropped("empty_label") if identity(value) is None else written(value)

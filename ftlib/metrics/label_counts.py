@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ftlib.config import BatchKind
 from ftlib.errors import DataError
+from ftlib.identity import places
 from ftlib.metrics.draws import share, summed, times_drawn
 from ftlib.outcomes import LabelOutcomes, MultiLabelOutcomes
 
@@ -71,9 +72,10 @@ class LabelCounts:
 
 def position(outcomes: LabelTable, label: str) -> int:
     """Return a label's place. Raises DataError if the model has no such label."""
-    if label not in outcomes.labels:
+    (place,) = places([label], outcomes.labels)
+    if place is None:
         raise DataError(f"a metric names the label {label!r}; the model has {', '.join(outcomes.labels)}")
-    return outcomes.labels.index(label)
+    return place
 
 
 def _count(labels: Int[np.ndarray, "resamples rows"], nothing: int) -> Int[np.ndarray, "resamples labels"]:

@@ -293,8 +293,10 @@ def _fact(checkpoint: Checkpoint, name: str) -> str | int:
     return f"{value:,.4g}" if isinstance(value, float) else value
 
 
-def data_section(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> Section:
-    """Return where every row went."""
+def data_section(
+    raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset], notes: Sequence[str] = ()
+) -> Section:
+    """Return where every row went; `notes` are said above, each a sentence without its full stop."""
     ledger: list[Row] = []
     for name in prepared:
         ledger += _ledger(name, raw[name], prepared[name])
@@ -307,12 +309,16 @@ def data_section(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedD
     return Section(
         "data",
         "Data",
-        "Rows in = rows kept + rows dropped, each with its reason.",
+        " ".join(["Rows in = rows kept + rows dropped, each with its reason.", *(f"{_capital(n)}." for n in notes)]),
         tables=[
             Table(["dataset", "", "rows"], ledger, "ledger", frozenset({2})),
             Table(columns, splits, "splits", frozenset(range(2, 8))),
         ],
     )
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _ledger(name: str, raw: RawDataset, prepared: PreparedDataset) -> list[Row]:

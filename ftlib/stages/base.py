@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ from ftlib.config import LANGUAGE, BatchKind
 from ftlib.counted import some
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
+from ftlib.identity import identity
 from ftlib.parameter_names import layer_of
 from ftlib.workspace import Workspace
 
@@ -71,7 +72,11 @@ def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
     # Older single-label and reranking heads say no problem_type; of several labels at once, every head must.
     same = problem == wanted.get("problem_type") or (problem is None and job.kind != "multi_labeled")
     # Without labels the shape says it all, and a tensor of another shape is fresh anyway.
-    return same and (not job.labels or sorted(labels_of(source)) == sorted(job.labels))
+    return same and (not job.labels or _told_apart(labels_of(source)) == _told_apart(job.labels))
+
+
+def _told_apart(labels: Sequence[str]) -> list[str]:
+    return sorted(identity(label) or label for label in labels)
 
 
 def _check_gaps(job: BaseJob, missing: set[str]) -> None:

@@ -12,6 +12,7 @@ from ftlib.config import Split
 from ftlib.counted import counted, some
 from ftlib.errors import DataError
 from ftlib.fingerprint import Job, digest
+from ftlib.identity import places
 from ftlib.outcomes import Outcomes, read_outcomes
 from ftlib.preflight import check_room
 from ftlib.prepared import split_file
@@ -102,7 +103,8 @@ def _check_rows(job: EvaluateJob) -> None:
                 f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was tokenised for another model than "
                 f"{candidate.name!r}; preprocess it with that model's tokenizer"
             )
-        if unknown := sorted(set(facts.labels) - set(candidate.end.labels)):
+        found = zip(facts.labels, places(facts.labels, candidate.end.labels), strict=True)
+        if unknown := sorted(label for label, place in found if place is None):
             raise DataError(
                 f"evaluation {job.name!r}: {candidate.name!r} has no label {some([*map(repr, unknown)])}; "
                 f"it has {', '.join(candidate.end.labels)}"

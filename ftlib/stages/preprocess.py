@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +18,7 @@ from ftlib.config import LABELED, BatchKind, Config, Split
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest
 from ftlib.gates import check_duplicates, check_labels_of
+from ftlib.identity import published
 from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
 from ftlib.profile import Profiler
 from ftlib.progress import emit
@@ -88,6 +89,7 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         content=_content(job, tallies),
         kind=job.dataset.format.yields,
         labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
+        spellings=_spellings(assignment.spellings),
         splits=splits,
         ledger=Ledger(rows_in=len(assignment.places), kept=kept, dropped=dropped),
         leaked=sum(dropped.get(reason, 0) for reason in LEAKED),
@@ -95,6 +97,14 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         pad_token_id=pad or 0,  # padding is masked by length, so its id only has to exist
         tokenizer=job.tokenizer,
     )
+
+
+def _spellings(written: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return the rows of every spelling of the labels that have another one than their name."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for spelling, name in published(written).items():
+        found[name][spelling] = written[spelling]
+    return {name: dict(sorted(found[name].items())) for name in sorted(found) if {*found[name]} != {name}}
 
 
 def _assign(job: PreprocessJob, where: str) -> Assignment:
@@ -169,6 +179,7 @@ class _Tally:
 def _write(job: PreprocessJob, assignment: Assignment, tokenizer: Tokenizer, folder: Path) -> dict[Split, _Tally]:
     format, total = job.dataset.format, len(assignment.places)
     tallies: dict[Split, _Tally] = {split: _Tally(format.yields, texts=Profiler(format.slices)) for split in SPLITS}
+    names = published(assignment.spellings)
     rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
     done = 0
     with ExitStack() as stack:
@@ -179,18 +190,22 @@ def _write(job: PreprocessJob, assignment: Assignment, tokenizer: Tokenizer, fol
         while batch := list(islice(rows, _BATCH)):
             for split in SPLITS:
                 kept = [row for place, row in batch if place == split]
-                writers[split].write(_token_rows(job.dataset, kept, tokenizer, tallies[split]))
+                writers[split].write(_token_rows(job.dataset, names, kept, tokenizer, tallies[split]))
             done += len(batch)
             emit(f"preprocess {job.name}", done, total, "rows")
     return tallies
 
 
 def _token_rows(
-    dataset: Dataset, kept: Sequence[tuple[str, Values]], tokenizer: Tokenizer, tally: _Tally
+    dataset: Dataset,
+    names: Mapping[str, str],
+    kept: Sequence[tuple[str, Values]],
+    tokenizer: Tokenizer,
+    tally: _Tally,
 ) -> list[TokenRow]:
     format, found = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
     # A row with a place is an example: the filter only tells the type checker.
-    examples = [(row_id, example) for row_id, example in found if isinstance(example, Example)]
+    examples = [(row_id, example.named(names)) for row_id, example in found if isinstance(example, Example)]
     if not examples:
         return []
     rows: list[TokenRow] = []

@@ -16,6 +16,7 @@ from ftlib.page.answers import answer_figures, answer_tables
 from ftlib.page.content import Figure, Page
 from ftlib.page.figures import Curve, training_curves
 from ftlib.page.tradeoff import Line, Point, alpha_curve
+from ftlib.preflight import spelling_notes
 from ftlib.recipe import Recipe
 from ftlib.results import Difference, adjusted, differences, results, retained_reference
 from ftlib.stages.forgetting import divergences
@@ -66,7 +67,7 @@ def _page(found: Evidence, work: Workspace, folder: Path) -> Page:
         sections.slices_section(found.final, found.selection, recipe.evaluations),
         _diagnosis(found, work, folder),
         sections.training_section(found.checkpoints, _training_figures(found.checkpoints, folder)),
-        sections.data_section(found.raw, found.prepared),
+        sections.data_section(found.raw, found.prepared, spelling_notes(found.prepared, found.checkpoints[0].labels)),
         sections.lineage_section(recipe, found.model, found.raw, found.prepared, found.checkpoints, found.selection),
     ]
     phases = ", then ".join(f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {p.dataset})" for p in recipe.phases)
