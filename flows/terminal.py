@@ -11,15 +11,19 @@ from time import monotonic
 from types import FrameType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from ftlib.counted import counted
 from ftlib.errors import Interrupted
 from ftlib.progress import Progress, listen
 from ftlib.training.curves import RESTART
-from tasks.runner import STAGE
+from tasks.runner import SPELT, STAGE
 
 LINE_EVERY_SECONDS = 10.0
+_NAMED = 3
+"""Special tokens that a line names."""
 GRACE_SECONDS = 5.0
 """How long a stopped run may take to end by itself; a hard end loses nothing, since half-made output is invisible."""
 
@@ -90,6 +94,11 @@ def stage_line(sign: Progress) -> str:
     when = "done before" if sign.facts.get("done_before") else f"{sign.facts.get('seconds', 0.0):.1f} s"
     if "rows_in" in sign.facts:
         when += f", {sign.facts['rows_kept']:,.0f} of {sign.facts['rows_in']:,.0f} rows kept"
+    spelt = [(name.removeprefix(SPELT), rows) for name, rows in sign.facts.items() if name.startswith(SPELT)]
+    if spelt:
+        tokens = ", ".join(f"{escape(token)} in {counted(int(rows), 'row')}" for token, rows in spelt[:_NAMED])
+        more = f" and {len(spelt) - _NAMED} more" if len(spelt) > _NAMED else ""
+        when += f", texts spell special tokens: {tokens}{more}"
     if "resumed_from_step" in sign.facts:
         when += f", resumed from step {sign.facts['resumed_from_step']:.0f}"
     return f"[green]✓[/] {sign.stage:<36} [dim]{when}[/]"

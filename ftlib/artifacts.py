@@ -108,6 +108,8 @@ class FoundModel(Identified):
     """The sha256 over the weight files and config."""
     tokenizer: str
     """The sha256 over the tokenizer's files."""
+    reads: str = ""
+    """The sha256 over what config.json says but for labels and files: how far it reads, and which tokens, follows."""
 
     def digest(self) -> str:
         """Return the digest of weights and tokenizer together."""
@@ -144,9 +146,10 @@ class PreparedDataset(Artifact):
     """Training rows dropped because an evaluation set holds the same text, or nearly the same."""
     profile: Profile = Profile()
     """What the training rows look like: what later rows are compared with, by `ftlib.drift.drift`."""
-    pad_token_id: int
     tokenizer: str
     """The digest of the tokenizer that made the ids."""
+    special_tokens: dict[str, int] = {}
+    """The tokenizer's special tokens that rows' texts spell, and in how many rows each."""
 
     def digest(self) -> str:
         """Return the digest of the token ids and labels."""

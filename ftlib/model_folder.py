@@ -38,6 +38,12 @@ ADAPTER_CONFIG = "adapter_config.json"
 _REFUSED_CONFIG_KEYS = ("_attn_implementation_internal", "auto_map")
 
 
+_SAYS_NOTHING_OF_READING = (
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
+    *("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
+)
+
+
 def find_model(ref: ModelRef) -> FoundModel:
     """Find the base model's folder and identify its bytes.
 
@@ -66,7 +72,13 @@ def find_model(ref: ModelRef) -> FoundModel:
         uri=str(folder),
         weights=digest([[path.name, file_digest(path)] for path in [folder / "config.json", *files]]),
         tokenizer=digest([[name, file_digest(folder / name)] for name in tokenizer]),
+        reads=_digest_of_config(config),
     )
+
+
+def _digest_of_config(config: dict[str, Any]) -> str:
+    says = {key: value for key, value in config.items() if key not in _SAYS_NOTHING_OF_READING}
+    return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()  # Infinity is honest here (Mamba)
 
 
 def _locate(ref: ModelRef) -> Path:

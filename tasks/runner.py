@@ -30,6 +30,10 @@ STAGE = "stage"
 """The unit of the sign of life that says a whole stage is done."""
 
 
+SPELT = "spelt:"
+"""Before a special token that texts spell, among what is told of a prepared dataset."""
+
+
 class Step(Config):
     """One stage call of a run."""
 
@@ -121,7 +125,9 @@ class Runner:
 def telling(artifact: Artifact) -> dict[str, float]:
     """Return what a user should see of a finished stage without asking: rows lost, a resumed training."""
     if isinstance(artifact, (RawDataset, PreparedDataset)):
-        return {"rows_in": artifact.ledger.rows_in, "rows_kept": artifact.ledger.kept}
+        spelt = artifact.special_tokens if isinstance(artifact, PreparedDataset) else {}
+        told = {f"{SPELT}{token}": float(rows) for token, rows in spelt.items()}
+        return {"rows_in": artifact.ledger.rows_in, "rows_kept": artifact.ledger.kept, **told}
     if isinstance(artifact, Checkpoint) and (step := artifact.facts.get("resumed_from_step")):
         return {"resumed_from_step": float(step)}
     return {}

@@ -18,7 +18,7 @@ from ftlib.prepared import split_file
 from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.workspace import Workspace
 
-OUTCOMES_VERSION = 3
+OUTCOMES_VERSION = 4
 """Raised when the forward pass or the table changes; cached tables of another version are not read."""
 
 
@@ -26,7 +26,7 @@ class EvaluateJob(Job):
     """Which candidates, on which rows, measured how. Outcomes are cached per (weights, rows), not per job."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     name: str
     """The evaluation's name in the recipe."""

@@ -18,7 +18,7 @@ class TrainJob(Job):
     """What to train, from where, on what. `precision` is the phase's, with `auto` resolved."""
 
     stage: ClassVar[str] = "train"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     start: Checkpoint
     data: PreparedDataset

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -14,6 +13,10 @@ from ftlib.config import BatchKind
 from ftlib.errors import ModelError
 from ftlib.model_folder import copy_tokenizer, read_config, weight_files
 from ftlib.training.heads import head_of
+from ftlib.training.model_limits import load_config
+from ftlib.training.padding import settle
+from ftlib.training.quiet import quiet
+from ftlib.training.special_tokens import kept_apart
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 
@@ -33,14 +36,16 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
     """
     loader = head_of(kind).auto_class
     weight_files(folder)
+    settled = load_config(folder, **config)
+    settle(settled, folder, kind, lambda: load_tokenizer(folder))
     try:
-        with _quiet():
+        with quiet():
             model, info = loader.from_pretrained(
                 folder,
+                config=settled,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **config,
                 **_LOADING,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -93,25 +98,10 @@ def head_modules(model: nn.Module) -> list[str]:
     return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
 
 
-class _quiet:
-    """Keep transformers' load report and bars off the terminal: what is missing is returned, not printed."""
-
-    def __enter__(self) -> None:
-        self.verbosity = transformers.logging.get_verbosity()
-        self.bars = transformers.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        transformers.logging.set_verbosity(self.verbosity)
-        if self.bars:
-            transformers.logging.enable_progress_bar()
-
-
 def load_tokenizer(folder: Path) -> Any:
     """Load a folder's tokenizer. Raises ModelError if it has none that stock transformers can load."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return kept_apart(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(f"{folder} has no usable tokenizer: {first}") from error
@@ -124,6 +114,6 @@ def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenize
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
-    with _quiet():
+    with quiet():
         cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
     copy_tokenizer(tokenizer_from, folder)
