@@ -9,17 +9,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from ftlib.errors import ModelError
 from ftlib.training.model_limits import text_config
 
-Row = Sequence[int] | Int[np.ndarray, " tokens"]
+Row = Sequence[int] | Int[np.ndarray, " _"]
 
 SEGMENTS = "token_type_ids"
 
@@ -42,7 +42,7 @@ class Collator:
     device: torch.device
 
     @classmethod
-    def of(cls, model: nn.Module, device: torch.device | None = None) -> Self:
+    def of(cls, model: nn.Module, device: torch.device | None = None) -> Collator:
         """Return the collator of a model's batches, which go to `device`: the model's own if none is given."""
         own = text_config(cast(Any, model).config)
         # Only where nothing reads the padding has a model none (`ftlib.training.padding`): then any token will do.
@@ -72,7 +72,7 @@ class Collator:
         return {name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in arrays.items()}
 
     def _filled(
-        self, name: str, rows: Sequence[Row], mask: Int[np.ndarray, "rows width"]
+        self, name: str, rows: Sequence[Row], mask: Bool[np.ndarray, "rows width"]
     ) -> Int[np.ndarray, "rows width"]:
         filled = np.full(mask.shape, self.pad_token_id if name == "input_ids" else 0, np.int64)
         filled[mask] = np.concatenate(rows)
