@@ -15,13 +15,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from ftlib.counted import counted, some
 from ftlib.errors import Interrupted
 from ftlib.progress import NOTE, Progress, listen
 from ftlib.rows import reasons, remedies
 from ftlib.training.curves import RESTART
-from tasks.runner import DROPPED, STAGE
+from tasks.runner import DROPPED, SPELT, STAGE
 
 LINE_EVERY_SECONDS = 10.0
+_NAMED = 3
+"""Special tokens that a line names."""
 GRACE_SECONDS = 5.0
 """How long a stopped run may take to end by itself; a hard end loses nothing, since half-made output is invisible."""
 
@@ -97,6 +100,10 @@ def stage_line(sign: Progress) -> str:
         when += f", {sign.facts['rows_kept']:,.0f} of {sign.facts['rows_in']:,.0f} rows kept"
     if dropped:
         when += f": {reasons(dropped)}"
+    spelt = [(name.removeprefix(SPELT), rows) for name, rows in sign.facts.items() if name.startswith(SPELT)]
+    if spelt:
+        tokens = [f"{escape(token)} in {counted(int(rows), 'row')}" for token, rows in spelt]
+        when += f", texts spell special tokens: {some(tokens, _NAMED)}"
     if "resumed_from_step" in sign.facts:
         when += f", resumed from step {sign.facts['resumed_from_step']:.0f}"
     told = [f"\n  [yellow]{escape(remedy)}[/]" for remedy in remedies(dropped)]

@@ -110,6 +110,8 @@ class FoundModel(Identified):
     """The sha256 over the tokenizer's files."""
     generation: str = ""
     """The sha256 of generation_config.json, which is handed on beside the weights; empty where there is none."""
+    reads: str = ""
+    """The sha256 over what config.json says but for labels and files: how far it reads, and which tokens, follows."""
 
     def digest(self) -> str:
         """Return the digest of all that is handed on: weights, tokenizer and generation settings."""
@@ -148,9 +150,10 @@ class PreparedDataset(Artifact):
     """Training rows dropped because an evaluation set holds the same text, or nearly the same."""
     profile: Profile = Profile()
     """What the training rows look like: what later rows are compared with, by `ftlib.drift.drift`."""
-    pad_token_id: int
     tokenizer: str
     """The digest of the tokenizer that made the ids."""
+    special_tokens: dict[str, int] = {}
+    """The tokenizer's special tokens that rows' texts spell, and in how many rows each."""
 
     def digest(self) -> str:
         """Return the digest of the token ids and labels."""

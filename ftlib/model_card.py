@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ftlib.artifacts import Candidate, PreparedDataset, Selection
-from ftlib.config import BatchKind
+from ftlib.config import READS_ONE_PLACE, BatchKind
 from ftlib.counted import counted
 from ftlib.evidence import Evidence
 from ftlib.formats.question_answer import QuestionAnswer
 from ftlib.markdown import code, escaped, table
+from ftlib.model_folder import read_config
 from ftlib.model_usage import adapter_usage, usage
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.recipe_parts import Phase
@@ -75,8 +76,10 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
 def _adapter(evidence: Evidence) -> list[str]:
     if not evidence.recipe.publish.adapter:
         return []
-    labels = len(evidence.selection.chosen.end.labels)
-    return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, labels)]
+    end = evidence.selection.chosen.end
+    pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.path / "model")]
+    pad = pads[1] if pads[0] != pads[1] and evidence.recipe.phases[-1].objective.needs in READS_ONE_PLACE else None
+    return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, len(end.labels), pad)]
 
 
 def _signatures(evidence: Evidence) -> list[str]:

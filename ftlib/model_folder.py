@@ -46,6 +46,12 @@ _NOT_ALONE = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.
 """Files of a tokenizer that are none without others."""
 
 
+_SAYS_NOTHING_OF_READING = (
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
+    *("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
+)
+
+
 def find_model(ref: ModelRef) -> FoundModel:
     """Find the base model's folder and identify its bytes.
 
@@ -67,7 +73,13 @@ def find_model(ref: ModelRef) -> FoundModel:
         weights=digest([[path.name, file_digest(path)] for path in [folder / "config.json", *weight_files(folder)]]),
         tokenizer=tokenizer_digest(folder),
         generation=file_digest(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else "",
+        reads=_digest_of_config(read_config(folder)),
     )
+
+
+def _digest_of_config(config: dict[str, Any]) -> str:
+    says = {key: value for key, value in config.items() if key not in _SAYS_NOTHING_OF_READING}
+    return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()  # Infinity is honest here (Mamba)
 
 
 def check_model(folder: Path) -> None:
@@ -124,6 +136,11 @@ def _quantised(folder: Path, how: str) -> ModelError:
         f"{folder} is quantised ({how}): packed numbers are neither trained nor measured nor merged here; dequantise "
         "it first, or give the model it was made from"
     )
+
+
+def _digest_of_config(config: dict[str, Any]) -> str:
+    says = {key: value for key, value in config.items() if key not in _SAYS_NOTHING_OF_READING}
+    return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()  # Infinity is honest here (Mamba)
 
 
 def _locate(ref: ModelRef) -> Path:

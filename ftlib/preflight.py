@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,12 +86,12 @@ def check_room(name: str, max_new_tokens: int, prompts: Path, model: Path) -> No
 
     `name` is the evaluation's; `prompts` is the split's file, `model` the folder with the model's config.
     """
-    config = json.loads((model / "config.json").read_bytes())
-    positions = config.get("max_position_embeddings")
-    if not max_new_tokens or positions is None:
+    if not max_new_tokens:
         return
-    longest = longest_prompt(prompts)
-    if longest + max_new_tokens > positions:
+    from ftlib.training.model_limits import limits_of
+
+    positions, longest = limits_of(model).positions, longest_prompt(prompts)
+    if positions is not None and longest + max_new_tokens > positions:
         raise DataError(
             f"evaluations.{name}: after a prompt of {longest} tokens, max_new_tokens: {max_new_tokens} goes beyond the "
             f"{positions} that the model reads; lower it, or the format's max_tokens"

@@ -203,6 +203,10 @@ class Tokenizer(Protocol):
         """Return `input_ids`, a list of ids for every text."""
         ...
 
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Return how many tokens it puts around a text, or a pair of them."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:

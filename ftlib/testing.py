@@ -308,7 +308,6 @@ def tiny_prepared_as(
         splits=splits,
         ledger=Ledger(rows_in=count, kept=count),
         leaked=0,
-        pad_token_id=_PAD,
         tokenizer="tiny",
     )
 

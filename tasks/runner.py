@@ -39,6 +39,10 @@ DROPPED = "dropped "
 """What begins the name of the fact that says how many rows a stage dropped for a reason."""
 
 
+SPELT = "spelt:"
+"""Before a special token that texts spell, among what is told of a prepared dataset."""
+
+
 class Step(Config):
     """One stage call of a run."""
 
@@ -157,7 +161,9 @@ def telling(artifact: Artifact) -> dict[str, float]:
     if isinstance(artifact, (RawDataset, PreparedDataset)):
         ledger = artifact.ledger
         dropped = {f"{DROPPED}{reason}": float(count) for reason, count in ledger.dropped.items() if count}
-        return {"rows_in": ledger.rows_in, "rows_kept": ledger.kept, **dropped}
+        spelt = artifact.special_tokens if isinstance(artifact, PreparedDataset) else {}
+        told = {f"{SPELT}{token}": float(rows) for token, rows in spelt.items()}
+        return {"rows_in": ledger.rows_in, "rows_kept": ledger.kept, **dropped, **told}
     if isinstance(artifact, Checkpoint) and (step := artifact.facts.get("resumed_from_step")):
         return {"resumed_from_step": float(step)}
     return {}

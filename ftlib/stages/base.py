@@ -29,7 +29,11 @@ class BaseJob(Job):
 
 
 def base(job: BaseJob, work: Workspace) -> Checkpoint:
-    """Return the base model as a checkpoint. Raises ModelError if more than its head would be random."""
+    """Return the base model as a checkpoint, whose config names the token that rows are filled up with.
+
+    Raises ModelError if more than its head would be random, if there is no such token, or if an answer would depend on
+    it.
+    """
     return work.once(job, Checkpoint, lambda folder: _build(job, folder))
 
 
@@ -38,7 +42,9 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
 
     from ftlib.model_folder import config_digest, labels_of, tokenizer_digest, weights_digest
     from ftlib.training.heads import head_of
-    from ftlib.training.model import head_modules, load_with_gaps, save_model, with_fresh_head
+    from ftlib.training.model import head_modules, load_tokenizer, load_with_gaps, save_model, with_fresh_head
+    from ftlib.training.model_limits import limits_of
+    from ftlib.training.padding import check_padding
 
     source, head = Path(job.model.uri), head_of(job.kind)
     keeps = _knows(source, head.config(job.labels), job)
@@ -48,6 +54,7 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     if job.kind not in LANGUAGE and not keeps:
         missing |= with_fresh_head(model)
     _check_gaps(job, missing)
+    check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
     save_model(model, folder / "model", labels, source)
     if tokenizer_digest(folder / "model") != job.model.tokenizer:
         raise ModelError(f"{source}: tokenizer files changed or vanished since the run started; run again")

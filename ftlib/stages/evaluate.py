@@ -19,7 +19,7 @@ from ftlib.prepared import split_file
 from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.workspace import Workspace
 
-OUTCOMES_VERSION = 3
+OUTCOMES_VERSION = 4
 """Raised when the forward pass or the table changes; cached tables of another version are not read."""
 
 

@@ -114,10 +114,13 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 def _stage(job: RegisterJob, staging: Path) -> Manifest:
     """Write everything the version is made of to a folder and return its manifest."""
     from ftlib.training.merge import write_candidate
+    from ftlib.training.published_tokenizer import settle_tokenizer
     from ftlib.training.shards import write_shards
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     merged = write_candidate(chosen, staging)
+    format = recipe.datasets[recipe.phases[-1].dataset].format
+    settle_tokenizer(staging, format.yields, format.special_tokens)
     write_shards(staging, int(1e6 * recipe.publish.shard_mb))
     if recipe.publish.adapter:
         _stage_adapter(job.evidence, staging / ADAPTER)

@@ -17,6 +17,7 @@ from ftlib.errors import ModelError, TrainingError
 from ftlib.progress import emit
 from ftlib.training.batches import PreparedSplit, by_length
 from ftlib.training.checkpoints import State
+from ftlib.training.collate import Collator
 from ftlib.training.group import Group
 from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.loop import Trained, build_model
@@ -95,25 +96,19 @@ def head_features(
     model: nn.Module, layer: nn.Linear, split: PreparedSplit, device: torch.device, phase: str
 ) -> Float[np.ndarray, "rows width"]:
     """Return what enters the head's last layer for every row, in order, with dropout off."""
-    caught: list[torch.Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
+    # The layer hands on what enters it, so the model's answer is what it reads of a row, wherever that stands.
+    hook = layer.register_forward_hook(lambda _, inputs, __: inputs[0])
+    collate = Collator.of(model, device)
     features = np.empty((len(split), layer.in_features), np.float32)
     done = 0
     for rows in by_length(split.lengths, BATCH):
-        batch = split.batch(rows, device)
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        features[rows] = _pooled(caught.pop(), batch.attention_mask).float().cpu().numpy()
+        batch = split.batch(rows, collate)
+        said: Any = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        features[rows] = said.logits.float().cpu().numpy()
         done += len(rows)
         emit(f"train {phase}", done, len(split), "rows")
     hook.remove()
     return features
-
-
-def _pooled(inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return one vector per row: decoders score every token and keep the last one's."""
-    if inputs.ndim == 2:
-        return inputs
-    return inputs[torch.arange(len(inputs), device=inputs.device), mask.sum(1) - 1]
 
 
 def best_l2(train: Rows, validation: Rows, count: int, path: Sequence[float], *, intercept: bool) -> float:

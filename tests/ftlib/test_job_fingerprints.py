@@ -49,7 +49,7 @@ def checkpoint(weights: str, phase: str) -> Checkpoint:
 def data() -> PreparedDataset:
     return PreparedDataset(
         content="cc", kind="labeled", labels=("a", "b"), splits={}, ledger=Ledger(rows_in=0, kept=0), leaked=0,
-        pad_token_id=0, tokenizer="t",
+        tokenizer="t",
     )  # fmt: skip
 
 

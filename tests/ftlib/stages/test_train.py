@@ -22,6 +22,7 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.collate import Collator
 from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.model import load_model
 from ftlib.training.probe import best_l2
@@ -273,9 +274,9 @@ def test_early_stopping_keeps_the_best_weights(start: Checkpoint, data: Prepared
     assert len(records) < 8
     assert len(records) - records.index(best) == 3
     split = PreparedSplit(data.path / "validation.arrow", LABELS)
-    batch = split.batch(range(len(split)), torch.device("cpu"))
+    model = load_model(stopped.path / "model", "labeled")
     with torch.no_grad():
-        total = Classification().loss(load_model(stopped.path / "model", "labeled"), batch).total
+        total = Classification().loss(model, split.batch(range(len(split)), Collator.of(model))).total
     assert float(total) / len(split) == pytest.approx(best["validation_loss"], rel=1e-4)
 
 
