@@ -9,7 +9,7 @@ import click
 from flows import finetune_jobs as jobs
 from flows.cli import set_option, work_option
 from flows.cli_interpolate import model_folder
-from flows.console import emit, json_option, stdout_console
+from flows.console import UserPath, emit, json_option, stdout_console
 from flows.measuring import Stages, measure
 from flows.registry_view import called, registry_options
 from flows.results_table import Line, print_results
@@ -25,9 +25,7 @@ from ftlib.workspace import Workspace
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option(
-    "--recipe", "recipe_path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Whose evaluations."
-)
+@click.option("--recipe", "recipe_path", required=True, type=UserPath(dir_okay=False), help="Whose evaluations.")
 @click.option("--evaluation", "wanted", multiple=True, metavar="NAME", help="Only this one; all if not given.")
 @click.option("--split", type=click.Choice([REPORT, SELECTION]), default=REPORT, show_default=True)
 @set_option

@@ -10,6 +10,7 @@ import click
 
 from flows.console import emit, json_option
 from flows.registry_view import called, facts, key_option, open_registry, registry_options, version_argument
+from ftlib.config import user_path
 from ftlib.errors import DataError
 from ftlib.model_registry.signing import PublicKey
 
@@ -48,8 +49,7 @@ def predict(
 
 
 def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "reglage" / "versions"
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "reglage" / "versions"
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:

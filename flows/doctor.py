@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.console import stdout_console
 from flows.prefect_server import server_home, user_has_server
 from flows.run_record import installed_versions
-from ftlib.config import Config
+from ftlib.config import Config, user_path
 
 NEEDED_BYTES = 5_000_000_000
 """Free disk below which a small model's run is at risk: checkpoints, candidates and Ray's own files."""
@@ -66,7 +66,7 @@ def _places(work: Path, registry: str) -> Iterator[Finding]:
     if "://" in registry:
         yield Finding(what="registry", ok=True, found=f"{registry}: try it with `reglage registry probe`")
     else:
-        yield _writable("registry", Path(registry))
+        yield _writable("registry", user_path(registry))
 
 
 def _writable(what: str, folder: Path) -> Finding:

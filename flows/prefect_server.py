@@ -20,6 +20,7 @@ import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 
+from ftlib.config import user_path
 from ftlib.errors import StorageError
 from ftlib.workspace import exclusive
 
@@ -92,7 +93,7 @@ class TemporaryServer:
 
 def server_home() -> Path:
     """Return the temporary servers' PREFECT_HOME: one for each version of Prefect, in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return cache / "reglage" / f"prefect-{version('prefect')}"
 
 
@@ -105,7 +106,7 @@ def user_has_server() -> bool:
     """Say whether the user's environment or Prefect profile names a server; their settings are then left alone."""
     if os.environ.get("PREFECT_API_URL"):
         return True
-    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    home = user_path(os.environ.get("PREFECT_HOME", "~/.prefect"))
     if not any(file.is_file() for file in (home / "profiles.toml", Path("prefect.toml"), Path(".env"))):
         return False  # the usual case, answered without importing prefect
     from prefect.settings import get_current_settings
