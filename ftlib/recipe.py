@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from pydantic import model_validator
 
@@ -17,6 +18,7 @@ from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Phase, Pu
 from ftlib.sources.installed_text import InstalledText
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.tuning.lora import LoRA
+from ftlib.urls import secret_in
 
 
 class Recipe(Config):
@@ -63,6 +65,7 @@ REPORT: Split = "test"
 
 def _misfits(recipe: Recipe) -> Iterator[str]:
     """Say which parts do not fit together: name, got, allowed."""
+    yield from _secrets(recipe.model_dump(mode="json"))
     yield from _phase_misfits(recipe)
     yield from _dataset_misfits(recipe)
     yield from _evaluation_misfits(recipe)
@@ -70,6 +73,19 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _interpolation_misfits(recipe)
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
+
+
+def _secrets(value: object, place: str = "") -> Iterator[str]:
+    """Say where a URL gives a secret away: a recipe is copied into records, run pages and every version's lineage."""
+    if isinstance(value, str):
+        if found := secret_in(value):
+            yield f"{place}: {found} would be published with the recipe; leave it to the environment"
+    elif isinstance(value, dict):
+        for key, member in cast("dict[str, object]", value).items():
+            yield from _secrets(member, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for i, member in enumerate(cast("list[object]", value)):
+            yield from _secrets(member, f"{place}[{i}]")
 
 
 def _phase_misfits(recipe: Recipe) -> Iterator[str]:

@@ -11,16 +11,23 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
 from ftlib.config import Target
 from ftlib.errors import DataError
+from ftlib.identity import NONE, identity
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Values = Mapping[str, Value]
+
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What stands between the columns of a csv in place of commas."""
+_NAMES, _NAME = 20, 60
+"""Columns that a message names, and characters of a name."""
 
 ROW_ID, FILE = "_row_id", "_file"
 """The columns that ingestion adds; a source must not have them."""
@@ -35,6 +42,7 @@ BadReason = Literal[
     "nested_too_deep",
     "broken_csv",
     "wrong_field_count",
+    "repeated_header",
     "binary_value",
     "unreadable_value",
     "reserved_column",
@@ -64,6 +72,7 @@ DropReason = Literal[
     "words_and_tags_differ",
     "tag_not_iob2",
     "labels_not_a_list",
+    "list_as_text",
     "missing_score",
     "score_not_a_number",
     "missing_question",
@@ -73,6 +82,41 @@ DropReason = Literal[
     "odd_answer",
     "answer_not_in_context",
 ]
+
+
+REMEDIES: Mapping[str, str] = MappingProxyType(
+    {
+        "text_not_a_string": "the text column holds numbers, lists or objects; write text",
+        "label_not_a_name": "a label is a text, a whole number, true or false; format multi_label_text reads lists of "
+        "labels, scored_text numbers with a fraction, and an object's field needs a column of its own",
+        "labels_not_a_list": "labels are a list; for a text such as 'billing; bug' set the format's separator",
+        "list_as_text": "the cells are texts that spell lists, since csv has none: write lists in jsonl or parquet, or "
+        "for format multi_label_text 'billing; bug' with the separator ';'",
+        "score_not_a_number": "a score is a finite number, with a point for its fraction",
+        "words_not_strings": "words are a list of texts, which jsonl and parquet hold and csv does not",
+        "tags_not_strings": "tags are a list of texts, which jsonl and parquet hold and csv does not; by name, not by "
+        "number",
+        "words_and_tags_differ": "a row has one tag for each of its words",
+        "tag_not_iob2": "tags are O, B-TYPE and I-TYPE (IOB2); of IOBES or BIOES write S- as B- and E- as I-, of BILOU "
+        "U- as B- and L- as I-, and B_TYPE or bare types with B- and I-",
+        "odd_answer": "answers are text and answer_start, as in SQuAD; csv has no objects: write jsonl or parquet",
+        "answer_not_in_context": "answer_start counts the characters of the context before the answer",
+        "unanswerable": "unanswerable: keep teaches a model to say so",
+        "completion_not_a_string": "the completion column holds numbers, lists or objects; write text",
+    }
+)
+"""What to do about rows that a format has no use for, by the reason; for the reasons that say little by themselves."""
+
+
+def reasons(dropped: Mapping[str, int]) -> str:
+    """Write how many rows were dropped for which reasons, the most frequent first: `30 tag_not_iob2, 2 duplicate`."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items(), key=lambda d: -d[1]))
+
+
+def remedies(dropped: Iterable[str]) -> list[str]:
+    """Return what to do about rows dropped for these reasons; with their names if there are several."""
+    found = [reason for reason in dropped if reason in REMEDIES]
+    return [REMEDIES[reason] if len(found) == 1 else f"{reason}: {REMEDIES[reason]}" for reason in found]
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -116,17 +160,25 @@ class Example:
     text: str
     """What makes two rows the same: copies, near copies and leaks are found by it."""
     label: str | None = None
-    """What rows are stratified, profiled and found contradictory by."""
+    """What rows are stratified and found contradictory by: the identity of a label, or of a set of them."""
     slices: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     """What is encoded, where that is not the text as a whole: words."""
     target: Target = None
-    """What is learnt, where that is not the label."""
+    """What is learnt, labels as they are written."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the labels of a closed set that it has, each once: what is counted and watched for drift."""
-        return labels_in(self.label if self.target is None else self.target)
+        return labels_in(self.target)
+
+    def named(self, names: Mapping[str, str]) -> Example:
+        """Return it with the labels of its target under these names: `names` holds every spelling there is, or none."""
+        if not names or self.target is None:
+            return self
+        if isinstance(self.target, tuple):
+            return replace(self, target=tuple(label and names[label] for label in self.target))
+        return replace(self, target=names[str(self.target)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +201,10 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: Any, **options: Any) -> Any:
         """Return `input_ids`, a list of ids for every text."""
+        ...
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Return how many tokens it puts around a text, or a pair of them."""
         ...
 
 
@@ -306,12 +362,31 @@ def need_column(column: str, have: Iterable[str], where: str) -> None:
     columns = sorted(have)
     if column in columns:
         return
-    close = difflib.get_close_matches(column, columns, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise DataError(f"{where}: no column {column!r} in the rows; the columns are {', '.join(columns)}{hint}")
+    named = [name if len(name) <= _NAME else f"{name[:_NAME]}..." for name in columns[:_NAMES]]
+    more = f" and {len(columns) - _NAMES} more" if len(columns) > _NAMES else ""
+    raise DataError(
+        f"{where}: no column {column!r} in the rows; the columns are {', '.join(named)}{more}"
+        f"{held_by(column, columns) or _meant(column, columns)}"
+    )
+
+
+def held_by(column: str, have: Iterable[str]) -> str:
+    """Return, to be added to a message, in which other column an absent one is; nothing if it is in none."""
+    for name in have:
+        for separator, called in SEPARATORS.items():
+            if separator in name and column in [part.strip(" \"'") for part in name.split(separator)]:
+                return f"; {name!r} is one column: write commas between columns, not {called}"
+        if column.startswith(f"{name}."):
+            return f"; a column {name!r} is there: write its field as a column of its own, under a name without a dot"
+    return ""
+
+
+def _meant(column: str, columns: list[str]) -> str:
+    plain = [name for name in columns if name.strip(" \"'\ufeff").casefold() == column.strip().casefold()]
+    close = plain or difflib.get_close_matches(column, columns, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def slice_values(values: Values, slices: Iterable[str]) -> tuple[str, ...]:
-    """Return the values by which a report is split, as text; a null is `(none)`."""
-    found = (values.get(name) for name in slices)
-    return tuple("(none)" if value is None else str(value) for value in found)
+    """Return the values by which a report is split, one text for all that are one; a null is `(none)`."""
+    return tuple(identity(values.get(name)) or NONE for name in slices)

@@ -9,6 +9,7 @@ from ftlib.artifacts import FileVersion
 from ftlib.errors import DataError
 from ftlib.fingerprint import file_digest
 from ftlib.row_files.delimited import read_csv
+from ftlib.row_files.first_bytes import refuse_other_table
 from ftlib.row_files.jsonl import read_jsonl
 from ftlib.row_files.tables import read_parquet
 from ftlib.row_files.text import COMPRESSIONS
@@ -33,6 +34,7 @@ def read_file(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozense
     """
     name = file.uri.lower()
     if name.endswith(".parquet"):
+        refuse_other_table(file)
         return read_parquet(file, row_bytes, drop)
     if name.endswith((".csv", *(f".csv{compression}" for compression in COMPRESSIONS))):
         return read_csv(file, row_bytes, drop)

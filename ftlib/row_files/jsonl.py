@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -10,7 +11,10 @@ import msgspec
 
 from ftlib.artifacts import FileVersion
 from ftlib.errors import DataError
-from ftlib.row_files.text import BOM, Line, bounded_lines, open_text
+from ftlib.row_files.documents import refuse_document
+from ftlib.row_files.encodings import not_utf8
+from ftlib.row_files.first_bytes import BOM
+from ftlib.row_files.text import Line, bounded_lines, open_text
 from ftlib.rows import NOT_FINITE, BadRow, Row, Value, blame, is_finite
 
 _decode = msgspec.json.Decoder().decode
@@ -19,8 +23,9 @@ _decode = msgspec.json.Decoder().decode
 def read_jsonl(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset()) -> Iterator[Row | BadRow]:
     """Read a file of one JSON object a line, but for the names to drop; blank lines are no rows."""
     uri = file.uri
-    with open_text(file) as stream:
-        for line in bounded_lines(stream, row_bytes):
+    with open_text(file, row_bytes) as opened:
+        refuse_document(opened, uri, row_bytes)
+        for line in bounded_lines(opened.stream, row_bytes):
             number, size, data = line
             values = None if data is None else _quick(data)
             if values is None:
@@ -70,6 +75,7 @@ def parse_line(line: Line, uri: str, row_bytes: int, drop: frozenset[str] = froz
     number, size, data = line
     if data is None:
         return BadRow(uri, number, size, "too_large", f"{size} bytes, allowed {row_bytes}")
+    data = data.removeprefix(BOM)  # within a file, where files with marks were put together
     try:
         text = data.decode()
         if not text or text.isspace():
@@ -81,13 +87,33 @@ def parse_line(line: Line, uri: str, row_bytes: int, drop: frozenset[str] = froz
         odd = [name for name, cell in row.values.items() if not is_finite(cell)] if constants else []
         return blame(row, "not_finite", odd[0], NOT_FINITE) if odd else row
     except UnicodeDecodeError as error:
-        return BadRow(uri, number, size, "invalid_utf8", f"byte {error.start + 1}: {error.reason}")
+        return BadRow(uri, number, size, "invalid_utf8", not_utf8(data, error.start))
     except RecursionError:
         return BadRow(uri, number, size, "nested_too_deep", "lists or objects nested too deep")
     except json.JSONDecodeError as error:
-        return BadRow(uri, number, size, "broken_json", f"column {error.colno}: {error.msg}")
+        return BadRow(uri, number, size, "broken_json", _what_is_wrong(data.decode(), error))
     except ValueError as error:  # a name that is there twice, or an integer of more digits than Python converts
         return BadRow(uri, number, size, "broken_json", str(error))
+
+
+def _what_is_wrong(text: str, error: json.JSONDecodeError) -> str:
+    """Say where a line is no JSON, and what writes such lines."""
+    rest, said = text[error.pos :].strip(), f"column {error.colno}: {error.msg}"
+    if error.msg == "Extra data":
+        if rest.strip(",") == "":
+            return "a comma after the object: rows are lines, with nothing between them (sed 's/,[[:space:]]*$//')"
+        if rest.lstrip("\ufeff").startswith("{"):
+            return f"column {error.colno}: another object on the same line; write one a line"
+    if _PYTHON.match(text):
+        return f"{said}: a Python dict and no JSON; json.dumps(ast.literal_eval(line)) makes it a row"
+    if word := re.match(r"None\b|True\b|False\b", rest):
+        return f"{said}: Python's {word[0]} and no JSON; write the row with json.dumps"
+    if error.pos == 0 and error.msg == "Expecting value":
+        return f"{said}: a row is an object, {{...}}; if this is csv, let the file's name end with .csv"
+    return said
+
+
+_PYTHON = re.compile(r"\s*\{\s*u?'")
 
 
 def _noted(found: list[str]) -> Callable[[str], float]:
@@ -113,7 +139,8 @@ def read_json(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozense
 
     Raises DataError for a list that cannot be read.
     """
-    with open_text(file) as stream:
+    with open_text(file, row_bytes) as opened:
+        stream = opened.stream
         data = next((line for line in stream if line.removeprefix(BOM).strip()), b"")
         is_list = data.removeprefix(BOM).lstrip().startswith(b"[")
         data += stream.read() if is_list else b""

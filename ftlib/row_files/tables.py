@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ftlib.artifacts import FileVersion
-from ftlib.errors import DataError
+from ftlib.errors import DataError, first_line
 from ftlib.row_files.budget import Budget, compare
 from ftlib.row_files.cells import rows_of
 from ftlib.row_files.class_names import Namer, namers, stored_features
@@ -46,7 +46,7 @@ def read_parquet(file: FileVersion, row_bytes: int, drop: frozenset[str] = froze
             stream.seek(0)  # the same open file: what was replaced meanwhile does not matter, what was overwritten does
             compare(file, hashlib.file_digest(cast("Any", stream), "sha256").hexdigest())
     except (pa.ArrowException, OSError) as error:
-        what = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        what = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"{file.uri} cannot be read as parquet: {what}; write it again") from error
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ftlib.artifacts import FileVersion, ListedFile, PinnedAlready
 from ftlib.config import Config, user_path
-from ftlib.errors import DataError, RecipeError, TransientError
+from ftlib.errors import DataError, RecipeError, TransientError, first_line
 from ftlib.fingerprint import digest
 from ftlib.listing import Found, list_folder, once, pin_listed
 from ftlib.row_files import COMPRESSED, SUFFIXES, pin_file
@@ -185,9 +185,9 @@ class HuggingFace(Config):
         try:
             yield
         except (ConnectionError, TimeoutError) as error:
-            raise TransientError(f"{self.path}: the hub does not answer: {_first_line(error)}") from error
+            raise TransientError(f"{self.path}: the hub does not answer: {first_line(error)}") from error
         except (OSError, ValueError, ArithmeticError, LookupError, TypeError, DatasetsError) as error:
-            what = _first_line(error).replace(shown or self.path, self.path)
+            what = first_line(error).replace(shown or self.path, self.path)
             raise DataError(f"{self.path}: not loadable as a dataset: {what}") from error
 
 
@@ -250,7 +250,3 @@ def _keep_words(builder: Any, split: str) -> None:
 
 def _digests(files: Iterable[FileVersion]) -> list[str]:
     return sorted(file.digest() for file in files)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

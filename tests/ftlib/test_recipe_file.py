@@ -63,7 +63,9 @@ def test_every_float_that_python_prints_is_read_back(tmp_path_factory, value):
         ("phases.tun.seed=1", ["phases.tun", "no member 'tun'", "did you mean 'tune'?"]),
         ("phases.tune.tuning={kind: lora, rank: 0}", ["phases[tune].tuning.rank", "greater than 0", "got 0"]),
         ("phases.tune.tuning={kind: lora, rnk: 1}", ["phases[tune].tuning.rnk", "did you mean 'rank'?"]),
-        ("datasets.readmes.fromat.text=t", ["datasets.readmes.fromat", "did you mean 'format'?"]),
+        ("datasets.comments.fromat.text=t", ["datasets.comments.fromat", "did you mean 'format'?"]),
+        ("phases.probe.tuning.l2=fast", ["phases[probe].tuning.l2", "got 'fast'", "auto and numbers from 0 on"]),
+        ("phases.probe.tuning.l2=-1", ["phases[probe].tuning.l2", "got -1", "auto and numbers from 0 on"]),
         ("evaluations.shifted.metrics=[{kind: acuracy}]", ["evaluations.shifted.metrics[0].kind", "'accuracy'"]),
         ("select.by=shifted/f1", ["select.by", "'shifted/f1'", "shifted/macro_f1"]),
         (

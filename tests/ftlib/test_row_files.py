@@ -231,7 +231,7 @@ def test_zstd_is_read_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     whole = b"".join(codec.compress(frame, asbytes=True) for frame in frames)  # a file may hold several frames
     path.write_bytes(whole)
     assert len(values(read(path))) == 1001
-    for damaged in (whole[:-3], b"no zstd at all", whole[:20] + b"\0\0\0\0" + whole[24:]):
+    for damaged in (whole[:-3], b"no \0 zstd at all", whole[:20] + b"\0\0\0\0" + whole[24:]):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="damaged zstd") as caught:
             read(path)
