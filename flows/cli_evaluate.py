@@ -9,7 +9,7 @@ import click
 from flows import finetune_jobs as jobs
 from flows.cli import set_option, work_option
 from flows.cli_interpolate import model_folder
-from flows.console import emit, json_option, stdout_console
+from flows.console import UserPath, emit, json_option, stdout_console
 from flows.measuring import Stages, measure
 from flows.registry_view import called, registry_options
 from flows.results_table import Line, print_results
@@ -31,7 +31,7 @@ from ftlib.workspace import Workspace
     "--recipe",
     "recipe_path",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=UserPath(dir_okay=False),
     help="The recipe whose evaluations are measured.",
 )
 @click.option(

@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.console import stdout_console
 from flows.prefect_server import server_home, user_has_server
 from flows.run_record import installed_versions
-from ftlib.config import Config
+from ftlib.config import Config, user_path
 from ftlib.urls import redacted, secret_in
 
 NEEDED_BYTES = 5_000_000_000
@@ -70,7 +70,7 @@ def _places(work: Path, registry: str) -> Iterator[Finding]:
         said = f"{redacted(registry)}: try it with `reglage registry probe`"
         yield Finding(what="registry", ok=not secret, found=f"it is {secret}" if secret else said, remedy=remedy)
     else:
-        yield _writable("registry", Path(registry))
+        yield _writable("registry", user_path(registry))
 
 
 def _writable(what: str, folder: Path) -> Finding:

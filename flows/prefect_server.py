@@ -20,6 +20,7 @@ import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 
+from ftlib.config import user_path
 from ftlib.errors import StorageError
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.workspace import exclusive, make_cache, user_cache
@@ -107,7 +108,7 @@ def user_has_server() -> bool:
     """Say whether the user's environment or Prefect profile names a server; their settings are then left alone."""
     if os.environ.get("PREFECT_API_URL"):
         return True
-    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    home = user_path(os.environ.get("PREFECT_HOME", "~/.prefect"))
     if not any(file.is_file() for file in (home / "profiles.toml", Path("prefect.toml"), Path(".env"))):
         return False  # the usual case, answered without importing prefect
     from prefect.settings import get_current_settings

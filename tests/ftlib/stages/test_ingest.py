@@ -308,3 +308,18 @@ def test_without_moments_the_file_that_is_listed_last_counts_whatever_its_bytes(
             write_jsonl(tmp_path / texts / f"{name}.jsonl", [{"id": 1, "text": "old line"}, {"id": 1, "text": text}])
         raw = keyed(tmp_path / texts, tmp_path / "work", updated=None)
         assert [row["text"] for row in rows_of(raw)] == [texts[1]]
+
+
+def test_a_column_that_nobody_reads_is_named_with_its_remedy_and_can_be_dropped(tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.parquet", tiny_rows(20)
+    table = pa.Table.from_pylist(rows)
+    parquet.write_table(table.append_column("thumb", pa.array([b"\xff\xd8"] * 20)), path)
+    with pytest.raises(DataError) as caught:
+        run(path, tmp_path / "work")
+    assert str(caught.value).split("; all are in")[0] == (
+        "datasets.mail: 20 of 20 rows (100.0%) cannot be read, allowed 1.0%: binary_value in 100 % of the rows: column "
+        "'thumb' holds bytes, which are neither text nor a number; correct it, or leave it out: source.drop_columns"
+    )
+    asked = job(path)
+    kept = asked.model_copy(update={"source": asked.source.model_copy(update={"drop_columns": ("thumb",)})})
+    assert rows_of(ingest(kept, Workspace(tmp_path / "work"))) == rows
