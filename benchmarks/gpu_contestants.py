@@ -1,4 +1,4 @@
-"""Ways to train one language model on one GPU, each in a fresh process: `python -m benchmarks.gpu_contestants TASK OUTCOME`.
+"""Ways to train one language model on one GPU, each in a fresh process: `python -m benchmarks.gpu_contestants`.
 
 The clock runs from the end of the first optimiser step to the end of the last, and waits for the GPU at both. Loading,
 warm-up and saving are left out of it for everyone, and told apart as `wall_seconds`.

@@ -50,11 +50,12 @@ def lineage(
 
 
 def _spellings(keys: tuple[str, ...]) -> list[str]:
-    """Return the keys as given, and what `4.0` and `"4"` are in rows that hold numbers: none of them may be missed."""
+    """Return the keys as given, and what `"4"` is where the quotes were the shell's or JSON's: none may be missed."""
     found: dict[str, None] = dict.fromkeys(keys)
     for key in keys:
         with suppress(ValueError):
-            if folded := row_key(json.loads(key)):
+            unquoted = json.loads(key)
+            if isinstance(unquoted, str) and (folded := row_key(unquoted)):
                 found[folded] = None
     return list(found)
 

@@ -1,6 +1,5 @@
 """`reglage predict`: a published version's answers to lines of text."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from flows.console import emit, json_option
 from flows.registry_view import called, facts, key_option, open_registry, registry_options
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.model_registry.signing import PublicKey
+from ftlib.workspace import make_cache, user_cache
 
 
 @click.command()
@@ -56,14 +56,9 @@ def _located(
         return version, folder, {"folder": str(folder.absolute())}
     opened = open_registry(uri, endpoint_url)
     found = opened.resolve(version)
-    folder = _cache() / found.manifest
+    folder = make_cache(user_cache() / "versions") / found.manifest
     opened.pull(found, folder, key)
     return str(found), folder, facts(found)
-
-
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "reglage" / "versions"
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:

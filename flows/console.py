@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import click
 
 from ftlib.errors import Interrupted, ReglageError
+from ftlib.urls import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,6 +174,10 @@ def _write_json(stream: TextIO, record: Mapping[str, object]) -> None:
 
 
 def _message(error: Exception) -> str:
+    return redacted(_said(error))  # a usage error repeats what was typed
+
+
+def _said(error: Exception) -> str:
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "reglage"
         said = error.format_message().rstrip(".")

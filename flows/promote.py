@@ -3,6 +3,7 @@
 Nothing moves unless `approve` is on: without it a run shows what would change. The registry decides who wins.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
@@ -13,8 +14,10 @@ from prefect.states import Completed
 from flows.quiet import one_line_errors
 from flows.run_page import artifact_key, show_markdown
 from ftlib.errors import StorageError
+from ftlib.markdown import escaped
 from ftlib.model_registry import AliasEntry, ModelRegistry
 from ftlib.model_registry.aliases import AliasLog
+from ftlib.results import UNDEFINED
 from ftlib.storage import open_store
 from ftlib.versions import model_name
 
@@ -136,7 +139,7 @@ def _show(opened: ModelRegistry, model: str, alias: str, before: AliasEntry | No
         f"| test split | {f'version {before.version}, in place' if before else 'none in place'} | version {version} |"
     )
     cells = [
-        f"| {metric} | {_number(old.get(metric))} | {_number(new.get(metric))} |" for metric in sorted({*old, *new})
+        f"| {escaped(metric)} | {_number(old, metric)} | {_number(new, metric)} |" for metric in sorted({*old, *new})
     ]
     note = "\n\nEach was measured in its own run: on other rows, if the data changed between them."
     show_markdown(
@@ -146,5 +149,8 @@ def _show(opened: ModelRegistry, model: str, alias: str, before: AliasEntry | No
     )
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _number(metrics: Mapping[str, float | None], name: str) -> str:
+    value = metrics.get(name)
+    if value is None:
+        return UNDEFINED if name in metrics else "–"
+    return f"{value:.4f}"

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 
 from ftlib.errors import ReglageError
+from ftlib.storage.files import private_folder
 
 
 def quiet_libraries() -> None:
@@ -23,11 +25,13 @@ def quiet_libraries() -> None:
 
 
 def log_to(path: Path) -> None:
-    """Send all logging and warnings that would go to the terminal to a file; call it after prefect is imported."""
+    """Send all logging and warnings that would go to the terminal to a file; call it after prefect is imported.
+
+    Where it cannot be written, one line says so, and what it would have held is dropped.
+    """
     from prefect.logging.handlers import PrefectConsoleHandler
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _opened(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     known = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
     for logger in [logging.root, *known]:
@@ -40,6 +44,33 @@ def log_to(path: Path) -> None:
     logging.setLoggerClass(_diverting(file))
     logging.captureWarnings(True)
     warnings.simplefilter("default")
+
+
+class _LogFile(logging.FileHandler):
+    """A file whose refusal is one line: logging itself prints a traceback a record, over the run's last words."""
+
+    _refused = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._refused:
+            self._refused = True
+            _say_refused(Path(self.baseFilename), error)
+
+
+def _opened(path: Path) -> logging.Handler:
+    try:
+        private_folder(path.parent)
+        return _LogFile(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        _say_refused(path, error)
+        return logging.NullHandler()
+
+
+def _say_refused(path: Path, error: OSError) -> None:
+    print(f"reglage: {path}: {error.strerror}; it goes on without this log", file=sys.stderr)
 
 
 def _diverting(file: logging.Handler) -> type[logging.Logger]:

@@ -2,8 +2,7 @@
 # What must be seen on a GPU: the tests marked `gpu`, then the training benchmark beside transformers' Trainer.
 #
 # For a bare CUDA machine without network, whose python3 has torch, transformers and peft. What it lacks is installed
-# from .gpu-wheels/ (`make gpu-wheels`), of which each folder is small enough to travel; one that was installed by an
-# earlier call stays. Card, versions and figures are added to benchmarks/baselines/, and copied to $OUT where it is set.
+# from .gpu-wheels/ (`make gpu-wheels`): a folder for all, and one for Ray. Card, versions and figures are added to benchmarks/baselines/, and copied to $OUT where it is set.
 #
 # GPU_REHEARSAL=1 does the same on the processor, with a tiny model, and adds nothing.
 set -uo pipefail
@@ -32,7 +31,9 @@ step() {
   if "$@"; then echo "== $name: ok, $((SECONDS - began)) s"; else failed+=("$name") && echo "== $name: FAILED, $((SECONDS - began)) s"; fi
 }
 steps=${GPU_STEPS:-tests train}
-[[ $steps == *tests* ]] && step tests $python -m pytest -p no:cacheprovider -m gpu -q --timeout 300 tests/gpu ${GPU_TESTS:-}
+# Without beartype, which is not there either; SIGINT at the end of the time, so that pytest still says what failed.
+[[ $steps == *tests* ]] && step tests timeout -s INT "${GPU_TEST_SECONDS:-300}" $python -m pytest -o addopts= --import-mode=importlib \
+  -p no:cacheprovider -m gpu -q -rA --tb=short --durations=5 tests/gpu ${GPU_TESTS:-}
 [[ $steps == *train* ]] && step train $python -m benchmarks.gpu_train "${model[@]}" ${GPU_TRAIN:-}
 [[ -n ${OUT:-} && -d benchmarks/baselines ]] && cp -r benchmarks/baselines "$OUT"/
 

@@ -1,8 +1,8 @@
 """Wheels for a CUDA machine without network: `python infra/gpu_wheels.py FOLDER core|ray` (`make gpu-wheels`).
 
-Such a machine has torch, transformers and peft, and lacks some of what we import. What it lacks travels in a folder of
-at most 48 MiB. Wheels that are larger than that for parts we never load (Arrow's Flight and S3, Ray's Java and
-dashboard, botocore's 400 services) are downloaded at the locked version and written again without those parts.
+Such a machine has torch, transformers and peft, and lacks some of what we import. What it lacks travels in two folders
+of at most 32 MiB each, at the locked versions. Large wheels are written again: without the parts we never load (Arrow's
+Flight and S3, Ray's Java and dashboard, botocore's 400 services), and compressed by LZMA, which pip reads as well.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import sys
 import zipfile
 from pathlib import Path
 
-LIMIT = 48 << 20
+LIMIT = 32 << 20
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 TAGS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
 
 SETS = {
     "core": (
-        *("annotated-types", "beartype", "botocore", "datasets", "dill", "jmespath", "msgspec", "multiprocess"),
-        *("pyarrow", "pydantic", "pydantic-core", "rensa", "rich", "typing-inspection"),
+        *("annotated-types", "botocore", "jmespath", "msgspec", "pyarrow", "pydantic", "pydantic-core", "rich"),
+        "typing-inspection",
     ),
     "ray": (
         *("attrs", "jsonschema", "jsonschema-specifications", "msgpack", "ray", "referencing", "rpds-py"),
@@ -33,7 +33,7 @@ SETS = {
 UNUSED = {
     "pyarrow": re.compile(r"/(libarrow_(flight|s3)|_flight|_s3fs|include/|tests/|src/|\w+\.pxd$)"),
     "botocore": re.compile(r"/data/(?!(s3|sso|sso-oidc|sts|signin)/|[^/]+$)"),
-    "ray": re.compile(r"^ray/(jars|rllib|cpp|dashboard/client/build|core/src/ray/thirdparty)/|\.map$"),
+    "ray": re.compile(r"^ray/(jars|rllib|cpp|llm|serve|dashboard/client/build|core/src/ray/thirdparty)/|\.map$"),
 }
 
 
@@ -43,28 +43,16 @@ def fetch(folder: Path, names: tuple[str, ...], python: str) -> None:
     known = {name.lower().replace("_", "-"): version.strip() for name, version in versions.items()}
     platforms = [part for tag in TAGS for part in ("--platform", tag)]
     wanted = [f"{name}=={known[name]}" for name in names]
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--implementation",
-            "cp",
-        ]
-        + ["--python-version", python, *platforms, "--dest", str(folder), *wanted],
-        check=True,
-    )
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--implementation", "cp", "--python-version", python, *platforms, "--dest", str(folder), *wanted]
+    subprocess.run(command, check=True)
 
 
 def slim(wheel: Path, unused: re.Pattern[str]) -> None:
-    """Write a wheel again without the files that match, and its RECORD with it."""
+    """Write a wheel again without the files that match, and its RECORD with it; smaller files for a slower start."""
     small = wheel.with_suffix(".small")
     record: list[str] = []
-    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(small, "w", zipfile.ZIP_LZMA) as new:
         for entry in old.infolist():
             if unused.search(entry.filename):
                 continue
@@ -72,7 +60,7 @@ def slim(wheel: Path, unused: re.Pattern[str]) -> None:
             if entry.filename.endswith(".dist-info/RECORD"):
                 name = entry.filename
                 continue
-            new.writestr(entry, content, zipfile.ZIP_DEFLATED, 9)
+            new.writestr(entry, content, zipfile.ZIP_LZMA)
             sha = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             record.append(f"{entry.filename},sha256={sha},{len(content)}\n")
         new.writestr(name, "".join([*record, f"{name},,\n"]))

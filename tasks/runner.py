@@ -35,6 +35,12 @@ is half made is invisible."""
 
 STAGE = "stage"
 """The unit of the sign of life that says a whole stage is done."""
+DROPPED = "dropped "
+"""What begins the name of the fact that says how many rows a stage dropped for a reason."""
+
+
+SPELT = "spelt:"
+"""Before a special token that texts spell, among what is told of a prepared dataset."""
 
 
 class Step(Config):
@@ -153,7 +159,11 @@ def _wait(future: PrefectFuture[Any], name: str, limit: float | None) -> None:
 def telling(artifact: Artifact) -> dict[str, float]:
     """Return what a user should see of a finished stage without asking: rows lost, a resumed training."""
     if isinstance(artifact, (RawDataset, PreparedDataset)):
-        return {"rows_in": artifact.ledger.rows_in, "rows_kept": artifact.ledger.kept}
+        ledger = artifact.ledger
+        dropped = {f"{DROPPED}{reason}": float(count) for reason, count in ledger.dropped.items() if count}
+        spelt = artifact.special_tokens if isinstance(artifact, PreparedDataset) else {}
+        told = {f"{SPELT}{token}": float(rows) for token, rows in spelt.items()}
+        return {"rows_in": ledger.rows_in, "rows_kept": ledger.kept, **dropped, **told}
     if isinstance(artifact, Checkpoint) and (step := artifact.facts.get("resumed_from_step")):
         return {"resumed_from_step": float(step)}
     return {}

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ftlib.artifacts import Estimate
 from ftlib.page.content import Figure
 from ftlib.page.figures import CHOSEN, INK, STYLES, TARGET, canvas, colours, legend_below, plain, saved
 from ftlib.page.labels import Mark, Stroke, label_apart
@@ -18,13 +17,21 @@ _DOT, _RING = 42.0, 190.0
 """Areas in square points, as scatter takes them."""
 
 
+class Point(NamedTuple):
+    """A value with its interval."""
+
+    low: float
+    value: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Line:
     """One evaluation's metric along alpha."""
 
     evaluation: str
     metric: str
-    values: tuple[Estimate, ...]
+    values: tuple[Point, ...]
     higher_is_better: bool = True
 
     @property

@@ -77,7 +77,7 @@ def test_which_versions_a_row_is_in(registry: Path):
 
 @pytest.mark.parametrize(
     ("given", "looked_up"),
-    [("7.0", ["7.0", "7"]), ('"7"', ['"7"', "7"]), ("007", ["007"]), ("7", ["7"]), ("ann@x.org", ["ann@x.org"])],
+    [("7.0", ["7.0"]), ('"7"', ['"7"', "7"]), ("007", ["007"]), ("7", ["7"]), ("ann@x.org", ["ann@x.org"])],
 )
 def test_a_key_is_looked_up_as_rows_may_hold_it(given: str, looked_up: list[str], registry: Path) -> None:
     said = call(registry, "--key", given).stdout.splitlines()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.quiet import one_line_errors
+from flows.quiet import _opened, one_line_errors
 from ftlib.errors import DataError
 
 SCRIPT = """
@@ -56,3 +56,21 @@ def test_our_own_errors_are_a_line_in_a_run_s_log_and_a_bug_keeps_its_stack(name
         assert stream.getvalue().count("Traceback") == 2
     else:
         assert stream.getvalue() == f"Encountered exception during execution: {error}\n"
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "{folder}", "{folder}/file/run.log"])
+def test_a_log_that_cannot_be_written_is_one_line(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("in the way")
+    path = Path(place.format(folder=tmp_path))
+    handler = _opened(path)
+    for word in ("one", "another"):
+        handler.handle(logging.makeLogRecord({"msg": word}))
+    reasons = {"full": "No space left on device", "run.log": "Not a directory"}
+    reason = reasons.get(path.name, "Is a directory")
+    assert capsys.readouterr().err == f"reglage: {path}: {reason}; it goes on without this log\n"
+
+
+def test_a_name_that_is_no_unicode_can_be_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _opened(tmp_path / "run.log").handle(logging.makeLogRecord({"msg": "file \udcff"}))
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "run.log").read_text() == "file \\udcff\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ftlib.artifacts import EvalReport, Measured
+from ftlib.artifacts import Estimate, EvalReport, Measured
 from ftlib.metrics import Accuracy, LogLoss
 from ftlib.outcomes import LabelOutcomes
 from ftlib.recipe_parts import Evaluation
@@ -91,6 +91,16 @@ def test_together_they_must_be_clearer(found: list[Difference]) -> None:
     assert [d.adjusted_p for d in together] == pytest.approx([0.004, 0.06, 0.06, 0.9])
     assert [d.verdict for d in together] == ["better", "undecided", "undecided", "undecided"]
     assert adjusted([]) == []
+
+
+def test_what_is_undefined_takes_no_part_in_the_adjustment(found: list[Difference]) -> None:
+    nothing = Estimate(value=None, low=None, high=None, undefined="all rows have the same label")
+    undefined = found[0].model_copy(update={"estimate": nothing, "p": None}).judged(None)
+    together = adjusted([found[0].judged(0.02).model_copy(update={"p": 0.02}), undefined, found[0]])
+    assert [d.adjusted_p for d in together] == [pytest.approx(0.02), None, pytest.approx(2 * (found[0].p or 1))]
+    assert together[1].verdict == "undefined"
+    assert together[1].p_text() == "–"
+    assert together[1].line().endswith("ours minus theirs is undefined: all rows have the same label")
 
 
 def test_no_true_difference_is_claimed_in_more_than_one_report_of_twenty() -> None:

@@ -55,10 +55,16 @@ def ends(
     }
 
 
+def agree(there: Checkpoint, here: Checkpoint) -> None:
+    """Two devices add in other orders, and AdamW turns the sign of a gradient near zero into a whole step."""
+    assert losses(there)[:8] == pytest.approx(losses(here)[:8], rel=2e-3)
+    assert losses(there) == pytest.approx(losses(here), rel=5e-2)
+
+
 def test_every_kind_trains_on_the_gpu_as_on_the_processor(bench: Bench, use_gpu: bool, tmp_path: Path) -> None:
     there = bench.train(tmp_path / "there", use_gpu=use_gpu)
     here = bench.train(tmp_path / "here", use_gpu=False)
-    assert losses(there) == pytest.approx(losses(here), rel=2e-3)
+    agree(there, here)
     assert np.mean(losses(there)[-5:]) < np.mean(losses(there)[:5])
 
 
@@ -68,7 +74,7 @@ def test_every_tuning_trains_on_the_gpu_as_on_the_processor(
 ) -> None:
     there = labeled.train(tmp_path / "there", use_gpu=use_gpu, tuning=tuning, ema_decay=0.8)
     here = labeled.train(tmp_path / "here", use_gpu=False, tuning=tuning, ema_decay=0.8)
-    assert losses(there) == pytest.approx(losses(here), rel=2e-3)
+    agree(there, here)
     assert there.trained_parameters == here.trained_parameters
 
 
@@ -113,14 +119,7 @@ STOPPED = {"checkpoint_seconds": 1e-6}
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_path: Path, precision: str) -> None:
     """With dropout and an average, so that the GPU's own random numbers and every state of the loop count."""
-    job = bench.job(
-        use_gpu=use_gpu,
-        precision=precision,
-        dropout=0.1,
-        ema_decay=0.9,
-        early_stopping={"patience": 9},
-        compute=STOPPED,
-    )
+    job = bench.job(use_gpu=use_gpu, precision=precision, dropout=0.1, ema_decay=0.9, early_stopping={"patience": 9})
     whole = train(job, Workspace(tmp_path / "whole"))
     assert train(job, Workspace(tmp_path / "again")).weights == whole.weights
 
@@ -132,8 +131,9 @@ def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_
             raise Stop
 
     stopped = Workspace(tmp_path / "stopped")
+    often = job.model_copy(update={"compute": job.compute.model_copy(update=STOPPED)})
     with listen(stop), pytest.raises(Stop):
-        train(job, stopped)
+        train(often, stopped)
     resumed = train(job, stopped)
     assert int(resumed.facts["resumed_from_step"]) > 0
     assert resumed.weights == whole.weights
@@ -142,9 +142,10 @@ def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_
 
 def test_kill_9_and_resume_gives_bit_identical_weights(labeled: Bench, use_gpu: bool, tmp_path: Path) -> None:
     settings = Optimizer(learning_rate=1e-3, epochs=12, batch_size=8)
-    job = labeled.job(use_gpu=use_gpu, precision="bf16", optimizer=settings, dropout=0.1, compute=STOPPED)
+    job = labeled.job(use_gpu=use_gpu, precision="bf16", optimizer=settings, dropout=0.1)
     whole = train(job, Workspace(tmp_path / "whole"))
-    (tmp_path / "job.json").write_text(job.model_dump_json())
+    often = job.model_copy(update={"compute": job.compute.model_copy(update=STOPPED)})
+    (tmp_path / "job.json").write_text(often.model_dump_json())
     killed = Workspace(tmp_path / "killed")
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "job.json"), str(killed.root)])
     folder, deadline = killed.folder(job).with_suffix(".work"), time.monotonic() + 120
