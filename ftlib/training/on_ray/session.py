@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -38,7 +39,7 @@ def session(compute: Compute) -> Generator[None]:
     mask = os.umask(0o077)  # Ray writes its access token for this user alone, or not at all
     os.environ.update(driver_environment(compute))
     try:
-        ray.init(
+        started: Any = ray.init(
             address="local",
             num_cpus=cpus,
             include_dashboard=False,
@@ -53,8 +54,11 @@ def session(compute: Compute) -> Generator[None]:
     try:
         with without_ray():
             yield
-    finally:
+    except BaseException:
         ray.shutdown()
+        raise  # Ray's own logs stay in /tmp/ray, for whoever looks for the reason
+    ray.shutdown()
+    shutil.rmtree(started.address_info["session_dir"], ignore_errors=True)
 
 
 def without_ray() -> contextlib.redirect_stdout[_WithoutRay]:
