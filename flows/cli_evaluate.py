@@ -13,11 +13,13 @@ from flows.console import emit, json_option, stdout_console
 from flows.measuring import Stages, measure
 from flows.registry_view import called, registry_options
 from flows.results_table import Line, print_results
-from ftlib.artifacts import EvalReport, RawDataset
+from ftlib.artifacts import EvalReport, PreparedDataset, RawDataset
 from ftlib.counted import counted
 from ftlib.errors import ModelError, RecipeError
+from ftlib.model_folder import labels_of
 from ftlib.outcomes import tables_in
 from ftlib.pins import pin
+from ftlib.preflight import spelling_notes
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.results import Difference, adjusted, differences
 from ftlib.workspace import Workspace
@@ -26,10 +28,22 @@ from ftlib.workspace import Workspace
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
-    "--recipe", "recipe_path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Whose evaluations."
+    "--recipe",
+    "recipe_path",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The recipe whose evaluations are measured.",
 )
-@click.option("--evaluation", "wanted", multiple=True, metavar="NAME", help="Only this one; all if not given.")
-@click.option("--split", type=click.Choice([REPORT, SELECTION]), default=REPORT, show_default=True)
+@click.option(
+    "--evaluation", "wanted", multiple=True, metavar="NAME", help="Measure only this one; repeatable. [default: all]"
+)
+@click.option(
+    "--split",
+    type=click.Choice([REPORT, SELECTION]),
+    default=REPORT,
+    show_default=True,
+    help="The rows to measure on: those of the report, or those that candidates are chosen by.",
+)
 @set_option
 @work_option
 @registry_options
@@ -86,15 +100,21 @@ def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspa
     from ftlib.stages.base import base
     from ftlib.stages.evaluate import evaluate as evaluate_
     from ftlib.stages.ingest import ingest
-    from ftlib.stages.preprocess import preprocess
+    from ftlib.stages.preprocess import PreprocessJob, preprocess
 
     def raw() -> dict[str, RawDataset]:
         pins = {of: pin(dataset.source, work) for of, dataset in recipe.datasets.items()}
         return {of: ingest(jobs.ingest_job(recipe, of, files), work) for of, files in pins.items()}
 
+    def prepared(job: PreprocessJob) -> PreparedDataset:
+        found = preprocess(job, work)
+        for words in spelling_notes({job.name: found}, labels_of(folder), "here"):
+            click.echo(f"{name}: {words}", err=True)
+        return found
+
     stages = Stages(
         base=lambda job: base(job, work),
-        preprocess=lambda job: preprocess(job, work),
+        preprocess=prepared,
         evaluate=lambda job: evaluate_(job, work),
     )
     with called(name, folder):

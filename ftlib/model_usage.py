@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from ftlib.artifacts import FoundModel
 from ftlib.config import BatchKind
 from ftlib.formats.prompt_completion import PromptCompletion
+from ftlib.markdown import block, code
 from ftlib.recipe import Recipe
 
 _FOLDER = "path/to/this/folder"
@@ -82,8 +85,8 @@ def usage(recipe: Recipe) -> str:
         return _completions(recipe, format)
     if format.yields == "spans":  # transformers 5 has no pipeline for it
         return _python(_SPANS.format(folder=_FOLDER))
-    code, said = _PIPELINES[format.yields]
-    snippet = _python(f"from transformers import pipeline\n\n{code.format(folder=_FOLDER)}")
+    lines, said = _PIPELINES[format.yields]
+    snippet = _python(f"from transformers import pipeline\n\n{lines.format(folder=_FOLDER)}")
     return f"{snippet}\n\n{said}" if said else snippet
 
 
@@ -91,10 +94,10 @@ def _completions(recipe: Recipe, format: PromptCompletion) -> str:
     separator = format.before("")
     most = max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64
     split = ", split_special_tokens=True" if format.special_tokens == "split" else ""
-    between = f"the separator {format.separator!r}" if format.separator else "no separator"
+    between = f"the separator {code(repr(format.separator))}" if format.separator else "no separator"
     return (
         _python(_COMPLETIONS.format(folder=_FOLDER, separator=separator, most=most, split=split))
-        + f"\n\nA prompt is the text of the column `{format.prompt}`, then {between}, with the token that begins a "
+        + f"\n\nA prompt is the text of the column {code(format.prompt)}, then {between}, with the token that begins a "
         "text where the tokenizer has one and without one that ends it. "
         + ("Blanks at the separator's end are left to the answer. " if separator != format.separator else "")
         + "The model writes the answer, always the most probable token, and then its end token. In training, prompts "
@@ -112,11 +115,11 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
     loader, (name, _, revision) = _CLASSES[kind], base.name.partition("@")
     head = f", num_labels={1 if kind == 'scored' else labels}" if kind == "scored" or labels else ""
     head += "" if pad_token_id is None else f", pad_token_id={pad_token_id}"
-    place = f'"{name}", revision="{revision}"' if revision else '"path/to/the/base/model"'
+    place = f'{_quoted(name)}, revision="{revision}"' if revision else '"path/to/the/base/model"'
     where = (
         ""
         if revision
-        else f" The base is `{base.name}`: give its folder yourself. `adapter_config.json` names it as the recipe "
+        else f" The base is {code(base.name)}: give its folder yourself. `adapter_config.json` names it as the recipe "
         "does, which peft's `AutoPeftModel` cannot open on its own."
     )
     return (
@@ -130,5 +133,9 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
     )
 
 
-def _python(code: str) -> str:
-    return f"```python\n{code}\n```"
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _python(text: str) -> str:
+    return block(text, "python")

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.cleaning import clean
 from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.formats.spelt_lists import spells_list
+from ftlib.identity import identity, written
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
@@ -42,7 +43,9 @@ class LabeledText(Config):
             return Dropped("text_not_a_string")
         if isinstance(label, Dropped):
             return label
-        return Example(text, label, slice_values(values, self.slices))
+        if spells_list(values.get(self.label)):
+            return Dropped("list_as_text")
+        return Example(text, identity(label), slice_values(values, self.slices), target=label)
 
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for one token of a text to be read."""
@@ -52,7 +55,7 @@ class LabeledText(Config):
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
         texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
         return [
-            Encoded([Piece(ids, example.label)], truncated=cut)
+            Encoded([Piece(ids, example.target)], truncated=cut)
             for example, (ids, cut) in zip(examples, texts, strict=True)
         ]
 
@@ -74,11 +77,10 @@ def cut_texts(
 
 
 def label_name(value: Value) -> str | Dropped:
-    """Return a label's cleaned name, or why it is none. Truth values and whole numbers are labels by name."""
+    """Return a label as it is written, or why it is none. Truth values and whole numbers are labels by name."""
     if value is None:
         return Dropped("missing_label")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with a null is one of floats to most writers
-    if not isinstance(value, (str, bool, int)):
+    # A column of whole numbers with a null is one of floats to most writers.
+    if not isinstance(value, (str, bool, int)) and not (isinstance(value, float) and value.is_integer()):
         return Dropped("label_not_a_name")
-    return clean(str(value)) or Dropped("empty_label")
+    return Dropped("empty_label") if identity(value) is None else written(value)

@@ -10,6 +10,8 @@ from pydantic import Field
 
 from ftlib.config import BatchKind, Config, SpecialTokens
 from ftlib.formats.labeled_text import cut_texts, label_name
+from ftlib.formats.spelt_lists import spells_list
+from ftlib.identity import identities
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
@@ -55,11 +57,14 @@ class MultiLabelText(Config):
             if isinstance(name, Dropped):
                 return name
             names.add(name)
-        labels = tuple(sorted(names))
+        told_apart = identities(sorted(names))
         # As JSON, since any other separator may be part of a label: these sets must not be taken for one another.
-        return Example(text, json.dumps(labels, ensure_ascii=False), slice_values(values, self.slices), target=labels)
+        label = json.dumps(sorted(told_apart), ensure_ascii=False)
+        return Example(text, label, slice_values(values, self.slices), target=tuple(sorted(told_apart.values())))
 
     def _listed(self, value: Value) -> Sequence[Value] | Dropped:
+        if spells_list(value, self.separator):
+            return Dropped("list_as_text")
         if self.separator is not None and (value is None or isinstance(value, str)):
             return [part for part in (value or "").split(self.separator) if part.strip()]
         if value is None:

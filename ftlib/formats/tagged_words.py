@@ -13,6 +13,7 @@ from pydantic import Field
 from ftlib.cleaning import clean
 from ftlib.config import BatchKind, Config, SpecialTokens
 from ftlib.errors import ModelError
+from ftlib.identity import visible
 from ftlib.iob2 import is_tag, rewritten
 from ftlib.rows import Dropped, DropReason, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
@@ -55,6 +56,7 @@ class TaggedWords(Config):
             return tags
         if len(words) != len(tags):
             return Dropped("words_and_tags_differ")
+        tags = [visible(tag) for tag in tags]
         if not all(map(is_tag, tags)):
             return Dropped("tag_not_iob2")
         cleaned = [clean(word) for word in words]

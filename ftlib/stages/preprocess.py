@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,14 +16,15 @@ from ftlib.artifacts import FoundModel, Ledger, PreparedDataset, RawDataset, Spl
 from ftlib.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.config import LABELED, READS_ONE_PLACE, BatchKind, Config, Split
 from ftlib.errors import DataError, ModelError, RecipeError
-from ftlib.fingerprint import Job, digest, file_digest
+from ftlib.fingerprint import Job, digest
 from ftlib.gates import check_duplicates, check_labels_of
+from ftlib.identity import published
 from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
 from ftlib.profile import Profiler
 from ftlib.progress import emit
 from ftlib.recipe_parts import Dataset
 from ftlib.resemblance import Placed, drop_near
-from ftlib.rows import Example, Values, labels_in
+from ftlib.rows import Example, Values, labels_in, reasons, remedies
 from ftlib.snapshot import read_snapshot
 from ftlib.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
@@ -89,6 +90,7 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         content=_content(job, tallies),
         kind=job.dataset.format.yields,
         labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
+        spellings=_spellings(assignment.spellings),
         splits=splits,
         ledger=Ledger(rows_in=len(assignment.places), kept=kept, dropped=dropped),
         leaked=sum(dropped.get(reason, 0) for reason in LEAKED),
@@ -96,6 +98,14 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         tokenizer=job.tokenizer,
         special_tokens=dict(sorted(sum((tally.special for tally in tallies.values()), Counter[str]()).items())),
     )
+
+
+def _spellings(written: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return the rows of every spelling of the labels that have another one than their name."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for spelling, name in published(written).items():
+        found[name][spelling] = written[spelling]
+    return {name: dict(sorted(found[name].items())) for name in sorted(found) if {*found[name]} != {name}}
 
 
 def _assign(job: PreprocessJob, where: str) -> Assignment:
@@ -111,15 +121,12 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
 
 
 def _tokenizer(job: PreprocessJob) -> Any:
-    from ftlib.model_folder import TOKENIZER_FILES
+    from ftlib.model_folder import tokenizer_digest
     from ftlib.training.model import load_tokenizer
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
-    if (
-        digest([[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()])
-        != job.tokenizer
-    ):
+    if tokenizer_digest(folder) != job.tokenizer:
         raise ModelError(f"{folder}: tokenizer files changed or vanished since the run started; run again")
     return load_tokenizer(folder)
 
@@ -219,6 +226,7 @@ class _Tally:
 def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: Path) -> dict[Split, _Tally]:
     format, total = job.dataset.format, len(assignment.places)
     tallies: dict[Split, _Tally] = {split: _Tally(format.yields, texts=Profiler(format.slices)) for split in SPLITS}
+    names = published(assignment.spellings)
     rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
     done = 0
     with ExitStack() as stack:
@@ -229,16 +237,22 @@ def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: 
         while batch := list(islice(rows, _BATCH)):
             for split in SPLITS:
                 kept = [row for place, row in batch if place == split]
-                writers[split].write(_token_rows(job.dataset, kept, reader, tallies[split]))
+                writers[split].write(_token_rows(job.dataset, names, kept, reader, tallies[split]))
             done += len(batch)
             emit(f"preprocess {job.name}", done, total, "rows")
     return tallies
 
 
-def _token_rows(dataset: Dataset, kept: Sequence[tuple[str, Values]], reader: _Reader, tally: _Tally) -> list[TokenRow]:
+def _token_rows(
+    dataset: Dataset,
+    names: Mapping[str, str],
+    kept: Sequence[tuple[str, Values]],
+    reader: _Reader,
+    tally: _Tally,
+) -> list[TokenRow]:
     format, found = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
     # A row with a place is an example: the filter only tells the type checker.
-    examples = [(row_id, example) for row_id, example in found if isinstance(example, Example)]
+    examples = [(row_id, example.named(names)) for row_id, example in found if isinstance(example, Example)]
     if not examples:
         return []
     rows: list[TokenRow] = []
@@ -266,7 +280,8 @@ def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
     if share > allowed:
         raise DataError(
             f"datasets.{job.name}: {sum(dropped.values())} of {rows} rows ({share:.1%}) were dropped, allowed "
-            f"{allowed:.1%}: {_reasons(dropped)}; correct the rows or raise limits.dropped_rows"
+            f"{allowed:.1%}: {_reasons(dropped)}; "
+            f"correct the rows{'' if share == 1 else ' or raise limits.dropped_rows'}"
         )
 
 
@@ -289,4 +304,6 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
 
 
 def _reasons(dropped: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items(), key=lambda d: -d[1])) or "none"
+    """Return the counts by reason, and what to do about those that say little by themselves."""
+    said = "; ".join(remedies(dropped))
+    return (reasons(dropped) or "none") + (f" ({said})" if said else "")

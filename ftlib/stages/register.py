@@ -52,8 +52,13 @@ def _refusals(job: RegisterJob) -> Iterator[str]:
     cells = evidence.measured(evidence.selection.chosen.name)
     for gate in evidence.recipe.select.gates:
         evaluation, metric = evidence.recipe.metric(gate.metric)
-        value = cells[evaluation].metrics[metric.name].value
-        if not _passes(gate, value):
+        estimate = cells[evaluation].metrics[metric.name]
+        if (value := estimate.value) is None:
+            yield (
+                f"{gate.metric} is undefined on the {REPORT} split: {estimate.undefined}; {_bound(gate)} is required: "
+                "add such rows, or name another metric in select.gates"
+            )
+        elif not _passes(gate, value):
             yield f"{gate.metric} is {value:.4f} on the {REPORT} split, {_bound(gate)} is required"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from ftlib.counted import counted
 from ftlib.errors import ModelError, TrainingError
 from ftlib.progress import emit
 from ftlib.training.batches import PreparedSplit, by_length
@@ -23,12 +25,17 @@ from ftlib.training.plan import Plan
 from ftlib.tuning.linear_probe import LinearProbe
 
 BATCH = 64
+_SOLVER: dict[str, Any] = {"max_iter": 2000, "tol": 1e-6}
+
+Rows = tuple[Float[np.ndarray, "_ width"], Int[np.ndarray, " _"]]
+"""Features and the place of each row's label."""
 
 
 def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     """Fit the head on the train split. Raises TrainingError if a label has no training row.
 
     Runs in one process: the features are one forward pass, the rest is a convex problem of a few thousand numbers.
+    `l2: auto` is settled first, on the validation rows; the head is then what that number alone would have given.
     """
     started = time.monotonic()
     split = PreparedSplit(Path(plan.data) / "train.arrow", plan.labels)
@@ -41,7 +48,17 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     layer = last_linear(model, head, len(plan.labels))
     features = head_features(model, layer, split, group.device, plan.phase.name)
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
-    weight, bias, loss = solve(features, gold, len(plan.labels), tuning.l2, intercept=intercept is not None)
+    l2, chosen = tuning.l2, dict[str, float | int | str]()
+    if l2 == "auto":
+        held_out = PreparedSplit(Path(plan.data) / "validation.arrow", plan.labels)
+        l2, chosen = tuning.USUAL, {"l2_chosen_on": "nothing, without validation rows"}
+        if len(held_out):
+            assert isinstance(held_out.targets, LabelTargets)
+            unseen = head_features(model, layer, held_out, group.device, plan.phase.name)
+            both = (features, gold), (unseen, held_out.targets.positions)
+            l2 = best_l2(*both, len(plan.labels), tuning.PATH, intercept=intercept is not None)
+            chosen = {"l2_chosen_on": counted(len(held_out), "validation row")}
+    weight, bias, loss = solve(features, gold, len(plan.labels), l2, intercept=intercept is not None)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         if intercept is not None:
@@ -51,6 +68,8 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
         "steps": 1,
         "supervised": len(split),
         "final_loss": loss,
+        "l2": l2,
+        **chosen,
         "samples_per_second": len(split) / (time.monotonic() - started),
         "seconds": time.monotonic() - started,
         "world_size": 1,
@@ -92,6 +111,25 @@ def head_features(
     return features
 
 
+def best_l2(train: Rows, validation: Rows, count: int, path: Sequence[float], *, intercept: bool) -> float:
+    """Return the value of `path` whose head has the lowest mean loss on the validation rows; of equals the first.
+
+    Each fit starts from the one before, and the path is left after two values that are no better than the best.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    regression = LogisticRegression(fit_intercept=intercept, warm_start=True, **_SOLVER)
+    seen, unseen = train[0].astype(np.float64), validation[0].astype(np.float64)
+    losses: dict[float, float] = {}
+    for l2 in path:
+        fitted: Any = regression.set_params(C=1.0 / l2).fit(seen, train[1])
+        losses[l2] = float(log_loss(validation[1], fitted.predict_proba(unseen), labels=np.arange(count)))
+        if min(losses.values()) < min([*losses.values()][-2:]):
+            break
+    return min(losses, key=losses.__getitem__)
+
+
 def solve(
     features: Float[np.ndarray, "rows width"],
     labels: Int[np.ndarray, " rows"],
@@ -107,7 +145,7 @@ def solve(
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    regression = LogisticRegression(C=1.0 / l2 if l2 else np.inf, fit_intercept=intercept, max_iter=2000, tol=1e-6)
+    regression = LogisticRegression(C=1.0 / l2 if l2 else np.inf, fit_intercept=intercept, **_SOLVER)
     fitted: Any = regression.fit(features.astype(np.float64), labels)
     loss = float(log_loss(labels, fitted.predict_proba(features.astype(np.float64)), labels=np.arange(count)))
     weight, bias = fitted.coef_, np.broadcast_to(fitted.intercept_, (len(fitted.coef_),))

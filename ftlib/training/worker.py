@@ -19,8 +19,10 @@ import torch
 from torch import nn
 
 from ftlib import errors
-from ftlib.errors import ReglageError, TrainingError
+from ftlib.counted import some
+from ftlib.errors import ReglageError, StorageError, TrainingError
 from ftlib.prepared import split_file
+from ftlib.storage.files import local_errors
 from ftlib.training.batches import PreparedSplit
 from ftlib.training.collate import Collator
 from ftlib.training.curves import Curves
@@ -29,6 +31,7 @@ from ftlib.training.loop import Loop, Trained, build_model
 from ftlib.training.model import save_model
 from ftlib.training.plan import Plan
 from ftlib.training.probe import fit_probe
+from ftlib.training.reproducible import reproducible
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import write_durably
 
@@ -46,14 +49,19 @@ def work(plan: Plan) -> None:
         return
     torch.set_num_threads(threads(plan))
     try:
-        group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
-        trained = _train(plan, group)
-        if group.is_first:
-            _write_result(plan, trained, run, began)
-        group.barrier()
+        with local_errors(run, elsewhere="choose another --work"):
+            group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
+            with reproducible(group.device):
+                trained = _train(plan, group)
+            if group.is_first:
+                _write_result(plan, trained, run, began)
+            group.barrier()
     except ReglageError as error:
         failure = {"kind": type(error).__name__, "message": str(error)}
-        write_durably(run / FAILURE, json.dumps(failure).encode())
+        try:
+            write_durably(run / FAILURE, json.dumps(failure).encode())
+        except StorageError:  # the disk may be what failed in the first place
+            raise error from None
 
 
 def threads(plan: Plan) -> int:
@@ -129,7 +137,7 @@ def check_moved(start: nn.Module, trained: Trained, gradients: Callable[[], Mapp
         if (not before.requires_grad or name in trained.unused) and not same:
             moved.append(name)
     if moved:
-        raise TrainingError(f"frozen parameters moved: {', '.join(moved[:3])} and {len(moved) - 1} more")
+        raise TrainingError(f"frozen parameters moved: {some(moved)}")
     # LoRA's A has no gradient until B has moved, so one step cannot move everything.
     if still and trained.state.step > 1:
         sizes = gradients()
@@ -138,7 +146,7 @@ def check_moved(start: nn.Module, trained: Trained, gradients: Callable[[], Mapp
     if still and trained.state.step > 1:
         raise TrainingError(
             f"{len(still)} trainable parameters did not move in {trained.state.step} steps, among them "
-            f"{', '.join(still[:3])}; steps below their rounding do that: raise optimizer.learning_rate, or lower "
+            f"{some(still, 3)}; steps below their rounding do that: raise optimizer.learning_rate, or lower "
             "ema_decay if it is set"
         )
 
