@@ -49,7 +49,7 @@ from ftlib.recipe import Recipe
 from ftlib.recipe_parts import ModelRef
 from ftlib.rows import Checked
 from ftlib.snapshot import write_snapshot
-from ftlib.stages.register import RegisterJob, register
+from ftlib.stages.register import RegisterJob, _stage, register
 from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
 from ftlib.training.batches import PreparedSplit
@@ -447,6 +447,14 @@ def test_the_card_is_one_that_hugging_face_reads(make, tmp_path: Path):
     for picture in ("plots/alpha_curve.png",):
         assert f"]({picture})" in card.text
         assert (folder / picture).is_file()
+
+
+def test_equal_content_has_an_equal_manifest_however_long_it_took(make, tmp_path: Path):
+    job = make().job
+    facts = {"samples_per_second": 2.5, "seconds": 9.0, "peak_memory_bytes": 7}
+    slower = [c.model_copy(update={"facts": facts, "seconds": 8.0}) for c in job.evidence.checkpoints]
+    again = job.model_copy(update={"evidence": job.evidence.model_copy(update={"checkpoints": tuple(slower)})})
+    assert _stage(job, tmp_path / "a").digest() == _stage(again, tmp_path / "b").digest()
 
 
 def test_what_a_user_or_a_row_gave_stays_text_in_the_card(make):
