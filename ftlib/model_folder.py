@@ -225,9 +225,10 @@ def read_json(path: Path) -> object:
     """Read a JSON file of a model folder, as UTF-8, as every loader does. Raises ModelError if it is none."""
     try:
         data = path.read_bytes()
-        return json.loads(data.decode("utf-8"))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         said = str(error) if data else "it is empty"
         if data.startswith(b"version https://git-lfs"):
