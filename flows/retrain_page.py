@@ -8,8 +8,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.challenge import Challenge
 from flows.console import stdout_console
-from flows.rows_page import plain, rows_lines, rows_markdown, rows_record, table
+from flows.rows_page import ledgers, plain, rows_lines, rows_markdown, rows_record, table
 from flows.run_page import artifact_key
+from ftlib.artifacts import Ledger
 from ftlib.results import interval_text, results, text_table
 from ftlib.workspace import Workspace, write_durably
 
@@ -34,9 +35,8 @@ def print_retraining(found: Challenge, work: Path) -> None:
         console.print(f"trained because {escape(str(found.worth))}", soft_wrap=True, style="dim")
     for name, changes in found.changes.items():
         console.print(f"{name}: {changes}", soft_wrap=True, style="dim")
-    if found.evidence:
-        for line in rows_lines(found.evidence.raw, found.evidence.prepared):
-            console.print(line, soft_wrap=True, style="dim")
+    for line in rows_lines(_ledgers(found)):
+        console.print(line, soft_wrap=True, style="dim")
     for d in found.differences:
         console.print(f"{d.evaluation}/{d.metric}  {interval_text(d.estimate)}  {d.verdict}")
     if found.version:
@@ -63,12 +63,16 @@ def as_record(found: Challenge) -> dict[str, Any]:
             }
             for name, changes in found.changes.items()
         },
-        "rows": rows_record(found.evidence.raw, found.evidence.prepared) if found.evidence else {},
+        "rows": rows_record(_ledgers(found)),
         "champion": found.champion and found.champion.model_dump(mode="json"),
         "differences": [d.model_dump(mode="json") for d in found.differences],
         "version": found.version and found.version.model_dump(mode="json"),
         "steps": [step.model_dump(mode="json") for step in found.steps],
     }
+
+
+def _ledgers(found: Challenge) -> dict[str, Ledger]:
+    return ledgers(found.evidence.raw, found.evidence.prepared) if found.evidence else {}
 
 
 def markdown(found: Challenge) -> str:

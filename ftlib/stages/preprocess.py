@@ -219,7 +219,7 @@ def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
     if share > allowed:
         raise DataError(
             f"datasets.{job.name}: {sum(dropped.values())} of {rows} rows ({share:.1%}) were dropped, allowed "
-            f"{allowed:.1%}: {_reasons(dropped)}; correct the rows{'' if share == 1 else ' or raise limits.dropped_rows'}"
+            f"{allowed:.1%}: {_reasons(dropped)}; correct the rows{' or raise limits.dropped_rows' * (share < 1)}"
         )
 
 
