@@ -46,6 +46,11 @@ class InPlace:
         index = self.lineage.get("data", {}).get(dataset, {}).get("index")
         return None if index is None else indexed_rows(folder, dataset, RowIndex.model_validate(index))
 
+    def has_read(self, dataset: str) -> frozenset[str]:
+        """Return the sha256 of the files that its rows came from: what is in them was considered, whatever was kept."""
+        files = self.lineage.get("data", {}).get(dataset, {}).get("files", ())
+        return frozenset(file["sha256"] for file in files)
+
     def pull(self, registry: ModelRegistry, run: Runner) -> Path:
         """Return a folder with the version, verified; it is downloaded once."""
         folder = run.work.root / "champions" / self.version.manifest[:16]

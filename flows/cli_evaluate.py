@@ -17,8 +17,10 @@ from flows.rows_page import rows_lines, rows_record, whole
 from ftlib.artifacts import EvalReport, Ledger, PreparedDataset, RawDataset
 from ftlib.counted import counted
 from ftlib.errors import ModelError, RecipeError
+from ftlib.model_folder import labels_of
 from ftlib.outcomes import tables_in
 from ftlib.pins import pin
+from ftlib.preflight import spelling_notes
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.results import Difference, adjusted, differences
 from ftlib.workspace import Workspace
@@ -27,10 +29,22 @@ from ftlib.workspace import Workspace
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
-    "--recipe", "recipe_path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Whose evaluations."
+    "--recipe",
+    "recipe_path",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The recipe whose evaluations are measured.",
 )
-@click.option("--evaluation", "wanted", multiple=True, metavar="NAME", help="Only this one; all if not given.")
-@click.option("--split", type=click.Choice([REPORT, SELECTION]), default=REPORT, show_default=True)
+@click.option(
+    "--evaluation", "wanted", multiple=True, metavar="NAME", help="Measure only this one; repeatable. [default: all]"
+)
+@click.option(
+    "--split",
+    type=click.Choice([REPORT, SELECTION]),
+    default=REPORT,
+    show_default=True,
+    help="The rows to measure on: those of the report, or those that candidates are chosen by.",
+)
 @set_option
 @work_option
 @registry_options
@@ -100,6 +114,8 @@ def _measured(
     def prepared(job: PreprocessJob) -> PreparedDataset:
         found = preprocess(job, work)
         rows.setdefault(job.name, whole(job.raw, found))
+        for words in spelling_notes({job.name: found}, labels_of(folder), "here"):
+            click.echo(f"{name}: {words}", err=True)
         return found
 
     stages = Stages(

@@ -36,7 +36,7 @@ def hf_folder(
 @export.command("mlflow")
 @version_argument
 @click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", required=True, metavar="URI", help="The MLflow server.")
-@click.option("--experiment", default="reglage", show_default=True, help="Where the run appears.")
+@click.option("--experiment", default="reglage", show_default=True, help="The experiment in which the run appears.")
 @key_option
 @registry_options
 @json_option

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from ftlib.merging import Average, Kernel, Lerp, Merge
 from ftlib.model_folder import is_adapter, package_folder
 from ftlib.recipe_file import explain
 from ftlib.storage.model_folders import check_free, fetch_folder, put_folder
+from ftlib.workspace import make_cache, user_cache
 
 METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties", "dare")
 
@@ -29,13 +29,19 @@ METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties",
 @click.option(
     "--out", required=True, metavar="FOLDER", help="Folder or s3://bucket/folder to make; it must not hold anything."
 )
-@click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True)
+@click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True, help="How they are merged.")
 @click.option("--alpha", type=float, help="lerp and slerp: 0 is A, 1 is B.")
 @click.option("--scale", type=float, help="task_arithmetic, ties and dare: times the task vectors.")
-@click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="Another number: density=0.3, seed=1.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="Another number of the method, repeatable: density=0.3, seed=1.",
+)
 @click.option("--max-shard-mb", type=click.IntRange(min=1), help="Make new shards of at most this size.")
 @click.option("--as-adapter", is_flag=True, help="B is an adapter of A: write it scaled to alpha, not merged weights.")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Tensors at once.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Tensors to merge at once.")
 @registry_options
 @json_option
 def interpolate(
@@ -101,10 +107,11 @@ def _merged_weights(
             from ftlib.training.merge_files import scratch_beside
 
             scratch = stack.enter_context(scratch_beside(target))
-            for i, adapter in enumerate(dict.fromkeys(adapters)):
+            notes_of = {adapter: stands_elsewhere(adapter, base) for adapter in dict.fromkeys(adapters)}
+            for i, adapter in enumerate(notes_of):
                 whole[adapter] = scratch / str(i)
                 write_merged(adapter, base, whole[adapter])
-                notes += [note] if (note := stands_elsewhere(adapter, base)) else []
+                notes += notes_of[adapter]
         plan = plan_merge(kernel, [Input(spec, whole.get(folder, folder)) for spec, folder in named], reference=1)
         from ftlib.training.merge_files import write_merge  # torch, which no refusal needs
 
@@ -134,10 +141,10 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
             "leave it out to write merged weights"
         )
     base, adapter = folders
+    notes = stands_elsewhere(adapter, base)
     with appearing(target) as work:
         mixed = write_scaled(adapter, base, kernel.alpha, work)
-    note = stands_elsewhere(adapter, base)
-    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": [note] if note else []}
+    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": notes}
 
 
 @contextmanager
@@ -149,14 +156,12 @@ def _written(out: str, endpoint_url: str | None) -> Generator[Path]:
     check_free(out, endpoint_url)
     from ftlib.training.merge_files import scratch_beside
 
-    with scratch_beside(_cache() / "outgoing" / hashlib.sha256(out.encode()).hexdigest()[:16]) as scratch:
+    with scratch_beside(
+        make_cache(user_cache()) / "outgoing" / hashlib.sha256(out.encode()).hexdigest()[:16]
+    ) as scratch:
         folder = scratch / "model"
         yield folder
         put_folder(folder, out, endpoint_url)
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reglage"
 
 
 def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
@@ -196,7 +201,7 @@ def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
 
     That is a version, pulled from the registry, a folder of a bucket, or one of an installed package.
     """
-    cache = _cache()
+    cache = make_cache(user_cache())
     if spec.startswith("s3://"):
         return fetch_folder(spec, cache / "folders", endpoint_url)
     if spec.startswith("package:"):

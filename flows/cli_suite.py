@@ -28,9 +28,19 @@ if TYPE_CHECKING:
     help="A folder of tasks as YAML. Such a file may name Python code that is run.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first examples of each task.")
-@click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True)
 @click.option(
-    "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True
+    "--resamples",
+    type=click.IntRange(min=100),
+    default=1000,
+    show_default=True,
+    help="Of the bootstrap.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of the intervals and the verdicts.",
 )
 @registry_options
 @json_option

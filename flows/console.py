@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import click
 
 from ftlib.errors import Interrupted, ReglageError
+from ftlib.urls import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,9 +174,14 @@ def _write_json(stream: TextIO, record: Mapping[str, object]) -> None:
 
 
 def _message(error: Exception) -> str:
+    return redacted(_said(error))  # a usage error repeats what was typed
+
+
+def _said(error: Exception) -> str:
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "reglage"
-        return f"{error.format_message()} (see `{command} --help`)"
+        said = error.format_message().rstrip(".")
+        return f"{said[:1].lower()}{said[1:]}; see `{command} --help`"  # as all other errors are written
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, click.Abort):

@@ -11,6 +11,7 @@ from flows.console import stdout_console
 from flows.prefect_server import server_home, user_has_server
 from flows.run_record import installed_versions
 from ftlib.config import Config
+from ftlib.urls import redacted, secret_in
 
 NEEDED_BYTES = 5_000_000_000
 """Free disk below which a small model's run is at risk: checkpoints, candidates and Ray's own files."""
@@ -64,7 +65,10 @@ def _places(work: Path, registry: str) -> Iterator[Finding]:
     )
     yield _writable("work", work)
     if "://" in registry:
-        yield Finding(what="registry", ok=True, found=f"{registry}: try it with `reglage registry probe`")
+        secret = secret_in(registry)
+        remedy = "leave it out: credentials come from the environment"
+        said = f"{redacted(registry)}: try it with `reglage registry probe`"
+        yield Finding(what="registry", ok=not secret, found=f"it is {secret}" if secret else said, remedy=remedy)
     else:
         yield _writable("registry", Path(registry))
 
@@ -97,9 +101,10 @@ def _prefect() -> Finding:
     from prefect.settings import get_current_settings
 
     url = str(get_current_settings().api.url)
+    shown = redacted(url)
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5):
-            return Finding(what="prefect", ok=True, found=f"{url} answers")
+            return Finding(what="prefect", ok=True, found=f"{shown} answers")
     except OSError as error:
         remedy = "start it with `prefect server start`, or unset PREFECT_API_URL"
-        return Finding(what="prefect", ok=False, found=f"{url} does not answer ({error})", remedy=remedy)
+        return Finding(what="prefect", ok=False, found=f"{shown} does not answer ({error})", remedy=remedy)

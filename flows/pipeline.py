@@ -22,7 +22,8 @@ from ftlib.config import Config
 from ftlib.evidence import Evidence
 from ftlib.model_folder import find_model
 from ftlib.pins import pin
-from ftlib.preflight import check_labels, check_registry, check_writing
+from ftlib.preflight import check_labels, check_registry, check_rule, check_writing, spelling_notes
+from ftlib.progress import note
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
@@ -50,15 +51,22 @@ def prepare(
     run: Runner,
     files: Mapping[str, tuple[FileVersion, ...]] | None = None,
     used: Mapping[str, UsedRows] = MappingProxyType({}),
+    names: Sequence[str] = (),
 ) -> Data:
-    """Ingest and preprocess; `files` instead of what the sources list now, `used` of each instead of all rows."""
+    """Ingest and preprocess; `files` instead of what the sources list now, `used` of each instead of all rows.
+
+    `names` are the labels of a version that this one is to replace: they are called as there.
+    """
     check_registry(r)
     model = find_model(r.model)
     pins = {name: pin(dataset.source, run.work) for name, dataset in r.datasets.items()} if files is None else files
     raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model, used.get(name))) for name in r.datasets}
     show_rows(r.name, raw, prepared)
-    labels = check_labels(r, prepared)
+    labels = check_labels(r, prepared, names)
+    for words in spelling_notes(prepared, labels):
+        note("labels", words)
+    check_rule(r, prepared)
     check_writing(r, prepared, Path(model.uri))
     return Data(model=model, raw=raw, prepared=prepared, labels=labels)
 

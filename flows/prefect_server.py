@@ -21,7 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ftlib.errors import StorageError
-from ftlib.workspace import exclusive
+from ftlib.storage.files import local_errors, private_folder
+from ftlib.workspace import exclusive, make_cache, user_cache
 
 START_TIMEOUT = 120.0
 """Seconds; a cold disk and a busy machine have been seen to need 40."""
@@ -33,12 +34,14 @@ class TemporaryServer:
 
     def __init__(self, log: Path) -> None:
         self.home, self.log = server_home(), log
-        self.home.mkdir(parents=True, exist_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_cache(self.home)
         # Two servers that migrate one new database at once would trip over each other.
         self._starting = contextlib.ExitStack()
         self._starting.enter_context(exclusive(self.home / "start.lock", wait=True))
-        with socket.create_server(("127.0.0.1", 0), backlog=128) as listening, log.open("ab") as stream:
+        with local_errors(log):
+            private_folder(log.parent)
+            stream = log.open("ab")
+        with socket.create_server(("127.0.0.1", 0), backlog=128) as listening, stream:
             self.url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.prefect_server", str(listening.fileno())],
@@ -92,8 +95,7 @@ class TemporaryServer:
 
 def server_home() -> Path:
     """Return the temporary servers' PREFECT_HOME: one for each version of Prefect, in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "reglage" / f"prefect-{version('prefect')}"
+    return user_cache() / f"prefect-{version('prefect')}"
 
 
 def is_temporary() -> bool:

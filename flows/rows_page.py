@@ -1,22 +1,20 @@
 """Where every row went, as a run's page, its terminal and its record say it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ftlib.artifacts import Ledger, PreparedDataset, RawDataset
 from ftlib.counted import counted
+from ftlib.markdown import escaped, table
 from ftlib.rows import reasons, remedies
 
 
 def show_rows(run: str, raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> None:
     """Put on the run page which rows were dropped and why, as soon as that is known."""
-    from prefect.artifacts import create_markdown_artifact
+    from flows.run_page import artifact_key, show_markdown  # loads Prefect, which `reglage evaluate` does without
 
-    from flows.run_page import artifact_key
-
-    text = rows_markdown(raw, prepared) + "\n"
-    create_markdown_artifact(key=artifact_key("rows", run), markdown=text, description=f"Rows of {run}")
+    show_markdown(artifact_key("rows", run), rows_markdown(raw, prepared) + "\n", f"Rows of {run}")
 
 
 def rows_markdown(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> str:
@@ -26,7 +24,7 @@ def rows_markdown(raw: Mapping[str, RawDataset], prepared: Mapping[str, Prepared
         for step, ledger in (("ingest", raw[name].ledger), ("preprocess", prepared[name].ledger)):
             lines.append([name, step, str(ledger.rows_in), str(ledger.kept), reasons(ledger.dropped) or "none"])
             dropped |= ledger.dropped
-    return "\n\n".join([table(lines), *(f"- {plain(remedy)}" for remedy in remedies(dropped))])
+    return "\n\n".join([table(lines), *(f"- {escaped(remedy)}" for remedy in remedies(dropped))])
 
 
 def ledgers(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> dict[str, Ledger]:
@@ -52,14 +50,3 @@ def rows_lines(found: Mapping[str, Ledger]) -> list[str]:
 def rows_record(found: Mapping[str, Ledger]) -> dict[str, Any]:
     """Return the same for scripts."""
     return {name: ledger.model_dump() for name, ledger in found.items()}
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Write a markdown table; the first row is its header."""
-    lines = ["| " + " | ".join(plain(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def plain(text: str) -> str:
-    """Keep what rows and reasons hold from being read as markup."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -15,13 +15,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from ftlib.counted import counted, some
 from ftlib.errors import Interrupted
-from ftlib.progress import Progress, listen
+from ftlib.progress import NOTE, Progress, listen
 from ftlib.rows import reasons, remedies
 from ftlib.training.curves import RESTART
-from tasks.runner import DROPPED, STAGE
+from tasks.runner import DROPPED, SPELT, STAGE
 
 LINE_EVERY_SECONDS = 10.0
+_NAMED = 3
+"""Special tokens that a line names."""
 GRACE_SECONDS = 5.0
 """How long a stopped run may take to end by itself; a hard end loses nothing, since half-made output is invisible."""
 
@@ -61,8 +64,8 @@ class TerminalBars:
                 self.bars.remove_task(self._open.pop(name))
             self.bars.console.print(stage_line(sign), soft_wrap=True)
             return
-        if sign.unit == RESTART:
-            self.bars.console.print(restart_line(sign))
+        if sign.unit in (RESTART, NOTE):
+            self.bars.console.print(restart_line(sign) if sign.unit == RESTART else note_line(sign))
             return
         if sign.stage not in self._open:
             self._open[sign.stage] = self.bars.add_task(sign.stage, total=sign.total, facts="")
@@ -82,6 +85,8 @@ class Lines:
             self.console.print(stage_line(sign), soft_wrap=True)
         elif sign.unit == RESTART:
             self.console.print(restart_line(sign))
+        elif sign.unit == NOTE:
+            self.console.print(note_line(sign), soft_wrap=True)
         elif monotonic() - self._last.setdefault(sign.stage, monotonic()) > LINE_EVERY_SECONDS:
             self._last[sign.stage] = monotonic()
             self.console.print(f"  {sign.stage}  {sign.done}/{sign.total} {sign.unit}  {facts_line(sign)}".rstrip())
@@ -95,6 +100,10 @@ def stage_line(sign: Progress) -> str:
         when += f", {sign.facts['rows_kept']:,.0f} of {sign.facts['rows_in']:,.0f} rows kept"
     if dropped:
         when += f": {reasons(dropped)}"
+    spelt = [(name.removeprefix(SPELT), rows) for name, rows in sign.facts.items() if name.startswith(SPELT)]
+    if spelt:
+        tokens = [f"{escape(token)} in {counted(int(rows), 'row')}" for token, rows in spelt]
+        when += f", texts spell special tokens: {some(tokens, _NAMED)}"
     if "resumed_from_step" in sign.facts:
         when += f", resumed from step {sign.facts['resumed_from_step']:.0f}"
     told = [f"\n  [yellow]{escape(remedy)}[/]" for remedy in remedies(dropped)]
@@ -105,6 +114,11 @@ def restart_line(sign: Progress) -> str:
     """Say that workers began again: one was lost, or the run had been stopped."""
     where = f"goes on from step {sign.done}" if sign.done else "starts again: there was no checkpoint yet"
     return f"[yellow]↻[/] {sign.stage:<36} [dim]a worker was lost or the run was stopped; training {where}[/]"
+
+
+def note_line(sign: Progress) -> str:
+    """Say in words what a user should know."""
+    return f"[yellow]![/] {escape(f'{sign.stage}: {sign.text}')}"
 
 
 def facts_line(sign: Progress) -> str:

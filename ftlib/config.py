@@ -15,6 +15,9 @@ LABELED: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled", "tagged"}
 LANGUAGE: frozenset[BatchKind] = frozenset({"tokens", "completions"})
 """Kinds that a causal language model answers: it predicts the last `supervised` tokens of a row, one by one."""
 
+READS_ONE_PLACE: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled", "scored"})
+"""Kinds whose head reads one place of a row, which padding and end tokens can move; all others read every token."""
+
 
 class Span(TypedDict):
     """A place in a row's tokens, and the texts that they spell: what answers a question."""
@@ -32,6 +35,9 @@ class Span(TypedDict):
     optional: bool
     """Whether there may be no answer, so that the row's first token, which is no text's, is one like any other."""
 
+
+SpecialTokens = Literal["split", "keep"]
+"""How a user's text that spells one of the tokenizer's special tokens is read: as characters, or as that token."""
 
 Target = str | int | float | tuple[str | None, ...] | Span | None
 """What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, a span of them."""

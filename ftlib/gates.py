@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError
 from ftlib.recipe_parts import Limits
 from ftlib.rows import BadRow
+
+_ASKED_FOR = frozenset(("missing_value", "wrong_type", "not_allowed"))
+"""Reasons whose column is one that the recipe names."""
 
 
 @dataclass
@@ -95,7 +98,8 @@ def _what_is_wrong(tally: Tally) -> str:
     """Return one clause for each reason; a column that is wrong in every row is schema drift, and said alone."""
     for (reason, column), count in tally.blamed.items():
         if count == tally.rows_in:
-            return f"{reason} in 100 % of the rows: {tally.first[reason].detail} (is {column!r} its name?)"
+            ask = f" (is {column!r} its name?)" if reason in _ASKED_FOR else ""
+            return f"{reason} in 100 % of the rows: {tally.first[reason].detail}{ask}"
     return "; ".join(
         f"{count} {reason}, first {row.uri}:{row.line} ({row.detail})"
         for reason, count in tally.bad.most_common()
@@ -119,11 +123,8 @@ def check_labels_of(limits: Limits, labels: Mapping[str, int], where: str) -> No
     """Raise DataError for a label with fewer training rows than asked for."""
     few = {label: rows for label, rows in labels.items() if rows < limits.rows_per_label}
     if few:
-        counts = ", ".join(
-            f"{label!r} has {rows}" for label, rows in sorted(few.items(), key=lambda f: (f[1], f[0]))[:5]
-        )
-        more = f" and {counted(len(few) - 5, 'label')} more" if len(few) > 5 else ""
+        counts = [f"{label!r} has {rows}" for label, rows in sorted(few.items(), key=lambda f: (f[1], f[0]))]
         raise DataError(
-            f"{where}: labels with fewer than {limits.rows_per_label} training rows: {counts}{more}; "
+            f"{where}: labels with fewer than {limits.rows_per_label} training rows: {some(counts)}; "
             "add rows, map these labels to others or lower limits.rows_per_label"
         )

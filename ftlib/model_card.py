@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ftlib.artifacts import Candidate, PreparedDataset, Selection
-from ftlib.config import BatchKind
+from ftlib.config import READS_ONE_PLACE, BatchKind
 from ftlib.counted import counted
 from ftlib.evidence import Evidence
 from ftlib.formats.question_answer import QuestionAnswer
+from ftlib.markdown import code, escaped, table
+from ftlib.model_folder import read_config
 from ftlib.model_usage import adapter_usage, usage
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.recipe_parts import Phase
@@ -45,22 +47,22 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
         + "\n\n".join(
             [
                 f"# {recipe.publish.name}",
-                recipe.publish.description or f"{_task(recipe)[1]}, fine-tuned from {model.name}.",
+                escaped(recipe.publish.description or f"{_task(recipe)[1]}, fine-tuned from {model.name}."),
                 "## Use",
                 usage(recipe),
                 *_adapter(evidence),
                 "## Results",
-                _table(text_table(results(evidence.final, selection, recipe.evaluations))),
+                table(text_table(results(evidence.final, selection, recipe.evaluations))),
                 f"Measured on the {REPORT} splits, which took part neither in training nor in the choice of this "
                 f"model. In brackets: {_confidence(recipe)} bootstrap intervals over rows.",
                 *_signatures(evidence),
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
                 "## How it was made",
-                "\n".join(f"{i}. {_phase(phase)}" for i, phase in enumerate(recipe.phases, start=1)),
-                f"{_interpolation(selection)} The rule, on the {SELECTION} splits: {selection.rule.rstrip('.')}. "
-                f"Its reason: {selection.why.rstrip('.')}.",
+                "\n".join(f"{i}. {_phase(phase, evidence)}" for i, phase in enumerate(recipe.phases, start=1)),
+                f"{_interpolation(selection)} The rule, on the {SELECTION} splits: "
+                f"{escaped(selection.rule.rstrip('.'))}. Its reason: {escaped(selection.why.rstrip('.'))}.",
                 "## Data",
-                _table(_data(prepared)),
+                table(_data(prepared)),
                 "## Limits",
                 "\n".join(f"- {line}" for line in _limits(recipe, prepared, selection)),
                 f"`report.html` beside this card shows the whole run; `{MANIFEST}` has the recipe and the digest of "
@@ -74,14 +76,18 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
 def _adapter(evidence: Evidence) -> list[str]:
     if not evidence.recipe.publish.adapter:
         return []
-    labels = len(evidence.selection.chosen.end.labels)
-    return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, labels)]
+    end = evidence.selection.chosen.end
+    pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.path / "model")]
+    pad = pads[1] if pads[0] != pads[1] and evidence.recipe.phases[-1].objective.needs in READS_ONE_PLACE else None
+    return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, len(end.labels), pad)]
 
 
 def _signatures(evidence: Evidence) -> list[str]:
     """Return what the results must be cited with, where a metric has more than a name."""
     cells = evidence.measured(evidence.selection.chosen.name).values()
-    said = dict.fromkeys(f"`{metric}` is {text}." for cell in cells for metric, text in cell.signatures.items())
+    said = dict.fromkeys(
+        f"{code(metric)} is {escaped(text)}." for cell in cells for metric, text in cell.signatures.items()
+    )
     return [" ".join(said)] if said else []
 
 
@@ -113,7 +119,9 @@ def _front_matter(evidence: Evidence) -> str:
             )
             for cell in cells
             for kind, estimate in cell.metrics.items()
-        ],
+            if estimate.value is not None  # the Hub's index knows numbers only
+        ]
+        or None,
     )
     return data.to_yaml()
 
@@ -147,15 +155,17 @@ def _confidence(recipe: Recipe) -> str:
     return " and ".join(f"{100 * level:.4g} %" for level in levels)
 
 
-def _phase(phase: Phase) -> str:
+def _phase(phase: Phase, evidence: Evidence) -> str:
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
     if phase.tuning.kind == "linear_probe":
-        return f"{trained} (the head alone, on frozen features)."
+        facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
+        on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""
+        return f"{trained} (the head alone, on frozen features; l2 {facts.get('l2', '–')}{on})."
     return (
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
-        f"{optimizer.batch_size}, {optimizer.epochs:g} epochs."
+        f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
 
 
@@ -163,13 +173,13 @@ def _interpolation(selection: Selection) -> str:
     chosen = selection.chosen
     if chosen.alpha is not None:
         return (
-            f"Published are the weights at alpha {chosen.alpha:g} of the way from the end of `{chosen.start.phase}` "
-            f"(alpha 0) to the end of `{chosen.end.phase}` (alpha 1). {_paper(chosen)}"
+            f"Published are the weights at alpha {chosen.alpha:g} of the way from the end of "
+            f"{code(chosen.start.phase)} (alpha 0) to the end of {code(chosen.end.phase)} (alpha 1). {_paper(chosen)}"
         )
     if _is_merged(chosen):
-        parts = ", ".join(f"`{part.phase}`" for part in chosen.parts)
-        return f"Published is a merge (`{chosen.name}`) of {parts}. {_paper(chosen)}"
-    return f"Published are the weights of `{chosen.parts[0].phase if chosen.mixes else chosen.end.phase}`."
+        parts = ", ".join(code(part.phase) for part in chosen.parts)
+        return f"Published is a merge ({code(chosen.name)}) of {parts}. {_paper(chosen)}"
+    return f"Published are the weights of {code(chosen.parts[0].phase if chosen.mixes else chosen.end.phase)}."
 
 
 _PAPERS = {
@@ -207,7 +217,7 @@ def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: 
     if labels:
         answers = {"tagged": "one of them to every word", "multi_labeled": "any number of them to a text"}
         what = answers.get(recipe.phases[0].objective.needs, "one of them to any text")
-        yield f"It knows {counted(len(labels), 'label')} and answers {what}: {', '.join(labels)}."
+        yield f"It knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
     for name in recipe.training_datasets():
         format = recipe.datasets[name].format
         beyond = (
@@ -226,8 +236,3 @@ def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: 
     smallest = min((data.splits[REPORT].rows, name) for name, data in prepared.items() if REPORT in data.splits)
     rows = counted(smallest[0], "row")
     yield f"The smallest test split is `{smallest[1]}` with {rows}; the intervals say what that is worth."
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
-    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from ftlib.artifacts import FoundModel
 from ftlib.config import BatchKind
 from ftlib.formats.prompt_completion import PromptCompletion
+from ftlib.markdown import block, code
 from ftlib.recipe import Recipe
 
 _FOLDER = "path/to/this/folder"
@@ -64,8 +67,8 @@ folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
 prompt = "some text" + {separator!r}
-plain = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-whole = tokenizer(prompt)["input_ids"]  # with what begins a text; some tokenizers also put a token behind it
+plain = tokenizer(prompt, add_special_tokens=False{split})["input_ids"]
+whole = tokenizer(prompt{split})["input_ids"]  # with what begins a text; some tokenizers also put a token behind it
 ids = torch.tensor([whole[: len(whole) - whole[::-1].index(plain[-1])]])
 end = tokenizer.eos_token_id
 model.generation_config = GenerationConfig(
@@ -82,18 +85,19 @@ def usage(recipe: Recipe) -> str:
         return _completions(recipe, format)
     if format.yields == "spans":  # transformers 5 has no pipeline for it
         return _python(_SPANS.format(folder=_FOLDER))
-    code, said = _PIPELINES[format.yields]
-    snippet = _python(f"from transformers import pipeline\n\n{code.format(folder=_FOLDER)}")
+    lines, said = _PIPELINES[format.yields]
+    snippet = _python(f"from transformers import pipeline\n\n{lines.format(folder=_FOLDER)}")
     return f"{snippet}\n\n{said}" if said else snippet
 
 
 def _completions(recipe: Recipe, format: PromptCompletion) -> str:
     separator = format.before("")
     most = max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64
-    between = f"the separator {format.separator!r}" if format.separator else "no separator"
+    split = ", split_special_tokens=True" if format.special_tokens == "split" else ""
+    between = f"the separator {code(repr(format.separator))}" if format.separator else "no separator"
     return (
-        _python(_COMPLETIONS.format(folder=_FOLDER, separator=separator, most=most))
-        + f"\n\nA prompt is the text of the column `{format.prompt}`, then {between}, with the token that begins a "
+        _python(_COMPLETIONS.format(folder=_FOLDER, separator=separator, most=most, split=split))
+        + f"\n\nA prompt is the text of the column {code(format.prompt)}, then {between}, with the token that begins a "
         "text where the tokenizer has one and without one that ends it. "
         + ("Blanks at the separator's end are left to the answer. " if separator != format.separator else "")
         + "The model writes the answer, always the most probable token, and then its end token. In training, prompts "
@@ -102,19 +106,20 @@ def _completions(recipe: Recipe, format: PromptCompletion) -> str:
     )
 
 
-def adapter_usage(recipe: Recipe, base: FoundModel, labels: int) -> str:
+def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: int | None = None) -> str:
     """Return Markdown that loads the version's adapter over the base model, with stock peft.
 
-    `labels` counts the head's; 0 for a head without.
+    `labels` counts the head's; 0 for a head without. `pad_token_id` is given where the base's config has another.
     """
     kind = recipe.phases[-1].objective.needs
     loader, (name, _, revision) = _CLASSES[kind], base.name.partition("@")
     head = f", num_labels={1 if kind == 'scored' else labels}" if kind == "scored" or labels else ""
-    place = f'"{name}", revision="{revision}"' if revision else '"path/to/the/base/model"'
+    head += "" if pad_token_id is None else f", pad_token_id={pad_token_id}"
+    place = f'{_quoted(name)}, revision="{revision}"' if revision else '"path/to/the/base/model"'
     where = (
         ""
         if revision
-        else f" The base is `{base.name}`: give its folder yourself. `adapter_config.json` names it as the recipe "
+        else f" The base is {code(base.name)}: give its folder yourself. `adapter_config.json` names it as the recipe "
         "does, which peft's `AutoPeftModel` cannot open on its own."
     )
     return (
@@ -128,5 +133,9 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int) -> str:
     )
 
 
-def _python(code: str) -> str:
-    return f"```python\n{code}\n```"
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _python(text: str) -> str:
+    return block(text, "python")

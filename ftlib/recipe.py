@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from pydantic import model_validator
 
@@ -14,8 +15,10 @@ from ftlib.interpolation.wise_ft import WiseFT
 from ftlib.metrics import Metric
 from ftlib.metrics.answer_scores import AnswerScore
 from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Phase, Publish, Retrain, Select, SplitPolicy
+from ftlib.sources.installed_text import InstalledText
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.tuning.lora import LoRA
+from ftlib.urls import secret_in
 
 
 class Recipe(Config):
@@ -62,6 +65,7 @@ REPORT: Split = "test"
 
 def _misfits(recipe: Recipe) -> Iterator[str]:
     """Say which parts do not fit together: name, got, allowed."""
+    yield from _secrets(recipe.model_dump(mode="json"))
     yield from _phase_misfits(recipe)
     yield from _dataset_misfits(recipe)
     yield from _evaluation_misfits(recipe)
@@ -69,6 +73,19 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _interpolation_misfits(recipe)
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
+
+
+def _secrets(value: object, place: str = "") -> Iterator[str]:
+    """Say where a URL gives a secret away: a recipe is copied into records, run pages and every version's lineage."""
+    if isinstance(value, str):
+        if found := secret_in(value):
+            yield f"{place}: {found} would be published with the recipe; leave it to the environment"
+    elif isinstance(value, dict):
+        for key, member in cast("dict[str, object]", value).items():
+            yield from _secrets(member, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for i, member in enumerate(cast("list[object]", value)):
+            yield from _secrets(member, f"{place}[{i}]")
 
 
 def _phase_misfits(recipe: Recipe) -> Iterator[str]:
@@ -121,6 +138,10 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
             yield f"datasets.{name}: no phase and no evaluation uses it; remove it"
         if dataset.updated and not dataset.key:
             yield f"datasets.{name}.updated: orders the versions of a key, and there is no key: add one or remove it"
+        dropped = set[str]() if isinstance(dataset.source, InstalledText) else {*dataset.source.drop_columns}
+        read = {*dataset.format.columns, *dataset.columns, dataset.key, dataset.updated, split.column}
+        if both := dropped & read:
+            yield f"datasets.{name}.source.drop_columns: {_these(map(str, both))} is read; leave it in"
         if split.by in SplitPolicy.needs_column and not split.column:
             yield f"datasets.{name}.split: by {split.by!r} needs a column"
         if split.by not in SplitPolicy.needs_column and split.column:

@@ -59,9 +59,12 @@ def parse(kind: type[C], data: bytes, where: str) -> C:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, problem["loc"]))
+        said = problem["msg"].removeprefix("Value error, ")
         raise IntegrityError(
-            f"{where} is not a {kind.__name__} record ({error.error_count()} errors): it was damaged, or written by a "
-            "newer version"
+            f"{where} is not a {kind.__name__} record ({f'{place}: ' if place else ''}{said}): it was damaged, or "
+            "written by a newer version"
         ) from error
 
 

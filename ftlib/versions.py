@@ -16,13 +16,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from ftlib.config import Config, Name
-from ftlib.errors import RecipeError
+from ftlib.errors import RecipeError, StorageError
 from ftlib.fingerprint import file_digest
 from ftlib.storage.store import safe_relpath
 
@@ -35,10 +35,17 @@ RECORDS_AT_ONCE = 8
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+def _inside(path: str) -> str:
+    try:
+        return safe_relpath(path)
+    except StorageError as error:  # as one of the record's problems, so that whoever reads it names the record
+        raise ValueError(str(error)) from None
+
+
 class File(Config):
     """One file of a version."""
 
-    path: Annotated[str, AfterValidator(safe_relpath)]
+    path: Annotated[str, AfterValidator(_inside)]
     bytes: int = Field(ge=0)
     sha256: Sha256
 
@@ -56,10 +63,21 @@ class Manifest(Config):
     description: str
     files: tuple[File, ...]
     """Sorted by path."""
-    metrics: dict[str, float]
-    """evaluation/metric on the report split."""
+    metrics: dict[str, float | None]
+    """evaluation/metric on the report split; None where its rows do not define the metric."""
     lineage: dict[str, JsonValue]
     """What it was made from and by; see `ftlib.stages.register`."""
+
+    @model_validator(mode="after")
+    def _is_a_folder(self) -> Manifest:
+        """Refuse files that no folder can hold together: one twice, one below another, our own record's name."""
+        paths = {file.path for file in self.files}
+        if len(paths) < len(self.files) or MANIFEST in paths:
+            raise ValueError(f"a path is there twice, or is {MANIFEST}, which a pulled folder has of its own")
+        for path in paths:
+            if above := next((str(parent) for parent in PurePosixPath(path).parents if str(parent) in paths), None):
+                raise ValueError(f"{path!r} lies below {above!r}, which is a file")
+        return self
 
     def canonical(self) -> bytes:
         """Return the bytes that are stored and hashed."""

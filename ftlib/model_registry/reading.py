@@ -89,19 +89,19 @@ class RegistryReader:
     def manifest(self, version: Version, key: PublicKey | None = None) -> Manifest:
         """Return a version's manifest.
 
-        Raises IntegrityError if its bytes are not the ones that were committed, or if `key` is given and did not
-        sign them.
+        Raises IntegrityError, naming the version, if its bytes are not the ones that were committed, if it lists files
+        that no folder could hold (`../x`, one twice), or if `key` is given and did not sign them.
         """
         path = manifest_path(version.name, version.manifest)
         data = read_whole(self.store, path, lambda data: hashlib.sha256(data).hexdigest() == version.manifest)
         if data is None:
             raise IntegrityError(f"{self.store.uri}/{path} is missing though {version} needs it; publish again")
         if (found := hashlib.sha256(data).hexdigest()) != version.manifest:
-            raise IntegrityError(f"{self.store.uri}/{path} has sha256 {found[:16]}…, which is not its name")
+            raise IntegrityError(f"{version}: {self.store.uri}/{path} has sha256 {found[:16]}…, which is not its name")
         if key:
             envelope = self.store.read(signature_path(version.name, version.manifest, key.keyid))
             key.check(envelope, data, f"{self.store.uri}: {version}")
-        return parse(Manifest, data, f"{self.store.uri}/{path}")
+        return parse(Manifest, data, f"{version}: {self.store.uri}/{path}")
 
     def aliases(self, name: str) -> list[str]:
         """Return the aliases a model ever had."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, cast
 
+from ftlib.markdown import code, escaped
 from ftlib.page.content import Cell, Mark, Page
 from ftlib.page.figures import CHOSEN
 
@@ -31,7 +31,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    cast("dict[str, Any]", environment.filters).update(md=_escaped, md_cell=_cell)
+    cast("dict[str, Any]", environment.filters).update(md=escaped, md_cell=_cell)
     return environment
 
 
@@ -45,12 +45,7 @@ def _plot(svg: str) -> str:
     return svg.replace(CHOSEN, "var(--accent)")
 
 
-def _escaped(text: str) -> str:
-    """Keep a label or a reason from becoming markup: it may hold anything a file's author wrote."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
-
-
 def _cell(cell: Cell, mark: Mark) -> str:
-    text = f"`{cell.text}`" if cell.code and cell.text else _escaped(cell.text)
+    text = code(cell.text) if cell.code and cell.text else escaped(cell.text)
     text = f"**{text}**" if mark and text else text
     return f"{text} ({cell.range})" if cell.range else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
@@ -15,6 +16,9 @@ from ftlib.row_files.encodings import not_utf8
 from ftlib.row_files.first_bytes import BOM
 from ftlib.row_files.text import Line, bounded_lines, open_text
 from ftlib.rows import BadRow, Row
+
+_TORN = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are not UTF-8."""
 
 
 class _RecordTooLargeError(Exception):
@@ -65,13 +69,16 @@ class _CsvLines:
         return self.taken[0]
 
 
-def read_csv(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
-    """Read a file of records under a header; an empty field is a null."""
+def read_csv(
+    file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset(), delimiter: str = ","
+) -> Iterator[Row | BadRow]:
+    """Read a file of records under a header, but for the columns to drop; an empty field is a null."""
     # The module's limit on a field is global and 128 KiB; ours is per record and enforced by _CsvLines.
     csv.field_size_limit(max(csv.field_size_limit(), row_bytes))
     with open_text(file, row_bytes) as opened:
-        refuse_dialect(opened.head, file.uri)
-        records = _csv_records(_CsvLines(opened.stream, row_bytes), file.uri, row_bytes)
+        if delimiter == ",":
+            refuse_dialect(opened.head, file.uri)
+        records = _csv_records(_CsvLines(opened.stream, row_bytes), file.uri, row_bytes, delimiter)
         header = next(records, None)
         if header is None:
             return
@@ -81,7 +88,7 @@ def read_csv(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
             if isinstance(record, BadRow):
                 yield record
             elif record.bytes > short or not _is_header(record, names):
-                yield _csv_row(record, names)
+                yield _csv_row(record, names, drop)
             else:
                 yield BadRow(record.uri, record.line, record.bytes, "repeated_header", "the header again, no row")
 
@@ -95,8 +102,8 @@ class _Record(NamedTuple):
     fields: list[str]
 
 
-def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record | BadRow]:
-    reader = csv.reader(lines, strict=True)
+def _csv_records(lines: _CsvLines, uri: str, row_bytes: int, delimiter: str) -> Iterator[_Record | BadRow]:
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     while True:
         lines.begin()
         try:
@@ -105,7 +112,7 @@ def _csv_records(lines: _CsvLines, uri: str, row_bytes: int) -> Iterator[_Record
             return
         except (csv.Error, _RecordTooLargeError) as error:
             number, size, data = lines.give_up()
-            reader = csv.reader(lines, strict=True)
+            reader = csv.reader(lines, strict=True, delimiter=delimiter)
             if data is None:
                 yield BadRow(uri, number, size, "too_large", f"{size} bytes, allowed {row_bytes}")
             else:
@@ -164,11 +171,15 @@ def refuse_twice(names: Sequence[str], uri: str) -> None:
         raise DataError(f"{uri} has more than one column {', '.join(map(repr, twice))}; rename them")
 
 
-def _csv_row(record: _Record, names: list[str]) -> Row | BadRow:
+def _csv_row(record: _Record, names: list[str], drop: frozenset[str]) -> Row | BadRow:
     uri, line, size, torn, fields = record
     if len(fields) != len(names):
         detail = f"{counted(len(fields), 'field')}, the header has {len(names)}"
         return BadRow(uri, line, size, "wrong_field_count", detail)
+    if drop:
+        kept = [i for i, name in enumerate(names) if name not in drop]
+        names, fields = [names[i] for i in kept], [fields[i] for i in kept]
+        torn = torn if any(map(_TORN.search, fields)) else None
     if torn is not None:
         return BadRow(uri, line, size, "invalid_utf8", _not_utf8(torn))
     # csv cannot tell an empty text from an absent one, and has no numbers: a value is a non-empty text or null.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from ftlib.artifacts import FileVersion
-from ftlib.errors import DataError
+from ftlib.errors import DataError, first_line
 from ftlib.row_files.budget import Budget, compare
 from ftlib.row_files.first_bytes import BOM, refuse_other_packing, refuse_other_text
 
@@ -85,7 +85,7 @@ def open_text(file: FileVersion, row_bytes: int) -> Generator[Opened]:
 
 def _damaged(file: FileVersion, error: Exception) -> DataError:
     kind = "gzip" if file.uri.lower().endswith(".gz") else "zstd"
-    return DataError(f"{file.uri} is a damaged {kind} file: {str(error).splitlines()[0]}; write it again")
+    return DataError(f"{file.uri} is a damaged {kind} file: {first_line(error)}; write it again")
 
 
 def _decompressed(stream: io.BufferedReader[Any], file: FileVersion) -> io.BufferedReader[Any]:

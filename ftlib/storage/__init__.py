@@ -11,13 +11,18 @@ from pathlib import Path
 from ftlib.errors import StorageError
 from ftlib.storage.local import LocalStore
 from ftlib.storage.s3 import S3Store
+from ftlib.storage.s3_client import check_no_secret
 from ftlib.storage.store import Store, safe_relpath
 
 __all__ = ["LocalStore", "S3Store", "Store", "open_store", "safe_relpath"]
 
 
 def open_store(uri: str, endpoint_url: str | None = None) -> Store:
-    """Open `s3://bucket/prefix` or a folder's path. Touches nothing yet. Raises StorageError for anything else."""
+    """Open `s3://bucket/prefix` or a folder's path. Touches nothing yet. Raises StorageError for anything else.
+
+    A URL that gives a password, key or signature away is refused, too.
+    """
+    check_no_secret(uri)
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return LocalStore(Path(uri))

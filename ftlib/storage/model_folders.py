@@ -10,6 +10,7 @@ from ftlib.errors import StorageError
 from ftlib.storage.files import local_errors
 from ftlib.storage.objects import Bucket, StoredObject
 from ftlib.storage.s3 import S3Store
+from ftlib.storage.s3_client import check_no_secret
 
 CONFIGS = ("config.json", "adapter_config.json")
 """Who finds one takes the folder for whole: it is written last."""
@@ -59,6 +60,7 @@ def put_folder(folder: Path, uri: str, endpoint_url: str | None = None) -> None:
 
 
 def _place(uri: str) -> tuple[str, str]:
+    check_no_secret(uri)  # first: a key with slashes would be cut into a bucket and a prefix
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket or not prefix.strip("/"):
         raise StorageError(f"{uri!r} names no folder of a bucket; write s3://bucket/folder")

@@ -30,7 +30,7 @@ class Bucket:
 
     def __init__(self, name: str, endpoint_url: str | None = None, deadline: float = 300.0) -> None:
         self.name = name
-        self.client = S3Client(endpoint_url, deadline)
+        self.client = S3Client(name, endpoint_url, deadline)
 
     def walk(self, prefix: str) -> Iterator[StoredObject]:
         """Yield every object whose key begins with `prefix`, in order of keys; one request for a thousand of them."""

@@ -36,7 +36,7 @@ class S3Store:
         self.bucket = bucket
         self.prefix = prefix.strip("/")
         self.endpoint_url = endpoint_url
-        self.client = S3Client(endpoint_url, deadline)
+        self.client = S3Client(bucket, endpoint_url, deadline)
 
     @property
     def uri(self) -> str:

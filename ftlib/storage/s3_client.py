@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any, TypeVar, cast
 
-from ftlib.errors import StorageError, TransientError
+from ftlib.errors import StorageError, TransientError, first_line
 from ftlib.storage.s3_errors import has_expired, meaning
+from ftlib.urls import secret_in
 
 T = TypeVar("T")
 
@@ -34,7 +36,8 @@ class S3Client:
     TransientError once retries have not helped.
     """
 
-    def __init__(self, endpoint_url: str | None, deadline: float) -> None:
+    def __init__(self, bucket: str, endpoint_url: str | None, deadline: float) -> None:
+        _check_place(bucket, endpoint_url)
         self.endpoint_url = endpoint_url
         self.deadline = deadline
         self._answered = False
@@ -110,7 +113,9 @@ class S3Client:
                 try:
                     self._client = self._connect()
                 except Exception as error:
-                    raise StorageError(f"no S3 client for {self.endpoint_url or 'AWS'}: {error}") from error
+                    raise StorageError(f"no S3 client for {self.endpoint_url or 'AWS'}: {first_line(error)}") from error
+                # Without --endpoint-url it comes from AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or ~/.aws/config.
+                check_no_secret(self._client.meta.endpoint_url)
             return self._client
 
     def _connect(self) -> Any:
@@ -135,6 +140,26 @@ class S3Client:
             "before-call.s3.UploadPart", lambda params, **_: params["context"].update(client_config=unsigned)
         )
         return client
+
+
+def _check_place(bucket: str, endpoint_url: str | None) -> None:
+    """Say what is wrong with a bucket's name in our words: botocore's are two lines of patterns."""
+    check_no_secret(f"s3://{bucket}/")
+    check_no_secret(endpoint_url or "")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", bucket) and not re.fullmatch(r"arn:[A-Za-z0-9:._/*-]+", bucket):
+        raise StorageError(
+            f"{bucket!r} is no name of a bucket: allowed are letters, digits, '.', '_' and '-'; write "
+            "s3://bucket/prefix, and leave keys and passwords to the environment"
+        )
+
+
+def check_no_secret(url: str) -> None:
+    """Raise StorageError if a place's URL gives a secret away."""
+    if found := secret_in(url):
+        raise StorageError(
+            f"this place is {found}: it would stand in records and logs; leave it out, and give credentials as every "
+            "AWS tool reads them, by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws"
+        )
 
 
 def _send_whole(params: dict[str, Any], **_: Any) -> None:

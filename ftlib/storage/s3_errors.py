@@ -51,10 +51,14 @@ def meaning(error: Exception, what: str) -> Exception:
     if isinstance(error, OSError) and error.errno in _DISK:  # of the file that is downloaded to
         return error
     if isinstance(error, (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, OSError)):
-        return TransientError(f"{what}: {error}; check the endpoint and the network, then run again")
+        return TransientError(f"{what}: {_line(error)}; check the endpoint and the network, then run again")
     if isinstance(error, BotoCoreError):
-        return StorageError(f"{what}: {error}; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")
+        return StorageError(f"{what}: {_line(error)}; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")
     return error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def has_expired(error: Exception) -> bool:
@@ -74,7 +78,7 @@ def _answer(response: dict[str, Any], what: str) -> ReglageError | FileNotFoundE
     if code in _TRANSIENT_CODES or status in (409, 429) or (status >= 500 and status != 501):
         return TransientError(f"{what}: the store answered {code or status}; it may be overloaded: run again later")
     remedy = _clock(response) if code == "RequestTimeTooSkewed" else _REMEDIES.get(code, "see the store's own log")
-    message = str(response.get("Error", {}).get("Message") or "").strip().rstrip(".")
+    message = " ".join(str(response.get("Error", {}).get("Message") or "").split()).rstrip(".")
     return StorageError(f"{what}: the store answered {code or status}{f' ({message})' if message else ''}; {remedy}")
 
 

@@ -14,10 +14,9 @@ from torch import nn
 from ftlib.artifacts import Candidate
 from ftlib.config import BatchKind
 from ftlib.merging import Lerp
-from ftlib.model_folder import ADAPTER_CONFIG
+from ftlib.model_folder import ADAPTER_CONFIG, tensor_spans
 from ftlib.training.adapters import WEIGHTS, unscaled
 from ftlib.training.model import load_model
-from ftlib.training.tensor_files import tensor_spans
 
 
 def walks_by_scaling(candidate: Candidate) -> bool:

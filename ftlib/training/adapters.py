@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +20,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ftlib.config import BatchKind
-from ftlib.errors import ModelError
+from ftlib.errors import ModelError, first_line
 from ftlib.merging.lerp import lerp
-from ftlib.model_folder import ADAPTER_CONFIG, copy_tokenizer, labels_of, read_config
+from ftlib.model_folder import (
+    ADAPTER_CONFIG,
+    check_no_code,
+    copy_tokenizer,
+    labels_of,
+    read_config,
+    read_json,
+    tensor_spans,
+)
+from ftlib.tensor_files import Span, read_header
+from ftlib.training.config_meanings import compare_configs
 from ftlib.training.model import load_model, save_model
-from ftlib.training.tensor_files import Span, tensor_spans
 from ftlib.training.torch_dtypes import DTYPES
 
 WEIGHTS = "adapter_model.safetensors"
@@ -44,19 +53,42 @@ _KINDS: dict[str, BatchKind] = {
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
-    """Read an adapter's config. Raises ModelError if it is none, or its weights are missing or a pickle."""
-    try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
-    except FileNotFoundError:
-        raise ModelError(f"{folder} has no {ADAPTER_CONFIG}; it is not an adapter as peft writes it") from None
-    except ValueError as error:
-        raise ModelError(f"{folder}/{ADAPTER_CONFIG} is not JSON: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
-        raise ModelError(f"{folder}/{ADAPTER_CONFIG} names no peft_type; it is not an adapter as peft writes it")
+    """Read an adapter's config.
+
+    Raises ModelError if it is none, asks for code of its own, or its weights are missing, damaged, a pickle, or of
+    another rank than it says.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        raise ModelError(f"{folder} has no {ADAPTER_CONFIG}; it is not an adapter as peft writes it")
+    found = read_json(path)
+    config = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    if not isinstance(config.get("peft_type"), str):
+        raise ModelError(f"{path} names no peft_type; it is not an adapter as peft writes it")
+    check_no_code(folder)
     if not (folder / WEIGHTS).is_file():
         pickled = "; adapter_model.bin is a pickle and is never opened: save it as safetensors"
         raise ModelError(f"{folder} has no {WEIGHTS}" + (pickled if (folder / "adapter_model.bin").is_file() else ""))
-    return cast("dict[str, Any]", config)
+    spans = read_header(folder / WEIGHTS).spans
+    if config["peft_type"] == "LORA":
+        _check_scaling(path, config, spans)
+    return config
+
+
+def _check_scaling(path: Path, config: Mapping[str, Any], spans: Iterable[Span]) -> None:
+    """Refuse a rank that is not the matrices': an adapter counts alpha / r times, whatever lies in its file."""
+    ranks, alphas = ((config.get(name) or {}).values() for name in ("rank_pattern", "alpha_pattern"))
+    for name, numbers in (("r", (config.get("r"), *ranks)), ("lora_alpha", (config.get("lora_alpha"), *alphas))):
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int | float) or (name == "r" and number < 1):
+                raise ModelError(f"{path}: {name} must be a number, got {number!r}; save the adapter again")
+    for span in spans:
+        if span.name.endswith(".lora_A.weight") and span.shape[:1] and span.shape[0] not in {config["r"], *ranks}:
+            said = ", ".join(str(rank) for rank in dict.fromkeys((config["r"], *ranks)))
+            raise ModelError(
+                f"{path} says rank {said}, but {span.name} has rank {span.shape[0]}: it would count by another factor "
+                "than it was trained with; restore the config that it was saved with"
+            )
 
 
 def unscaled(adapter: Path) -> list[str]:
@@ -127,19 +159,32 @@ def _check_fit(tensors: dict[str, Tensor], spans: dict[str, Span], adapter: Path
             )
 
 
-def stands_elsewhere(adapter: Path, base: Path) -> str | None:
-    """Say so if the folder that an adapter names as its base model is there, and is another one."""
+def stands_elsewhere(adapter: Path, base: Path) -> list[str]:
+    """Say so if the folder that an adapter names as its base model is there, and is another one.
+
+    Raises ModelError if their configs give equal tensors another meaning.
+    """
     named = str(read_adapter(adapter).get("base_model_name_or_path") or "")
     if not named or not Path(named).is_dir() or Path(named).samefile(base):
-        return None
-    return f"{adapter} was trained over {named}, by its config, and A is {base}; that they are the same is your word"
+        return []
+    over = f"{adapter} was trained over {named}, by its config, and A is {base}; that they are the same is your word"
+    if not (Path(named) / "config.json").is_file():
+        return [over]
+    try:
+        return [over, *compare_configs(Path(named), base, (named, str(base)), str(base))]
+    except ModelError as error:
+        raise ModelError(f"{over}, but {error}: give the model that the adapter was trained over") from error
 
 
 def _tensors(adapter: Path) -> dict[str, Tensor]:
     try:
-        return load_file(adapter / WEIGHTS)
+        tensors = load_file(adapter / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{adapter / WEIGHTS} is not a safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(f"{adapter / WEIGHTS}: tensor {name!r} holds NaN or infinity; that training broke")
+    return tensors
 
 
 def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) -> Span:
@@ -183,8 +228,9 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
             raise ValueError(f"{len(stray)} tensors are on one side only, among them {stray[0]}")
         merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        first = next((line for line in str(error).split("\n") if line and not line.endswith(":")), repr(error)).strip()
-        raise ModelError(f"{adapter} ({config['peft_type']}) cannot be merged into {base}: {first}") from error
+        raise ModelError(
+            f"{adapter} ({config['peft_type']}) cannot be merged into {base}: {first_line(error)}"
+        ) from error
     spans = tensor_spans(base)
     for name, tensor in (*merged.named_parameters(), *merged.named_buffers()):
         if name in spans and tensor.is_floating_point():

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from ftlib.config import BatchKind, Config
 from ftlib.parameter_names import is_embedding
 from ftlib.training.heads import head_of
-from ftlib.training.model import head_modules
+from ftlib.training.model import empty_model, head_modules, load_config
 from ftlib.tuning import Tuning
 from ftlib.tuning.linear_probe import LinearProbe
 
@@ -28,12 +26,15 @@ class Footprint(Config):
 
 
 def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Footprint:
-    """Count a phase's parameters from the model's config; no weights are read."""
-    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    """Count a phase's parameters from the model's config; no weights are read.
+
+    Raises ModelError for a config that makes no model.
+    """
+    config = load_config(folder)
     head = head_of(kind)
     config.update(head.config([str(i) for i in range(labels)]))
     with torch.device("meta"):
-        model = head.auto_class.from_config(config)
+        model = empty_model(head.auto_class, config, folder)
         parameters = sum(p.numel() for p in model.parameters())
         tables = sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
         tuned = tuning.prepare(model, kind, head_modules(model))

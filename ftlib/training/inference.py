@@ -17,6 +17,7 @@ from ftlib.errors import ModelError
 from ftlib.outcomes import Outcomes
 from ftlib.recipe_parts import Compute
 from ftlib.training.batches import PreparedSplit, by_length
+from ftlib.training.collate import Collator
 from ftlib.training.heads import head_of
 
 ROWS = 32
@@ -58,13 +59,13 @@ def predict_split(
     `on_rows` hears the rows done so far; `tokenizer` is loaded only for a kind of batch whose answers are text. After
     prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not finite.
     """
-    device = next(model.parameters()).device
+    collate = Collator.of(model)
     answers, done = head_of(split.kind).answers(split, labels, tokenizer, max_new_tokens), 0
     batches = batches_of(split, share)
     model.eval()
     with torch.inference_mode():
         for rows in batches:
-            answers.add(model, split.batch(rows, device), rows)
+            answers.add(model, split.batch(rows, collate), rows)
             done += len(rows)
             on_rows(done)
     _check_finite(answers.nll, split)

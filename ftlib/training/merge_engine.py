@@ -24,8 +24,8 @@ from torch import Tensor
 from ftlib.errors import IntegrityError, ModelError
 from ftlib.merging import Meter
 from ftlib.merging.kernel import BLOCK
+from ftlib.tensor_files import ITEM_BYTES, Span
 from ftlib.training.merge_plan import Plan, Segment, Task
-from ftlib.training.tensor_files import ITEM_BYTES, Span
 from ftlib.training.torch_dtypes import DTYPES
 
 CHUNK_BYTES = 1 << 20

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ftlib.config import Config
 from ftlib.errors import BusyError, ModelError
-from ftlib.model_folder import TOKENIZER_FILES, digest_of_tensors
+from ftlib.model_folder import TOKENIZER_FILES, digest_of_tensors, tensor_files
 from ftlib.storage.files import flush_folder, local_errors
+from ftlib.tensor_files import ITEM_BYTES
 from ftlib.training.merge_engine import CHUNK_BYTES, stream
 from ftlib.training.merge_plan import Plan, Task
-from ftlib.training.tensor_files import ITEM_BYTES, tensor_files
 
 BESIDE = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 INDEX = "model.safetensors.index.json"

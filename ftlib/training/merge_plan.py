@@ -9,12 +9,14 @@ from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 
+from ftlib.counted import some
 from ftlib.errors import ModelError
 from ftlib.merging import Kernel, Lerp, Place
-from ftlib.model_folder import read_config
+from ftlib.model_folder import check_model, read_config, tensor_spans
 from ftlib.parameter_names import is_embedding, layer_of
+from ftlib.tensor_files import FLOATING, Span
+from ftlib.training.config_meanings import compare_configs
 from ftlib.training.row_meanings import check_labels, has_vocabulary, new_tokens
-from ftlib.training.tensor_files import FLOATING, ITEM_BYTES, Span, tensor_spans
 
 
 @dataclass(frozen=True)
@@ -70,21 +72,22 @@ class Plan:
     tasks: tuple[Task, ...]
     """In the order in which the reference's files hold them."""
     warnings: tuple[str, ...] = ()
-    """What could not be checked."""
+    """What could not be checked, and what differs and may be meant."""
 
 
 def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Plan:
     """Decide every tensor's fate. Keys of the result are the keys of every input.
 
-    Raises ModelError, naming the tensors, for inputs that differ in keys, dtypes or shapes, are quantised, or number
-    their tokens or labels differently; for a pattern of the method that fits no tensor. Inputs whose vocabulary has
-    grown are fine on a straight line: rows of shared tokens are mixed, rows of new tokens are theta1's.
+    Raises ModelError, naming the tensors or fields, for inputs that differ in keys, dtypes or shapes, whose configs
+    give equal tensors another meaning, that are quantised or damaged, or that number tokens or labels differently; for
+    a pattern of the method that fits no tensor. Inputs whose vocabulary has grown are fine on a straight line: rows of
+    shared tokens are mixed, rows of new tokens are theta1's.
     """
     for item in inputs:
-        _check_config(item)
+        _check_model(item)
     spans = [tensor_spans(item.folder) for item in inputs]
     _check_keys(inputs, spans, reference)
-    _check_ties(inputs)
+    shifted = _compare_configs(inputs, reference)
     _check_dtypes(inputs, spans)
     for item in inputs[1:]:
         check_labels(inputs[0].folder, item.folder, (inputs[0].name, item.name))
@@ -97,7 +100,7 @@ def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Plan:
         for name in spans[reference]
     ]
     check_patterns(kernel.patterns(), inputs[reference].folder)
-    return Plan(kernel, tuple(inputs), reference, tuple(tasks), tuple(_unchecked(inputs, reference)))
+    return Plan(kernel, tuple(inputs), reference, tuple(tasks), (*shifted, *_unchecked(inputs, reference)))
 
 
 def check_patterns(patterns: Sequence[str], folder: Path) -> None:
@@ -146,14 +149,19 @@ def _depth(name: str, layers: int) -> float:
     return (layer + 1) / (layers + 1)
 
 
-def _check_config(item: Input) -> None:
-    quantised = read_config(item.folder).get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
-        raise ModelError(
-            f"{item.name!r} is quantised ({method}): packed integers lie on no line; dequantise it first, or merge "
-            "the adapter that was trained over it"
-        )
+def _check_model(item: Input) -> None:
+    try:
+        check_model(item.folder)
+    except ModelError as error:  # said under the name that the user gave it
+        raise ModelError(str(error).replace(str(item.folder), repr(item.name), 1)) from error
+
+
+def _compare_configs(inputs: Sequence[Input], reference: int) -> list[str]:
+    first, *others = inputs
+    warnings = [
+        compare_configs(first.folder, item.folder, (first.name, item.name), inputs[reference].name) for item in others
+    ]
+    return [warning for each in warnings for warning in each]
 
 
 def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, Span]], reference: int) -> None:
@@ -162,23 +170,11 @@ def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, Span]], refer
             if alone := sorted(here.keys() - there.keys()):
                 other = item if owner is inputs[reference] else inputs[reference]
                 raise ModelError(
-                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {_some(alone)}"
+                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {some(alone)}"
                 )
 
 
-def _check_ties(inputs: Sequence[Input]) -> None:
-    ties = {item.name: bool(read_config(item.folder).get("tie_word_embeddings", False)) for item in inputs}
-    if len(set(ties.values())) > 1:
-        tied = ", ".join(repr(name) for name, value in ties.items() if value)
-        raise ModelError(f"{tied} shares its embeddings with the head (tie_word_embeddings) and the others do not")
-
-
 def _check_dtypes(inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> None:
-    packed = sorted({f"{n} ({s.dtype})" for each in spans for n, s in each.items() if s.dtype not in ITEM_BYTES})
-    if packed:
-        raise ModelError(
-            f"{len(packed)} tensors are quantised and cannot be mixed: {_some(packed)}; dequantise the model first"
-        )
     for item, each in zip(inputs[1:], spans[1:], strict=True):
         for name, span in each.items():
             if span.dtype != spans[0][name].dtype:
@@ -230,7 +226,3 @@ def _different(name: str, ours: Span, theirs: Span, here: Input, there: Input) -
 
 def _kind(span: Span) -> str:
     return f"{span.dtype}[{', '.join(map(str, span.shape))}]"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import nn
 from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
-from ftlib.errors import ModelError
-from ftlib.model_folder import copy_tokenizer, read_config, weight_files
+from ftlib.counted import counted, some
+from ftlib.errors import ModelError, first_line
+from ftlib.model_folder import check_model, check_no_code, copy_tokenizer, read_config
 from ftlib.training.heads import head_of
+from ftlib.training.model_limits import load_config
+from ftlib.training.padding import settle
+from ftlib.training.quiet import quiet
+from ftlib.training.special_tokens import kept_apart
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 
@@ -29,27 +33,38 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
 def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.Module, set[str]]:
     """Load a folder and say which tensors it lacked (freshly initialised from torch's current seed).
 
-    `config` overrides the model's own, for example `num_labels`.
+    `config` overrides the model's own, for example `num_labels`. Raises ModelError for a folder that `check_model`
+    refuses, that stock transformers cannot load, or whose weights are not finite.
     """
     loader = head_of(kind).auto_class
-    weight_files(folder)
+    check_model(folder)
+    settled = load_config(folder, **config)
+    settle(settled, folder, kind, lambda: load_tokenizer(folder))
     try:
-        with _quiet():
+        with quiet():
             model, info = loader.from_pretrained(
                 folder,
+                config=settled,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **config,
                 **_LOADING,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
+    except Exception as error:  # of transformers, and of whatever the config makes it build
         raise ModelError(
-            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first}"
+            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first_line(error)}"
         ) from error
+    _check_finite(model, folder)
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     return model.eval(), {*info["missing_keys"], *mismatched}
+
+
+def empty_model(loader: Any, config: Any, folder: Path) -> nn.Module:
+    """Make the model that a folder's config describes. Raises ModelError if it describes none."""
+    try:
+        return loader.from_config(config)
+    except Exception as error:
+        raise ModelError(f"{folder}/config.json makes no model: {first_line(error)}") from error
 
 
 def with_fresh_head(model: nn.Module) -> set[str]:
@@ -83,7 +98,7 @@ def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> n
         changed["classifier_dropout"] = dropout
     model, missing = load_with_gaps(folder, kind, **changed)
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {', '.join(sorted(missing)[:3])}")
+        raise ModelError(f"{folder} lacks {counted(len(missing), 'tensor')}, among them {some(sorted(missing), 3)}")
     return model
 
 
@@ -93,28 +108,29 @@ def head_modules(model: nn.Module) -> list[str]:
     return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
 
 
-class _quiet:
-    """Keep transformers' load report and bars off the terminal: what is missing is returned, not printed."""
-
-    def __enter__(self) -> None:
-        self.verbosity = transformers.logging.get_verbosity()
-        self.bars = transformers.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        transformers.logging.set_verbosity(self.verbosity)
-        if self.bars:
-            transformers.logging.enable_progress_bar()
-
-
 def load_tokenizer(folder: Path) -> Any:
-    """Load a folder's tokenizer. Raises ModelError if it has none that stock transformers can load."""
+    """Load a folder's tokenizer.
+
+    Raises ModelError if it has none that stock transformers can load, or if its config, which says which tokenizer it
+    is, cannot be used.
+    """
+    load_config(folder)
+    check_no_code(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ModelError(f"{folder} has no usable tokenizer: {first}") from error
+        return kept_apart(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    except Exception as error:  # the Rust library raises the bare class for a damaged tokenizer.json
+        raise ModelError(f"{folder} has no usable tokenizer: {first_line(error)}") from error
+
+
+def _check_finite(model: nn.Module, folder: Path) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.detach().sum().isfinite():  # cheaper than every value
+            bad = int((~parameter.isfinite()).sum())
+            if bad:
+                raise ModelError(
+                    f"{folder}: tensor {name!r} holds NaN or infinity, {bad} of {parameter.numel()} values: the "
+                    "training that made it broke, or the file is damaged; give another checkpoint"
+                )
 
 
 def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenizer_from: Path) -> None:
@@ -124,6 +140,6 @@ def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenize
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
-    with _quiet():
+    with quiet():
         cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
     copy_tokenizer(tokenizer_from, folder)

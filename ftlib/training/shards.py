@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ftlib.errors import IntegrityError
-from ftlib.model_folder import weight_files
-from ftlib.training.tensor_files import ITEM_BYTES, Span, tensor_spans
+from ftlib.model_folder import tensor_spans, weight_files
+from ftlib.tensor_files import ITEM_BYTES, Span
 
 INDEX = "model.safetensors.index.json"
 _CHUNK_BYTES = 1 << 20

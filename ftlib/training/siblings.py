@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ftlib.artifacts import Checkpoint
 from ftlib.errors import ModelError
-from ftlib.model_folder import read_config
+from ftlib.model_folder import config_digest, read_config
 from ftlib.model_registry import ModelRegistry
 from ftlib.versions import Manifest
 from ftlib.workspace import RECORD, read_record
@@ -50,6 +50,7 @@ def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:
         weights=weights,
         parent=parent,
         tokenizer=tokenizer,
+        config=config_digest(folder / "model"),
         phase=name,
         fresh_head=False,
         labels=tuple(labels[key] for key in sorted(labels, key=int)),

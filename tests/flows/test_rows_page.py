@@ -24,7 +24,7 @@ def test_what_both_stages_dropped_is_one_sum_by_reason() -> None:
 
 
 def test_the_page_has_reasons_and_remedies_of_every_stage() -> None:
-    page = rows_markdown({"a": RAW}, {"a": prepared(60, {"tag_not_iob2": 30})}).splitlines()
+    page = rows_markdown({"a": RAW}, {"a": prepared(60, {"tag_not_iob2": 30})}).replace("\\", "").splitlines()
     assert "| a | ingest | 91 | 90 | 1 repeated_header |" in page
     assert "| a | preprocess | 90 | 60 | 30 tag_not_iob2 |" in page
     assert page[-1].startswith("- tags are O, B-TYPE and I-TYPE")

@@ -7,9 +7,9 @@ import pytest
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.errors import DataError, RecipeError, StorageError
-from ftlib.preflight import check_labels, check_registry
+from ftlib.preflight import check_labels, check_registry, check_rule
 from ftlib.recipe import Recipe
-from ftlib.recipe_parts import Publish
+from ftlib.recipe_parts import Publish, Select
 from ftlib.registries.folder import Folder
 from ftlib.testing import tiny_prepared, tiny_rows
 
@@ -54,6 +54,40 @@ def test_a_label_that_training_never_sees_fails(tmp_path: Path) -> None:
     mail, shifted = prepared(tmp_path / "mail"), prepared(tmp_path / "shifted", labels=("a", "x", "y"))
     with pytest.raises(DataError, match=r"evaluations\.ood: labels that training never sees: x, y; training has a, b"):
         check_labels(recipe(), {"mail": mail, "shifted": shifted})
+
+
+@pytest.mark.parametrize(
+    ("metric", "one_label", "other_label"),
+    [
+        ({"kind": "auroc"}, "there is no label that some rows have", "there is no label that some rows have"),
+        ({"kind": "mcc"}, "all rows have the same label", "all rows have the same label"),
+        ({"kind": "f1", "label": "a"}, None, "no row has the label 'a'"),
+        ({"kind": "recall", "label": "a"}, None, "no row has the label 'a'"),
+        ({"kind": "macro_f1"}, None, None),
+        ({"kind": "accuracy"}, None, None),
+    ],
+)
+def test_a_rule_by_what_its_rows_cannot_define_fails_before_training(
+    tmp_path: Path, metric: dict[str, str], one_label: str | None, other_label: str | None
+) -> None:
+    of = recipe().model_dump(mode="json")
+    of["evaluations"]["ood"]["metrics"] = [metric]
+    name = f"ood/{metric['kind']}" + (f":{metric['label']}" if "label" in metric else "")
+    best = Recipe.model_validate({**of, "select": {"by": name}})
+    fixed = best.model_copy(update={"select": Select(rule="fixed", alpha=1.0, by=name)})
+    for ours in (best, fixed):
+        for label, said in (("a", one_label), ("b", other_label)):
+            one = [row for row in tiny_rows(12, ("a", "b")) if row["label"] == label]
+            rows = {"validation": one, "test": tiny_rows(6, ("a", "b"))}
+            both = {"mail": prepared(tmp_path / "mail"), "shifted": prepared(tmp_path / label, rows)}
+            check_rule(ours, {**both, "shifted": prepared(tmp_path / f"both-{label}")})
+            if said is None or ours is fixed:
+                check_rule(ours, both)
+                continue
+            with pytest.raises(DataError) as refused:
+                check_rule(ours, both)
+            start = f"select: {name!r} is undefined on the 6 validation rows of evaluation 'ood': {said}"
+            assert str(refused.value).startswith(start)
 
 
 def test_a_label_only_held_out_of_its_own_dataset_fails(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ def predict(plan: PredictionPlan) -> None:
     local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
     name = f"evaluate-{digest(list(plan.files))[:16]}"
     spec = Path(plan.files[0]).with_name(f"{name}.json")
-    spec.parent.mkdir(parents=True, exist_ok=True)
     write_durably(spec, local.model_dump_json().encode())
     entrypoint = f"python -m ftlib.training.on_ray.evaluator {shlex.quote(str(spec))}"
     try:

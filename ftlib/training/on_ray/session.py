@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from ftlib.recipe_parts import Compute
+from ftlib.training.reproducible import CUBLAS, CUBLAS_VALUE
 
 _POLL_SECONDS = 0.2
 """Ray's controller looks at its workers this often; its default of 2 s is also what a finished run waits for."""
@@ -93,7 +94,8 @@ def _in_main_thread() -> bool:
 
 def worker_environment() -> dict[str, str]:
     """Return what must be the same in every worker: idle threads that spin take the core another worker needs."""
-    return {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    idle = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    return {**idle, CUBLAS: CUBLAS_VALUE}
 
 
 def driver_environment(compute: Compute) -> dict[str, str]:

@@ -7,10 +7,17 @@ workers write checkpoints and curves to the workspace themselves; Ray starts, wa
 
 from __future__ import annotations
 
+import os
 import shlex
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import ray
+import torch.distributed as dist
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -32,17 +39,18 @@ def fit(plan: Plan) -> None:
     rows = len(PreparedSplit(Path(plan.data) / "train.arrow", plan.labels))
     with curves.follow(Path(plan.run), plan.phase.name, total_steps(rows, plan.phase.optimizer)):
         if plan.compute.ray_address == "local":
-            _fit_here(plan)
+            _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))
         else:
             _fit_as_job(plan)
 
 
-def _fit_here(plan: Plan) -> None:
+def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
+    torch_config.timeout_s = int(plan.compute.collective_timeout_seconds)
     with session(plan.compute):  # of the flow's own, or a short one where a stage is called without a flow
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config=plan.model_dump(mode="json"),
-            torch_config=TorchConfig(timeout_s=int(plan.compute.collective_timeout_seconds)),
+            torch_config=torch_config,
             scaling_config=ScalingConfig(
                 num_workers=plan.compute.workers,
                 use_gpu=plan.compute.use_gpu,
@@ -64,6 +72,39 @@ def _fit_here(plan: Plan) -> None:
             ) from error
 
 
+@dataclass
+class _OnThisMachine(TorchConfig):
+    """Workers that meet in a file: torch's store would listen on every interface, and ask nobody for a token."""
+
+    rendezvous: str = ""
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        return _MeetInAFile
+
+
+class _MeetInAFile(TorchConfig().backend_cls):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        file = f"{backend_config.rendezvous}-{uuid4().hex}"  # a group that starts again must not read the dead one's
+        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo"
+        of, timeout = len(worker_group), backend_config.timeout_s
+        joining = [
+            worker_group.execute_single_async(rank, _join, file, backend, rank, of, timeout) for rank in range(of)
+        ]
+        ray.get(joining)
+
+
+def _join(file: str, backend: str, rank: int, of: int, timeout: int) -> None:
+    """Join the group; its own connections stay on the loopback too, where the machine calls it by a usual name."""
+    for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
+        os.environ.update(GLOO_SOCKET_IFNAME=name, NCCL_SOCKET_IFNAME=name)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(of), LOCAL_WORLD_SIZE=str(of))
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    dist.init_process_group(
+        backend, init_method=f"file://{file}", rank=rank, world_size=of, timeout=timedelta(seconds=timeout)
+    )
+
+
 def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
@@ -83,4 +124,4 @@ def _fit_as_job(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    drive(Plan, _fit_here)
+    drive(Plan, lambda plan: _fit_here(plan, TorchConfig()))

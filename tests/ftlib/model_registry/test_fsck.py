@@ -1,12 +1,13 @@
 """Every way a registry can be damaged by hand, and what fsck says about it."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ftlib.errors import StorageError
+from ftlib.errors import IntegrityError, StorageError
 from ftlib.file_ledger import Changes, Decision, FileLedger
 from ftlib.model_registry import AliasEntry, ModelRegistry
 from ftlib.model_registry.fsck import fsck
@@ -149,6 +150,37 @@ def test_damage_is_named_and_nothing_else(registry: ModelRegistry, kind: str):
     for fault, (path, problem) in zip(faults, said, strict=True):
         assert fault.path.startswith(path)
         assert problem in fault.problem
+
+
+EVIL = ["../evil", "/etc/evil", "a/../../evil", "a\\b", "", "plots", "manifest.json", "config.json", "a\nb"]
+
+
+def test_a_manifest_that_no_folder_can_hold_is_a_fault_of_its_version_alone(tmp_path: Path):
+    """Sealed and hashed properly, as by somebody who may write to the bucket."""
+    registry = ModelRegistry(LocalStore(tmp_path / "r"))
+    for key in "abc":
+        publish(registry.store, tmp_path, key, {**FILES, "key": key})
+    version = registry.version("m", 2)
+    original = registry.store.read(f"models/m/manifests/{version.manifest}.json") or b""
+    for path in EVIL:
+        content = json.loads(original)
+        file = next(file for file in content["files"] if file["path"] == "model.safetensors")
+        content["files"].append({**file, "path": path})
+        data = json.dumps(content).encode()
+        evil = version.model_copy(update={"manifest": hashlib.sha256(data).hexdigest()})
+        registry.store.create(f"models/m/manifests/{evil.manifest}.json", data)
+        rewrite(registry.store, "models/m/versions/00000002.json", lambda _, evil=evil: record_bytes(evil))
+        found = fsck(registry)
+        assert found.versions == 3
+        (fault,) = found.faults
+        assert fault.path == f"models/m/manifests/{evil.manifest}.json"
+        assert fault.problem.startswith("m@2: ")
+        assert "\n" not in fault.problem
+        for read in (registry.manifest, registry.verify, lambda v: registry.pull(v, tmp_path / "out")):
+            with pytest.raises(IntegrityError, match="m@2"):
+                read(registry.version("m", 2))
+        assert not (tmp_path / "out").exists()
+    assert registry.pull(registry.version("m", 3), tmp_path / "other")
 
 
 def test_bytes_that_changed_are_found_by_reading_them(registry: ModelRegistry):

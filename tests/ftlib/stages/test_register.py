@@ -442,7 +442,7 @@ def test_the_card_is_one_that_hugging_face_reads(make, tmp_path: Path):
     assert (result.metric_type, result.metric_value, result.dataset_split) == ("accuracy", 0.75, "test")
     for section in ("## Use", "## Results", "## How it was made", "## Data", "## Limits"):
         assert section in card.text
-    assert "0.750 [0.500, 0.900]" in card.text
+    assert r"0.750 \[0.500, 0.900\]" in card.text
     for picture in ("plots/alpha_curve.png",):
         assert f"]({picture})" in card.text
         assert (folder / picture).is_file()

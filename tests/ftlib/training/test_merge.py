@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from ftlib.artifacts import Candidate, Checkpoint
-from ftlib.errors import IntegrityError, ModelError, ReglageError
+from ftlib.errors import ModelError, ReglageError
 from ftlib.model_folder import weights_digest
 from ftlib.testing import LABELS, tiny_checkpoint
 from ftlib.training.merge import check_candidate, mix_into, write_candidate
@@ -175,7 +175,7 @@ def test_a_quantised_model_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_p
     for i, end in enumerate(ends):
         tensors = {**loaded(end), "packed": torch.zeros(4, 4).to(torch.float8_e4m3fn)}
         pair.append(checkpoint(tmp_path / str(i), tensors, end))
-    with pytest.raises(ModelError, match=r"1 tensors are quantised.*packed \(F8_E4M3\)"):
+    with pytest.raises(ModelError, match=r"'probe' is quantised \(1 tensors, packed \(F8_E4M3\)\)"):
         check_candidate(Candidate.between(pair[0], pair[1].model_copy(update={"parent": pair[0].weights}), 0.5))
 
 
@@ -183,7 +183,7 @@ def test_a_cut_off_file_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path
     cut = checkpoint(tmp_path / "end", loaded(ends[1]), ends[1])
     file = cut.path / "model" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(IntegrityError, match="cut off"):
+    with pytest.raises(ModelError, match="cut off"):
         write_candidate(Candidate.between(ends[0], cut, 0.5), tmp_path / "mix")
 
 
@@ -195,7 +195,7 @@ def test_a_file_that_is_no_safetensors_is_one_clear_line(
 ) -> None:
     broken = checkpoint(tmp_path / "end", loaded(ends[1]), ends[1])
     (broken.path / "model" / "model.safetensors").write_bytes(data)
-    with pytest.raises(ReglageError, match="is not a safetensors file") as caught:
+    with pytest.raises(ReglageError, match=r"is not a safetensors file|is empty") as caught:
         check_candidate(Candidate.between(ends[0], broken, 0.5))
     assert "\n" not in str(caught.value)
 

@@ -232,7 +232,7 @@ def test_what_was_overwritten_is_read_again(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, r"'m1' is quantised \(gptq\)"),
-        ({"tie_word_embeddings": True}, "'m1' shares its embeddings"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is unset in 'm0' and True in 'm1'"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

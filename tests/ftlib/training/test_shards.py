@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from ftlib.errors import IntegrityError
+from ftlib.errors import ModelError
 from ftlib.fingerprint import file_digest
-from ftlib.model_folder import weight_files, weights_digest
+from ftlib.model_folder import tensor_files, tensor_spans, weight_files, weights_digest
 from ftlib.testing import LABELS, tiny_classifier
 from ftlib.training.shards import INDEX, shard_layout, write_shards
-from ftlib.training.tensor_files import tensor_files, tensor_spans
 
 
 def layered(folder: Path, layers: int = 8, width: int = 64, labels: int = 3, changed: int | None = None) -> Path:
@@ -109,7 +108,7 @@ def test_a_file_that_was_cut_off(tmp_path: Path):
     folder = layered(tmp_path / "m")
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(IntegrityError, match="was cut off"):
+    with pytest.raises(ModelError, match="is cut off"):
         write_shards(folder, LAYER)
 
 

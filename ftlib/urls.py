@@ -1,0 +1,34 @@
+"""Secrets in URLs: refused where a URL is given, and blotted out where one is said all the same.
+
+A URL is not a safe: it stands in recipes, records, run pages, logs and error messages of half a dozen libraries.
+"""
+
+from __future__ import annotations
+
+import re
+
+_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:/|(?:https?|s3|ftp|gs|hf):)/[^\s'\"<>]+")
+"""Also with one slash, as a path that was made of it is written."""
+_USERINFO = re.compile(r"^([^:]+:/{1,2})(?:[^\s/@?#]*|[^\s/@?#:]+:(?!\d{1,5}[/?#])[^\s@?#]*)@")
+"""What stands before the host; secret keys of S3 hold slashes, and people paste them as they are."""
+_SECRET = re.compile(
+    r"(?i)(?<=[?&;#])((?:x-(?:amz|goog|ms)-)?(?:signature|credential|security-token|sig|policy|token|auth|authorization"
+    r"|(?:access|refresh|id|session|auth)[-_]?token|api[-_]?key|(?:secret|access)[-_]?key|key|key-pair-id|password"
+    r"|passwd|pwd|secret|client[-_]?secret|awsaccesskeyid|googleaccessid)=)[^&;#]*"
+)
+HIDDEN = "***"
+
+
+def secret_in(text: str) -> str | None:
+    """Say what secret a text gives away in a URL, without saying it; None if there is none."""
+    for url in _URL.findall(text):
+        if _USERINFO.search(url):
+            return f"a URL with a user's name or password in it ({redacted(url)})"
+        if found := _SECRET.search(url):
+            return f"a URL that is signed or holds a secret ({found[1]}{HIDDEN})"
+    return None
+
+
+def redacted(text: str) -> str:
+    """Return a text whose URLs hold no user names, passwords, signatures or tokens."""
+    return _URL.sub(lambda url: _SECRET.sub(rf"\g<1>{HIDDEN}", _USERINFO.sub(rf"\g<1>{HIDDEN}@", url[0])), text)
