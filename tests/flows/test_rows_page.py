@@ -9,9 +9,7 @@ CLEAN = RawDataset(content="c", columns=(), files=(), ledger=Ledger(rows_in=5, k
 
 def prepared(kept: int, dropped: dict[str, int]) -> PreparedDataset:
     ledger = Ledger(rows_in=kept + sum(dropped.values()), kept=kept, dropped=dropped)
-    return PreparedDataset(
-        content="c", kind="tagged", labels=(), splits={}, ledger=ledger, leaked=0, pad_token_id=0, tokenizer="t"
-    )
+    return PreparedDataset(content="c", kind="tagged", labels=(), splits={}, ledger=ledger, leaked=0, tokenizer="t")
 
 
 def test_what_both_stages_dropped_is_one_sum_by_reason() -> None:

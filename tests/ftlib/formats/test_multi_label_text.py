@@ -26,7 +26,7 @@ def labels(format: MultiLabelText, value: Any) -> Any:
         (["bug", "billing"], ("billing", "bug")),
         (["bug", "bug ", " bug"], ("bug",)),
         ([], ()),
-        ([1, True, 2.0], ("1", "2", "True")),
+        ([1, True, 2.0], ("1", "2", "true")),
         (["a;b"], ("a;b",)),
         (None, "missing_label"),
         ("bug", "labels_not_a_list"),
