@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from flows.terminal import STOPPED, Lines, facts_line, stage_line, stoppable
+from ftlib.artifacts import Ledger, RawDataset
 from ftlib.progress import Progress
 from ftlib.training.curves import RESTART
-from tasks.runner import STAGE
+from tasks.runner import STAGE, telling
 
 
 def test_a_log_gets_a_line_for_every_stage_and_few_for_its_steps():
@@ -36,6 +37,21 @@ def test_rows_lost_and_a_resumed_training_are_said_with_the_stage():
     assert "1,100 of 1,200 rows kept" in stage_line(rows)
     trained = Progress("train tune", 1, 1, STAGE, {"seconds": 1.0, "resumed_from_step": 24.0})
     assert "resumed from step 24" in stage_line(trained)
+
+
+def test_dropped_rows_say_reasons_counts_and_remedies_and_the_line_is_not_cut():
+    raw = RawDataset(
+        content="c",
+        columns=(),
+        files=(),
+        ledger=Ledger(rows_in=1300, kept=60, dropped={"duplicate": 7, "tag_not_iob2": 1230, "near_leaked": 3}),
+    )
+    text = io.StringIO()
+    sign = Progress("preprocess home", 1, 1, STAGE, {"done_before": 1.0, **telling(raw)})
+    Lines(Console(file=text, width=40))(sign)
+    first, remedy = text.getvalue().splitlines()
+    assert first.endswith("done before, 60 of 1,300 rows kept: 1,230 tag_not_iob2, 7 duplicate, 3 near_leaked")
+    assert all(scheme in remedy for scheme in ("IOB2", "IOBES", "BIOES", "BILOU"))
 
 
 @pytest.mark.parametrize(("step", "said"), [(24, "goes on from step 24"), (0, "there was no checkpoint yet")])
