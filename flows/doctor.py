@@ -52,7 +52,7 @@ def _machine() -> Iterator[Finding]:
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         yield Finding(what="gpu", ok=True, found=names)
     else:
-        yield Finding(what="gpu", ok=True, found="none that torch sees; training uses the processor")
+        yield Finding(what="gpu", ok=True, found="none that torch sees: compute.use_gpu would be refused here")
 
 
 def _places(work: Path, registry: str) -> Iterator[Finding]:

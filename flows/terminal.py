@@ -17,6 +17,7 @@ from rich.progress import Progress as Bars
 from ftlib.errors import Interrupted
 from ftlib.progress import Progress, listen
 from ftlib.training.curves import RESTART
+from ftlib.training.resources import WAITS
 from tasks.runner import STAGE
 
 LINE_EVERY_SECONDS = 10.0
@@ -59,8 +60,8 @@ class TerminalBars:
                 self.bars.remove_task(self._open.pop(name))
             self.bars.console.print(stage_line(sign))
             return
-        if sign.unit == RESTART:
-            self.bars.console.print(restart_line(sign))
+        if sign.unit in (RESTART, WAITS):
+            self.bars.console.print(restart_line(sign) if sign.unit == RESTART else wait_line(sign))
             return
         if sign.stage not in self._open:
             self._open[sign.stage] = self.bars.add_task(sign.stage, total=sign.total, facts="")
@@ -78,8 +79,8 @@ class Lines:
         """Take a sign of life."""
         if sign.unit == STAGE:
             self.console.print(stage_line(sign))
-        elif sign.unit == RESTART:
-            self.console.print(restart_line(sign))
+        elif sign.unit in (RESTART, WAITS):
+            self.console.print(restart_line(sign) if sign.unit == RESTART else wait_line(sign))
         elif monotonic() - self._last.setdefault(sign.stage, monotonic()) > LINE_EVERY_SECONDS:
             self._last[sign.stage] = monotonic()
             self.console.print(f"  {sign.stage}  {sign.done}/{sign.total} {sign.unit}  {facts_line(sign)}".rstrip())
@@ -99,6 +100,11 @@ def restart_line(sign: Progress) -> str:
     """Say that workers began again: one was lost, or the run had been stopped."""
     where = f"goes on from step {sign.done}" if sign.done else "starts again: there was no checkpoint yet"
     return f"[yellow]↻[/] {sign.stage:<36} [dim]a worker was lost or the run was stopped; training {where}[/]"
+
+
+def wait_line(sign: Progress) -> str:
+    """Say what is waited for."""
+    return f"[yellow]…[/] {sign.stage}"
 
 
 def facts_line(sign: Progress) -> str:

@@ -25,6 +25,7 @@ from ftlib.training.loop import Loop, Trained, build_model
 from ftlib.training.model import save_model
 from ftlib.training.plan import Plan
 from ftlib.training.probe import fit_probe
+from ftlib.training.resources import check_gpu
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import write_durably
 
@@ -41,6 +42,7 @@ def work(plan: Plan) -> None:
     torch.set_num_threads(threads(plan))
     try:
         with local_errors(run, elsewhere="choose another --work"):
+            check_gpu(plan.compute)
             group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
             trained = _train(plan, group)
             if group.is_first:
