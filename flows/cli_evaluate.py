@@ -73,6 +73,9 @@ def evaluate(
         raise RecipeError(f"evaluate: {', '.join(twice)} is named twice; name every model once")
     recipe, workspace = _of(load_recipe(recipe_path, overrides), wanted), Workspace(work)
     rows: dict[str, Ledger] = {}
+    from ftlib.training.resources import check_resources
+
+    check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
     reports = [
         report
         for model in models
