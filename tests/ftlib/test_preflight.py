@@ -7,7 +7,7 @@ import pytest
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.errors import DataError, RecipeError, StorageError
-from ftlib.preflight import check_labels, check_registry
+from ftlib.preflight import check_labels, check_registry, spelling_notes
 from ftlib.recipe import Recipe
 from ftlib.recipe_parts import Publish
 from ftlib.registries.folder import Folder
@@ -54,6 +54,23 @@ def test_a_label_that_training_never_sees_fails(tmp_path: Path) -> None:
     mail, shifted = prepared(tmp_path / "mail"), prepared(tmp_path / "shifted", labels=("a", "x", "y"))
     with pytest.raises(DataError, match=r"evaluations\.ood: labels that training never sees: x, y; training has a, b"):
         check_labels(recipe(), {"mail": mail, "shifted": shifted})
+
+
+def test_datasets_that_spell_labels_otherwise_have_the_same_ones(tmp_path: Path) -> None:
+    mail = prepared(tmp_path / "mail", labels=("False", "True", "c"))
+    shifted = prepared(tmp_path / "shifted", labels=("true", "c"))
+    both = {"mail": mail, "shifted": shifted}
+    assert check_labels(recipe(), both) == ("False", "True", "c")
+    assert spelling_notes(both, ("False", "True", "c")) == (
+        "label 'True' is also written 'true' (9 rows of shifted): one label, published as 'True'",
+    )
+    # A version that is to be replaced keeps its names and their order; what made two labels of one keeps neither.
+    assert check_labels(recipe(), both, ("true", "c", "false")) == ("true", "c", "false")
+    assert check_labels(recipe(), both, ("False", "True", "c", "false", "true")) == ("False", "True", "c")
+    counted = mail.model_copy(update={"spellings": {"True": {"True": 2, "true": 9, "tr\u00adue": 1}}})
+    assert check_labels(recipe(), {"mail": counted, "shifted": shifted}) == ("False", "c", "true")
+    (note,) = spelling_notes({"mail": counted}, ("False", "c", "true"))
+    assert "'True' (2 rows of mail), 'tr\\xadue' (1 row of mail): one label, published as 'true'" in note
 
 
 def test_a_label_only_held_out_of_its_own_dataset_fails(tmp_path: Path) -> None:
