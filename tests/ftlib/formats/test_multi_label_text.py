@@ -27,6 +27,7 @@ def labels(format: MultiLabelText, value: Any) -> Any:
         (["bug", "bug ", " bug"], ("bug",)),
         ([], ()),
         ([1, True, 2.0], ("1", "2", "true")),
+        (["True", True, "7.0", 7, "ca\u00adfé", "café"], ("7", "True", "café")),
         (["a;b"], ("a;b",)),
         (None, "missing_label"),
         ("bug", "labels_not_a_list"),
