@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flows.terminal import STOPPED, Lines, facts_line, stage_line, stoppable
 from ftlib.artifacts import Ledger, RawDataset
-from ftlib.progress import Progress
+from ftlib.progress import Progress, listen, note
 from ftlib.training.curves import RESTART
 from tasks.runner import STAGE, telling
 
@@ -59,6 +59,14 @@ def test_a_restarted_training_gets_a_line_when_it_happens(step: int, said: str):
     text = io.StringIO()
     Lines(Console(file=text, width=140))(Progress("train tune", step, 90, RESTART))
     assert said in text.getvalue()
+
+
+def test_a_note_is_one_line_as_it_was_said():
+    text = io.StringIO()
+    with listen(Lines(Console(file=text, width=40))):
+        note("labels", "label 'True' is also written 'true' (6 rows of [home]): one label, published as 'True'")
+    assert text.getvalue().count("\n") == 1
+    assert "(6 rows of [home]): one label, published as 'True'" in text.getvalue()
 
 
 @pytest.fixture
