@@ -69,8 +69,8 @@ def test_every_float_that_python_prints_is_read_back(tmp_path_factory, value):
         ("evaluations.shifted.metrics=[{kind: acuracy}]", ["evaluations.shifted.metrics[0].kind", "'accuracy'"]),
         ("select.by=shifted/f1", ["select.by", "'shifted/f1'", "shifted/macro_f1"]),
         (
-            "datasets.readmes.source={kind: files, path: r, drop_columns: [a, text]}",
-            ["datasets.readmes.source.drop_columns: text is read", "leave it in"],
+            "datasets.comments.source={kind: files, path: r, drop_columns: [a, text]}",
+            ["datasets.comments.source.drop_columns: text is read", "leave it in"],
         ),
         ("seed=x", ["seed", "valid integer", "'x'"]),
         ("name.first=x", ["name is a text"]),
