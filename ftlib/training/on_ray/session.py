@@ -26,8 +26,8 @@ _POLL_SECONDS = 0.2
 """Ray's controller looks at its workers this often; its default of 2 s is also what a finished run waits for."""
 
 _PREFIX, _LOCK = "reglage-ray-", ".lock"
-_LONGEST_ROOT = 30
-"""Characters: the sockets below it must fit into 107."""
+_LONGEST_ROOT = 15
+"""Characters: the paths of the sockets below it, 87 more, must fit into 107."""
 
 
 @contextlib.contextmanager
@@ -108,7 +108,8 @@ class _WithoutRay(io.TextIOBase):
 def _own_folder() -> Generator[str]:
     """Give Ray's session a folder that nobody else can look into, and that is gone with it.
 
-    Ray opens its own to everybody, and keeps it for ever. What killed runs left is removed: its lock is free.
+    Ray opens the one it is given to everybody, so that lies in one of ours, and keeps it for ever. What killed runs
+    left is removed: its lock is free.
     """
     root = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     root = root if len(root) <= _LONGEST_ROOT else "/tmp"
@@ -120,7 +121,7 @@ def _own_folder() -> Generator[str]:
     with folder.joinpath(_LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            yield str(folder)
+            yield str(folder / "r")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
