@@ -143,7 +143,8 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _said(error: Exception) -> str:
     """Return an error's first line, with the one behind it where the first only announces it."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    text = repr(error) if isinstance(error, KeyError) else str(error)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [repr(error)]
     said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return said if len(said) <= 300 else f"{said[:299]}…"
 
