@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 from ftlib.errors import ModelError
-from ftlib.model_folder import labels_of
+from ftlib.model_folder import labels_of, read_json
 
 _FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "added_tokens.json")
 
@@ -59,20 +58,13 @@ def _bytes(path: Path) -> bytes | None:
 
 def _vocabulary(folder: Path, name: str) -> dict[str, int]:
     """Read token strings and ids from `tokenizer.json`, or from the older files."""
-    found: dict[str, int] = {}
-    if (folder / "tokenizer.json").is_file():
-        content = _json(folder / "tokenizer.json")
-        model = content["model"]["vocab"]
-        # Unigram models hold a list of (token, score), all others a map.
-        found = dict(model) if isinstance(model, dict) else {entry[0]: i for i, entry in enumerate(model)}
-        found |= {token["content"]: token["id"] for token in content.get("added_tokens", [])}
-    elif (folder / "vocab.json").is_file():
-        found = _json(folder / "vocab.json")
-    elif (folder / "vocab.txt").is_file():
-        lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-        found = {token: i for i, token in enumerate(lines)}
-    if (folder / "added_tokens.json").is_file():
-        found |= _json(folder / "added_tokens.json")
+    try:
+        found = _tokens(folder)
+        sound = all(type(id) is int for id in found.values())
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
+        raise ModelError(f"{name!r} has damaged tokenizer files ({error!r}); save its tokenizer again") from error
+    if not sound:
+        raise ModelError(f"{name!r} has damaged tokenizer files (an id is no number); save its tokenizer again")
     if not found:
         raise ModelError(
             f"{name!r} has no tokenizer.json, vocab.json or vocab.txt; its embeddings have another number of rows, and "
@@ -81,8 +73,23 @@ def _vocabulary(folder: Path, name: str) -> dict[str, int]:
     return found
 
 
+def _tokens(folder: Path) -> dict[str, int]:
+    found: dict[str, int] = {}
+    if (folder / "tokenizer.json").is_file():
+        content = _json(folder / "tokenizer.json")
+        model = content["model"]["vocab"]
+        # Unigram models hold a list of (token, score), all others a map.
+        found = dict(model) if isinstance(model, dict) else {entry[0]: i for i, entry in enumerate(model)}
+        found |= {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+    elif (folder / "vocab.json").is_file():
+        found = dict(_json(folder / "vocab.json"))
+    elif (folder / "vocab.txt").is_file():
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        found = {token: i for i, token in enumerate(lines)}
+    if (folder / "added_tokens.json").is_file():
+        found |= _json(folder / "added_tokens.json")
+    return found
+
+
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return cast("dict[str, Any]", json.loads(path.read_bytes()))
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}") from error
+    return cast("dict[str, Any]", read_json(path))

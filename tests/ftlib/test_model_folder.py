@@ -21,6 +21,7 @@ from ftlib.tensor_files import read_header
 from ftlib.testing import LABELS, tiny_classifier
 from ftlib.training.merge_plan import Input, plan_merge
 from ftlib.training.model import load_model, load_tokenizer
+from ftlib.training.row_meanings import new_tokens
 
 Damage = Callable[[Path], object]
 
@@ -293,6 +294,25 @@ def test_a_damaged_tokenizer_is_one_line(model: Path, kind: str) -> None:
     with pytest.raises(ModelError, match="tokenizer") as caught:
         load_tokenizer(model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("tokenizer.json", content) for content in TOKENIZERS.values()),
+        ("tokenizer.json", '{"model": {"vocab": {"a": "0"}}}'),
+        ("tokenizer.json", '{"model": {"vocab": [3]}}'),
+        ("tokenizer.json", '{"model": {"vocab": {}}, "added_tokens": [{"id": 3}]}'),
+        ("added_tokens.json", '["a"]'),
+        ("added_tokens.json", "3"),
+    ],
+)
+def test_a_merge_with_a_damaged_tokenizer_is_one_line(whole: Path, model: Path, name: str, content: str) -> None:
+    (model / name).write_text(content)
+    for inputs in ((whole, model), (model, whole)):
+        with pytest.raises(ModelError) as caught:
+            new_tokens(*inputs, ("a", "b"))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
