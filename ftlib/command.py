@@ -19,7 +19,7 @@ def main() -> None:
     for name in ("flows", "tasks"):
         if (found := shadowing(name)) is not None:
             print(
-                f"reglage: Python finds another package {name!r}, {found}, before Réglage's in {_HOME}: take its folder "
+                f"reglage: Python finds another package {name!r}, {found}, before Réglage's in {_HOME}: take it "
                 "out of PYTHONPATH, or rename it",
                 file=sys.stderr,
             )
