@@ -10,8 +10,10 @@ import os
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 """cuBLAS may pick another algorithm where several streams share a workspace; two fixed ones of 4 MiB keep it to one."""
@@ -29,10 +31,11 @@ def reproducible(device: torch.device) -> Generator[None]:
         yield
         return
     os.environ.setdefault(CUBLAS, CUBLAS_VALUE)
+    settings: Any = deterministic  # its module sets the attribute behind a property
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
+    filling = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against other bugs, at a pass over memory
+    settings.fill_uninitialized_memory = False  # a guard against other bugs, at a pass over memory
     try:
         with warnings.catch_warnings():
             # Attention has both kinds of backward pass, and warns although it now takes the deterministic one.
@@ -40,4 +43,4 @@ def reproducible(device: torch.device) -> Generator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filling
+        settings.fill_uninitialized_memory = filling

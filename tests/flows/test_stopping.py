@@ -92,3 +92,18 @@ def test_the_same_run_twice_at_once(tiny_recipe: Path, tmp_path: Path):
     (line,) = errors.splitlines()
     assert f"tiny is already running: process {os.getpid()}" in line
     assert not alive(mark)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_killed_hard_alone_nothing_outlives_it_by_seconds(tiny_recipe: Path, tmp_path: Path):
+    """docs/cli.md says 5 seconds, for the server and all of Ray's processes, on an idle machine."""
+    process, mark = start(
+        tiny_recipe, tmp_path, *LONG, "--set", "compute={workers: 1, threads: 1, checkpoint_seconds: 5}"
+    )
+    wait_until(lambda: is_training(tmp_path), seconds=300)
+    assert any("raylet" in one for one in alive(mark))
+    process.kill()
+    process.wait()
+    wait_until(lambda: not alive(mark), seconds=5)
+    process.communicate(timeout=60)
