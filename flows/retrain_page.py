@@ -72,10 +72,9 @@ def as_record(found: Challenge) -> dict[str, Any]:
 
 def markdown(found: Challenge, report: str | None = None) -> str:
     """Return the page's text, with a link to the challenger's report where it has an address."""
-    return (
-        "\n\n".join([*_parts(found), *([f"[The challenger's report, with its plots]({report})"] if report else [])])
-        + "\n"
-    )
+    title, reasons, *rest = _parts(found)
+    link = [f"[The challenger's report, with its plots]({report})"] if report else []
+    return "\n\n".join([title, reasons, *link, *rest]) + "\n"
 
 
 def _parts(found: Challenge) -> Iterator[str]:

@@ -4,9 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
-
-from flows.run_page import artifact_key
+from flows.run_page import artifact_key, show_markdown
 from ftlib.artifacts import Ledger, PreparedDataset, RawDataset
 from ftlib.counted import counted
 from ftlib.markdown import escaped, table
@@ -16,7 +14,7 @@ from ftlib.rows import reasons, remedies
 def show_rows(run: str, raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> None:
     """Put on the run page which rows were dropped and why, as soon as that is known."""
     text = rows_markdown(raw, prepared) + "\n"
-    create_markdown_artifact(key=artifact_key("rows", run), markdown=text, description=f"Rows of {run}")
+    show_markdown(artifact_key("rows", run), text, f"Rows of {run}")
 
 
 def rows_markdown(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> str:
