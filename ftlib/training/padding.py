@@ -48,7 +48,7 @@ def settle(config: Any, folder: Path, kind: BatchKind, tokenizer: Callable[[], A
         return
     found = next(filter(fits, _candidates(own, tokenizer)), None)
     if found is None and kind in READS_ONE_PLACE:
-        end = " but its end token, which it reads at" if taken else ""
+        end = " but its end token, which it reads at," if taken else ""
         raise ModelError(
             f"{folder}: neither config.json nor the tokenizer has a token{end} to fill rows up with, and the model "
             "finds the place where it reads by it; write the id of one into config.json as pad_token_id"
