@@ -19,8 +19,8 @@ def main() -> None:
     for name in ("flows", "tasks"):
         if (found := shadowing(name)) is not None:
             print(
-                f"reglage: Python finds another package {name!r}, {found}, before Réglage's in {_HOME}: take its folder "
-                "out of PYTHONPATH, or rename it",
+                f"reglage: Python finds another package {name!r}, {found}, before Réglage's in {_HOME}: take its "
+                "folder out of PYTHONPATH, or rename it",
                 file=sys.stderr,
             )
             sys.exit(2)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.prefect_server import TemporaryServer
 from ftlib.command import shadowing
 
 ROOT = Path(__file__).parents[2]
