@@ -51,9 +51,8 @@ def retrain(
         found = challenge(r, run, str(flow_run.id))
     show_retraining(found, run.work)
     if found.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process
-        approval = suspend_flow_run(
-            wait_for_input=Approval.asking(markdown(found, report_url(r.name))), timeout=Approval.seconds
-        )
+        case = markdown(found, report_url(r.name))
+        approval = suspend_flow_run(wait_for_input=Approval.asking(case), timeout=Approval.seconds)
     with one_at_a_time(r.publish.name):
         found = settle(r, run, found, approval)
     found.write(run.work.root / "runs" / r.name)

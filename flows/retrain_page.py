@@ -76,10 +76,9 @@ def _ledgers(found: Challenge) -> dict[str, Ledger]:
 
 def markdown(found: Challenge, report: str | None = None) -> str:
     """Return the page's text, with a link to the challenger's report where it has an address."""
-    return (
-        "\n\n".join([*_parts(found), *([f"[The challenger's report, with its plots]({report})"] if report else [])])
-        + "\n"
-    )
+    title, reasons, *rest = _parts(found)
+    link = [f"[The challenger's report, with its plots]({report})"] if report else []
+    return "\n\n".join([title, reasons, *link, *rest]) + "\n"
 
 
 def _parts(found: Challenge) -> Iterator[str]:
@@ -140,7 +139,8 @@ def _slices(found: Challenge) -> list[list[str]]:
             mine = facts.metrics.get(metric)
             before = theirs.get(evaluation, {}).get(name)
             other = before and before.metrics.get(metric)
-            apart = abs(mine.value - other.value) if mine and other else 0.0
+            values = [estimate.value for estimate in (mine, other) if estimate and estimate.value is not None]
+            apart = max(values) - min(values) if len(values) == 2 else 0.0
             cells = [evaluation, name, str(facts.rows), metric, interval_text(mine), interval_text(other)]
             rows.append((apart, cells))
     head = ["evaluation", "slice", "rows", "metric", "challenger", "champion"]

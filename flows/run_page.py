@@ -15,8 +15,8 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
+from prefect.settings import get_current_settings
 from prefect.utilities.context import get_task_and_flow_run_ids
-from prefect.utilities.urls import url_for
 from rich.text import Text
 
 from flows.terminal import facts_line, restart_line, stage_line
@@ -147,7 +147,8 @@ def report_url(run: str) -> str | None:
     """Return the address of this run's report in Prefect's pages; None where it has none, or they have no address."""
     with get_client(sync_client=True) as client:
         there = _of_this_run(client, artifact_key("report", run))
-    return url_for("artifact", obj_id=there) if there else None
+    pages = get_current_settings().ui_url
+    return f"{pages}/artifacts/artifact/{there}" if there and pages else None
 
 
 def inlined(report: Report) -> str:

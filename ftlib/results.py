@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import isnan
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftlib.artifacts import Checkpoint, Estimate, EvalReport, Measured, Selection
 from ftlib.bootstrap import Resampling, defined, paired_resamples
@@ -59,7 +59,7 @@ class Difference(Config):
     """better or worse, with the metric's direction, where p (adjusted, if it is) is at most 1 - confidence; undefined
     where there is no p."""
     identical_rows: int | None = None
-    """How many rows both answered, where they answered every one of them alike to the last digit; else None."""
+    """How many rows both answered, where every answer and so this metric is the same; else None."""
 
     def line(self) -> str:
         """Say it in one line."""
@@ -174,18 +174,23 @@ def differences(
                 confidence=evaluation.confidence,
                 higher_is_better=metric.higher_is_better,
                 p=p,
-                identical_rows=identical,
+                identical_rows=identical if estimate.numbers() == (0.0, 0.0, 0.0) else None,
             ).judged(None)
 
 
 def _identical(ours: Outcomes, theirs: Outcomes) -> bool:
-    """Say whether two models answered the same rows alike, to the last digit."""
+    """Say whether two models gave the same rows the same answers; where a kind has no answers, to the last digit."""
     import numpy as np
 
-    mine, other = ours.columns(), theirs.columns()
-    if ours.row_ids != theirs.row_ids or mine.keys() != other.keys() or not np.array_equal(ours.nll, theirs.nll):
+    if ours.row_ids != theirs.row_ids:
         return False
-    return all(mine[name].equals(other[name]) for name in mine)
+    answers: list[Any] = [getattr(table, "predicted", None) for table in (ours, theirs)]
+    if all(given is not None for given in answers):
+        labels: list[Any] = [getattr(table, "labels", ()) for table in (ours, theirs)]
+        return labels[0] == labels[1] and np.array_equal(answers[0], answers[1])
+    mine, other = ours.columns(), theirs.columns()
+    same = mine.keys() == other.keys() and all(mine[name].equals(other[name]) for name in mine)
+    return same and np.array_equal(ours.nll, theirs.nll)
 
 
 def _compared(

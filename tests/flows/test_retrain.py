@@ -16,6 +16,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.approval import Approval, asks_a_person
 from flows.challenge import Challenge, challenge, settle
 from flows.retrain import retrain
+from flows.retrain_page import markdown
 from ftlib.errors import DataError
 from ftlib.model_registry import ModelRegistry
 from ftlib.recipe import Recipe
@@ -126,7 +127,8 @@ def test_files_that_were_only_touched_are_no_news_and_are_read_once(kept: Model)
 
 def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
     kept.arrive("tuesday.jsonl", 80, seed=11)
-    _, found = kept.retrain("retrain.margin=1")
+    slices = [f"datasets.{name}.format.slices=[label]" for name in ("home", "away")]
+    _, found = kept.retrain("retrain.margin=1", *slices)
     assert (found.what, kept.champion()) == ("promoted", 2)
     assert found.evidence is not None
     stages = [step.stage for step in found.steps]
@@ -143,6 +145,13 @@ def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
     page = (kept.work / "runs" / "tiny" / "retrain.md").read_text()
     for words in ("tiny-router: promoted", "80 fresh rows", "| home | champion |", "version 1 was in place"):
         assert words in page
+    for cell in champion.values():
+        for name, facts in cell.slices.items():
+            ours = challenger[cell.evaluation].slices[name]
+            assert f"| {cell.evaluation} | {name} | {ours.rows} | accuracy |" in page
+            assert facts.rows == ours.rows
+    case = markdown(found, "http://pages/artifacts/artifact/7")
+    assert case.index("](http://pages/artifacts/artifact/7)") < case.index("## Challenger against champion")
 
 
 def test_a_challenger_that_is_not_better_is_published_and_not_promoted(kept: Model):

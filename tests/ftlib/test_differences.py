@@ -119,12 +119,15 @@ def test_no_p_value_is_shown_as_zero(found: list[Difference]) -> None:
     assert found[0].model_copy(update={"adjusted_p": None, "p": 0.5}).p_text() == "0.500"
 
 
-def test_models_that_answer_alike_are_said_to_and_one_digit_is_a_difference():
+def test_models_that_answer_alike_are_said_to_metric_by_metric():
     right = np.random.default_rng(0).random(179) < 0.7
     nll = np.random.default_rng(1).random(179)
     same = compared(ours=answers(right, nll), theirs=answers(right.copy(), nll.copy()))
     assert [d.identical_rows for d in same] == [179, 179]
     assert same[0].line().endswith("identical answers on 179 rows")
-    other = nll.copy()
-    other[7] = np.nextafter(other[7], 2.0)
-    assert {d.identical_rows for d in compared(ours=answers(right, nll), theirs=answers(right, other))} == {None}
+    surer = compared(ours=answers(right, nll), theirs=answers(right, nll + 0.1))
+    assert {d.metric: d.identical_rows for d in surer} == {"accuracy": 179, "log_loss": None}
+    # As many right, but others: the difference is 0.0, and the answers are not the same.
+    other = compared(ours=answers(right, nll), theirs=answers(np.roll(right, 1), nll))
+    assert other[0].estimate.value == 0.0
+    assert other[0].identical_rows is None
