@@ -22,6 +22,7 @@ from ftlib.recipe_parts import Optimizer
 from ftlib.stages.train import train
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.collate import Collator
 from ftlib.training.divergence import token_divergence
 from ftlib.training.model import load_model
 from ftlib.training.publish_check import adapter_difference, logit_difference
@@ -215,7 +216,7 @@ def test_a_padded_batch_on_the_gpu_is_each_row_alone_by_stock_transformers(
     split = PreparedSplit(labeled.data.path / "test.arrow", labeled.start.labels)
     stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     ours = load_model(folder, "labeled").to(device)
-    batch = split.batch(np.arange(len(split)), device)
+    batch = split.batch(np.arange(len(split)), Collator.of(ours))
     assert len(set(split.lengths.tolist())) > 1
     logits = ours(**batch.inputs()).logits.cpu()
     for row in range(len(split)):
