@@ -188,7 +188,6 @@ def _rows(folder: Path, count: int, longest: int, vocabulary: int) -> PreparedDa
         splits=facts,
         ledger=Ledger(rows_in=count, kept=count),
         leaked=0,
-        pad_token_id=0,
         tokenizer="tiny",
     )
     write_durably(folder / RECORD, made.model_dump_json().encode())

@@ -13,6 +13,7 @@ from flows.pipeline import Data, find_best, prepare
 from flows.run_page import show_report
 from ftlib.artifacts import EvalReport, ModelVersion, Refusal, Report
 from ftlib.config import Config
+from ftlib.counted import counted
 from ftlib.errors import ConflictError, DataError
 from ftlib.evidence import Evidence
 from ftlib.file_ledger import Changes, Decision
@@ -150,10 +151,12 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
         reason = f"version {version.version} is in place: these rows give the same version again"
         return so_far.ended("not_promoted", reason).model_copy(update={"champion": there.facts})
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=_labels(evidence))
-    cells = measured(r, run, data, there.pull(registry, run))
-    differences = tuple(against_champion(evidence, cells, run))
+    folder = there.pull(registry, run)
+    cells = measured(r, run, data, folder)
+    differences, left_out = against_champion(evidence, cells, run, there.trained_on(folder))
     verdict = worth_promoting(differences, r)
-    return so_far.ended("waiting" if verdict.go else "not_promoted", *verdict.reasons).model_copy(
+    note = [f"{counted(left_out, 'held-out row')} that the champion was trained on left out"] if left_out else []
+    return so_far.ended("waiting" if verdict.go else "not_promoted", *verdict.reasons, *note).model_copy(
         update={
             "champion": there.facts,
             "champion_cells": cells,

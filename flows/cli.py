@@ -8,11 +8,11 @@ from typing import Any, ClassVar, cast
 import click
 
 import ftlib
-from flows.console import ReglageGroup, emit, json_option
+from flows.console import ReglageGroup, UserPath, emit, json_option
 
 STARTED = monotonic()
 
-recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+recipe_argument = click.argument("recipe", type=UserPath(dir_okay=False))
 set_option = click.option(
     "--set",
     "overrides",
@@ -22,7 +22,7 @@ set_option = click.option(
 )
 work_option = click.option(
     "--work",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False),
     default=Path("work"),
     show_default=True,
     envvar="REGLAGE_WORK",

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flows.console import emit, json_option
 from flows.registry_view import open_registry, registry_options
+from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging import Average, Kernel, Lerp, Merge
 from ftlib.model_folder import is_adapter, package_folder
@@ -80,7 +81,7 @@ def interpolate(
             made = _merged_weights(kernel, named, target, shard_bytes, workers)
     record = {
         **made,
-        "folder": out if out.startswith("s3://") else str(Path(out).absolute()),
+        "folder": out if out.startswith("s3://") else str(user_path(out).absolute()),
         "merge": kernel.model_dump(mode="json"),
         "checkpoints": list(checkpoints),
         "lineage_known": known,
@@ -151,7 +152,7 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
 def _written(out: str, endpoint_url: str | None) -> Generator[Path]:
     """Give the folder to write; one of a bucket is written here first, and uploaded if the block succeeds."""
     if not out.startswith("s3://"):
-        yield Path(out).absolute()
+        yield user_path(out).absolute()
         return
     check_free(out, endpoint_url)
     from ftlib.training.merge_files import scratch_beside
@@ -206,7 +207,7 @@ def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
         return fetch_folder(spec, cache / "folders", endpoint_url)
     if spec.startswith("package:"):
         return package_folder(spec)
-    folder = Path(spec).expanduser()
+    folder = user_path(spec)
     if folder.is_dir():
         return folder / "model" if (folder / "model" / "config.json").is_file() else folder
     if "@" not in spec:

@@ -9,6 +9,7 @@ import click
 
 from flows.console import emit, json_option
 from flows.registry_view import called, facts, key_option, open_registry, registry_options
+from ftlib.config import user_path
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.model_registry.signing import PublicKey
 from ftlib.workspace import make_cache, user_cache
@@ -49,7 +50,7 @@ def _located(
 ) -> tuple[str, Path, dict[str, object]]:
     """Return what answers, its folder, and what --json says of it. A bare word is a model's name, never a folder's."""
     if "/" in version:
-        if not (folder := Path(version).expanduser()).is_dir():
+        if not (folder := user_path(version)).is_dir():
             raise ModelError(f"{version!r} is no folder here; give one that was pulled, or a version as name@3")
         if key:
             raise RecipeError(f"--key: {version} is a folder, whose signature is in the registry; give a version")

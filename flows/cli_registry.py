@@ -11,7 +11,7 @@ import click
 from flows.cli_aliases import history, promote, rollback
 from flows.cli_export import export
 from flows.cli_upkeep import fsck, gc
-from flows.console import emit, json_option
+from flows.console import UserPath, emit, json_option
 from flows.registry_view import (
     aliases_of,
     facts,
@@ -88,7 +88,7 @@ def show(version: str, uri: str, endpoint_url: str | None, as_json: bool) -> Non
 
 @registry.command()
 @version_argument
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.argument("folder", type=UserPath(file_okay=False), required=False)
 @key_option
 @registry_options
 @json_option

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.cli_interpolate import model_folder
-from flows.console import emit, json_option, stdout_console
+from flows.console import UserPath, emit, json_option, stdout_console
 from flows.registry_view import called, registry_options
 from flows.results_table import Line, print_results
 from ftlib.bootstrap import Resampling
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tasks-from",
     "folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UserPath(exists=True, file_okay=False),
     help="A folder of tasks as YAML. Such a file may name Python code that is run.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first examples of each task.")

@@ -29,6 +29,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.merge_plan import check_patterns
+from ftlib.training.resources import check_resources
 from ftlib.training_rows import UsedRows
 from tasks.assess import evaluate, interpolate, select
 from tasks.data import ingest, preprocess
@@ -59,6 +60,7 @@ def prepare(
     """
     check_registry(r)
     model = find_model(r.model)
+    check_resources(r, Path(model.uri))
     pins = {name: pin(dataset.source, run.work) for name, dataset in r.datasets.items()} if files is None else files
     raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model, used.get(name))) for name in r.datasets}

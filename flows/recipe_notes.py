@@ -2,15 +2,15 @@
 
 import difflib
 from collections.abc import Iterator
-from pathlib import Path
 
+from ftlib.config import user_path
 from ftlib.recipe import Recipe
 
 
 def notes(recipe: Recipe) -> Iterator[str]:
     """Yield a line for everything that a run would stop at after it has read rows or asked for the model."""
     path = recipe.model.path
-    if recipe.model.revision is None and not path.startswith("package:") and not Path(path).expanduser().is_dir():
+    if recipe.model.revision is None and not path.startswith("package:") and not user_path(path).is_dir():
         yield (
             f"model.path: {path!r} is no folder here; a model of the hub needs revision, the commit's hash of 40 hex "
             "digits"

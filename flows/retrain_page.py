@@ -6,8 +6,9 @@ from typing import Any
 
 from flows.challenge import Challenge
 from flows.console import stdout_console
-from flows.rows_page import rows_lines, rows_markdown, rows_record
+from flows.rows_page import ledgers, rows_lines, rows_markdown, rows_record
 from flows.run_page import artifact_key, show_markdown
+from ftlib.artifacts import Ledger
 from ftlib.counted import counted
 from ftlib.markdown import escaped, table
 from ftlib.results import Difference, interval_text, results, text_table
@@ -33,9 +34,8 @@ def print_retraining(found: Challenge, work: Path) -> None:
         console.print(f"trained because {escape(str(found.worth))}", soft_wrap=True, style="dim")
     for name, changes in found.changes.items():
         console.print(f"{name}: {changes}", soft_wrap=True, style="dim")
-    if found.evidence:
-        for line in rows_lines(found.evidence.raw, found.evidence.prepared):
-            console.print(line, soft_wrap=True, style="dim")
+    for line in rows_lines(_ledgers(found)):
+        console.print(line, soft_wrap=True, style="dim")
     for d in found.differences:
         console.print(f"{d.evaluation}/{d.metric}  {'  '.join(_compared(d))}".rstrip())
     if found.version:
@@ -62,12 +62,16 @@ def as_record(found: Challenge) -> dict[str, Any]:
             }
             for name, changes in found.changes.items()
         },
-        "rows": rows_record(found.evidence.raw, found.evidence.prepared) if found.evidence else {},
+        "rows": rows_record(_ledgers(found)),
         "champion": found.champion and found.champion.model_dump(mode="json"),
         "differences": [d.model_dump(mode="json") for d in found.differences],
         "version": found.version and found.version.model_dump(mode="json"),
         "steps": [step.model_dump(mode="json") for step in found.steps],
     }
+
+
+def _ledgers(found: Challenge) -> dict[str, Ledger]:
+    return ledgers(found.evidence.raw, found.evidence.prepared) if found.evidence else {}
 
 
 def markdown(found: Challenge, report: str | None = None) -> str:

@@ -4,9 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
-
-from flows.run_page import artifact_key
 from ftlib.artifacts import Ledger, PreparedDataset, RawDataset
 from ftlib.counted import counted
 from ftlib.markdown import escaped, table
@@ -15,8 +12,9 @@ from ftlib.rows import reasons, remedies
 
 def show_rows(run: str, raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> None:
     """Put on the run page which rows were dropped and why, as soon as that is known."""
-    text = rows_markdown(raw, prepared) + "\n"
-    create_markdown_artifact(key=artifact_key("rows", run), markdown=text, description=f"Rows of {run}")
+    from flows.run_page import artifact_key, show_markdown  # loads Prefect, which `reglage evaluate` does without
+
+    show_markdown(artifact_key("rows", run), rows_markdown(raw, prepared) + "\n", f"Rows of {run}")
 
 
 def rows_markdown(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> str:
@@ -29,22 +27,26 @@ def rows_markdown(raw: Mapping[str, RawDataset], prepared: Mapping[str, Prepared
     return "\n\n".join([table(lines), *(f"- {escaped(remedy)}" for remedy in remedies(dropped))])
 
 
+def ledgers(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> dict[str, Ledger]:
+    """Return where every dataset's rows went."""
+    return {name: whole(raw[name], prepared[name]) for name in raw}
+
+
 def whole(raw: RawDataset, prepared: PreparedDataset) -> Ledger:
     """Return where a dataset's rows went in both of its stages."""
     dropped = dict(Counter(raw.ledger.dropped) + Counter(prepared.ledger.dropped))
     return Ledger(rows_in=raw.ledger.rows_in, kept=prepared.ledger.kept, dropped=dropped)
 
 
-def rows_lines(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> list[str]:
+def rows_lines(found: Mapping[str, Ledger]) -> list[str]:
     """Return a line for every dataset of which rows were dropped."""
-    ledgers = {name: whole(raw[name], prepared[name]) for name in raw}
     return [
         f"rows       {name}: {ledger.kept:,} of {counted(ledger.rows_in, 'row')} kept; {reasons(ledger.dropped)}"
-        for name, ledger in ledgers.items()
+        for name, ledger in found.items()
         if ledger.dropped
     ]
 
 
-def rows_record(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> dict[str, Any]:
+def rows_record(found: Mapping[str, Ledger]) -> dict[str, Any]:
     """Return the same for scripts."""
-    return {name: whole(raw[name], prepared[name]).model_dump() for name in raw}
+    return {name: ledger.model_dump() for name, ledger in found.items()}

@@ -118,7 +118,7 @@ def restart_line(sign: Progress) -> str:
 
 def note_line(sign: Progress) -> str:
     """Say in words what a user should know."""
-    return f"[yellow]![/] {escape(f'{sign.stage}: {sign.text}')}"
+    return f"[yellow]![/] {escape(sign.text)}"
 
 
 def facts_line(sign: Progress) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from ftlib.errors import RecipeError
 
 BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions"]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some."""
@@ -54,3 +58,14 @@ class Config(BaseModel):
     """A frozen value: a typo is an error that names its path, and no stage can change what another one reads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path that a user wrote; `~` is their home, and that of a user who is not there a folder's name.
+
+    Raises RecipeError where there is no home: a folder named `~` is what nobody meant.
+    """
+    found = os.path.expanduser(path)  # Path.expanduser raises for an unknown user
+    if found == "~" or found.startswith("~/"):
+        raise RecipeError(f"{path}: no home folder is known here; write the whole path or set HOME")
+    return Path(found)

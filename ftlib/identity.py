@@ -48,6 +48,8 @@ _IDLE_JOINERS = re.compile(f"(?<![{_SHAPED}\u200c\u200d])[\u200c\u200d]+|[\u200c
 _VARIATIONS = re.compile("[\ufe00-\ufe0f\u180b-\u180d\u180f\U000e0100-\U000e01ef]")
 _IGNORED = re.compile("[\u200c\u200d\U000e0020-\U000e007f]")
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.0+)?")
+_POWER = re.compile(r"-?[1-9](?:\.[0-9]+)?e\+[0-9]{2,3}")
+"""How a float64 of a large whole number is written by Python, and so in pandas' csv."""
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?")
 _LONGEST_NUMBER = 40
 _MOMENT = re.compile(
@@ -91,6 +93,8 @@ def identity(value: object) -> str | None:
     if _WHOLE.fullmatch(text):
         whole = text.partition(".")[0]
         return "0" if whole == "-0" else whole
+    if _POWER.fullmatch(text) and repr(float(text)) == text:
+        return str(int(float(text)))
     if _MOMENT.fullmatch(text):
         return _moment(text)
     if text.lower() in ("true", "false"):

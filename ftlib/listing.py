@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ftlib.artifacts import FileVersion, ListedFile, PinnedAlready
+from ftlib.config import user_path
 from ftlib.errors import DataError
 from ftlib.row_files import pin_file
 from ftlib.storage.objects import Bucket
@@ -58,7 +59,7 @@ def list_path(path: str, marker: str | None) -> Listing:
     A part of the path that is there as it is written is no pattern. Links are followed. Raises DataError for one that
     leads nowhere and for a folder that cannot be read: what they hold cannot be told.
     """
-    base, pattern = _written(Path(os.path.expanduser(path)).absolute())  # Path's own raises for an unknown user
+    base, pattern = _written(user_path(path).absolute())
     top = _Place(base, os.path.realpath(base), False, False, os.path.isdir(base))
     if pattern:
         what = "glob" if any(map(glob.has_magic, pattern)) else "file"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#~$&!])")
 _LINK = re.compile(r"(?i)\b(https?|ftp|mailto|javascript|data)(?=:)|\bwww(?=\.)|(?<=[\w.+-])(?=@)")
-_FIRST = re.compile(r"^(?:([-+=:])|(\d+)([.)]))")
+_FIRST = re.compile(r"^(\d*)([-+.)=])(?=\s|$|[-=]+$)")
+"""What makes a paragraph a list, a rule or a heading's underline."""
 
 
 def escaped(text: str) -> str:
@@ -15,7 +16,7 @@ def escaped(text: str) -> str:
     line = " ".join("".join(c if c.isprintable() or c.isspace() else " " for c in text).split())
     line = _MARKUP.sub(r"\\\1", line)
     line = _LINK.sub(lambda found: f"{found[0]}\\", line)
-    return _FIRST.sub(lambda found: f"\\{found[1]}" if found[1] else f"{found[2]}\\{found[3]}", line)
+    return _FIRST.sub(r"\1\\\2", line)
 
 
 def code(text: str) -> str:

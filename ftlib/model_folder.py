@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from ftlib.artifacts import FoundModel
+from ftlib.config import user_path
 from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
 from ftlib.recipe_parts import ModelRef
@@ -146,7 +147,7 @@ def _digest_of_config(config: dict[str, Any]) -> str:
 def _locate(ref: ModelRef) -> Path:
     if ref.path.startswith("package:"):
         return package_folder(ref.path)
-    folder = Path(ref.path).expanduser()
+    folder = user_path(ref.path)
     if folder.is_dir():
         return folder.absolute()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", ref.path) or ref.path.startswith("."):
@@ -224,9 +225,10 @@ def read_json(path: Path) -> object:
     """Read a JSON file of a model folder, as UTF-8, as every loader does. Raises ModelError if it is none."""
     try:
         data = path.read_bytes()
-        return json.loads(data.decode("utf-8"))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         said = str(error) if data else "it is empty"
         if data.startswith(b"version https://git-lfs"):

@@ -12,6 +12,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
+from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.recipe import Recipe
 
@@ -23,7 +24,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError whose message has one line per problem, each with its path in the recipe.
     """
-    data = read_yaml(Path(path))
+    data = read_yaml(user_path(path))
     for override in overrides:
         _override(data, override)
     try:

@@ -99,6 +99,11 @@ def rows_of(prepared: PreparedDataset, split: Split) -> NDArray[np.bytes_]:
     return _sorted(found)
 
 
+def packed(row_ids: Iterable[str]) -> NDArray[np.bytes_]:
+    """Return row ids, or those of pieces of rows, as 16 bytes each in their order."""
+    return _unsorted(_packed(row_ids))
+
+
 def rows_from(raw: RawDataset, files: Collection[int] | None = None) -> NDArray[np.bytes_]:
     """Return the ids of a snapshot's rows, or those of some files by their places, each once, sorted."""
     origins = read_origins(raw.path / "rows.parquet")

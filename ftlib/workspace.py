@@ -22,6 +22,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from ftlib.artifacts import Artifact
+from ftlib.config import user_path
 from ftlib.errors import BusyError, StorageError, TransientError
 from ftlib.fingerprint import Job
 from ftlib.storage.files import local_errors, private_folder
@@ -37,7 +38,7 @@ class Workspace:
     """A local or shared (NFS) folder; every worker of a cluster must see it under the same path."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+        self.root = user_path(root).absolute()
 
     def folder(self, job: Job) -> Path:
         """Return where the job's output is, or will be."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlib.errors import StorageError
+from ftlib.markdown import escaped
 from ftlib.model_registry.registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
 from ftlib.storage.files import local_errors
@@ -41,7 +42,7 @@ def card(version: Version, manifest: Manifest, original: Path) -> str:
     """Return the exported card: the version's own, or a short one, with its name, number and results."""
     from huggingface_hub import ModelCard
 
-    plain = f"---\n---\n\n# {version.name}\n\n{manifest.description}\n"
+    plain = f"---\n---\n\n# {version.name}\n\n{escaped(manifest.description)}\n"
     found: Any = ModelCard(original.read_text(encoding="utf-8") if original.is_file() else plain)
     if found.data.eval_results is None:
         found.data.model_name, found.data.eval_results = version.name, _results(manifest, found.data.pipeline_tag)

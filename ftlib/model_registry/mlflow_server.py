@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftlib.config import Config
 from ftlib.errors import IntegrityError, RecipeError, StorageError, first_line
+from ftlib.markdown import escaped
 from ftlib.model_registry.registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
 from ftlib.urls import secret_in
@@ -73,7 +74,7 @@ def export_to_mlflow(
             source = _copy(client, run_id, registry, version, key)
             _ensure_model(client, version.name)
             found = client.create_model_version(
-                version.name, source, run_id, tags=_tags(version), description=manifest.description or None
+                version.name, source, run_id, tags=_tags(version), description=escaped(manifest.description) or None
             )
         for alias in aliases:
             client.set_registered_model_alias(version.name, alias, found.version)

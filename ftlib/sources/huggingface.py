@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from msgspec import structs
 from pydantic import Field
 
 from ftlib.artifacts import FileVersion, ListedFile, PinnedAlready
-from ftlib.config import Config
+from ftlib.config import Config, user_path
 from ftlib.errors import DataError, RecipeError, TransientError, first_line
 from ftlib.fingerprint import digest
 from ftlib.listing import Found, list_folder, once, pin_listed
@@ -87,7 +86,7 @@ class HuggingFace(Config):
             )
 
     def _folder(self) -> Path | None:
-        folder = Path(os.path.expanduser(self.path))
+        folder = user_path(self.path)
         if folder.is_dir():
             return folder
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:

@@ -19,6 +19,7 @@ from ftlib.recipe_parts import Compute
 from ftlib.training.batches import PreparedSplit, by_length
 from ftlib.training.collate import Collator
 from ftlib.training.heads import head_of
+from ftlib.training.resources import check_gpu
 
 ROWS = 32
 
@@ -87,12 +88,9 @@ def _check_finite(nll: Float[np.ndarray, " rows"], split: PreparedSplit) -> None
 def resources(compute: Compute) -> Generator[torch.device]:
     """Give the device to run on, with all of the CPU threads the recipe grants; what was set before is restored.
 
-    Raises ModelError if a GPU is wanted and none is there.
+    Raises RecipeError if a GPU is wanted and none is there.
     """
-    if compute.use_gpu and not torch.cuda.is_available():
-        raise ModelError(
-            "compute.use_gpu is true, but torch sees no GPU here; set it to false or run where there is one"
-        )
+    check_gpu(compute)
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(min(cores, (compute.threads or cores) * max(1, compute.workers)))

@@ -153,7 +153,12 @@ def _check_model(item: Input) -> None:
     try:
         check_model(item.folder)
     except ModelError as error:  # said under the name that the user gave it
-        raise ModelError(str(error).replace(str(item.folder), repr(item.name), 1)) from error
+        said, folder = str(error), str(item.folder)
+        if said.startswith(f"{folder}/"):
+            said = f"{item.name}{said.removeprefix(folder)}"
+        elif said.startswith(folder):
+            said = f"{item.name!r}{said.removeprefix(folder)}"
+        raise ModelError(said) from error
 
 
 def _compare_configs(inputs: Sequence[Input], reference: int) -> list[str]:

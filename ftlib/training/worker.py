@@ -32,6 +32,7 @@ from ftlib.training.model import save_model
 from ftlib.training.plan import Plan
 from ftlib.training.probe import fit_probe
 from ftlib.training.reproducible import reproducible
+from ftlib.training.resources import check_gpu
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import write_durably
 
@@ -50,6 +51,7 @@ def work(plan: Plan) -> None:
     torch.set_num_threads(threads(plan))
     try:
         with local_errors(run, elsewhere="choose another --work"):
+            check_gpu(plan.compute)
             group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
             with reproducible(group.device):
                 trained = _train(plan, group)

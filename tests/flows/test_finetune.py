@@ -92,6 +92,8 @@ def test_the_run_page_shows_the_report_with_its_plots(first: State):
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[first.state_details.flow_run_id]))
         )
     (report,) = [artifact for artifact in artifacts if artifact.key == "report-tiny"]
+    (rows,) = [artifact for artifact in artifacts if artifact.key == "rows-tiny"]
+    assert "| preprocess |" in str(rows.data)
     assert report.type == "markdown"
     assert "data:image/" in report.data
     assert "home" in report.data

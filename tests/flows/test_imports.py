@@ -61,6 +61,6 @@ def test_a_refusal_loads_no_torch(tiny_recipe: Path, tmp_path: Path):
     assert "there is no registry at" in refusals["registry"]
     assert "'nowhere' is no folder" in refusals["absent"]
     assert refusals["evaluate"] == refusals["absent"]
-    assert "empty has no config.json" in refusals["empty"]
+    assert "'empty' has no config.json" in refusals["empty"]
     assert "model folder 'nowhere' does not exist" in refusals["plan"]
     assert loaded.isdisjoint(HEAVY)

@@ -17,7 +17,7 @@ INGEST = (
     f'{{"job":{{"columns":{{}},"files":["{FILE}"],"key":"id",'
     '"limits":{"bad_row_count":null,"bad_rows":0.01,"dropped_rows":0.5,"duplicate_rows":1.0,"max_bytes":1000000000000,'
     '"max_rows":100000000,"row_bytes":1000000,"rows":10,"rows_per_label":1,"vanished":0.2},'
-    '"source":{"endpoint_url":null,"kind":"files","marker":null,"path":"rows.jsonl","settle_seconds":0.0},"updated":null},"stage":"ingest","version":3}'
+    '"source":{"drop_columns":[],"endpoint_url":null,"kind":"files","marker":null,"path":"rows.jsonl","settle_seconds":0.0},"updated":null},"stage":"ingest","version":3}'
 )
 START = hashlib.sha256(b'["aa","t","cc",["a","b"]]').hexdigest()
 END = hashlib.sha256(b'["bb","t","cc",["a","b"]]').hexdigest()

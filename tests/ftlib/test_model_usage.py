@@ -73,7 +73,7 @@ def test_a_completion_model_is_asked_as_it_was_trained_and_evaluated(tmp_path: P
     said = [answered(card, end.path / "model", row["prompt"]) for row in rows]
     assert said == list(table.predicted)
     assert all(said)
-    assert f"the separator {separator!r}" in card
+    assert f"the separator `{separator!r}`" in card
     assert ("Blanks at the separator's end are left to the answer" in card) == separator.endswith(" ")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.errors import DataError, RecipeError, StorageError
-from ftlib.preflight import check_labels, check_registry, check_rule
+from ftlib.preflight import check_labels, check_registry, check_rule, spelling_notes
 from ftlib.recipe import Recipe
 from ftlib.recipe_parts import Publish, Select
 from ftlib.registries.folder import Folder
@@ -88,6 +88,23 @@ def test_a_rule_by_what_its_rows_cannot_define_fails_before_training(
                 check_rule(ours, both)
             start = f"select: {name!r} is undefined on the 6 validation rows of evaluation 'ood': {said}"
             assert str(refused.value).startswith(start)
+
+
+def test_datasets_that_spell_labels_otherwise_have_the_same_ones(tmp_path: Path) -> None:
+    mail = prepared(tmp_path / "mail", labels=("False", "True", "c"))
+    shifted = prepared(tmp_path / "shifted", labels=("true", "c"))
+    both = {"mail": mail, "shifted": shifted}
+    assert check_labels(recipe(), both) == ("False", "True", "c")
+    assert spelling_notes(both, ("False", "True", "c")) == (
+        "label 'True' is also written 'true' (9 rows of shifted): one label, published as 'True'",
+    )
+    # A version that is to be replaced keeps its names and their order; what made two labels of one keeps neither.
+    assert check_labels(recipe(), both, ("true", "c", "false")) == ("true", "c", "false")
+    assert check_labels(recipe(), both, ("False", "True", "c", "false", "true")) == ("False", "True", "c")
+    counted = mail.model_copy(update={"spellings": {"True": {"True": 2, "true": 9, "tr\u00adue": 1}}})
+    assert check_labels(recipe(), {"mail": counted, "shifted": shifted}) == ("False", "c", "true")
+    (note,) = spelling_notes({"mail": counted}, ("False", "c", "true"))
+    assert "'True' (2 rows of mail), 'tr\\xadue' (1 row of mail): one label, published as 'true'" in note
 
 
 def test_a_label_only_held_out_of_its_own_dataset_fails(tmp_path: Path) -> None:

@@ -68,6 +68,10 @@ def test_every_float_that_python_prints_is_read_back(tmp_path_factory, value):
         ("phases.probe.tuning.l2=-1", ["phases[probe].tuning.l2", "got -1", "auto and numbers from 0 on"]),
         ("evaluations.shifted.metrics=[{kind: acuracy}]", ["evaluations.shifted.metrics[0].kind", "'accuracy'"]),
         ("select.by=shifted/f1", ["select.by", "'shifted/f1'", "shifted/macro_f1"]),
+        (
+            "datasets.comments.source={kind: files, path: r, drop_columns: [a, text]}",
+            ["datasets.comments.source.drop_columns: text is read", "leave it in"],
+        ),
         ("seed=x", ["seed", "valid integer", "'x'"]),
         ("name.first=x", ["name is a text"]),
         ("nonsense", ["'nonsense' is no override", "path=value"]),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import pickle  # noqa: TID251
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -58,8 +57,7 @@ def test_a_secret_is_found_and_never_said(url: str) -> None:
         assert SECRET not in said
         assert SECRET.replace("/", "") not in said
         assert "***" in said
-    error: Any = pickle.loads(pickle.dumps(TransientError(f"at {url}")))  # as Ray and Prefect carry it
-    assert SECRET not in str(error)
+    assert SECRET not in str(copy.copy(TransientError(f"at {url}")))  # by __reduce__, as Ray and Prefect carry it
 
 
 @pytest.mark.parametrize("url", HONEST)

@@ -18,12 +18,13 @@ from uuid import uuid4
 
 import ray
 import torch.distributed as dist
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ftlib.errors import TransientError
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.on_ray.cluster import nodes_here, told
 from ftlib.training.on_ray.jobs import drive, run_job
 from ftlib.training.on_ray.session import session
 from ftlib.training.optimizer import total_steps
@@ -59,12 +60,24 @@ def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
             run_config=RunConfig(
                 name=plan.fingerprint,
                 storage_path=str(Path(plan.run) / "ray"),
-                failure_config=FailureConfig(max_failures=plan.compute.max_failures),
+                failure_config=FailureConfig(
+                    max_failures=plan.compute.max_failures,
+                    # By default Ray asks for ever for workers that the cluster has no room for.
+                    controller_failure_limit=plan.compute.max_failures,
+                ),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
         try:
             trainer.fit()
+        except ControllerError as error:
+            raise TransientError(
+                f"phase {plan.phase.name}: its workers did not start in {plan.compute.max_failures + 1} attempts of "
+                f"{plan.compute.start_timeout_seconds:g} s ({_reason(error)}): {plan.compute.workers} of "
+                f"{threads(plan)} CPUs{' and 1 GPU' if plan.compute.use_gpu else ''} each are asked for, and "
+                f"{told('the cluster', nodes_here())}; lower compute.workers or compute.threads, or raise "
+                "compute.start_timeout_seconds if nodes are still to come"
+            ) from error
         except TrainingFailedError as error:
             raise TransientError(
                 f"phase {plan.phase.name}: workers were lost more than {plan.compute.max_failures} times "
@@ -119,7 +132,7 @@ def _fit_as_job(plan: Plan) -> None:
     spec.write_text(
         plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})}).model_dump_json()
     )
-    entrypoint = f"python -m ftlib.training.on_ray.trainer {shlex.quote(str(spec))}"
+    entrypoint = f"python -P -m ftlib.training.on_ray.trainer {shlex.quote(str(spec))}"
     run_job(entrypoint, f"train-{plan.fingerprint}", f"phase {plan.phase.name}", plan.compute)
 
 

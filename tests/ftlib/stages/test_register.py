@@ -10,6 +10,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -48,7 +49,7 @@ from ftlib.recipe import Recipe
 from ftlib.recipe_parts import ModelRef
 from ftlib.rows import Checked
 from ftlib.snapshot import write_snapshot
-from ftlib.stages.register import RegisterJob, register
+from ftlib.stages.register import RegisterJob, _stage, register
 from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
 from ftlib.training.batches import PreparedSplit
@@ -446,6 +447,48 @@ def test_the_card_is_one_that_hugging_face_reads(make, tmp_path: Path):
     for picture in ("plots/alpha_curve.png",):
         assert f"]({picture})" in card.text
         assert (folder / picture).is_file()
+
+
+def test_equal_content_has_an_equal_manifest_however_long_it_took(make, tmp_path: Path):
+    job = make().job
+    facts = {"samples_per_second": 2.5, "seconds": 9.0, "peak_memory_bytes": 7}
+    slower = [c.model_copy(update={"facts": facts, "seconds": 8.0}) for c in job.evidence.checkpoints]
+    again = job.model_copy(update={"evidence": job.evidence.model_copy(update={"checkpoints": tuple(slower)})})
+    assert _stage(job, tmp_path / "a").digest() == _stage(again, tmp_path / "b").digest()
+
+
+def test_what_a_user_or_a_row_gave_stays_text_in_the_card(make):
+    """As a Markdown library of its own reads it: no tag, picture, link, list or table of theirs, every letter there."""
+    from markdown_it import MarkdownIt
+
+    evil = (
+        "bug<script>alert(1)</script>",
+        "![x](javascript:alert) [c](http://evil)",
+        "a | b ``c`` `d`",
+        "line\n\n# two\n---\nlicense: evil",
+        "&lt;b&gt; <b>*x*</b> _y_ ~~z~~ https://evil.example www.evil.example a@evil.example",
+    )
+    evidence = make().job.evidence
+    publish = evidence.recipe.publish.model_copy(update={"description": "\n".join(evil), "license": evil[3]})
+    recipe = evidence.recipe.model_copy(update={"publish": publish})
+    end = evidence.selection.chosen.end.model_copy(update={"labels": evil, "phase": "a`b|c"})
+    chosen = evidence.selection.chosen.model_copy(update={"end": end})
+    selection = evidence.selection.model_copy(update={"chosen": chosen, "why": f"It had {evil[2]}.", "rule": evil[1]})
+    found = evidence.model_copy(update={"recipe": recipe, "selection": selection})
+    card = model_card(found, ["plots/a.png"])
+    matter, text = re.fullmatch(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
+    assert yaml.safe_load(matter)["license"] == evil[3]
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inner = [child for token in tokens for child in token.children or ()]
+    assert not [t for t in (*tokens, *inner) if t.type in ("html_block", "html_inline", "link_open", "hr", "s_open")]
+    assert [t.attrs["src"] for t in inner if t.type == "image"] == ["plots/a.png"]
+    assert [t.markup for t in tokens if t.type == "heading_open"] == ["#", *["##"] * 5]
+    shown = ["".join(t.content for t in token.children) for token in tokens if token.type == "inline"]
+    assert " ".join(" ".join(evil).split()) in shown
+    assert any(all(" ".join(label.split()) in line for label in evil) for line in shown)
+    assert any("a`b|c" in line for line in shown)
+    autolinks = re.findall(r"(?:https?://|www\.)evil|\ba@evil", text)
+    assert not autolinks  # which GitHub would make links without any brackets
 
 
 def test_the_manifest_says_what_it_was_made_from(make, tmp_path: Path):

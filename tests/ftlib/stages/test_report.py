@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -151,6 +152,32 @@ class Tags(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+
+
+def test_two_runs_of_one_recipe_give_the_same_bytes_however_fast_they_were(
+    made: tuple[ReportJob, Workspace, Report], tmp_path: Path
+) -> None:
+    """Time, memory, and whether one was killed: all that differs between two runs that make the same weights."""
+    job, work, _ = made
+    pages: list[dict[str, bytes]] = []
+    for i in range(2):
+        facts: dict[str, float | int | str] = {
+            "steps": 9,
+            "final_loss": 0.25,
+            "samples_per_second": 100.0 + i,
+            "seconds": 3.0 + i,
+            "worker_seconds": 4.0 + i,
+            "peak_memory_bytes": 10**9 + i,
+            **({"resumed_from_step": 5} if i else {}),
+        }
+        again = [c.model_copy(update={"facts": facts, "seconds": 7.0 + i}) for c in job.evidence.checkpoints]
+        evidence = job.evidence.model_copy(update={"checkpoints": tuple(again)})
+        at = Workspace(tmp_path / str(i))
+        shutil.copytree(work.root / "outcomes", at.root / "outcomes")
+        page = report(ReportJob(evidence=evidence), at)
+        pages.append({file.name: file.read_bytes() for file in page.path.iterdir() if file.name != "artifact.json"})
+    assert pages[0] == pages[1]
+    assert b"0.25" in pages[0]["report.html"]
 
 
 def test_the_page_loads_nothing_and_runs_nothing(made: tuple[ReportJob, Workspace, Report]) -> None:

@@ -163,6 +163,44 @@ def test_frozen_layers_stay_bit_identical_and_the_rest_moves(
         assert torch.equal(tensor, after[name]) == (name in frozen), name
 
 
+@pytest.mark.parametrize(("layers", "groups"), [(4, 1), (4, 2), (4, 4), (6, 3)])
+def test_layers_that_share_their_weights_are_frozen_together_or_not_at_all(layers: int, groups: int) -> None:
+    """ALBERT's parameters against which of them a pass really goes through, layer by layer."""
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    config = AlbertConfig(
+        vocab_size=20, embedding_size=8, hidden_size=16, num_attention_heads=2, intermediate_size=16,
+        num_hidden_layers=layers, num_hidden_groups=groups,
+    )  # fmt: skip
+    model = AlbertForSequenceClassification(config)
+    passed: list[int] = []
+    for i, group in enumerate(model.albert.encoder.albert_layer_groups):
+        group.register_forward_hook(lambda *_, i=i: passed.append(i))
+    model(input_ids=torch.ones((1, 3), dtype=torch.long))
+    assert len(passed) == layers
+    for wanted in range(layers + 1):
+        tuning = FrozenLayers(layers=wanted)
+        if {*passed[:wanted]} & {*passed[wanted:]}:
+            with pytest.raises(RecipeError, match=f"one set of weights, .* got {wanted}; allowed are 0, .*{layers}"):
+                tuning.prepare(model, "labeled", ["classifier"])
+            continue
+        tuning.prepare(model, "labeled", ["classifier"])
+        for name, parameter in model.named_parameters():
+            group = name.partition("albert_layer_groups.")[2].partition(".")[0]
+            frozen = int(group) in passed[:wanted] if group else "embed" in name
+            assert parameter.requires_grad != frozen, name
+    with pytest.raises(RecipeError, match=f"has {layers} layers, got {layers + 1}"):
+        FrozenLayers(layers=layers + 1).prepare(model, "labeled", ["classifier"])
+
+
+def test_frozen_layers_of_a_model_whose_layers_have_no_numbers() -> None:
+    from transformers import XLMConfig, XLMForSequenceClassification
+
+    model = XLMForSequenceClassification(XLMConfig(vocab_size=20, emb_dim=16, n_layers=2, n_heads=2))
+    with pytest.raises(RecipeError, match="no parameter of XLMForSequenceClassification says which layer it is in"):
+        FrozenLayers(layers=1).prepare(model, "labeled", ["sequence_summary"])
+
+
 def test_frozen_layers_refuses_a_pattern_that_matches_nothing(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
