@@ -139,11 +139,6 @@ def _quantised(folder: Path, how: str) -> ModelError:
     )
 
 
-def _digest_of_config(config: dict[str, Any]) -> str:
-    says = {key: value for key, value in config.items() if key not in _SAYS_NOTHING_OF_READING}
-    return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()  # Infinity is honest here (Mamba)
-
-
 def _locate(ref: ModelRef) -> Path:
     if ref.path.startswith("package:"):
         return package_folder(ref.path)
