@@ -29,6 +29,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.merge_plan import check_patterns
+from ftlib.training.model_limits import limits_of
 from ftlib.training.resources import check_resources
 from ftlib.training_rows import UsedRows
 from tasks.assess import evaluate, interpolate, select
@@ -69,7 +70,7 @@ def prepare(
     for words in spelling_notes(prepared, labels):
         note("labels", words)
     check_rule(r, prepared)
-    check_writing(r, prepared, Path(model.uri))
+    check_writing(r, prepared, lambda: limits_of(Path(model.uri)).positions)
     return Data(model=model, raw=raw, prepared=prepared, labels=labels)
 
 

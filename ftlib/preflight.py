@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ftlib.artifacts import PreparedDataset
@@ -81,16 +81,15 @@ def spelling_notes(
     )
 
 
-def check_room(name: str, max_new_tokens: int, prompts: Path, model: Path) -> None:
+def check_room(name: str, max_new_tokens: int, prompts: Path, reads: Callable[[], int | None]) -> None:
     """Raise DataError if a model has no positions left for what it is to write after the longest of a split's prompts.
 
-    `name` is the evaluation's; `prompts` is the split's file, `model` the folder with the model's config.
+    `name` is the evaluation's; `prompts` is the split's file. `reads` says how many tokens the model reads, if that has
+    a limit; it is asked only where something is to be written.
     """
     if not max_new_tokens:
         return
-    from ftlib.training.model_limits import limits_of
-
-    positions, longest = limits_of(model).positions, longest_prompt(prompts)
+    positions, longest = reads(), longest_prompt(prompts)
     if positions is not None and longest + max_new_tokens > positions:
         raise DataError(
             f"evaluations.{name}: after a prompt of {longest} tokens, max_new_tokens: {max_new_tokens} goes beyond the "
@@ -114,12 +113,12 @@ def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
             )
 
 
-def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], model: Path) -> None:
+def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], reads: Callable[[], int | None]) -> None:
     """Raise DataError if an evaluation has the model write more than it can; before anything is trained."""
     for name, evaluation in recipe.evaluations.items():
         for split in (SELECTION, REPORT):
             file = split_file(prepared[evaluation.dataset].path, split)
-            check_room(name, evaluation.max_new_tokens, file, model)
+            check_room(name, evaluation.max_new_tokens, file, reads)
 
 
 def check_registry(recipe: Recipe) -> None:

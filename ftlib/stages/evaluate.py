@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -97,7 +98,7 @@ def _check_rows(job: EvaluateJob) -> None:
         )
     for candidate in job.candidates:
         rows = split_file(job.data.path, job.split)
-        check_room(job.name, job.evaluation.max_new_tokens, rows, candidate.end.path / "model")
+        check_room(job.name, job.evaluation.max_new_tokens, rows, partial(_reads, candidate.end.path / "model"))
         if candidate.end.tokenizer != job.data.tokenizer:
             raise DataError(
                 f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was tokenised for another model than "
@@ -109,6 +110,12 @@ def _check_rows(job: EvaluateJob) -> None:
                 f"evaluation {job.name!r}: {candidate.name!r} has no label {some([*map(repr, unknown)])}; "
                 f"it has {', '.join(candidate.end.labels)}"
             )
+
+
+def _reads(model: Path) -> int | None:
+    from ftlib.training.model_limits import limits_of
+
+    return limits_of(model).positions
 
 
 def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:

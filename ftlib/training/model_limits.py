@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from ftlib.errors import ModelError
+from ftlib.errors import ModelError, first_line
 from ftlib.training.quiet import quiet
 
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe", "positions_embed")
@@ -82,6 +82,5 @@ def without_weights(config: Any, folder: Path) -> nn.Module:
         with quiet(), torch.device("meta"), contextlib.suppress(ImportError):
             return cast(nn.Module, AutoModel.from_config(config))
     except (ValueError, KeyError, TypeError, RuntimeError, AssertionError, AttributeError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ModelError(f"{folder}/config.json makes no model: {first}; correct it") from error
+        raise ModelError(f"{folder}/config.json makes no model: {first_line(error)}; correct it") from error
     return nn.Module()  # a library is missing, as loading will say

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ftlib.config import READS_ONE_PLACE, BatchKind
-from ftlib.errors import ModelError
+from ftlib.errors import ModelError, first_line
 from ftlib.training.collate import SEGMENTS, Collator, takes
 from ftlib.training.heads import head_of
 from ftlib.training.model_limits import ids_of, text_config
@@ -112,8 +112,8 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
         ]
         together = own_logits(kind, model(**batch), lengths)
     except (ValueError, TypeError, IndexError, RuntimeError, AssertionError) as error:
-        first = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ModelError(f"{name} ({what}) cannot answer a text with its own tokenizer: {first}") from error
+        said = first_line(error)
+        raise ModelError(f"{name} ({what}) cannot answer a text with its own tokenizer: {said}") from error
     difference = moved_by_padding(together, alone, least=0.01)  # a fresh head's logits are small
     if not difference <= TOLERANCE:  # written so that NaN fails
         raise ModelError(

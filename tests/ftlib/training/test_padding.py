@@ -199,7 +199,7 @@ EACH_KIND = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind"), pairs())
+@pytest.mark.parametrize(("name", "kind"), [*pairs()])
 def test_a_padded_batch_is_answered_as_stock_transformers_answers_each_row(
     name: str, kind: BatchKind, tmp_path: Path
 ) -> None:
