@@ -140,7 +140,8 @@ def _slices(found: Challenge) -> list[list[str]]:
             mine = facts.metrics.get(metric)
             before = theirs.get(evaluation, {}).get(name)
             other = before and before.metrics.get(metric)
-            apart = abs(mine.value - other.value) if mine and other else 0.0
+            values = [estimate.value for estimate in (mine, other) if estimate and estimate.value is not None]
+            apart = abs(values[0] - values[1]) if len(values) == 2 else 0.0  # one of them may be undefined
             cells = [evaluation, name, str(facts.rows), metric, interval_text(mine), interval_text(other)]
             rows.append((apart, cells))
     head = ["evaluation", "slice", "rows", "metric", "challenger", "champion"]
