@@ -8,7 +8,7 @@ RECIPE ?= recipes/quickstart.yaml
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow test-gpu test-s3 ceph lint types contracts check format clean
+.PHONY: run test test-slow gpu-check gpu-wheels test-s3 ceph lint types contracts check format clean
 .DEFAULT_GOAL := run
 
 # The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
@@ -29,8 +29,12 @@ test: $(READY)  ## all tests that need no special hardware, but for those that t
 test-slow: $(READY)  ## the ones that take minutes
 	$(BIN)/pytest -m "slow and not gpu" --timeout 1800
 
-test-gpu: $(READY)  ## the ones that need a CUDA device
-	$(BIN)/pytest -m gpu --timeout 1800
+gpu-check:  ## on a CUDA machine, network or not: the GPU tests, then training beside transformers' Trainer (6 minutes)
+	GPU_PYTHON="$${GPU_PYTHON:-python3}" infra/gpu_check.sh
+
+gpu-wheels:  ## what such a machine lacks, in two folders that travel one at a time: .gpu-wheels/core and .gpu-wheels/ray
+	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/core core
+	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/ray ray
 
 ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
 	apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd ceph-common

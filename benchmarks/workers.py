@@ -22,7 +22,7 @@ WORKERS = {"one worker": 1, "two workers": 2}
 @click.command()
 @click.option("--recipe", type=click.Path(path_type=Path), default=Path("recipes/quickstart.yaml"), show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the recipe.")
-@click.option("--work", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), default=Path("benchmark-work"), show_default=True)
 @click.option("--rows", type=int, help="Training rows; all by default.")
 @click.option("--epochs", type=float, help="Of the last phase; the recipe's by default.")
 @click.option("--repetitions", type=int, default=3, show_default=True)

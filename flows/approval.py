@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from prefect import get_client
 from prefect.concurrency.sync import concurrency
@@ -14,9 +14,6 @@ from flows.prefect_server import is_temporary, server_home
 from ftlib.recipe import Recipe
 from ftlib.workspace import exclusive
 
-if TYPE_CHECKING:
-    from flows.challenge import Challenge
-
 LEASE_SECONDS = 120.0
 """After this long without a sign of life another retraining may begin."""
 
@@ -27,18 +24,19 @@ class Approval(RunInput):
     seconds: ClassVar[int] = 7 * 24 * 3600
     """How long a run waits for an answer."""
 
-    decision: Literal["reject", "promote"] = Field(
-        default="reject", title="Decision", json_schema_extra={"position": 0}
+    decision: Literal["promote", "reject"] = Field(title="Decision", json_schema_extra={"position": 0})
+    who: str = Field(
+        pattern=r"\S",
+        title="Your name",
+        description="Kept in the alias's history, or as the one who said no.",
+        json_schema_extra={"position": 1},
     )
-    who: str = Field(default="", title="Your name", json_schema_extra={"position": 1})
     why: str = Field(default="", title="Reason", json_schema_extra={"position": 2})
 
     @classmethod
-    def asking(cls, found: "Challenge") -> Any:
-        """Return the form with the case in its description."""
-        from flows.retrain_page import markdown
-
-        return cls.with_initial_data(description=markdown(found), decision="reject")
+    def asking(cls, case: str) -> Any:
+        """Return the form with the case in its description. Nothing is decided in it, and nobody named, beforehand."""
+        return cls.with_initial_data(description=case)
 
 
 def asks_a_person(r: Recipe) -> bool:

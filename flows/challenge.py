@@ -1,6 +1,6 @@
 """A retraining up to its decision: what is new, whether to train, challenger against champion, promotion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +13,11 @@ from flows.pipeline import Data, find_best, prepare
 from flows.run_page import show_report
 from ftlib.artifacts import EvalReport, ModelVersion, Refusal, Report
 from ftlib.config import Config
+from ftlib.counted import counted
 from ftlib.errors import ConflictError, DataError
 from ftlib.evidence import Evidence
 from ftlib.file_ledger import Changes, Decision
+from ftlib.identity import identities
 from ftlib.model_folder import labels_of
 from ftlib.model_registry import ModelRegistry
 from ftlib.preflight import check_registry
@@ -74,7 +76,6 @@ class Challenge(Config):
 
     def write(self, folder: Path) -> None:
         """Write `retrain.json` and, if it trained, `report.html`, each whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         if self.report:
             write_durably(folder / "report.html", (self.report.path / self.report.html).read_bytes())
         write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
@@ -92,13 +93,14 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     folder = there.pull(registry, run) if there else None
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
-    data = prepare(recipe, run, files, used_rows(r, listing, files, there))
+    names = labels_of(folder) if folder else ()
+    data = prepare(recipe, run, files, used_rows(r, listing, files, there), names)
     found = news(r, listing, data, there, folder)
     worth = worth_training(found, so_far.champion, r.retrain)
     so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": found})
     if not worth.go:
         return so_far
-    _check_labels(r, data, folder)
+    _check_labels(r, data, names)
     evidence = _named(find_best(recipe, run, data), there)
     page = run(report, ReportJob(evidence=evidence))
     show_report(r.name, page)
@@ -124,15 +126,16 @@ def _named(evidence: Evidence, there: InPlace | None) -> Evidence:
     return evidence.model_copy(update={"recipe": recipe, "model": evidence.model.model_copy(update={"name": name})})
 
 
-def _check_labels(r: Recipe, data: Data, champion: Path | None) -> None:
+def _check_labels(r: Recipe, data: Data, names: Sequence[str]) -> None:
     """Refuse labels that appear or vanish, unless the recipe opts in: they are more often a mistake than news."""
-    if champion is None or not data.labels or r.retrain.labels_may_change:
+    if not names or not data.labels or r.retrain.labels_may_change:
         return
-    before, now = {*labels_of(champion)}, {*data.labels}
-    if before != now:
+    before, now = identities(names), identities(data.labels)
+    new, gone = (sorted(a[key] for key in a.keys() - b.keys()) for a, b in ((now, before), (before, now)))
+    if new or gone:
         raise DataError(
-            f"labels differ from the champion's: new {', '.join(sorted(now - before)) or 'none'}, gone "
-            f"{', '.join(sorted(before - now)) or 'none'}; correct the rows, or set retrain.labels_may_change: true"
+            f"labels differ from the champion's: new {', '.join(new) or 'none'}, gone {', '.join(gone) or 'none'}; "
+            "correct the rows, or set retrain.labels_may_change: true"
         )
 
 
@@ -148,10 +151,12 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
         reason = f"version {version.version} is in place: these rows give the same version again"
         return so_far.ended("not_promoted", reason).model_copy(update={"champion": there.facts})
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=_labels(evidence))
-    cells = measured(r, run, data, there.pull(registry, run))
-    differences = tuple(against_champion(evidence, cells, run))
+    folder = there.pull(registry, run)
+    cells = measured(r, run, data, folder)
+    differences, left_out = against_champion(evidence, cells, run, there.trained_on(folder))
     verdict = worth_promoting(differences, r)
-    return so_far.ended("waiting" if verdict.go else "not_promoted", *verdict.reasons).model_copy(
+    note = [f"{counted(left_out, 'held-out row')} that the champion was trained on left out"] if left_out else []
+    return so_far.ended("waiting" if verdict.go else "not_promoted", *verdict.reasons, *note).model_copy(
         update={
             "champion": there.facts,
             "champion_cells": cells,
@@ -193,7 +198,7 @@ def _answered(r: Recipe, found: Challenge, approval: Approval | None) -> Challen
     if r.retrain.approval == "automatic" or (approval and approval.decision == "promote"):
         return None
     if approval:
-        return found.ended("not_promoted", f"{approval.who or 'somebody'} said no: {approval.why or 'no reason given'}")
+        return found.ended("not_promoted", f"{approval.who} said no: {approval.why or 'no reason given'}")
     name = found.version.name if found.version else r.publish.name
     number = found.version.version if found.version else 0
     command = f"reglage registry promote {name}@{number} --registry {r.publish.to.store().uri}"
@@ -204,7 +209,7 @@ def _promoted(
     r: Recipe, run: Runner, found: Challenge, registry: ModelRegistry, approval: Approval | None
 ) -> Challenge:
     """Move the alias; if somebody else moved it meanwhile, judge again against the new champion."""
-    who = approval.who if approval and approval.who else f"retrain {flow_run.name or ''}".strip()
+    who = approval.who if approval else f"retrain {flow_run.name or ''}".strip()
     said = [approval.why] if approval and approval.why else []
     for _ in range(ATTEMPTS):
         if found.what != "waiting" or found.version is None:

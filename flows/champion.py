@@ -1,6 +1,5 @@
 """The version that an alias stands for: found, pulled, and measured on the challenger's own rows."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +12,12 @@ from ftlib.config import Split
 from ftlib.evidence import Evidence
 from ftlib.lineage import indexed_rows
 from ftlib.model_registry import ModelRegistry
-from ftlib.outcomes import tables_in
+from ftlib.outcomes import Outcomes, tables_in
 from ftlib.profile import Profile
 from ftlib.recipe import REPORT, Recipe
 from ftlib.results import Difference, differences
 from ftlib.retraining import Champion
-from ftlib.row_index import RowIndex
+from ftlib.row_index import RowIndex, contains, packed
 from ftlib.versions import Version
 from tasks.assess import evaluate
 from tasks.data import preprocess
@@ -45,6 +44,18 @@ class InPlace:
         """Return the ids of a dataset's rows that it has seen, by split; None if its version has no index of them."""
         index = self.lineage.get("data", {}).get(dataset, {}).get("index")
         return None if index is None else indexed_rows(folder, dataset, RowIndex.model_validate(index))
+
+    def has_read(self, dataset: str) -> frozenset[str]:
+        """Return the sha256 of the files that its rows came from: what is in them was considered, whatever was kept."""
+        files = self.lineage.get("data", {}).get(dataset, {}).get("files", ())
+        return frozenset(file["sha256"] for file in files)
+
+    def trained_on(self, folder: Path) -> Any:
+        """Return the ids of all rows it was trained on, sorted; none if its version has no index of them."""
+        import numpy as np
+
+        rows = [self.rows(name, folder) or {} for name in self.lineage.get("data", {})]
+        return np.sort(np.concatenate([np.zeros(0, "S16"), *(by["train"] for by in rows if "train" in by)]))
 
     def pull(self, registry: ModelRegistry, run: Runner) -> Path:
         """Return a folder with the version, verified; it is downloaded once."""
@@ -76,13 +87,29 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
     return tuple(measure(CHAMPION, folder, r, lambda: data.raw, REPORT, stages, data.labels) or ())
 
 
-def against_champion(found: Evidence, champion: tuple[EvalReport, ...], run: Runner) -> Iterator[Difference]:
-    """Yield challenger - champion for every metric of every evaluation, on the same rows."""
-    yield from differences(
+def against_champion(
+    found: Evidence, champion: tuple[EvalReport, ...], run: Runner, trained: Any
+) -> tuple[tuple[Difference, ...], int]:
+    """Return challenger - champion for every metric of every evaluation, on the same rows, and how many were left out.
+
+    Left out are rows that the champion was `trained` on: they went to another side since, as where a border of time
+    moved or the identity of groups, and it knows their labels.
+    """
+    load, cells = tables_in(run.work.root), [cell for report in champion for cell in report.measured]
+    left = {cell.evaluation: unseen(load(cell), trained) for cell in cells}
+    evaluations = {name: e for name, e in found.recipe.evaluations.items() if name in left and len(left[name])}
+    compared = differences(
         found.selection.chosen.name,
         CHAMPION,
         (*found.final, *champion),
-        found.recipe.evaluations,
-        tables_in(run.work.root),
+        evaluations,
+        lambda cell: unseen(load(cell), trained),
         found.recipe.seed,
     )
+    return tuple(compared), sum(cell.rows - len(left[cell.evaluation]) for cell in cells)
+
+
+def unseen(table: Outcomes, trained: Any) -> Outcomes:
+    """Return the rows that are not among those `trained` on, given as sorted ids."""
+    known = contains(trained, packed(table.row_ids))
+    return table.take((~known).nonzero()[0]) if known.any() else table

@@ -8,21 +8,25 @@ from typing import Any, ClassVar, cast
 import click
 
 import ftlib
-from flows.console import ReglageGroup, emit, json_option
+from flows.console import ReglageGroup, UserPath, emit, json_option
 
 STARTED = monotonic()
 
-recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+recipe_argument = click.argument("recipe", type=UserPath(dir_okay=False))
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field: phases.tune.optimizer.epochs=1."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Override a field, repeatable: phases.tune.optimizer.epochs=1.",
 )
 work_option = click.option(
     "--work",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=UserPath(file_okay=False),
     default=Path("work"),
     show_default=True,
     envvar="REGLAGE_WORK",
-    help="Folder that keeps what every stage made.",
+    help="The folder that keeps what every stage made.",
 )
 
 
@@ -52,7 +56,7 @@ class LazyGroup(ReglageGroup):
 @click.group(cls=LazyGroup)
 @click.version_option(ftlib.__version__, prog_name="reglage")
 def main() -> None:
-    """Fine-tuning as a production pipeline: from raw rows to a verified, published model version."""
+    """Fine-tune as a production pipeline: from raw rows to a verified, published model version."""
 
 
 @main.command()
@@ -91,9 +95,11 @@ def retrain(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool)
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a recipe: every problem on one line, with its path."""
+    from flows.recipe_notes import notes
     from ftlib.recipe_file import load_recipe
 
     found = load_recipe(recipe, overrides)
+    remarks = list(notes(found))
     facts = {
         "ok": True,
         "name": found.name,
@@ -101,7 +107,10 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
         "datasets": list(found.datasets),
         "phases": [phase.name for phase in found.phases],
         "evaluations": list(found.evaluations),
+        "notes": remarks,
     }
+    for remark in remarks:
+        click.echo(f"note: {remark}", err=True)
     phases = " > ".join(f"{phase.name} ({phase.tuning.kind})" for phase in found.phases)
     emit(f"{recipe}: fits together: {found.model.path} > {phases} > {found.publish.name}", facts, as_json)
 
@@ -140,7 +149,14 @@ def schema(as_json: bool) -> None:
 
 @main.command()
 @work_option
-@click.option("--registry", default="registry", show_default=True, envvar="REGLAGE_REGISTRY", help="Folder or URI.")
+@click.option(
+    "--registry",
+    default="registry",
+    show_default=True,
+    envvar="REGLAGE_REGISTRY",
+    metavar="URI",
+    help="A folder, or s3://bucket/prefix.",
+)
 @json_option
 def doctor(work: Path, registry: str, as_json: bool) -> None:
     """Look at what a run needs: versions, processor and GPU, disk, Prefect, a writable registry."""

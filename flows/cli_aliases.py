@@ -30,8 +30,13 @@ def move_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="ENTRY",
         help="The entry you decided against (see history; 0: none). [default: the newest one now]",
     )
-    who = click.option("--who", envvar="REGLAGE_USER", default=_user, help="Recorded. [default: the user's name]")
-    why = click.option("--why", default="", help="Recorded.")
+    who = click.option(
+        "--who",
+        envvar="REGLAGE_USER",
+        default=_user,
+        help="Who moves it; kept in the history. [default: the user's name]",
+    )
+    why = click.option("--why", default="", help="The reason; kept in the history.")
     return alias_option(expected(who(why(command))))
 
 
@@ -60,7 +65,9 @@ def promote(
 
 @click.command()
 @click.argument("name")
-@click.option("--to", type=click.IntRange(min=1), metavar="VERSION", help="One it meant before. [default: the last]")
+@click.option(
+    "--to", type=click.IntRange(min=1), metavar="VERSION", help="A version that it meant before. [default: the last]"
+)
 @move_options
 @registry_options
 @json_option

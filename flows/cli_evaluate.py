@@ -1,6 +1,6 @@
 """`reglage evaluate`: any model on a recipe's evaluations, without training anything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,18 @@ import click
 from flows import finetune_jobs as jobs
 from flows.cli import set_option, work_option
 from flows.cli_interpolate import model_folder
-from flows.console import emit, json_option, stdout_console
+from flows.console import UserPath, emit, json_option, stdout_console
 from flows.measuring import Stages, measure
 from flows.registry_view import called, registry_options
 from flows.results_table import Line, print_results
-from ftlib.artifacts import EvalReport, RawDataset
+from flows.rows_page import rows_lines, rows_record, whole
+from ftlib.artifacts import EvalReport, Ledger, PreparedDataset, RawDataset
 from ftlib.counted import counted
 from ftlib.errors import ModelError, RecipeError
+from ftlib.model_folder import labels_of
 from ftlib.outcomes import tables_in
 from ftlib.pins import pin
+from ftlib.preflight import spelling_notes
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.results import Difference, adjusted, differences
 from ftlib.workspace import Workspace
@@ -26,10 +29,22 @@ from ftlib.workspace import Workspace
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
-    "--recipe", "recipe_path", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Whose evaluations."
+    "--recipe",
+    "recipe_path",
+    required=True,
+    type=UserPath(dir_okay=False),
+    help="The recipe whose evaluations are measured.",
 )
-@click.option("--evaluation", "wanted", multiple=True, metavar="NAME", help="Only this one; all if not given.")
-@click.option("--split", type=click.Choice([REPORT, SELECTION]), default=REPORT, show_default=True)
+@click.option(
+    "--evaluation", "wanted", multiple=True, metavar="NAME", help="Measure only this one; repeatable. [default: all]"
+)
+@click.option(
+    "--split",
+    type=click.Choice([REPORT, SELECTION]),
+    default=REPORT,
+    show_default=True,
+    help="The rows to measure on: those of the report, or those that candidates are chosen by.",
+)
 @set_option
 @work_option
 @registry_options
@@ -57,19 +72,24 @@ def evaluate(
     if twice := sorted({model for model in models if models.count(model) > 1}):
         raise RecipeError(f"evaluate: {', '.join(twice)} is named twice; name every model once")
     recipe, workspace = _of(load_recipe(recipe_path, overrides), wanted), Workspace(work)
+    rows: dict[str, Ledger] = {}
+    from ftlib.training.resources import check_resources
+
+    check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
     reports = [
         report
         for model in models
-        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace)
+        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace, rows)
     ]
     compared = _compared(models, reports, recipe, workspace)
     record = {
         "recipe": recipe.name,
         "split": split,
+        "rows": rows_record(rows),
         "measured": [cell.model_dump(mode="json") for report in reports for cell in report.measured],
         "differences": [difference.model_dump(mode="json") for difference in compared],
     }
-    emit(lambda: _print(recipe, reports, compared), record, as_json)
+    emit(lambda: _print(recipe, reports, compared, rows), record, as_json)
 
 
 def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
@@ -82,19 +102,28 @@ def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"evaluations": kept})
 
 
-def _measured(name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace) -> list[EvalReport]:
+def _measured(
+    name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger]
+) -> list[EvalReport]:
     from ftlib.stages.base import base
     from ftlib.stages.evaluate import evaluate as evaluate_
     from ftlib.stages.ingest import ingest
-    from ftlib.stages.preprocess import preprocess
+    from ftlib.stages.preprocess import PreprocessJob, preprocess
 
     def raw() -> dict[str, RawDataset]:
         pins = {of: pin(dataset.source, work) for of, dataset in recipe.datasets.items()}
         return {of: ingest(jobs.ingest_job(recipe, of, files), work) for of, files in pins.items()}
 
+    def prepared(job: PreprocessJob) -> PreparedDataset:
+        found = preprocess(job, work)
+        rows.setdefault(job.name, whole(job.raw, found))
+        for words in spelling_notes({job.name: found}, labels_of(folder), "here"):
+            click.echo(f"{name}: {words}", err=True)
+        return found
+
     stages = Stages(
         base=lambda job: base(job, work),
-        preprocess=lambda job: preprocess(job, work),
+        preprocess=prepared,
         evaluate=lambda job: evaluate_(job, work),
     )
     with called(name, folder):
@@ -118,7 +147,9 @@ def _compared(
     )
 
 
-def _print(recipe: Recipe, reports: Sequence[EvalReport], compared: Sequence[Difference]) -> None:
+def _print(
+    recipe: Recipe, reports: Sequence[EvalReport], compared: Sequence[Difference], rows: Mapping[str, Ledger]
+) -> None:
     console = stdout_console()
     for name, evaluation in recipe.evaluations.items():
         cells = [cell for report in reports for cell in report.measured if cell.evaluation == name]
@@ -126,3 +157,5 @@ def _print(recipe: Recipe, reports: Sequence[EvalReport], compared: Sequence[Dif
         print_results(console, title, [Line(cell.candidate, cell.metrics) for cell in cells])
     for difference in compared:
         console.print(difference.line(), soft_wrap=True)
+    for line in rows_lines(rows):
+        console.print(line, soft_wrap=True, style="dim")

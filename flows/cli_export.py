@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.console import emit, json_option
+from flows.console import UserPath, emit, json_option
 from flows.registry_view import facts, key_option, open_registry, registry_options, version_argument
 from ftlib.model_registry.signing import PublicKey
 
@@ -16,7 +16,7 @@ def export() -> None:
 
 @export.command("hf-folder")
 @version_argument
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=UserPath(file_okay=False))
 @key_option
 @registry_options
 @json_option
@@ -36,7 +36,7 @@ def hf_folder(
 @export.command("mlflow")
 @version_argument
 @click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", required=True, metavar="URI", help="The MLflow server.")
-@click.option("--experiment", default="reglage", show_default=True, help="Where the run appears.")
+@click.option("--experiment", default="reglage", show_default=True, help="The experiment in which the run appears.")
 @key_option
 @registry_options
 @json_option

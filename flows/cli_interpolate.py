@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -15,11 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from flows.console import emit, json_option
 from flows.registry_view import open_registry, registry_options
+from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging import Average, Kernel, Lerp, Merge
 from ftlib.model_folder import is_adapter, package_folder
 from ftlib.recipe_file import explain
 from ftlib.storage.model_folders import check_free, fetch_folder, put_folder
+from ftlib.workspace import make_cache, user_cache
 
 METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties", "dare")
 
@@ -29,13 +30,19 @@ METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties",
 @click.option(
     "--out", required=True, metavar="FOLDER", help="Folder or s3://bucket/folder to make; it must not hold anything."
 )
-@click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True)
+@click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True, help="How they are merged.")
 @click.option("--alpha", type=float, help="lerp and slerp: 0 is A, 1 is B.")
 @click.option("--scale", type=float, help="task_arithmetic, ties and dare: times the task vectors.")
-@click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="Another number: density=0.3, seed=1.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="Another number of the method, repeatable: density=0.3, seed=1.",
+)
 @click.option("--max-shard-mb", type=click.IntRange(min=1), help="Make new shards of at most this size.")
 @click.option("--as-adapter", is_flag=True, help="B is an adapter of A: write it scaled to alpha, not merged weights.")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Tensors at once.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Tensors to merge at once.")
 @registry_options
 @json_option
 def interpolate(
@@ -74,7 +81,7 @@ def interpolate(
             made = _merged_weights(kernel, named, target, shard_bytes, workers)
     record = {
         **made,
-        "folder": out if out.startswith("s3://") else str(Path(out).absolute()),
+        "folder": out if out.startswith("s3://") else str(user_path(out).absolute()),
         "merge": kernel.model_dump(mode="json"),
         "checkpoints": list(checkpoints),
         "lineage_known": known,
@@ -145,19 +152,17 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
 def _written(out: str, endpoint_url: str | None) -> Generator[Path]:
     """Give the folder to write; one of a bucket is written here first, and uploaded if the block succeeds."""
     if not out.startswith("s3://"):
-        yield Path(out).absolute()
+        yield user_path(out).absolute()
         return
     check_free(out, endpoint_url)
     from ftlib.training.merge_files import scratch_beside
 
-    with scratch_beside(_cache() / "outgoing" / hashlib.sha256(out.encode()).hexdigest()[:16]) as scratch:
+    with scratch_beside(
+        make_cache(user_cache()) / "outgoing" / hashlib.sha256(out.encode()).hexdigest()[:16]
+    ) as scratch:
         folder = scratch / "model"
         yield folder
         put_folder(folder, out, endpoint_url)
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reglage"
 
 
 def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
@@ -197,12 +202,12 @@ def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
 
     That is a version, pulled from the registry, a folder of a bucket, or one of an installed package.
     """
-    cache = _cache()
+    cache = make_cache(user_cache())
     if spec.startswith("s3://"):
         return fetch_folder(spec, cache / "folders", endpoint_url)
     if spec.startswith("package:"):
         return package_folder(spec)
-    folder = Path(spec).expanduser()
+    folder = user_path(spec)
     if folder.is_dir():
         return folder / "model" if (folder / "model" / "config.json").is_file() else folder
     if "@" not in spec:

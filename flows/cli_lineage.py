@@ -9,6 +9,7 @@ import click
 from flows.console import emit, json_option
 from flows.registry_view import aliases_of, facts, open_registry, registry_options, table
 from ftlib.ancestry import Ancestry
+from ftlib.errors import StorageError
 from ftlib.model_registry import ModelRegistry
 from ftlib.row_keys import row_key
 from ftlib.row_search import Holdings, Wanted, find_rows
@@ -31,7 +32,10 @@ def lineage(
     endpoint_url: str | None,
     as_json: bool,
 ) -> None:
-    """Show what a version was made from; or, with --row or --key, every version that a row went into."""
+    """Show what a version was made from; or, with --row or --key, every version that a row went into.
+
+    The exit code is 6 where none of the rows is in any version.
+    """
     wanted = [
         *(Wanted(by="row", value=row) for row in rows),
         *(Wanted(by="key", value=key) for key in _spellings(keys)),
@@ -46,11 +50,12 @@ def lineage(
 
 
 def _spellings(keys: tuple[str, ...]) -> list[str]:
-    """Return the keys as given, and what `4.0` and `"4"` are in rows that hold numbers: none of them may be missed."""
+    """Return the keys as given, and what `"4"` is where the quotes were the shell's or JSON's: none may be missed."""
     found: dict[str, None] = dict.fromkeys(keys)
     for key in keys:
         with suppress(ValueError):
-            if folded := row_key(json.loads(key)):
+            unquoted = json.loads(key)
+            if isinstance(unquoted, str) and (folded := row_key(unquoted)):
                 found[folded] = None
     return list(found)
 
@@ -120,6 +125,8 @@ def _search(opened: ModelRegistry, wanted: list[Wanted], as_json: bool) -> None:
     aliases = {model: aliases_of(opened, model) for model in models}
     record = {"registry": opened.store.uri, **found.model_dump(mode="json"), "aliases": aliases}
     emit(lambda: _print_holdings(found, wanted, aliases), record, as_json)
+    if not found.found:
+        click.get_current_context().exit(StorageError.exit_code)
 
 
 def _print_holdings(found: Holdings, wanted: list[Wanted], aliases: dict[str, dict[str, int]]) -> None:

@@ -1,6 +1,5 @@
 """`reglage predict`: a published version's answers to lines of text."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +8,16 @@ from typing import BinaryIO
 import click
 
 from flows.console import emit, json_option
-from flows.registry_view import called, facts, key_option, open_registry, registry_options, version_argument
-from ftlib.errors import DataError
+from flows.registry_view import called, facts, key_option, open_registry, registry_options
+from ftlib.config import user_path
+from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.model_registry.signing import PublicKey
+from ftlib.workspace import make_cache, user_cache
 
 
 @click.command()
-@version_argument
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.argument("version", metavar="NAME[@NUMBER|@ALIAS]|./FOLDER")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
 @key_option
 @registry_options
 @json_option
@@ -29,27 +30,36 @@ def predict(
     regression, the number; of a tagger, the entities.
 
     Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
+    ./FOLDER is one that was pulled or exported before.
     """
-    opened = open_registry(uri, endpoint_url)
-    found = opened.resolve(version)
-    folder = _cache() / found.manifest
-    opened.pull(found, folder, key)
-
+    name, folder, about = _located(version, key, uri, endpoint_url)
     from ftlib.inference import predict as answer
 
-    with called(str(found), folder):
+    with called(name, folder):
         predictions = answer(folder, _lines(sys.stdin.buffer), batch_size)
         if as_json:
             answers = [prediction.model_dump(mode="json") for prediction in predictions]
-            emit(answers, {**facts(found), "predictions": answers}, as_json)
+            emit(answers, {**about, "predictions": answers}, as_json)
             return
         for prediction in predictions:
             click.echo(prediction.line())
 
 
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "reglage" / "versions"
+def _located(
+    version: str, key: PublicKey | None, uri: str, endpoint_url: str | None
+) -> tuple[str, Path, dict[str, object]]:
+    """Return what answers, its folder, and what --json says of it. A bare word is a model's name, never a folder's."""
+    if "/" in version:
+        if not (folder := user_path(version)).is_dir():
+            raise ModelError(f"{version!r} is no folder here; give one that was pulled, or a version as name@3")
+        if key:
+            raise RecipeError(f"--key: {version} is a folder, whose signature is in the registry; give a version")
+        return version, folder, {"folder": str(folder.absolute())}
+    opened = open_registry(uri, endpoint_url)
+    found = opened.resolve(version)
+    folder = make_cache(user_cache() / "versions") / found.manifest
+    opened.pull(found, folder, key)
+    return str(found), folder, facts(found)
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:

@@ -11,7 +11,7 @@ import click
 from flows.cli_aliases import history, promote, rollback
 from flows.cli_export import export
 from flows.cli_upkeep import fsck, gc
-from flows.console import emit, json_option
+from flows.console import UserPath, emit, json_option
 from flows.registry_view import (
     aliases_of,
     facts,
@@ -25,13 +25,14 @@ from ftlib.counted import counted
 from ftlib.errors import IntegrityError
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import PublicKey
+from ftlib.results import UNDEFINED
 from ftlib.storage import open_store
 from ftlib.versions import Manifest, Version
 
 
 @click.group()
 def registry() -> None:
-    """Published versions and what their aliases mean."""
+    """List, check, copy and collect published versions, and move what their aliases mean."""
 
 
 for command in (promote, rollback, history, fsck, gc, export):
@@ -87,7 +88,7 @@ def show(version: str, uri: str, endpoint_url: str | None, as_json: bool) -> Non
 
 @registry.command()
 @version_argument
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.argument("folder", type=UserPath(file_okay=False), required=False)
 @key_option
 @registry_options
 @json_option
@@ -156,7 +157,11 @@ def _print_version(version: Version, manifest: Manifest) -> None:
     if any(file.path.startswith("adapter/") for file in manifest.files):
         click.echo("adapter/ holds the adapter beside the model: README.md says how to load it over the base")
     for title, columns, rows in (
-        ("metrics on the test split", ["metric", "value"], [[k, f"{v:.4f}"] for k, v in manifest.metrics.items()]),
+        (
+            "metrics on the test split",
+            ["metric", "value"],
+            [[k, UNDEFINED if v is None else f"{v:.4f}"] for k, v in manifest.metrics.items()],
+        ),
         ("lineage", ["what", "value"], list(_flat(manifest.lineage))),
         ("files", ["path", "MB", "sha256"], [[f.path, f"{f.bytes / 1e6:.2f}", f.sha256[:12]] for f in manifest.files]),
     ):

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.prefect_server import TemporaryServer, user_has_server
+from flows.prefect_server import TemporaryServer, check_user_server, settings, user_has_server
 from flows.quiet import log_to, quiet_libraries
 from ftlib.recipe_file import load_recipe
 from ftlib.workspace import Workspace, exclusive
@@ -60,6 +60,9 @@ def _run(start: Callable[[], "State[Any]"], folder: Path) -> object:
     server = None if user_has_server() else TemporaryServer(folder / "prefect-server.log")
     if server:
         server.use()
+        settings()
+    else:
+        check_user_server()
 
     from flows.terminal import say_on_stderr, shown, stoppable
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.cli_interpolate import model_folder
-from flows.console import emit, json_option, stdout_console
+from flows.console import UserPath, emit, json_option, stdout_console
 from flows.registry_view import called, registry_options
 from flows.results_table import Line, print_results
 from ftlib.bootstrap import Resampling
@@ -24,13 +24,23 @@ if TYPE_CHECKING:
 @click.option(
     "--tasks-from",
     "folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=UserPath(exists=True, file_okay=False),
     help="A folder of tasks as YAML. Such a file may name Python code that is run.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first examples of each task.")
-@click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True)
 @click.option(
-    "--confidence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.95, show_default=True
+    "--resamples",
+    type=click.IntRange(min=100),
+    default=1000,
+    show_default=True,
+    help="Of the bootstrap.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of the intervals and the verdicts.",
 )
 @registry_options
 @json_option

@@ -29,10 +29,20 @@ def fsck(deep: bool, uri: str, endpoint_url: str | None, as_json: bool) -> None:
 @click.command()
 @click.option("--delete", is_flag=True, help="Condemn and delete; without it nothing is written.")
 @click.option(
-    "--grace", type=float, default=7.0, show_default=True, metavar="DAYS", help="How long garbage is watched."
+    "--grace",
+    type=float,
+    default=7.0,
+    show_default=True,
+    metavar="DAYS",
+    help="How long garbage is watched before it is deleted.",
 )
 @click.option(
-    "--lease", type=float, default=1.0, show_default=True, metavar="DAYS", help="How long a silent publisher is."
+    "--lease",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="DAYS",
+    help="How long a publisher may be silent before it counts as dead.",
 )
 @registry_options
 @json_option

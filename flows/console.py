@@ -22,10 +22,12 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
+from ftlib.config import user_path
 from ftlib.errors import Interrupted, ReglageError
 from ftlib.urls import redacted
 
@@ -34,6 +36,19 @@ if TYPE_CHECKING:
 
 _PIPED_WIDTH = 10_000
 """Columns; rich would fold tables at 80, and half a digest on the next line is of no use to `grep` and `cut`."""
+
+
+class UserPath(click.Path):
+    """A path on the command line or in a variable; `~` is the user's home, which a shell does not see in --work=~/x."""
+
+    def __init__(self, **allowed: bool) -> None:
+        """Take what `click.Path` does."""
+        super().__init__(path_type=Path, **allowed)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Expand it."""
+        return super().convert(user_path(value), param, ctx)
+
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout; everything else goes to stderr."
@@ -180,7 +195,8 @@ def _message(error: Exception) -> str:
 def _said(error: Exception) -> str:
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "reglage"
-        return f"{error.format_message()} (see `{command} --help`)"
+        said = error.format_message().rstrip(".")
+        return f"{said[:1].lower()}{said[1:]}; see `{command} --help`"  # as all other errors are written
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, click.Abort):

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flows.console import stdout_console
-from flows.prefect_server import server_home, user_has_server
+from flows.prefect_server import check_user_server, server_home, user_has_server
 from flows.run_record import installed_versions
-from ftlib.config import Config
+from ftlib.config import Config, user_path
+from ftlib.errors import ReglageError
 from ftlib.urls import redacted, secret_in
 
 NEEDED_BYTES = 5_000_000_000
@@ -52,7 +53,7 @@ def _machine() -> Iterator[Finding]:
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         yield Finding(what="gpu", ok=True, found=names)
     else:
-        yield Finding(what="gpu", ok=True, found="none that torch sees; training uses the processor")
+        yield Finding(what="gpu", ok=True, found="none that torch sees: compute.use_gpu would be refused here")
 
 
 def _places(work: Path, registry: str) -> Iterator[Finding]:
@@ -70,7 +71,7 @@ def _places(work: Path, registry: str) -> Iterator[Finding]:
         said = f"{redacted(registry)}: try it with `reglage registry probe`"
         yield Finding(what="registry", ok=not secret, found=f"it is {secret}" if secret else said, remedy=remedy)
     else:
-        yield _writable("registry", Path(registry))
+        yield _writable("registry", user_path(registry))
 
 
 def _writable(what: str, folder: Path) -> Finding:
@@ -92,19 +93,12 @@ def _existing(folder: Path) -> Path:
 
 
 def _prefect() -> Finding:
-    if not user_has_server():
-        return Finding(
-            what="prefect", ok=True, found=f"each run starts a server of its own; its records are in {server_home()}"
-        )
-    import urllib.request
-
-    from prefect.settings import get_current_settings
-
-    url = str(get_current_settings().api.url)
-    shown = redacted(url)
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):
-            return Finding(what="prefect", ok=True, found=f"{shown} answers")
-    except OSError as error:
-        remedy = "start it with `prefect server start`, or unset PREFECT_API_URL"
-        return Finding(what="prefect", ok=False, found=f"{shown} does not answer ({error})", remedy=remedy)
+        if user_has_server():
+            return Finding(what="prefect", ok=True, found=f"{check_user_server()} answers")
+    except ReglageError as error:
+        found, _, remedy = str(error).partition("; ")
+        return Finding(what="prefect", ok=False, found=found, remedy=remedy)
+    return Finding(
+        what="prefect", ok=True, found=f"each run starts a server of its own; its records are in {server_home()}"
+    )

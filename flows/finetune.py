@@ -10,6 +10,7 @@ from prefect.states import Completed
 
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
 from flows.pipeline import find_best, prepare
+from flows.quiet import one_line_errors
 from flows.run_page import PageProgress, show_report
 from flows.run_record import RunRecord, installed_versions
 from ftlib.artifacts import Refusal
@@ -19,6 +20,8 @@ from ftlib.stages.report import ReportJob
 from ftlib.workspace import Workspace, exclusive
 from tasks.publish import register, report
 from tasks.runner import Runner
+
+one_line_errors()
 
 
 def _run_name() -> str:

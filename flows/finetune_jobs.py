@@ -54,6 +54,7 @@ def preprocess_job(
         dataset=recipe.datasets[name],
         model=model,
         tokenizer=model.tokenizer,
+        reads=model.reads,
         guards=tuple(Guard(raw=raw[other], dataset=recipe.datasets[other]) for other in others),
         trains=trains,
         used=used,

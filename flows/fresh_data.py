@@ -63,7 +63,6 @@ def list_sources(r: Recipe, store: Store, path: Path) -> Listing:
         check_vanished(changes, dataset.limits.vanished, f"datasets.{name}")
         seen[name] = Seen(changes=changes, sequence=state.sequence)
     listing = Listing(seen=seen)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, listing.model_dump_json().encode())
     return listing
 
@@ -98,8 +97,9 @@ def news(r: Recipe, listing: Listing, data: Data, champion: InPlace | None, fold
         raw, places = data.raw[name], fresh_places(data.raw[name], changes)
         known = champion.rows(name, folder) if champion and folder else None
         rows, gone = len(rows_from(raw, places)), None
-        if known is not None:
-            rows, gone = compare_rows(raw, data.prepared[name], places, known)
+        if champion and known is not None:
+            unread = {place for place in places if raw.files[place].sha256 not in champion.has_read(name)}
+            rows, gone = compare_rows(raw, data.prepared[name], unread, known)
         now = profile_rows(raw, r.datasets[name], places)
         drifts = drift(champion.profile(name), now, r.retrain.drift) if champion else ()
         found[name] = News(changes=changes, fresh_rows=rows, gone_rows=gone, drifts=drifts)

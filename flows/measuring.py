@@ -7,6 +7,7 @@ from pathlib import Path
 from flows import finetune_jobs as jobs
 from ftlib.artifacts import Candidate, Checkpoint, EvalReport, PreparedDataset, RawDataset
 from ftlib.config import LABELED, Split
+from ftlib.identity import identities
 from ftlib.model_folder import find_model, labels_of
 from ftlib.recipe import Recipe
 from ftlib.recipe_parts import ModelRef
@@ -35,12 +36,16 @@ def measure(
 ) -> list[EvalReport] | None:
     """Measure the model in `folder` under a name; `raw` is asked for once it is known to fit.
 
-    None for a model without a head for these rows, or whose head does not know one of the labels `asked`.
+    None for a model without a head for these rows, or whose head does not know one of the labels `asked`, or knows one
+    of them twice.
     """
     model = find_model(ModelRef(path=str(folder.absolute())))
     kind = recipe.phases[0].objective.needs
     labels = labels_of(folder) if kind in LABELED else ()
-    if kind in LABELED and (not labels or {*asked} - {*labels}):
+    known = identities(labels)
+    if kind in LABELED and (not labels or identities(asked).keys() - known.keys()):
+        return None
+    if asked and len(known) < len(labels):  # as one was made that held `True` and `true` for two labels
         return None
     start = stages.base(BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed))
     if start.fresh_head:

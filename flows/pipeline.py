@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from flows import finetune_jobs as jobs
 from flows.ray_when_needed import RayWhenNeeded
+from flows.rows_page import show_rows
 from ftlib.artifacts import (
     Candidate,
     Candidates,
@@ -21,12 +22,14 @@ from ftlib.config import Config
 from ftlib.evidence import Evidence
 from ftlib.model_folder import find_model
 from ftlib.pins import pin
-from ftlib.preflight import check_labels, check_registry, check_writing
+from ftlib.preflight import check_labels, check_registry, check_rule, check_writing, spelling_notes
+from ftlib.progress import note
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.merge_plan import check_patterns
+from ftlib.training.resources import check_resources
 from ftlib.training_rows import UsedRows
 from tasks.assess import evaluate, interpolate, select
 from tasks.data import ingest, preprocess
@@ -49,14 +52,23 @@ def prepare(
     run: Runner,
     files: Mapping[str, tuple[FileVersion, ...]] | None = None,
     used: Mapping[str, UsedRows] = MappingProxyType({}),
+    names: Sequence[str] = (),
 ) -> Data:
-    """Ingest and preprocess; `files` instead of what the sources list now, `used` of each instead of all rows."""
+    """Ingest and preprocess; `files` instead of what the sources list now, `used` of each instead of all rows.
+
+    `names` are the labels of a version that this one is to replace: they are called as there.
+    """
     check_registry(r)
     model = find_model(r.model)
+    check_resources(r, Path(model.uri))
     pins = {name: pin(dataset.source, run.work) for name, dataset in r.datasets.items()} if files is None else files
     raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
     prepared = {name: run(preprocess, jobs.preprocess_job(r, name, raw, model, used.get(name))) for name in r.datasets}
-    labels = check_labels(r, prepared)
+    show_rows(r.name, raw, prepared)
+    labels = check_labels(r, prepared, names)
+    for words in spelling_notes(prepared, labels):
+        note("labels", words)
+    check_rule(r, prepared)
     check_writing(r, prepared, Path(model.uri))
     return Data(model=model, raw=raw, prepared=prepared, labels=labels)
 

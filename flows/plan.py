@@ -21,6 +21,7 @@ from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.select import select
+from ftlib.training.resources import check_resources
 from ftlib.training.speed import Speed, measured_speed, training_flops
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace
@@ -186,8 +187,9 @@ class Planner:
 
 
 def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunPlan:
-    """Plan a run. Raises ModelError or DataError where the run would."""
+    """Plan a run. Raises RecipeError, ModelError or DataError where the run would."""
     planner = Planner(recipe, work, find_model(recipe.model), prepare)
+    check_resources(recipe)
     prepared = planner.data()
     trail = planner.trail(prepared)
     planner.rest(trail, prepared)
@@ -196,6 +198,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
         return plan
     from ftlib.training.footprint import footprint  # torch, which what comes before does not need
 
+    check_resources(recipe, Path(planner.model.uri))
     labels = len(check_labels(recipe, prepared))
     last = recipe.phases[-1]
     again = [last.model_copy(update={"name": f"{last.name}-seed{seed}"}) for seed in recipe.interpolation.seeds]

@@ -3,21 +3,25 @@
 Nothing moves unless `approve` is on: without it a run shows what would change. The registry decides who wins.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.run_page import artifact_key
+from flows.quiet import one_line_errors
+from flows.run_page import artifact_key, show_markdown
 from ftlib.errors import StorageError
 from ftlib.markdown import escaped
 from ftlib.model_registry import AliasEntry, ModelRegistry
 from ftlib.model_registry.aliases import AliasLog
+from ftlib.results import UNDEFINED
 from ftlib.storage import open_store
 from ftlib.versions import model_name
+
+one_line_errors()
 
 
 def _run_name() -> str:
@@ -135,16 +139,18 @@ def _show(opened: ModelRegistry, model: str, alias: str, before: AliasEntry | No
         f"| test split | {f'version {before.version}, in place' if before else 'none in place'} | version {version} |"
     )
     cells = [
-        f"| {escaped(metric)} | {_number(old.get(metric))} | {_number(new.get(metric))} |"
-        for metric in sorted({*old, *new})
+        f"| {escaped(metric)} | {_number(old, metric)} | {_number(new, metric)} |" for metric in sorted({*old, *new})
     ]
     note = "\n\nEach was measured in its own run: on other rows, if the data changed between them."
-    create_markdown_artifact(
-        key=artifact_key("alias", model, alias),
-        markdown="\n".join([head, "|---|---|---|", *cells]) + note,
-        description=f"{model}@{alias}: what it means and what it would mean",
+    show_markdown(
+        artifact_key("alias", model, alias),
+        "\n".join([head, "|---|---|---|", *cells]) + note,
+        f"{model}@{alias}: what it means and what it would mean",
     )
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _number(metrics: Mapping[str, float | None], name: str) -> str:
+    value = metrics.get(name)
+    if value is None:
+        return UNDEFINED if name in metrics else "–"
+    return f"{value:.4f}"

@@ -2,8 +2,12 @@
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
+
+from ftlib.errors import ReglageError
+from ftlib.storage.files import private_folder
 
 
 def quiet_libraries() -> None:
@@ -21,11 +25,13 @@ def quiet_libraries() -> None:
 
 
 def log_to(path: Path) -> None:
-    """Send all logging and warnings that would go to the terminal to a file; call it after prefect is imported."""
+    """Send all logging and warnings that would go to the terminal to a file; call it after prefect is imported.
+
+    Where it cannot be written, one line says so, and what it would have held is dropped.
+    """
     from prefect.logging.handlers import PrefectConsoleHandler
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _opened(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     known = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
     for logger in [logging.root, *known]:
@@ -40,6 +46,33 @@ def log_to(path: Path) -> None:
     warnings.simplefilter("default")
 
 
+class _LogFile(logging.FileHandler):
+    """A file whose refusal is one line: logging itself prints a traceback a record, over the run's last words."""
+
+    _refused = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._refused:
+            self._refused = True
+            _say_refused(Path(self.baseFilename), error)
+
+
+def _opened(path: Path) -> logging.Handler:
+    try:
+        private_folder(path.parent)
+        return _LogFile(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        _say_refused(path, error)
+        return logging.NullHandler()
+
+
+def _say_refused(path: Path, error: OSError) -> None:
+    print(f"reglage: {path}: {error.strerror}; it goes on without this log", file=sys.stderr)
+
+
 def _diverting(file: logging.Handler) -> type[logging.Logger]:
     """Return the class of loggers to come, of libraries imported later: they take `file` in place of the terminal."""
 
@@ -48,3 +81,26 @@ def _diverting(file: logging.Handler) -> type[logging.Logger]:
             super().addHandler(file if type(hdlr) is logging.StreamHandler else hdlr)
 
     return Diverting
+
+
+class _OneLine(logging.Filter):
+    """Leaves the stack out of what Prefect logs of an error that is the user's to mend; a bug keeps it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ReglageError):
+            said = record.getMessage()
+            if repr(error) not in said:
+                return False  # the engine, which says a second time that the run ended as it did
+            record.msg = said.replace(repr(error), str(error))
+            record.args, record.exc_info, record.exc_text = None, None, None
+        return True
+
+
+_ONE_LINE = _OneLine()
+
+
+def one_line_errors() -> None:
+    """Let our own errors be a line in a run's log and on the worker's console. Call it where a flow is defined."""
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_ONE_LINE)

@@ -12,11 +12,14 @@ from prefect.states import Completed
 from flows.approval import Approval, asks_a_person, one_at_a_time
 from flows.challenge import challenge, settle
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
-from flows.retrain_page import show_retraining
-from flows.run_page import PageProgress
+from flows.quiet import one_line_errors
+from flows.retrain_page import markdown, show_retraining
+from flows.run_page import PageProgress, report_url
 from ftlib.progress import listen
 from ftlib.workspace import Workspace, exclusive
 from tasks.runner import Runner
+
+one_line_errors()
 
 
 def _run_name() -> str:
@@ -48,7 +51,9 @@ def retrain(
         found = challenge(r, run, str(flow_run.id))
     show_retraining(found, run.work)
     if found.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process
-        approval = suspend_flow_run(wait_for_input=Approval.asking(found), timeout=Approval.seconds)
+        approval = suspend_flow_run(
+            wait_for_input=Approval.asking(markdown(found, report_url(r.name))), timeout=Approval.seconds
+        )
     with one_at_a_time(r.publish.name):
         found = settle(r, run, found, approval)
     found.write(run.work.root / "runs" / r.name)

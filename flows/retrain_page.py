@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
-
 from flows.challenge import Challenge
 from flows.console import stdout_console
-from flows.run_page import artifact_key
+from flows.rows_page import ledgers, rows_lines, rows_markdown, rows_record
+from flows.run_page import artifact_key, show_markdown
 from ftlib.artifacts import Ledger
+from ftlib.counted import counted
 from ftlib.markdown import escaped, table
-from ftlib.results import interval_text, results, text_table
+from ftlib.results import Difference, interval_text, results, text_table
 from ftlib.workspace import Workspace, write_durably
 
 
@@ -19,9 +19,8 @@ def show_retraining(found: Challenge, work: Workspace) -> None:
     """Put the page on the run, where a model's retrainings form a timeline, and into the run's folder."""
     text = markdown(found)
     name = found.recipe.publish.name
-    create_markdown_artifact(key=artifact_key("retrain", name), markdown=text, description=f"Retraining of {name}")
+    show_markdown(artifact_key("retrain", name), text, f"Retraining of {name}")
     folder = work.root / "runs" / found.recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "retrain.md", text.encode())
 
 
@@ -35,8 +34,10 @@ def print_retraining(found: Challenge, work: Path) -> None:
         console.print(f"trained because {escape(str(found.worth))}", soft_wrap=True, style="dim")
     for name, changes in found.changes.items():
         console.print(f"{name}: {changes}", soft_wrap=True, style="dim")
+    for line in rows_lines(_ledgers(found)):
+        console.print(line, soft_wrap=True, style="dim")
     for d in found.differences:
-        console.print(f"{d.evaluation}/{d.metric}  {interval_text(d.estimate)}  {d.verdict}")
+        console.print(f"{d.evaluation}/{d.metric}  {'  '.join(_compared(d))}".rstrip())
     if found.version:
         console.print(f"challenger {found.version.name}@{found.version.version} in {found.version.registry}")
     if found.report:
@@ -61,6 +62,7 @@ def as_record(found: Challenge) -> dict[str, Any]:
             }
             for name, changes in found.changes.items()
         },
+        "rows": rows_record(_ledgers(found)),
         "champion": found.champion and found.champion.model_dump(mode="json"),
         "differences": [d.model_dump(mode="json") for d in found.differences],
         "version": found.version and found.version.model_dump(mode="json"),
@@ -68,9 +70,16 @@ def as_record(found: Challenge) -> dict[str, Any]:
     }
 
 
-def markdown(found: Challenge) -> str:
-    """Return the page's text."""
-    return "\n\n".join(_parts(found)) + "\n"
+def _ledgers(found: Challenge) -> dict[str, Ledger]:
+    return ledgers(found.evidence.raw, found.evidence.prepared) if found.evidence else {}
+
+
+def markdown(found: Challenge, report: str | None = None) -> str:
+    """Return the page's text, with a link to the challenger's report where it has an address."""
+    return (
+        "\n\n".join([*_parts(found), *([f"[The challenger's report, with its plots]({report})"] if report else [])])
+        + "\n"
+    )
 
 
 def _parts(found: Challenge) -> Iterator[str]:
@@ -84,13 +93,13 @@ def _parts(found: Challenge) -> Iterator[str]:
             + table(
                 [
                     ["evaluation", "metric", "challenger - champion", ""],
-                    *([d.evaluation, d.metric, interval_text(d.estimate), d.verdict] for d in found.differences),
+                    *([d.evaluation, d.metric, *_compared(d)] for d in found.differences),
                 ]
             )
         )
     yield "## What is new\n\n" + table(_news(found))
     if found.evidence:
-        yield "## Rows\n\n" + table(_rows(found))
+        yield "## Rows\n\n" + rows_markdown(found.evidence.raw, found.evidence.prepared)
         yield "## Measured on the report splits\n\n" + table(
             text_table(
                 results(
@@ -100,9 +109,42 @@ def _parts(found: Challenge) -> Iterator[str]:
                 )
             )
         )
+        if slices := _slices(found):
+            yield (
+                "## Slices\n\nThe challenger beside the champion, where their first metric differs most on top.\n\n"
+                + table(slices)
+            )
     if found.version:
         place = f"version {found.champion.version} was in place" if found.champion else "none was in place"
         yield f"Challenger: {found.version.name}@{found.version.version} in {found.version.registry}; {place}."
+
+
+def _compared(d: Difference) -> list[str]:
+    """Return a difference and its verdict; of two that answer alike there is nothing to be undecided about."""
+    if d.identical_rows:
+        return [f"identical answers on {counted(d.identical_rows, 'row')}", ""]
+    return [interval_text(d.estimate), d.verdict]
+
+
+def _slices(found: Challenge) -> list[list[str]]:
+    """Return both models on every slice, by the evaluation's first metric; empty where no format names slices."""
+    if found.evidence is None:
+        return []
+    recipe, chosen = found.evidence.recipe, found.evidence.selection.chosen.name
+    ours = {m.evaluation: m.slices for report in found.evidence.final for m in report.measured if m.candidate == chosen}
+    theirs = {m.evaluation: m.slices for report in found.champion_cells for m in report.measured}
+    rows: list[tuple[float, list[str]]] = []
+    for evaluation, slices in ours.items():
+        metric = recipe.evaluations[evaluation].metrics[0].name
+        for name, facts in slices.items():
+            mine = facts.metrics.get(metric)
+            before = theirs.get(evaluation, {}).get(name)
+            other = before and before.metrics.get(metric)
+            apart = abs(mine.value - other.value) if mine and other else 0.0
+            cells = [evaluation, name, str(facts.rows), metric, interval_text(mine), interval_text(other)]
+            rows.append((apart, cells))
+    head = ["evaluation", "slice", "rows", "metric", "challenger", "champion"]
+    return [head, *(cells for _, cells in sorted(rows, key=lambda row: -row[0]))] if rows else []
 
 
 def _news(found: Challenge) -> list[list[str]]:
@@ -114,20 +156,6 @@ def _news(found: Challenge) -> list[list[str]]:
         drifts = "; ".join(str(drift) for drift in of.drifts) if of else ""
         rows.append([name, *counts, str(of.fresh_rows) if of else "not read", drifts or "–"])
     return rows
-
-
-def _rows(found: Challenge) -> list[list[str]]:
-    rows = [["dataset", "step", "rows in", "kept", "dropped"]]
-    if found.evidence:
-        for name in found.evidence.raw:
-            rows.append([name, "ingest", *_ledger(found.evidence.raw[name].ledger)])
-            rows.append([name, "preprocess", *_ledger(found.evidence.prepared[name].ledger)])
-    return rows
-
-
-def _ledger(ledger: Ledger) -> list[str]:
-    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in ledger.dropped.items())
-    return [str(ledger.rows_in), str(ledger.kept), dropped or "none"]
 
 
 def _list(lines: Sequence[str]) -> str:

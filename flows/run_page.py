@@ -2,22 +2,37 @@
 
 import base64
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+import httpx
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.utilities.context import get_task_and_flow_run_ids
+from prefect.utilities.urls import url_for
+from rich.text import Text
 
+from flows.terminal import facts_line, restart_line, stage_line
 from ftlib.artifacts import Report
 from ftlib.progress import Progress
-from ftlib.training.curves import RESTART
+from ftlib.training.curves import RESTART, STEPS
+from tasks.runner import STAGE
 
 EVERY_SECONDS = 5.0
+EVERY_SHARE = 0.1
+"""Of a training's steps: how often the run's log gets a line."""
 LARGEST_MARKDOWN = 2_000_000
 """Bytes; beyond that the plots are left out, since the page loads the whole artifact."""
 
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+_BAR = 20
 
 
 def artifact_key(*words: str) -> str:
@@ -25,34 +40,114 @@ def artifact_key(*words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
 
 
+def show_markdown(key: str, markdown: str, description: str) -> None:
+    """Put a text on this run's page, in place of what it showed there under that key, also before it was suspended."""
+    task_run, run = get_task_and_flow_run_ids()
+    with get_client(sync_client=True) as client:
+        if there := _of_this_run(client, key):
+            client.update_artifact(there, ArtifactUpdate(data=markdown, description=description))
+            return
+        artifact = ArtifactCreate(type="markdown", key=key, description=description, data=markdown)
+        client.create_artifact(artifact.model_copy(update={"flow_run_id": run, "task_run_id": task_run}))
+
+
+def _of_this_run(client: SyncPrefectClient, key: str) -> UUID | None:
+    _, run = get_task_and_flow_run_ids()
+    of_run = ArtifactFilterFlowRunId(any_=[run] if run else [])
+    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=of_run)
+    return next((found.id for found in client.read_artifacts(artifact_filter=wanted, limit=1)), None)
+
+
+@dataclass
+class _Going:
+    """A stage that is going on."""
+
+    began: float
+    first: int
+    """Steps that were done when it was first heard of: a resumed training begins in the middle."""
+    facts: dict[str, float] = field(default_factory=dict[str, float])
+    """The last of each: a sign of life has the loss of a step or that of a validation."""
+    shown: float = 0.0
+    logged: float = 0.0
+
+
 @dataclass
 class PageProgress:
-    """A progress listener that keeps one number per stage on the run page, written every few seconds at most."""
+    """A progress listener that keeps one text per stage on the run page, and writes the run's log.
+
+    It needs the task's context on the thread that emits (`ftlib.training.curves.follow` carries it there); what
+    belongs to no task is left out.
+    """
 
     run: str
-    _shown: dict[str, tuple[UUID, float]] = field(default_factory=dict[str, tuple[UUID, float]])
+    _going: dict[str, _Going] = field(default_factory=dict[str, _Going])
 
     def __call__(self, sign: Progress) -> None:
         """Take a sign of life from a stage."""
-        if (
-            sign.unit == RESTART or sign.total <= 1 or TaskRunContext.get() is None
-        ):  # from a thread that belongs to no task
+        if sign.unit in (STAGE, RESTART):
+            line = stage_line(sign) if sign.unit == STAGE else restart_line(sign)
+            get_run_logger().info(re.sub(" {3,}", "  ", Text.from_markup(line).plain))
             return
-        percent = 100.0 * sign.done / sign.total
-        known = self._shown.get(sign.stage)
-        if known is None:
+        if sign.total <= 1 or TaskRunContext.get() is None:
+            return
+        now, share = monotonic(), sign.done / sign.total
+        going = self._going.setdefault(sign.stage, _Going(began=now, first=sign.done))
+        going.facts |= sign.facts
+        sign, ended = replace(sign, facts=going.facts), sign.done >= sign.total
+        if not going.shown or ended or now - going.shown > EVERY_SECONDS:
+            going.shown = now
             key = artifact_key("progress", self.run, sign.stage)
-            created = create_progress_artifact(progress=percent, key=key, description=_facts(sign))
-            if isinstance(created, UUID):
-                self._shown[sign.stage] = (created, monotonic())
-        elif sign.done >= sign.total or monotonic() - known[1] > EVERY_SECONDS:
-            update_progress_artifact(artifact_id=known[0], progress=percent, description=_facts(sign))
-            self._shown[sign.stage] = (known[0], monotonic())
+            with suppress(httpx.HTTPError):  # a server that is away for a moment must not end a training
+                show_markdown(key, progress_markdown(sign, self._left(sign)), progress_line(sign, self._left(sign)))
+        if sign.unit == STEPS and (ended or share - going.logged >= EVERY_SHARE):
+            going.logged = share
+            get_run_logger().info(progress_line(sign, self._left(sign)))
+
+    def _left(self, sign: Progress) -> float | None:
+        """Return the seconds that are left at the speed so far, or None where nothing is known of it yet."""
+        going = self._going[sign.stage]
+        done = sign.done - going.first
+        return (sign.total - sign.done) * (monotonic() - going.began) / done if done > 0 else None
+
+
+def progress_line(sign: Progress, left: float | None) -> str:
+    """Say how far a stage is: `train tune 40/85 steps  loss 0.412  samples/s 2.9  2 min left`."""
+    words = [f"{sign.stage} {sign.done:,}/{sign.total:,} {sign.unit}", facts_line(sign)]
+    return "  ".join(word for word in [*words, _left_words(left) if sign.done < sign.total else ""] if word)
+
+
+def progress_markdown(sign: Progress, left: float | None) -> str:
+    """Return the same as a text that grows with what is known: curves will stand below the table."""
+    return "\n\n".join(_progress_parts(sign, left)) + "\n"
+
+
+def _progress_parts(sign: Progress, left: float | None) -> Iterator[str]:
+    share = min(1.0, sign.done / sign.total)
+    full = round(share * _BAR)
+    yield f"`{'█' * full}{'░' * (_BAR - full)}` **{share:.0%}** of {sign.stage}"
+    facts = {"done": f"{sign.done:,} of {sign.total:,} {sign.unit}"}
+    facts |= {name.replace("_", " "): f"{value:.4g}" for name, value in sign.facts.items()}
+    if left is not None and sign.done < sign.total:
+        facts["time"] = _left_words(left)
+    yield "\n".join(["| | so far |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def _left_words(left: float | None) -> str:
+    if left is None:
+        return ""
+    return f"{left:.0f} s left" if left < 120 else f"{left / 60:.0f} min left"
 
 
 def show_report(run: str, report: Report) -> None:
     """Put the report's tables and plots on the run page; reports of one recipe form a timeline."""
-    create_markdown_artifact(key=artifact_key("report", run), markdown=inlined(report), description=f"Report of {run}")
+    show_markdown(artifact_key("report", run), inlined(report), f"Report of {run}")
+
+
+def report_url(run: str) -> str | None:
+    """Return the address of this run's report in Prefect's pages; None where it has none, or they have no address."""
+    with get_client(sync_client=True) as client:
+        there = _of_this_run(client, artifact_key("report", run))
+    return url_for("artifact", obj_id=there) if there else None
 
 
 def inlined(report: Report) -> str:
@@ -68,8 +163,3 @@ def inlined(report: Report) -> str:
 
     whole = re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[^)]+)\)", data_uri, markdown)
     return whole if len(whole) <= LARGEST_MARKDOWN else markdown
-
-
-def _facts(sign: Progress) -> str:
-    facts = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in sign.facts.items())
-    return f"{sign.stage}: {sign.done} of {sign.total} {sign.unit}" + (f" ({facts})" if facts else "")

@@ -41,7 +41,6 @@ class RunRecord(Config):
 
     def write(self, folder: Path) -> Path:
         """Write `run.json` and `report.html`, each whole or not at all; return the path of the page."""
-        folder.mkdir(parents=True, exist_ok=True)
         page = folder / "report.html"
         write_durably(page, (self.report.path / self.report.html).read_bytes())
         write_durably(folder / "run.json", self.model_dump_json(indent=1).encode())

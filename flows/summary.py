@@ -5,6 +5,7 @@ from typing import Any
 
 from flows.console import stdout_console
 from flows.results_table import Line, print_results
+from flows.rows_page import ledgers, rows_lines, rows_record
 from flows.run_record import RunRecord
 from ftlib.artifacts import ModelVersion, Refusal
 from ftlib.counted import counted
@@ -25,6 +26,8 @@ def print_summary(record: RunRecord, work: Path) -> None:
     console.print(f"{found.selection.why}\n", style="dim")
     if record.all_done_before():
         console.print("every stage was done already; nothing changed")
+    for line in rows_lines(ledgers(found.raw, found.prepared)):
+        console.print(line, soft_wrap=True)
     console.print(f"report     {_report_page(record, work)}", soft_wrap=True)
     console.print(_outcome(record.result, found.recipe.publish), soft_wrap=True)
     if record.wall_seconds:
@@ -46,6 +49,7 @@ def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
         "chosen": found.selection.chosen.name,
         "alpha": found.selection.chosen.alpha,
         "why": found.selection.why,
+        "rows": rows_record(ledgers(found.raw, found.prepared)),
         "report": str(_report_page(record, work)),
         "version": version and version.model_dump(mode="json"),
         "pull": version and _pull_command(version, found.recipe.publish.to),

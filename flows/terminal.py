@@ -11,15 +11,20 @@ from time import monotonic
 from types import FrameType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from ftlib.counted import counted, some
 from ftlib.errors import Interrupted
-from ftlib.progress import Progress, listen
+from ftlib.progress import NOTE, Progress, listen
+from ftlib.rows import reasons, remedies
 from ftlib.training.curves import RESTART
-from tasks.runner import STAGE
+from tasks.runner import DROPPED, SPELT, STAGE
 
 LINE_EVERY_SECONDS = 10.0
+_NAMED = 3
+"""Special tokens that a line names."""
 GRACE_SECONDS = 5.0
 """How long a stopped run may take to end by itself; a hard end loses nothing, since half-made output is invisible."""
 
@@ -57,10 +62,10 @@ class TerminalBars:
         if sign.unit == STAGE:
             for name in [name for name in self._open if name.startswith(sign.stage.split(" ")[0])]:
                 self.bars.remove_task(self._open.pop(name))
-            self.bars.console.print(stage_line(sign))
+            self.bars.console.print(stage_line(sign), soft_wrap=True)
             return
-        if sign.unit == RESTART:
-            self.bars.console.print(restart_line(sign))
+        if sign.unit in (RESTART, NOTE):
+            self.bars.console.print(restart_line(sign) if sign.unit == RESTART else note_line(sign))
             return
         if sign.stage not in self._open:
             self._open[sign.stage] = self.bars.add_task(sign.stage, total=sign.total, facts="")
@@ -77,28 +82,43 @@ class Lines:
     def __call__(self, sign: Progress) -> None:
         """Take a sign of life."""
         if sign.unit == STAGE:
-            self.console.print(stage_line(sign))
+            self.console.print(stage_line(sign), soft_wrap=True)
         elif sign.unit == RESTART:
             self.console.print(restart_line(sign))
+        elif sign.unit == NOTE:
+            self.console.print(note_line(sign), soft_wrap=True)
         elif monotonic() - self._last.setdefault(sign.stage, monotonic()) > LINE_EVERY_SECONDS:
             self._last[sign.stage] = monotonic()
             self.console.print(f"  {sign.stage}  {sign.done}/{sign.total} {sign.unit}  {facts_line(sign)}".rstrip())
 
 
 def stage_line(sign: Progress) -> str:
-    """Say that a stage is done, now or before."""
+    """Say that a stage is done, now or before; rows that it dropped with the reasons, and what to do about them."""
     when = "done before" if sign.facts.get("done_before") else f"{sign.facts.get('seconds', 0.0):.1f} s"
+    dropped = {name.removeprefix(DROPPED): int(n) for name, n in sign.facts.items() if name.startswith(DROPPED)}
     if "rows_in" in sign.facts:
         when += f", {sign.facts['rows_kept']:,.0f} of {sign.facts['rows_in']:,.0f} rows kept"
+    if dropped:
+        when += f": {reasons(dropped)}"
+    spelt = [(name.removeprefix(SPELT), rows) for name, rows in sign.facts.items() if name.startswith(SPELT)]
+    if spelt:
+        tokens = [f"{escape(token)} in {counted(int(rows), 'row')}" for token, rows in spelt]
+        when += f", texts spell special tokens: {some(tokens, _NAMED)}"
     if "resumed_from_step" in sign.facts:
         when += f", resumed from step {sign.facts['resumed_from_step']:.0f}"
-    return f"[green]✓[/] {sign.stage:<36} [dim]{when}[/]"
+    told = [f"\n  [yellow]{escape(remedy)}[/]" for remedy in remedies(dropped)]
+    return f"[green]✓[/] {sign.stage:<36} [dim]{when}[/]{''.join(told)}"
 
 
 def restart_line(sign: Progress) -> str:
     """Say that workers began again: one was lost, or the run had been stopped."""
     where = f"goes on from step {sign.done}" if sign.done else "starts again: there was no checkpoint yet"
     return f"[yellow]↻[/] {sign.stage:<36} [dim]a worker was lost or the run was stopped; training {where}[/]"
+
+
+def note_line(sign: Progress) -> str:
+    """Say in words what a user should know."""
+    return f"[yellow]![/] {escape(sign.text)}"
 
 
 def facts_line(sign: Progress) -> str:

@@ -108,10 +108,14 @@ class FoundModel(Identified):
     """The sha256 over the weight files and config."""
     tokenizer: str
     """The sha256 over the tokenizer's files."""
+    generation: str = ""
+    """The sha256 of generation_config.json, which is handed on beside the weights; empty where there is none."""
+    reads: str = ""
+    """The sha256 over what config.json says but for labels and files: how far it reads, and which tokens, follows."""
 
     def digest(self) -> str:
-        """Return the digest of weights and tokenizer together."""
-        return digest([self.weights, self.tokenizer])
+        """Return the digest of all that is handed on: weights, tokenizer and generation settings."""
+        return digest([self.weights, self.tokenizer, *([self.generation] if self.generation else [])])
 
 
 class SplitFacts(Config):
@@ -138,15 +142,18 @@ class PreparedDataset(Artifact):
     kind: BatchKind
     labels: tuple[str, ...]
     """Sorted label strings over all splits; empty where the kind has none."""
+    spellings: dict[str, dict[str, int]] = {}
+    """Rows by spelling of the labels that are written in several ways, or with invisible characters, by their name."""
     splits: dict[Split, SplitFacts]
     ledger: Ledger
     leaked: int
     """Training rows dropped because an evaluation set holds the same text, or nearly the same."""
     profile: Profile = Profile()
     """What the training rows look like: what later rows are compared with, by `ftlib.drift.drift`."""
-    pad_token_id: int
     tokenizer: str
     """The digest of the tokenizer that made the ids."""
+    special_tokens: dict[str, int] = {}
+    """The tokenizer's special tokens that rows' texts spell, and in how many rows each."""
 
     def digest(self) -> str:
         """Return the digest of the token ids and labels."""
@@ -164,6 +171,9 @@ class Checkpoint(Artifact):
     parent: str | None
     """The `weights` this one was trained from, i.e. theta0; None for a base model."""
     tokenizer: str
+    """The digest of the tokenizer whose files lie beside the weights."""
+    config: str = ""
+    """The digest of config.json and generation_config.json beside them; empty in records of before it was kept."""
     phase: str
     """The phase that made it; `base` for the base model with its new head."""
     fresh_head: bool
@@ -175,8 +185,8 @@ class Checkpoint(Artifact):
     """What the run measured: steps, epochs, final and best loss, samples per second, world size, peak memory."""
 
     def digest(self) -> str:
-        """Return the digest of the tensors."""
-        return self.weights
+        """Return the digest of all that its folder hands on: equal tensors beside another tokenizer are another one."""
+        return digest([self.weights, self.tokenizer, self.config, list(self.labels)])
 
 
 class Candidate(Identified):
@@ -220,14 +230,21 @@ class Candidate(Identified):
         everyone = (self.start, self.end, *self.siblings)
         return tuple(everyone[i] for i in self.merge.inputs(len(everyone)))
 
+    @property
+    def weights(self) -> str:
+        """Return the digest of the tensors: what is a byte copy keeps its source's."""
+        return self._of([part.weights for part in self.parts])
+
     def digest(self) -> str:
-        """Return the digest of the weights: what is a byte copy keeps its source's."""
-        parts = self.parts
-        if self.merge is None:
-            return self.end.weights
-        if (source := self.merge.whole_copy()) is not None:
-            return parts[source].weights
-        return digest(["merge", self.merge.version, identify(self.merge), [part.weights for part in parts]])
+        """Return the digest of the tensors and of all that lies beside them; a byte copy has its source's."""
+        return self._of([part.digest() for part in self.parts])
+
+    def _of(self, parts: list[str]) -> str:
+        source = 0 if self.merge is None else self.merge.whole_copy()
+        if source is not None:
+            return parts[source]
+        assert self.merge is not None
+        return digest(["merge", self.merge.version, identify(self.merge), [*parts]])
 
 
 class Candidates(Artifact):
@@ -241,11 +258,19 @@ class Candidates(Artifact):
 
 
 class Estimate(Config):
-    """A metric with its confidence interval, in the metric's own unit."""
+    """A metric with its confidence interval, in the metric's own unit; or why these rows do not define it."""
 
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
+    undefined: str = ""
+    """What the rows lack where there is no value."""
+
+    def numbers(self) -> tuple[float, float, float] | None:
+        """Return low, value and high; None where the metric is undefined."""
+        if self.low is None or self.value is None or self.high is None:
+            return None
+        return self.low, self.value, self.high
 
 
 class SliceFacts(Config):
@@ -260,7 +285,7 @@ class Measured(Config):
 
     candidate: str
     weights: str
-    """The candidate's digest."""
+    """The digest of the candidate's tensors."""
     alpha: float | None
     """None where the candidate is not a point of an interpolation."""
     evaluation: str

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ftlib.artifacts import RawDataset
-from ftlib.cleaning import clean, text_key
-from ftlib.config import Split
+from ftlib.cleaning import clean
+from ftlib.config import LABELED, Split
+from ftlib.identity import text_key
 from ftlib.prepared import SPLITS
 from ftlib.profile import Profile, Profiler
 from ftlib.recipe_parts import Dataset
@@ -29,6 +30,8 @@ class Assignment:
     """A split, or the reason why the row is dropped."""
     keys: list[bytes]
     """The key of each row's text; empty for a row without one."""
+    spellings: Counter[str] = field(default_factory=Counter[str])
+    """Rows by label as it is written."""
 
     def held_out(self) -> set[bytes]:
         """Return the keys of the texts in validation and test."""
@@ -54,7 +57,8 @@ def assign(raw: RawDataset, dataset: Dataset, where: str) -> Assignment:
     a held-out one; otherwise the split follows from the text, and copies of a text share it anyway.
     """
     _need_columns(raw, dataset, where)
-    places, keys, rows = _scan(raw, dataset)
+    spellings: Counter[str] = Counter()
+    places, keys, rows = _scan(raw, dataset, spellings)
     if dataset.split.column or dataset.key:
         _settle(rows, split_rows(dataset.split, [row for _, row in rows]), places)
         rows = [(i, row) for i, row in rows if places[i] in SPLITS]
@@ -65,7 +69,7 @@ def assign(raw: RawDataset, dataset: Dataset, where: str) -> Assignment:
             _drop_copies(rows, places)
             rows = [(i, row) for i, row in rows if not places[i]]
         _settle(rows, split_rows(dataset.split, [row for _, row in rows]), places)
-    return Assignment(places, keys)
+    return Assignment(places, keys, spellings)
 
 
 def profile_rows(raw: RawDataset, dataset: Dataset, files: Collection[int] | None = None) -> Profile:
@@ -91,8 +95,13 @@ def _need_columns(raw: RawDataset, dataset: Dataset, where: str) -> None:
         need_column(dataset.split.column, raw.columns, f"{where}.split")
 
 
-def _scan(raw: RawDataset, dataset: Dataset) -> tuple[list[str], list[bytes], list[tuple[int, Keyed]]]:
-    """Return every row's place so far (a reason or nothing), its key, and the rows that are examples."""
+def _scan(
+    raw: RawDataset, dataset: Dataset, spellings: Counter[str]
+) -> tuple[list[str], list[bytes], list[tuple[int, Keyed]]]:
+    """Return every row's place so far (a reason or nothing), its key, and the rows that are examples.
+
+    Labels are counted in `spellings`, as they are written.
+    """
     column = dataset.split.column
     places: list[str] = []
     keys: list[bytes] = []
@@ -103,6 +112,8 @@ def _scan(raw: RawDataset, dataset: Dataset) -> tuple[list[str], list[bytes], li
         if isinstance(example, Example):
             key = text_key(example.text)
             value = values.get(column) if column else None
+            if dataset.format.yields in LABELED:
+                spellings.update(example.labels)
             label = labels.setdefault(example.label, example.label)  # one text for all its rows, not one for each
             rows.append((i, Keyed(row_id, key, label, value, _own_key(dataset, values))))
             places.append("")

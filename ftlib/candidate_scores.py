@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ftlib.artifacts import Candidate, EvalReport, Measured
 from ftlib.bootstrap import Resampling, resamples
-from ftlib.errors import RecipeError
+from ftlib.counted import counted
+from ftlib.errors import DataError, RecipeError
 from ftlib.metrics.base import MetricBase
 from ftlib.outcomes import Outcomes
 from ftlib.recipe_parts import Evaluation
@@ -94,7 +95,8 @@ def scores(
 ) -> Scores:
     """Return the sum of `evaluation/metric` times its weight; a metric whose lower is better counts negatively.
 
-    Raises RecipeError if a metric was not measured for every candidate, StorageError if a table is gone.
+    Resamples on which a metric is undefined for one of the candidates are left out. Raises RecipeError if a metric was
+    not measured for every candidate, DataError if it is undefined for one, StorageError if a table is gone.
     """
     import numpy as np
 
@@ -106,16 +108,31 @@ def scores(
     shown: tuple[float, ...] = ()
     for path, (metric, cells) in found.items():
         weights[path] = signed = terms[path] if metric.higher_is_better else -terms[path]
-        shown = tuple(cell.metrics[metric.name].value for cell in cells)
+        shown = tuple(_value(path, metric, cell) for cell in cells)
         merits += signed * np.array(shown)
         # Draws depend on seed and rows: two evaluations with as many rows must not share them, or they look related.
         draws = Resampling(count, evaluations[origin[path]].confidence, seed + list(evaluations).index(origin[path]))
         for i, cell in enumerate(cells if len(members) > 1 else ()):
             resampled[i] += signed * resamples(metric, load(cell), draws)
+    resampled = resampled[:, ~np.isnan(resampled).any(axis=0)]
+    if not resampled.shape[1]:
+        raise DataError(
+            f"select: {' and '.join(terms)}: no resample of the rows defines it for every candidate; add rows"
+        )
     confidence = evaluations[next(iter(origin.values()))].confidence
     if len(terms) == 1:
         return Scores(next(iter(terms)), shown, merits, resampled, confidence)
     return Scores(_words(weights), tuple(merits.tolist()), merits, resampled, confidence, summed=True)
+
+
+def _value(path: str, metric: MetricBase, cell: Measured) -> float:
+    estimate = cell.metrics[metric.name]
+    if estimate.value is None:
+        raise DataError(
+            f"select: {path!r} is undefined for {cell.candidate} on the {counted(cell.rows, f'{cell.split} row')} of "
+            f"evaluation {cell.evaluation!r}: {estimate.undefined}; add such rows, or choose by another metric"
+        )
+    return estimate.value
 
 
 def _words(weights: Mapping[str, float]) -> str:

@@ -1,8 +1,7 @@
-"""Text as it is trained on, and the key by which two texts count as the same."""
+"""Text as it is trained on. When two texts count as the same says `ftlib.identity`."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 
@@ -23,13 +22,3 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
         return " ".join(text.split())
     text = "\n".join(line.rstrip() for line in text.splitlines())
     return _MANY_LINES.sub("\n\n", text).strip("\n")
-
-
-def text_key(text: str) -> bytes:
-    """Return 16 bytes that are equal for texts that differ only in case and white space."""
-    return hashlib.blake2b(fold(text).encode(), digest_size=16).digest()
-
-
-def fold(text: str) -> str:
-    """Return the text without differences of case and white space."""
-    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from ftlib.errors import RecipeError
 
 BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions"]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some."""
@@ -14,6 +18,9 @@ LABELED: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled", "tagged"}
 
 LANGUAGE: frozenset[BatchKind] = frozenset({"tokens", "completions"})
 """Kinds that a causal language model answers: it predicts the last `supervised` tokens of a row, one by one."""
+
+READS_ONE_PLACE: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled", "scored"})
+"""Kinds whose head reads one place of a row, which padding and end tokens can move; all others read every token."""
 
 
 class Span(TypedDict):
@@ -33,6 +40,9 @@ class Span(TypedDict):
     """Whether there may be no answer, so that the row's first token, which is no text's, is one like any other."""
 
 
+SpecialTokens = Literal["split", "keep"]
+"""How a user's text that spells one of the tokenizer's special tokens is read: as characters, or as that token."""
+
 Target = str | int | float | tuple[str | None, ...] | Span | None
 """What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, a span of them."""
 
@@ -48,3 +58,14 @@ class Config(BaseModel):
     """A frozen value: a typo is an error that names its path, and no stage can change what another one reads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path that a user wrote; `~` is their home, and that of a user who is not there a folder's name.
+
+    Raises RecipeError where there is no home: a folder named `~` is what nobody meant.
+    """
+    found = os.path.expanduser(path)  # Path.expanduser raises for an unknown user
+    if found == "~" or found.startswith("~/"):
+        raise RecipeError(f"{path}: no home folder is known here; write the whole path or set HOME")
+    return Path(found)

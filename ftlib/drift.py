@@ -8,17 +8,19 @@ is 0.02.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from pydantic import Field
 
 from ftlib.config import Config, Fraction
+from ftlib.counted import some
+from ftlib.identity import NONE, identity
 from ftlib.profile import OTHERS, Profile
 
 _BINS = 10
 """Into which lengths are gathered for PSI, with equal shares of the earlier rows."""
-_NAMED = 5
 
 
 class DriftLimits(Config):
@@ -51,8 +53,7 @@ class Drift(Config):
         words = [f"{self.feature}: PSI {self.psi:.3f}, distance {self.distance:.3f}"]
         for what, values in (("vanished", self.vanished), ("appeared", self.appeared)):
             if values:
-                more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
-                words.append(f"{what}: {', '.join(values[:_NAMED])}{more}")
+                words.append(f"{what}: {some(values)}")
         return "; ".join(words)
 
 
@@ -115,7 +116,16 @@ def _gathered(before: Mapping[int, int], now: Mapping[int, int]) -> tuple[list[i
     return earlier, later
 
 
+def _by_identity(counts: Mapping[str, int]) -> Counter[str]:
+    """Add up the rows of values that are one: an earlier profile may know them under several spellings."""
+    found: Counter[str] = Counter()
+    for name, rows in counts.items():
+        found[identity(name) or NONE] += rows
+    return found
+
+
 def _values(feature: str, before: Mapping[str, int], now: Mapping[str, int], limits: DriftLimits) -> Drift:
+    before, now = _by_identity(before), _by_identity(now)
     names = sorted(before.keys() | now.keys())
     index = psi([before.get(name, 0) for name in names], [now.get(name, 0) for name in names])
     rows = sum(before.values()), sum(now.values())

@@ -14,7 +14,7 @@
 
 A message names what, got, allowed, and the remedy, in that order. To add an error, subclass its category; keep
 `__init__` as it is: errors cross Ray and Prefect as pickles, and an extra parameter breaks that silently.
-A gate that says no is not here: it is a normal result (`Selection.refusal`).
+A gate that says no is not here: it is a normal result (`Refusal`).
 """
 
 from __future__ import annotations
@@ -86,3 +86,14 @@ class Interrupted(ReglageError):
     """Stopped on request; the next run goes on from the last checkpoint."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says, in one line: its first, unless that only announces the next.
+
+    Errors without a message, and a KeyError, whose message is the bare key, are named with their type.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines or isinstance(error, KeyError):
+        return repr(error).splitlines()[0]
+    return next((line for line in lines if not line.endswith(":")), lines[0])

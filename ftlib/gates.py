@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError
 from ftlib.recipe_parts import Limits
 from ftlib.rows import BadRow
+
+_ASKED_FOR = frozenset(("missing_value", "wrong_type", "not_allowed"))
+"""Reasons whose column is one that the recipe names."""
 
 
 @dataclass
@@ -39,6 +42,11 @@ class Tally:
         if row.column is not None:
             self.blamed[row.reason, row.column] += 1
 
+    @property
+    def lost(self) -> int:
+        """Return how many bad rows there are; a header that is repeated between rows is none."""
+        return self.bad.total() - self.bad["repeated_header"]
+
     def dropped(self) -> dict[str, int]:
         """Return how many rows are not kept for each reason."""
         return dict(sorted((self.bad + Counter(self.replaced)).items()))
@@ -52,23 +60,29 @@ def check_budgets(limits: Limits, tally: Tally, where: str) -> None:
         raise DataError(
             f"{where}: more than {limits.max_bytes} bytes of rows; take some files out or raise limits.max_bytes"
         )
-    bad = tally.bad.total()
-    if limits.bad_row_count is not None and bad > limits.bad_row_count:
+    if limits.bad_row_count is not None and tally.lost > limits.bad_row_count:
         raise DataError(
-            f"{where}: {bad} of the first {tally.rows_in} rows cannot be read, allowed {limits.bad_row_count}: "
-            f"{_what_is_wrong(tally)}; correct the rows or raise limits.bad_row_count"
+            f"{where}: {tally.lost} of the first {tally.rows_in} rows cannot be read, allowed {limits.bad_row_count}: "
+            f"{_what_is_wrong(tally)}; {_remedy(tally, 'limits.bad_row_count')}"
         )
 
 
 def check_bad_rows(limits: Limits, tally: Tally, where: str, quarantine: Path) -> None:
     """Raise DataError if the share of bad rows is larger than allowed."""
-    bad = tally.bad.total()
-    share = bad / max(tally.rows_in, 1)
+    share = tally.lost / max(tally.rows_in, 1)
     if share > limits.bad_rows:
         raise DataError(
-            f"{where}: {bad} of {tally.rows_in} rows ({share:.1%}) cannot be read, allowed {limits.bad_rows:.1%}: "
-            f"{_what_is_wrong(tally)}; all are in {quarantine}: correct them or raise limits.bad_rows"
+            f"{where}: {tally.lost} of {tally.rows_in} rows ({share:.1%}) cannot be read, allowed "
+            f"{limits.bad_rows:.1%}: {_what_is_wrong(tally)}; all are in {quarantine}: "
+            f"{_remedy(tally, 'limits.bad_rows')}"
         )
+
+
+def _remedy(tally: Tally, limit: str) -> str:
+    """Say what to do; a higher limit is no remedy where it would lose just the rows of some kind, or most of them."""
+    if tally.bad["invalid_utf8"] * 2 > tally.lost:
+        return "write the text as UTF-8 (a higher limit would lose just the rows with such characters)"
+    return "correct the rows" if tally.lost * 2 > tally.rows_in else f"correct the rows or raise {limit}"
 
 
 def check_kept(limits: Limits, kept: int, files: int, where: str) -> None:
@@ -84,10 +98,12 @@ def _what_is_wrong(tally: Tally) -> str:
     """Return one clause for each reason; a column that is wrong in every row is schema drift, and said alone."""
     for (reason, column), count in tally.blamed.items():
         if count == tally.rows_in:
-            return f"{reason} in 100 % of the rows: {tally.first[reason].detail} (is {column!r} its name?)"
+            ask = f" (is {column!r} its name?)" if reason in _ASKED_FOR else ""
+            return f"{reason} in 100 % of the rows: {tally.first[reason].detail}{ask}"
     return "; ".join(
         f"{count} {reason}, first {row.uri}:{row.line} ({row.detail})"
         for reason, count in tally.bad.most_common()
+        if reason != "repeated_header"
         for row in [tally.first[reason]]
     )
 
@@ -107,11 +123,8 @@ def check_labels_of(limits: Limits, labels: Mapping[str, int], where: str) -> No
     """Raise DataError for a label with fewer training rows than asked for."""
     few = {label: rows for label, rows in labels.items() if rows < limits.rows_per_label}
     if few:
-        counts = ", ".join(
-            f"{label!r} has {rows}" for label, rows in sorted(few.items(), key=lambda f: (f[1], f[0]))[:5]
-        )
-        more = f" and {counted(len(few) - 5, 'label')} more" if len(few) > 5 else ""
+        counts = [f"{label!r} has {rows}" for label, rows in sorted(few.items(), key=lambda f: (f[1], f[0]))]
         raise DataError(
-            f"{where}: labels with fewer than {limits.rows_per_label} training rows: {counts}{more}; "
+            f"{where}: labels with fewer than {limits.rows_per_label} training rows: {some(counts)}; "
             "add rows, map these labels to others or lower limits.rows_per_label"
         )

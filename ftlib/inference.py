@@ -162,24 +162,22 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterato
 def _logits(model: Any, kind: BatchKind, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
     """Return what the model says of each piece: logits by label, or by token and label, its own tokens alone."""
     import torch
-    from torch.nn.utils.rnn import pad_sequence
 
-    from ftlib.training.heads import head_of
+    from ftlib.training.collate import Collator
+    from ftlib.training.padding import own_logits
 
+    collate = Collator.of(model)
     answers: dict[int, Tensor] = {}
     order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i].ids))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        ids = [torch.tensor(pieces[row].ids) for row in rows]
-        inputs = {"input_ids": ids, "attention_mask": [torch.ones_like(one) for one in ids]}
+        inputs = {"input_ids": [pieces[row].ids for row in rows]}
         if all(segments := [_segments(pieces[row]) for row in rows]):
-            inputs["token_type_ids"] = [torch.tensor(one) for one in segments]
+            inputs["token_type_ids"] = segments
         with torch.inference_mode():
-            said = model(**{name: pad_sequence(one, batch_first=True) for name, one in inputs.items()})
-        logits = head_of(kind).logits(said).double()
-        answers.update(
-            (row, one if one.ndim == 1 else one[: len(pieces[row].ids)]) for row, one in zip(rows, logits, strict=True)
-        )
+            said = model(**collate(inputs))
+        own = own_logits(kind, said, [len(ids) for ids in inputs["input_ids"]])
+        answers.update((row, one.double()) for row, one in zip(rows, own, strict=True))
     return [answers[row] for row in range(len(pieces))]
 
 

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+FOUND = ("l2", "l2_chosen_on")
+"""Facts of a training that the recipe left open; they depend on its rows alone, so equal runs say the same."""
+
 _SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
@@ -76,8 +79,17 @@ def lineage(
             "merge": chosen.merge.model_dump(mode="json") if chosen.merge else None,
             "warnings": list(warnings),
         },
+        "found": _found(evidence),
         "code": code_facts(),
     }
+
+
+def _found(evidence: Evidence) -> dict[str, JsonValue]:
+    """Return what each phase chose for itself, by the phase's name."""
+    found: dict[str, dict[str, JsonValue]] = {
+        end.phase: {name: end.facts[name] for name in FOUND if name in end.facts} for end in evidence.checkpoints
+    }
+    return {phase: facts for phase, facts in found.items() if facts}
 
 
 def _files(raw: RawDataset) -> list[JsonValue]:

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ftlib.artifacts import Candidate, PreparedDataset, Selection
-from ftlib.config import BatchKind
+from ftlib.config import READS_ONE_PLACE, BatchKind
 from ftlib.counted import counted
 from ftlib.evidence import Evidence
 from ftlib.formats.question_answer import QuestionAnswer
 from ftlib.markdown import code, escaped, table
+from ftlib.model_folder import read_config
 from ftlib.model_usage import adapter_usage, usage
 from ftlib.recipe import REPORT, SELECTION, Recipe
 from ftlib.recipe_parts import Phase
@@ -57,7 +58,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 *_signatures(evidence),
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
                 "## How it was made",
-                "\n".join(f"{i}. {_phase(phase)}" for i, phase in enumerate(recipe.phases, start=1)),
+                "\n".join(f"{i}. {_phase(phase, evidence)}" for i, phase in enumerate(recipe.phases, start=1)),
                 f"{_interpolation(selection)} The rule, on the {SELECTION} splits: "
                 f"{escaped(selection.rule.rstrip('.'))}. Its reason: {escaped(selection.why.rstrip('.'))}.",
                 "## Data",
@@ -75,8 +76,10 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
 def _adapter(evidence: Evidence) -> list[str]:
     if not evidence.recipe.publish.adapter:
         return []
-    labels = len(evidence.selection.chosen.end.labels)
-    return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, labels)]
+    end = evidence.selection.chosen.end
+    pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.path / "model")]
+    pad = pads[1] if pads[0] != pads[1] and evidence.recipe.phases[-1].objective.needs in READS_ONE_PLACE else None
+    return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, len(end.labels), pad)]
 
 
 def _signatures(evidence: Evidence) -> list[str]:
@@ -116,7 +119,9 @@ def _front_matter(evidence: Evidence) -> str:
             )
             for cell in cells
             for kind, estimate in cell.metrics.items()
-        ],
+            if estimate.value is not None  # the Hub's index knows numbers only
+        ]
+        or None,
     )
     return data.to_yaml()
 
@@ -150,15 +155,17 @@ def _confidence(recipe: Recipe) -> str:
     return " and ".join(f"{100 * level:.4g} %" for level in levels)
 
 
-def _phase(phase: Phase) -> str:
+def _phase(phase: Phase, evidence: Evidence) -> str:
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
     if phase.tuning.kind == "linear_probe":
-        return f"{trained} (the head alone, on frozen features)."
+        facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
+        on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""
+        return f"{trained} (the head alone, on frozen features; l2 {facts.get('l2', '–')}{on})."
     return (
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
-        f"{optimizer.batch_size}, {optimizer.epochs:g} epochs."
+        f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
 
 

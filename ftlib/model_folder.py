@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from ftlib.artifacts import FoundModel
-from ftlib.errors import ModelError
+from ftlib.config import user_path
+from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
 from ftlib.recipe_parts import ModelRef
 from ftlib.tensor_files import PACKED, Span, TensorFile, only_once, read_header, read_tensors
@@ -33,6 +34,7 @@ TOKENIZER_FILES = (
 )
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *TOKENIZER_FILES]
 
+GENERATION_CONFIG = "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 
 # transformers >= 5.3 ignores the second, older ones ran code from it (CVE-2026-4372): nothing honest needs either.
@@ -43,6 +45,12 @@ _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementati
 _INDEX = "model.safetensors.index.json"
 _NOT_ALONE = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"}
 """Files of a tokenizer that are none without others."""
+
+
+_SAYS_NOTHING_OF_READING = (
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
+    *("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
+)
 
 
 def find_model(ref: ModelRef) -> FoundModel:
@@ -64,8 +72,15 @@ def find_model(ref: ModelRef) -> FoundModel:
         name=ref.path if ref.revision is None else f"{ref.path}@{ref.revision}",
         uri=str(folder),
         weights=digest([[path.name, file_digest(path)] for path in [folder / "config.json", *weight_files(folder)]]),
-        tokenizer=digest([[name, file_digest(folder / name)] for name in tokenizer]),
+        tokenizer=tokenizer_digest(folder),
+        generation=file_digest(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else "",
+        reads=_digest_of_config(read_config(folder)),
     )
+
+
+def _digest_of_config(config: dict[str, Any]) -> str:
+    says = {key: value for key, value in config.items() if key not in _SAYS_NOTHING_OF_READING}
+    return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()  # Infinity is honest here (Mamba)
 
 
 def check_model(folder: Path) -> None:
@@ -124,10 +139,15 @@ def _quantised(folder: Path, how: str) -> ModelError:
     )
 
 
+def _digest_of_config(config: dict[str, Any]) -> str:
+    says = {key: value for key, value in config.items() if key not in _SAYS_NOTHING_OF_READING}
+    return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()  # Infinity is honest here (Mamba)
+
+
 def _locate(ref: ModelRef) -> Path:
     if ref.path.startswith("package:"):
         return package_folder(ref.path)
-    folder = Path(ref.path).expanduser()
+    folder = user_path(ref.path)
     if folder.is_dir():
         return folder.absolute()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", ref.path) or ref.path.startswith("."):
@@ -163,9 +183,8 @@ def _from_hub(ref: ModelRef) -> Path:
     try:
         folder = Path(snapshot_download(ref.path, revision=ref.revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"model {ref.path!r}@{ref.revision} is no folder here and the hub did not give it: {reason}"
+            f"model {ref.path!r}@{ref.revision} is no folder here and the hub did not give it: {first_line(error)}"
         ) from error
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -334,6 +353,17 @@ def digest_of_tensors(tensors: Iterable[tuple[str, str, Sequence[int], str]]) ->
     """Return the digest of (name, dtype, shape, sha256 of the bytes), in any order."""
     lines = sorted((name, f"{name} {dtype} {list(shape)} {sha256}\n") for name, dtype, shape, sha256 in tensors)
     return hashlib.sha256("".join(line for _, line in lines).encode()).hexdigest()
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Return the sha256 over the names and bytes of the folder's tokenizer files."""
+    return digest([[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()])
+
+
+def config_digest(folder: Path) -> str:
+    """Return the sha256 over the folder's config.json and generation_config.json: what the tensors alone do not say."""
+    names = [name for name in ("config.json", GENERATION_CONFIG) if (folder / name).is_file()]
+    return digest([[name, file_digest(folder / name)] for name in names])
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -67,8 +67,8 @@ folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
 prompt = "some text" + {separator!r}
-plain = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-whole = tokenizer(prompt)["input_ids"]  # with what begins a text; some tokenizers also put a token behind it
+plain = tokenizer(prompt, add_special_tokens=False{split})["input_ids"]
+whole = tokenizer(prompt{split})["input_ids"]  # with what begins a text; some tokenizers also put a token behind it
 ids = torch.tensor([whole[: len(whole) - whole[::-1].index(plain[-1])]])
 end = tokenizer.eos_token_id
 model.generation_config = GenerationConfig(
@@ -93,9 +93,10 @@ def usage(recipe: Recipe) -> str:
 def _completions(recipe: Recipe, format: PromptCompletion) -> str:
     separator = format.before("")
     most = max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64
+    split = ", split_special_tokens=True" if format.special_tokens == "split" else ""
     between = f"the separator {code(repr(format.separator))}" if format.separator else "no separator"
     return (
-        _python(_COMPLETIONS.format(folder=_FOLDER, separator=separator, most=most))
+        _python(_COMPLETIONS.format(folder=_FOLDER, separator=separator, most=most, split=split))
         + f"\n\nA prompt is the text of the column {code(format.prompt)}, then {between}, with the token that begins a "
         "text where the tokenizer has one and without one that ends it. "
         + ("Blanks at the separator's end are left to the answer. " if separator != format.separator else "")
@@ -105,14 +106,15 @@ def _completions(recipe: Recipe, format: PromptCompletion) -> str:
     )
 
 
-def adapter_usage(recipe: Recipe, base: FoundModel, labels: int) -> str:
+def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: int | None = None) -> str:
     """Return Markdown that loads the version's adapter over the base model, with stock peft.
 
-    `labels` counts the head's; 0 for a head without.
+    `labels` counts the head's; 0 for a head without. `pad_token_id` is given where the base's config has another.
     """
     kind = recipe.phases[-1].objective.needs
     loader, (name, _, revision) = _CLASSES[kind], base.name.partition("@")
     head = f", num_labels={1 if kind == 'scored' else labels}" if kind == "scored" or labels else ""
+    head += "" if pad_token_id is None else f", pad_token_id={pad_token_id}"
     place = f'{_quoted(name)}, revision="{revision}"' if revision else '"path/to/the/base/model"'
     where = (
         ""

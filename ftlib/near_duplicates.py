@@ -1,10 +1,10 @@
 """Texts that are nearly the same: MinHash and locality-sensitive hashing find the candidates, exact Jaccard decides.
 
-A text stands for the set of its runs of five characters, after case and white space are folded. 128 minima of seeded
-hashes of that set (Broder 1997) are cut into bands; texts that share a band are candidates (Leskovec, Rajaraman &
-Ullman, chapter 3). Whether candidates are near copies is then decided on the sets themselves, so nothing is dropped
-that is less alike than asked; what is missed is what shares no band: less than 5 % of pairs at the threshold itself,
-next to none above it.
+A text stands for the set of its runs of five characters, after what `ftlib.identity.folded` calls one is one. 128
+minima of seeded hashes of that set (Broder 1997) are cut into bands; texts that share a band are candidates (Leskovec,
+Rajaraman & Ullman, chapter 3). Whether candidates are near copies is then decided on the sets themselves, so nothing is
+dropped that is less alike than asked; what is missed is what shares no band: less than 5 % of pairs at the threshold
+itself, next to none above it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ftlib.cleaning import fold
+from ftlib.identity import folded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,8 +60,7 @@ def shingles(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64
 
     A text shorter than a run is one run by itself.
     """
-    folded = [fold(text).ljust(SHINGLE, "\0") for text in texts]
-    encoded = [text.encode("utf-32-le") for text in folded]
+    encoded = [(folded(text) or "").ljust(SHINGLE, "\0").encode("utf-32-le") for text in texts]
     lengths = np.array([len(data) // 4 for data in encoded], np.int64)
     characters = np.frombuffer(b"".join(encoded), np.uint32).astype(np.uint64)
     hashes = np.zeros(max(len(characters) - SHINGLE + 1, 0), np.uint64)

@@ -1,4 +1,4 @@
-"""English passages of installed libraries: from docstrings, parsed and never imported, and from package descriptions.
+"""English passages of installed libraries: from docstrings and comments, never imported, and package descriptions.
 
 Everything depends on the installed versions alone: the same lock gives the same passages in the same order.
 """
@@ -10,16 +10,17 @@ import csv
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from ftlib.artifacts import FileVersion
-from ftlib.cleaning import clean, text_key
+from ftlib.cleaning import clean
 from ftlib.errors import DataError
 from ftlib.fingerprint import digest
+from ftlib.identity import text_key
 
 MASK = "library"
 """What stands for a masked name."""
@@ -93,6 +94,13 @@ class Library:
 
     def docstrings(self, limit: int) -> Iterator[Passage]:
         """Yield at most `limit` passages that read like English, from modules in the order of their paths' hashes."""
+        return self._passages(_module_docstrings, limit)
+
+    def comments(self, limit: int) -> Iterator[Passage]:
+        """Yield at most `limit` paragraphs of comments that have lines of their own, in the same order of modules."""
+        return self._passages(_module_comments, limit)
+
+    def _passages(self, of_module: Callable[[Path, str], Iterator[Passage]], limit: int) -> Iterator[Passage]:
         seen: set[bytes] = set()
         for file in sorted(self._files, key=lambda file: hashlib.sha256(file.path.encode()).digest()):
             path, parts = Path(str(self._distribution.locate_file(file.path))), file.path.split("/")
@@ -101,7 +109,7 @@ class Library:
             if int(file.size or 0) > _LARGEST_FILE or not path.is_file():
                 continue
             module = ".".join(parts).removesuffix(".py").removesuffix(".__init__")
-            fresh = [p for p in _module_docstrings(path, module) if text_key(p.text) not in seen]
+            fresh = [p for p in of_module(path, module) if text_key(p.text) not in seen]
             distinct = {text_key(passage.text): passage for passage in reversed(fresh)}
             chosen = list(reversed(distinct.items()))[: min(_PER_MODULE, limit - len(seen))]
             seen.update(key for key, _ in chosen)
@@ -165,6 +173,29 @@ def _module_docstrings(path: Path, module: str) -> Iterator[Passage]:
         text = _first_paragraph(ast.get_docstring(node) or "")
         if reads_like_english(text):
             yield Passage(text, module, getattr(node, "lineno", 1))
+
+
+# Strings are matched to be passed over: docstrings hold lines that begin with a hash, too.
+_COMMENTS = re.compile(
+    r"""(?P<lines>(?:^[ \t]*\#[^\n]*\n)+)|\#[^\n]*"""
+    r"""|(?s:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3})"""
+    r"""|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""",
+    re.M,
+)
+_LICENCE = re.compile(r"licen[cs]e|warrant", re.I)
+
+
+def _module_comments(path: Path, module: str) -> Iterator[Passage]:
+    source = path.read_text(encoding="utf-8", errors="replace")
+    for found in _COMMENTS.finditer(source):
+        if not found["lines"]:
+            continue
+        first = source.count("\n", 0, found.start())
+        body = "\n".join(line.strip().lstrip("#!").removeprefix(" ") for line in found["lines"].splitlines())
+        for line, block in _blocks(body):
+            text = clean(_plain(block))
+            if reads_like_english(text) and not _LICENCE.search(text):
+                yield Passage(text, module, first + line)
 
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

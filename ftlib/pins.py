@@ -32,11 +32,11 @@ def pin(source: Source, work: Workspace, listed: Sequence[ListedFile] | None = N
     """
     path = work.root / "pins" / f"{digest(identify(source))[:16]}.json"
     now = time.time()
-    files = source.pin(listed, _read(path))
-    pins = _Pins(at=now, files=tuple((file.uri, file.version, file.bytes, file.sha256) for file in files))
     with local_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, pins.model_dump_json().encode())
+        known = _read(path)
+    files = source.pin(listed, known)
+    pins = _Pins(at=now, files=tuple((file.uri, file.version, file.bytes, file.sha256) for file in files))
+    write_durably(path, pins.model_dump_json().encode())
     return files
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.config import LABELED, Split
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError, StorageError
+from ftlib.identity import places, published
 from ftlib.iob2 import completed
 from ftlib.model_registry import probe
 from ftlib.model_registry.signing import Signer
 from ftlib.prepared import longest_prompt, split_file
 from ftlib.recipe import REPORT, SELECTION, Recipe
 
-_NAMED = 5
-"""Labels that a message names."""
 
-
-def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
+def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the labels that training sees, sorted; empty for a recipe without labels.
+
+    Of a label's spellings the most frequent in the training datasets is published, unless a version that is to be
+    replaced has it among its `names`; if these are all the same labels, they keep that version's order.
 
     Raises DataError if an evaluation has nothing to measure on, if there is one class only, or if an evaluation holds
     labels that training never sees: no model of this run could get such a row right.
@@ -37,21 +38,47 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tup
     training = recipe.training_datasets()
     if any(prepared[name].kind not in LABELED for name in training):
         return ()
-    seen = tuple(sorted({label for name in training for label in prepared[name].splits["train"].labels}))
+    counts: Counter[str] = Counter()
+    for name in training:
+        for label, rows in prepared[name].splits["train"].labels.items():
+            counts.update(prepared[name].spellings.get(label, {label: rows}))
+    seen = tuple(sorted({*published(counts, names).values()}))
     if any(prepared[name].kind == "tagged" for name in training):
         seen = completed(seen)
     if len(seen) < 2 and recipe.phases[0].objective.needs != "multi_labeled":
         found = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
         raise DataError(f"training rows have {found}; a classifier needs at least two")
+    _check_asked(recipe, prepared, seen)
+    return tuple(names) if sorted(names) == list(seen) else seen
+
+
+def _check_asked(recipe: Recipe, prepared: Mapping[str, PreparedDataset], seen: Sequence[str]) -> None:
     for name, evaluation in recipe.evaluations.items():
         splits = prepared[evaluation.dataset].splits
-        unseen = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels} - set(seen))
+        asked = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels})
+        unseen = [label for label, place in zip(asked, places(asked, seen), strict=True) if place is None]
         if unseen:
             raise DataError(
-                f"evaluations.{name}: labels that training never sees: {_some(unseen)}; training has {_some(seen)}: "
+                f"evaluations.{name}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
                 "map or drop these rows, or train on some of them"
             )
-    return seen
+
+
+def spelling_notes(
+    prepared: Mapping[str, PreparedDataset], labels: Sequence[str], called: str = "published as"
+) -> tuple[str, ...]:
+    """Say of every label that is written in other ways than its name which they are, and how it is `called`."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for dataset, data in sorted(prepared.items()):
+        kept = sum((Counter(facts.labels) for facts in data.splits.values()), Counter[str]())
+        for name, place in zip(data.labels, places(data.labels, labels), strict=True):
+            for spelling, rows in data.spellings.get(name, {name: kept[name]}).items():
+                if place is not None and spelling != labels[place]:
+                    found[labels[place]].append(f"{spelling!r} ({counted(rows, 'row')} of {dataset})")
+    return tuple(
+        f"label {name!r} is also written {', '.join(others)}: one label, {called} {name!r}"
+        for name, others in sorted(found.items())
+    )
 
 
 def check_room(name: str, max_new_tokens: int, prompts: Path, model: Path) -> None:
@@ -59,16 +86,32 @@ def check_room(name: str, max_new_tokens: int, prompts: Path, model: Path) -> No
 
     `name` is the evaluation's; `prompts` is the split's file, `model` the folder with the model's config.
     """
-    config = json.loads((model / "config.json").read_bytes())
-    positions = config.get("max_position_embeddings")
-    if not max_new_tokens or positions is None:
+    if not max_new_tokens:
         return
-    longest = longest_prompt(prompts)
-    if longest + max_new_tokens > positions:
+    from ftlib.training.model_limits import limits_of
+
+    positions, longest = limits_of(model).positions, longest_prompt(prompts)
+    if positions is not None and longest + max_new_tokens > positions:
         raise DataError(
             f"evaluations.{name}: after a prompt of {longest} tokens, max_new_tokens: {max_new_tokens} goes beyond the "
             f"{positions} that the model reads; lower it, or the format's max_tokens"
         )
+
+
+def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
+    """Raise DataError if the rule goes by a metric that its rows cannot define; before anything is trained.
+
+    It looks at how many rows have each label. What only the rows' texts or scores tell is found when it is measured.
+    """
+    rule = recipe.select
+    for path in (rule.by, *filter(None, [rule.subject_to]), *rule.plus) if rule.rule != "fixed" else ():
+        name, metric = recipe.metric(path)
+        facts = prepared[recipe.evaluations[name].dataset].splits[SELECTION]
+        if not metric.may_be_defined(facts.rows, facts.labels):
+            raise DataError(
+                f"select: {path!r} is undefined on the {counted(facts.rows, f'{SELECTION} row')} of evaluation "
+                f"{name!r}: {metric.undefined_where}; add such rows, or choose by another metric"
+            )
 
 
 def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], model: Path) -> None:
@@ -77,11 +120,6 @@ def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], model
         for split in (SELECTION, REPORT):
             file = split_file(prepared[evaluation.dataset].path, split)
             check_room(name, evaluation.max_new_tokens, file, model)
-
-
-def _some(labels: tuple[str, ...] | list[str]) -> str:
-    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
-    return ", ".join(labels[:_NAMED]) + more
 
 
 def check_registry(recipe: Recipe) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+NOTE = "note"
+"""The unit of a sign that is words."""
+
 _listeners: list[Callable[[Progress], None]] = []
 
 
@@ -23,12 +26,20 @@ class Progress:
     unit: str
     facts: dict[str, float] = field(default_factory=dict[str, float])
     """Numbers worth showing beside the bar, for example loss and samples_per_second."""
+    text: str = ""
+    """What a note says."""
 
 
 def emit(stage: str, done: int, total: int, unit: str, **facts: float) -> None:
     """Tell all listeners; cheap enough for every step."""
     for listener in _listeners:
         listener(Progress(stage, done, total, unit, facts))
+
+
+def note(stage: str, text: str) -> None:
+    """Tell all listeners in words what a user should know and need not do anything about."""
+    for listener in _listeners:
+        listener(Progress(stage, 1, 1, NOTE, text=text))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from ftlib.interpolation.wise_ft import WiseFT
 from ftlib.metrics import Metric
 from ftlib.metrics.answer_scores import AnswerScore
 from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Phase, Publish, Retrain, Select, SplitPolicy
+from ftlib.sources.installed_text import InstalledText
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.tuning.lora import LoRA
 from ftlib.urls import secret_in
@@ -137,6 +138,10 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
             yield f"datasets.{name}: no phase and no evaluation uses it; remove it"
         if dataset.updated and not dataset.key:
             yield f"datasets.{name}.updated: orders the versions of a key, and there is no key: add one or remove it"
+        dropped = set[str]() if isinstance(dataset.source, InstalledText) else {*dataset.source.drop_columns}
+        read = {*dataset.format.columns, *dataset.columns, dataset.key, dataset.updated, split.column}
+        if both := dropped & read:
+            yield f"datasets.{name}.source.drop_columns: {_these(map(str, both))} is read; leave it in"
         if split.by in SplitPolicy.needs_column and not split.column:
             yield f"datasets.{name}.split: by {split.by!r} needs a column"
         if split.by not in SplitPolicy.needs_column and split.column:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
+from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.recipe import Recipe
 
@@ -23,7 +24,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError whose message has one line per problem, each with its path in the recipe.
     """
-    data = read_yaml(Path(path))
+    data = read_yaml(user_path(path))
     for override in overrides:
         _override(data, override)
     try:
@@ -175,7 +176,9 @@ def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> I
     match problem["type"]:
         case "extra_forbidden":
             fields = sorted(_fields(location[:-1], schema))
-            yield f"{where}: unknown field{_did_you_mean(str(location[-1]), fields)}; allowed: {', '.join(fields)}"
+            name = str(location[-1])
+            hint = _called_here(name, fields) or _did_you_mean(name, fields)
+            yield f"{where}: unknown field{hint}; allowed: {', '.join(fields)}"
         case "missing":
             yield f"{where}: required, but absent"
         case "union_tag_invalid":
@@ -247,6 +250,51 @@ def _resolve(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
         if "$ref" in branch:
             return _resolve(branch, root)
     return found
+
+
+def _called_here(name: str, fields: Iterable[str]) -> str:
+    """Say what another library's name for a setting is called in a recipe; empty for a name that none of them has."""
+    path = _ELSEWHERE.get(name.lower())
+    if path is None:
+        return ""
+    *_, last = path.split(".")
+    return f"; did you mean {last!r}?" if last in fields else f"; here that is {path}"
+
+
+_ELSEWHERE = {
+    theirs: path
+    for path, names in {
+        "model.path": "model_name_or_path model_name pretrained_model_name_or_path base_model",
+        "phases.*.optimizer.learning_rate": "lr max_lr peak_lr adam_lr",
+        "phases.*.optimizer.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
+        "phases.*.optimizer.batch_size": "per_device_train_batch_size train_batch_size global_batch_size bs",
+        "compute.micro_batch_size": "gradient_accumulation_steps micro_batch per_device_batch_size",
+        "phases.*.optimizer.warmup": "warmup_ratio warmup_steps num_warmup_steps",
+        "phases.*.optimizer.schedule": "lr_scheduler_type lr_scheduler scheduler",
+        "phases.*.optimizer.weight_decay": "wd l2_decay",
+        "phases.*.optimizer.clip_norm": "max_grad_norm gradient_clip_val grad_clip clip_grad_norm",
+        "phases.*.optimizer.beta1": "adam_beta1",
+        "phases.*.optimizer.beta2": "adam_beta2",
+        "phases.*.optimizer.epsilon": "adam_epsilon eps",
+        "phases.*.tuning.rank": "lora_r r lora_rank",
+        "phases.*.tuning.alpha": "lora_alpha",
+        "phases.*.tuning.dropout": "lora_dropout",
+        "phases.*.tuning.targets": "target_modules lora_target lora_target_modules",
+        "phases.*.objective.label_smoothing": "label_smoothing_factor",
+        "phases.*.early_stopping.patience": "early_stopping_patience",
+        "phases.*.precision": "bf16 fp16 mixed_precision torch_dtype",
+        "datasets.*.format.max_tokens": "max_length max_seq_length max_seq_len cutoff_len model_max_length",
+        "datasets.*.format.text": "text_column text_field",
+        "datasets.*.format.label": "label_column labels",
+        "datasets.*.split.validation": "val_size validation_split validation_split_percentage",
+        "datasets.*.split.test": "test_size test_split",
+        "compute.workers": "num_workers nproc_per_node num_gpus num_processes",
+        "publish.to": "output_dir",
+        "publish.name": "hub_model_id model_id",
+        "seed": "random_state random_seed",
+    }.items()
+    for theirs in names.split()
+}
 
 
 def _did_you_mean(got: str, allowed: Iterable[str]) -> str:

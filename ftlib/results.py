@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Literal
 
 from ftlib.artifacts import Checkpoint, Estimate, EvalReport, Measured, Selection
-from ftlib.bootstrap import Resampling, paired_resamples
+from ftlib.bootstrap import Resampling, defined, paired_resamples
 from ftlib.config import Config
 from ftlib.counted import counted
 from ftlib.errors import DataError
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
 
-Verdict = Literal["better", "worse", "undecided"]
+Verdict = Literal["better", "worse", "undecided", "undefined"]
+
+UNDEFINED = "undefined"
+"""What tables say of a metric that has no value on these rows."""
 
 
 class Result(Config):
@@ -46,26 +50,38 @@ class Difference(Config):
     """ours - theirs, in the metric's own unit."""
     confidence: float
     higher_is_better: bool
-    p: float
-    """Of no difference: McNemar's exact test for accuracy, the paired bootstrap for everything else."""
+    p: float | None
+    """Of no difference: McNemar's exact test for accuracy, the paired bootstrap for everything else; None where the
+    metric is undefined for one of them."""
     adjusted_p: float | None = None
     """By Holm over everything that a report compares; None for a comparison that stands alone."""
     verdict: Verdict = "undecided"
-    """better or worse, with the metric's direction, where p (adjusted, if it is) is at most 1 - confidence."""
+    """better or worse, with the metric's direction, where p (adjusted, if it is) is at most 1 - confidence; undefined
+    where there is no p."""
+    identical_rows: int | None = None
+    """How many rows both answered, where they answered every one of them alike to the last digit; else None."""
 
     def line(self) -> str:
         """Say it in one line."""
         between = f"{self.evaluation}/{self.metric}: {self.ours} minus {self.theirs}"
+        if self.p is None:
+            return f"{between} is undefined: {self.estimate.undefined}"
+        if self.identical_rows:
+            return f"{between}: identical answers on {counted(self.identical_rows, 'row')}"
         return f"{between} {interval_text(self.estimate)}, p {self.p_text()} (Holm): {self.verdict}"
 
     def p_text(self) -> str:
         """Return the p-value that the verdict goes by, as tables write it: none is zero."""
         p = self.p if self.adjusted_p is None else self.adjusted_p
+        if p is None:
+            return "–"
         return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
     def judged(self, adjusted_p: float | None) -> Difference:
         """Return it with the verdict that this adjustment, or none, gives."""
         p = self.p if adjusted_p is None else adjusted_p
+        if p is None or self.estimate.value is None:
+            return self.model_copy(update={"verdict": "undefined"})
         verdict: Verdict = "undecided"
         if p <= 1.0 - self.confidence and self.estimate.value != 0.0:
             verdict = "better" if (self.estimate.value > 0.0) == self.higher_is_better else "worse"
@@ -106,14 +122,19 @@ def text_table(rows: Sequence[Result]) -> list[list[str]]:
 
 
 def interval_text(estimate: Estimate | None) -> str:
-    """Return `0.812 [0.790, 0.834]`."""
+    """Return `0.812 [0.790, 0.834]`, or that it is undefined; a dash for what was not measured."""
     if estimate is None:
         return "–"
-    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+    if (three := estimate.numbers()) is None:
+        return UNDEFINED
+    low, value, high = map(number, three)
+    return f"{value} [{low}, {high}]"
 
 
 def number(value: float) -> str:
-    """Return three decimals for what lies near one, four digits for what is large."""
+    """Return three decimals for what lies near one, four digits for what is large; nan is undefined."""
+    if isnan(value):
+        return UNDEFINED
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.4g}"
 
 
@@ -141,6 +162,7 @@ def differences(
             continue
         tables = load(cells[ours]), load(cells[theirs])
         resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
+        identical = len(tables[0]) if _identical(*tables) else None
         for metric in evaluation.metrics:
             estimate, p = _compared(metric, tables, resampling)
             yield Difference(
@@ -152,15 +174,32 @@ def differences(
                 confidence=evaluation.confidence,
                 higher_is_better=metric.higher_is_better,
                 p=p,
+                identical_rows=identical,
             ).judged(None)
 
 
-def _compared(metric: MetricBase, tables: tuple[Outcomes, Outcomes], resampling: Resampling) -> tuple[Estimate, float]:
+def _identical(ours: Outcomes, theirs: Outcomes) -> bool:
+    """Say whether two models answered the same rows alike, to the last digit."""
+    import numpy as np
+
+    mine, other = ours.columns(), theirs.columns()
+    if ours.row_ids != theirs.row_ids or mine.keys() != other.keys() or not np.array_equal(ours.nll, theirs.nll):
+        return False
+    return all(mine[name].equals(other[name]) for name in mine)
+
+
+def _compared(
+    metric: MetricBase, tables: tuple[Outcomes, Outcomes], resampling: Resampling
+) -> tuple[Estimate, float | None]:
     """Return the difference with its interval and its p-value: McNemar's where rows are right or wrong."""
     drawn = paired_resamples(metric, *tables, resampling)
+    whole = metric.compute(tables[0]) - metric.compute(tables[1])
+    estimate = resampling.interval(whole, drawn, metric.undefined_where)
+    if estimate.value is None:
+        return estimate, None
     right = [metric.right(table) for table in tables]
-    p = bootstrap_p(drawn) if right[0] is None or right[1] is None else mcnemar_p(right[0], right[1])
-    return resampling.interval(metric.compute(tables[0]) - metric.compute(tables[1]), drawn), p
+    p = bootstrap_p(defined(drawn)) if right[0] is None or right[1] is None else mcnemar_p(right[0], right[1])
+    return estimate, p
 
 
 def divergence(reference: LabelOutcomes, ours: LabelOutcomes, resampling: Resampling) -> Estimate:
@@ -197,5 +236,5 @@ def divergence_per_token(
 
 def adjusted(found: Sequence[Difference]) -> list[Difference]:
     """Return comparisons that are read together with their p-values adjusted by Holm over all of them."""
-    p_values = holm([difference.p for difference in found])
-    return [difference.judged(p) for difference, p in zip(found, p_values, strict=True)]
+    p_values = iter(holm([difference.p for difference in found if difference.p is not None]))
+    return [difference.judged(None if difference.p is None else next(p_values)) for difference in found]

@@ -105,7 +105,8 @@ def _files(news: Mapping[str, News]) -> str:
 def worth_promoting(found: Sequence[Difference], recipe: Recipe) -> Verdict:
     """Judge the challenger against the champion by the paired interval of one declared comparison.
 
-    `found` is challenger - champion; empty where the champion cannot be measured on these rows.
+    `found` is challenger - champion; empty where the champion cannot be measured on these rows. A comparison that is
+    undefined on them promotes nothing.
     """
     policy, path = recipe.retrain, recipe.retrain.compare or recipe.select.by
     evaluation, metric = recipe.metric(path)
@@ -113,10 +114,15 @@ def worth_promoting(found: Sequence[Difference], recipe: Recipe) -> Verdict:
     if compared is None:
         return Verdict(go=True, reasons=("the champion cannot be measured on these labels; the gates alone decide",))
     sign = 1.0 if metric.higher_is_better else -1.0
-    estimate = compared.estimate
-    worst = min(sign * estimate.low, sign * estimate.high)
-    interval = f"{estimate.value:+.4f} [{estimate.low:+.4f}, {estimate.high:+.4f}]"
+    if (three := compared.estimate.numbers()) is None:
+        remedy = "add such rows, or name another metric in retrain.compare"
+        return Verdict(go=False, reasons=(f"{path} is undefined here: {compared.estimate.undefined}; {remedy}",))
+    low, value, high = three
+    worst = min(sign * low, sign * high)
+    interval = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
     measured = f"{path} differs by {interval} from the champion's"
+    if compared.identical_rows:
+        measured = f"both gave identical answers on {counted(compared.identical_rows, 'row')} ({path})"
     if policy.promote == "better":
         return Verdict(go=worst > 0.0, reasons=(f"{measured}; the rule is an interval that leaves out zero",))
     return Verdict(

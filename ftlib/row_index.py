@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from ftlib.artifacts import PreparedDataset, RawDataset
 from ftlib.config import Config, Split
+from ftlib.identity import IDENTITY, Version, visible
 from ftlib.prepared import split_file
-from ftlib.row_keys import row_key
+from ftlib.row_keys import row_key, stored_keys
 from ftlib.rows import Value
 from ftlib.snapshot import read_column, read_origins
 
@@ -41,11 +42,12 @@ class RowIndex(Config):
     """The column of the rows' own keys; None: there are no `.keys` files."""
     salt: str = ""
     """What keys are hashed with: the salt of the dataset's split."""
+    identity: Version = 1
+    """By which version of identity keys were told apart; records of before there were several do not say."""
 
-    def key_bytes(self, value: Value) -> bytes | None:
-        """Return what stands for a key in the `.keys` files; None if the value is no key, or there are none."""
-        text = row_key(value)
-        return None if self.key is None or text is None else _hashed(text, self.salt)
+    def key_bytes(self, value: Value) -> tuple[bytes, ...]:
+        """Return all that may stand for a key in the `.keys` files; nothing if it is no key, or there are none."""
+        return () if self.key is None else tuple(_hashed(text, self.salt) for text in stored_keys(value, self.identity))
 
 
 def index_file(dataset: str, split: Split, kind: str) -> str:
@@ -56,7 +58,7 @@ def index_file(dataset: str, split: Split, kind: str) -> str:
 def row_id_bytes(row_id: str) -> bytes | None:
     """Return what stands for a row in the `.rows` files; None for a text that is no row id."""
     try:
-        data = bytes.fromhex(row_id)
+        data = bytes.fromhex(visible(row_id))
     except ValueError:
         return None
     return data if len(data) == _WIDTH else None
@@ -81,7 +83,8 @@ def write_row_index(
     if key is not None:
         for split, hashes in _keys(raw, key, salt, rows).items():
             _write(folder / index_file(name, split, KEYS), hashes)
-    return RowIndex(splits={split: len(ids) for split, ids in rows.items()}, key=key, salt=salt if key else "")
+    counts: dict[Split, int] = {split: len(ids) for split, ids in rows.items()}
+    return RowIndex(splits=counts, key=key, salt=salt if key else "", identity=IDENTITY)
 
 
 def rows_of(prepared: PreparedDataset, split: Split) -> NDArray[np.bytes_]:
@@ -94,6 +97,11 @@ def rows_of(prepared: PreparedDataset, split: Split) -> NDArray[np.bytes_]:
         for i in range(table.num_record_batches):
             found += _packed(table.get_batch(i).column("row_id").to_pylist())
     return _sorted(found)
+
+
+def packed(row_ids: Iterable[str]) -> NDArray[np.bytes_]:
+    """Return row ids, or those of pieces of rows, as 16 bytes each in their order."""
+    return _unsorted(_packed(row_ids))
 
 
 def rows_from(raw: RawDataset, files: Collection[int] | None = None) -> NDArray[np.bytes_]:

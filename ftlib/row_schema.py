@@ -15,7 +15,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from ftlib.config import Config
-from ftlib.rows import BadReason, BadRow, Row, Schema, Value
+from ftlib.rows import BadReason, BadRow, Row, Schema, Value, held_by
 
 _EXCERPT = 60
 """Characters of a value that a quarantine entry shows."""
@@ -123,7 +123,12 @@ def _refusal(row: Row, values: Mapping[str, Value], required: list[str], message
     for name in required:
         if name not in values:
             there = ", ".join(map(repr, row.values))
-            return _bad(row, "missing_value", name, "null" if name in row.values else f"absent; there are {there}")
+            return _bad(
+                row,
+                "missing_value",
+                name,
+                "null" if name in row.values else f"absent; there are {there}{held_by(name, row.values)}",
+            )
     where = _WHERE.search(message)
     if where is None:
         return BadRow(row.uri, row.line, row.bytes, "wrong_type", message)

@@ -129,11 +129,18 @@ def _ask(registry: RegistryReader, file: File, places: list[_Place], wanted: Seq
         index = read_row_index(copy)
         for place in places:
             for item in asked:
-                stored = place.index.key_bytes(item.value) if kind == KEYS else row_id_bytes(item.value)
-                if stored is not None and contains(index, stored).all():
+                if any(contains(index, stored).all() for stored in _stored(place, item)):
                     found.append(Holding(wanted=item, version=place.version, dataset=place.dataset, split=place.split))
         del index  # the mapping goes before its file
     return found
+
+
+def _stored(place: _Place, item: Wanted) -> tuple[bytes, ...]:
+    """Return what may stand for a row in a place's file."""
+    if place.kind == KEYS:
+        return place.index.key_bytes(item.value)
+    row = row_id_bytes(item.value)
+    return () if row is None else (row,)
 
 
 def _inherited(direct: Sequence[Holding], ancestry: Ancestry) -> Iterator[Holding]:

@@ -13,6 +13,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftlib.errors import DataError
+from ftlib.identity import identity
 from ftlib.row_keys import DELETED, as_date, as_number, is_tombstone, row_key
 from ftlib.rows import BadRow, Row, Value
 
@@ -75,7 +76,7 @@ class RowVersions:
     @staticmethod
     def _moment(value: Value) -> float | None:
         """Return a moment, minus infinity for none, None for what is no moment."""
-        if value is None or value == "":
+        if identity(value) is None:
             return -math.inf
         number = as_number(value)
         return as_date(value) if number is None else number

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ftlib.config import Split
 from ftlib.errors import DataError
+from ftlib.identity import folded, identity
 from ftlib.recipe_parts import SplitPolicy
 from ftlib.row_keys import as_date, as_number
 from ftlib.rows import Value
@@ -24,7 +25,7 @@ class Keyed(NamedTuple):
 
     row_id: str
     key: bytes
-    """The key of its cleaned text."""
+    """The key of its text."""
     label: str | None
     value: Value
     """Its value in the policy's column."""
@@ -38,12 +39,15 @@ class Keyed(NamedTuple):
 
 
 def split_rows(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split | None]:
-    """Return each row's split; None for a row whose column is null. Raises DataError for a value with no place."""
+    """Return each row's split; None for one without a value in the column.
+
+    Raises DataError for a value that has no place.
+    """
     if policy.by == "random":
         return [_by_share(policy, row.settles) for row in rows]
     if policy.by == "stratified":
         return _stratified(policy, rows)
-    placed = [i for i, row in enumerate(rows) if row.value is not None]
+    placed = [i for i, row in enumerate(rows) if identity(row.value) is not None]
     decide: Callable[[SplitPolicy, Sequence[Keyed]], list[Split]] = {"group": _group, "time": _time, "given": _given}[
         policy.by
     ]
@@ -66,7 +70,7 @@ def _by_share(policy: SplitPolicy, key: bytes) -> Split:
 
 
 def _group(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
-    return [_by_share(policy, str(row.value).encode()) for row in rows]
+    return [_by_share(policy, (folded(row.value) or "").encode()) for row in rows]
 
 
 def _stratified(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split | None]:
@@ -116,9 +120,10 @@ def _moments(column: str | None, rows: Sequence[Keyed]) -> list[float]:
 
 
 def _given(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
-    allowed: dict[str, Split] = {"train": "train", "validation": "validation", "test": "test"}
-    for row in rows:
-        if str(row.value).strip().lower() not in allowed:
-            column = policy.column
-            raise DataError(f"split by 'given': column {column!r} says {row.value!r}, allowed are {', '.join(allowed)}")
-    return [allowed[str(row.value).strip().lower()] for row in rows]
+    allowed: dict[str | None, Split] = {"train": "train", "validation": "validation", "test": "test"}
+    said = [folded(row.value) for row in rows]
+    for row, word in zip(rows, said, strict=True):
+        if word not in allowed:
+            names = ", ".join(allowed.values())
+            raise DataError(f"split by 'given': column {policy.column!r} says {row.value!r}, allowed are {names}")
+    return [allowed[word] for word in said]

@@ -230,7 +230,7 @@ def tiny_checkpoint(
 
     Without `labels` it is a causal language model. Its tokenizer digest is that of `tiny_prepared`.
     """
-    from ftlib.model_folder import weights_digest
+    from ftlib.model_folder import config_digest, weights_digest
     from ftlib.training.model import load_model, save_model
 
     kind: BatchKind = "labeled" if labels else "tokens"
@@ -249,6 +249,7 @@ def tiny_checkpoint(
         weights=weights_digest(folder / "model"),
         parent=start.weights if start else None,
         tokenizer="tiny",
+        config=config_digest(folder / "model"),
         phase=phase,
         fresh_head=False,
         labels=tuple(labels),
@@ -307,7 +308,6 @@ def tiny_prepared_as(
         splits=splits,
         ledger=Ledger(rows_in=count, kept=count),
         leaked=0,
-        pad_token_id=_PAD,
         tokenizer="tiny",
     )
 

@@ -63,8 +63,8 @@ class Manifest(Config):
     description: str
     files: tuple[File, ...]
     """Sorted by path."""
-    metrics: dict[str, float]
-    """evaluation/metric on the report split."""
+    metrics: dict[str, float | None]
+    """evaluation/metric on the report split; None where its rows do not define the metric."""
     lineage: dict[str, JsonValue]
     """What it was made from and by; see `ftlib.stages.register`."""
 

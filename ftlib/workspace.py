@@ -12,19 +12,24 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from ftlib.artifacts import Artifact
-from ftlib.errors import BusyError, StorageError
+from ftlib.config import user_path
+from ftlib.errors import BusyError, StorageError, TransientError
 from ftlib.fingerprint import Job
+from ftlib.storage.files import local_errors, private_folder
 
 A = TypeVar("A", bound=Artifact)
+
+_ELSEWHERE = "choose another --work"
 
 RECORD = "artifact.json"
 
@@ -33,7 +38,7 @@ class Workspace:
     """A local or shared (NFS) folder; every worker of a cluster must see it under the same path."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).absolute()
+        self.root = user_path(root).absolute()
 
     def folder(self, job: Job) -> Path:
         """Return where the job's output is, or will be."""
@@ -45,25 +50,29 @@ class Workspace:
 
     def has(self, job: Job) -> bool:
         """Say whether the job's output is there, without reading its record."""
-        return (self.folder(job) / RECORD).is_file()
+        record = self.folder(job) / RECORD
+        with local_errors(record, elsewhere=_ELSEWHERE):
+            return record.is_file()
 
     def once(self, job: Job, kind: type[A], build: Callable[[Path], A], *, resumable: bool = False) -> A:
         """Return the job's artifact, building it at most once however many processes ask.
 
         `build` gets an empty folder (or, if `resumable`, what the last attempt left) and returns the record; it may
-        fail or be killed at any point without anything becoming visible. Raises StorageError on a full or
-        read-only disk.
+        fail or be killed at any point without anything becoming visible. Raises StorageError where a file cannot be
+        read or written, TransientError where the network failed.
         """
         final = self.folder(job)
-        with _storage_errors(final), exclusive(final.with_suffix(".lock"), wait=True):
+        with exclusive(final.with_suffix(".lock"), wait=True):
             if (done := read_record(final, kind)) is not None:
                 return done
             work = final.with_suffix(".work")
-            if work.exists() and not resumable:
-                shutil.rmtree(work)
-            work.mkdir(parents=True, exist_ok=True)
+            with local_errors(work, elsewhere=_ELSEWHERE):
+                if work.exists() and not resumable:
+                    shutil.rmtree(work)
+                private_folder(work)
             started = time.monotonic()
-            record = build(work)
+            with _errors_of(job, work):
+                record = build(work)
             record = record.model_copy(
                 update={
                     "uri": str(final),
@@ -72,18 +81,20 @@ class Workspace:
                 }
             )
             write_durably(work / RECORD, record.model_dump_json(indent=1).encode())
-            if final.exists():  # a record-less folder: someone deleted artifact.json by hand
-                shutil.rmtree(final)
-            work.rename(final)
+            with local_errors(final, elsewhere=_ELSEWHERE):
+                if final.exists():  # a record-less folder: someone deleted artifact.json by hand
+                    shutil.rmtree(final)
+                work.rename(final)
             return record
 
 
 def read_record(folder: Path, kind: type[A]) -> A | None:
-    """Read a folder's record; None if the folder has none. Raises StorageError if the record is damaged."""
-    try:
-        text = (folder / RECORD).read_bytes()
-    except FileNotFoundError:
-        return None
+    """Read a folder's record; None if the folder has none. Raises StorageError if it is damaged or cannot be read."""
+    with local_errors(folder / RECORD, elsewhere=_ELSEWHERE):
+        try:
+            text = (folder / RECORD).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
     try:
         return kind.model_validate_json(text).model_copy(update={"uri": str(folder)})
     except ValidationError as error:
@@ -94,16 +105,21 @@ def read_record(folder: Path, kind: type[A]) -> A | None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file so that after a power cut it is either absent or whole: temporary name, fsync, rename."""
+    """Write a file so that after a power cut it is either absent or whole: temporary name, fsync, rename.
+
+    Its folder is made if it is missing. Raises StorageError where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with local_errors(path, len(data), _ELSEWHERE):
+        private_folder(path.parent)
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -112,24 +128,40 @@ def exclusive(lock: Path, *, wait: bool) -> Generator[None]:
 
     Raises StorageError where it cannot be written.
     """
-    with _storage_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        stream = lock.open("a+")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            stream.seek(0)
-            holder = _holder(stream.read())
-            raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
-        stream.seek(0)
-        stream.truncate()
-        stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
-        stream.flush()
+    with ExitStack() as held:
+        with local_errors(lock, elsewhere=_ELSEWHERE):
+            private_folder(lock.parent)
+            stream = held.enter_context(lock.open("a+b", buffering=0))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                stream.seek(0)
+                holder = _holder(stream.read())
+                raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
+            stream.truncate(0)
+            stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
         yield
 
 
-def _holder(text: str) -> str:
+def user_cache() -> Path:
+    """Return where Réglage's folder in the user's cache is, or will be. Raises StorageError where there is no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "reglage"
+    except RuntimeError as error:
+        raise StorageError(f"no folder for caches: {error}; set HOME or XDG_CACHE_HOME") from error
+
+
+def make_cache(folder: Path) -> Path:
+    """Make a folder of the user's cache, for this user alone, and return it.
+
+    Raises StorageError where it cannot be written.
+    """
+    with local_errors(folder, elsewhere="set XDG_CACHE_HOME to another folder"):
+        private_folder(folder)
+    return folder
+
+
+def _holder(text: bytes) -> str:
     try:
         facts = json.loads(text)
         return f"process {facts['pid']} since {facts['since']}"
@@ -138,11 +170,14 @@ def _holder(text: str) -> str:
 
 
 @contextmanager
-def _storage_errors(folder: Path) -> Generator[None]:
+def _errors_of(job: Job, folder: Path) -> Generator[None]:
+    """Say in one line what the operating system refused a stage, by its own words: most often it is no full disk."""
     try:
-        yield
-    except OSError as error:
+        with local_errors(folder, elsewhere=_ELSEWHERE):
+            yield
+    except BrokenPipeError:
+        raise  # of whoever listens to the run, not of the stage
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
         if error.errno is None:
             raise
-        where = error.filename or folder
-        raise StorageError(f"{where}: {error.strerror}; free space there or choose another --work") from error
+        raise TransientError(f"{job.stage}: the network failed: {error.strerror or error}; try again") from error

@@ -29,8 +29,8 @@ def stage_task(
     """Make a Prefect task of a function that calls one stage.
 
     Args:
-        hours: The longest it may take. None where the stage watches itself: Prefect can stop a call only on the main
-            thread, and training does not run there.
+        hours: The longest it may take; on another thread than the main one `Runner.on_thread` holds it. None where
+            the stage watches itself.
         cached: False where the work folder does not hold the whole truth: a registry may have lost its version.
     """
 

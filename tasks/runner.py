@@ -4,20 +4,23 @@ The truth is the workspace's record, not Prefect's cache: where the record is go
 deleting the work folder re-runs the stages, and what a stage returns is always what it reads from its own folder.
 """
 
+import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from threading import Event, current_thread, main_thread
+from threading import Event, Timer, current_thread, main_thread
 from time import monotonic
 from typing import Any, TypeVar, cast
 
 from prefect import Task
 from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import quote
 
 from ftlib.artifacts import Artifact, Checkpoint, PreparedDataset, RawDataset
 from ftlib.config import Config
-from ftlib.errors import Interrupted
+from ftlib.errors import Interrupted, TransientError
 from ftlib.fingerprint import Job
 from ftlib.progress import Progress, emit, listen
 from ftlib.workspace import RECORD, Workspace
@@ -26,8 +29,18 @@ J = TypeVar("J", bound=Job)
 A = TypeVar("A", bound=Artifact)
 
 
+GRACE_SECONDS = 60.0
+"""How long a stage that is over its time may take to end; then the process ends with it. It cannot lose anything: what
+is half made is invisible."""
+
 STAGE = "stage"
 """The unit of the sign of life that says a whole stage is done."""
+DROPPED = "dropped "
+"""What begins the name of the fact that says how many rows a stage dropped for a reason."""
+
+
+SPELT = "spelt:"
+"""Before a special token that texts spell, among what is told of a prepared dataset."""
 
 
 class Step(Config):
@@ -60,7 +73,8 @@ class Runner:
     def on_thread(self, task: Task[[J, Workspace], A], job: J, meanwhile: Callable[[], object] | None = None) -> A:
         """Run a stage on another thread and wait, so that this one, the main one, stays free for signals.
 
-        `meanwhile` runs on this thread as soon as the stage has been handed over.
+        `meanwhile` runs on this thread as soon as the stage has been handed over. The task's time-out is held here:
+        Prefect can stop a call only on the main thread. Raises TransientError when it is over.
         """
         stopped, listening = Event(), ExitStack()
 
@@ -70,14 +84,14 @@ class Runner:
 
         def call(named: Task[..., Any]) -> State[Any]:
             listening.enter_context(listen(check))
-            future = named.submit(*self._inputs(job))
+            future = named.with_options(timeout_seconds=0).submit(*self._inputs(job))
             try:
                 if meanwhile:
                     meanwhile()
-                future.wait()
+                _wait(future, self._name(job), task.timeout_seconds)
             except BaseException:
-                # Ctrl-C or a cancel: the thread ends at its next sign of life, and Prefect waits for that. So the
-                # listener stays.
+                # Ctrl-C, a cancel, or its time is over: the thread ends at its next sign of life, and Prefect waits for
+                # that. So the listener stays.
                 stopped.set()
                 raise
             listening.close()
@@ -118,10 +132,38 @@ class Runner:
         return quote(job), quote(self.work)
 
 
+def _wait(future: PrefectFuture[Any], name: str, limit: float | None) -> None:
+    """Wait for a stage on another thread. Raises TransientError if its time is over before it has ended.
+
+    The thread ends at its next sign of life. One that never gives one, on a disk that hangs, ends with the process,
+    for which the run would wait for ever.
+    """
+    ended = Event()
+    future.add_done_callback(lambda _: ended.set())
+    if ended.wait(limit):
+        future.wait()
+        return
+    line = f"{name}: still going on after {limit:g} s, which is its limit; the next run goes on from what is there"
+
+    def end() -> None:
+        if not ended.is_set():
+            os.write(sys.stderr.fileno(), f"reglage: {line}\n".encode())
+            os._exit(TransientError.exit_code)
+
+    timer = Timer(GRACE_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    raise TransientError(line)
+
+
 def telling(artifact: Artifact) -> dict[str, float]:
     """Return what a user should see of a finished stage without asking: rows lost, a resumed training."""
     if isinstance(artifact, (RawDataset, PreparedDataset)):
-        return {"rows_in": artifact.ledger.rows_in, "rows_kept": artifact.ledger.kept}
+        ledger = artifact.ledger
+        dropped = {f"{DROPPED}{reason}": float(count) for reason, count in ledger.dropped.items() if count}
+        spelt = artifact.special_tokens if isinstance(artifact, PreparedDataset) else {}
+        told = {f"{SPELT}{token}": float(rows) for token, rows in spelt.items()}
+        return {"rows_in": ledger.rows_in, "rows_kept": ledger.kept, **dropped, **told}
     if isinstance(artifact, Checkpoint) and (step := artifact.facts.get("resumed_from_step")):
         return {"resumed_from_step": float(step)}
     return {}

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.cleaning import clean
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.formats.spelt_lists import spells_list
+from ftlib.identity import identity, written
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
@@ -20,6 +21,8 @@ class LabeledText(Config):
     label: str
     max_tokens: int = Field(default=256, gt=1)
     """Longer texts are cut; how many is reported."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `[SEP]` or `</s>`, is read as these characters, or as the token: `keep`."""
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
 
@@ -40,34 +43,44 @@ class LabeledText(Config):
             return Dropped("text_not_a_string")
         if isinstance(label, Dropped):
             return label
-        return Example(text, label, slice_values(values, self.slices))
+        if spells_list(values.get(self.label)):
+            return Dropped("list_as_text")
+        return Example(text, identity(label), slice_values(values, self.slices), target=label)
+
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of a text to be read."""
+        return tokenizer.num_special_tokens_to_add() + 1
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens)
+        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
         return [
-            Encoded([Piece(ids, example.label)], truncated=cut)
+            Encoded([Piece(ids, example.target)], truncated=cut)
             for example, (ids, cut) in zip(examples, texts, strict=True)
         ]
 
 
-def cut_texts(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> list[tuple[list[int], bool]]:
+def cut_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, special_tokens: SpecialTokens
+) -> list[tuple[list[int], bool]]:
     """Return every text's ids, special tokens included, and whether some had to go."""
-    encoded: list[tuple[list[int], bool]] = [(ids, False) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
+    split = special_tokens == "split"
+    whole = tokenizer(list(texts), verbose=False, split_special_tokens=split)["input_ids"]
+    encoded: list[tuple[list[int], bool]] = [(ids, False) for ids in whole]
     long = [i for i, (ids, _) in enumerate(encoded) if len(ids) > max_tokens]
     if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
-        cut = tokenizer([texts[i] for i in long], truncation=True, max_length=max_tokens)["input_ids"]
+        again = [texts[i] for i in long]
+        cut = tokenizer(again, truncation=True, max_length=max_tokens, split_special_tokens=split)["input_ids"]
         for i, ids in zip(long, cut, strict=True):
             encoded[i] = (ids, True)
     return encoded
 
 
 def label_name(value: Value) -> str | Dropped:
-    """Return a label's cleaned name, or why it is none. Truth values and whole numbers are labels by name."""
+    """Return a label as it is written, or why it is none. Truth values and whole numbers are labels by name."""
     if value is None:
         return Dropped("missing_label")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with a null is one of floats to most writers
-    if not isinstance(value, (str, bool, int)):
+    # A column of whole numbers with a null is one of floats to most writers.
+    if not isinstance(value, (str, bool, int)) and not (isinstance(value, float) and value.is_integer()):
         return Dropped("label_not_a_name")
-    return clean(str(value)) or Dropped("empty_label")
+    return Dropped("empty_label") if identity(value) is None else written(value)

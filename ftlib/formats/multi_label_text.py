@@ -8,8 +8,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind, Config, SpecialTokens
 from ftlib.formats.labeled_text import cut_texts, label_name
+from ftlib.formats.spelt_lists import spells_list
+from ftlib.identity import identities
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
@@ -27,6 +29,8 @@ class MultiLabelText(Config):
     """What lies between the labels of a text; unset, the column holds lists."""
     max_tokens: int = Field(default=256, gt=1)
     """Longer texts are cut; how many is reported."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `[SEP]` or `</s>`, is read as these characters, or as the token: `keep`."""
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
 
@@ -53,20 +57,27 @@ class MultiLabelText(Config):
             if isinstance(name, Dropped):
                 return name
             names.add(name)
-        labels = tuple(sorted(names))
+        told_apart = identities(sorted(names))
         # As JSON, since any other separator may be part of a label: these sets must not be taken for one another.
-        return Example(text, json.dumps(labels, ensure_ascii=False), slice_values(values, self.slices), target=labels)
+        label = json.dumps(sorted(told_apart), ensure_ascii=False)
+        return Example(text, label, slice_values(values, self.slices), target=tuple(sorted(told_apart.values())))
 
     def _listed(self, value: Value) -> Sequence[Value] | Dropped:
+        if spells_list(value, self.separator):
+            return Dropped("list_as_text")
         if self.separator is not None and (value is None or isinstance(value, str)):
             return [part for part in (value or "").split(self.separator) if part.strip()]
         if value is None:
             return Dropped("missing_label")
         return value if isinstance(value, list) else Dropped("labels_not_a_list")
 
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of a text to be read."""
+        return tokenizer.num_special_tokens_to_add() + 1
+
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens)
+        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
         return [
             Encoded([Piece(ids, example.target)], truncated=cut)
             for example, (ids, cut) in zip(examples, texts, strict=True)

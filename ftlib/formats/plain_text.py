@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind, Config, SpecialTokens
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
 
 
@@ -21,6 +21,9 @@ class PlainText(Config):
     kind: Literal["plain_text"] = "plain_text"
     text: str
     max_tokens: int = Field(default=512, gt=1)
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `<|im_start|>` or `</s>`, is read as these characters, or as the token: `keep`,
+    for texts that a chat template wrote."""
     slices: tuple[str, ...] = ()
 
     yields: ClassVar[BatchKind] = "tokens"
@@ -40,10 +43,15 @@ class PlainText(Config):
             return Dropped("text_not_a_string")
         return Example(text, None, slice_values(values, self.slices))
 
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token to be predicted from another."""
+        return 2
+
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return the pieces of every text, with an end-of-text token if the tokenizer has one."""
         end = tokenizer.eos_token_id
-        whole: list[list[int]] = tokenizer([example.text for example in examples], verbose=False)["input_ids"]
+        texts, split = [example.text for example in examples], self.special_tokens == "split"
+        whole: list[list[int]] = tokenizer(texts, verbose=False, split_special_tokens=split)["input_ids"]
         return [Encoded(self._pieces(ids, end)) for ids in whole]
 
     def _pieces(self, ids: list[int], end: int | None) -> list[Piece]:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ftlib.cleaning import clean
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind, Config, SpecialTokens
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
 
 
@@ -27,6 +27,9 @@ class PromptCompletion(Config):
     """Stands between the two."""
     max_tokens: int = Field(default=512, gt=3)
     """Of a longer row, the prompt loses its beginning; the completion loses its end only if it alone is too long."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `<|im_start|>` or `</s>`, is read as these characters, or as the token: `keep`,
+    for texts that a chat template wrote."""
     slices: tuple[str, ...] = ()
 
     yields: ClassVar[BatchKind] = "completions"
@@ -53,16 +56,24 @@ class PromptCompletion(Config):
             return Dropped("empty_completion")
         return Example(prompt, slices=slice_values(values, self.slices), target=answer)
 
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of prompt and completion each to be read."""
+        return len(_leading(tokenizer)) + 2
+
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return one piece per row; its target is the completion's text, its supervised tokens are the last ones."""
         first, end = _leading(tokenizer), tokenizer.eos_token_id
-        prompts = _plain_ids([self.before(example.text) for example in examples], tokenizer)
+        prompts = self._plain_ids([self.before(example.text) for example in examples], tokenizer)
         blanks = self.separator[len(self.separator.rstrip(" ")) :]
-        answers = _plain_ids([f"{blanks}{example.target}" for example in examples], tokenizer)
+        answers = self._plain_ids([f"{blanks}{example.target}" for example in examples], tokenizer)
         return [
             self._encoded(str(example.target), [first, prompt, answer if end is None else [*answer, end]])
             for example, prompt, answer in zip(examples, prompts, answers, strict=True)
         ]
+
+    def _plain_ids(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        split = self.special_tokens == "split"
+        return tokenizer(list(texts), add_special_tokens=False, verbose=False, split_special_tokens=split)["input_ids"]
 
     def before(self, prompt: str) -> str:
         """Return what a cleaned prompt becomes before it is tokenised."""
@@ -75,10 +86,6 @@ class PromptCompletion(Config):
         ids = (before + answer)[: self.max_tokens]
         # Without a token before it, the completion's first one has nothing to be predicted from.
         return Encoded([Piece(ids, text, len(ids) - max(1, len(before)))], truncated=len(ids) < sum(map(len, parts)))
-
-
-def _plain_ids(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _leading(tokenizer: Tokenizer) -> list[int]:

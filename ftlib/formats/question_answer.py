@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from ftlib.cleaning import clean
-from ftlib.config import BatchKind, Config, Span
+from ftlib.config import BatchKind, Config, Span, SpecialTokens
 from ftlib.errors import ModelError
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
@@ -35,6 +35,8 @@ class QuestionAnswer(Config):
     unanswerable: Literal["drop", "keep"] = "drop"
     """Questions with an empty list of answers. keep: they are taught the row's first token, and the model may say that
     there is no answer (SQuAD 2.0, Rajpurkar et al. 2018)."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `[SEP]` or `</s>`, is read as these characters, or as the token: `keep`."""
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
 
@@ -85,6 +87,10 @@ class QuestionAnswer(Config):
         label = None if self.unanswerable == "drop" else "answerable" if answers else "unanswerable"
         return Example(f"{asked}\n{context}", label, slices, (asked, context, *texts), starts[0] if starts else 0)
 
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of question and context each to be read."""
+        return tokenizer.num_special_tokens_to_add(pair=True) + 2
+
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return each row's windows. Where a window does not hold the whole answer, it is taught its first token.
 
@@ -104,6 +110,7 @@ class QuestionAnswer(Config):
             stride=min(128, self._widest) if self.stride is None else self.stride,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
+            split_special_tokens=self.special_tokens == "split",
         )
         pieces: list[list[Piece]] = [[] for _ in examples]
         for i, row in enumerate(windows["overflow_to_sample_mapping"]):
@@ -116,9 +123,13 @@ class QuestionAnswer(Config):
     def _cut_questions(self, questions: Sequence[str], tokenizer: Tokenizer) -> list[str]:
         """Return the questions, those that would leave no room cut to half of `max_tokens`."""
         most = self.max_tokens // 2
-        offsets = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
-            "offset_mapping"
-        ]
+        offsets = tokenizer(
+            list(questions),
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            verbose=False,
+            split_special_tokens=self.special_tokens == "split",
+        )["offset_mapping"]
         return [
             question if len(places) <= most else question[: places[most - 1][1]]
             for question, places in zip(questions, offsets, strict=True)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind, Config, SpecialTokens
 from ftlib.formats.labeled_text import cut_texts
 from ftlib.row_keys import as_number
 from ftlib.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
@@ -21,6 +21,8 @@ class ScoredText(Config):
     score: str
     max_tokens: int = Field(default=256, gt=1)
     """Longer texts are cut; how many is reported."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `[SEP]` or `</s>`, is read as these characters, or as the token: `keep`."""
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
 
@@ -47,9 +49,13 @@ class ScoredText(Config):
         # The number as label: copies of a text with different scores contradict each other.
         return Example(text, f"{score + 0.0:.17g}", slice_values(values, self.slices), target=score)
 
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of a text to be read."""
+        return tokenizer.num_special_tokens_to_add() + 1
+
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens)
+        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
         return [
             Encoded([Piece(ids, example.target)], truncated=cut)
             for example, (ids, cut) in zip(examples, texts, strict=True)

@@ -11,8 +11,9 @@ from typing import ClassVar, Literal, cast
 from pydantic import Field
 
 from ftlib.cleaning import clean
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind, Config, SpecialTokens
 from ftlib.errors import ModelError
+from ftlib.identity import visible
 from ftlib.iob2 import is_tag, rewritten
 from ftlib.rows import Dropped, DropReason, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
@@ -32,6 +33,8 @@ class TaggedWords(Config):
     """`O`, or `B-` or `I-` with a type: B-PER, I-PER."""
     max_tokens: int = Field(default=256, gt=1)
     """Words beyond it are not read: nothing is learnt from them, and in an evaluation they count as predicted `O`."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `[SEP]` or `</s>`, is read as these characters, or as the token: `keep`."""
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
 
@@ -53,12 +56,17 @@ class TaggedWords(Config):
             return tags
         if len(words) != len(tags):
             return Dropped("words_and_tags_differ")
+        tags = [visible(tag) for tag in tags]
         if not all(map(is_tag, tags)):
             return Dropped("tag_not_iob2")
         cleaned = [clean(word) for word in words]
         target = rewritten(tags, (place for place, word in enumerate(cleaned) if not word))
         parts = tuple(filter(None, cleaned))
         return Example(" ".join(parts), None, slice_values(values, self.slices), parts, target)
+
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of a text to be read."""
+        return tokenizer.num_special_tokens_to_add() + 1
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
         """Return one piece per row: a tag or None for every token, and then the tags of the words that were cut off.
@@ -70,10 +78,12 @@ class TaggedWords(Config):
                 f"format 'tagged_words' must know which token begins which word, and {type(tokenizer).__name__} cannot "
                 "say: use a model whose tokenizer has a tokenizer.json (a fast tokenizer)"
             )
-        whole = _encoded([example.parts for example in examples], tokenizer)
+        split = self.special_tokens == "split"
+        whole = _encoded([example.parts for example in examples], tokenizer, split=split)
         read = [self._readable(example, firsts) for example, (_, firsts) in zip(examples, whole, strict=True)]
         long = [i for i, (ids, _) in enumerate(whole) if len(ids) > self.max_tokens]
-        cut = dict(zip(long, _encoded([read[i].parts for i in long], tokenizer, self.max_tokens), strict=True))
+        again = _encoded([read[i].parts for i in long], tokenizer, self.max_tokens, split=split)
+        cut = dict(zip(long, again, strict=True))
         return [
             Encoded([_piece(example, *cut.get(i, (ids, [first for first in firsts if first is not None])))], i in cut)
             for i, (example, (ids, firsts)) in enumerate(zip(read, whole, strict=True))
@@ -102,7 +112,7 @@ def _tags(example: Example) -> tuple[str, ...]:
 
 
 def _encoded(
-    rows: Sequence[Sequence[str]], tokenizer: Tokenizer, max_tokens: int | None = None
+    rows: Sequence[Sequence[str]], tokenizer: Tokenizer, max_tokens: int | None = None, *, split: bool
 ) -> list[tuple[list[int], list[int | None]]]:
     """Return every row's ids, special tokens included, and each word's first token, None for a word without one."""
     if not rows:
@@ -113,6 +123,7 @@ def _encoded(
         max_length=max_tokens,
         return_offsets_mapping=True,
         verbose=False,
+        split_special_tokens=split,
     )
     found = zip(rows, encoding["input_ids"], encoding["offset_mapping"], strict=True)
     return [(ids, first_tokens(words, offsets)) for words, ids, offsets in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
@@ -20,7 +20,7 @@ class AUROC(MetricBase):
     """Chance that a row with a label is held more probable to have it than a row without; ties count half.
 
     Each label against all others, then the unweighted mean over the labels that some rows have and some have not;
-    0.5 if there is no such label. With two labels it is the usual area under the curve.
+    undefined if there is no such label. With two labels it is the usual area under the curve.
     """
 
     kind: Literal["auroc"] = "auroc"
@@ -28,13 +28,22 @@ class AUROC(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = OF_LABELS
     higher_is_better: ClassVar[bool] = True
 
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "there is no label that some rows have and others have not"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return any(0 < count < rows for count in labels.values())
+
     def compute(self, outcomes: LabelTable) -> float:
         """Return the metric over all rows."""
         import numpy as np
         from sklearn.metrics import roc_auc_score
 
         areas = [float(roc_auc_score(gold, outcomes.probabilities[:, label])) for label, gold in _ranked(outcomes)]
-        return float(np.mean(areas)) if areas else 0.5
+        return float(np.mean(areas)) if areas else float("nan")
 
     def resampled(
         self, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]
@@ -48,7 +57,7 @@ class AUROC(MetricBase):
             area, known = _areas(outcomes.probabilities[:, label], gold, drawn)
             total += area
             labels += known
-        return np.where(labels > 0, total / labels.clip(min=1), 0.5)
+        return np.where(labels > 0, total / labels.clip(min=1), np.nan)
 
 
 def _ranked(outcomes: LabelTable) -> Iterator[tuple[int, Bool[np.ndarray, " rows"]]]:

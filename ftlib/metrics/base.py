@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftlib.config import BatchKind, Config
@@ -27,8 +28,21 @@ class MetricBase(Config):
         """Return how results, rules and gates call it, after the evaluation's name: shifted/accuracy."""
         return str(type(self).model_fields["kind"].default)
 
+    @property
+    def undefined_where(self) -> str:
+        """Say what rows that do not define the metric lack, to follow `it is undefined: `."""
+        return "there are no rows"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """Say whether so many rows, of which so many have each label, can define it; asked before training."""
+        del labels
+        return rows > 0
+
     def compute(self, outcomes: Any) -> float:
-        """Return the metric over all rows: by default, that of the resample which has every row once."""
+        """Return the metric over all rows: by default, that of the resample which has every row once.
+
+        It is nan where the rows do not define it.
+        """
         import numpy as np
 
         return float(self.resampled(outcomes, np.arange(len(outcomes))[None])[0])
@@ -38,7 +52,7 @@ class MetricBase(Config):
         outcomes: Any,
         rows: Int[np.ndarray, "resamples rows"],
     ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
+        """Return `compute` of every resample; nan where its rows do not define it."""
         raise NotImplementedError
 
     def signature(self) -> str | None:

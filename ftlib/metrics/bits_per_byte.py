@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import LANGUAGE, BatchKind
 from ftlib.metrics.base import MetricBase
+from ftlib.metrics.draws import share
 from ftlib.outcomes import TokenOutcomes
 
 if TYPE_CHECKING:
@@ -24,11 +25,10 @@ class BitsPerByte(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = LANGUAGE
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: TokenOutcomes) -> float:
-        """Return the metric over all rows."""
-        import numpy as np
-
-        return float(outcomes.nll.sum() / (np.log(2.0) * max(1, outcomes.target_bytes.sum())))
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "what is to be predicted spells no byte"
 
     def resampled(
         self, outcomes: TokenOutcomes, rows: Int[np.ndarray, "resamples rows"]
@@ -36,4 +36,4 @@ class BitsPerByte(MetricBase):
         """Return `compute` of every resample."""
         import numpy as np
 
-        return outcomes.nll[rows].sum(axis=1) / (np.log(2.0) * outcomes.target_bytes[rows].sum(axis=1).clip(min=1))
+        return share(outcomes.nll[rows].sum(axis=1), outcomes.target_bytes[rows].sum(axis=1)) / np.log(2.0)

@@ -25,8 +25,15 @@ class CorpusScore(MetricBase):
         """Return sacrebleu's own object."""
         raise NotImplementedError
 
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "the references are empty"
+
     def compute(self, outcomes: CompletionOutcomes) -> float:
         """Return the metric over all rows."""
+        if not any(map(str.strip, outcomes.references)):
+            return float("nan")
         return float(self.scorer().corpus_score(outcomes.written(), [outcomes.references]).score)
 
     def resampled(
@@ -39,7 +46,9 @@ class CorpusScore(MetricBase):
         # What sacrebleu's own bootstrap is made of; it has no public way to draws that are shared between models.
         counts = np.array(scorer._extract_corpus_statistics(outcomes.written(), [outcomes.references]))
         sums = np.stack([counts[draw].sum(axis=0) for draw in rows])
-        return np.array([scorer._compute_score_from_stats(stats).score for stats in sums.tolist()], np.float64)
+        scores = np.array([scorer._compute_score_from_stats(stats).score for stats in sums.tolist()], np.float64)
+        some = np.array([bool(text.strip()) for text in outcomes.references])
+        return np.where(some[rows].any(axis=1), scores, np.nan)
 
     def signature(self) -> str:
         """See MetricBase."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
+from ftlib.metrics.draws import share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,15 @@ class OfScores(MetricBase):
     higher_is_better: ClassVar[bool] = True
 
 
+class Correlation(OfScores):
+    """A correlation of answers and scores; undefined where either are all the same."""
+
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "all rows have the same score, or get the same answer"
+
+
 def centred(values: Float[np.ndarray, "resamples rows"]) -> Float[np.ndarray, "resamples rows"]:
     """Return every resample's values without their mean; exactly 0 where they are all the same."""
     # The mean of equal numbers is not always that number, and what was left would be taken for variance.
@@ -29,9 +39,9 @@ def centred(values: Float[np.ndarray, "resamples rows"]) -> Float[np.ndarray, "r
 def correlation(
     x: Float[np.ndarray, "resamples rows"], y: Float[np.ndarray, "resamples rows"]
 ) -> Float[np.ndarray, " resamples"]:
-    """Return Pearson's correlation of every resample; 0 where one side is constant."""
+    """Return Pearson's correlation of every resample; nan where one side is constant."""
     import numpy as np
 
     x, y = centred(x), centred(y)
     scale = np.sqrt((x * x).sum(axis=1)) * np.sqrt((y * y).sum(axis=1))
-    return np.divide((x * y).sum(axis=1), scale, out=np.zeros(len(x)), where=scale > 0)
+    return share((x * y).sum(axis=1), scale)

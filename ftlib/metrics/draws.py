@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Int, Shaped
+    from jaxtyping import Float, Int, Shaped
+
+
+def share(part: Shaped[np.ndarray, "*n"], whole: Shaped[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    """Return the quotient; nan where the whole is 0."""
+    import numpy as np
+
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 def times_drawn(rows: Int[np.ndarray, "resamples drawn"], of: int) -> Int[np.ndarray, "resamples rows"]:

@@ -9,7 +9,7 @@ from ftlib.metrics.label_counts import Score
 
 
 class EntityF1(EntityScore):
-    """Harmonic mean of entity precision and recall; 0 where both are."""
+    """Harmonic mean of entity precision and recall; 0 where one is, undefined where there is no entity."""
 
     kind: Literal["entity_f1"] = "entity_f1"
 

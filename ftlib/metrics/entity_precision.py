@@ -9,7 +9,7 @@ from ftlib.metrics.label_counts import Score
 
 
 class EntityPrecision(EntityScore):
-    """Share of the entities said that are there; 0 where none is said."""
+    """Share of the entities said that are there; undefined where none is said, or none is there."""
 
     kind: Literal["entity_precision"] = "entity_precision"
 

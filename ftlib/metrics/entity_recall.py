@@ -9,7 +9,7 @@ from ftlib.metrics.label_counts import Score
 
 
 class EntityRecall(EntityScore):
-    """Share of the entities there that are found; 0 where there is none."""
+    """Share of the entities there that are found; undefined where there is none."""
 
     kind: Literal["entity_recall"] = "entity_recall"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.config import BatchKind
@@ -30,6 +31,16 @@ class EntityScore(MetricBase):
     def name(self) -> str:
         """See MetricBase."""
         return f"{super().name}:{self.type}" if self.type else super().name
+
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        what = f"entity of type {self.type!r}" if self.type else "entity"
+        return f"the rows hold no {what}{' or none is said' if self.score == 'precision' else ''}"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return any(count and self.type in (None, tag[2:]) for tag, count in labels.items() if tag != "O")
 
     def resampled(
         self, outcomes: TaggedOutcomes, rows: Int[np.ndarray, "resamples rows"]

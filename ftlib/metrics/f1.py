@@ -8,7 +8,7 @@ from ftlib.metrics.label_scores import Score, ScoreOfLabel
 
 
 class F1(ScoreOfLabel):
-    """Harmonic mean of one label's precision and recall; 0 where both are."""
+    """Harmonic mean of one label's precision and recall; 0 where one is, undefined where no row has the label."""
 
     kind: Literal["f1"] = "f1"
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ftlib.config import BatchKind
 from ftlib.errors import DataError
-from ftlib.metrics.draws import summed, times_drawn
+from ftlib.identity import places
+from ftlib.metrics.draws import share, summed, times_drawn
 from ftlib.outcomes import LabelOutcomes, MultiLabelOutcomes
 
 if TYPE_CHECKING:
@@ -54,28 +55,27 @@ class LabelCounts:
         )
         return cls(hits, golds, predictions)
 
-    def precision(self) -> Float[np.ndarray, "resamples labels"]:
-        """Return the share of predictions that are right; 0 where there is none."""
-        return self.hits / self.predictions.clip(min=1)
-
-    def recall(self) -> Float[np.ndarray, "resamples labels"]:
-        """Return the share of a label's rows that are found; 0 where there is none."""
-        return self.hits / self.golds.clip(min=1)
-
-    def f1(self) -> Float[np.ndarray, "resamples labels"]:
-        """Return the harmonic mean of precision and recall; 0 where both are."""
-        return 2 * self.hits / (self.golds + self.predictions).clip(min=1)
-
     def score(self, score: Score) -> Float[np.ndarray, "resamples labels"]:
-        """Return the score of this name."""
-        return {"precision": self.precision, "recall": self.recall, "f1": self.f1}[score]()
+        """Return the score of this name; nan where no row has the label, and for precision where none is predicted to.
+
+        Without a row of the label every model's precision and F1 would be 0: that measures the rows.
+        """
+        import numpy as np
+
+        found = {
+            "precision": share(self.hits, self.predictions),
+            "recall": share(self.hits, self.golds),
+            "f1": 2 * share(self.hits, self.golds + self.predictions),
+        }[score]
+        return np.where(self.golds > 0, found, np.nan)
 
 
 def position(outcomes: LabelTable, label: str) -> int:
     """Return a label's place. Raises DataError if the model has no such label."""
-    if label not in outcomes.labels:
+    (place,) = places([label], outcomes.labels)
+    if place is None:
         raise DataError(f"a metric names the label {label!r}; the model has {', '.join(outcomes.labels)}")
-    return outcomes.labels.index(label)
+    return place
 
 
 def _count(labels: Int[np.ndarray, "resamples rows"], nothing: int) -> Int[np.ndarray, "resamples labels"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.config import BatchKind
@@ -20,6 +21,15 @@ class ScoreOfLabel(OfLabel):
     reads: ClassVar[frozenset[BatchKind]] = OF_LABELS
     higher_is_better: ClassVar[bool] = True
     score: ClassVar[Score]
+
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return f"no row has the label {self.label!r}{' or none is predicted to' if self.score == 'precision' else ''}"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return labels.get(self.label, 0) > 0
 
     def resampled(
         self, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]
@@ -41,13 +51,25 @@ class AveragedScore(MetricBase):
     weighted: ClassVar[bool]
     """Whether a label counts by its rows, or as much as any other."""
 
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "no row has a label"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return any(labels.values())
+
     def resampled(
         self, outcomes: LabelTable, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample; 0 where no row has a label."""
+        """Return `compute` of every resample."""
+        import numpy as np
+
         counts = LabelCounts.of(outcomes, rows)
         weights = counts.golds if self.weighted else counts.golds > 0
-        return (counts.score(self.score) * weights).sum(axis=1) / weights.sum(axis=1).clip(min=1)
+        total = (np.nan_to_num(counts.score(self.score)) * weights).sum(axis=1)
+        return np.where(weights.any(axis=1), total / weights.sum(axis=1).clip(min=1), np.nan)
 
 
 class PooledScore(MetricBase):
@@ -56,6 +78,15 @@ class PooledScore(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"multi_labeled"})
     higher_is_better: ClassVar[bool] = True
     score: ClassVar[Score]
+
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return f"no row has a label{' or none is predicted' if self.score == 'precision' else ''}"
+
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return any(labels.values())
 
     def resampled(
         self, outcomes: MultiLabelOutcomes, rows: Int[np.ndarray, "resamples rows"]

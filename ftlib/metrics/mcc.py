@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class MCC(MetricBase):
     """Correlation of labels and predictions, for any number of labels (Gorodkin 2004); 0 is chance, 1 is all right.
 
-    0 too where all rows, or all predictions, have one label.
+    Undefined where all rows have one label. Where all predictions have one, it is 0: such a model says nothing.
     """
 
     kind: Literal["mcc"] = "mcc"
@@ -25,11 +26,14 @@ class MCC(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = True
 
-    def compute(self, outcomes: LabelOutcomes) -> float:
-        """Return the metric over all rows."""
-        from sklearn.metrics import matthews_corrcoef
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "all rows have the same label"
 
-        return float(matthews_corrcoef(outcomes.gold, outcomes.predicted))
+    def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
+        """See MetricBase."""
+        return sum(count > 0 for count in labels.values()) > 1
 
     def resampled(
         self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
@@ -41,4 +45,5 @@ class MCC(MetricBase):
         covariance = counts.hits.sum(axis=1) * total - (counts.golds * counts.predictions).sum(axis=1)
         spread = [total**2 - (side.astype(np.float64) ** 2).sum(axis=1) for side in (counts.golds, counts.predictions)]
         scale = np.sqrt(spread[0] * spread[1])
-        return np.divide(covariance, scale, out=np.zeros(len(rows)), where=scale > 0)
+        found = np.divide(covariance, scale, out=np.zeros(len(rows)), where=scale > 0)
+        return np.where(spread[0] > 0, found, np.nan)

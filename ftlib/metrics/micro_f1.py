@@ -8,7 +8,7 @@ from ftlib.metrics.label_scores import PooledScore, Score
 
 
 class MicroF1(PooledScore):
-    """The harmonic mean of micro precision and micro recall; 0 where both are."""
+    """The harmonic mean of micro precision and micro recall; 0 where one is."""
 
     kind: Literal["micro_f1"] = "micro_f1"
 

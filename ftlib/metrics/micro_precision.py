@@ -8,7 +8,7 @@ from ftlib.metrics.label_scores import PooledScore, Score
 
 
 class MicroPrecision(PooledScore):
-    """Share of all predicted labels that are right; 0 if none is predicted."""
+    """Share of all predicted labels that are right; undefined if none is, or none is there."""
 
     kind: Literal["micro_precision"] = "micro_precision"
 

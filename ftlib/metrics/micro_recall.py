@@ -8,7 +8,7 @@ from ftlib.metrics.label_scores import PooledScore, Score
 
 
 class MicroRecall(PooledScore):
-    """Share of all labels that are found; 0 if there is none."""
+    """Share of all labels that are found; undefined if there is none."""
 
     kind: Literal["micro_recall"] = "micro_recall"
 

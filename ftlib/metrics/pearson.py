@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ftlib.metrics.correlations import OfScores, correlation
+from ftlib.metrics.correlations import Correlation, correlation
 from ftlib.outcomes import ScoreOutcomes
 
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
-class Pearson(OfScores):
-    """Linear correlation of answers and scores, -1 to 1; 0 where either are all the same. Blind to shift and scale."""
+class Pearson(Correlation):
+    """Linear correlation of answers and scores, -1 to 1; blind to shift and scale. Undefined where either are equal."""
 
     kind: Literal["pearson"] = "pearson"
 

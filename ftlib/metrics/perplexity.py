@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import LANGUAGE, BatchKind
 from ftlib.metrics.base import MetricBase
+from ftlib.metrics.draws import share
 from ftlib.outcomes import TokenOutcomes
 
 if TYPE_CHECKING:
@@ -21,11 +22,10 @@ class Perplexity(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = LANGUAGE
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: TokenOutcomes) -> float:
-        """Return the metric over all rows."""
-        import numpy as np
-
-        return float(np.exp(outcomes.nll.sum() / outcomes.targets.sum()))
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "the rows have no token to predict"
 
     def resampled(
         self, outcomes: TokenOutcomes, rows: Int[np.ndarray, "resamples rows"]
@@ -33,4 +33,4 @@ class Perplexity(MetricBase):
         """Return `compute` of every resample."""
         import numpy as np
 
-        return np.exp(outcomes.nll[rows].sum(axis=1) / outcomes.targets[rows].sum(axis=1))
+        return np.exp(share(outcomes.nll[rows].sum(axis=1), outcomes.targets[rows].sum(axis=1)))

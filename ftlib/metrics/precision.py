@@ -8,7 +8,7 @@ from ftlib.metrics.label_scores import Score, ScoreOfLabel
 
 
 class Precision(ScoreOfLabel):
-    """Share of the rows predicted to have the label that have it; 0 if none is predicted to."""
+    """Share of the rows predicted to have the label that have it; undefined if none is predicted to, or none has it."""
 
     kind: Literal["precision"] = "precision"
 

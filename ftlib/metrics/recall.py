@@ -8,7 +8,7 @@ from ftlib.metrics.label_scores import Score, ScoreOfLabel
 
 
 class Recall(ScoreOfLabel):
-    """Share of the rows with the label that are predicted to have it; 0 if no row has it."""
+    """Share of the rows with the label that are predicted to have it; undefined if no row has it."""
 
     kind: Literal["recall"] = "recall"
 

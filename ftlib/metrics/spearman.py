@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ftlib.metrics.correlations import OfScores, correlation
+from ftlib.metrics.correlations import Correlation, correlation
 from ftlib.outcomes import ScoreOutcomes
 
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
-class Spearman(OfScores):
-    """Correlation of the ranks of answers and scores, ties sharing theirs; 0 where either are all the same."""
+class Spearman(Correlation):
+    """Correlation of the ranks of answers and scores, ties sharing theirs; undefined where either are all the same."""
 
     kind: Literal["spearman"] = "spearman"
 

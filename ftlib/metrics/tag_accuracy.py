@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.metrics.base import MetricBase
+from ftlib.metrics.draws import share
 from ftlib.outcomes import TaggedOutcomes
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ class TagAccuracy(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"tagged"})
     higher_is_better: ClassVar[bool] = True
 
-    def compute(self, outcomes: TaggedOutcomes) -> float:
-        """Return the metric over all rows."""
-        right, words = outcomes.words
-        return float(right.sum() / max(1, words.sum()))
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "the rows hold no word"
 
     def resampled(
         self, outcomes: TaggedOutcomes, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
-        right, words = outcomes.words
-        return right[rows].sum(axis=1) / words[rows].sum(axis=1).clip(min=1)
+        right, words = (side[rows].sum(axis=1) for side in outcomes.words)
+        return share(right, words)

@@ -54,7 +54,7 @@ def card(version: Version, manifest: Manifest, original: Path) -> str:
 def _results(manifest: Manifest, task: str | None) -> list[EvalResult] | None:
     from huggingface_hub import EvalResult
 
-    parts = [(*name.partition("/")[::2], value) for name, value in manifest.metrics.items()]
+    parts = [(*name.partition("/")[::2], value) for name, value in manifest.metrics.items() if value is not None]
     return [
         EvalResult(
             task_type=task or "other",

@@ -7,6 +7,7 @@ it gets the aliases that the version has here.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlib.config import Config
-from ftlib.errors import IntegrityError, RecipeError, StorageError
+from ftlib.errors import IntegrityError, RecipeError, StorageError, first_line
 from ftlib.markdown import escaped
 from ftlib.model_registry.registry import ModelRegistry
 from ftlib.model_registry.signing import PublicKey
@@ -78,7 +79,7 @@ def export_to_mlflow(
         for alias in aliases:
             client.set_registered_model_alias(version.name, alias, found.version)
     except MlflowException as error:
-        raise StorageError(f"MLflow at {tracking_uri} refused {version}: {str(error).splitlines()[0]}") from error
+        raise StorageError(f"MLflow at {tracking_uri} refused {version}: {first_line(error)}") from error
     return Exported(
         model=version.name, version=str(found.version), run_id=found.run_id, aliases=tuple(aliases), created=created
     )
@@ -86,10 +87,13 @@ def export_to_mlflow(
 
 def _client(tracking_uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         from mlflow import MlflowClient
     except ImportError as error:
         raise RecipeError("MLflow is not installed; pip install 'reglage[mlflow]'") from error
+    for name in ("mlflow", "alembic"):  # a new database's migrations speak
+        logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
@@ -111,7 +115,8 @@ def _log(client: MlflowClient, experiment: str, version: Version, manifest: Mani
     where = there.experiment_id if there else client.create_experiment(experiment)
     run_id = client.create_run(where, tags=_tags(version), run_name=str(version)).info.run_id
     now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in manifest.metrics.items()])
+    known = {name: value for name, value in manifest.metrics.items() if value is not None}
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in known.items()])
     client.log_dict(run_id, manifest.lineage, "lineage.json")
     return run_id
 

@@ -15,7 +15,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftlib.config import Config
+from ftlib.config import Config, user_path
 from ftlib.errors import IntegrityError, RecipeError
 from ftlib.records import parse
 
@@ -52,7 +52,7 @@ class PublicKey:
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
         try:
-            key = load_pem_public_key(path.read_bytes())
+            key = load_pem_public_key(user_path(path).read_bytes())
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
             raise RecipeError(f"{path} is no public key in a PEM file: {_reason(error)}") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
@@ -93,7 +93,7 @@ class Signer:
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         try:
-            key = load_pem_private_key(path.read_bytes(), password=None)
+            key = load_pem_private_key(user_path(path).read_bytes(), password=None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise RecipeError(f"{path} is no private key in a PEM file without a password: {_reason(error)}") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):

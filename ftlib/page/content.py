@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ftlib.artifacts import Estimate
-from ftlib.results import number
+from ftlib.results import UNDEFINED, number
 
 Tone = Literal["", "good", "bad", "muted"]
 Mark = Literal["", "chosen", "worst"]
@@ -97,24 +97,23 @@ class Page:
 
 def estimates_on_one_scale(column: Sequence[Estimate | None], *, zero: bool = False) -> list[Cell]:
     """Return cells whose bars can be compared down the column; with `zero`, the scale holds it and shows it."""
-    known = [estimate for estimate in column if estimate is not None]
-    points = [point for estimate in known for point in (estimate.low, estimate.value, estimate.high)] or [0.0]
+    numbers = [None if estimate is None else estimate.numbers() for estimate in column]
+    points = [point for three in numbers if three is not None for point in three] or [0.0]
     points += [0.0] if zero else []
     first, span = min(points), max(points) - min(points)
 
     def at(value: float) -> float:
         return (value - first) / span if span else 0.5
 
-    return [
-        Cell("–", tone="muted")
-        if estimate is None
-        else Cell(
-            signed(estimate.value) if zero else number(estimate.value),
-            Bar(at(estimate.low), at(estimate.value), at(estimate.high), at(0.0) if zero else None),
-            " to ".join((signed if zero else number)(end) for end in (estimate.low, estimate.high)),
-        )
-        for estimate in column
-    ]
+    def cell(estimate: Estimate | None, three: tuple[float, float, float] | None) -> Cell:
+        if three is None:
+            return Cell("–" if estimate is None else UNDEFINED, tone="muted")
+        low, value, high = three
+        say = signed if zero else number
+        bar = Bar(at(low), at(value), at(high), at(0.0) if zero else None)
+        return Cell(say(value), bar, f"{say(low)} to {say(high)}")
+
+    return [cell(estimate, three) for estimate, three in zip(column, numbers, strict=True)]
 
 
 def signed(value: float) -> str:

@@ -8,7 +8,7 @@ from itertools import cycle
 from pathlib import Path
 
 from ftlib.page.content import Figure
-from ftlib.page.figures import SHIFTED, STYLES, TARGET, canvas, colours, plain, saved
+from ftlib.page.figures import SHIFTED, STYLES, TARGET, canvas, colours, legend_below, plain, saved
 
 _SCORES = " Of a score it is a normal distribution's with variance 1: half the squared error + 0.919."
 
@@ -48,7 +48,7 @@ def loss_path(
             axes.plot([0, 1], [values[0], values[-1]], color=colour, linewidth=1.0, linestyle=(0, (2, 3)), alpha=0.7)
         axes.set_xlabel("α")
         axes.set_title("loss along the path", loc="left")
-        axes.legend(frameon=False, loc="best")
+        legend_below(axes)
         words = "; ".join(f"{name} {barrier(alphas, values):.3f}" for name, values in losses.items())
         caption = (
             f"Negative log-likelihood (nats) on the validation rows by alpha.{_SCORES if of_scores else ''} "

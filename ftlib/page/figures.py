@@ -20,6 +20,10 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"marker": "^", "linestyle": (0, (2, 2))},
 )
 """Where lines nearly coincide, the lower ones show through the gaps."""
+_BELOW = 36.0
+"""Points from the axes' foot to the words below it, past the numbers and the axis's name."""
+_ABREAST = 45
+"""Letters of names that fit beside each other below half a figure."""
 INK = "#1f2430"  # becomes `currentColor` in the SVG, so that axes and words follow the page into the dark
 _FONT = "ui-sans-serif, system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 
@@ -43,7 +47,7 @@ def training_curves(folder: Path, curves: Sequence[Curve]) -> Figure:
                 rate_axes.plot(*zip(*curve.rate, strict=True), color=SHIFTED, linewidth=1.6)
             rate_axes.set_title(f"{curve.phase} · learning rate", loc="left")
             rate_axes.set_xlabel("step")
-            rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+            rate_axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")  # a power above the axis lifts the title
         return saved(
             figure,
             folder,
@@ -68,7 +72,7 @@ def _loss(axes: Any, curve: Curve) -> None:
         )
     axes.set_title(f"{curve.phase} · loss", loc="left")
     axes.set_xlabel("step")
-    axes.legend(frameon=False)
+    legend_below(axes)
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
@@ -96,6 +100,24 @@ def panels(count: int) -> Generator[tuple[Any, list[Any]]]:
         for spare in axes[count:]:
             spare.set_visible(False)
         yield figure, axes[:count]
+
+
+def legend_below(axes: Any) -> None:
+    """Write what the lines are below the axes: inside there is no place that no line or band crosses."""
+    from matplotlib.transforms import ScaledTranslation
+
+    words = axes.get_legend_handles_labels()[1]
+    below = ScaledTranslation(0.0, -_BELOW / 72, axes.figure.dpi_scale_trans)
+    axes.legend(
+        frameon=False,
+        loc="upper left",
+        ncols=3 if sum(map(len, words)) <= _ABREAST else 1,  # long names side by side would squeeze the axes
+        columnspacing=1.2,
+        borderaxespad=0.0,
+        borderpad=0.0,
+        bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=axes.transAxes + below,
+    )
 
 
 def plain(text: str) -> str:

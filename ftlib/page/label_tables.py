@@ -25,24 +25,19 @@ Labelled = LabelOutcomes | MultiLabelOutcomes | TaggedOutcomes
 def label_table(name: str, table: Labelled, resampling: Resampling) -> Table | None:
     """Return every label, or type of entity, with its counts and scores, the worst F1 on top.
 
-    A label that neither is in a row nor is said is left out: None where that is every label. Where a score has nothing
-    to divide by there is a dash.
+    A label that neither is in a row nor is said is left out: None where that is every label.
     """
     import numpy as np
 
     counts = _counts(table, np.arange(len(table))[None])
     golds, predictions = counts.golds[0], counts.predictions[0]
-    f1 = counts.f1()[0]
+    f1 = np.nan_to_num(counts.score("f1")[0])
     there = sorted(np.nonzero(golds + predictions)[0].tolist(), key=lambda label: (f1[label], -golds[label], label))
     if not there:
         return None
     shown = there[:LONGEST]
-    known = {"precision": predictions > 0, "recall": golds > 0, "f1": golds + predictions > 0}
     found = label_scores(table, resampling)
-    columns = [
-        estimates_on_one_scale([found[score][label] if known[score][label] else None for label in shown])
-        for score in SCORES
-    ]
+    columns = [estimates_on_one_scale([found[score][label] for label in shown]) for score in SCORES]
     tagged = isinstance(table, TaggedOutcomes)
     names = table.entities.types if tagged else table.labels
     left = f", the {len(shown)} worst of {len(there)} by F1" if len(there) > len(shown) else ""

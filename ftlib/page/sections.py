@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from ftlib.artifacts import (
     Candidates,
@@ -16,16 +17,17 @@ from ftlib.artifacts import (
     Selection,
     SliceFacts,
 )
+from ftlib.counted import counted
 from ftlib.page.content import Cell, Figure, Row, Section, Table, Tile, Tone, estimates_on_one_scale, signed, texts
 from ftlib.recipe import Recipe
 from ftlib.recipe_parts import Evaluation
-from ftlib.results import Difference, Result, number
+from ftlib.results import UNDEFINED, Difference, Result, number
 
 _SCALES = (
     "The dashed line is zero. Bars of one metric share a scale; where it runs beyond ±1, as perplexities do, "
     "every row has its own."
 )
-_TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted"}
+_TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted", UNDEFINED: "muted"}
 
 
 def tiles(recipe: Recipe, rows: Sequence[Result], gains: Sequence[Difference]) -> list[Tile]:
@@ -38,16 +40,19 @@ def tiles(recipe: Recipe, rows: Sequence[Result], gains: Sequence[Difference]) -
         metric = wanted if wanted in row.metrics else next(iter(row.metrics))
         estimate = row.metrics[metric]
         gain = next((g for g in gains if (g.evaluation, g.metric) == (row.evaluation, metric)), None)
-        note = f"{number(estimate.low)} to {number(estimate.high)}"
+        label = f"{row.evaluation} {metric}".replace("_", " ")
+        if (three := estimate.numbers()) is None:
+            found.append(Tile(UNDEFINED, label, estimate.undefined))
+            continue
+        note = f"{number(three[0])} to {number(three[2])}"
         if gain is not None and gain.estimate.value:
             note += f" · {signed(gain.estimate.value)} against {gain.theirs}"
-        label = f"{row.evaluation} {metric}".replace("_", " ")
         found.append(
             Tile(
-                number(estimate.value),
+                number(three[1]),
                 label,
                 note,
-                _TONES[gain.verdict] if gain and gain.verdict != "undecided" else "",
+                _TONES[gain.verdict] if gain and gain.verdict in ("better", "worse") else "",
             )
         )
     return found
@@ -169,7 +174,8 @@ def _of_one_scale(found: Sequence[Difference]) -> list[list[int]]:
     for metric in dict.fromkeys(d.metric for d in found):
         where = [i for i, d in enumerate(found) if d.metric == metric]
         # Perplexities of two corpora differ by orders of magnitude: the smaller would be a dot on zero.
-        wide = any(max(abs(found[i].estimate.low), abs(found[i].estimate.high)) > 1.0 for i in where)
+        ends = [three for i in where if (three := found[i].estimate.numbers()) is not None]
+        wide = any(max(abs(low), abs(high)) > 1.0 for low, _, high in ends)
         groups += [[i] for i in where] if wide else [where]
     return groups
 
@@ -221,17 +227,20 @@ def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
 
     def merit(item: tuple[str, SliceFacts]) -> float:
         value = item[1].metrics[metrics[0]].value
+        if value is None:
+            return inf  # nobody can say how bad it is: below those that can be compared
         return value if higher_is_better else -value
 
     worst_first = sorted(cell.slices.items(), key=merit)
+    worst = 0 if any(facts.metrics[metrics[0]].value is not None for facts in cell.slices.values()) else None
     columns = [estimates_on_one_scale([facts.metrics[metric] for _, facts in worst_first]) for metric in metrics]
     return Table(
         columns=["slice", "rows", *(metric.replace("_", " ") for metric in metrics)],
         rows=[
-            Row([Cell(name), *texts(facts.rows), *(column[i] for column in columns)], "" if i else "worst")
+            Row([Cell(name), *texts(facts.rows), *(column[i] for column in columns)], "worst" if i == worst else "")
             for i, (name, facts) in enumerate(worst_first)
         ],
-        caption=f"{cell.evaluation} · {cell.rows:,} rows",
+        caption=f"{cell.evaluation} · {counted(cell.rows, 'row')}",
         numeric=frozenset({1}),
     )
 
@@ -263,17 +272,31 @@ def training_section(checkpoints: Sequence[Checkpoint], figures: Sequence[Figure
     )
 
 
+_FACTS = {
+    "supervised": "targets",
+    "seconds": "seconds of its steps",
+    "worker_seconds": "seconds of its worker",
+    "world_size": "workers",
+    "peak_memory_bytes": "peak memory",
+}
+"""What a fact of a training is called on the page, where its name alone says little."""
+
+
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return _FACTS.get(name, name.replace("_", " "))
 
 
 def _fact(checkpoint: Checkpoint, name: str) -> str | int:
     value = checkpoint.facts.get(name, "–")
+    if name.endswith("_bytes") and not isinstance(value, str):
+        return f"{value / 1e6:,.0f} MB"
     return f"{value:,.4g}" if isinstance(value, float) else value
 
 
-def data_section(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> Section:
-    """Return where every row went."""
+def data_section(
+    raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset], notes: Sequence[str] = ()
+) -> Section:
+    """Return where every row went; `notes` are said above, each a sentence without its full stop."""
     ledger: list[Row] = []
     for name in prepared:
         ledger += _ledger(name, raw[name], prepared[name])
@@ -282,16 +305,20 @@ def data_section(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedD
         for name, data in prepared.items()
         for split, f in data.splits.items()
     ]
-    columns = ["dataset", "split", "rows", "tokens", "supervised", "longest", "truncated", "labels"]
+    columns = ["dataset", "split", "rows", "tokens", "targets", "longest", "truncated", "labels"]
     return Section(
         "data",
         "Data",
-        "Rows in = rows kept + rows dropped, each with its reason.",
+        " ".join(["Rows in = rows kept + rows dropped, each with its reason.", *(f"{_capital(n)}." for n in notes)]),
         tables=[
             Table(["dataset", "", "rows"], ledger, "ledger", frozenset({2})),
             Table(columns, splits, "splits", frozenset(range(2, 8))),
         ],
     )
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _ledger(name: str, raw: RawDataset, prepared: PreparedDataset) -> list[Row]:
@@ -322,7 +349,7 @@ def lineage_section(
     rows += [_line("raw data", name, data.content, data.fingerprint) for name, data in raw.items()]
     rows += [_line("prepared data", name, data.content, data.fingerprint) for name, data in prepared.items()]
     rows += [_line("checkpoint", c.phase, c.weights, c.fingerprint) for c in checkpoints]
-    rows += [_line("chosen", selection.chosen.name, selection.chosen.digest(), selection.fingerprint)]
+    rows += [_line("chosen", selection.chosen.name, selection.chosen.weights, selection.fingerprint)]
     lead = f"Recipe {recipe.name}, seed {recipe.seed}. A digest identifies bytes, a fingerprint the job that made them."
     return Section("lineage", "Lineage", lead, tables=[Table(["kind", "name", "digest", "fingerprint"], rows)])
 

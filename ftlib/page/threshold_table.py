@@ -51,6 +51,8 @@ def best_threshold(table: MultiLabelOutcomes) -> float | None:
 
 
 def micro_f1(table: MultiLabelOutcomes, threshold: float) -> float:
-    """Return micro F1 if every label is said that is at least this probable; 0 with nothing to find or say."""
+    """Return micro F1 if every label is said that is at least this probable; nan where no row has a label."""
     said = table.probabilities >= threshold
-    return float(2 * (table.gold & said).sum() / max(1, table.gold.sum() + said.sum()))
+    if not table.gold.any():
+        return float("nan")
+    return float(2 * (table.gold & said).sum() / (table.gold.sum() + said.sum()))

@@ -7,15 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ftlib.artifacts import Estimate
 from ftlib.page.content import Figure
-from ftlib.page.figures import CHOSEN, INK, STYLES, TARGET, canvas, colours, plain, saved
+from ftlib.page.figures import CHOSEN, INK, STYLES, TARGET, canvas, colours, legend_below, plain, saved
 from ftlib.page.labels import Mark, Stroke, label_apart
 
 _DOT, _RING = 42.0, 190.0
 """Areas in square points, as scatter takes them."""
+
+
+class Point(NamedTuple):
+    """A value with its interval."""
+
+    low: float
+    value: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Line:
 
     evaluation: str
     metric: str
-    values: tuple[Estimate, ...]
+    values: tuple[Point, ...]
     higher_is_better: bool = True
 
     @property
@@ -112,4 +119,4 @@ def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: dict[Line,
     axes.axvline(
         alphas[chosen], color=CHOSEN, linewidth=1.2, linestyle=(0, (4, 3)), label=f"chosen, α = {alphas[chosen]:g}"
     )
-    axes.legend(frameon=False, loc="best")
+    legend_below(axes)

@@ -9,6 +9,7 @@ from ftlib.artifacts import FileVersion
 from ftlib.errors import DataError
 from ftlib.fingerprint import file_digest
 from ftlib.row_files.delimited import read_csv
+from ftlib.row_files.first_bytes import refuse_other_table
 from ftlib.row_files.jsonl import read_jsonl
 from ftlib.row_files.tables import read_parquet
 from ftlib.row_files.text import COMPRESSIONS
@@ -26,14 +27,15 @@ def pin_file(path: Path, uri: str | None = None) -> FileVersion:
         raise DataError(f"{path}: {error.strerror}; make it readable or take it out of the source") from error
 
 
-def read_file(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
-    """Read a pinned local file by its suffix, in order.
+def read_file(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset()) -> Iterator[Row | BadRow]:
+    """Read a pinned local file by its suffix, in order, but for the columns to drop.
 
     Raises DataError if the file changed since it was pinned, is damaged as a whole, or unpacks to far more than it is.
     """
     name = file.uri.lower()
     if name.endswith(".parquet"):
-        return read_parquet(file, row_bytes)
+        refuse_other_table(file)
+        return read_parquet(file, row_bytes, drop)
     if name.endswith((".csv", *(f".csv{compression}" for compression in COMPRESSIONS))):
-        return read_csv(file, row_bytes)
-    return read_jsonl(file, row_bytes)
+        return read_csv(file, row_bytes, drop)
+    return read_jsonl(file, row_bytes, drop)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ftlib.artifacts import FileVersion
-from ftlib.errors import DataError
+from ftlib.errors import DataError, first_line
 from ftlib.row_files.budget import Budget, compare
+from ftlib.row_files.cells import rows_of
+from ftlib.row_files.class_names import Namer, namers, stored_features
 from ftlib.row_files.delimited import refuse_twice
-from ftlib.rows import BadRow, Row, Value, table_row
+from ftlib.rows import BadRow, Row, too_large
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +26,8 @@ _HELD_BYTES = 8 << 20
 _COLUMNS, _LEVELS = 10_000, 32
 
 
-def read_parquet(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
-    """Read a table's rows in order."""
+def read_parquet(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset()) -> Iterator[Row | BadRow]:
+    """Read a table's rows in order, but for the columns to drop. Classes have their names where the file says them."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -35,14 +37,16 @@ def read_parquet(file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
             nested = _refuse_shape(table, file.uri)
             # Left as dictionaries, since 40 GB of text fit into one of a few megabytes and the footer does not say so.
             text = [field.name for field in table.schema_arrow if pa.types.is_string(field.type)]
-            table = parquet.ParquetFile(stream, read_dictionary=text)
+            # Spark's old dates count nanoseconds from 1970 and reach 2262 at most: beyond that they would wrap.
+            table = parquet.ParquetFile(stream, read_dictionary=text, coerce_int96_timestamp_unit="us")
             size = file.bytes // max(table.metadata.num_rows, 1)
-            batches = table.iter_batches(batch_size=_NESTED_BATCH if nested else _BATCH, use_threads=False)
-            yield from _rows(batches, file, size, row_bytes)
+            batches = _batches(table, drop, _NESTED_BATCH if nested else _BATCH)
+            classes = namers(stored_features(table.schema_arrow.metadata))
+            yield from _rows(batches, file, size, row_bytes, classes)
             stream.seek(0)  # the same open file: what was replaced meanwhile does not matter, what was overwritten does
             compare(file, hashlib.file_digest(cast("Any", stream), "sha256").hexdigest())
     except (pa.ArrowException, OSError) as error:
-        what = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        what = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"{file.uri} cannot be read as parquet: {what}; write it again") from error
 
 
@@ -58,50 +62,72 @@ def _refuse_shape(table: parquet.ParquetFile, uri: str) -> bool:
     return deepest > 0
 
 
-def _rows(batches: Any, file: FileVersion, size: int, row_bytes: int) -> Iterator[Row | BadRow]:
+def _batches(table: parquet.ParquetFile, drop: frozenset[str], rows: int) -> Iterator[pa.RecordBatch]:
+    if not drop:
+        yield from table.iter_batches(batch_size=rows, use_threads=False)
+        return
+    kept = [name for name in table.schema_arrow.names if name not in drop]
+    # To parquet a name is the beginning of a path: asked for "a" it gives a column "a.b" too.
+    for batch in table.iter_batches(batch_size=rows, columns=kept, use_threads=False):
+        yield batch.select(kept)
+
+
+def _rows(
+    batches: Iterator[pa.RecordBatch], file: FileVersion, size: int, row_bytes: int, classes: Mapping[str, Namer]
+) -> Iterator[Row | BadRow]:
     budget, number = Budget(file), 0
     for batch in batches:
         sizes = _unpacked(batch)
         budget.take(int(sizes.sum()))
-        plain = all(_is_plain(field.type) for field in batch.schema)
         for start, stop in _slices(sizes, row_bytes):
             if sizes[start] > row_bytes:
                 number += 1
-                detail = f"{int(sizes[start])} bytes, allowed {row_bytes}"
-                yield BadRow(file.uri, number, int(sizes[start]), "too_large", detail)
+                yield too_large(file.uri, number, int(sizes[start]), row_bytes, _largest(batch.slice(start, 1)))
                 continue
-            for cells in _cells(batch.slice(start, stop - start)):
-                number += 1
-                if isinstance(cells, str):
-                    yield BadRow(file.uri, number, size, "invalid_utf8", "bytes that are not UTF-8", cells)
-                elif plain:
-                    yield Row(file.uri, number, size, cast("dict[str, Value]", cells))
-                else:
-                    yield table_row(file.uri, number, size, cells)
+            yield from rows_of(batch.slice(start, stop - start), classes, file.uri, number, size)
+            number += stop - start
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+def _largest(row: pa.RecordBatch) -> str:
+    return max(row.schema.names, key=lambda name: int(_sizes(row.column(name))[0]))
 
 
 def _unpacked(batch: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return every row's size when unpacked; for other columns than text, the batch's average."""
+    """Return every row's size when unpacked."""
+    import numpy as np
+
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
+        sizes += _sizes(column)
+    return sizes
+
+
+def _sizes(column: pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return every cell's size when unpacked: of text and lists their own, since one may be all that a batch holds."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    sizes = np.zeros(batch.num_rows, np.int64)
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
-            lengths = pc.call_function("binary_length", [column.dictionary]).fill_null(0).take(column.indices)
-            sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False)
-        else:
-            sizes += column.nbytes // max(batch.num_rows, 1)
-    return sizes
+    kind = column.type
+    if pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type):
+        lengths = pc.call_function("binary_length", [column.dictionary]).fill_null(0).take(column.indices)
+        return lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    if _is_text(kind):
+        return pc.call_function("binary_length", [column]).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        ends = np.concatenate(([0], np.cumsum(_sizes(column.values))))
+        offsets = column.offsets.to_numpy()
+        return ends[offsets[1:]] - ends[offsets[:-1]]
+    if pa.types.is_struct(kind) and kind.num_fields:
+        return _unpacked(pa.RecordBatch.from_struct_array(column))
+    return np.full(len(column), column.nbytes // max(len(column), 1), np.int64)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    of_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return of_text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _slices(sizes: np.ndarray[Any, np.dtype[np.int64]], row_bytes: int) -> Iterator[tuple[int, int]]:
@@ -121,29 +147,3 @@ def _slices(sizes: np.ndarray[Any, np.dtype[np.int64]], row_bytes: int) -> Itera
         if stop < len(sizes):
             yield stop, stop + 1
             start = stop + 1
-
-
-def _cells(piece: pa.RecordBatch) -> Iterator[dict[str, object] | str]:
-    """Yield every row's cells, or the column that holds bytes which are no text."""
-    import pyarrow as pa
-
-    names = piece.schema.names
-    columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in piece.columns]
-    try:
-        lists = [column.to_pylist() for column in columns]
-    except UnicodeDecodeError:  # parquet does not check its text, and neither does Arrow
-        for i in range(piece.num_rows):
-            yield _checked_row(names, [column.slice(i, 1) for column in columns])
-        return
-    for cells in zip(*lists, strict=True):
-        yield dict(zip(names, cells, strict=True))
-
-
-def _checked_row(names: list[str], columns: list[pa.Array]) -> dict[str, object] | str:
-    cells: dict[str, object] = {}
-    for name, column in zip(names, columns, strict=True):
-        try:
-            cells[name] = column[0].as_py()
-        except UnicodeDecodeError:
-            return name
-    return cells

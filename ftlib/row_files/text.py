@@ -9,16 +9,20 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from ftlib.artifacts import FileVersion
-from ftlib.errors import DataError
+from ftlib.errors import DataError, first_line
 from ftlib.row_files.budget import Budget, compare
+from ftlib.row_files.first_bytes import BOM, refuse_other_packing, refuse_other_text
 
 COMPRESSIONS = (".gz", ".zst")
 
-_BOM = b"\xef\xbb\xbf"
 _BUFFER = 1 << 20
+_HEAD = 4 << 20
+"""What is looked at before the first row, at most."""
+_MARKS = 4096
+"""In which a format's mark stands."""
 
 
 Line = tuple[int, int, bytes | None]
@@ -31,7 +35,7 @@ def bounded_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
     while data := stream.readline(limit + 2):
         number += 1
         if number == 1:
-            data = data.removeprefix(_BOM)
+            data = data.removeprefix(BOM)
         size = len(data)
         if size <= limit or len(data.rstrip(b"\r\n")) <= limit:
             yield number, size, data
@@ -42,16 +46,32 @@ def bounded_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
         yield number, size, None
 
 
+class Opened(NamedTuple):
+    """A text file that can be read."""
+
+    stream: IO[bytes]
+    head: bytes
+    """Its first bytes: more than a row may have, or all of them."""
+    whole: bool
+    """Whether the head is all there is."""
+
+
 @contextmanager
-def open_text(file: FileVersion) -> Generator[IO[bytes]]:
-    """Open a text file, decompressed; after the block, check that its bytes are those that were pinned."""
+def open_text(file: FileVersion, row_bytes: int) -> Generator[Opened]:
+    """Open a text file, decompressed; after the block, check that its bytes are those that were pinned.
+
+    Raises DataError for a file that is damaged, of another known format, or not UTF-8 in lines.
+    """
     try:
         with Path(file.uri).open("rb", buffering=0) as raw:
             hashed = _Hashed(raw)
             stream = io.BufferedReader(hashed, _BUFFER)
-            if stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise DataError(f"{file.uri} is UTF-16, allowed is UTF-8; convert it")
-            yield cast("IO[bytes]", _decompressed(stream, file))
+            refuse_other_packing(stream.peek(_MARKS)[:_MARKS], file.uri)
+            unpacked, size = _decompressed(stream, file), min(row_bytes + len("\r\n") + 1, _HEAD)
+            head = unpacked.read(size)
+            refuse_other_text(head, file.uri)
+            whole = io.BufferedReader(_Again(head, unpacked), _BUFFER)
+            yield Opened(cast("IO[bytes]", whole), head, whole=len(head) < size)
             while stream.read(_BUFFER):
                 pass
             compare(file, hashed.sha256.hexdigest())
@@ -65,7 +85,7 @@ def open_text(file: FileVersion) -> Generator[IO[bytes]]:
 
 def _damaged(file: FileVersion, error: Exception) -> DataError:
     kind = "gzip" if file.uri.lower().endswith(".gz") else "zstd"
-    return DataError(f"{file.uri} is a damaged {kind} file: {str(error).splitlines()[0]}; write it again")
+    return DataError(f"{file.uri} is a damaged {kind} file: {first_line(error)}; write it again")
 
 
 def _decompressed(stream: io.BufferedReader[Any], file: FileVersion) -> io.BufferedReader[Any]:
@@ -78,6 +98,25 @@ def _decompressed(stream: io.BufferedReader[Any], file: FileVersion) -> io.Buffe
         unpacking = pa.CompressedInputStream(pa.PythonFile(stream), "zstd")
         return io.BufferedReader(_Budgeted(unpacking, Budget(file)), _BUFFER)
     return stream
+
+
+class _Again(io.RawIOBase):
+    """Gives back what was read of a stream, then the rest of it."""
+
+    def __init__(self, head: bytes, rest: io.BufferedReader[Any]) -> None:
+        self._head = memoryview(head)
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._head:
+            return self._rest.readinto1(buffer)
+        part = self._head[: len(buffer)]
+        buffer[: len(part)] = part
+        self._head = self._head[len(part) :]
+        return len(part)
 
 
 class _Hashed(io.RawIOBase):

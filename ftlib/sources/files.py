@@ -14,7 +14,7 @@ from pydantic import Field
 from ftlib.artifacts import FileVersion, ListedFile, PinnedAlready
 from ftlib.config import Config
 from ftlib.errors import DataError, RecipeError
-from ftlib.listing import Found, Listing, list_bucket, list_path, pin_listed
+from ftlib.listing import Found, Listing, list_bucket, list_path, once, pin_listed
 from ftlib.row_files import COMPRESSED, SUFFIXES, read_file
 from ftlib.rows import BadRow, Row
 from ftlib.storage.files import local_errors
@@ -41,11 +41,13 @@ class Files(Config):
     """A file written less than this long ago waits for a later run."""
     marker: str | None = Field(default=None, pattern=r"^[^/]+$")
     """A file's name, `_SUCCESS` for one: the files of a folder wait until the folder has it."""
+    drop_columns: tuple[str, ...] = ()
+    """Columns that nobody reads: they are left out before a row is judged."""
 
     def list(self) -> tuple[ListedFile, ...]:
         """List the files without reading them. Raises DataError if there are none."""
         listing = list_bucket(self.path, self.endpoint_url, self.marker) if self._remote else self._local()
-        files = [file for file in listing.files if listing.what != "folder" or _is_rows(file.uri)]
+        files = once(file for file in listing.files if listing.what != "folder" or _is_rows(file.uri))
         if not files:
             raise DataError(_nothing(self.path, listing, "" if self._remote else f" (looked in {Path.cwd()})"))
         for file in files:
@@ -78,9 +80,11 @@ class Files(Config):
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the pinned files in the order of their digests, so that names and folders do not matter."""
-        bucket = self._bucket() if self._remote else None
+        bucket, drop = self._bucket() if self._remote else None, frozenset(self.drop_columns)
         for file in sorted(files, key=lambda file: file.sha256):
-            yield from read_file(file, row_bytes) if bucket is None else _read_object(bucket, file, row_bytes)
+            yield from (
+                read_file(file, row_bytes, drop) if bucket is None else _read_object(bucket, file, row_bytes, drop)
+            )
 
     @property
     def _remote(self) -> bool:
@@ -104,7 +108,7 @@ class Files(Config):
 def _nothing(path: str, listing: Listing, looked: str) -> str:
     if listing.what == "folder" and (listing.files or not path.startswith("s3://")):
         return f"{path}: no {', '.join(SUFFIXES)} file in this folder; name the one that is meant"
-    wanted = "no file matches this glob" if any(c in path for c in "*?[") else "no such file or folder"
+    wanted = "no file matches this glob" if listing.what == "glob" else "no such file or folder"
     return f"{path}: {wanted}{looked}; correct the source's path"
 
 
@@ -123,7 +127,7 @@ def _stored(bucket: Bucket, file: ListedFile | FileVersion) -> StoredObject:
     return StoredObject(file.uri.removeprefix(f"s3://{bucket.name}/"), file.version, file.bytes, 0.0)
 
 
-def _read_object(bucket: Bucket, file: FileVersion, row_bytes: int) -> Iterator[Row | BadRow]:
+def _read_object(bucket: Bucket, file: FileVersion, row_bytes: int, drop: frozenset[str]) -> Iterator[Row | BadRow]:
     """Read an object through a copy on this machine's disk: parquet has to be read from its end."""
     suffix = next(s for s in (*COMPRESSED, *SUFFIXES) if file.uri.lower().endswith(s))
     with tempfile.TemporaryDirectory(prefix="reglage-") as folder:
@@ -131,7 +135,7 @@ def _read_object(bucket: Bucket, file: FileVersion, row_bytes: int) -> Iterator[
         with local_errors(copy, file.bytes), copy.open("wb") as stream:
             bucket.copy(_stored(bucket, file), stream)
         try:
-            for row in read_file(file.model_copy(update={"uri": str(copy)}), row_bytes):
+            for row in read_file(file.model_copy(update={"uri": str(copy)}), row_bytes, drop):
                 yield structs.replace(row, uri=file.uri) if isinstance(row, Row) else replace(row, uri=file.uri)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), file.uri)) from error

@@ -1,4 +1,4 @@
-"""English passages that the environment already contains: docstrings and READMEs of installed libraries."""
+"""English passages that the environment already contains: docstrings, comments and READMEs of installed libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InstalledText(Config):
     """
 
     kind: Literal["installed_text"] = "installed_text"
-    part: Literal["docstrings", "readmes"]
+    part: Literal["docstrings", "comments", "readmes"]
     libraries: tuple[str, ...] = Field(min_length=1)
     rows_per_library: int = Field(default=250, gt=0)
 
@@ -45,8 +45,8 @@ class InstalledText(Config):
         for library, file in zip(libraries, files, strict=True):
             if library.pin() != file:
                 raise DataError(f"{file.uri} changed while it was read; let no one install it, and run again")
-            collect = library.docstrings if self.part == "docstrings" else library.readme
-            for passage in collect(self.rows_per_library):
+            parts = {"docstrings": library.docstrings, "comments": library.comments, "readmes": library.readme}
+            for passage in parts[self.part](self.rows_per_library):
                 text = masked.sub(MASK, passage.text)
                 module = f"{library.name}:{passage.module}"
                 values: dict[str, Value] = {"text": text, "library": library.name, "module": module}

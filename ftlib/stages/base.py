@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from ftlib.artifacts import Checkpoint, FoundModel
 from ftlib.config import LANGUAGE, BatchKind
+from ftlib.counted import some
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
+from ftlib.identity import identity
 from ftlib.parameter_names import layer_of
 from ftlib.workspace import Workspace
 
@@ -18,7 +20,7 @@ class BaseJob(Job):
     """Which model, with a head for which labels. A head the model already has for just this is kept, and no other."""
 
     stage: ClassVar[str] = "base"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     model: FoundModel
     kind: BatchKind
@@ -27,16 +29,22 @@ class BaseJob(Job):
 
 
 def base(job: BaseJob, work: Workspace) -> Checkpoint:
-    """Return the base model as a checkpoint. Raises ModelError if more than its head would be random."""
+    """Return the base model as a checkpoint, whose config names the token that rows are filled up with.
+
+    Raises ModelError if more than its head would be random, if there is no such token, or if an answer would depend on
+    it.
+    """
     return work.once(job, Checkpoint, lambda folder: _build(job, folder))
 
 
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     import torch
 
-    from ftlib.model_folder import labels_of, weights_digest
+    from ftlib.model_folder import config_digest, labels_of, tokenizer_digest, weights_digest
     from ftlib.training.heads import head_of
-    from ftlib.training.model import head_modules, load_with_gaps, save_model, with_fresh_head
+    from ftlib.training.model import head_modules, load_tokenizer, load_with_gaps, save_model, with_fresh_head
+    from ftlib.training.model_limits import limits_of
+    from ftlib.training.padding import check_padding
 
     source, head = Path(job.model.uri), head_of(job.kind)
     keeps = _knows(source, head.config(job.labels), job)
@@ -46,11 +54,15 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     if job.kind not in LANGUAGE and not keeps:
         missing |= with_fresh_head(model)
     _check_gaps(job, missing)
+    check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
     save_model(model, folder / "model", labels, source)
+    if tokenizer_digest(folder / "model") != job.model.tokenizer:
+        raise ModelError(f"{source}: tokenizer files changed or vanished since the run started; run again")
     return Checkpoint(
         weights=weights_digest(folder / "model"),
         parent=None,
         tokenizer=job.model.tokenizer,
+        config=config_digest(folder / "model"),
         phase="base",
         fresh_head=any(name.split(".")[0] in head_modules(model) for name in missing),
         labels=labels,
@@ -67,7 +79,11 @@ def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
     # Older single-label and reranking heads say no problem_type; of several labels at once, every head must.
     same = problem == wanted.get("problem_type") or (problem is None and job.kind != "multi_labeled")
     # Without labels the shape says it all, and a tensor of another shape is fresh anyway.
-    return same and (not job.labels or sorted(labels_of(source)) == sorted(job.labels))
+    return same and (not job.labels or _told_apart(labels_of(source)) == _told_apart(job.labels))
+
+
+def _told_apart(labels: Sequence[str]) -> list[str]:
+    return sorted(identity(label) or label for label in labels)
 
 
 def _check_gaps(job: BaseJob, missing: set[str]) -> None:
@@ -75,6 +91,6 @@ def _check_gaps(job: BaseJob, missing: set[str]) -> None:
     body = sorted(name for name in missing if layer_of(name) is not None or "embed" in name)
     if body or (missing and job.kind in LANGUAGE):
         raise ModelError(
-            f"{job.model.uri} lacks tensors of its own architecture: {', '.join((body or sorted(missing))[:3])}; "
+            f"{job.model.uri} lacks tensors of its own architecture: {some(body or sorted(missing), 3)}; "
             "the weights do not belong to this config.json"
         )

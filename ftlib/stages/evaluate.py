@@ -9,16 +9,17 @@ from typing import ClassVar
 from ftlib.artifacts import Candidate, EvalReport, Measured, PreparedDataset, SliceFacts
 from ftlib.bootstrap import Resampling, estimates
 from ftlib.config import Split
-from ftlib.counted import counted
+from ftlib.counted import counted, some
 from ftlib.errors import DataError
 from ftlib.fingerprint import Job, digest
+from ftlib.identity import places
 from ftlib.outcomes import Outcomes, read_outcomes
 from ftlib.preflight import check_room
 from ftlib.prepared import split_file
 from ftlib.recipe_parts import Compute, Evaluation
 from ftlib.workspace import Workspace
 
-OUTCOMES_VERSION = 3
+OUTCOMES_VERSION = 4
 """Raised when the forward pass or the table changes; cached tables of another version are not read."""
 
 
@@ -26,7 +27,7 @@ class EvaluateJob(Job):
     """Which candidates, on which rows, measured how. Outcomes are cached per (weights, rows), not per job."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     name: str
     """The evaluation's name in the recipe."""
@@ -73,7 +74,8 @@ def evaluate(job: EvaluateJob, work: Workspace) -> EvalReport:
 def outcomes_file(candidate: Candidate, data: PreparedDataset, split: Split, max_new_tokens: int) -> Path:
     """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root."""
     asked = [data.digest(), split, *([max_new_tokens] if max_new_tokens else [])]
-    key = digest([OUTCOMES_VERSION, candidate.digest(), list(candidate.end.labels), *asked])
+    # The end's own: its tokenizer spells the answers, whatever the weights are mixed of.
+    key = digest([OUTCOMES_VERSION, candidate.digest(), candidate.end.tokenizer, list(candidate.end.labels), *asked])
     return Path("outcomes") / f"{key[:32]}.parquet"
 
 
@@ -101,9 +103,10 @@ def _check_rows(job: EvaluateJob) -> None:
                 f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was tokenised for another model than "
                 f"{candidate.name!r}; preprocess it with that model's tokenizer"
             )
-        if unknown := sorted(set(facts.labels) - set(candidate.end.labels)):
+        found = zip(facts.labels, places(facts.labels, candidate.end.labels), strict=True)
+        if unknown := sorted(label for label, place in found if place is None):
             raise DataError(
-                f"evaluation {job.name!r}: {candidate.name!r} has no label {', '.join(map(repr, unknown[:5]))}; "
+                f"evaluation {job.name!r}: {candidate.name!r} has no label {some([*map(repr, unknown)])}; "
                 f"it has {', '.join(candidate.end.labels)}"
             )
 
@@ -136,7 +139,7 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
 def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resampling: Resampling) -> Measured:
     return Measured(
         candidate=candidate.name,
-        weights=candidate.digest(),
+        weights=candidate.weights,
         alpha=candidate.alpha,
         evaluation=job.name,
         split=job.split,
@@ -155,6 +158,5 @@ def _slices(job: EvaluateJob, table: Outcomes, resampling: Resampling) -> Iterat
     for column, values in sorted(table.slices.items()):
         for value in sorted(set(values)):
             part = table.take(np.array([i for i, v in enumerate(values) if v == value], np.int64))
-            if part.targets.sum():
-                metrics = estimates(part, job.evaluation.metrics, resampling)
-                yield f"{column}={value}", SliceFacts(rows=len(part), metrics=metrics)
+            metrics = estimates(part, job.evaluation.metrics, resampling)
+            yield f"{column}={value}", SliceFacts(rows=len(part), metrics=metrics)

@@ -53,7 +53,7 @@ def _token_sums(found: Evidence, work: Workspace, reference: Checkpoint, name: s
     import pyarrow.parquet as pq
 
     data = found.prepared[found.recipe.evaluations[name].dataset]
-    key = digest([VERSION, reference.weights, found.selection.chosen.digest(), data.digest(), REPORT])
+    key = digest([VERSION, reference.digest(), found.selection.chosen.digest(), data.digest(), REPORT])
     file = work.root / "divergences" / f"{key[:32]}.parquet"
     with exclusive(file.with_suffix(".lock"), wait=True):
         if not file.exists():

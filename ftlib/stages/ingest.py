@@ -33,7 +33,7 @@ class IngestJob(Job):
     """What to ingest; `files` is the source's listing as it was when the run started (`source.pin()`), in its order."""
 
     stage: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     runtime: ClassVar[frozenset[str]] = frozenset({"name"})
 
     name: str

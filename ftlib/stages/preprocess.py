@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,16 +14,17 @@ from typing import Any, ClassVar
 
 from ftlib.artifacts import FoundModel, Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.assignment import LEAKED, Assignment, assign, clean_example
-from ftlib.config import LABELED, BatchKind, Config, Split
+from ftlib.config import LABELED, READS_ONE_PLACE, BatchKind, Config, Split
 from ftlib.errors import DataError, ModelError, RecipeError
-from ftlib.fingerprint import Job, digest, file_digest
+from ftlib.fingerprint import Job, digest
 from ftlib.gates import check_duplicates, check_labels_of
+from ftlib.identity import published
 from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
 from ftlib.profile import Profiler
 from ftlib.progress import emit
 from ftlib.recipe_parts import Dataset
 from ftlib.resemblance import Placed, drop_near
-from ftlib.rows import Example, Tokenizer, Values, labels_in
+from ftlib.rows import Example, Values, labels_in, reasons, remedies
 from ftlib.snapshot import read_snapshot
 from ftlib.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
@@ -43,7 +44,7 @@ class PreprocessJob(Job):
     """What to prepare. `trains` says whether some phase trains on it; if not, an empty train split is fine."""
 
     stage: ClassVar[str] = "preprocess"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     runtime: ClassVar[frozenset[str]] = frozenset({"name", "model"})
 
     name: str
@@ -51,7 +52,9 @@ class PreprocessJob(Job):
     dataset: Dataset
     model: FoundModel
     tokenizer: str
-    """The digest of the model's tokenizer: all that matters of the model here."""
+    """The digest of the model's tokenizer."""
+    reads: str = ""
+    """The digest of how far and which tokens the model reads; with the tokenizer, all that matters of it here."""
     guards: tuple[Guard, ...] = ()
     trains: bool
     used: UsedRows | None = None
@@ -62,7 +65,8 @@ def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
     """Prepare a dataset for training and evaluation; what is dropped is counted by reason.
 
     Raises DataError for an absent column, more dropped rows than allowed, and, if the dataset trains, for nothing to
-    learn from; RecipeError for `max_tokens` beyond what the model reads; ModelError without a tokenizer.
+    learn from; RecipeError for `max_tokens` beyond what the model reads, or without room for a token of text;
+    ModelError without a tokenizer, or with one whose tokens the model was never given.
     """
     return work.once(job, PreparedDataset, lambda folder: _build(job, folder))
 
@@ -76,25 +80,32 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
     if job.used:  # after the checks: what is left out on purpose is no loss
         leave_out(assignment, job.raw, job.used, where)
         dropped = assignment.dropped()
-    tokenizer = _tokenizer(job)
-    tallies = _write(job, assignment, tokenizer, folder)
+    tallies = _write(job, assignment, _Reader.of(job), folder)
     splits: dict[Split, SplitFacts] = {split: tally.facts() for split, tally in tallies.items()}
     if job.trains:
         _check_train(job, splits["train"], dropped)
         check_labels_of(job.dataset.limits, splits["train"].labels, where)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     kept = len(assignment.places) - sum(dropped.values())
     return PreparedDataset(
         content=_content(job, tallies),
         kind=job.dataset.format.yields,
         labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
+        spellings=_spellings(assignment.spellings),
         splits=splits,
         ledger=Ledger(rows_in=len(assignment.places), kept=kept, dropped=dropped),
         leaked=sum(dropped.get(reason, 0) for reason in LEAKED),
         profile=tallies["train"].texts.profile(),
-        pad_token_id=pad or 0,  # padding is masked by length, so its id only has to exist
         tokenizer=job.tokenizer,
+        special_tokens=dict(sorted(sum((tally.special for tally in tallies.values()), Counter[str]()).items())),
     )
+
+
+def _spellings(written: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return the rows of every spelling of the labels that have another one than their name."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for spelling, name in published(written).items():
+        found[name][spelling] = written[spelling]
+    return {name: dict(sorted(found[name].items())) for name in sorted(found) if {*found[name]} != {name}}
 
 
 def _assign(job: PreprocessJob, where: str) -> Assignment:
@@ -110,29 +121,71 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
 
 
 def _tokenizer(job: PreprocessJob) -> Any:
-    from ftlib.model_folder import TOKENIZER_FILES
+    from ftlib.model_folder import tokenizer_digest
     from ftlib.training.model import load_tokenizer
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
-    if (
-        digest([[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()])
-        != job.tokenizer
-    ):
+    if tokenizer_digest(folder) != job.tokenizer:
         raise ModelError(f"{folder}: tokenizer files changed or vanished since the run started; run again")
-    tokenizer = load_tokenizer(folder)
-    wanted, longest = job.dataset.format.max_tokens, _longest(folder, tokenizer)
-    if wanted > longest:
-        raise RecipeError(
-            f"datasets.{job.name}.format.max_tokens: {wanted}, but {job.model.name} reads at most {longest}; lower it"
-        )
-    return tokenizer
+    return load_tokenizer(folder)
 
 
-def _longest(model: Path, tokenizer: Any) -> int:
-    """Return how many tokens the model reads; transformers says 1e30 for a tokenizer that does not know."""
-    positions = json.loads((model / "config.json").read_text()).get("max_position_embeddings")
-    return min(int(tokenizer.model_max_length), int(positions or tokenizer.model_max_length))
+class _Reader:
+    """The model's tokenizer, and what the model takes of it."""
+
+    def __init__(self, job: PreprocessJob, tokenizer: Any, tokens: int | None, end: int | None) -> None:
+        from ftlib.training.special_tokens import Spelling
+
+        self.tokenizer = tokenizer
+        self._job, self._tokens, self._end, self._spelling = job, tokens, end, Spelling(tokenizer)
+
+    @classmethod
+    def of(cls, job: PreprocessJob) -> _Reader:
+        """Load it. Raises RecipeError for a format's fields that do not fit the model."""
+        from ftlib.training.model_limits import limits_of
+
+        tokenizer, limits = _tokenizer(job), limits_of(Path(job.model.uri))
+        # transformers says 1e30 for a tokenizer that does not know.
+        longest = min(int(tokenizer.model_max_length), limits.positions or int(tokenizer.model_max_length))
+        format, where = job.dataset.format, f"datasets.{job.name}.format"
+        if format.max_tokens > longest:
+            raise RecipeError(
+                f"{where}.max_tokens: {format.max_tokens}, but {job.model.name} reads at most {longest}; lower it"
+            )
+        if format.max_tokens < (least := format.least_tokens(tokenizer)):
+            raise RecipeError(
+                f"{where}.max_tokens: {format.max_tokens} leaves no room for a token of text beside the tokenizer's "
+                f"special ones; give it at least {least}"
+            )
+        end = limits.end if format.yields in READS_ONE_PLACE else None
+        if end is not None and format.special_tokens == "keep":
+            raise RecipeError(
+                f"{where}.special_tokens: keep, but {job.model.name} reads a row at its end token, and a text that "
+                "spells it would have several; leave it at split"
+            )
+        return cls(job, tokenizer, limits.tokens, end)
+
+    def spelt(self, example: Example) -> set[str]:
+        """Return the special tokens that a row's texts spell."""
+        written = example.target if isinstance(example.target, str) else ""
+        return self._spelling.found([example.text, written])
+
+    def check(self, row: TokenRow) -> None:
+        """Raise ModelError for a token that the embedding has no row for, DataError for a second end."""
+        highest = max(row.input_ids, default=0)
+        if self._tokens is not None and highest >= self._tokens:
+            raise ModelError(
+                f"datasets.{self._job.name}: row {row.row_id} holds the token "
+                f"{self.tokenizer.convert_ids_to_tokens(highest)!r} ({highest}), and the embedding of "
+                f"{self._job.model.name} ends at {self._tokens - 1}: its tokenizer has tokens that the model was never "
+                "given; take them out of the tokenizer, or resize the embedding and save both"
+            )
+        if self._end is not None and list(row.input_ids).count(self._end) > 1:
+            raise DataError(
+                f"datasets.{self._job.name}: row {row.row_id} spells the model's end token, at which it reads, and the "
+                "tokenizer cannot split it; take it out of the text"
+            )
 
 
 @dataclass
@@ -146,6 +199,7 @@ class _Tally:
     supervised: int = 0
     truncated: int = 0
     longest: int = 0
+    special: Counter[str] = field(default_factory=Counter[str])
     labels: Counter[str] = field(default_factory=Counter[str])
     texts: Profiler = field(default_factory=Profiler)
 
@@ -169,9 +223,10 @@ class _Tally:
         )
 
 
-def _write(job: PreprocessJob, assignment: Assignment, tokenizer: Tokenizer, folder: Path) -> dict[Split, _Tally]:
+def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: Path) -> dict[Split, _Tally]:
     format, total = job.dataset.format, len(assignment.places)
     tallies: dict[Split, _Tally] = {split: _Tally(format.yields, texts=Profiler(format.slices)) for split in SPLITS}
+    names = published(assignment.spellings)
     rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
     done = 0
     with ExitStack() as stack:
@@ -182,28 +237,34 @@ def _write(job: PreprocessJob, assignment: Assignment, tokenizer: Tokenizer, fol
         while batch := list(islice(rows, _BATCH)):
             for split in SPLITS:
                 kept = [row for place, row in batch if place == split]
-                writers[split].write(_token_rows(job.dataset, kept, tokenizer, tallies[split]))
+                writers[split].write(_token_rows(job.dataset, names, kept, reader, tallies[split]))
             done += len(batch)
             emit(f"preprocess {job.name}", done, total, "rows")
     return tallies
 
 
 def _token_rows(
-    dataset: Dataset, kept: Sequence[tuple[str, Values]], tokenizer: Tokenizer, tally: _Tally
+    dataset: Dataset,
+    names: Mapping[str, str],
+    kept: Sequence[tuple[str, Values]],
+    reader: _Reader,
+    tally: _Tally,
 ) -> list[TokenRow]:
     format, found = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
     # A row with a place is an example: the filter only tells the type checker.
-    examples = [(row_id, example) for row_id, example in found if isinstance(example, Example)]
+    examples = [(row_id, example.named(names)) for row_id, example in found if isinstance(example, Example)]
     if not examples:
         return []
     rows: list[TokenRow] = []
-    encoded = format.encode([example for _, example in examples], tokenizer)
+    encoded = format.encode([example for _, example in examples], reader.tokenizer)
     for (row_id, example), found in zip(examples, encoded, strict=True):
         tally.truncated += found.truncated
+        tally.special.update(reader.spelt(example))
         tally.texts.add(example.text, example.labels, example.slices)
         for i, piece in enumerate(found.pieces):
             name = row_id if len(found.pieces) == 1 else f"{row_id}-{i}"
             rows.append(TokenRow(name, piece.ids, piece.target, example.slices, piece.supervised))
+            reader.check(rows[-1])
             tally.add(rows[-1])
     return rows
 
@@ -219,7 +280,8 @@ def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
     if share > allowed:
         raise DataError(
             f"datasets.{job.name}: {sum(dropped.values())} of {rows} rows ({share:.1%}) were dropped, allowed "
-            f"{allowed:.1%}: {_reasons(dropped)}; correct the rows or raise limits.dropped_rows"
+            f"{allowed:.1%}: {_reasons(dropped)}; "
+            f"correct the rows{'' if share == 1 else ' or raise limits.dropped_rows'}"
         )
 
 
@@ -242,4 +304,6 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
 
 
 def _reasons(dropped: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items(), key=lambda d: -d[1])) or "none"
+    """Return the counts by reason, and what to do about those that say little by themselves."""
+    said = "; ".join(remedies(dropped))
+    return (reasons(dropped) or "none") + (f" ({said})" if said else "")

@@ -52,8 +52,13 @@ def _refusals(job: RegisterJob) -> Iterator[str]:
     cells = evidence.measured(evidence.selection.chosen.name)
     for gate in evidence.recipe.select.gates:
         evaluation, metric = evidence.recipe.metric(gate.metric)
-        value = cells[evaluation].metrics[metric.name].value
-        if not _passes(gate, value):
+        estimate = cells[evaluation].metrics[metric.name]
+        if (value := estimate.value) is None:
+            yield (
+                f"{gate.metric} is undefined on the {REPORT} split: {estimate.undefined}; {_bound(gate)} is required: "
+                "add such rows, or name another metric in select.gates"
+            )
+        elif not _passes(gate, value):
             yield f"{gate.metric} is {value:.4f} on the {REPORT} split, {_bound(gate)} is required"
 
 
@@ -109,10 +114,13 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 def _stage(job: RegisterJob, staging: Path) -> Manifest:
     """Write everything the version is made of to a folder and return its manifest."""
     from ftlib.training.merge import write_candidate
+    from ftlib.training.published_tokenizer import settle_tokenizer
     from ftlib.training.shards import write_shards
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     merged = write_candidate(chosen, staging)
+    format = recipe.datasets[recipe.phases[-1].dataset].format
+    settle_tokenizer(staging, format.yields, format.special_tokens)
     write_shards(staging, int(1e6 * recipe.publish.shard_mb))
     if recipe.publish.adapter:
         _stage_adapter(job.evidence, staging / ADAPTER)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ftlib.artifacts import Checkpoint, Report
+from ftlib.counted import counted
 from ftlib.evidence import Evidence
 from ftlib.fingerprint import Job
 from ftlib.outcomes import ScoreOutcomes, tables_in
@@ -14,7 +15,8 @@ from ftlib.page import diagnosis, render, sections
 from ftlib.page.answers import answer_figures, answer_tables
 from ftlib.page.content import Figure, Page
 from ftlib.page.figures import Curve, training_curves
-from ftlib.page.tradeoff import Line, alpha_curve
+from ftlib.page.tradeoff import Line, Point, alpha_curve
+from ftlib.preflight import spelling_notes
 from ftlib.recipe import Recipe
 from ftlib.results import Difference, adjusted, differences, results, retained_reference
 from ftlib.stages.forgetting import divergences
@@ -65,7 +67,7 @@ def _page(found: Evidence, work: Workspace, folder: Path) -> Page:
         sections.slices_section(found.final, found.selection, recipe.evaluations),
         _diagnosis(found, work, folder),
         sections.training_section(found.checkpoints, _training_figures(found.checkpoints, folder)),
-        sections.data_section(found.raw, found.prepared),
+        sections.data_section(found.raw, found.prepared, spelling_notes(found.prepared, found.checkpoints[0].labels)),
         sections.lineage_section(recipe, found.model, found.raw, found.prepared, found.checkpoints, found.selection),
     ]
     phases = ", then ".join(f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {p.dataset})" for p in recipe.phases)
@@ -83,7 +85,7 @@ def _verdict(found: Evidence) -> str:
     if len(found.candidates.members) == 1:
         return f"Chosen: {chosen.name}, the only candidate."
     if chosen.alpha is None:
-        return f"Chosen: {chosen.name}, of {len(found.candidates.members)} candidates."
+        return f"Chosen: {chosen.name}, of {counted(len(found.candidates.members), 'candidate')}."
     return f"Chosen: {chosen.name}, on the line from {chosen.start.phase} (alpha 0) to {chosen.end.phase} (alpha 1)."
 
 
@@ -94,7 +96,7 @@ def _differences(found: Evidence, work: Workspace, ours: str, theirs: str) -> li
 
 def _same_weights(found: Evidence, phase: str) -> bool:
     """Say whether the chosen model is that checkpoint: alpha 0 and 1 are copies, and no copy differs from itself."""
-    return found.selection.chosen.digest() == next(c.weights for c in found.checkpoints if c.phase == phase)
+    return found.selection.chosen.weights == next(c.weights for c in found.checkpoints if c.phase == phase)
 
 
 def _forgetting(found: Evidence, work: Workspace) -> sections.Section:
@@ -150,10 +152,12 @@ def _alpha_figures(found: Evidence, folder: Path) -> list[Figure]:
     if len(members) < 2 or len(alphas) < len(members):
         return []
     chosen = [member.name for member in members].index(found.selection.chosen.name)
-    return [
-        alpha_curve(folder, alphas, chosen, [_line(found, path) for path in paths], name)
-        for name, paths in _drawn(found.recipe).items()
-    ]
+    figures: list[Figure] = []
+    for name, paths in _drawn(found.recipe).items():
+        lines = [line for path in paths if (line := _line(found, path)) is not None]
+        if lines:
+            figures.append(alpha_curve(folder, alphas, chosen, lines, name))
+    return figures
 
 
 def _drawn(recipe: Recipe) -> dict[str, list[str]]:
@@ -186,13 +190,14 @@ def _path(recipe: Recipe, evaluation: str, named: Sequence[str]) -> str:
     return there[0] if there else f"{evaluation}/{metric}"
 
 
-def _line(found: Evidence, path: str) -> Line:
-    """Return a metric along alpha."""
+def _line(found: Evidence, path: str) -> Line | None:
+    """Return a metric along alpha; None where it is undefined at some of them."""
     name, _, metric = path.partition("/")
     better = {kind.name: kind.higher_is_better for kind in found.recipe.evaluations[name].metrics}
     cells = {cell.candidate: cell for r in found.sweep for cell in r.measured if cell.evaluation == name}
-    values = [cells[member.name].metrics[metric] for member in found.candidates.members]
-    return Line(name, metric, tuple(values), better[metric])
+    values = [cells[member.name].metrics[metric].numbers() for member in found.candidates.members]
+    known = tuple(Point(*three) for three in values if three is not None)
+    return Line(name, metric, known, better[metric]) if len(known) == len(values) else None
 
 
 def _training_figures(checkpoints: Sequence[Checkpoint], folder: Path) -> list[Figure]:

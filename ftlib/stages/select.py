@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,14 +38,16 @@ def select(job: SelectJob, work: Workspace) -> Selection:
     """Choose one candidate by the recipe's rule; of equally good ones, the one nearest to theta0.
 
     Gates are not looked at: `register` holds them against the report split. Raises RecipeError if a metric that the
-    rule names was not measured for every candidate, or no candidate lies at a fixed alpha; StorageError if a table of
-    outcomes is gone.
+    rule names was not measured for every candidate, or no candidate lies at a fixed alpha; DataError if it is undefined
+    on the rows for one of them; StorageError if a table of outcomes is gone.
     """
 
     def build(folder: Path) -> Selection:
         del folder  # the record is all there is
         found = _Candidates(job, work)
         chosen, rule, why = _RULES[job.select.rule](found)
+        if found.undefined:
+            return Selection(chosen=job.candidates.members[chosen], rule=rule, why=f"{why}.")
         beats = found.by.better_than_both_ends()
         return Selection(
             chosen=job.candidates.members[chosen],
@@ -68,7 +71,17 @@ class _Candidates:
         self.names = [member.name for member in self.members]
         self.everyone = range(len(self.members))
         self._job, self._work = job, work
-        self.by = self.scores({job.select.by: 1.0, **job.select.plus})
+        self.undefined = job.select.rule == "fixed" and not self._defined(job.select.by)
+        """Only `fixed`, which decides by nothing, may name a metric that the rows do not define."""
+
+    @cached_property
+    def by(self) -> Scores:
+        return self.scores({self.rule.by: 1.0, **self.rule.plus})
+
+    def _defined(self, path: str) -> bool:
+        name, _, metric = path.partition("/")
+        cells = [cell for report in self._job.reports for cell in report.measured if cell.evaluation == name]
+        return all(cell.metrics[metric].value is not None for cell in cells if metric in cell.metrics)
 
     def scores(self, terms: Mapping[str, float]) -> Scores:
         job = self._job
@@ -163,7 +176,8 @@ def _fixed(found: _Candidates) -> tuple[int, str, str]:
     at = next((i for i, member in enumerate(found.members) if member.alpha == wanted), None)
     if at is None:
         raise RecipeError(f"select.alpha: no candidate lies at {wanted}; there are {', '.join(found.names)}")
-    return at, f"alpha {wanted:g}, whatever was measured", f"{found.at(at, found.by)} was fixed beforehand"
+    said = f"{found.names[at]} ({found.rule.by} is undefined)" if found.undefined else found.at(at, found.by)
+    return at, f"alpha {wanted:g}, whatever was measured", f"{said} was fixed beforehand"
 
 
 _RULES: dict[str, Callable[[_Candidates], tuple[int, str, str]]] = {

@@ -18,7 +18,7 @@ class TrainJob(Job):
     """What to train, from where, on what. `precision` is the phase's, with `auto` resolved."""
 
     stage: ClassVar[str] = "train"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     start: Checkpoint
     data: PreparedDataset
@@ -46,7 +46,7 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
-    from ftlib.model_folder import weights_digest
+    from ftlib.model_folder import config_digest, weights_digest
     from ftlib.training.plan import Plan
     from ftlib.training.worker import outcome, work
 
@@ -78,6 +78,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         weights=weights_digest(folder / "model"),
         parent=job.start.weights,
         tokenizer=job.start.tokenizer,
+        config=config_digest(folder / "model"),
         phase=job.phase.name,
         fresh_head=False,
         labels=job.start.labels,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
+import socket
+import stat
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ftlib.errors import IntegrityError, StorageError
+from ftlib.counted import counted
+from ftlib.errors import IntegrityError, ReglageError, StorageError
 
 
 @contextmanager
@@ -42,6 +46,17 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for made in new:
         flush_folder(made.parent)
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder and its missing parents, which may hold what rows say, for this user alone.
+
+    Below a set-group-ID folder, which a group shares on purpose, the group has what the umask leaves it. Folders that
+    are there keep the mode that somebody gave them.
+    """
+    for made in reversed([parent for parent in (folder, *folder.parents) if not parent.exists()]):
+        shared = made.parent.stat().st_mode & stat.S_ISGID
+        made.mkdir(mode=0o770 if shared else 0o700, exist_ok=True)
 
 
 def flush(stream: BinaryIO) -> None:
@@ -86,23 +101,68 @@ def missing(where: str) -> str:
 
 
 @contextmanager
-def local_errors(path: Path, needed: int = 0) -> Generator[None]:
-    """Turn the disk's refusals into one line with a remedy."""
+def local_errors(path: Path, needed: int = 0, elsewhere: str = "choose another place") -> Generator[None]:
+    """Turn what the operating system refuses for a local file into StorageError: one line with a remedy.
+
+    `needed` is what was to be written, in bytes, if that is known; `elsewhere` how the user chooses another place. An
+    error of the network is none of a file's, and passes.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or isinstance(error, (ConnectionError, TimeoutError, socket.gaierror)):
             raise
-        raise StorageError(
-            f"{error.filename or path}: {error.strerror}; {_remedy(error.errno, path, needed)}"
-        ) from error
+        where = error.filename if isinstance(error.filename, (str, Path)) else path
+        raise _refused(error.errno, Path(where), needed, elsewhere) from error
+    except Exception as error:
+        found = None if isinstance(error, ReglageError) else _OS_ERROR.search(str(error))
+        if found is None:
+            raise
+        raise _refused(int(found[1] or found[2]), path, needed, elsewhere) from error
 
 
-def _remedy(number: int, path: Path, needed: int) -> str:
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        there = next(parent for parent in (path, *path.parents) if parent.is_dir())
-        free = shutil.disk_usage(there).free
-        return f"{needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free: free space or choose another place"
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "it cannot be written: make it writable for this user or choose another place"
-    return "choose another place"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)|\[[Ee]rrno (\d+)\]")
+"""How libraries tell the system's error in their own words: safetensors, which is written in Rust, and pyarrow."""
+
+
+def _refused(number: int, path: Path, needed: int, elsewhere: str) -> StorageError:
+    return StorageError(f"{path}: {os.strerror(number)}; {_remedy(number, path, needed, elsewhere)}")
+
+
+def in_bytes(count: int) -> str:
+    """Write a number of bytes with three digits that count: 512 bytes, 12.3 kB, 4.56 GB."""
+    size, units = float(count), ["kB", "MB", "GB", "TB"]
+    if count < 1000:
+        return counted(count, "byte")
+    while (size := size / 1000) >= 999.5 and len(units) > 1:
+        units.pop(0)
+    return f"{size:#.3g} {units[0]}".replace(". ", " ") if size < 999.5 else f"{size:.0f} {units[0]}"
+
+
+_REMEDIES = {
+    errno.EDQUOT: "this user's quota is used up: free space there or {elsewhere}",
+    errno.EFBIG: "a file may not be as large there: raise the limit (`ulimit -f`) or {elsewhere}",
+    errno.EROFS: "nothing can be written there: mount it writable or {elsewhere}",
+    errno.EACCES: "this user may not: change its permissions or {elsewhere}",
+    errno.EPERM: "this user may not: change its permissions or {elsewhere}",
+    errno.ENAMETOOLONG: "shorten the name or {elsewhere}",
+    errno.EMFILE: "this process has too many files open: raise the limit (`ulimit -n`)",
+    errno.ENFILE: "the machine has too many files open: raise its limit (fs.file-max)",
+    errno.ENOENT: "it is not there, or not any more: put it back and try again, or {elsewhere}",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it away or {elsewhere}",
+    errno.EISDIR: "a folder stands where a file is needed: move it away or {elsewhere}",
+    errno.EEXIST: "something else stands there: move it away or {elsewhere}",
+    errno.ELOOP: "its links lead in a circle: correct them or {elsewhere}",
+    errno.EIO: "the disk could not read or write: look at the machine's log, and {elsewhere}",
+    errno.ESTALE: "the server took the mount away: mount it again",
+    errno.ENOLCK: "the file system keeps no locks: {elsewhere}, on one that does",
+}
+"""By the error's number. What fits none of them can only be tried elsewhere."""
+
+
+def _remedy(number: int, path: Path, needed: int, elsewhere: str) -> str:
+    asked = f"{in_bytes(needed)} are needed and " if needed and number in (errno.ENOSPC, errno.EFBIG) else ""
+    if number != errno.ENOSPC:
+        return asked + _REMEDIES.get(number, "{elsewhere}").format(elsewhere=elsewhere)
+    there = next((parent for parent in (path, *path.absolute().parents) if parent.is_dir()), Path("/"))
+    return f"{asked}{in_bytes(shutil.disk_usage(there).free)} are free: free space there or {elsewhere}"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ftlib.config import user_path
 from ftlib.errors import IntegrityError
 from ftlib.storage.files import appearing, copy, expect, flush, flush_folder, local_errors, make_folder, missing
 from ftlib.storage.store import safe_relpath
@@ -20,7 +21,7 @@ class LocalStore:
     """A folder on a local or shared disk that has hard links."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+        self.root = user_path(root).absolute()
         self._swept = False
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, TypeVar, cast
 
-from ftlib.errors import StorageError, TransientError
+from ftlib.errors import StorageError, TransientError, first_line
 from ftlib.storage.s3_errors import has_expired, meaning
 from ftlib.urls import secret_in
 
@@ -113,8 +113,7 @@ class S3Client:
                 try:
                     self._client = self._connect()
                 except Exception as error:
-                    said = " ".join(str(error).split())
-                    raise StorageError(f"no S3 client for {self.endpoint_url or 'AWS'}: {said}") from error
+                    raise StorageError(f"no S3 client for {self.endpoint_url or 'AWS'}: {first_line(error)}") from error
                 # Without --endpoint-url it comes from AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or ~/.aws/config.
                 check_no_secret(self._client.meta.endpoint_url)
             return self._client

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ftlib.config import BatchKind
-from ftlib.errors import ModelError
+from ftlib.errors import ModelError, first_line
 from ftlib.merging.lerp import lerp
 from ftlib.model_folder import (
     ADAPTER_CONFIG,
@@ -228,8 +228,9 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
             raise ValueError(f"{len(stray)} tensors are on one side only, among them {stray[0]}")
         merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        first = next((line for line in str(error).split("\n") if line and not line.endswith(":")), repr(error)).strip()
-        raise ModelError(f"{adapter} ({config['peft_type']}) cannot be merged into {base}: {first}") from error
+        raise ModelError(
+            f"{adapter} ({config['peft_type']}) cannot be merged into {base}: {first_line(error)}"
+        ) from error
     spans = tensor_spans(base)
     for name, tensor in (*merged.named_parameters(), *merged.named_buffers()):
         if name in spans and tensor.is_floating_point():

@@ -19,6 +19,7 @@ from jaxtyping import Int
 
 from ftlib.batch import Batch
 from ftlib.config import BatchKind
+from ftlib.training.collate import SEGMENTS, Collator
 from ftlib.training.heads import head_of
 
 MEGA_BATCH = 64
@@ -56,22 +57,18 @@ class PreparedSplit:
         first = row - self._starts[chunk]
         return tokens[offsets[first] : offsets[first + 1]]
 
-    def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], device: torch.device) -> Batch:
-        """Return these rows, padded to the longest of them."""
-        lengths = self.lengths[rows]
-        width = int(lengths.max())
-        ids = np.zeros((len(rows), width), np.int64)
-        mask = np.arange(width) < lengths[:, None]
-        for i, row in enumerate(rows):
-            ids[i, : lengths[i]] = self.tokens(row)
-        targets = None if self.targets is None else self.targets.tensor(rows, lengths)
-        segments = None if self.targets is None else self.targets.segments(rows, lengths)
+    def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], collate: Collator) -> Batch:
+        """Return these rows as a batch of the collator's model. Raises ModelError for tokens that it does not have."""
+        inputs = {"input_ids": [self.tokens(row) for row in rows]}
+        segments = None if self.targets is None else self.targets.segments(rows)
+        padded = collate(inputs if segments is None else {**inputs, SEGMENTS: segments})
+        targets = None if self.targets is None else self.targets.tensor(rows, self.lengths[rows])
         return Batch(
-            input_ids=torch.from_numpy(ids).to(device, non_blocking=True),
-            attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device, non_blocking=True),
-            supervised=torch.from_numpy(self.supervised[rows]).to(device, non_blocking=True),
-            targets=None if targets is None else targets.to(device, non_blocking=True),
-            segments=None if segments is None else segments.to(device, non_blocking=True),
+            input_ids=padded["input_ids"],
+            attention_mask=padded["attention_mask"],
+            supervised=torch.from_numpy(self.supervised[rows]).to(collate.device, non_blocking=True),
+            targets=None if targets is None else targets.to(collate.device, non_blocking=True),
+            segments=padded.get(SEGMENTS),
         )
 
 

@@ -22,12 +22,14 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
-from ftlib.errors import IntegrityError
+from ftlib.errors import IntegrityError, StorageError
 from ftlib.fingerprint import file_digest
+from ftlib.storage.files import in_bytes, local_errors
 from ftlib.training.ema import Average
 from ftlib.training.group import Group, unwrap
 from ftlib.workspace import write_durably
@@ -67,13 +69,16 @@ def save(
     average: Average | None,
     state: State,
 ) -> None:
-    """Write a checkpoint of this step, collectively, and drop all but the newest two."""
+    """Write a checkpoint of this step, collectively, and drop all but the newest two.
+
+    Raises StorageError, on every rank, where a rank's part cannot be written.
+    """
     folder = run / "checkpoints" / f"step-{state.step:08d}"
     if group.is_first:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     group.barrier()
-    with _alone_on_purpose():
+    with _alone_on_purpose(), _failures(folder, "written"):
         save_sharded(_content(model, optimizer, average), checkpoint_id=folder, no_dist=group.world_size == 1)
     group.barrier()
     if group.is_first:
@@ -104,7 +109,7 @@ def restore(
         return None
     folder = Path(str(found))
     content = _content(model, optimizer, average)
-    with _alone_on_purpose():
+    with _alone_on_purpose(), _failures(folder, "read"):
         load_sharded(content, checkpoint_id=folder, no_dist=group.world_size == 1)
     set_state_dict(unwrap(model), optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
     return State(**json.loads((folder / "state.json").read_bytes()))
@@ -122,6 +127,25 @@ def _alone_on_purpose() -> Generator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield
+
+
+@contextlib.contextmanager
+def _failures(folder: Path, what: str) -> Generator[None]:
+    """Turn torch's CheckpointException, which is no Exception and whose text is tracebacks, into one line."""
+    try:
+        yield
+    except CheckpointException as error:
+        reasons = [reason for reason, _ in error.failures.values()]
+        with local_errors(folder, elsewhere="choose another --work"):
+            for refused in (one for one in reasons if isinstance(one, OSError)):
+                raise refused from error
+        # A full disk in the middle of an archive looks like this too: torch only sees that it is too short.
+        free = in_bytes(shutil.disk_usage(folder.parent).free)
+        first = (str(reasons[0]).strip().splitlines() or [repr(reasons[0])])[0]
+        raise StorageError(
+            f"{folder}: the checkpoint was not {what}: {first}; {free} are free there: free space or choose another "
+            "--work"
+        ) from error
 
 
 def _newest(checkpoints: Path, fingerprint: str) -> str | None:

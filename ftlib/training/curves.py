@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -18,6 +19,8 @@ from ftlib.progress import emit
 
 FILE = "curves.jsonl"
 STARTS = "starts.jsonl"
+STEPS = "steps"
+"""The unit of a training's signs of life."""
 RESTART = "restart"
 """The unit of the sign of life that says the workers began again, at `done` steps."""
 
@@ -75,17 +78,22 @@ def read(path: Path) -> list[dict[str, float | int]]:
 def show(phase: str, total: int, record: dict[str, float | int]) -> None:
     """Emit a record as progress."""
     facts = {key: record[key] for key in ("loss", "validation_loss", "samples_per_second") if key in record}
-    emit(f"train {phase}", int(record["step"]), total, "steps", **facts)
+    emit(f"train {phase}", int(record["step"]), total, STEPS, **facts)
 
 
 @contextmanager
 def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Generator[None]:
-    """Emit the records that other processes write, while the block runs."""
+    """Emit the records that other processes write, while the block runs.
+
+    They are emitted in the caller's context: a run page files what it hears under the task that is running.
+    """
     done = threading.Event()
 
     def watch() -> None:
-        seen, starts = 0, 0
-        while not done.wait(every_seconds):
+        seen, starts, ended = 0, 0, False
+        latest: dict[str, float | int] = {}
+        while not ended:
+            ended = done.wait(every_seconds)  # one look more, at the last steps
             began = read(run / STARTS)
             for start in began[max(starts, 1) :]:
                 emit(f"train {phase}", int(start["step"]), total, RESTART)
@@ -93,11 +101,13 @@ def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Gen
             records = read(run / FILE)
             if len(records) < seen:  # a restarted worker rewound the file
                 seen = 0
+            for record in records[seen:]:
+                latest |= record  # a record has a step's loss or a validation's, and both are of interest
             if records[seen:]:
-                show(phase, total, records[-1])
+                show(phase, total, latest)
             seen = len(records)
 
-    thread = threading.Thread(target=watch, name=f"follow {phase}", daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(watch,), name=f"follow {phase}", daemon=True)
     thread.start()
     try:
         yield

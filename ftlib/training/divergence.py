@@ -13,6 +13,7 @@ from ftlib.batch import Batch
 from ftlib.errors import ModelError
 from ftlib.objectives.next_tokens import next_tokens
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.collate import Collator
 from ftlib.training.inference import batches_of
 
 POSITIONS = 256
@@ -27,13 +28,13 @@ def token_divergence(
     Exact: over the whole vocabulary, not over the words that the rows hold. Both models are in memory and see the same
     batches. Raises ModelError for another vocabulary, or if a result is not finite.
     """
-    device = next(ours.parameters()).device
+    collate = Collator.of(ours)
     sums, done = np.zeros(len(split), np.float64), 0
     reference.eval()
     ours.eval()
     with torch.inference_mode():
         for rows in batches_of(split):
-            sums[rows] = _of_batch(reference, ours, split.batch(rows, device)).cpu().numpy()
+            sums[rows] = _of_batch(reference, ours, split.batch(rows, collate)).cpu().numpy()
             done += len(rows)
             on_rows(done)
     if not np.isfinite(sums).all():

@@ -17,7 +17,9 @@ from ftlib.errors import ModelError
 from ftlib.outcomes import Outcomes
 from ftlib.recipe_parts import Compute
 from ftlib.training.batches import PreparedSplit, by_length
+from ftlib.training.collate import Collator
 from ftlib.training.heads import head_of
+from ftlib.training.resources import check_gpu
 
 ROWS = 32
 
@@ -58,13 +60,13 @@ def predict_split(
     `on_rows` hears the rows done so far; `tokenizer` is loaded only for a kind of batch whose answers are text. After
     prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not finite.
     """
-    device = next(model.parameters()).device
+    collate = Collator.of(model)
     answers, done = head_of(split.kind).answers(split, labels, tokenizer, max_new_tokens), 0
     batches = batches_of(split, share)
     model.eval()
     with torch.inference_mode():
         for rows in batches:
-            answers.add(model, split.batch(rows, device), rows)
+            answers.add(model, split.batch(rows, collate), rows)
             done += len(rows)
             on_rows(done)
     _check_finite(answers.nll, split)
@@ -86,12 +88,9 @@ def _check_finite(nll: Float[np.ndarray, " rows"], split: PreparedSplit) -> None
 def resources(compute: Compute) -> Generator[torch.device]:
     """Give the device to run on, with all of the CPU threads the recipe grants; what was set before is restored.
 
-    Raises ModelError if a GPU is wanted and none is there.
+    Raises RecipeError if a GPU is wanted and none is there.
     """
-    if compute.use_gpu and not torch.cuda.is_available():
-        raise ModelError(
-            "compute.use_gpu is true, but torch sees no GPU here; set it to false or run where there is one"
-        )
+    check_gpu(compute)
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(min(cores, (compute.threads or cores) * max(1, compute.workers)))

@@ -24,6 +24,7 @@ from ftlib.errors import TrainingError
 from ftlib.training import checkpoints
 from ftlib.training.batches import PreparedSplit, by_length, global_batches, micro_batches
 from ftlib.training.checkpoints import State
+from ftlib.training.collate import Collator
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
@@ -59,6 +60,7 @@ class Loop:
                 f"{data}: no supervised example in {len(self.train)} training rows; nothing to learn from"
             )
         tuned, head = build_model(plan, plan.phase.dropout)
+        self.collate = Collator.of(tuned, group.device)
         self.unused = self._freeze_unused(tuned)
         self.model = group.spread(tuned, plan.compute.sharding)
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
@@ -161,7 +163,7 @@ class Loop:
         return mean, float(getattr(norm, "full_tensor", lambda: norm)()), wished > 0
 
     def _loss(self, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> torch.Tensor:
-        batch = split.batch(rows, self.group.device)
+        batch = split.batch(rows, self.collate)
         with torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
             return self.plan.phase.objective.loss(self.model, batch).total
 
@@ -224,7 +226,7 @@ class Loop:
         DDP would wait for such a parameter's gradient for ever, and AdamW's decay would move it.
         """
         rows = self.train.lengths.argsort()[::-1][:2]
-        loss = self.plan.phase.objective.loss(model.train(), self.train.batch(rows, torch.device("cpu")))
+        loss = self.plan.phase.objective.loss(model.train(), self.train.batch(rows, Collator.of(model)))
         if loss.count != (counted := int(self.train.supervised[rows].sum())):
             raise TrainingError(
                 f"objective {self.plan.phase.objective.kind!r} counts {loss.count} supervised items where the format "

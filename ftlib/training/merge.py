@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ftlib.artifacts import Candidate, Checkpoint
+from ftlib.counted import some
 from ftlib.errors import ModelError
 from ftlib.merging import Average
 from ftlib.training.merge_engine import stream
@@ -104,20 +105,16 @@ def _check_coverage(state: dict[str, Tensor], plan: Plan) -> None:
     names = {task.place.name for task in plan.tasks}
     owner = plan.inputs[plan.reference].name
     if extra := sorted(names - state.keys()):
-        raise ModelError(f"{owner!r} has {len(extra)} tensors the model does not have: {_some(extra)}")
+        raise ModelError(f"{owner!r} has {len(extra)} tensors the model does not have: {some(extra)}")
     tied = {state[name].data_ptr() for name in names}
     bare = [name for name in state.keys() - names if state[name].numel() and state[name].data_ptr() not in tied]
     if bare:
-        raise ModelError(f"{owner!r} lacks {len(bare)} of the model's tensors: {_some(sorted(bare))}")
+        raise ModelError(f"{owner!r} lacks {len(bare)} of the model's tensors: {some(sorted(bare))}")
 
 
 def _note(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         log.warning("%s", warning)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _short(digest: str | None) -> str:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 
+from ftlib.counted import some
 from ftlib.errors import ModelError
 from ftlib.merging import Kernel, Lerp, Place
 from ftlib.model_folder import check_model, read_config, tensor_spans
@@ -174,7 +175,7 @@ def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, Span]], refer
             if alone := sorted(here.keys() - there.keys()):
                 other = item if owner is inputs[reference] else inputs[reference]
                 raise ModelError(
-                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {_some(alone)}"
+                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {some(alone)}"
                 )
 
 
@@ -230,7 +231,3 @@ def _different(name: str, ours: Span, theirs: Span, here: Input, there: Input) -
 
 def _kind(span: Span) -> str:
     return f"{span.dtype}[{', '.join(map(str, span.shape))}]"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

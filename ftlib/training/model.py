@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
-from ftlib.errors import ModelError
+from ftlib.counted import counted, some
+from ftlib.errors import ModelError, first_line
 from ftlib.model_folder import check_model, check_no_code, copy_tokenizer, read_config
 from ftlib.training.heads import head_of
+from ftlib.training.model_limits import load_config
+from ftlib.training.padding import settle
+from ftlib.training.quiet import quiet
+from ftlib.training.special_tokens import kept_apart
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 
@@ -34,20 +38,21 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
     """
     loader = head_of(kind).auto_class
     check_model(folder)
-    load_config(folder)
+    settled = load_config(folder, **config)
+    settle(settled, folder, kind, lambda: load_tokenizer(folder))
     try:
-        with _quiet():
+        with quiet():
             model, info = loader.from_pretrained(
                 folder,
+                config=settled,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **config,
                 **_LOADING,
             )
     except Exception as error:  # of transformers, and of whatever the config makes it build
         raise ModelError(
-            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {_said(error)}"
+            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first_line(error)}"
         ) from error
     _check_finite(model, folder)
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
@@ -59,7 +64,7 @@ def empty_model(loader: Any, config: Any, folder: Path) -> nn.Module:
     try:
         return loader.from_config(config)
     except Exception as error:
-        raise ModelError(f"{folder}/config.json makes no model: {_said(error)}") from error
+        raise ModelError(f"{folder}/config.json makes no model: {first_line(error)}") from error
 
 
 def with_fresh_head(model: nn.Module) -> set[str]:
@@ -93,7 +98,7 @@ def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> n
         changed["classifier_dropout"] = dropout
     model, missing = load_with_gaps(folder, kind, **changed)
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} tensors, among them {', '.join(sorted(missing)[:3])}")
+        raise ModelError(f"{folder} lacks {counted(len(missing), 'tensor')}, among them {some(sorted(missing), 3)}")
     return model
 
 
@@ -101,30 +106,6 @@ def head_modules(model: nn.Module) -> list[str]:
     """Return the names of the top-level modules with parameters that are not the body: the task head."""
     body = cast(Any, model).base_model_prefix
     return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
-
-
-class _quiet:
-    """Keep transformers' load report and bars off the terminal: what is missing is returned, not printed."""
-
-    def __enter__(self) -> None:
-        self.verbosity = transformers.logging.get_verbosity()
-        self.bars = transformers.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        transformers.logging.set_verbosity(self.verbosity)
-        if self.bars:
-            transformers.logging.enable_progress_bar()
-
-
-def load_config(folder: Path) -> Any:
-    """Load a folder's config. Raises ModelError if it is none that stock transformers can use."""
-    read_config(folder)
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a field of the wrong type is a TypeError, a ZeroDivisionError, or a class of its own
-        raise ModelError(f"{folder}/config.json cannot be used: {_said(error)}") from error
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -136,17 +117,9 @@ def load_tokenizer(folder: Path) -> Any:
     load_config(folder)
     check_no_code(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return kept_apart(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except Exception as error:  # the Rust library raises the bare class for a damaged tokenizer.json
-        raise ModelError(f"{folder} has no usable tokenizer: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    """Return an error's first line, with the one behind it where the first only announces it."""
-    text = repr(error) if isinstance(error, KeyError) else str(error)
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [repr(error)]
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return said if len(said) <= 300 else f"{said[:299]}…"
+        raise ModelError(f"{folder} has no usable tokenizer: {first_line(error)}") from error
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:
@@ -167,6 +140,6 @@ def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenize
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
-    with _quiet():
+    with quiet():
         cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
     copy_tokenizer(tokenizer_from, folder)

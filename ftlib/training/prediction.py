@@ -93,7 +93,7 @@ class Predictor:
 
     def _at(self, candidate: Candidate) -> nn.Module:
         scales = walks_by_scaling(candidate)
-        key = (scales, *(part.weights for part in (candidate.start, candidate.end, *candidate.siblings)))
+        key = (scales, *(part.digest() for part in (candidate.start, candidate.end, *candidate.siblings)))
         if self._model is None or self._key != key:
             self._model = self._adapter = None  # never two models in memory
             self._model, self._adapter = self._load(candidate, scales=scales)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from ftlib.counted import counted
 from ftlib.errors import ModelError, TrainingError
 from ftlib.progress import emit
 from ftlib.training.batches import PreparedSplit, by_length
 from ftlib.training.checkpoints import State
+from ftlib.training.collate import Collator
 from ftlib.training.group import Group
 from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.loop import Trained, build_model
@@ -22,12 +25,17 @@ from ftlib.training.plan import Plan
 from ftlib.tuning.linear_probe import LinearProbe
 
 BATCH = 64
+_SOLVER: dict[str, Any] = {"max_iter": 2000, "tol": 1e-6}
+
+Rows = tuple[Float[np.ndarray, "_ width"], Int[np.ndarray, " _"]]
+"""Features and the place of each row's label."""
 
 
 def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     """Fit the head on the train split. Raises TrainingError if a label has no training row.
 
     Runs in one process: the features are one forward pass, the rest is a convex problem of a few thousand numbers.
+    `l2: auto` is settled first, on the validation rows; the head is then what that number alone would have given.
     """
     started = time.monotonic()
     split = PreparedSplit(Path(plan.data) / "train.arrow", plan.labels)
@@ -40,7 +48,17 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     layer = last_linear(model, head, len(plan.labels))
     features = head_features(model, layer, split, group.device, plan.phase.name)
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
-    weight, bias, loss = solve(features, gold, len(plan.labels), tuning.l2, intercept=intercept is not None)
+    l2, chosen = tuning.l2, dict[str, float | int | str]()
+    if l2 == "auto":
+        held_out = PreparedSplit(Path(plan.data) / "validation.arrow", plan.labels)
+        l2, chosen = tuning.USUAL, {"l2_chosen_on": "nothing, without validation rows"}
+        if len(held_out):
+            assert isinstance(held_out.targets, LabelTargets)
+            unseen = head_features(model, layer, held_out, group.device, plan.phase.name)
+            both = (features, gold), (unseen, held_out.targets.positions)
+            l2 = best_l2(*both, len(plan.labels), tuning.PATH, intercept=intercept is not None)
+            chosen = {"l2_chosen_on": counted(len(held_out), "validation row")}
+    weight, bias, loss = solve(features, gold, len(plan.labels), l2, intercept=intercept is not None)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         if intercept is not None:
@@ -50,6 +68,8 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
         "steps": 1,
         "supervised": len(split),
         "final_loss": loss,
+        "l2": l2,
+        **chosen,
         "samples_per_second": len(split) / (time.monotonic() - started),
         "seconds": time.monotonic() - started,
         "world_size": 1,
@@ -76,25 +96,38 @@ def head_features(
     model: nn.Module, layer: nn.Linear, split: PreparedSplit, device: torch.device, phase: str
 ) -> Float[np.ndarray, "rows width"]:
     """Return what enters the head's last layer for every row, in order, with dropout off."""
-    caught: list[torch.Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
+    # The layer hands on what enters it, so the model's answer is what it reads of a row, wherever that stands.
+    hook = layer.register_forward_hook(lambda _, inputs, __: inputs[0])
+    collate = Collator.of(model, device)
     features = np.empty((len(split), layer.in_features), np.float32)
     done = 0
     for rows in by_length(split.lengths, BATCH):
-        batch = split.batch(rows, device)
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        features[rows] = _pooled(caught.pop(), batch.attention_mask).float().cpu().numpy()
+        batch = split.batch(rows, collate)
+        said: Any = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        features[rows] = said.logits.float().cpu().numpy()
         done += len(rows)
         emit(f"train {phase}", done, len(split), "rows")
     hook.remove()
     return features
 
 
-def _pooled(inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return one vector per row: decoders score every token and keep the last one's."""
-    if inputs.ndim == 2:
-        return inputs
-    return inputs[torch.arange(len(inputs), device=inputs.device), mask.sum(1) - 1]
+def best_l2(train: Rows, validation: Rows, count: int, path: Sequence[float], *, intercept: bool) -> float:
+    """Return the value of `path` whose head has the lowest mean loss on the validation rows; of equals the first.
+
+    Each fit starts from the one before, and the path is left after two values that are no better than the best.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    regression = LogisticRegression(fit_intercept=intercept, warm_start=True, **_SOLVER)
+    seen, unseen = train[0].astype(np.float64), validation[0].astype(np.float64)
+    losses: dict[float, float] = {}
+    for l2 in path:
+        fitted: Any = regression.set_params(C=1.0 / l2).fit(seen, train[1])
+        losses[l2] = float(log_loss(validation[1], fitted.predict_proba(unseen), labels=np.arange(count)))
+        if min(losses.values()) < min([*losses.values()][-2:]):
+            break
+    return min(losses, key=losses.__getitem__)
 
 
 def solve(
@@ -112,7 +145,7 @@ def solve(
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    regression = LogisticRegression(C=1.0 / l2 if l2 else np.inf, fit_intercept=intercept, max_iter=2000, tol=1e-6)
+    regression = LogisticRegression(C=1.0 / l2 if l2 else np.inf, fit_intercept=intercept, **_SOLVER)
     fitted: Any = regression.fit(features.astype(np.float64), labels)
     loss = float(log_loss(labels, fitted.predict_proba(features.astype(np.float64)), labels=np.arange(count)))
     weight, bias = fitted.coef_, np.broadcast_to(fitted.intercept_, (len(fitted.coef_),))

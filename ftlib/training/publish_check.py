@@ -11,14 +11,17 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ftlib.artifacts import Candidate, PreparedDataset
-from ftlib.config import BatchKind
+from ftlib.config import READS_ONE_PLACE, BatchKind
 from ftlib.errors import IntegrityError
 from ftlib.prepared import split_file
 from ftlib.recipe import REPORT
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.collate import Collator
 from ftlib.training.heads import head_of
 from ftlib.training.merge import mix_into
 from ftlib.training.model import load_model, load_tokenizer, load_with_gaps
+from ftlib.training.padding import TOLERANCE as PADDING_TOLERANCE
+from ftlib.training.padding import largest_difference, moved_by_padding, own_logits
 
 ROWS = 8
 TOLERANCE = 1e-5
@@ -29,16 +32,17 @@ def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) 
     """Load a folder with stock transformers and return its largest difference of logits from the candidate's.
 
     The candidate is put together in memory from the checkpoints that were evaluated, not from the files that were
-    published. Both see the same few real rows of the test split, the longest among them.
+    published. Both see the same few real rows of the test split, the longest and the shortest among them: in one
+    padded batch, as the candidate was measured, and the folder's model each row alone too, as a stranger asks it.
 
-    Raises IntegrityError if the difference is above `TOLERANCE` or no number, or if labels are named otherwise;
-    ModelError if the folder does not load.
+    Raises IntegrityError if the difference is above `TOLERANCE` (`PADDING_TOLERANCE` from the rows alone) or no
+    number, or if labels are named otherwise; ModelError if the folder does not load.
     """
     ours = load_model(candidate.start.path / "model", data.kind)
     mix_into(ours, candidate)
     theirs = _as_a_stranger(folder, data.kind)
-    load_tokenizer(folder)
     _check_labels(theirs, candidate.end.labels)
+    _check_tokenizer(theirs, load_tokenizer(folder), data.kind)
     return _compared("model", theirs, ours, candidate, data, TOLERANCE)
 
 
@@ -62,11 +66,20 @@ def _compared(
 ) -> float:
     split = PreparedSplit(split_file(data.path, REPORT), candidate.end.labels)
     rows = _some_rows(split)
-    difference = (_logits(ours, split, rows) - _logits(theirs, split, rows)).abs().max().item()
+    together = _logits(ours, split, rows)
+    difference = largest_difference(_logits(theirs, split, rows), together)
     if not difference <= tolerance:  # written so that NaN fails
         raise IntegrityError(
             f"the {what} read back from the registry gives logits that differ by {difference:.3g} from those of "
             f"{candidate.name!r}, at most {tolerance:g} is allowed; nothing was published"
+        )
+    alone = [_logits(theirs, split, rows[i : i + 1])[0] for i in range(len(rows))]
+    padded = moved_by_padding(together, alone)
+    if not padded <= max(tolerance, PADDING_TOLERANCE):
+        raise IntegrityError(
+            f"the {what} read back from the registry answers a row alone otherwise than {candidate.name!r} was "
+            f"measured in a padded batch, by {padded:.3g}, at most {PADDING_TOLERANCE:g} is allowed: an answer must "
+            "not depend on the padding; nothing was published"
         )
     return difference
 
@@ -86,12 +99,22 @@ def _check_labels(model: nn.Module, labels: tuple[str, ...]) -> None:
         raise IntegrityError(f"the model read back names its labels {', '.join(named)}; they are {', '.join(labels)}")
 
 
+def _check_tokenizer(model: nn.Module, tokenizer: Any, kind: BatchKind) -> None:
+    pad = Collator.of(model).pad_token_id
+    if kind in READS_ONE_PLACE and tokenizer.pad_token_id != pad:
+        raise IntegrityError(
+            f"the tokenizer read back fills rows up with {tokenizer.pad_token_id}, and the model finds the place it "
+            f"reads by {pad}; nothing was published"
+        )
+
+
 def _some_rows(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
     spread = np.linspace(0, len(split) - 1, num=min(ROWS, len(split))).astype(np.int64)
-    return np.unique(np.append(spread, np.argmax(split.lengths)))
+    return np.unique([*spread, np.argmax(split.lengths), np.argmin(split.lengths)])
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> Tensor:
-    batch = split.batch(rows, torch.device("cpu"))
-    return head_of(split.kind).logits(model(**batch.inputs())).double()
+def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> list[Tensor]:
+    """Return each row's logits, asked in one batch, padded as the model's own config says."""
+    batch = split.batch(rows, Collator.of(model))
+    return own_logits(split.kind, model(**batch.inputs()), split.lengths[rows].tolist())

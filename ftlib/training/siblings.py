@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ftlib.artifacts import Checkpoint
+from ftlib.config import user_path
 from ftlib.errors import ModelError
-from ftlib.model_folder import read_config
+from ftlib.model_folder import config_digest, read_config
 from ftlib.model_registry import ModelRegistry
 from ftlib.versions import Manifest
 from ftlib.workspace import RECORD, read_record
@@ -20,7 +21,7 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
     Raises ModelError for a folder without a record or a version that does not say what it was trained from;
     StorageError if there is no such version.
     """
-    folder = Path(spec).expanduser()
+    folder = user_path(spec)
     if folder.is_dir():
         found = read_record(folder, Checkpoint)
         if found is None:
@@ -50,6 +51,7 @@ def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:
         weights=weights,
         parent=parent,
         tokenizer=tokenizer,
+        config=config_digest(folder / "model"),
         phase=name,
         fresh_head=False,
         labels=tuple(labels[key] for key in sorted(labels, key=int)),

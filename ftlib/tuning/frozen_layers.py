@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
+from ftlib.counted import some
 from ftlib.errors import RecipeError
 from ftlib.parameter_names import is_embedding, layer_of
 
@@ -37,9 +38,7 @@ class FrozenLayers(Config):
         _check_depth(self.layers, places, model)
         for pattern in self.also:
             if not any(re.search(pattern, name) for name in names):
-                raise RecipeError(
-                    f"tuning.also: {pattern!r} matches no parameter; there are {', '.join(names[:3])}, ..."
-                )
+                raise RecipeError(f"tuning.also: {pattern!r} matches no parameter; there are {some(names, 3)}")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not self._freezes(name, places[name]))
         if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ftlib.config import BatchKind, Config
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def _number_or_auto(value: object) -> object:
+    """Refuse everything else in one sentence; a union of its own would say one of each member."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
+    if not (number or value == "auto"):
+        raise ValueError(f"got {value!r}, allowed are auto and numbers from 0 on")
+    return value
 
 
 class LinearProbe(Config):
@@ -23,7 +32,12 @@ class LinearProbe(Config):
     """
 
     kind: Literal["linear_probe"] = "linear_probe"
-    l2: float = Field(default=1.0, ge=0.0)
+    l2: Annotated[Annotated[float, Field(ge=0.0)] | Literal["auto"], BeforeValidator(_number_or_auto)] = "auto"
+    """auto: the value of `PATH` with the lowest loss on the dataset's validation rows; `USUAL` where there are none."""
+
+    PATH: ClassVar[tuple[float, ...]] = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+    """From strong to weak, so that each fit starts near the one before; it ends after two that are no better."""
+    USUAL: ClassVar[float] = 1.0
 
     layer_decay: ClassVar[float] = 1.0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field
 
 from ftlib.config import LANGUAGE, BatchKind, Config
-from ftlib.errors import RecipeError
+from ftlib.errors import RecipeError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,8 +59,9 @@ class LoRA(Config):
         try:
             return cast("nn.Module", get_peft_model(cast(Any, model), config))
         except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise RecipeError(f"tuning.targets: {self.targets!r} fits no module of this model: {reason}") from error
+            raise RecipeError(
+                f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}"
+            ) from error
 
     def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
         """Write the adapter as peft does, and return the model with it merged into the weights."""

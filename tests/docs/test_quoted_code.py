@@ -147,7 +147,7 @@ def test_the_example_objective_is_the_focal_loss_and_trains(
     losses = [record["loss"] for record in curves.read(tmp_path / curves.FILE) if "loss" in record]
     assert len(losses) == loop.steps
     rows = global_batches(loop.train.lengths, 16, 3, 0)[0]
-    first = loop.train.batch(rows, torch.device("cpu"))
+    first = loop.train.batch(rows, loop.collate)
     with torch.no_grad():
         logits = model(input_ids=first.input_ids, attention_mask=first.attention_mask).logits
     assert first.targets is not None
@@ -166,4 +166,5 @@ def test_the_example_tuning_moves_biases_and_the_head_only(
         # softmax ignores what a key's bias adds to every score: rounding alone moves it, or nothing does
         if not name.endswith("key.bias"):
             assert torch.equal(tensor, trained.weights[name]) != moves, name
-    check_moved(bitfit().prepare(before, "labeled", ["classifier"]), trained)
+    moved = dict.fromkeys(trained.weights, 1.0) | dict.fromkeys((n for n in trained.weights if "key.bias" in n), 0.0)
+    check_moved(bitfit().prepare(before, "labeled", ["classifier"]), trained, lambda: moved)

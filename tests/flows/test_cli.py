@@ -1,9 +1,12 @@
 """The command line as users meet it: quick, one line per problem, one JSON object where asked."""
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,12 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flows.cli import main
+from flows.cli_interpolate import METHODS
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 
 def reglage(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, prog_name="reglage", args=[str(argument) for argument in arguments])
 
 
 def test_a_recipe_that_fits_together_is_said_to():
@@ -88,11 +92,59 @@ def test_the_schema_is_the_recipes(tmp_path):
     assert {"name", "model", "datasets", "phases", "select", "publish"} <= set(schema["required"])
 
 
-def test_every_command_has_help_and_json():
-    for name in main.list_commands(click.Context(main)):
-        result = reglage(name, "--help")
-        assert result.exit_code == 0
-        assert "--json" in result.stdout or "Commands:" in result.stdout
+def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield f"{path} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+COMMANDS = dict([("reglage", main), *commands(main, "reglage")])
+NO_VERB = {"a", "an", "the", "all", "any", "every", "published", "this"}
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_command_speaks_as_the_others_do(path: str):
+    command = COMMANDS[path]
+    first = inspect.cleandoc(command.help or "").split("\n\n")[0]
+    assert first[:1].isupper()
+    assert first.endswith(".")
+    assert len(first) <= 120
+    assert first.split()[0].lower() not in NO_VERB  # it says what the command does
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    for option in options:
+        assert option.help, f"{path} {option.opts[0]} has no help"
+        assert option.help[:1].isupper() or option.help.split()[0].rstrip(":,") in METHODS
+        assert option.help.rstrip()[-1] in ".]"
+    assert isinstance(command, click.Group) or any("--json" in option.opts for option in options)
+    help_text = reglage(*path.split()[1:], "--help")
+    assert help_text.exit_code == 0
+    # What the command line does not know is one line of one form, whatever the command is.
+    wrong = reglage(*path.split()[1:], "--nope")
+    assert wrong.exit_code == 2
+    assert re.fullmatch(rf"reglage: no such option '--nope'[^;]*; see `{path} --help`", wrong.stderr.strip())
+
+
+@pytest.mark.parametrize("words", [("--set", "lr=3"), ("--set", "phases.tune.optimizer.num_train_epochs=3")])
+def test_other_libraries_names_are_known(words: tuple[str, str]):
+    said = reglage("check", QUICKSTART, *words).stderr
+    assert ("here that is phases.*.optimizer.learning_rate" in said) or ("did you mean 'epochs'?" in said)
+
+
+def test_check_remarks_on_what_a_run_would_stop_at(tiny_recipe: Path):
+    columns = "datasets.home.columns={text: {type: string}, label: {type: string}}"
+    good = json.loads(reglage("check", tiny_recipe, "--set", columns, "--json").stdout)
+    assert (good["ok"], good["notes"]) == (True, [])
+    slip = reglage("check", tiny_recipe, "--set", columns, "--set", "datasets.home.format.text=txt")
+    assert slip.exit_code == 0
+    assert (
+        "note: datasets.home.format: reads 'txt', which its columns do not declare; did you mean 'text'?" in slip.stderr
+    )
+    hub = reglage("check", tiny_recipe, "--set", "model={path: org/name}")
+    assert "note: model.path: 'org/name' is no folder here; a model of the hub needs revision" in hub.stderr
 
 
 def test_the_doctor_finds_what_is_wrong(tmp_path):

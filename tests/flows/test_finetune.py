@@ -1,20 +1,30 @@
 """The pipeline against Prefect's own test server; the stages themselves are tested without Prefect."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
+import httpx
 import pytest
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import Artifact, State
 from prefect.testing.utilities import prefect_test_harness
 
+from flows import run_page
 from flows.finetune import finetune
+from flows.run_page import PageProgress, show_markdown
 from ftlib.artifacts import ModelVersion, Refusal
-from ftlib.errors import BusyError, DataError, ModelError
-from ftlib.workspace import exclusive
+from ftlib.errors import BusyError, DataError, Interrupted, ModelError, TransientError
+from ftlib.fingerprint import Job
+from ftlib.progress import emit, listen
+from ftlib.training import curves
+from ftlib.workspace import Workspace, exclusive
+from tasks.runner import Runner
 
 pytestmark = pytest.mark.prefect
 
@@ -82,6 +92,8 @@ def test_the_run_page_shows_the_report_with_its_plots(first: State):
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[first.state_details.flow_run_id]))
         )
     (report,) = [artifact for artifact in artifacts if artifact.key == "report-tiny"]
+    (rows,) = [artifact for artifact in artifacts if artifact.key == "rows-tiny"]
+    assert "| preprocess |" in str(rows.data)
     assert report.type == "markdown"
     assert "data:image/" in report.data
     assert "home" in report.data
@@ -137,3 +149,99 @@ def test_the_same_run_twice_at_once_is_refused(tiny_recipe: Path, work: Path):
     lock = work / "runs" / "tiny.lock"
     with exclusive(lock, wait=False), pytest.raises(BusyError, match="tiny is already running"):
         finetune(str(tiny_recipe), work=str(work))
+
+
+def page(run: UUID) -> list[Artifact]:
+    with get_client(sync_client=True) as client:
+        return client.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
+
+
+def test_what_other_processes_train_is_on_the_page_of_their_task(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The signs of life of Ray's workers come from the thread that follows their file."""
+
+    @task(task_run_name="train tune")
+    def training() -> None:
+        with curves.follow(tmp_path, "tune", 40, every_seconds=0.02), (tmp_path / curves.FILE).open("w") as file:
+            for step in range(1, 41):
+                file.write(json.dumps({"step": step, "loss": 1.0 / step, "samples_per_second": 8.0}) + "\n")
+                file.flush()
+                time.sleep(0.04)
+            file.write(json.dumps({"step": 40, "validation_loss": 0.5}) + "\n")
+
+    @flow
+    def run() -> None:
+        with listen(PageProgress("Tickets B")):
+            training.submit().wait()
+
+    with caplog.at_level(logging.INFO):
+        state = run(return_state=True)
+    (shown,) = page(state.state_details.flow_run_id)
+    assert (shown.key, shown.type) == ("progress-tickets-b-train-tune", "markdown")
+    assert shown.task_run_id is not None
+    assert shown.description == "train tune 40/40 steps  loss 0.025  samples/s 8  validation loss 0.5"
+    assert "**100%**" in str(shown.data)
+    said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("train tune ")]
+    assert 2 <= len(said) <= 12
+    assert all("left" in line for line in said if "40/40" not in line)
+
+
+def test_a_text_of_the_page_is_replaced_also_when_the_run_was_suspended_between():
+    @flow
+    def run() -> None:
+        show_markdown("retrain-router", "waits", "Retraining of router")
+        show_markdown("retrain-router", "promoted", "Retraining of router")
+
+    first, second = (run(return_state=True).state_details.flow_run_id for _ in range(2))
+    for this in (first, second):
+        assert [artifact.data for artifact in page(this)] == ["promoted"]
+
+
+def test_a_server_that_is_away_ends_no_training(monkeypatch: pytest.MonkeyPatch):
+    def away(*_: object) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(run_page, "show_markdown", away)
+
+    @task
+    def training() -> int:
+        emit("train tune", 1, 2, curves.STEPS, loss=1.0)
+        return 7
+
+    @flow
+    def run() -> int:
+        with listen(PageProgress("tiny")):
+            return training()
+
+    assert run() == 7
+
+
+class Slow(Job):
+    """Stands for a stage that does not end."""
+
+    stage = "evaluate"
+    version = 1
+
+
+def test_a_stage_on_a_thread_ends_with_its_time(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    ended: list[BaseException] = []
+
+    @task(timeout_seconds=0.3)
+    def slow(job: Job, work: Workspace) -> None:
+        try:
+            while True:
+                emit("evaluate home", 1, 2, "rows")
+                time.sleep(0.01)
+        except Interrupted as error:
+            ended.append(error)
+            raise
+
+    @flow
+    def run() -> None:
+        Runner(Workspace(tmp_path)).on_thread(slow, Slow())  # type: ignore[type-var]
+
+    began = time.monotonic()
+    with pytest.raises(TransientError, match=r"evaluate: still going on after 0\.3 s, which is its limit"):
+        run()
+    assert time.monotonic() - began < 20  # of which most is Prefect
+    assert len(ended) == 1
+    assert "worker thread" not in caplog.text

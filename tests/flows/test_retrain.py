@@ -261,6 +261,13 @@ def test_a_person_decides_where_the_recipe_asks_for_it(
         assert kept.champion() == 1
 
 
+@pytest.mark.parametrize("answer", [{}, {"decision": "reject"}, {"decision": "promote", "who": "  "}, {"who": "Ann"}])
+def test_nobody_rejects_in_nobody_s_name(answer: dict[str, str]):
+    with pytest.raises(ValueError, match="Approval"):
+        Approval.model_validate(answer)
+    assert {*Approval.model_json_schema()["required"]} == {"decision", "who"}  # what Prefect's server checks
+
+
 def test_a_resumed_run_goes_on_with_the_files_it_saw(kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]):
     recipe, found = waiting()
     kept.arrive("wednesday.jsonl", 90, seed=2)  # while a person thinks

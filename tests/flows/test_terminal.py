@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from flows.terminal import STOPPED, Lines, facts_line, stage_line, stoppable
-from ftlib.progress import Progress
+from ftlib.artifacts import Ledger, RawDataset
+from ftlib.progress import Progress, listen, note
 from ftlib.training.curves import RESTART
-from tasks.runner import STAGE
+from tasks.runner import STAGE, telling
 
 
 def test_a_log_gets_a_line_for_every_stage_and_few_for_its_steps():
@@ -38,11 +39,34 @@ def test_rows_lost_and_a_resumed_training_are_said_with_the_stage():
     assert "resumed from step 24" in stage_line(trained)
 
 
+def test_dropped_rows_say_reasons_counts_and_remedies_and_the_line_is_not_cut():
+    raw = RawDataset(
+        content="c",
+        columns=(),
+        files=(),
+        ledger=Ledger(rows_in=1300, kept=60, dropped={"duplicate": 7, "tag_not_iob2": 1230, "near_leaked": 3}),
+    )
+    text = io.StringIO()
+    sign = Progress("preprocess home", 1, 1, STAGE, {"done_before": 1.0, **telling(raw)})
+    Lines(Console(file=text, width=40))(sign)
+    first, remedy = text.getvalue().splitlines()
+    assert first.endswith("done before, 60 of 1,300 rows kept: 1,230 tag_not_iob2, 7 duplicate, 3 near_leaked")
+    assert all(scheme in remedy for scheme in ("IOB2", "IOBES", "BIOES", "BILOU"))
+
+
 @pytest.mark.parametrize(("step", "said"), [(24, "goes on from step 24"), (0, "there was no checkpoint yet")])
 def test_a_restarted_training_gets_a_line_when_it_happens(step: int, said: str):
     text = io.StringIO()
     Lines(Console(file=text, width=140))(Progress("train tune", step, 90, RESTART))
     assert said in text.getvalue()
+
+
+def test_a_note_is_one_line_as_it_was_said():
+    text = io.StringIO()
+    with listen(Lines(Console(file=text, width=40))):
+        note("labels", "label 'True' is also written 'true' (6 rows of [home]): one label, published as 'True'")
+    assert text.getvalue().count("\n") == 1
+    assert "(6 rows of [home]): one label, published as 'True'" in text.getvalue()
 
 
 @pytest.fixture

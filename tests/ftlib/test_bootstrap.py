@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -9,7 +11,7 @@ import scipy.stats
 from ftlib import bootstrap
 from ftlib.bootstrap import Resampling, difference, estimates
 from ftlib.errors import DataError
-from ftlib.metrics import Accuracy, LogLoss, MacroF1, Perplexity
+from ftlib.metrics import F1, Accuracy, LogLoss, MacroF1, Perplexity, Precision, Recall
 from ftlib.outcomes import LabelOutcomes, TokenOutcomes
 
 NOTHING = np.zeros(0, np.int64)
@@ -64,6 +66,25 @@ def test_a_difference_is_scipy_s_paired_interval(random: np.random.Generator) ->
     assert got.low > 0
     separate = [estimates(o, (Accuracy(),), Resampling(2000, 0.95, 0))["accuracy"] for o in (ours, theirs)]
     assert separate[0].low < separate[1].high  # unpaired, the same difference drowns
+
+
+def test_draws_that_do_not_define_the_metric_are_left_out(random: np.random.Generator) -> None:
+    """One row of 20 has the label: a third of the draws lack it, and say nothing about its recall."""
+    few = answers(random.random(20) < 0.5)
+    rare = replace(few, gold=np.array([0] + [1] * 19), predicted=np.array([0, 0] + [1] * 18))
+    how = Resampling(300, 0.9, 0)
+    (draws,) = how.draws(20)
+    known = [draw for draw in draws if 0 in draw]
+    assert 150 < len(known) < 250
+    found = estimates(rare, (Recall(label="a"), Precision(label="a"), F1(label="b")), how)
+    assert found["recall:a"].numbers() == (1.0, 1.0, 1.0)
+    shares = [np.mean(draw[draw < 2] == 0) for draw in known]  # of the rows that are said to be `a`
+    low, high = np.quantile(shares, [0.05, 0.95])
+    assert found["precision:a"].numbers() == pytest.approx((low, 0.5, high))
+    assert found["f1:b"].numbers() is not None
+    gap = difference(Recall(label="a"), rare, few.take(np.arange(20)), how)
+    assert gap.value is not None
+    assert estimates(rare.take(NOTHING), (Accuracy(),), how)["accuracy"].undefined == "there are no rows"
 
 
 def test_macro_f1_of_a_difference_is_paired_too(random: np.random.Generator) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlib.cleaning import clean, text_key
+from ftlib.cleaning import clean
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -37,8 +37,3 @@ def test_clean(text: str, cleaned: str) -> None:
 
 def test_lines_and_indentation_stay_for_language_models() -> None:
     assert clean("\r\ndef f():  \r\n    return 1\n\n\n\nend\n", keep_lines=True) == "def f():\n    return 1\n\nend"
-
-
-def test_the_key_ignores_case_and_white_space_only() -> None:
-    assert text_key("Straße  A\n") == text_key("STRASSE a")
-    assert text_key("a b") != text_key("ab")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ftlib.artifacts import EvalReport, Measured
+from ftlib.artifacts import Estimate, EvalReport, Measured
 from ftlib.metrics import Accuracy, LogLoss
 from ftlib.outcomes import LabelOutcomes
 from ftlib.recipe_parts import Evaluation
@@ -93,6 +93,16 @@ def test_together_they_must_be_clearer(found: list[Difference]) -> None:
     assert adjusted([]) == []
 
 
+def test_what_is_undefined_takes_no_part_in_the_adjustment(found: list[Difference]) -> None:
+    nothing = Estimate(value=None, low=None, high=None, undefined="all rows have the same label")
+    undefined = found[0].model_copy(update={"estimate": nothing, "p": None}).judged(None)
+    together = adjusted([found[0].judged(0.02).model_copy(update={"p": 0.02}), undefined, found[0]])
+    assert [d.adjusted_p for d in together] == [pytest.approx(0.02), None, pytest.approx(2 * (found[0].p or 1))]
+    assert together[1].verdict == "undefined"
+    assert together[1].p_text() == "–"
+    assert together[1].line().endswith("ours minus theirs is undefined: all rows have the same label")
+
+
 def test_no_true_difference_is_claimed_in_more_than_one_report_of_twenty() -> None:
     random, trials, level = np.random.default_rng(2), 300, 0.05
     wrong = 0
@@ -107,3 +117,14 @@ def test_no_p_value_is_shown_as_zero(found: list[Difference]) -> None:
     assert "p < 0.001 (Holm)" in tiny.line()
     assert "p 0.250 (Holm)" in large.line()
     assert found[0].model_copy(update={"adjusted_p": None, "p": 0.5}).p_text() == "0.500"
+
+
+def test_models_that_answer_alike_are_said_to_and_one_digit_is_a_difference():
+    right = np.random.default_rng(0).random(179) < 0.7
+    nll = np.random.default_rng(1).random(179)
+    same = compared(ours=answers(right, nll), theirs=answers(right.copy(), nll.copy()))
+    assert [d.identical_rows for d in same] == [179, 179]
+    assert same[0].line().endswith("identical answers on 179 rows")
+    other = nll.copy()
+    other[7] = np.nextafter(other[7], 2.0)
+    assert {d.identical_rows for d in compared(ours=answers(right, nll), theirs=answers(right, other))} == {None}

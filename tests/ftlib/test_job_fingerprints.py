@@ -17,11 +17,13 @@ INGEST = (
     f'{{"job":{{"columns":{{}},"files":["{FILE}"],"key":"id",'
     '"limits":{"bad_row_count":null,"bad_rows":0.01,"dropped_rows":0.5,"duplicate_rows":1.0,"max_bytes":1000000000000,'
     '"max_rows":100000000,"row_bytes":1000000,"rows":10,"rows_per_label":1,"vanished":0.2},'
-    '"source":{"endpoint_url":null,"kind":"files","marker":null,"path":"rows.jsonl","settle_seconds":0.0},"updated":null},"stage":"ingest","version":2}'
+    '"source":{"drop_columns":[],"endpoint_url":null,"kind":"files","marker":null,"path":"rows.jsonl","settle_seconds":0.0},"updated":null},"stage":"ingest","version":3}'
 )
+START = hashlib.sha256(b'["aa","t","cc",["a","b"]]').hexdigest()
+END = hashlib.sha256(b'["bb","t","cc",["a","b"]]').hexdigest()
 INTERPOLATE = (
-    '{"job":{"end":"bb","interpolation":{"alphas":[0.0,0.5,1.0],"depth":[],"kind":"wise_ft","modules":{},"refine":0},'
-    '"scores":[],"siblings":[],"start":"aa"},"stage":"interpolate","version":2}'
+    f'{{"job":{{"end":"{END}","interpolation":{{"alphas":[0.0,0.5,1.0],"depth":[],"kind":"wise_ft","modules":{{}},"refine":0}},'
+    f'"scores":[],"siblings":[],"start":"{START}"}},"stage":"interpolate","version":2}}'
 )
 TRAIN = (
     '{"job":{"compute":"","data":"cc","phase":{"dataset":"docs","dropout":null,"early_stopping":null,'
@@ -29,7 +31,7 @@ TRAIN = (
     '"optimizer":{"batch_size":32,"beta1":0.9,"beta2":0.999,"clip_norm":1.0,"epochs":3.0,"epsilon":1e-08,'
     '"learning_rate":2e-05,"plateau_factor":0.5,"plateau_patience":1,"schedule":"linear","warmup":0.06,'
     '"weight_decay":0.01},"precision":"auto","tuning":{"kind":"full","layer_decay":1.0}},"precision":"fp32",'
-    '"seed":0,"start":"aa"},"stage":"train","version":1}'
+    f'"seed":0,"start":"{START}"}},"stage":"train","version":2}}'
 )
 
 
@@ -39,15 +41,15 @@ def sha(canonical: str) -> str:
 
 def checkpoint(weights: str, phase: str) -> Checkpoint:
     return Checkpoint(
-        weights=weights, parent=None, tokenizer="t", phase=phase, fresh_head=False, labels=("a", "b"), parameters=1,
-        trained_parameters=1,
+        weights=weights, parent=None, tokenizer="t", config="cc", phase=phase, fresh_head=False, labels=("a", "b"),
+        parameters=1, trained_parameters=1,
     )  # fmt: skip
 
 
 def data() -> PreparedDataset:
     return PreparedDataset(
         content="cc", kind="labeled", labels=("a", "b"), splits={}, ledger=Ledger(rows_in=0, kept=0), leaked=0,
-        pad_token_id=0, tokenizer="t",
+        tokenizer="t",
     )  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def test_ingest_is_its_source_its_files_and_its_limits_whatever_the_dataset_is_c
         assert job.fingerprint == sha(INGEST)
 
 
-def test_interpolate_is_both_ends_weights_and_the_points():
+def test_interpolate_is_both_ends_and_the_points():
     job = InterpolateJob(
         start=checkpoint("aa", "probe"), end=checkpoint("bb", "tune"), interpolation=WiseFT(alphas=(0.0, 0.5, 1.0))
     )

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftlib.identity import folded
 from ftlib.near_duplicates import (
     PERMUTATIONS,
     Suspect,
@@ -26,8 +27,8 @@ from ftlib.near_duplicates import (
 
 @cache
 def runs(text: str) -> frozenset[str]:
-    folded = " ".join(text.casefold().split())
-    return frozenset(folded[i : i + 5] for i in range(max(len(folded) - 4, 1)))
+    one = folded(text) or ""
+    return frozenset(one[i : i + 5] for i in range(max(len(one) - 4, 1)))
 
 
 def alike(one: str, other: str) -> float:

@@ -7,9 +7,9 @@ import pytest
 
 from ftlib.artifacts import PreparedDataset
 from ftlib.errors import DataError, RecipeError, StorageError
-from ftlib.preflight import check_labels, check_registry
+from ftlib.preflight import check_labels, check_registry, check_rule, spelling_notes
 from ftlib.recipe import Recipe
-from ftlib.recipe_parts import Publish
+from ftlib.recipe_parts import Publish, Select
 from ftlib.registries.folder import Folder
 from ftlib.testing import tiny_prepared, tiny_rows
 
@@ -54,6 +54,57 @@ def test_a_label_that_training_never_sees_fails(tmp_path: Path) -> None:
     mail, shifted = prepared(tmp_path / "mail"), prepared(tmp_path / "shifted", labels=("a", "x", "y"))
     with pytest.raises(DataError, match=r"evaluations\.ood: labels that training never sees: x, y; training has a, b"):
         check_labels(recipe(), {"mail": mail, "shifted": shifted})
+
+
+@pytest.mark.parametrize(
+    ("metric", "one_label", "other_label"),
+    [
+        ({"kind": "auroc"}, "there is no label that some rows have", "there is no label that some rows have"),
+        ({"kind": "mcc"}, "all rows have the same label", "all rows have the same label"),
+        ({"kind": "f1", "label": "a"}, None, "no row has the label 'a'"),
+        ({"kind": "recall", "label": "a"}, None, "no row has the label 'a'"),
+        ({"kind": "macro_f1"}, None, None),
+        ({"kind": "accuracy"}, None, None),
+    ],
+)
+def test_a_rule_by_what_its_rows_cannot_define_fails_before_training(
+    tmp_path: Path, metric: dict[str, str], one_label: str | None, other_label: str | None
+) -> None:
+    of = recipe().model_dump(mode="json")
+    of["evaluations"]["ood"]["metrics"] = [metric]
+    name = f"ood/{metric['kind']}" + (f":{metric['label']}" if "label" in metric else "")
+    best = Recipe.model_validate({**of, "select": {"by": name}})
+    fixed = best.model_copy(update={"select": Select(rule="fixed", alpha=1.0, by=name)})
+    for ours in (best, fixed):
+        for label, said in (("a", one_label), ("b", other_label)):
+            one = [row for row in tiny_rows(12, ("a", "b")) if row["label"] == label]
+            rows = {"validation": one, "test": tiny_rows(6, ("a", "b"))}
+            both = {"mail": prepared(tmp_path / "mail"), "shifted": prepared(tmp_path / label, rows)}
+            check_rule(ours, {**both, "shifted": prepared(tmp_path / f"both-{label}")})
+            if said is None or ours is fixed:
+                check_rule(ours, both)
+                continue
+            with pytest.raises(DataError) as refused:
+                check_rule(ours, both)
+            start = f"select: {name!r} is undefined on the 6 validation rows of evaluation 'ood': {said}"
+            assert str(refused.value).startswith(start)
+
+
+def test_datasets_that_spell_labels_otherwise_have_the_same_ones(tmp_path: Path) -> None:
+    mail = prepared(tmp_path / "mail", labels=("False", "True", "c"))
+    shifted = prepared(tmp_path / "shifted", labels=("true", "c"))
+    both = {"mail": mail, "shifted": shifted}
+    assert check_labels(recipe(), both) == ("False", "True", "c")
+    assert spelling_notes(both, ("False", "True", "c")) == (
+        "label 'True' is also written 'true' (9 rows of shifted): one label, published as 'True'",
+    )
+    # A version that is to be replaced keeps its names and their order; what made two labels of one keeps neither.
+    assert check_labels(recipe(), both, ("true", "c", "false")) == ("true", "c", "false")
+    assert check_labels(recipe(), both, ("False", "True", "c", "false", "true")) == ("False", "True", "c")
+    counted = mail.model_copy(update={"spellings": {"True": {"True": 2, "true": 9, "tr\u00adue": 1}}})
+    assert check_labels(recipe(), {"mail": counted, "shifted": shifted}) == ("False", "c", "true")
+    (note,) = spelling_notes({"mail": counted}, ("False", "c", "true"))
+    assert "'True' (2 rows of mail), 'tr\\xadue' (1 row of mail): one label, published as 'true'" in note
 
 
 def test_a_label_only_held_out_of_its_own_dataset_fails(tmp_path: Path) -> None:

@@ -150,6 +150,16 @@ def test_the_gate_reads_the_end_of_the_interval_that_hurts(
     assert f"home/{metric} differs by" in verdict.reasons[0]
 
 
+def test_a_comparison_that_is_undefined_promotes_nothing(recipe: Recipe):
+    undefined = Estimate(value=None, low=None, high=None, undefined="all rows have the same label")
+    for rule in ("not_worse", "better"):
+        policy = Retrain.model_validate({"compare": "home/accuracy", "promote": rule, "margin": 1.0})
+        found = difference("accuracy", 0.1, 0.2).model_copy(update={"estimate": undefined, "p": None})
+        verdict = worth_promoting([found], recipe.model_copy(update={"retrain": policy}))
+        assert not verdict.go
+        assert verdict.reasons[0].startswith("home/accuracy is undefined here: all rows have the same label; ")
+
+
 def test_a_champion_that_cannot_be_compared_leaves_it_to_the_gates(recipe: Recipe):
     verdict = worth_promoting([], recipe)
     assert verdict.go

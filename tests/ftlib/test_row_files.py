@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import tracemalloc
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyarrow import parquet
 
 from ftlib.errors import DataError
 from ftlib.row_files import pin_file, read_file
+from ftlib.row_files.cells import rows_of
 from ftlib.row_files.jsonl import parse_line
 from ftlib.rows import BadRow, Row
 
@@ -229,7 +231,7 @@ def test_zstd_is_read_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     whole = b"".join(codec.compress(frame, asbytes=True) for frame in frames)  # a file may hold several frames
     path.write_bytes(whole)
     assert len(values(read(path))) == 1001
-    for damaged in (whole[:-3], b"no zstd at all", whole[:20] + b"\0\0\0\0" + whole[24:]):
+    for damaged in (whole[:-3], b"no \0 zstd at all", whole[:20] + b"\0\0\0\0" + whole[24:]):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="damaged zstd") as caught:
             read(path)
@@ -403,3 +405,148 @@ def test_a_file_that_vanished_is_one_clear_line(tmp_path: Path) -> None:
         list(read_file(pinned, 1000))
     with pytest.raises(DataError, match="No such file"):
         pin_file(path)
+
+
+DAY, ERA = 86_400, 719_162
+"""Seconds of a day; days from 0001-01-01 to 1970-01-01."""
+
+
+def of(kind: pa.DataType, numbers: list[int]) -> pa.Array:
+    return pa.array(numbers, pa.int32() if kind.bit_width == 32 else pa.int64()).view(kind)
+
+
+BAD = object()
+MAPS = pa.map_(pa.string(), pa.int64())
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (of(pa.date32(), [0, 2_932_897, -ERA - 1]), ["1970-01-01", "10000-01-01", "0000-12-31"]),
+        (of(pa.date32(), [0, 2**31 - 1, 1]), ["1970-01-01", BAD, "1970-01-02"]),
+        (of(pa.date64(), [0, 2_932_897 * DAY * 1000, 2**62]), ["1970-01-01", "10000-01-01", BAD]),
+        (of(pa.timestamp("s"), [0, 2_932_897 * DAY, 2**62]), ["1970-01-01T00:00:00", "10000-01-01T00:00:00", BAD]),
+        (of(pa.timestamp("us"), [1, 0, 2_932_897 * DAY * 10**6 + 500_000]),
+         ["1970-01-01T00:00:00.000001", "1970-01-01T00:00:00", "10000-01-01T00:00:00.500000"]),
+        (of(pa.timestamp("ns"), [1, 1000, 0]),
+         ["1970-01-01T00:00:00.000000001", "1970-01-01T00:00:00.000001", "1970-01-01T00:00:00"]),
+        (of(pa.timestamp("ms", "Mars/Phobos"), [0, 1, 2]),
+         ["1970-01-01T00:00:00Z", "1970-01-01T00:00:00.001000Z", "1970-01-01T00:00:00.002000Z"]),
+        (of(pa.timestamp("s", "+02:00"), [0, 2_932_897 * DAY, 1]),
+         ["1970-01-01T02:00:00+02:00", "10000-01-01T00:00:00Z", "1970-01-01T02:00:01+02:00"]),
+        (of(pa.time64("ns"), [1, 86_399_999_999_999, 1000]),
+         ["00:00:00.000000001", "23:59:59.999999999", "00:00:00.000001"]),
+        (of(pa.time64("us"), [-5, 10**15, 0]), [BAD, BAD, "00:00:00"]),
+        (of(pa.duration("s"), [2**62, 0, 1]), [BAD, "0:00:00", "0:00:01"]),
+        (pa.array([pa.MonthDayNano([1, 2, 3]), None, pa.MonthDayNano([0, 0, -1])]), [[1, 2, 3], None, [0, 0, -1]]),
+        (pa.array([1.5, float("nan"), -0.25], pa.float16()), [1.5, None, -0.25]),
+        (pa.array([[("a", 1), ("a", 2)], [], None], MAPS), [[["a", 1], ["a", 2]], [], None]),
+        (pa.ListArray.from_arrays([0, 1, 3, 3], of(pa.date32(), [0, 2_932_897, 1])),
+         [["1970-01-01"], ["10000-01-01", "1970-01-02"], []]),
+        (pa.MapArray.from_arrays([0, 1, 1, 2], ["k", "l"], of(pa.time64("ns"), [1, -1])),
+         [[["k", "00:00:00.000000001"]], [], BAD]),
+        (pa.StructArray.from_arrays([of(pa.time64("ns"), [1, 0, -1])], ["t"]),
+         [{"t": "00:00:00.000000001"}, {"t": "00:00:00"}, BAD]),
+        (pa.StructArray.from_arrays([pa.array([1, 2, 3]), pa.array([1, 2, 3])], ["a", "a"]), [BAD] * 3),
+        (pa.DictionaryArray.from_arrays(pa.array([0, None, 1]), pa.array(["a", None])), ["a", None, None]),
+        (of(pa.date32(), [2_932_897, 0, 0]).dictionary_encode(), ["10000-01-01", "1970-01-01", "1970-01-01"]),
+        (pa.array([[b"x"], [], [b"y"]], pa.list_(pa.binary())), [BAD, [], BAD]),
+        (pa.array([b"x", None, b""], pa.binary_view()), [BAD, None, BAD]),
+        (pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16)] * 3, pa.binary(16))),
+         [str(uuid.UUID(int=0))] * 3),
+        (pa.ExtensionArray.from_storage(
+            pa.fixed_shape_tensor(pa.float32(), [1, 2]), pa.array([[1, 2], [3, 4], None], pa.list_(pa.float32(), 2))),
+         [[1, 2], [3, 4], None]),
+    ],
+)  # fmt: skip
+def test_a_cell_that_python_cannot_hold_is_exact_text_or_one_bad_row(column: pa.Array, expected: list[Any]) -> None:
+    """Dates by counting days, the others by hand: never cut, never wrapped, and never a traceback."""
+    found = list(rows_of(pa.record_batch({"text": list("abc"), "odd": column}), {}, "rows", 7, 9))
+    assert [row.line for row in found] == [8, 9, 10]
+    assert [row.values["odd"] if isinstance(row, Row) else BAD for row in found] == expected
+    for bad in (row for row in found if isinstance(row, BadRow)):
+        assert (bad.column, bad.reason in ("unreadable_value", "binary_value")) == ("odd", True)
+        assert bad.detail.startswith("column 'odd' holds")
+        assert "\n" not in bad.detail
+
+
+def test_a_date_beyond_9999_in_a_file_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pa.table({"text": ["a", "b"], "until": of(pa.date32(), [2_932_897, 0])}), path)
+    assert values(read(path)) == [{"text": "a", "until": "10000-01-01"}, {"text": "b", "until": "1970-01-01"}]
+
+
+def test_dates_of_old_spark_files_do_not_wrap(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    when = of(pa.timestamp("us"), [0, 253_402_214_400_000_000, -62_135_596_800_000_000])
+    parquet.write_table(pa.table({"when": when}), path, use_deprecated_int96_timestamps=True)
+    assert [row["when"] for row in values(read(path))] == [
+        "1970-01-01T00:00:00", "9999-12-31T00:00:00", "0001-01-01T00:00:00"
+    ]  # fmt: skip
+
+
+def test_one_huge_list_costs_its_own_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    lists = [[1.0], [0.5] * 100_000, [2.0, 3.0], None]
+    parquet.write_table(pa.table({"text": list("abcd"), "embedding": lists}), path)
+    found = read(path, row_bytes=10_000)
+    assert reasons(found) == [(2, "too_large")]
+    assert [row["text"] for row in values(found)] == ["a", "c", "d"]
+    (bad,) = [row for row in found if isinstance(row, BadRow)]
+    assert bad.detail == (
+        "800001 bytes, allowed 10000, most in column 'embedding'; raise limits.row_bytes, or leave the column out: "
+        "source.drop_columns"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".parquet"])
+def test_columns_that_are_dropped_are_not_looked_at(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".csv":
+        path.write_bytes(b"text,odd,a.b\na,\xff,1\nb,fine,2\n")
+    elif suffix == ".parquet":
+        parquet.write_table(
+            pa.table({"text": ["a", "b"], "odd": [b"\xff" * 5000, b""], "a.b": ["1", "2"], "a": [1, 2]}), path
+        )
+    else:
+        lines = b'{"text": "a", "odd": NaN, "a.b": "1"}\n{"text": "b", "odd": [1, {"x": -Infinity}], "a.b": "2"}\n'
+        path.write_bytes(gzip.compress(lines) if suffix.endswith("gz") else lines)
+    drop = frozenset({"odd", "a", "absent"})
+    assert values(list(read_file(pin_file(path), 1000, drop))) == [{"text": "a", "a.b": "1"}, {"text": "b", "a.b": "2"}]
+    assert reasons(read(path)) == {
+        ".csv": [(2, "invalid_utf8")],
+        ".parquet": [(1, "too_large"), (2, "binary_value")],
+    }.get(suffix, [(1, "not_finite"), (2, "not_finite")])
+
+
+def test_a_table_says_the_names_of_its_classes(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
+
+    names = ClassLabel(names=["zeta", "alpha", "mid"])
+    features = Features({
+        "text": Value("string"), "label": names, "tags": List(names), "deep": List(List(names)), "n": Value("int64"),
+        "meta": {"kind": names, "more": [{"kinds": List(names, 2), "_type": Value("string")}]},
+        "free": List(Value("int64")),
+    })  # fmt: skip
+    rows = {
+        "text": ["a", "b"], "label": [0, -1], "tags": [[1, 2, -1], []], "deep": [[[0], []], None], "n": [0, 1],
+        "meta": [{"kind": 2, "more": [{"kinds": [0, 1], "_type": "t"}]}, None], "free": [[0, 1], [2]],
+    }  # fmt: skip
+    saved = Dataset.from_dict(rows, features=features)
+    saved.to_parquet(tmp_path / "rows.parquet")
+    found = read(tmp_path / "rows.parquet", 10_000)
+    assert values(found) == [
+        {"text": "a", "label": "zeta", "tags": ["alpha", "mid", None], "deep": [["zeta"], []], "n": 0,
+         "meta": {"kind": "mid", "more": [{"kinds": ["zeta", "alpha"], "_type": "t"}]}, "free": [0, 1]},
+        {"text": "b", "label": None, "tags": [], "deep": None, "n": 1, "meta": None, "free": [2]},
+    ]  # fmt: skip
+    stock = load_dataset(
+        "parquet", data_files=str(tmp_path / "rows.parquet"), split="train", cache_dir=tmp_path / "cache"
+    )
+    assert [names.int2str(label) for label in stock[0]["tags"][:2]] == values(found)[0]["tags"][:2]
+    table = parquet.read_table(tmp_path / "rows.parquet")
+    changed = table.set_column(1, "label", pa.array([7, 1])).replace_schema_metadata(table.schema.metadata)
+    parquet.write_table(changed, tmp_path / "rows.parquet")
+    found = read(tmp_path / "rows.parquet", 10_000)
+    assert reasons(found) == [(1, "not_allowed")]
+    assert "column 'label' holds class 7, the 3 names are for 0 to 2" in repr(found[0])

@@ -79,6 +79,23 @@ def test_what_no_later_stage_could_hold_is_a_bad_row(values: dict[str, Any], rea
     assert found.reason == reason
 
 
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (float("nan"), "not_finite"),
+        ([1.0, {"x": float("-inf")}], "not_finite"),
+        ({"x": "\ud800"}, "lone_surrogate"),
+        (["x" * 20_000], "too_large"),
+    ],
+)
+def test_the_column_that_is_to_blame_is_named_with_a_remedy(cell: Any, reason: str) -> None:
+    found = check({"text": "a" * 500, "odd": cell, "label": "b"})
+    assert isinstance(found, BadRow)
+    assert (found.reason, found.column) == (reason, "odd")
+    assert "column 'odd'" in found.detail
+    assert "source.drop_columns" in found.detail
+
+
 def test_cells_of_tables_become_json() -> None:
     moment = datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=datetime.UTC)
     cell = {"when": moment, "price": decimal.Decimal("1.50"), "gap": float("nan"), "list": [datetime.date(2024, 5, 6)]}

@@ -28,9 +28,7 @@ class Targets(ABC):
     ) -> Tensor | None:
         """Return the targets of these rows on the CPU; `lengths` are their tokens. None: the tokens are the targets."""
 
-    def segments(
-        self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
-    ) -> Tensor | None:
+    def segments(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> list[list[int]] | None:
         """Return these rows' `token_type_ids`, if they have any."""
         return None
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from ftlib.batch import Batch
 from ftlib.outcomes import CompletionOutcomes
+from ftlib.training.collate import Collator
 from ftlib.training.heads.base import Targets
 from ftlib.training.heads.tokens import TokenAnswers, TokenHead
 
@@ -84,23 +84,19 @@ def continued(model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_n
     not depend on what it is batched with, to the rounding of sums.
     """
     end = tokenizer.eos_token_id
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros((len(prompts), width), dtype=torch.long, device=prompts[0].device)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = prompt
-        mask[i, width - len(prompt) :] = 1
+    collate = Collator.of(model, prompts[0].device)
+    batch = collate({"input_ids": [prompt.tolist() for prompt in prompts]}, left=True)
     plain: Any = getattr(model, "get_base_model", lambda: model)()  # peft's adapter layers lie inside it
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
         eos_token_id=end,
-        pad_token_id=0 if end is None else end,
+        pad_token_id=collate.pad_token_id if end is None else end,
     )
     with _without_own_settings(plain):
-        whole: Tensor = plain.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-    return [_before(end, new) for new in whole[:, width:].tolist()]
+        whole: Tensor = plain.generate(**batch, generation_config=settings)
+    return [_before(end, new) for new in whole[:, batch["input_ids"].shape[1] :].tolist()]
 
 
 def _before(end: int | None, ids: list[int]) -> list[int]:

@@ -13,7 +13,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ftlib.batch import Batch
+from ftlib.counted import some
 from ftlib.errors import DataError
+from ftlib.identity import places
 from ftlib.outcomes import LabelOutcomes
 from ftlib.training.heads.base import Answers, Targets
 from ftlib.training.heads.sequence import SequenceHead, logits_of
@@ -82,16 +84,14 @@ class LabelAnswers(Answers):
 
 
 def positions(column: pa.ChunkedArray, labels: Sequence[str], path: Path) -> Int[np.ndarray, " rows"]:
-    """Return each value's place among the labels. Raises DataError for one that is not there."""
+    """Return each value's place among the labels, however it is spelt. Raises DataError for one that is not there."""
     encoded = column.combine_chunks().dictionary_encode()
     chunk: Any = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     if not len(chunk):
         return np.zeros(0, np.int64)
-    known = {label: i for i, label in enumerate(labels)}
     names: list[str] = chunk.dictionary.to_pylist()
-    if unknown := sorted(set(names) - set(known)):
-        raise DataError(
-            f"{path}: the model has no label {', '.join(map(repr, unknown[:5]))}; it has {', '.join(labels)}"
-        )
-    lookup = np.array([known[name] for name in names], np.int64)
+    found = places(names, labels)
+    if unknown := sorted(name for name, place in zip(names, found, strict=True) if place is None):
+        raise DataError(f"{path}: the model has no label {some([*map(repr, unknown)])}; it has {', '.join(labels)}")
+    lookup = np.array(found, np.int64)
     return lookup[chunk.indices.to_numpy()]

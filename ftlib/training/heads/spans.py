@@ -67,14 +67,10 @@ class SpanTargets(Targets):
         spans = [self.of(int(row)) for row in rows]
         return torch.tensor([[span["start"], span["end"]] for span in spans])
 
-    def segments(
-        self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
-    ) -> Tensor | None:
+    def segments(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> list[list[int]] | None:
         """See Targets."""
         found = [self.of(int(row))["segments"] for row in rows]
-        if not any(found):
-            return None
-        return nn.utils.rnn.pad_sequence([torch.tensor(segments) for segments in found], batch_first=True)
+        return found if any(found) else None
 
 
 class SpanAnswers(Answers):

@@ -15,10 +15,12 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
+from ftlib.counted import counted
 from ftlib.errors import ReglageError, TransientError
 from ftlib.fingerprint import digest
 from ftlib.outcomes import Outcomes, joined, parse_outcomes
 from ftlib.training.inference import Share, batches_of
+from ftlib.training.on_ray.cluster import nodes_here, told
 from ftlib.training.on_ray.jobs import drive, run_job
 from ftlib.training.on_ray.session import session
 from ftlib.training.prediction import PredictionPlan, Predictor, threads_each
@@ -36,9 +38,8 @@ def predict(plan: PredictionPlan) -> None:
     local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
     name = f"evaluate-{digest(list(plan.files))[:16]}"
     spec = Path(plan.files[0]).with_name(f"{name}.json")
-    spec.parent.mkdir(parents=True, exist_ok=True)
     write_durably(spec, local.model_dump_json().encode())
-    entrypoint = f"python -m ftlib.training.on_ray.evaluator {shlex.quote(str(spec))}"
+    entrypoint = f"python -P -m ftlib.training.on_ray.evaluator {shlex.quote(str(spec))}"
     try:
         run_job(entrypoint, name, f"evaluation {plan.name}", plan.compute)
     finally:
@@ -64,7 +65,26 @@ def _start(plan: PredictionPlan) -> list[Any]:
         max_restarts=compute.max_failures,
         max_task_retries=compute.max_failures,
     )
-    return [options.remote(plan.model_dump_json()) for _ in range(compute.evaluation_workers)]
+    workers = [options.remote(plan.model_dump_json()) for _ in range(compute.evaluation_workers)]
+    _wait_for(plan, workers)
+    return workers
+
+
+def _wait_for(plan: PredictionPlan, workers: list[Any]) -> None:
+    """Wait until every worker runs. Raises TransientError if the cluster has had no room for one for too long."""
+    compute = plan.compute
+    asked = [worker.__ray_ready__.remote() for worker in workers]
+    seconds = compute.start_timeout_seconds * (compute.max_failures + 1)
+    ready, missing = ray.wait(asked, num_returns=len(asked), timeout=seconds)
+    for reference in ready:
+        _get(plan, reference)
+    if missing:
+        raise TransientError(
+            f"evaluation {plan.name}: {len(missing)} of {counted(len(asked), 'worker')} did not start in {seconds:g} "
+            f"s: each asks for {threads_each(compute)} CPUs{' and 1 GPU' if compute.use_gpu else ''}, and "
+            f"{told('the cluster', nodes_here())}; lower compute.evaluation_workers or compute.threads, or raise "
+            "compute.start_timeout_seconds if nodes are still to come"
+        )
 
 
 class _Worker:

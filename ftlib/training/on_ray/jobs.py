@@ -16,7 +16,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ftlib.config import Config
 from ftlib.errors import TransientError
 from ftlib.recipe_parts import Compute
-from ftlib.training.on_ray.session import driver_environment, worker_environment
+from ftlib.training.on_ray.cluster import job_client
+from ftlib.training.on_ray.session import driver_environment, job_config, worker_environment
 
 P = TypeVar("P", bound=Config)
 
@@ -24,7 +25,8 @@ P = TypeVar("P", bound=Config)
 def drive(kind: type[P], act: Callable[[P], None]) -> None:
     """Be the driver of a Ray job: join the cluster that started it, and act on the plan in the file it names."""
     plan = kind.model_validate(json.loads(Path(sys.argv[1]).read_bytes()))
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)  # inside a job, Ray names the cluster in RAY_ADDRESS
+    # Inside a job, Ray names the cluster in RAY_ADDRESS.
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=job_config())
     act(plan)
 
 
@@ -33,7 +35,7 @@ def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
 
     Raises TransientError, which says `what` failed, if the job does not succeed.
     """
-    client = JobSubmissionClient(compute.ray_address)
+    client = job_client(compute.ray_address)
     job = _running(client, name) or client.submit_job(
         entrypoint=entrypoint,
         submission_id=f"{name}-{int(time.time())}",

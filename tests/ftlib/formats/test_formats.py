@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ftlib.formats.labeled_text import LabeledText
 from ftlib.formats.plain_text import PlainText
+from ftlib.identity import identity
 from ftlib.rows import Dropped, Example, Piece
 from ftlib.testing import tiny_rows, tiny_tokenizer
 
@@ -21,13 +22,18 @@ LABELED = LabeledText(text="text", label="label", max_tokens=12, slices=("region
         (" two \n words ", "two words"),
         (3, "3"),
         (3.0, "3"),
-        (True, "True"),
+        (True, "true"),
+        ("True", "True"),
+        ("007", "007"),
+        ("7.0", "7.0"),
         (0, "0"),
-        (False, "False"),
+        (False, "false"),
     ],
 )
 def test_names_numbers_and_truth_values_are_labels(label: Any, name: str) -> None:
-    assert LABELED.example({"text": "hello", "label": label, "region": "eu"}) == Example("hello", name, ("eu",))
+    assert LABELED.example({"text": "hello", "label": label, "region": "eu"}) == Example(
+        "hello", identity(name), ("eu",), target=name
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,13 +56,13 @@ def test_every_dropped_row_has_its_reason(values: dict[str, Any], reason: str) -
 
 
 def test_a_null_slice_is_a_slice_of_its_own() -> None:
-    assert LABELED.example({"text": "x", "label": "a"}) == Example("x", "a", ("(none)",))
+    assert LABELED.example({"text": "x", "label": "a"}) == Example("x", "a", ("(none)",), target="a")
 
 
 def test_labeled_text_is_cut_as_stock_transformers_cuts_it() -> None:
     tokenizer = tiny_tokenizer()
     texts = [str(row["text"]) for row in tiny_rows(20)] + ["invoice", ""]
-    encoded = LABELED.encode([Example(text, "a") for text in texts], tokenizer)
+    encoded = LABELED.encode([Example(text, target="a") for text in texts], tokenizer)
     stock = [tokenizer.encode(text, truncation=True, max_length=12) for text in texts]
     assert [text.pieces for text in encoded] == [[Piece(ids, "a")] for ids in stock]
     assert [text.truncated for text in encoded] == [len(tokenizer.encode(text)) > 12 for text in texts]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftlib.formats.labeled_text import LabeledText
 from ftlib.formats.multi_label_text import MultiLabelText
 from ftlib.rows import Dropped, Example, Piece
 from ftlib.testing import tiny_rows, tiny_tokenizer
@@ -25,7 +26,8 @@ def labels(format: MultiLabelText, value: Any) -> Any:
         (["bug", "billing"], ("billing", "bug")),
         (["bug", "bug ", " bug"], ("bug",)),
         ([], ()),
-        ([1, True, 2.0], ("1", "2", "True")),
+        ([1, True, 2.0], ("1", "2", "true")),
+        (["True", True, "7.0", 7, "ca\u00adfé", "café"], ("7", "True", "café")),
         (["a;b"], ("a;b",)),
         (None, "missing_label"),
         ("bug", "labels_not_a_list"),
@@ -80,3 +82,25 @@ def test_it_is_cut_as_stock_transformers_cuts_it_and_taught_its_labels() -> None
     stock = [tokenizer.encode(text, truncation=True, max_length=12) for text in texts]
     assert [text.pieces for text in encoded] == [[Piece(ids, ("a", "b"), supervised=1)] for ids in stock]
     assert [text.truncated for text in encoded] == [len(tokenizer.encode(text)) > 12 for text in texts]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['["bug", "billing"]', "['bug']", "[]", " [1, 2] ", "('bug', 'sales')", "{'bug'}", "['bug' 'sales']", "('bug',)"],
+)
+def test_a_cell_that_spells_a_list_is_none(value: str) -> None:
+    assert labels(LISTS, value) == "list_as_text"
+    assert labels(TEXTS, value) == "list_as_text"
+    assert LabeledText(text="text", label="tags").example({"text": "hello", "tags": value}) == Dropped("list_as_text")
+
+
+@pytest.mark.parametrize("value", ["[bug]", "(other)", "[bug]; [ui]", "a [b]", "[", '"quoted"', "{bug}"])
+def test_a_name_in_brackets_is_a_label(value: str) -> None:
+    assert labels(TEXTS, value) == tuple(sorted(part.strip() for part in value.split(";")))
+    example = LabeledText(text="text", label="tags").example({"text": "hello", "tags": value})
+    assert isinstance(example, Example)
+    assert example.label == value
+
+
+def test_a_list_without_quotes_is_one_by_its_separator() -> None:
+    assert labels(TEXTS, "[bug; sales]") == "list_as_text"

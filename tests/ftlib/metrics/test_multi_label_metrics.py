@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import get_args
 
@@ -80,12 +81,15 @@ def reference(metric: Metric, o: MultiLabelOutcomes) -> float:
         function, average = AVERAGED[type(metric)]
         labels = None if average == "micro" else occurring
         if not len(occurring):
-            return 0.0
+            return math.nan
         score = getattr(sklearn.metrics, function)
-        return float(score(o.gold, predicted, labels=labels, average=average, zero_division=0.0))
+        nothing = math.nan if average == "micro" else 0.0  # of the mean, a label that is never predicted has its share
+        return float(score(o.gold, predicted, labels=labels, average=average, zero_division=nothing))
     if type(metric) in OF_LABEL:
+        if not o.gold[:, 1].any():
+            return math.nan
         score = getattr(sklearn.metrics, OF_LABEL[type(metric)])
-        return float(score(o.gold[:, 1], predicted[:, 1], zero_division=0.0))
+        return float(score(o.gold[:, 1], predicted[:, 1], zero_division=math.nan))
     match metric:
         case SamplesF1():
             return float(sklearn.metrics.f1_score(o.gold, predicted, average="samples", zero_division=1.0))
@@ -98,7 +102,7 @@ def reference(metric: Metric, o: MultiLabelOutcomes) -> float:
         case AUROC():
             columns = [i for i in occurring if not o.gold[:, i].all()]
             areas = [sklearn.metrics.roc_auc_score(o.gold[:, i], o.probabilities[:, i]) for i in columns]
-            return float(np.mean(areas)) if areas else 0.5
+            return float(np.mean(areas)) if areas else math.nan
         case LogLoss():
             right = np.where(o.gold, o.probabilities, 1 - o.probabilities).clip(1e-3, 1)
             return float(-np.log(right).mean())
@@ -112,9 +116,9 @@ def test_a_metric_and_its_resamples_equal_the_reference(rows: int, labels: int, 
     draws = np.random.default_rng(seed).integers(0, rows, (5, rows))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)  # the reference's, about what is 0 by our own rule
-        assert which.compute(outcomes) == pytest.approx(reference(which, outcomes), abs=1e-12)
+        assert which.compute(outcomes) == pytest.approx(reference(which, outcomes), abs=1e-12, nan_ok=True)
         expected = [reference(which, outcomes.take(draw)) for draw in draws]
-    assert which.resampled(outcomes, draws) == pytest.approx(expected, abs=1e-12)
+    assert which.resampled(outcomes, draws) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_every_metric_of_multi_label_rows_is_held_against_a_reference() -> None:
@@ -148,7 +152,7 @@ def test_rows_without_labels_that_get_none_are_right() -> None:
     )
     assert SubsetAccuracy().compute(outcomes) == SamplesF1().compute(outcomes) == RankingPrecision().compute(outcomes)
     assert SubsetAccuracy().compute(outcomes) == 1.0
-    assert MicroF1().compute(outcomes) == MacroF1().compute(outcomes) == 0.0
+    assert all(math.isnan(metric.compute(outcomes)) for metric in (MicroF1(), MacroF1(), F1(label="x"), AUROC()))
     assert list(SubsetAccuracy().right(outcomes)) == [True] * 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
@@ -41,12 +42,12 @@ def reference(metric: Metric, o: ScoreOutcomes) -> float:
             return float(sklearn.metrics.mean_squared_error(o.gold, o.predicted))
         case MeanAbsoluteError():
             return float(sklearn.metrics.mean_absolute_error(o.gold, o.predicted))
-        case R2():  # of equal scores scikit-learn says 0 too, unless their mean is rounded: then -1e25
-            return 0.0 if constant else float(sklearn.metrics.r2_score(o.gold, o.predicted))
+        case R2():  # of equal scores scikit-learn says 0 or 1, unless their mean is rounded: then -1e25
+            return math.nan if constant else float(sklearn.metrics.r2_score(o.gold, o.predicted))
         case Pearson():
-            return 0.0 if constant or len(set(o.predicted)) == 1 else scipy.stats.pearsonr(o.gold, o.predicted)[0]
+            return math.nan if constant or len(set(o.predicted)) == 1 else scipy.stats.pearsonr(o.gold, o.predicted)[0]
         case Spearman():
-            return 0.0 if constant or len(set(o.predicted)) == 1 else scipy.stats.spearmanr(o.gold, o.predicted)[0]
+            return math.nan if constant or len(set(o.predicted)) == 1 else scipy.stats.spearmanr(o.gold, o.predicted)[0]
     raise AssertionError(f"no reference for {metric.kind}")
 
 
@@ -54,10 +55,10 @@ def reference(metric: Metric, o: ScoreOutcomes) -> float:
 @given(rows=st.integers(1, 40), seed=st.integers(0, 1000), which=st.sampled_from(METRICS))
 def test_a_metric_and_its_resamples_equal_the_reference(rows: int, seed: int, which: Metric) -> None:
     outcomes = random_answers(rows, seed)
-    assert which.compute(outcomes) == pytest.approx(reference(which, outcomes), rel=1e-6, abs=1e-9)
+    assert which.compute(outcomes) == pytest.approx(reference(which, outcomes), rel=1e-6, abs=1e-9, nan_ok=True)
     draws = np.random.default_rng(seed).integers(0, rows, (5, rows))
     expected = [reference(which, outcomes.take(draw)) for draw in draws]
-    assert which.resampled(outcomes, draws) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert which.resampled(outcomes, draws) == pytest.approx(expected, rel=1e-6, abs=1e-9, nan_ok=True)
 
 
 def test_every_metric_of_scored_rows_is_held_against_a_reference() -> None:
@@ -65,13 +66,14 @@ def test_every_metric_of_scored_rows_is_held_against_a_reference() -> None:
     assert reads == {type(metric) for metric in METRICS}
 
 
-def test_scores_that_are_all_the_same_explain_nothing_and_correlate_with_nothing() -> None:
+def test_scores_that_are_all_the_same_define_neither_r2_nor_a_correlation() -> None:
     """0.1 three times: their mean is not 0.1, and what is left must not be taken for variance."""
     same = np.full(3, 0.1)
     assert same.mean() != 0.1
     off = answers(same, np.array([0.1, 0.2, 0.3]))
-    assert R2().compute(off) == Pearson().compute(off) == Spearman().compute(off) == 0.0
-    assert R2().compute(answers(same, same)) == 1.0
+    for metric in (R2(), Pearson(), Spearman()):
+        assert math.isnan(metric.compute(off))
+        assert math.isnan(metric.compute(answers(same, same)))
 
 
 def test_the_direction_of_each_metric_is_right() -> None:

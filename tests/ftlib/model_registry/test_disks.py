@@ -49,7 +49,7 @@ ON_MOUNTS = {
 mount("-t", "tmpfs", "-o", "size=200k", "tmpfs")
 version, _ = publish(LocalStore(root), work, "a", FILES)
 message = refusal(publish, LocalStore(root), work, "b", {"big": "x" * 300_000})
-assert "No space left on device; 0.3 MB are needed" in message, message
+assert "No space left on device; 300 kB are needed" in message, message
 registry = ModelRegistry(LocalStore(root))
 assert [v.key for v in registry.versions("m")] == ["a"]
 assert registry.verify(version) == []

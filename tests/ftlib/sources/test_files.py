@@ -157,11 +157,133 @@ def test_the_files_of_a_folder_wait_for_its_marker(tmp_path: Path) -> None:
 def test_what_is_hidden_or_unfinished_is_left_out_of_globs_too_unless_it_is_asked_for(tmp_path: Path) -> None:
     for name in ("a.jsonl", "_b.jsonl", ".c.jsonl", "d.jsonl.tmp", "_t/e.jsonl", "x/f.jsonl"):
         write_jsonl(tmp_path / name, [{"n": 1}])
-    os.symlink(tmp_path / "nowhere", tmp_path / "dangling.jsonl")
+    os.symlink(tmp_path / "nowhere", tmp_path / ".dangling.jsonl")
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert names(Files(path=f"{tmp_path}/**/*.jsonl*")) == ["a.jsonl", "f.jsonl"]
     assert names(Files(path=f"{tmp_path}/_*.jsonl")) == ["_b.jsonl"]
     assert names(Files(path=f"{tmp_path}/_b.jsonl")) == ["_b.jsonl"]
+
+
+def rows_below(folder: Path) -> set[str]:
+    """What a folder holds by another way: os.walk through the links, the ends of the links counted once."""
+    found, walked = set[str](), set[str]()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] not in "._" and not name.endswith(".tmp")]
+        folders[:] = [name for name in folders if os.path.realpath(Path(parent, name)) not in walked]
+        walked |= {os.path.realpath(Path(parent, name)) for name in folders}
+        found |= {os.path.realpath(Path(parent, name)) for name in files if name.endswith(".jsonl") and name[0] != "_"}
+    return found
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A folder as DVC, git-annex and the Hugging Face cache make them, with every loop a link can close."""
+    names = ("rows/a.jsonl", "rows/b/c.jsonl", "rows/b/_no.jsonl", "store/x/d.jsonl", "store/x/y/e.jsonl", "f.jsonl")
+    for n, name in enumerate(names):
+        write_jsonl(tmp_path / name, [{"n": n}])
+    rows = tmp_path / "rows"
+    links = {
+        "link": "../store/x", "again": "../store/x", "deeper": "../store/x/y", "f.jsonl": "../f.jsonl",
+        "2.jsonl": "a.jsonl", "b/up": "..", "self": ".", ".hidden": "../store", "b/b": "../b",
+    }  # fmt: skip
+    for name, target in links.items():
+        os.symlink(target, rows / name)
+    os.symlink("../../rows", tmp_path / "store" / "x" / "back")
+    os.symlink(rows, tmp_path / "all")
+    return rows
+
+
+def test_links_are_followed_and_no_row_is_read_twice_however_the_folder_is_asked_for(linked: Path) -> None:
+    expected = rows_below(linked)
+    assert {Path(name).name for name in expected} == {"a.jsonl", "c.jsonl", "d.jsonl", "e.jsonl", "f.jsonl"}
+    asked = (linked, linked / "**", linked / "**" / "*.jsonl", linked.parent / "all", linked.parent / "r*" / "**")
+    for path in asked:
+        source = Files(path=str(path))
+        listed = source.list()
+        assert {os.path.realpath(file.uri) for file in listed} == expected, path
+        assert sorted(row.values["n"] for row in source.read(source.pin(), 99) if isinstance(row, Row)) == [
+            0,
+            1,
+            3,
+            4,
+            5,
+        ]
+    kept = {Path(file.uri).relative_to(linked).as_posix() for file in Files(path=str(linked)).list()}
+    assert kept == {"a.jsonl", "again/d.jsonl", "b/c.jsonl", "again/y/e.jsonl", "f.jsonl"}  # names without links first
+    assert names(Files(path=f"{linked}/*/d.jsonl")) == ["d.jsonl"]
+    assert names(Files(path=f"{linked}/**/y/*.jsonl")) == ["e.jsonl"]
+
+
+@pytest.mark.parametrize("target", ["../store/gone", "round"])
+@pytest.mark.parametrize("name", ["round", "rows.jsonl", "b/round"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, name: str, target: str) -> None:
+    write_jsonl(tmp_path / "rows" / "b" / "a.jsonl", [{"n": 1}])
+    link = tmp_path / "rows" / name
+    os.symlink(target, link)
+    inside = link.relative_to(tmp_path / "rows")
+    for path in ("rows", "rows/**/*.jsonl", f"rows/{'/'.join('*' for _ in inside.parts)}", f"rows/{name}"):
+        with pytest.raises(DataError, match=f"{link} is a link to {target}, which is not there") as caught:
+            Files(path=f"{tmp_path}/{path}").list()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1.jsonl", "b/2.jsonl"):
+        write_jsonl(tmp_path / name, [{"n": 1}])
+    real = os.scandir
+
+    def refuse(path: Any) -> Any:  # root may read everything
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for path in ("", "**/*.jsonl", "*/*.jsonl"):
+        with pytest.raises(DataError, match="/b: Permission denied; make it readable"):
+            Files(path=f"{tmp_path}/{path}").list()
+
+
+ODD = ("data [v1]", "data v", "[ab]", "a", "a{b,c}", "50%20 off", "what?", "sta*r", "!x", "line\nbreak", "é (1)", "~")
+
+
+def test_a_part_of_the_path_that_is_there_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ODD:
+        for n, name in enumerate(ODD):
+            write_jsonl(tmp_path / folder / f"{name}.jsonl", [{"n": n}])
+    for folder in ODD[:-1]:
+        for path in (folder, f"{folder}/*.jsonl", f"{folder}/**", f"./{folder}/**/*"):
+            assert {Path(file.uri).parent.name for file in Files(path=path).list()} == {folder}
+            assert len(Files(path=path).list()) == len(ODD)
+        for name in ODD:
+            (one,) = Files(path=f"{folder}/{name}.jsonl").list()
+            assert one.uri == str(tmp_path / folder / f"{name}.jsonl")
+            assert {Path(file.uri).name for file in Files(path=f"*/{name}.jsonl").list()} == {f"{name}.jsonl"}
+    assert len(Files(path=".").list()) == len(Files(path="**/*.jsonl").list()) == len(ODD) ** 2
+    assert {Path(file.uri).parent.name for file in Files(path="data [uv]/*.jsonl").list()} == {"data v"}
+    with pytest.raises(DataError, match="no such file or folder"):
+        Files(path="data [v1]/absent.jsonl").list()
+
+
+def test_a_name_that_is_not_utf8_is_one_line_and_only_where_rows_bear_it(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows" / "a.jsonl", [{"n": 1}])
+    odd = os.path.join(os.fsencode(tmp_path), b"rows", b"caf\xe9")
+    os.mkdir(odd)
+    Path(os.fsdecode(odd), "notes.txt").touch()
+    assert names(Files(path=f"{tmp_path}/rows")) == ["a.jsonl"]
+    write_jsonl(Path(os.fsdecode(odd), "b.jsonl"), [{"n": 1}])
+    for path in ("rows", "rows/*/*"):
+        with pytest.raises(DataError, match=r"caf\\xe9/.*: the name is not UTF-8; rename"):
+            Files(path=f"{tmp_path}/{path}").list()
+
+
+def test_a_pipe_and_a_device_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path in (tmp_path / "pipe.jsonl", "/dev/null"):
+        with pytest.raises(DataError, match="is neither a file nor a folder"):
+            Files(path=str(path)).list()
 
 
 @pytest.fixture
@@ -195,6 +317,26 @@ def test_a_prefix_a_glob_and_an_object_of_a_bucket(bucket: Any, s3: Any) -> None
     }.items():  # fmt: skip
         with pytest.raises(DataError, match=message):
             s3(key).list()
+
+
+def test_a_bucket_and_a_folder_answer_alike(bucket: Any, s3: Any, tmp_path: Path) -> None:
+    keys = [
+        "data [v1]/rows (1).jsonl", "data [v1]/b[2].jsonl", "data v/x.jsonl", "data v/b2.jsonl", "_t/a.jsonl",
+        "x/_y/a.jsonl", "x/.y/a.jsonl", "x/z.tmp/a.jsonl", "x/what?.jsonl", "x/whats.jsonl",
+        "50%20/a+b.jsonl", "é/{a}.jsonl",
+    ]  # fmt: skip
+    for key in keys:
+        bucket.put_object(Key=f"top/{key}", Body=b"{}")
+        write_jsonl(tmp_path / "top" / key, [{}])
+    asked = [
+        "", "**", "**/*.jsonl", "data [v1]", "data [v1]/", "data [v1]/*.jsonl", "data [v1]/b[2].jsonl", "data [uv]/*",
+        "*/b[2].jsonl", "_*/*.jsonl", "*/_y/*", "**/_y/*.jsonl", "**/.y/*", "*/z.tmp/a.jsonl", "*/what?.jsonl",
+        "x/what?.jsonl", "50%20/*", "é/{a}.jsonl", "**/x/**", "d*[ ]v/**",
+    ]  # fmt: skip
+    for pattern in asked:
+        here = [file.uri.removeprefix(f"{tmp_path}/") for file in Files(path=f"{tmp_path}/top/{pattern}").list()]
+        there = [file.uri.removeprefix(f"s3://{bucket.name}/") for file in s3(f"top/{pattern}").list()]
+        assert here == there, pattern
 
 
 def names_of(source: Files) -> list[str]:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
-from importlib import import_module, metadata
+import tokenize
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import networkx
 import pytest
 
 from ftlib.errors import DataError
@@ -35,6 +38,23 @@ def again():
 def code():
     """a = b; c = d; e = f; g = h; i = j; k = l; m = n; o = p; q = r; s = t; u = v"""
 '''
+
+COMMENTED = """\
+# Licensed to whoever wants it, on the terms that are said in the licence file that is there.
+
+x = "# this is a text and no comment, whatever it may look like to those who read it"
+'''
+# This is a line of a string that is longer than a line, and it is no comment of the code.
+'''
+y = 1  # a comment behind code is not a paragraph, however long it is and whatever it may say to us
+
+# A frob is twisted by its left end,
+# and what it was before that is not kept.
+#
+# It is the second paragraph of them, which says why frobber.twist does what it does there.
+#
+# a = b; c = d; e = f; g = h; i = j; k = l; m = n; o = p; q = r; s = t; u = v
+"""
 
 DESCRIPTION = """\
 # Frobber
@@ -106,6 +126,31 @@ def test_readmes_are_paragraphs_without_markup(frobber: Path) -> None:
     ]
 
 
+def test_comments_are_paragraphs_on_lines_of_their_own(frobber: Path) -> None:
+    (frobber / "frobber/tools.py").write_text(COMMENTED)
+    assert [(row["text"], row["module"]) for row in rows("comments", "frobber")] == [
+        ("A frob is twisted by its left end, and what it was before that is not kept.", "frobber:frobber.tools"),
+        (
+            "It is the second paragraph of them, which says why library does what it does there.",
+            "frobber:frobber.tools",
+        ),
+    ]
+
+
+def test_comments_are_those_that_python_sees() -> None:
+    """Against `tokenize`: a passage's words stand in comments of its module, in this order."""
+    found = rows("comments", "networkx", limit=40)
+    assert len(found) == 40
+    site = Path(networkx.__file__).parents[1]
+    for row in found:
+        path = str(row["module"]).split(":")[1].replace(".", "/")
+        (source,) = [p for p in map(site.joinpath, (f"{path}.py", f"{path}/__init__.py")) if p.is_file()]
+        tokens = tokenize.generate_tokens(io.StringIO(source.read_text()).readline)
+        comments = " ".join(token.string.lstrip("#! ") for token in tokens if token.type == tokenize.COMMENT)
+        first = re.split(r"library|[`*_]", str(row["text"]))[0].split()[:6]
+        assert " ".join(first) in re.sub("[`*_]", "", " ".join(comments.split()))
+
+
 def test_the_pin_changes_with_the_recorded_files(frobber: Path) -> None:
     before = Library("frobber").pin()
     assert before.uri == "installed:frobber==1.0"
@@ -167,22 +212,20 @@ def test_code_and_fragments_do_not_read_like_english() -> None:
 
 def test_the_quickstart_has_the_rows_it_promises(quickstart: Recipe) -> None:
     labels = {name: dataset.source for name, dataset in quickstart.datasets.items()}
-    docstrings, readmes = labels["docstrings"], labels["readmes"]
+    docstrings, comments = labels["docstrings"], labels["comments"]
     assert isinstance(docstrings, InstalledText)
-    assert isinstance(readmes, InstalledText)
-    assert docstrings.libraries == readmes.libraries
-    counts: dict[str, int] = {}
+    assert isinstance(comments, InstalledText)
+    assert docstrings.libraries == comments.libraries
     masked = masking(name for library in docstrings.libraries for name in Library(library).names())
-    for row in docstrings.read(docstrings.pin(), 10**6):
-        assert isinstance(row, Row)
-        counts[str(row.values["library"])] = counts.get(str(row.values["library"]), 0) + 1
-        assert not masked.search(str(row.values["text"]).replace("library", ""))
-    assert len(counts) >= 10
-    assert sum(counts.values()) >= 3000
-    assert max(counts.values()) < 0.15 * sum(counts.values())
-    for library in readmes.libraries:
-        assert metadata.version(library)
-        assert len(list(Library(library).readme(40))) >= 10
+    for source, least in ((docstrings, 3000), (comments, 1600)):
+        counts: dict[str, int] = {}
+        for row in source.read(source.pin(), 10**6):
+            assert isinstance(row, Row)
+            counts[str(row.values["library"])] = counts.get(str(row.values["library"]), 0) + 1
+            assert not masked.search(str(row.values["text"]).replace("library", ""))
+        assert len(counts) >= 10
+        assert sum(counts.values()) >= least
+        assert max(counts.values()) < 0.15 * sum(counts.values())
 
 
 @pytest.fixture

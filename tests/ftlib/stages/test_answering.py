@@ -21,6 +21,7 @@ from ftlib.rows import canonical_json
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_questions
 from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.collate import Collator
 from ftlib.training.inference import Share, batches_of, predict_split
 from ftlib.training.model import load_model
 from tests.ftlib.stages.kit import Bench, losses
@@ -74,7 +75,7 @@ def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> 
     split = PreparedSplit(split_file(bench.data.path, "train"), ())
     total, rows = 0.0, global_batches(split.lengths, 16, 7, 0)[0]
     for row in rows:
-        batch = split.batch([int(row)], torch.device("cpu"))
+        batch = split.batch([int(row)], Collator.of(stock))
         assert batch.targets is not None
         assert batch.segments is not None
         start, end = batch.targets.unbind(dim=1)

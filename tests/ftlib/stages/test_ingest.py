@@ -308,3 +308,56 @@ def test_without_moments_the_file_that_is_listed_last_counts_whatever_its_bytes(
             write_jsonl(tmp_path / texts / f"{name}.jsonl", [{"id": 1, "text": "old line"}, {"id": 1, "text": text}])
         raw = keyed(tmp_path / texts, tmp_path / "work", updated=None)
         assert [row["text"] for row in rows_of(raw)] == [texts[1]]
+
+
+def test_a_column_that_nobody_reads_is_named_with_its_remedy_and_can_be_dropped(tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.parquet", tiny_rows(20)
+    table = pa.Table.from_pylist(rows)
+    parquet.write_table(table.append_column("thumb", pa.array([b"\xff\xd8"] * 20)), path)
+    with pytest.raises(DataError) as caught:
+        run(path, tmp_path / "work")
+    assert str(caught.value).split("; all are in")[0] == (
+        "datasets.mail: 20 of 20 rows (100.0%) cannot be read, allowed 1.0%: binary_value in 100 % of the rows: column "
+        "'thumb' holds bytes, which are neither text nor a number; correct it, or leave it out: source.drop_columns"
+    )
+    asked = job(path)
+    kept = asked.model_copy(update={"source": asked.source.model_copy(update={"drop_columns": ("thumb",)})})
+    assert rows_of(ingest(kept, Workspace(tmp_path / "work"))) == rows
+
+
+def test_a_repeated_header_is_in_quarantine_and_no_lost_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    part = "\ufefftext,label\n" + "".join(f"row {{0}} {i},bug\n" for i in range(20))
+    path.write_text(part.format("a") + part.format("b"), encoding="utf-8")
+    raw = run(path, tmp_path / "work", bad_rows=0.0, bad_row_count=0)
+    assert raw.ledger.model_dump() == {"rows_in": 41, "kept": 40, "dropped": {"repeated_header": 1}}
+    (quarantined,) = map(json.loads, (raw.path / "quarantine.jsonl").read_text().splitlines())
+    assert (quarantined["line"], quarantined["reason"]) == (22, "repeated_header")
+
+
+@pytest.mark.parametrize("limit", [{"bad_rows": 0.01}, {"bad_rows": 1.0, "bad_row_count": 3}])
+def test_rows_in_another_encoding_are_not_to_be_lost_by_a_higher_limit(tmp_path: Path, limit: dict[str, Any]) -> None:
+    path = tmp_path / "rows.csv"
+    lines = "".join(f"{'café' if i % 4 == 0 else 'tea'} {i},bug\n" for i in range(2000))
+    path.write_bytes(f"text,label\n{lines}".encode("cp1252"))
+    with pytest.raises(DataError) as caught:
+        run(path, tmp_path / "work", **limit)
+    assert "500" in str(caught.value)
+    assert "iconv -f cp1252 -t UTF-8" in str(caught.value)
+    assert "write the text as UTF-8" in str(caught.value)
+    assert "raise limits" not in str(caught.value)
+
+
+def test_where_most_rows_are_bad_no_limit_is_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{row}\n" for row in tiny_rows(20)))  # as Python spells them
+    with pytest.raises(DataError, match=r"20 of 20 rows .* a Python dict and no JSON") as caught:
+        run(path, tmp_path / "work")
+    assert "raise limits" not in str(caught.value)
+
+
+def test_a_schema_says_that_columns_stand_between_semicolons(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text;label\nno separator here\n" * 20)
+    with pytest.raises(DataError, match="write commas between columns, not semicolons"):
+        run(path, tmp_path / "work", {"text": {"type": "string"}})

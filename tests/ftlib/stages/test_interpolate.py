@@ -36,7 +36,7 @@ def test_points_ascend_are_distinct_and_hold_both_ends(alphas: list[float]) -> N
     points = WiseFT(alphas=tuple(alphas)).points(start, end, (), {})
     assert [point.alpha for point in points] == sorted({0.0, 1.0, *alphas})
     assert len({point.name for point in points}) == len({point.digest() for point in points}) == len(points)
-    assert (points[0].digest(), points[-1].digest()) == ("start", "end")
+    assert (points[0].weights, points[-1].weights) == ("start", "end")
 
 
 def test_a_record_read_back_still_knows_its_folders(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_line_that_means_nothing_is_refused_and_leaves_nothing(
 def test_without_interpolation_a_fresh_head_is_fine(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
     start = ends[0].model_copy(update={"fresh_head": True})
     found = interpolate(InterpolateJob(start=start, end=ends[1], interpolation=Off()), Workspace(tmp_path))
-    assert [(member.name, member.digest()) for member in found.members] == [("tune", ends[1].weights)]
+    assert [(member.name, member.weights) for member in found.members] == [("tune", ends[1].weights)]
 
 
 def test_alphas_too_close_to_tell_apart_are_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:

@@ -92,7 +92,6 @@ def test_the_ids_are_those_of_stock_transformers(bench: Bench) -> None:
     assert {(tuple(row["input_ids"]), row["target"]) for row in written} == expected
     assert {row["slice:group"] for row in written} == {row["group"] for row in rows}
     assert prepared.tokenizer == bench.model.tokenizer
-    assert prepared.pad_token_id == tokenizer.pad_token_id
 
 
 def test_the_facts_are_what_the_files_hold(bench: Bench) -> None:
@@ -243,6 +242,27 @@ def test_too_many_dropped_rows_fail_with_reasons_and_remedy(bench: Bench) -> Non
     assert bench.prepare(rows, limits={"rows": 1, "dropped_rows": 0.5}).ledger.dropped == {"duplicate": 12}
     with pytest.raises(DataError, match=r"12 of 24 rows \(50.0%\) were dropped, allowed 40.0%: 12 duplicate; .*raise"):
         bench.prepare(rows, limits={"rows": 1, "dropped_rows": 0.4})
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason", "remedy"),
+    [
+        ({"label": ["bug"]}, "label_not_a_name", "multi_label_text"),
+        ({"label": {"name": "bug"}}, "label_not_a_name", "a column of its own"),
+        ({"label": 0.5}, "label_not_a_name", "scored_text"),
+        ({"label": '["bug"]'}, "list_as_text", "jsonl or parquet"),
+        ({"text": ["a"]}, "text_not_a_string", "write text"),
+    ],
+)
+def test_a_reason_that_says_little_comes_with_its_remedy(
+    bench: Bench, spoilt: dict[str, Any], reason: str, remedy: str
+) -> None:
+    rows = [*tiny_rows(12), *({**row, **spoilt} for row in tiny_rows(20)[12:])]
+    assert bench.prepare(rows, limits={"rows": 1}).ledger.dropped == {reason: 8}
+    with pytest.raises(DataError, match=rf"8 of 20 rows .*: 8 {reason} \(.*{remedy}.*\); correct the rows or raise"):
+        bench.prepare(rows, limits={"rows": 1, "dropped_rows": 0.1})
+    with pytest.raises(DataError, match=rf"12 of 12 rows .*: 12 {reason} \(.*\); correct the rows$"):
+        bench.prepare([{**row, **spoilt} for row in tiny_rows(12)], limits={"rows": 1})
 
 
 def test_an_absent_column_names_those_there_are(bench: Bench) -> None:

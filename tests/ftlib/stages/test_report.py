@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 import scipy.stats
+from huggingface_hub import ModelCard
 
 from ftlib.artifacts import Candidate, EvalReport, FoundModel, Ledger, PreparedDataset, RawDataset, Report
 from ftlib.bootstrap import Resampling, difference
@@ -19,6 +20,7 @@ from ftlib.config import Split
 from ftlib.errors import StorageError
 from ftlib.evidence import Evidence
 from ftlib.metrics import Accuracy
+from ftlib.model_card import model_card
 from ftlib.outcomes import read_outcomes, tables_in
 from ftlib.page.content import signed
 from ftlib.page.figures import CHOSEN, _running_mean
@@ -28,9 +30,10 @@ from ftlib.results import differences, interval_text, number, results, retained_
 from ftlib.significance import holm
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.interpolate import InterpolateJob, interpolate
+from ftlib.stages.register import RegisterJob, _refusals
 from ftlib.stages.report import ReportJob, _drawn, report
 from ftlib.stages.select import SelectJob, select
-from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
 from ftlib.workspace import Workspace
 
 DIAGNOSIS = ("loss_path", "layers_moved", "calibration", "confusion")
@@ -63,8 +66,8 @@ def recipe(**update: object) -> Recipe:
     )
 
 
-def records(folder: Path, work: Workspace, of: Recipe) -> ReportJob:
-    """Run everything after training on tiny random models."""
+def records(folder: Path, work: Workspace, of: Recipe, *, tested: Sequence[str] = LABELS) -> ReportJob:
+    """Run everything after training on tiny random models; test rows have the labels `tested` only."""
     base = tiny_checkpoint(folder / "base").model_copy(update={"fresh_head": True, "weights": "b" * 64})
     probe = tiny_checkpoint(folder / "probe", phase="probe", seed=3)
     tune = tiny_checkpoint(folder / "tune", phase="tune", start=probe, seed=1)
@@ -73,7 +76,11 @@ def records(folder: Path, work: Workspace, of: Recipe) -> ReportJob:
     (tune.path / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     prepared = {
         name: tiny_prepared(
-            folder / name, {"validation": tiny_rows(30, seed=seed), "test": tiny_rows(45, seed=seed + 1)}
+            folder / name,
+            {
+                "validation": tiny_rows(30, seed=seed),
+                "test": [row for row in tiny_rows(45, seed=seed + 1) if row["label"] in tested],
+            },
         ).model_copy(update={"ledger": Ledger(rows_in=80, kept=75, dropped={HOSTILE: 5})})
         for seed, name in enumerate(of.datasets)
     }
@@ -194,6 +201,45 @@ def test_every_estimate_of_the_records_is_on_both_pages(made: tuple[ReportJob, W
             assert number(estimate.value) in html
             assert words in html
             assert f"({words})" in markdown
+
+
+def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: Path) -> None:
+    """All test rows have one label: scikit-learn gives nan and a warning for what is undefined here."""
+    metrics = [{"kind": "auroc"}, {"kind": "mcc"}, {"kind": "f1", "label": LABELS[1]}, {"kind": "accuracy"}]
+    evaluations = {"target": {"dataset": "rows", "metrics": metrics, "resamples": 100}}
+    gates = [{"metric": "target/auroc", "at_least": 0.1}]
+    dataset = recipe().model_dump(mode="json")["datasets"]["rows"]
+    of = recipe(
+        datasets={"rows": dataset},
+        evaluations=evaluations,
+        select={"rule": "best", "by": "target/auroc", "gates": gates},
+    )
+    work = Workspace(tmp_path / "work")
+    job = records(tmp_path, work, of, tested=LABELS[:1])
+    assert job.evidence.sweep[0].measured[0].metrics["auroc"].numbers()[0] >= 0.0  # on the validation rows it is known
+    chosen = job.evidence.measured(job.evidence.selection.chosen.name)["target"].metrics
+    undefined = ("auroc", "mcc", f"f1:{LABELS[1]}")
+    assert [chosen[name].model_dump(exclude={"undefined"}) for name in undefined] == [
+        {"value": None, "low": None, "high": None}
+    ] * 3
+    assert chosen["accuracy"].numbers() is not None
+    page = report(job, work)
+    html, markdown = ((page.path / name).read_text() for name in ("report.html", "report.md"))
+    (line,) = [line for line in markdown.splitlines() if "chosen (" in line and "undefined" in line]
+    assert line.count("undefined") == 3
+    assert html.count("undefined") > 3
+    card = model_card(job.evidence)
+    assert re.search(r"chosen \(.*\) \| \d+ \| undefined \| undefined \| undefined \| [01]\.\d+ \[", card)
+    assert [result.metric_type for result in ModelCard(card).data.eval_results] == ["accuracy"]
+    compared = differences("probe", "tune", job.evidence.final, of.evaluations, tables_in(work.root), 0)
+    assert {d.metric: (d.verdict == "undefined", d.p is None) for d in compared} == {
+        **dict.fromkeys(undefined, (True, True)), "accuracy": (False, False)
+    }  # fmt: skip
+    (refused,) = _refusals(RegisterJob(evidence=job.evidence, report=page))
+    assert refused.startswith(
+        "target/auroc is undefined on the test split: there is no label that some rows have and others have not; "
+        "at least 0.1 is required"
+    )
 
 
 def test_markdown_tables_are_whole_whatever_a_reason_holds(made: tuple[ReportJob, Workspace, Report]) -> None:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from ftlib.artifacts import Candidate, Candidates, Checkpoint, EvalReport, Measured, Selection
 from ftlib.bootstrap import Resampling, estimates
-from ftlib.errors import RecipeError, StorageError
+from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.interpolation import Off, WiseFT
-from ftlib.metrics import Accuracy, LogLoss
+from ftlib.metrics import AUROC, Accuracy, LogLoss
 from ftlib.outcomes import LabelOutcomes
 from ftlib.recipe_parts import Evaluation, Select
 from ftlib.stages.interpolate import scores_so_far
@@ -299,7 +299,7 @@ def test_the_chosen_candidate_knows_where_its_ends_are_also_when_read_back(folde
 
 def test_without_interpolation_the_end_is_chosen(folder: Path) -> None:
     members, work = Off().points(START, END, (), {}), Workspace(folder)
-    assert [(member.name, member.digest()) for member in members] == [("tune", "tune")]
+    assert [(member.name, member.weights) for member in members] == [("tune", "tune")]
     reports = tuple(report(work, name, members, [[True, False]]) for name in EVALUATIONS)
     rule = Select(rule="constrained", by="shifted/accuracy", subject_to="target/accuracy", max_drop=0.0)
     job = SelectJob(candidates=Candidates(members=members), reports=reports, evaluations=EVALUATIONS, select=rule)
@@ -324,6 +324,33 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     (work.root / whole.measured[1].outcomes).unlink()
     with pytest.raises(StorageError, match="is not a table of outcomes"):
         select(job.model_copy(update={"reports": (whole,)}), work)
+
+
+def test_a_metric_that_the_rows_do_not_define_decides_nothing(folder: Path) -> None:
+    members, work = line(3), Workspace(folder / "undefined")
+    whole = report(work, "shifted", members, [[True], [False], [True]])  # one row has one label
+    nothing = estimates(answers([True]), (AUROC(),), Resampling(100, 0.95, 0))
+    cells = tuple(cell.model_copy(update={"metrics": {**cell.metrics, **nothing}}) for cell in whole.measured)
+    evaluations = {"shifted": Evaluation(dataset="rows", metrics=(Accuracy(), AUROC()))}
+    for rule in (
+        Select(by="shifted/auroc"),
+        Select(rule="constrained", by="shifted/accuracy", subject_to="shifted/auroc", max_drop=0.1),
+        Select(by="shifted/accuracy", plus={"shifted/auroc": 0.5}),
+    ):
+        job = SelectJob(
+            candidates=Candidates(members=members),
+            reports=(EvalReport(measured=cells),),
+            evaluations=evaluations,
+            select=rule,
+        )
+        with pytest.raises(
+            DataError,
+            match=r"^select: 'shifted/auroc' is undefined for alpha=0 on the 1 validation row of evaluation 'shifted': "
+            "there is no label that some rows have and others have not; add such rows, or choose by another metric$",
+        ):
+            select(job, work)
+    fixed = job.model_copy(update={"select": Select(rule="fixed", alpha=0.5, by="shifted/auroc")})
+    assert select(fixed, work).why == "alpha=0.5 (shifted/auroc is undefined) was fixed beforehand."
 
 
 def test_an_adaptive_method_is_told_values_and_paired_errors(folder: Path) -> None:

@@ -21,6 +21,7 @@ from ftlib.recipe_parts import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import tiny_tagged_rows
 from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.collate import Collator
 from ftlib.training.model import load_model
 from tests.ftlib.stages.kit import Bench, losses
 
@@ -66,7 +67,7 @@ def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> 
     split = PreparedSplit(bench.data.path / "train.arrow", TAGS)
     total = words = 0.0
     for row in global_batches(split.lengths, 16, 7, 0)[0]:
-        batch = split.batch([int(row)], torch.device("cpu"))
+        batch = split.batch([int(row)], Collator.of(stock))
         assert batch.targets is not None
         count = int((batch.targets != -100).sum())
         assert count == split.supervised[row]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from transformers import AutoModelForSequenceClassification
 
 from ftlib.artifacts import Checkpoint, PreparedDataset
@@ -21,8 +22,10 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.collate import Collator
 from ftlib.training.heads.labels import LabelTargets
 from ftlib.training.model import load_model
+from ftlib.training.probe import best_l2
 from ftlib.tuning.frozen_layers import FrozenLayers
 from ftlib.tuning.full import Full
 from ftlib.tuning.linear_probe import LinearProbe
@@ -230,6 +233,44 @@ def test_linear_probe_is_scikit_learns_logistic_regression(
     assert start.fresh_head
 
 
+@pytest.mark.parametrize(("count", "noise"), [(2, 1.2), (4, 1.6)])
+def test_l2_is_chosen_as_scikit_learn_chooses_it_on_the_validation_rows(count: int, noise: float) -> None:
+    random = np.random.default_rng(count)
+    centres = random.normal(size=(count, 12))
+
+    def rows(number: int) -> tuple[np.ndarray, np.ndarray]:
+        gold = random.integers(0, count, number)
+        return (centres[gold] + noise * random.normal(size=(number, 12))).astype(np.float32), gold
+
+    train, validation = rows(120), rows(300)
+    losses = [
+        log_loss(validation[1], LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-8).fit(*train).predict_proba(v))
+        for v in [validation[0].astype(np.float64)]
+        for l2 in LinearProbe.PATH
+    ]
+    best = int(np.argmin(losses))
+    assert 0 < best < len(losses) - 1
+    assert best_l2(train, validation, count, LinearProbe.PATH, intercept=True) == LinearProbe.PATH[best]
+
+
+def test_a_chosen_l2_is_said_and_gives_what_that_number_alone_gives(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    chosen = run(start, data, phase(LinearProbe()), tmp_path)
+    assert chosen.facts["l2_chosen_on"] == "25 validation rows"
+    fixed = run(start, data, phase(LinearProbe(l2=float(chosen.facts["l2"]))), tmp_path)
+    assert (fixed.weights, fixed.facts["l2"]) == (chosen.weights, chosen.facts["l2"])
+    assert fixed.fingerprint != chosen.fingerprint
+    assert "l2_chosen_on" not in fixed.facts
+
+
+def test_without_validation_rows_l2_is_the_usual_one_and_says_so(start: Checkpoint, tmp_path: Path) -> None:
+    bare = tiny_prepared(tmp_path / "data", {"train": tiny_rows(60)})
+    ours, usual = (run(start, bare, phase(tuning), tmp_path) for tuning in (LinearProbe(), LinearProbe(l2=1.0)))
+    assert (ours.facts["l2"], ours.facts["l2_chosen_on"]) == (1.0, "nothing, without validation rows")
+    assert ours.weights == usual.weights
+
+
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
 def test_lora_checkpoint_is_the_merged_adapter(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path, options: dict[str, bool]
@@ -271,9 +312,9 @@ def test_early_stopping_keeps_the_best_weights(start: Checkpoint, data: Prepared
     assert len(records) < 8
     assert len(records) - records.index(best) == 3
     split = PreparedSplit(data.path / "validation.arrow", LABELS)
-    batch = split.batch(range(len(split)), torch.device("cpu"))
+    model = load_model(stopped.path / "model", "labeled")
     with torch.no_grad():
-        total = Classification().loss(load_model(stopped.path / "model", "labeled"), batch).total
+        total = Classification().loss(model, split.batch(range(len(split)), Collator.of(model))).total
     assert float(total) / len(split) == pytest.approx(best["validation_loss"], rel=1e-4)
 
 

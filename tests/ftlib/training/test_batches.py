@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ftlib.errors import DataError
 from ftlib.prepared import TokenRow, split_file, write_split
 from ftlib.training.batches import PreparedSplit, by_length, global_batches, micro_batches
+from ftlib.training.collate import Collator
 
 lengths = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
 
@@ -65,8 +66,8 @@ def test_a_split_of_several_record_batches_reads_like_one(tmp_path: Path) -> Non
     write_split(path, "labeled", rows)
     split = PreparedSplit(path, ("b", "a"))
     assert [split.tokens(i).tolist() for i in range(7)] == [list(r.input_ids) for r in rows]
-    batch = split.batch([0, 6, 3], torch.device("cpu"))
-    assert batch.input_ids.tolist() == [[0] + [0] * 6, list(range(6, 13)), [3, 4, 5, 6, 0, 0, 0]]
+    batch = split.batch([0, 6, 3], Collator(9, tokens=None, segments=True, device=torch.device("cpu")))
+    assert batch.input_ids.tolist() == [[0] + [9] * 6, list(range(6, 13)), [3, 4, 5, 6, 9, 9, 9]]
     assert batch.attention_mask.sum(1).tolist() == [1, 7, 4]
     assert batch.targets is not None
     assert batch.targets.tolist() == [1, 1, 0]

@@ -24,6 +24,7 @@ from ftlib.testing import tiny_checkpoint, tiny_lm_tokenizer, tiny_prepared_as, 
 from ftlib.training import curves
 from ftlib.training.adapter_sweep import AdapterSweep
 from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.collate import Collator
 from ftlib.training.heads.completions import continued
 from ftlib.training.inference import Share, predict_split
 from ftlib.training.model import load_model
@@ -73,7 +74,7 @@ def test_the_loss_is_that_of_stock_transformers_with_the_prompt_masked(
             total += float(stock(input_ids=ids, labels=labels).loss) * int(split.supervised[row])
         count += int(split.supervised[row])
     with torch.no_grad():
-        ours = Completion().loss(stock, split.batch(range(len(split)), torch.device("cpu")))
+        ours = Completion().loss(stock, split.batch(range(len(split)), Collator.of(stock)))
     assert ours.count == count == int(split.supervised.sum())
     assert float(ours.total) == pytest.approx(total, rel=1e-5)
 
@@ -81,7 +82,7 @@ def test_the_loss_is_that_of_stock_transformers_with_the_prompt_masked(
 def test_no_gradient_comes_from_the_prompt_or_the_padding(data: PreparedDataset, start: Checkpoint) -> None:
     """Were the prompt's tokens targets, their logits would move."""
     split = PreparedSplit(data.path / "train.arrow", ())
-    batch = split.batch([0, 5, 7], torch.device("cpu"))
+    batch = split.batch([0, 5, 7], Collator.of(load_model(start.path / "model", "completions")))
     logits = torch.randn(*batch.input_ids.shape, 300, requires_grad=True)
     Completion().loss(lambda **_: type("Out", (), {"logits": logits}), batch).total.backward()
     assert logits.grad is not None
@@ -106,9 +107,10 @@ def test_the_split_of_a_batch_does_not_change_the_loss(
         losses.append([r["loss"] for r in curves.read(done.path / curves.FILE) if "loss" in r])
     np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-4)
     split = PreparedSplit(data.path / "train.arrow", ())
-    batch = split.batch(global_batches(split.lengths, 8, 7, 0)[0], torch.device("cpu"))
+    model = load_model(start.path / "model", "completions")
+    batch = split.batch(global_batches(split.lengths, 8, 7, 0)[0], Collator.of(model))
     with torch.no_grad():
-        first = Completion().loss(load_model(start.path / "model", "completions"), batch)
+        first = Completion().loss(model, batch)
     assert losses[0][0] == pytest.approx(float(first.total) / first.count, rel=1e-5)
 
 

@@ -27,6 +27,7 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_recipe, tiny_rows
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit
+from ftlib.training.collate import Collator
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group
@@ -188,9 +189,9 @@ def test_early_stopping_keeps_the_best_average(start: Checkpoint, data: Prepared
     assert done.facts["best_step"] == len(measured) - 4
     assert done.facts["ema_share_of_step_1"] == pytest.approx(0.6 ** (len(measured) - 5))
     split = PreparedSplit(data.path / "validation.arrow", LABELS)
-    batch = split.batch(range(len(split)), torch.device("cpu"))
+    model = load_model(done.path / "model", "labeled")
     with torch.no_grad():
-        total = Classification().loss(load_model(done.path / "model", "labeled"), batch).total
+        total = Classification().loss(model, split.batch(range(len(split)), Collator.of(model))).total
     assert float(total) / len(split) == pytest.approx(min(measured), rel=1e-4)
 
 

@@ -30,6 +30,7 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_multi_label_rows, tiny_prepared, tiny_scored_rows
 from ftlib.training import curves
 from ftlib.training.batches import PreparedSplit, micro_batches
+from ftlib.training.collate import Collator
 from ftlib.training.inference import predict_split
 from ftlib.training.model import load_model
 from ftlib.tuning.full import Full
@@ -89,7 +90,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_the_loss_is_stock_transformers_own(made: Kind) -> None:
     split, stock = made.split(), made.stock()
-    batch = split.batch(range(8), torch.device("cpu"))
+    batch = split.batch(range(8), Collator.of(stock))
     labels = torch.tensor(made.gold(made.rows[:8]), dtype=torch.float32)
     with torch.no_grad():
         ours = made.objective.loss(stock, batch)
@@ -107,7 +108,7 @@ def test_the_loss_is_the_sum_over_any_workers_and_pieces(
     rows = np.random.default_rng(seed).permutation(40)[:size]
 
     def loss(some: np.ndarray) -> float:
-        return float(made.objective.loss(model, split.batch(some, torch.device("cpu"))).total)
+        return float(made.objective.loss(model, split.batch(some, Collator.of(model))).total)
 
     with torch.no_grad():
         pieces = [piece for rank in range(world) for piece in micro_batches(rows, rank, world, micro)]

@@ -64,12 +64,26 @@ def trained(start: nn.Module, steps: int = 5, **changes: float) -> Trained:
 
 
 def test_what_should_move_moved_and_the_rest_did_not(start: nn.Module) -> None:
-    check_moved(start, trained(start))
+    def alike() -> dict[str, float]:
+        return {"1.weight": 1.0, "1.bias": 1.0}
+
+    check_moved(start, trained(start), alike)
     with pytest.raises(TrainingError, match=r"frozen parameters moved: 0\.weight"):
-        check_moved(start, trained(start, **{"0.weight": 1e-7}))
+        check_moved(start, trained(start, **{"0.weight": 1e-7}), alike)
     with pytest.raises(TrainingError, match=r"1 trainable parameters did not move in 5 steps, among them 1\.bias"):
-        check_moved(start, trained(start, **{"1.bias": 0.0}))
+        check_moved(start, trained(start, **{"1.bias": 0.0}), alike)
     with pytest.raises(TrainingError, match=r"parameter 1\.weight is not finite"):
-        check_moved(start, trained(start, **{"1.weight": float("nan")}))
+        check_moved(start, trained(start, **{"1.weight": float("nan")}), alike)
     with pytest.raises(TrainingError, match="no optimiser step was done"):
-        check_moved(start, trained(start, steps=0))
+        check_moved(start, trained(start, steps=0), alike)
+
+
+def test_what_has_no_gradient_beside_the_others_need_not_move(start: nn.Module) -> None:
+    still = trained(start, **{"1.bias": 0.0})
+    check_moved(start, still, lambda: {"1.weight": 1.0, "1.bias": 1e-7})
+    with pytest.raises(TrainingError, match=r"1 trainable parameters did not move .* 1\.bias"):
+        check_moved(start, still, lambda: {"1.weight": 1.0, "1.bias": 1e-3})
+    nothing = trained(start, **{"1.bias": 0.0, "1.weight": 0.0})
+    for gradient in (0.0, 1e-20, 1.0):  # a model that does not train at all is found, however small its gradients
+        with pytest.raises(TrainingError, match="2 trainable parameters did not move"):
+            check_moved(start, nothing, lambda size=gradient: {"1.weight": size, "1.bias": size})

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextvars import ContextVar
+from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -153,6 +158,48 @@ def ray_session():
         yield
 
 
+TASK: ContextVar[str] = ContextVar("TASK", default="none")
+
+
+class Listening(NamedTuple):
+    """A port that a training holds open, and what it says to one without the token."""
+
+    ip: str
+    answer: str
+
+
+def listening() -> list[Listening]:
+    found = []
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.append(Listening(connection.laddr.ip, without_token(connection.laddr.port)))
+    return found
+
+
+def without_token(port: int) -> str:
+    """Ask as HTTP and as gRPC; empty for a port that speaks neither."""
+    import grpc
+
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        asking = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        asking.request("GET", "/metrics")
+        answer = asking.getresponse()
+        text = answer.read().decode(errors="replace")
+        return "metrics" if answer.status == 200 and "# HELP" in text else str(answer.status)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in ("NodeInfoGcsService/CheckAlive", "NodeManagerService/GetNodeStats", "CoreWorkerService/Exit"):
+            try:
+                channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=5)
+            except grpc.RpcError as error:
+                if (code := error.code()).name != "UNIMPLEMENTED":
+                    return "" if code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED") else code.name
+            else:
+                return "OK"
+    return ""
+
+
 def ray_workers() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
@@ -177,19 +224,30 @@ def test_kill_9_of_a_ray_worker_resumes_bit_identically(
     work = killed.folder(job).with_suffix(".work")
     shots: list[int] = []
 
+    heard: list[Listening] = []
+
     def kill() -> None:
         wait_for_step(work, 15)
+        heard.extend(listening())
         victim = ray_workers()[-1]
         shots.append(victim.pid)
         os.kill(victim.pid, signal.SIGKILL)
 
     signs: list[Progress] = []
+    tasks: set[str] = set()
     thread = threading.Thread(target=kill)
     thread.start()
-    with listen(signs.append):
+    token = TASK.set("train tune")
+    with listen(signs.append), listen(lambda _: tasks.add(TASK.get())):
         resumed = train(job, killed)
+    TASK.reset(token)
     thread.join()
     assert shots
+    assert tasks == {"train tune"}  # a run page files signs of life under the task in whose context they are emitted
+    assert len(heard) >= 10
+    assert [at for at in heard if not ip_address(at.ip.removeprefix("::ffff:")).is_loopback] == []
+    assert {at.answer for at in heard if at.answer} <= {"UNAUTHENTICATED", "401", "metrics"}
+    assert {"UNAUTHENTICATED", "401"} <= {at.answer for at in heard}
     restarts = [sign.done for sign in signs if sign.unit == curves.RESTART]
     assert restarts == [resumed.facts["resumed_from_step"]]  # said once, when it happened, and kept
     assert 0 < restarts[0] < resumed.facts["steps"]

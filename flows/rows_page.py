@@ -1,0 +1,52 @@
+"""Where every row went, as a run's page, its terminal and its record say it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ftlib.artifacts import Ledger, PreparedDataset, RawDataset
+from ftlib.counted import counted
+from ftlib.markdown import escaped, table
+from ftlib.rows import reasons, remedies
+
+
+def show_rows(run: str, raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> None:
+    """Put on the run page which rows were dropped and why, as soon as that is known."""
+    from flows.run_page import artifact_key, show_markdown  # loads Prefect, which `reglage evaluate` does without
+
+    show_markdown(artifact_key("rows", run), rows_markdown(raw, prepared) + "\n", f"Rows of {run}")
+
+
+def rows_markdown(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> str:
+    """Return a table of the rows of each stage of each dataset, and what to do about those that were dropped."""
+    lines, dropped = [["dataset", "step", "rows in", "kept", "dropped"]], dict[str, int]()
+    for name in raw:
+        for step, ledger in (("ingest", raw[name].ledger), ("preprocess", prepared[name].ledger)):
+            lines.append([name, step, str(ledger.rows_in), str(ledger.kept), reasons(ledger.dropped) or "none"])
+            dropped |= ledger.dropped
+    return "\n\n".join([table(lines), *(f"- {escaped(remedy)}" for remedy in remedies(dropped))])
+
+
+def ledgers(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> dict[str, Ledger]:
+    """Return where every dataset's rows went."""
+    return {name: whole(raw[name], prepared[name]) for name in raw}
+
+
+def whole(raw: RawDataset, prepared: PreparedDataset) -> Ledger:
+    """Return where a dataset's rows went in both of its stages."""
+    dropped = dict(Counter(raw.ledger.dropped) + Counter(prepared.ledger.dropped))
+    return Ledger(rows_in=raw.ledger.rows_in, kept=prepared.ledger.kept, dropped=dropped)
+
+
+def rows_lines(found: Mapping[str, Ledger]) -> list[str]:
+    """Return a line for every dataset of which rows were dropped."""
+    return [
+        f"rows       {name}: {ledger.kept:,} of {counted(ledger.rows_in, 'row')} kept; {reasons(ledger.dropped)}"
+        for name, ledger in found.items()
+        if ledger.dropped
+    ]
+
+
+def rows_record(found: Mapping[str, Ledger]) -> dict[str, Any]:
+    """Return the same for scripts."""
+    return {name: ledger.model_dump() for name, ledger in found.items()}
