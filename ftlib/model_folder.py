@@ -78,11 +78,6 @@ def find_model(ref: ModelRef) -> FoundModel:
     )
 
 
-def _digest_of_config(config: dict[str, Any]) -> str:
-    says = {key: value for key, value in config.items() if key not in _SAYS_NOTHING_OF_READING}
-    return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()  # Infinity is honest here (Mamba)
-
-
 def check_model(folder: Path) -> None:
     """Check a model folder by its config and the headers of its weights, as far as can be known without loading it.
 
