@@ -9,7 +9,8 @@ import torch
 from ftlib.config import BatchKind, Config
 from ftlib.parameter_names import is_embedding
 from ftlib.training.heads import head_of
-from ftlib.training.model import empty_model, head_modules, load_config
+from ftlib.training.model import empty_model, head_modules
+from ftlib.training.model_limits import load_config
 from ftlib.tuning import Tuning
 from ftlib.tuning.linear_probe import LinearProbe
 

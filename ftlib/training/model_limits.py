@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from ftlib.errors import ModelError, first_line
+from ftlib.model_folder import read_config
 from ftlib.training.quiet import quiet
 
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe", "positions_embed")
@@ -30,6 +31,7 @@ class Limits(NamedTuple):
 
 def load_config(folder: Path, **changed: object) -> Any:
     """Read a folder's config as transformers does, with its defaults. Raises ModelError for one it does not take."""
+    read_config(folder)  # an adapter, a file that is no JSON, labels without numbers: in our words
     try:
         with quiet():
             return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **changed)

@@ -242,14 +242,17 @@ CONFIGS: dict[str, tuple[str | bytes, str]] = {
     "latin": (b'{"a": "\xe9"}', "config.json is not JSON"),
     "deep": ("[" * 100_000, "config.json is not JSON"),
     "lfs": ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-    "no model_type": ("{}", "config.json cannot be used"),
-    "unknown model_type": ('{"model_type": "berd"}', "config.json cannot be used"),
+    "no model_type": ("{}", "config.json cannot be read by transformers"),
+    "unknown model_type": ('{"model_type": "berd"}', "config.json cannot be read by transformers"),
     "words for ids": ('{"model_type": "bert", "id2label": {"zero": "a"}}', "id2label has the key 'zero'"),
     "ids from 1": ('{"model_type": "bert", "id2label": {"1": "a", "2": "b"}}', "must number its labels 0 to 1"),
     "a gap": ('{"model_type": "bert", "id2label": {"0": "a", "2": "b"}}', "must number its labels 0 to 1"),
     "a list of labels": ('{"model_type": "bert", "id2label": ["a", "b"]}', "id2label must map numbers to names"),
     "a null for a name": ('{"model_type": "bert", "id2label": {"0": null}}', r"id2label[0] must be a name"),
-    "text for a number": ('{"model_type": "bert", "hidden_size": "wide"}', "config.json cannot be used"),
+    "text for a number": (
+        '{"model_type": "bert", "hidden_size": "wide"}',
+        "config.json cannot be read by transformers",
+    ),
     "elsewhere": ('{"model_type": "bert", "transformers_weights": "o.safetensors"}', "names other files of weights"),
 }
 
@@ -269,7 +272,9 @@ def test_a_fault_of_the_config_is_told_as_one(model: Path, kind: str) -> None:
 @pytest.mark.parametrize("fields", [{"num_attention_heads": 0}, {"hidden_act": "no"}, {"num_attention_heads": 5}])
 def test_a_config_that_makes_no_model_is_one_line(model: Path, fields: dict[str, object]) -> None:
     _config(**fields)(model)
-    with pytest.raises(ModelError, match=r"config\.json cannot be used|cannot be loaded as a SequenceClassification"):
+    with pytest.raises(
+        ModelError, match=r"config\.json cannot be read by transformers|cannot be loaded as a SequenceClassification"
+    ):
         load_model(model, "labeled")
 
 
