@@ -75,9 +75,7 @@ def _wait_for(plan: PredictionPlan, workers: list[Any]) -> None:
     compute = plan.compute
     asked = [worker.__ray_ready__.remote() for worker in workers]
     seconds = compute.start_timeout_seconds * (compute.max_failures + 1)
-    ready, missing = ray.wait(asked, num_returns=len(asked), timeout=seconds)
-    for reference in ready:
-        _get(plan, reference)
+    _, missing = ray.wait(asked, num_returns=len(asked), timeout=seconds)
     if missing:
         raise TransientError(
             f"evaluation {plan.name}: {len(missing)} of {counted(len(asked), 'worker')} did not start in {seconds:g} "
