@@ -12,10 +12,16 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from ftlib.errors import TrainingError
+from ftlib.objectives.classification import Classification
+from ftlib.recipe_parts import Compute, Optimizer, Phase
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training.checkpoints import State
 from ftlib.training.group import Group
 from ftlib.training.loop import Trained
-from ftlib.training.worker import check_moved
+from ftlib.training.model import load_model
+from ftlib.training.plan import Plan
+from ftlib.training.worker import _gradients, check_moved
+from ftlib.tuning.full import Full
 
 
 def rank(number: int, folder: str, nudge: float) -> None:
@@ -87,3 +93,20 @@ def test_what_has_no_gradient_beside_the_others_need_not_move(start: nn.Module) 
     for gradient in (0.0, 1e-20, 1.0):  # a model that does not train at all is found, however small its gradients
         with pytest.raises(TrainingError, match="2 trainable parameters did not move"):
             check_moved(start, nothing, lambda size=gradient: {"1.weight": size, "1.bias": size})
+
+
+def test_the_keys_biases_of_attention_have_no_gradient_beside_the_others(tmp_path: Path) -> None:
+    """Softmax ignores what they add to all of a row's scores; every other parameter of a BERT is learnt."""
+    data, start = tiny_prepared(tmp_path / "data", {"train": tiny_rows(60)}), tiny_checkpoint(tmp_path / "start")
+    settings = Optimizer(learning_rate=1e-3, epochs=1, batch_size=8)
+    phase = Phase(name="tune", dataset="d", objective=Classification(), tuning=Full(), optimizer=settings)
+    plan = Plan(
+        fingerprint="f", start=str(start.path / "model"), data=data.uri, run=str(tmp_path), kind="labeled",
+        labels=LABELS, phase=phase, precision="fp32", seed=1, compute=Compute(workers=0, threads=1),
+    )  # fmt: skip
+    model = load_model(start.path / "model", "labeled")
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    sizes = _gradients(model, Trained(weights, State(step=9), frozenset(), {}), plan)
+    small = {name for name, size in sizes.items() if size <= 1e-5 * max(sizes.values())}
+    assert small == {name for name in sizes if name.endswith("key.bias")}
+    assert all(parameter.grad is None for parameter in model.parameters())
