@@ -29,7 +29,6 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.train import runs_on_ray
 from ftlib.training.merge_plan import check_patterns
-from ftlib.training.model_limits import limits_of
 from ftlib.training.resources import check_resources
 from ftlib.training_rows import UsedRows
 from tasks.assess import evaluate, interpolate, select
@@ -70,7 +69,7 @@ def prepare(
     for words in spelling_notes(prepared, labels):
         note("labels", words)
     check_rule(r, prepared)
-    check_writing(r, prepared, lambda: limits_of(Path(model.uri)).positions)
+    check_writing(r, prepared, lambda: _positions(Path(model.uri)))
     return Data(model=model, raw=raw, prepared=prepared, labels=labels)
 
 
@@ -140,3 +139,9 @@ def _measured(run: Runner, ray: RayWhenNeeded, to_measure: Sequence[EvaluateJob]
         ray.start()
         return [run(evaluate, job) for job in to_measure]
     return [run.on_thread(evaluate, job, meanwhile=ray.stop) for job in to_measure]
+
+
+def _positions(model: Path) -> int | None:
+    from ftlib.training.model_limits import limits_of  # loads torch
+
+    return limits_of(model).positions

@@ -73,7 +73,7 @@ for call, arguments in (
     (Collector(registry).collect, ()),
 ):
     message = refusal(call, *arguments, **({} if arguments else {"delete": True}))
-    assert "Read-only file system; it cannot be written: make it writable" in message, (call, message)
+    assert "Read-only file system; nothing can be written there: mount it writable" in message, (call, message)
 mount("-o", "remount,rw")
 assert publish(LocalStore(root), work, "b", {"a": "b"})[0].version == 2
 """,

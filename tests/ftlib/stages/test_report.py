@@ -229,7 +229,7 @@ def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: P
     assert line.count("undefined") == 3
     assert html.count("undefined") > 3
     card = model_card(job.evidence)
-    assert re.search(r"chosen \(.*\) \| \d+ \| undefined \| undefined \| undefined \| [01]\.\d+ \[", card)
+    assert re.search(r"chosen \(.*\) \| \d+ \| undefined \| undefined \| undefined \| [01]\.\d+ \\\[", card)
     assert [result.metric_type for result in ModelCard(card).data.eval_results] == ["accuracy"]
     compared = differences("probe", "tune", job.evidence.final, of.evaluations, tables_in(work.root), 0)
     assert {d.metric: (d.verdict == "undefined", d.p is None) for d in compared} == {

@@ -251,7 +251,7 @@ LocalStore(Path({str(tmp_path)!r})).create("a", b"x" * 1000)
 
         message = refusal_in_a_child(as_nobody)
         shutil.rmtree(folder)
-        assert "Permission denied; it cannot be written: make it writable" in message
+        assert "Permission denied; this user may not: change its permissions or choose another place" in message
 
     def test_a_folder_in_the_way(self, tmp_path: Path):
         (tmp_path / "file").write_text("x")

@@ -164,8 +164,8 @@ def test_a_cluster_that_grows_says_what_is_waited_for(recipe: Any, monkeypatch: 
     heard: list[Progress] = []
     with listen(heard.append):
         check_resources(recipe(workers=3, threads=4, ray_address="http://head:8265"))
-    assert [sign.stage for sign in heard] == [
-        "cluster: compute.workers asks for 3 workers of 4 CPUs; nodes may still come"
+    assert [(sign.stage, sign.text) for sign in heard] == [
+        ("cluster", "compute.workers asks for 3 workers of 4 CPUs; nodes may still come")
     ]
 
 
