@@ -31,7 +31,7 @@ from ftlib.training.loop import Loop, Trained, build_model
 from ftlib.training.model import save_model
 from ftlib.training.plan import Plan
 from ftlib.training.probe import fit_probe
-from ftlib.training.reproducible import reproducible
+from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
 from ftlib.tuning.linear_probe import LinearProbe
 from ftlib.workspace import write_durably
@@ -53,8 +53,7 @@ def work(plan: Plan) -> None:
         with local_errors(run, elsewhere="choose another --work"):
             check_gpu(plan.compute)
             group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
-            with reproducible(group.device):
-                trained = _train(plan, group)
+            trained = reproducibly(group.device, lambda: _train(plan, group))
             if group.is_first:
                 _write_result(plan, trained, run, began)
             group.barrier()

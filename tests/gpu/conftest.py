@@ -13,3 +13,9 @@ def use_gpu() -> bool:
     if not REHEARSAL and not torch.cuda.is_available():
         pytest.fail("torch sees no GPU here; GPU_REHEARSAL=1 runs these tests on the processor")
     return not REHEARSAL
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once what failed: the machine may be gone before the session ends."""
+    if report.failed:
+        print(f"\nFAILED {report.nodeid}\n{str(report.longrepr)[-1500:]}", flush=True)
