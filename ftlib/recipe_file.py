@@ -18,6 +18,8 @@ from ftlib.recipe import Recipe
 
 Location = tuple[str | int, ...]
 
+_TOO_DEEP = "{}: lists or mappings are nested too deep, or one holds itself; fix the YAML"
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply `path=value` overrides in order, and validate it.
@@ -61,9 +63,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: {where}: {error.problem or error.context}; fix the YAML") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}; fix the YAML") from None
+    except RecursionError:
+        raise RecipeError(_TOO_DEEP.format(path)) from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: holds {_kind_of(data)}; a recipe is a mapping that starts with `name:`")
-    return _unshared(cast("dict[str, Any]", data))
+    try:
+        return _unshared(cast("dict[str, Any]", data))
+    except RecursionError:  # an alias inside what it stands for
+        raise RecipeError(_TOO_DEEP.format(path)) from None
 
 
 def _unshared(value: Any) -> Any:
@@ -128,7 +135,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise RecipeError(f"{override!r} is no override; write path=value, for example phases.tune.optimizer.epochs=1")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise RecipeError(f"{override!r}: {text!r} is no YAML value; quote it") from None
     place: Any = data
     for depth, key in enumerate(keys[:-1]):

@@ -137,7 +137,9 @@ def exclusive(lock: Path, *, wait: bool) -> Generator[None]:
             except BlockingIOError:
                 stream.seek(0)
                 holder = _holder(stream.read())
-                raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
+                raise BusyError(
+                    f"{lock.stem} is already running in another process: {holder}; wait for it or stop it"
+                ) from None
             stream.truncate(0)
             stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
         yield
