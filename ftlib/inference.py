@@ -126,7 +126,7 @@ class _Version:
     @property
     def labels(self) -> list[str]:
         """The model's labels, in its order."""
-        return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+        return [str(self.model.config.id2label[i]) for i in range(self.model.config.num_labels)]
 
     @property
     def null_score_diff_threshold(self) -> float:

@@ -60,14 +60,7 @@ def find_model(ref: ModelRef) -> FoundModel:
     """
     folder = _locate(ref)
     check_model(folder)
-    tokenizer = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not {*tokenizer} - _NOT_ALONE:
-        raise ModelError(
-            f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}: save it there as well"
-        )
-    for name in tokenizer:
-        if name.endswith(".json"):
-            read_json(folder / name)
+    check_tokenizer(folder)
     return FoundModel(
         name=ref.path if ref.revision is None else f"{ref.path}@{ref.revision}",
         uri=str(folder),
@@ -96,6 +89,21 @@ def check_model(folder: Path) -> None:
     if packed:
         more = f" and {len(packed) - 3} more" if len(packed) > 3 else ""
         raise _quantised(folder, f"{len(packed)} tensors, {', '.join(packed[:3])}{more}")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise ModelError if a folder's tokenizer is absent or no JSON.
+
+    transformers makes one that knows no word where there is none, and the model answers nonsense.
+    """
+    found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not {*found} - _NOT_ALONE:
+        raise ModelError(
+            f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}: save it there as well"
+        )
+    for name in found:
+        if name.endswith(".json"):
+            read_json(folder / name)
 
 
 def check_no_code(folder: Path) -> None:
@@ -253,8 +261,8 @@ def _labels(path: Path, named: object) -> tuple[str, ...]:
     for key, label in labels.items():
         if not re.fullmatch(r"[0-9]+", key):
             raise ModelError(
-                f"{path}: id2label has the key {key!r}, allowed are the numbers 0, 1, 2, ... in the order of the head's "
-                "rows; correct it"
+                f"{path}: id2label has the key {key!r}, allowed are the numbers 0, 1, 2, ... in the order of the "
+                "head's rows; correct it"
             )
         if isinstance(label, bool) or not isinstance(label, str | int | float):
             raise ModelError(f"{path}: id2label[{key}] must be a name, got {label!r}; correct it")
@@ -311,8 +319,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     names = cast("dict[str, object]", found) if isinstance(found, dict) else {}
     if not names or not all(isinstance(name, str) for name in names.values()):
         raise ModelError(
-            f"{index} is not an index of safetensors files: its weight_map must name a file per tensor; copy or download "
-            "it again"
+            f"{index} is not an index of safetensors files: its weight_map must name a file per tensor; copy or "
+            "download it again"
         )
     return cast("dict[str, str]", names)
 

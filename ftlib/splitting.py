@@ -117,7 +117,8 @@ def _moments(column: str | None, rows: Sequence[Keyed]) -> list[float]:
             return known
     odd = next(row.value for row in rows if as_number(row.value) is None)
     raise DataError(
-        f"split by 'time': column {column!r} says {odd!r}, allowed are all numbers or all ISO 8601 dates; correct the rows"
+        f"split by 'time': column {column!r} says {odd!r}, allowed are all numbers or all ISO 8601 dates; correct "
+        "the rows"
     )
 
 

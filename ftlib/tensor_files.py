@@ -89,7 +89,8 @@ def read_header(path: Path) -> TensorFile:
         raise ModelError(f"{path} is not a safetensors file: its header claims {claimed} bytes; save it again")
     if len(header) < 8 + claimed:
         raise ModelError(
-            f"{path} is cut off inside its header, which needs {8 + claimed} bytes: {_has(size)}; copy or download it again"
+            f"{path} is cut off inside its header, which needs {8 + claimed} bytes: {_has(size)}; copy or download it "
+            "again"
         )
     spans = _spans(path, header)
     end = max((span.offset + span.bytes for span in spans), default=len(header))

@@ -93,7 +93,8 @@ def expect(sha256: str, found: str, where: str) -> None:
     """Raise IntegrityError if two digests differ."""
     if found != sha256:
         raise IntegrityError(
-            f"{where} has sha256 {found[:16]}…, recorded is {sha256[:16]}…: its bytes were changed; restore it from a copy, or publish again"
+            f"{where} has sha256 {found[:16]}…, recorded is {sha256[:16]}…: its bytes were changed; "
+            "restore it from a copy, or publish again"
         )
 
 

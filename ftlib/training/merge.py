@@ -40,7 +40,8 @@ def check_lineage(start: Checkpoint, tuned: tuple[Checkpoint, ...]) -> None:
         if start.labels != end.labels:
             raise ModelError(
                 f"{start.phase!r} and {end.phase!r} have different labels, or another order: "
-                f"{', '.join(start.labels)} against {', '.join(end.labels)}; merge models that were trained for the same"
+                f"{', '.join(start.labels)} against {', '.join(end.labels)}; merge models that were trained for "
+                "the same"
             )
         if start.tokenizer != end.tokenizer:
             raise ModelError(

@@ -10,7 +10,6 @@ import bz2
 import gzip
 import json
 import os
-import pickle
 import shutil
 import struct
 import subprocess
@@ -160,10 +159,8 @@ def tokenizer(**changed: object) -> Callable[[Path], None]:
     return damage
 
 
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665a5ea423c2713d436b5ee50593a9640e0018c1550b5a0002f74190d6caea8\nsize 12345\n"
-INDEX = (
-    b'{"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": "model-00001-of-00002.safetensors"}}'
-)
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4a" * 32 + b"\nsize 12345\n"
+INDEX = b'{"weight_map": {"bert.pooler.dense.weight": "model-00001-of-00002.safetensors"}}'
 WEIGHTS: dict[str, Callable[[Path], None]] = {
     "weights cut off": cut("model.safetensors", 0.5),
     "weights cut off in the header": cut("model.safetensors", 0.001),
@@ -173,7 +170,7 @@ WEIGHTS: dict[str, Callable[[Path], None]] = {
     "weights a folder": as_folder("model.safetensors"),
     "no weights": without("model.safetensors"),
     "weights of no tensor": write("model.safetensors", struct.pack("<Q", 2) + b"{}"),
-    "a pickle alone": only("pytorch_model.bin", pickle.dumps({"a": 1})),
+    "a pickle alone": only("pytorch_model.bin", b"\x80\x04}."),
     "a shard missing": only("model.safetensors.index.json", INDEX),
     "an index that is no JSON": only("model.safetensors.index.json", b"{"),
     "an index that is a list": only("model.safetensors.index.json", b"[]"),
@@ -242,7 +239,7 @@ def test_a_base_that_cannot_be_used(name: str, place: Path, tmp_path: Path) -> N
     one_line(said, MODEL)
 
 
-@pytest.mark.parametrize("name", ["empty", "config a list", "quantised", "tokenizer.json a list", "an adapter"])
+@pytest.mark.parametrize("name", ["empty", "config a list", "quantised", "tokenizer.json empty", "an adapter"])
 def test_a_plan_of_such_a_base(name: str, place: Path, tmp_path: Path) -> None:
     folder = damaged(place / "model", tmp_path / "model", MODELS[name])
     one_line(call("plan", place / "tiny.yaml", "--set", f"model.path={folder}", "--work", tmp_path / "work"), MODEL)
@@ -276,7 +273,10 @@ def test_a_run_of_such_a_base(command: str, name: str, place: Path, tmp_path: Pa
 def test_a_model_that_cannot_be_asked(name: str, place: Path, tmp_path: Path) -> None:
     folder = damaged(place / "pulled", tmp_path / "model", {**MODELS, **LABELLED}[name])
     said = call("predict", folder)
-    if said.exit_code or name != "id2label of numbers":  # such names are a model's own affair
+    if name == "id2label of numbers":  # as transformers takes them: their names are their digits
+        assert said.exit_code == 0, said.output
+        assert said.stdout.split("\t")[0] in {"1", "2", "3"}
+    else:
         one_line(said, MODEL)
 
 
@@ -552,5 +552,5 @@ def test_a_registry_whose_records_are_damaged(damage: str, place: Path, tmp_path
             shutil.rmtree(tmp_path / "cache", ignore_errors=True)
             assert "Traceback" not in said.output
             assert said.exception is None or isinstance(said.exception, SystemExit), (words, kind, said.exception)
-            if said.exit_code and words[1:2] not in (["fsck"], ["gc"]):  # they list what they find
+            if said.exit_code and words[1] not in ("fsck", "gc", "--row"):  # they list what they find
                 one_line(said, STORE, RECIPE, MODEL)
