@@ -224,7 +224,7 @@ class FileLedger:
             raise IntegrityError(f"{self.store.uri}/{path} is missing; restore it from a copy")
         if name.rpartition("/")[2] != f"{record.sequence:08d}.json":
             raise IntegrityError(
-                f"{self.store.uri}/{path} says it is entry {record.sequence}: it was copied there; restore the one that "
-                "belongs there"
+                f"{self.store.uri}/{path} says it is entry {record.sequence}: it was copied there; restore "
+                "the one that belongs there"
             )
         return record

@@ -146,7 +146,9 @@ def _override(data: dict[str, Any], override: str) -> None:
     elif isinstance(place, dict):
         cast("dict[str, Any]", place)[keys[-1]] = value
     else:
-        raise RecipeError(f"{path}: {'.'.join(keys[:-1])} is {_kind_of(place)}, which has no fields to set")
+        raise RecipeError(
+            f"{path}: {'.'.join(keys[:-1])} is {_kind_of(place)}, which has no fields to set; name one of a mapping"
+        )
 
 
 def _step(place: Any, key: str, path: str) -> Any:
@@ -154,7 +156,7 @@ def _step(place: Any, key: str, path: str) -> Any:
         members = cast("list[Any]", place)
         return members[_position(members, key, path)]
     if not isinstance(place, dict):
-        raise RecipeError(f"{path}: its parent is {_kind_of(place)}, which has no fields to set")
+        raise RecipeError(f"{path}: its parent is {_kind_of(place)}, which has no fields to set; name one of a mapping")
     mapping = cast("dict[str, Any]", place)
     if mapping.get(key) is None:
         mapping[key] = {}  # a group left to its defaults: the override is its first field

@@ -137,9 +137,7 @@ def exclusive(lock: Path, *, wait: bool) -> Generator[None]:
             except BlockingIOError:
                 stream.seek(0)
                 holder = _holder(stream.read())
-                raise BusyError(
-                    f"{lock.stem} is already running in another process: {holder}; wait for it or stop it"
-                ) from None
+                raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
             stream.truncate(0)
             stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
         yield
@@ -167,8 +165,8 @@ def _holder(text: bytes) -> str:
     try:
         facts = json.loads(text)
         return f"process {facts['pid']} since {facts['since']}"
-    except (ValueError, KeyError):
-        return "by another process"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
 
 
 @contextmanager

@@ -75,8 +75,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_causal_lm(folder / "language")
     model, registry = folder / "trained" / "model", ModelRegistry(LocalStore(folder / "registry"))
     files = tuple(file_of(model, path.name) for path in sorted(model.iterdir()))
-    lineage = {"recipe": recipe.model_dump(mode="json")}
-    manifest = Manifest(name="demo", description="", files=files, metrics={}, lineage=lineage)
+    manifest = Manifest(
+        name="demo", description="", files=files, metrics={}, lineage={"recipe": recipe.model_dump(mode="json")}
+    )
     registry.publish(manifest, model, "k", lambda _: None, folder)
     registry.promote("demo", "champion", 1, None, "a test", "it is whole")
     registry.pull(registry.version("demo", 1), folder / "pulled")
@@ -144,9 +145,13 @@ def as_folder(name: str) -> Callable[[Path], None]:
     return damage
 
 
-def adapter(folder: Path) -> None:
+def emptied(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
+
+
+def adapter(folder: Path) -> None:
+    emptied(folder)
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/base"}')
     (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
 
@@ -180,7 +185,7 @@ WEIGHTS: dict[str, Callable[[Path], None]] = {
 }
 MODELS: dict[str, Callable[[Path], None]] = {
     "missing": shutil.rmtree,
-    "empty": lambda folder: [path.unlink() for path in folder.iterdir()] and None,
+    "empty": emptied,
     "no config": without("config.json"),
     "config empty": write("config.json", b""),
     "config no JSON": write("config.json", b"{'a': 1}"),
