@@ -223,5 +223,8 @@ class FileLedger:
         if record is None:
             raise IntegrityError(f"{self.store.uri}/{path} is missing; restore it from a copy")
         if name.rpartition("/")[2] != f"{record.sequence:08d}.json":
-            raise IntegrityError(f"{self.store.uri}/{path} says it is entry {record.sequence}: it was copied there")
+            raise IntegrityError(
+                f"{self.store.uri}/{path} says it is entry {record.sequence}: it was copied there; restore "
+                "the one that belongs there"
+            )
         return record

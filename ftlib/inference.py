@@ -126,7 +126,7 @@ class _Version:
     @property
     def labels(self) -> list[str]:
         """The model's labels, in its order."""
-        return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+        return [str(self.model.config.id2label[i]) for i in range(self.model.config.num_labels)]
 
     @property
     def null_score_diff_threshold(self) -> float:
@@ -293,5 +293,8 @@ def _recipe(folder: Path) -> Recipe:
     try:
         manifest = parse(Manifest, (folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
         return Recipe.model_validate(manifest.lineage.get("recipe"))
-    except (FileNotFoundError, ValidationError) as error:
-        raise ModelError(f"{folder} is no version pulled from a registry: {MANIFEST} has no recipe") from error
+    except (OSError, ValidationError) as error:
+        raise ModelError(
+            f"{folder} is no version pulled from a registry: {MANIFEST} has no recipe; give one that "
+            "`reglage run` published"
+        ) from error

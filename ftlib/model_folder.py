@@ -60,14 +60,7 @@ def find_model(ref: ModelRef) -> FoundModel:
     """
     folder = _locate(ref)
     check_model(folder)
-    tokenizer = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not {*tokenizer} - _NOT_ALONE:
-        raise ModelError(
-            f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}: save it there as well"
-        )
-    for name in tokenizer:
-        if name.endswith(".json"):
-            read_json(folder / name)
+    check_tokenizer(folder)
     return FoundModel(
         name=ref.path if ref.revision is None else f"{ref.path}@{ref.revision}",
         uri=str(folder),
@@ -96,6 +89,21 @@ def check_model(folder: Path) -> None:
     if packed:
         more = f" and {len(packed) - 3} more" if len(packed) > 3 else ""
         raise _quantised(folder, f"{len(packed)} tensors, {', '.join(packed[:3])}{more}")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise ModelError if a folder's tokenizer is absent or no JSON.
+
+    transformers makes one that knows no word where there is none, and the model answers nonsense.
+    """
+    found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not {*found} - _NOT_ALONE:
+        raise ModelError(
+            f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}: save it there as well"
+        )
+    for name in found:
+        if name.endswith(".json"):
+            read_json(folder / name)
 
 
 def check_no_code(folder: Path) -> None:
@@ -159,10 +167,10 @@ def package_folder(path: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"model {path!r}: there is no installed package {module!r}; install it or name a folder")
     if ".." in PurePosixPath(inside).parts:
-        raise ModelError(f"model {path!r}: the folder must lie inside the package")
+        raise ModelError(f"model {path!r}: the folder must lie inside the package; leave out '..'")
     folder = Path(spec.submodule_search_locations[0]) / inside
     if not folder.is_dir():
-        raise ModelError(f"model {path!r}: package {module!r} has no folder {inside!r}")
+        raise ModelError(f"model {path!r}: package {module!r} has no folder {inside!r}; name one that it has")
     return folder
 
 
@@ -203,7 +211,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if is_adapter(folder):
         raise ModelError(_adapter(folder, beside=path.is_file()))
     if not path.exists():
-        raise ModelError(f"{folder} has no config.json; it is not a transformers model folder")
+        raise ModelError(f"{folder} has no config.json; it is not a transformers model folder: give one that is")
     config = read_json(path)
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object; save the model's config again")
@@ -221,14 +229,14 @@ def read_json(path: Path) -> object:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+        raise ModelError(f"{path} cannot be read: {error.strerror}; give a folder whose files can be read") from error
     try:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        said = str(error) if data else "it is empty"
+        said, remedy = str(error) if data else "it is empty", "copy or download it again"
         if data.startswith(b"version https://git-lfs"):
-            said = "it is a git-lfs pointer: run `git lfs pull` in its checkout"
-        raise ModelError(f"{path} is not JSON: {said}") from error
+            said, remedy = "it is a git-lfs pointer", "run `git lfs pull` in its checkout"
+        raise ModelError(f"{path} is not JSON: {said}; {remedy}") from error
 
 
 def _adapter(folder: Path, *, beside: bool) -> str:
@@ -248,16 +256,21 @@ def _labels(path: Path, named: object) -> tuple[str, ...]:
     if named is None:
         return ()
     if not isinstance(named, dict):
-        raise ModelError(f"{path}: id2label must map numbers to names, got {named!r}")
+        raise ModelError(f"{path}: id2label must map numbers to names, got {named!r}; correct it")
     labels = cast("dict[str, object]", named)
     for key, label in labels.items():
         if not re.fullmatch(r"[0-9]+", key):
-            raise ModelError(f"{path}: id2label has the key {key!r}; its keys must be the numbers 0, 1, 2, ...")
+            raise ModelError(
+                f"{path}: id2label has the key {key!r}, allowed are the numbers 0, 1, 2, ... in the order of the "
+                "head's rows; correct it"
+            )
         if isinstance(label, bool) or not isinstance(label, str | int | float):
-            raise ModelError(f"{path}: id2label[{key}] must be a name, got {label!r}")
+            raise ModelError(f"{path}: id2label[{key}] must be a name, got {label!r}; correct it")
     by_id = {int(key): str(label) for key, label in labels.items()}
     if sorted(by_id) != list(range(len(labels))):
-        raise ModelError(f"{path}: id2label must number its labels 0 to {len(labels) - 1}, got {', '.join(labels)}")
+        raise ModelError(
+            f"{path}: id2label must number its labels 0 to {len(labels) - 1}, got {', '.join(labels)}; correct it"
+        )
     return tuple(by_id[i] for i in range(len(labels)))
 
 
@@ -292,7 +305,11 @@ def _no_weights(folder: Path, single: Path) -> str:
     if is_adapter(folder):
         return _adapter(folder, beside=False)
     pickles = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
-    hint = f"; {pickles} is a pickle and is never opened: convert it to safetensors" if pickles else ""
+    hint = (
+        f"; {pickles} is a pickle and is never opened: convert it to safetensors"
+        if pickles
+        else "; save the model there as safetensors"
+    )
     return f"{folder} has no model.safetensors{hint}"
 
 
@@ -301,7 +318,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     found = cast("dict[str, object]", content).get("weight_map") if isinstance(content, dict) else None
     names = cast("dict[str, object]", found) if isinstance(found, dict) else {}
     if not names or not all(isinstance(name, str) for name in names.values()):
-        raise ModelError(f"{index} is not an index of safetensors files: its weight_map must name a file per tensor")
+        raise ModelError(
+            f"{index} is not an index of safetensors files: its weight_map must name a file per tensor; copy or "
+            "download it again"
+        )
     return cast("dict[str, str]", names)
 
 

@@ -18,6 +18,8 @@ from ftlib.recipe import Recipe
 
 Location = tuple[str | int, ...]
 
+_TOO_DEEP = "{}: lists or mappings are nested too deep, or one holds itself; fix the YAML"
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply `path=value` overrides in order, and validate it.
@@ -61,9 +63,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: {where}: {error.problem or error.context}; fix the YAML") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}; fix the YAML") from None
+    except RecursionError:
+        raise RecipeError(_TOO_DEEP.format(path)) from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: holds {_kind_of(data)}; a recipe is a mapping that starts with `name:`")
-    return _unshared(cast("dict[str, Any]", data))
+    try:
+        return _unshared(cast("dict[str, Any]", data))
+    except RecursionError:  # an alias inside what it stands for
+        raise RecipeError(_TOO_DEEP.format(path)) from None
 
 
 def _unshared(value: Any) -> Any:
@@ -128,7 +135,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise RecipeError(f"{override!r} is no override; write path=value, for example phases.tune.optimizer.epochs=1")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise RecipeError(f"{override!r}: {text!r} is no YAML value; quote it") from None
     place: Any = data
     for depth, key in enumerate(keys[:-1]):
@@ -139,7 +146,9 @@ def _override(data: dict[str, Any], override: str) -> None:
     elif isinstance(place, dict):
         cast("dict[str, Any]", place)[keys[-1]] = value
     else:
-        raise RecipeError(f"{path}: {'.'.join(keys[:-1])} is {_kind_of(place)}, which has no fields to set")
+        raise RecipeError(
+            f"{path}: {'.'.join(keys[:-1])} is {_kind_of(place)}, which has no fields to set; name one of a mapping"
+        )
 
 
 def _step(place: Any, key: str, path: str) -> Any:
@@ -147,7 +156,7 @@ def _step(place: Any, key: str, path: str) -> Any:
         members = cast("list[Any]", place)
         return members[_position(members, key, path)]
     if not isinstance(place, dict):
-        raise RecipeError(f"{path}: its parent is {_kind_of(place)}, which has no fields to set")
+        raise RecipeError(f"{path}: its parent is {_kind_of(place)}, which has no fields to set; name one of a mapping")
     mapping = cast("dict[str, Any]", place)
     if mapping.get(key) is None:
         mapping[key] = {}  # a group left to its defaults: the override is its first field

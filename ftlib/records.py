@@ -64,7 +64,7 @@ def parse(kind: type[C], data: bytes, where: str) -> C:
         said = problem["msg"].removeprefix("Value error, ")
         raise IntegrityError(
             f"{where} is not a {kind.__name__} record ({f'{place}: ' if place else ''}{said}): it was damaged, or "
-            "written by a newer version"
+            "written by a newer version: restore it from a copy, or install the newest reglage"
         ) from error
 
 

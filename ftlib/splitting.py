@@ -116,7 +116,10 @@ def _moments(column: str | None, rows: Sequence[Keyed]) -> list[float]:
         if len(known) == len(moments):
             return known
     odd = next(row.value for row in rows if as_number(row.value) is None)
-    raise DataError(f"split by 'time': column {column!r} says {odd!r}, allowed are all numbers or all ISO 8601 dates")
+    raise DataError(
+        f"split by 'time': column {column!r} says {odd!r}, allowed are all numbers or all ISO 8601 dates; correct "
+        "the rows"
+    )
 
 
 def _given(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
@@ -125,5 +128,7 @@ def _given(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
     for row, word in zip(rows, said, strict=True):
         if word not in allowed:
             names = ", ".join(allowed.values())
-            raise DataError(f"split by 'given': column {policy.column!r} says {row.value!r}, allowed are {names}")
+            raise DataError(
+                f"split by 'given': column {policy.column!r} says {row.value!r}, allowed are {names}; correct the rows"
+            )
     return [allowed[word] for word in said]

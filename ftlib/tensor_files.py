@@ -82,13 +82,16 @@ def read_header(path: Path) -> TensorFile:
             claimed = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             header = prefix + (stream.read(claimed) if claimed <= min(size, _LARGEST_HEADER) else stream.read(64))
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+        raise ModelError(f"{path} cannot be read: {error.strerror}; give a folder whose files can be read") from error
     if mistaken := _mistaken(header, size):
         raise ModelError(f"{path} is {mistaken}")
     if not 0 < claimed <= _LARGEST_HEADER:
         raise ModelError(f"{path} is not a safetensors file: its header claims {claimed} bytes; save it again")
     if len(header) < 8 + claimed:
-        raise ModelError(f"{path} is cut off inside its header, which needs {8 + claimed} bytes: {_has(size)}")
+        raise ModelError(
+            f"{path} is cut off inside its header, which needs {8 + claimed} bytes: {_has(size)}; copy or download it "
+            "again"
+        )
     spans = _spans(path, header)
     end = max((span.offset + span.bytes for span in spans), default=len(header))
     if size < end:

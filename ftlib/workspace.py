@@ -165,8 +165,8 @@ def _holder(text: bytes) -> str:
     try:
         facts = json.loads(text)
         return f"process {facts['pid']} since {facts['since']}"
-    except (ValueError, KeyError):
-        return "by another process"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
 
 
 @contextmanager

@@ -149,7 +149,9 @@ class AliasLog:
         """
         known = [entry.version for entry in self.entries() if entry.sequence <= (expected or 0)]
         if not known:
-            raise StorageError(f"{self.name}@{self.alias} was not set, so there is nothing to roll back")
+            raise StorageError(
+                f"{self.name}@{self.alias} was not set, so there is nothing to roll back: promote a version first"
+            )
         if to is not None and to not in known:
             raise StorageError(
                 f"{self.name}@{self.alias} never meant version {to}, only {spans(sorted(set(known)))}; "

@@ -79,7 +79,9 @@ def export_to_mlflow(
         for alias in aliases:
             client.set_registered_model_alias(version.name, alias, found.version)
     except MlflowException as error:
-        raise StorageError(f"MLflow at {tracking_uri} refused {version}: {first_line(error)}") from error
+        raise StorageError(
+            f"MLflow at {tracking_uri} refused {version}: {first_line(error)}; export it again when it is put right"
+        ) from error
     return Exported(
         model=version.name, version=str(found.version), run_id=found.run_id, aliases=tuple(aliases), created=created
     )
@@ -135,7 +137,9 @@ def _copy(client: MlflowClient, run_id: str, registry: ModelRegistry, version: V
                 artifact_uri=source, dst_path=str(Path(scratch, "back")), tracking_uri=client.tracking_uri
             )
             if faults := list(differences(registry.manifest(version), Path(back))):
-                raise IntegrityError(f"MLflow gives {version} back wrong: {faults[0].path} {faults[0].problem}")
+                raise IntegrityError(
+                    f"MLflow gives {version} back wrong: {faults[0].path} {faults[0].problem}; export it again"
+                )
         status = "FINISHED"
         return source
     finally:

@@ -97,7 +97,10 @@ class RegistryReader:
         if data is None:
             raise IntegrityError(f"{self.store.uri}/{path} is missing though {version} needs it; publish again")
         if (found := hashlib.sha256(data).hexdigest()) != version.manifest:
-            raise IntegrityError(f"{version}: {self.store.uri}/{path} has sha256 {found[:16]}…, which is not its name")
+            raise IntegrityError(
+                f"{version}: {self.store.uri}/{path} has sha256 {found[:16]}…, which is not its name; restore it from "
+                "a copy"
+            )
         if key:
             envelope = self.store.read(signature_path(version.name, version.manifest, key.keyid))
             key.check(envelope, data, f"{self.store.uri}: {version}")

@@ -54,7 +54,9 @@ class PublicKey:
         try:
             key = load_pem_public_key(user_path(path).read_bytes())
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
-            raise RecipeError(f"{path} is no public key in a PEM file: {_reason(error)}") from error
+            raise RecipeError(
+                f"{path} is no public key in a PEM file: {_reason(error)}; write one with openssl pkey -pubout"
+            ) from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
             raise RecipeError(f"{path} has another kind of key; allowed is ECDSA on P-256 (prime256v1)")
         self.path, self.keyid = str(path), key_id(key)

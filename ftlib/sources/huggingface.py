@@ -185,10 +185,14 @@ class HuggingFace(Config):
         try:
             yield
         except (ConnectionError, TimeoutError) as error:
-            raise TransientError(f"{self.path}: the hub does not answer: {first_line(error)}") from error
+            raise TransientError(
+                f"{self.path}: the hub does not answer: {first_line(error)}; try again later"
+            ) from error
         except (OSError, ValueError, ArithmeticError, LookupError, TypeError, DatasetsError) as error:
             what = first_line(error).replace(shown or self.path, self.path)
-            raise DataError(f"{self.path}: not loadable as a dataset: {what}") from error
+            raise DataError(
+                f"{self.path}: not loadable as a dataset: {what}; correct path, config and revision, or use a files source"
+            ) from error
 
 
 def _held(folder: Path) -> Sequence[Found]:

@@ -92,5 +92,5 @@ def _check_gaps(job: BaseJob, missing: set[str]) -> None:
     if body or (missing and job.kind in LANGUAGE):
         raise ModelError(
             f"{job.model.uri} lacks tensors of its own architecture: {some(body or sorted(missing), 3)}; "
-            "the weights do not belong to this config.json"
+            "the weights do not belong to this config.json: copy or download both again"
         )

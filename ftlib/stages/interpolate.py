@@ -50,7 +50,7 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
         del folder  # the record is all there is
         names = [member.name for member in members]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise RecipeError(f"interpolation: {', '.join(twice)} is there twice (six digits count)")
+            raise RecipeError(f"interpolation: {', '.join(twice)} is there twice (six digits count); take one out")
         if not isinstance(job.interpolation, Off):
             from ftlib.training.merge import check_candidate
 

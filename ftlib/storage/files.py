@@ -92,7 +92,10 @@ def flush_tree(folder: Path) -> None:
 def expect(sha256: str, found: str, where: str) -> None:
     """Raise IntegrityError if two digests differ."""
     if found != sha256:
-        raise IntegrityError(f"{where} has sha256 {found[:16]}…, recorded is {sha256[:16]}…: its bytes were changed")
+        raise IntegrityError(
+            f"{where} has sha256 {found[:16]}…, recorded is {sha256[:16]}…: its bytes were changed; "
+            "restore it from a copy, or publish again"
+        )
 
 
 def missing(where: str) -> str:

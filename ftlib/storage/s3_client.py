@@ -113,7 +113,10 @@ class S3Client:
                 try:
                     self._client = self._connect()
                 except Exception as error:
-                    raise StorageError(f"no S3 client for {self.endpoint_url or 'AWS'}: {first_line(error)}") from error
+                    raise StorageError(
+                        f"no S3 client for {self.endpoint_url or 'AWS'}: {first_line(error)}; correct the endpoint, or "
+                        "the AWS_ variables and ~/.aws"
+                    ) from error
                 # Without --endpoint-url it comes from AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or ~/.aws/config.
                 check_no_secret(self._client.meta.endpoint_url)
             return self._client

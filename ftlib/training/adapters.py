@@ -68,7 +68,8 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     check_no_code(folder)
     if not (folder / WEIGHTS).is_file():
         pickled = "; adapter_model.bin is a pickle and is never opened: save it as safetensors"
-        raise ModelError(f"{folder} has no {WEIGHTS}" + (pickled if (folder / "adapter_model.bin").is_file() else ""))
+        absent = "; save the adapter there again"
+        raise ModelError(f"{folder} has no {WEIGHTS}{pickled if (folder / 'adapter_model.bin').is_file() else absent}")
     spans = read_header(folder / WEIGHTS).spans
     if config["peft_type"] == "LORA":
         _check_scaling(path, config, spans)
@@ -180,7 +181,7 @@ def _tensors(adapter: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(adapter / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{adapter / WEIGHTS} is not a safetensors file: {error}") from error
+        raise ModelError(f"{adapter / WEIGHTS} is not a safetensors file: {error}; save it again") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ModelError(f"{adapter / WEIGHTS}: tensor {name!r} holds NaN or infinity; that training broke")
@@ -196,7 +197,8 @@ def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) ->
         )
     if span.shape != tuple(tensor.shape):
         raise ModelError(
-            f"the adapter holds {name!r} with shape {[*tensor.shape]}, but {base} has it with {[*span.shape]}"
+            f"the adapter holds {name!r} with shape {[*tensor.shape]}, but {base} has it with "
+            f"{[*span.shape]}; give the model that the adapter was trained over"
         )
     return span
 
@@ -225,7 +227,9 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
             warnings.simplefilter("ignore")  # transformers' own about its names; missing keys are looked for below
             wrapped: Any = PeftModel.from_pretrained(cast(Any, model), adapter, is_trainable=False)
         if stray := sorted(get_peft_model_state_dict(wrapped).keys() ^ _tensors(adapter).keys()):
-            raise ValueError(f"{len(stray)} tensors are on one side only, among them {stray[0]}")
+            raise ValueError(
+                f"{len(stray)} tensors are on one side only, among them {stray[0]}; is it the base it was trained over?"
+            )
         merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

@@ -40,7 +40,8 @@ def check_lineage(start: Checkpoint, tuned: tuple[Checkpoint, ...]) -> None:
         if start.labels != end.labels:
             raise ModelError(
                 f"{start.phase!r} and {end.phase!r} have different labels, or another order: "
-                f"{', '.join(start.labels)} against {', '.join(end.labels)}"
+                f"{', '.join(start.labels)} against {', '.join(end.labels)}; merge models that were trained for "
+                "the same"
             )
         if start.tokenizer != end.tokenizer:
             raise ModelError(
@@ -105,11 +106,15 @@ def _check_coverage(state: dict[str, Tensor], plan: Plan) -> None:
     names = {task.place.name for task in plan.tasks}
     owner = plan.inputs[plan.reference].name
     if extra := sorted(names - state.keys()):
-        raise ModelError(f"{owner!r} has {len(extra)} tensors the model does not have: {some(extra)}")
+        raise ModelError(
+            f"{owner!r} has {len(extra)} tensors the model does not have: {some(extra)}; give a fine-tune of it"
+        )
     tied = {state[name].data_ptr() for name in names}
     bare = [name for name in state.keys() - names if state[name].numel() and state[name].data_ptr() not in tied]
     if bare:
-        raise ModelError(f"{owner!r} lacks {len(bare)} of the model's tensors: {some(sorted(bare))}")
+        raise ModelError(
+            f"{owner!r} lacks {len(bare)} of the model's tensors: {some(sorted(bare))}; save it again, whole"
+        )
 
 
 def _note(warnings: tuple[str, ...]) -> None:

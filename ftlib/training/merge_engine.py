@@ -209,7 +209,7 @@ class _Files:
         while left:  # a read may be short
             count = os.preadv(self._descriptors[span.file], [left], offset)
             if not count:
-                raise IntegrityError(f"{span.file} is cut off inside tensor {span.name!r}")
+                raise IntegrityError(f"{span.file} is cut off inside tensor {span.name!r}; copy or download it again")
             left, offset = left[count:], offset + count
 
 

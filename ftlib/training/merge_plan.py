@@ -175,7 +175,8 @@ def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, Span]], refer
             if alone := sorted(here.keys() - there.keys()):
                 other = item if owner is inputs[reference] else inputs[reference]
                 raise ModelError(
-                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {some(alone)}"
+                    f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {some(alone)}; "
+                    "give models of one architecture, with the same head"
                 )
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from ftlib.config import BatchKind
 from ftlib.counted import counted, some
 from ftlib.errors import ModelError, first_line
-from ftlib.model_folder import check_model, check_no_code, copy_tokenizer, read_config
+from ftlib.model_folder import check_model, check_no_code, check_tokenizer, copy_tokenizer, read_config
 from ftlib.training.heads import head_of
 from ftlib.training.model_limits import load_config
 from ftlib.training.padding import settle
@@ -53,6 +53,7 @@ def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.
     except Exception as error:  # of transformers, and of whatever the config makes it build
         raise ModelError(
             f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first_line(error)}"
+            "; correct its config.json, or give another model"
         ) from error
     _check_finite(model, folder)
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
@@ -64,7 +65,7 @@ def empty_model(loader: Any, config: Any, folder: Path) -> nn.Module:
     try:
         return loader.from_config(config)
     except Exception as error:
-        raise ModelError(f"{folder}/config.json makes no model: {first_line(error)}") from error
+        raise ModelError(f"{folder}/config.json makes no model: {first_line(error)}; correct it") from error
 
 
 def with_fresh_head(model: nn.Module) -> set[str]:
@@ -98,7 +99,10 @@ def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> n
         changed["classifier_dropout"] = dropout
     model, missing = load_with_gaps(folder, kind, **changed)
     if missing:
-        raise ModelError(f"{folder} lacks {counted(len(missing), 'tensor')}, among them {some(sorted(missing), 3)}")
+        raise ModelError(
+            f"{folder} lacks {counted(len(missing), 'tensor')}, among them {some(sorted(missing), 3)}; copy or "
+            "download it again"
+        )
     return model
 
 
@@ -116,10 +120,13 @@ def load_tokenizer(folder: Path) -> Any:
     """
     load_config(folder)
     check_no_code(folder)
+    check_tokenizer(folder)
     try:
         return kept_apart(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except Exception as error:  # the Rust library raises the bare class for a damaged tokenizer.json
-        raise ModelError(f"{folder} has no usable tokenizer: {first_line(error)}") from error
+        raise ModelError(
+            f"{folder} has no usable tokenizer: {first_line(error)}; save its tokenizer there again"
+        ) from error
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:

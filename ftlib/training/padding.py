@@ -113,7 +113,9 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
         together = own_logits(kind, model(**batch), lengths)
     except (ValueError, TypeError, IndexError, RuntimeError, AssertionError) as error:
         said = first_line(error)
-        raise ModelError(f"{name} ({what}) cannot answer a text with its own tokenizer: {said}") from error
+        raise ModelError(
+            f"{name} ({what}) cannot answer a text with its own tokenizer: {said}; give another model"
+        ) from error
     difference = moved_by_padding(together, alone, least=0.01)  # a fresh head's logits are small
     if not difference <= TOLERANCE:  # written so that NaN fails
         raise ModelError(

@@ -87,7 +87,9 @@ def last_linear(model: nn.Module, head: list[str], labels: int) -> nn.Linear:
         if isinstance(module, nn.Linear) and module.out_features == labels
     ]
     if not found:
-        raise ModelError(f"linear_probe: the head ({', '.join(head)}) has no linear layer with {labels} outputs")
+        raise ModelError(
+            f"linear_probe: the head ({', '.join(head)}) has no linear layer with {labels} outputs; tune it with full"
+        )
     return found[-1]
 
 

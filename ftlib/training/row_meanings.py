@@ -17,7 +17,8 @@ def check_labels(before: Path, after: Path, names: tuple[str, str]) -> None:
     if ours and theirs and ours != theirs:
         raise ModelError(
             f"{names[0]!r} and {names[1]!r} have different labels, or another order: {', '.join(ours)} against "
-            f"{', '.join(theirs)}; rows of their heads mean different things"
+            f"{', '.join(theirs)}; rows of their heads mean different things: "
+            "merge models that were trained for the same labels"
         )
 
 

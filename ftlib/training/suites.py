@@ -96,7 +96,9 @@ def ask(
         )
     scores = [scores for task, samples in found["samples"].items() for scores in _scores(task, samples, found)]
     if not scores:
-        raise RecipeError(f"tasks {', '.join(tasks)}: none has a metric that is a mean of its examples' scores")
+        raise RecipeError(
+            f"tasks {', '.join(tasks)}: none has a metric that is a mean of its examples' scores; name others"
+        )
     return scores
 
 

@@ -82,7 +82,7 @@ def _check_depth(wanted: int, places: Mapping[str, range | None], model: nn.Modu
             "is to be frozen by `also`, with layers: 0"
         )
     if wanted > depth:
-        raise RecipeError(f"tuning.layers: the model has {depth} layers, got {wanted}")
+        raise RecipeError(f"tuning.layers: the model has {depth} layers, got {wanted}; give fewer")
     for layers in found:
         if layers.start < wanted < layers.stop:
             borders = sorted({0, *(each.stop for each in found)})

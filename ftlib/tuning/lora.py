@@ -60,7 +60,8 @@ class LoRA(Config):
             return cast("nn.Module", get_peft_model(cast(Any, model), config))
         except ValueError as error:
             raise RecipeError(
-                f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}"
+                f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}; name modules "
+                "it has"
             ) from error
 
     def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
