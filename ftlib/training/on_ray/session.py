@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
+from ray._private import ray_constants
 from ray.job_config import JobConfig
 
 from ftlib.recipe_parts import Compute
@@ -56,6 +57,9 @@ def _start(compute: Compute, folder: str) -> None:
     cpus = max(os.cpu_count() or 1, workers * (compute.threads or 1))
     mask = os.umask(0o077)  # Ray writes its access token for this user alone, or not at all
     os.environ.update(driver_environment(compute))
+    # Without it a local Ray opens a dozen ports on every interface; with it the node's address is this machine's
+    # loopback, also on Linux. Ray reads the variable once, when somebody imports it, which may be long before this.
+    networked, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         ray.init(
             address="local",
@@ -68,6 +72,7 @@ def _start(compute: Compute, folder: str) -> None:
             _temp_dir=folder,
         )
     finally:
+        ray_constants.ENABLE_RAY_CLUSTER = networked
         os.umask(mask)
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from ipaddress import ip_address
 from pathlib import Path
@@ -172,10 +173,10 @@ def listening() -> list[Listening]:
     found = []
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
-            for connection in process.net_connections("inet"):
-                if connection.status == psutil.CONN_LISTEN:
-                    found.append(Listening(connection.laddr.ip, without_token(connection.laddr.port)))
-    return found
+            found.extend(at.laddr for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN)
+    with ThreadPoolExecutor(len(found)) as pool:
+        answers = pool.map(without_token, [at.port for at in found])
+        return [Listening(at.ip, answer) for at, answer in zip(found, answers, strict=True)]
 
 
 def without_token(port: int) -> str:
@@ -228,10 +229,11 @@ def test_kill_9_of_a_ray_worker_resumes_bit_identically(
 
     def kill() -> None:
         wait_for_step(work, 15)
-        heard.extend(listening())
         victim = ray_workers()[-1]
+        victim.suspend()  # or the training may end while its ports are asked
+        heard.extend(listening())
         shots.append(victim.pid)
-        os.kill(victim.pid, signal.SIGKILL)
+        victim.kill()
 
     signs: list[Progress] = []
     tasks: set[str] = set()
