@@ -147,7 +147,8 @@ class PreparedDataset(Artifact):
     splits: dict[Split, SplitFacts]
     ledger: Ledger
     leaked: int
-    """Training rows dropped because an evaluation set holds the same text, or nearly the same."""
+    """Rows dropped because an evaluation set holds the same text, or nearly the same: of train, and of validation where
+    its own test does."""
     profile: Profile = Profile()
     """What the training rows look like: what later rows are compared with, by `ftlib.drift.drift`."""
     tokenizer: str

@@ -19,7 +19,7 @@ from ftlib.snapshot import read_origins, read_snapshot
 from ftlib.splitting import Keyed, split_rows
 
 LEAKED = ("leaked", "near_leaked")
-"""The reasons why a held-out text costs a training row."""
+"""The reasons why a held-out text costs a training row, and a test text a validation row."""
 
 
 @dataclass
@@ -35,14 +35,20 @@ class Assignment:
 
     def held_out(self) -> set[bytes]:
         """Return the keys of the texts in validation and test."""
-        return {k for k, place in zip(self.keys, self.places, strict=True) if place in ("validation", "test")}
+        return self._texts("validation", "test")
 
     def drop_leaked(self, held_out: Iterable[bytes]) -> None:
-        """Take out of train every row whose text is held out, here or in `held_out`."""
-        unseen = self.held_out().union(held_out)
+        """Take out of train every row whose text is held out, here or in `held_out`; out of validation those in test.
+
+        What is chosen by validation rows is measured on test rows: no text may do both. The test stays whole.
+        """
+        unseen, test = self.held_out().union(held_out), self._texts("test")
         for i, (key, place) in enumerate(zip(self.keys, self.places, strict=True)):
-            if place == "train" and key in unseen:
+            if (place == "train" and key in unseen) or (place == "validation" and key in test):
                 self.places[i] = LEAKED[0]
+
+    def _texts(self, *splits: Split) -> set[bytes]:
+        return {k for k, place in zip(self.keys, self.places, strict=True) if place in splits}
 
     def dropped(self) -> dict[str, int]:
         """Return how many rows were dropped for each reason."""

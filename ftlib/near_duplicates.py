@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -32,6 +32,9 @@ _BUCKET, _CANDIDATES = 32, 64
 that are each a little less alike than the threshold would be compared with each other."""
 
 Reason = Literal["near_leaked", "near_duplicate"]
+Side = Literal["test", "validation", "elsewhere", "train"]
+"""The side of the split a row is on, or `elsewhere`: held out in another dataset. In this order, rows are looked at."""
+_SIDES: tuple[Side, ...] = get_args(Side)
 
 
 class Suspect(NamedTuple):
@@ -39,7 +42,7 @@ class Suspect(NamedTuple):
 
     place: int
     """Its place among all rows."""
-    held_out: bool
+    side: Side
     row_id: str
     label: str | None
     bands: list[int]
@@ -118,16 +121,21 @@ def jaccard(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
 
 
 def near_copies(suspects: Iterable[Suspect], threshold: float) -> dict[int, Reason]:
-    """Return the training rows to drop, by place.
+    """Return the validation and training rows to drop, by place.
 
-    A row near a held-out one is `near_leaked`, whatever its label. Of the others, in the order of their ids, one near
-    a row of the same label that stays is `near_duplicate`: near texts with different labels both stay, since the
-    difference may be what the label hangs on. The order in which rows come decides nothing.
+    A validation row near a test row, and a training row near a held-out one that stays, is `near_leaked`, whatever its
+    label. Of the other training rows, in the order of their ids, one near a row of the same label that stays is
+    `near_duplicate`: near texts with different labels both stay, since the difference may be what the label hangs on.
+    The order in which rows come decides nothing.
     """
     dropped: dict[int, Reason] = {}
-    held_out, staying = _Buckets(threshold), _Buckets(threshold)
-    for row in sorted(suspects, key=lambda row: (not row.held_out, row.row_id, row.place)):
-        if row.held_out:
+    test, held_out, staying = _Buckets(threshold), _Buckets(threshold), _Buckets(threshold)
+    for row in sorted(suspects, key=lambda row: (_SIDES.index(row.side), row.row_id, row.place)):
+        if row.side == "test":
+            test.add(row, None)
+        if row.side == "validation" and test.holds_near(row, None):
+            dropped[row.place] = "near_leaked"
+        elif row.side != "train":
             held_out.add(row, None)
         elif held_out.holds_near(row, None):
             dropped[row.place] = "near_leaked"

@@ -1,4 +1,4 @@
-"""Training rows that are nearly the same as others: dropped where the recipe asks for it, after the equal ones."""
+"""Rows that are nearly the same as others: dropped where the recipe asks for it, after the equal ones."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Placed(NamedTuple):
 def drop_near(own: Placed, guards: Sequence[Placed], threshold: float) -> None:
     """Take out of train what is near a held-out row, here or in a guard, or near another training row of its label.
 
+    Out of validation goes what is near a test row of the same dataset.
     The snapshots are read twice: once for every row's bands, once for the texts of the few rows that share one.
     Costs some 200 bytes a row, and four bytes a character of the rows that share a band.
     """
@@ -44,12 +45,12 @@ def drop_near(own: Placed, guards: Sequence[Placed], threshold: float) -> None:
     if not (suspected := colliding(sketches)).any():
         return
     places = own.assignment.places
-    train = [i for i, place in enumerate(places) if place in _OWN]
+    own_rows = [i for i, place in enumerate(places) if place in _OWN]
     for suspect, reason in near_copies(_suspects(parts, sketches, suspected), threshold).items():
-        places[train[suspect]] = reason
+        places[own_rows[suspect]] = reason
 
 
-def _examples(part: Placed, wanted: frozenset[Split]) -> Iterator[tuple[str, str, Example]]:
+def _examples(part: Placed, wanted: frozenset[Split]) -> Iterator[tuple[str, Split, Example]]:
     """Yield (row id, place, example) of the rows in these splits, in order."""
     rows = zip(part.assignment.places, read_snapshot(part.raw.path / "rows.parquet"), strict=True)
     for place, (row_id, values) in rows:
@@ -73,4 +74,5 @@ def _suspects(
             place += 1
             if suspected[place]:
                 bands = [int(band) for band in sketches[place]]
-                yield Suspect(place, split != "train", row_id, example.label, bands, own_shingles(example.text))
+                side = split if wanted is _OWN else "elsewhere"
+                yield Suspect(place, side, row_id, example.label, bands, own_shingles(example.text))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ftlib.identity import folded
 from ftlib.near_duplicates import (
     PERMUTATIONS,
+    Side,
     Suspect,
     bands_and_rows,
     colliding,
@@ -57,7 +58,14 @@ def suspects(
     near = colliding(bands)
     ids = [f"{random.Random(text).getrandbits(64):016x}" for text in rows]  # by text, whatever the order
     return [
-        Suspect(i, i in held_out, ids[i], labels[i] if labels else None, bands[i].tolist(), own_shingles(text))
+        Suspect(
+            i,
+            "test" if i in held_out else "train",
+            ids[i],
+            labels[i] if labels else None,
+            bands[i].tolist(),
+            own_shingles(text),
+        )
         for i, text in enumerate(rows)
         if near[i]
     ]
@@ -150,6 +158,22 @@ def test_near_texts_with_different_labels_both_stay() -> None:
     assert near_copies(suspects(rows, 0.6, {2}, ["late", "late", "open"]), 0.6) == {0: "near_leaked", 1: "near_leaked"}
 
 
+def test_a_validation_row_near_a_test_row_goes_and_takes_no_training_row_with_it() -> None:
+    stem = "the parcel arrived late and the box was open, said the man at door "
+    rows = [stem + tail for tail in ("number one", "number two", "number two of a hundred", "number one")]
+    sides: list[Side] = ["test", "validation", "train", "elsewhere"]
+
+    def dropped(wanted: list[Side]) -> set[Side]:
+        found = [row._replace(side=sides[row.place]) for row in suspects(rows, 0.8) if sides[row.place] in wanted]
+        return {sides[place] for place, reason in near_copies(found, 0.8).items() if reason == "near_leaked"}
+
+    assert alike(rows[0], rows[1]) >= 0.8 <= alike(rows[1], rows[2])
+    assert alike(rows[0], rows[2]) < 0.8
+    assert dropped(["test", "validation", "train"]) == {"validation"}
+    assert dropped(["validation", "train"]) == {"train"}
+    assert dropped(["validation", "elsewhere"]) == set()
+
+
 def test_a_family_of_rows_just_below_the_threshold_is_not_compared_pair_by_pair(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -172,7 +196,9 @@ def suspects_once(rows: list[str], threshold: float) -> list[Suspect]:
     bands = sketch(rows, threshold)
     near = colliding(bands)
     assert near.mean() > 0.9
-    return [Suspect(i, False, f"{i:08}", None, bands[i].tolist(), own_shingles(rows[i])) for i in np.flatnonzero(near)]
+    return [
+        Suspect(i, "train", f"{i:08}", None, bands[i].tolist(), own_shingles(rows[i])) for i in np.flatnonzero(near)
+    ]
 
 
 def test_nothing_is_near_nothing() -> None:
