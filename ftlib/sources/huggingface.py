@@ -191,7 +191,8 @@ class HuggingFace(Config):
         except (OSError, ValueError, ArithmeticError, LookupError, TypeError, DatasetsError) as error:
             what = first_line(error).replace(shown or self.path, self.path)
             raise DataError(
-                f"{self.path}: not loadable as a dataset: {what}; correct path, config and revision, or use a files source"
+                f"{self.path}: not loadable as a dataset: {what}; correct path, config and revision, or use a "
+                "files source"
             ) from error
 
 
