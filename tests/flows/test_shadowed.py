@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+import venv
 from pathlib import Path
 
 import pytest
 
 from ftlib.command import shadowing
+from ftlib.testing import tiny_recipe
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout in an environment of its own, which sees what ours has but not the checkout."""
+    root = tmp_path_factory.mktemp("wheel")
+    for name in ("ftlib", "flows", "tasks"):
+        shutil.copytree(ROOT / name, root / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, root / "source" / name)
+    build = [sys.executable, "-c", "from setuptools.build_meta import build_wheel; build_wheel('..')"]
+    subprocess.run(build, check=True, capture_output=True, cwd=root / "source")
+    (wheel,) = root.glob("*.whl")
+    venv.create(root / "venv", symlinks=True)
+    (packages,) = (root / "venv" / "lib").glob("python*/site-packages")
+    # A path in a .pth file: the .pth files there are not read, so an editable install of the checkout is not seen.
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "others.pth").write_text("\n".join(others))
+    python = root / "venv" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*pip, "--ignore-installed", wheel], check=True, capture_output=True)
+    return root / "venv" / "bin"
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**kept, **variables})
 
 
 @pytest.fixture
@@ -28,6 +58,36 @@ def project(tmp_path: Path) -> Path:
 def test_ours_are_found_to_be_ours() -> None:
     assert (shadowing("flows"), shadowing("tasks")) == (None, None)
     assert shadowing("json") == str(Path(os.__file__).parent / "json")
+
+
+def test_a_wheel_in_a_folder_with_packages_of_these_names(installed: Path, project: Path) -> None:
+    version = run(installed / "reglage", "--version", cwd=project)
+    assert (version.returncode, version.stdout.split()[-1], version.stderr) == (0, "0.1.0", "")
+    # What the temporary server is started as, and a worker with the deployments' job variables.
+    for options, variables in ((["-P"], {}), ([], {"PYTHONSAFEPATH": "1"})):
+        where = "from importlib.util import find_spec as f; print(*(f(name).origin for name in NAMES))"
+        where = where.replace("NAMES", "('ftlib.command', 'tasks.train', 'flows.finetune', 'flows.prefect_server')")
+        done = run(installed / "python", *options, "-c", where, cwd=project, **variables)
+        assert done.returncode == 0, done.stderr
+        assert all(path.startswith(str(installed.parent)) for path in done.stdout.split())
+    theirs = project / "theirs"
+    shutil.copytree(project / "flows", theirs / "flows")
+    shadowed = run(installed / "reglage", "--version", cwd=project, PYTHONPATH=str(theirs))
+    assert (shadowed.returncode, shadowed.stdout) == (2, "")
+    (line,) = shadowed.stderr.splitlines()
+    assert line.startswith(f"reglage: Python finds another package 'flows', {theirs / 'flows'}, before")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.prefect
+def test_a_run_from_a_wheel_there(installed: Path, project: Path) -> None:
+    recipe = tiny_recipe(project)
+    recipe.write_text(recipe.read_text().replace("workers: 0", "workers: 1"))
+    checked = run(installed / "reglage", "check", recipe.name, cwd=project)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    done = run(installed / "reglage", "run", recipe.name, cwd=project)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_shadows_them_all_the_same_is_one_line(project: Path) -> None:
