@@ -190,10 +190,7 @@ class HuggingFace(Config):
             ) from error
         except (OSError, ValueError, ArithmeticError, LookupError, TypeError, DatasetsError) as error:
             what = first_line(error).replace(shown or self.path, self.path)
-            raise DataError(
-                f"{self.path}: not loadable as a dataset: {what}; correct path, config and revision, or use a "
-                "files source"
-            ) from error
+            raise DataError(f"{self.path}: not loadable as a dataset: {what}; correct its path or revision") from error
 
 
 def _held(folder: Path) -> Sequence[Found]:
