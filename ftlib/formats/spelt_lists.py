@@ -10,9 +10,10 @@ _PAIRS = ("[]", "()", "{}")
 
 
 def spells_list(value: Value, separator: str | None = None) -> bool:
-    """Return whether a value is the text of a list, a tuple or a set, as JSON, Python or numpy write them.
+    """Return whether a value is the text of a list, a tuple or a set, as JSON, Python, numpy or PostgreSQL write them.
 
-    `[bug]` is a name in brackets; with a separator between its words, it is a list without quotes.
+    `[bug]` is a name in brackets; with a separator between its words, it is a list without quotes. Where cells are cut
+    at a separator, `{bug}` is PostgreSQL's array of one.
     """
     text = value.strip() if isinstance(value, str) else ""
     if text[:1] + text[-1:] not in _PAIRS or len(text) < 2:
@@ -20,6 +21,8 @@ def spells_list(value: Value, separator: str | None = None) -> bool:
     inner = text[1:-1].strip()
     if inner[:1] in ("'", '"') and inner.rstrip(",")[-1:] in ("'", '"'):
         return True
+    if text[0] == "{":
+        return separator is not None
     if text[0] != "[":
         return False
     if separator is not None and separator in inner and not {*"[]"} & {*inner}:

@@ -94,12 +94,20 @@ def test_a_cell_that_spells_a_list_is_none(value: str) -> None:
     assert LabeledText(text="text", label="tags").example({"text": "hello", "tags": value}) == Dropped("list_as_text")
 
 
-@pytest.mark.parametrize("value", ["[bug]", "(other)", "[bug]; [ui]", "a [b]", "[", '"quoted"', "{bug}"])
+@pytest.mark.parametrize("value", ["[bug]", "(other)", "[bug]; [ui]", "a [b]", "[", '"quoted"'])
 def test_a_name_in_brackets_is_a_label(value: str) -> None:
     assert labels(TEXTS, value) == tuple(sorted(part.strip() for part in value.split(";")))
     example = LabeledText(text="text", label="tags").example({"text": "hello", "tags": value})
     assert isinstance(example, Example)
     assert example.label == value
+
+
+def test_an_array_of_postgresql_is_a_list_where_cells_hold_several() -> None:
+    for value in ("{bug; sales}", "{bug}", "{}"):
+        assert labels(TEXTS, value) == "list_as_text"
+    one = LabeledText(text="text", label="tags").example({"text": "hello", "tags": "{bug}"})
+    assert isinstance(one, Example)
+    assert one.label == "{bug}"
 
 
 def test_a_list_without_quotes_is_one_by_its_separator() -> None:
