@@ -14,7 +14,7 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ftlib.config import Config
-from ftlib.errors import TransientError
+from ftlib.errors import TransientError, first_line
 from ftlib.recipe_parts import Compute
 from ftlib.training.on_ray.cluster import job_client
 from ftlib.training.on_ray.session import driver_environment, job_config, worker_environment
@@ -33,15 +33,21 @@ def drive(kind: type[P], act: Callable[[P], None]) -> None:
 def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
     """Run a command on the cluster, or go on watching the one that is there: a retry must not start two.
 
-    Raises TransientError, which says `what` failed, if the job does not succeed.
+    Raises TransientError, which says `what` failed, if the cluster takes no job or the job does not succeed.
     """
     client = job_client(compute.ray_address)
-    job = _running(client, name) or client.submit_job(
-        entrypoint=entrypoint,
-        submission_id=f"{name}-{int(time.time())}",
-        runtime_env={"env_vars": {**worker_environment(), **driver_environment(compute)}},
-        metadata={"reglage_run": name},
-    )
+    try:
+        job = _running(client, name) or client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=f"{name}-{int(time.time())}",
+            runtime_env={"env_vars": {**worker_environment(), **driver_environment(compute)}},
+            metadata={"reglage_run": name},
+        )
+    except (ConnectionError, RuntimeError) as error:  # a head that has just started has no agent yet
+        raise TransientError(
+            f"{what}: {compute.ray_address} takes no job ({first_line(error)[:200]}); look at `ray status` there, and "
+            "run again"
+        ) from error
     try:
         while not (status := client.get_job_status(job)).is_terminal():
             time.sleep(1.0)

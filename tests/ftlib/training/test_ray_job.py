@@ -50,7 +50,8 @@ def cluster() -> Iterator[str]:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     command = [str(binaries / "ray"), "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2"]
     command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"]
-    command += [f"--temp-dir={folder}", "--disable-usage-stats"]
+    # Every Ray of a machine wants the agent's default port, and a head without an agent takes no jobs.
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--disable-usage-stats"]
     head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     address = f"http://127.0.0.1:{dashboard}"
     try:
