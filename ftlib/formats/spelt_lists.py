@@ -23,8 +23,8 @@ def spells_list(value: Value, separator: str | None = None) -> bool:
         return True
     if text[0] == "{":
         return separator is not None
-    if text[0] != "[":
-        return False
+    if text[0] == "(":
+        return not inner
     if separator is not None and separator in inner and not {*"[]"} & {*inner}:
         return True
     try:

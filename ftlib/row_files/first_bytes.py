@@ -39,7 +39,10 @@ _FORMATS: tuple[tuple[re.Pattern[bytes], _Known], ...] = tuple(
         (rb"\xff\xff\xff\xff", _Known("an Arrow stream", "write it as parquet")),
         (rb"ORC.{0,64}[\0-\x08\x0e-\x1f]", _Known("an ORC file", "write it as parquet")),
         (rb"Obj\x01", _Known("an Avro file", _WRITE)),
-        (rb"SQLite format 3\0", _Known("a SQLite database", "export the table: sqlite3 -csv -header FILE TABLE")),
+        (
+            rb"SQLite format 3\0",
+            _Known("a SQLite database", "export the table: sqlite3 -csv -header FILE 'select * from TABLE' > new.csv"),
+        ),
         (rb".{8}DUCK", _Known("a DuckDB database", _WRITE)),
         (rb"\xd0\xcf\x11\xe0", _Known("an old Excel or Office file", "save it as csv in UTF-8")),
         (rb"PK\x03\x04.{0,4000}(\[Content_Types\]\.xml|xl/)", _Known("an Excel workbook", "save it as csv in UTF-8")),

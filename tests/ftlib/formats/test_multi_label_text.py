@@ -86,7 +86,17 @@ def test_it_is_cut_as_stock_transformers_cuts_it_and_taught_its_labels() -> None
 
 @pytest.mark.parametrize(
     "value",
-    ['["bug", "billing"]', "['bug']", "[]", " [1, 2] ", "('bug', 'sales')", "{'bug'}", "['bug' 'sales']", "('bug',)"],
+    [
+        '["bug", "billing"]',
+        "['bug']",
+        "[]",
+        " [1, 2] ",
+        "('bug', 'sales')",
+        "{'bug'}",
+        "['bug' 'sales']",
+        "('bug',)",
+        "()",
+    ],
 )
 def test_a_cell_that_spells_a_list_is_none(value: str) -> None:
     assert labels(LISTS, value) == "list_as_text"
