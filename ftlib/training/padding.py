@@ -127,7 +127,8 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
 def _alone(model: nn.Module, kind: BatchKind, row: Mapping[str, list[int]]) -> dict[str, Tensor]:
     """Return a row as stock transformers gives it, less what the model does not take.
 
-    Segments that are all 0 say nothing of one text: what is published has none for it (`ftlib.training.published_tokenizer`).
+    Segments that are all 0 say nothing of one text: what is published has none for it
+    (`ftlib.training.published_tokenizer`).
     """
     known = {name: torch.tensor([values]) for name, values in row.items() if takes(model, name)}
     if kind != "spans" and SEGMENTS in known and not known[SEGMENTS].any():
