@@ -40,8 +40,8 @@ ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
 	apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
 
 test-s3: $(READY)  ## store and registry against a real S3 server on loopback, kills and races too
-	$(BIN)/python infra/radosgw.py $(BIN)/pytest -m "not gpu" --timeout 1800 tests/ftlib/storage tests/ftlib/model_registry
-	$(if $(CEPH_TREE),$(BIN)/python infra/radosgw.py --backend dbstore $(BIN)/pytest tests/ftlib/model_registry/test_refused_store.py)
+	$(BIN)/python infra/radosgw.py $(BIN)/pytest -m "not gpu" --timeout 1800 tests/ftlib/storage tests/ftlib/registry
+	$(if $(CEPH_TREE),$(BIN)/python infra/radosgw.py --backend dbstore $(BIN)/pytest tests/ftlib/registry/test_refused_store.py)
 
 lint: $(READY)
 	$(BIN)/ruff check .

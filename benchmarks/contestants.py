@@ -18,14 +18,14 @@ import torch
 
 from benchmarks.material import Material
 from ftlib.config import Config
-from ftlib.model_folder import weights_digest
+from ftlib.evaluation.forward_pass import predict_split
+from ftlib.kinds.heads.labels import LabelTargets
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.folder import weights_digest
 from ftlib.progress import Progress, listen
-from ftlib.recipe_parts import Compute
 from ftlib.stages.train import train
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.heads.labels import LabelTargets
-from ftlib.training.inference import predict_split
-from ftlib.training.model import load_model
+from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
 Contestant = Literal["reglage", "reglage_ray", "trainer", "trainer_tuned", "trainer_tuned_loader"]

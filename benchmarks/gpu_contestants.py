@@ -17,15 +17,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.config import Config
-from ftlib.objectives.causal_lm import CausalLM
+from ftlib.data.datasets import PreparedDataset
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, listen
-from ftlib.recipe_parts import Compute, Optimizer, Phase
 from ftlib.stages.train import TrainJob, train
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.model import load_model
-from ftlib.tuning.full import Full
+from ftlib.training.compute import Compute
+from ftlib.training.objectives.causal_lm import CausalLM
+from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.tuning.full import Full
 from ftlib.workspace import Workspace, read_record
 
 Contestant = Literal["reglage", "trainer", "trainer_tuned"]

@@ -19,8 +19,9 @@ import torch
 from benchmarks.gpu_contestants import Contestant, Task
 from benchmarks.machine import cores, describe_machine
 from benchmarks.rounds import fresh_process, interleaved, middle, print_table
-from ftlib.artifacts import Checkpoint, Ledger, PreparedDataset, SplitFacts
-from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
+from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.testing import tiny_lm_tokenizer
 from ftlib.workspace import RECORD, write_durably
 

@@ -19,8 +19,9 @@ import click
 from benchmarks.ingest_readers import make_rows, write_jsonl
 from benchmarks.machine import describe_machine
 from benchmarks.rounds import fresh_process, interleaved, print_result, print_table
-from ftlib.model_folder import find_model
-from ftlib.recipe_parts import Dataset, ModelRef
+from ftlib.data.dataset import Dataset
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.testing import tiny_classifier

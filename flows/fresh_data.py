@@ -5,19 +5,19 @@ from pathlib import Path
 
 from flows.champion import InPlace
 from flows.pipeline import Data
-from ftlib.artifacts import FileVersion
-from ftlib.assignment import profile_rows
 from ftlib.config import Config
-from ftlib.drift import drift
-from ftlib.file_ledger import Changes, Decision, FileLedger, check_vanished, compare, fresh_places
-from ftlib.lineage import compare_rows
-from ftlib.pins import pin
-from ftlib.recipe import Recipe
-from ftlib.recipe_parts import AllRows
-from ftlib.retraining import News
-from ftlib.row_index import rows_from
+from ftlib.data.assignment import profile_rows
+from ftlib.data.listed import FileVersion
+from ftlib.data.sources.pins import pin
+from ftlib.published.lineage import compare_rows
+from ftlib.published.row_index import rows_from
+from ftlib.recipe.recipe import Recipe
+from ftlib.retraining.decisions import News
+from ftlib.retraining.drift import drift
+from ftlib.retraining.file_ledger import Changes, Decision, FileLedger, check_vanished, compare, fresh_places
+from ftlib.retraining.policy import AllRows
+from ftlib.retraining.training_rows import UsedRows
 from ftlib.storage.store import Store
-from ftlib.training_rows import UsedRows
 from ftlib.workspace import Workspace, write_durably
 
 

@@ -4,13 +4,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import finetune_jobs as jobs
-from ftlib.artifacts import Candidate, Checkpoint, EvalReport, PreparedDataset, RawDataset
+from flows import jobs
 from ftlib.config import LABELED, Split
-from ftlib.identity import identities
-from ftlib.model_folder import find_model, labels_of
-from ftlib.recipe import Recipe
-from ftlib.recipe_parts import ModelRef
+from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.identity import identities
+from ftlib.evaluation.measured import EvalReport
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model, labels_of
+from ftlib.models.reference import ModelRef
+from ftlib.recipe.recipe import Recipe
 from ftlib.stages.base import BaseJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.preprocess import PreprocessJob

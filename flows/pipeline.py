@@ -5,32 +5,27 @@ from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 
-from flows import finetune_jobs as jobs
+from flows import jobs
 from flows.ray_when_needed import RayWhenNeeded
 from flows.rows_page import show_rows
-from ftlib.artifacts import (
-    Candidate,
-    Candidates,
-    Checkpoint,
-    EvalReport,
-    FileVersion,
-    FoundModel,
-    PreparedDataset,
-    RawDataset,
-)
-from ftlib.config import Config
-from ftlib.evidence import Evidence
-from ftlib.model_folder import find_model
-from ftlib.pins import pin
-from ftlib.preflight import check_labels, check_registry, check_rule, check_writing, spelling_notes
+from ftlib.config import REPORT, SELECTION, Config
+from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.listed import FileVersion
+from ftlib.data.sources.pins import pin
+from ftlib.evaluation.measured import EvalReport
+from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.merging.plan import check_patterns
+from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.folder import find_model
 from ftlib.progress import note
-from ftlib.recipe import REPORT, SELECTION, Recipe
+from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.preflight import check_labels, check_registry, check_rule, check_writing, spelling_notes
+from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.resources import check_resources
+from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.train import runs_on_ray
-from ftlib.training.merge_plan import check_patterns
-from ftlib.training.resources import check_resources
-from ftlib.training_rows import UsedRows
 from tasks.assess import evaluate, interpolate, select
 from tasks.data import ingest, preprocess
 from tasks.runner import Runner
@@ -142,6 +137,6 @@ def _measured(run: Runner, ray: RayWhenNeeded, to_measure: Sequence[EvaluateJob]
 
 
 def _positions(model: Path) -> int | None:
-    from ftlib.training.model_limits import limits_of  # loads torch
+    from ftlib.models.limits import limits_of  # loads torch
 
     return limits_of(model).positions

@@ -11,15 +11,15 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.quiet import one_line_errors
+from flows.one_line_errors import one_line_errors
 from flows.run_page import artifact_key, show_markdown
 from ftlib.errors import StorageError
-from ftlib.markdown import escaped
-from ftlib.model_registry import AliasEntry, ModelRegistry
-from ftlib.model_registry.aliases import AliasLog
-from ftlib.results import UNDEFINED
+from ftlib.evaluation.results import UNDEFINED
+from ftlib.registry import AliasEntry, ModelRegistry
+from ftlib.registry.aliases import AliasLog
+from ftlib.registry.versions import model_name
 from ftlib.storage import open_store
-from ftlib.versions import model_name
+from ftlib.wording import escaped
 
 one_line_errors()
 

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from types import TracebackType
 
-from ftlib.recipe_parts import Compute
+from ftlib.training.compute import Compute
 
 
 class RayWhenNeeded:
@@ -25,7 +25,7 @@ class RayWhenNeeded:
         """Start Ray unless it runs already."""
         if self._started:
             return
-        from ftlib.training.on_ray.session import session
+        from ftlib.on_ray.session import session
 
         self._session.enter_context(session(self._compute))
         self._started = True

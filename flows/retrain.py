@@ -12,7 +12,7 @@ from prefect.states import Completed
 from flows.approval import Approval, asks_a_person, one_at_a_time
 from flows.challenge import challenge, settle
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
-from flows.quiet import one_line_errors
+from flows.one_line_errors import one_line_errors
 from flows.retrain_page import markdown, show_retraining
 from flows.run_page import PageProgress, report_url
 from ftlib.progress import listen

@@ -1,17 +1,13 @@
 """The page of a retraining: what was new, why it trained, challenger against champion, the decision and its rule."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 from flows.challenge import Challenge
-from flows.console import stdout_console
-from flows.rows_page import ledgers, rows_lines, rows_markdown, rows_record
+from flows.rows_page import ledgers, rows_markdown
 from flows.run_page import artifact_key, show_markdown
-from ftlib.artifacts import Ledger
-from ftlib.counted import counted
-from ftlib.markdown import escaped, table
-from ftlib.results import Difference, interval_text, results, text_table
+from ftlib.data.datasets import Ledger
+from ftlib.evaluation.results import Difference, interval_text, results, text_table
+from ftlib.wording import counted, escaped, table
 from ftlib.workspace import Workspace, write_durably
 
 
@@ -24,53 +20,8 @@ def show_retraining(found: Challenge, work: Workspace) -> None:
     write_durably(folder / "retrain.md", text.encode())
 
 
-def print_retraining(found: Challenge, work: Path) -> None:
-    """Print what a retraining came to."""
-    from rich.markup import escape
-
-    console = stdout_console()
-    console.print(f"[bold]{found.title.lower()}[/]: {escape('; '.join(found.reasons))}", soft_wrap=True)
-    if found.worth and found.worth.go:
-        console.print(f"trained because {escape(str(found.worth))}", soft_wrap=True, style="dim")
-    for name, changes in found.changes.items():
-        console.print(f"{name}: {changes}", soft_wrap=True, style="dim")
-    for line in rows_lines(_ledgers(found)):
-        console.print(line, soft_wrap=True, style="dim")
-    for d in found.differences:
-        console.print(f"{d.evaluation}/{d.metric}  {'  '.join(_compared(d))}".rstrip())
-    if found.version:
-        console.print(f"challenger {found.version.name}@{found.version.version} in {found.version.registry}")
-    if found.report:
-        console.print(f"report     {work / 'runs' / found.recipe.name / 'report.html'}", soft_wrap=True)
-    console.print(f"page       {work / 'runs' / found.recipe.name / 'retrain.md'}", soft_wrap=True)
-
-
-def as_record(found: Challenge) -> dict[str, Any]:
-    """Return the same for scripts."""
-    return {
-        "outcome": found.what,
-        "reasons": list(found.reasons),
-        "worth": found.worth and found.worth.model_dump(mode="json"),
-        "news": {
-            name: {
-                **{
-                    kind: len(getattr(changes, kind))
-                    for kind in ("added", "edited", "vanished", "unchanged", "waiting")
-                },
-                "fresh_rows": found.news[name].fresh_rows if name in found.news else None,
-                "drifts": [d.model_dump(mode="json") for d in found.news[name].drifts] if name in found.news else [],
-            }
-            for name, changes in found.changes.items()
-        },
-        "rows": rows_record(_ledgers(found)),
-        "champion": found.champion and found.champion.model_dump(mode="json"),
-        "differences": [d.model_dump(mode="json") for d in found.differences],
-        "version": found.version and found.version.model_dump(mode="json"),
-        "steps": [step.model_dump(mode="json") for step in found.steps],
-    }
-
-
-def _ledgers(found: Challenge) -> dict[str, Ledger]:
+def ledgers_of(found: Challenge) -> dict[str, Ledger]:
+    """Return where every row of a retraining went; empty where none was read."""
     return ledgers(found.evidence.raw, found.evidence.prepared) if found.evidence else {}
 
 
@@ -92,7 +43,7 @@ def _parts(found: Challenge) -> Iterator[str]:
             + table(
                 [
                     ["evaluation", "metric", "challenger - champion", ""],
-                    *([d.evaluation, d.metric, *_compared(d)] for d in found.differences),
+                    *([d.evaluation, d.metric, *compared(d)] for d in found.differences),
                 ]
             )
         )
@@ -118,7 +69,7 @@ def _parts(found: Challenge) -> Iterator[str]:
         yield f"Challenger: {found.version.name}@{found.version.version} in {found.version.registry}; {place}."
 
 
-def _compared(d: Difference) -> list[str]:
+def compared(d: Difference) -> list[str]:
     """Return a difference and its verdict; of two that answer alike there is nothing to be undecided about."""
     if d.identical_rows:
         return [f"identical answers on {counted(d.identical_rows, 'row')}", ""]

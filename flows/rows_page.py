@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ftlib.artifacts import Ledger, PreparedDataset, RawDataset
-from ftlib.counted import counted
-from ftlib.markdown import escaped, table
-from ftlib.rows import reasons, remedies
+from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
+from ftlib.data.rows import reasons, remedies
+from ftlib.wording import counted, escaped, table
 
 
 def show_rows(run: str, raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> None:

@@ -19,9 +19,9 @@ from prefect.settings import get_current_settings
 from prefect.utilities.context import get_task_and_flow_run_ids
 from rich.text import Text
 
-from flows.terminal import facts_line, restart_line, stage_line
-from ftlib.artifacts import Report
+from flows.progress_lines import facts_line, restart_line, stage_line
 from ftlib.progress import Progress
+from ftlib.report.report import Report
 from ftlib.training.curves import RESTART, STEPS
 from tasks.runner import STAGE
 

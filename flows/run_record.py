@@ -5,9 +5,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import ftlib
-from ftlib.artifacts import ModelVersion, Refusal, Report
 from ftlib.config import Config
-from ftlib.evidence import Evidence
+from ftlib.recipe.evidence import Evidence
+from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.report import Report
 from ftlib.workspace import write_durably
 from tasks.runner import Step
 

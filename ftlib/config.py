@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -23,28 +23,9 @@ READS_ONE_PLACE: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled", "
 """Kinds whose head reads one place of a row, which padding and end tokens can move; all others read every token."""
 
 
-class Span(TypedDict):
-    """A place in a row's tokens, and the texts that they spell: what answers a question."""
-
-    start: int
-    """The first token of the answer; that of the row, which is no text's, where the row does not hold it."""
-    end: int
-    """Its last token."""
-    answers: list[str]
-    """Every text that counts as right."""
-    spelt: list[str | None]
-    """What every token adds to the text that is searched, with what lies before it; None for tokens of the question."""
-    segments: list[int]
-    """Each token's `token_type_ids`; empty for a model without them."""
-    optional: bool
-    """Whether there may be no answer, so that the row's first token, which is no text's, is one like any other."""
-
-
 SpecialTokens = Literal["split", "keep"]
 """How a user's text that spells one of the tokenizer's special tokens is read: as characters, or as that token."""
 
-Target = str | int | float | tuple[str | None, ...] | Span | None
-"""What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, a span of them."""
 
 Split = Literal["train", "validation", "test"]
 
@@ -69,3 +50,9 @@ def user_path(path: str | Path) -> Path:
     if found == "~" or found.startswith("~/"):
         raise RecipeError(f"{path}: no home folder is known here; write the whole path or set HOME")
     return Path(found)
+
+
+SELECTION: Split = "validation"
+
+
+REPORT: Split = "test"

@@ -16,17 +16,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
-from ftlib.artifacts import Checkpoint, Ledger, PreparedDataset, SplitFacts
 from ftlib.config import LABELED, BatchKind, Split
+from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
+from ftlib.data.formats import Format
+from ftlib.data.formats.labeled_text import LabeledText
+from ftlib.data.formats.multi_label_text import MultiLabelText
+from ftlib.data.formats.plain_text import PlainText
+from ftlib.data.formats.scored_text import ScoredText
+from ftlib.data.iob2 import entities
+from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.data.rows import Example, Tokenizer, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
-from ftlib.formats import Format
-from ftlib.formats.labeled_text import LabeledText
-from ftlib.formats.multi_label_text import MultiLabelText
-from ftlib.formats.plain_text import PlainText
-from ftlib.formats.scored_text import ScoredText
-from ftlib.iob2 import entities
-from ftlib.prepared import SPLITS, TokenRow, split_file, write_split
-from ftlib.rows import Example, Tokenizer, Values, labels_in
+from ftlib.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -230,8 +231,8 @@ def tiny_checkpoint(
 
     Without `labels` it is a causal language model. Its tokenizer digest is that of `tiny_prepared`.
     """
-    from ftlib.model_folder import config_digest, weights_digest
-    from ftlib.training.model import load_model, save_model
+    from ftlib.kinds.loading import load_model, save_model
+    from ftlib.models.folder import config_digest, weights_digest
 
     kind: BatchKind = "labeled" if labels else "tokens"
     with TemporaryDirectory() as fresh:

@@ -1,6 +1,8 @@
 """What the weights are worth: candidates, measurements, and the choice."""
 
-from ftlib.artifacts import Candidates, EvalReport, Selection
+from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.selection import Selection
+from ftlib.merging.candidates import Candidates
 from ftlib.stages import evaluate as _evaluate
 from ftlib.stages import interpolate as _interpolate
 from ftlib.stages import select as _select

@@ -1,6 +1,6 @@
 """Rows: from a source to tokenised splits."""
 
-from ftlib.artifacts import PreparedDataset, RawDataset
+from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.stages import ingest as _ingest
 from ftlib.stages import preprocess as _preprocess
 from ftlib.workspace import Workspace

@@ -1,6 +1,7 @@
 """What leaves the run: the page people read, and the version."""
 
-from ftlib.artifacts import ModelVersion, Refusal, Report
+from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.report import Report
 from ftlib.stages import register as _register
 from ftlib.stages import report as _report
 from ftlib.workspace import Workspace

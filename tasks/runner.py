@@ -18,10 +18,12 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import quote
 
-from ftlib.artifacts import Artifact, Checkpoint, PreparedDataset, RawDataset
+from ftlib.artifacts import Artifact
 from ftlib.config import Config
+from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.errors import Interrupted, TransientError
 from ftlib.fingerprint import Job
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, emit, listen
 from ftlib.workspace import RECORD, Workspace
 

@@ -1,6 +1,6 @@
 """Weights: the base model with its head, then one phase after another."""
 
-from ftlib.artifacts import Checkpoint
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages import base as _base
 from ftlib.stages import train as _train
 from ftlib.workspace import Workspace

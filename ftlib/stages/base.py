@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Checkpoint, FoundModel
 from ftlib.config import LANGUAGE, BatchKind
-from ftlib.counted import some
+from ftlib.data.identity import identity
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
-from ftlib.identity import identity
-from ftlib.parameter_names import layer_of
+from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.parameter_names import layer_of
+from ftlib.wording import some
 from ftlib.workspace import Workspace
 
 
@@ -40,11 +40,11 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     import torch
 
-    from ftlib.model_folder import config_digest, labels_of, tokenizer_digest, weights_digest
-    from ftlib.training.heads import head_of
-    from ftlib.training.model import head_modules, load_tokenizer, load_with_gaps, save_model, with_fresh_head
-    from ftlib.training.model_limits import limits_of
-    from ftlib.training.padding import check_padding
+    from ftlib.kinds.heads import head_of
+    from ftlib.kinds.loading import head_modules, load_tokenizer, load_with_gaps, save_model, with_fresh_head
+    from ftlib.kinds.padding import check_padding
+    from ftlib.models.folder import config_digest, labels_of, tokenizer_digest, weights_digest
+    from ftlib.models.limits import limits_of
 
     source, head = Path(job.model.uri), head_of(job.kind)
     keeps = _knows(source, head.config(job.labels), job)
@@ -73,7 +73,7 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
 
 def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
     """Say whether the folder's head answers this very question: the same labels, if any, and the same problem."""
-    from ftlib.model_folder import labels_of, read_config
+    from ftlib.models.folder import labels_of, read_config
 
     problem = read_config(source).get("problem_type")
     # Older single-label and reranking heads say no problem_type; of several labels at once, every head must.

@@ -7,17 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Candidate, EvalReport, Measured, PreparedDataset, SliceFacts
-from ftlib.bootstrap import Resampling, estimates
 from ftlib.config import Split
-from ftlib.counted import counted, some
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.identity import places
+from ftlib.data.prepared import split_file
 from ftlib.errors import DataError
+from ftlib.evaluation.bootstrap import Resampling, estimates
+from ftlib.evaluation.evaluation import Evaluation
+from ftlib.evaluation.measured import EvalReport, Measured, SliceFacts
+from ftlib.evaluation.room import check_room
 from ftlib.fingerprint import Job, digest
-from ftlib.identity import places
-from ftlib.outcomes import Outcomes, read_outcomes
-from ftlib.preflight import check_room
-from ftlib.prepared import split_file
-from ftlib.recipe_parts import Compute, Evaluation
+from ftlib.kinds.outcomes import Outcomes, read_outcomes
+from ftlib.merging.candidates import Candidate
+from ftlib.training.compute import Compute
+from ftlib.wording import counted, some
 from ftlib.workspace import Workspace
 
 OUTCOMES_VERSION = 4
@@ -113,7 +116,7 @@ def _check_rows(job: EvaluateJob) -> None:
 
 
 def _reads(model: Path) -> int | None:
-    from ftlib.training.model_limits import limits_of
+    from ftlib.models.limits import limits_of
 
     return limits_of(model).positions
 
@@ -123,7 +126,7 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
     files = [work.root / _outcomes_file(job, candidate) for candidate in job.candidates]
     if all(file.exists() for file in files):
         return files
-    from ftlib.training.prediction import PredictionPlan, predict_here
+    from ftlib.evaluation.predictor import PredictionPlan, predict_here
 
     plan = PredictionPlan(
         name=job.name,
@@ -135,7 +138,7 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
         compute=job.compute,
     )
     if job.needs_ray():
-        from ftlib.training.on_ray.evaluator import predict
+        from ftlib.on_ray.evaluator import predict
 
         predict(plan)
     else:

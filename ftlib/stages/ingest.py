@@ -8,17 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar
 
-from ftlib.artifacts import FileVersion, Ledger, RawDataset
+from ftlib.data.datasets import Ledger, RawDataset
+from ftlib.data.limits import Limits, Tally, check_bad_rows, check_budgets, check_kept
+from ftlib.data.listed import FileVersion
+from ftlib.data.row_keys import DELETED
+from ftlib.data.row_schema import Column, compile_schema
+from ftlib.data.row_versions import RowVersions
+from ftlib.data.rows import BadRow, Checked, Row, check_values
+from ftlib.data.snapshot import write_snapshot
+from ftlib.data.sources import Source
 from ftlib.fingerprint import Job
-from ftlib.gates import Tally, check_bad_rows, check_budgets, check_kept
 from ftlib.progress import emit
-from ftlib.recipe_parts import Limits
-from ftlib.row_keys import DELETED
-from ftlib.row_schema import Column, compile_schema
-from ftlib.row_versions import RowVersions
-from ftlib.rows import BadRow, Checked, Row, check_values
-from ftlib.snapshot import write_snapshot
-from ftlib.sources import Source
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:

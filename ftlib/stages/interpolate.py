@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import Candidates, Checkpoint, EvalReport
-from ftlib.candidate_scores import scores
 from ftlib.errors import RecipeError
+from ftlib.evaluation.candidate_scores import scores
+from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.fingerprint import Job
-from ftlib.interpolation import Interpolation, Off
-from ftlib.interpolation.ends import Score
-from ftlib.outcomes import tables_in
-from ftlib.recipe import Recipe
+from ftlib.merging.candidates import Candidates
+from ftlib.merging.interpolation import Interpolation, Off
+from ftlib.merging.interpolation.ends import Score
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.recipe.recipe import Recipe
 from ftlib.workspace import Workspace
 
 
@@ -52,7 +53,7 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise RecipeError(f"interpolation: {', '.join(twice)} is there twice (six digits count); take one out")
         if not isinstance(job.interpolation, Off):
-            from ftlib.training.merge import check_candidate
+            from ftlib.merging.candidate_weights import check_candidate
 
             for member in members:
                 check_candidate(member)

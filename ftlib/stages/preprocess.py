@@ -12,21 +12,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ftlib.artifacts import FoundModel, Ledger, PreparedDataset, RawDataset, SplitFacts
-from ftlib.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.config import LABELED, READS_ONE_PLACE, BatchKind, Config, Split
+from ftlib.data.assignment import LEAKED, Assignment, assign, clean_example
+from ftlib.data.dataset import Dataset
+from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
+from ftlib.data.identity import published
+from ftlib.data.limits import check_duplicates, check_labels_of
+from ftlib.data.near_duplicate_rows import Placed, drop_near
+from ftlib.data.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
+from ftlib.data.profile import Profiler
+from ftlib.data.rows import Example, Values, labels_in, reasons, remedies
+from ftlib.data.snapshot import read_snapshot
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest
-from ftlib.gates import check_duplicates, check_labels_of
-from ftlib.identity import published
-from ftlib.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
-from ftlib.profile import Profiler
+from ftlib.models.checkpoint import FoundModel
 from ftlib.progress import emit
-from ftlib.recipe_parts import Dataset
-from ftlib.resemblance import Placed, drop_near
-from ftlib.rows import Example, Values, labels_in, reasons, remedies
-from ftlib.snapshot import read_snapshot
-from ftlib.training_rows import UsedRows, leave_out
+from ftlib.retraining.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
 
 _BATCH = 1000
@@ -121,8 +122,8 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
 
 
 def _tokenizer(job: PreprocessJob) -> Any:
-    from ftlib.model_folder import tokenizer_digest
-    from ftlib.training.model import load_tokenizer
+    from ftlib.kinds.loading import load_tokenizer
+    from ftlib.models.folder import tokenizer_digest
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
@@ -135,7 +136,7 @@ class _Reader:
     """The model's tokenizer, and what the model takes of it."""
 
     def __init__(self, job: PreprocessJob, tokenizer: Any, tokens: int | None, end: int | None) -> None:
-        from ftlib.training.special_tokens import Spelling
+        from ftlib.models.special_tokens import Spelling
 
         self.tokenizer = tokenizer
         self._job, self._tokens, self._end, self._spelling = job, tokens, end, Spelling(tokenizer)
@@ -143,7 +144,7 @@ class _Reader:
     @classmethod
     def of(cls, job: PreprocessJob) -> _Reader:
         """Load it. Raises RecipeError for a format's fields that do not fit the model."""
-        from ftlib.training.model_limits import limits_of
+        from ftlib.models.limits import limits_of
 
         tokenizer, limits = _tokenizer(job), limits_of(Path(job.model.uri))
         # transformers says 1e30 for a tokenizer that does not know.

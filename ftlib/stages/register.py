@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.artifacts import ModelVersion, Refusal, Report
-from ftlib.evidence import Evidence
+from ftlib.config import REPORT
+from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
-from ftlib.lineage import index_rows, lineage
-from ftlib.model_card import model_card
-from ftlib.model_registry import ModelRegistry
-from ftlib.model_registry.signing import Signer
-from ftlib.recipe import REPORT
-from ftlib.recipe_parts import Gate
-from ftlib.versions import Manifest, file_of
+from ftlib.published.card import model_card
+from ftlib.published.lineage import index_rows, lineage
+from ftlib.recipe.evidence import Evidence
+from ftlib.registry import ModelRegistry
+from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.registry.signing import Signer
+from ftlib.registry.versions import Manifest, file_of
+from ftlib.report.report import Report
 from ftlib.workspace import RECORD, Workspace
 
 ADAPTER = "adapter"
@@ -84,7 +85,7 @@ def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry
 
 
 def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVersion:
-    from ftlib.training.publish_check import adapter_difference, logit_difference
+    from ftlib.evaluation.publish_check import adapter_difference, logit_difference
 
     staging = folder / "staging"
     manifest = _stage(job, staging)
@@ -113,9 +114,9 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 
 def _stage(job: RegisterJob, staging: Path) -> Manifest:
     """Write everything the version is made of to a folder and return its manifest."""
-    from ftlib.training.merge import write_candidate
-    from ftlib.training.published_tokenizer import settle_tokenizer
-    from ftlib.training.shards import write_shards
+    from ftlib.kinds.published_tokenizer import settle_tokenizer
+    from ftlib.merging.candidate_weights import write_candidate
+    from ftlib.models.shards import write_shards
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     merged = write_candidate(chosen, staging)
@@ -147,7 +148,7 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
 
 
 def _stage_adapter(evidence: Evidence, folder: Path) -> None:
-    from ftlib.training.adapters import write_scaled
+    from ftlib.merging.adapters import write_scaled
 
     chosen = evidence.selection.chosen
     alpha = 1.0 if chosen.alpha is None else chosen.alpha

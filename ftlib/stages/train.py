@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
+from ftlib.data.datasets import PreparedDataset
 from ftlib.fingerprint import Job
-from ftlib.recipe_parts import Compute, Phase
-from ftlib.tuning.linear_probe import LinearProbe
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Phase
+from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace
 
 
@@ -46,7 +48,7 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
-    from ftlib.model_folder import config_digest, weights_digest
+    from ftlib.models.folder import config_digest, weights_digest
     from ftlib.training.plan import Plan
     from ftlib.training.worker import outcome, work
 
@@ -64,7 +66,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         compute=compute,
     )
     if job.needs_ray():
-        from ftlib.training.on_ray.trainer import fit
+        from ftlib.on_ray.trainer import fit
 
         fit(plan)
     else:

@@ -3,7 +3,7 @@
 Everything a registry needs is built on one primitive, `create`: a small object that is written whole or not at all,
 and by at most one of any number of writers. Locally that is link(2), on S3 `PutObject` with `If-None-Match: *`. The
 other conditional writes of S3 are broken or ignored on servers people run, so nothing here uses them; a server that
-ignores this one too is found by `ftlib.model_registry.probe`.
+ignores this one too is found by `ftlib.registry.probe`.
 """
 
 from pathlib import Path

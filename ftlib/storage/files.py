@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ftlib.counted import counted
 from ftlib.errors import IntegrityError, ReglageError, StorageError
+from ftlib.wording import counted
 
 
 @contextmanager

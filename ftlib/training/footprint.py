@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from ftlib.config import BatchKind, Config
-from ftlib.parameter_names import is_embedding
-from ftlib.training.heads import head_of
-from ftlib.training.model import empty_model, head_modules
-from ftlib.training.model_limits import load_config
-from ftlib.tuning import Tuning
-from ftlib.tuning.linear_probe import LinearProbe
+from ftlib.kinds.heads import head_of
+from ftlib.kinds.loading import empty_model, head_modules
+from ftlib.models.limits import load_config
+from ftlib.models.parameter_names import is_embedding
+from ftlib.training.tuning import Tuning
+from ftlib.training.tuning.linear_probe import LinearProbe
 
 
 class Footprint(Config):

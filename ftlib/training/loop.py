@@ -21,14 +21,15 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ftlib.errors import TrainingError
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import head_modules, load_for_training
+from ftlib.kinds.split import PreparedSplit
 from ftlib.training import checkpoints
-from ftlib.training.batches import PreparedSplit, by_length, global_batches, micro_batches
+from ftlib.training.batches import by_length, global_batches, micro_batches
 from ftlib.training.checkpoints import State
-from ftlib.training.collate import Collator
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
-from ftlib.training.model import head_modules, load_for_training
 from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, steps_per_epoch, total_steps
 from ftlib.training.plan import Plan
 

@@ -8,8 +8,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from ftlib.parameter_names import in_modules, is_embedding, layer_of
-from ftlib.recipe_parts import Optimizer
+from ftlib.models.parameter_names import in_modules, is_embedding, layer_of
+from ftlib.training.phase import Optimizer
 
 
 def rate_scale(name: str, layers: int, decay: float, head: Collection[str]) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from ftlib.config import BatchKind, Config
-from ftlib.recipe_parts import Compute, Phase
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Phase
 
 
 class Plan(Config):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ftlib.recipe_parts import Compute, Phase
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Phase
 
 
 def resolve_precision(phase: Phase, compute: Compute) -> Literal["fp32", "bf16"]:

@@ -1,26 +1,14 @@
-"""What a recipe asks of the machine or the cluster, compared with what is there before the first row is read.
-
-What can never come would be waited for: Ray queues a worker until there is a GPU for it, and says nothing.
-"""
+"""What training and measuring ask of a machine or a cluster, and whether it is there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ftlib.config import LABELED
-from ftlib.counted import counted
 from ftlib.errors import RecipeError
-from ftlib.recipe import Recipe
-from ftlib.recipe_parts import Compute, Phase
-from ftlib.storage.files import in_bytes
-from ftlib.tuning.linear_probe import LinearProbe
-
-if TYPE_CHECKING:
-    from ftlib.training.footprint import Footprint
+from ftlib.training.compute import Compute
+from ftlib.wording import counted
 
 
 @dataclass(frozen=True)
@@ -37,38 +25,6 @@ class Wanted:
     def __str__(self) -> str:
         each = [counted(self.cpus, "CPU"), *([counted(self.gpus, "GPU")] if self.gpus else [])]
         return f"compute.{self.field} asks for {counted(self.workers, 'worker')} of {' and '.join(each)}"
-
-
-def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
-    """Return what a recipe's training and measuring ask of Ray; what runs in this process is not among it."""
-    compute, gpus = recipe.compute, int(recipe.compute.use_gpu)
-    found: list[Wanted] = []
-    if compute.workers and not all(isinstance(phase.tuning, LinearProbe) for phase in recipe.phases):
-        found.append(Wanted("workers", compute.workers, _threads(compute, compute.workers), gpus))
-    if compute.evaluation_workers > 1:
-        each = _threads(compute, compute.evaluation_workers)
-        found.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
-    return tuple(found)
-
-
-def _threads(compute: Compute, workers: int) -> int:
-    return compute.threads or max(1, (os.cpu_count() or 1) // workers)
-
-
-def check_resources(recipe: Recipe, model: Path | None = None) -> None:
-    """Compare what a recipe asks for with this machine, or with the cluster that it names.
-
-    With the folder of the base model, its weights are compared with the memory too. Raises RecipeError, which names
-    what is asked for, what there is and what to change; TransientError for a cluster that does not answer.
-    """
-    if recipe.compute.ray_address == "local":
-        _check_machine(recipe)
-    else:
-        from ftlib.training.on_ray.cluster import check_cluster
-
-        check_cluster(recipe.compute, wanted(recipe))
-    if model is not None and recipe.compute.ray_address == "local":
-        _check_memory(recipe, model)
 
 
 def check_gpu(compute: Compute) -> None:
@@ -88,81 +44,6 @@ def _no_gpu() -> str:
         return "torch sees no GPU here: it was built without CUDA"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "torch sees no GPU here" + ("" if hidden is None else f": CUDA_VISIBLE_DEVICES is {hidden!r}")
-
-
-def _check_machine(recipe: Recipe) -> None:
-    check_gpu(recipe.compute)  # also what no worker does, a probe and the comparisons of the report, runs on it
-    cores, gpus = os.cpu_count() or 1, _gpus(recipe.compute)
-    for one in wanted(recipe):
-        if one.gpus * one.workers > gpus:
-            raise RecipeError(
-                f"{one}, but this machine has {counted(gpus, 'GPU')}, one for each worker; lower compute.{one.field} "
-                f"to {gpus}, or name a cluster in compute.ray_address"
-            )
-        if one.cpus * one.workers > cores:
-            raise RecipeError(
-                f"{one}, but this machine has {counted(cores, 'CPU')}; lower compute.{one.field} or compute.threads, "
-                "or name a cluster in compute.ray_address"
-            )
-
-
-def _gpus(compute: Compute) -> int:
-    if not compute.use_gpu:
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _check_memory(recipe: Recipe, model: Path) -> None:
-    """Compare the least that each phase holds, in fp32: weights, and for what trains a gradient and Adam's moments."""
-    compute, memory = recipe.compute, _memory(recipe.compute)
-    for phase in recipe.phases:
-        size = _size(phase, model)
-        if size is None:
-            continue
-        probe = isinstance(phase.tuning, LinearProbe)
-        workers = 1 if probe else max(1, compute.workers)
-        least = 4 * size.parameters + (0 if probe else 12 * size.trained)
-        if compute.sharding == "fsdp":
-            least //= workers if compute.use_gpu else 1
-        elif not compute.use_gpu:
-            least *= workers
-        if least > memory:
-            raise RecipeError(
-                f"phases[{phase.name}]: {counted(workers, 'worker')} with {size.parameters:,} parameters, "
-                f"{size.trained:,} of them trained, hold at least {in_bytes(least)}, but "
-                f"{'one GPU' if compute.use_gpu else 'this machine'} has {in_bytes(memory)}; choose a smaller model, "
-                "lora, or fewer workers"
-            )
-
-
-def _size(phase: Phase, model: Path) -> Footprint | None:
-    """Return what a phase moves; None for a model that cannot be counted, of which the stage that loads it says why."""
-    from ftlib.training.footprint import footprint
-
-    kind = phase.objective.needs
-    try:
-        return footprint(model, kind, 2 if kind in LABELED else 0, phase.tuning)
-    except Exception:
-        return None
-
-
-def _memory(compute: Compute) -> int:
-    if compute.use_gpu:
-        import torch
-
-        return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-    return min(_limits())
-
-
-def _limits() -> Iterator[int]:
-    """Yield the machine's memory, and what its control group may take of it."""
-    yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        file = Path(path)
-        if file.is_file() and (said := file.read_text().strip()).isdigit():
-            yield int(said)
 
 
 def lacking(asked: Sequence[Wanted], nodes: Sequence[dict[str, float]]) -> Wanted | None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
 from ftlib.config import Config
+from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import StorageError
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.training.plan import Plan
-from ftlib.tuning.linear_probe import LinearProbe
+from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace, read_record
 
 EFFICIENCY = 0.5

@@ -19,21 +19,21 @@ import torch
 from torch import nn
 
 from ftlib import errors
-from ftlib.counted import some
+from ftlib.data.prepared import split_file
 from ftlib.errors import ReglageError, StorageError, TrainingError
-from ftlib.prepared import split_file
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import save_model
+from ftlib.kinds.split import PreparedSplit
 from ftlib.storage.files import local_errors
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.collate import Collator
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
+from ftlib.training.linear_probe_fit import fit_probe
 from ftlib.training.loop import Loop, Trained, build_model
-from ftlib.training.model import save_model
 from ftlib.training.plan import Plan
-from ftlib.training.probe import fit_probe
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
-from ftlib.tuning.linear_probe import LinearProbe
+from ftlib.training.tuning.linear_probe import LinearProbe
+from ftlib.wording import some
 from ftlib.workspace import write_durably
 
 _ROWS = 32

@@ -19,9 +19,10 @@ from benchmarks.overhead import ray_worker_seconds
 from benchmarks.rounds import interleaved, middle
 from benchmarks.train_throughput import interval, speed_ratios
 from benchmarks.workers import curve_distance
-from ftlib.recipe_parts import Compute
+from ftlib.kinds.split import PreparedSplit
 from ftlib.testing import tiny_classifier, tiny_rows, write_jsonl
-from ftlib.training.batches import PreparedSplit, global_batches
+from ftlib.training.batches import global_batches
+from ftlib.training.compute import Compute
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from prefect.server.events.actions import RunDeployment
 from prefect.utilities.schema_tools.hydration import HydrationContext, hydrate
 from pydantic import BaseModel
 
-from ftlib.recipe_file import load_recipe
+from ftlib.recipe.file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"

@@ -16,23 +16,26 @@ import yaml
 from pydantic import TypeAdapter
 from scipy.special import softmax
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
-from ftlib.batch import Batch
-from ftlib.model_folder import find_model
-from ftlib.objectives.classification import Classification
-from ftlib.recipe import Recipe
-from ftlib.recipe_file import read_yaml
-from ftlib.recipe_parts import Compute, ModelRef, Optimizer, Phase
+from ftlib.data.datasets import PreparedDataset
+from ftlib.kinds.batch import Batch
+from ftlib.kinds.loading import load_model
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
+from ftlib.recipe.file import read_yaml
+from ftlib.recipe.recipe import Recipe
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.batches import global_batches
+from ftlib.training.compute import Compute
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained
-from ftlib.training.model import load_model
+from ftlib.training.objectives.classification import Classification
+from ftlib.training.phase import Optimizer, Phase
 from ftlib.training.plan import Plan
+from ftlib.training.tuning.full import Full
 from ftlib.training.worker import check_moved
-from ftlib.tuning.full import Full
 from ftlib.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]

@@ -21,16 +21,17 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from flows import finetune_jobs as jobs
-from flows.cli import main, recipe_argument, set_option, work_option
-from flows.console import ReglageGroup
-from ftlib.model_folder import find_model
-from ftlib.model_registry import ModelRegistry
-from ftlib.recipe_file import load_recipe
+from flows import jobs
+from flows.command_line.console import ReglageGroup
+from flows.command_line.main import main
+from flows.command_line.options import recipe_argument, set_option, work_option
+from ftlib.models.folder import find_model
+from ftlib.recipe.file import load_recipe
+from ftlib.registry import ModelRegistry
+from ftlib.registry.versions import Manifest, file_of
 from ftlib.stages.base import base
 from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_checkpoint, tiny_recipe
-from ftlib.versions import Manifest, file_of
 from ftlib.workspace import Workspace
 
 RECIPE, ROWS, MODEL, STORE = 2, 3, 4, 6
@@ -260,7 +261,7 @@ def test_a_run_of_such_a_base(command: str, name: str, place: Path, tmp_path: Pa
     folder = damaged(place / "model", tmp_path / "model", MODELS[name])
     words = [
         "-m",
-        "flows.cli",
+        "flows.command_line.main",
         command,
         place / "tiny.yaml",
         "--set",
@@ -311,7 +312,9 @@ def test_a_model_that_cannot_be_merged(name: str, place: Path, tmp_path: Path) -
 def test_a_model_that_cannot_be_asked_tasks(
     name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftlib.training.suites.check_installed", lambda: None)  # lm-eval, which is not reached
+    monkeypatch.setattr(
+        "ftlib.evaluation.lm_eval_suites.check_installed", lambda: None
+    )  # lm-eval, which is not reached
     folder = damaged(place / "language", tmp_path / "model", MODELS[name])
     one_line(call("suite", folder, "--task", "arc_easy"), MODEL)
 
@@ -507,7 +510,7 @@ READERS = [
 
 
 def test_every_command_of_the_registry_is_swept() -> None:
-    from flows.cli_registry import registry
+    from flows.command_line.registry import registry
 
     assert {words[0] for words in REGISTRY} | {"probe"} == {*registry.commands}
 

@@ -18,10 +18,10 @@ from prefect.testing.utilities import prefect_test_harness
 from flows import run_page
 from flows.finetune import finetune
 from flows.run_page import PageProgress, show_markdown
-from ftlib.artifacts import ModelVersion, Refusal
 from ftlib.errors import BusyError, DataError, Interrupted, ModelError, TransientError
 from ftlib.fingerprint import Job
 from ftlib.progress import emit, listen
+from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.training import curves
 from ftlib.workspace import Workspace, exclusive
 from tasks.runner import Runner

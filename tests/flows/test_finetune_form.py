@@ -7,7 +7,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.finetune import finetune
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
 from ftlib.errors import RecipeError
-from ftlib.recipe_file import load_recipe
+from ftlib.recipe.file import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,18 @@ from flows.champion import InPlace, unseen
 from flows.fresh_data import Listing, Seen, news
 from flows.pipeline import Data
 from ftlib.config import Split
-from ftlib.file_ledger import Changes
-from ftlib.model_folder import find_model
-from ftlib.outcomes import ScoreOutcomes
-from ftlib.preflight import check_labels
-from ftlib.recipe import Recipe
-from ftlib.recipe_file import load_recipe
-from ftlib.recipe_parts import ModelRef
-from ftlib.retraining import Champion, worth_training
+from ftlib.kinds.outcomes import ScoreOutcomes
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.preflight import check_labels
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry.versions import Version
+from ftlib.retraining.decisions import Champion, worth_training
+from ftlib.retraining.file_ledger import Changes
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
-from ftlib.versions import Version
 from ftlib.workspace import Workspace
 
 GROUPS: list[Any] = ["Ann", "ANN", 7, 7.0, "ca\u00adfé", "café", "café"]

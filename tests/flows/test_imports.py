@@ -9,7 +9,7 @@ HEAVY = {"torch", "transformers", "ray", "peft", "datasets", "pandas", "scipy", 
 
 REFUSED = """
 import json, sys
-from flows.cli import main
+from flows.command_line.main import main
 from ftlib.errors import ReglageError
 said = []
 for words in json.loads(sys.argv[1]):
@@ -23,8 +23,8 @@ print(json.dumps([said, list(sys.modules)]))
 SKIPPING = """
 import json, sys
 from pathlib import Path
-import flows.cli_run, flows.terminal, flows.pipeline, flows.retrain
-from flows.quiet import log_to
+import flows.command_line.run, flows.command_line.terminal, flows.pipeline, flows.retrain
+from flows.command_line.quiet import log_to
 log_to(Path("run.log"))
 print(json.dumps([[], list(sys.modules)]))
 """

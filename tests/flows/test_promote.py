@@ -13,9 +13,9 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.promote import promote, rollback
 from ftlib.errors import ConflictError, StorageError
-from ftlib.model_registry import ModelRegistry
+from ftlib.registry import ModelRegistry
+from ftlib.registry.versions import Manifest, file_of
 from ftlib.storage import LocalStore
-from ftlib.versions import Manifest, file_of
 
 pytestmark = pytest.mark.prefect
 

@@ -18,9 +18,9 @@ from flows.challenge import Challenge, challenge, settle
 from flows.retrain import retrain
 from flows.retrain_page import markdown
 from ftlib.errors import DataError
-from ftlib.model_registry import ModelRegistry
-from ftlib.recipe import Recipe
-from ftlib.recipe_file import load_recipe
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
 from ftlib.storage import LocalStore
 from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
 from ftlib.workspace import Workspace

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ftlib.file_ledger import FileLedger, compare
-from ftlib.lineage import indexes_of
-from ftlib.model_registry import ModelRegistry
-from ftlib.model_registry.fsck import fsck
-from ftlib.recipe import Recipe
-from ftlib.recipe_file import load_recipe
+from ftlib.published.lineage import indexes_of
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
+from ftlib.registry.fsck import fsck
+from ftlib.retraining.file_ledger import FileLedger, compare
 from ftlib.storage import LocalStore
 from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
 
@@ -43,7 +43,16 @@ class Nightly:
         self.arrived += 1
 
     def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "flows.cli", "retrain", str(self.path), "--work", str(self.work), "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.command_line.main",
+            "retrain",
+            str(self.path),
+            "--work",
+            str(self.work),
+            "--json",
+        ]
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from flows.rows_page import ledgers, rows_lines, rows_markdown, rows_record
-from ftlib.artifacts import Ledger, PreparedDataset, RawDataset
+from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
 
 RAW = RawDataset(content="c", columns=(), files=(), ledger=Ledger(rows_in=91, kept=90, dropped={"repeated_header": 1}))
 CLEAN = RawDataset(content="c", columns=(), files=(), ledger=Ledger(rows_in=5, kept=5))

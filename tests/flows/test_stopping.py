@@ -22,7 +22,7 @@ def start(recipe: Path, work: Path, *more: str) -> tuple[subprocess.Popen[str], 
     """Start a run whose processes can be told from all others by a word in their environment."""
     mark = f"reglage-test-{os.getpid()}-{time.monotonic_ns()}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", str(recipe), "--work", str(work), *more],
+        [sys.executable, "-m", "flows.command_line.main", "run", str(recipe), "--work", str(work), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

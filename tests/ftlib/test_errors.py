@@ -1,8 +1,8 @@
 import pytest
 
 from ftlib.errors import ModelError, first_line
-from ftlib.model_folder import find_model
-from ftlib.recipe_parts import ModelRef
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,19 @@
 
 import hashlib
 
-from ftlib.artifacts import Checkpoint, FileVersion, Ledger, PreparedDataset
-from ftlib.interpolation.wise_ft import WiseFT
-from ftlib.objectives.classification import Classification
-from ftlib.recipe_parts import Compute, Limits, Phase
-from ftlib.sources.files import Files
+from ftlib.data.datasets import Ledger, PreparedDataset
+from ftlib.data.limits import Limits
+from ftlib.data.listed import FileVersion
+from ftlib.data.sources.files import Files
+from ftlib.merging.interpolation.wise_ft import WiseFT
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.train import TrainJob
-from ftlib.tuning.full import Full
+from ftlib.training.compute import Compute
+from ftlib.training.objectives.classification import Classification
+from ftlib.training.phase import Phase
+from ftlib.training.tuning.full import Full
 
 FILE = hashlib.sha256(b'["rows.jsonl",3,"ff"]').hexdigest()
 INGEST = (

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import main
+from flows.command_line.main import main
 from ftlib.errors import RecipeError, ReglageError, StorageError, TransientError
-from ftlib.recipe_file import load_recipe
+from ftlib.recipe.file import load_recipe
 from ftlib.storage import S3Store, open_store
 from ftlib.storage.model_folders import fetch_folder
 from ftlib.storage.s3_errors import meaning

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import pytest
 
-from ftlib.artifacts import Refusal
 from ftlib.errors import StorageError, TransientError
 from ftlib.fingerprint import Job
+from ftlib.registry.outcome import Refusal
 from ftlib.storage import LocalStore
 from ftlib.storage.files import in_bytes, local_errors, private_folder
 from ftlib.workspace import Workspace, exclusive, make_cache, user_cache, write_durably

@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
-from ftlib.formats import Format
-from ftlib.formats.labeled_text import LabeledText
-from ftlib.formats.multi_label_text import MultiLabelText
-from ftlib.formats.plain_text import PlainText
-from ftlib.formats.prompt_completion import PromptCompletion
-from ftlib.formats.question_answer import QuestionAnswer
-from ftlib.formats.scored_text import ScoredText
-from ftlib.formats.tagged_words import TaggedWords
-from ftlib.model_folder import find_model
-from ftlib.outcomes import Outcomes, read_outcomes
-from ftlib.recipe_parts import Compute, ModelRef, Optimizer, Phase
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats import Format
+from ftlib.data.formats.labeled_text import LabeledText
+from ftlib.data.formats.multi_label_text import MultiLabelText
+from ftlib.data.formats.plain_text import PlainText
+from ftlib.data.formats.prompt_completion import PromptCompletion
+from ftlib.data.formats.question_answer import QuestionAnswer
+from ftlib.data.formats.scored_text import ScoredText
+from ftlib.data.formats.tagged_words import TaggedWords
+from ftlib.evaluation.predictor import PredictionPlan, predict_here
+from ftlib.kinds.outcomes import Outcomes, read_outcomes
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import (
@@ -34,7 +37,8 @@ from ftlib.testing import (
     tiny_tagged_rows,
 )
 from ftlib.training import curves
-from ftlib.training.prediction import PredictionPlan, predict_here
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Optimizer, Phase
 from ftlib.workspace import Workspace
 
 

@@ -15,17 +15,18 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from ftlib.artifacts import Candidate, Checkpoint
 from ftlib.errors import TrainingError
+from ftlib.evaluation.divergence import token_divergence
+from ftlib.evaluation.publish_check import adapter_difference, logit_difference
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.split import PreparedSplit
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import listen
-from ftlib.recipe_parts import Optimizer
 from ftlib.stages.train import train
 from ftlib.training import curves
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.collate import Collator
-from ftlib.training.divergence import token_divergence
-from ftlib.training.model import load_model
-from ftlib.training.publish_check import adapter_difference, logit_difference
+from ftlib.training.phase import Optimizer
 from ftlib.workspace import Workspace
 from tests.gpu.bench import KINDS, Bench, losses
 

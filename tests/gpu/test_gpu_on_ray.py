@@ -13,12 +13,13 @@ import numpy as np
 import psutil
 import pytest
 
-from ftlib.artifacts import Candidate
-from ftlib.outcomes import read_outcomes
-from ftlib.recipe_parts import Compute, Optimizer
+from ftlib.evaluation.predictor import PredictionPlan, predict_here
+from ftlib.kinds.outcomes import read_outcomes
+from ftlib.merging.candidates import Candidate
 from ftlib.stages.train import train
 from ftlib.training import curves
-from ftlib.training.prediction import PredictionPlan, predict_here
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Optimizer
 from ftlib.workspace import Workspace
 from tests.gpu.bench import Bench, losses
 
@@ -28,7 +29,7 @@ pytest.importorskip("ray", reason="no Ray on this machine: `make gpu-wheels` bri
 
 @pytest.fixture(scope="module")
 def ray_session(use_gpu: bool) -> Iterator[None]:
-    from ftlib.training.on_ray.session import session
+    from ftlib.on_ray.session import session
 
     with session(Compute(workers=1, threads=1, use_gpu=use_gpu)):
         yield
@@ -86,7 +87,7 @@ def test_a_worker_on_the_gpu_is_killed_and_ends_with_the_same_bits(
 def test_an_evaluation_worker_on_the_gpu_writes_this_processs_table(
     use_gpu: bool, ray_session: None, tmp_path: Path
 ) -> None:
-    from ftlib.training.on_ray.evaluator import predict
+    from ftlib.on_ray.evaluator import predict
 
     bench, tables = Bench.make(tmp_path / "rows", "labeled"), []
     for name, make in (("ray", predict), ("here", predict_here)):

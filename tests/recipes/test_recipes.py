@@ -12,18 +12,18 @@ from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from flows.cli import main
+from flows.command_line.main import main
 from flows.finetune import finetune
-from ftlib.artifacts import ModelVersion
 from ftlib.config import LANGUAGE, Config
+from ftlib.data.sources.files import Files
+from ftlib.data.sources.installed_text import InstalledText
 from ftlib.fingerprint import Job
-from ftlib.inference import LabelPrediction, MultiLabelPrediction, ScorePrediction, predict
-from ftlib.model_registry import ModelRegistry
-from ftlib.recipe import Recipe
-from ftlib.recipe_file import load_recipe
-from ftlib.registries.s3 import S3
-from ftlib.sources.files import Files
-from ftlib.sources.installed_text import InstalledText
+from ftlib.published.predict import LabelPrediction, MultiLabelPrediction, ScorePrediction, predict
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
+from ftlib.registry.outcome import ModelVersion
+from ftlib.registry.places.s3 import S3
 from ftlib.storage import Store
 from ftlib.testing import (
     LABELS,
@@ -34,7 +34,7 @@ from ftlib.testing import (
     tiny_tagged_rows,
     write_jsonl,
 )
-from ftlib.tuning.frozen_layers import FrozenLayers
+from ftlib.training.tuning.frozen_layers import FrozenLayers
 from tasks.runner import Runner, Step, label
 
 FOLDER = Path(__file__).parents[2] / "recipes"

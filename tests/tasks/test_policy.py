@@ -15,8 +15,8 @@ TASKS += [publish.report, publish.register]
 
 PRINT_KEYS = """
 import sys
-from flows.finetune_jobs import ingest_job
-from ftlib.recipe_file import load_recipe
+from flows.jobs import ingest_job
+from ftlib.recipe.file import load_recipe
 from tasks.policy import cache_key
 recipe = load_recipe(sys.argv[1])
 print(*[cache_key(None, {"job": ingest_job(recipe, name)}) for name in recipe.datasets])
@@ -65,8 +65,8 @@ def test_the_key_names_stage_and_job():
 
 
 def test_a_task_without_prefect_is_the_stage(tiny_recipe: Path, tmp_path: Path):
-    from flows.finetune_jobs import ingest_job
-    from ftlib.recipe_file import load_recipe
+    from flows.jobs import ingest_job
+    from ftlib.recipe.file import load_recipe
 
     job = ingest_job(load_recipe(tiny_recipe), "home")
     raw = data.ingest.fn(job, Workspace(tmp_path))

@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftlib.artifacts import Candidate, Checkpoint, Measured, PreparedDataset
-from ftlib.metrics import Metric
-from ftlib.model_folder import find_model
-from ftlib.outcomes import Outcomes, read_outcomes
-from ftlib.recipe_parts import Compute, Dataset, Evaluation, ModelRef, Optimizer, Phase
+from ftlib.data.dataset import Dataset
+from ftlib.data.datasets import PreparedDataset
+from ftlib.evaluation.evaluation import Evaluation
+from ftlib.evaluation.measured import Measured
+from ftlib.evaluation.metrics import Metric
+from ftlib.kinds.outcomes import Outcomes, read_outcomes
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.ingest import IngestJob, ingest
@@ -18,6 +23,8 @@ from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import tiny_classifier, write_jsonl
 from ftlib.training import curves
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Optimizer, Phase
 from ftlib.workspace import Workspace
 
 COMPUTE = Compute(workers=0, threads=1)

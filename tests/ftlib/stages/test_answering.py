@@ -11,19 +11,21 @@ import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
-from ftlib.metrics import AnswerExactMatch, AnswerF1
-from ftlib.model_folder import find_model
-from ftlib.outcomes import SpanOutcomes, joined
-from ftlib.prepared import split_file
-from ftlib.recipe_parts import ModelRef
-from ftlib.rows import canonical_json
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.prepared import split_file
+from ftlib.data.rows import canonical_json
+from ftlib.evaluation.forward_pass import Share, batches_of, predict_split
+from ftlib.evaluation.metrics import AnswerExactMatch, AnswerF1
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.outcomes import SpanOutcomes, joined
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_questions
-from ftlib.training.batches import PreparedSplit, global_batches
-from ftlib.training.collate import Collator
-from ftlib.training.inference import Share, batches_of, predict_split
-from ftlib.training.model import load_model
+from ftlib.training.batches import global_batches
 from tests.ftlib.stages.kit import Bench, losses
 
 WINDOW: dict[str, Any] = {

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from ftlib.artifacts import Checkpoint
 from ftlib.config import BatchKind
-from ftlib.model_folder import find_model
-from ftlib.recipe_parts import ModelRef
+from ftlib.kinds.loading import load_model
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import tiny_classifier
-from ftlib.training.model import load_model
 from ftlib.workspace import Workspace
 
 HAS = ("x", "y", "z")

@@ -13,20 +13,23 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftlib import progress
-from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
-from ftlib.bootstrap import Resampling, estimates
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.prepared import TokenRow, split_file, write_split
 from ftlib.errors import DataError, ModelError, StorageError
-from ftlib.interpolation import WiseFT
-from ftlib.metrics import Accuracy, BitsPerByte, LogLoss, MacroF1, Perplexity
-from ftlib.outcomes import read_outcomes
-from ftlib.prepared import TokenRow, split_file, write_split
-from ftlib.recipe_parts import Compute, Evaluation
+from ftlib.evaluation import forward_pass, predictor
+from ftlib.evaluation.bootstrap import Resampling, estimates
+from ftlib.evaluation.evaluation import Evaluation
+from ftlib.evaluation.metrics import Accuracy, BitsPerByte, LogLoss, MacroF1, Perplexity
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.outcomes import read_outcomes
+from ftlib.kinds.split import PreparedSplit
+from ftlib.merging.candidate_weights import write_candidate
+from ftlib.merging.candidates import Candidate
+from ftlib.merging.interpolation import WiseFT
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows, tiny_tokenizer
-from ftlib.training import inference, prediction
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.merge import write_candidate
-from ftlib.training.model import load_model
+from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
 EVALUATION = Evaluation(dataset="rows", metrics=(Accuracy(), MacroF1(), LogLoss()), resamples=200)
@@ -57,13 +60,13 @@ def work(tmp_path: Path) -> Workspace:
 def forwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Count the passes over a split."""
     passes: list[int] = []
-    real = inference.predict_split
+    real = forward_pass.predict_split
 
     def counted(*args: object) -> object:
         passes.append(1)
         return real(*args)
 
-    monkeypatch.setattr(prediction, "predict_split", counted)
+    monkeypatch.setattr(predictor, "predict_split", counted)
     return passes
 
 
@@ -141,9 +144,9 @@ def test_how_rows_are_batched_changes_nothing_that_matters(
 ) -> None:
     model = load_model(ends[1].path / "model", "labeled")
     split = PreparedSplit(split_file(data.path, "test"), LABELS)
-    together = inference.predict_split(model, split, LABELS, tiny_tokenizer)
-    monkeypatch.setattr(inference, "ROWS", 1)
-    alone = inference.predict_split(model, split, LABELS, tiny_tokenizer)
+    together = forward_pass.predict_split(model, split, LABELS, tiny_tokenizer)
+    monkeypatch.setattr(forward_pass, "ROWS", 1)
+    alone = forward_pass.predict_split(model, split, LABELS, tiny_tokenizer)
     assert together.row_ids == alone.row_ids
     np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-6)
     assert (together.predicted == alone.predicted).all()
@@ -185,7 +188,7 @@ def test_a_sweep_measures_what_would_be_written(
         write_candidate(candidate, tmp_path / candidate.name)
         model = load_model(tmp_path / candidate.name, "labeled")
         split = PreparedSplit(split_file(data.path, "test"), LABELS)
-        written = inference.predict_split(model, split, LABELS, tiny_tokenizer)
+        written = forward_pass.predict_split(model, split, LABELS, tiny_tokenizer)
         assert (read_outcomes(work.root / cell.outcomes).probabilities == written.probabilities).all()
 
 
@@ -263,7 +266,7 @@ def test_weights_that_overflow_are_refused_with_a_row(
         next(model.parameters())[10:].fill_(float("inf"))
     split = PreparedSplit(split_file(data.path, "test"), LABELS)
     with pytest.raises(ModelError, match=f"not finite on 40 of 40 rows, first on row {tiny_row_id('test', 0)}"):
-        inference.predict_split(model, split, LABELS, tiny_tokenizer)
+        forward_pass.predict_split(model, split, LABELS, tiny_tokenizer)
 
 
 def test_a_damaged_table_is_one_clear_line(tmp_path: Path) -> None:
@@ -276,7 +279,7 @@ def test_a_damaged_table_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_threads_are_what_the_recipe_grants_and_are_given_back() -> None:
     before = torch.get_num_threads()
-    with inference.resources(Compute(threads=1, workers=1)) as device:
+    with forward_pass.resources(Compute(threads=1, workers=1)) as device:
         assert torch.get_num_threads() == 1
         assert device.type == "cpu"
     assert torch.get_num_threads() == before

@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftlib.artifacts import Candidate, Candidates, FoundModel, Selection
+from ftlib.data.formats.plain_text import PlainText
 from ftlib.errors import StorageError
-from ftlib.evidence import Evidence
-from ftlib.formats.plain_text import PlainText
-from ftlib.recipe import Recipe
+from ftlib.evaluation import divergence
+from ftlib.evaluation.divergence import token_divergence
+from ftlib.evaluation.selection import Selection
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.split import PreparedSplit
+from ftlib.merging.candidate_weights import mix_into
+from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.models.checkpoint import FoundModel
+from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.recipe import Recipe
+from ftlib.report.forgetting import divergences
 from ftlib.stages.evaluate import EvaluateJob, evaluate
-from ftlib.stages.forgetting import divergences
 from ftlib.testing import tiny_checkpoint, tiny_lm_tokenizer, tiny_prepared_as, tiny_rows
-from ftlib.training import divergence
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.divergence import token_divergence
-from ftlib.training.merge import mix_into
-from ftlib.training.model import load_model
 from ftlib.workspace import Workspace
 
 

@@ -15,11 +15,16 @@ from typing import Any
 
 import pytest
 
-from ftlib.artifacts import Candidate, Checkpoint, PreparedDataset
+from ftlib.data.dataset import Dataset
+from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import ModelError
-from ftlib.metrics import Accuracy
-from ftlib.model_folder import TOKENIZER_FILES, find_model
-from ftlib.recipe_parts import Dataset, Evaluation, ModelRef, Phase
+from ftlib.evaluation.evaluation import Evaluation
+from ftlib.evaluation.metrics import Accuracy
+from ftlib.merging.candidate_weights import write_candidate
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import TOKENIZER_FILES, find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.ingest import IngestJob, ingest
@@ -28,7 +33,7 @@ from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.select import SelectJob, select
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_rows, write_jsonl
-from ftlib.training.merge import write_candidate
+from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 from tests.ftlib.stages.kit import COMPUTE
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ftlib.artifacts import RawDataset
+from ftlib.data.datasets import RawDataset
+from ftlib.data.limits import Limits
+from ftlib.data.snapshot import read_origins, read_snapshot
+from ftlib.data.sources.files import Files
 from ftlib.errors import DataError
 from ftlib.progress import Progress, listen
-from ftlib.recipe_parts import Limits
-from ftlib.snapshot import read_origins, read_snapshot
-from ftlib.sources.files import Files
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.testing import tiny_rows, write_jsonl
 from ftlib.workspace import Workspace

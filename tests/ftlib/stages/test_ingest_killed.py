@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ftlib.artifacts import RawDataset
-from ftlib.recipe_parts import Limits
-from ftlib.sources.files import Files
+from ftlib.data.datasets import RawDataset
+from ftlib.data.limits import Limits
+from ftlib.data.sources.files import Files
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.testing import write_jsonl
 from ftlib.workspace import Workspace
@@ -24,7 +24,7 @@ import pyarrow.parquet, numpy
 from ftlib import snapshot
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.workspace import Workspace
-from tests.ftlib.model_registry.kit import child, dying_step, exit_code
+from tests.ftlib.registry.kit import child, dying_step, exit_code
 
 job, folder = IngestJob.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
 steps = [(snapshot, "_typed_batch"), (snapshot, "_write_parquet"), (snapshot, "_as_kind")]

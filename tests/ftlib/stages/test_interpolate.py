@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlib.artifacts import Checkpoint
 from ftlib.errors import ModelError, RecipeError
-from ftlib.interpolation import Off, WiseFT
+from ftlib.merging.interpolation import Off, WiseFT
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.interpolate import InterpolateJob, interpolate
 from ftlib.testing import tiny_checkpoint
 from ftlib.workspace import Workspace

@@ -9,14 +9,17 @@ import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
-from ftlib.artifacts import FoundModel, PreparedDataset, RawDataset
-from ftlib.assignment import profile_rows
 from ftlib.config import Split
+from ftlib.data.assignment import profile_rows
+from ftlib.data.dataset import Dataset
+from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.prepared import SPLITS, split_file
+from ftlib.data.profile import profile
 from ftlib.errors import DataError, ModelError, RecipeError
-from ftlib.model_folder import find_model
-from ftlib.prepared import SPLITS, split_file
-from ftlib.profile import profile
-from ftlib.recipe_parts import Dataset, ModelRef
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import FoundModel
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import Guard, PreprocessJob, preprocess
 from ftlib.testing import (
@@ -27,7 +30,6 @@ from ftlib.testing import (
     tiny_scored_rows,
     write_jsonl,
 )
-from ftlib.training.batches import PreparedSplit
 from ftlib.workspace import Workspace
 
 LABELED: dict[str, Any] = {"kind": "labeled_text", "text": "text", "label": "label", "max_tokens": 32}

@@ -15,47 +15,38 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-import ftlib.training.adapters as adapters
-import ftlib.training.merge as merge
-from ftlib.ancestry import Ancestry
-from ftlib.artifacts import (
-    Candidate,
-    Candidates,
-    Checkpoint,
-    Estimate,
-    EvalReport,
-    FileVersion,
-    FoundModel,
-    Ledger,
-    Measured,
-    ModelVersion,
-    PreparedDataset,
-    RawDataset,
-    Refusal,
-    Report,
-    Selection,
-)
+import ftlib.merging.adapters as adapters
+import ftlib.merging.candidate_weights as merge
+from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
+from ftlib.data.listed import FileVersion
+from ftlib.data.prepared import split_file
+from ftlib.data.rows import Checked
+from ftlib.data.snapshot import write_snapshot
 from ftlib.errors import IntegrityError, StorageError
-from ftlib.evidence import Evidence
+from ftlib.evaluation.measured import Estimate, EvalReport, Measured
+from ftlib.evaluation.selection import Selection
 from ftlib.fingerprint import file_digest
-from ftlib.inference import predict
-from ftlib.lineage import trained_rows
-from ftlib.model_card import model_card
-from ftlib.model_folder import find_model, weights_digest
-from ftlib.model_registry import ModelRegistry
-from ftlib.model_registry.signing import PublicKey
-from ftlib.prepared import split_file
-from ftlib.recipe import Recipe
-from ftlib.recipe_parts import ModelRef
-from ftlib.rows import Checked
-from ftlib.snapshot import write_snapshot
+from ftlib.kinds.loading import save_model
+from ftlib.kinds.split import PreparedSplit
+from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.merging.files import Merged
+from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.folder import find_model, weights_digest
+from ftlib.models.reference import ModelRef
+from ftlib.published.ancestry import Ancestry
+from ftlib.published.card import model_card
+from ftlib.published.lineage import trained_rows
+from ftlib.published.predict import predict
+from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
+from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.registry.signing import PublicKey
+from ftlib.registry.versions import MANIFEST, Manifest
+from ftlib.report.report import Report
 from ftlib.stages.register import RegisterJob, _stage, register
 from ftlib.storage import LocalStore
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.merge_files import Merged
-from ftlib.training.model import save_model
-from ftlib.versions import MANIFEST, Manifest
 from ftlib.workspace import Workspace
 
 
@@ -587,7 +578,7 @@ class TestPredict:
             np.testing.assert_allclose(list(prediction.probabilities.values()), expected.numpy(), atol=1e-5)
 
     def test_memory_is_bounded_by_the_window(self, make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        import ftlib.inference as inference
+        import ftlib.published.predict as inference
 
         monkeypatch.setattr(inference, "WINDOW", 8)
         folder = pulled(published(make()), tmp_path / "out")

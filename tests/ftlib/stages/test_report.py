@@ -14,24 +14,29 @@ import pytest
 import scipy.stats
 from huggingface_hub import ModelCard
 
-from ftlib.artifacts import Candidate, EvalReport, FoundModel, Ledger, PreparedDataset, RawDataset, Report
-from ftlib.bootstrap import Resampling, difference
 from ftlib.config import Split
+from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
+from ftlib.data.prepared import TokenRow, split_file, write_split
 from ftlib.errors import StorageError
-from ftlib.evidence import Evidence
-from ftlib.metrics import Accuracy
-from ftlib.model_card import model_card
-from ftlib.outcomes import read_outcomes, tables_in
-from ftlib.page.content import signed
-from ftlib.page.figures import CHOSEN, _running_mean
-from ftlib.prepared import TokenRow, split_file, write_split
-from ftlib.recipe import Recipe
-from ftlib.results import differences, interval_text, number, results, retained_reference, text_table
-from ftlib.significance import holm
+from ftlib.evaluation.bootstrap import Resampling, difference
+from ftlib.evaluation.measured import EvalReport, tables_in
+from ftlib.evaluation.metrics import Accuracy
+from ftlib.evaluation.results import differences, interval_text, number, results, retained_reference, text_table
+from ftlib.evaluation.significance import holm
+from ftlib.kinds.outcomes import read_outcomes
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import FoundModel
+from ftlib.published.card import model_card
+from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.recipe import Recipe
+from ftlib.report.content import signed
+from ftlib.report.figures import CHOSEN, _running_mean
+from ftlib.report.report import Report
+from ftlib.report.whole_page import _drawn
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.interpolate import InterpolateJob, interpolate
 from ftlib.stages.register import RegisterJob, _refusals
-from ftlib.stages.report import ReportJob, _drawn, report
+from ftlib.stages.report import ReportJob, report
 from ftlib.stages.select import SelectJob, select
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
 from ftlib.workspace import Workspace

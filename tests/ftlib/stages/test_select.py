@@ -13,13 +13,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ftlib.artifacts import Candidate, Candidates, Checkpoint, EvalReport, Measured, Selection
-from ftlib.bootstrap import Resampling, estimates
 from ftlib.errors import DataError, RecipeError, StorageError
-from ftlib.interpolation import Off, WiseFT
-from ftlib.metrics import AUROC, Accuracy, LogLoss
-from ftlib.outcomes import LabelOutcomes
-from ftlib.recipe_parts import Evaluation, Select
+from ftlib.evaluation.bootstrap import Resampling, estimates
+from ftlib.evaluation.evaluation import Evaluation
+from ftlib.evaluation.measured import EvalReport, Measured
+from ftlib.evaluation.metrics import AUROC, Accuracy, LogLoss
+from ftlib.evaluation.selection import Select, Selection
+from ftlib.kinds.outcomes import LabelOutcomes
+from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.merging.interpolation import Off, WiseFT
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.select import SelectJob, select
 from ftlib.workspace import Workspace

@@ -13,17 +13,19 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ftlib.artifacts import FoundModel, PreparedDataset
 from ftlib.config import Split
-from ftlib.model_folder import find_model
-from ftlib.prepared import SPLITS, split_file
-from ftlib.recipe_parts import Dataset, ModelRef
+from ftlib.data.dataset import Dataset
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.prepared import SPLITS, split_file
+from ftlib.kinds.heads.labels import LabelTargets
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import FoundModel
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.testing import tiny_classifier, tiny_rows, write_jsonl
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.heads.labels import LabelTargets
 from ftlib.workspace import Workspace
 
 TEXTS = [str(row["text"]) for row in tiny_rows(400)]

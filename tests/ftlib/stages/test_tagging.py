@@ -10,19 +10,20 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from ftlib.artifacts import Checkpoint
 from ftlib.errors import DataError
-from ftlib.metrics import EntityF1, TagAccuracy
-from ftlib.model_folder import find_model
-from ftlib.outcomes import TaggedOutcomes
-from ftlib.preflight import check_labels
-from ftlib.recipe import Recipe
-from ftlib.recipe_parts import ModelRef
+from ftlib.evaluation.metrics import EntityF1, TagAccuracy
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.outcomes import TaggedOutcomes
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
+from ftlib.recipe.preflight import check_labels
+from ftlib.recipe.recipe import Recipe
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import tiny_tagged_rows
-from ftlib.training.batches import PreparedSplit, global_batches
-from ftlib.training.collate import Collator
-from ftlib.training.model import load_model
+from ftlib.training.batches import global_batches
 from tests.ftlib.stages.kit import Bench, losses
 
 TAGS = ("B-BUG", "B-PAY", "I-BUG", "I-PAY", "O")

@@ -11,25 +11,29 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from transformers import AutoModelForSequenceClassification
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
+from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import RecipeError, TrainingError
-from ftlib.model_folder import find_model
-from ftlib.objectives.causal_lm import CausalLM
-from ftlib.objectives.classification import Classification
-from ftlib.recipe_parts import Compute, EarlyStopping, ModelRef, Optimizer, Phase
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.heads.labels import LabelTargets
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
-from ftlib.training.batches import PreparedSplit, global_batches
-from ftlib.training.collate import Collator
-from ftlib.training.heads.labels import LabelTargets
-from ftlib.training.model import load_model
-from ftlib.training.probe import best_l2
-from ftlib.tuning.frozen_layers import FrozenLayers
-from ftlib.tuning.full import Full
-from ftlib.tuning.linear_probe import LinearProbe
-from ftlib.tuning.lora import LoRA
+from ftlib.training.batches import global_batches
+from ftlib.training.compute import Compute
+from ftlib.training.linear_probe_fit import best_l2
+from ftlib.training.objectives.causal_lm import CausalLM
+from ftlib.training.objectives.classification import Classification
+from ftlib.training.phase import EarlyStopping, Optimizer, Phase
+from ftlib.training.tuning.frozen_layers import FrozenLayers
+from ftlib.training.tuning.full import Full
+from ftlib.training.tuning.linear_probe import LinearProbe
+from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
 
 FAST = Optimizer(learning_rate=3e-3, epochs=2, batch_size=16)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import main
+from flows.command_line.main import main
 from ftlib.errors import StorageError
 from ftlib.storage.model_folders import fetch_folder, put_folder
 from ftlib.testing import tiny_checkpoint

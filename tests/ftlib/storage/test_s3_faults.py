@@ -11,11 +11,11 @@ import pytest
 
 import ftlib.storage.s3 as s3_module
 from ftlib.errors import ConflictError, IntegrityError, StorageError, TransientError
-from ftlib.model_registry import CHAMPION, AliasEntry, ModelRegistry
-from ftlib.model_registry.aliases import AliasLog
+from ftlib.registry import CHAMPION, AliasEntry, ModelRegistry
+from ftlib.registry.aliases import AliasLog
+from ftlib.registry.versions import MANIFEST, Manifest, Version, file_of
 from ftlib.storage import S3Store, s3_client
 from ftlib.storage.store import Store
-from ftlib.versions import MANIFEST, Manifest, Version, file_of
 from tests.ftlib.storage.fault_proxy import (
     Call,
     Fault,

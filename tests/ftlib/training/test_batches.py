@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftlib.data.prepared import TokenRow, split_file, write_split
 from ftlib.errors import DataError
-from ftlib.prepared import TokenRow, split_file, write_split
-from ftlib.training.batches import PreparedSplit, by_length, global_batches, micro_batches
-from ftlib.training.collate import Collator
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.split import PreparedSplit
+from ftlib.training.batches import by_length, global_batches, micro_batches
 
 lengths = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
 

@@ -15,28 +15,31 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
+from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import RecipeError
-from ftlib.model_folder import find_model
-from ftlib.objectives.classification import Classification
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.progress import listen
-from ftlib.recipe_file import load_recipe
-from ftlib.recipe_parts import Compute, EarlyStopping, ModelRef, Optimizer, Phase
+from ftlib.recipe.file import load_recipe
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_recipe, tiny_rows
 from ftlib.training import curves
-from ftlib.training.batches import PreparedSplit
-from ftlib.training.collate import Collator
+from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained
-from ftlib.training.model import load_model
+from ftlib.training.objectives.classification import Classification
+from ftlib.training.phase import EarlyStopping, Optimizer, Phase
 from ftlib.training.plan import Plan
-from ftlib.tuning.frozen_layers import FrozenLayers
-from ftlib.tuning.full import Full
-from ftlib.tuning.lora import LoRA
+from ftlib.training.tuning.frozen_layers import FrozenLayers
+from ftlib.training.tuning.full import Full
+from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
 
 FAST = Optimizer(learning_rate=3e-3, epochs=2, batch_size=16)

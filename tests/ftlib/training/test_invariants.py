@@ -12,16 +12,17 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from ftlib.errors import TrainingError
-from ftlib.objectives.classification import Classification
-from ftlib.recipe_parts import Compute, Optimizer, Phase
+from ftlib.kinds.loading import load_model
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training.checkpoints import State
+from ftlib.training.compute import Compute
 from ftlib.training.group import Group
 from ftlib.training.loop import Trained
-from ftlib.training.model import load_model
+from ftlib.training.objectives.classification import Classification
+from ftlib.training.phase import Optimizer, Phase
 from ftlib.training.plan import Plan
+from ftlib.training.tuning.full import Full
 from ftlib.training.worker import _gradients, check_moved
-from ftlib.tuning.full import Full
 
 
 def rank(number: int, folder: str, nudge: float) -> None:

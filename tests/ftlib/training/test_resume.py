@@ -19,18 +19,21 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from ftlib.artifacts import Checkpoint, PreparedDataset
+from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import IntegrityError, TrainingError, TransientError
-from ftlib.model_folder import find_model
-from ftlib.objectives.classification import Classification
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
 from ftlib.progress import Progress, listen
-from ftlib.recipe_parts import Compute, EarlyStopping, ModelRef, Optimizer, Phase
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
-from ftlib.tuning.full import Full
-from ftlib.tuning.lora import LoRA
+from ftlib.training.compute import Compute
+from ftlib.training.objectives.classification import Classification
+from ftlib.training.phase import EarlyStopping, Optimizer, Phase
+from ftlib.training.tuning.full import Full
+from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
 
 
@@ -151,7 +154,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ray_session():
-    from ftlib.training.on_ray.session import session
+    from ftlib.on_ray.session import session
 
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with session(Compute(workers=2, threads=1)):
@@ -266,7 +269,7 @@ def test_kill_9_of_a_ray_worker_resumes_bit_identically(
 def test_what_ray_s_own_threads_print_goes_to_the_log(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, thread: str, printed: str
 ) -> None:
-    from ftlib.training.on_ray.session import without_ray
+    from ftlib.on_ray.session import without_ray
 
     with without_ray():
         speaking = threading.Thread(target=print, args=("words",), name=thread)

@@ -1,0 +1,1 @@
+"""The command line `reglage`, one file a command."""

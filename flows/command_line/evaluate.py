@@ -1,0 +1,162 @@
+"""`reglage evaluate`: any model on a recipe's evaluations, without training anything."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows import jobs
+from flows.command_line.console import UserPath, emit, json_option, stdout_console
+from flows.command_line.model_places import model_folder
+from flows.command_line.options import set_option, work_option
+from flows.command_line.registry_options import called, registry_options
+from flows.command_line.results_table import Line, print_results
+from flows.measuring import Stages, measure
+from flows.rows_page import rows_lines, rows_record, whole
+from ftlib.config import REPORT, SELECTION
+from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
+from ftlib.data.sources.pins import pin
+from ftlib.errors import ModelError, RecipeError
+from ftlib.evaluation.measured import EvalReport, tables_in
+from ftlib.evaluation.results import Difference, adjusted, differences
+from ftlib.models.folder import labels_of
+from ftlib.recipe.preflight import spelling_notes
+from ftlib.recipe.recipe import Recipe
+from ftlib.wording import counted
+from ftlib.workspace import Workspace
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--recipe",
+    "recipe_path",
+    required=True,
+    type=UserPath(dir_okay=False),
+    help="The recipe whose evaluations are measured.",
+)
+@click.option(
+    "--evaluation", "wanted", multiple=True, metavar="NAME", help="Measure only this one; repeatable. [default: all]"
+)
+@click.option(
+    "--split",
+    type=click.Choice([REPORT, SELECTION]),
+    default=REPORT,
+    show_default=True,
+    help="The rows to measure on: those of the report, or those that candidates are chosen by.",
+)
+@set_option
+@work_option
+@registry_options
+@json_option
+def evaluate(
+    models: tuple[str, ...],
+    recipe_path: Path,
+    wanted: tuple[str, ...],
+    split: Any,
+    overrides: tuple[str, ...],
+    work: Path,
+    uri: str,
+    endpoint_url: str | None,
+    as_json: bool,
+) -> None:
+    """Measure models on a recipe's evaluations: folders, or versions NAME@NUMBER or NAME@ALIAS.
+
+    Each model after the first is compared with the first, on the same rows. What was measured before, by this command
+    or by a run in the same work folder, is not measured again.
+    """
+    from flows.command_line.quiet import quiet_libraries
+    from ftlib.recipe.file import load_recipe
+
+    quiet_libraries()
+    if twice := sorted({model for model in models if models.count(model) > 1}):
+        raise RecipeError(f"evaluate: {', '.join(twice)} is named twice; name every model once")
+    recipe, workspace = _of(load_recipe(recipe_path, overrides), wanted), Workspace(work)
+    rows: dict[str, Ledger] = {}
+    from ftlib.recipe.resources import check_resources
+
+    check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
+    reports = [
+        report
+        for model in models
+        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace, rows)
+    ]
+    compared = _compared(models, reports, recipe, workspace)
+    record = {
+        "recipe": recipe.name,
+        "split": split,
+        "rows": rows_record(rows),
+        "measured": [cell.model_dump(mode="json") for report in reports for cell in report.measured],
+        "differences": [difference.model_dump(mode="json") for difference in compared],
+    }
+    emit(lambda: _print(recipe, reports, compared, rows), record, as_json)
+
+
+def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
+    """Return the recipe with just these evaluations."""
+    if unknown := sorted({*wanted} - {*recipe.evaluations}):
+        raise RecipeError(
+            f"--evaluation {', '.join(unknown)}: {recipe.name} has {', '.join(recipe.evaluations)}; name one of them"
+        )
+    kept = {name: e for name, e in recipe.evaluations.items() if not wanted or name in wanted}
+    return recipe.model_copy(update={"evaluations": kept})
+
+
+def _measured(
+    name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger]
+) -> list[EvalReport]:
+    from ftlib.stages.base import base
+    from ftlib.stages.evaluate import evaluate as evaluate_
+    from ftlib.stages.ingest import ingest
+    from ftlib.stages.preprocess import PreprocessJob, preprocess
+
+    def raw() -> dict[str, RawDataset]:
+        pins = {of: pin(dataset.source, work) for of, dataset in recipe.datasets.items()}
+        return {of: ingest(jobs.ingest_job(recipe, of, files), work) for of, files in pins.items()}
+
+    def prepared(job: PreprocessJob) -> PreparedDataset:
+        found = preprocess(job, work)
+        rows.setdefault(job.name, whole(job.raw, found))
+        for words in spelling_notes({job.name: found}, labels_of(folder), "here"):
+            click.echo(f"{name}: {words}", err=True)
+        return found
+
+    stages = Stages(
+        base=lambda job: base(job, work),
+        preprocess=prepared,
+        evaluate=lambda job: evaluate_(job, work),
+    )
+    with called(name, folder):
+        found = measure(name, folder, recipe, raw, split, stages)
+    if found is None:
+        kind = recipe.phases[0].objective.needs
+        raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")
+    return found
+
+
+def _compared(
+    models: Sequence[str], reports: Sequence[EvalReport], recipe: Recipe, work: Workspace
+) -> list[Difference]:
+    load = tables_in(work.root)
+    return adjusted(
+        [
+            difference
+            for model in models[1:]
+            for difference in differences(model, models[0], reports, recipe.evaluations, load, recipe.seed)
+        ]
+    )
+
+
+def _print(
+    recipe: Recipe, reports: Sequence[EvalReport], compared: Sequence[Difference], rows: Mapping[str, Ledger]
+) -> None:
+    console = stdout_console()
+    for name, evaluation in recipe.evaluations.items():
+        cells = [cell for report in reports for cell in report.measured if cell.evaluation == name]
+        title = f"{name} ({evaluation.role}, {counted(cells[0].rows, 'row')})"
+        print_results(console, title, [Line(cell.candidate, cell.metrics) for cell in cells])
+    for difference in compared:
+        console.print(difference.line(), soft_wrap=True)
+    for line in rows_lines(rows):
+        console.print(line, soft_wrap=True, style="dim")

@@ -1,0 +1,62 @@
+"""`reglage registry export`: a version for tools that know nothing of ours."""
+
+from pathlib import Path
+
+import click
+
+from flows.command_line.console import UserPath, emit, json_option
+from flows.command_line.registry_options import facts, key_option, open_registry, registry_options, version_argument
+from ftlib.registry.signing import PublicKey
+
+
+@click.group()
+def export() -> None:
+    """Copy a version to a Hugging Face folder or to MLflow."""
+
+
+@export.command("hf-folder")
+@version_argument
+@click.argument("folder", type=UserPath(file_okay=False))
+@key_option
+@registry_options
+@json_option
+def hf_folder(
+    version: str, folder: Path, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
+) -> None:
+    """Write a version to FOLDER, its card saying which version it is: ready for from_pretrained and the Hub."""
+    from ftlib.registry.hugging_face import export_folder
+
+    opened = open_registry(uri, endpoint_url)
+    found, target = opened.resolve(version), folder.absolute()
+    created = export_folder(opened, found, target, key)
+    record = {**facts(found), "folder": str(target), "created": created}
+    emit(f"{found} {'is now' if created else 'was already'} in {target}", record, as_json)
+
+
+@export.command("mlflow")
+@version_argument
+@click.option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", required=True, metavar="URI", help="The MLflow server.")
+@click.option("--experiment", default="reglage", show_default=True, help="The experiment in which the run appears.")
+@key_option
+@registry_options
+@json_option
+def mlflow(
+    version: str,
+    tracking_uri: str,
+    experiment: str,
+    key: PublicKey | None,
+    uri: str,
+    endpoint_url: str | None,
+    as_json: bool,
+) -> None:
+    """Copy a version with its metrics to MLflow, and the aliases that mean it. Needs the extra reglage[mlflow]."""
+    from ftlib.registry.mlflow import export_to_mlflow
+
+    opened = open_registry(uri, endpoint_url)
+    found = opened.resolve(version)
+    done = export_to_mlflow(opened, found, tracking_uri, experiment, key)
+    aliases = f", {', '.join(done.aliases)}" if done.aliases else ""
+    said = (
+        f"{found} {'is now' if done.created else 'was already'} {done.model} version {done.version} in MLflow{aliases}"
+    )
+    emit(said, {**facts(found), "mlflow": done.model_dump(mode="json")}, as_json)

@@ -1,0 +1,160 @@
+"""The command line `reglage`. Reading a recipe imports no torch, no Prefect and no Ray."""
+
+from importlib import import_module
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar, cast
+
+import click
+
+import ftlib
+from flows.command_line.console import ReglageGroup, emit, json_option
+from flows.command_line.options import recipe_argument, set_option, work_option
+
+STARTED = monotonic()
+
+
+class LazyGroup(ReglageGroup):
+    """Loads the commands of other modules when they are asked for, so that `check` stays quick."""
+
+    elsewhere: ClassVar = {
+        "registry": "flows.command_line.registry",
+        "predict": "flows.command_line.predict",
+        "interpolate": "flows.command_line.interpolate",
+        "evaluate": "flows.command_line.evaluate",
+        "suite": "flows.command_line.suite",
+        "lineage": "flows.command_line.lineage",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one command."""
+        if cmd_name in self.elsewhere:
+            return cast("click.Command", getattr(import_module(self.elsewhere[cmd_name]), cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(ftlib.__version__, prog_name="reglage")
+def main() -> None:
+    """Fine-tune as a production pipeline: from raw rows to a verified, published model version."""
+
+
+@main.command()
+@recipe_argument
+@set_option
+@work_option
+@json_option
+def run(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool) -> None:
+    """Run a recipe from raw rows to a published version. What is done already is not done again."""
+    from flows.command_line.run import run_recipe
+
+    record = run_recipe(recipe, overrides, work, STARTED)
+    from flows.command_line.run_summary import as_record, print_summary
+
+    emit(lambda: print_summary(record, work), as_record(record, work), as_json)
+
+
+@main.command()
+@recipe_argument
+@set_option
+@work_option
+@json_option
+def retrain(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool) -> None:
+    """Retrain if the sources hold something new; promote the result only if it holds against the champion."""
+    from flows.command_line.run import run_retraining
+
+    found = run_retraining(recipe, overrides, work)
+    from flows.command_line.retrain_summary import as_record, print_retraining
+
+    emit(lambda: print_retraining(found, work), as_record(found), as_json)
+
+
+@main.command()
+@recipe_argument
+@set_option
+@json_option
+def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Validate a recipe: every problem on one line, with its path."""
+    from flows.command_line.recipe_notes import notes
+    from ftlib.recipe.file import load_recipe
+
+    found = load_recipe(recipe, overrides)
+    remarks = list(notes(found))
+    facts = {
+        "ok": True,
+        "name": found.name,
+        "model": found.model.path,
+        "datasets": list(found.datasets),
+        "phases": [phase.name for phase in found.phases],
+        "evaluations": list(found.evaluations),
+        "notes": remarks,
+    }
+    for remark in remarks:
+        click.echo(f"note: {remark}", err=True)
+    phases = " > ".join(f"{phase.name} ({phase.tuning.kind})" for phase in found.phases)
+    emit(f"{recipe}: fits together: {found.model.path} > {phases} > {found.publish.name}", facts, as_json)
+
+
+@main.command()
+@recipe_argument
+@set_option
+@work_option
+@click.option("--prepare", is_flag=True, help="Ingest and preprocess first: rows and tokens are known only then.")
+@json_option
+def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, as_json: bool) -> None:
+    """Show what a run would do: stages, rows, steps, parameters, and predicted memory and time."""
+    from flows.command_line.quiet import quiet_libraries
+    from ftlib.recipe.file import load_recipe
+
+    quiet_libraries()
+    found = load_recipe(recipe, overrides)
+    from flows.command_line.plan import make_plan, print_plan
+    from ftlib.workspace import Workspace
+
+    made = make_plan(found, Workspace(work), prepare=prepare)
+    emit(lambda: print_plan(made), made.model_dump(mode="json"), as_json)
+
+
+@main.command()
+@json_option
+def schema(as_json: bool) -> None:
+    """Print the recipe's JSON schema, for editors that complete and check YAML."""
+    import json
+
+    from ftlib.recipe.recipe import Recipe
+
+    found: dict[str, Any] = Recipe.model_json_schema()
+    emit(json.dumps(found, indent=2), found, as_json)
+
+
+@main.command()
+@work_option
+@click.option(
+    "--registry",
+    default="registry",
+    show_default=True,
+    envvar="REGLAGE_REGISTRY",
+    metavar="URI",
+    help="A folder, or s3://bucket/prefix.",
+)
+@json_option
+def doctor(work: Path, registry: str, as_json: bool) -> None:
+    """Look at what a run needs: versions, processor and GPU, disk, Prefect, a writable registry."""
+    from flows.command_line.doctor import examine, print_findings
+
+    findings = examine(work, registry)
+    emit(
+        lambda: print_findings(findings),
+        {"ok": all(f.ok for f in findings), "findings": [f.model_dump() for f in findings]},
+        as_json,
+    )
+    if not all(finding.ok for finding in findings):
+        click.get_current_context().exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Model folders, however a command names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.command_line.registry_options import open_registry
+from ftlib.config import user_path
+from ftlib.errors import ModelError
+from ftlib.models.folder import package_folder
+from ftlib.storage.model_folders import fetch_folder
+from ftlib.workspace import make_cache, user_cache
+
+
+def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
+    """Return a model folder: the one named, its `model/` where it is a stage's output, or what is fetched for it.
+
+    That is a version, pulled from the registry, a folder of a bucket, or one of an installed package.
+    """
+    cache = make_cache(user_cache())
+    if spec.startswith("s3://"):
+        return fetch_folder(spec, cache / "folders", endpoint_url)
+    if spec.startswith("package:"):
+        return package_folder(spec)
+    folder = user_path(spec)
+    if folder.is_dir():
+        return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    if "@" not in spec:
+        raise ModelError(
+            f"{spec!r} is no folder here; give a model folder, package:module/folder, s3://bucket/folder, or a version "
+            "as name@3"
+        )
+    opened = open_registry(uri, endpoint_url)
+    version = opened.resolve(spec)
+    target = cache / "versions" / version.manifest
+    opened.pull(version, target)
+    return target

@@ -1,0 +1,71 @@
+"""`reglage predict`: a published version's answers to lines of text."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from flows.command_line.console import emit, json_option
+from flows.command_line.registry_options import called, facts, key_option, open_registry, registry_options
+from ftlib.config import user_path
+from ftlib.errors import DataError, ModelError, RecipeError
+from ftlib.registry.signing import PublicKey
+from ftlib.workspace import make_cache, user_cache
+
+
+@click.command()
+@click.argument("version", metavar="NAME[@NUMBER|@ALIAS]|./FOLDER")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
+@key_option
+@registry_options
+@json_option
+def predict(
+    version: str, batch_size: int, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
+) -> None:
+    """Answer the lines on stdin with a published version, a line each, tab-separated.
+
+    A label and its probability; of a multi-label model, each label that applies and its probability, or nothing; of a
+    regression, the number; of a tagger, the entities.
+
+    Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
+    ./FOLDER is one that was pulled or exported before.
+    """
+    name, folder, about = _located(version, key, uri, endpoint_url)
+    from ftlib.published.predict import predict as answer
+
+    with called(name, folder):
+        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size)
+        if as_json:
+            answers = [prediction.model_dump(mode="json") for prediction in predictions]
+            emit(answers, {**about, "predictions": answers}, as_json)
+            return
+        for prediction in predictions:
+            click.echo(prediction.line())
+
+
+def _located(
+    version: str, key: PublicKey | None, uri: str, endpoint_url: str | None
+) -> tuple[str, Path, dict[str, object]]:
+    """Return what answers, its folder, and what --json says of it. A bare word is a model's name, never a folder's."""
+    if "/" in version:
+        if not (folder := user_path(version)).is_dir():
+            raise ModelError(f"{version!r} is no folder here; give one that was pulled, or a version as name@3")
+        if key:
+            raise RecipeError(f"--key: {version} is a folder, whose signature is in the registry; give a version")
+        return version, folder, {"folder": str(folder.absolute())}
+    opened = open_registry(uri, endpoint_url)
+    found = opened.resolve(version)
+    folder = make_cache(user_cache() / "versions") / found.manifest
+    opened.pull(found, folder, key)
+    return str(found), folder, facts(found)
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield decoded lines as they come, so that memory does not grow with the input."""
+    for number, line in enumerate(stream, start=1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"stdin line {number} is not UTF-8 (byte {error.start}); convert it first") from error

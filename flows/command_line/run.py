@@ -1,0 +1,76 @@
+"""`reglage run` and `retrain`: a flow from the terminal, with a Prefect server of its own where the user has none."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+from flows.command_line.quiet import log_to, quiet_libraries
+from flows.prefect_server import TemporaryServer, check_user_server, settings, user_has_server
+from ftlib.recipe.file import load_recipe
+from ftlib.workspace import Workspace, exclusive
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from flows.challenge import Challenge
+    from flows.run_record import RunRecord
+
+
+def run_recipe(path: Path, overrides: Sequence[str], work: Path, started: float) -> "RunRecord":
+    """Run a recipe and return its record, timed from `started` (monotonic seconds).
+
+    Raises whatever a stage raises, RecipeError before anything starts, BusyError if the same recipe is running.
+    """
+
+    def start() -> "State[Any]":
+        from flows.finetune import finetune
+
+        return finetune(str(path), overrides=list(overrides), work=str(work), return_state=True)
+
+    folder = _folder(path, overrides, work)
+    record = cast("RunRecord", _run(start, folder))
+    timed = record.model_copy(update={"wall_seconds": round(monotonic() - started, 3)})
+    timed.write(folder)
+    return timed
+
+
+def run_retraining(path: Path, overrides: Sequence[str], work: Path) -> "Challenge":
+    """Retrain a recipe's model if that is worth it. Raises what `run_recipe` raises."""
+
+    def start() -> "State[Any]":
+        from flows.retrain import retrain
+
+        return retrain(str(path), overrides=list(overrides), work=str(work), return_state=True)
+
+    return cast("Challenge", _run(start, _folder(path, overrides, work)))
+
+
+def _folder(path: Path, overrides: Sequence[str], work: Path) -> Path:
+    """Return where the recipe's runs leave their words. Says now if one is going on; the flow takes the lock itself."""
+    folder = Workspace(work).root / "runs" / load_recipe(path, overrides).name
+    with exclusive(folder.with_suffix(".lock"), wait=False):
+        return folder
+
+
+def _run(start: Callable[[], "State[Any]"], folder: Path) -> object:
+    """Run a flow on the user's Prefect server, or on one of its own, and return its result."""
+    quiet_libraries()
+    server = None if user_has_server() else TemporaryServer(folder / "prefect-server.log")
+    if server:
+        server.use()
+        settings()
+    else:
+        check_user_server()
+
+    from flows.command_line.terminal import say_on_stderr, shown, stoppable
+
+    with stoppable(say_on_stderr):
+        import_module("flows.pipeline")  # the heavy imports, while the server starts
+
+        log_to(folder / "run.log")
+        if server:
+            server.wait()
+        with shown():
+            return start().result()

@@ -1,0 +1,84 @@
+"""How a run ends on the terminal: the table, the page, the version, and the command that pulls it."""
+
+from pathlib import Path
+from typing import Any
+
+from flows.command_line.console import stdout_console
+from flows.command_line.results_table import Line, print_results
+from flows.rows_page import ledgers, rows_lines, rows_record
+from flows.run_record import RunRecord
+from ftlib.evaluation.results import results
+from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.registry.places import Registry
+from ftlib.registry.places.s3 import S3
+from ftlib.registry.publish import Publish
+from ftlib.wording import counted
+
+
+def print_summary(record: RunRecord, work: Path) -> None:
+    """Print what a run came to."""
+    console, found = stdout_console(), record.evidence
+    rows = results(found.final, found.selection, found.recipe.evaluations)
+    for name in found.recipe.evaluations:
+        of_this = [row for row in rows if row.evaluation == name]
+        title = f"{name} ({of_this[0].role}, {counted(of_this[0].rows, 'row')})"
+        print_results(console, title, [Line(row.model, row.metrics, row.chosen) for row in of_this])
+    console.print(f"{found.selection.why}\n", style="dim")
+    if record.all_done_before():
+        console.print("every stage was done already; nothing changed")
+    for line in rows_lines(ledgers(found.raw, found.prepared)):
+        console.print(line, soft_wrap=True)
+    console.print(f"report     {_report_page(record, work)}", soft_wrap=True)
+    console.print(_outcome(record.result, found.recipe.publish), soft_wrap=True)
+    if record.wall_seconds:
+        console.print(
+            f"time       {record.wall_seconds:.0f} s: {record.work_seconds:.0f} s in the stages, "
+            f"{record.overhead_seconds:.0f} s around them",
+            style="dim",
+        )
+
+
+def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
+    """Return the same for scripts."""
+    found = record.evidence
+    version = record.result if isinstance(record.result, ModelVersion) else None
+    rows = results(found.final, found.selection, found.recipe.evaluations)
+    return {
+        "name": found.recipe.name,
+        "results": [row.model_dump(mode="json") for row in rows],
+        "chosen": found.selection.chosen.name,
+        "alpha": found.selection.chosen.alpha,
+        "why": found.selection.why,
+        "rows": rows_record(ledgers(found.raw, found.prepared)),
+        "report": str(_report_page(record, work)),
+        "version": version and version.model_dump(mode="json"),
+        "pull": version and _pull_command(version, found.recipe.publish.to),
+        "refused": list(record.result.reasons) if isinstance(record.result, Refusal) else [],
+        "all_done_before": record.all_done_before(),
+        "steps": [step.model_dump(mode="json") for step in record.steps],
+        "wall_seconds": record.wall_seconds,
+        "work_seconds": round(record.work_seconds, 3),
+        "overhead_seconds": round(record.overhead_seconds, 3),
+    }
+
+
+def _report_page(record: RunRecord, work: Path) -> Path:
+    return work / "runs" / record.evidence.recipe.name / "report.html"
+
+
+def _outcome(result: ModelVersion | Refusal, publish: Publish) -> str:
+    if isinstance(result, Refusal):
+        return "[bold]not published[/]: " + "; ".join(result.reasons)
+    state = "published " if result.created else "there already"
+    lines = [
+        f"[bold]{state} {result.name}@{result.version}[/] in {result.registry}",
+        f"pull it    {_pull_command(result, publish.to)}",
+        *(["adapter    in adapter/, beside the model; its README.md loads it"] if publish.adapter else []),
+    ]
+    return "\n".join(lines)
+
+
+def _pull_command(version: ModelVersion, to: Registry) -> str:
+    endpoint = f" --endpoint-url {to.endpoint_url}" if isinstance(to, S3) and to.endpoint_url else ""
+    spec = f"{version.name}@{version.version}"
+    return f"reglage registry pull {spec} {version.name} --registry {version.registry}{endpoint}"

@@ -1,0 +1,111 @@
+"""`reglage suite`: lm-evaluation-harness's tasks on folders or versions, compared in pairs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.command_line.console import UserPath, emit, json_option, stdout_console
+from flows.command_line.model_places import model_folder
+from flows.command_line.registry_options import called, registry_options
+from flows.command_line.results_table import Line, print_results
+from ftlib.errors import RecipeError
+from ftlib.evaluation.bootstrap import Resampling
+from ftlib.evaluation.results import Difference, adjusted
+from ftlib.wording import counted
+
+if TYPE_CHECKING:
+    from ftlib.evaluation.lm_eval_suites import TaskScores
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--task", "tasks", multiple=True, required=True, metavar="NAME", help="A task by name; repeatable.")
+@click.option(
+    "--tasks-from",
+    "folder",
+    type=UserPath(exists=True, file_okay=False),
+    help="A folder of tasks as YAML. Such a file may name Python code that is run.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first examples of each task.")
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=100),
+    default=1000,
+    show_default=True,
+    help="Of the bootstrap.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Of the intervals and the verdicts.",
+)
+@registry_options
+@json_option
+def suite(
+    models: tuple[str, ...],
+    tasks: tuple[str, ...],
+    folder: Path | None,
+    limit: int | None,
+    resamples: int,
+    confidence: float,
+    uri: str,
+    endpoint_url: str | None,
+    as_json: bool,
+) -> None:
+    """Ask causal language models a task suite (lm-eval): folders, or versions NAME@NUMBER or NAME@ALIAS.
+
+    Each model after the first is compared with the first, example by example.
+    """
+    from flows.command_line.quiet import quiet_libraries
+    from ftlib.evaluation.lm_eval_suites import ask, check_installed
+
+    quiet_libraries()
+    check_installed()
+    if twice := sorted({model for model in models if models.count(model) > 1}):
+        raise RecipeError(f"suite: {', '.join(twice)} is named twice; name every model once")
+    resampling, found = Resampling(resamples, confidence, seed=0), dict[str, "list[TaskScores]"]()
+    folders = {name: model_folder(name, uri, endpoint_url) for name in models}
+    from ftlib.kinds.loading import load_model, load_tokenizer
+
+    for name, place in folders.items():
+        with called(name, place):
+            found[name] = ask(load_model(place, "tokens"), load_tokenizer(place), tasks, folder, limit)
+    compared = adjusted(
+        [
+            ours.minus(theirs, (name, models[0]), resampling)
+            for name in models[1:]
+            for ours, theirs in zip(found[name], found[models[0]], strict=True)
+        ]
+    )
+    emit(lambda: _print(found, compared, resampling), _record(found, compared, resampling), as_json)
+
+
+def _record(found: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> dict[str, Any]:
+    return {
+        "measured": [
+            {
+                "model": name,
+                "task": scores.task,
+                "metric": scores.metric,
+                **scores.estimate(resampling).model_dump(),
+                "examples": dict(zip(scores.examples, scores.values.tolist(), strict=True)),
+            }
+            for name, all_scores in found.items()
+            for scores in all_scores
+        ],
+        "differences": [difference.model_dump(mode="json") for difference in compared],
+    }
+
+
+def _print(found: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> None:
+    console = stdout_console()
+    for task in dict.fromkeys(scores.task for all_scores in found.values() for scores in all_scores):
+        of_this = {name: [s for s in all_scores if s.task == task] for name, all_scores in found.items()}
+        title = f"{task} ({counted(max(len(s.values) for group in of_this.values() for s in group), 'example')})"
+        lines = [Line(name, {s.metric: s.estimate(resampling) for s in group}) for name, group in of_this.items()]
+        print_results(console, title, lines)
+    for difference in compared:
+        console.print(difference.line(), soft_wrap=True)

@@ -1,0 +1,127 @@
+"""What `reglage run` shows while it runs: bars on a terminal, plain lines in a log; and it lets Ctrl-C through."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from flows.progress_lines import facts_line, note_line, restart_line, stage_line
+from ftlib.errors import Interrupted
+from ftlib.progress import NOTE, Progress, listen
+from ftlib.training.curves import RESTART
+from tasks.runner import STAGE
+
+LINE_EVERY_SECONDS = 10.0
+GRACE_SECONDS = 5.0
+"""How long a stopped run may take to end by itself; a hard end loses nothing, since half-made output is invisible."""
+
+STOPPED = "stopped; run the same command again to go on from where it was"
+
+
+@contextmanager
+def shown() -> Generator[None]:
+    """Show the stages' signs of life on stderr while the block runs."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        with listen(Lines(console)):
+            yield
+        return
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}", style="cyan"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars, listen(TerminalBars(bars)):
+        yield
+
+
+@dataclass
+class TerminalBars:
+    """One bar for each stage that is going on; a finished stage leaves one line."""
+
+    bars: Bars
+    _open: dict[str, TaskID] = field(default_factory=dict[str, TaskID])
+
+    def __call__(self, sign: Progress) -> None:
+        """Take a sign of life."""
+        if sign.unit == STAGE:
+            for name in [name for name in self._open if name.startswith(sign.stage.split(" ")[0])]:
+                self.bars.remove_task(self._open.pop(name))
+            self.bars.console.print(stage_line(sign), soft_wrap=True)
+            return
+        if sign.unit in (RESTART, NOTE):
+            self.bars.console.print(restart_line(sign) if sign.unit == RESTART else note_line(sign))
+            return
+        if sign.stage not in self._open:
+            self._open[sign.stage] = self.bars.add_task(sign.stage, total=sign.total, facts="")
+        self.bars.update(self._open[sign.stage], completed=sign.done, total=sign.total, facts=facts_line(sign))
+
+
+@dataclass
+class Lines:
+    """A line now and then, for logs."""
+
+    console: Console
+    _last: dict[str, float] = field(default_factory=dict[str, float])
+
+    def __call__(self, sign: Progress) -> None:
+        """Take a sign of life."""
+        if sign.unit == STAGE:
+            self.console.print(stage_line(sign), soft_wrap=True)
+        elif sign.unit == RESTART:
+            self.console.print(restart_line(sign))
+        elif sign.unit == NOTE:
+            self.console.print(note_line(sign), soft_wrap=True)
+        elif monotonic() - self._last.setdefault(sign.stage, monotonic()) > LINE_EVERY_SECONDS:
+            self._last[sign.stage] = monotonic()
+            self.console.print(f"  {sign.stage}  {sign.done}/{sign.total} {sign.unit}  {facts_line(sign)}".rstrip())
+
+
+@contextmanager
+def stoppable(say: Callable[[str], None]) -> Generator[None]:
+    """Make Ctrl-C and SIGTERM end the block within seconds, wherever it is.
+
+    The main thread gets KeyboardInterrupt, and passes it on (`tasks/runner.py`). If that does not end the process in
+    GRACE_SECONDS, or at a second signal, it ends at once: records are written last, locks are the kernel's, and Ray
+    and the Prefect server end with this process.
+    """
+    asked, left = threading.Event(), threading.Event()
+
+    def end_now() -> None:
+        if not left.is_set():
+            say(STOPPED)
+        os._exit(Interrupted.exit_code)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            end_now()
+        asked.set()
+        timer = threading.Timer(GRACE_SECONDS, end_now)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        left.set()
+        if not asked.is_set():  # else they stay, for the impatient
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def say_on_stderr(line: str) -> None:
+    """Print one line without rich, whose lock a dying thread may hold."""
+    os.write(sys.stderr.fileno(), f"reglage: {line}\n".encode())

@@ -1,0 +1,137 @@
+"""From the recipe and what earlier stages made to the next stage's job. Pure: `plan` asks with it, `finetune` acts."""
+
+from collections.abc import Mapping, Sequence
+
+from ftlib.config import Split
+from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.listed import FileVersion
+from ftlib.evaluation.measured import EvalReport
+from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.merging.interpolation.ends import Score
+from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
+from ftlib.retraining.training_rows import UsedRows
+from ftlib.stages.base import BaseJob
+from ftlib.stages.evaluate import EvaluateJob
+from ftlib.stages.ingest import IngestJob
+from ftlib.stages.interpolate import InterpolateJob
+from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.select import SelectJob
+from ftlib.stages.train import TrainJob
+from ftlib.training.phase import Phase
+from ftlib.workspace import Workspace
+
+
+def ingest_job(recipe: Recipe, name: str, files: tuple[FileVersion, ...] | None = None) -> IngestJob:
+    """Say what to ingest: these files (`ftlib.data.sources.pins.pin`), or the source's as they are now."""
+    dataset = recipe.datasets[name]
+    return IngestJob(
+        name=name,
+        source=dataset.source,
+        files=dataset.source.pin() if files is None else files,
+        limits=dataset.limits,
+        key=dataset.key,
+        updated=dataset.updated,
+        columns=dataset.columns,
+    )
+
+
+def preprocess_job(
+    recipe: Recipe, name: str, raw: Mapping[str, RawDataset], model: FoundModel, used: UsedRows | None = None
+) -> PreprocessJob:
+    """Say what to prepare; rows that train are kept apart from every other dataset that is evaluated."""
+    trains = name in recipe.training_datasets()
+    others = [other for other in recipe.evaluation_datasets() if trains and other != name]
+    return PreprocessJob(
+        name=name,
+        raw=raw[name],
+        dataset=recipe.datasets[name],
+        model=model,
+        tokenizer=model.tokenizer,
+        reads=model.reads,
+        guards=tuple(Guard(raw=raw[other], dataset=recipe.datasets[other]) for other in others),
+        trains=trains,
+        used=used,
+    )
+
+
+def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
+    """Say where training starts: a head for every label that training sees."""
+    return BaseJob(model=model, kind=recipe.phases[0].objective.needs, labels=labels, seed=recipe.seed)
+
+
+def train_job(
+    recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset], seed: int | None = None
+) -> TrainJob:
+    """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's."""
+    from ftlib.training.precision import resolve_precision
+
+    return TrainJob(
+        start=start,
+        data=prepared[phase.dataset],
+        phase=phase,
+        precision=resolve_precision(phase, recipe.compute),
+        seed=recipe.seed if seed is None else seed,
+        compute=recipe.compute,
+    )
+
+
+def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
+    """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
+    if not recipe.interpolation.siblings:
+        return []
+    from ftlib.merging.siblings import find_sibling
+
+    registry = ModelRegistry(recipe.publish.to.store())
+    return [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
+
+
+def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """Give a fine-tune of the last phase with another seed a name of its own."""
+    return checkpoint.model_copy(update={"phase": f"{checkpoint.phase}-seed{seed}"})
+
+
+def interpolate_job(
+    recipe: Recipe,
+    trail: Sequence[Checkpoint],
+    siblings: Sequence[Checkpoint],
+    scores: tuple[Score, ...] = (),
+) -> InterpolateJob:
+    """Say which candidates to name, given what was measured of those named before."""
+    return InterpolateJob(
+        start=trail[-2],
+        end=trail[-1],
+        siblings=tuple(siblings),
+        interpolation=recipe.interpolation,
+        scores=scores,
+    )
+
+
+def evaluate_jobs(
+    recipe: Recipe, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset], split: Split
+) -> list[EvaluateJob]:
+    """Say what to measure: every member on one split of every evaluation."""
+    return [
+        EvaluateJob(
+            name=name,
+            evaluation=evaluation,
+            candidates=tuple(members),
+            data=prepared[evaluation.dataset],
+            split=split,
+            seed=recipe.seed,
+            compute=recipe.compute,
+        )
+        for name, evaluation in recipe.evaluations.items()
+    ]
+
+
+def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport]) -> SelectJob:
+    """Say which of the measured candidates to choose from, and how."""
+    return SelectJob(
+        candidates=candidates,
+        reports=tuple(sweep),
+        evaluations=recipe.evaluations,
+        select=recipe.select,
+        seed=recipe.seed,
+    )

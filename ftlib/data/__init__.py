@@ -1,0 +1,1 @@
+"""Rows, from sources through formats to splits."""

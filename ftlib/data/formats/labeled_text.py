@@ -1,0 +1,86 @@
+"""One text, one label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.data.formats.spelt_lists import spells_list
+from ftlib.data.identity import identity, written
+from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
+
+
+class LabeledText(Config):
+    """A text column and a label column, for sequence classification."""
+
+    kind: Literal["labeled_text"] = "labeled_text"
+    text: str
+    label: str
+    max_tokens: int = Field(default=256, gt=1)
+    """Longer texts are cut; how many is reported."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `[SEP]` or `</s>`, is read as these characters, or as the token: `keep`."""
+    slices: tuple[str, ...] = ()
+    """Columns whose values split the evaluation report."""
+
+    yields: ClassVar[BatchKind] = "labeled"
+    keeps_lines: ClassVar[bool] = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that must be there."""
+        return (self.text, self.label, *self.slices)
+
+    def example(self, values: Values) -> Example | Dropped:
+        """Return text and label of a row, or why it has none. Truth values and whole numbers are labels by name."""
+        text, label = values.get(self.text), label_name(values.get(self.label))
+        if text is None:
+            return Dropped("missing_text")
+        if not isinstance(text, str):
+            return Dropped("text_not_a_string")
+        if isinstance(label, Dropped):
+            return label
+        if spells_list(values.get(self.label)):
+            return Dropped("list_as_text")
+        return Example(text, identity(label), slice_values(values, self.slices), target=label)
+
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of a text to be read."""
+        return tokenizer.num_special_tokens_to_add() + 1
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
+        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
+        return [
+            Encoded([Piece(ids, example.target)], truncated=cut)
+            for example, (ids, cut) in zip(examples, texts, strict=True)
+        ]
+
+
+def cut_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, special_tokens: SpecialTokens
+) -> list[tuple[list[int], bool]]:
+    """Return every text's ids, special tokens included, and whether some had to go."""
+    split = special_tokens == "split"
+    whole = tokenizer(list(texts), verbose=False, split_special_tokens=split)["input_ids"]
+    encoded: list[tuple[list[int], bool]] = [(ids, False) for ids in whole]
+    long = [i for i, (ids, _) in enumerate(encoded) if len(ids) > max_tokens]
+    if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
+        again = [texts[i] for i in long]
+        cut = tokenizer(again, truncation=True, max_length=max_tokens, split_special_tokens=split)["input_ids"]
+        for i, ids in zip(long, cut, strict=True):
+            encoded[i] = (ids, True)
+    return encoded
+
+
+def label_name(value: Value) -> str | Dropped:
+    """Return a label as it is written, or why it is none. Truth values and whole numbers are labels by name."""
+    if value is None:
+        return Dropped("missing_label")
+    # A column of whole numbers with a null is one of floats to most writers.
+    if not isinstance(value, (str, bool, int)) and not (isinstance(value, float) and value.is_integer()):
+        return Dropped("label_not_a_name")
+    return Dropped("empty_label") if identity(value) is None else written(value)

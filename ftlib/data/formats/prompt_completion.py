@@ -1,0 +1,94 @@
+"""A prompt and what should follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.data.cleaning import clean
+from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
+
+
+class PromptCompletion(Config):
+    """A prompt column and a completion column, for a language model that is to answer.
+
+    A row is the prompt, the separator, the completion and the end-of-text token. The two sides are tokenised apart, so
+    that no token spans the border and a prompt has the same tokens whatever follows it, as when the model answers.
+    Blanks at the separator's end go with the completion: most tokenizers join them to the word after.
+    """
+
+    kind: Literal["prompt_completion"] = "prompt_completion"
+    prompt: str
+    completion: str
+    separator: str = "\n"
+    """Stands between the two."""
+    max_tokens: int = Field(default=512, gt=3)
+    """Of a longer row, the prompt loses its beginning; the completion loses its end only if it alone is too long."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `<|im_start|>` or `</s>`, is read as these characters, or as the token: `keep`,
+    for texts that a chat template wrote."""
+    slices: tuple[str, ...] = ()
+
+    yields: ClassVar[BatchKind] = "completions"
+    keeps_lines: ClassVar[bool] = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that must be there."""
+        return (self.prompt, self.completion, *self.slices)
+
+    def example(self, values: Values) -> Example | Dropped:
+        """Return a row's prompt, by which rows are the same, and completion, or why it has none."""
+        prompt, completion = values.get(self.prompt), values.get(self.completion)
+        if prompt is None:
+            return Dropped("missing_text")
+        if not isinstance(prompt, str):
+            return Dropped("text_not_a_string")
+        if completion is None:
+            return Dropped("missing_completion")
+        if not isinstance(completion, str):
+            return Dropped("completion_not_a_string")
+        answer = clean(completion, keep_lines=True)
+        if not answer.strip():
+            return Dropped("empty_completion")
+        return Example(prompt, slices=slice_values(values, self.slices), target=answer)
+
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of prompt and completion each to be read."""
+        return len(_leading(tokenizer)) + 2
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return one piece per row; its target is the completion's text, its supervised tokens are the last ones."""
+        first, end = _leading(tokenizer), tokenizer.eos_token_id
+        prompts = self._plain_ids([self.before(example.text) for example in examples], tokenizer)
+        blanks = self.separator[len(self.separator.rstrip(" ")) :]
+        answers = self._plain_ids([f"{blanks}{example.target}" for example in examples], tokenizer)
+        return [
+            self._encoded(str(example.target), [first, prompt, answer if end is None else [*answer, end]])
+            for example, prompt, answer in zip(examples, prompts, answers, strict=True)
+        ]
+
+    def _plain_ids(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        split = self.special_tokens == "split"
+        return tokenizer(list(texts), add_special_tokens=False, verbose=False, split_special_tokens=split)["input_ids"]
+
+    def before(self, prompt: str) -> str:
+        """Return what a cleaned prompt becomes before it is tokenised."""
+        return prompt + self.separator.rstrip(" ")
+
+    def _encoded(self, text: str, parts: list[list[int]]) -> Encoded:
+        first, prompt, answer = parts
+        room = max(1, self.max_tokens - len(first) - len(answer))
+        before = first + prompt[-room:]
+        ids = (before + answer)[: self.max_tokens]
+        # Without a token before it, the completion's first one has nothing to be predicted from.
+        return Encoded([Piece(ids, text, len(ids) - max(1, len(before)))], truncated=len(ids) < sum(map(len, parts)))
+
+
+def _leading(tokenizer: Tokenizer) -> list[int]:
+    """Return the special tokens that the tokenizer puts before a text; those it puts after one have no place here."""
+    whole, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    return whole[: next(i for i in range(len(whole) + 1) if whole[i : i + len(plain)] == plain)]

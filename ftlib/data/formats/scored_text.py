@@ -1,0 +1,62 @@
+"""One text, one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.data.formats.labeled_text import cut_texts
+from ftlib.data.row_keys import as_number
+from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
+
+
+class ScoredText(Config):
+    """A text column and a column of finite numbers, for regression; a text that spells one counts, as in csv."""
+
+    kind: Literal["scored_text"] = "scored_text"
+    text: str
+    score: str
+    max_tokens: int = Field(default=256, gt=1)
+    """Longer texts are cut; how many is reported."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a text that spells one, `[SEP]` or `</s>`, is read as these characters, or as the token: `keep`."""
+    slices: tuple[str, ...] = ()
+    """Columns whose values split the evaluation report."""
+
+    yields: ClassVar[BatchKind] = "scored"
+    keeps_lines: ClassVar[bool] = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that must be there."""
+        return (self.text, self.score, *self.slices)
+
+    def example(self, values: Values) -> Example | Dropped:
+        """Return text and score of a row, or why it has none."""
+        text, value = values.get(self.text), values.get(self.score)
+        if text is None:
+            return Dropped("missing_text")
+        if not isinstance(text, str):
+            return Dropped("text_not_a_string")
+        if value is None:
+            return Dropped("missing_score")
+        score = as_number(value)
+        if score is None:
+            return Dropped("score_not_a_number")
+        # The number as label: copies of a text with different scores contradict each other.
+        return Example(text, f"{score + 0.0:.17g}", slice_values(values, self.slices), target=score)
+
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of a text to be read."""
+        return tokenizer.num_special_tokens_to_add() + 1
+
+    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+        """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
+        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
+        return [
+            Encoded([Piece(ids, example.target)], truncated=cut)
+            for example, (ids, cut) in zip(examples, texts, strict=True)
+        ]

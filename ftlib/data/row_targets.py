@@ -1,0 +1,26 @@
+"""What a row is taught, as its format lays it out."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Span(TypedDict):
+    """A place in a row's tokens, and the texts that they spell: what answers a question."""
+
+    start: int
+    """The first token of the answer; that of the row, which is no text's, where the row does not hold it."""
+    end: int
+    """Its last token."""
+    answers: list[str]
+    """Every text that counts as right."""
+    spelt: list[str | None]
+    """What every token adds to the text that is searched, with what lies before it; None for tokens of the question."""
+    segments: list[int]
+    """Each token's `token_type_ids`; empty for a model without them."""
+    optional: bool
+    """Whether there may be no answer, so that the row's first token, which is no text's, is one like any other."""
+
+
+Target = str | int | float | tuple[str | None, ...] | Span | None
+"""What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, a span of them."""

@@ -1,0 +1,248 @@
+"""The rows of an ingested dataset: one parquet file, written in two passes and read in batches, never held whole.
+
+A column is text, integers, floats or truth values if all its values are. A column of mixed or nested values is kept
+as JSON text, marked in the schema, and comes back as it was: ingestion loses and converts nothing, and a format says
+what it has no use for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+from ftlib.data.rows import FILE, ROW_ID, Checked, Value
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+ColumnKind = Literal["string", "int64", "double", "bool", "json"]
+
+_JSON = {b"reglage": b"json"}
+_BATCH = 1000
+_ROW_GROUP_BYTES = 8 << 20
+_KINDS: dict[type, ColumnKind] = {str: "string", int: "int64", float: "double", bool: "bool"}
+
+
+class Snapshot(NamedTuple):
+    """What was written."""
+
+    rows: int
+    columns: tuple[str, ...]
+    content: str
+    """sha256 over the ids of the rows in order."""
+
+
+def write_snapshot(
+    path: Path, rows: Iterable[Checked], keep: Callable[[], NDArray[np.bool_] | None] = lambda: None
+) -> Snapshot:
+    """Write rows to a parquet file. Memory is bounded by the batch; a temporary file beside `path` holds the rows.
+
+    A column's type is known only after the last row, so the first pass spools every batch with the types it has by
+    itself, and the second casts whole columns. `keep` is asked between the two which of the rows are to stay.
+    """
+    import pyarrow as pa
+
+    spool = path.with_suffix(".spool")
+    kinds: dict[str, set[ColumnKind]] = {}
+    pending = iter(rows)
+    try:
+        with pa.OSFile(str(spool), "wb") as stream:
+            while batch := list(islice(pending, _BATCH)):
+                table = _typed_batch(batch)
+                for field in table.schema:
+                    kinds.setdefault(field.name, set()).add(_kind_of(field))
+                with pa.ipc.new_stream(stream, table.schema) as writer:
+                    writer.write_batch(table)
+        resolved: dict[str, ColumnKind] = {
+            name: _resolve(kinds[name]) for name in sorted(kinds) if name not in (ROW_ID, FILE)
+        }
+        count, content = _write_parquet(path, spool, resolved, keep())
+    finally:
+        spool.unlink(missing_ok=True)
+    return Snapshot(count, tuple(resolved), content)
+
+
+def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
+    """Yield (row id, values without nulls) in order."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as table:
+        nested = {field.name for field in table.schema_arrow if field.metadata == _JSON}
+        for batch in table.iter_batches(batch_size=_BATCH, use_threads=False):
+            for cells in batch.to_pylist():
+                row_id = cells.pop(ROW_ID)
+                cells.pop(FILE, None)
+                yield (
+                    row_id,
+                    {
+                        name: json.loads(cell) if name in nested else cell
+                        for name, cell in cells.items()
+                        if cell is not None
+                    },
+                )
+
+
+def read_origins(path: Path) -> Iterator[tuple[str, int | None]]:
+    """Yield (row id, the place of its file in `RawDataset.files`) in order, reading nothing else."""
+    for row_id, place in read_column(path, FILE):
+        yield row_id, cast("int | None", place)
+
+
+def rows_by_file(path: Path) -> Counter[int | None]:
+    """Count the rows of each file, by its place in `RawDataset.files`; None where the source does not say."""
+    from pyarrow import parquet
+
+    counts: Counter[int | None] = Counter()
+    with parquet.ParquetFile(path) as table:
+        for batch in table.iter_batches(columns=[FILE], use_threads=False):
+            for item in batch.column(0).value_counts().to_pylist():
+                counts[item["values"]] += item["counts"]
+    return counts
+
+
+def read_column(path: Path, name: str) -> Iterator[tuple[str, Value]]:
+    """Yield (row id, a column's value) in order, reading nothing else."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as table:
+        nested = table.schema_arrow.field(name).metadata == _JSON
+        for batch in table.iter_batches(batch_size=_BATCH, columns=[ROW_ID, name], use_threads=False):
+            ids, cells = batch.column(ROW_ID).to_pylist(), batch.column(name).to_pylist()
+            if nested:
+                cells = [None if cell is None else json.loads(cell) for cell in cells]
+            yield from zip(ids, cells, strict=True)
+
+
+def _resolve(kinds: set[ColumnKind]) -> ColumnKind:
+    return next(iter(kinds)) if len(kinds) == 1 else "json"
+
+
+def _field(name: str, kind: ColumnKind) -> pa.Field:
+    import pyarrow as pa
+
+    return pa.field(
+        name, pa.string() if kind == "json" else pa.type_for_alias(kind), metadata=_JSON if kind == "json" else None
+    )
+
+
+def _kind_of(field: pa.Field) -> ColumnKind:
+    return "json" if field.metadata == _JSON else cast("ColumnKind", str(field.type))
+
+
+def _typed_batch(rows: Sequence[Checked]) -> pa.RecordBatch:
+    """Return rows as columns, each of the type that its values have here."""
+    import pyarrow as pa
+
+    arrays: list[Any] = [
+        pa.array([row.row_id for row in rows], pa.string()),
+        pa.array([row.file for row in rows], pa.int32()),
+    ]
+    fields = _own_fields()
+    values = [row.values for row in rows]
+    for name in dict.fromkeys(chain.from_iterable(values)):
+        kind, array = _column([row.get(name) for row in values])
+        arrays.append(array)
+        fields.append(_field(name, kind))
+    return pa.record_batch(arrays, schema=pa.schema(fields))
+
+
+def _column(cells: list[Value]) -> tuple[ColumnKind, pa.Array]:
+    import pyarrow as pa
+
+    types = set(map(type, cells)) - {type(None)}
+    kind = _KINDS.get(next(iter(types)), "json") if len(types) == 1 else "json"
+    if kind != "json":
+        try:
+            return kind, pa.array(cells, pa.type_for_alias(kind))
+        except (OverflowError, pa.ArrowInvalid):  # an integer of more than 64 bits
+            pass
+    return "json", pa.array([_text(cell) for cell in cells], pa.string())
+
+
+def _own_fields() -> list[pa.Field]:
+    import pyarrow as pa
+
+    return [pa.field(ROW_ID, pa.string()), pa.field(FILE, pa.int32())]
+
+
+def _write_parquet(
+    path: Path, spool: Path, kinds: dict[str, ColumnKind], keep: NDArray[np.bool_] | None
+) -> tuple[int, str]:
+    """Write the rows to keep; return how many they are, and the sha256 of their ids."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    count, content = 0, hashlib.sha256()
+    schema = pa.schema([*_own_fields(), *(_field(name, kind) for name, kind in kinds.items())])
+    with _spooled(spool) as batches, parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for group in _row_groups(_kept(batches, keep), schema):
+            writer.write_table(pa.Table.from_batches(group, schema))
+            for batch in group:
+                count += batch.num_rows
+                content.update("".join(batch.column(0).to_pylist()).encode())
+    return count, content.hexdigest()
+
+
+def _kept(batches: Iterable[pa.RecordBatch], keep: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    start = 0
+    for batch in batches:
+        stop = start + batch.num_rows
+        yield batch if keep is None else batch.filter(pa.array(keep[start:stop]))
+        start = stop
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[list[pa.RecordBatch]]:
+    """Gather batches, since a row group of a thousand short rows is mostly headers."""
+    import pyarrow as pa
+
+    group: list[pa.RecordBatch] = []
+    held = 0
+    for batch in batches:
+        group.append(pa.record_batch([_as_kind(batch, field) for field in schema], schema=schema))
+        held += batch.nbytes
+        if held >= _ROW_GROUP_BYTES:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
+@contextmanager
+def _spooled(spool: Path) -> Generator[Iterator[pa.RecordBatch]]:
+    import pyarrow as pa
+
+    with pa.OSFile(str(spool), "rb") as stream:
+        size = stream.size()
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            while stream.tell() < size:  # one stream for each batch: its columns and types are its own
+                yield from pa.ipc.open_stream(stream)
+
+        yield batches()
+
+
+def _as_kind(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    """Return a batch's column as the whole file has it: absent is null, and what differs elsewhere is JSON text."""
+    import pyarrow as pa
+
+    here = batch.schema.get_field_index(field.name)
+    if here < 0:
+        return pa.nulls(batch.num_rows, field.type)
+    array = batch.column(here)
+    if _kind_of(batch.schema.field(here)) == _kind_of(field):
+        return array
+    return pa.array([_text(cell) for cell in array.to_pylist()], pa.string())
+
+
+def _text(value: Value) -> str | None:
+    return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,24 @@
+"""The recipe's `evaluations`: what is measured, on which rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ftlib.config import Config
+from ftlib.evaluation.metrics import Metric
+
+
+class Evaluation(Config):
+    """What is measured, and what it stands for. Selection reads `validation`, the report `test`."""
+
+    dataset: str
+    metrics: tuple[Metric, ...]
+    role: Literal["target", "shifted", "retained"] = "target"
+    """target: rows like the training rows; shifted: from elsewhere; retained: what the base model could do before."""
+    resamples: int = Field(default=1000, ge=100)
+    """Bootstrap resamples behind every interval."""
+    confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
+    max_new_tokens: int = Field(default=0, ge=0)
+    """Tokens that a model may write after each prompt, always its most probable one; 0 writes nothing."""

@@ -1,0 +1,101 @@
+"""The forward-only pass: a model and a split to the table of per-example outcomes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from ftlib.errors import ModelError
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.heads import head_of
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.split import PreparedSplit
+from ftlib.training.batches import by_length
+from ftlib.training.compute import Compute
+from ftlib.training.resources import check_gpu
+
+ROWS = 32
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every `of`-th batch, from the `index`-th on."""
+
+    index: int
+    of: int
+
+
+EVERYTHING = Share(0, 1)
+
+
+def batches_of(split: PreparedSplit, share: Share = EVERYTHING) -> list[Int[np.ndarray, " batch"]]:
+    """Return a share of the split's batches.
+
+    All batches are a pure function of the rows' lengths: the same for every model and any number of workers, so that
+    models differ by their weights alone and not by padding.
+    """
+    largest = head_of(split.kind).largest_batch
+    size = max(1, min(ROWS, largest // max(1, int(split.lengths.max(initial=0)))))
+    return by_length(split.lengths, size)[share.index :: share.of]
+
+
+def predict_split(
+    model: nn.Module,
+    split: PreparedSplit,
+    labels: tuple[str, ...],
+    tokenizer: Callable[[], Any],
+    on_rows: Callable[[int], None] = lambda _: None,
+    max_new_tokens: int = 0,
+    share: Share = EVERYTHING,
+) -> Outcomes:
+    """Run a model in eval mode over every row of the share and return what it said, in the split's order.
+
+    `on_rows` hears the rows done so far; `tokenizer` is loaded only for a kind of batch whose answers are text. After
+    prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not finite.
+    """
+    collate = Collator.of(model)
+    answers, done = head_of(split.kind).answers(split, labels, tokenizer, max_new_tokens), 0
+    batches = batches_of(split, share)
+    model.eval()
+    with torch.inference_mode():
+        for rows in batches:
+            answers.add(model, split.batch(rows, collate), rows)
+            done += len(rows)
+            on_rows(done)
+    _check_finite(answers.nll, split)
+    slices = {name: tuple(column.to_pylist()) for name, column in split.slices.items()}
+    table = answers.outcomes({"row_ids": tuple(split.row_ids.to_pylist()), "slices": slices})
+    return table if done == len(split) else table.take(np.sort(np.concatenate([*batches, np.zeros(0, np.int64)])))
+
+
+def _check_finite(nll: Float[np.ndarray, " rows"], split: PreparedSplit) -> None:
+    bad = np.flatnonzero(~np.isfinite(nll))
+    if len(bad):
+        raise ModelError(
+            f"the model's answer is not finite on {len(bad)} of {len(nll)} rows, first on row "
+            f"{split.row_ids[int(bad[0])]}: its weights overflow; lower the learning rate"
+        )
+
+
+@contextmanager
+def resources(compute: Compute) -> Generator[torch.device]:
+    """Give the device to run on, with all of the CPU threads the recipe grants; what was set before is restored.
+
+    Raises RecipeError if a GPU is wanted and none is there.
+    """
+    check_gpu(compute)
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(min(cores, (compute.threads or cores) * max(1, compute.workers)))
+    try:
+        yield torch.device("cuda" if compute.use_gpu else "cpu")
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,22 @@
+"""Words that an answer shares with the right one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ftlib.evaluation.metrics.answer_scores import AnswerScore
+from ftlib.kinds.outcomes import SpanOutcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+
+class AnswerF1(AnswerScore):
+    """SQuAD's F1, between 0 and 1: the mean over questions of the word overlap with the nearest right answer."""
+
+    kind: Literal["answer_f1"] = "answer_f1"
+
+    def of_texts(self, outcomes: SpanOutcomes) -> Float[np.ndarray, " rows"]:
+        """See AnswerScore."""
+        return outcomes.overlap

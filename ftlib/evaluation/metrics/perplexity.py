@@ -1,0 +1,36 @@
+"""Perplexity per token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ftlib.config import LANGUAGE, BatchKind
+from ftlib.evaluation.metrics.base import MetricBase
+from ftlib.evaluation.metrics.draws import share
+from ftlib.kinds.outcomes import TokenOutcomes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
+
+
+class Perplexity(MetricBase):
+    """exp(sum of negative log-likelihoods / number of tokens), over the corpus and not a mean over batches."""
+
+    kind: Literal["perplexity"] = "perplexity"
+
+    reads: ClassVar[frozenset[BatchKind]] = LANGUAGE
+    higher_is_better: ClassVar[bool] = False
+
+    @property
+    def undefined_where(self) -> str:
+        """See MetricBase."""
+        return "the rows have no token to predict"
+
+    def resampled(
+        self, outcomes: TokenOutcomes, rows: Int[np.ndarray, "resamples rows"]
+    ) -> Float[np.ndarray, " resamples"]:
+        """Return `compute` of every resample."""
+        import numpy as np
+
+        return np.exp(share(outcomes.nll[rows].sum(axis=1), outcomes.targets[rows].sum(axis=1)))

@@ -1,0 +1,120 @@
+"""The publish gate's last question: is the model a stranger loads from the registry the one that was measured?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ftlib.config import READS_ONE_PLACE, REPORT, BatchKind
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.prepared import split_file
+from ftlib.errors import IntegrityError
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.heads import head_of
+from ftlib.kinds.loading import load_model, load_tokenizer, load_with_gaps
+from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
+from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
+from ftlib.kinds.split import PreparedSplit
+from ftlib.merging.candidate_weights import mix_into
+from ftlib.merging.candidates import Candidate
+
+ROWS = 8
+TOLERANCE = 1e-5
+ADAPTER_TOLERANCE = 1e-3
+
+
+def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) -> float:
+    """Load a folder with stock transformers and return its largest difference of logits from the candidate's.
+
+    The candidate is put together in memory from the checkpoints that were evaluated, not from the files that were
+    published. Both see the same few real rows of the test split, the longest and the shortest among them: in one
+    padded batch, as the candidate was measured, and the folder's model each row alone too, as a stranger asks it.
+
+    Raises IntegrityError if the difference is above `TOLERANCE` (`PADDING_TOLERANCE` from the rows alone) or no
+    number, or if labels are named otherwise; ModelError if the folder does not load.
+    """
+    ours = load_model(candidate.start.path / "model", data.kind)
+    mix_into(ours, candidate)
+    theirs = _as_a_stranger(folder, data.kind)
+    _check_labels(theirs, candidate.end.labels)
+    _check_tokenizer(theirs, load_tokenizer(folder), data.kind)
+    return _compared("model", theirs, ours, candidate, data, TOLERANCE)
+
+
+def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: PreparedDataset) -> float:
+    """Put an adapter over the base model with stock peft and return its largest difference from the candidate's logits.
+
+    Sums are taken in another order than in merged weights, so more is allowed. Raises as `logit_difference`.
+    """
+    from peft import PeftModel
+
+    ours = load_model(candidate.start.path / "model", data.kind)
+    mix_into(ours, candidate)
+    # The head is as random as a stranger's: what the adapter does not bring shows.
+    bare, _ = load_with_gaps(base, data.kind, **head_of(data.kind).config(candidate.end.labels))
+    theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
+    return _compared("adapter", theirs.eval(), ours, candidate, data, ADAPTER_TOLERANCE)
+
+
+def _compared(
+    what: str, theirs: nn.Module, ours: nn.Module, candidate: Candidate, data: PreparedDataset, tolerance: float
+) -> float:
+    split = PreparedSplit(split_file(data.path, REPORT), candidate.end.labels)
+    rows = _some_rows(split)
+    together = _logits(ours, split, rows)
+    difference = largest_difference(_logits(theirs, split, rows), together)
+    if not difference <= tolerance:  # written so that NaN fails
+        raise IntegrityError(
+            f"the {what} read back from the registry gives logits that differ by {difference:.3g} from those of "
+            f"{candidate.name!r}, at most {tolerance:g} is allowed; nothing was published"
+        )
+    alone = [_logits(theirs, split, rows[i : i + 1])[0] for i in range(len(rows))]
+    padded = moved_by_padding(together, alone)
+    if not padded <= max(tolerance, PADDING_TOLERANCE):
+        raise IntegrityError(
+            f"the {what} read back from the registry answers a row alone otherwise than {candidate.name!r} was "
+            f"measured in a padded batch, by {padded:.3g}, at most {PADDING_TOLERANCE:g} is allowed: an answer must "
+            "not depend on the padding; nothing was published"
+        )
+    return difference
+
+
+def _as_a_stranger(folder: Path, kind: BatchKind) -> nn.Module:
+    """Load with transformers alone: none of our code may be needed to use what we publish."""
+    model: nn.Module = head_of(kind).auto_class.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    return model.eval()
+
+
+def _check_labels(model: nn.Module, labels: tuple[str, ...]) -> None:
+    config: Any = model.config
+    named = tuple(config.id2label[i] for i in range(len(labels))) if labels else ()
+    if named != labels:
+        raise IntegrityError(f"the model read back names its labels {', '.join(named)}; they are {', '.join(labels)}")
+
+
+def _check_tokenizer(model: nn.Module, tokenizer: Any, kind: BatchKind) -> None:
+    pad = Collator.of(model).pad_token_id
+    if kind in READS_ONE_PLACE and tokenizer.pad_token_id != pad:
+        raise IntegrityError(
+            f"the tokenizer read back fills rows up with {tokenizer.pad_token_id}, and the model finds the place it "
+            f"reads by {pad}; nothing was published"
+        )
+
+
+def _some_rows(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
+    spread = np.linspace(0, len(split) - 1, num=min(ROWS, len(split))).astype(np.int64)
+    return np.unique([*spread, np.argmax(split.lengths), np.argmin(split.lengths)])
+
+
+@torch.inference_mode()
+def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> list[Tensor]:
+    """Return each row's logits, asked in one batch, padded as the model's own config says."""
+    batch = split.batch(rows, Collator.of(model))
+    return own_logits(split.kind, model(**batch.inputs()), split.lengths[rows].tolist())

@@ -1,0 +1,65 @@
+"""What is asked of a model by each kind of batch: which layer answers, what it is taught, what it is heard to say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ftlib.kinds.batch import Batch
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.targets import Targets
+
+if TYPE_CHECKING:
+    from ftlib.kinds.split import PreparedSplit
+
+
+class Answers(ABC):
+    """Collects what a model says, batch by batch, until every row of the split was asked."""
+
+    nll: Float[np.ndarray, " rows"]
+    """Each row's negative log-likelihood so far, in nats."""
+
+    @abstractmethod
+    def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
+        """Ask the model about these rows."""
+
+    @abstractmethod
+    def outcomes(self, common: Mapping[str, Any]) -> Outcomes:
+        """Return the table; `common` are the row ids and slices."""
+
+
+class Head(ABC):
+    """One kind of batch, as models see it."""
+
+    auto_class: ClassVar[Any]
+    """The transformers class that loads a model with this head."""
+    largest_batch: ClassVar[int]
+    """Tokens of a batch that is measured, padding included: what its logits take follows from it."""
+
+    @abstractmethod
+    def config(self, labels: Sequence[str]) -> dict[str, object]:
+        """Return what a model's config must say for these labels, beside their names."""
+
+    @abstractmethod
+    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Targets | None:
+        """Return the targets of a split's `target` column. Raises DataError for a label the model does not have."""
+
+    def logits(self, said: Any) -> Tensor:
+        """Return all logits of what a model's forward pass returned, as one tensor."""
+        return said.logits
+
+    @abstractmethod
+    def answers(
+        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
+    ) -> Answers:
+        """Return a collector for a split's answers; it loads the tokenizer only if it reads or writes text.
+
+        `max_new_tokens` is how much a model may write after a prompt, for the kind of batch that has prompts.
+        """

@@ -1,0 +1,114 @@
+"""What follows a prompt: its likelihood, and what the model writes instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from ftlib.kinds.batch import Batch
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.heads.tokens import TokenAnswers, TokenHead
+from ftlib.kinds.outcomes import CompletionOutcomes
+from ftlib.kinds.targets import Targets
+
+if TYPE_CHECKING:
+    from ftlib.kinds.split import PreparedSplit
+
+
+class CompletionHead(TokenHead):
+    """See Head."""
+
+    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> References:
+        """See Head."""
+        assert column is not None
+        return References(column)
+
+    def answers(
+        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
+    ) -> CompletionAnswers:
+        """See Head."""
+        return CompletionAnswers(split, tokenizer, max_new_tokens)
+
+
+class References(Targets):
+    """The completions as text; their tokens are at the rows' ends."""
+
+    def __init__(self, texts: pa.ChunkedArray) -> None:
+        self.texts = texts
+
+    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]) -> None:
+        """Return nothing: the loss reads the tokens."""
+
+
+class CompletionAnswers(TokenAnswers):
+    """Collects the likelihood of every completion, and the texts that the model writes."""
+
+    def __init__(self, split: PreparedSplit, tokenizer: Callable[[], Any], max_new_tokens: int) -> None:
+        super().__init__(split, tokenizer)
+        self._max_new_tokens = max_new_tokens
+        self._written = [""] * len(split)
+
+    def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
+        """See Answers."""
+        super().add(model, batch, rows)
+        if not self._max_new_tokens:
+            return
+        lengths = batch.attention_mask.sum(dim=1) - batch.supervised
+        prompts = [ids[:length] for ids, length in zip(batch.input_ids, lengths.tolist(), strict=True)]
+        for row, ids in zip(rows, continued(model, prompts, self.tokenizer, self._max_new_tokens), strict=True):
+            self._written[row] = self.spell(ids)
+
+    def outcomes(self, common: Mapping[str, Any]) -> CompletionOutcomes:
+        """See Answers."""
+        assert isinstance(self.split.targets, References)
+        return CompletionOutcomes(
+            **common,
+            **self.likelihoods(),
+            references=tuple(self.split.targets.texts.to_pylist()),
+            predicted=tuple(self._written) if self._max_new_tokens else None,
+        )
+
+
+def continued(model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_new_tokens: int) -> list[list[int]]:
+    """Return the tokens that follow each prompt (ids), the most probable one at each place, up to the end token.
+
+    Prompts are padded on the left and masked; transformers counts positions from the mask, so a prompt's answer does
+    not depend on what it is batched with, to the rounding of sums.
+    """
+    end = tokenizer.eos_token_id
+    collate = Collator.of(model, prompts[0].device)
+    batch = collate({"input_ids": [prompt.tolist() for prompt in prompts]}, left=True)
+    plain: Any = getattr(model, "get_base_model", lambda: model)()  # peft's adapter layers lie inside it
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=end,
+        pad_token_id=collate.pad_token_id if end is None else end,
+    )
+    with _without_own_settings(plain):
+        whole: Tensor = plain.generate(**batch, generation_config=settings)
+    return [_before(end, new) for new in whole[:, batch["input_ids"].shape[1] :].tolist()]
+
+
+def _before(end: int | None, ids: list[int]) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Generator[None]:
+    """Keep a model's generation_config.json out of it: its penalties and sampling would fill in what is left unsaid."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

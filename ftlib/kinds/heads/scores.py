@@ -1,0 +1,73 @@
+"""One number per row: sequence classification with a single output, which is regression to transformers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ftlib.kinds.batch import Batch
+from ftlib.kinds.heads.base import Answers
+from ftlib.kinds.heads.sequence import SequenceHead, logits_of
+from ftlib.kinds.outcomes import ScoreOutcomes
+from ftlib.kinds.targets import Targets
+
+if TYPE_CHECKING:
+    from ftlib.kinds.split import PreparedSplit
+
+
+class ScoreHead(SequenceHead):
+    """See Head."""
+
+    def config(self, labels: Sequence[str]) -> dict[str, object]:
+        """See Head."""
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> ScoreTargets:
+        """See Head."""
+        assert column is not None
+        return ScoreTargets(column.to_numpy())
+
+    def answers(
+        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
+    ) -> ScoreAnswers:
+        """See Head."""
+        return ScoreAnswers(split)
+
+
+class ScoreTargets(Targets):
+    """Each row's number."""
+
+    def __init__(self, scores: Float[np.ndarray, " rows"]) -> None:
+        self.scores = scores
+
+    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]) -> Tensor:
+        """Return the numbers as float32."""
+        return torch.from_numpy(self.scores[rows]).float()
+
+
+class ScoreAnswers(Answers):
+    """Collects numbers."""
+
+    def __init__(self, split: PreparedSplit) -> None:
+        assert isinstance(split.targets, ScoreTargets)
+        self.nll = np.zeros(len(split), np.float64)
+        self._gold = split.targets.scores
+        self._predicted = np.zeros(len(split), np.float64)
+
+    def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
+        """See Answers."""
+        self._predicted[rows] = logits_of(model, batch)[:, 0].cpu().numpy()
+        self.nll[rows] = 0.5 * ((self._predicted[rows] - self._gold[rows]) ** 2 + math.log(2 * math.pi))
+
+    def outcomes(self, common: Mapping[str, Any]) -> ScoreOutcomes:
+        """See Answers."""
+        ones = np.ones(len(self.nll), np.int64)
+        return ScoreOutcomes(**common, nll=self.nll, targets=ones, gold=self._gold, predicted=self._predicted)

@@ -1,0 +1,84 @@
+"""Every next token: causal language modelling."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from ftlib.kinds.batch import Batch
+from ftlib.kinds.heads.base import Answers, Head
+from ftlib.kinds.next_tokens import next_tokens
+from ftlib.kinds.outcomes import TokenOutcomes
+from ftlib.kinds.targets import Targets
+
+if TYPE_CHECKING:
+    from ftlib.kinds.split import PreparedSplit
+
+
+class TokenHead(Head):
+    """See Head."""
+
+    auto_class: ClassVar[Any] = AutoModelForCausalLM
+    # Logits take tokens x vocabulary: 2,048 x 50,000 in fp32 are 400 MB.
+    largest_batch: ClassVar[int] = 2_048
+
+    def config(self, labels: Sequence[str]) -> dict[str, object]:
+        """See Head."""
+        return {}
+
+    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Targets | None:
+        """Return nothing: the tokens are the targets."""
+
+    def answers(
+        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
+    ) -> TokenAnswers:
+        """See Head."""
+        return TokenAnswers(split, tokenizer)
+
+
+class TokenAnswers(Answers):
+    """Collects the likelihood of every supervised token, given those before it."""
+
+    def __init__(self, split: PreparedSplit, tokenizer: Callable[[], Any]) -> None:
+        self.nll = np.zeros(len(split), np.float64)
+        self.split, self._load = split, tokenizer
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """Return the model's tokenizer, loaded at the first use."""
+        return self._load()
+
+    def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
+        """See Answers."""
+        logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        # What is not supervised is ignored and not multiplied away: a NaN on a padded position must not reach the sum.
+        losses = nn.functional.cross_entropy(
+            logits[:, :-1].float().transpose(1, 2), next_tokens(batch), reduction="none", ignore_index=-100
+        )
+        self.nll[rows] = losses.double().sum(dim=1).cpu().numpy()
+
+    def outcomes(self, common: Mapping[str, Any]) -> TokenOutcomes:
+        """See Answers."""
+        return TokenOutcomes(**common, **self.likelihoods())
+
+    def likelihoods(self) -> dict[str, Any]:
+        """Return the columns of every language model's table."""
+        return {"nll": self.nll, "targets": self.split.supervised, "target_bytes": self._target_bytes()}
+
+    def spell(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
+        """Return the text of these tokens, special ones aside."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _target_bytes(self) -> Int[np.ndarray, " rows"]:
+        """Return how many bytes of UTF-8 each row's targets spell."""
+        starts = self.split.lengths - self.split.supervised
+        texts = (self.spell(self.split.tokens(row)[start:]) for row, start in enumerate(starts))
+        return np.fromiter((len(text.encode()) for text in texts), np.int64, len(self.split))

@@ -1,0 +1,25 @@
+"""The per-example table: what a model said about every row. Every metric, interval and slice is a function of it."""
+
+from ftlib.kinds.outcomes.base import Outcomes, joined
+from ftlib.kinds.outcomes.completions import CompletionOutcomes
+from ftlib.kinds.outcomes.labels import LabelOutcomes
+from ftlib.kinds.outcomes.multi_labels import MultiLabelOutcomes
+from ftlib.kinds.outcomes.scores import ScoreOutcomes
+from ftlib.kinds.outcomes.spans import SpanOutcomes
+from ftlib.kinds.outcomes.table_file import parse_outcomes, read_outcomes
+from ftlib.kinds.outcomes.tagged import TaggedOutcomes
+from ftlib.kinds.outcomes.tokens import TokenOutcomes
+
+__all__ = [
+    "CompletionOutcomes",
+    "LabelOutcomes",
+    "MultiLabelOutcomes",
+    "Outcomes",
+    "ScoreOutcomes",
+    "SpanOutcomes",
+    "TaggedOutcomes",
+    "TokenOutcomes",
+    "joined",
+    "parse_outcomes",
+    "read_outcomes",
+]

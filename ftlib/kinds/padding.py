@@ -1,0 +1,136 @@
+"""Which token fills a model's rows up, and the proof that no answer depends on it.
+
+Decoders with a head for whole rows read at the last token that is not the config's `pad_token_id`, and encoder-decoders
+at the last end token: what a row is filled up with decides where such a model reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ftlib.config import READS_ONE_PLACE, BatchKind
+from ftlib.errors import ModelError, first_line
+from ftlib.kinds.collate import SEGMENTS, Collator, takes
+from ftlib.kinds.heads import head_of
+from ftlib.models.limits import ids_of, text_config
+
+TOLERANCE = 1e-4
+"""What padding may move; the rounding of fp32 sums of another width is 1e-6."""
+
+_TEXTS = (
+    "a",
+    "the screen stays blank",
+    "please tell me again when the parcel of last week will be here, and who has it",
+)
+"""What the proof asks; tokenizers of any language can spell it."""
+
+
+def settle(config: Any, folder: Path, kind: BatchKind, tokenizer: Callable[[], Any]) -> None:
+    """Give a config a padding id, where it has none that the embedding holds: what is loaded and published has one.
+
+    It is the tokenizer's, else the end token of config or tokenizer. Raises ModelError if there is none to give to a
+    model that finds the place it reads by it.
+    """
+    own = text_config(config)
+    ends = frozenset(ids_of(getattr(own, "eos_token_id", None)))
+    # An encoder-decoder reads at its last end token: rows filled up with more of them would be read there.
+    taken: frozenset[int] = ends if config.is_encoder_decoder and kind in READS_ONE_PLACE else frozenset()
+
+    def fits(id: object) -> bool:
+        return id in ids_of(id) and id not in taken and 0 <= cast(int, id) < getattr(own, "vocab_size", float("inf"))
+
+    if fits(getattr(own, "pad_token_id", None)):
+        return
+    found = next(filter(fits, _candidates(own, tokenizer)), None)
+    if found is None and kind in READS_ONE_PLACE:
+        end = " but its end token, which it reads at," if taken else ""
+        raise ModelError(
+            f"{folder}: neither config.json nor the tokenizer has a token{end} to fill rows up with, and the model "
+            "finds the place where it reads by it; write the id of one into config.json as pad_token_id"
+        )
+    for part in (config, own):
+        part.pad_token_id = found
+
+
+def _candidates(own: Any, load: Callable[[], Any]) -> Iterator[object]:
+    try:
+        tokenizer = load()
+    except ModelError:  # of a folder without one; a language model needs none to be merged
+        tokenizer = None
+    yield getattr(tokenizer, "pad_token_id", None)
+    yield from ids_of(getattr(own, "eos_token_id", None))
+    yield getattr(tokenizer, "eos_token_id", None)
+
+
+def own_logits(kind: BatchKind, said: Any, lengths: Sequence[int]) -> list[Tensor]:
+    """Return what a model says of each row: its logits, without those at padding."""
+    logits = head_of(kind).logits(said)
+    if logits.ndim == 2:
+        return list(logits)
+    return [row[:length] for row, length in zip(logits, lengths, strict=True)]
+
+
+def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Return the largest difference of two models' logits; NaN if one is no number."""
+    pairs = zip(ours, theirs, strict=True)
+    return float(torch.stack([(a.double() - b.double()).abs().max() for a, b in pairs]).max())
+
+
+def moved_by_padding(together: Sequence[Tensor], alone: Sequence[Tensor], least: float = 1.0) -> float:
+    """Return the largest difference of rows asked in one batch from the same rows asked alone.
+
+    In units of the largest logit, or of `least` if that is larger: sums of another width are rounded otherwise.
+    """
+    return largest_difference(together, alone) / max(least, *(float(row.abs().max()) for row in alone))
+
+
+@torch.inference_mode()
+def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, longest: int | None) -> None:
+    """Ask a model in a padded batch what stock transformers asks it alone; before anything is trained.
+
+    Raises ModelError, by name, for a model whose answers depend on the padding, or on inputs that are not given here
+    (XLNet reads the row's last place, FNet mixes all of them), or one that cannot answer at all.
+    """
+    texts = [(text, _TEXTS[0]) if kind == "spans" else (text,) for text in _TEXTS]
+    most = {} if longest is None else {"truncation": True, "max_length": longest}
+    encoded = [cast("Mapping[str, list[int]]", tokenizer(*text, **most)) for text in texts]
+    rows = [row for row in encoded if row["input_ids"]]
+    if not rows:
+        return
+    given = ("input_ids", SEGMENTS) if kind == "spans" and SEGMENTS in rows[0] else ("input_ids",)
+    lengths = [len(row["input_ids"]) for row in rows]
+    batch = Collator.of(model)({input: [row[input] for row in rows] for input in given})
+    what = type(model).__name__
+    try:
+        alone = [
+            own_logits(kind, model(**_alone(model, kind, row)), [n])[0] for row, n in zip(rows, lengths, strict=True)
+        ]
+        together = own_logits(kind, model(**batch), lengths)
+    except (ValueError, TypeError, IndexError, RuntimeError, AssertionError) as error:
+        said = first_line(error)
+        raise ModelError(
+            f"{name} ({what}) cannot answer a text with its own tokenizer: {said}; give another model"
+        ) from error
+    difference = moved_by_padding(together, alone, least=0.01)  # a fresh head's logits are small
+    if not difference <= TOLERANCE:  # written so that NaN fails
+        raise ModelError(
+            f"{name} ({what}) answers a text otherwise in a padded batch than stock transformers alone, by "
+            f"{difference:.2g}: it reads padding, or inputs that are not given here; take a model that does not"
+        )
+
+
+def _alone(model: nn.Module, kind: BatchKind, row: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """Return a row as stock transformers gives it, less what the model does not take.
+
+    Segments that are all 0 say nothing of one text: what is published has none for it
+    (`ftlib.kinds.published_tokenizer`).
+    """
+    known = {name: torch.tensor([values]) for name, values in row.items() if takes(model, name)}
+    if kind != "spans" and SEGMENTS in known and not known[SEGMENTS].any():
+        del known[SEGMENTS]
+    return known

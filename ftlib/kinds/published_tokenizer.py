@@ -1,0 +1,39 @@
+"""What a published tokenizer says beside its vocabulary, so that stock transformers asks as training did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ftlib.config import LANGUAGE, READS_ONE_PLACE, BatchKind, SpecialTokens
+from ftlib.kinds.collate import SEGMENTS
+from ftlib.kinds.loading import load_tokenizer
+from ftlib.models.limits import load_config, text_config, without_weights
+
+_SAYS = "tokenizer_config.json"
+
+
+def settle_tokenizer(folder: Path, kind: BatchKind, special_tokens: SpecialTokens) -> None:
+    """Write to a folder's tokenizer_config.json what its model was trained with, where it says something else.
+
+    That is: whether texts that spell special tokens are split (a language model's is left alone: chat templates spell
+    them); the token that fills rows up, where the model finds the place it reads by it; and no `token_type_ids` for a
+    model that has no table of them. The tokens of all other texts stay as they are.
+    """
+    config, tokenizer = load_config(folder), load_tokenizer(folder)
+    changes: dict[str, object] = {}
+    if kind not in LANGUAGE and tokenizer.split_special_tokens != (special_tokens == "split"):
+        changes["split_special_tokens"] = special_tokens == "split"
+    if kind in READS_ONE_PLACE and (pad := text_config(config).pad_token_id) != tokenizer.pad_token_id:
+        changes["pad_token"] = tokenizer.convert_ids_to_tokens(pad)
+    if kind not in LANGUAGE and SEGMENTS in tokenizer("a") and not _has_segments(config, folder):
+        changes["model_input_names"] = [name for name in tokenizer.model_input_names if name != SEGMENTS]
+    if changes:
+        own: dict[str, object] = json.loads((folder / _SAYS).read_bytes()) if (folder / _SAYS).is_file() else {}
+        (folder / _SAYS).write_text(json.dumps({**own, **changes}, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _has_segments(config: Any, folder: Path) -> bool:
+    """Say whether the model has a table of segments; GPT-2 adds a token's embedding for them."""
+    return any("token_type_embeddings" in name for name, _ in without_weights(config, folder).named_modules())

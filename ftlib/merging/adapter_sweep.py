@@ -1,0 +1,58 @@
+"""The line from theta0 to a LoRA fine-tune, walked by scaling the adapter: no weights are read or merged per alpha.
+
+W0 + alpha (s B A) is what mixing the merged weights gives, so it is the same model to rounding; a switch of alpha
+takes milliseconds at any model size. It holds for LoRA and rsLoRA that moved nothing else. DoRA normalises after
+adding, and a trained head, bias or token embedding is not scaled by anything: those are mixed as merged weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+
+from ftlib.config import BatchKind
+from ftlib.kinds.loading import load_model
+from ftlib.merging.adapters import WEIGHTS, unscaled
+from ftlib.merging.candidates import Candidate
+from ftlib.merging.methods import Lerp
+from ftlib.models.folder import ADAPTER_CONFIG, tensor_spans
+
+
+def walks_by_scaling(candidate: Candidate) -> bool:
+    """Say whether scaling the end's adapter gives the candidate, to fp32 rounding.
+
+    The ends are not walked to: they are byte copies. Neither are weights that are stored in less than fp32: what is
+    measured must be what is served, after rounding.
+    """
+    merge, adapter = candidate.merge, candidate.end.path / "adapter"
+    if not isinstance(merge, Lerp) or merge.modules or merge.depth or merge.whole_copy() is not None:
+        return False
+    if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / WEIGHTS).is_file():
+        return False
+    spans = tensor_spans(candidate.start.path / "model").values()
+    return not unscaled(adapter) and all(span.dtype in ("F32", "I64", "BOOL") for span in spans)
+
+
+class AdapterSweep:
+    """theta0 in memory with the adapter beside it."""
+
+    def __init__(self, candidate: Candidate, kind: BatchKind) -> None:
+        from peft import PeftModel
+        from peft.tuners.lora import LoraLayer
+
+        base = load_model(candidate.start.path / "model", kind)
+        model: Any = PeftModel.from_pretrained(cast(Any, base), candidate.end.path / "adapter")
+        self.model: nn.Module = model.eval()
+        self._scalings = [
+            (cast("dict[str, float]", module.scaling), dict(cast("dict[str, float]", module.scaling)))
+            for module in self.model.modules()
+            if isinstance(module, LoraLayer)
+        ]
+
+    def at(self, alpha: float) -> nn.Module:
+        """Return the model at alpha; always scaled from the adapter's own scaling, never from the alpha before."""
+        for scaling, own in self._scalings:
+            for name, value in own.items():
+                scaling[name] = alpha * value
+        return self.model

@@ -1,0 +1,127 @@
+"""A candidate's weights: checked, put into a model in memory, or written as a model folder, all by one engine."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ftlib.errors import ModelError
+from ftlib.merging.candidates import Candidate
+from ftlib.merging.engine import stream
+from ftlib.merging.files import Merged, write_merge
+from ftlib.merging.methods import Average
+from ftlib.merging.plan import Input, Plan, Task, plan_merge
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.wording import some
+
+log = logging.getLogger(__name__)
+
+
+def check_candidate(candidate: Candidate) -> Plan:
+    """Check, from records and headers alone, that a candidate's weights mean something; return what will be done.
+
+    Raises ModelError that names what differs: lineage, labels, tokenizer, a fresh head, or tensors.
+    """
+    if candidate.merge is not None:
+        check_lineage(candidate.start, (candidate.end, *candidate.siblings))
+    return _plan(candidate, candidate.parts)
+
+
+def check_lineage(start: Checkpoint, tuned: tuple[Checkpoint, ...]) -> None:
+    """Check by their records that checkpoints were trained from the exact weights `start`, whose head is no noise."""
+    for end in tuned:
+        if end.parent != start.weights:
+            raise ModelError(
+                f"{end.phase!r} was not trained from {start.phase!r}: its start has digest {_short(end.parent)}, got "
+                f"{_short(start.weights)}; merge checkpoints with the exact weights they started from"
+            )
+        if start.labels != end.labels:
+            raise ModelError(
+                f"{start.phase!r} and {end.phase!r} have different labels, or another order: "
+                f"{', '.join(start.labels)} against {', '.join(end.labels)}; merge models that were trained for "
+                "the same"
+            )
+        if start.tokenizer != end.tokenizer:
+            raise ModelError(
+                f"{start.phase!r} and {end.phase!r} have different tokenizers; their embeddings do not match"
+            )
+    if start.fresh_head:
+        raise ModelError(
+            f"{start.phase!r} still has the random head it was made with, and a line from it means nothing; "
+            "put a linear_probe phase before the one to interpolate (LP-FT)"
+        )
+
+
+def mix_into(model: nn.Module, candidate: Candidate) -> None:
+    """Set a model's tensors to the candidate's, computed from its checkpoints' files as `write_candidate` does.
+
+    Values are rounded as they are stored, whatever the model computes in: what is measured is what is served. Raises
+    ModelError if the files do not cover the model's tensors exactly, or if a value is not finite.
+    """
+    plan = _plan_made(candidate)
+    state = model.state_dict()
+    _check_coverage(state, plan)
+
+    def put(task: Task, first: int, values: Tensor) -> None:
+        state[task.place.name].view(-1)[first : first + len(values)].copy_(values)
+
+    with torch.no_grad():
+        _note(stream(plan, put))
+
+
+def write_candidate(candidate: Candidate, out: Path) -> Merged:
+    """Write a candidate's model folder: safetensors, config and tokenizer; see `write_merge`.
+
+    At alpha 0 and 1 every file is a byte copy of that end's.
+    """
+    if candidate.merge is not None:
+        check_candidate(candidate)
+    merged = write_merge(_plan_made(candidate), out)
+    _note(merged.warnings)
+    return merged
+
+
+def _plan_made(candidate: Candidate) -> Plan:
+    """Plan a candidate; what is a copy of one checkpoint is read from that one alone, with its own layout."""
+    parts = candidate.parts
+    source = 0 if candidate.merge is None else candidate.merge.whole_copy()
+    if source is None:
+        return _plan(candidate, parts)
+    return plan_merge(Average(ingredients=(0,)), [_input(parts[source])], reference=0)
+
+
+def _plan(candidate: Candidate, parts: tuple[Checkpoint, ...]) -> Plan:
+    ends = [i for i, part in enumerate(parts) if part.weights == candidate.end.weights]
+    kernel = candidate.merge or Average(ingredients=(0,))
+    return plan_merge(kernel, [_input(part) for part in parts], reference=ends[0] if ends else 0)
+
+
+def _input(checkpoint: Checkpoint) -> Input:
+    return Input(checkpoint.phase, checkpoint.path / "model")
+
+
+def _check_coverage(state: dict[str, Tensor], plan: Plan) -> None:
+    names = {task.place.name for task in plan.tasks}
+    owner = plan.inputs[plan.reference].name
+    if extra := sorted(names - state.keys()):
+        raise ModelError(
+            f"{owner!r} has {len(extra)} tensors the model does not have: {some(extra)}; give a fine-tune of it"
+        )
+    tied = {state[name].data_ptr() for name in names}
+    bare = [name for name in state.keys() - names if state[name].numel() and state[name].data_ptr() not in tied]
+    if bare:
+        raise ModelError(
+            f"{owner!r} lacks {len(bare)} of the model's tensors: {some(sorted(bare))}; save it again, whole"
+        )
+
+
+def _note(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        log.warning("%s", warning)
+
+
+def _short(digest: str | None) -> str:
+    return (digest or "none")[:12]

@@ -1,0 +1,271 @@
+"""A merge written as a model folder: the reference's shards or new ones, whole or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from ftlib.config import Config
+from ftlib.errors import BusyError, ModelError
+from ftlib.merging.engine import CHUNK_BYTES, stream
+from ftlib.merging.plan import Plan, Task
+from ftlib.models.folder import TOKENIZER_FILES, digest_of_tensors, tensor_files
+from ftlib.models.tensor_files import ITEM_BYTES
+from ftlib.storage.files import flush_folder, local_errors
+
+BESIDE = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+RECORD = "merge.json"
+"""What a folder was merged from, where no registry says it."""
+WORKERS = 2
+"""The arithmetic alone is bound by memory and gains nothing from a second worker; the sha256 beside it does."""
+
+
+class Merged(Config):
+    """What was written."""
+
+    folder: str
+    files: tuple[str, ...]
+    tensors: int
+    copied: int
+    """Tensors that are byte copies of an input's."""
+    bytes: int
+    weights: str
+    """The digest of the tensors, as `ftlib.models.folder.weights_digest` gives it; hashed while writing."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _OutFile:
+    """A file to come: its header, and where each of its tensors begins."""
+
+    name: str
+    header: bytes
+    offsets: dict[str, int]
+    size: int
+
+
+def write_merge(
+    plan: Plan,
+    out: Path,
+    *,
+    shard_bytes: int | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    workers: int = WORKERS,
+    record: Mapping[str, JsonValue] | None = None,
+) -> Merged:
+    """Write the result to the folder `out`, which must not exist or be empty, in the reference's shards.
+
+    `shard_bytes` makes new shards of at most so many bytes, but at least one tensor. Config and tokenizer are the
+    reference's; `record` is written beside them as merge.json, with the digest of the result. `out` appears by one
+    rename after everything is on the disk; a failure or a kill leaves nothing that can be seen, and the next attempt
+    starts afresh. Raises ModelError if `out` has anything in it, BusyError if another process is writing it,
+    StorageError for a full or read-only disk, and what `stream` raises.
+    """
+    layout = _same_shards(plan) if shard_bytes is None else _new_shards(plan.tasks, shard_bytes)
+    with local_errors(out, sum(file.size for file in layout)), appearing(out) as work:
+        sink = _FileSink(work, layout)
+        with sink:
+            warnings = stream(plan, sink.take, chunk_bytes=chunk_bytes, workers=workers)
+        source = plan.inputs[plan.reference].folder
+        beside = [name for name in (*BESIDE, *TOKENIZER_FILES) if (source / name).is_file()]
+        for name in beside:
+            _copy_durably(source / name, work / name)
+        if shard_bytes is None and (source / INDEX).is_file():
+            _copy_durably(source / INDEX, work / INDEX)
+        elif len(layout) > 1:
+            _write_durably(work / INDEX, _index(layout))
+        weights = sink.digest(plan.tasks)
+        if record is not None:
+            _write_durably(work / RECORD, json.dumps({**record, "weights": weights}, indent=2).encode() + b"\n")
+        names = tuple(sorted(path.name for path in work.iterdir()))
+    return Merged(
+        folder=str(out.absolute()),
+        files=names,
+        tensors=len(plan.tasks),
+        copied=sum(not task.mixes for task in plan.tasks),
+        bytes=sum(file.size for file in layout),
+        weights=weights,
+        warnings=(*plan.warnings, *warnings),
+    )
+
+
+class _FileSink:
+    """Writes chunks to their places and hashes them on the way."""
+
+    def __init__(self, folder: Path, layout: Sequence[_OutFile]) -> None:
+        self._folder = folder
+        self._layout = layout
+        self._stack = ExitStack()
+        self._places: dict[str, tuple[int, int]] = {}
+        self._hashes = {name: hashlib.sha256() for file in layout for name in file.offsets}
+
+    def __enter__(self) -> None:
+        for file in self._layout:
+            descriptor = os.open(self._folder / file.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            self._stack.callback(os.close, descriptor)
+            if file.size:
+                os.posix_fallocate(descriptor, 0, file.size)  # a full disk is found now, not after the last tensor
+            _write_all(descriptor, memoryview(file.header), 0)
+            self._places |= {name: (descriptor, offset) for name, offset in file.offsets.items()}
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        if failure is None:
+            for descriptor in {descriptor for descriptor, _ in self._places.values()}:
+                os.fsync(descriptor)
+        self._stack.close()
+
+    def take(self, task: Task, first: int, values: Tensor) -> None:
+        """See `ftlib.merging.engine.Sink`."""
+        descriptor, offset = self._places[task.place.name]
+        data = values.view(torch.uint8).numpy().data
+        _write_all(descriptor, data, offset + first * values.element_size())
+        self._hashes[task.place.name].update(data)
+
+    def digest(self, tasks: Iterable[Task]) -> str:
+        """Return the digest of the tensors."""
+        return digest_of_tensors((t.place.name, *t.kind, self._hashes[t.place.name].hexdigest()) for t in tasks)
+
+
+def _same_shards(plan: Plan) -> list[_OutFile]:
+    files = tensor_files(plan.inputs[plan.reference].folder)
+    return [
+        _OutFile(file.path.name, file.header, {span.name: span.offset for span in file.spans}, file.size)
+        for file in files
+    ]
+
+
+def _new_shards(tasks: Sequence[Task], shard_bytes: int) -> list[_OutFile]:
+    shards: list[list[Task]] = [[]]
+    room = shard_bytes
+    for task in tasks:
+        if shards[-1] and _bytes(task) > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(task)
+        room -= _bytes(task)
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    return [_file_of(name, shard) for name, shard in zip(names if len(shards) > 1 else [SINGLE], shards, strict=True)]
+
+
+def _file_of(name: str, tasks: Sequence[Task]) -> _OutFile:
+    # The largest elements first, as the format's own writer does, so that every tensor is aligned.
+    ordered = sorted(tasks, key=lambda task: (-ITEM_BYTES[task.kind[0]], task.place.name))
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    starts: dict[str, int] = {}
+    end = 0
+    for task in ordered:
+        starts[task.place.name] = end
+        dtype, shape = task.kind
+        entries[task.place.name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + _bytes(task)]}
+        end += _bytes(task)
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    header = len(header).to_bytes(8, "little") + header
+    return _OutFile(name, header, {key: len(header) + start for key, start in starts.items()}, len(header) + end)
+
+
+def _bytes(task: Task) -> int:
+    return task.elements * ITEM_BYTES[task.kind[0]]
+
+
+def _index(layout: Sequence[_OutFile]) -> bytes:
+    total = sum(file.size - len(file.header) for file in layout)
+    places = {name: file.name for file in layout for name in file.offsets}
+    return json.dumps(
+        {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}, indent=2
+    ).encode()
+
+
+@contextmanager
+def appearing(out: Path) -> Generator[Path]:
+    """Give a folder that becomes `out` if the block succeeds. What a killed attempt left of it is removed first.
+
+    Raises ModelError if `out` has anything in it, BusyError if another process is writing it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out} exists already and is not empty; a merge is written to a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.partial")
+    with _locked_folder(work):
+        for leftover in work.iterdir():
+            leftover.unlink()
+        try:
+            yield work
+            flush_folder(work)
+            if out.is_dir():
+                out.rmdir()  # it is empty, or this fails
+            work.rename(out)
+            flush_folder(out.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def scratch_beside(out: Path) -> Generator[Path]:
+    """Give a hidden folder on `out`'s disk while the block runs; what a killed one left there is removed first.
+
+    Raises BusyError if another process has it.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.scratch")
+    with _locked_folder(work):
+        for leftover in work.iterdir():
+            shutil.rmtree(leftover)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Generator[None]:
+    """Make a folder and hold it; the kernel lets go of it when this process ends, however it ends."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # renamed by its owner just now
+            continue
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+                raise BusyError(f"another process is writing {folder}; wait for it or choose another folder") from None
+            if folder.exists() and os.fstat(descriptor).st_ino == folder.stat().st_ino:
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _copy_durably(source: Path, target: Path) -> None:
+    _write_durably(target, source.read_bytes())
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count

@@ -1,0 +1,18 @@
+"""The last phase's ends, and siblings beside them, to candidates. Belongs to the interpolate stage."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ftlib.merging.interpolation.dare import Dare
+from ftlib.merging.interpolation.model_stock import ModelStock
+from ftlib.merging.interpolation.off import Off
+from ftlib.merging.interpolation.slerp import Slerp
+from ftlib.merging.interpolation.soup import Soup
+from ftlib.merging.interpolation.task_arithmetic import TaskArithmetic
+from ftlib.merging.interpolation.ties import Ties
+from ftlib.merging.interpolation.wise_ft import WiseFT
+
+Interpolation = Annotated[
+    Off | WiseFT | Slerp | Soup | ModelStock | TaskArithmetic | Ties | Dare, Field(discriminator="kind")
+]

@@ -1,0 +1,19 @@
+"""Task vectors, added."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ftlib.merging.interpolation.scales import Scales
+from ftlib.merging.methods import Merge
+from ftlib.merging.methods import TaskArithmetic as TaskArithmeticKernel
+
+
+class TaskArithmetic(Scales):
+    """theta0 + scale * sum of task vectors (Ilharco et al. 2023, arXiv 2212.04089)."""
+
+    kind: Literal["task_arithmetic"] = "task_arithmetic"
+
+    def merge(self, scale: float) -> Merge:
+        """See Scales."""
+        return TaskArithmeticKernel(scale=scale)

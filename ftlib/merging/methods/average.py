@@ -1,0 +1,47 @@
+"""The plain mean of several checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from ftlib.merging.methods.kernel import Kernel, Place, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Average(Kernel):
+    """The mean of some of the candidate's checkpoints: a model soup (Wortsman et al. 2022, arXiv 2203.05482).
+
+    Summed in fp64 and rounded once; one ingredient is a byte copy.
+    """
+
+    kind: Literal["average"] = "average"
+    ingredients: tuple[int, ...] = Field(min_length=1)
+    """Positions: 0 is theta0, 1 theta1, then the siblings."""
+
+    def inputs(self, count: int) -> tuple[int, ...]:
+        """See Kernel."""
+        if not set(self.ingredients) <= set(range(count)) or len(set(self.ingredients)) < len(self.ingredients):
+            raise ValueError(f"ingredients {self.ingredients} are not distinct positions below {count}")
+        return self.ingredients
+
+    def source_of(self, place: Place) -> int | None:
+        """See Kernel."""
+        del place
+        return self.whole_copy()
+
+    def whole_copy(self) -> int | None:
+        """See Kernel."""
+        return 0 if len(self.ingredients) == 1 else None
+
+    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        """See Kernel."""
+        del place, meter
+        total = wide(tensors[0])
+        for tensor in tensors[1:]:
+            total += tensor
+        out.copy_(total.div_(len(tensors)))

@@ -1,0 +1,94 @@
+"""What every merge method says about itself, so that one engine streams all of them in bounded memory.
+
+The engine (`ftlib/merging/engine.py`) reads the tensors of one name from every input a chunk at a time and asks
+the method for the chunk's result. A method is pure arithmetic on flat chunks; it never sees a file, a shape or a model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ftlib.config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 32_768
+"""Chunks are whole blocks of elements, counted from the tensor's first: what is summed or drawn at random is summed
+and drawn per block, so no result depends on the chunk size. Torch runs so few elements on one thread."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chunk lies."""
+
+    name: str
+    """The tensor's."""
+    depth: float = 0.0
+    """How deep in the network: 0 for embeddings, 1 for what follows the last layer."""
+    first: int = 0
+    """The chunk's first element, counted in the tensor."""
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return a copy in fp64 to compute in; `.double()` of what is fp64 already would be the input itself."""
+    import torch
+
+    return tensor.to(torch.float64, copy=True)
+
+
+class Meter(ABC):
+    """What a method must know of whole tensors before it can mix a chunk of them."""
+
+    passes: int = 1
+    """How often it must see all of them."""
+
+    @abstractmethod
+    def add(self, turn: int, tensors: Sequence[Tensor]) -> None:
+        """Take in a chunk, on the given pass. Chunks come in order."""
+
+    def close(self, turn: int) -> None:
+        """End a pass."""
+        del turn
+
+
+class Kernel(Config, ABC):
+    """One merge method with its numbers. Its inputs are theta0, theta1 and further checkpoints, in this order."""
+
+    scope: ClassVar[Literal["element", "tensor", "model"]] = "element"
+    """What must be measured first: nothing, each tensor, or all tensors together."""
+    version: ClassVar[int] = 1
+    """Raised when the arithmetic changes: measurements of the old weights are not read again then."""
+
+    def inputs(self, count: int) -> tuple[int, ...]:
+        """Return which of `count` checkpoints take part."""
+        return tuple(range(count))
+
+    def coordinate(self) -> float | None:
+        """Return the place between theta0 (0) and theta1 (1), where that means something."""
+        return None
+
+    def source_of(self, place: Place) -> int | None:
+        """Return which input a tensor is a byte copy of, if it is one."""
+        del place
+        return None
+
+    def whole_copy(self) -> int | None:
+        """Return which input the result is a byte copy of, if it is one."""
+        return None
+
+    def patterns(self) -> tuple[str, ...]:
+        """Return the tensor patterns the method names; each must fit a tensor."""
+        return ()
+
+    def meter(self, count: int) -> Meter | None:
+        """Return what measures `count` inputs; None where `scope` is `element`."""
+        del count
+        return None
+
+    @abstractmethod
+    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        """Write the chunk's result to `out`. Inputs are flat and of one floating type; `out` has it, or is wider."""

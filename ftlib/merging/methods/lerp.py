@@ -1,0 +1,84 @@
+"""The straight line between two checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ftlib.config import Fraction
+from ftlib.merging.methods.kernel import Kernel, Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Lerp(Kernel):
+    """(1 - alpha) theta0 + alpha theta1, alpha per tensor if wanted (Wortsman et al. 2022, arXiv 2109.01903)."""
+
+    version: ClassVar[int] = 2
+
+    kind: Literal["lerp"] = "lerp"
+    alpha: Fraction
+    modules: dict[str, Fraction] = {}
+    """Glob over tensor names to the alpha these tensors get instead; of several that fit, the first."""
+    depth: tuple[Fraction, ...] = ()
+    """Factors of alpha from the embeddings to the head, evenly spaced and linear between; empty for 1 everywhere."""
+
+    def coordinate(self) -> float | None:
+        """See Kernel."""
+        return self.alpha
+
+    def alpha_at(self, place: Place) -> float:
+        """Return a tensor's alpha."""
+        for pattern, alpha in self.modules.items():
+            if fnmatchcase(place.name, pattern):
+                return alpha
+        return self.alpha * _on_curve(self.depth, place.depth) if self.depth else self.alpha
+
+    def source_of(self, place: Place) -> int | None:
+        """Byte copies where a tensor's alpha is 0 or 1: no formula returns its ends bit for bit."""
+        alpha = self.alpha_at(place)
+        return int(alpha) if alpha in (0.0, 1.0) else None
+
+    def whole_copy(self) -> int | None:
+        """See Kernel."""
+        return int(self.alpha) if self.alpha in (0.0, 1.0) and not self.modules and not self.depth else None
+
+    def patterns(self) -> tuple[str, ...]:
+        """See Kernel."""
+        return tuple(self.modules)
+
+    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        """See Kernel."""
+        del meter
+        lerp(tensors[0], tensors[1], self.alpha_at(place), out)
+
+
+def lerp(a: Tensor, b: Tensor, alpha: float, out: Tensor) -> None:
+    """Write (1 - alpha) a + alpha b, rounded once: bf16 and fp16 are computed in fp32, fp32 in fp64.
+
+    Guaranteed for finite values: lerp(a, a) is a bit for bit, signed zeros too; lerp(a, b, alpha) is
+    lerp(b, a, 1 - alpha) bit for bit (in fp64 storage all but alpha = 0.5, where it is to one ulp); the result lies
+    between a and b to one ulp.
+
+    All three rest on the branch of torch.lerp for weights of at least 0.5, `b - (b - a) (1 - w)`: swapped ends come
+    to the same call, and a difference of +0.0 is subtracted, which keeps -0.0; the other branch adds it and loses it.
+    """
+    import torch
+
+    if alpha < 0.5:
+        a, b, alpha = b, a, 1.0 - alpha
+    if a.dtype == torch.float32:
+        wide = a.double()
+        out.copy_(torch.lerp(wide, b.double(), alpha, out=wide))
+    else:
+        torch.lerp(a, b, alpha, out=out)
+
+
+def _on_curve(factors: Sequence[float], depth: float) -> float:
+    if len(factors) == 1:
+        return factors[0]
+    at = depth * (len(factors) - 1)
+    left = min(int(at), len(factors) - 2)
+    return factors[left] + (at - left) * (factors[left + 1] - factors[left])

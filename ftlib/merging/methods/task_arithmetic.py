@@ -1,0 +1,39 @@
+"""Task vectors, added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from ftlib.merging.methods.kernel import Kernel, Place, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TaskArithmetic(Kernel):
+    """theta0 + scale * sum_i (theta_i - theta0) (Ilharco et al. 2023, arXiv 2212.04089).
+
+    A scale above 1 goes beyond the fine-tunes, below 0 away from them.
+    """
+
+    kind: Literal["task_arithmetic"] = "task_arithmetic"
+    scale: float
+
+    def whole_copy(self) -> int | None:
+        """See Kernel."""
+        return 0 if self.scale == 0.0 else None
+
+    def source_of(self, place: Place) -> int | None:
+        """See Kernel."""
+        del place
+        return self.whole_copy()
+
+    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        """See Kernel."""
+        del place, meter
+        start = wide(tensors[0])
+        away = start - tensors[1]  # theta0 - theta_i: subtracting it keeps -0.0 where nothing moved
+        for tensor in tensors[2:]:
+            away += start - tensor
+        out.copy_(start.sub_(away, alpha=self.scale))

@@ -1,0 +1,60 @@
+"""Checkpoints from elsewhere, with what is recorded of where they come from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from ftlib.config import user_path
+from ftlib.errors import ModelError
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import config_digest, read_config
+from ftlib.registry import ModelRegistry
+from ftlib.registry.versions import Manifest
+from ftlib.workspace import RECORD, read_record
+
+
+def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
+    """Find a checkpoint by a folder of the train stage, or by `name@3`, which is pulled to `cache` and verified.
+
+    Raises ModelError for a folder without a record or a version that does not say what it was trained from;
+    StorageError if there is no such version.
+    """
+    folder = user_path(spec)
+    if folder.is_dir():
+        found = read_record(folder, Checkpoint)
+        if found is None:
+            raise ModelError(f"{folder} has no {RECORD}; give a folder under stages/train of a work folder")
+        return found
+    if not re.fullmatch(r"[^@]+@[0-9]+", spec):  # an alias moves, and with it what the same recipe means
+        raise ModelError(f"sibling {spec!r} is no folder; give a folder of the train stage, or a version as name@3")
+    version = registry.resolve(spec)
+    target = cache / version.manifest
+    registry.pull(version, target / "model")
+    return _of_version(str(version), registry.manifest(version), target)
+
+
+def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:
+    lineage = cast("dict[str, Any]", manifest.lineage)
+    try:
+        weights, parent, tokenizer = (
+            lineage["weights"]["published"],
+            lineage["weights"]["start"],
+            lineage["base_model"]["tokenizer"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{name} does not say what it was trained from ({error}); publish it again") from error
+    labels = read_config(folder / "model").get("id2label") or {}
+    return Checkpoint(
+        uri=str(folder.absolute()),
+        weights=weights,
+        parent=parent,
+        tokenizer=tokenizer,
+        config=config_digest(folder / "model"),
+        phase=name,
+        fresh_head=False,
+        labels=tuple(labels[key] for key in sorted(labels, key=int)),
+        parameters=0,
+        trained_parameters=0,
+    )

@@ -1,0 +1,1 @@
+"""Model folders on disk: found, checked, read tensor by tensor."""

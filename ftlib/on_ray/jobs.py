@@ -1,0 +1,67 @@
+"""Work on a Ray cluster, as a job that anyone can find by its name and stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import ray
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from ftlib.config import Config
+from ftlib.errors import TransientError, first_line
+from ftlib.on_ray.cluster import job_client
+from ftlib.on_ray.session import driver_environment, job_config, worker_environment
+from ftlib.training.compute import Compute
+
+P = TypeVar("P", bound=Config)
+
+
+def drive(kind: type[P], act: Callable[[P], None]) -> None:
+    """Be the driver of a Ray job: join the cluster that started it, and act on the plan in the file it names."""
+    plan = kind.model_validate(json.loads(Path(sys.argv[1]).read_bytes()))
+    # Inside a job, Ray names the cluster in RAY_ADDRESS.
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=job_config())
+    act(plan)
+
+
+def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
+    """Run a command on the cluster, or go on watching the one that is there: a retry must not start two.
+
+    Raises TransientError, which says `what` failed, if the cluster takes no job or the job does not succeed.
+    """
+    client = job_client(compute.ray_address)
+    try:
+        job = _running(client, name) or client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=f"{name}-{int(time.time())}",
+            runtime_env={"env_vars": {**worker_environment(), **driver_environment(compute)}},
+            metadata={"reglage_run": name},
+        )
+    except (ConnectionError, RuntimeError) as error:  # a head that has just started has no agent yet
+        raise TransientError(
+            f"{what}: {compute.ray_address} takes no job ({first_line(error)[:200]}); look at `ray status` there, and "
+            "run again"
+        ) from error
+    try:
+        while not (status := client.get_job_status(job)).is_terminal():
+            time.sleep(1.0)
+    except BaseException:  # Ctrl-C, Prefect's cancellation: the job must not outlive the run that asked for it
+        client.stop_job(job)
+        raise
+    if status is not JobStatus.SUCCEEDED:
+        lines = client.get_job_logs(job).strip().splitlines()
+        reason = lines[-1][:300] if lines else "no log"
+        raise TransientError(f"{what}: Ray job {job} ended as {status}: {reason}")
+
+
+def _running(client: JobSubmissionClient, name: str) -> str | None:
+    for job in client.list_jobs():
+        if job.submission_id and (job.metadata or {}).get("reglage_run") == name and not job.status.is_terminal():
+            return job.submission_id
+    return None

@@ -1,0 +1,140 @@
+"""Training on Ray Train v2.
+
+Two ways in. `local`: a Ray of this run's own, started by `session` in the flow body and gone with it. `http://...`: a
+cluster, where the training is a Ray job named after the run, so that anyone can find it and stop it. Either way the
+workers write checkpoints and curves to the workspace themselves; Ray starts, watches and restarts them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+import torch.distributed as dist
+from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from ftlib.errors import TransientError
+from ftlib.kinds.split import PreparedSplit
+from ftlib.on_ray.cluster import nodes_here, told
+from ftlib.on_ray.jobs import drive, run_job
+from ftlib.on_ray.session import session
+from ftlib.training import curves
+from ftlib.training.optimizer import total_steps
+from ftlib.training.plan import Plan
+from ftlib.training.worker import threads, work
+
+
+def fit(plan: Plan) -> None:
+    """Train the plan on its workers; the result is left in the run's folder, as `worker.work` says.
+
+    Raises TransientError if workers were lost more often than `max_failures`; the next attempt resumes.
+    """
+    rows = len(PreparedSplit(Path(plan.data) / "train.arrow", plan.labels))
+    with curves.follow(Path(plan.run), plan.phase.name, total_steps(rows, plan.phase.optimizer)):
+        if plan.compute.ray_address == "local":
+            _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))
+        else:
+            _fit_as_job(plan)
+
+
+def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
+    torch_config.timeout_s = int(plan.compute.collective_timeout_seconds)
+    with session(plan.compute):  # of the flow's own, or a short one where a stage is called without a flow
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config=plan.model_dump(mode="json"),
+            torch_config=torch_config,
+            scaling_config=ScalingConfig(
+                num_workers=plan.compute.workers,
+                use_gpu=plan.compute.use_gpu,
+                resources_per_worker={"CPU": threads(plan), **({"GPU": 1} if plan.compute.use_gpu else {})},
+            ),
+            run_config=RunConfig(
+                name=plan.fingerprint,
+                storage_path=str(Path(plan.run) / "ray"),
+                failure_config=FailureConfig(
+                    max_failures=plan.compute.max_failures,
+                    # By default Ray asks for ever for workers that the cluster has no room for.
+                    controller_failure_limit=plan.compute.max_failures,
+                ),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ControllerError as error:
+            raise TransientError(
+                f"phase {plan.phase.name}: its workers did not start in {plan.compute.max_failures + 1} attempts of "
+                f"{plan.compute.start_timeout_seconds:g} s ({_reason(error)}): {plan.compute.workers} of "
+                f"{threads(plan)} CPUs{' and 1 GPU' if plan.compute.use_gpu else ''} each are asked for, and "
+                f"{told('the cluster', nodes_here())}; lower compute.workers or compute.threads, or raise "
+                "compute.start_timeout_seconds if nodes are still to come"
+            ) from error
+        except TrainingFailedError as error:
+            raise TransientError(
+                f"phase {plan.phase.name}: workers were lost more than {plan.compute.max_failures} times "
+                f"({_reason(error)}); the next run goes on from the last checkpoint in {plan.run}"
+            ) from error
+
+
+@dataclass
+class _OnThisMachine(TorchConfig):
+    """Workers that meet in a file: torch's store would listen on every interface, and ask nobody for a token."""
+
+    rendezvous: str = ""
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        return _MeetInAFile
+
+
+class _MeetInAFile(TorchConfig().backend_cls):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        file = f"{backend_config.rendezvous}-{uuid4().hex}"  # a group that starts again must not read the dead one's
+        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo"
+        of, timeout = len(worker_group), backend_config.timeout_s
+        joining = [
+            worker_group.execute_single_async(rank, _join, file, backend, rank, of, timeout) for rank in range(of)
+        ]
+        ray.get(joining)
+
+
+def _join(file: str, backend: str, rank: int, of: int, timeout: int) -> None:
+    """Join the group; its own connections stay on the loopback too, where the machine calls it by a usual name."""
+    for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:
+        os.environ.update(GLOO_SOCKET_IFNAME=name, NCCL_SOCKET_IFNAME=name)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(of), LOCAL_WORLD_SIZE=str(of))
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    dist.init_process_group(
+        backend, init_method=f"file://{file}", rank=rank, world_size=of, timeout=timedelta(seconds=timeout)
+    )
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    work(Plan.model_validate(config))
+
+
+def _fit_as_job(plan: Plan) -> None:
+    spec = Path(plan.run) / "job.json"
+    spec.write_text(
+        plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})}).model_dump_json()
+    )
+    entrypoint = f"python -P -m ftlib.on_ray.trainer {shlex.quote(str(spec))}"
+    run_job(entrypoint, f"train-{plan.fingerprint}", f"phase {plan.phase.name}", plan.compute)
+
+
+if __name__ == "__main__":
+    drive(Plan, lambda plan: _fit_here(plan, TorchConfig()))

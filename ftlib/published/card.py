@@ -1,0 +1,239 @@
+"""A version's README.md: a model card in the Hugging Face format, made from the run's records.
+
+Format: https://huggingface.co/docs/hub/model-cards and, for `model-index`,
+https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ftlib.config import READS_ONE_PLACE, REPORT, SELECTION, BatchKind
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats.question_answer import QuestionAnswer
+from ftlib.data.sources.huggingface import HuggingFace
+from ftlib.evaluation.results import results, text_table
+from ftlib.evaluation.selection import Selection
+from ftlib.merging.candidates import Candidate
+from ftlib.models.folder import read_config
+from ftlib.published.usage import adapter_usage, usage
+from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry.versions import MANIFEST
+from ftlib.training.phase import Phase
+from ftlib.wording import code, counted, escaped, table
+
+_TASKS: dict[BatchKind, tuple[str, str]] = {
+    "labeled": ("text-classification", "Text classification"),
+    "tagged": ("token-classification", "Token classification"),
+    "spans": ("question-answering", "Question answering"),
+    "tokens": ("text-generation", "Text generation"),
+    "completions": ("text-generation", "Text generation"),
+    "multi_labeled": ("text-classification", "Multi-label text classification"),
+    "scored": ("text-classification", "Text regression"),
+}
+"""The Hub's name of the pipeline, which has none for several labels or a number, and ours."""
+
+
+def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
+    """Return the card's text: front matter for machines, the same facts and their limits for people.
+
+    `plots` are paths of pictures beside the card.
+    """
+    recipe, model, prepared, selection = evidence.recipe, evidence.model, evidence.prepared, evidence.selection
+    return (
+        f"---\n{_front_matter(evidence)}\n---\n\n"
+        + "\n\n".join(
+            [
+                f"# {recipe.publish.name}",
+                escaped(recipe.publish.description or f"{_task(recipe)[1]}, fine-tuned from {model.name}."),
+                "## Use",
+                usage(recipe),
+                *_adapter(evidence),
+                "## Results",
+                table(text_table(results(evidence.final, selection, recipe.evaluations))),
+                f"Measured on the {REPORT} splits, which took part neither in training nor in the choice of this "
+                f"model. In brackets: {_confidence(recipe)} bootstrap intervals over rows.",
+                *_signatures(evidence),
+                *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
+                "## How it was made",
+                "\n".join(f"{i}. {_phase(phase, evidence)}" for i, phase in enumerate(recipe.phases, start=1)),
+                f"{_interpolation(selection)} The rule, on the {SELECTION} splits: "
+                f"{escaped(selection.rule.rstrip('.'))}. Its reason: {escaped(selection.why.rstrip('.'))}.",
+                "## Data",
+                table(_data(prepared)),
+                "## Limits",
+                "\n".join(f"- {line}" for line in _limits(recipe, prepared, selection)),
+                f"`report.html` beside this card shows the whole run; `{MANIFEST}` has the recipe and the digest of "
+                "every input and file.",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _adapter(evidence: Evidence) -> list[str]:
+    if not evidence.recipe.publish.adapter:
+        return []
+    end = evidence.selection.chosen.end
+    pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.path / "model")]
+    pad = pads[1] if pads[0] != pads[1] and evidence.recipe.phases[-1].objective.needs in READS_ONE_PLACE else None
+    return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, len(end.labels), pad)]
+
+
+def _signatures(evidence: Evidence) -> list[str]:
+    """Return what the results must be cited with, where a metric has more than a name."""
+    cells = evidence.measured(evidence.selection.chosen.name).values()
+    said = dict.fromkeys(
+        f"{code(metric)} is {escaped(text)}." for cell in cells for metric, text in cell.signatures.items()
+    )
+    return [" ".join(said)] if said else []
+
+
+def _front_matter(evidence: Evidence) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    recipe, model, selection = evidence.recipe, evidence.model, evidence.selection
+    task, task_name = _task(recipe)
+    cells = evidence.measured(selection.chosen.name).values()
+    data = ModelCardData(
+        model_name=recipe.publish.name,
+        license=recipe.publish.license,
+        base_model=model.name.partition("@")[0] if _is_hub_name(model.name) else None,
+        datasets=_hub_datasets(recipe) or None,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=_tags(recipe, selection),
+        metrics=sorted({kind for cell in cells for kind in cell.metrics}),
+        eval_results=[
+            EvalResult(
+                task_type=task,
+                task_name=task_name,
+                dataset_type=recipe.evaluations[cell.evaluation].dataset,
+                dataset_name=f"{cell.evaluation} ({recipe.evaluations[cell.evaluation].role})",
+                dataset_split=cell.split,
+                metric_type=kind,
+                metric_name=kind.replace("_", " "),
+                metric_value=round(estimate.value, 6),
+            )
+            for cell in cells
+            for kind, estimate in cell.metrics.items()
+            if estimate.value is not None  # the Hub's index knows numbers only
+        ]
+        or None,
+    )
+    return data.to_yaml()
+
+
+def _task(recipe: Recipe) -> tuple[str, str]:
+    return _TASKS[recipe.phases[0].objective.needs]
+
+
+def _is_hub_name(name: str) -> bool:
+    """A pinned hub model is named `owner/name@<commit>`; a folder or package path is nothing the hub could link."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name) is not None
+
+
+def _hub_datasets(recipe: Recipe) -> list[str]:
+    sources = [recipe.datasets[name].source for name in recipe.training_datasets()]
+    return [source.path for source in sources if isinstance(source, HuggingFace) and source.revision]
+
+
+def _tags(recipe: Recipe, selection: Selection) -> list[str]:
+    tunings = {phase.tuning.kind.replace("_", "-") for phase in recipe.phases}
+    merged = {recipe.interpolation.kind.replace("_", "-")} if _is_merged(selection.chosen) else set[str]()
+    return ["reglage", *sorted(tunings | merged)]
+
+
+def _is_merged(chosen: Candidate) -> bool:
+    return chosen.merge is not None and chosen.merge.whole_copy() is None
+
+
+def _confidence(recipe: Recipe) -> str:
+    levels = sorted({evaluation.confidence for evaluation in recipe.evaluations.values()})
+    return " and ".join(f"{100 * level:.4g} %" for level in levels)
+
+
+def _phase(phase: Phase, evidence: Evidence) -> str:
+    optimizer = phase.optimizer
+    tuning = phase.tuning.kind.replace("_", " ")
+    trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
+    if phase.tuning.kind == "linear_probe":
+        facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
+        on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""
+        return f"{trained} (the head alone, on frozen features; l2 {facts.get('l2', '–')}{on})."
+    return (
+        f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
+        f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
+    )
+
+
+def _interpolation(selection: Selection) -> str:
+    chosen = selection.chosen
+    if chosen.alpha is not None:
+        return (
+            f"Published are the weights at alpha {chosen.alpha:g} of the way from the end of "
+            f"{code(chosen.start.phase)} (alpha 0) to the end of {code(chosen.end.phase)} (alpha 1). {_paper(chosen)}"
+        )
+    if _is_merged(chosen):
+        parts = ", ".join(code(part.phase) for part in chosen.parts)
+        return f"Published is a merge ({code(chosen.name)}) of {parts}. {_paper(chosen)}"
+    return f"Published are the weights of {code(chosen.parts[0].phase if chosen.mixes else chosen.end.phase)}."
+
+
+_PAPERS = {
+    "lerp": "WiSE-FT (arXiv 2109.01903)",
+    "slerp": "spherical interpolation (doi 10.1145/325334.325242)",
+    "average": "a model soup (arXiv 2203.05482)",
+    "model_stock": "Model Stock (arXiv 2403.19522)",
+    "task_arithmetic": "task arithmetic (arXiv 2212.04089)",
+    "ties": "TIES-Merging (arXiv 2306.01708)",
+    "dare": "DARE (arXiv 2311.03099)",
+}
+
+
+def _paper(chosen: Candidate) -> str:
+    return f"This is {_PAPERS[chosen.merge.kind]}." if chosen.merge else ""
+
+
+def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
+    header = ["dataset", "train", "validation", "test", "rows in", "dropped", "of them leaked", "truncated"]
+    return [header] + [
+        [
+            name,
+            *(str(data.splits[split].rows if split in data.splits else 0) for split in ("train", "validation", "test")),
+            str(data.ledger.rows_in),
+            str(sum(data.ledger.dropped.values())),
+            str(data.leaked),
+            str(sum(facts.truncated for facts in data.splits.values())),
+        ]
+        for name, data in sorted(prepared.items())
+    ]
+
+
+def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
+    labels = selection.chosen.end.labels
+    if labels:
+        answers = {"tagged": "one of them to every word", "multi_labeled": "any number of them to a text"}
+        what = answers.get(recipe.phases[0].objective.needs, "one of them to any text")
+        yield f"It knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
+    for name in recipe.training_datasets():
+        format = recipe.datasets[name].format
+        beyond = (
+            "a longer one is read in windows" if format.yields == "spans" else "what follows in a longer one is unseen"
+        )
+        yield f"It was trained on texts of at most {format.max_tokens} tokens (`{name}`); {beyond}."
+        if isinstance(format, QuestionAnswer) and format.unanswerable == "keep":
+            yield (
+                "It says that there is no answer by its first token, `[CLS]`: where the sum of that token's two logits "
+                "is above the best text's by more than the metric's `null_score_diff_threshold`."
+            )
+    if not any(evaluation.role == "shifted" for evaluation in recipe.evaluations.values()):
+        yield "It was not measured on rows from elsewhere than its training data; expect worse there."
+    if not any(evaluation.role == "retained" for evaluation in recipe.evaluations.values()):
+        yield "What the base model could do before and this one cannot was not measured."
+    smallest = min((data.splits[REPORT].rows, name) for name, data in prepared.items() if REPORT in data.splits)
+    rows = counted(smallest[0], "row")
+    yield f"The smallest test split is `{smallest[1]}` with {rows}; the intervals say what that is worth."

@@ -1,0 +1,193 @@
+"""What a version was made from, and by what: enough to make it again and to ask which rows trained it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import JsonValue
+
+import ftlib
+from ftlib.config import Split
+from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.prepared import SPLITS
+from ftlib.data.snapshot import rows_by_file
+from ftlib.errors import StorageError
+from ftlib.fingerprint import digest, file_digest, identify
+from ftlib.published.row_index import (
+    ROWS,
+    RowIndex,
+    contains,
+    index_file,
+    read_row_index,
+    rows_from,
+    rows_of,
+    write_row_index,
+)
+from ftlib.recipe.evidence import Evidence
+from ftlib.registry.reading import RegistryReader
+from ftlib.registry.versions import Manifest, Version
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FOUND = ("l2", "l2_chosen_on")
+"""Facts of a training that the recipe left open; they depend on its rows alone, so equal runs say the same."""
+
+_SOURCE = Path(ftlib.__file__).resolve().parents[1]
+
+
+def lineage(
+    evidence: Evidence, weights: str, warnings: Sequence[str] = (), indexes: Mapping[str, RowIndex] | None = None
+) -> dict[str, JsonValue]:
+    """Return a version's lineage as JSON.
+
+    `weights` is the digest of the published tensors, `warnings` the merge's, `indexes` what `index_rows` wrote.
+    """
+    recipe, model, chosen = evidence.recipe, evidence.model, evidence.selection.chosen
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": digest(identify(recipe)),
+        "base_model": {"name": model.name, "weights": model.weights, "tokenizer": model.tokenizer},
+        "data": {
+            name: {
+                "files": _files(evidence.raw[name]),
+                "raw": evidence.raw[name].content,
+                "prepared": data.content,
+                "rows": {split: facts.rows for split, facts in data.splits.items()},
+                "dropped": dict(data.ledger.dropped),
+                "leaked": data.leaked,
+                "profile": data.profile.model_dump(mode="json"),
+                **({"index": indexes[name].model_dump(mode="json")} if indexes else {}),
+            }
+            for name, data in sorted(evidence.prepared.items())
+        },
+        "weights": {
+            "published": weights,
+            "candidate": chosen.name,
+            "start": chosen.start.weights if chosen.mixes else chosen.end.parent,
+            "end": chosen.end.weights,
+            "siblings": [sibling.weights for sibling in chosen.siblings],
+            "alpha": chosen.alpha,
+            "merge": chosen.merge.model_dump(mode="json") if chosen.merge else None,
+            "warnings": list(warnings),
+        },
+        "found": _found(evidence),
+        "code": code_facts(),
+    }
+
+
+def _found(evidence: Evidence) -> dict[str, JsonValue]:
+    """Return what each phase chose for itself, by the phase's name."""
+    found: dict[str, dict[str, JsonValue]] = {
+        end.phase: {name: end.facts[name] for name in FOUND if name in end.facts} for end in evidence.checkpoints
+    }
+    return {phase: facts for phase, facts in found.items() if facts}
+
+
+def _files(raw: RawDataset) -> list[JsonValue]:
+    """Return every file with the rows it gave, if the source says which; no listing's token."""
+    rows = rows_by_file(raw.path / "rows.parquet")
+    told = None not in rows
+    return [
+        {**file.model_dump(exclude={"version"}), **({"rows": rows[place]} if told else {})}
+        for place, file in enumerate(raw.files)
+    ]
+
+
+def index_rows(evidence: Evidence, folder: Path) -> dict[str, RowIndex]:
+    """Write which rows trained and which were held out below a version's folder, for every dataset."""
+    recipe = evidence.recipe
+    return {
+        name: write_row_index(
+            folder,
+            name,
+            prepared,
+            evidence.raw[name],
+            SPLITS if name in recipe.training_datasets() else SPLITS[1:],
+            recipe.datasets[name].key,
+            recipe.datasets[name].split.salt,
+        )
+        for name, prepared in sorted(evidence.prepared.items())
+    }
+
+
+def indexes_of(version: Version, manifest: Manifest) -> dict[str, RowIndex]:
+    """Return what a version has indexed, by dataset. Raises StorageError if it was published without an index."""
+    data = cast("dict[str, Any]", manifest.lineage.get("data") or {})
+    if not data or not all("index" in facts for facts in data.values()):
+        raise StorageError(
+            f"{version} has no index of its rows: it was published before there was one, or not by a run; "
+            "run its recipe again to publish a version that has"
+        )
+    return {name: RowIndex.model_validate(facts["index"]) for name, facts in data.items()}
+
+
+def trained_rows(registry: RegistryReader, version: Version) -> dict[str, NDArray[np.bytes_]]:
+    """Return the ids of the rows a version was trained on: by dataset a sorted array of 16 bytes a row.
+
+    Reads the index alone, every byte checked. Raises StorageError if the version has none.
+    """
+    import numpy as np
+
+    manifest = registry.manifest(version)
+    files = {file.path: file for file in manifest.files}
+    found: dict[str, NDArray[np.bytes_]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, index in indexes_of(version, manifest).items():
+            if "train" in index.splits:
+                file = files[index_file(name, "train", ROWS)]
+                registry.store.get_file(file.blob, copy := Path(scratch, name), file.sha256)
+                found[name] = np.array(read_row_index(copy))
+    return found
+
+
+def indexed_rows(folder: Path, dataset: str, index: RowIndex) -> dict[Split, NDArray[np.bytes_]]:
+    """Return the ids of a dataset's rows by split, sorted, from the index in a pulled version's folder."""
+    return {split: read_row_index(folder / index_file(dataset, split, ROWS)) for split in index.splits}
+
+
+def compare_rows(
+    raw: RawDataset, prepared: PreparedDataset, files: Collection[int], known: Mapping[Split, NDArray[np.bytes_]]
+) -> tuple[int, int]:
+    """Count the rows of some files that a version has never seen, and the rows it was trained on that are gone.
+
+    `files` are places in `raw.files`, `known` what `indexed_rows` returns. An edited row is a fresh one and a gone one.
+    Rows that preprocessing dropped are not fresh: they would neither train nor be measured.
+    """
+    import numpy as np
+
+    fresh = rows_from(raw, files)
+    fresh = fresh[contains(np.sort(np.concatenate([rows_of(prepared, split) for split in SPLITS])), fresh)]
+    for rows in known.values():
+        fresh = fresh[~contains(rows, fresh)]
+    gone = ~contains(rows_from(raw), known["train"]) if "train" in known else np.zeros(0, np.bool_)
+    return len(fresh), int(gone.sum())
+
+
+def code_facts() -> dict[str, JsonValue]:
+    """Return which code ran: our version and commit, the lock's digest, and the libraries that decide numbers."""
+    lock = next((path for path in (_SOURCE / "requirements.lock", Path("requirements.lock")) if path.is_file()), None)
+    return {
+        "reglage": ftlib.__version__,
+        "commit": _commit(),
+        "lock_sha256": file_digest(lock) if lock else None,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "safetensors", "peft")},
+    }
+
+
+def _commit() -> str | None:
+    """Return the checkout's commit, with -dirty if files differ from it; None for an installed package."""
+    if not (_SOURCE / ".git").exists() or not shutil.which("git"):
+        return None
+    words = ["git", "-C", str(_SOURCE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -1,0 +1,1 @@
+"""A run in two values: what is asked (`Recipe`) and what was found (`Evidence`)."""

@@ -1,0 +1,322 @@
+"""A recipe file to a Recipe: YAML, then overrides, then every problem on a line of its own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from ftlib.config import user_path
+from ftlib.errors import RecipeError
+from ftlib.recipe.recipe import Recipe
+
+Location = tuple[str | int, ...]
+
+_TOO_DEEP = "{}: lists or mappings are nested too deep, or one holds itself; fix the YAML"
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply `path=value` overrides in order, and validate it.
+
+    Raises RecipeError whose message has one line per problem, each with its path in the recipe.
+    """
+    data = read_yaml(user_path(path))
+    for override in overrides:
+        _override(data, override)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = explain(error, data, Recipe.model_json_schema())
+        raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
+    if lines := list(_missing_packages(recipe)):
+        raise RecipeError("\n".join(f"{path}: {line}" for line in lines))
+    return recipe
+
+
+def _missing_packages(recipe: Recipe) -> Iterator[str]:
+    """Say which metrics need a package that is absent here: a valid recipe, which another machine may run."""
+    for name, evaluation in recipe.evaluations.items():
+        for metric in evaluation.metrics:
+            if metric.package and importlib.util.find_spec(metric.package) is None:
+                yield (
+                    f"evaluations.{name}: {metric.kind!r} needs the package {metric.package!r}, which is not "
+                    "installed; pip install 'reglage[generation]'"
+                )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping. Raises RecipeError that names the line."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RecipeError(f"{path}: cannot be read: {reason}; give the path of a recipe, a YAML file") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise RecipeError(f"{path}: {where}: {error.problem or error.context}; fix the YAML") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}; fix the YAML") from None
+    except RecursionError:
+        raise RecipeError(_TOO_DEEP.format(path)) from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: holds {_kind_of(data)}; a recipe is a mapping that starts with `name:`")
+    try:
+        return _unshared(cast("dict[str, Any]", data))
+    except RecursionError:  # an alias inside what it stands for
+        raise RecipeError(_TOO_DEEP.format(path)) from None
+
+
+def _unshared(value: Any) -> Any:
+    """Copy what aliases share, so that an override of one place does not change the other."""
+    if isinstance(value, dict):
+        return {key: _unshared(member) for key, member in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_unshared(member) for member in cast("list[Any]", value)]
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain values, and no key twice.
+
+    YAML 1.1, PyYAML's default, reads `off` as false (so `kind: off` would be no kind), `1e-4` as a string and
+    `12:30` as 750.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # the base class's own, not shared
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|false|True|False", "tfTF"),
+    ("null", r"~|null|Null|", "~nN\0"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _starts = ["" if letter == "\0" else letter for letter in _first]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _starts)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(node.value)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Set one `path=value`, as in phases.tune.optimizer.epochs=1.
+
+    A member of a list goes by its `name` or its position; -1 is the last.
+    """
+    path, equals, text = override.partition("=")
+    keys = [key for key in re.split(r"[.\[\]]+", path.strip()) if key]
+    if not equals or not keys:
+        raise RecipeError(f"{override!r} is no override; write path=value, for example phases.tune.optimizer.epochs=1")
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError):
+        raise RecipeError(f"{override!r}: {text!r} is no YAML value; quote it") from None
+    place: Any = data
+    for depth, key in enumerate(keys[:-1]):
+        place = _step(place, key, ".".join(keys[: depth + 1]))
+    if isinstance(place, list):
+        members = cast("list[Any]", place)
+        members[_position(members, keys[-1], path)] = value
+    elif isinstance(place, dict):
+        cast("dict[str, Any]", place)[keys[-1]] = value
+    else:
+        raise RecipeError(
+            f"{path}: {'.'.join(keys[:-1])} is {_kind_of(place)}, which has no fields to set; name one of a mapping"
+        )
+
+
+def _step(place: Any, key: str, path: str) -> Any:
+    if isinstance(place, list):
+        members = cast("list[Any]", place)
+        return members[_position(members, key, path)]
+    if not isinstance(place, dict):
+        raise RecipeError(f"{path}: its parent is {_kind_of(place)}, which has no fields to set; name one of a mapping")
+    mapping = cast("dict[str, Any]", place)
+    if mapping.get(key) is None:
+        mapping[key] = {}  # a group left to its defaults: the override is its first field
+    return mapping[key]
+
+
+def _position(members: list[Any], key: str, path: str) -> int:
+    names = [str(cast("dict[str, Any]", m).get("name", "")) if isinstance(m, dict) else "" for m in members]
+    if key in names:
+        return names.index(key)
+    if re.fullmatch(r"-?[0-9]+", key) and -len(members) <= int(key) < len(members):
+        return int(key)
+    allowed = ", ".join([name for name in names if name] or [f"0 to {len(members) - 1}"])
+    raise RecipeError(f"{path}: the list has no member {key!r}; it has {allowed}{_did_you_mean(key, names)}")
+
+
+def explain(error: ValidationError, data: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
+    """Return a line `path: what, got, allowed` for every problem of `data`, which `schema` describes."""
+    return [line for problem in error.errors() for line in _explain(problem, data, schema)]
+
+
+def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    location: Location = problem["loc"]
+    where = _path(location, data)
+    context: dict[str, Any] = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            fields = sorted(_fields(location[:-1], schema))
+            name = str(location[-1])
+            hint = _called_here(name, fields) or _did_you_mean(name, fields)
+            yield f"{where}: unknown field{hint}; allowed: {', '.join(fields)}"
+        case "missing":
+            yield f"{where}: required, but absent"
+        case "union_tag_invalid":
+            tags = re.findall(r"'([^']+)'", str(context["expected_tags"]))
+            got = str(context["tag"])
+            yield f"{where}.kind: unknown kind {got!r}{_did_you_mean(got, tags)}; allowed: {', '.join(tags)}"
+        case "union_tag_not_found":
+            tags = _tags(location, schema)
+            yield f"{where}: needs a kind; allowed: {', '.join(tags)}"
+        case "value_error":
+            message = str(problem["msg"]).removeprefix("Value error, ")
+            yield from (f"{where}: {line}" if where else line for line in message.splitlines())
+        case _:
+            message = str(problem["msg"])
+            yield f"{where}: {message[:1].lower()}{message[1:]}, got {_short(problem['input'])}"
+
+
+def _path(location: Location, data: Any) -> str:
+    """Write a location as the user would: no discriminator tags, and list members by name."""
+    path, place = "", data
+    for key in location:
+        if isinstance(key, int) and isinstance(place, list):
+            members = cast("list[Any]", place)
+            place = members[key] if key < len(members) else None
+            named = cast("dict[str, Any]", place).get("name") if isinstance(place, dict) else None
+            path += f"[{named or key}]"
+        elif isinstance(place, dict):
+            mapping = cast("dict[str, Any]", place)
+            if key not in mapping and key == mapping.get("kind"):
+                continue
+            place = mapping.get(str(key))
+            path += f".{key}" if path else str(key)
+    return path
+
+
+def _fields(location: Location, schema: dict[str, Any]) -> Iterable[str]:
+    return cast("dict[str, Any]", _schema_at(location, schema).get("properties", {}))
+
+
+def _tags(location: Location, schema: dict[str, Any]) -> list[str]:
+    mapping = _schema_at(location, schema).get("discriminator", {}).get("mapping", {})
+    return list(cast("dict[str, Any]", mapping))
+
+
+def _schema_at(location: Location, root: dict[str, Any]) -> dict[str, Any]:
+    """Follow a location through a JSON schema; {} where the schema stops."""
+    schema = _resolve(root, root)
+    for key in location:
+        if isinstance(key, int):
+            schema = schema.get("items", {})
+        elif key in schema.get("properties", {}):
+            schema = schema["properties"][key]
+        elif "discriminator" in schema:
+            schema = {"$ref": schema["discriminator"]["mapping"].get(key, "")}
+        else:  # a mapping with free names: one schema for all its values
+            schema = next(iter(schema.get("patternProperties", {}).values()), schema.get("additionalProperties")) or {}
+        schema = _resolve(schema, root)
+    return schema
+
+
+def _resolve(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
+    """Follow a reference, and step into the one branch of `X | None` that has fields."""
+    if not isinstance(schema, dict):
+        return {}
+    found = cast("dict[str, Any]", schema)
+    if "$ref" in found:
+        return root.get("$defs", {}).get(found["$ref"].rsplit("/", 1)[-1], {})
+    for branch in found.get("anyOf", []):
+        if "$ref" in branch:
+            return _resolve(branch, root)
+    return found
+
+
+def _called_here(name: str, fields: Iterable[str]) -> str:
+    """Say what another library's name for a setting is called in a recipe; empty for a name that none of them has."""
+    path = _ELSEWHERE.get(name.lower())
+    if path is None:
+        return ""
+    *_, last = path.split(".")
+    return f"; did you mean {last!r}?" if last in fields else f"; here that is {path}"
+
+
+_ELSEWHERE = {
+    theirs: path
+    for path, names in {
+        "model.path": "model_name_or_path model_name pretrained_model_name_or_path base_model",
+        "phases.*.optimizer.learning_rate": "lr max_lr peak_lr adam_lr",
+        "phases.*.optimizer.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
+        "phases.*.optimizer.batch_size": "per_device_train_batch_size train_batch_size global_batch_size bs",
+        "compute.micro_batch_size": "gradient_accumulation_steps micro_batch per_device_batch_size",
+        "phases.*.optimizer.warmup": "warmup_ratio warmup_steps num_warmup_steps",
+        "phases.*.optimizer.schedule": "lr_scheduler_type lr_scheduler scheduler",
+        "phases.*.optimizer.weight_decay": "wd l2_decay",
+        "phases.*.optimizer.clip_norm": "max_grad_norm gradient_clip_val grad_clip clip_grad_norm",
+        "phases.*.optimizer.beta1": "adam_beta1",
+        "phases.*.optimizer.beta2": "adam_beta2",
+        "phases.*.optimizer.epsilon": "adam_epsilon eps",
+        "phases.*.tuning.rank": "lora_r r lora_rank",
+        "phases.*.tuning.alpha": "lora_alpha",
+        "phases.*.tuning.dropout": "lora_dropout",
+        "phases.*.tuning.targets": "target_modules lora_target lora_target_modules",
+        "phases.*.objective.label_smoothing": "label_smoothing_factor",
+        "phases.*.early_stopping.patience": "early_stopping_patience",
+        "phases.*.precision": "bf16 fp16 mixed_precision torch_dtype",
+        "datasets.*.format.max_tokens": "max_length max_seq_length max_seq_len cutoff_len model_max_length",
+        "datasets.*.format.text": "text_column text_field",
+        "datasets.*.format.label": "label_column labels",
+        "datasets.*.split.validation": "val_size validation_split validation_split_percentage",
+        "datasets.*.split.test": "test_size test_split",
+        "compute.workers": "num_workers nproc_per_node num_gpus num_processes",
+        "publish.to": "output_dir",
+        "publish.name": "hub_model_id model_id",
+        "seed": "random_state random_seed",
+    }.items()
+    for theirs in names.split()
+}
+
+
+def _did_you_mean(got: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _kind_of(value: object) -> str:
+    if value is None:
+        return "nothing"
+    return {"dict": "a mapping", "list": "a list", "str": "a text"}.get(type(value).__name__, f"{value!r}")

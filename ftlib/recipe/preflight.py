@@ -1,0 +1,120 @@
+"""What must be true of the registry and of the prepared datasets together, before anything trains."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ftlib.config import LABELED, REPORT, SELECTION, Split
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.identity import places, published
+from ftlib.data.iob2 import completed
+from ftlib.data.prepared import split_file
+from ftlib.errors import DataError, StorageError
+from ftlib.evaluation.room import check_room
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import probe
+from ftlib.registry.signing import Signer
+from ftlib.wording import counted, some
+
+
+def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the labels that training sees, sorted; empty for a recipe without labels.
+
+    Of a label's spellings the most frequent in the training datasets is published, unless a version that is to be
+    replaced has it among its `names`; if these are all the same labels, they keep that version's order.
+
+    Raises DataError if an evaluation has nothing to measure on, if there is one class only, or if an evaluation holds
+    labels that training never sees: no model of this run could get such a row right.
+    """
+    for name, evaluation in recipe.evaluations.items():
+        uses: dict[Split, str] = {SELECTION: "selection", REPORT: "the report"}
+        for split, use in uses.items():
+            if prepared[evaluation.dataset].splits[split].rows == 0:
+                raise DataError(
+                    f"evaluations.{name}: dataset {evaluation.dataset!r} has no {split} rows, but {use} is measured on "
+                    "them; give it more rows or a larger share in its split"
+                )
+    training = recipe.training_datasets()
+    if any(prepared[name].kind not in LABELED for name in training):
+        return ()
+    counts: Counter[str] = Counter()
+    for name in training:
+        for label, rows in prepared[name].splits["train"].labels.items():
+            counts.update(prepared[name].spellings.get(label, {label: rows}))
+    seen = tuple(sorted({*published(counts, names).values()}))
+    if any(prepared[name].kind == "tagged" for name in training):
+        seen = completed(seen)
+    if len(seen) < 2 and recipe.phases[0].objective.needs != "multi_labeled":
+        found = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
+        raise DataError(f"training rows have {found}; a classifier needs at least two")
+    _check_asked(recipe, prepared, seen)
+    return tuple(names) if sorted(names) == list(seen) else seen
+
+
+def _check_asked(recipe: Recipe, prepared: Mapping[str, PreparedDataset], seen: Sequence[str]) -> None:
+    for name, evaluation in recipe.evaluations.items():
+        splits = prepared[evaluation.dataset].splits
+        asked = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels})
+        unseen = [label for label, place in zip(asked, places(asked, seen), strict=True) if place is None]
+        if unseen:
+            raise DataError(
+                f"evaluations.{name}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
+                "map or drop these rows, or train on some of them"
+            )
+
+
+def spelling_notes(
+    prepared: Mapping[str, PreparedDataset], labels: Sequence[str], called: str = "published as"
+) -> tuple[str, ...]:
+    """Say of every label that is written in other ways than its name which they are, and how it is `called`."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for dataset, data in sorted(prepared.items()):
+        kept = sum((Counter(facts.labels) for facts in data.splits.values()), Counter[str]())
+        for name, place in zip(data.labels, places(data.labels, labels), strict=True):
+            for spelling, rows in data.spellings.get(name, {name: kept[name]}).items():
+                if place is not None and spelling != labels[place]:
+                    found[labels[place]].append(f"{spelling!r} ({counted(rows, 'row')} of {dataset})")
+    return tuple(
+        f"label {name!r} is also written {', '.join(others)}: one label, {called} {name!r}"
+        for name, others in sorted(found.items())
+    )
+
+
+def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
+    """Raise DataError if the rule goes by a metric that its rows cannot define; before anything is trained.
+
+    It looks at how many rows have each label. What only the rows' texts or scores tell is found when it is measured.
+    """
+    rule = recipe.select
+    for path in (rule.by, *filter(None, [rule.subject_to]), *rule.plus) if rule.rule != "fixed" else ():
+        name, metric = recipe.metric(path)
+        facts = prepared[recipe.evaluations[name].dataset].splits[SELECTION]
+        if not metric.may_be_defined(facts.rows, facts.labels):
+            raise DataError(
+                f"select: {path!r} is undefined on the {counted(facts.rows, f'{SELECTION} row')} of evaluation "
+                f"{name!r}: {metric.undefined_where}; add such rows, or choose by another metric"
+            )
+
+
+def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], reads: Callable[[], int | None]) -> None:
+    """Raise DataError if an evaluation has the model write more than it can; before anything is trained."""
+    for name, evaluation in recipe.evaluations.items():
+        for split in (SELECTION, REPORT):
+            file = split_file(prepared[evaluation.dataset].path, split)
+            check_room(name, evaluation.max_new_tokens, file, reads)
+
+
+def check_registry(recipe: Recipe) -> None:
+    """Try the registry, and the key, before anything is trained for them.
+
+    Raises StorageError if nothing can be published there, RecipeError for a key that cannot sign.
+    """
+    if recipe.publish.sign_with:
+        Signer(Path(recipe.publish.sign_with))
+    store = recipe.publish.to.store()
+    try:
+        probe(store)
+    except StorageError as error:
+        raise StorageError(f"publish.to: nothing can be published to the registry {store.uri}: {error}") from error

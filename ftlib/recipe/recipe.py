@@ -1,0 +1,295 @@
+"""The recipe: one YAML file that says everything a run needs, and the check that its parts fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+from pydantic import model_validator
+
+from ftlib.config import LANGUAGE, BatchKind, Config, Name
+from ftlib.data.dataset import Dataset
+from ftlib.data.formats.question_answer import QuestionAnswer
+from ftlib.data.sources.installed_text import InstalledText
+from ftlib.data.splitting import SplitPolicy
+from ftlib.evaluation.evaluation import Evaluation
+from ftlib.evaluation.metrics import Metric
+from ftlib.evaluation.metrics.answer_scores import AnswerScore
+from ftlib.evaluation.selection import Select
+from ftlib.merging.interpolation import Interpolation, Off
+from ftlib.merging.interpolation.slerp import Slerp
+from ftlib.merging.interpolation.wise_ft import WiseFT
+from ftlib.models.reference import ModelRef
+from ftlib.registry.publish import Publish
+from ftlib.retraining.policy import Retrain
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Phase
+from ftlib.training.tuning.linear_probe import LinearProbe
+from ftlib.training.tuning.lora import LoRA
+from ftlib.urls import secret_in
+
+
+class Recipe(Config):
+    """A whole run."""
+
+    name: Name
+    model: ModelRef
+    datasets: dict[Name, Dataset]
+    phases: tuple[Phase, ...]
+    evaluations: dict[Name, Evaluation]
+    interpolation: Interpolation = Off()
+    select: Select
+    publish: Publish
+    retrain: Retrain = Retrain()
+    compute: Compute = Compute()
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if problems := list(_misfits(self)):
+            raise ValueError("\n".join(problems))
+        return self
+
+    def training_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that some phase trains on, in order."""
+        return tuple(dict.fromkeys(phase.dataset for phase in self.phases))
+
+    def evaluation_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that some evaluation reads, in order."""
+        return tuple(dict.fromkeys(evaluation.dataset for evaluation in self.evaluations.values()))
+
+    def metric(self, path: str) -> tuple[str, Metric]:
+        """Split `evaluation/metric` and return the evaluation's name and the metric; KeyError if there is none."""
+        name, _, wanted = path.partition("/")
+        for metric in self.evaluations[name].metrics:
+            if metric.name == wanted:
+                return name, metric
+        raise KeyError(path)
+
+
+def _misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which parts do not fit together: name, got, allowed."""
+    yield from _secrets(recipe.model_dump(mode="json"))
+    yield from _phase_misfits(recipe)
+    yield from _dataset_misfits(recipe)
+    yield from _evaluation_misfits(recipe)
+    yield from _select_misfits(recipe)
+    yield from _interpolation_misfits(recipe)
+    if recipe.publish.adapter and recipe.phases:
+        yield from _adapter_misfits(recipe)
+
+
+def _secrets(value: object, place: str = "") -> Iterator[str]:
+    """Say where a URL gives a secret away: a recipe is copied into records, run pages and every version's lineage."""
+    if isinstance(value, str):
+        if found := secret_in(value):
+            yield f"{place}: {found} would be published with the recipe; leave it to the environment"
+    elif isinstance(value, dict):
+        for key, member in cast("dict[str, object]", value).items():
+            yield from _secrets(member, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for i, member in enumerate(cast("list[object]", value)):
+            yield from _secrets(member, f"{place}[{i}]")
+
+
+def _phase_misfits(recipe: Recipe) -> Iterator[str]:
+    if not recipe.phases:
+        yield "phases: empty; give at least one phase"
+    names = [phase.name for phase in recipe.phases]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
+    if {"base", "champion"} & {*names}:
+        yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
+    needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
+    if not _one_model(*needs):
+        yield f"phases: objectives of one recipe must need batches that one model answers; these need {_these(needs)}"
+    for phase in recipe.phases:
+        yield from _misfits_of(recipe, phase)
+
+
+def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
+    where = f"phases[{phase.name}]"
+    if phase.dataset not in recipe.datasets:
+        yield f"{where}.dataset: {phase.dataset!r} is not a dataset; there are {_these(recipe.datasets)}"
+        return
+    format = recipe.datasets[phase.dataset].format
+    if phase.objective.needs != format.yields:
+        yield (
+            f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+            f"{phase.dataset!r} has format {format.kind!r}, which yields {format.yields!r}"
+        )
+    if isinstance(phase.tuning, LinearProbe) and phase.objective.needs != "labeled":
+        yield (
+            f"{where}: 'linear_probe' fits a head on one label per row; {phase.objective.kind!r} learns something "
+            "else: use another tuning"
+        )
+    if isinstance(phase.tuning, LinearProbe) and phase.ema_decay is not None:
+        yield (
+            f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but 'linear_probe' is solved for and "
+            "takes none; remove it or use another tuning"
+        )
+    if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
+        yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
+    if phase.early_stopping and recipe.datasets[phase.dataset].split.validation == 0:
+        yield f"{where}: early_stopping watches the validation loss, but {phase.dataset!r} has validation: 0"
+
+
+def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
+    used = {*recipe.training_datasets(), *recipe.evaluation_datasets()}
+    for name, dataset in recipe.datasets.items():
+        split = dataset.split
+        if name not in used:
+            yield f"datasets.{name}: no phase and no evaluation uses it; remove it"
+        if dataset.updated and not dataset.key:
+            yield f"datasets.{name}.updated: orders the versions of a key, and there is no key: add one or remove it"
+        dropped = set[str]() if isinstance(dataset.source, InstalledText) else {*dataset.source.drop_columns}
+        read = {*dataset.format.columns, *dataset.columns, dataset.key, dataset.updated, split.column}
+        if both := dropped & read:
+            yield f"datasets.{name}.source.drop_columns: {_these(map(str, both))} is read; leave it in"
+        if split.by in SplitPolicy.needs_column and not split.column:
+            yield f"datasets.{name}.split: by {split.by!r} needs a column"
+        if split.by not in SplitPolicy.needs_column and split.column:
+            yield f"datasets.{name}.split: by {split.by!r} reads no column, got {split.column!r}; remove it"
+        if split.by == "stratified" and dataset.format.yields not in ("labeled", "multi_labeled"):
+            yield f"datasets.{name}.split: 'stratified' needs labels; format {dataset.format.kind!r} has none"
+        if split.validation + split.test > 1.0 + 1e-9:
+            yield f"datasets.{name}.split: validation + test is {split.validation + split.test:g}, at most 1"
+        if name in recipe.training_datasets() and split.by != "given" and split.validation + split.test > 1.0 - 1e-9:
+            yield f"datasets.{name}.split: nothing is left to train on: validation + test is 1"
+
+
+def _evaluation_misfits(recipe: Recipe) -> Iterator[str]:
+    if not recipe.evaluations:
+        yield "evaluations: empty; give at least one, or nothing can be selected"
+    for name, evaluation in recipe.evaluations.items():
+        where = f"evaluations.{name}"
+        if evaluation.dataset not in recipe.datasets:
+            yield f"{where}.dataset: {evaluation.dataset!r} is not a dataset; there are {_these(recipe.datasets)}"
+            continue
+        if not evaluation.metrics:
+            yield f"{where}.metrics: empty; give at least one"
+        dataset = recipe.datasets[evaluation.dataset]
+        yield from _reading_misfits(recipe, where, evaluation)
+        names = [metric.name for metric in evaluation.metrics]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield f"{where}.metrics: {_these(twice)} is there twice; give each metric once"
+        if dataset.split.by != "given" and (dataset.split.validation == 0 or dataset.split.test == 0):
+            yield (
+                f"{where}: selection reads the validation split and the report the test split, but dataset "
+                f"{evaluation.dataset!r} has validation: {dataset.split.validation:g}, test: {dataset.split.test:g}"
+            )
+
+
+def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iterator[str]:
+    """Say what cannot be computed from what the evaluation's rows make the recipe's model say."""
+    dataset = recipe.datasets[evaluation.dataset]
+    yields: BatchKind = dataset.format.yields
+    needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
+    optional = isinstance(dataset.format, QuestionAnswer) and dataset.format.unanswerable == "keep"
+    if _one_model(*needs) and not _one_model(*needs, yields):
+        yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
+    for metric in evaluation.metrics:
+        if yields not in metric.reads:
+            yield (
+                f"{where}: {metric.kind!r} needs {' or '.join(map(repr, sorted(metric.reads)))} batches, but dataset "
+                f"{evaluation.dataset!r} has format {dataset.format.kind!r}, which yields {yields!r}"
+            )
+        elif metric.reads_writing and not evaluation.max_new_tokens:
+            yield f"{where}: {metric.kind!r} reads what the model writes; give max_new_tokens, for example 64"
+        elif isinstance(metric, AnswerScore) and metric.null_score_diff_threshold and not optional:
+            yield (
+                f"{where}: {metric.kind!r} has a null_score_diff_threshold, but every question of dataset "
+                f"{evaluation.dataset!r} has an answer; give its format unanswerable: keep, or remove the threshold"
+            )
+    if evaluation.max_new_tokens and yields != "completions":
+        yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+
+
+def _one_model(*kinds: BatchKind) -> bool:
+    """Say whether one model, with one head, answers batches of all these kinds."""
+    return len({*kinds}) < 2 or LANGUAGE.issuperset(kinds)
+
+
+def _select_misfits(recipe: Recipe) -> Iterator[str]:
+    select = recipe.select
+    paths = {"select.by": select.by, **({"select.subject_to": select.subject_to} if select.subject_to else {})}
+    paths |= {"retrain.compare": recipe.retrain.compare} if recipe.retrain.compare else {}
+    paths |= {f"select.gates[{i}].metric": gate.metric for i, gate in enumerate(select.gates)}
+    paths |= {f"select.plus[{i}]": path for i, path in enumerate(select.plus)}
+    have = [f"{name}/{metric.name}" for name, e in recipe.evaluations.items() for metric in e.metrics]
+    for where, path in paths.items():
+        if path not in have:
+            yield f"{where}: {path!r} is not measured; there are {_these(have)}"
+    if (select.rule in ("constrained", "knee")) != (select.subject_to is not None):
+        wish = "remove it" if select.subject_to else "give it"
+        yield f"select.subject_to: 'constrained' and 'knee' read it, no other rule; the rule is {select.rule!r}: {wish}"
+    # Not by `model_fields_set`: a recipe on record says every field.
+    if select.max_drop != Select.model_fields["max_drop"].default and select.rule != "constrained":
+        yield f"select.max_drop: 'constrained' reads it, no other rule; the rule is {select.rule!r}: remove it"
+    if select.rule == "knee" and select.by == select.subject_to:
+        yield f"select: a knee lies between two metrics, and by and subject_to are both {select.by!r}"
+    if select.by in select.plus:
+        yield f"select.plus: {select.by!r} is select.by already, with weight 1; leave it out"
+    yield from _fixed_alpha_misfits(recipe)
+    for i, gate in enumerate(select.gates):
+        if (gate.at_least is None) == (gate.at_most is None):
+            yield f"select.gates[{i}]: give exactly one of at_least and at_most"
+
+
+def _fixed_alpha_misfits(recipe: Recipe) -> Iterator[str]:
+    alpha = recipe.select.alpha
+    if (recipe.select.rule == "fixed") != (alpha is not None):
+        yield "select: rule 'fixed' and alpha go together; give both or neither"
+    elif alpha is not None:
+        method = recipe.interpolation
+        alphas = {0.0, *method.alphas, 1.0} if isinstance(method, (WiseFT, Slerp)) else set[float]()
+        if alpha not in alphas:
+            yield (
+                f"select.alpha: no candidate will lie at {alpha:g}; the interpolation has "
+                f"{', '.join(f'{a:g}' for a in sorted(alphas)) or f'none: {method.kind!r}'}"
+            )
+
+
+def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
+    if isinstance(recipe.interpolation, Off) or not recipe.phases:
+        return
+    first = recipe.phases[0]
+    if len(recipe.phases) == 1 and first.objective.needs not in LANGUAGE:
+        head = "linear_probe phase" if first.objective.needs == "labeled" else "phase that trains the head"
+        yield (
+            f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
+            f"phase {first.name!r} starts from the base model: put a {head} before it (LP-FT)"
+        )
+    method = recipe.interpolation
+    if len(method.seeds) + len(method.siblings) < method.least:
+        yield (
+            f"interpolation: {method.kind!r} needs at least {method.least} more fine-tune beside the last phase's: "
+            "give it seeds, which train that phase again, or siblings"
+        )
+    if len({recipe.seed, *method.seeds}) <= len(method.seeds):
+        yield f"interpolation.seeds: {_these(map(str, method.seeds))} and the recipe's {recipe.seed} must all differ"
+    if isinstance(recipe.phases[-1].tuning, LinearProbe):
+        yield "interpolation: the last phase is a linear_probe, which moves the head only; add a phase or use kind: off"
+
+
+def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
+    *before, last = recipe.phases
+    method = recipe.interpolation
+    if not isinstance(last.tuning, LoRA):
+        yield f"publish.adapter: tuning {last.tuning.kind!r} of the last phase makes none; use 'lora' or remove it"
+    elif last.tuning.use_dora and not isinstance(method, Off):
+        yield "publish.adapter: scaling a DoRA adapter gives another model than interpolation; use interpolation: off"
+    if moved := [phase.name for phase in before if not isinstance(phase.tuning, LinearProbe)]:
+        yield (
+            f"publish.adapter: an adapter must stand on the base model, and {_these(moved)} moved it; only "
+            "linear_probe phases may come before"
+        )
+    if not isinstance(method, (Off, WiseFT)) or (isinstance(method, WiseFT) and (method.modules or method.depth)):
+        yield (
+            f"publish.adapter: one scale gives the points of a straight line alone; interpolation {method.kind!r} must "
+            "be 'wise_ft' without modules and depth, or 'off'"
+        )
+
+
+def _these(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

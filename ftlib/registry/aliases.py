@@ -1,0 +1,165 @@
+"""Which version an alias means: an append-only numbered log, moved by compare-and-swap.
+
+    models/<name>/aliases/<alias>/00000007.json     create-only; the newest entry is what the alias means
+
+A mover says which entry it decided against. Creating the next number is the swap: of any number of movers one wins,
+and the others are told who did. The log is also the audit: who, why, when. Nothing is ever overwritten, so a rollback
+is one more entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+from pydantic import Field
+
+from ftlib.config import Config, Name
+from ftlib.errors import ConflictError, IntegrityError, RecipeError, StorageError, TransientError
+from ftlib.registry.leases import utc_now
+from ftlib.registry.versions import RECORDS_AT_ONCE, Sha256, numbers, spans
+from ftlib.storage.sealed_records import read_record, read_sealed, record_bytes
+from ftlib.storage.store import Store
+
+CHAMPION = "champion"
+"""The alias that serving reads and retraining challenges."""
+
+
+class AliasEntry(Config):
+    """One move of an alias."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    alias: str
+    sequence: int = Field(ge=1)
+    """Its place in the log, from 1; what a mover gives as `expected`."""
+    version: int = Field(ge=1)
+    previous: Sha256 | None
+    """The sha256 of the entry before, None for the first: whoever changes history must change all of it."""
+    nonce: str
+    """Tells the mover's own entry from another's when the reply to the write was lost."""
+    who: str
+    why: str
+    at: str
+    """UTC; for people. Nothing is ordered by it."""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.alias} entry {self.sequence} (version {self.version})"
+
+
+def alias_name(alias: str) -> str:
+    """Return an alias unchanged. Raises RecipeError for one that could be taken for something else."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", alias) or alias == "latest" or re.fullmatch(r"v[0-9]+", alias):
+        raise RecipeError(
+            f"alias {alias!r}: allowed are up to 63 of a-z, 0-9, - and _, starting with a letter; 'latest' and names "
+            "like 'v3' already mean versions"
+        )
+    return alias
+
+
+def aliases_path(name: str) -> str:
+    """Return the folder of a model's aliases."""
+    return f"models/{name}/aliases"
+
+
+class AliasLog:
+    """The moves of one alias of one model."""
+
+    def __init__(self, store: Store, name: str, alias: str) -> None:
+        self.store, self.name, self.alias = store, name, alias_name(alias)
+
+    def path(self, sequence: int) -> str:
+        """Return where an entry is in the registry."""
+        return f"{aliases_path(self.name)}/{self.alias}/{sequence:08d}.json"
+
+    def sequences(self) -> list[int]:
+        """Return the numbers of the entries there are."""
+        return numbers(self.store.list(f"{aliases_path(self.name)}/{self.alias}"))
+
+    def newest(self) -> AliasEntry | None:
+        """Return what the alias means now, or None if it was never set."""
+        found = self.sequences()
+        return self.read(found[-1]) if found else None
+
+    def entries(self) -> list[AliasEntry]:
+        """Return every move, oldest first."""
+        with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+            return [entry for entry in pool.map(self.read, self.sequences()) if entry]
+
+    def read(self, sequence: int) -> AliasEntry | None:
+        """Return one entry. Raises IntegrityError if it is not the one that belongs there."""
+        path = self.path(sequence)
+        entry = read_record(self.store, path, AliasEntry)
+        if entry and (entry.name, entry.alias, entry.sequence) != (self.name, self.alias, sequence):
+            raise IntegrityError(f"{self.store.uri}/{path} says it is {entry}: it was copied there by hand; remove it")
+        return entry
+
+    def digest(self, sequence: int) -> str | None:
+        """Return the sha256 of an entry's bytes, or None if there is none. Raises IntegrityError if it is damaged."""
+        data = read_sealed(self.store, self.path(sequence))
+        return hashlib.sha256(data).hexdigest() if data is not None else None
+
+    def move(self, version: int, expected: int | None, who: str, why: str) -> AliasEntry:
+        """Append an entry behind the one the caller decided against, and return it, or the one that says the same.
+
+        Raises ConflictError, naming who was faster, if the alias has moved to another version since.
+        """
+        now = self.newest()
+        if now and now.version == version:
+            return now
+        if (now.sequence if now else None) != expected:
+            raise self._conflict(now, version, expected)
+        mine = AliasEntry(
+            name=self.name,
+            alias=self.alias,
+            sequence=now.sequence + 1 if now else 1,
+            version=version,
+            previous=self.digest(now.sequence) if now else None,
+            nonce=uuid.uuid4().hex,
+            who=who,
+            why=why,
+            at=utc_now(),
+        )
+        if self.store.create(self.path(mine.sequence), record_bytes(mine)):
+            return mine
+        there = self.read(mine.sequence)
+        if there is None:
+            raise TransientError(f"{self.store.uri} refused {mine} as taken but does not show it; run again")
+        if there.nonce == mine.nonce or there.version == version:  # ours, its reply lost; or a twin's
+            return there
+        raise self._conflict(there, version, expected)
+
+    def _conflict(self, there: AliasEntry | None, version: int, expected: int | None) -> ConflictError:
+        wanted = f"{self.name}@{self.alias} was not moved to version {version}: the decision was against"
+        against = f"entry {expected}" if expected else "an alias that was not set"
+        if there is None:
+            return ConflictError(f"{wanted} {against}, but it was never set; expect none")
+        return ConflictError(
+            f"{wanted} {against}, but by entry {there.sequence} {there.who} moved it to version {there.version} at "
+            f"{there.at} ({there.why}); compare with version {there.version} and decide again"
+        )
+
+    def before(self, expected: int | None, to: int | None) -> int:
+        """Return the version a rollback of entry `expected` goes to: `to`, or the last one that was different.
+
+        Raises StorageError if there is none.
+        """
+        known = [entry.version for entry in self.entries() if entry.sequence <= (expected or 0)]
+        if not known:
+            raise StorageError(
+                f"{self.name}@{self.alias} was not set, so there is nothing to roll back: promote a version first"
+            )
+        if to is not None and to not in known:
+            raise StorageError(
+                f"{self.name}@{self.alias} never meant version {to}, only {spans(sorted(set(known)))}; "
+                "promote it instead"
+            )
+        different = [version for version in known if version != known[-1]]
+        if to is None and not different:
+            raise StorageError(
+                f"{self.name}@{self.alias} only ever meant version {known[-1]}; there is nothing before it"
+            )
+        return different[-1] if to is None else to

@@ -1,0 +1,24 @@
+"""The recipe's `publish`: under which name, and where."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ftlib.config import Config, Name
+from ftlib.registry.places import Registry
+from ftlib.registry.places.folder import Folder
+
+
+class Publish(Config):
+    """Under which name a version is published, and where."""
+
+    name: Name
+    to: Registry = Folder()
+    description: str = ""
+    license: str | None = None
+    shard_mb: float = Field(default=256.0, gt=0.0)
+    """Weights are cut into files of at most this many megabytes, at borders that stay from version to version."""
+    sign_with: str | None = None
+    """A private key (PEM, ECDSA on P-256) that signs the manifest."""
+    adapter: bool = False
+    """Also publish the last phase's adapter, moved to the chosen alpha: for servers that hold many over one base."""

@@ -1,0 +1,134 @@
+"""What a registry holds, for everyone who may only read it."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+from ftlib.errors import IntegrityError, StorageError
+from ftlib.registry.aliases import AliasEntry, AliasLog, aliases_path
+from ftlib.registry.signing import PublicKey, signature_path
+from ftlib.registry.versions import (
+    FORMAT,
+    RECORDS_AT_ONCE,
+    Format,
+    Manifest,
+    Version,
+    manifest_path,
+    model_name,
+    numbers,
+    parse_spec,
+    spans,
+    version_path,
+    versions_path,
+)
+from ftlib.storage.sealed_records import parse, read_record, read_whole
+from ftlib.storage.store import Store
+
+
+class RegistryReader:
+    """Versions and aliases in a store. Needs no write permission."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def models(self) -> list[str]:
+        """Return the names that have been published. Raises StorageError if there is no registry here."""
+        self.check_format()
+        return folders(self.store, "models")
+
+    def version_numbers(self, name: str) -> list[int]:
+        """Return the numbers of a model's commits, in order."""
+        return numbers(self.store.list(versions_path(model_name(name))))
+
+    def versions(self, name: str) -> list[Version]:
+        """Return a model's versions in order; empty if there are none."""
+        self.check_format()
+        with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+            found = pool.map(lambda number: self.find(name, number), self.version_numbers(name))
+        return [version for version in found if version]
+
+    def find(self, name: str, number: int) -> Version | None:
+        """Return a version, or None if there is none, or no registry."""
+        path = version_path(model_name(name), number)
+        version = read_record(self.store, path, Version)
+        if version and (version.name, version.version) != (name, number):
+            raise IntegrityError(
+                f"{self.store.uri}/{path} says it is {version}: it was copied there by hand; remove it"
+            )
+        return version
+
+    def version(self, name: str, number: int | None = None) -> Version:
+        """Return one version, the latest if `number` is None. Raises StorageError, naming what there is."""
+        self.check_format()
+        if number is not None and (found := self.find(name, number)):
+            return found
+        there = self.version_numbers(name)
+        if number is None and there and (found := self.find(name, there[-1])):
+            return found
+        if not there:
+            raise StorageError(f"{self.store.uri} has no model {name!r}; it has {', '.join(self.models()) or 'none'}")
+        raise StorageError(f"{self.store.uri} has no {name}@{number}; the versions are {spans(there)}")
+
+    def resolve(self, spec: str) -> Version:
+        """Return the version that `name`, `name@3` or `name@champion` means now.
+
+        Raises RecipeError for anything else, StorageError if there is none, naming what there is.
+        """
+        name, which = parse_spec(spec)
+        if not isinstance(which, str):
+            return self.version(name, which)
+        if (entry := self.alias(name, which)) is None:
+            self.version(name)  # a wrong model is the likelier mistake
+            known = ", ".join(self.aliases(name)) or "none"
+            raise StorageError(
+                f"{self.store.uri} has no alias {name}@{which}; its aliases are {known}: promote a version, or name one"
+            )
+        return self.version(name, entry.version)
+
+    def manifest(self, version: Version, key: PublicKey | None = None) -> Manifest:
+        """Return a version's manifest.
+
+        Raises IntegrityError, naming the version, if its bytes are not the ones that were committed, if it lists files
+        that no folder could hold (`../x`, one twice), or if `key` is given and did not sign them.
+        """
+        path = manifest_path(version.name, version.manifest)
+        data = read_whole(self.store, path, lambda data: hashlib.sha256(data).hexdigest() == version.manifest)
+        if data is None:
+            raise IntegrityError(f"{self.store.uri}/{path} is missing though {version} needs it; publish again")
+        if (found := hashlib.sha256(data).hexdigest()) != version.manifest:
+            raise IntegrityError(
+                f"{version}: {self.store.uri}/{path} has sha256 {found[:16]}…, which is not its name; restore it from "
+                "a copy"
+            )
+        if key:
+            envelope = self.store.read(signature_path(version.name, version.manifest, key.keyid))
+            key.check(envelope, data, f"{self.store.uri}: {version}")
+        return parse(Manifest, data, f"{version}: {self.store.uri}/{path}")
+
+    def aliases(self, name: str) -> list[str]:
+        """Return the aliases a model ever had."""
+        return folders(self.store, aliases_path(model_name(name)))
+
+    def alias(self, name: str, alias: str) -> AliasEntry | None:
+        """Return what an alias means now, or None if it was never set."""
+        return AliasLog(self.store, model_name(name), alias).newest()
+
+    def history(self, name: str, alias: str) -> list[AliasEntry]:
+        """Return every move of an alias, oldest first."""
+        return AliasLog(self.store, model_name(name), alias).entries()
+
+    def check_format(self) -> None:
+        """Raise StorageError unless there is a registry here that this program understands."""
+        found = read_record(self.store, "registry.json", Format)
+        if found is None:
+            raise StorageError(f"there is no registry at {self.store.uri}; publish to it first, or name another")
+        if found.format != FORMAT:
+            raise StorageError(
+                f"{self.store.uri} has format {found.format}, this program knows {FORMAT}: use the reglage that made it"
+            )
+
+
+def folders(store: Store, folder: str) -> list[str]:
+    """Return the names of the folders directly in a folder."""
+    return [name.rstrip("/") for name in store.list(folder) if name.endswith("/")]

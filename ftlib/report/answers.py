@@ -1,0 +1,61 @@
+"""What lies behind the numbers of a table of outcomes: for each kind of answer, what there is to draw and to list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ftlib.evaluation.bootstrap import Resampling
+from ftlib.evaluation.evaluation import Evaluation
+from ftlib.kinds.outcomes import (
+    LabelOutcomes,
+    MultiLabelOutcomes,
+    Outcomes,
+    ScoreOutcomes,
+    SpanOutcomes,
+    TaggedOutcomes,
+)
+from ftlib.report.calibration import calibration
+from ftlib.report.confusion import confusion
+from ftlib.report.content import Figure, Table
+from ftlib.report.label_tables import label_table
+from ftlib.report.question_tables import question_table
+from ftlib.report.regression import predictions
+from ftlib.report.threshold_table import threshold_table
+
+
+def answer_figures(folder: Path, tables: Mapping[str, Outcomes]) -> list[Figure]:
+    """Draw every evaluation's calibration or scores, and the first one's confusions."""
+    found: list[Figure | None] = []
+    if sure := {n: t for n, t in tables.items() if isinstance(t, LabelOutcomes | MultiLabelOutcomes)}:
+        found.append(calibration(folder, sure))
+    if scored := {n: t for n, t in tables.items() if isinstance(t, ScoreOutcomes)}:
+        found.append(predictions(folder, scored))
+    if mixed_up := {n: t for n, t in tables.items() if isinstance(t, LabelOutcomes | TaggedOutcomes)}:
+        found.append(confusion(folder, *next(iter(mixed_up.items()))))
+    return [figure for figure in found if figure is not None]
+
+
+def answer_tables(
+    tables: Mapping[str, Outcomes],
+    validation: Mapping[str, Outcomes],
+    evaluations: Mapping[str, Evaluation],
+    seed: int,
+) -> list[Table]:
+    """List every evaluation's labels, types of entity or kinds of question, with their scores on the test rows.
+
+    `validation` are the same model's tables on the validation rows, as far as there are any.
+    """
+    found: list[Table | None] = [threshold_table(_of_several(validation), _of_several(tables))]
+    for name, table in tables.items():
+        evaluation = evaluations[name]
+        resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
+        if isinstance(table, LabelOutcomes | MultiLabelOutcomes | TaggedOutcomes):
+            found.append(label_table(name, table, resampling))
+        elif isinstance(table, SpanOutcomes):
+            found.append(question_table(name, table, evaluation.metrics, resampling))
+    return [table for table in found if table is not None]
+
+
+def _of_several(tables: Mapping[str, Outcomes]) -> dict[str, MultiLabelOutcomes]:
+    return {name: table for name, table in tables.items() if isinstance(table, MultiLabelOutcomes)}

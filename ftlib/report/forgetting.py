@@ -1,0 +1,85 @@
+"""How far the chosen model's answers moved from the reference's on what it should have kept: for the report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftlib.config import REPORT
+from ftlib.data.prepared import split_file
+from ftlib.errors import StorageError
+from ftlib.evaluation.bootstrap import Resampling
+from ftlib.evaluation.measured import Estimate, tables_in
+from ftlib.evaluation.results import divergence, divergence_per_token
+from ftlib.fingerprint import digest
+from ftlib.kinds.outcomes import LabelOutcomes, TokenOutcomes
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.progress import emit
+from ftlib.recipe.evidence import Evidence
+from ftlib.workspace import Workspace, exclusive, write_durably
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+VERSION = 1
+"""Raised when the comparison changes; kept results of another version are not read."""
+
+
+def divergences(found: Evidence, work: Workspace, reference: Checkpoint, watched: Sequence[str]) -> dict[str, Estimate]:
+    """Return KL(reference || chosen) on evaluations where both were measured: per row of a classifier, else per token.
+
+    A classifier's is read from tables. A language model's is a pass with both models in memory, which is kept: it is
+    made once per (weights, weights, rows), like outcomes.
+    """
+    result: dict[str, Estimate] = {}
+    theirs, ours = (found.measured(name) for name in (reference.phase, found.selection.chosen.name))
+    for name in (name for name in watched if name in theirs and name in ours):
+        evaluation = found.recipe.evaluations[name]
+        resampling = Resampling(evaluation.resamples, evaluation.confidence, found.recipe.seed)
+        before, after = (tables_in(work.root)(cells[name]) for cells in (theirs, ours))
+        if isinstance(before, LabelOutcomes) and isinstance(after, LabelOutcomes):
+            result[name] = divergence(before, after, resampling)
+        elif isinstance(after, TokenOutcomes):
+            sums = _token_sums(found, work, reference, name)
+            result[name] = divergence_per_token(sums, after.targets, resampling)
+    return result
+
+
+def _token_sums(found: Evidence, work: Workspace, reference: Checkpoint, name: str) -> Float[np.ndarray, " rows"]:
+    """Return each row's divergence, from the file where it was computed before."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = found.prepared[found.recipe.evaluations[name].dataset]
+    key = digest([VERSION, reference.digest(), found.selection.chosen.digest(), data.digest(), REPORT])
+    file = work.root / "divergences" / f"{key[:32]}.parquet"
+    with exclusive(file.with_suffix(".lock"), wait=True):
+        if not file.exists():
+            buffer = io.BytesIO()
+            pq.write_table(pa.table({"divergence": _compared(found, reference, name)}), buffer)
+            write_durably(file, buffer.getvalue())
+    try:
+        return pq.read_table(file)["divergence"].to_numpy()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise StorageError(f"{file} is damaged ({type(error).__name__}); delete it and run again") from error
+
+
+def _compared(found: Evidence, reference: Checkpoint, name: str) -> Float[np.ndarray, " rows"]:
+    from ftlib.evaluation.divergence import token_divergence
+    from ftlib.evaluation.forward_pass import resources
+    from ftlib.kinds.loading import load_model
+    from ftlib.kinds.split import PreparedSplit
+    from ftlib.merging.candidate_weights import mix_into
+
+    data, chosen = found.prepared[found.recipe.evaluations[name].dataset], found.selection.chosen
+    split = PreparedSplit(split_file(data.path, REPORT), ())
+    with resources(found.recipe.compute) as device:
+        ours = load_model(Path(chosen.start.path) / "model", data.kind)
+        mix_into(ours, chosen)
+        theirs = load_model(reference.path / "model", data.kind).to(device)
+        return token_divergence(
+            theirs, ours.to(device), split, lambda done: emit(f"compare {name}", done, len(split), "rows")
+        )

@@ -1,0 +1,51 @@
+"""A page as self-contained HTML and as Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from ftlib.report.content import Cell, Mark, Page
+from ftlib.report.figures import CHOSEN
+from ftlib.wording import code, escaped
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def html(page: Page) -> str:
+    """Return one file that loads nothing else, in light and dark."""
+    return _environment().get_template("report.html.jinja").render(page=page, x=_x, plot=_plot)
+
+
+def markdown(page: Page) -> str:
+    """Return the same as Markdown; its plots are the PNG files beside it."""
+    return _environment().get_template("report.md.jinja").render(page=page)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("ftlib", package_path=""),
+        autoescape=lambda name: bool(name) and str(name).endswith(".html.jinja"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    cast("dict[str, Any]", environment.filters).update(md=escaped, md_cell=_cell)
+    return environment
+
+
+def _x(position: float) -> str:
+    """Return where a position between 0 and 1 lies in the interval's drawing, which is 200 wide with margins of 4."""
+    return f"{4 + 192 * position:.1f}"
+
+
+def _plot(svg: str) -> str:
+    """Let a plot take the page's accent: on dark paper the light one's is hard to read."""
+    return svg.replace(CHOSEN, "var(--accent)")
+
+
+def _cell(cell: Cell, mark: Mark) -> str:
+    text = code(cell.text) if cell.code and cell.text else escaped(cell.text)
+    text = f"**{text}**" if mark and text else text
+    return f"{text} ({cell.range})" if cell.range else text

@@ -1,0 +1,18 @@
+"""The report's record."""
+
+from __future__ import annotations
+
+from ftlib.artifacts import Artifact
+
+
+class Report(Artifact):
+    """The page people look at: `report.html`, self-contained, `report.md`, and the plots as `*.svg` and `*.png`."""
+
+    html: str
+    """File names inside the folder."""
+    markdown: str
+    plots: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Return what the report was made from: its job."""
+        return self.fingerprint

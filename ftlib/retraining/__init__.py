@@ -1,0 +1,1 @@
+"""Whether fresh data is worth a training, and whether its result replaces the champion."""

@@ -1,0 +1,157 @@
+"""The linear probe: the head's last linear layer, solved for on features that are computed once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from ftlib.errors import ModelError, TrainingError
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.heads.labels import LabelTargets
+from ftlib.kinds.split import PreparedSplit
+from ftlib.progress import emit
+from ftlib.training.batches import by_length
+from ftlib.training.checkpoints import State
+from ftlib.training.group import Group
+from ftlib.training.loop import Trained, build_model
+from ftlib.training.plan import Plan
+from ftlib.training.tuning.linear_probe import LinearProbe
+from ftlib.wording import counted
+
+BATCH = 64
+_SOLVER: dict[str, Any] = {"max_iter": 2000, "tol": 1e-6}
+
+Rows = tuple[Float[np.ndarray, "_ width"], Int[np.ndarray, " _"]]
+"""Features and the place of each row's label."""
+
+
+def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
+    """Fit the head on the train split. Raises TrainingError if a label has no training row.
+
+    Runs in one process: the features are one forward pass, the rest is a convex problem of a few thousand numbers.
+    `l2: auto` is settled first, on the validation rows; the head is then what that number alone would have given.
+    """
+    started = time.monotonic()
+    split = PreparedSplit(Path(plan.data) / "train.arrow", plan.labels)
+    assert isinstance(split.targets, LabelTargets)
+    gold = split.targets.positions
+    if absent := sorted(set(plan.labels) - {plan.labels[i] for i in np.unique(gold)}):
+        raise TrainingError(f"linear_probe: no training row has the label {', '.join(absent)}; remove it or add rows")
+    model, head = build_model(plan, dropout=None)
+    model.to(group.device).eval()
+    layer = last_linear(model, head, len(plan.labels))
+    features = head_features(model, layer, split, group.device, plan.phase.name)
+    intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
+    l2, chosen = tuning.l2, dict[str, float | int | str]()
+    if l2 == "auto":
+        held_out = PreparedSplit(Path(plan.data) / "validation.arrow", plan.labels)
+        l2, chosen = tuning.USUAL, {"l2_chosen_on": "nothing, without validation rows"}
+        if len(held_out):
+            assert isinstance(held_out.targets, LabelTargets)
+            unseen = head_features(model, layer, held_out, group.device, plan.phase.name)
+            both = (features, gold), (unseen, held_out.targets.positions)
+            l2 = best_l2(*both, len(plan.labels), tuning.PATH, intercept=intercept is not None)
+            chosen = {"l2_chosen_on": counted(len(held_out), "validation row")}
+    weight, bias, loss = solve(features, gold, len(plan.labels), l2, intercept=intercept is not None)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        if intercept is not None:
+            intercept.copy_(torch.from_numpy(bias))
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    facts: dict[str, float | int | str] = {
+        "steps": 1,
+        "supervised": len(split),
+        "final_loss": loss,
+        "l2": l2,
+        **chosen,
+        "samples_per_second": len(split) / (time.monotonic() - started),
+        "seconds": time.monotonic() - started,
+        "world_size": 1,
+        "precision": "fp32",
+    }
+    return Trained(state, State(step=1), frozenset(), facts)
+
+
+def last_linear(model: nn.Module, head: list[str], labels: int) -> nn.Linear:
+    """Return the layer that makes the logits. Raises ModelError if the head ends in none."""
+    found = [
+        module
+        for name in head
+        for module in model.get_submodule(name).modules()
+        if isinstance(module, nn.Linear) and module.out_features == labels
+    ]
+    if not found:
+        raise ModelError(
+            f"linear_probe: the head ({', '.join(head)}) has no linear layer with {labels} outputs; tune it with full"
+        )
+    return found[-1]
+
+
+@torch.inference_mode()
+def head_features(
+    model: nn.Module, layer: nn.Linear, split: PreparedSplit, device: torch.device, phase: str
+) -> Float[np.ndarray, "rows width"]:
+    """Return what enters the head's last layer for every row, in order, with dropout off."""
+    # The layer hands on what enters it, so the model's answer is what it reads of a row, wherever that stands.
+    hook = layer.register_forward_hook(lambda _, inputs, __: inputs[0])
+    collate = Collator.of(model, device)
+    features = np.empty((len(split), layer.in_features), np.float32)
+    done = 0
+    for rows in by_length(split.lengths, BATCH):
+        batch = split.batch(rows, collate)
+        said: Any = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        features[rows] = said.logits.float().cpu().numpy()
+        done += len(rows)
+        emit(f"train {phase}", done, len(split), "rows")
+    hook.remove()
+    return features
+
+
+def best_l2(train: Rows, validation: Rows, count: int, path: Sequence[float], *, intercept: bool) -> float:
+    """Return the value of `path` whose head has the lowest mean loss on the validation rows; of equals the first.
+
+    Each fit starts from the one before, and the path is left after two values that are no better than the best.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    regression = LogisticRegression(fit_intercept=intercept, warm_start=True, **_SOLVER)
+    seen, unseen = train[0].astype(np.float64), validation[0].astype(np.float64)
+    losses: dict[float, float] = {}
+    for l2 in path:
+        fitted: Any = regression.set_params(C=1.0 / l2).fit(seen, train[1])
+        losses[l2] = float(log_loss(validation[1], fitted.predict_proba(unseen), labels=np.arange(count)))
+        if min(losses.values()) < min([*losses.values()][-2:]):
+            break
+    return min(losses, key=losses.__getitem__)
+
+
+def solve(
+    features: Float[np.ndarray, "rows width"],
+    labels: Int[np.ndarray, " rows"],
+    count: int,
+    l2: float,
+    *,
+    intercept: bool,
+) -> tuple[Float[np.ndarray, "labels width"], Float[np.ndarray, " labels"], float]:
+    """Return weights, biases and the mean loss in nats of multinomial logistic regression.
+
+    Two labels come from the sigmoid's one vector w as (-w/2, w/2), which gives the same probabilities.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    regression = LogisticRegression(C=1.0 / l2 if l2 else np.inf, fit_intercept=intercept, **_SOLVER)
+    fitted: Any = regression.fit(features.astype(np.float64), labels)
+    loss = float(log_loss(labels, fitted.predict_proba(features.astype(np.float64)), labels=np.arange(count)))
+    weight, bias = fitted.coef_, np.broadcast_to(fitted.intercept_, (len(fitted.coef_),))
+    if count == 2:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight.astype(np.float32), bias.astype(np.float32), loss

@@ -1,0 +1,18 @@
+"""What is minimised: a batch to a sum and a count. Belongs to the train stage; each *needs* a batch kind."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ftlib.training.objectives.answer_span import AnswerSpan
+from ftlib.training.objectives.causal_lm import CausalLM
+from ftlib.training.objectives.classification import Classification
+from ftlib.training.objectives.completion import Completion
+from ftlib.training.objectives.multi_label import MultiLabel
+from ftlib.training.objectives.regression import Regression
+from ftlib.training.objectives.token_classification import TokenClassification
+
+Objective = Annotated[
+    Classification | MultiLabel | Regression | TokenClassification | AnswerSpan | CausalLM | Completion,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,59 @@
+"""The recipe's `phases`: one training each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ftlib.config import Config, Fraction, Name
+from ftlib.training.objectives import Objective
+from ftlib.training.tuning import Tuning
+
+
+class Optimizer(Config):
+    """AdamW (Loshchilov & Hutter 2019) and its schedule. All of it is part of a checkpoint's identity."""
+
+    learning_rate: float = Field(default=2e-5, gt=0.0)
+    epochs: float = Field(default=3.0, gt=0.0)
+    batch_size: int = Field(default=32, gt=0)
+    """Rows per optimiser step, over all workers."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """Not applied to biases and norms."""
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    epsilon: float = Field(default=1e-8, gt=0.0)
+    clip_norm: float | None = Field(default=1.0, gt=0.0)
+    schedule: Literal["linear", "cosine", "constant", "plateau"] = "linear"
+    warmup: Fraction = 0.06
+    """Share of all steps over which the rate rises from 0."""
+    plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0)
+    plateau_patience: int = Field(default=1, ge=0)
+    """Evaluations without a lower validation loss before the rate is cut; only for `plateau`."""
+
+
+class EarlyStopping(Config):
+    """Stop when the validation loss has not fallen for `patience` evaluations; the best weights are kept."""
+
+    patience: int = Field(default=2, gt=0)
+    min_delta: float = Field(default=0.0, ge=0.0)
+
+
+class Phase(Config):
+    """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
+
+    name: Name
+    dataset: str
+    objective: Objective
+    tuning: Tuning
+    optimizer: Optimizer = Optimizer()
+    early_stopping: EarlyStopping | None = None
+    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """The phase's weights are the exponential moving average of those after each step, over about 1 / (1 - ema_decay)
+    steps: what is validated, what early stopping keeps, and the phase's end."""
+    evaluations_per_epoch: int = Field(default=1, gt=0)
+    """How often the loss on the validation split is measured."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the processor or GPU computes it natively, else fp32. Resolved before the run is named."""
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Overrides the model's own dropout."""

@@ -1,0 +1,50 @@
+"""How counts, names and users' texts are written in messages and in Markdown that others render."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_MARKUP = re.compile(r"([\\`*_\[\]<>|#~$&!])")
+_LINK = re.compile(r"(?i)\b(https?|ftp|mailto|javascript|data)(?=:)|\bwww(?=\.)|(?<=[\w.+-])(?=@)")
+_FIRST = re.compile(r"^(\d*)([-+.)=])(?=\s|$|[-=]+$)")
+"""What makes a paragraph a list, a rule or a heading's underline."""
+
+
+def counted(count: int, noun: str) -> str:
+    """Write `no rows`, `1 row` or `1,200 rows`. The noun is one whose plural takes an s."""
+    return f"1 {noun}" if count == 1 else f"{f'{count:,}' if count else 'no'} {noun}s"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Write the first `most` names and how many are left out: `a, b, c and 1,200 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def escaped(text: str) -> str:
+    """Return text as one paragraph that is shown as it is: no markup, HTML, entity, table, list or link of its own."""
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else " " for c in text).split())
+    line = _MARKUP.sub(r"\\\1", line)
+    line = _LINK.sub(lambda found: f"{found[0]}\\", line)
+    return _FIRST.sub(r"\1\\\2", line)
+
+
+def code(text: str) -> str:
+    """Return a span of code with any text in it; not for tables, where a bar ends the cell all the same."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def block(text: str, language: str) -> str:
+    """Return a block of code with any text in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table; its cells are escaped here, and the first row is its header."""
+    lines = [" | ".join(map(escaped, row)) for row in rows]
+    return "\n".join(f"| {line} |" for line in [lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]])
