@@ -74,7 +74,7 @@ def find_best(r: Recipe, run: Runner, data: Data) -> Evidence:
     siblings = jobs.found_siblings(r, run.work)
 
     trail = [run(base, jobs.base_job(r, data.model, data.labels))]
-    check_patterns(r.interpolation.patterns(), trail[0].path / "model")
+    check_patterns(r.interpolation.patterns(), trail[0].weights_folder)
     with RayWhenNeeded(r.compute) as ray:  # it starts while a probe is fitted, for the phase after that
         for phase, following in zip_longest(r.phases, r.phases[1:]):
             job = jobs.train_job(r, phase, trail[-1], prepared)
