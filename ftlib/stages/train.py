@@ -44,18 +44,24 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
     Raises TrainingError on a broken invariant, TransientError if workers were lost too often.
     """
-    return work.once(job, Checkpoint, lambda folder: _build(job, folder), resumable=True)
+    made = work.once(job, Checkpoint, lambda folder: _build(job, folder), resumable=True)
+    if made.base is None:
+        return made
+    # A record says no places: the job knows where the base is today.
+    place = job.start.base.uri if job.start.base else str(job.start.folder)
+    return made.model_copy(update={"base": made.base.model_copy(update={"uri": place})})
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
-    from ftlib.models.folder import config_digest, weights_digest
+    from ftlib.models.adapter import adapter_digest, read_base
+    from ftlib.models.folder import config_digest, is_adapter, weights_digest
     from ftlib.training.plan import Plan
     from ftlib.training.worker import outcome, work
 
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
-        start=str(job.start.folder),
+        start=job.start,
         data=job.data.uri,
         run=str(folder),
         kind=job.data.kind,
@@ -76,8 +82,9 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / "best.safetensors").unlink(missing_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
+    base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(
-        weights=weights_digest(model_in(folder)),
+        weights=adapter_digest(model_in(folder), base) if base else weights_digest(model_in(folder)),
         parent=job.start.weights,
         tokenizer=job.start.tokenizer,
         config=config_digest(model_in(folder)),
@@ -87,4 +94,6 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         parameters=job.start.parameters,
         trained_parameters=int(facts.pop("trained_parameters")),
         facts=facts,
+        form="adapter" if base else "dense",
+        base=base,
     )

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from ftlib.errors import TrainingError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import head_modules, load_for_training
+from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training import checkpoints
 from ftlib.training.batches import by_length, global_batches, micro_batches
@@ -250,6 +250,8 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
 def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
     """Return the phase's model as it is before step 0, on the CPU, and its head's modules; the same bits every time."""
     torch.manual_seed(plan.seed)
-    model = load_for_training(Path(plan.start), plan.kind, dropout)
+    model = load(plan.start, plan.kind, dropout)
+    if plan.phase.tuning.leaves == "dense":
+        model = merged(model)
     head = head_modules(model)
     return plan.phase.tuning.prepare(model, plan.kind, head), head

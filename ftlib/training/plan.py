@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ftlib.config import BatchKind, Config
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 
@@ -14,8 +15,7 @@ class Plan(Config):
 
     fingerprint: str
     """The job's: the run's name, and what its checkpoints are compared with."""
-    start: str
-    """The starting checkpoint's `model/` folder."""
+    start: Checkpoint
     data: str
     """The prepared dataset's folder."""
     run: str

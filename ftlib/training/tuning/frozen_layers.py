@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
 from ftlib.errors import RecipeError
+from ftlib.models.checkpoint import Form
 from ftlib.models.parameter_names import is_embedding, layer_of
 from ftlib.wording import some
 
@@ -25,6 +26,8 @@ class FrozenLayers(Config):
     layers: int = Field(ge=0)
     also: tuple[str, ...] = ()
     """Regular expressions, searched for in parameter names."""
+    leaves: ClassVar[Form | None] = "dense"
+
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

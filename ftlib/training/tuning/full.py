@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
+from ftlib.models.checkpoint import Form
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +23,8 @@ class Full(Config):
     """
 
     kind: Literal["full"] = "full"
+    leaves: ClassVar[Form | None] = "dense"
+
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

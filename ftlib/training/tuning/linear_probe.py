@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from ftlib.config import BatchKind, Config
+from ftlib.models.checkpoint import Form
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +40,8 @@ class LinearProbe(Config):
     """From strong to weak, so that each fit starts near the one before; it ends after two that are no better."""
     USUAL: ClassVar[float] = 1.0
 
+    leaves: ClassVar[Form | None] = None
+    """The form that it starts from: an adapter brings the head."""
     layer_decay: ClassVar[float] = 1.0
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
