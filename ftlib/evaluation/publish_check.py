@@ -16,12 +16,12 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import IntegrityError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads import head_of
-from ftlib.kinds.loading import load, load_tokenizer, load_with_gaps
+from ftlib.kinds.loading import load_tokenizer, load_with_gaps
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
 from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
 from ftlib.kinds.split import PreparedSplit
-from ftlib.merging.candidate_weights import mix_into
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.in_memory import model_of
 
 ROWS = 8
 TOLERANCE = 1e-5
@@ -38,8 +38,7 @@ def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) 
     Raises IntegrityError if the difference is above `TOLERANCE` (`PADDING_TOLERANCE` from the rows alone) or no
     number, or if labels are named otherwise; ModelError if the folder does not load.
     """
-    ours = load(candidate.start, data.kind)
-    mix_into(ours, candidate)
+    ours = model_of(candidate, data.kind)
     theirs = _as_a_stranger(folder, data.kind)
     _check_labels(theirs, candidate.end.labels)
     _check_tokenizer(theirs, load_tokenizer(folder), data.kind)
@@ -53,8 +52,7 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
     """
     from peft import PeftModel
 
-    ours = load(candidate.start, data.kind)
-    mix_into(ours, candidate)
+    ours = model_of(candidate, data.kind)
     # The head is as random as a stranger's: what the adapter does not bring shows.
     bare, _ = load_with_gaps(base, data.kind, **head_of(data.kind).config(candidate.end.labels))
     theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)

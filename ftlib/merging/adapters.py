@@ -43,11 +43,11 @@ _KINDS: dict[str, BatchKind] = {
 def unscaled(adapter: Path) -> list[str]:
     """Return what of an adapter its scaling does not reach; empty for plain LoRA and rsLoRA."""
     config = read_adapter(adapter)
-    found = [*_immovable(config), *(["modules_to_save"] if config.get("modules_to_save") else [])]
+    found = [*immovable(config), *(["modules_to_save"] if config.get("modules_to_save") else [])]
     return [*found, *(["bias"] if config.get("bias", "none") != "none" else [])]
 
 
-def _immovable(config: dict[str, Any]) -> list[str]:
+def immovable(config: dict[str, Any]) -> list[str]:
     """Return what is neither scaled nor mixed."""
     found = [name for name in ("use_dora", "trainable_token_indices", "lora_bias") if config.get(name)]
     start = str(config.get("init_lora_weights")).lower()
@@ -68,12 +68,12 @@ def write_scaled(
     adding, and some ways to start change the base.
     """
     config = read_adapter(adapter)
-    if alpha != 1.0 and (immovable := _immovable(config)):
+    if alpha != 1.0 and (why := immovable(config)):
         raise ModelError(
-            f"{adapter} cannot be scaled ({', '.join(immovable)}): its place on the line is another model's; "
+            f"{adapter} cannot be scaled ({', '.join(why)}): its place on the line is another model's; "
             "write merged weights instead"
         )
-    tensors = _tensors(adapter)
+    tensors = adapter_tensors(adapter)
     spans = tensor_spans(base)
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
@@ -98,7 +98,7 @@ def _check_fit(tensors: dict[str, Tensor], spans: dict[str, Span], adapter: Path
         inner, lora_a, rest = name.partition(".lora_A.")
         if not lora_a or f"{inner}.lora_B.{rest}" not in tensors:
             continue
-        below = spans.get(_WRAPPERS.sub(".", inner.removeprefix(ADAPTED)) + ".weight")
+        below = spans.get(plain_name(inner) + ".weight")
         made = (tensors[f"{inner}.lora_B.{rest}"].shape[0], a.shape[1])
         if below is None or sorted(below.shape[:2]) != sorted(made):  # GPT-2 keeps its matrices the other way round
             has = "no such tensor" if below is None else f"one of shape {[*below.shape]}"
@@ -125,7 +125,8 @@ def stands_elsewhere(adapter: Path, base: Path) -> list[str]:
         raise ModelError(f"{over}, but {error}: give the model that the adapter was trained over") from error
 
 
-def _tensors(adapter: Path) -> dict[str, Tensor]:
+def adapter_tensors(adapter: Path) -> dict[str, Tensor]:
+    """Read an adapter's tensors. Raises ModelError for a damaged file, and for values that are not finite."""
     try:
         tensors = load_file(adapter / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -137,7 +138,7 @@ def _tensors(adapter: Path) -> dict[str, Tensor]:
 
 
 def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) -> Span:
-    span = spans.get(_WRAPPERS.sub(".", name.removeprefix(ADAPTED)))
+    span = spans.get(plain_name(name))
     if span is None:
         raise ModelError(
             f"the adapter holds {name!r} whole, and {base} has no such tensor to mix it with; give the model whose "
@@ -149,6 +150,20 @@ def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) ->
             f"{[*span.shape]}; give the model that the adapter was trained over"
         )
     return span
+
+
+def whole_ends(adapter: Path, base: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the start and the end of what an adapter holds whole, by the parameter's name in the plain model."""
+    tensors, spans = adapter_tensors(adapter), tensor_spans(base)
+    whole = {name: end for name, end in tensors.items() if ".lora_" not in name}
+    return {
+        plain_name(name): (_mixed(_base_span(name, end, spans, base), end, 0.0), end) for name, end in whole.items()
+    }
+
+
+def plain_name(name: str) -> str:
+    """Return what a parameter under an adapter is called in the plain model."""
+    return _WRAPPERS.sub(".", name.removeprefix(ADAPTED).replace(".modules_to_save.default.", ".modules_to_save."))
 
 
 def _mixed(span: Span, end: Tensor, alpha: float) -> Tensor:

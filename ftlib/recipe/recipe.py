@@ -19,6 +19,7 @@ from ftlib.evaluation.selection import Select
 from ftlib.merging.interpolation import Interpolation, Off
 from ftlib.merging.interpolation.slerp import Slerp
 from ftlib.merging.interpolation.wise_ft import WiseFT
+from ftlib.models.checkpoint import Form
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
@@ -77,6 +78,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _interpolation_misfits(recipe)
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
+    yield from form_misfits(recipe, "dense")
 
 
 def _secrets(value: object, place: str = "") -> Iterator[str]:
@@ -289,6 +291,34 @@ def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
             f"publish.adapter: one scale gives the points of a straight line alone; interpolation {method.kind!r} must "
             "be 'wise_ft' without modules and depth, or 'off'"
         )
+
+
+def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
+    """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
+    forms = [start]
+    for phase in recipe.phases:
+        forms.append(phase.tuning.leaves or forms[-1])
+    method, mixes = recipe.interpolation, recipe.interpolation.kind != "off"
+    if len(forms) > 1 and forms[-2:] == ["adapter", "dense"] and mixes:
+        yield (
+            f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
+            "adapter: give it tuning.keep: adapter, or use kind: off"
+        )
+    if forms[-1] == "dense" or not recipe.phases:
+        return
+    last = recipe.phases[-1]
+    where = f"phases[{last.name}].tuning: ends in an adapter"
+    if mixes and (method.kind != "wise_ft" or any(method.patterns()) or getattr(method, "depth", ())):
+        yield (
+            f"{where}, whose points lie on a straight line; interpolation {method.kind!r} must be 'wise_ft' without "
+            "modules and depth, or 'off', or set keep: merged"
+        )
+    elif mixes and not getattr(last.tuning, "scales", True):
+        yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
+    if recipe.publish.adapter:
+        yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
+    if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
+        yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
 
 
 def _these(names: Iterable[str]) -> str:

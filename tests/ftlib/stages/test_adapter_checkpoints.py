@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -12,13 +13,22 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError, RecipeError
+from ftlib.evaluation.predictor import PredictionPlan, predict_here
+from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load, load_model, merged, save_adapter
+from ftlib.kinds.outcomes import LabelOutcomes, read_outcomes
+from ftlib.kinds.split import PreparedSplit
+from ftlib.merging.candidate_weights import check_candidate, write_candidate
+from ftlib.merging.candidates import Candidate
+from ftlib.merging.in_memory import model_of
+from ftlib.merging.methods import Slerp
 from ftlib.models.adapter import WEIGHTS, adapter_digest, base_of
 from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.models.folder import labels_of, weights_digest
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
 from ftlib.training.compute import Compute
 from ftlib.training.curves import FILE, read
 from ftlib.training.phase import Optimizer, Phase
@@ -202,3 +212,75 @@ def test_an_adapter_without_a_merged_form_goes_through(tmp_path: Path, data: Pre
     assert torch.equal(logits(ours), logits(wrapped))
     with pytest.raises(ModelError, match="PROMPT_TUNING has no merged form"):
         merged(ours)
+
+
+def between_by_hand(start: Checkpoint, end: Checkpoint, alpha: float) -> Tensor:
+    """Mix the two models' merged weights in float64, as WiSE-FT is defined."""
+    one, other = (merged(load(checkpoint, "labeled")) for checkpoint in (start, end))
+    ours, theirs = one.state_dict(), other.state_dict()
+    mixed = {name: torch.lerp(ours[name].double(), theirs[name].double(), alpha).float() for name in ours}
+    one.load_state_dict(mixed)
+    return logits(one)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("first", ["dense", "adapter"])
+def test_a_point_of_the_line_is_the_mix_of_the_merged_weights(
+    start: Checkpoint, ends: dict[str, Checkpoint], second: Checkpoint, tmp_path: Path, first: str, alpha: float
+):
+    theta0, theta1 = (start, ends["adapter"]) if first == "dense" else (ends["adapter"], second)
+    candidate = Candidate.between(theta0, theta1, alpha)
+    check_candidate(candidate)
+    wanted = between_by_hand(theta0, theta1, alpha)
+    torch.testing.assert_close(logits(model_of(candidate, "labeled")), wanted, rtol=0, atol=2e-5)
+    written = write_candidate(candidate, tmp_path / "point")
+    assert theta1.base
+    stock = AutoModelForSequenceClassification.from_pretrained(start.folder)
+    torch.nn.init.normal_(stock.classifier.weight)
+    over = logits(peft.PeftModel.from_pretrained(stock, tmp_path / "point"))
+    torch.testing.assert_close(over, wanted, rtol=0, atol=2e-5)
+    assert (written.weights == theta1.weights) == (alpha == 1.0)
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory, ends: dict[str, Checkpoint], data: PreparedDataset) -> Checkpoint:
+    return trained(tmp_path_factory.mktemp("second"), ends["adapter"], data, seed=5, keep="adapter", alpha=16.0)
+
+
+def test_a_sweep_over_an_adapter_measures_what_each_point_answers(
+    start: Checkpoint, ends: dict[str, Checkpoint], second: Checkpoint, data: PreparedDataset, tmp_path: Path
+):
+    pairs = [(start, ends["adapter"]), (ends["adapter"], second)]
+    points = [Candidate.between(*pair, alpha) for pair in pairs for alpha in (0.5, 1.0, 0.0)]
+    plan = PredictionPlan(
+        name="home",
+        candidates=tuple(points),
+        files=tuple(str(tmp_path / f"{i}.parquet") for i in range(len(points))),
+        data=data,
+        split="test",
+        max_new_tokens=0,
+        compute=Compute(workers=0, threads=1),
+    )
+    predict_here(plan)
+    split = PreparedSplit(split_file(data.path, "test"), LABELS)
+    rows = np.arange(len(split))
+    for point, file in zip(points, plan.files, strict=True):
+        table = read_outcomes(Path(file))
+        assert isinstance(table, LabelOutcomes)
+        table = table.take(
+            np.argsort([[*(tiny_row_id("test", i) for i in range(len(split)))].index(row) for row in table.row_ids])
+        )
+        model = model_of(point, "labeled")
+        with torch.inference_mode():
+            said = model(**split.batch(rows, Collator.of(model)).inputs()).logits.double().softmax(-1)
+        np.testing.assert_allclose(table.probabilities, said.numpy(), atol=1e-5)
+
+
+def test_what_is_no_point_of_an_adapters_line_is_refused(start: Checkpoint, ends: dict[str, Checkpoint]):
+    point = Candidate.between(start, ends["adapter"], 0.5)
+    curved = point.model_copy(update={"merge": Slerp(alpha=0.5)})
+    with pytest.raises(ModelError, match=r"moved along the straight line alone, got 'slerp'"):
+        check_candidate(curved)
+    other = ends["adapter"].model_copy(update={"parent": "x"})
+    with pytest.raises(ModelError, match="was not trained from"):
+        check_candidate(point.model_copy(update={"end": other}))
