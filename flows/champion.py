@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from flows.jobs import bases
 from flows.measuring import Stages, measure
 from flows.pipeline import Data
 from ftlib.config import REPORT, Split
@@ -84,7 +85,7 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
         preprocess=lambda job: run(preprocess, job),
         evaluate=lambda job: run(evaluate, job),
     )
-    return tuple(measure(CHAMPION, folder, r, lambda: data.raw, REPORT, stages, data.labels) or ())
+    return tuple(measure(CHAMPION, folder, r, lambda: data.raw, REPORT, stages, data.labels, bases(r, run.work)) or ())
 
 
 def against_champion(

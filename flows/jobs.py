@@ -8,6 +8,7 @@ from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.interpolation.ends import Score
+from ftlib.models.adapter import Versions
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
@@ -75,6 +76,11 @@ def train_job(
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
     )
+
+
+def bases(recipe: Recipe, work: Workspace) -> Versions:
+    """Return what gives the folder of a version that an adapter stands on, from the recipe's registry."""
+    return lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases")
 
 
 def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:

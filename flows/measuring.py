@@ -10,8 +10,9 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.identity import identities
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate
+from ftlib.models.adapter import Versions, find_any
 from ftlib.models.checkpoint import Checkpoint
-from ftlib.models.folder import find_model, labels_of
+from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
 from ftlib.recipe.recipe import Recipe
 from ftlib.stages.base import BaseJob
@@ -36,13 +37,16 @@ def measure(
     split: Split,
     stages: Stages,
     asked: Collection[str] = (),
+    versions: Versions | None = None,
 ) -> list[EvalReport] | None:
     """Measure the model in `folder` under a name; `raw` is asked for once it is known to fit.
+
+    `versions` gives the base of an adapter that stands on a version.
 
     None for a model without a head for these rows, or whose head does not know one of the labels `asked`, or knows one
     of them twice.
     """
-    model = find_model(ModelRef(path=str(folder.absolute())))
+    model = find_any(ModelRef(path=str(folder.absolute())), versions)
     kind = recipe.phases[0].objective.needs
     labels = labels_of(folder) if kind in LABELED else ()
     known = identities(labels)

@@ -15,11 +15,11 @@ from ftlib.data.sources.pins import pin
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.plan import check_patterns
+from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.folder import find_model
 from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
-from ftlib.recipe.preflight import check_labels, check_registry, check_rule, check_writing, spelling_notes
+from ftlib.recipe.preflight import check_forms, check_labels, check_registry, check_rule, check_writing, spelling_notes
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
 from ftlib.retraining.training_rows import UsedRows
@@ -54,7 +54,7 @@ def prepare(
     `names` are the labels of a version that this one is to replace: they are called as there.
     """
     check_registry(r)
-    model = find_model(r.model)
+    model = find_any(r.model, jobs.bases(r, run.work))
     check_resources(r, Path(model.uri))
     pins = {name: pin(dataset.source, run.work) for name, dataset in r.datasets.items()} if files is None else files
     raw = {name: run(ingest, jobs.ingest_job(r, name, pins[name])) for name in r.datasets}
@@ -74,7 +74,9 @@ def find_best(r: Recipe, run: Runner, data: Data) -> Evidence:
     siblings = jobs.found_siblings(r, run.work)
 
     trail = [run(base, jobs.base_job(r, data.model, data.labels))]
-    check_patterns(r.interpolation.patterns(), trail[0].weights_folder)
+    check_forms(r, trail[0].form)
+    if patterns := r.interpolation.patterns():
+        check_patterns(patterns, trail[0].weights_folder)
     with RayWhenNeeded(r.compute) as ray:  # it starts while a probe is fitted, for the phase after that
         for phase, following in zip_longest(r.phases, r.phases[1:]):
             job = jobs.train_job(r, phase, trail[-1], prepared)

@@ -8,7 +8,7 @@ import click
 
 from flows import jobs
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
-from flows.command_line.model_places import model_folder
+from flows.command_line.model_places import model_folder, versions
 from flows.command_line.options import set_option, work_option
 from flows.command_line.registry_options import called, registry_options
 from flows.command_line.results_table import Line, print_results
@@ -20,6 +20,7 @@ from ftlib.data.sources.pins import pin
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences
+from ftlib.models.adapter import Versions
 from ftlib.models.folder import labels_of
 from ftlib.recipe.preflight import spelling_notes
 from ftlib.recipe.recipe import Recipe
@@ -77,10 +78,11 @@ def evaluate(
     from ftlib.recipe.resources import check_resources
 
     check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
+    bases = versions(uri, endpoint_url)
     reports = [
         report
         for model in models
-        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace, rows)
+        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace, rows, bases)
     ]
     compared = _compared(models, reports, recipe, workspace)
     record = {
@@ -104,7 +106,7 @@ def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
 
 
 def _measured(
-    name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger]
+    name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger], bases: Versions
 ) -> list[EvalReport]:
     from ftlib.stages.base import base
     from ftlib.stages.evaluate import evaluate as evaluate_
@@ -128,7 +130,7 @@ def _measured(
         evaluate=lambda job: evaluate_(job, work),
     )
     with called(name, folder):
-        found = measure(name, folder, recipe, raw, split, stages)
+        found = measure(name, folder, recipe, raw, split, stages, versions=bases)
     if found is None:
         kind = recipe.phases[0].objective.needs
         raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")

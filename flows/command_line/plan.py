@@ -13,8 +13,8 @@ from ftlib.data.sources.pins import pin
 from ftlib.evaluation.measured import EvalReport
 from ftlib.fingerprint import Job
 from ftlib.merging.candidates import Candidate
+from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.folder import find_model
 from ftlib.recipe.preflight import check_labels
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
@@ -191,7 +191,7 @@ class Planner:
 
 def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunPlan:
     """Plan a run. Raises RecipeError, ModelError or DataError where the run would."""
-    planner = Planner(recipe, work, find_model(recipe.model), prepare)
+    planner = Planner(recipe, work, find_any(recipe.model, jobs.bases(recipe, work)), prepare)
     check_resources(recipe)
     prepared = planner.data()
     trail = planner.trail(prepared)

@@ -22,6 +22,8 @@ from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
+from ftlib.models.checkpoint import Base
+from ftlib.models.quiet import quiet
 
 ROWS = 8
 TOLERANCE = 1e-5
@@ -57,6 +59,27 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
     bare, _ = load_with_gaps(base, data.kind, **head_of(data.kind).config(candidate.end.labels))
     theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
     return _compared("adapter", theirs.eval(), ours, candidate, data, ADAPTER_TOLERANCE)
+
+
+def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, data: PreparedDataset) -> float:
+    """As `logit_difference`, for a folder that is an adapter: stock peft puts it over the stock base, as its card says.
+
+    Sums are the candidate's own, in its order, so no more is allowed than between dense weights read in fp32.
+    """
+    from peft import PeftModel
+    from transformers import AutoConfig
+
+    ours = model_of(candidate, data.kind)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    loading: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    with quiet():
+        stock = head_of(data.kind).auto_class.from_pretrained(
+            base.uri, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
+        )
+        theirs: Any = PeftModel.from_pretrained(stock, folder)
+    _check_labels(theirs, candidate.end.labels)
+    _check_tokenizer(theirs, load_tokenizer(folder), data.kind)
+    return _compared("adapter", theirs.eval(), ours, candidate, data, TOLERANCE)
 
 
 def _compared(

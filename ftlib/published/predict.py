@@ -18,6 +18,8 @@ from ftlib.data.rows import Example, Piece
 from ftlib.errors import DataError, ModelError
 from ftlib.evaluation.metrics.answer_scores import AnswerScore
 from ftlib.kinds.outcomes.multi_labels import THRESHOLD
+from ftlib.models.adapter import Versions, find_base
+from ftlib.models.folder import is_adapter
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST, Manifest
 from ftlib.storage.sealed_records import parse
@@ -135,21 +137,30 @@ class _Version:
         return metric.null_score_diff_threshold if isinstance(metric, AnswerScore) else 0.0
 
 
-def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
+def predict(
+    folder: Path, texts: Iterable[str], batch_size: int = 32, versions: Versions | None = None
+) -> Iterator[Prediction]:
     """Yield one answer per text, in order, with memory bounded by `WINDOW` texts.
 
     `folder` is a pulled version: its manifest says how training cleaned and cut the text. A text for question answering
     is a JSON object with `question` and `context`. Raises ModelError for a folder that is none, or a language model;
     DataError for a text that is no question.
+
+    A version that is an adapter is put over its base, which is looked for by name and compared by digest; `versions`
+    gives the folder of one that is a version itself.
     """
     recipe = _recipe(folder)
     format = recipe.datasets[recipe.phases[-1].dataset].format
     if format.yields not in _KINDS:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
-    from ftlib.kinds.loading import load_model, load_tokenizer
+    from ftlib.kinds.loading import load_adapter, load_model, load_tokenizer
 
     read, answer = _KINDS[format.yields]
-    version, tokenizer = _Version(load_model(folder, format.yields), recipe), load_tokenizer(folder)
+    if is_adapter(folder):
+        model = load_adapter(folder, Path(find_base(folder, versions).uri), format.yields)
+    else:
+        model = load_model(folder, format.yields)
+    version, tokenizer = _Version(model, recipe), load_tokenizer(folder)
     remaining = iter(texts)
     while window := list(itertools.islice(remaining, WINDOW)):
         examples = [read(text, format.keeps_lines) for text in window]
