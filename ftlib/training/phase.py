@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ftlib.config import Config, Fraction, Name
 from ftlib.training.objectives import Objective
@@ -42,8 +43,13 @@ class EarlyStopping(Config):
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}}
+
     name: Name
-    dataset: str
+    dataset: str | None = None
+    """The dataset it trains on; or else `mixture` says several."""
+    mixture: dict[Name, Annotated[float, Field(gt=0.0)]] = {}
+    """Datasets, and how much each weighs: its share of the optimiser steps is its weight's share of all weights."""
     objective: Objective
     tuning: Tuning
     optimizer: Optimizer = Optimizer()
@@ -57,3 +63,21 @@ class Phase(Config):
     """auto: bf16 where the processor or GPU computes it natively, else fp32. Resolved before the run is named."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Overrides the model's own dropout."""
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Phase:
+        if (self.dataset is None) == (not self.mixture):
+            said = "got both" if self.mixture else "got neither"
+            raise ValueError(f"give `dataset`, or a `mixture` of several with their weights, {said}")
+        if len(self.mixture) == 1:
+            raise ValueError(f"a mixture of one dataset, {next(iter(self.mixture))!r}; say it as `dataset`")
+        return self
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Return the datasets it trains on, by name, and each one's share of the optimiser steps."""
+        if self.dataset is not None:
+            return {self.dataset: 1.0}
+        whole = sum(self.mixture.values())
+        # Sorted, as in the fingerprint: the order in which a recipe names them changes nothing.
+        return {name: weight / whole for name, weight in sorted(self.mixture.items())}
