@@ -123,6 +123,11 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
             )
     if isinstance(phase.tuning, LinearProbe):
         yield from _probe_misfits(where, phase)
+    if phase.penalty and isinstance(phase.tuning, LoRA):
+        yield (
+            f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning 'lora', which leaves "
+            "them and trains an adapter; remove it or use full or frozen_layers"
+        )
     if all(recipe.datasets[name].split.validation == 0 for name in phase.parts):
         unwatched = ", ".join(map(repr, phase.parts))
         has = "has" if len(phase.parts) == 1 else "have"
@@ -137,6 +142,11 @@ def _probe_misfits(where: str, phase: Phase) -> Iterator[str]:
         yield (
             f"{where}: 'linear_probe' fits a head on one label per row; {phase.objective.kind!r} learns something "
             "else: use another tuning"
+        )
+    if phase.penalty:
+        yield (
+            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but 'linear_probe' is solved for and takes none; "
+            "its own pull to 0 is tuning.l2: remove the penalty or use another tuning"
         )
     if phase.ema_decay is not None:
         yield (

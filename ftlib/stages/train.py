@@ -62,6 +62,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     plan = Plan(
         fingerprint=job.fingerprint,
         start=str(job.start.path / "model"),
+        fresh_head=job.start.fresh_head,
         parts=tuple(
             Part(name=name, folder=part.uri, share=share)
             for (name, share), part in zip(job.phase.parts.items(), job.parts, strict=True)

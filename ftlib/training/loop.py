@@ -67,6 +67,7 @@ class _Step:
 
     batch: GlobalBatch
     loss: float
+    penalty: float | None
     learning_rate: float
     grad_norm: float
     seconds: float
@@ -91,6 +92,8 @@ class Loop:
         self.model = group.spread(tuned, plan.compute.sharding)
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
+        fresh = head if plan.fresh_head else []
+        self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
         shares = [part.share for part in plan.parts]
         self.order = Order([split.lengths for split in self.train], shares, self.settings.batch_size, plan.seed)
         self.steps = total_steps([len(split) for split in self.train], self.settings)
@@ -165,7 +168,9 @@ class Loop:
         self.model.train()
         split, rate = self.train[batch.part], self._rate(state)
         count = int(split.supervised[batch.rows].sum())
-        total, wanting = self.group.sum(self._backward(split, batch.rows, count), float(wants_checkpoint))
+        total = self._backward(split, batch.rows, count)
+        pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
+        total, wanting, *penalty = self.group.sum(total, float(wants_checkpoint), *pulled)
         loss = total / max(1, count)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -183,6 +188,7 @@ class Loop:
         return _Step(
             batch=batch,
             loss=loss,
+            penalty=penalty[0] if penalty else None,
             learning_rate=rate,
             grad_norm=float(getattr(norm, "full_tensor", lambda: norm)()),
             seconds=time.monotonic() - began,
@@ -223,6 +229,7 @@ class Loop:
             learning_rate=done.learning_rate,
             grad_norm=done.grad_norm,
             samples_per_second=len(done.batch.rows) / done.seconds,
+            **({} if done.penalty is None else {"penalty": done.penalty}),
             **self._by_part("loss", {self.plan.parts[done.batch.part].name: done.loss}),
         )
 

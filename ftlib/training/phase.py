@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ftlib.config import Config, Fraction, Name
 from ftlib.training.objectives import Objective
+from ftlib.training.penalties import Penalty
 from ftlib.training.tuning import Tuning
 
 
@@ -43,7 +44,7 @@ class EarlyStopping(Config):
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}}
+    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}, "penalty": None}
 
     name: Name
     dataset: str | None = None
@@ -57,6 +58,8 @@ class Phase(Config):
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
     """The phase's weights are the exponential moving average of those after each step, over about 1 / (1 - ema_decay)
     steps: what is validated, what early stopping keeps, and the phase's end."""
+    penalty: Penalty | None = None
+    """What pulls at the weights beside the objective, for example back to where the phase started."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

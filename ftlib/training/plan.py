@@ -26,6 +26,8 @@ class Plan(Config):
     """The job's: the run's name, and what its checkpoints are compared with."""
     start: str
     """The starting checkpoint's `model/` folder."""
+    fresh_head: bool = False
+    """Whether that checkpoint's head is still as random as it was made."""
     parts: tuple[Part, ...]
     """What it trains on: one dataset, or the parts of a mixture, by name."""
     run: str

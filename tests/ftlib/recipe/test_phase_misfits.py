@@ -34,7 +34,7 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
     ("overrides", "line"),
     [
         (["phases.tune.mixture={home: 1, gone: 2}"], "phases[tune].mixture: 'gone' is not a dataset; there are away"),
-        (["phases.tune.dataset=home"], "phases[tune]: give `dataset`, or a `mixture` of several with their weights, go"),
+        (["phases.tune.dataset=home"], "phases[tune]: give `dataset`, or a `mixture` of several with their weights"),
         (["phases.tune.mixture.away=-1"], "phases[tune].mixture.away: input should be greater than 0, got -1"),
         (["phases.tune.tuning={kind: linear_probe}"], "phases[tune].mixture: is drawn from step by step, but"),
         (
@@ -45,6 +45,14 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
             ["phases.tune.early_stopping={}", "datasets.home.split.validation=0", "datasets.away.split.validation=0"],
             "phases[tune]: early_stopping watches the validation loss, but 'away', 'home' have validation: 0",
         ),
+        (
+            ["phases.tune.tuning={kind: lora}", "phases.tune.penalty={kind: l2_sp}"],
+            "phases[tune].penalty: 'l2_sp' pulls",
+        ),
+        (["phases.probe.penalty={kind: l2_sp}"], "phases[probe].penalty: 'l2_sp' acts on steps, but 'linear_probe'"),
+        (["phases.tune.penalty={kind: ewc}"], "phases[tune].penalty.kind: input should be 'l2_sp', got 'ewc'"),
+        (["phases.tune.penalty={alpha: 1}"], "phases[tune].penalty.kind: required, but absent"),
+        (["phases.tune.penalty={kind: l2_sp, alpha: -1}"], "phases[tune].penalty.alpha: input should be greater than"),
     ],
 )
 def test_what_does_not_fit_a_phase_is_one_line(written: Path, overrides: list[str], line: str) -> None:
