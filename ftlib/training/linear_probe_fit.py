@@ -16,6 +16,7 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.labels import LabelTargets
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.progress import emit
 from ftlib.training.batches import by_length
@@ -41,7 +42,7 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     """
     started = time.monotonic()
     (part,) = plan.parts
-    split = PreparedSplit(split_file(Path(part.folder), "train"), plan.labels)
+    split = open_split(split_file(Path(part.folder), "train"), plan.labels)
     assert isinstance(split.targets, LabelTargets)
     gold = split.targets.positions
     if absent := sorted(set(plan.labels) - {plan.labels[i] for i in np.unique(gold)}):
@@ -53,7 +54,7 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
     l2, chosen = tuning.l2, dict[str, float | int | str]()
     if l2 == "auto":
-        held_out = PreparedSplit(split_file(Path(part.folder), "validation"), plan.labels)
+        held_out = open_split(split_file(Path(part.folder), "validation"), plan.labels)
         l2, chosen = tuning.USUAL, {"l2_chosen_on": "nothing, without validation rows"}
         if len(held_out):
             assert isinstance(held_out.targets, LabelTargets)

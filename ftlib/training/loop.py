@@ -25,6 +25,7 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load_for_training
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training import checkpoints
 from ftlib.training.batches import GlobalBatch, Order, by_length, micro_batches
@@ -83,9 +84,7 @@ class Loop:
         self.plan, self.group, self.curves = plan, group, curves
         self.settings = plan.phase.optimizer
         self.train = [_learnable(part, plan.labels) for part in plan.parts]
-        self.validation = [
-            PreparedSplit(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts
-        ]
+        self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
         self.collate = Collator.of(tuned, group.device)
         self.unused = freeze_unused(tuned, plan.phase.objective, self.train)
@@ -300,7 +299,7 @@ class Loop:
 
 def _learnable(part: Part, labels: Sequence[str]) -> PreparedSplit:
     """Open a part's training rows. Raises TrainingError if there is nothing to learn from."""
-    split = PreparedSplit(split_file(Path(part.folder), "train"), labels)
+    split = open_split(split_file(Path(part.folder), "train"), labels)
     if not split.supervised.sum():
         raise TrainingError(
             f"{part.folder}: no supervised example in {len(split)} training rows; nothing to learn from"

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ftlib.data.datasets import PreparedDataset
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.train import TrainJob, train
@@ -147,7 +148,7 @@ def test_a_mixture_trains_on_its_parts_in_turn_and_watches_each(
     done = train(mixed(start, parts, micro_batch_size=4), Workspace(tmp_path))
     records = curves.read(done.path / curves.FILE)
     steps = [record for record in records if "loss" in record]
-    splits = [PreparedSplit(part.path / "train.arrow", LABELS) for part in parts]
+    splits = [open_split(part.path / "train.arrow", LABELS) for part in parts]
     order = Order([split.lengths for split in splits], [0.75, 0.25], 6, 7)
     assert len(steps) == done.facts["steps"] == 2 * (8 + 4)
     names = ("new", "replay")
@@ -159,7 +160,7 @@ def test_a_mixture_trains_on_its_parts_in_turn_and_watches_each(
     assert sum("loss:replay" in record for record in steps) == 6
 
     ended = load_model(done.path / "model", "labeled")
-    held = [PreparedSplit(part.path / "validation.arrow", LABELS) for part in parts]
+    held = [open_split(part.path / "validation.arrow", LABELS) for part in parts]
     each = [mean_loss(ended, split, np.arange(len(split))) for split in held]
     last = records[-1]
     assert [last["validation_loss:new"], last["validation_loss:replay"]] == pytest.approx(each, rel=1e-4)

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from ftlib.data.datasets import PreparedDataset
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
@@ -63,7 +63,7 @@ def test_l2_sp_is_the_same_as_the_penalty_written_into_the_loss(
     model = AutoModelForSequenceClassification.from_pretrained(start.path / "model").eval()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0, foreach=False)
-    split, penalties = PreparedSplit(data.path / "train.arrow", LABELS), list[float]()
+    split, penalties = open_split(data.path / "train.arrow", LABELS), list[float]()
     for rows in global_batches(split.lengths, 8, 7, 0):
         batch = split.batch(rows, Collator.of(model))
         penalty = torch.zeros(())
