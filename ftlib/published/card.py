@@ -165,7 +165,10 @@ def _confidence(recipe: Recipe) -> str:
 def _phase(phase: Phase, evidence: Evidence) -> str:
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
-    trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
+    parts = [
+        f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the steps)" for name, share in phase.parts.items()
+    ]
+    trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
     if phase.tuning.kind == "linear_probe":
         facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
         on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""

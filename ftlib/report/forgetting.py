@@ -70,11 +70,11 @@ def _compared(found: Evidence, reference: Checkpoint, name: str) -> Float[np.nda
     from ftlib.evaluation.divergence import token_divergence
     from ftlib.evaluation.forward_pass import resources
     from ftlib.kinds.loading import load
-    from ftlib.kinds.split import PreparedSplit
+    from ftlib.kinds.open_split import open_split
     from ftlib.merging.in_memory import model_of
 
     data, chosen = found.prepared[found.recipe.evaluations[name].dataset], found.selection.chosen
-    split = PreparedSplit(split_file(data.path, REPORT), ())
+    split = open_split(split_file(data.path, REPORT), ())
     with resources(found.recipe.compute) as device:
         ours = model_of(chosen, data.kind)
         theirs = load(reference, data.kind).to(device)

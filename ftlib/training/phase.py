@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ftlib.config import Config, Fraction, Name
 from ftlib.training.objectives import Objective
+from ftlib.training.penalties import Penalty
 from ftlib.training.tuning import Tuning
 
 
@@ -15,19 +17,27 @@ class Optimizer(Config):
     """AdamW (Loshchilov & Hutter 2019) and its schedule. All of it is part of a checkpoint's identity."""
 
     learning_rate: float = Field(default=2e-5, gt=0.0)
+    """The highest one, which warmup rises to and the schedule starts from."""
     epochs: float = Field(default=3.0, gt=0.0)
+    """Passes over the training rows; a part of one is allowed."""
     batch_size: int = Field(default=32, gt=0)
     """Rows per optimiser step, over all workers."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """Not applied to biases and norms."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Decay of the gradient's running mean."""
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """Decay of the squared gradient's running mean."""
     epsilon: float = Field(default=1e-8, gt=0.0)
+    """Added to the root of the squared gradient's mean, against division by zero."""
     clip_norm: float | None = Field(default=1.0, gt=0.0)
+    """A step's gradient is scaled down to at most this L2 norm; null: never."""
     schedule: Literal["linear", "cosine", "constant", "plateau"] = "linear"
+    """After warmup. linear and cosine fall to 0 at the last step; plateau falls where the validation loss stays."""
     warmup: Fraction = 0.06
     """Share of all steps over which the rate rises from 0."""
     plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """What the rate is multiplied with at each cut; only for `plateau`."""
     plateau_patience: int = Field(default=1, ge=0)
     """Evaluations without a lower validation loss before the rate is cut; only for `plateau`."""
 
@@ -36,24 +46,56 @@ class EarlyStopping(Config):
     """Stop when the validation loss has not fallen for `patience` evaluations; the best weights are kept."""
 
     patience: int = Field(default=2, gt=0)
+    """Evaluations in a row without a lower validation loss before training ends."""
     min_delta: float = Field(default=0.0, ge=0.0)
+    """A loss counts as lower if it is by more than this, in nats or the objective's own unit."""
 
 
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}, "penalty": None}
+
     name: Name
-    dataset: str
+    """What stages, candidates and curves call it."""
+    dataset: str | None = None
+    """The dataset of the recipe whose training split it learns from; or else `mixture` says several."""
+    mixture: dict[Name, Annotated[float, Field(gt=0.0)]] = {}
+    """Datasets, and how much each weighs: its share of the optimiser steps is its weight's share of all weights."""
     objective: Objective
+    """What is minimised."""
     tuning: Tuning
+    """Which weights move."""
     optimizer: Optimizer = Optimizer()
+    """How they move, and for how long."""
     early_stopping: EarlyStopping | None = None
+    """When to end before the last epoch; null: never."""
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
     """The phase's weights are the exponential moving average of those after each step, over about 1 / (1 - ema_decay)
     steps: what is validated, what early stopping keeps, and the phase's end."""
+    penalty: Penalty | None = None
+    """What pulls at the weights beside the objective, for example back to where the phase started."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the processor or GPU computes it natively, else fp32. Resolved before the run is named."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Overrides the model's own dropout."""
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Phase:
+        if (self.dataset is None) == (not self.mixture):
+            said = "got both" if self.mixture else "got neither"
+            raise ValueError(f"give `dataset`, or a `mixture` of several with their weights, {said}")
+        if len(self.mixture) == 1:
+            raise ValueError(f"a mixture of one dataset, {next(iter(self.mixture))!r}; say it as `dataset`")
+        return self
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Return the datasets it trains on, by name, and each one's share of the optimiser steps."""
+        if self.dataset is not None:
+            return {self.dataset: 1.0}
+        whole = sum(self.mixture.values())
+        # Sorted, as in the fingerprint: the order in which a recipe names them changes nothing.
+        return {name: weight / whole for name, weight in sorted(self.mixture.items())}

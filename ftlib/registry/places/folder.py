@@ -15,6 +15,7 @@ class Folder(Config):
 
     kind: Literal["folder"] = "folder"
     path: str = "registry"
+    """The registry's folder; a relative one counts from the current folder."""
 
     def store(self) -> Store:
         """Open it; nothing is touched yet."""

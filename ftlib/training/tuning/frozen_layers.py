@@ -24,11 +24,13 @@ class FrozenLayers(Config):
 
     kind: Literal["frozen_layers"] = "frozen_layers"
     layers: int = Field(ge=0)
+    """How many layers are frozen, counted from the input; 0 freezes the embeddings alone."""
     also: tuple[str, ...] = ()
     """Regular expressions, searched for in parameter names."""
     leaves: ClassVar[Form | None] = "dense"
 
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Freeze the named parameters.

@@ -26,6 +26,7 @@ class Full(Config):
     leaves: ClassVar[Form | None] = "dense"
 
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Make every parameter trainable."""
