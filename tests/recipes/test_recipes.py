@@ -18,7 +18,8 @@ from ftlib.config import LANGUAGE, Config
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.installed_text import InstalledText
 from ftlib.fingerprint import Job
-from ftlib.published.predict import LabelPrediction, MultiLabelPrediction, ScorePrediction, predict
+from ftlib.kinds.predictions import LabelPrediction, MultiLabelPrediction, ScorePrediction
+from ftlib.published.predict import predict
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry

@@ -16,3 +16,6 @@ from ftlib.merging.interpolation.wise_ft import WiseFT
 Interpolation = Annotated[
     Off | WiseFT | Slerp | Soup | ModelStock | TaskArithmetic | Ties | Dare, Field(discriminator="kind")
 ]
+
+NO_INTERPOLATION: Interpolation = Off()
+"""What a recipe that says nothing asks for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.merging.interpolation.scales import Scales
 from ftlib.merging.methods import Dare as DareKernel
@@ -19,6 +20,6 @@ class Dare(Scales):
     """Share of each task vector that is dropped; the rest is divided by 1 - drop."""
     seed: int = Field(default=0, ge=0)
 
+    @override
     def merge(self, scale: float) -> Merge:
-        """See Scales."""
         return DareKernel(drop=self.drop, scale=scale, seed=self.seed)

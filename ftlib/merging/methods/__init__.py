@@ -1,6 +1,8 @@
 """Merge methods: several checkpoints' tensors to one. Arithmetic alone; points to try are in `interpolation/`."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -14,6 +16,7 @@ from ftlib.merging.methods.task_arithmetic import TaskArithmetic
 from ftlib.merging.methods.ties import Ties
 
 __all__ = [
+    "METHODS",
     "Average",
     "Dare",
     "Kernel",
@@ -31,3 +34,7 @@ Merge = Annotated[
     Lerp | Slerp | Average | ModelStock | TaskArithmetic | Ties | Dare,
     Field(discriminator="kind"),
 ]
+
+_MEMBERS: tuple[type[Kernel], ...] = get_args(get_args(Merge)[0])
+METHODS: Mapping[str, type[Kernel]] = MappingProxyType({m.model_fields["kind"].default: m for m in _MEMBERS})
+"""Every method by its name."""
