@@ -30,6 +30,11 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
     return load_for_training(folder, kind, dropout=None)
 
 
+def load_language_model(folder: Path) -> nn.Module:
+    """Load a folder as a causal language model, whatever it was trained to follow."""
+    return load_model(folder, next(kind.name for kind in KINDS.values() if kind.language))
+
+
 def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.Module, set[str]]:
     """Load a folder and say which tensors it lacked (freshly initialised from torch's current seed).
 
