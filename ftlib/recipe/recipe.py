@@ -28,16 +28,27 @@ class Recipe(Config):
     """A whole run."""
 
     name: Name
+    """What the run is called: its folder in the work folder, its lock and its page."""
     model: ModelRef
+    """The base model that the first phase starts from."""
     datasets: dict[Name, Dataset]
+    """Rows by the name that phases and evaluations call them."""
     phases: tuple[Phase, ...]
+    """Trainings, one after the other: each starts where the one before ended."""
     evaluations: dict[Name, Evaluation]
+    """What is measured, by the name that rules, gates and the report call it."""
     interpolation: Interpolation = NO_INTERPOLATION
+    """Which points between the last phase's start and end are candidates too; by default none."""
     select: Select
+    """Which candidate is published, and what it must reach."""
     publish: Publish
+    """Under which name the chosen candidate is published, and where."""
     retrain: Retrain = Retrain()
+    """When `reglage retrain` trains again, and when it replaces the version in place."""
     compute: Compute = Compute()
+    """Where it runs, and how fast; the result is the same."""
     seed: int = 0
+    """Of every random draw: fresh heads, the order of rows, dropout, resamples."""
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:

@@ -27,6 +27,7 @@ class Window(Config):
     column: str
     """ISO 8601 dates. A row without one is left out."""
     days: float = Field(gt=0.0)
+    """The window's length."""
 
     leaves_out: ClassVar[bool] = True
 

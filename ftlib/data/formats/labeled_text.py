@@ -19,7 +19,9 @@ class LabeledText(FormatBase):
 
     kind: Literal["labeled_text"] = "labeled_text"
     text: str
+    """The column that holds the text."""
     label: str
+    """The column that holds the label: a string, a whole number or a truth value."""
     max_tokens: int = Field(default=256, gt=1)
     """Longer texts are cut; how many is reported."""
     special_tokens: SpecialTokens = "split"

@@ -25,7 +25,9 @@ class MultiLabelText(FormatBase):
 
     kind: Literal["multi_label_text"] = "multi_label_text"
     text: str
+    """The column that holds the text."""
     labels: str
+    """The column that holds a row's labels."""
     separator: str | None = Field(default=None, min_length=1)
     """What lies between the labels of a text; unset, the column holds lists."""
     max_tokens: int = Field(default=256, gt=1)

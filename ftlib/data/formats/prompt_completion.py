@@ -24,7 +24,9 @@ class PromptCompletion(FormatBase):
 
     kind: Literal["prompt_completion"] = "prompt_completion"
     prompt: str
+    """The column that holds what is asked."""
     completion: str
+    """The column that holds what the model is to answer."""
     separator: str = "\n"
     """Stands between the two."""
     max_tokens: int = Field(default=512, gt=3)
@@ -33,6 +35,7 @@ class PromptCompletion(FormatBase):
     """Whether a text that spells one, `<|im_start|>` or `</s>`, is read as these characters, or as the token: `keep`,
     for texts that a chat template wrote."""
     slices: tuple[str, ...] = ()
+    """Columns whose values split the evaluation report."""
 
     yields: ClassVar[BatchKind] = "completions"
     keeps_lines: ClassVar[bool] = True

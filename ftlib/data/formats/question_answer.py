@@ -28,8 +28,11 @@ class QuestionAnswer(FormatBase):
 
     kind: Literal["question_answer"] = "question_answer"
     question: str
+    """The column that holds what is asked."""
     context: str
+    """The column that holds the text in which the answer stands."""
     answers: str
+    """The column that holds the places of the right answers."""
     max_tokens: int = Field(default=384, ge=16)
     """Of question and window together; a question takes at most half of it."""
     stride: int | None = Field(default=None, ge=0)

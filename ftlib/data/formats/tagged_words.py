@@ -30,6 +30,7 @@ class TaggedWords(FormatBase):
 
     kind: Literal["tagged_words"] = "tagged_words"
     words: str
+    """The column that holds a row's list of words."""
     tags: str
     """`O`, or `B-` or `I-` with a type: B-PER, I-PER."""
     max_tokens: int = Field(default=256, gt=1)

@@ -35,6 +35,7 @@ class Files(Config):
 
     kind: Literal["files"] = "files"
     path: str
+    """A file, a glob or a folder, here or in a bucket."""
     endpoint_url: str | None = None
     """Of an S3 server that is not AWS."""
     settle_seconds: float = Field(default=0.0, ge=0.0)

@@ -44,7 +44,9 @@ class HuggingFace(Config):
 
     kind: Literal["huggingface"] = "huggingface"
     path: str
+    """A folder, or the name of a dataset on the hub."""
     split: str = "train"
+    """Which of the source's own splits is read; the recipe's splits are made of its rows."""
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """A commit hash (40 hex digits); required for a name on the hub, since a branch gives other rows tomorrow."""
     drop_columns: tuple[str, ...] = ()

@@ -23,8 +23,11 @@ class InstalledText(Config):
 
     kind: Literal["installed_text"] = "installed_text"
     part: Literal["docstrings", "comments", "readmes"]
+    """Which passages of a library are read."""
     libraries: tuple[str, ...] = Field(min_length=1)
+    """Names of installed distributions; each is a label."""
     rows_per_library: int = Field(default=250, gt=0)
+    """At most so many passages of each library."""
 
     drop_columns: ClassVar[tuple[str, ...]] = ()
     """It has no column that one could do without."""

@@ -19,6 +19,7 @@ class Dare(Scales):
     drop: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Share of each task vector that is dropped; the rest is divided by 1 - drop."""
     seed: int = Field(default=0, ge=0)
+    """Of the random draw of what is dropped."""
 
     @override
     def merge(self, scale: float) -> Merge:

@@ -17,6 +17,7 @@ class Slerp(TwoEnds):
 
     kind: Literal["slerp"] = "slerp"
     alphas: tuple[Fraction, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    """Points between theta0 (0) and theta1 (1); both ends are always measured, listed or not."""
 
     @property
     @override

@@ -20,6 +20,7 @@ class Soup(WithSiblings):
 
     kind: Literal["soup"] = "soup"
     order: Literal["uniform", "greedy"] = "uniform"
+    """Which fine-tunes are averaged; `Soup` says what each word means."""
 
     @property
     @override

@@ -25,6 +25,7 @@ class WiseFT(TwoEnds):
 
     kind: Literal["wise_ft"] = "wise_ft"
     alphas: tuple[Fraction, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    """Points between theta0 (0) and theta1 (1); both ends are always measured, listed or not."""
     refine: int = Field(default=0, ge=0, le=20)
     """At most so many more points, one after the other, where the curve of `select.by` peaks."""
     modules: dict[str, Fraction] = {}

@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from ftlib.extensions import kind_of
 from ftlib.merging.methods.average import Average
 from ftlib.merging.methods.dare import Dare
 from ftlib.merging.methods.kernel import Kernel, Meter, Place
@@ -36,5 +37,5 @@ Merge = Annotated[
 ]
 
 _MEMBERS: tuple[type[Kernel], ...] = get_args(get_args(Merge)[0])
-METHODS: Mapping[str, type[Kernel]] = MappingProxyType({m.model_fields["kind"].default: m for m in _MEMBERS})
+METHODS: Mapping[str, type[Kernel]] = MappingProxyType({str(kind_of(method)): method for method in _MEMBERS})
 """Every method by its name."""

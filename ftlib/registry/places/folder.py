@@ -15,6 +15,7 @@ class Folder(Config):
 
     kind: Literal["folder"] = "folder"
     path: str = "registry"
+    """The registry's folder; a relative one counts from the current folder."""
 
     endpoint_url: ClassVar[str | None] = None
     """It has no server."""

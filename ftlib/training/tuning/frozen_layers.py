@@ -24,9 +24,11 @@ class FrozenLayers(TuningBase):
 
     kind: Literal["frozen_layers"] = "frozen_layers"
     layers: int = Field(ge=0)
+    """How many layers are frozen, counted from the input; 0 freezes the embeddings alone."""
     also: tuple[str, ...] = ()
     """Regular expressions, searched for in parameter names."""
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

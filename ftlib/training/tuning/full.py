@@ -24,6 +24,7 @@ class Full(TuningBase):
 
     kind: Literal["full"] = "full"
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

@@ -27,12 +27,17 @@ class LoRA(TuningBase):
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=8, gt=0)
+    """Columns of B and rows of A."""
     alpha: float = Field(default=16.0, gt=0.0)
+    """The update is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of an adapter's inputs that is dropped in training."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Module name endings, or every linear layer but the head."""
     use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead."""
     use_dora: bool = False
+    """Learn magnitude and direction apart."""
 
     layer_decay: ClassVar[float] = 1.0
     makes_adapter: ClassVar[bool] = True
