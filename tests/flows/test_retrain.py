@@ -353,12 +353,11 @@ def test_what_an_earlier_release_published_and_considered_is_gone_on_from(
     write_jsonl(Path("rows/wednesday.jsonl"), tiny_rows(140)[110:])
     registry = ModelRegistry(LocalStore(tmp_path / "registry"))
     moved = "datasets.tickets.limits.vanished=1"  # the files of then lay elsewhere
-    for name, before in (("router", 1), ("adapted", 1)):
+    for name, fresh in (("router", 60), ("adapted", 30)):  # router@1, which is in place again, never saw Tuesday's
         own = ["retrain.start=champion", moved, "publish.sign_with=null"]
         found = retrain(f"{name}.yaml", overrides=own, work="work", return_state=True).result()
-        assert found.champion.version == before
         assert found.version is not None
-        assert found.news["tickets"].fresh_rows == 30
+        assert found.news["tickets"].fresh_rows == fresh
         assert (found.what, registry.alias(name, "champion").version) == ("promoted", found.version.version)
         manifest = registry.manifest(registry.version(name, found.version.version))
         assert manifest.lineage["base_model"]["name"] == f"{name}@1"
