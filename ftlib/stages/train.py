@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.fingerprint import Job
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 from ftlib.training.tuning.linear_probe import LinearProbe
@@ -55,7 +55,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
-        start=str(job.start.path / "model"),
+        start=str(job.start.folder),
         data=job.data.uri,
         run=str(folder),
         kind=job.data.kind,
@@ -77,10 +77,10 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     (folder / "best.safetensors").unlink(missing_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     return Checkpoint(
-        weights=weights_digest(folder / "model"),
+        weights=weights_digest(model_in(folder)),
         parent=job.start.weights,
         tokenizer=job.start.tokenizer,
-        config=config_digest(folder / "model"),
+        config=config_digest(model_in(folder)),
         phase=job.phase.name,
         fresh_head=False,
         labels=job.start.labels,

@@ -24,6 +24,7 @@ from ftlib.errors import ReglageError, StorageError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import save_model
 from ftlib.kinds.open_split import open_split
+from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
@@ -100,8 +101,8 @@ def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None
     trainable = [p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in trained.unused]
     check_moved(model, trained, lambda: _gradients(model, trained, plan))
     model.load_state_dict(trained.weights)
-    plain = plan.phase.tuning.finish(model, run / "adapter")
-    save_model(plain, run / "model", plan.labels, Path(plan.start))
+    plain = plan.phase.tuning.finish(model, adapter_in(run))
+    save_model(plain, model_in(run), plan.labels, Path(plan.start))
     facts = {
         **trained.facts,
         "trained_parameters": sum(trainable),

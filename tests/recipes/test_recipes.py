@@ -35,7 +35,7 @@ from ftlib.testing import (
     write_jsonl,
 )
 from ftlib.training.tuning.frozen_layers import FrozenLayers
-from tasks.runner import Runner, Step, label
+from tasks.runner import Runner, StageRun
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -45,14 +45,15 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 class PlainRunner(Runner):
     """Calls the stages as they are, so that the flow's own body runs without a Prefect server."""
 
-    def __call__(self, task: Any, job: Job) -> Any:
+    def here(self, task: Any, job: Job, label: str) -> Any:
         artifact = task.fn(job, self.work)
-        step = Step(stage=label(job), fingerprint=job.fingerprint, done_before=False, seconds=0.0, work_seconds=0.0)
-        self.steps.append(step)
+        self.steps.append(
+            StageRun(stage=label, fingerprint=job.fingerprint, done_before=False, seconds=0.0, work_seconds=0.0)
+        )
         return artifact
 
-    def on_thread(self, task: Any, job: Job, meanwhile: Any = None) -> Any:
-        return self(task, job)
+    def on_thread(self, task: Any, job: Job, label: str, meanwhile: Any = None) -> Any:
+        return self.here(task, job, label)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_recipe_runs_to_a_published_version(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flows.finetune.Runner", PlainRunner)
-    monkeypatch.setattr("flows.finetune.show_report", lambda *_: None)
+    monkeypatch.setattr("flows.finetune.RunPage", lambda *_: lambda *_: None)
     state = finetune.fn(str(path), overrides=tiny_overrides(load_recipe(path), tmp_path, registry), work=str(work))
     record = state.data
     assert isinstance(record.result, ModelVersion)
