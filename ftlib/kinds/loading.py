@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
 from ftlib.models.checkpoint import Base, Checkpoint
@@ -53,6 +53,11 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
     return load_for_training(folder, kind, dropout=None)
 
 
+def load_language_model(folder: Path) -> nn.Module:
+    """Load a folder as a causal language model, whatever it was trained to follow."""
+    return load_model(folder, next(kind.name for kind in KINDS.values() if kind.language))
+
+
 def load_with_gaps(
     folder: Path, kind: BatchKind, described_by: Path | None = None, /, **config: object
 ) -> tuple[nn.Module, set[str]]:
@@ -62,7 +67,7 @@ def load_with_gaps(
     tokenizer count instead of its own. Raises ModelError for a folder that `check_model`
     refuses, that stock transformers cannot load, or whose weights are not finite.
     """
-    loader = head_of(kind).auto_class
+    loader = KINDS[kind].head().auto_class
     check_model(folder)
     described = described_by or folder
     settled = load_config(described, **config)

@@ -17,7 +17,6 @@ from ftlib.errors import ModelError
 from ftlib.kinds.loading import copy_beside
 from ftlib.merging.adapters import adapter_tensors, immovable, write_scaled
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.methods import Lerp
 from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
 from ftlib.models.checkpoint import Base, Checkpoint
@@ -28,7 +27,7 @@ def check_point(candidate: Candidate) -> None:
     merge, start, end = candidate.merge, candidate.start, candidate.end
     if merge is None or merge.whole_copy() is not None:
         return
-    if not isinstance(merge, Lerp) or merge.modules or merge.depth:
+    if merge.scaling() is None:
         raise ModelError(
             f"{end.phase!r} is an adapter, and adapters are moved along the straight line alone, got {merge.kind!r}; "
             "use wise_ft without modules and depth, or train with tuning.keep: merged"

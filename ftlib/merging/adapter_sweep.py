@@ -17,7 +17,6 @@ from ftlib.config import BatchKind
 from ftlib.kinds.loading import load, put_over
 from ftlib.merging.adapters import plain_name, unscaled, whole_ends
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.methods import Lerp
 from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import adapter_in
@@ -34,7 +33,7 @@ def walks_by_scaling(candidate: Candidate) -> bool:
     if candidate.end.form == "adapter":
         return candidate.mixes and candidate.start.form == "dense"
     merge, adapter = candidate.merge, candidate.end.adapter
-    if not isinstance(merge, Lerp) or merge.modules or merge.depth or merge.whole_copy() is not None:
+    if merge is None or merge.scaling() is None or merge.whole_copy() is not None:
         return False
     if adapter is None or not (adapter / WEIGHTS).is_file():
         return False

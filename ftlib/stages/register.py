@@ -124,7 +124,7 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     stands_on = _stands_on(job.evidence)
     merged = write_candidate(chosen, staging, stands_on)
-    format = recipe.datasets[recipe.phases[-1].dataset].format
+    format = recipe.published_format()
     settle_tokenizer(staging, format.yields, format.special_tokens)
     if not stands_on:
         write_shards(staging, int(1e6 * recipe.publish.shard_mb))

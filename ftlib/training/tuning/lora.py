@@ -7,25 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
+from typing_extensions import override
 
-from ftlib.config import LANGUAGE, BatchKind, Config
+from ftlib.config import BatchKind
 from ftlib.errors import RecipeError, first_line
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Form
+from ftlib.training.tuning.base import TuningBase
 
 if TYPE_CHECKING:
     from torch import nn
 
-_TASKS: dict[BatchKind, str] = {
-    "labeled": "SEQ_CLS",
-    "multi_labeled": "SEQ_CLS",
-    "scored": "SEQ_CLS",
-    "tagged": "TOKEN_CLS",
-    "spans": "QUESTION_ANS",
-}
-"""peft's TaskType by name, of the kinds that a language model does not answer."""
 
-
-class LoRA(Config):
+class LoRA(TuningBase):
     """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full.
 
     `use_rslora` scales by alpha / sqrt(rank) (arXiv 2312.03732); `use_dora` splits magnitude and direction
@@ -55,17 +49,21 @@ class LoRA(Config):
     """What the phase ends in: dense weights, or the adapter alone, over the model that it was trained over."""
 
     layer_decay: ClassVar[float] = 1.0
+    makes_adapter: ClassVar[bool] = True
 
     @property
+    @override
     def leaves(self) -> Form:
-        """Return the form of the phase's end."""
+        """See TuningBase."""
         return "adapter" if self.keep == "adapter" else "dense"
 
     @property
-    def scales(self) -> bool:
-        """Say whether the points between start and end are adapters too; DoRA normalises after adding."""
+    @override
+    def adapter_scales(self) -> bool:
+        """DoRA normalises after adding: its adapter times alpha is another model."""
         return not self.use_dora
 
+    @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Wrap the model with adapters from torch's current seed, or go on with the one that is over it.
 
@@ -76,12 +74,12 @@ class LoRA(Config):
         if hasattr(model, "peft_config"):
             return self._going_on(model, kind, head)
         config = LoraConfig(
-            task_type="CAUSAL_LM" if kind in LANGUAGE else _TASKS[kind],
+            task_type=KINDS[kind].task_type,
             r=self.rank,
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
-            modules_to_save=None if kind in LANGUAGE else sorted(head),
+            modules_to_save=None if KINDS[kind].language else sorted(head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
         )
@@ -122,6 +120,7 @@ class LoRA(Config):
         set_peft_model_state_dict(own, state)
         return own
 
+    @override
     def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
         """Write the adapter as peft does, and return the model with it merged into the weights; for `keep: merged`."""
         wrapped = cast(Any, model)

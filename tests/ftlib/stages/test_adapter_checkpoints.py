@@ -18,8 +18,9 @@ from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.predictor import PredictionPlan, predict_here
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load, load_model, merged, save_adapter
-from ftlib.kinds.outcomes import LabelOutcomes, read_outcomes
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
+from ftlib.kinds.outcomes.labels import LabelOutcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidate_weights import check_candidate, write_candidate
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
@@ -262,7 +263,7 @@ def test_a_sweep_over_an_adapter_measures_what_each_point_answers(
         compute=Compute(workers=0, threads=1),
     )
     predict_here(plan)
-    split = PreparedSplit(split_file(data.path, "test"), LABELS)
+    split = open_split(split_file(data.path, "test"), LABELS)
     rows = np.arange(len(split))
     for point, file in zip(points, plan.files, strict=True):
         table = read_outcomes(Path(file))
