@@ -143,7 +143,7 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterato
     DataError for a text that is no question.
     """
     recipe = _recipe(folder)
-    format = recipe.datasets[recipe.phases[-1].dataset].format
+    format = recipe.last_format()
     if format.yields not in _KINDS:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
     from ftlib.kinds.loading import load_model, load_tokenizer

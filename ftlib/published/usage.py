@@ -80,7 +80,7 @@ print(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))"""
 
 def usage(recipe: Recipe) -> str:
     """Return Markdown: a snippet of stock transformers that asks as training did, and what to know of the answer."""
-    format = recipe.datasets[recipe.phases[-1].dataset].format
+    format = recipe.last_format()
     if isinstance(format, PromptCompletion):
         return _completions(recipe, format)
     if format.yields == "spans":  # transformers 5 has no pipeline for it

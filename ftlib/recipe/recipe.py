@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from pydantic import model_validator
 
 from ftlib.config import LANGUAGE, BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
+from ftlib.data.formats import Format
 from ftlib.data.formats.question_answer import QuestionAnswer
 from ftlib.data.sources.installed_text import InstalledText
 from ftlib.data.splitting import SplitPolicy
@@ -65,6 +66,14 @@ class Recipe(Config):
         """Return the datasets that some phase trains on, in order."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
 
+    def last_format(self) -> Format:
+        """Return how the rows were laid out that the last phase learnt from; of a mixture, those of its largest share.
+
+        Texts that the published model is asked are laid out in the same way.
+        """
+        parts = self.phases[-1].parts
+        return self.datasets[max(parts, key=parts.__getitem__)].format
+
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
         return tuple(dict.fromkeys(evaluation.dataset for evaluation in self.evaluations.values()))
@@ -114,8 +123,9 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
     if not _one_model(*needs):
         yield f"phases: objectives of one recipe must need batches that one model answers; these need {_these(needs)}"
-    for phase in recipe.phases:
+    for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
+        yield from _companion_misfits(phase, ("base", *names[:i]))
 
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
@@ -125,13 +135,7 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         for name in absent:
             yield f"{where}.{field}: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
         return
-    for name in phase.parts:
-        format = recipe.datasets[name].format
-        if phase.objective.needs != format.yields:
-            yield (
-                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
-                f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
-            )
+    yield from _format_misfits(recipe, phase, where)
     if isinstance(phase.tuning, LinearProbe):
         yield from _probe_misfits(where, phase)
     if phase.penalty and isinstance(phase.tuning, LoRA):
@@ -146,6 +150,28 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
             yield f"{where}: 'plateau' watches the validation loss, but {unwatched} {has} validation: 0"
         if phase.early_stopping:
             yield f"{where}: early_stopping watches the validation loss, but {unwatched} {has} validation: 0"
+
+
+def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    for name in phase.parts:
+        format = recipe.datasets[name].format
+        if format.special_tokens != recipe.datasets[next(iter(phase.parts))].format.special_tokens:
+            yield f"{where}.mixture: the formats of its datasets must say the same special_tokens, split or keep"
+        if phase.objective.needs != format.yields:
+            yield (
+                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+                f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
+            )
+
+
+def _companion_misfits(phase: Phase, ends: Sequence[str]) -> Iterator[str]:
+    """Say which companions the objective lacks or does not ask, and which name none of the `ends` before."""
+    where, asked = f"phases[{phase.name}].companions", getattr(phase.objective, "companions", ())
+    if {*asked} != {*phase.companions}:
+        yield f"{where}: {phase.objective.kind!r} asks {_these(asked)}, got {_these(phase.companions)}"
+    for name, companion in phase.companions.items():
+        if companion.phase is not None and companion.phase not in ends:
+            yield f"{where}.{name}: {companion.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
 
 
 def _probe_misfits(where: str, phase: Phase) -> Iterator[str]:
