@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
-from ftlib.config import LABELED, BatchKind, Split
+from ftlib.config import BatchKind, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
 from ftlib.data.formats import Format
 from ftlib.data.formats.labeled_text import LabeledText
@@ -27,7 +27,8 @@ from ftlib.data.iob2 import entities
 from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
 from ftlib.data.rows import Example, Tokenizer, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.kinds.kind import KINDS
+from ftlib.models.checkpoint import Checkpoint, model_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -237,20 +238,20 @@ def tiny_checkpoint(
     kind: BatchKind = "labeled" if labels else "tokens"
     with TemporaryDirectory() as fresh:
         if start is not None:
-            origin = start.path / "model"
+            origin = start.weights_folder
         else:
             origin = (
                 tiny_classifier(Path(fresh), labels, seed=seed) if labels else tiny_causal_lm(Path(fresh), seed=seed)
             )
         model = load_model(origin, kind)
         _step_away(model, seed)  # freshly made weights are so small that every row gets the same answer
-        save_model(model, folder / "model", tuple(labels), origin)
+        save_model(model, model_in(folder), tuple(labels), origin)
     return Checkpoint(
         uri=str(folder.absolute()),
-        weights=weights_digest(folder / "model"),
+        weights=weights_digest(model_in(folder)),
         parent=start.weights if start else None,
         tokenizer="tiny",
-        config=config_digest(folder / "model"),
+        config=config_digest(model_in(folder)),
         phase=phase,
         fresh_head=False,
         labels=tuple(labels),
@@ -329,7 +330,7 @@ def _format(kind: BatchKind) -> Format:
 
 def _facts(rows: Sequence[TokenRow], kind: BatchKind) -> SplitFacts:
     lengths = [len(row.input_ids) for row in rows]
-    labels = Counter(label for row in rows for label in labels_in(row.target)) if kind in LABELED else {}
+    labels = Counter(label for row in rows for label in labels_in(row.target)) if KINDS[kind].labeled else {}
     return SplitFacts(
         rows=len(rows),
         tokens=sum(lengths),

@@ -22,7 +22,6 @@ from ftlib.stages.register import register
 from ftlib.stages.step import Step, walk
 from ftlib.training.phase import Phase
 from ftlib.training.speed import Speed, measured_speed, training_flops
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
@@ -143,7 +142,9 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
         for phase, size, beside in zip(trainings, sizes, frozen, strict=True)
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
-    needs_ray = recipe.compute.workers > 0 and any(phase.seconds and phase.tuning != "linear_probe" for phase in phases)
+    needs_ray = recipe.compute.workers > 0 and any(
+        planned.seconds and phase.tuning.takes_steps for planned, phase in zip(phases, trainings, strict=True)
+    )
     seconds = RUN_SECONDS + needs_ray * RAY_SECONDS + measuring + sum(phase.seconds for phase in phases)
     return plan.model_copy(update={"phases": phases, "seconds": round(seconds, 1), "speed": speed.source})
 
@@ -174,11 +175,11 @@ def _phase_plan(
     recipe: Recipe, phase: Phase, size: "Footprint", beside: int, seen: _Seen, speed: Speed, *, done: bool
 ) -> PhasePlan:
     """Plan one training; `beside` are its companions' parameters, which are held and asked and never trained."""
-    probe = isinstance(phase.tuning, LinearProbe)
-    epochs = 1.0 if probe else phase.optimizer.epochs
-    per_token = 2.0 * size.computing if probe else training_flops(size.computing, min(size.trained, size.computing))
+    solved = not phase.tuning.takes_steps
+    epochs = 1.0 if solved else phase.optimizer.epochs
+    per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
     per_token += 2.0 * beside
-    steps = 1 if probe else max(1, round(seen.steps * epochs))
+    steps = 1 if solved else max(1, round(seen.steps * epochs))
     seconds = 0.0 if done else seen.tokens * epochs * per_token / speed.flops
     return PhasePlan(
         name=phase.name,
@@ -196,7 +197,7 @@ def _phase_plan(
 def _memory(recipe: Recipe, phase: Phase, size: "Footprint", beside: int, longest: int) -> int:
     """Weights, gradients, Adam's two moments and the average in fp32, and the largest forward pass's activations."""
     state = 4 * (size.parameters + beside)
-    if isinstance(phase.tuning, LinearProbe):
+    if not phase.tuning.takes_steps:
         return PROCESS_BYTES + state
     batch = recipe.compute.micro_batch_size or ceil(phase.optimizer.batch_size / max(1, recipe.compute.workers))
     activations = batch * longest * size.hidden * size.layers * ACTIVATION_BYTES

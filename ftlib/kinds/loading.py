@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import check_model, check_no_code, check_tokenizer, copy_tokenizer, read_config
 from ftlib.models.limits import load_config
 from ftlib.models.quiet import quiet
@@ -20,6 +21,14 @@ from ftlib.models.special_tokens import kept_apart
 from ftlib.wording import counted, some
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+
+
+def load(checkpoint: Checkpoint, kind: BatchKind, dropout: float | None = None) -> nn.Module:
+    """Return the model of a checkpoint of any form, in fp32 and eval mode, with dropouts of its config set if given.
+
+    Raises ModelError if it cannot be loaded or if a tensor would be left at random.
+    """
+    return load_for_training(checkpoint.weights_folder, kind, dropout)
 
 
 def load_model(folder: Path, kind: BatchKind) -> nn.Module:
@@ -30,13 +39,18 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
     return load_for_training(folder, kind, dropout=None)
 
 
+def load_language_model(folder: Path) -> nn.Module:
+    """Load a folder as a causal language model, whatever it was trained to follow."""
+    return load_model(folder, next(kind.name for kind in KINDS.values() if kind.language))
+
+
 def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.Module, set[str]]:
     """Load a folder and say which tensors it lacked (freshly initialised from torch's current seed).
 
     `config` overrides the model's own, for example `num_labels`. Raises ModelError for a folder that `check_model`
     refuses, that stock transformers cannot load, or whose weights are not finite.
     """
-    loader = head_of(kind).auto_class
+    loader = KINDS[kind].head().auto_class
     check_model(folder)
     settled = load_config(folder, **config)
     settle(settled, folder, kind, lambda: load_tokenizer(folder))

@@ -17,7 +17,8 @@ from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import EvalReport, Measured, SliceFacts
 from ftlib.evaluation.room import check_room
 from ftlib.fingerprint import Job, digest
-from ftlib.kinds.outcomes import Outcomes, read_outcomes
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.training.compute import Compute
 from ftlib.wording import counted, some
@@ -101,7 +102,7 @@ def _check_rows(job: EvaluateJob) -> None:
         )
     for candidate in job.candidates:
         rows = split_file(job.data.path, job.split)
-        check_room(job.name, job.evaluation.max_new_tokens, rows, partial(_reads, candidate.end.path / "model"))
+        check_room(job.name, job.evaluation.max_new_tokens, rows, partial(_reads, candidate.end.folder))
         if candidate.end.tokenizer != job.data.tokenizer:
             raise DataError(
                 f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was tokenised for another model than "

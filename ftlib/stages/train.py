@@ -12,11 +12,10 @@ from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
 from ftlib.training.compute import Compute
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.wording import some
 from ftlib.workspace import Workspace
 
@@ -50,13 +49,8 @@ class TrainJob(Job):
 
 
 def runs_on_ray(phase: Phase, compute: Compute) -> bool:
-    """Say whether a phase runs on Ray workers; a probe never does."""
-    return compute.workers > 0 and not isinstance(phase.tuning, LinearProbe)
-
-
-def model_folder(companion: FoundModel | Checkpoint) -> Path:
-    """Return the folder that stock transformers loads."""
-    return companion.path / "model" if isinstance(companion, Checkpoint) else Path(companion.uri)
+    """Say whether a phase runs on Ray workers; what is solved for, without steps, never does."""
+    return compute.workers > 0 and phase.tuning.takes_steps
 
 
 def check_companions(job: TrainJob) -> None:
@@ -70,7 +64,7 @@ def check_companions(job: TrainJob) -> None:
                 f"{where}: its tokenizer is not the model's, and rows are tokenised once, for the model; "
                 "choose a companion with the same tokenizer files"
             )
-        labels = companion.labels if isinstance(companion, Checkpoint) else labels_of(Path(companion.uri))
+        labels = companion.labels if isinstance(companion, Checkpoint) else labels_of(companion.folder)
         if job.start.labels and labels != job.start.labels:
             raise ModelError(
                 f"{where}: its labels are {some(labels) or 'none'}, the model's {some(job.start.labels)}, in that "
@@ -95,7 +89,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
-        start=str(job.start.path / "model"),
+        start=str(job.start.folder),
         fresh_head=job.start.fresh_head,
         parts=tuple(
             Part(name=name, folder=part.uri, share=share)
@@ -108,7 +102,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         precision=job.precision,
         seed=job.seed,
         compute=compute,
-        companions={name: str(model_folder(companion)) for name, companion in job.companions.items()},
+        companions={name: str(companion.folder) for name, companion in job.companions.items()},
     )
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
@@ -122,10 +116,10 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     (folder / "best.safetensors").unlink(missing_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     return Checkpoint(
-        weights=weights_digest(folder / "model"),
+        weights=weights_digest(model_in(folder)),
         parent=job.start.weights,
         tokenizer=job.start.tokenizer,
-        config=config_digest(folder / "model"),
+        config=config_digest(model_in(folder)),
         phase=job.phase.name,
         fresh_head=False,
         labels=job.start.labels,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from ftlib.config import READS_ONE_PLACE
 from ftlib.errors import ModelError
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_model
 from ftlib.training.plan import Plan
 
@@ -22,7 +22,7 @@ def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
     companions: dict[str, nn.Module] = {}
     for name, folder in plan.companions.items():
         companion = load_model(Path(folder), plan.kind)
-        if (pad := Collator.of(companion).pad_token_id) != collate.pad_token_id and plan.kind in READS_ONE_PLACE:
+        if (pad := Collator.of(companion).pad_token_id) != collate.pad_token_id and KINDS[plan.kind].reads_one_place:
             raise ModelError(
                 f"phases[{plan.phase.name}].companions.{name}: its pad_token_id is {pad}, the model's "
                 f"{collate.pad_token_id}: it would read rows at another place; give both configs the same"

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from ftlib.config import BatchKind, Config
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import empty_model, head_modules
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.limits import load_config
 from ftlib.models.parameter_names import is_embedding
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import Tuning
-from ftlib.training.tuning.linear_probe import LinearProbe
 
 
 class Footprint(Config):
@@ -42,9 +41,7 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
     with torch.device("meta"):
         tables = sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
         tuned = tuning.prepare(model, kind, head_modules(model))
-    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
-    if isinstance(tuning, LinearProbe):
-        trained = labels * (config.hidden_size + 1)
+    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad) + tuning.solved(config.hidden_size, labels)
     return Footprint(
         parameters=parameters,
         trained=trained,
@@ -65,7 +62,7 @@ def parameters_beside(phase: Phase, own: int, found: Mapping[str, FoundModel], l
 
 
 def _without_weights(folder: Path, kind: BatchKind, labels: int) -> nn.Module:
-    config, head = load_config(folder), head_of(kind)
+    config, head = load_config(folder), KINDS[kind].head()
     config.update(head.config([str(i) for i in range(labels)]))
     with torch.device("meta"):
         return empty_model(head.auto_class, config, folder)
