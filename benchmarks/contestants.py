@@ -21,7 +21,7 @@ from ftlib.config import Config
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.heads.labels import LabelTargets
 from ftlib.kinds.loading import load_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.models.folder import weights_digest
 from ftlib.progress import Progress, listen
 from ftlib.stages.train import train
@@ -122,7 +122,7 @@ def _trainer(task: Task, folder: Path, settings: dict[str, Any]) -> tuple[Path, 
     )
 
     material, optimizer = task.material, task.material.phase.optimizer
-    split = PreparedSplit(Path(material.data) / "train.arrow", material.labels)
+    split = open_split(Path(material.data) / "train.arrow", material.labels)
     assert isinstance(split.targets, LabelTargets)
     gold = split.targets.positions
     rows = [{"input_ids": split.tokens(i).tolist(), "labels": int(gold[i])} for i in range(len(split))]
@@ -187,7 +187,7 @@ def _losses(folder: Path) -> list[float]:
 
 
 def _correct(model: Path, material: Material) -> list[bool]:
-    split = PreparedSplit(Path(material.test), material.labels)
+    split = open_split(Path(material.test), material.labels)
     outcomes = predict_split(load_model(model, "labeled"), split, material.labels, lambda: None)
     return (outcomes.gold == outcomes.predicted).tolist()
 

@@ -20,7 +20,7 @@ import torch
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset
 from ftlib.kinds.loading import load_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, listen
 from ftlib.stages.train import TrainJob, train
@@ -83,7 +83,7 @@ class StepClock:
 
 
 def _steps(task: Task) -> int:
-    rows = len(PreparedSplit(Path(task.data) / "train.arrow", ()))
+    rows = len(open_split(Path(task.data) / "train.arrow", ()))
     return round(task.epochs * rows / task.batch_size)
 
 
@@ -124,7 +124,7 @@ def train_by_trainer(task: Task, folder: Path, clock: StepClock, **settings: Any
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.step()
 
-    split = PreparedSplit(Path(task.data) / "train.arrow", ())
+    split = open_split(Path(task.data) / "train.arrow", ())
     rows: Any = [{"input_ids": split.tokens(i).tolist()} for i in range(len(split))]
     trainer = Trainer(
         model=AutoModelForCausalLM.from_pretrained(Path(task.start) / "model", dtype=torch.float32),
@@ -179,7 +179,7 @@ def _padded(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def held_out_loss(model: torch.nn.Module, task: Task) -> float:
     """Return the mean loss over the test rows' tokens, each row alone, in fp32: one code for every contestant."""
-    split = PreparedSplit(Path(task.data) / "test.arrow", ())
+    split = open_split(Path(task.data) / "test.arrow", ())
     total = tokens = 0.0
     for row in range(len(split)):
         ids = torch.tensor(split.tokens(row), device=task.device).long()[None]
@@ -191,7 +191,7 @@ def held_out_loss(model: torch.nn.Module, task: Task) -> float:
 def run(task: Task) -> dict[str, Any]:
     """Train, and say how fast, with how much memory, and how well."""
     torch.set_num_threads(task.threads)
-    steps, split = _steps(task), PreparedSplit(Path(task.data) / "train.arrow", ())
+    steps, split = _steps(task), open_split(Path(task.data) / "train.arrow", ())
     with tempfile.TemporaryDirectory() as name:
         began, clock = time.monotonic(), StepClock(steps)
         match task.contestant:

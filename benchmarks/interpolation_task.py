@@ -151,14 +151,14 @@ def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
     """
     from ftlib.evaluation.forward_pass import predict_split
     from ftlib.kinds.loading import load_model
-    from ftlib.kinds.split import PreparedSplit
+    from ftlib.kinds.open_split import open_split
     from ftlib.merging.adapter_sweep import AdapterSweep
     from ftlib.merging.candidate_weights import mix_into
     from ftlib.merging.candidates import Candidate
 
     with tempfile.TemporaryDirectory() as place:
         start, end = two_ends(Path(place), lora=lora)
-        split = PreparedSplit(random_rows(Path(place) / "rows.arrow", rows), LABELS)
+        split = open_split(random_rows(Path(place) / "rows.arrow", rows), LABELS)
         adapter = AdapterSweep(Candidate.between(start, end, 0.5), "labeled") if lora else None
         model = adapter.model if adapter else load_model(start.path / "model", "labeled")
         predict_split(model, split, LABELS, lambda: None)

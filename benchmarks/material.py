@@ -12,7 +12,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
 from ftlib.fingerprint import digest, file_digest
 from ftlib.kinds.heads.labels import LabelTargets
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.recipe.file import load_recipe
@@ -87,7 +87,7 @@ def _full_batches(
     data: PreparedDataset, labels: tuple[str, ...], batch_size: int, rows: int | None, folder: Path
 ) -> PreparedDataset:
     """Write a dataset whose training rows are a random part of `data`'s, and whose other splits are empty."""
-    split = PreparedSplit(split_file(data.path, "train"), labels)
+    split = open_split(split_file(data.path, "train"), labels)
     assert isinstance(split.targets, LabelTargets)
     gold = split.targets.positions
     count = min(rows or len(split), len(split)) // batch_size * batch_size

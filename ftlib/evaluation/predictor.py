@@ -14,6 +14,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, predict_split, resources
 from ftlib.kinds.loading import load_model, load_tokenizer
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.adapter_sweep import AdapterSweep, walks_by_scaling
@@ -40,7 +41,7 @@ class PredictionPlan(Config):
 
     def rows(self, candidate: int) -> PreparedSplit:
         """Return the rows, with their targets as the candidate's head lays them out."""
-        return PreparedSplit(split_file(self.data.path, self.split), self.candidates[candidate].end.labels)
+        return open_split(split_file(self.data.path, self.split), self.candidates[candidate].end.labels)
 
     def report(self, candidate: int, done: int) -> None:
         """Say how many rows the candidate was asked about."""

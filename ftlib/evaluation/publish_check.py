@@ -17,6 +17,7 @@ from ftlib.errors import IntegrityError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads import head_of
 from ftlib.kinds.loading import load_model, load_tokenizer, load_with_gaps
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
 from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
 from ftlib.kinds.split import PreparedSplit
@@ -64,7 +65,7 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
 def _compared(
     what: str, theirs: nn.Module, ours: nn.Module, candidate: Candidate, data: PreparedDataset, tolerance: float
 ) -> float:
-    split = PreparedSplit(split_file(data.path, REPORT), candidate.end.labels)
+    split = open_split(split_file(data.path, REPORT), candidate.end.labels)
     rows = _some_rows(split)
     together = _logits(ours, split, rows)
     difference = largest_difference(_logits(theirs, split, rows), together)

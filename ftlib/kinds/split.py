@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from pathlib import Path
-from typing import SupportsIndex, cast
+from typing import SupportsIndex
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +14,19 @@ from jaxtyping import Int
 from ftlib.config import BatchKind
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import SEGMENTS, Collator
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.targets import Targets
 
 
 class PreparedSplit:
-    """One split of a prepared dataset, memory-mapped: nothing is read before it is asked for."""
+    """One split of a prepared dataset, memory-mapped: nothing is read before it is asked for.
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
-        """Open `path` (Arrow IPC file). Raises DataError if a row's label is not among `labels`."""
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    `ftlib.kinds.open_split` opens one.
+    """
+
+    def __init__(self, table: pa.Table, kind: BatchKind, targets: Targets | None) -> None:
+        """Read `table` in place; `targets` are what its rows are taught, where the tokens do not say it themselves."""
+        self.kind: BatchKind = kind
+        self.targets = targets
         # One (offsets, tokens) pair per record batch: combining them would copy the whole split into memory.
         chunks = table["input_ids"].chunks
         self._chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
@@ -34,9 +37,6 @@ class PreparedSplit:
         self.row_ids: pa.ChunkedArray = table["row_id"]
         self.slices = {c.removeprefix("slice:"): table[c] for c in table.column_names if c.startswith("slice:")}
         self.supervised: Int[np.ndarray, " rows"] = table["supervised"].to_numpy().astype(np.int64)
-        self.kind: BatchKind = cast(BatchKind, (table.schema.metadata or {})[b"kind"].decode())
-        column = table["target"] if "target" in table.column_names else None
-        self.targets = head_of(self.kind).targets(column, labels, path)
 
     def __len__(self) -> int:
         return len(self.lengths)

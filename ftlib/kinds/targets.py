@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 
 class Targets(ABC):

@@ -22,7 +22,7 @@ from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, 
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ftlib.errors import TransientError
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
@@ -37,7 +37,7 @@ def fit(plan: Plan) -> None:
 
     Raises TransientError if workers were lost more often than `max_failures`; the next attempt resumes.
     """
-    rows = len(PreparedSplit(Path(plan.data) / "train.arrow", plan.labels))
+    rows = len(open_split(Path(plan.data) / "train.arrow", plan.labels))
     with curves.follow(Path(plan.run), plan.phase.name, total_steps(rows, plan.phase.optimizer)):
         if plan.compute.ray_address == "local":
             _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))

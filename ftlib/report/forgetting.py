@@ -71,11 +71,11 @@ def _compared(found: Evidence, reference: Checkpoint, name: str) -> Float[np.nda
     from ftlib.evaluation.divergence import token_divergence
     from ftlib.evaluation.forward_pass import resources
     from ftlib.kinds.loading import load_model
-    from ftlib.kinds.split import PreparedSplit
+    from ftlib.kinds.open_split import open_split
     from ftlib.merging.candidate_weights import mix_into
 
     data, chosen = found.prepared[found.recipe.evaluations[name].dataset], found.selection.chosen
-    split = PreparedSplit(split_file(data.path, REPORT), ())
+    split = open_split(split_file(data.path, REPORT), ())
     with resources(found.recipe.compute) as device:
         ours = load_model(Path(chosen.start.path) / "model", data.kind)
         mix_into(ours, chosen)

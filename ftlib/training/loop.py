@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from ftlib.errors import TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load_for_training
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training import checkpoints
 from ftlib.training.batches import by_length, global_batches, micro_batches
@@ -53,8 +54,8 @@ class Loop:
         self.plan, self.group, self.curves = plan, group, curves
         self.settings = plan.phase.optimizer
         data = Path(plan.data)
-        self.train = PreparedSplit(data / "train.arrow", plan.labels)
-        self.validation = PreparedSplit(data / "validation.arrow", plan.labels)
+        self.train = open_split(data / "train.arrow", plan.labels)
+        self.validation = open_split(data / "validation.arrow", plan.labels)
         self.supervised = int(self.train.supervised.sum())
         if not self.supervised:
             raise TrainingError(

@@ -23,7 +23,7 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import ReglageError, StorageError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import save_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.storage.files import local_errors
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
@@ -155,7 +155,7 @@ def check_moved(start: nn.Module, trained: Trained, gradients: Callable[[], Mapp
 def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, float]:
     """Return every trained parameter's largest gradient at the end of training, on rows of all lengths."""
     model.load_state_dict(trained.weights)
-    split = PreparedSplit(split_file(Path(plan.data), "train"), plan.labels)
+    split = open_split(split_file(Path(plan.data), "train"), plan.labels)
     spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
     rows = np.argsort(split.lengths, kind="stable")[spread]
     plan.phase.objective.loss(model.eval(), split.batch(rows, Collator.of(model))).total.backward()

@@ -19,7 +19,7 @@ from benchmarks.overhead import ray_worker_seconds
 from benchmarks.rounds import interleaved, middle
 from benchmarks.train_throughput import interval, speed_ratios
 from benchmarks.workers import curve_distance
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.testing import tiny_classifier, tiny_rows, write_jsonl
 from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
@@ -131,10 +131,10 @@ def test_everyone_gets_the_same_full_batches_and_no_validation(recipe: Path, tmp
     material = prepare(recipe, [], tmp_path / "work", rows=70)
     assert material.rows == 64
     assert material.steps == 8
-    split = PreparedSplit(Path(material.data) / "train.arrow", material.labels)
+    split = open_split(Path(material.data) / "train.arrow", material.labels)
     assert len(split) == 64
     assert {len(batch) for batch in global_batches(split.lengths, 16, 0, 0)} == {16}
-    assert len(PreparedSplit(Path(material.data) / "validation.arrow", material.labels)) == 0
+    assert len(open_split(Path(material.data) / "validation.arrow", material.labels)) == 0
     assert Material.model_validate(material.model_dump(mode="json")) == material
     assert material.job(Compute(workers=0), 1).fingerprint != material.job(Compute(workers=0), 2).fingerprint
 

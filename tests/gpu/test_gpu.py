@@ -20,7 +20,7 @@ from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.publish_check import adapter_difference, logit_difference
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import listen
@@ -214,7 +214,7 @@ def test_a_padded_batch_on_the_gpu_is_each_row_alone_by_stock_transformers(
 ) -> None:
     folder = ends["full"][1].path / "model"
     device = torch.device("cuda" if use_gpu else "cpu")
-    split = PreparedSplit(labeled.data.path / "test.arrow", labeled.start.labels)
+    split = open_split(labeled.data.path / "test.arrow", labeled.start.labels)
     stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     ours = load_model(folder, "labeled").to(device)
     batch = split.batch(np.arange(len(split)), Collator.of(ours))
@@ -230,7 +230,7 @@ def test_divergence_on_the_gpu_is_that_on_the_processor(
 ) -> None:
     bench = Bench.make(tmp_path_factory.mktemp("texts"), "tokens")
     end = bench.train(tmp_path / "end", use_gpu=use_gpu)
-    split = PreparedSplit(bench.data.path / "test.arrow", ())
+    split = open_split(bench.data.path / "test.arrow", ())
     sums = []
     for device in ("cuda" if use_gpu else "cpu", "cpu"):
         models = [load_model(one.path / "model", "tokens").to(device) for one in (bench.start, end)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
-
-if TYPE_CHECKING:
-    from ftlib.kinds.split import PreparedSplit
 
 
 class Answers(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,8 @@ from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.tokens import TokenAnswers, TokenHead
 from ftlib.kinds.outcomes import CompletionOutcomes
+from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
-
-if TYPE_CHECKING:
-    from ftlib.kinds.split import PreparedSplit
 
 
 class CompletionHead(TokenHead):

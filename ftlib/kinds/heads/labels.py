@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,9 @@ from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers
 from ftlib.kinds.heads.sequence import SequenceHead, logits_of
 from ftlib.kinds.outcomes import LabelOutcomes
+from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
 from ftlib.wording import some
-
-if TYPE_CHECKING:
-    from ftlib.kinds.split import PreparedSplit
 
 
 class LabelHead(SequenceHead):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,8 @@ from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers
 from ftlib.kinds.heads.sequence import SequenceHead, logits_of
 from ftlib.kinds.outcomes import ScoreOutcomes
+from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
-
-if TYPE_CHECKING:
-    from ftlib.kinds.split import PreparedSplit
 
 
 class ScoreHead(SequenceHead):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,8 @@ from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers, Head
 from ftlib.kinds.outcomes import SpanOutcomes
 from ftlib.kinds.span_nll import span_nll
+from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
-
-if TYPE_CHECKING:
-    from ftlib.kinds.split import PreparedSplit
 
 LONGEST_ANSWER = 30
 """Tokens of an answer at most, as in SQuAD's reference implementations."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,8 @@ from ftlib.kinds.batch import UNTAUGHT, Batch
 from ftlib.kinds.heads.base import Answers, Head
 from ftlib.kinds.heads.labels import positions
 from ftlib.kinds.outcomes import TaggedOutcomes
+from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
-
-if TYPE_CHECKING:
-    from ftlib.kinds.split import PreparedSplit
 
 
 class TagHead(Head):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,8 @@ from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers, Head
 from ftlib.kinds.next_tokens import next_tokens
 from ftlib.kinds.outcomes import TokenOutcomes
+from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
-
-if TYPE_CHECKING:
-    from ftlib.kinds.split import PreparedSplit
 
 
 class TokenHead(Head):

@@ -20,6 +20,7 @@ from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.results import divergence_per_token
 from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.testing import tiny_causal_lm, tiny_checkpoint, tiny_lm_tokenizer, tiny_prepared_as, tiny_prompts
@@ -58,7 +59,7 @@ def by_hand(theirs: torch.nn.Module, ours: torch.nn.Module, split: PreparedSplit
 def test_it_is_the_sum_over_the_vocabulary_at_every_supervised_token(
     data: PreparedDataset, ends: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = PreparedSplit(data.path / "test.arrow", ())
+    split = open_split(data.path / "test.arrow", ())
     theirs, ours = (load_model(end.path / "model", data.kind) for end in ends)
     expected = by_hand(theirs, ours, split)
     found = token_divergence(theirs, ours, split)
@@ -77,7 +78,7 @@ def test_a_word_that_the_reference_rules_out_costs_nothing() -> None:
 
 def test_another_vocabulary_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
     data = tiny_prepared_as(tmp_path / "d", FORMATS["tokens"], {"test": ROWS}, tiny_lm_tokenizer())
-    split = PreparedSplit(data.path / "test.arrow", ())
+    split = open_split(data.path / "test.arrow", ())
     other = load_model(tiny_causal_lm(tmp_path / "other"), "tokens")
     cast(Any, other).resize_token_embeddings(300)
     with pytest.raises(ModelError, match="needs one vocabulary; got 300 and"):

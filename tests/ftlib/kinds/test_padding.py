@@ -25,6 +25,7 @@ from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads import head_of
 from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import check_padding, settle
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidates import Candidate
@@ -210,7 +211,7 @@ def test_a_padded_batch_is_answered_as_stock_transformers_answers_each_row(
     folder = start.path / "model"
     assert load_config(folder).pad_token_id == family.pad
     stock = head_of(kind).auto_class.from_pretrained(folder).eval()
-    split = PreparedSplit(split_file(data.path, "test"), start.labels)
+    split = open_split(split_file(data.path, "test"), start.labels)
     expected = alone(stock, kind, split)
     spread = max(float(row.abs().max()) for row in expected)
 

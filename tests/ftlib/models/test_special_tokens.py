@@ -18,8 +18,8 @@ from ftlib.data.formats.tagged_words import TaggedWords
 from ftlib.data.prepared import split_file
 from ftlib.data.rows import Dropped
 from ftlib.errors import ModelError, RecipeError
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.published_tokenizer import settle_tokenizer
-from ftlib.kinds.split import PreparedSplit
 from ftlib.models.special_tokens import Spelling, kept_apart
 from ftlib.testing import tiny_classifier, tiny_lm_tokenizer, tiny_rows, tiny_tokenizer
 from tests.ftlib.stages.kit import Bench
@@ -83,7 +83,7 @@ def bench(folder: Path, rows: list[dict[str, Any]], **format: Any) -> Bench:
 
 
 def ids_of(data: PreparedDataset) -> list[list[int]]:
-    split = PreparedSplit(split_file(data.path, "train"), data.labels)
+    split = open_split(split_file(data.path, "train"), data.labels)
     return sorted(split.tokens(row).tolist() for row in range(len(split)))
 
 

@@ -24,6 +24,7 @@ from ftlib.errors import ModelError
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, batches_of
 from ftlib.evaluation.metrics import Accuracy, LogLoss, Perplexity
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import CompletionOutcomes, LabelOutcomes, joined, parse_outcomes, read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.interpolation import WiseFT
@@ -136,7 +137,7 @@ def test_more_workers_than_batches_and_a_language_model(ray_session: None, tmp_p
     start = tiny_checkpoint(tmp_path / "start", (), phase="base")
     end = tiny_checkpoint(tmp_path / "end", (), phase="tune", start=start, seed=1)
     rows = tiny_prepared(tmp_path / "data", {"test": tiny_rows(5)}, kind="tokens")
-    split = PreparedSplit(split_file(rows.path, "test"), ())
+    split = open_split(split_file(rows.path, "test"), ())
     assert len(batches_of(split, EVERYTHING)) < 3
     cells = [
         evaluate(job(rows, start, end, workers=n, metrics=(Perplexity(),)), Workspace(tmp_path / str(n))).measured

@@ -15,8 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.loading import load_model, load_with_gaps, save_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import CompletionOutcomes
-from ftlib.kinds.split import PreparedSplit
 from ftlib.published.usage import usage
 from ftlib.recipe.recipe import Recipe
 from ftlib.testing import tiny_checkpoint, tiny_classifier, tiny_lm_tokenizer, tiny_prepared_as, tiny_prompts
@@ -62,7 +62,7 @@ def test_a_completion_model_is_asked_as_it_was_trained_and_evaluated(tmp_path: P
     data = tiny_prepared_as(tmp_path / "data", format, {"test": rows}, tiny_lm_tokenizer())
     table = predict_split(
         load_model(end.path / "model", "completions"),
-        PreparedSplit(data.path / "test.arrow", ()),
+        open_split(data.path / "test.arrow", ()),
         (),
         tiny_lm_tokenizer,
         max_new_tokens=7,

@@ -18,8 +18,8 @@ from ftlib.evaluation.forward_pass import Share, batches_of, predict_split
 from ftlib.evaluation.metrics import AnswerExactMatch, AnswerF1
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import SpanOutcomes, joined
-from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
@@ -74,7 +74,7 @@ def tuned(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> None:
     stock = AutoModelForQuestionAnswering.from_pretrained(bench.start.path / "model").eval()
-    split = PreparedSplit(split_file(bench.data.path, "train"), ())
+    split = open_split(split_file(bench.data.path, "train"), ())
     total, rows = 0.0, global_batches(split.lengths, 16, 7, 0)[0]
     for row in rows:
         batch = split.batch([int(row)], Collator.of(stock))
@@ -181,7 +181,7 @@ def test_no_answer_scores_what_the_first_token_does_in_the_window_where_it_says_
 
 
 def test_windows_asked_by_several_workers_make_the_same_table(bench: Bench, tuned: Checkpoint) -> None:
-    split = PreparedSplit(split_file(bench.data.path, "test"), ())
+    split = open_split(split_file(bench.data.path, "test"), ())
     model = load_model(tuned.path / "model", "spans")
     whole = predict_split(model, split, (), lambda: None)
     shares = [Share(i, 3) for i in range(3)]

@@ -21,8 +21,8 @@ from ftlib.evaluation.bootstrap import Resampling, estimates
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Accuracy, BitsPerByte, LogLoss, MacroF1, Perplexity
 from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import read_outcomes
-from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidate_weights import write_candidate
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.interpolation import WiseFT
@@ -143,7 +143,7 @@ def test_how_rows_are_batched_changes_nothing_that_matters(
     ends: tuple[Checkpoint, Checkpoint], data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(ends[1].path / "model", "labeled")
-    split = PreparedSplit(split_file(data.path, "test"), LABELS)
+    split = open_split(split_file(data.path, "test"), LABELS)
     together = forward_pass.predict_split(model, split, LABELS, tiny_tokenizer)
     monkeypatch.setattr(forward_pass, "ROWS", 1)
     alone = forward_pass.predict_split(model, split, LABELS, tiny_tokenizer)
@@ -187,7 +187,7 @@ def test_a_sweep_measures_what_would_be_written(
     for candidate, cell in zip(sweep, report.measured, strict=True):
         write_candidate(candidate, tmp_path / candidate.name)
         model = load_model(tmp_path / candidate.name, "labeled")
-        split = PreparedSplit(split_file(data.path, "test"), LABELS)
+        split = open_split(split_file(data.path, "test"), LABELS)
         written = forward_pass.predict_split(model, split, LABELS, tiny_tokenizer)
         assert (read_outcomes(work.root / cell.outcomes).probabilities == written.probabilities).all()
 
@@ -264,7 +264,7 @@ def test_weights_that_overflow_are_refused_with_a_row(
     model = load_model(ends[0].path / "model", "labeled")
     with torch.no_grad():
         next(model.parameters())[10:].fill_(float("inf"))
-    split = PreparedSplit(split_file(data.path, "test"), LABELS)
+    split = open_split(split_file(data.path, "test"), LABELS)
     with pytest.raises(ModelError, match=f"not finite on 40 of 40 rows, first on row {tiny_row_id('test', 0)}"):
         forward_pass.predict_split(model, split, LABELS, tiny_tokenizer)
 

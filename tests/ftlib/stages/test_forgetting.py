@@ -13,7 +13,7 @@ from ftlib.evaluation import divergence
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.selection import Selection
 from ftlib.kinds.loading import load_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.merging.candidate_weights import mix_into
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.models.checkpoint import FoundModel
@@ -86,7 +86,7 @@ def test_the_chosen_mix_is_held_against_the_base_model_and_only_once(
     first = divergences(found, work, base, ["prose"])
     ours = load_model(base.path / "model", "tokens")
     mix_into(ours, found.selection.chosen)
-    split = PreparedSplit(found.prepared["prose"].path / "test.arrow", ())
+    split = open_split(found.prepared["prose"].path / "test.arrow", ())
     sums = token_divergence(load_model(base.path / "model", "tokens"), ours, split)
     assert first["prose"].value == pytest.approx(sums.sum() / split.supervised.sum(), rel=1e-6)
     assert 0 < first["prose"].low < first["prose"].value < first["prose"].high

@@ -16,7 +16,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.prepared import SPLITS, split_file
 from ftlib.data.profile import profile
 from ftlib.errors import DataError, ModelError, RecipeError
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
@@ -126,10 +126,10 @@ def test_the_profile_is_that_of_the_training_rows(bench: Bench) -> None:
 
 def test_what_it_writes_is_what_training_reads(bench: Bench) -> None:
     prepared = bench.prepare(tiny_rows(60))
-    split = PreparedSplit(split_file(prepared.path, "train"), prepared.labels)
+    split = open_split(split_file(prepared.path, "train"), prepared.labels)
     rows = table(prepared, "train")
     assert [list(split.tokens(i)) for i in range(len(split))] == [row["input_ids"] for row in rows]
-    absent = PreparedSplit(split_file(bench.prepare(tiny_rows(60), split={"test": 0}).path, "test"), prepared.labels)
+    absent = open_split(split_file(bench.prepare(tiny_rows(60), split={"test": 0}).path, "test"), prepared.labels)
     assert len(absent) == 0
 
 

@@ -27,7 +27,7 @@ from ftlib.evaluation.measured import Estimate, EvalReport, Measured
 from ftlib.evaluation.selection import Selection
 from ftlib.fingerprint import file_digest
 from ftlib.kinds.loading import save_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.files import Merged
 from ftlib.models.checkpoint import Checkpoint, FoundModel
@@ -148,7 +148,7 @@ class Run:
 
     def logits(self, model: Any) -> torch.Tensor:
         """Every test row by itself: no padding, no batching of ours."""
-        split = PreparedSplit(split_file(self.data.path, "test"), LABELS)
+        split = open_split(split_file(self.data.path, "test"), LABELS)
         with torch.inference_mode():
             rows = [torch.tensor(np.asarray(split.tokens(i)))[None].long() for i in range(len(split))]
             return torch.cat([model(input_ids=row).logits.flatten() for row in rows])

@@ -18,7 +18,7 @@ from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import SPLITS, split_file
 from ftlib.kinds.heads.labels import LabelTargets
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
@@ -97,7 +97,7 @@ def test_a_label_in_two_spellings_is_one_and_the_most_frequent_is_published(fold
     assert counts == {"False": 33, "TRUE": 33}
     assert Counter(row["target"] for _, row in rows_of(prepared)) == counts
     for labels in (("False", "true"), ("false", "True")):  # those of a model from elsewhere
-        targets = PreparedSplit(split_file(prepared.path, "train"), labels).targets
+        targets = open_split(split_file(prepared.path, "train"), labels).targets
         assert isinstance(targets, LabelTargets)
         expected = [labels[row["target"] == "TRUE"] for split, row in rows_of(prepared) if split == "train"]
         assert [labels[i] for i in targets.positions] == expected

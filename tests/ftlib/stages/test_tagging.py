@@ -14,8 +14,8 @@ from ftlib.errors import DataError
 from ftlib.evaluation.metrics import EntityF1, TagAccuracy
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import TaggedOutcomes
-from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
@@ -65,7 +65,7 @@ def test_the_prepared_facts_count_words(bench: Bench) -> None:
 
 def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> None:
     stock = AutoModelForTokenClassification.from_pretrained(bench.start.path / "model").eval()
-    split = PreparedSplit(bench.data.path / "train.arrow", TAGS)
+    split = open_split(bench.data.path / "train.arrow", TAGS)
     total = words = 0.0
     for row in global_batches(split.lengths, 16, 7, 0)[0]:
         batch = split.batch([int(row)], Collator.of(stock))
@@ -104,7 +104,7 @@ def test_answers_are_stock_transformers_word_by_word_and_cut_words_are_missed(be
     tokenizer = AutoTokenizer.from_pretrained(tuned.path / "model")
     how: dict[str, Any] = {"is_split_into_words": True, "truncation": True, "max_length": 17}
     rows = {tuple(tokenizer(row["words"], **how)["input_ids"]): row for row in bench.rows}
-    split = PreparedSplit(bench.data.path / "test.arrow", TAGS)
+    split = open_split(bench.data.path / "test.arrow", TAGS)
     for i, (gold, said) in enumerate(zip(found.gold, found.predicted, strict=True)):
         row = rows[tuple(split.tokens(i).tolist())]
         assert list(gold) == row["tags"]

@@ -16,7 +16,7 @@ from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.labels import LabelTargets
 from ftlib.kinds.loading import load_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
@@ -97,7 +97,7 @@ def test_full_training_equals_a_plain_torch_loop(start: Checkpoint, data: Prepar
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3, foreach=False
     )
-    split = PreparedSplit(data.path / "train.arrow", LABELS)
+    split = open_split(data.path / "train.arrow", LABELS)
     order = [rows for epoch in (0, 1) for rows in global_batches(split.lengths, 8, 7, epoch)]
     # transformers' warm-up starts at 0, ours one step later: shift it
     schedule = get_linear_schedule_with_warmup(optimizer, 4, len(order))
@@ -145,7 +145,7 @@ def test_language_model_loss_counts_tokens_not_rows(data: PreparedDataset, tmp_p
     np.testing.assert_allclose(losses[3], losses[None], rtol=1e-4)
 
     stock = load_model(first.path / "model", "tokens")
-    split = PreparedSplit(texts.path / "train.arrow", ())
+    split = open_split(texts.path / "train.arrow", ())
     rows = global_batches(split.lengths, 8, 7, 0)[0]
     total = tokens = 0.0
     for row in rows:
@@ -219,7 +219,7 @@ def test_linear_probe_is_scikit_learns_logistic_regression(
 ) -> None:
     probed = run(start, data, phase(LinearProbe(l2=0.5)), tmp_path)
     stock = AutoModelForSequenceClassification.from_pretrained(start.path / "model").eval()
-    split = PreparedSplit(data.path / "train.arrow", LABELS)
+    split = open_split(data.path / "train.arrow", LABELS)
     with torch.no_grad():
         features = np.concatenate(
             [
@@ -315,7 +315,7 @@ def test_early_stopping_keeps_the_best_weights(start: Checkpoint, data: Prepared
     best = min(records, key=lambda r: r["validation_loss"])
     assert len(records) < 8
     assert len(records) - records.index(best) == 3
-    split = PreparedSplit(data.path / "validation.arrow", LABELS)
+    split = open_split(data.path / "validation.arrow", LABELS)
     model = load_model(stopped.path / "model", "labeled")
     with torch.no_grad():
         total = Classification().loss(model, split.batch(range(len(split)), Collator.of(model))).total

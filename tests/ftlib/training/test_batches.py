@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ftlib.data.prepared import TokenRow, split_file, write_split
 from ftlib.errors import DataError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.training.batches import by_length, global_batches, micro_batches
 
 lengths = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
@@ -65,7 +65,7 @@ def test_a_split_of_several_record_batches_reads_like_one(tmp_path: Path) -> Non
     rows = [TokenRow(f"r{i}", list(range(i, 2 * i + 1)), "ab"[i % 2]) for i in range(7)]
     path = split_file(tmp_path, "train")
     write_split(path, "labeled", rows)
-    split = PreparedSplit(path, ("b", "a"))
+    split = open_split(path, ("b", "a"))
     assert [split.tokens(i).tolist() for i in range(7)] == [list(r.input_ids) for r in rows]
     batch = split.batch([0, 6, 3], Collator(9, tokens=None, segments=True, device=torch.device("cpu")))
     assert batch.input_ids.tolist() == [[0] + [9] * 6, list(range(6, 13)), [3, 4, 5, 6, 9, 9, 9]]
@@ -78,4 +78,4 @@ def test_a_label_the_model_lacks_is_named(tmp_path: Path) -> None:
     path = split_file(tmp_path, "test")
     write_split(path, "labeled", [TokenRow("r", [1], "spam")])
     with pytest.raises(DataError, match="no label 'spam'; it has ham, eggs"):
-        PreparedSplit(path, ("ham", "eggs"))
+        open_split(path, ("ham", "eggs"))

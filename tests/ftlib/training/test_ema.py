@@ -19,7 +19,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import RecipeError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
@@ -191,7 +191,7 @@ def test_early_stopping_keeps_the_best_average(start: Checkpoint, data: Prepared
     assert measured.index(min(measured)) == len(measured) - 5
     assert done.facts["best_step"] == len(measured) - 4
     assert done.facts["ema_share_of_step_1"] == pytest.approx(0.6 ** (len(measured) - 5))
-    split = PreparedSplit(data.path / "validation.arrow", LABELS)
+    split = open_split(data.path / "validation.arrow", LABELS)
     model = load_model(done.path / "model", "labeled")
     with torch.no_grad():
         total = Classification().loss(model, split.batch(range(len(split)), Collator.of(model))).total

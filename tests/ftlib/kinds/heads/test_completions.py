@@ -19,6 +19,7 @@ from ftlib.evaluation.metrics import BitsPerByte, ExactMatch, Perplexity
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.completions import continued
 from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import CompletionOutcomes, read_outcomes
 from ftlib.kinds.outcomes.base import joined
 from ftlib.kinds.split import PreparedSplit
@@ -68,7 +69,7 @@ def prompts_of(split: PreparedSplit) -> list[torch.Tensor]:
 def test_the_loss_is_that_of_stock_transformers_with_the_prompt_masked(
     data: PreparedDataset, start: Checkpoint
 ) -> None:
-    split = PreparedSplit(data.path / "train.arrow", ())
+    split = open_split(data.path / "train.arrow", ())
     stock = AutoModelForCausalLM.from_pretrained(start.path / "model").eval()
     total, count = 0.0, 0
     for row in range(len(split)):
@@ -86,7 +87,7 @@ def test_the_loss_is_that_of_stock_transformers_with_the_prompt_masked(
 
 def test_no_gradient_comes_from_the_prompt_or_the_padding(data: PreparedDataset, start: Checkpoint) -> None:
     """Were the prompt's tokens targets, their logits would move."""
-    split = PreparedSplit(data.path / "train.arrow", ())
+    split = open_split(data.path / "train.arrow", ())
     batch = split.batch([0, 5, 7], Collator.of(load_model(start.path / "model", "completions")))
     logits = torch.randn(*batch.input_ids.shape, 300, requires_grad=True)
     Completion().loss(lambda **_: type("Out", (), {"logits": logits}), batch).total.backward()
@@ -111,7 +112,7 @@ def test_the_split_of_a_batch_does_not_change_the_loss(
         done = train(job, Workspace(tmp_path / str(micro)))
         losses.append([r["loss"] for r in curves.read(done.path / curves.FILE) if "loss" in r])
     np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-4)
-    split = PreparedSplit(data.path / "train.arrow", ())
+    split = open_split(data.path / "train.arrow", ())
     model = load_model(start.path / "model", "completions")
     batch = split.batch(global_batches(split.lengths, 8, 7, 0)[0], Collator.of(model))
     with torch.no_grad():
@@ -122,7 +123,7 @@ def test_the_split_of_a_batch_does_not_change_the_loss(
 def test_a_batch_is_continued_as_each_prompt_alone_by_stock_transformers(
     data: PreparedDataset, start: Checkpoint
 ) -> None:
-    split, tokenizer = PreparedSplit(data.path / "test.arrow", ()), tiny_lm_tokenizer()
+    split, tokenizer = open_split(data.path / "test.arrow", ()), tiny_lm_tokenizer()
     stock = AutoModelForCausalLM.from_pretrained(start.path / "model").eval()
     prompts = prompts_of(split)
     assert len({len(prompt) for prompt in prompts}) > 3  # or nothing is padded
@@ -151,7 +152,7 @@ def common_token(model: torch.nn.Module, prompts: list[torch.Tensor]) -> list[in
 def test_a_models_own_penalties_and_sampling_are_left_out_and_left_alone(
     data: PreparedDataset, start: Checkpoint
 ) -> None:
-    split, tokenizer = PreparedSplit(data.path / "test.arrow", ()), tiny_lm_tokenizer()
+    split, tokenizer = open_split(data.path / "test.arrow", ()), tiny_lm_tokenizer()
     plain = AutoModelForCausalLM.from_pretrained(start.path / "model").eval()
     expected = continued(plain, prompts_of(split), tokenizer, 8)
     own = GenerationConfig(do_sample=True, temperature=3.0, repetition_penalty=9.0, max_new_tokens=2)
@@ -161,7 +162,7 @@ def test_a_models_own_penalties_and_sampling_are_left_out_and_left_alone(
 
 
 def test_outcomes_hold_what_was_asked(data: PreparedDataset, start: Checkpoint) -> None:
-    split, model = PreparedSplit(data.path / "test.arrow", ()), load_model(start.path / "model", "completions")
+    split, model = open_split(data.path / "test.arrow", ()), load_model(start.path / "model", "completions")
     tokenizer = tiny_lm_tokenizer()
     silent = predict_split(model, split, (), lambda: tokenizer)
     found = predict_split(model, split, (), lambda: tokenizer, max_new_tokens=6)
@@ -185,7 +186,7 @@ def test_outcomes_hold_what_was_asked(data: PreparedDataset, start: Checkpoint) 
 
 @pytest.mark.parametrize("most", [0, 4])
 def test_shares_of_the_rows_join_to_the_whole_table(data: PreparedDataset, start: Checkpoint, most: int) -> None:
-    split, model = PreparedSplit(data.path / "test.arrow", ()), load_model(start.path / "model", "completions")
+    split, model = open_split(data.path / "test.arrow", ()), load_model(start.path / "model", "completions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ftlib.evaluation.forward_pass.ROWS", 3)  # so that there are several batches to deal out
         whole = predict_split(model, split, (), tiny_lm_tokenizer, max_new_tokens=most)
@@ -204,7 +205,7 @@ def test_an_adapter_in_memory_writes_as_the_merged_weights(
     phase = Phase(name="tune", dataset="d", objective=Completion(), tuning=LoRA(rank=4), optimizer=settings)
     job = TrainJob(start=start, data=data, phase=phase, precision="fp32", seed=7, compute=Compute(workers=0, threads=1))
     end = train(job, Workspace(tmp_path))
-    split, tokenizer = PreparedSplit(data.path / "test.arrow", ()), tiny_lm_tokenizer()
+    split, tokenizer = open_split(data.path / "test.arrow", ()), tiny_lm_tokenizer()
     swept = AdapterSweep(Candidate.between(start, end, 0.5), "completions").at(1.0)
     merged = load_model(end.path / "model", "completions")
     before = load_model(start.path / "model", "completions")
@@ -254,6 +255,6 @@ def test_writing_beyond_the_models_positions_is_refused(
     data: PreparedDataset, start: Checkpoint, tmp_path: Path
 ) -> None:
     positions = json.loads((start.path / "model" / "config.json").read_text())["max_position_embeddings"]
-    longest = max(map(len, prompts_of(PreparedSplit(data.path / "test.arrow", ()))))
+    longest = max(map(len, prompts_of(open_split(data.path / "test.arrow", ()))))
     with pytest.raises(DataError, match=f"prompt of {longest} tokens, max_new_tokens: 120 goes beyond the {positions}"):
         evaluate(evaluation_job(data, start, max_new_tokens=120), Workspace(tmp_path))

@@ -22,6 +22,7 @@ from ftlib.errors import DataError
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import MultiLabelOutcomes, ScoreOutcomes, read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
@@ -54,7 +55,7 @@ class Kind:
     data: PreparedDataset
 
     def split(self, name: str = "train") -> PreparedSplit:
-        return PreparedSplit(self.data.path / f"{name}.arrow", self.labels)
+        return open_split(self.data.path / f"{name}.arrow", self.labels)
 
     def gold(self, rows: list[Any]) -> np.ndarray:
         if self.kind == "scored":
@@ -185,10 +186,10 @@ def test_a_label_among_several_that_the_model_lacks_is_named(tmp_path: Path) -> 
     rows = [TokenRow("a", [1, 2], ("bug", "refund")), TokenRow("b", [1, 2], ())]
     write_split(tmp_path / "rows.arrow", "multi_labeled", rows)
     with pytest.raises(DataError, match="the model has no label 'refund'"):
-        PreparedSplit(tmp_path / "rows.arrow", ("bug", "sales"))
+        open_split(tmp_path / "rows.arrow", ("bug", "sales"))
 
 
 @pytest.mark.parametrize("kind", ["multi_labeled", "scored"])
 def test_an_empty_split_is_a_file_like_any_other(tmp_path: Path, kind: BatchKind) -> None:
     write_split(tmp_path / "rows.arrow", kind, [])
-    assert len(PreparedSplit(tmp_path / "rows.arrow", ("bug",))) == 0
+    assert len(open_split(tmp_path / "rows.arrow", ("bug",))) == 0
