@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ftlib.config import READS_ONE_PLACE, BatchKind
+from ftlib.data.inputs import INPUT_IDS, SEGMENTS
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.collate import SEGMENTS, Collator, takes
+from ftlib.kinds.collate import Collator, takes
 from ftlib.kinds.heads import head_of
 from ftlib.models.limits import ids_of, text_config
 
@@ -99,11 +100,11 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
     texts = [(text, _TEXTS[0]) if kind == "spans" else (text,) for text in _TEXTS]
     most = {} if longest is None else {"truncation": True, "max_length": longest}
     encoded = [cast("Mapping[str, list[int]]", tokenizer(*text, **most)) for text in texts]
-    rows = [row for row in encoded if row["input_ids"]]
+    rows = [row for row in encoded if row[INPUT_IDS]]
     if not rows:
         return
-    given = ("input_ids", SEGMENTS) if kind == "spans" and SEGMENTS in rows[0] else ("input_ids",)
-    lengths = [len(row["input_ids"]) for row in rows]
+    given = (INPUT_IDS, SEGMENTS) if kind == "spans" and SEGMENTS in rows[0] else (INPUT_IDS,)
+    lengths = [len(row[INPUT_IDS]) for row in rows]
     batch = Collator.of(model)({input: [row[input] for row in rows] for input in given})
     what = type(model).__name__
     try:

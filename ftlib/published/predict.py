@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ftlib.config import BatchKind, Config
 from ftlib.data.cleaning import clean
+from ftlib.data.inputs import INPUT_IDS, SEGMENTS, Inputs, Marks, row_size
 from ftlib.data.iob2 import OUTSIDE, entities
 from ftlib.data.rows import Example, Piece
 from ftlib.errors import DataError, ModelError
@@ -146,20 +147,21 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterato
     format = recipe.datasets[recipe.phases[-1].dataset].format
     if format.yields not in _KINDS:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
-    from ftlib.kinds.loading import load_model, load_tokenizer
+    from ftlib.kinds.loading import load_model, load_processor
 
     read, answer = _KINDS[format.yields]
-    version, tokenizer = _Version(load_model(folder, format.yields), recipe), load_tokenizer(folder)
-    remaining = iter(texts)
+    version, processor = _Version(load_model(folder, format.yields), recipe), load_processor(folder)
+    inputs, remaining = format.inputs(processor), iter(texts)
     while window := list(itertools.islice(remaining, WINDOW)):
         examples = [read(text, format.keeps_lines) for text in window]
-        pieces = [encoded.pieces for encoded in format.encode(examples, tokenizer)]
-        logits = iter(_logits(version.model, format.yields, [piece for cut in pieces for piece in cut], batch_size))
+        pieces = [encoded.pieces for encoded in format.encode(examples, processor)]
+        asked = [piece for cut in pieces for piece in cut]
+        logits = iter(_logits(version.model, format.yields, inputs, asked, batch_size))
         for example, cut in zip(examples, pieces, strict=True):
             yield answer(version, example, cut, [next(logits) for _ in cut])
 
 
-def _logits(model: Any, kind: BatchKind, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
+def _logits(model: Any, kind: BatchKind, inputs: Inputs, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
     """Return what the model says of each piece: logits by label, or by token and label, its own tokens alone."""
     import torch
 
@@ -168,15 +170,16 @@ def _logits(model: Any, kind: BatchKind, pieces: Sequence[Piece], batch_size: in
 
     collate = Collator.of(model)
     answers: dict[int, Tensor] = {}
-    order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i].ids))
+    sizes = [row_size(inputs, piece.inputs) for piece in pieces]
+    order = sorted(range(len(pieces)), key=lambda i: -sizes[i])
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        inputs = {"input_ids": [pieces[row].ids for row in rows]}
+        columns, cells = inputs, {column.name: [pieces[row].inputs[column.name] for row in rows] for column in inputs}
         if all(segments := [_segments(pieces[row]) for row in rows]):
-            inputs["token_type_ids"] = segments
+            columns, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
         with torch.inference_mode():
-            said = model(**collate(inputs))
-        own = own_logits(kind, said, [len(ids) for ids in inputs["input_ids"]])
+            said = model(**collate(cells, columns))
+        own = own_logits(kind, said, [sizes[row] for row in rows])
         answers.update((row, one.double()) for row, one in zip(rows, own, strict=True))
     return [answers[row] for row in range(len(pieces))]
 
@@ -220,7 +223,7 @@ def _entities(version: _Version, example: Example, pieces: Sequence[Piece], logi
     (piece,), labels, words = pieces, version.labels, example.parts
     tags, sure = [OUTSIDE] * len(words), [1.0] * len(words)
     assert isinstance(piece.target, tuple)
-    for word, values in zip(piece.target[: len(piece.ids)], logits[0].softmax(dim=-1), strict=True):
+    for word, values in zip(piece.target[: len(piece.inputs[INPUT_IDS])], logits[0].softmax(dim=-1), strict=True):
         if word is not None:
             place, best = int(word[2:]), int(values.argmax())
             tags[place], sure[place] = labels[best], float(values[best])

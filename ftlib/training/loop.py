@@ -84,7 +84,7 @@ class Loop:
         while state.step < self.steps and not state.stopped:
             epoch, position = divmod(state.step, self.steps_per_epoch)
             if order[0] != epoch:
-                batches = global_batches(self.train.lengths, self.settings.batch_size, self.plan.seed, epoch)
+                batches = global_batches(self.train.sizes, self.settings.batch_size, self.plan.seed, epoch)
                 order = (epoch, batches)
             began = time.monotonic()
             wish = float(self.group.is_first and began - saved > self.plan.compute.checkpoint_seconds)
@@ -179,7 +179,7 @@ class Loop:
         """Return the mean loss over the validation split; rows are spread over the ranks, the order is fixed."""
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
-        for rows in by_length(self.validation.lengths, 2 * self.settings.batch_size):
+        for rows in by_length(self.validation.sizes, 2 * self.settings.batch_size):
             size = self.plan.compute.micro_batch_size
             for piece, counts in micro_batches(rows, self.group.rank, self.group.world_size, size):
                 total += self._loss(self.validation, piece) * float(counts)
@@ -227,7 +227,7 @@ class Loop:
 
         DDP would wait for such a parameter's gradient for ever, and AdamW's decay would move it.
         """
-        rows = self.train.lengths.argsort()[::-1][:2]
+        rows = self.train.sizes.argsort()[::-1][:2]
         loss = self.plan.phase.objective.loss(model.train(), self.train.batch(rows, Collator.of(model)))
         if loss.count != (counted := int(self.train.supervised[rows].sum())):
             raise TrainingError(
