@@ -1,7 +1,8 @@
 """What a format writes for a model to read: one column of a prepared split for each input of its forward pass.
 
-The column's name is the argument's. How rows of it become a tensor follows from its kind: `Tokens` and `Marks` are filled
-up to the longest row, `Numbers` are stacked. `ftlib.kinds.collate` does it, with the padding of the model's own config.
+The column's name is the argument's. How rows of it become a tensor follows from its kind: `Tokens` and `Marks` are
+filled up to the longest row, `Numbers` are stacked. `ftlib.kinds.collate` does it, with the padding of the model's own
+config.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Cell: TypeAlias = "Sequence[int] | Sequence[float] | np.ndarray"
 
 
 class Tokens(Config):
-    """Token ids, any number of them, special ones included. Rows are filled up with the model config's `pad_token_id`."""
+    """Token ids, special ones included. Rows are filled up with the `pad_token_id` of the model's config."""
 
     kind: Literal["tokens"] = "tokens"
     name: str = INPUT_IDS
@@ -50,7 +51,7 @@ class Tokens(Config):
 
 
 class Marks(Config):
-    """A small whole number for each token of the row: segments. Padding is 0; only a model that takes them gets them."""
+    """A whole number for each token of the row: segments. Padding is 0; only a model that takes them gets them."""
 
     kind: Literal["marks"] = "marks"
     name: str
@@ -119,7 +120,7 @@ _INPUTS: TypeAdapter[Inputs] = TypeAdapter(Inputs)
 
 
 def row_size(inputs: Inputs, cells: Mapping[str, Cell]) -> int:
-    """Return what a row costs: batches are built by it, and budgets count it. For text, its tokens; of two, their sum."""
+    """Return what a row costs: batches are built by it, and budgets count it. For texts, all their tokens."""
     return sum(column.size(cells[column.name]) for column in inputs)
 
 
@@ -134,7 +135,7 @@ def token_columns(inputs: Inputs) -> list[Tokens]:
 
 
 def to_metadata(inputs: Inputs) -> dict[str, str]:
-    """Return what a split's schema says of its inputs: nothing for `TEXT`, which every split was before there was more."""
+    """Return what a split's schema says of its inputs: nothing for `TEXT`, as in splits from before there was more."""
     return {} if inputs == TEXT else {"inputs": _INPUTS.dump_json(inputs).decode()}
 
 

@@ -1,10 +1,10 @@
 """The files of a prepared split: Arrow IPC *file* format, so that a reader maps it into memory instead of loading it.
 
-Columns: `row_id` string, then the model's inputs by name (`ftlib.data.inputs`; for text `input_ids` list<int32>, special
-tokens included, no padding), `supervised` int32 (terms of the row's loss), `target` of the kind's own type (for `tokens`
-there is none), and one string column `slice:<name>` per slice of the format. A column `score:<name>` holds numbers that a
-frozen model gave each row; batches carry them. The schema's metadata names the kind and, where they are not one text,
-the inputs. An absent split is a file without rows.
+Columns: `row_id` string, then the model's inputs by name (`ftlib.data.inputs`; for text `input_ids` list<int32>,
+special tokens included, no padding), `supervised` int32 (terms of the row's loss), `target` of the kind's own type (for
+`tokens` there is none), and one string column `slice:<name>` per slice of the format. A column `score:<name>` holds
+numbers that a frozen model gave each row; batches carry them. The schema's metadata names the kind and, where they are
+not one text, the inputs. An absent split is a file without rows.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Literal, cast
 import msgspec
 
 from ftlib.data.identity import NONE, identity
-from ftlib.data.inputs import Cell
+from ftlib.data.inputs import INPUT_IDS, Cell
 from ftlib.data.row_targets import Target
 from ftlib.errors import DataError
 
@@ -204,6 +204,11 @@ class Piece:
     target: Target = None
     supervised: int = 1
     """Terms of its loss: 1 for a label, else the tokens that are predicted."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Return the token ids of a row of text."""
+        return cast("list[int]", self.inputs[INPUT_IDS])
 
 
 @dataclass(frozen=True, slots=True)

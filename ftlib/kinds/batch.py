@@ -20,10 +20,10 @@ UNTAUGHT = -100
 class Batch:
     """Rows as one model reads them: `model(**batch.inputs)`.
 
-    Rows of tokens are padded on the right to the longest of them, and `attention_mask` says where. Where rows were packed
-    instead, the model reads one row: inputs are 1 x tokens without padding or mask, the rows lie one behind the other in
-    it, `borders` says where, and `positions` are among the inputs as `position_ids`. `supervised`, `targets`, `rows` and
-    `columns` count the rows, never the packs: `len(batch)` is the same for the same rows either way.
+    Rows of tokens are padded on the right to the longest of them, and `attention_mask` says where. Where rows were
+    packed instead, the model reads one row: inputs are 1 x tokens without padding or mask, the rows lie one behind the
+    other in it, `borders` says where, and `positions` are among the inputs as `position_ids`. `supervised`, `targets`,
+    `rows` and `columns` count the rows, never the packs: `len(batch)` is the same for the same rows either way.
     """
 
     inputs: Mapping[str, Tensor]

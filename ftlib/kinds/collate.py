@@ -64,8 +64,8 @@ class Collator:
     ) -> dict[str, Tensor]:
         """Return what the model is called with, by name: the columns of `inputs` that `rows` has.
 
-        Tokens and marks become int64, rows x the longest row, padded on the right, or on the `left`, where a text is to
-        be continued; tokens bring a mask: 1 on tokens, 0 on padding. Numbers become float32, rows x their shape.
+        Tokens and marks become int64, rows x the longest row, padded on the right, or on the `left`, where a text is
+        to be continued; tokens bring a mask: 1 on tokens, 0 on padding. Numbers become float32, rows x their shape.
 
         Raises ModelError for a token that the model's embedding has no row for, or an input that it does not take.
         """
@@ -76,8 +76,8 @@ class Collator:
             cells = rows[column.name]
             if column.name not in self.arguments:
                 raise ModelError(
-                    f"the rows hold the input {column.name!r}, and the model takes {', '.join(sorted(self.arguments))}: "
-                    "give a model of this modality, or another format"
+                    f"the rows hold the input {column.name!r}, and the model takes "
+                    f"{', '.join(sorted(self.arguments))}: give a model of this modality, or another format"
                 )
             if isinstance(column, Numbers):
                 arrays[column.name] = np.stack([column.array(cell) for cell in cells])

@@ -36,8 +36,9 @@ class PreparedSplit:
         self._columns = {column.name: _column(table[column.name], column) for column in self.inputs}
         self.sizes: Int[np.ndarray, " rows"] = _sizes(self.inputs, self._columns, len(table))
         """What each row costs: batches are built by it. For text, its tokens."""
+        ids = self._columns.get(INPUT_IDS)
         self.lengths: Int[np.ndarray, " rows"] = (
-            self._columns[INPUT_IDS].lengths if INPUT_IDS in self._columns else np.zeros(len(table), np.int32)
+            ids.lengths if isinstance(ids, _Lists) else np.zeros(len(table), np.int32)
         )
         """Each row's tokens, where it has `input_ids`; else 0."""
         self.row_ids: pa.ChunkedArray = table["row_id"]
@@ -74,7 +75,7 @@ class PreparedSplit:
 
 
 class _Lists:
-    """A column of lists, one (offsets, values) pair for each record batch: combining them would copy the whole split."""
+    """A column of lists: one (offsets, values) pair for each record batch, as combining them would copy the split."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         chunks: list[Any] = column.chunks

@@ -1,14 +1,15 @@
 """What a causal language model says of the tokens it is to predict: the one place where its logits are read.
 
-Logits are rows x positions x vocabulary, and most of a batch's memory: 8 rows of 4,096 tokens and 150,000 words are 20 GB
-in float32, and the loss holds them three times. Up to `WHOLE` bytes they are computed as one tensor, with the bits that
-torch's own cross-entropy gives them. Above, the model is run up to its last layer, and that layer is applied to the
-supervised positions alone, `PART` bytes of logits at a time, again in the backward pass instead of keeping them.
+Logits are rows x positions x vocabulary, and most of a batch's memory: 8 rows of 4,096 tokens and 150,000 words are
+20 GB in float32, and the loss holds them three times. Up to `WHOLE` bytes they are computed as one tensor, with the
+bits that torch's own cross-entropy gives them. Above, the model is run up to its last layer, and that layer is applied
+to the supervised positions alone, `PART` bytes of logits at a time, and again in the backward pass instead of keeping
+them.
 
 The trap: not every family's logits are that layer's product. Gemma caps them (`final_logit_softcapping`), Cohere and
-Granite scale them (`logit_scale`, `logits_scaling`), and a config does not say which of its numbers do so. A copy of the
-model without memory is asked; where its logits are not the layer's very output, they are computed whole whatever they
-take, by the model's own code.
+Granite scale them (`logit_scale`, `logits_scaling`), and a config does not say which of its numbers do so. A copy of
+the model without memory is asked; where its logits are not the layer's very output, they are computed whole whatever
+they take, by the model's own code.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ PART = 64 << 20
 def token_log_probs(model: Any, batch: Batch, *, measured: bool = False) -> Float[Tensor, "rows positions"]:
     """Return the log-probability of each supervised token, in nats and float32, at the position that predicts it.
 
-    Positions are a row's but the last, as in `next_tokens`; 0 where nothing is supervised. Gradients reach the model. A
-    row's sum is log p(supervised tokens | those before), at temperature 1. The memory that it takes is bounded: see above.
+    Positions are a row's but the last, as in `next_tokens`; 0 where nothing is supervised. Gradients reach the model.
+    A row's sum is log p(supervised tokens | those before), at temperature 1.
 
-    `measured` adds over the words as evaluations have always done, along an inner dimension: torch rounds that otherwise,
-    by about 1e-6, and what was measured before is to be measured again to the bit.
+    `measured` adds over the words as evaluations have always done, along an inner dimension: torch rounds that
+    otherwise, by about 1e-6, and what was measured before is to be measured again to the bit.
     """
     targets = next_tokens(batch)
     said = _ask(model, batch)
@@ -98,7 +99,7 @@ def _ask(model: Any, batch: Batch) -> _Said:
     ranks with larger and with smaller batches call each other equally often.
     """
     plain = _plain(model)
-    layer = cast("nn.Module | None", plain.get_output_embeddings())
+    layer: nn.Module | None = getattr(plain, "get_output_embeddings", lambda: None)()
     weight: Tensor | None = getattr(layer, "weight", None)
     words = 0 if weight is None else weight.shape[0]
     if layer is None or batch.inputs[INPUT_IDS].numel() * words * 4 <= WHOLE or not _is_last(plain):

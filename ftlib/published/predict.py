@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ftlib.config import BatchKind, Config
 from ftlib.data.cleaning import clean
-from ftlib.data.inputs import INPUT_IDS, SEGMENTS, Inputs, Marks, row_size
+from ftlib.data.inputs import SEGMENTS, Inputs, Marks, row_size
 from ftlib.data.iob2 import OUTSIDE, entities
 from ftlib.data.rows import Example, Piece
 from ftlib.errors import DataError, ModelError
@@ -223,7 +223,7 @@ def _entities(version: _Version, example: Example, pieces: Sequence[Piece], logi
     (piece,), labels, words = pieces, version.labels, example.parts
     tags, sure = [OUTSIDE] * len(words), [1.0] * len(words)
     assert isinstance(piece.target, tuple)
-    for word, values in zip(piece.target[: len(piece.inputs[INPUT_IDS])], logits[0].softmax(dim=-1), strict=True):
+    for word, values in zip(piece.target[: len(piece.ids)], logits[0].softmax(dim=-1), strict=True):
         if word is not None:
             place, best = int(word[2:]), int(values.argmax())
             tags[place], sure[place] = labels[best], float(values[best])

@@ -16,7 +16,7 @@ from ftlib.config import LABELED, READS_ONE_PLACE, BatchKind, Config, Split
 from ftlib.data.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
-from ftlib.data.formats.text import TextFormat
+from ftlib.data.formats.text import reads_text
 from ftlib.data.identity import published
 from ftlib.data.inputs import TEXT, Inputs, plain_cells, row_size, token_columns
 from ftlib.data.limits import check_duplicates, check_labels_of
@@ -146,7 +146,7 @@ class _Reader:
         self.processor = processor
         self.inputs: Inputs = format.inputs(processor)
         self._job, self._tokens, self._end = job, tokens, end
-        self._spelling = Spelling(processor.tokenizer) if isinstance(format, TextFormat) else None
+        self._spelling = Spelling(processor.tokenizer) if reads_text(format) else None
 
     @classmethod
     def of(cls, job: PreprocessJob) -> _Reader:
@@ -155,7 +155,7 @@ class _Reader:
 
         processor, limits, format = _processor(job), limits_of(Path(job.model.uri)), job.dataset.format
         end = limits.end if format.yields in READS_ONE_PLACE else None
-        if isinstance(format, TextFormat):
+        if reads_text(format):
             _check_lengths(job, processor.tokenizer, limits.positions)
             if end is not None and format.special_tokens == "keep":
                 raise RecipeError(

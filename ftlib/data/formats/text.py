@@ -28,6 +28,11 @@ class TextFormat(Config, ABC):
         """Return each example's pieces."""
 
 
+def reads_text(format: Config) -> bool:
+    """Say whether a format has `max_tokens` and `special_tokens`, and needs a tokenizer."""
+    return isinstance(format, TextFormat)
+
+
 def text_piece(ids: list[int], target: Target = None, supervised: int = 1) -> Piece:
     """Return a row of one sequence of tokens."""
     return Piece({INPUT_IDS: ids}, target, supervised)
