@@ -151,11 +151,27 @@ def _hands_out(plain: Any) -> bool:
     try:
         with torch.device("meta"), torch.no_grad():
             copy: Any = _class_of(plain)(plain.config).eval()
-            copy.get_output_embeddings().register_forward_hook(lambda _, __, out: made.append(out))
+            layer = copy.get_output_embeddings()
+            states = torch.zeros((1, 2, layer.weight.shape[1]))
+            copy.base_model.forward = lambda *_, **__: _Body(states)  # masks ask for values, and here are none
+            layer.register_forward_hook(lambda _, __, out: made.append(out))
             said = copy(input_ids=torch.zeros((1, 2), dtype=torch.long), use_cache=False).logits
     except Exception:  # a model that cannot be asked without memory: its own code is right in any case
         return False
     return len(made) == 1 and said is made[0]
+
+
+class _Body:
+    """What a body returns, whichever of transformers' classes it would be."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getattr__(self, _: str) -> None:
+        return None
+
+    def __getitem__(self, place: Any) -> Any:
+        return (self.last_hidden_state,)[place]
 
 
 def _class_of(plain: nn.Module) -> Any:
