@@ -48,7 +48,8 @@ def settle(config: Any, folder: Path, kind: BatchKind, tokenizer: Callable[[], A
     if fits(getattr(own, "pad_token_id", None)):
         return
     found = next(filter(fits, _candidates(own, tokenizer)), None)
-    if found is None and kind in READS_ONE_PLACE:
+    # Without a vocabulary it reads no tokens: there is nothing to fill up.
+    if found is None and kind in READS_ONE_PLACE and hasattr(own, "vocab_size"):
         end = " but its end token, which it reads at," if taken else ""
         raise ModelError(
             f"{folder}: neither config.json nor the tokenizer has a token{end} to fill rows up with, and the model "
