@@ -9,8 +9,7 @@ from prefect.runtime import flow_run
 from flows.approval import Approval
 from flows.champion import InPlace, against_champion, in_place, measured
 from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
-from flows.pipeline import Data, find_best, prepare
-from flows.run_page import show_report
+from flows.steps import Data, find_best, inputs, prepare, publish
 from ftlib.config import Config
 from ftlib.data.identity import identities
 from ftlib.errors import ConflictError, DataError
@@ -26,12 +25,9 @@ from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
-from ftlib.stages.register import RegisterJob
-from ftlib.stages.report import ReportJob
 from ftlib.wording import counted
 from ftlib.workspace import write_durably
-from tasks.publish import register, report
-from tasks.runner import Runner, Step
+from tasks.runner import Runner, StageRun
 
 ATTEMPTS = 3
 """How often a promotion that lost the race is judged against the new champion."""
@@ -55,7 +51,7 @@ class Challenge(Config):
     """Challenger - champion."""
     report: Report | None = None
     version: ModelVersion | None = None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[StageRun, ...] = ()
 
     @property
     def title(self) -> str:
@@ -96,17 +92,16 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
     names = labels_of(folder) if folder else ()
-    data = prepare(recipe, run, files, used_rows(r, listing, files, there), names)
+    given = inputs(recipe, run.work, files, used_rows(r, listing, files, there), names)
+    data = run.through(lambda: prepare(recipe, given))
     found = news(r, listing, data, there, folder)
     worth = worth_training(found, so_far.champion, r.retrain)
     so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": found})
     if not worth.go:
         return so_far
     _check_labels(r, data, names)
-    evidence = _named(find_best(recipe, run, data), there)
-    page = run(report, ReportJob(evidence=evidence))
-    show_report(r.name, page)
-    result = run(register, RegisterJob(evidence=evidence, report=page))
+    evidence = _named(run.through(lambda: find_best(recipe, run.work, data)), there)
+    _, page, result = run.through(lambda: publish(evidence))
     so_far = so_far.model_copy(update={"evidence": evidence, "report": page, "steps": tuple(run.steps)})
     if isinstance(result, Refusal):
         return so_far.ended("not_promoted", *result.reasons)

@@ -1,12 +1,12 @@
 """The version that an alias stands for: found, pulled, and measured on the challenger's own rows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from flows.measuring import Stages, measure
-from flows.pipeline import Data
+from flows.measuring import fitting, measure
+from flows.steps import Data
 from ftlib.config import REPORT, Split
 from ftlib.data.profile import Profile
 from ftlib.evaluation.measured import EvalReport, tables_in
@@ -19,10 +19,8 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Version
 from ftlib.retraining.decisions import Champion
-from tasks.assess import evaluate
-from tasks.data import preprocess
+from ftlib.stages.step import Steps
 from tasks.runner import Runner
-from tasks.train import base
 
 CHAMPION = "champion"
 """What its row is called in tables, whatever the alias."""
@@ -78,13 +76,13 @@ def in_place(registry: ModelRegistry, r: Recipe) -> InPlace | None:
 
 def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalReport, ...]:
     """Measure the champion on the report splits, tokenised its own way; nothing if it does not know what rows ask."""
-    run = replace(run, whose=CHAMPION)
-    stages = Stages(
-        base=lambda job: run(base, job),
-        preprocess=lambda job: run(preprocess, job),
-        evaluate=lambda job: run(evaluate, job),
-    )
-    return tuple(measure(CHAMPION, folder, r, lambda: data.raw, REPORT, stages, data.labels) or ())
+
+    def steps() -> Steps[tuple[EvalReport, ...]]:
+        finished = yield from fitting(CHAMPION, folder, r, data.labels)
+        reports = finished and (yield from measure(finished, r, data.raw, REPORT))
+        return tuple(reports or ())
+
+    return run.about(CHAMPION).through(steps)
 
 
 def against_champion(

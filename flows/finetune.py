@@ -1,4 +1,9 @@
-"""The whole pipeline: from raw rows to a verified, published model version."""
+"""The whole pipeline, from raw rows to a verified, published model version.
+
+    ingest > preprocess > base > train > interpolate > evaluate > select > evaluate > report > register
+
+`flows.steps` is this line as a program, `tasks.stages` how each of these is run.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,15 +15,12 @@ from prefect.states import Completed
 
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
 from flows.one_line_errors import one_line_errors
-from flows.pipeline import find_best, prepare
-from flows.run_page import PageProgress, show_report
+from flows.run_page import PageProgress, RunPage
 from flows.run_record import RunRecord, installed_versions
+from flows.steps import inputs, steps
 from ftlib.progress import listen
 from ftlib.registry.outcome import Refusal
-from ftlib.stages.register import RegisterJob
-from ftlib.stages.report import ReportJob
 from ftlib.workspace import Workspace, exclusive
-from tasks.publish import register, report
 from tasks.runner import Runner
 
 one_line_errors()
@@ -50,13 +52,11 @@ def finetune(
         work: The folder that keeps what every stage made; what is there is not made again.
     """
     r = answered_recipe(recipe, training, publishing, computing, overrides)
-    run = Runner(Workspace(work))
+    run = Runner(Workspace(work), r.compute, RunPage(r.name, r.datasets))
     folder = run.work.root / "runs" / r.name
     with exclusive(folder.with_suffix(".lock"), wait=False), listen(PageProgress(r.name)):
-        found = find_best(r, run, prepare(r, run))
-        page = run(report, ReportJob(evidence=found))
-        show_report(r.name, page)
-        result = run(register, RegisterJob(evidence=found, report=page))
+        given = inputs(r, run.work)
+        found, page, result = run.through(lambda: steps(r, run.work, given))
         record = RunRecord(
             evidence=found, steps=tuple(run.steps), report=page, result=result, versions=installed_versions()
         )

@@ -1,4 +1,4 @@
-"""From the recipe and what earlier stages made to the next stage's job. Pure: `plan` asks with it, `finetune` acts."""
+"""From the recipe and what earlier stages made to the next stage's job. `flows.steps` says their order."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,6 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
-from ftlib.merging.interpolation.ends import Score
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
@@ -92,38 +91,25 @@ def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return checkpoint.model_copy(update={"phase": f"{checkpoint.phase}-seed{seed}"})
 
 
-def interpolate_job(
-    recipe: Recipe,
-    trail: Sequence[Checkpoint],
-    siblings: Sequence[Checkpoint],
-    scores: tuple[Score, ...] = (),
-) -> InterpolateJob:
-    """Say which candidates to name, given what was measured of those named before."""
-    return InterpolateJob(
-        start=trail[-2],
-        end=trail[-1],
-        siblings=tuple(siblings),
-        interpolation=recipe.interpolation,
-        scores=scores,
+def interpolate_job(recipe: Recipe, trail: Sequence[Checkpoint], siblings: Sequence[Checkpoint]) -> InterpolateJob:
+    """Say which candidates to name first, before any is measured."""
+    return InterpolateJob(start=trail[-2], end=trail[-1], siblings=tuple(siblings), interpolation=recipe.interpolation)
+
+
+def evaluate_job(
+    recipe: Recipe, name: str, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset], split: Split
+) -> EvaluateJob:
+    """Say what to measure: every member on one split of one evaluation."""
+    evaluation = recipe.evaluations[name]
+    return EvaluateJob(
+        name=name,
+        evaluation=evaluation,
+        candidates=tuple(members),
+        data=prepared[evaluation.dataset],
+        split=split,
+        seed=recipe.seed,
+        compute=recipe.compute,
     )
-
-
-def evaluate_jobs(
-    recipe: Recipe, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset], split: Split
-) -> list[EvaluateJob]:
-    """Say what to measure: every member on one split of every evaluation."""
-    return [
-        EvaluateJob(
-            name=name,
-            evaluation=evaluation,
-            candidates=tuple(members),
-            data=prepared[evaluation.dataset],
-            split=split,
-            seed=recipe.seed,
-            compute=recipe.compute,
-        )
-        for name, evaluation in recipe.evaluations.items()
-    ]
 
 
 def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport]) -> SelectJob:

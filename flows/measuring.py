@@ -1,60 +1,60 @@
-"""A finished model on a recipe's evaluations, with rows tokenised as it wants them, whoever runs the stages."""
+"""A finished model on a recipe's evaluations, with rows tokenised as it wants them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows import jobs
-from ftlib.config import LABELED, Split
+from flows.steps import measured
+from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.identity import identities
 from ftlib.evaluation.measured import EvalReport
+from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import find_model, labels_of
 from ftlib.models.reference import ModelRef
 from ftlib.recipe.recipe import Recipe
-from ftlib.stages.base import BaseJob
-from ftlib.stages.evaluate import EvaluateJob
-from ftlib.stages.preprocess import PreprocessJob
+from ftlib.stages.base import BaseJob, base
+from ftlib.stages.preprocess import preprocess
+from ftlib.stages.step import Steps, step
 
 
 @dataclass(frozen=True)
-class Stages:
-    """How a stage is run: as a task of a flow, or called."""
+class Finished:
+    """A model that is measured as it is."""
 
-    base: Callable[[BaseJob], Checkpoint]
-    preprocess: Callable[[PreprocessJob], PreparedDataset]
-    evaluate: Callable[[EvaluateJob], EvalReport]
+    model: FoundModel
+    candidate: Candidate
 
 
-def measure(
-    name: str,
-    folder: Path,
-    recipe: Recipe,
-    raw: Callable[[], Mapping[str, RawDataset]],
-    split: Split,
-    stages: Stages,
-    asked: Collection[str] = (),
-) -> list[EvalReport] | None:
-    """Measure the model in `folder` under a name; `raw` is asked for once it is known to fit.
+def fitting(name: str, folder: Path, recipe: Recipe, asked: Collection[str] = ()) -> Steps[Finished | None]:
+    """Take the model in `folder` under a name.
 
-    None for a model without a head for these rows, or whose head does not know one of the labels `asked`, or knows one
-    of them twice.
+    None for a model without a head for the recipe's rows, or whose head does not know one of the labels `asked`, or
+    knows one of them twice.
     """
     model = find_model(ModelRef(path=str(folder.absolute())))
     kind = recipe.phases[0].objective.needs
-    labels = labels_of(folder) if kind in LABELED else ()
+    labels = labels_of(folder) if KINDS[kind].labeled else ()
     known = identities(labels)
-    if kind in LABELED and (not labels or identities(asked).keys() - known.keys()):
+    if KINDS[kind].labeled and (not labels or identities(asked).keys() - known.keys()):
         return None
     if asked and len(known) < len(labels):  # as one was made that held `True` and `true` for two labels
         return None
-    start = stages.base(BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed))
-    if start.fresh_head:
+    start = yield from step(base, BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed))
+    if start is None or start.fresh_head:
         return None
-    candidate, rows = Candidate.of(start.model_copy(update={"phase": name})), raw()
-    prepared = {
-        of: stages.preprocess(jobs.preprocess_job(recipe, of, rows, model)) for of in recipe.evaluation_datasets()
-    }
-    return [stages.evaluate(job) for job in jobs.evaluate_jobs(recipe, [candidate], prepared, split)]
+    return Finished(model, Candidate.of(start.model_copy(update={"phase": name})))
+
+
+def measure(
+    finished: Finished, recipe: Recipe, raw: Mapping[str, RawDataset], split: Split
+) -> Steps[list[EvalReport] | None]:
+    """Prepare the evaluations' rows for it, and measure it on one split of each."""
+    prepared: dict[str, PreparedDataset] = {}
+    for of in recipe.evaluation_datasets():
+        if found := (yield from step(preprocess, jobs.preprocess_job(recipe, of, raw, finished.model), of)):
+            prepared[of] = found
+    return (yield from measured(recipe, [finished.candidate], prepared, split, 1))

@@ -14,7 +14,7 @@ from flows.challenge import challenge, settle
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
 from flows.one_line_errors import one_line_errors
 from flows.retrain_page import markdown, show_retraining
-from flows.run_page import PageProgress, report_url
+from flows.run_page import PageProgress, RunPage, report_url
 from ftlib.progress import listen
 from ftlib.workspace import Workspace, exclusive
 from tasks.runner import Runner
@@ -45,7 +45,7 @@ def retrain(
         work: The folder that keeps what every stage made; what is there is not made again.
     """
     r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
-    run, approval = Runner(Workspace(work)), None
+    run, approval = Runner(Workspace(work), r.compute, RunPage(r.name, r.datasets)), None
     lock = run.work.root / "runs" / f"{r.name}.lock"
     with one_at_a_time(r.publish.name), exclusive(lock, wait=True), listen(PageProgress(r.name)):
         found = challenge(r, run, str(flow_run.id))

@@ -9,13 +9,6 @@ from ftlib.data.rows import reasons, remedies
 from ftlib.wording import counted, escaped, table
 
 
-def show_rows(run: str, raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> None:
-    """Put on the run page which rows were dropped and why, as soon as that is known."""
-    from flows.run_page import artifact_key, show_markdown  # loads Prefect, which `reglage evaluate` does without
-
-    show_markdown(artifact_key("rows", run), rows_markdown(raw, prepared) + "\n", f"Rows of {run}")
-
-
 def rows_markdown(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> str:
     """Return a table of the rows of each stage of each dataset, and what to do about those that were dropped."""
     lines, dropped = [["dataset", "step", "rows in", "kept", "dropped"]], dict[str, int]()

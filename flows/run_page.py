@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -20,8 +20,12 @@ from prefect.utilities.context import get_task_and_flow_run_ids
 from rich.text import Text
 
 from flows.progress_lines import facts_line, restart_line, stage_line
+from flows.rows_page import rows_markdown
+from ftlib.artifacts import Artifact
+from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.progress import Progress
 from ftlib.report.report import Report
+from ftlib.stages.step import Step
 from ftlib.training.curves import RESTART, STEPS
 from tasks.runner import STAGE
 
@@ -138,9 +142,29 @@ def _left_words(left: float | None) -> str:
     return f"{left:.0f} s left" if left < 120 else f"{left / 60:.0f} min left"
 
 
-def show_report(run: str, report: Report) -> None:
-    """Put the report's tables and plots on the run page; reports of one recipe form a timeline."""
-    show_markdown(artifact_key("report", run), inlined(report), f"Report of {run}")
+@dataclass
+class RunPage:
+    """Puts on the run's page what its stages made, as soon as it is there: where every row went, and the report.
+
+    Reports of one recipe form a timeline.
+    """
+
+    run: str
+    datasets: Collection[str]
+    _raw: dict[str, RawDataset] = field(default_factory=dict[str, RawDataset])
+    _prepared: dict[str, PreparedDataset] = field(default_factory=dict[str, PreparedDataset])
+
+    def __call__(self, step: Step, made: Artifact) -> None:
+        """Take what a stage made."""
+        if isinstance(made, Report):
+            show_markdown(artifact_key("report", self.run), inlined(made), f"Report of {self.run}")
+        elif isinstance(made, RawDataset):
+            self._raw[step.which] = made
+        elif isinstance(made, PreparedDataset):
+            self._prepared[step.which] = made
+            if self._prepared.keys() == {*self.datasets}:
+                rows = rows_markdown(self._raw, self._prepared)
+                show_markdown(artifact_key("rows", self.run), rows + "\n", f"Rows of {self.run}")
 
 
 def report_url(run: str) -> str | None:

@@ -10,7 +10,7 @@ from ftlib.recipe.evidence import Evidence
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
 from ftlib.workspace import write_durably
-from tasks.runner import Step
+from tasks.runner import StageRun
 
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "ray", "prefect", "pydantic", "numpy", "scikit-learn")
 
@@ -19,7 +19,7 @@ class RunRecord(Config):
     """Every record of a run, and where its time went."""
 
     evidence: Evidence
-    steps: tuple[Step, ...]
+    steps: tuple[StageRun, ...]
     report: Report
     result: ModelVersion | Refusal
     versions: dict[str, str]

@@ -1,8 +1,8 @@
 """The identity of a stage's output: what it was asked to do, never where or how fast it ran.
 
 A `Job` is a stage's one typed input. Its fingerprint hashes the stage, the stage's VERSION, and every field that is
-not listed in `runtime`. Artifacts inside it count by their `content` digest, so a re-run upstream that gives the same
-bytes re-runs nothing downstream.
+not listed in `runtime` and does not still hold the neutral value it was `introduced` with (`Config`). Artifacts inside
+it count by their `content` digest, so a re-run upstream that gives the same bytes re-runs nothing downstream.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class Job(Config):
     @property
     def fingerprint(self) -> str:
         """16 hex digits; the name of the stage's output folder, of its Ray run and of its Prefect cache entry."""
-        fields = {k: identify(getattr(self, k)) for k in type(self).model_fields if k not in self.runtime}
-        return digest({"stage": self.stage, "version": self.version, "job": fields})[:16]
+        return digest({"stage": self.stage, "version": self.version, "job": _fields_of(self, self.runtime)})[:16]
 
 
 def identify(value: object) -> JSON:
@@ -51,7 +50,7 @@ def identify(value: object) -> JSON:
     if isinstance(value, Identified):
         return value.digest()
     if isinstance(value, BaseModel):
-        return {name: identify(getattr(value, name)) for name in type(value).model_fields}
+        return _fields_of(value)
     if isinstance(value, dict):
         items = cast("dict[str, object]", value)
         return {key: identify(items[key]) for key in sorted(items)}
@@ -62,6 +61,18 @@ def identify(value: object) -> JSON:
     raise TypeError(
         f"{type(value).__name__} has no canonical form: a set's order differs between processes; use a sorted tuple"
     )
+
+
+def _fields_of(value: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[str, JSON]:
+    """Return every field that says something: one that holds the value it was introduced with says nothing new.
+
+    A class that another package brings is another one with the package's next version, or with other bytes.
+    """
+    fields = {name: identify(getattr(value, name)) for name in type(value).model_fields if name not in left_out}
+    if not isinstance(value, Config):
+        return fields
+    fields = {k: said for k, said in fields.items() if k not in (new := value.introduced) or said != identify(new[k])}
+    return fields | ({"@brought_by": identify(value.brought_by)} if value.brought_by else {})
 
 
 def digest(value: JSON) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
-from ftlib.config import LABELED, BatchKind, Split
+from ftlib.config import BatchKind, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
 from ftlib.data.formats import Format
 from ftlib.data.formats.labeled_text import LabeledText
@@ -29,6 +29,7 @@ from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Example, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ def _format(kind: BatchKind) -> Format:
 
 def _facts(rows: Sequence[PreparedRow], kind: BatchKind, inputs: Inputs) -> SplitFacts:
     sizes = [row_size(inputs, row.inputs) for row in rows]
-    labels = Counter(label for row in rows for label in labels_in(row.target)) if kind in LABELED else {}
+    labels = Counter(label for row in rows for label in labels_in(row.target)) if KINDS[kind].labeled else {}
     return SplitFacts(
         rows=len(rows),
         tokens=sum(sizes),

@@ -6,9 +6,9 @@ deleting the work folder re-runs the stages, and what a stage returns is always 
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Timer, current_thread, main_thread
 from time import monotonic
 from typing import Any, TypeVar, cast
@@ -25,10 +25,16 @@ from ftlib.errors import Interrupted, TransientError
 from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, emit, listen
+from ftlib.stages.step import Step, Steps, walk
+from ftlib.training.compute import Compute
 from ftlib.workspace import RECORD, Workspace
+from tasks.assess import evaluate
+from tasks.ray_when_needed import RayWhenNeeded
+from tasks.stages import TASKS
+from tasks.train import train
 
-J = TypeVar("J", bound=Job)
 A = TypeVar("A", bound=Artifact)
+T = TypeVar("T")
 
 
 GRACE_SECONDS = 60.0
@@ -45,8 +51,8 @@ SPELT = "spelt:"
 """Before a special token that texts spell, among what is told of a prepared dataset."""
 
 
-class Step(Config):
-    """One stage call of a run."""
+class StageRun(Config):
+    """What one stage call of a run took."""
 
     stage: str
     """What it does, for example `train tune`."""
@@ -59,20 +65,67 @@ class Step(Config):
     """Of these, the stage's own work; 0 where it was done before."""
 
 
+def _unseen(step: Step, artifact: Artifact) -> None:
+    del step, artifact
+
+
 @dataclass
 class Runner:
     """Runs stages in one workspace and lists what it ran."""
 
     work: Workspace
-    steps: list[Step] = field(default_factory=list[Step])
+    compute: Compute = field(default_factory=Compute)
+    """Where Ray is, for the steps that need it."""
+    made: Callable[[Step, Artifact], object] = _unseen
+    """Called with each step and what its stage made."""
+    steps: list[StageRun] = field(default_factory=list[StageRun])
     whose: str = ""
     """Said before every stage's name, where a run has the same stages for another model."""
 
-    def __call__(self, task: Task[[J, Workspace], A], job: J) -> A:
-        """Run a stage on this thread and return its artifact. Raises whatever the stage raises."""
-        return self._account(task, job, lambda named: named(*self._inputs(job), return_state=True))
+    def through(self, steps: Callable[[], Steps[T | None]]) -> T:
+        """Run steps as tasks, one after the other, and return what they come to. Raises whatever a stage raises.
 
-    def on_thread(self, task: Task[[J, Workspace], A], job: J, meanwhile: Callable[[], object] | None = None) -> A:
+        `steps` is called twice: once without answers, to know what will be due.
+        """
+        due: list[Step] = []
+        walk(steps(), due.append)
+        following = {step.label: due[i + 1 :] for i, step in enumerate(due)}
+        with RayWhenNeeded(self.compute) as ray:
+            end = walk(steps(), lambda step: self._made(step, following.get(step.label, []), ray))
+        if end is None:
+            raise ValueError("the steps came to nothing though each was answered")
+        return end
+
+    def _made(self, step: Step, following: Sequence[Step], ray: RayWhenNeeded) -> Artifact:
+        """Run one step. Starting Ray and ending it take seconds each, most of them waiting: both are done meanwhile."""
+        job = step.job
+        if job is None:
+            raise ValueError(f"{step.label}: there is no job though each step before it was answered")
+        task, to_do, meanwhile = TASKS[job.stage], not self.work.has(job), None
+        if step.on_ray:
+            if to_do:
+                ray.start()
+        elif not any(later.on_ray for later in following):
+            meanwhile = ray.stop
+        elif to_do and following[0].on_ray:
+            meanwhile = ray.start
+        # What measures on Ray only waits for it, and does so here.
+        if task is train or (task is evaluate and not step.on_ray):
+            artifact = self.on_thread(task, job, step.label, meanwhile)
+        else:
+            artifact = self.here(task, job, step.label)
+        self.made(step, artifact)
+        return artifact
+
+    def about(self, whose: str) -> "Runner":
+        """Return the runner of the same run for the stages of another model, which have names of their own."""
+        return replace(self, whose=whose, made=_unseen)
+
+    def here(self, task: Task[..., A], job: Job, label: str) -> A:
+        """Run a stage on this thread and return its artifact. Raises whatever the stage raises."""
+        return self._account(task, job, label, lambda named: named(*self._inputs(job), return_state=True))
+
+    def on_thread(self, task: Task[..., A], job: Job, label: str, meanwhile: Callable[[], object] | None = None) -> A:
         """Run a stage on another thread and wait, so that this one, the main one, stays free for signals.
 
         `meanwhile` runs on this thread as soon as the stage has been handed over. The task's time-out is held here:
@@ -90,7 +143,7 @@ class Runner:
             try:
                 if meanwhile:
                     meanwhile()
-                _wait(future, self._name(job), task.timeout_seconds)
+                _wait(future, self._name(label), task.timeout_seconds)
             except BaseException:
                 # Ctrl-C, a cancel, or its time is over: the thread ends at its next sign of life, and Prefect waits for
                 # that. So the listener stays.
@@ -99,12 +152,12 @@ class Runner:
             listening.close()
             return future.state
 
-        return self._account(task, job, call)
+        return self._account(task, job, label, call)
 
-    def _account(self, task: Task[[J, Workspace], A], job: J, call: Callable[[Task[..., Any]], State[Any]]) -> A:
-        started, before = monotonic(), self._made_at(job)
+    def _account(self, task: Task[..., A], job: Job, label: str, call: Callable[[Task[..., Any]], State[Any]]) -> A:
+        started, before, name = monotonic(), self._made_at(job), self._name(label)
         named = task.with_options(
-            task_run_name=self._name(job),
+            task_run_name=name,
             refresh_cache=before is None,
             result_storage=self.work.root / "prefect" / "results",
         )
@@ -114,15 +167,13 @@ class Runner:
         seconds = round(monotonic() - started, 3)
         done = before is not None and before == self._made_at(job)
         work = 0.0 if done else artifact.seconds
-        step = Step(
-            stage=self._name(job), fingerprint=job.fingerprint, done_before=done, seconds=seconds, work_seconds=work
-        )
-        self.steps.append(step)
-        emit(step.stage, 1, 1, STAGE, done_before=float(done), seconds=artifact.seconds, **telling(artifact))
+        ran = StageRun(stage=name, fingerprint=job.fingerprint, done_before=done, seconds=seconds, work_seconds=work)
+        self.steps.append(ran)
+        emit(name, 1, 1, STAGE, done_before=float(done), seconds=artifact.seconds, **telling(artifact))
         return artifact
 
-    def _name(self, job: Job) -> str:
-        return f"{self.whose}: {label(job)}" if self.whose else label(job)
+    def _name(self, label: str) -> str:
+        return f"{self.whose}: {label}" if self.whose else label
 
     def _made_at(self, job: Job) -> int | None:
         """Return when the job's record was written; a stage may find its old record void and make it again."""
@@ -169,10 +220,3 @@ def telling(artifact: Artifact) -> dict[str, float]:
     if isinstance(artifact, Checkpoint) and (step := artifact.facts.get("resumed_from_step")):
         return {"resumed_from_step": float(step)}
     return {}
-
-
-def label(job: Job) -> str:
-    """Name a stage call: the stage and, where a recipe has several, which one."""
-    which = getattr(job, "name", None) or getattr(getattr(job, "phase", None), "name", None)
-    split = getattr(job, "split", None)
-    return " ".join(word for word in (job.stage, which, split) if word)

@@ -6,23 +6,24 @@ from typing import Any
 
 import click
 
-from flows import jobs
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
 from flows.command_line.model_places import model_folder
 from flows.command_line.options import set_option, work_option
 from flows.command_line.registry_options import called, registry_options
 from flows.command_line.results_table import Line, print_results
-from flows.measuring import Stages, measure
+from flows.measuring import fitting, measure
 from flows.rows_page import rows_lines, rows_record, whole
+from flows.steps import ingested, pinned
 from ftlib.config import REPORT, SELECTION
-from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
-from ftlib.data.sources.pins import pin
+from ftlib.data.datasets import Ledger
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences
 from ftlib.models.folder import labels_of
 from ftlib.recipe.preflight import spelling_notes
 from ftlib.recipe.recipe import Recipe
+from ftlib.stages.preprocess import PreprocessJob
+from ftlib.stages.step import Step, Steps, walk
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
@@ -106,29 +107,21 @@ def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
 def _measured(
     name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger]
 ) -> list[EvalReport]:
-    from ftlib.stages.base import base
-    from ftlib.stages.evaluate import evaluate as evaluate_
-    from ftlib.stages.ingest import ingest
-    from ftlib.stages.preprocess import PreprocessJob, preprocess
+    def steps() -> Steps[list[EvalReport] | None]:
+        finished = yield from fitting(name, folder, recipe)
+        raw = finished and (yield from ingested(recipe, pinned(recipe, work)))
+        return (yield from measure(finished, recipe, raw, split)) if finished and raw else None
 
-    def raw() -> dict[str, RawDataset]:
-        pins = {of: pin(dataset.source, work) for of, dataset in recipe.datasets.items()}
-        return {of: ingest(jobs.ingest_job(recipe, of, files), work) for of, files in pins.items()}
+    def call(step: Step) -> object:
+        made = step.stage(step.job, work)
+        if isinstance(step.job, PreprocessJob):
+            rows.setdefault(step.which, whole(step.job.raw, made))
+            for words in spelling_notes({step.which: made}, labels_of(folder), "here"):
+                click.echo(f"{name}: {words}", err=True)
+        return made
 
-    def prepared(job: PreprocessJob) -> PreparedDataset:
-        found = preprocess(job, work)
-        rows.setdefault(job.name, whole(job.raw, found))
-        for words in spelling_notes({job.name: found}, labels_of(folder), "here"):
-            click.echo(f"{name}: {words}", err=True)
-        return found
-
-    stages = Stages(
-        base=lambda job: base(job, work),
-        preprocess=prepared,
-        evaluate=lambda job: evaluate_(job, work),
-    )
     with called(name, folder):
-        found = measure(name, folder, recipe, raw, split, stages)
+        found = walk(steps(), call)
     if found is None:
         kind = recipe.phases[0].objective.needs
         raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")

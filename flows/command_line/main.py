@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import click
 
@@ -125,9 +125,9 @@ def schema(as_json: bool) -> None:
     """Print the recipe's JSON schema, for editors that complete and check YAML."""
     import json
 
-    from ftlib.recipe.recipe import Recipe
+    from ftlib.recipe.schema import recipe_schema
 
-    found: dict[str, Any] = Recipe.model_json_schema()
+    found = recipe_schema()
     emit(json.dumps(found, indent=2), found, as_json)
 
 

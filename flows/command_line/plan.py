@@ -5,27 +5,22 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import jobs
 from flows.command_line.console import stdout_console
+from flows.steps import Inputs, pinned, steps
+from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset, SplitFacts
-from ftlib.data.sources.pins import pin
-from ftlib.evaluation.measured import EvalReport
-from ftlib.fingerprint import Job
-from ftlib.merging.candidates import Candidate
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.merging.candidates import Candidates
 from ftlib.models.folder import find_model
 from ftlib.recipe.preflight import check_labels
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
-from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
-from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
-from ftlib.stages.select import select
+from ftlib.stages.register import register
+from ftlib.stages.step import Step, walk
 from ftlib.training.phase import Phase
 from ftlib.training.speed import Speed, measured_speed, training_flops
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
@@ -79,134 +74,62 @@ class RunPlan(Config):
 
 @dataclass
 class Planner:
-    """Walks a recipe as `finetune` does, as far as what earlier runs made allows; it trains and writes nothing."""
+    """Looks up what the steps of a run would make; it trains and publishes nothing."""
 
-    recipe: Recipe
     work: Workspace
-    model: FoundModel
     prepare: bool
     """Make the data that is not there yet: rows and tokens are known only then."""
     stages: list[StagePlan] = field(default_factory=list[StagePlan])
+    prepared: dict[str, PreparedDataset] = field(default_factory=dict[str, PreparedDataset])
 
-    def data(self) -> dict[str, PreparedDataset]:
-        """Return the datasets that are prepared."""
-        raw: dict[str, RawDataset] = {}
-        for name in self.recipe.datasets:
-            job = jobs.ingest_job(self.recipe, name, pin(self.recipe.datasets[name].source, self.work))
-            found = ingest(job, self.work) if self.prepare else self.work.find(job, RawDataset)
-            if found:
-                raw[name] = found
-            self.note(f"ingest {name}", job, counted(found.ledger.kept, "row") if found else "")
-        prepared: dict[str, PreparedDataset] = {}
-        for name in self.recipe.datasets:
-            if len(raw) < len(self.recipe.datasets):
-                self.note(f"preprocess {name}", None)
-                continue
-            job = jobs.preprocess_job(self.recipe, name, raw, self.model)
-            found = preprocess(job, self.work) if self.prepare else self.work.find(job, PreparedDataset)
-            if found:
-                prepared[name] = found
-            self.note(f"preprocess {name}", job, _split_facts(found) if found else "")
-        return prepared
+    def look(self, step: Step) -> Artifact | None:
+        """Note a step; return what its stage has made, or None if that is still to do."""
+        made = self._made(step)
+        state = "every run" if step.stage is register else "done" if made else "to do" if step.job else "waits"
+        self.stages.append(StagePlan(stage=step.label, state=state, facts=_facts(step, made)))
+        if isinstance(made, PreparedDataset):
+            self.prepared[step.which] = made
+        return made
 
-    def trail(self, prepared: dict[str, PreparedDataset]) -> list[Checkpoint]:
-        """Return the checkpoints that exist already, from the base model on."""
-        trail: list[Checkpoint] = []
-        if len(prepared) == len(self.recipe.datasets):
-            job = jobs.base_job(self.recipe, self.model, check_labels(self.recipe, prepared))
-            self.note("base", job)
-            trail += self._found(job)
-        else:
-            self.note("base", None)
-        for i, phase in enumerate(self.recipe.phases):
-            job = jobs.train_job(self.recipe, phase, trail[i], prepared) if len(trail) > i else None
-            self.note(f"train {phase.name}", job)
-            trail += self._found(job)
-        return trail
-
-    def rest(self, trail: list[Checkpoint], prepared: dict[str, PreparedDataset]) -> None:
-        """Note what follows training."""
-        r = self.recipe
-        job, count = None, r.interpolation.count()
-        siblings = self._siblings(trail, prepared)
-        if siblings is not None:
-            job = jobs.interpolate_job(r, trail, siblings)
-        self.note("interpolate", job, f"{'up to ' if r.interpolation.adaptive else ''}{counted(count, 'candidate')}")
-        candidates = interpolate(job, self.work) if job and self.work.has(job) else None
-        count = len(candidates.members) if candidates else count
-        sweep = self._measured(candidates and candidates.members, prepared, SELECTION, count)
-        while candidates and sweep and siblings is not None and r.interpolation.adaptive:
-            known, scores = candidates.members, scores_so_far(candidates, sweep, r, self.work)
-            job = jobs.interpolate_job(r, trail, siblings, scores)
-            candidates = interpolate(job, self.work) if self.work.has(job) else None
-            new = [member for member in candidates.members if member not in known] if candidates else []
-            if not new:
-                break
-            more = self._measured(tuple(new), prepared, SELECTION, len(new))
-            sweep = more and sweep + more
-        job = None
-        if candidates and sweep:
-            job = jobs.select_job(r, candidates, sweep)
-        self.note("select", job)
-        selection = select(job, self.work) if job and self.work.has(job) else None
-        finalists = selection and (*map(Candidate.of, trail), selection.chosen)
-        self._measured(finalists, prepared, REPORT, len(r.phases) + 2)
-        self.stages.append(StagePlan(stage="report and register", state="every run", facts="cheap"))
-
-    def _siblings(self, trail: list[Checkpoint], prepared: dict[str, PreparedDataset]) -> list[Checkpoint] | None:
-        """Note the fine-tunes beside the last phase; return them, or None if some are not made yet."""
-        r = self.recipe
-        ready = len(trail) == len(r.phases) + 1
-        found = jobs.found_siblings(r, self.work) if ready else []
-        for seed in r.interpolation.seeds:
-            start = trail[len(r.phases) - 1] if len(trail) >= len(r.phases) else None
-            job = jobs.train_job(r, r.phases[-1], start, prepared, seed) if start else None
-            self.note(f"train {r.phases[-1].name}-seed{seed}", job)
-            found += [jobs.sibling_of(checkpoint, seed) for checkpoint in self._found(job)]
-        wanted = len(r.interpolation.seeds) + len(r.interpolation.siblings)
-        return found if ready and len(found) == wanted else None
-
-    def _measured(
-        self, members: tuple[Candidate, ...] | None, prepared: dict[str, PreparedDataset], split: Split, count: int
-    ) -> tuple[EvalReport, ...] | None:
-        """Note the evaluations of one split; return their reports if all are there."""
-        if members is None:
-            for name in self.recipe.evaluations:
-                self.note(f"evaluate {name} {split}", None, counted(count, "candidate"))
+    def _made(self, step: Step) -> Artifact | None:
+        if step.job is None or step.stage is register:  # the registry is asked every time, and only by who publishes
             return None
-        wanted = jobs.evaluate_jobs(self.recipe, members, prepared, split)
-        for job in wanted:
-            self.note(f"evaluate {job.name} {split}", job, counted(count, "candidate"))
-        return tuple(evaluate(job, self.work) for job in wanted) if all(map(self.work.has, wanted)) else None
+        to_prepare = self.prepare and step.stage in (ingest, preprocess)
+        return step.stage(step.job, self.work) if to_prepare or self.work.has(step.job) else None
 
-    def note(self, stage: str, job: Job | None, facts: str = "") -> None:
-        """Add one line to the plan."""
-        state = "waits" if job is None else "done" if self.work.has(job) else "to do"
-        self.stages.append(StagePlan(stage=stage, state=state, facts=facts))
+    def done(self, *stages: str) -> bool:
+        """Say whether all that some stages have to do is done."""
+        return all(stage.state == "done" for stage in self.stages if stage.stage.split()[0] in stages)
 
-    def _found(self, job: Job | None) -> list[Checkpoint]:
-        found = job and self.work.find(job, Checkpoint)
-        return [found] if found else []
+
+def _facts(step: Step, made: Artifact | None) -> str:
+    if isinstance(made, RawDataset):
+        return counted(made.ledger.kept, "row")
+    if isinstance(made, PreparedDataset):
+        return ", ".join(f"{name} {facts.rows:,}" for name, facts in made.splits.items()) + " rows"
+    if isinstance(made, Candidates):
+        return counted(len(made.members), "candidate")
+    return f"{'' if step.job else 'up to '}{counted(step.candidates, 'candidate')}" if step.candidates else ""
 
 
 def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunPlan:
     """Plan a run. Raises RecipeError, ModelError or DataError where the run would."""
-    planner = Planner(recipe, work, find_model(recipe.model), prepare)
+    model = find_model(recipe.model)
     check_resources(recipe)
-    prepared = planner.data()
-    trail = planner.trail(prepared)
-    planner.rest(trail, prepared)
+    planner = Planner(work, prepare)
+    walk(steps(recipe, work, Inputs(model, pinned(recipe, work))), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
+    prepared = planner.prepared
     if len(prepared) < len(recipe.datasets):
         return plan
     from ftlib.training.footprint import footprint  # torch, which what comes before does not need
 
-    check_resources(recipe, Path(planner.model.uri))
+    check_resources(recipe, Path(model.uri))
     labels = len(check_labels(recipe, prepared))
     last = recipe.phases[-1]
     again = [last.model_copy(update={"name": f"{last.name}-seed{seed}"}) for seed in recipe.interpolation.seeds]
     trainings = [*recipe.phases, *again]
-    sizes = [footprint(Path(planner.model.uri), phase.objective.needs, labels, phase.tuning) for phase in trainings]
+    sizes = [footprint(Path(model.uri), phase.objective.needs, labels, phase.tuning) for phase in trainings]
     speed = measured_speed(work, sizes[-1].hidden)
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
     phases = tuple(
@@ -215,8 +138,10 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
         )
         for phase, size in zip(trainings, sizes, strict=True)
     )
-    measuring = 0.0 if len(trail) > len(recipe.phases) else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
-    needs_ray = recipe.compute.workers > 0 and any(phase.seconds and phase.tuning != "linear_probe" for phase in phases)
+    measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
+    needs_ray = recipe.compute.workers > 0 and any(
+        planned.seconds and phase.tuning.takes_steps for planned, phase in zip(phases, trainings, strict=True)
+    )
     seconds = RUN_SECONDS + needs_ray * RAY_SECONDS + measuring + sum(phase.seconds for phase in phases)
     return plan.model_copy(update={"phases": phases, "seconds": round(seconds, 1), "speed": speed.source})
 
@@ -224,10 +149,10 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
 def _phase_plan(
     recipe: Recipe, phase: Phase, size: "Footprint", rows: SplitFacts, speed: Speed, *, done: bool
 ) -> PhasePlan:
-    probe = isinstance(phase.tuning, LinearProbe)
-    epochs = 1.0 if probe else phase.optimizer.epochs
-    per_token = 2.0 * size.computing if probe else training_flops(size.computing, min(size.trained, size.computing))
-    steps = 1 if probe else max(1, round(ceil(rows.rows / phase.optimizer.batch_size) * epochs))
+    solved = not phase.tuning.takes_steps
+    epochs = 1.0 if solved else phase.optimizer.epochs
+    per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
+    steps = 1 if solved else max(1, round(ceil(rows.rows / phase.optimizer.batch_size) * epochs))
     seconds = 0.0 if done else rows.tokens * epochs * per_token / speed.flops
     return PhasePlan(
         name=phase.name,
@@ -245,7 +170,7 @@ def _phase_plan(
 def _memory(recipe: Recipe, phase: Phase, size: "Footprint", rows: SplitFacts) -> int:
     """Weights, gradients, Adam's two moments and the average in fp32, and the largest forward pass's activations."""
     state = 4 * size.parameters
-    if isinstance(phase.tuning, LinearProbe):
+    if not phase.tuning.takes_steps:
         return PROCESS_BYTES + state
     batch = recipe.compute.micro_batch_size or ceil(phase.optimizer.batch_size / max(1, recipe.compute.workers))
     activations = batch * rows.longest * size.hidden * size.layers * ACTIVATION_BYTES
@@ -258,10 +183,6 @@ def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], si
     datasets = [prepared[evaluation.dataset] for evaluation in recipe.evaluations.values()]
     tokens = sum(data.splits[split].tokens * count for data in datasets for split, count in members.items())
     return tokens * 2.0 * size.computing / speed.flops
-
-
-def _split_facts(data: PreparedDataset) -> str:
-    return ", ".join(f"{name} {facts.rows:,}" for name, facts in data.splits.items()) + " rows"
 
 
 def print_plan(plan: RunPlan) -> None:

@@ -1,7 +1,6 @@
 """`reglage run` and `retrain`: a flow from the terminal, with a Prefect server of its own where the user has none."""
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -24,13 +23,13 @@ def run_recipe(path: Path, overrides: Sequence[str], work: Path, started: float)
     Raises whatever a stage raises, RecipeError before anything starts, BusyError if the same recipe is running.
     """
 
-    def start() -> "State[Any]":
+    def load() -> Callable[[], "State[Any]"]:
         from flows.finetune import finetune
 
-        return finetune(str(path), overrides=list(overrides), work=str(work), return_state=True)
+        return lambda: finetune(str(path), overrides=list(overrides), work=str(work), return_state=True)
 
     folder = _folder(path, overrides, work)
-    record = cast("RunRecord", _run(start, folder))
+    record = cast("RunRecord", _run(load, folder))
     timed = record.model_copy(update={"wall_seconds": round(monotonic() - started, 3)})
     timed.write(folder)
     return timed
@@ -39,12 +38,12 @@ def run_recipe(path: Path, overrides: Sequence[str], work: Path, started: float)
 def run_retraining(path: Path, overrides: Sequence[str], work: Path) -> "Challenge":
     """Retrain a recipe's model if that is worth it. Raises what `run_recipe` raises."""
 
-    def start() -> "State[Any]":
+    def load() -> Callable[[], "State[Any]"]:
         from flows.retrain import retrain
 
-        return retrain(str(path), overrides=list(overrides), work=str(work), return_state=True)
+        return lambda: retrain(str(path), overrides=list(overrides), work=str(work), return_state=True)
 
-    return cast("Challenge", _run(start, _folder(path, overrides, work)))
+    return cast("Challenge", _run(load, _folder(path, overrides, work)))
 
 
 def _folder(path: Path, overrides: Sequence[str], work: Path) -> Path:
@@ -54,8 +53,8 @@ def _folder(path: Path, overrides: Sequence[str], work: Path) -> Path:
         return folder
 
 
-def _run(start: Callable[[], "State[Any]"], folder: Path) -> object:
-    """Run a flow on the user's Prefect server, or on one of its own, and return its result."""
+def _run(load: Callable[[], Callable[[], "State[Any]"]], folder: Path) -> object:
+    """Run the flow that `load` imports on the user's Prefect server, or on one of its own, and return its result."""
     quiet_libraries()
     server = None if user_has_server() else TemporaryServer(folder / "prefect-server.log")
     if server:
@@ -67,8 +66,7 @@ def _run(start: Callable[[], "State[Any]"], folder: Path) -> object:
     from flows.command_line.terminal import say_on_stderr, shown, stoppable
 
     with stoppable(say_on_stderr):
-        import_module("flows.pipeline")  # the heavy imports, while the server starts
-
+        start = load()  # the heavy imports, while the server starts
         log_to(folder / "run.log")
         if server:
             server.wait()

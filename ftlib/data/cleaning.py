@@ -32,6 +32,7 @@ class Cleaning(Config):
     """What happens to a text before it is tokenised: Unicode NFC, control characters out, white space folded."""
 
     min_characters: int = Field(default=1, ge=1)
+    """A cleaned text that is shorter is dropped."""
     deduplicate: bool = True
     """Drop rows whose cleaned, case-folded text was there before."""
     near_duplicates: float | None = Field(default=None, ge=0.6, lt=1.0)

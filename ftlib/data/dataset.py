@@ -15,7 +15,9 @@ class Dataset(Config):
     """Rows, and how they become batches."""
 
     source: Source
+    """Where the rows come from."""
     format: Format
+    """Which columns are read, and how a row becomes tokens and targets."""
     key: str | None = None
     """The column that says which row it is, whatever its text; of each key the last version counts."""
     updated: str | None = None
@@ -23,5 +25,8 @@ class Dataset(Config):
     columns: dict[str, Column] = {}
     """What these columns must hold; rows that differ are quarantined. Others are kept as they are."""
     limits: Limits = Limits()
+    """How many rows may be bad, dropped or missing before the run ends."""
     cleaning: Cleaning = Cleaning()
+    """What happens to texts before they are tokenised."""
     split: SplitPolicy = SplitPolicy()
+    """Which rows train, which choose, and which are only reported on."""

@@ -37,14 +37,17 @@ class Column(Config):
     """
 
     type: Literal["string", "int", "float", "bool", "datetime", "enum"]
+    """What every value must be; `Column` says what each word means."""
     required: bool = True
     """Whether a row without a value is quarantined."""
     min_length: int | None = Field(default=None, ge=0)
     """Characters, of a string."""
     max_length: int | None = Field(default=None, ge=0)
+    """Characters, of a string; unset, any number."""
     at_least: float | None = Field(default=None, ge=-(2**53), le=2**53)
     """For numbers."""
     at_most: float | None = Field(default=None, ge=-(2**53), le=2**53)
+    """For numbers."""
     values: tuple[str, ...] = ()
     """All that an enum may be."""
 

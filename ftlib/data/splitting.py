@@ -144,9 +144,14 @@ class SplitPolicy(Config):
     """
 
     by: Literal["random", "stratified", "group", "time", "given"] = "random"
+    """What decides; `SplitPolicy` says what each word means."""
     column: str | None = None
+    """The column that `group`, `time` and `given` read; the others read none."""
     validation: Fraction = 0.1
+    """Share of the rows that early stopping and selection look at; `given` reads the column instead."""
     test: Fraction = 0.2
+    """Share of the rows that nothing but the report and the gates look at; `given` reads the column instead."""
     salt: str = "reglage"
+    """Hashed with every row: another salt puts other rows on each side."""
 
     needs_column: ClassVar[frozenset[str]] = frozenset({"group", "time", "given"})

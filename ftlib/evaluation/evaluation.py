@@ -14,11 +14,14 @@ class Evaluation(Config):
     """What is measured, and what it stands for. Selection reads `validation`, the report `test`."""
 
     dataset: str
+    """The dataset of the recipe whose held-out rows are answered."""
     metrics: tuple[Metric, ...]
+    """What is computed of the answers."""
     role: Literal["target", "shifted", "retained"] = "target"
     """target: rows like the training rows; shifted: from elsewhere; retained: what the base model could do before."""
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples behind every interval."""
     confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
+    """Level of every interval: 0.95 is a 95 % interval."""
     max_new_tokens: int = Field(default=0, ge=0)
     """Tokens that a model may write after each prompt, always its most probable one; 0 writes nothing."""

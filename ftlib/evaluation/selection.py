@@ -18,7 +18,9 @@ class Gate(Config):
     metric: str
     """evaluation/metric, for example shifted/accuracy."""
     at_least: float | None = None
+    """The least that is published, in the metric's unit; give this or `at_most`."""
     at_most: float | None = None
+    """The most that is published, in the metric's unit; give this or `at_least`."""
 
 
 class Select(Config):
@@ -34,6 +36,7 @@ class Select(Config):
     """
 
     rule: Literal["best", "constrained", "knee", "one_standard_error", "fixed"] = "best"
+    """How a candidate is chosen; `Select` says what each word means."""
     by: str
     """evaluation/metric, for example shifted/accuracy."""
     plus: dict[str, float] = {}
@@ -41,9 +44,11 @@ class Select(Config):
     subject_to: str | None = None
     """evaluation/metric; only for `constrained` and `knee`."""
     max_drop: float = Field(default=0.01, ge=0.0)
+    """The largest loss of `subject_to`, in its own unit; only for `constrained`."""
     alpha: Fraction | None = None
     """Only for `fixed`; 0.5 is what the WiSE-FT paper advises where nothing can be measured."""
     gates: tuple[Gate, ...] = ()
+    """What the chosen candidate must reach to be published; all of them."""
 
 
 class Selection(Artifact):

@@ -15,7 +15,6 @@ from ftlib.config import BatchKind
 from ftlib.kinds.loading import load_model
 from ftlib.merging.adapters import WEIGHTS, unscaled
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.methods import Lerp
 from ftlib.models.folder import ADAPTER_CONFIG, tensor_spans
 
 
@@ -26,7 +25,7 @@ def walks_by_scaling(candidate: Candidate) -> bool:
     measured must be what is served, after rounding.
     """
     merge, adapter = candidate.merge, candidate.end.path / "adapter"
-    if not isinstance(merge, Lerp) or merge.modules or merge.depth or merge.whole_copy() is not None:
+    if merge is None or merge.scaling() is None or merge.whole_copy() is not None:
         return False
     if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / WEIGHTS).is_file():
         return False

@@ -14,5 +14,6 @@ class ModelRef(Config):
     """
 
     path: str
+    """A folder, a folder of an installed package, or a name on the hub; `ModelRef` says how each is written."""
     revision: str | None = None
     """The commit hash of a hub model; required there, since a branch moves."""

@@ -13,9 +13,13 @@ class Publish(Config):
     """Under which name a version is published, and where."""
 
     name: Name
+    """What versions are called: NAME@1, NAME@2 and so on."""
     to: Registry = Folder()
+    """The registry; by default the folder `registry` here."""
     description: str = ""
+    """The first sentence of the model card; empty, one is made from the recipe."""
     license: str | None = None
+    """The SPDX identifier that the model card names; unset, it names none."""
     shard_mb: float = Field(default=256.0, gt=0.0)
     """Weights are cut into files of at most this many megabytes, at borders that stay from version to version."""
     sign_with: str | None = None

@@ -26,7 +26,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("ftlib", package_path=""),
+        loader=PackageLoader("ftlib.report", package_path=""),
         autoescape=lambda name: bool(name) and str(name).endswith(".html.jinja"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ class AllRows(Config):
 
     kind: Literal["all"] = "all"
 
+    leaves_out: ClassVar[bool] = False
+    """Whether some rows may not be used."""
+
 
 class Window(Config):
     """Train on the newest rows: those at most `days` before the newest training row."""
@@ -24,6 +27,9 @@ class Window(Config):
     column: str
     """ISO 8601 dates. A row without one is left out."""
     days: float = Field(gt=0.0)
+    """The window's length."""
+
+    leaves_out: ClassVar[bool] = True
 
 
 class Replay(Config):
@@ -32,6 +38,8 @@ class Replay(Config):
     kind: Literal["replay"] = "replay"
     share: Fraction = 0.2
     """Of the old training rows; which ones is a function of their text, so it stays from run to run."""
+
+    leaves_out: ClassVar[bool] = True
 
 
 TrainingRows = Annotated[AllRows | Window | Replay, Field(discriminator="kind")]

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from ftlib.config import LABELED, READS_ONE_PLACE, BatchKind, Config, Split
+from ftlib.config import BatchKind, Config, Split
 from ftlib.data.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
@@ -28,6 +28,7 @@ from ftlib.data.rows import Example, Values, labels_in, reasons, remedies
 from ftlib.data.snapshot import read_snapshot
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, identify
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
@@ -154,7 +155,7 @@ class _Reader:
         from ftlib.models.limits import limits_of
 
         processor, limits, format = _processor(job), limits_of(Path(job.model.uri)), job.dataset.format
-        end = limits.end if format.yields in READS_ONE_PLACE else None
+        end = limits.end if KINDS[format.yields].reads_one_place else None
         if reads_text(format):
             _check_lengths(job, processor.tokenizer, limits.positions)
             if end is not None and format.special_tokens == "keep":
@@ -228,7 +229,7 @@ class _Tally:
         self.tokens += size
         self.supervised += row.supervised
         self.longest = max(self.longest, size)
-        if self.kind in LABELED:
+        if KINDS[self.kind].labeled:
             self.labels.update(labels_in(row.target))
         self.sha256.update(
             json.dumps([row.row_id, *plain_cells(self.inputs, row.inputs), row.target, row.slices]).encode()
@@ -321,10 +322,10 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
             f"{where}: the train split has {what} to learn from (dropped: {_reasons(dropped)}); "
             "check the format's columns and the split"
         )
-    kind = job.dataset.format.yields
-    if kind in LABELED and not train.labels:
+    kind = KINDS[job.dataset.format.yields]
+    if kind.labeled and not train.labels:
         raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
-    if kind in LABELED and kind != "multi_labeled" and len(train.labels) < 2:
+    if len(train.labels) < kind.least_labels:
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
             "a classifier needs at least two labels: check the format's columns"

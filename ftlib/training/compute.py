@@ -15,6 +15,7 @@ class Compute(Identified):
     workers: int = Field(default=1, ge=0)
     """Ray Train workers; 0 trains in this process."""
     use_gpu: bool = False
+    """One GPU for each worker; without one the run does not start."""
     evaluation_workers: int = Field(default=1, ge=1)
     """Ray workers that share the batches of every evaluation, with the same numbers; 1 measures in this process."""
     threads: int | None = Field(default=None, gt=0)
@@ -30,7 +31,9 @@ class Compute(Identified):
     max_failures: int = Field(default=2, ge=0)
     """Lost workers a run survives."""
     start_timeout_seconds: float = Field(default=60.0, gt=0.0)
+    """How long workers may take to start before the attempt counts as failed."""
     collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
+    """How long a worker waits for the others in one exchange before the run counts as hung."""
 
     def digest(self) -> str:
         """Return the same for every value: identity is not runtime."""

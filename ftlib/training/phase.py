@@ -15,19 +15,27 @@ class Optimizer(Config):
     """AdamW (Loshchilov & Hutter 2019) and its schedule. All of it is part of a checkpoint's identity."""
 
     learning_rate: float = Field(default=2e-5, gt=0.0)
+    """The highest one, which warmup rises to and the schedule starts from."""
     epochs: float = Field(default=3.0, gt=0.0)
+    """Passes over the training rows; a part of one is allowed."""
     batch_size: int = Field(default=32, gt=0)
     """Rows per optimiser step, over all workers."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """Not applied to biases and norms."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Decay of the gradient's running mean."""
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """Decay of the squared gradient's running mean."""
     epsilon: float = Field(default=1e-8, gt=0.0)
+    """Added to the root of the squared gradient's mean, against division by zero."""
     clip_norm: float | None = Field(default=1.0, gt=0.0)
+    """A step's gradient is scaled down to at most this L2 norm; null: never."""
     schedule: Literal["linear", "cosine", "constant", "plateau"] = "linear"
+    """After warmup. linear and cosine fall to 0 at the last step; plateau falls where the validation loss stays."""
     warmup: Fraction = 0.06
     """Share of all steps over which the rate rises from 0."""
     plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """What the rate is multiplied with at each cut; only for `plateau`."""
     plateau_patience: int = Field(default=1, ge=0)
     """Evaluations without a lower validation loss before the rate is cut; only for `plateau`."""
 
@@ -36,18 +44,26 @@ class EarlyStopping(Config):
     """Stop when the validation loss has not fallen for `patience` evaluations; the best weights are kept."""
 
     patience: int = Field(default=2, gt=0)
+    """Evaluations in a row without a lower validation loss before training ends."""
     min_delta: float = Field(default=0.0, ge=0.0)
+    """A loss counts as lower if it is by more than this, in nats or the objective's own unit."""
 
 
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
     name: Name
+    """What stages, candidates and curves call it."""
     dataset: str
+    """The dataset of the recipe whose training split it learns from."""
     objective: Objective
+    """What is minimised."""
     tuning: Tuning
+    """Which weights move."""
     optimizer: Optimizer = Optimizer()
+    """How they move, and for how long."""
     early_stopping: EarlyStopping | None = None
+    """When to end before the last epoch; null: never."""
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
     """The phase's weights are the exponential moving average of those after each step, over about 1 / (1 - ema_decay)
     steps: what is validated, what early stopping keeps, and the phase's end."""

@@ -12,7 +12,6 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import StorageError
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.training.plan import Plan
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace, read_record
 
 EFFICIENCY = 0.5
@@ -52,7 +51,7 @@ def _speed_of(folder: Path) -> Speed | None:
         data = read_record(Path(plan.data), PreparedDataset)
     except (OSError, ValidationError, StorageError):
         return None  # another version's: not measured for us
-    if checkpoint is None or data is None or isinstance(plan.phase.tuning, LinearProbe):
+    if checkpoint is None or data is None or not plan.phase.tuning.takes_steps:
         return None
     rows = data.splits["train"]
     per_row = training_flops(checkpoint.parameters, checkpoint.trained_parameters) * rows.tokens / rows.rows

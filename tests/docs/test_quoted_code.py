@@ -149,7 +149,7 @@ def test_the_example_objective_is_the_focal_loss_and_trains(
     loop, _ = train_with({"objective": focal()}, start, data, tmp_path)
     losses = [record["loss"] for record in curves.read(tmp_path / curves.FILE) if "loss" in record]
     assert len(losses) == loop.steps
-    rows = global_batches(loop.train.lengths, 16, 3, 0)[0]
+    rows = global_batches(loop.train.sizes, 16, 3, 0)[0]
     first = loop.train.batch(rows, loop.collate)
     with torch.no_grad():
         logits = model(**first.inputs).logits

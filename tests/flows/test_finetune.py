@@ -237,7 +237,7 @@ def test_a_stage_on_a_thread_ends_with_its_time(tmp_path: Path, caplog: pytest.L
 
     @flow
     def run() -> None:
-        Runner(Workspace(tmp_path)).on_thread(slow, Slow())  # type: ignore[type-var]
+        Runner(Workspace(tmp_path)).on_thread(slow, Slow(), "evaluate")
 
     began = time.monotonic()
     with pytest.raises(TransientError, match=r"evaluate: still going on after 0\.3 s, which is its limit"):

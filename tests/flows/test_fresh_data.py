@@ -13,7 +13,7 @@ import pytest
 from flows.challenge import _check_labels as check_labels_kept
 from flows.champion import InPlace, unseen
 from flows.fresh_data import Listing, Seen, news
-from flows.pipeline import Data
+from flows.steps import Data
 from ftlib.config import Split
 from ftlib.kinds.outcomes import ScoreOutcomes
 from ftlib.models.folder import find_model

@@ -23,7 +23,7 @@ print(json.dumps([said, list(sys.modules)]))
 SKIPPING = """
 import json, sys
 from pathlib import Path
-import flows.command_line.run, flows.command_line.terminal, flows.pipeline, flows.retrain
+import flows.command_line.run, flows.command_line.terminal, flows.finetune, flows.retrain
 from flows.command_line.quiet import log_to
 log_to(Path("run.log"))
 print(json.dumps([[], list(sys.modules)]))

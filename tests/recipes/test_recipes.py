@@ -14,11 +14,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from flows.command_line.main import main
 from flows.finetune import finetune
-from ftlib.config import LANGUAGE, Config
+from ftlib.config import Config
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.installed_text import InstalledText
 from ftlib.fingerprint import Job
-from ftlib.published.predict import LabelPrediction, MultiLabelPrediction, ScorePrediction, predict
+from ftlib.kinds.kind import KINDS
+from ftlib.kinds.predictions import LabelPrediction, MultiLabelPrediction, ScorePrediction
+from ftlib.published.predict import predict
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
@@ -35,7 +37,7 @@ from ftlib.testing import (
     write_jsonl,
 )
 from ftlib.training.tuning.frozen_layers import FrozenLayers
-from tasks.runner import Runner, Step, label
+from tasks.runner import Runner, StageRun
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -45,14 +47,15 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 class PlainRunner(Runner):
     """Calls the stages as they are, so that the flow's own body runs without a Prefect server."""
 
-    def __call__(self, task: Any, job: Job) -> Any:
+    def here(self, task: Any, job: Job, label: str) -> Any:
         artifact = task.fn(job, self.work)
-        step = Step(stage=label(job), fingerprint=job.fingerprint, done_before=False, seconds=0.0, work_seconds=0.0)
-        self.steps.append(step)
+        self.steps.append(
+            StageRun(stage=label, fingerprint=job.fingerprint, done_before=False, seconds=0.0, work_seconds=0.0)
+        )
         return artifact
 
-    def on_thread(self, task: Any, job: Job, meanwhile: Any = None) -> Any:
-        return self(task, job)
+    def on_thread(self, task: Any, job: Job, label: str, meanwhile: Any = None) -> Any:
+        return self.here(task, job, label)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,7 @@ def test_recipe_runs_to_a_published_version(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flows.finetune.Runner", PlainRunner)
-    monkeypatch.setattr("flows.finetune.show_report", lambda *_: None)
+    monkeypatch.setattr("flows.finetune.RunPage", lambda *_: lambda *_: None)
     state = finetune.fn(str(path), overrides=tiny_overrides(load_recipe(path), tmp_path, registry), work=str(work))
     record = state.data
     assert isinstance(record.result, ModelVersion)
@@ -165,7 +168,7 @@ def check_answers(version: ModelVersion, store: Store, folder: Path) -> None:
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
     model = folder / "tiny-model"
-    _ = tiny_causal_lm(model) if recipe.phases[0].objective.needs in LANGUAGE else tiny_classifier(model)
+    _ = tiny_causal_lm(model) if KINDS[recipe.phases[0].objective.needs].language else tiny_classifier(model)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         overrides.append(f"datasets.{name}.format.max_tokens=32")

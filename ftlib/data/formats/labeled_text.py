@@ -20,7 +20,9 @@ class LabeledText(TextFormat):
 
     kind: Literal["labeled_text"] = "labeled_text"
     text: str
+    """The column that holds the text."""
     label: str
+    """The column that holds the label: a string, a whole number or a truth value."""
     max_tokens: int = Field(default=256, gt=1)
     """Longer texts are cut; how many is reported."""
     special_tokens: SpecialTokens = "split"
@@ -30,6 +32,8 @@ class LabeledText(TextFormat):
 
     yields: ClassVar[BatchKind] = "labeled"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
+    stratifies: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:

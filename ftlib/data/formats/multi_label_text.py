@@ -26,7 +26,9 @@ class MultiLabelText(TextFormat):
 
     kind: Literal["multi_label_text"] = "multi_label_text"
     text: str
+    """The column that holds the text."""
     labels: str
+    """The column that holds a row's labels."""
     separator: str | None = Field(default=None, min_length=1)
     """What lies between the labels of a text; unset, the column holds lists."""
     max_tokens: int = Field(default=256, gt=1)
@@ -38,6 +40,8 @@ class MultiLabelText(TextFormat):
 
     yields: ClassVar[BatchKind] = "multi_labeled"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
+    stratifies: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:

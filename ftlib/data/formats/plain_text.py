@@ -22,11 +22,14 @@ class PlainText(TextFormat):
 
     kind: Literal["plain_text"] = "plain_text"
     text: str
+    """The column that holds the text."""
     max_tokens: int = Field(default=512, gt=1)
+    """A longer text becomes several rows."""
     special_tokens: SpecialTokens = "split"
     """Whether a text that spells one, `<|im_start|>` or `</s>`, is read as these characters, or as the token: `keep`,
     for texts that a chat template wrote."""
     slices: tuple[str, ...] = ()
+    """Columns whose values split the evaluation report."""
 
     yields: ClassVar[BatchKind] = "tokens"
     keeps_lines: ClassVar[bool] = True

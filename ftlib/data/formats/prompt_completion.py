@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
+from ftlib.data.formats.base import Prompting
 from ftlib.data.formats.text import TextFormat, text_piece
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.rows import Dropped, Encoded, Example, Values, slice_values
@@ -24,7 +26,9 @@ class PromptCompletion(TextFormat):
 
     kind: Literal["prompt_completion"] = "prompt_completion"
     prompt: str
+    """The column that holds what is asked."""
     completion: str
+    """The column that holds what the model is to answer."""
     separator: str = "\n"
     """Stands between the two."""
     max_tokens: int = Field(default=512, gt=3)
@@ -33,9 +37,15 @@ class PromptCompletion(TextFormat):
     """Whether a text that spells one, `<|im_start|>` or `</s>`, is read as these characters, or as the token: `keep`,
     for texts that a chat template wrote."""
     slices: tuple[str, ...] = ()
+    """Columns whose values split the evaluation report."""
 
     yields: ClassVar[BatchKind] = "completions"
     keeps_lines: ClassVar[bool] = True
+
+    @property
+    @override
+    def prompting(self) -> Prompting:
+        return Prompting(column=self.prompt, separator=self.separator, reads=self.before(""))
 
     @property
     def columns(self) -> tuple[str, ...]:

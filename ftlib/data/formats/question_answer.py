@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
@@ -28,8 +29,11 @@ class QuestionAnswer(TextFormat):
 
     kind: Literal["question_answer"] = "question_answer"
     question: str
+    """The column that holds what is asked."""
     context: str
+    """The column that holds the text in which the answer stands."""
     answers: str
+    """The column that holds the places of the right answers."""
     max_tokens: int = Field(default=384, ge=16)
     """Of question and window together; a question takes at most half of it."""
     stride: int | None = Field(default=None, ge=0)
@@ -45,6 +49,7 @@ class QuestionAnswer(TextFormat):
 
     yields: ClassVar[BatchKind] = "spans"
     keeps_lines: ClassVar[bool] = True
+    reads_windows: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> Self:
@@ -59,6 +64,11 @@ class QuestionAnswer(TextFormat):
     def _widest(self) -> int:
         """A third, as SQuAD's usual 128 of 384; a window beside a long question and four special tokens is wider."""
         return max(self.max_tokens // 4, min(self.max_tokens // 3, self.max_tokens // 2 - 5))
+
+    @property
+    @override
+    def may_be_unanswerable(self) -> bool:
+        return self.unanswerable == "keep"
 
     @property
     def columns(self) -> tuple[str, ...]:

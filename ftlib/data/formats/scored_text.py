@@ -19,7 +19,9 @@ class ScoredText(TextFormat):
 
     kind: Literal["scored_text"] = "scored_text"
     text: str
+    """The column that holds the text."""
     score: str
+    """The column that holds the number to predict."""
     max_tokens: int = Field(default=256, gt=1)
     """Longer texts are cut; how many is reported."""
     special_tokens: SpecialTokens = "split"

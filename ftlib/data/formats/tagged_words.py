@@ -31,6 +31,7 @@ class TaggedWords(TextFormat):
 
     kind: Literal["tagged_words"] = "tagged_words"
     words: str
+    """The column that holds a row's list of words."""
     tags: str
     """`O`, or `B-` or `I-` with a type: B-PER, I-PER."""
     max_tokens: int = Field(default=256, gt=1)
@@ -42,6 +43,7 @@ class TaggedWords(TextFormat):
 
     yields: ClassVar[BatchKind] = "tagged"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:

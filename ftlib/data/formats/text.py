@@ -5,19 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from ftlib.config import Config, SpecialTokens
-from ftlib.data.inputs import INPUT_IDS, TEXT, Inputs
+from ftlib.config import SpecialTokens
+from ftlib.data.formats.base import FormatBase
+from ftlib.data.inputs import INPUT_IDS
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_targets import Target
 from ftlib.data.rows import Encoded, Example, Piece
 
 
-class TextFormat(Config, ABC):
-    """A format with `max_tokens` and `special_tokens`, whose rows are one sequence of tokens each."""
-
-    def inputs(self, processor: Processor) -> Inputs:
-        """Return the columns that rows have for the model: `input_ids`."""
-        return TEXT
+class TextFormat(FormatBase, ABC):
+    """A format with `max_tokens` and `special_tokens`, which needs a tokenizer."""
 
     @abstractmethod
     def least_tokens(self, tokenizer: Tokenizer) -> int:
@@ -28,7 +25,7 @@ class TextFormat(Config, ABC):
         """Return each example's pieces."""
 
 
-def reads_text(format: Config) -> bool:
+def reads_text(format: FormatBase) -> bool:
     """Say whether a format has `max_tokens` and `special_tokens`, and needs a tokenizer."""
     return isinstance(format, TextFormat)
 

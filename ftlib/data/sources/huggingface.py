@@ -44,11 +44,18 @@ class HuggingFace(Config):
 
     kind: Literal["huggingface"] = "huggingface"
     path: str
+    """A folder, or the name of a dataset on the hub."""
     split: str = "train"
+    """Which of the source's own splits is read; the recipe's splits are made of its rows."""
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """A commit hash (40 hex digits); required for a name on the hub, since a branch gives other rows tomorrow."""
     drop_columns: tuple[str, ...] = ()
     """Columns that nobody reads: they are left out before a row is judged."""
+
+    @property
+    def hub_name(self) -> str | None:
+        """Return the dataset's name on the hub, if the rows come from there: what a model card links."""
+        return self.path if self.revision else None
 
     def list(self) -> tuple[ListedFile, ...]:
         """List what is read: a folder's files, or the hub's name with its revision."""

@@ -14,6 +14,7 @@ class Bleu(CorpusScore):
     tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
     """sacrebleu's tokenizer: `zh` for Chinese, `char` where words are not set apart."""
     lowercase: bool = False
+    """Compare texts without regard to case."""
 
     def scorer(self) -> Any:
         """See CorpusScore."""

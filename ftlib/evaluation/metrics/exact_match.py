@@ -20,7 +20,9 @@ class ExactMatch(MetricBase):
 
     kind: Literal["exact_match"] = "exact_match"
     ignore_case: bool = False
+    """Compare texts without regard to case."""
     ignore_punctuation: bool = False
+    """Take punctuation out of both texts first."""
 
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"completions"})
     reads_writing: ClassVar[bool] = True

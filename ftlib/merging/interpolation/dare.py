@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.merging.interpolation.scales import Scales
 from ftlib.merging.methods import Dare as DareKernel
@@ -18,7 +19,8 @@ class Dare(Scales):
     drop: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Share of each task vector that is dropped; the rest is divided by 1 - drop."""
     seed: int = Field(default=0, ge=0)
+    """Of the random draw of what is dropped."""
 
+    @override
     def merge(self, scale: float) -> Merge:
-        """See Scales."""
         return DareKernel(drop=self.drop, scale=scale, seed=self.seed)

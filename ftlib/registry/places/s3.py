@@ -14,8 +14,11 @@ class S3(Config):
 
     kind: Literal["s3"] = "s3"
     bucket: str
+    """The bucket's name alone."""
     prefix: str = ""
+    """What all of the registry's keys begin with; empty, it has the bucket for itself."""
     endpoint_url: str | None = None
+    """Of an S3 server that is not AWS."""
 
     def store(self) -> Store:
         """Open it; nothing is touched yet."""

@@ -15,6 +15,7 @@ class Classification(Config):
 
     kind: Literal["classification"] = "classification"
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of each target that is spread evenly over all labels; 0 is none."""
 
     needs: ClassVar[BatchKind] = "labeled"
 

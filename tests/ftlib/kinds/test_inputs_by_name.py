@@ -15,9 +15,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats.base import FormatBase
 from ftlib.data.inputs import TEXT, Inputs, Marks, Numbers, Tokens, row_size
 from ftlib.data.prepared import PreparedRow, split_file, split_schema, write_split
 from ftlib.data.processor import Processor
@@ -46,7 +47,7 @@ from ftlib.workspace import Workspace
 LABELS = ("cold", "warm")
 
 
-class Readings(Config):
+class Readings(FormatBase):
     """The toy: two sensors' three readings, and a label. It has no tokens, so no `max_tokens` either."""
 
     kind: Literal["readings"] = "readings"
@@ -54,6 +55,7 @@ class Readings(Config):
 
     yields: ClassVar[BatchKind] = "labeled"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...]] = ("readings", "label")
 
     def example(self, values: Values) -> Example | Dropped:

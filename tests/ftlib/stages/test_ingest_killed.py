@@ -21,7 +21,7 @@ KILLED = """
 import itertools, json, os, sys
 from pathlib import Path
 import pyarrow.parquet, numpy
-from ftlib import snapshot
+from ftlib.data import snapshot
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.workspace import Workspace
 from tests.ftlib.registry.kit import child, dying_step, exit_code

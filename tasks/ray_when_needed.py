@@ -1,4 +1,4 @@
-"""Local Ray, started for the first training that needs it and kept until the last one."""
+"""Local Ray, started for the first training that needs it and kept until the last one that does."""
 
 from contextlib import ExitStack
 from types import TracebackType

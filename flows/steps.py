@@ -1,0 +1,230 @@
+"""What comes after what, written once: `steps` yields the jobs of a run in order, and is sent what their stages made.
+
+`finetune` and `retrain` run each step as a task; `plan` looks each up in the work folder, and answers None where it is
+not made yet: then what follows has no job. So every part here says what it needs, and does without it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+from flows import jobs
+from ftlib.config import REPORT, SELECTION, Config, Split
+from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.listed import FileVersion
+from ftlib.data.sources.pins import pin
+from ftlib.evaluation.measured import EvalReport
+from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.merging.plan import check_patterns
+from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.folder import find_model
+from ftlib.progress import note
+from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.preflight import check_labels, check_registry, check_rule, check_writing, spelling_notes
+from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.resources import check_resources
+from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.report import Report
+from ftlib.retraining.training_rows import UsedRows
+from ftlib.stages.base import base
+from ftlib.stages.evaluate import evaluate
+from ftlib.stages.ingest import ingest
+from ftlib.stages.interpolate import interpolate, scores_so_far
+from ftlib.stages.preprocess import preprocess
+from ftlib.stages.register import RegisterJob, register
+from ftlib.stages.report import ReportJob, report
+from ftlib.stages.select import select
+from ftlib.stages.step import Steps, step
+from ftlib.stages.train import runs_on_ray, train
+from ftlib.training.phase import Phase
+from ftlib.workspace import Workspace
+
+T = TypeVar("T")
+
+
+class Inputs(NamedTuple):
+    """What a run is made of beside its recipe, as it was when the run began."""
+
+    model: FoundModel
+    files: Mapping[str, tuple[FileVersion, ...]]
+    """What each dataset's source listed."""
+    used: Mapping[str, UsedRows] = MappingProxyType({})
+    """Which rows of a dataset train; all of one that is not named."""
+    names: Sequence[str] = ()
+    """The labels of a version that is to be replaced: they are called as there."""
+
+
+class Data(Config):
+    """What the phases train and are measured on."""
+
+    model: FoundModel
+    raw: dict[str, RawDataset]
+    prepared: dict[str, PreparedDataset]
+    labels: tuple[str, ...]
+    """The labels that training sees; empty where there are none."""
+
+
+class Outcome(NamedTuple):
+    """What a run comes to."""
+
+    evidence: Evidence
+    report: Report
+    result: ModelVersion | Refusal
+
+
+def inputs(
+    r: Recipe,
+    work: Workspace,
+    files: Mapping[str, tuple[FileVersion, ...]] | None = None,
+    used: Mapping[str, UsedRows] = MappingProxyType({}),
+    names: Sequence[str] = (),
+) -> Inputs:
+    """Find what a run begins with, and what would stop it later: registry, model, machine, sources.
+
+    `files` instead of what the sources list now. Raises StorageError, ModelError, RecipeError or DataError.
+    """
+    check_registry(r)
+    model = find_model(r.model)
+    check_resources(r, Path(model.uri))
+    return Inputs(model, pinned(r, work) if files is None else files, used, names)
+
+
+def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
+    """Freeze what the sources list now. Raises DataError where one has nothing."""
+    return {name: pin(dataset.source, work) for name, dataset in r.datasets.items()}
+
+
+def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
+    """Yield a whole run: from rows to a published version, or a gate's refusal. Raises what a recipe's rows refute."""
+    data = yield from prepare(r, given)
+    evidence = yield from find_best(r, work, data)
+    return (yield from publish(evidence))
+
+
+def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
+    """Ingest and preprocess every dataset, and check that they go together."""
+    raw = yield from ingested(r, given.files)
+    prepared: dict[str, PreparedDataset] = {}
+    for name in r.datasets:
+        job = None if raw is None else jobs.preprocess_job(r, name, raw, given.model, given.used.get(name))
+        if found := (yield from step(preprocess, job, name)):
+            prepared[name] = found
+    if raw is None or len(prepared) < len(r.datasets):
+        return None
+    labels = check_labels(r, prepared, given.names)
+    for words in spelling_notes(prepared, labels):
+        note("labels", words)
+    check_rule(r, prepared)
+    check_writing(r, prepared, lambda: _positions(Path(given.model.uri)))
+    return Data(model=given.model, raw=raw, prepared=prepared, labels=labels)
+
+
+def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[dict[str, RawDataset] | None]:
+    """Ingest every dataset."""
+    raw: dict[str, RawDataset] = {}
+    for name in r.datasets:
+        if found := (yield from step(ingest, jobs.ingest_job(r, name, files[name]), name)):
+            raw[name] = found
+    return raw if len(raw) == len(r.datasets) else None
+
+
+def find_best(r: Recipe, work: Workspace, data: Data | None) -> Steps[Evidence | None]:
+    """Train every phase, interpolate, measure, choose, and measure the choice beside every phase's end."""
+    siblings: list[Checkpoint | None] = [*jobs.found_siblings(r, work)] if data else []
+    start = yield from step(base, data and jobs.base_job(r, data.model, data.labels))
+    if start:
+        check_patterns(r.interpolation.patterns(), start.path / "model")
+    trail = [start]
+    for phase in r.phases:
+        trail.append((yield from trained(r, phase, trail[-1], data)))
+    for seed in r.interpolation.seeds:
+        again = yield from trained(r, r.phases[-1], trail[-2], data, seed)
+        siblings.append(again and jobs.sibling_of(again, seed))
+    swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared)
+    selection = yield from step(select, swept and jobs.select_job(r, *swept))
+    checkpoints = whole(trail)
+    finalists = [*map(Candidate.of, checkpoints), selection.chosen] if checkpoints and selection else None
+    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) + 1)
+    if not (data and checkpoints and swept and selection and final):
+        return None
+    return Evidence(
+        recipe=r,
+        model=data.model,
+        raw=data.raw,
+        prepared=data.prepared,
+        checkpoints=tuple(checkpoints),
+        candidates=swept[0],
+        sweep=tuple(swept[1]),
+        selection=selection,
+        final=tuple(final),
+    )
+
+
+def trained(
+    r: Recipe, phase: Phase, start: Checkpoint | None, data: Data | None, seed: int | None = None
+) -> Steps[Checkpoint | None]:
+    """Train one phase; with another seed, a fine-tune beside it."""
+    job = start and data and jobs.train_job(r, phase, start, data.prepared, seed)
+    which = phase.name if seed is None else f"{phase.name}-seed{seed}"
+    return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
+
+
+def sweep(
+    r: Recipe,
+    work: Workspace,
+    trail: Sequence[Checkpoint] | None,
+    siblings: Sequence[Checkpoint] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+) -> Steps[tuple[Candidates, list[EvalReport]] | None]:
+    """Name candidates and measure them, until what was measured asks for no more of them."""
+    count = r.interpolation.count()
+    job = None if trail is None or siblings is None else jobs.interpolate_job(r, trail, siblings)
+    candidates = yield from step(interpolate, job, candidates=count)
+    reports = yield from measured(r, candidates and candidates.members, prepared, SELECTION, count)
+    while r.interpolation.adaptive and job and candidates and reports:
+        known = {member.digest() for member in candidates.members}
+        job = job.model_copy(update={"scores": scores_so_far(candidates, reports, r, work)})
+        candidates = yield from step(interpolate, job, candidates=count)
+        new = [member for member in candidates.members if member.digest() not in known] if candidates else []
+        if not new:
+            break
+        more = yield from measured(r, new, prepared, SELECTION, len(new))
+        reports = more and [*reports, *more]
+    return (candidates, reports) if candidates and reports else None
+
+
+def measured(
+    r: Recipe,
+    members: Sequence[Candidate] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+    split: Split,
+    count: int,
+) -> Steps[list[EvalReport] | None]:
+    """Measure candidates, of which there will be `count` at most, on one split of every evaluation."""
+    reports: list[EvalReport | None] = []
+    for name in r.evaluations:
+        job = jobs.evaluate_job(r, name, members, prepared, split) if members and prepared else None
+        on_ray, number = r.compute.evaluation_workers > 1, len(members or ()) or count
+        reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
+    return whole(reports)
+
+
+def publish(evidence: Evidence | None) -> Steps[Outcome | None]:
+    """Write the page, and publish the choice if the gates agree."""
+    page = yield from step(report, evidence and ReportJob(evidence=evidence))
+    result = yield from step(register, evidence and page and RegisterJob(evidence=evidence, report=page))
+    return Outcome(evidence, page, result) if evidence and page and result else None
+
+
+def whole(found: Iterable[T | None]) -> list[T] | None:
+    """Return all of them, or None if one is not made."""
+    there = list(found)
+    made = [one for one in there if one is not None]
+    return made if len(made) == len(there) else None
+
+
+def _positions(model: Path) -> int | None:
+    from ftlib.models.limits import limits_of  # loads torch
+
+    return limits_of(model).positions
