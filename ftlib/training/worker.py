@@ -183,7 +183,7 @@ def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, floa
     for part in plan.parts:
         split = open_split(split_file(Path(part.folder), "train"), plan.labels)
         spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
-        rows = np.argsort(split.lengths, kind="stable")[spread]
+        rows = np.argsort(split.sizes, kind="stable")[spread]
         plan.phase.objective.loss(model.eval(), split.batch(rows, Collator.of(model))).total.backward()
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     sizes = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in parameters}
