@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
-from ftlib.config import LABELED, BatchKind, Split
+from ftlib.config import BatchKind, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
 from ftlib.data.formats import Format
 from ftlib.data.formats.labeled_text import LabeledText
@@ -27,6 +27,7 @@ from ftlib.data.iob2 import entities
 from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
 from ftlib.data.rows import Example, Tokenizer, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, model_in
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ def _format(kind: BatchKind) -> Format:
 
 def _facts(rows: Sequence[TokenRow], kind: BatchKind) -> SplitFacts:
     lengths = [len(row.input_ids) for row in rows]
-    labels = Counter(label for row in rows for label in labels_in(row.target)) if kind in LABELED else {}
+    labels = Counter(label for row in rows for label in labels_in(row.target)) if KINDS[kind].labeled else {}
     return SplitFacts(
         rows=len(rows),
         tokens=sum(lengths),

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import check_model, check_no_code, check_tokenizer, copy_tokenizer, read_config
@@ -39,13 +39,18 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
     return load_for_training(folder, kind, dropout=None)
 
 
+def load_language_model(folder: Path) -> nn.Module:
+    """Load a folder as a causal language model, whatever it was trained to follow."""
+    return load_model(folder, next(kind.name for kind in KINDS.values() if kind.language))
+
+
 def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.Module, set[str]]:
     """Load a folder and say which tensors it lacked (freshly initialised from torch's current seed).
 
     `config` overrides the model's own, for example `num_labels`. Raises ModelError for a folder that `check_model`
     refuses, that stock transformers cannot load, or whose weights are not finite.
     """
-    loader = head_of(kind).auto_class
+    loader = KINDS[kind].head().auto_class
     check_model(folder)
     settled = load_config(folder, **config)
     settle(settled, folder, kind, lambda: load_tokenizer(folder))

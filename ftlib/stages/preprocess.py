@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ftlib.config import LABELED, READS_ONE_PLACE, BatchKind, Config, Split
+from ftlib.config import BatchKind, Config, Split
 from ftlib.data.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
@@ -25,6 +25,7 @@ from ftlib.data.rows import Example, Values, labels_in, reasons, remedies
 from ftlib.data.snapshot import read_snapshot
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
@@ -159,7 +160,7 @@ class _Reader:
                 f"{where}.max_tokens: {format.max_tokens} leaves no room for a token of text beside the tokenizer's "
                 f"special ones; give it at least {least}"
             )
-        end = limits.end if format.yields in READS_ONE_PLACE else None
+        end = limits.end if KINDS[format.yields].reads_one_place else None
         if end is not None and format.special_tokens == "keep":
             raise RecipeError(
                 f"{where}.special_tokens: keep, but {job.model.name} reads a row at its end token, and a text that "
@@ -209,7 +210,7 @@ class _Tally:
         self.tokens += len(row.input_ids)
         self.supervised += row.supervised
         self.longest = max(self.longest, len(row.input_ids))
-        if self.kind in LABELED:
+        if KINDS[self.kind].labeled:
             self.labels.update(labels_in(row.target))
         self.sha256.update(json.dumps([row.row_id, list(row.input_ids), row.target, row.slices]).encode())
 
@@ -294,10 +295,10 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
             f"{where}: the train split has {what} to learn from (dropped: {_reasons(dropped)}); "
             "check the format's columns and the split"
         )
-    kind = job.dataset.format.yields
-    if kind in LABELED and not train.labels:
+    kind = KINDS[job.dataset.format.yields]
+    if kind.labeled and not train.labels:
         raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
-    if kind in LABELED and kind != "multi_labeled" and len(train.labels) < 2:
+    if len(train.labels) < kind.least_labels:
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
             "a classifier needs at least two labels: check the format's columns"

@@ -11,8 +11,8 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.training.compute import Compute
+from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace
 
 
@@ -23,11 +23,16 @@ class TrainJob(Job):
     version: ClassVar[int] = 2
 
     start: Checkpoint
-    data: PreparedDataset
+    data: PreparedDataset | Mixture
     phase: Phase
     precision: Literal["fp32", "bf16"]
     seed: int
     compute: Compute
+
+    @property
+    def parts(self) -> tuple[PreparedDataset, ...]:
+        """Return the datasets that it trains on, in the order of the phase's parts."""
+        return self.data.parts if isinstance(self.data, Mixture) else (self.data,)
 
     def needs_ray(self) -> bool:
         """Say whether this phase runs on Ray workers."""
@@ -35,8 +40,8 @@ class TrainJob(Job):
 
 
 def runs_on_ray(phase: Phase, compute: Compute) -> bool:
-    """Say whether a phase runs on Ray workers; a probe never does."""
-    return compute.workers > 0 and not isinstance(phase.tuning, LinearProbe)
+    """Say whether a phase runs on Ray workers; what is solved for, without steps, never does."""
+    return compute.workers > 0 and phase.tuning.takes_steps
 
 
 def train(job: TrainJob, work: Workspace) -> Checkpoint:
@@ -49,16 +54,20 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
     from ftlib.models.folder import config_digest, weights_digest
-    from ftlib.training.plan import Plan
+    from ftlib.training.plan import Part, Plan
     from ftlib.training.worker import outcome, work
 
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
         start=str(job.start.folder),
-        data=job.data.uri,
+        fresh_head=job.start.fresh_head,
+        parts=tuple(
+            Part(name=name, folder=part.uri, share=share)
+            for (name, share), part in zip(job.phase.parts.items(), job.parts, strict=True)
+        ),
         run=str(folder),
-        kind=job.data.kind,
+        kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
         precision=job.precision,

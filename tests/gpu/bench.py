@@ -16,7 +16,8 @@ from ftlib.data.formats.question_answer import QuestionAnswer
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
 from ftlib.evaluation.predictor import PredictionPlan, predict_here
-from ftlib.kinds.outcomes import Outcomes, read_outcomes
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model

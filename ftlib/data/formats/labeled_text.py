@@ -7,13 +7,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.formats.base import FormatBase
 from ftlib.data.formats.spelt_lists import spells_list
 from ftlib.data.identity import identity, written
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
-class LabeledText(Config):
+class LabeledText(FormatBase):
     """A text column and a label column, for sequence classification."""
 
     kind: Literal["labeled_text"] = "labeled_text"
@@ -30,6 +31,8 @@ class LabeledText(Config):
 
     yields: ClassVar[BatchKind] = "labeled"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
+    stratifies: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -8,14 +8,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.formats.base import FormatBase
 from ftlib.data.formats.labeled_text import cut_texts, label_name
 from ftlib.data.formats.spelt_lists import spells_list
 from ftlib.data.identity import identities
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 
 
-class MultiLabelText(Config):
+class MultiLabelText(FormatBase):
     """A text column and a column of labels, none of which excludes another; a row may have none.
 
     The column holds a list, or with `separator` a text: `billing; bug`. An absent list is a dropped row; an absent
@@ -38,6 +39,8 @@ class MultiLabelText(Config):
 
     yields: ClassVar[BatchKind] = "multi_labeled"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
+    stratifies: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:

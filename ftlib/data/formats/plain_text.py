@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.formats.base import FormatBase
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
 
 
-class PlainText(Config):
+class PlainText(FormatBase):
     """A text column, for causal language modelling; every token but the first is a target.
 
     A text longer than `max_tokens` becomes several rows. Each starts with the last token of the one before, so every

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
+from ftlib.data.formats.base import FormatBase, Prompting
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
 
 
-class PromptCompletion(Config):
+class PromptCompletion(FormatBase):
     """A prompt column and a completion column, for a language model that is to answer.
 
     A row is the prompt, the separator, the completion and the end-of-text token. The two sides are tokenised apart, so
@@ -37,6 +39,11 @@ class PromptCompletion(Config):
 
     yields: ClassVar[BatchKind] = "completions"
     keeps_lines: ClassVar[bool] = True
+
+    @property
+    @override
+    def prompting(self) -> Prompting:
+        return Prompting(column=self.prompt, separator=self.separator, reads=self.before(""))
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
+from ftlib.data.formats.base import FormatBase
 from ftlib.data.row_targets import Span
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
 from ftlib.errors import ModelError
@@ -17,7 +19,7 @@ _Place = tuple[int, str]
 """The answer's first character in the context, and its text."""
 
 
-class QuestionAnswer(Config):
+class QuestionAnswer(FormatBase):
     """Columns of questions, of contexts and of answers that stand in these, for extractive question answering.
 
     Answers are written as SQuAD does: `{"text": [...], "answer_start": [...]}`, a list of `{"text", "answer_start"}`,
@@ -46,6 +48,7 @@ class QuestionAnswer(Config):
 
     yields: ClassVar[BatchKind] = "spans"
     keeps_lines: ClassVar[bool] = True
+    reads_windows: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> Self:
@@ -60,6 +63,11 @@ class QuestionAnswer(Config):
     def _widest(self) -> int:
         """A third, as SQuAD's usual 128 of 384; a window beside a long question and four special tokens is wider."""
         return max(self.max_tokens // 4, min(self.max_tokens // 3, self.max_tokens // 2 - 5))
+
+    @property
+    @override
+    def may_be_unanswerable(self) -> bool:
+        return self.unanswerable == "keep"
 
     @property
     def columns(self) -> tuple[str, ...]:

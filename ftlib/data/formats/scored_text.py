@@ -7,13 +7,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.formats.base import FormatBase
 from ftlib.data.formats.labeled_text import cut_texts
 from ftlib.data.row_keys import as_number
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
 
 
-class ScoredText(Config):
+class ScoredText(FormatBase):
     """A text column and a column of finite numbers, for regression; a text that spells one counts, as in csv."""
 
     kind: Literal["scored_text"] = "scored_text"

@@ -10,8 +10,9 @@ from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
+from ftlib.data.formats.base import FormatBase
 from ftlib.data.identity import visible
 from ftlib.data.iob2 import is_tag, rewritten
 from ftlib.data.rows import Dropped, DropReason, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
@@ -20,7 +21,7 @@ from ftlib.errors import ModelError
 Offsets = Sequence[tuple[int, int]]
 
 
-class TaggedWords(Config):
+class TaggedWords(FormatBase):
     """A column of words and one of their IOB2 tags, for token classification.
 
     The words are tokenised as the text that they make with blanks between them, which is the text a user of the model
@@ -41,6 +42,7 @@ class TaggedWords(Config):
 
     yields: ClassVar[BatchKind] = "tagged"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:

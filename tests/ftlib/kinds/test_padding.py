@@ -23,7 +23,7 @@ from ftlib.errors import IntegrityError, ModelError
 from ftlib.evaluation import publish_check
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import check_padding, settle
@@ -118,7 +118,7 @@ def folder_of(family: Family, path: Path, kind: BatchKind) -> Path:
     """Write a model as its makers do, with a tokenizer that knows no padding: all there is to go by is the config."""
     config = family.config(vocab_size=TOKENS, **family.fields)
     torch.manual_seed(0)
-    auto = head_of(kind).auto_class if kind in LANGUAGE else AutoModel
+    auto = KINDS[kind].head().auto_class if KINDS[kind].language else AutoModel
     model = auto.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():  # fresh weights are so small that all rows have one answer
@@ -147,7 +147,7 @@ def uneven(kind: BatchKind) -> Iterator[TokenRow]:
                 "segments": [0] * (len(ids) // 2) + [1] * (len(ids) - len(ids) // 2),
             },
         }[kind]
-        yield TokenRow(f"r{i}", ids, target, supervised=len(ids) - 1 if kind in LANGUAGE else 1)
+        yield TokenRow(f"r{i}", ids, target, supervised=len(ids) - 1 if KINDS[kind].language else 1)
 
 
 def prepared(folder: Path, kind: BatchKind) -> PreparedDataset:
@@ -184,7 +184,7 @@ def alone(model: Any, kind: BatchKind, split: PreparedSplit) -> list[torch.Tenso
             inputs["token_type_ids"] = torch.tensor(split.targets.segments([row]))  # type: ignore[union-attr]
         with torch.no_grad():
             said = model(**inputs)
-        found.append(head_of(kind).logits(said)[0].double())
+        found.append(KINDS[kind].head().logits(said)[0].double())
     return found
 
 
@@ -210,7 +210,7 @@ def test_a_padded_batch_is_answered_as_stock_transformers_answers_each_row(
     start, data = started(family, tmp_path / kind, kind), prepared(tmp_path / kind / "data", kind)
     folder = start.path / "model"
     assert load_config(folder).pad_token_id == family.pad
-    stock = head_of(kind).auto_class.from_pretrained(folder).eval()
+    stock = KINDS[kind].head().auto_class.from_pretrained(folder).eval()
     split = open_split(split_file(data.path, "test"), start.labels)
     expected = alone(stock, kind, split)
     spread = max(float(row.abs().max()) for row in expected)
@@ -222,7 +222,7 @@ def test_a_padded_batch_is_answered_as_stock_transformers_answers_each_row(
         np.testing.assert_allclose(table.probabilities, torch.stack(expected).sigmoid(), atol=1e-4)
     if kind == "scored":
         np.testing.assert_allclose(table.predicted, torch.stack(expected)[:, 0], atol=1e-4 * max(1, spread))
-    if kind in LANGUAGE:
+    if KINDS[kind].language:
         for row, logits in enumerate(expected):
             tokens = torch.tensor(split.tokens(row)).long()
             nll = -logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None]).sum()

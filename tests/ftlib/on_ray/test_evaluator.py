@@ -25,9 +25,11 @@ from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, batches_of
 from ftlib.evaluation.metrics import Accuracy, LogLoss, Perplexity
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.outcomes import CompletionOutcomes, LabelOutcomes, joined, parse_outcomes, read_outcomes
+from ftlib.kinds.outcomes import CompletionOutcomes, LabelOutcomes, joined
+from ftlib.kinds.outcomes_file import parse_outcomes, read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.interpolation import WiseFT
+from ftlib.merging.interpolation.ends import Ends
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, listen
 from ftlib.stages.evaluate import EvaluateJob, evaluate
@@ -64,7 +66,7 @@ def job(data: PreparedDataset, *ends: Checkpoint, workers: int, metrics: Any = M
     return EvaluateJob(
         name="target",
         evaluation=Evaluation(dataset="rows", metrics=metrics, resamples=100),
-        candidates=WiseFT(alphas=(0.0, 0.5, 1.0)).points(*ends, (), {}),
+        candidates=WiseFT(alphas=(0.0, 0.5, 1.0)).points(Ends(*ends)),
         data=data,
         split="test",
         seed=0,

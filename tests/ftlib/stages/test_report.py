@@ -23,7 +23,7 @@ from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.metrics import Accuracy
 from ftlib.evaluation.results import differences, interval_text, number, results, retained_reference, text_table
 from ftlib.evaluation.significance import holm
-from ftlib.kinds.outcomes import read_outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import FoundModel
 from ftlib.published.card import model_card

@@ -20,8 +20,9 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.completions import continued
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.outcomes import CompletionOutcomes, read_outcomes
+from ftlib.kinds.outcomes import CompletionOutcomes
 from ftlib.kinds.outcomes.base import joined
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.adapter_sweep import AdapterSweep
 from ftlib.merging.candidates import Candidate

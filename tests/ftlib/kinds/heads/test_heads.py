@@ -23,7 +23,8 @@ from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.outcomes import MultiLabelOutcomes, ScoreOutcomes, read_outcomes
+from ftlib.kinds.outcomes import MultiLabelOutcomes, ScoreOutcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
