@@ -166,9 +166,7 @@ def test_the_table_and_the_words_cannot_drift_apart(tmp_path: Path) -> None:
     """A kind that the words name and the table does not, or the other way round, cannot be imported."""
     source = (ROOT / "ftlib/kinds/kind.py").read_text()
     for changed in (
-        source.replace(
-            "from ftlib.config import BatchKind", 'BatchKind = __import__("typing").Literal["pairs"]'
-        ),
+        source.replace("from ftlib.config import BatchKind", 'BatchKind = __import__("typing").Literal["pairs"]'),
         source.replace('name="scored"', 'name="labeled"'),
         source.replace("outcomes=ScoreOutcomes", "outcomes=LabelOutcomes"),
     ):
