@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
+from ftlib.data.formats import Format
 from ftlib.data.splitting import SplitPolicy
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
@@ -59,6 +60,10 @@ class Recipe(Config):
     def training_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some phase trains on, in order."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+
+    def published_format(self) -> Format:
+        """Return how the last phase's rows are laid out, as the published model is asked; a mixture's first part's."""
+        return self.datasets[next(iter(self.phases[-1].parts))].format
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
@@ -127,43 +132,47 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
-    yield from _tuning_misfits(where, phase)
+    if phase.penalty and phase.tuning.makes_adapter:
+        yield (
+            f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning {phase.tuning.kind!r}, "
+            "which leaves them and trains an adapter; remove it or use full or frozen_layers"
+        )
     if all(recipe.datasets[name].split.validation == 0 for name in phase.parts):
-        unwatched = ", ".join(map(repr, phase.parts))
-        has = "has" if len(phase.parts) == 1 else "have"
-        if phase.optimizer.schedule == "plateau":
-            yield f"{where}: 'plateau' watches the validation loss, but {unwatched} {has} validation: 0"
-        if phase.early_stopping:
-            yield f"{where}: early_stopping watches the validation loss, but {unwatched} {has} validation: 0"
+        yield from _unwatched_misfits(where, phase)
+    if phase.tuning.fits is not None and phase.objective.needs not in phase.tuning.fits:
+        yield (
+            f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
+            f"{phase.objective.kind!r} learns {phase.objective.needs!r} ones: use another tuning"
+        )
+    if not phase.tuning.takes_steps:
+        yield from _solved_misfits(where, phase)
 
 
-def _tuning_misfits(where: str, phase: Phase) -> Iterator[str]:
-    tuning, needs = phase.tuning, phase.objective.needs
-    if tuning.fits is not None and needs not in tuning.fits:
-        yield (
-            f"{where}: {tuning.kind!r} fits {_these(map(repr, tuning.fits))} batches; {phase.objective.kind!r} learns "
-            f"{needs!r} ones: use another tuning"
-        )
-    if phase.penalty and tuning.makes_adapter:
-        yield (
-            f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning {tuning.kind!r}, which "
-            "leaves them and trains an adapter; remove it or use full or frozen_layers"
-        )
-    if tuning.takes_steps:
-        return
+def _unwatched_misfits(where: str, phase: Phase) -> Iterator[str]:
+    """Say what of a phase watches the validation loss, where there are no rows to measure it on."""
+    unwatched = f"{', '.join(map(repr, phase.parts))} {'has' if len(phase.parts) == 1 else 'have'} validation: 0"
+    if phase.optimizer.schedule == "plateau":
+        yield f"{where}: 'plateau' watches the validation loss, but {unwatched}"
+    if phase.early_stopping:
+        yield f"{where}: early_stopping watches the validation loss, but {unwatched}"
+
+
+def _solved_misfits(where: str, phase: Phase) -> Iterator[str]:
+    """Say what of a phase acts on steps, where its tuning is solved for."""
+    kind = phase.tuning.kind
     if phase.penalty:
         yield (
-            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but {tuning.kind!r} is solved for and takes none; "
-            "its own pull to 0 is tuning.l2: remove the penalty or use another tuning"
+            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but {kind!r} is solved for and takes none; its "
+            "own pull to 0 is tuning.l2: remove the penalty or use another tuning"
         )
     if phase.ema_decay is not None:
         yield (
-            f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but {tuning.kind!r} is solved for and "
-            "takes none; remove it or use another tuning"
+            f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but {kind!r} is solved for and takes "
+            "none; remove it or use another tuning"
         )
     if phase.mixture:
         yield (
-            f"{where}.mixture: is drawn from step by step, but {tuning.kind!r} is solved for and takes none; give it "
+            f"{where}.mixture: is drawn from step by step, but {kind!r} is solved for and takes none; give it "
             "one `dataset` or use another tuning"
         )
 

@@ -85,9 +85,10 @@ def _solve(plan: Plan, group: Group) -> Trained:
     started = time.monotonic()
     model, head = build_model(plan, dropout=None)
     model.to(group.device).eval()
-    (part,) = plan.parts  # what takes no steps draws from no mixture
-    train = open_split(split_file(Path(part.folder), "train"), plan.labels)
-    validation = open_split(split_file(Path(part.folder), "validation"), plan.labels)
+    (part,) = plan.parts  # what takes no steps is drawn from no mixture
+    train, validation = (
+        open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")
+    )
     solved = plan.phase.tuning.solve(Problem(plan.phase.name, model, head, plan.labels, train, validation))
     seconds = time.monotonic() - started
     facts: Facts = {
