@@ -28,6 +28,7 @@ from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
 from ftlib.data.rows import Example, Tokenizer, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import config_digest, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -232,7 +233,6 @@ def tiny_checkpoint(
     Without `labels` it is a causal language model. Its tokenizer digest is that of `tiny_prepared`.
     """
     from ftlib.kinds.loading import load_model, save_model
-    from ftlib.models.folder import config_digest, weights_digest
 
     kind: BatchKind = "labeled" if labels else "tokens"
     with TemporaryDirectory() as fresh:

@@ -18,7 +18,6 @@ from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.data.identity import published
 from ftlib.data.limits import check_duplicates, check_labels_of
-from ftlib.data.near_duplicate_rows import Placed, drop_near
 from ftlib.data.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
 from ftlib.data.profile import Profiler
 from ftlib.data.rows import Example, Values, labels_in, reasons, remedies
@@ -26,6 +25,7 @@ from ftlib.data.snapshot import read_snapshot
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest
 from ftlib.models.checkpoint import FoundModel
+from ftlib.models.folder import tokenizer_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
@@ -110,6 +110,8 @@ def _spellings(written: Mapping[str, int]) -> dict[str, dict[str, int]]:
 
 
 def _assign(job: PreprocessJob, where: str) -> Assignment:
+    from ftlib.data.near_duplicate_rows import Placed, drop_near  # loads numpy
+
     own = assign(job.raw, job.dataset, where)
     guards = [
         Placed(guard.raw, guard.dataset, assign(guard.raw, guard.dataset, f"{where}, its guard"))
@@ -123,7 +125,6 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
 
 def _tokenizer(job: PreprocessJob) -> Any:
     from ftlib.kinds.loading import load_tokenizer
-    from ftlib.models.folder import tokenizer_digest
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.

@@ -10,8 +10,10 @@ from typing import ClassVar, Literal
 from ftlib.data.datasets import PreparedDataset
 from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import config_digest, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
+from ftlib.training.plan import Plan
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace
 
@@ -48,8 +50,6 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
-    from ftlib.models.folder import config_digest, weights_digest
-    from ftlib.training.plan import Plan
     from ftlib.training.worker import outcome, work
 
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
