@@ -224,7 +224,7 @@ def _asked(answer: "httpx.Response", where: str, otherwise: str) -> object:
         pass
     raise StorageError(
         f"{where}, where no Prefect server answers ({answer.status_code} for {answer.request.url.path}); "
-        f"it must end in /api; {otherwise}"
+        f"{'' if '/api/' in answer.request.url.path else 'it must end in /api; '}{otherwise}"
     )
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -37,6 +37,15 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+class Origin(NamedTuple):
+    """The package that brought a class from outside Réglage."""
+
+    distribution: str
+    version: str
+    files: tuple[tuple[str, str], ...]
+    """Modules of the package that the class and its bases are made in, with the sha256 of each one's file."""
+
+
 class Config(BaseModel):
     """A frozen value: a typo is an error that names its path, and no stage can change what another one reads."""
 
@@ -46,6 +55,9 @@ class Config(BaseModel):
     """The fields that came after work was finished without them, each with its neutral value: the one that asks for
     what was done before there was the field. `identify` leaves a field out while it holds that value, so old work is
     found. It is no default: the default may change later, the neutral value never. A subclass has its bases' too."""
+
+    brought_by: ClassVar[Origin | None] = None
+    """Whose class it is, where it is not Réglage's own (`ftlib.extensions`); part of the identity of its values."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -64,10 +64,15 @@ def identify(value: object) -> JSON:
 
 
 def _fields_of(value: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[str, JSON]:
-    """Return every field that says something: one that holds the value it was introduced with says nothing new."""
-    neutral = value.introduced if isinstance(value, Config) else {}
+    """Return every field that says something: one that holds the value it was introduced with says nothing new.
+
+    A class that another package brings is another one with the package's next version, or with other bytes.
+    """
     fields = {name: identify(getattr(value, name)) for name in type(value).model_fields if name not in left_out}
-    return {name: said for name, said in fields.items() if name not in neutral or said != identify(neutral[name])}
+    if not isinstance(value, Config):
+        return fields
+    fields = {k: said for k, said in fields.items() if k not in (new := value.introduced) or said != identify(new[k])}
+    return fields | ({"@brought_by": identify(value.brought_by)} if value.brought_by else {})
 
 
 def digest(value: JSON) -> str:

@@ -27,7 +27,8 @@ RUNS = {
     "for found in pkgutil.walk_packages(ftlib.recipe.__path__, 'ftlib.recipe.'): importlib.import_module(found.name)",
     "finetune": "import flows.finetune",
     "help": "from flows.command_line.main import main\nmain(['--help'], standalone_mode=False)",
-    "check": "from flows.command_line.main import main\nmain(['check', 'recipes/quickstart.yaml'], standalone_mode=False)",
+    "check": "from flows.command_line.main import main\n"
+    "main(['check', 'recipes/quickstart.yaml'], standalone_mode=False)",
 }
 """By the list's name, the program that is run."""
 
@@ -77,7 +78,7 @@ def grown() -> Iterator[str]:
 
 def write() -> None:
     """Write the lists anew."""
-    head = "# Packages of others that may be loaded; infra/imports.py compares them, and says by what each is measured.\n"
+    head = "# Packages of others that may be loaded: infra/imports.py compares them, and says what is run for each.\n"
     lists = [f"{name} = {json.dumps(sorted(loaded(program)), indent=2)}\n" for name, program in RUNS.items()]
     LISTS.write_text(head + "".join(lists), encoding="utf-8")
 
@@ -85,7 +86,10 @@ def write() -> None:
 def _run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *options, "-c", program]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    if done.returncode:
+        sys.exit(f"this does not run: {program!r}: {done.stderr.strip().splitlines()[-1]}")
+    return done
 
 
 if __name__ == "__main__":

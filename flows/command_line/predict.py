@@ -10,6 +10,7 @@ import click
 from flows.command_line.console import emit, json_option
 from flows.command_line.registry_options import called, facts, key_option, open_registry, registry_options
 from ftlib.config import user_path
+from ftlib.data.row_files.first_bytes import wide_line
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.published.predict import predict as answer
 from ftlib.registry.signing import PublicKey
@@ -64,6 +65,10 @@ def _located(
 def _lines(stream: BinaryIO) -> Iterator[str]:
     """Yield decoded lines as they come, so that memory does not grow with the input."""
     for number, line in enumerate(stream, start=1):
+        if encoding := wide_line(line):
+            raise DataError(
+                f"stdin line {number} is {encoding}, allowed is UTF-8; convert it: iconv -f {encoding} -t UTF-8"
+            )
         try:
             yield line.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.prepared import SPLITS
 from ftlib.data.snapshot import rows_by_file
 from ftlib.errors import StorageError
+from ftlib.extensions import in_use
 from ftlib.fingerprint import digest, file_digest, identify
 from ftlib.published.row_index import (
     ROWS,
@@ -81,6 +82,7 @@ def lineage(
         },
         "found": _found(evidence),
         "code": code_facts(),
+        **({"extensions": cast("JsonValue", brought)} if (brought := in_use(recipe)) else {}),
     }
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
+from ftlib.extensions import MEMBERS, check_extensions, misfits
 from ftlib.recipe.recipe import Recipe
 
 Location = tuple[str | int, ...]
@@ -26,6 +27,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError whose message has one line per problem, each with its path in the recipe.
     """
+    check_extensions()
     data = read_yaml(user_path(path))
     for override in overrides:
         _override(data, override)
@@ -34,7 +36,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         lines = explain(error, data, Recipe.model_json_schema())
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
-    if lines := list(_missing_packages(recipe)):
+    if lines := [*_missing_packages(recipe), *misfits(recipe)]:
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines))
     return recipe
 
@@ -193,7 +195,8 @@ def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> I
         case "union_tag_invalid":
             tags = re.findall(r"'([^']+)'", str(context["expected_tags"]))
             got = str(context["tag"])
-            yield f"{where}.kind: unknown kind {got!r}{_did_you_mean(got, tags)}; allowed: {', '.join(tags)}"
+            hint = _did_you_mean(got, tags) or _to_install(location)
+            yield f"{where}.kind: unknown kind {got!r}{hint}; allowed: {', '.join(tags)}"
         case "union_tag_not_found":
             tags = _tags(location, schema)
             yield f"{where}: needs a kind; allowed: {', '.join(tags)}"
@@ -309,6 +312,14 @@ _ELSEWHERE = {
 def _did_you_mean(got: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _to_install(location: Location) -> str:
+    """Say that a package could bring the kind, if one may for this field."""
+    field = next(key for key in reversed(location) if isinstance(key, str)).removesuffix("s")
+    if field not in MEMBERS:
+        return ""
+    return f"; install the package that brings it (as an entry point of the group 'reglage.{field}'), or correct it"
 
 
 def _short(value: object) -> str:

@@ -63,7 +63,7 @@ class Recipe(Config):
 
     def training_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some phase trains on, in order."""
-        return tuple(dict.fromkeys(phase.dataset for phase in self.phases))
+        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
@@ -120,29 +120,55 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
     where = f"phases[{phase.name}]"
-    if phase.dataset not in recipe.datasets:
-        yield f"{where}.dataset: {phase.dataset!r} is not a dataset; there are {_these(recipe.datasets)}"
+    if absent := [name for name in phase.parts if name not in recipe.datasets]:
+        field = "mixture" if phase.mixture else "dataset"
+        for name in absent:
+            yield f"{where}.{field}: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
         return
-    format = recipe.datasets[phase.dataset].format
-    if phase.objective.needs != format.yields:
+    for name in phase.parts:
+        format = recipe.datasets[name].format
+        if phase.objective.needs != format.yields:
+            yield (
+                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+                f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
+            )
+    if isinstance(phase.tuning, LinearProbe):
+        yield from _probe_misfits(where, phase)
+    if phase.penalty and isinstance(phase.tuning, LoRA):
         yield (
-            f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
-            f"{phase.dataset!r} has format {format.kind!r}, which yields {format.yields!r}"
+            f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning 'lora', which leaves "
+            "them and trains an adapter; remove it or use full or frozen_layers"
         )
-    if isinstance(phase.tuning, LinearProbe) and phase.objective.needs != "labeled":
+    if all(recipe.datasets[name].split.validation == 0 for name in phase.parts):
+        unwatched = ", ".join(map(repr, phase.parts))
+        has = "has" if len(phase.parts) == 1 else "have"
+        if phase.optimizer.schedule == "plateau":
+            yield f"{where}: 'plateau' watches the validation loss, but {unwatched} {has} validation: 0"
+        if phase.early_stopping:
+            yield f"{where}: early_stopping watches the validation loss, but {unwatched} {has} validation: 0"
+
+
+def _probe_misfits(where: str, phase: Phase) -> Iterator[str]:
+    if phase.objective.needs != "labeled":
         yield (
             f"{where}: 'linear_probe' fits a head on one label per row; {phase.objective.kind!r} learns something "
             "else: use another tuning"
         )
-    if isinstance(phase.tuning, LinearProbe) and phase.ema_decay is not None:
+    if phase.penalty:
+        yield (
+            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but 'linear_probe' is solved for and takes none; "
+            "its own pull to 0 is tuning.l2: remove the penalty or use another tuning"
+        )
+    if phase.ema_decay is not None:
         yield (
             f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but 'linear_probe' is solved for and "
             "takes none; remove it or use another tuning"
         )
-    if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
-        yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
-    if phase.early_stopping and recipe.datasets[phase.dataset].split.validation == 0:
-        yield f"{where}: early_stopping watches the validation loss, but {phase.dataset!r} has validation: 0"
+    if phase.mixture:
+        yield (
+            f"{where}.mixture: is drawn from step by step, but 'linear_probe' is solved for and takes none; give it "
+            "one `dataset` or use another tuning"
+        )
 
 
 def _dataset_misfits(recipe: Recipe) -> Iterator[str]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.labels import LabelTargets
@@ -40,7 +41,8 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     `l2: auto` is settled first, on the validation rows; the head is then what that number alone would have given.
     """
     started = time.monotonic()
-    split = open_split(Path(plan.data) / "train.arrow", plan.labels)
+    (part,) = plan.parts
+    split = open_split(split_file(Path(part.folder), "train"), plan.labels)
     assert isinstance(split.targets, LabelTargets)
     gold = split.targets.positions
     if absent := sorted(set(plan.labels) - {plan.labels[i] for i in np.unique(gold)}):
@@ -52,7 +54,7 @@ def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
     l2, chosen = tuning.l2, dict[str, float | int | str]()
     if l2 == "auto":
-        held_out = open_split(Path(plan.data) / "validation.arrow", plan.labels)
+        held_out = open_split(split_file(Path(part.folder), "validation"), plan.labels)
         l2, chosen = tuning.USUAL, {"l2_chosen_on": "nothing, without validation rows"}
         if len(held_out):
             assert isinstance(held_out.targets, LabelTargets)

@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ftlib.data.formats.labeled_text import LabeledText
 from ftlib.data.formats.multi_label_text import MultiLabelText
 from ftlib.data.formats.plain_text import PlainText
@@ -11,8 +9,9 @@ from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.formats.question_answer import QuestionAnswer
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
+from ftlib.extensions import Open
 
 Format = Annotated[
     LabeledText | MultiLabelText | ScoredText | TaggedWords | QuestionAnswer | PlainText | PromptCompletion,
-    Field(discriminator="kind"),
+    Open("reglage.format"),
 ]

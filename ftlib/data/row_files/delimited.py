@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files.dialects import refuse_dialect
 from ftlib.data.row_files.encodings import not_utf8
-from ftlib.data.row_files.first_bytes import BOM
+from ftlib.data.row_files.first_bytes import BOM, refuse_packed_within, wide_line
 from ftlib.data.row_files.text import Line, bounded_lines, open_text
 from ftlib.data.rows import BadRow, Row
 from ftlib.errors import DataError
@@ -32,7 +32,8 @@ class _CsvLines:
     size, its first line is given up, and the others are read again: one bad line costs one row.
     """
 
-    def __init__(self, stream: IO[bytes], row_bytes: int) -> None:
+    def __init__(self, stream: IO[bytes], uri: str, row_bytes: int) -> None:
+        self._uri = uri
         self._lines = bounded_lines(stream, row_bytes)
         self._again: deque[Line] = deque()
         self._allowed = row_bytes
@@ -46,7 +47,7 @@ class _CsvLines:
 
     def __next__(self) -> str:
         line = self._again.popleft() if self._again else next(self._lines)
-        _, size, data = line
+        number, size, data = line
         self.taken.append(line)
         self.bytes += size
         if data is None or self.bytes > self._allowed:
@@ -56,6 +57,7 @@ class _CsvLines:
         try:
             return data.decode()
         except UnicodeDecodeError:
+            refuse_packed_within(data, self._uri, number)
             self.torn = True
             return data.decode("utf-8", "surrogateescape")
 
@@ -78,7 +80,7 @@ def read_csv(
     with open_text(file, row_bytes) as opened:
         if delimiter == ",":
             refuse_dialect(opened.head, file.uri)
-        records = _csv_records(_CsvLines(opened.stream, row_bytes), file.uri, row_bytes, delimiter)
+        records = _csv_records(_CsvLines(opened.stream, file.uri, row_bytes), file.uri, row_bytes, delimiter)
         header = next(records, None)
         if header is None:
             return
@@ -176,6 +178,14 @@ def _csv_row(record: _Record, names: list[str], drop: frozenset[str]) -> Row | B
     if len(fields) != len(names):
         detail = f"{counted(len(fields), 'field')}, the header has {len(names)}"
         return BadRow(uri, line, size, "wrong_field_count", detail)
+    if any("\0" in field for field in fields) and (encoding := wide_line(",".join(fields).encode())):
+        return BadRow(
+            uri,
+            line,
+            size,
+            "broken_csv",
+            f"text in {encoding} within UTF-8; convert that part: iconv -f {encoding} -t UTF-8",
+        )
     if drop:
         kept = [i for i, name in enumerate(names) if name not in drop]
         names, fields = [names[i] for i in kept], [fields[i] for i in kept]

@@ -23,8 +23,11 @@ def not_utf8(data: bytes, start: int) -> str:
 
 
 def _likely(line: bytes) -> str | None:
-    """Return the encoding in which the odd bytes are letters of western texts; None for what is mostly odd bytes."""
-    if sum(byte > 127 for byte in line) > sum(byte < 128 and chr(byte).isalpha() for byte in line):
+    """Return the encoding in which the odd bytes are letters of western texts; None for what is mostly odd bytes.
+
+    No text of these encodings has a NUL.
+    """
+    if b"\0" in line or sum(byte > 127 for byte in line) > sum(byte < 128 and chr(byte).isalpha() for byte in line):
         return None
     fits = {name: _usual(line.decode(name, "replace")) for name in _ENCODINGS}
     return max(_ENCODINGS, key=lambda name: fits[name])  # of equals the first, which is the most frequent

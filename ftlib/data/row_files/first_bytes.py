@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import shlex
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +80,29 @@ def refuse_other_text(head: bytes, uri: str) -> None:
             again = known.what.startswith(_COMPRESSED)
             remedy = "unpack it once" if again else f"unpack it, and let its name end with {known.suffix}"
         raise DataError(f"{uri} {'unpacks to what is' if packing(uri) else 'is'} {known.what}; {remedy}")
+
+
+def refuse_packed_within(line: bytes, uri: str, number: int) -> None:
+    """Raise DataError if compressed bytes begin in a line that is not UTF-8, as where files were put together.
+
+    The rest of the file would be a few broken lines, however many rows are in it.
+    """
+    for mark, packed in ((_GZIP + b"\x08", "gzip"), (_ZSTD, "zstd")):
+        if mark in line:
+            raise DataError(
+                f"{uri}:{number}: bytes compressed with {packed} begin within the text; unpack that part, and put the "
+                "texts together"
+            )
+
+
+def wide_line(line: bytes) -> str | None:
+    """Return the encoding of a line that is UTF-16 or UTF-32 as its zeros tell; None for others, one lone NUL too."""
+    if line.count(0) * 4 < len(line):
+        return None
+    even, odd = line[::2].count(0), line[1::2].count(0)
+    if line[1::4].count(0) and line[2::4].count(0):
+        return "UTF-32"
+    return "UTF-16LE" if odd >= even else "UTF-16BE"
 
 
 def refuse_other_packing(head: bytes, uri: str) -> None:
@@ -169,7 +194,19 @@ def _wide_encoding(head: bytes) -> str | None:
     even, odd = zeros[0] + zeros[2], zeros[1] + zeros[3]
     name, most, least = ("UTF-16LE", odd, even) if odd > even else ("UTF-16BE", even, odd)
     clear, lines = most > 0.4 and least < most / 4, "\n" in sample.decode(name, "ignore")
-    return name if clear or (lines and most > 0.1 and least < most * 0.7) else None
+    if clear or (lines and most > 0.1 and least < most * 0.7):
+        return name
+    # Of Chinese or Japanese only the line breaks and commas have a zero; whatever else has one is no UTF-16 throughout.
+    return next((name for name in ("UTF-16LE", "UTF-16BE") if _reads(sample, name)), None)
+
+
+def _reads(sample: bytes, encoding: str) -> bool:
+    """Say whether bytes are text of several lines in an encoding, without a character that texts do not have."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)("strict").decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return "\n" in text and all(unicodedata.category(c) not in ("Cc", "Cn", "Co") or c in "\t\r\n" for c in text)
 
 
 def _other_lines(head: bytes, uri: str) -> _Known | None:

@@ -12,7 +12,7 @@ import msgspec
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files.documents import refuse_document
 from ftlib.data.row_files.encodings import not_utf8
-from ftlib.data.row_files.first_bytes import BOM
+from ftlib.data.row_files.first_bytes import BOM, refuse_packed_within
 from ftlib.data.row_files.text import Line, bounded_lines, open_text
 from ftlib.data.rows import NOT_FINITE, BadRow, Row, Value, blame, is_finite
 from ftlib.errors import DataError
@@ -71,7 +71,10 @@ def _strings(value: Value) -> int:
 
 
 def parse_line(line: Line, uri: str, row_bytes: int, drop: frozenset[str] = frozenset()) -> Row | BadRow | None:
-    """Return a line's row, what is wrong with it, or None for a blank one: the reference, and the slow way."""
+    """Return a line's row, what is wrong with it, or None for a blank one: the reference, and the slow way.
+
+    Raises DataError if compressed bytes begin in it.
+    """
     number, size, data = line
     if data is None:
         return BadRow(uri, number, size, "too_large", f"{size} bytes, allowed {row_bytes}")
@@ -87,6 +90,7 @@ def parse_line(line: Line, uri: str, row_bytes: int, drop: frozenset[str] = froz
         odd = [name for name, cell in row.values.items() if not is_finite(cell)] if constants else []
         return blame(row, "not_finite", odd[0], NOT_FINITE) if odd else row
     except UnicodeDecodeError as error:
+        refuse_packed_within(data, uri, number)
         return BadRow(uri, number, size, "invalid_utf8", not_utf8(data, error.start))
     except RecursionError:
         return BadRow(uri, number, size, "nested_too_deep", "lists or objects nested too deep")

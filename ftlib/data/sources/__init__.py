@@ -2,10 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.huggingface import HuggingFace
 from ftlib.data.sources.installed_text import InstalledText
+from ftlib.extensions import Open
 
-Source = Annotated[Files | HuggingFace | InstalledText, Field(discriminator="kind")]
+Source = Annotated[Files | HuggingFace | InstalledText, Open("reglage.source")]

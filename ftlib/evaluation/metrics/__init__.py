@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ftlib.evaluation.metrics.accuracy import Accuracy
 from ftlib.evaluation.metrics.answer_exact_match import AnswerExactMatch
 from ftlib.evaluation.metrics.answer_f1 import AnswerF1
@@ -43,6 +41,7 @@ from ftlib.evaluation.metrics.spearman import Spearman
 from ftlib.evaluation.metrics.subset_accuracy import SubsetAccuracy
 from ftlib.evaluation.metrics.tag_accuracy import TagAccuracy
 from ftlib.evaluation.metrics.weighted_f1 import WeightedF1
+from ftlib.extensions import Open
 
 Metric = Annotated[
     Accuracy
@@ -84,5 +83,5 @@ Metric = Annotated[
     | Rouge
     | Bleu
     | ChrF,
-    Field(discriminator="kind"),
+    Open("reglage.metric"),
 ]

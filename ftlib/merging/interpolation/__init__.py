@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from ftlib.extensions import Open
 from ftlib.merging.interpolation.dare import Dare
 from ftlib.merging.interpolation.model_stock import ModelStock
 from ftlib.merging.interpolation.off import Off
@@ -14,5 +13,5 @@ from ftlib.merging.interpolation.ties import Ties
 from ftlib.merging.interpolation.wise_ft import WiseFT
 
 Interpolation = Annotated[
-    Off | WiseFT | Slerp | Soup | ModelStock | TaskArithmetic | Ties | Dare, Field(discriminator="kind")
+    Off | WiseFT | Slerp | Soup | ModelStock | TaskArithmetic | Ties | Dare, Open("reglage.interpolation")
 ]

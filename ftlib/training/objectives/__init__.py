@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from ftlib.extensions import Open
 from ftlib.training.objectives.answer_span import AnswerSpan
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
@@ -14,5 +13,5 @@ from ftlib.training.objectives.token_classification import TokenClassification
 
 Objective = Annotated[
     Classification | MultiLabel | Regression | TokenClassification | AnswerSpan | CausalLM | Completion,
-    Field(discriminator="kind"),
+    Open("reglage.objective"),
 ]

@@ -238,6 +238,10 @@ def test_predict_names_the_line_it_cannot_read(registry: Path, tmp_path: Path, m
     result = call(registry, "predict", "demo", input=b"fine\n\xff\xfe\n")
     assert result.exit_code == 3
     assert result.stderr == "reglage: stdin line 2 is not UTF-8 (byte 0); convert it first\n"
+    for encoding in ("UTF-16LE", "UTF-16BE"):
+        result = call(registry, "predict", "demo", input="the refund\ncard call\n".encode(encoding))
+        assert result.exit_code == 3
+        assert result.stderr.startswith(f"reglage: stdin line 1 is {encoding}, allowed is UTF-8; convert it: iconv -f ")
 
 
 @pytest.mark.parametrize(

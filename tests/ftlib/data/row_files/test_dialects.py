@@ -367,3 +367,33 @@ def test_an_absent_column_says_what_was_meant(have: list[str], said: str) -> Non
 def test_a_field_of_an_object_needs_a_column_of_its_own() -> None:
     with pytest.raises(DataError, match="a column 'meta' is there: write its field as a column of its own"):
         need_column("meta.label", ["meta", "text"], "datasets.d.format")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("header", ["text,label", "文本,标签"])
+def test_chinese_in_utf16_is_told_by_what_it_reads_as(tmp_path: Path, encoding: str, header: str) -> None:
+    """Of such a text only line breaks and commas have a zero, far fewer than in a European one."""
+    lines = [header, *(f"{'退款要求卡片丢失客户' * 8},{('错误', '账单')[i % 2]}" for i in range(70))]
+    message = refusal(tmp_path / "rows.csv", "\r\n".join(lines).encode(encoding))
+    assert f"is {encoding.upper().replace('-LE', 'LE').replace('-BE', 'BE')}, allowed is UTF-8; convert it" in message
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(b"x" * 500), b"\x28\xb5\x2f\xfd\x04\x00\xff\xfe"])
+@pytest.mark.parametrize(
+    ("name", "rows"), [("rows.jsonl", JSONL * 500), ("rows.csv", CSV + CSV.split(b"\r\n", 1)[1] * 99)]
+)
+@pytest.mark.parametrize("between", [b"", b"\n"])
+def test_compressed_bytes_behind_a_text_lose_no_rows(
+    tmp_path: Path, name: str, rows: bytes, packed: bytes, between: bytes
+) -> None:
+    (tmp_path / name).write_bytes(rows + between + packed)
+    with pytest.raises(DataError, match=r"bytes compressed with (gzip|zstd) begin within the text; unpack that part"):
+        read(tmp_path / name)
+
+
+def test_utf16_behind_utf8_is_bad_rows_and_a_lone_nul_is_not(tmp_path: Path) -> None:
+    wide = "ein text,a\r\nüber,b\r\n".encode("utf-16-le")
+    (tmp_path / "rows.csv").write_bytes(b"text,label\n" + b"plain,a\n" * 999 + b"odd\0one,b\n" + wide)
+    found = read(tmp_path / "rows.csv")
+    assert [row["text"] for row in values(found)] == ["plain"] * 999 + ["odd\0one"]
+    assert all(reason in ("broken_csv", "invalid_utf8", "wrong_field_count") for _, reason in bad(found))
