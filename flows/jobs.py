@@ -7,6 +7,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.merging.siblings import find_sibling
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import find_model
 from ftlib.recipe.recipe import Recipe
@@ -21,6 +22,7 @@ from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
+from ftlib.training.precision import resolve_precision
 from ftlib.workspace import Workspace
 
 
@@ -74,8 +76,6 @@ def train_job(
 
     It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end.
     """
-    from ftlib.training.precision import resolve_precision
-
     parts = tuple(prepared[name] for name in phase.parts)
     ends = {end.phase: end for end in trail}
     return TrainJob(
@@ -102,8 +102,6 @@ def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
     """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
     if not recipe.interpolation.siblings:
         return []
-    from ftlib.merging.siblings import find_sibling
-
     registry = ModelRegistry(recipe.publish.to.store())
     return [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
 

@@ -13,9 +13,11 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
+from ftlib.models.folder import config_digest, labels_of, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
+from ftlib.training.plan import Part, Plan
 from ftlib.wording import some
 from ftlib.workspace import Workspace
 
@@ -55,8 +57,6 @@ def runs_on_ray(phase: Phase, compute: Compute) -> bool:
 
 def check_companions(job: TrainJob) -> None:
     """Raise ModelError for a companion that reads other tokens than the model, or answers with other labels."""
-    from ftlib.models.folder import labels_of
-
     for name, companion in job.companions.items():
         where = f"phases[{job.phase.name}].companions.{name}"
         if companion.tokenizer != job.start.tokenizer:
@@ -81,8 +81,6 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
-    from ftlib.models.folder import config_digest, weights_digest
-    from ftlib.training.plan import Part, Plan
     from ftlib.training.worker import outcome, work
 
     check_companions(job)

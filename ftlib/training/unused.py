@@ -27,7 +27,7 @@ def freeze_unused(
     alone = Group(rank=0, world_size=1, device=torch.device("cpu"))
     asking = Asking(objective, model.train(), Collator.of(model), alone, companions=companions)
     for part in parts:
-        (piece,), expected = asking.pieces(part, part.lengths.argsort()[::-1][:2])
+        (piece,), expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
         loss = asking.loss(part, piece)
         if loss.count != expected:
             raise TrainingError(

@@ -187,7 +187,7 @@ def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, floa
     for part in plan.parts:
         split = open_split(split_file(Path(part.folder), "train"), plan.labels)
         spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
-        rows = np.argsort(split.lengths, kind="stable")[spread]
+        rows = np.argsort(split.sizes, kind="stable")[spread]
         (piece,), _ = asking.pieces(split, rows)
         asking.loss(split, piece).total.backward()
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
