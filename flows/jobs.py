@@ -7,6 +7,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.merging.siblings import find_sibling
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
@@ -20,6 +21,7 @@ from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
+from ftlib.training.precision import resolve_precision
 from ftlib.workspace import Workspace
 
 
@@ -65,8 +67,6 @@ def train_job(
     recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset], seed: int | None = None
 ) -> TrainJob:
     """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's."""
-    from ftlib.training.precision import resolve_precision
-
     parts = tuple(prepared[name] for name in phase.parts)
     return TrainJob(
         start=start,
@@ -82,8 +82,6 @@ def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
     """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
     if not recipe.interpolation.siblings:
         return []
-    from ftlib.merging.siblings import find_sibling
-
     registry = ModelRegistry(recipe.publish.to.store())
     return [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
 

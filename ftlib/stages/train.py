@@ -10,9 +10,11 @@ from typing import ClassVar, Literal
 from ftlib.data.datasets import PreparedDataset
 from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import Checkpoint, model_in
+from ftlib.models.folder import config_digest, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
+from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
 
 
@@ -53,8 +55,6 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
-    from ftlib.models.folder import config_digest, weights_digest
-    from ftlib.training.plan import Part, Plan
     from ftlib.training.worker import outcome, work
 
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
