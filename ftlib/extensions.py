@@ -170,6 +170,8 @@ def _checkers() -> tuple[tuple[EntryPoint, Checker], ...]:
 
 
 def _loaded(entry: EntryPoint) -> object:
+    if not entry.pattern.match(entry.value):
+        raise _refusal(entry, "is not written as package.module:name")
     try:
         return entry.load()
     except (Exception, SystemExit) as error:
