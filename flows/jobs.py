@@ -18,6 +18,7 @@ from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
+from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
@@ -66,9 +67,10 @@ def train_job(
     """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's."""
     from ftlib.training.precision import resolve_precision
 
+    parts = tuple(prepared[name] for name in phase.parts)
     return TrainJob(
         start=start,
-        data=prepared[phase.dataset],
+        data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         phase=phase,
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,

@@ -134,7 +134,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None) -> Steps[Evidence |
     siblings: list[Checkpoint | None] = [*jobs.found_siblings(r, work)] if data else []
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels))
     if start:
-        check_patterns(r.interpolation.patterns(), start.path / "model")
+        check_patterns(r.interpolation.patterns(), start.weights_folder)
     trail = [start]
     for phase in r.phases:
         trail.append((yield from trained(r, phase, trail[-1], data)))

@@ -30,7 +30,7 @@ from ftlib.data.processor import Processor
 from ftlib.data.rows import Example, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.checkpoint import Checkpoint, model_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -240,20 +240,20 @@ def tiny_checkpoint(
     kind: BatchKind = "labeled" if labels else "tokens"
     with TemporaryDirectory() as fresh:
         if start is not None:
-            origin = start.path / "model"
+            origin = start.weights_folder
         else:
             origin = (
                 tiny_classifier(Path(fresh), labels, seed=seed) if labels else tiny_causal_lm(Path(fresh), seed=seed)
             )
         model = load_model(origin, kind)
         _step_away(model, seed)  # freshly made weights are so small that every row gets the same answer
-        save_model(model, folder / "model", tuple(labels), origin)
+        save_model(model, model_in(folder), tuple(labels), origin)
     return Checkpoint(
         uri=str(folder.absolute()),
-        weights=weights_digest(folder / "model"),
+        weights=weights_digest(model_in(folder)),
         parent=start.weights if start else None,
         tokenizer="tiny",
-        config=config_digest(folder / "model"),
+        config=config_digest(model_in(folder)),
         phase=phase,
         fresh_head=False,
         labels=tuple(labels),

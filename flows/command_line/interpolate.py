@@ -159,7 +159,7 @@ def _written(out: str, endpoint_url: str | None) -> Generator[Path]:
     with scratch_beside(
         make_cache(user_cache()) / "outgoing" / hashlib.sha256(out.encode()).hexdigest()[:16]
     ) as scratch:
-        folder = scratch / "model"
+        folder = scratch / "written"
         yield folder
         put_folder(folder, out, endpoint_url)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.command_line.registry_options import open_registry
 from ftlib.config import user_path
 from ftlib.errors import ModelError
+from ftlib.models.checkpoint import model_in
 from ftlib.models.folder import package_folder
 from ftlib.storage.model_folders import fetch_folder
 from ftlib.workspace import make_cache, user_cache
@@ -24,7 +25,8 @@ def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
         return package_folder(spec)
     folder = user_path(spec)
     if folder.is_dir():
-        return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+        inside = model_in(folder)
+        return inside if (inside / "config.json").is_file() else folder
     if "@" not in spec:
         raise ModelError(
             f"{spec!r} is no folder here; give a model folder, package:module/folder, s3://bucket/folder, or a version "

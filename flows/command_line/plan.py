@@ -9,7 +9,7 @@ from flows.command_line.console import stdout_console
 from flows.steps import Inputs, pinned, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, Config, Split
-from ftlib.data.datasets import PreparedDataset, RawDataset, SplitFacts
+from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.merging.candidates import Candidates
 from ftlib.models.folder import find_model
 from ftlib.recipe.preflight import check_labels
@@ -133,9 +133,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
     speed = measured_speed(work, sizes[-1].hidden)
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
     phases = tuple(
-        _phase_plan(
-            recipe, phase, size, prepared[phase.dataset].splits["train"], speed, done=f"train {phase.name}" in done
-        )
+        _phase_plan(recipe, phase, size, _seen(phase, prepared), speed, done=f"train {phase.name}" in done)
         for phase, size in zip(trainings, sizes, strict=True)
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
@@ -146,34 +144,54 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
     return plan.model_copy(update={"phases": phases, "seconds": round(seconds, 1), "speed": speed.source})
 
 
-def _phase_plan(
-    recipe: Recipe, phase: Phase, size: "Footprint", rows: SplitFacts, speed: Speed, *, done: bool
-) -> PhasePlan:
+@dataclass(frozen=True)
+class _Seen:
+    """What one epoch of a phase reads."""
+
+    rows: int
+    tokens: int
+    longest: int
+    steps: int
+
+
+def _seen(phase: Phase, prepared: dict[str, PreparedDataset]) -> _Seen:
+    """Return an epoch's rows and tokens: of a mixture every part's share of as many rows as all parts have."""
+    parts = [(share, prepared[name].splits["train"]) for name, share in phase.parts.items()]
+    rows = sum(facts.rows for _, facts in parts)
+    return _Seen(
+        rows=rows,
+        tokens=round(sum(rows * share * facts.tokens / max(1, facts.rows) for share, facts in parts)),
+        longest=max(facts.longest for _, facts in parts),
+        steps=sum(ceil(facts.rows / phase.optimizer.batch_size) for _, facts in parts),
+    )
+
+
+def _phase_plan(recipe: Recipe, phase: Phase, size: "Footprint", seen: _Seen, speed: Speed, *, done: bool) -> PhasePlan:
     solved = not phase.tuning.takes_steps
     epochs = 1.0 if solved else phase.optimizer.epochs
     per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
-    steps = 1 if solved else max(1, round(ceil(rows.rows / phase.optimizer.batch_size) * epochs))
-    seconds = 0.0 if done else rows.tokens * epochs * per_token / speed.flops
+    steps = 1 if solved else max(1, round(seen.steps * epochs))
+    seconds = 0.0 if done else seen.tokens * epochs * per_token / speed.flops
     return PhasePlan(
         name=phase.name,
         tuning=phase.tuning.kind,
         parameters=size.parameters,
         trained=size.trained,
-        rows=rows.rows,
-        tokens=rows.tokens,
+        rows=seen.rows,
+        tokens=seen.tokens,
         steps=steps,
-        memory_bytes=_memory(recipe, phase, size, rows),
+        memory_bytes=_memory(recipe, phase, size, seen.longest),
         seconds=round(seconds, 1),
     )
 
 
-def _memory(recipe: Recipe, phase: Phase, size: "Footprint", rows: SplitFacts) -> int:
+def _memory(recipe: Recipe, phase: Phase, size: "Footprint", longest: int) -> int:
     """Weights, gradients, Adam's two moments and the average in fp32, and the largest forward pass's activations."""
     state = 4 * size.parameters
     if not phase.tuning.takes_steps:
         return PROCESS_BYTES + state
     batch = recipe.compute.micro_batch_size or ceil(phase.optimizer.batch_size / max(1, recipe.compute.workers))
-    activations = batch * rows.longest * size.hidden * size.layers * ACTIVATION_BYTES
+    activations = batch * longest * size.hidden * size.layers * ACTIVATION_BYTES
     return PROCESS_BYTES + state + (16 if phase.ema_decay else 12) * size.trained + activations
 
 

@@ -13,7 +13,7 @@ from ftlib.config import Config, Split
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, predict_split, resources
-from ftlib.kinds.loading import load_model, load_tokenizer
+from ftlib.kinds.loading import load, load_tokenizer
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.split import PreparedSplit
@@ -87,7 +87,7 @@ class Predictor:
             model,
             self._plan.rows(candidate),
             end.labels,
-            lambda: load_tokenizer(end.path / "model"),
+            lambda: load_tokenizer(end.folder),
             on_rows,
             self._plan.max_new_tokens,
             share,
@@ -111,4 +111,4 @@ class Predictor:
         if scales:
             adapter = AdapterSweep(candidate, kind)
             return adapter.model.to(self._device), adapter
-        return load_model(candidate.start.path / "model", kind).to(self._device), None
+        return load(candidate.start, kind).to(self._device), None

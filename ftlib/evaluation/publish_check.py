@@ -16,7 +16,7 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import IntegrityError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import load_model, load_tokenizer, load_with_gaps
+from ftlib.kinds.loading import load, load_tokenizer, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
 from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
@@ -39,7 +39,7 @@ def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) 
     Raises IntegrityError if the difference is above `TOLERANCE` (`PADDING_TOLERANCE` from the rows alone) or no
     number, or if labels are named otherwise; ModelError if the folder does not load.
     """
-    ours = load_model(candidate.start.path / "model", data.kind)
+    ours = load(candidate.start, data.kind)
     mix_into(ours, candidate)
     theirs = _as_a_stranger(folder, data.kind)
     _check_labels(theirs, candidate.end.labels)
@@ -54,7 +54,7 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
     """
     from peft import PeftModel
 
-    ours = load_model(candidate.start.path / "model", data.kind)
+    ours = load(candidate.start, data.kind)
     mix_into(ours, candidate)
     # The head is as random as a stranger's: what the adapter does not bring shows.
     bare, _ = load_with_gaps(base, data.kind, **KINDS[data.kind].head().config(candidate.end.labels))

@@ -14,6 +14,7 @@ from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import check_model, check_no_code, check_tokenizer, copy_tokenizer, read_config
 from ftlib.models.limits import load_config
 from ftlib.models.quiet import quiet
@@ -21,6 +22,14 @@ from ftlib.models.special_tokens import kept_apart
 from ftlib.wording import counted, some
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+
+
+def load(checkpoint: Checkpoint, kind: BatchKind, dropout: float | None = None) -> nn.Module:
+    """Return the model of a checkpoint of any form, in fp32 and eval mode, with dropouts of its config set if given.
+
+    Raises ModelError if it cannot be loaded or if a tensor would be left at random.
+    """
+    return load_for_training(checkpoint.weights_folder, kind, dropout)
 
 
 def load_model(folder: Path, kind: BatchKind) -> nn.Module:

@@ -12,10 +12,11 @@ from typing import Any, cast
 from torch import nn
 
 from ftlib.config import BatchKind
-from ftlib.kinds.loading import load_model
+from ftlib.kinds.loading import load
 from ftlib.merging.adapters import WEIGHTS, unscaled
 from ftlib.merging.candidates import Candidate
-from ftlib.models.folder import ADAPTER_CONFIG, tensor_spans
+from ftlib.models.checkpoint import adapter_in
+from ftlib.models.folder import tensor_spans
 
 
 def walks_by_scaling(candidate: Candidate) -> bool:
@@ -24,12 +25,12 @@ def walks_by_scaling(candidate: Candidate) -> bool:
     The ends are not walked to: they are byte copies. Neither are weights that are stored in less than fp32: what is
     measured must be what is served, after rounding.
     """
-    merge, adapter = candidate.merge, candidate.end.path / "adapter"
+    merge, adapter = candidate.merge, candidate.end.adapter
     if merge is None or merge.scaling() is None or merge.whole_copy() is not None:
         return False
-    if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / WEIGHTS).is_file():
+    if adapter is None or not (adapter / WEIGHTS).is_file():
         return False
-    spans = tensor_spans(candidate.start.path / "model").values()
+    spans = tensor_spans(candidate.start.weights_folder).values()
     return not unscaled(adapter) and all(span.dtype in ("F32", "I64", "BOOL") for span in spans)
 
 
@@ -40,8 +41,8 @@ class AdapterSweep:
         from peft import PeftModel
         from peft.tuners.lora import LoraLayer
 
-        base = load_model(candidate.start.path / "model", kind)
-        model: Any = PeftModel.from_pretrained(cast(Any, base), candidate.end.path / "adapter")
+        base = load(candidate.start, kind)
+        model: Any = PeftModel.from_pretrained(cast(Any, base), adapter_in(candidate.end.path))
         self.model: nn.Module = model.eval()
         self._scalings = [
             (cast("dict[str, float]", module.scaling), dict(cast("dict[str, float]", module.scaling)))

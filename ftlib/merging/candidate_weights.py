@@ -100,7 +100,7 @@ def _plan(candidate: Candidate, parts: tuple[Checkpoint, ...]) -> Plan:
 
 
 def _input(checkpoint: Checkpoint) -> Input:
-    return Input(checkpoint.phase, checkpoint.path / "model")
+    return Input(checkpoint.phase, checkpoint.weights_folder)
 
 
 def _check_coverage(state: dict[str, Tensor], plan: Plan) -> None:

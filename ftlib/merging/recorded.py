@@ -9,7 +9,7 @@ from pathlib import Path
 from ftlib.config import Config
 from ftlib.errors import ModelError
 from ftlib.merging.methods import Kernel
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.checkpoint import Checkpoint, adapter_in, model_in
 from ftlib.models.folder import weights_digest
 from ftlib.registry.versions import MANIFEST
 from ftlib.workspace import RECORD, read_record
@@ -25,7 +25,7 @@ class Recorded(Config):
 
 def recorded(folder: Path) -> Recorded | None:
     """Read the record of a stage's `model/` or `adapter/`, or a pulled version's manifest; None where neither is."""
-    if folder.name in ("model", "adapter") and (folder.parent / RECORD).is_file():
+    if folder in (model_in(folder.parent), adapter_in(folder.parent)) and (folder.parent / RECORD).is_file():
         found = read_record(folder.parent, Checkpoint)
         return found and Recorded(weights=found.weights, parent=found.parent, fresh_head=found.fresh_head)
     if (folder / MANIFEST).is_file():

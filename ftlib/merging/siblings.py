@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ftlib.config import user_path
 from ftlib.errors import ModelError
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.models.folder import config_digest, read_config
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Manifest
@@ -31,7 +31,7 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
         raise ModelError(f"sibling {spec!r} is no folder; give a folder of the train stage, or a version as name@3")
     version = registry.resolve(spec)
     target = cache / version.manifest
-    registry.pull(version, target / "model")
+    registry.pull(version, model_in(target))
     return _of_version(str(version), registry.manifest(version), target)
 
 
@@ -45,13 +45,13 @@ def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:
         )
     except (KeyError, TypeError) as error:
         raise ModelError(f"{name} does not say what it was trained from ({error}); publish it again") from error
-    labels = read_config(folder / "model").get("id2label") or {}
+    labels = read_config(model_in(folder)).get("id2label") or {}
     return Checkpoint(
         uri=str(folder.absolute()),
         weights=weights,
         parent=parent,
         tokenizer=tokenizer,
-        config=config_digest(folder / "model"),
+        config=config_digest(model_in(folder)),
         phase=name,
         fresh_head=False,
         labels=tuple(labels[key] for key in sorted(labels, key=int)),

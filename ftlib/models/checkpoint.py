@@ -2,8 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 from ftlib.artifacts import Artifact
+from ftlib.config import Config
+from ftlib.errors import ModelError
 from ftlib.fingerprint import Identified, digest
+
+Form = Literal["dense", "adapter"]
+"""How a checkpoint holds its weights: every tensor, or what peft puts over the tensors of another model."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+class Base(Config):
+    """The model that an adapter stands on."""
+
+    name: str
+    """How it is found again: a folder, `package:module/folder`, `owner/name@<commit>`, or a version `name@3`."""
+    weights: str
+    """Its `FoundModel.weights`, by which it is known to be the same."""
+    uri: str = ""
+    """Its folder on this machine; not part of the identity."""
+
+
+def model_in(folder: Path) -> Path:
+    """Return where a stage writes a checkpoint's model: config, tokenizer, and its weights in the form they have."""
+    return folder / "model"
+
+
+def adapter_in(folder: Path) -> Path:
+    """Return where a phase leaves the adapter whose merged weights `model_in` holds."""
+    return folder / "adapter"
 
 
 class FoundModel(Identified):
@@ -27,13 +58,18 @@ class FoundModel(Identified):
 
 
 class Checkpoint(Artifact):
-    """Weights that stock transformers loads: the folder `model/` with safetensors, config and tokenizer.
+    """Weights in the folder `model/`, with config and tokenizer; `form` says how they load.
 
-    A phase's end also has `curves.jsonl` (one JSON object per optimiser step or evaluation) and, for LoRA, `adapter/`.
+        form     model/ holds                                  load
+        dense    safetensors of every tensor                   as stock transformers does
+        adapter  what peft saves, heads included; no merge     the base's weights with this config, then peft over them
+
+    `ftlib.kinds.loading.load` makes a module of either. A phase's end also has `curves.jsonl` (one JSON object per
+    optimiser step or evaluation) and, where an adapter was merged into dense weights, `adapter/`.
     """
 
     weights: str
-    """The sha256 of the tensors: names, shapes, dtypes and bytes."""
+    """The sha256 of the tensors: names, shapes, dtypes and bytes; of an adapter, with its config and its base's."""
     parent: str | None
     """The `weights` this one was trained from, i.e. theta0; None for a base model."""
     tokenizer: str
@@ -49,6 +85,35 @@ class Checkpoint(Artifact):
     trained_parameters: int
     facts: dict[str, float | int | str] = {}
     """What the run measured: steps, epochs, final and best loss, samples per second, world size, peak memory."""
+    form: Form = "dense"
+    base: Base | None = None
+    """What an adapter stands on; None for dense weights."""
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder with config and tokenizer and, whatever its form, the weights."""
+        return model_in(self.path)
+
+    @property
+    def adapter(self) -> Path | None:
+        """Return the folder of the adapter that it is, or was merged from; None where there is none."""
+        if self.form == "adapter":
+            return self.folder
+        beside = adapter_in(self.path)
+        return beside if (beside / ADAPTER_CONFIG).is_file() else None
+
+    @property
+    def weights_folder(self) -> Path:
+        """Return the folder whose files hold every tensor, for who reads tensor by tensor.
+
+        Raises ModelError for an adapter: its weights are made when it is loaded, and lie in no file.
+        """
+        if self.form == "adapter":
+            raise ModelError(
+                f"{self.phase!r} is an adapter over {self.base.name if self.base else 'another model'} and has no file "
+                "of merged weights; train it with tuning.keep: merged"
+            )
+        return self.folder
 
     def digest(self) -> str:
         """Return the digest of all that its folder hands on: equal tensors beside another tokenizer are another one."""

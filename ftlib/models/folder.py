@@ -15,7 +15,7 @@ from typing import Any, cast
 from ftlib.config import user_path
 from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
-from ftlib.models.checkpoint import FoundModel
+from ftlib.models.checkpoint import ADAPTER_CONFIG, FoundModel
 from ftlib.models.reference import ModelRef
 from ftlib.models.tensor_files import PACKED, Span, TensorFile, only_once, read_header, read_tensors
 
@@ -35,7 +35,6 @@ TOKENIZER_FILES = (
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *TOKENIZER_FILES]
 
 GENERATION_CONFIG = "generation_config.json"
-ADAPTER_CONFIG = "adapter_config.json"
 
 # transformers >= 5.3 ignores the second, older ones ran code from it (CVE-2026-4372): nothing honest needs either.
 _RUNS_CODE = ("auto_map", "_attn_implementation_internal", "custom_pipelines")

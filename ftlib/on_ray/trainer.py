@@ -21,6 +21,7 @@ import torch.distributed as dist
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from ftlib.data.prepared import split_file
 from ftlib.errors import TransientError
 from ftlib.kinds.open_split import open_split
 from ftlib.on_ray.cluster import nodes_here, told
@@ -37,7 +38,7 @@ def fit(plan: Plan) -> None:
 
     Raises TransientError if workers were lost more often than `max_failures`; the next attempt resumes.
     """
-    rows = len(open_split(Path(plan.data) / "train.arrow", plan.labels))
+    rows = [len(open_split(split_file(Path(part.folder), "train"), plan.labels)) for part in plan.parts]
     with curves.follow(Path(plan.run), plan.phase.name, total_steps(rows, plan.phase.optimizer)):
         if plan.compute.ray_address == "local":
             _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))

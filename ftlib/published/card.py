@@ -66,7 +66,7 @@ def _adapter(evidence: Evidence) -> list[str]:
     if not evidence.recipe.publish.adapter:
         return []
     end = evidence.selection.chosen.end
-    pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.path / "model")]
+    pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.folder)]
     pad = pads[1] if pads[0] != pads[1] and _kind(evidence.recipe).reads_one_place else None
     return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, len(end.labels), pad)]
 
@@ -147,7 +147,10 @@ def _confidence(recipe: Recipe) -> str:
 def _phase(phase: Phase, evidence: Evidence) -> str:
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
-    trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on `{phase.dataset}`, {tuning}"
+    parts = [
+        f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the steps)" for name, share in phase.parts.items()
+    ]
+    trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
     if not phase.tuning.takes_steps:
         facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
         return f"{trained} ({phase.tuning.solution(facts)})."

@@ -33,7 +33,7 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32) -> Iterato
     DataError for a text that is no question.
     """
     recipe = _recipe(folder)
-    format = recipe.datasets[recipe.phases[-1].dataset].format
+    format = recipe.published_format()
     kind = KINDS[format.yields]
     if kind.predictor is None:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")

@@ -15,7 +15,7 @@ _FOLDER = "path/to/this/folder"
 
 def usage(recipe: Recipe) -> str:
     """Return Markdown: a snippet of stock transformers that asks as training did, and what to know of the answer."""
-    format = recipe.datasets[recipe.phases[-1].dataset].format
+    format = recipe.published_format()
     kind, prompting = KINDS[format.yields], format.prompting
     snippet = _python(
         kind.snippet.format(

@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
+from ftlib.data.formats import Format
 from ftlib.data.splitting import SplitPolicy
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
@@ -58,7 +59,11 @@ class Recipe(Config):
 
     def training_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some phase trains on, in order."""
-        return tuple(dict.fromkeys(phase.dataset for phase in self.phases))
+        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+
+    def published_format(self) -> Format:
+        """Return how the last phase's rows are laid out, as the published model is asked; a mixture's first part's."""
+        return self.datasets[next(iter(self.phases[-1].parts))].format
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
@@ -115,29 +120,61 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
     where = f"phases[{phase.name}]"
-    if phase.dataset not in recipe.datasets:
-        yield f"{where}.dataset: {phase.dataset!r} is not a dataset; there are {_these(recipe.datasets)}"
+    if absent := [name for name in phase.parts if name not in recipe.datasets]:
+        field = "mixture" if phase.mixture else "dataset"
+        for name in absent:
+            yield f"{where}.{field}: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
         return
-    format = recipe.datasets[phase.dataset].format
-    if phase.objective.needs != format.yields:
+    for name in phase.parts:
+        format = recipe.datasets[name].format
+        if phase.objective.needs != format.yields:
+            yield (
+                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+                f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
+            )
+    if phase.penalty and phase.tuning.makes_adapter:
         yield (
-            f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
-            f"{phase.dataset!r} has format {format.kind!r}, which yields {format.yields!r}"
+            f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning {phase.tuning.kind!r}, "
+            "which leaves them and trains an adapter; remove it or use full or frozen_layers"
         )
+    if all(recipe.datasets[name].split.validation == 0 for name in phase.parts):
+        yield from _unwatched_misfits(where, phase)
     if phase.tuning.fits is not None and phase.objective.needs not in phase.tuning.fits:
         yield (
             f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
             f"{phase.objective.kind!r} learns {phase.objective.needs!r} ones: use another tuning"
         )
-    if not phase.tuning.takes_steps and phase.ema_decay is not None:
+    if not phase.tuning.takes_steps:
+        yield from _solved_misfits(where, phase)
+
+
+def _unwatched_misfits(where: str, phase: Phase) -> Iterator[str]:
+    """Say what of a phase watches the validation loss, where there are no rows to measure it on."""
+    unwatched = f"{', '.join(map(repr, phase.parts))} {'has' if len(phase.parts) == 1 else 'have'} validation: 0"
+    if phase.optimizer.schedule == "plateau":
+        yield f"{where}: 'plateau' watches the validation loss, but {unwatched}"
+    if phase.early_stopping:
+        yield f"{where}: early_stopping watches the validation loss, but {unwatched}"
+
+
+def _solved_misfits(where: str, phase: Phase) -> Iterator[str]:
+    """Say what of a phase acts on steps, where its tuning is solved for."""
+    kind = phase.tuning.kind
+    if phase.penalty:
         yield (
-            f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but {phase.tuning.kind!r} is solved for "
-            "and takes none; remove it or use another tuning"
+            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but {kind!r} is solved for and takes none; its "
+            "own pull to 0 is tuning.l2: remove the penalty or use another tuning"
         )
-    if phase.optimizer.schedule == "plateau" and recipe.datasets[phase.dataset].split.validation == 0:
-        yield f"{where}: 'plateau' watches the validation loss, but {phase.dataset!r} has validation: 0"
-    if phase.early_stopping and recipe.datasets[phase.dataset].split.validation == 0:
-        yield f"{where}: early_stopping watches the validation loss, but {phase.dataset!r} has validation: 0"
+    if phase.ema_decay is not None:
+        yield (
+            f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but {kind!r} is solved for and takes "
+            "none; remove it or use another tuning"
+        )
+    if phase.mixture:
+        yield (
+            f"{where}.mixture: is drawn from step by step, but {kind!r} is solved for and takes none; give it "
+            "one `dataset` or use another tuning"
+        )
 
 
 def _dataset_misfits(recipe: Recipe) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftlib.config import REPORT
@@ -70,16 +69,16 @@ def _token_sums(found: Evidence, work: Workspace, reference: Checkpoint, name: s
 def _compared(found: Evidence, reference: Checkpoint, name: str) -> Float[np.ndarray, " rows"]:
     from ftlib.evaluation.divergence import token_divergence
     from ftlib.evaluation.forward_pass import resources
-    from ftlib.kinds.loading import load_model
+    from ftlib.kinds.loading import load
     from ftlib.kinds.open_split import open_split
     from ftlib.merging.candidate_weights import mix_into
 
     data, chosen = found.prepared[found.recipe.evaluations[name].dataset], found.selection.chosen
     split = open_split(split_file(data.path, REPORT), ())
     with resources(found.recipe.compute) as device:
-        ours = load_model(Path(chosen.start.path) / "model", data.kind)
+        ours = load(chosen.start, data.kind)
         mix_into(ours, chosen)
-        theirs = load_model(reference.path / "model", data.kind).to(device)
+        theirs = load(reference, data.kind).to(device)
         return token_divergence(
             theirs, ours.to(device), split, lambda done: emit(f"compare {name}", done, len(split), "rows")
         )

@@ -122,7 +122,7 @@ def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Fig
     alpha = chosen.alpha or 0.5
     from ftlib.merging.layer_distances import layer_distances
 
-    layers = layer_distances(chosen.start.path / "model", chosen.end.path / "model", alpha)
+    layers = layer_distances(chosen.start.weights_folder, chosen.end.weights_folder, alpha)
     moved = [diagnosis.Moved(at.layer, at.relative, at.survives if at.moved else None) for at in layers]
     return [diagnosis.loss_path(folder, alphas, losses, of_scores=of_scores), diagnosis.moved(folder, moved, alpha)]
 

@@ -11,7 +11,7 @@ from ftlib.data.identity import identity
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
 from ftlib.models.parameter_names import layer_of
 from ftlib.wording import some
 from ftlib.workspace import Workspace
@@ -56,14 +56,14 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
         missing |= with_fresh_head(model)
     _check_gaps(job, missing)
     check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
-    save_model(model, folder / "model", labels, source)
-    if tokenizer_digest(folder / "model") != job.model.tokenizer:
+    save_model(model, model_in(folder), labels, source)
+    if tokenizer_digest(model_in(folder)) != job.model.tokenizer:
         raise ModelError(f"{source}: tokenizer files changed or vanished since the run started; run again")
     return Checkpoint(
-        weights=weights_digest(folder / "model"),
+        weights=weights_digest(model_in(folder)),
         parent=None,
         tokenizer=job.model.tokenizer,
-        config=config_digest(folder / "model"),
+        config=config_digest(model_in(folder)),
         phase="base",
         fresh_head=any(name.split(".")[0] in head_modules(model) for name in missing),
         labels=labels,

@@ -10,6 +10,7 @@ from typing import ClassVar
 from ftlib.config import REPORT
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
+from ftlib.models.checkpoint import adapter_in
 from ftlib.published.card import model_card
 from ftlib.published.lineage import index_rows, lineage
 from ftlib.recipe.evidence import Evidence
@@ -19,8 +20,6 @@ from ftlib.registry.signing import Signer
 from ftlib.registry.versions import Manifest, file_of
 from ftlib.report.report import Report
 from ftlib.workspace import RECORD, Workspace
-
-ADAPTER = "adapter"
 
 
 class RegisterJob(Job):
@@ -96,7 +95,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
     def check(copy: Path) -> None:
         differences.append(logit_difference(copy, chosen, data))
         if job.evidence.recipe.publish.adapter:
-            adapter_difference(copy / ADAPTER, Path(job.evidence.model.uri), chosen, data)
+            adapter_difference(adapter_in(copy), Path(job.evidence.model.uri), chosen, data)
 
     key = job.evidence.recipe.publish.sign_with
     signer = Signer(Path(key)) if key else None
@@ -120,11 +119,11 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     merged = write_candidate(chosen, staging)
-    format = recipe.datasets[recipe.phases[-1].dataset].format
+    format = recipe.published_format()
     settle_tokenizer(staging, format.yields, format.special_tokens)
     write_shards(staging, int(1e6 * recipe.publish.shard_mb))
     if recipe.publish.adapter:
-        _stage_adapter(job.evidence, staging / ADAPTER)
+        _stage_adapter(job.evidence, adapter_in(staging))
     (staging / "plots").mkdir()
     for plot in job.report.plots:
         shutil.copyfile(job.report.path / plot, staging / "plots" / plot)
@@ -153,4 +152,4 @@ def _stage_adapter(evidence: Evidence, folder: Path) -> None:
     chosen = evidence.selection.chosen
     alpha = 1.0 if chosen.alpha is None else chosen.alpha
     name, _, revision = evidence.model.name.partition("@")
-    write_scaled(chosen.end.path / ADAPTER, chosen.start.path / "model", alpha, folder, (name, revision or None))
+    write_scaled(adapter_in(chosen.end.path), chosen.start.weights_folder, alpha, folder, (name, revision or None))

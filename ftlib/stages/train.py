@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.fingerprint import Job
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.training.compute import Compute
+from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
@@ -22,11 +23,16 @@ class TrainJob(Job):
     version: ClassVar[int] = 2
 
     start: Checkpoint
-    data: PreparedDataset
+    data: PreparedDataset | Mixture
     phase: Phase
     precision: Literal["fp32", "bf16"]
     seed: int
     compute: Compute
+
+    @property
+    def parts(self) -> tuple[PreparedDataset, ...]:
+        """Return the datasets that it trains on, in the order of the phase's parts."""
+        return self.data.parts if isinstance(self.data, Mixture) else (self.data,)
 
     def needs_ray(self) -> bool:
         """Say whether this phase runs on Ray workers."""
@@ -48,16 +54,20 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
     from ftlib.models.folder import config_digest, weights_digest
-    from ftlib.training.plan import Plan
+    from ftlib.training.plan import Part, Plan
     from ftlib.training.worker import outcome, work
 
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
-        start=str(job.start.path / "model"),
-        data=job.data.uri,
+        start=str(job.start.folder),
+        fresh_head=job.start.fresh_head,
+        parts=tuple(
+            Part(name=name, folder=part.uri, share=share)
+            for (name, share), part in zip(job.phase.parts.items(), job.parts, strict=True)
+        ),
         run=str(folder),
-        kind=job.data.kind,
+        kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
         precision=job.precision,
@@ -76,10 +86,10 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     (folder / "best.safetensors").unlink(missing_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     return Checkpoint(
-        weights=weights_digest(folder / "model"),
+        weights=weights_digest(model_in(folder)),
         parent=job.start.weights,
         tokenizer=job.start.tokenizer,
-        config=config_digest(folder / "model"),
+        config=config_digest(model_in(folder)),
         phase=job.phase.name,
         fresh_head=False,
         labels=job.start.labels,

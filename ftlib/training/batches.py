@@ -1,11 +1,18 @@
 """Batches as a pure function of (seed, epoch, position): the same global batches for any number of workers.
 
-Rows are bucketed by length: an epoch's permutation is cut into mega-batches, each sorted by length and cut into global
+Rows are bucketed by length: a permutation of them is cut into mega-batches, each sorted by length and cut into global
 batches, whose order is then shuffled. Padding all but vanishes while the order stays random at the scale of a
 mega-batch. A rank takes every world-th row of a global batch, so all ranks get rows of like length.
+
+A phase's data is one dataset, or a mixture of several parts. Each global batch is of one part; a part's rows have an
+order of their own, which goes on where the epoch before left it.
 """
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
@@ -21,13 +28,15 @@ def by_length(lengths: Int[np.ndarray, " rows"], size: int) -> list[Int[np.ndarr
 
 
 def global_batches(
-    lengths: Int[np.ndarray, " rows"], size: int, seed: int, epoch: int
+    lengths: Int[np.ndarray, " rows"], size: int, seed: int, epoch: int, part: int = 0
 ) -> list[Int[np.ndarray, " batch"]]:
-    """Return an epoch's global batches in order: every row once, `ceil(rows / size)` batches, one of them smaller.
+    """Return a part's global batches in order: every row once, `ceil(rows / size)` batches, one of them smaller.
 
-    A pure function of its arguments, so a resumed run needs no saved sampler, only its position.
+    A pure function of its arguments, so a resumed run needs no saved sampler, only its position. Of a mixture `epoch`
+    is the part's own: how often all of its rows were seen before.
     """
-    random = np.random.default_rng([seed, epoch])
+    # numpy pads a seed with zeros, so [seed, epoch, 0] is [seed, epoch]: the first part's order is a lone dataset's.
+    random = np.random.default_rng([seed, epoch, part])
     order = random.permutation(len(lengths))
     batches: list[Int[np.ndarray, " batch"]] = []
     for start in range(0, len(order), size * MEGA_BATCH):
@@ -35,6 +44,70 @@ def global_batches(
         mega = mega[np.argsort(-lengths[mega], kind="stable")]
         batches += [mega[i : i + size] for i in range(0, len(mega), size)]
     return [batches[i] for i in random.permutation(len(batches))]
+
+
+def batches_in(rows: int, size: int) -> int:
+    """Return the global batches of one pass over so many rows."""
+    return -(-rows // size)
+
+
+def batches_of_parts(rows: Sequence[int], shares: Sequence[float], size: int) -> list[int]:
+    """Return how many of an epoch's global batches each part gives.
+
+    An epoch has as many batches as one pass over every part; each part gives its share of them, rounded by largest
+    remainder, and at least one. `shares` sum to 1; parts have at least one row.
+    """
+    total = sum(batches_in(count, size) for count in rows)
+    wanted = np.array(shares) * total
+    given = np.maximum(1, np.floor(wanted)).astype(np.int64)
+    while given.sum() < total:
+        given[np.argmax(wanted - given)] += 1
+    while given.sum() > total:  # small parts were given one
+        given[np.argmax(np.where(given > 1, given - wanted, -np.inf))] -= 1
+    return given.tolist()
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """The rows of one optimiser step, over all workers."""
+
+    part: int
+    """The part that all its rows are of."""
+    rows: Int[np.ndarray, " batch"]
+
+
+class Order:
+    """A phase's global batches, by step: what a resumed run asks at its position and needs nothing else for."""
+
+    def __init__(self, lengths: Sequence[Int[np.ndarray, " _"]], shares: Sequence[float], size: int, seed: int) -> None:
+        """Settle how many batches of an epoch each part gives; `lengths` are those of each part's rows."""
+        self._lengths, self._size, self._seed = lengths, size, seed
+        self._given = batches_of_parts([len(part) for part in lengths], shares, size)
+        self.steps_per_epoch = sum(self._given)
+        self._epoch, self._batches = -1, list[GlobalBatch]()
+
+    def at(self, step: int) -> GlobalBatch:
+        """Return the global batch of a step, from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch != epoch:
+            self._epoch, self._batches = epoch, self.batches(epoch)
+        return self._batches[position]
+
+    def batches(self, epoch: int) -> list[GlobalBatch]:
+        """Return an epoch's global batches in order."""
+        parts = np.repeat(np.arange(len(self._given)), self._given)
+        # A seed that no part's rows are drawn by.
+        order = np.random.default_rng([self._seed, epoch, len(self._given)]).permutation(parts)
+        streams = [self._from(part, epoch * given) for part, given in enumerate(self._given)]
+        return [GlobalBatch(int(part), next(streams[part])) for part in order]
+
+    def _from(self, part: int, first: int) -> Iterator[Int[np.ndarray, " batch"]]:
+        """Yield a part's batches from its `first` on: all its rows, then all of them again in another order."""
+        lengths = self._lengths[part]
+        passes, skipped = divmod(first, batches_in(len(lengths), self._size))
+        for i in itertools.count(passes):
+            yield from global_batches(lengths, self._size, self._seed, i, part)[skipped:]
+            skipped = 0
 
 
 def micro_batches(

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
-from ftlib.training.group import unwrap
+from ftlib.training.group import own_part, unwrap
 
 
 class Average:
@@ -32,12 +31,9 @@ class Average:
         """Name to average, in fp32 as the parameters are; what a checkpoint saves and, in place, restores."""
 
     def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield each of this rank's averages with its weights, as plain tensors that share their memory.
-
-        Looked up each time: FSDP2 may exchange the memory behind a parameter until its first forward pass.
-        """
+        """Yield each of this rank's averages with its weights, as plain tensors that share their memory."""
         for name, parameter in self._live.items():
-            yield _shard(self.tensors[name]), _shard(parameter)
+            yield own_part(self.tensors[name]), own_part(parameter)
 
     @torch.no_grad()
     def update(self, *, first: bool) -> None:
@@ -59,10 +55,6 @@ class Average:
         for module in self._model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-
-
-def _shard(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 @contextmanager

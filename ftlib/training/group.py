@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ftlib.errors import TrainingError
@@ -49,6 +50,10 @@ class Group:
         if self.world_size > 1:
             dist.all_reduce(total)
         return total.tolist()
+
+    def share_of(self, model: nn.Module) -> float:
+        """Return by how much a sum over this rank's parameters counts in the sum over the model's."""
+        return 1.0 if isinstance(model, FSDPModule) else 1.0 / self.world_size
 
     def gather(self, value: object) -> list[object]:
         """Return every rank's value, in order of rank."""
@@ -109,6 +114,14 @@ def accumulating(model: nn.Module, *, last: bool) -> Generator[None]:
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside DDP; FSDP2 and a lone model are themselves."""
     return cast(nn.Module, model.module) if isinstance(model, DistributedDataParallel) else model
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's part of a tensor, outside of autograd and in the same memory: its shard, or all of it.
+
+    Ask for a parameter's each time: FSDP2 may exchange the memory behind it until its first forward pass.
+    """
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def bit_sums(model: nn.Module) -> list[int]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,21 @@ from jaxtyping import Int
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from ftlib.data.prepared import split_file
 from ftlib.errors import TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load_for_training
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training import checkpoints
-from ftlib.training.batches import by_length, global_batches, micro_batches
+from ftlib.training.batches import GlobalBatch, Order, by_length, micro_batches
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
-from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, steps_per_epoch, total_steps
-from ftlib.training.plan import Plan
+from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, total_steps
+from ftlib.training.plan import Part, Plan
+from ftlib.training.unused import freeze_unused
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,33 @@ class Trained:
     facts: dict[str, float | int | str]
 
 
+@dataclass
+class _Attempt:
+    """What this process does of the phase: a resumed run does not count what was done before it."""
+
+    first_step: int
+    rows: int = 0
+    loss: float = math.nan
+    """Of the last step."""
+    began: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+    """When the last checkpoint was written."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One optimiser step that was done."""
+
+    batch: GlobalBatch
+    loss: float
+    penalty: float | None
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    wants_checkpoint: bool
+    """Some rank wished for one when the step began."""
+
+
 class Loop:
     """One rank of one phase."""
 
@@ -53,76 +83,70 @@ class Loop:
         """Load data and model and spread the model over the group. Raises DataError, ModelError, RecipeError."""
         self.plan, self.group, self.curves = plan, group, curves
         self.settings = plan.phase.optimizer
-        data = Path(plan.data)
-        self.train = open_split(data / "train.arrow", plan.labels)
-        self.validation = open_split(data / "validation.arrow", plan.labels)
-        self.supervised = int(self.train.supervised.sum())
-        if not self.supervised:
-            raise TrainingError(
-                f"{data}: no supervised example in {len(self.train)} training rows; nothing to learn from"
-            )
+        self.train = [_learnable(part, plan.labels) for part in plan.parts]
+        self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
         self.collate = Collator.of(tuned, group.device)
-        self.unused = self._freeze_unused(tuned)
+        self.unused = freeze_unused(tuned, plan.phase.objective, self.train)
         self.model = group.spread(tuned, plan.compute.sharding)
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
-        self.steps_per_epoch = steps_per_epoch(len(self.train), self.settings)
-        self.steps = total_steps(len(self.train), self.settings)
-        self.evaluation_steps = max(1, self.steps_per_epoch // plan.phase.evaluations_per_epoch)
+        fresh = head if plan.fresh_head else []
+        self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
+        shares = [part.share for part in plan.parts]
+        self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
+        self.steps = total_steps([len(split) for split in self.train], self.settings)
+        self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
 
     def run(self) -> Trained:
         """Train to the end, from the newest checkpoint if there is one. Raises TrainingError on a broken invariant."""
-        run = Path(self.plan.run)
-        learnt = self.model, self.optimizer, self.average
-        state = checkpoints.restore(run, self.plan.fingerprint, self.group, *learnt) or State()
+        state = self._restored()
         self.curves.rewind(state.step)
-        resumed_from = state.step
-        started = saved = time.monotonic()
-        loss, rows = math.nan, 0
-        order: tuple[int, list[Int[np.ndarray, " batch"]]] = (-1, [])
+        attempt = _Attempt(state.step)
         while state.step < self.steps and not state.stopped:
-            epoch, position = divmod(state.step, self.steps_per_epoch)
-            if order[0] != epoch:
-                batches = global_batches(self.train.sizes, self.settings.batch_size, self.plan.seed, epoch)
-                order = (epoch, batches)
-            began = time.monotonic()
-            wish = float(self.group.is_first and began - saved > self.plan.compute.checkpoint_seconds)
-            loss, norm, wish = self._step(order[1][position], state, wish)
-            rows += len(order[1][position])
-            self.curves.write(
-                step=state.step + 1,
-                epoch=(state.step + 1) / self.steps_per_epoch,
-                loss=loss,
-                learning_rate=self._rate(state),
-                grad_norm=norm,
-                samples_per_second=len(order[1][position]) / (time.monotonic() - began),
-            )
+            done = self._step(self.order.at(state.step), state, wants_checkpoint=self._is_time_to_save(attempt))
             state = state.changed(step=state.step + 1)
+            attempt.loss, attempt.rows = done.loss, attempt.rows + len(done.batch.rows)
+            self._record(done, state)
             if state.step == 1:
                 self.group.check_agreement(self.model, state.step)
-            if len(self.validation) and (state.step % self.evaluation_steps == 0 or state.step == self.steps):
+            if self._is_time_to_judge(state):
                 with averaged(self.average):
                     state = self._judge(state)
-            if wish and state.step < self.steps and not state.stopped:
-                checkpoints.save(run, self.plan.fingerprint, self.group, *learnt, state)
-                saved = time.monotonic()
+            if done.wants_checkpoint and state.step < self.steps and not state.stopped:
+                self._save(state)
+                attempt.saved = time.monotonic()
         self.group.check_agreement(self.model, state.step)
         if self.average:
             self.average.swap()  # for good: the phase ends with the average
-        facts = self._facts(state, loss, rows, time.monotonic() - started)
-        if resumed_from:
-            facts["resumed_from_step"] = resumed_from
+        facts = self._facts(state, attempt)
         return Trained(self._weights(state), state, self.unused, facts)
 
-    def _facts(self, state: State, loss: float, rows: int, seconds: float) -> dict[str, float | int | str]:
+    def _restored(self) -> State:
+        learnt = self.model, self.optimizer, self.average
+        return checkpoints.restore(Path(self.plan.run), self.plan.fingerprint, self.group, *learnt) or State()
+
+    def _save(self, state: State) -> None:
+        learnt = self.model, self.optimizer, self.average
+        checkpoints.save(Path(self.plan.run), self.plan.fingerprint, self.group, *learnt, state)
+
+    def _is_time_to_save(self, attempt: _Attempt) -> bool:
+        """Ask the first rank's clock; the others hear of it with the step's loss."""
+        return self.group.is_first and time.monotonic() - attempt.saved > self.plan.compute.checkpoint_seconds
+
+    def _is_time_to_judge(self, state: State) -> bool:
+        due = state.step % self.evaluation_steps == 0 or state.step == self.steps
+        return due and any(len(split) for split in self.validation)
+
+    def _facts(self, state: State, attempt: _Attempt) -> dict[str, float | int | str]:
         """Say what happened; rates are this attempt's own, so a resumed run does not count what it did not do."""
+        seconds = time.monotonic() - attempt.began
         facts: dict[str, float | int | str] = {
             "steps": state.step,
-            "epochs": round(state.step / self.steps_per_epoch, 4),
-            "supervised": self.supervised,
-            "final_loss": loss,
-            "samples_per_second": rows / max(seconds, 1e-9),
+            "epochs": round(state.step / self.order.steps_per_epoch, 4),
+            "supervised": sum(int(split.supervised.sum()) for split in self.train),
+            "final_loss": attempt.loss,
+            "samples_per_second": attempt.rows / max(seconds, 1e-9),
             "seconds": seconds,
             "world_size": self.group.world_size,
             "precision": self.plan.precision,
@@ -132,37 +156,58 @@ class Loop:
             facts |= {"best_validation_loss": state.best_loss, "best_step": state.best_step}
         if self.plan.phase.ema_decay:
             facts["ema_share_of_step_1"] = self.plan.phase.ema_decay ** (self._kept_step(state) - 1)
+        if attempt.first_step:
+            facts["resumed_from_step"] = attempt.first_step
         return facts
 
-    def _step(self, rows: Int[np.ndarray, " batch"], state: State, wish: float) -> tuple[float, float, bool]:
-        """Do one optimiser step on a global batch; return its loss, the gradient norm, and whether a rank wishes."""
+    def _step(self, batch: GlobalBatch, state: State, *, wants_checkpoint: bool) -> _Step:
+        """Do one optimiser step on a global batch."""
+        began = time.monotonic()
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
         self.model.train()
-        pieces = micro_batches(rows, self.group.rank, self.group.world_size, self.plan.compute.micro_batch_size)
-        count = int(self.train.supervised[rows].sum())
-        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
-        for i, (piece, counts) in enumerate(pieces):
-            with accumulating(self.model, last=i == len(pieces) - 1):
-                loss = self._loss(self.train, piece) * float(counts)
-                # DDP and FSDP average over ranks; the sum over ranks is wanted, so the world size comes back in.
-                (loss * (self.group.world_size / max(1, count))).backward()
-            total += loss.detach()
-        summed, wished = self.group.sum(total, wish)
-        mean = summed / max(1, count)
-        if not math.isfinite(mean):
+        split, rate = self.train[batch.part], self._rate(state)
+        count = int(split.supervised[batch.rows].sum())
+        total = self._backward(split, batch.rows, count)
+        pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
+        total, wanting, *penalty = self.group.sum(total, float(wants_checkpoint), *pulled)
+        loss = total / max(1, count)
+        if not math.isfinite(loss):
             raise TrainingError(
-                f"phase {self.plan.phase.name}: the loss is {mean} at step {state.step + 1} of {self.steps} with "
-                f"learning rate {self._rate(state):g}; lower optimizer.learning_rate, raise warmup, or look at the rows"
+                f"phase {self.plan.phase.name}: the loss is {loss} at step {state.step + 1} of {self.steps} with "
+                f"learning rate {rate:g}; lower optimizer.learning_rate, raise warmup, or look at the rows"
             )
         norm = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
         )
-        set_rate(self.optimizer, self._rate(state))
+        set_rate(self.optimizer, rate)
         self.optimizer.step()
         if self.average:
             self.average.update(first=state.step == 0)
         self.optimizer.zero_grad(set_to_none=True)
-        return mean, float(getattr(norm, "full_tensor", lambda: norm)()), wished > 0
+        return _Step(
+            batch=batch,
+            loss=loss,
+            penalty=penalty[0] if penalty else None,
+            learning_rate=rate,
+            grad_norm=float(getattr(norm, "full_tensor", lambda: norm)()),
+            seconds=time.monotonic() - began,
+            wants_checkpoint=wanting > 0,
+        )
+
+    def _backward(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"], count: int) -> torch.Tensor:
+        """Add up the gradients of a global batch, over micro-batches and ranks; return this rank's summed loss."""
+        pieces = self._pieces(rows)
+        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
+        for i, (piece, counts) in enumerate(pieces):
+            with accumulating(self.model, last=i == len(pieces) - 1):
+                loss = self._loss(split, piece) * float(counts)
+                # DDP and FSDP average over ranks; the sum over ranks is wanted, so the world size comes back in.
+                (loss * (self.group.world_size / max(1, count))).backward()
+            total += loss.detach()
+        return total
+
+    def _pieces(self, rows: Int[np.ndarray, " batch"]) -> list[tuple[Int[np.ndarray, " rows"], bool]]:
+        return micro_batches(rows, self.group.rank, self.group.world_size, self.plan.compute.micro_batch_size)
 
     def _loss(self, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> torch.Tensor:
         batch = split.batch(rows, self.collate)
@@ -174,22 +219,51 @@ class Loop:
             self.settings, state.step, self.steps, state.plateau_factor
         )
 
+    def _record(self, done: _Step, state: State) -> None:
+        """Write what the step that led to this state did; of a mixture also under its part's name."""
+        self.curves.write(
+            step=state.step,
+            epoch=state.step / self.order.steps_per_epoch,
+            loss=done.loss,
+            learning_rate=done.learning_rate,
+            grad_norm=done.grad_norm,
+            samples_per_second=len(done.batch.rows) / done.seconds,
+            **({} if done.penalty is None else {"penalty": done.penalty}),
+            **self._by_part("loss", {self.plan.parts[done.batch.part].name: done.loss}),
+        )
+
+    def _by_part(self, what: str, losses: dict[str, float]) -> dict[str, float]:
+        """Return losses under their parts' names; nothing where there is one part, whose loss is the phase's."""
+        return {f"{what}:{name}": loss for name, loss in losses.items()} if len(self.plan.parts) > 1 else {}
+
     @torch.no_grad()
-    def _validation_loss(self) -> float:
-        """Return the mean loss over the validation split; rows are spread over the ranks, the order is fixed."""
+    def _validation_loss(self, split: PreparedSplit) -> float:
+        """Return the mean loss over a validation split; rows are spread over the ranks, the order is fixed."""
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
-        for rows in by_length(self.validation.sizes, 2 * self.settings.batch_size):
-            size = self.plan.compute.micro_batch_size
-            for piece, counts in micro_batches(rows, self.group.rank, self.group.world_size, size):
-                total += self._loss(self.validation, piece) * float(counts)
+        for rows in by_length(split.sizes, 2 * self.settings.batch_size):
+            for piece, counts in self._pieces(rows):
+                total += self._loss(split, piece) * float(counts)
         (summed,) = self.group.sum(total)
-        return summed / max(1, int(self.validation.supervised.sum()))
+        return summed / max(1, int(split.supervised.sum()))
 
     def _judge(self, state: State) -> State:
-        """Measure the validation loss and update what plateau and early stopping remember."""
-        loss = self._validation_loss()
-        self.curves.write(step=state.step, epoch=state.step / self.steps_per_epoch, validation_loss=loss)
+        """Measure the validation loss and update what plateau and early stopping remember.
+
+        Of a mixture it is the mean over the parts that have validation rows, weighted by their shares.
+        """
+        watched = [
+            (part, self._validation_loss(split))
+            for part, split in zip(self.plan.parts, self.validation, strict=True)
+            if len(split)
+        ]
+        loss = sum(part.share * each for part, each in watched) / sum(part.share for part, _ in watched)
+        self.curves.write(
+            step=state.step,
+            epoch=state.step / self.order.steps_per_epoch,
+            validation_loss=loss,
+            **self._by_part("validation_loss", {part.name: each for part, each in watched}),
+        )
         stopping = self.plan.phase.early_stopping
         best = math.inf if state.best_loss is None else state.best_loss
         if loss < best - (stopping.min_delta if stopping else 0.0):
@@ -222,25 +296,15 @@ class Loop:
         state: dict[str, Any] = get_model_state_dict(unwrap(self.model), options=options)
         return state
 
-    def _freeze_unused(self, model: nn.Module) -> frozenset[str]:
-        """Freeze the trainable parameters that no gradient reaches, found by a pass over the two widest rows.
 
-        DDP would wait for such a parameter's gradient for ever, and AdamW's decay would move it.
-        """
-        rows = self.train.sizes.argsort()[::-1][:2]
-        loss = self.plan.phase.objective.loss(model.train(), self.train.batch(rows, Collator.of(model)))
-        if loss.count != (counted := int(self.train.supervised[rows].sum())):
-            raise TrainingError(
-                f"objective {self.plan.phase.objective.kind!r} counts {loss.count} supervised items where the format "
-                f"counted {counted}: the loss would be divided by the wrong number; make the two count alike"
-            )
-        loss.total.backward()
-        unused = frozenset(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
-        for name, parameter in model.named_parameters():
-            if name in unused:
-                parameter.requires_grad_(False)
-            parameter.grad = None
-        return unused
+def _learnable(part: Part, labels: Sequence[str]) -> PreparedSplit:
+    """Open a part's training rows. Raises TrainingError if there is nothing to learn from."""
+    split = open_split(split_file(Path(part.folder), "train"), labels)
+    if not split.supervised.sum():
+        raise TrainingError(
+            f"{part.folder}: no supervised example in {len(split)} training rows; nothing to learn from"
+        )
+    return split
 
 
 def hash_seed(seed: int, step: int, rank: int) -> int:

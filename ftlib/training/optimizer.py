@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
 
 from ftlib.models.parameter_names import in_modules, is_embedding, layer_of
+from ftlib.training.batches import batches_in
 from ftlib.training.phase import Optimizer
 
 
@@ -71,11 +72,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def steps_per_epoch(rows: int, settings: Optimizer) -> int:
-    """Return the optimiser steps of one pass over `rows` rows."""
-    return -(-rows // settings.batch_size)
-
-
-def total_steps(rows: int, settings: Optimizer) -> int:
-    """Return the optimiser steps of a phase; at least one."""
-    return max(1, round(settings.epochs * steps_per_epoch(rows, settings)))
+def total_steps(rows: Sequence[int], settings: Optimizer) -> int:
+    """Return the optimiser steps of a phase whose parts have so many rows; at least one."""
+    return max(1, round(settings.epochs * sum(batches_in(part, settings.batch_size) for part in rows)))

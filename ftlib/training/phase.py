@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ftlib.config import Config, Fraction, Name
 from ftlib.training.objectives import Objective
+from ftlib.training.penalties import Penalty
 from ftlib.training.tuning import Tuning
 
 
@@ -52,10 +54,14 @@ class EarlyStopping(Config):
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}, "penalty": None}
+
     name: Name
     """What stages, candidates and curves call it."""
-    dataset: str
-    """The dataset of the recipe whose training split it learns from."""
+    dataset: str | None = None
+    """The dataset of the recipe whose training split it learns from; or else `mixture` says several."""
+    mixture: dict[Name, Annotated[float, Field(gt=0.0)]] = {}
+    """Datasets, and how much each weighs: its share of the optimiser steps is its weight's share of all weights."""
     objective: Objective
     """What is minimised."""
     tuning: Tuning
@@ -67,9 +73,29 @@ class Phase(Config):
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
     """The phase's weights are the exponential moving average of those after each step, over about 1 / (1 - ema_decay)
     steps: what is validated, what early stopping keeps, and the phase's end."""
+    penalty: Penalty | None = None
+    """What pulls at the weights beside the objective, for example back to where the phase started."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the processor or GPU computes it natively, else fp32. Resolved before the run is named."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Overrides the model's own dropout."""
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Phase:
+        if (self.dataset is None) == (not self.mixture):
+            said = "got both" if self.mixture else "got neither"
+            raise ValueError(f"give `dataset`, or a `mixture` of several with their weights, {said}")
+        if len(self.mixture) == 1:
+            raise ValueError(f"a mixture of one dataset, {next(iter(self.mixture))!r}; say it as `dataset`")
+        return self
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Return the datasets it trains on, by name, and each one's share of the optimiser steps."""
+        if self.dataset is not None:
+            return {self.dataset: 1.0}
+        whole = sum(self.mixture.values())
+        # Sorted, as in the fingerprint: the order in which a recipe names them changes nothing.
+        return {name: weight / whole for name, weight in sorted(self.mixture.items())}

@@ -9,6 +9,16 @@ from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 
 
+class Part(Config):
+    """One dataset of a phase."""
+
+    name: str
+    folder: str
+    """The prepared dataset's."""
+    share: float = 1.0
+    """Of the phase's global batches; all parts' sum to 1."""
+
+
 class Plan(Config):
     """One phase of training, resolved to folders that every worker sees under the same path."""
 
@@ -16,8 +26,10 @@ class Plan(Config):
     """The job's: the run's name, and what its checkpoints are compared with."""
     start: str
     """The starting checkpoint's `model/` folder."""
-    data: str
-    """The prepared dataset's folder."""
+    fresh_head: bool = False
+    """Whether that checkpoint's head is still as random as it was made."""
+    parts: tuple[Part, ...]
+    """What it trains on: one dataset, or the parts of a mixture, by name."""
     run: str
     """Where checkpoints, curves and the result go; survives a kill."""
     kind: BatchKind

@@ -48,13 +48,14 @@ def _speed_of(folder: Path) -> Speed | None:
     try:
         plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
         checkpoint = read_record(folder, Checkpoint)
-        data = read_record(Path(plan.data), PreparedDataset)
+        parts = [(part.share, read_record(Path(part.folder), PreparedDataset)) for part in plan.parts]
     except (OSError, ValidationError, StorageError):
         return None  # another version's: not measured for us
-    if checkpoint is None or data is None or not plan.phase.tuning.takes_steps:
+    rows = [(share, data.splits["train"]) for share, data in parts if data is not None]
+    if checkpoint is None or len(rows) < len(parts) or not plan.phase.tuning.takes_steps:
         return None
-    rows = data.splits["train"]
-    per_row = training_flops(checkpoint.parameters, checkpoint.trained_parameters) * rows.tokens / rows.rows
+    tokens = sum(share * facts.tokens / facts.rows for share, facts in rows)
+    per_row = training_flops(checkpoint.parameters, checkpoint.trained_parameters) * tokens
     rate = float(checkpoint.facts["samples_per_second"])
     return Speed(
         flops=rate * per_row, source=f"{rate:.0f} samples/s measured in phase {checkpoint.phase!r} of {folder.name}"

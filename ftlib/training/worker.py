@@ -24,6 +24,7 @@ from ftlib.errors import ReglageError, StorageError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import save_model
 from ftlib.kinds.open_split import open_split
+from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
@@ -84,8 +85,9 @@ def _solve(plan: Plan, group: Group) -> Trained:
     started = time.monotonic()
     model, head = build_model(plan, dropout=None)
     model.to(group.device).eval()
+    (part,) = plan.parts  # what takes no steps is drawn from no mixture
     train, validation = (
-        open_split(split_file(Path(plan.data), split), plan.labels) for split in ("train", "validation")
+        open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")
     )
     solved = plan.phase.tuning.solve(Problem(plan.phase.name, model, head, plan.labels, train, validation))
     seconds = time.monotonic() - started
@@ -123,8 +125,8 @@ def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None
     trainable = [p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in trained.unused]
     check_moved(model, trained, lambda: _gradients(model, trained, plan))
     model.load_state_dict(trained.weights)
-    plain = plan.phase.tuning.finish(model, run / "adapter")
-    save_model(plain, run / "model", plan.labels, Path(plan.start))
+    plain = plan.phase.tuning.finish(model, adapter_in(run))
+    save_model(plain, model_in(run), plan.labels, Path(plan.start))
     facts = {
         **trained.facts,
         "trained_parameters": sum(trainable),
@@ -178,10 +180,11 @@ def check_moved(start: nn.Module, trained: Trained, gradients: Callable[[], Mapp
 def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, float]:
     """Return every trained parameter's largest gradient at the end of training, on rows of all lengths."""
     model.load_state_dict(trained.weights)
-    split = open_split(split_file(Path(plan.data), "train"), plan.labels)
-    spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
-    rows = np.argsort(split.sizes, kind="stable")[spread]
-    plan.phase.objective.loss(model.eval(), split.batch(rows, Collator.of(model))).total.backward()
+    for part in plan.parts:
+        split = open_split(split_file(Path(part.folder), "train"), plan.labels)
+        spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
+        rows = np.argsort(split.sizes, kind="stable")[spread]
+        plan.phase.objective.loss(model.eval(), split.batch(rows, Collator.of(model))).total.backward()
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     sizes = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in parameters}
     model.zero_grad(set_to_none=True)

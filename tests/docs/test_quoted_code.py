@@ -33,7 +33,7 @@ from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.phase import Optimizer, Phase
-from ftlib.training.plan import Plan
+from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.full import Full
 from ftlib.training.worker import check_moved
 from ftlib.workspace import Workspace
@@ -121,7 +121,7 @@ def train_with(member: dict[str, Any], start: Checkpoint, data: PreparedDataset,
     plan = Plan.model_construct(
         fingerprint="0" * 16,
         start=str(start.path / "model"),
-        data=data.uri,
+        parts=(Part(name="d", folder=data.uri),),
         run=str(folder),
         kind="labeled",
         labels=LABELS,
@@ -149,8 +149,9 @@ def test_the_example_objective_is_the_focal_loss_and_trains(
     loop, _ = train_with({"objective": focal()}, start, data, tmp_path)
     losses = [record["loss"] for record in curves.read(tmp_path / curves.FILE) if "loss" in record]
     assert len(losses) == loop.steps
-    rows = global_batches(loop.train.sizes, 16, 3, 0)[0]
-    first = loop.train.batch(rows, loop.collate)
+    (split,) = loop.train
+    rows = global_batches(split.sizes, 16, 3, 0)[0]
+    first = split.batch(rows, loop.collate)
     with torch.no_grad():
         logits = model(**first.inputs).logits
     assert first.targets is not None

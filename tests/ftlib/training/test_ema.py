@@ -36,7 +36,7 @@ from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.phase import EarlyStopping, Optimizer, Phase
-from ftlib.training.plan import Plan
+from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
@@ -85,7 +85,7 @@ class Recorded:
         plan = Plan(
             fingerprint=asked.fingerprint,
             start=str(start.path / "model"),
-            data=data.uri,
+            parts=(Part(name="d", folder=data.uri),),
             run=str(run),
             kind="labeled",
             labels=LABELS,

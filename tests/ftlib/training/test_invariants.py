@@ -20,7 +20,7 @@ from ftlib.training.group import Group
 from ftlib.training.loop import Trained
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.phase import Optimizer, Phase
-from ftlib.training.plan import Plan
+from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.full import Full
 from ftlib.training.worker import _gradients, check_moved
 
@@ -102,8 +102,9 @@ def test_the_keys_biases_of_attention_have_no_gradient_beside_the_others(tmp_pat
     settings = Optimizer(learning_rate=1e-3, epochs=1, batch_size=8)
     phase = Phase(name="tune", dataset="d", objective=Classification(), tuning=Full(), optimizer=settings)
     plan = Plan(
-        fingerprint="f", start=str(start.path / "model"), data=data.uri, run=str(tmp_path), kind="labeled",
-        labels=LABELS, phase=phase, precision="fp32", seed=1, compute=Compute(workers=0, threads=1),
+        fingerprint="f", start=str(start.path / "model"), parts=(Part(name="d", folder=data.uri),),
+        run=str(tmp_path), kind="labeled", labels=LABELS, phase=phase, precision="fp32", seed=1,
+        compute=Compute(workers=0, threads=1),
     )  # fmt: skip
     model = load_model(start.path / "model", "labeled")
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

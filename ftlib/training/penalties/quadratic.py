@@ -1,0 +1,36 @@
+"""strength/2 * ||w - target||^2 of many parameters: what L2-SP and its kin are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ftlib.training.group import own_part
+from ftlib.training.penalties.base import Pull
+
+
+class Quadratic(Pull):
+    """A pull of each parameter to what it was when this was made, or to 0."""
+
+    def __init__(self, parameters: Sequence[tuple[nn.Parameter, float, bool]]) -> None:
+        """Take parameters with the strength of their pull; True: to their values now, False: to 0."""
+        self._pulls = [
+            (parameter, strength, own_part(parameter).clone() if back else None)
+            for parameter, strength, back in parameters
+            if strength
+        ]
+
+    @torch.no_grad()
+    def add_gradient(self) -> torch.Tensor:
+        """See Pull."""
+        loss = torch.zeros((), dtype=torch.float64)
+        for parameter, strength, target in self._pulls:
+            weights = own_part(parameter)
+            away = weights if target is None else weights - target
+            if parameter.grad is None:  # nothing of this batch reached it: the pull does
+                parameter.grad = torch.zeros_like(parameter)
+            own_part(parameter.grad).add_(away, alpha=strength)
+            loss = loss + strength / 2 * away.double().square().sum()
+        return loss

@@ -1,0 +1,61 @@
+"""Phases that do not fit: what they train on, and what beside the loss pulls at the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftlib.errors import RecipeError
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.recipe import Recipe
+from ftlib.testing import tiny_recipe
+
+MIXED = ["phases.tune.dataset=null", "phases.tune.mixture={home: 3, away: 1}", "datasets.away.split.test=0.25"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+def loaded(path: Path, *overrides: str) -> Recipe:
+    return load_recipe(path, overrides)
+
+
+def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
+    recipe = loaded(written, *MIXED)
+    assert recipe.training_datasets() == ("home", "away")
+    assert recipe.phases[1].parts == {"away": 0.25, "home": 0.75}
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["phases.tune.mixture={home: 1, gone: 2}"], "phases[tune].mixture: 'gone' is not a dataset; there are away"),
+        (["phases.tune.dataset=home"], "phases[tune]: give `dataset`, or a `mixture` of several with their weights"),
+        (["phases.tune.mixture.away=-1"], "phases[tune].mixture.away: input should be greater than 0, got -1"),
+        (["phases.tune.tuning={kind: linear_probe}"], "phases[tune].mixture: is drawn from step by step, but"),
+        (
+            ["datasets.away.format={kind: plain_text, text: text}"],
+            "phases[tune]: 'classification' needs 'labeled' batches, but dataset 'away' has format 'plain_text'",
+        ),
+        (
+            ["phases.tune.early_stopping={}", "datasets.home.split.validation=0", "datasets.away.split.validation=0"],
+            "phases[tune]: early_stopping watches the validation loss, but 'away', 'home' have validation: 0",
+        ),
+        (
+            ["phases.tune.tuning={kind: lora}", "phases.tune.penalty={kind: l2_sp}"],
+            "phases[tune].penalty: 'l2_sp' pulls",
+        ),
+        (["phases.probe.penalty={kind: l2_sp}"], "phases[probe].penalty: 'l2_sp' acts on steps, but 'linear_probe'"),
+        (["phases.tune.penalty={kind: ewc}"], "phases[tune].penalty.kind: input should be 'l2_sp', got 'ewc'"),
+        (["phases.tune.penalty={alpha: 1}"], "phases[tune].penalty.kind: required, but absent"),
+        (["phases.tune.penalty={kind: l2_sp, alpha: -1}"], "phases[tune].penalty.alpha: input should be greater than"),
+    ],
+)
+def test_what_does_not_fit_a_phase_is_one_line(written: Path, overrides: list[str], line: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        loaded(written, *MIXED, *overrides)
+    assert sum(said.startswith(f"{written}: {line}") for said in str(refused.value).splitlines()) == 1

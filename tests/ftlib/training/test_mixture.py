@@ -1,0 +1,218 @@
+"""A phase on several datasets: of which part each global batch is, how often rows are seen, what is learnt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ftlib.data.datasets import PreparedDataset
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
+from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.stages.train import TrainJob, train
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.training import curves
+from ftlib.training.batches import Order, batches_in, batches_of_parts
+from ftlib.training.compute import Compute
+from ftlib.training.mixture import Mixture
+from ftlib.training.phase import Phase
+from ftlib.workspace import Workspace
+
+parts_of = st.lists(st.tuples(st.integers(1, 60), st.floats(0.01, 100)), min_size=1, max_size=4)
+
+
+def order_of(parts: list[tuple[int, float]], size: int, seed: int = 3) -> Order:
+    whole = sum(weight for _, weight in parts)
+    draw = np.random.default_rng(len(parts))
+    lengths = [draw.integers(1, 90, rows) for rows, _ in parts]
+    return Order(lengths, [weight / whole for _, weight in parts], size, seed)
+
+
+@settings(deadline=None, max_examples=60)
+@given(parts_of, st.integers(1, 20))
+def test_every_part_gives_its_share_of_an_epochs_steps_and_at_least_one(
+    parts: list[tuple[int, float]], size: int
+) -> None:
+    order = order_of(parts, size)
+    total = sum(batches_in(rows, size) for rows, _ in parts)
+    assert order.steps_per_epoch == total
+    whole = sum(weight for _, weight in parts)
+    for epoch in (0, 3):
+        given = Counter(batch.part for batch in order.batches(epoch))
+        assert sum(given.values()) == total
+        wanted = [weight / whole * total for _, weight in parts]
+        assert all(given[part] >= 1 for part in range(len(parts)))
+        if all(share >= 1 for share in wanted):
+            assert all(abs(given[part] - share) < 1 for part, share in enumerate(wanted))
+
+
+@settings(deadline=None, max_examples=40)
+@given(parts_of, st.integers(1, 20), st.data())
+def test_a_step_depends_on_nothing_but_its_number(
+    parts: list[tuple[int, float]], size: int, data: st.DataObject
+) -> None:
+    order = order_of(parts, size)
+    step = data.draw(st.integers(0, 5 * order.steps_per_epoch))
+    walked = [order.at(i) for i in range(step + 1)][-1]
+    asked = order_of(parts, size).at(step)
+    assert walked.part == asked.part
+    assert np.array_equal(walked.rows, asked.rows)
+
+
+@settings(deadline=None, max_examples=40)
+@given(parts_of, st.integers(1, 20))
+def test_a_part_gives_all_its_rows_before_it_gives_one_again(parts: list[tuple[int, float]], size: int) -> None:
+    order = order_of(parts, size)
+    for part, (rows, _) in enumerate(parts):
+        given = [batch.rows for epoch in range(5) for batch in order.batches(epoch) if batch.part == part]
+        passes = batches_in(rows, size)
+        for first in range(0, len(given) - passes + 1, passes):
+            assert sorted(np.concatenate(given[first : first + passes])) == list(range(rows))
+
+
+def test_one_dataset_has_the_order_it_always_had() -> None:
+    lengths = np.random.default_rng(0).integers(1, 90, 200)
+    order = Order([lengths], [1.0], 8, 7)
+    for epoch in range(3):
+        random = np.random.default_rng([7, epoch])  # as it was drawn before there were mixtures
+        mega = random.permutation(200)
+        mega = mega[np.argsort(-lengths[mega], kind="stable")]
+        batches = [mega[i : i + 8] for i in range(0, 200, 8)]
+        expected = [batches[i] for i in random.permutation(25)]
+        assert all(np.array_equal(a, b.rows) for a, b in zip(expected, order.batches(epoch), strict=True))
+
+
+def test_parts_are_shuffled_and_their_rows_are_drawn_apart() -> None:
+    lengths = np.full(64, 9)
+    order = Order([lengths, lengths], [0.5, 0.5], 4, 0)
+    first = [batch.part for batch in order.batches(0)]
+    assert first != sorted(first)
+    assert first != [batch.part for batch in order.batches(1)]
+    mine, theirs = ([b.rows.tolist() for b in order.batches(0) if b.part == part] for part in (0, 1))
+    assert mine != theirs
+
+
+def test_a_share_of_less_than_a_step_is_one() -> None:
+    assert batches_of_parts([100, 100], [0.999, 0.001], 10) == [19, 1]
+    assert batches_of_parts([3, 3, 94], [0.98, 0.01, 0.01], 10) == [10, 1, 1]
+    assert batches_of_parts([100, 50], [2 / 3, 1 / 3], 10) == [10, 5]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return tiny_checkpoint(tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedDataset, PreparedDataset]:
+    folder, rows, more = tmp_path_factory.mktemp("data"), tiny_rows(60), tiny_rows(30, seed=5, words=20)
+    return (
+        tiny_prepared(folder / "new", {"train": rows[:45], "validation": rows[45:]}),
+        tiny_prepared(folder / "replay", {"train": more[:20], "validation": more[20:]}),
+    )
+
+
+def mixed(start: Checkpoint, parts: tuple[PreparedDataset, ...], **compute: object) -> TrainJob:
+    phase = Phase.model_validate(
+        {
+            "name": "tune",
+            "mixture": {"replay": 1, "new": 3},
+            "objective": {"kind": "classification"},
+            "tuning": {"kind": "full"},
+            "optimizer": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 6},
+            "dropout": 0.0,
+        }
+    )
+    settled = Compute.model_validate({"workers": 0, "threads": 1, **compute})
+    return TrainJob(start=start, data=Mixture(parts=parts), phase=phase, precision="fp32", seed=7, compute=settled)
+
+
+def mean_loss(model: torch.nn.Module, split: PreparedSplit, rows: np.ndarray) -> float:
+    batch = split.batch(rows, Collator.of(model))
+    with torch.no_grad():
+        return float(model(**batch.inputs(), labels=batch.targets).loss)
+
+
+def test_a_mixture_trains_on_its_parts_in_turn_and_watches_each(
+    start: Checkpoint, parts: tuple[PreparedDataset, ...], tmp_path: Path
+) -> None:
+    done = train(mixed(start, parts, micro_batch_size=4), Workspace(tmp_path))
+    records = curves.read(done.path / curves.FILE)
+    steps = [record for record in records if "loss" in record]
+    splits = [open_split(part.path / "train.arrow", LABELS) for part in parts]
+    order = Order([split.lengths for split in splits], [0.75, 0.25], 6, 7)
+    assert len(steps) == done.facts["steps"] == 2 * (8 + 4)
+    names = ("new", "replay")
+    for record, batch in zip(steps, (order.at(i) for i in range(len(steps))), strict=True):
+        assert record[f"loss:{names[batch.part]}"] == record["loss"]
+        assert f"loss:{names[1 - batch.part]}" not in record
+    stock, first = load_model(start.path / "model", "labeled"), order.at(0)
+    assert steps[0]["loss"] == pytest.approx(mean_loss(stock, splits[first.part], first.rows), rel=1e-5)
+    assert sum("loss:replay" in record for record in steps) == 6
+
+    ended = load_model(done.path / "model", "labeled")
+    held = [open_split(part.path / "validation.arrow", LABELS) for part in parts]
+    each = [mean_loss(ended, split, np.arange(len(split))) for split in held]
+    last = records[-1]
+    assert [last["validation_loss:new"], last["validation_loss:replay"]] == pytest.approx(each, rel=1e-4)
+    assert last["validation_loss"] == pytest.approx(0.75 * each[0] + 0.25 * each[1], rel=1e-4)
+
+
+def test_a_mixture_that_was_stopped_goes_on_in_the_same_order(
+    start: Checkpoint, parts: tuple[PreparedDataset, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = mixed(start, parts, checkpoint_seconds=1e-9)
+    whole = train(job, Workspace(tmp_path / "whole"))
+    write = curves.Curves.write
+
+    def interrupted(self: curves.Curves, **record: float) -> None:
+        if record["step"] == 17:
+            raise KeyboardInterrupt
+        write(self, **record)
+
+    monkeypatch.setattr(curves.Curves, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(job, Workspace(tmp_path / "stopped"))
+    monkeypatch.undo()
+    resumed = train(job, Workspace(tmp_path / "stopped"))
+    assert resumed.facts["resumed_from_step"] == 16
+    assert resumed.weights == whole.weights
+
+
+def test_identity_is_the_parts_rows_and_weights_and_not_the_order_they_are_named_in(
+    start: Checkpoint, parts: tuple[PreparedDataset, ...]
+) -> None:
+    job = mixed(start, parts)
+    named = {"mixture": {"new": 3, "replay": 1}, "dataset": None}
+    again = Phase.model_validate({**job.phase.model_dump(), **named})
+    assert job.model_copy(update={"phase": again}).fingerprint == job.fingerprint
+    assert [*again.parts.items()] == [*job.phase.parts.items()] == [("new", 0.75), ("replay", 0.25)]
+    other = Phase.model_validate({**job.phase.model_dump(), "mixture": {"new": 3, "replay": 2}})
+    assert job.model_copy(update={"phase": other}).fingerprint != job.fingerprint
+    assert mixed(start, parts[::-1]).fingerprint != job.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "give `dataset`, or a `mixture` of several with their weights, got neither"),
+        ({"dataset": "a", "mixture": {"a": 1, "b": 1}}, "got both"),
+        ({"mixture": {"a": 1}}, "a mixture of one dataset, 'a'; say it as `dataset`"),
+        ({"mixture": {"a": 1, "b": 0}}, "greater than 0"),
+        ({"mixture": {"a": 1, "b": float("inf")}}, "finite number"),
+        ({"mixture": ["a", "b"]}, "valid dictionary"),
+    ],
+)
+def test_what_is_no_mixture_is_refused(data: dict[str, object], words: str) -> None:
+    rest = {"name": "tune", "objective": {"kind": "classification"}, "tuning": {"kind": "full"}}
+    with pytest.raises(ValidationError, match=words.replace("(", r"\(")):
+        Phase.model_validate({**rest, **data})

@@ -1,0 +1,142 @@
+"""Where the model is spread over two ranks, replicated or in shards: its average and a penalty, against torch on one.
+
+In a file of its own, since each rank imports it, and what it imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ftlib.training.ema import Average, averaged
+from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.penalties.l2_sp import L2SP
+
+
+class Layers(nn.Module):
+    """Sizes that two ranks cannot halve, a row that one of them has nothing of, and a frozen layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 5)])
+        self.head = nn.Linear(5, 1)
+        self.layers[0].requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.head(x)
+
+
+def steps(model: nn.Module, rows: Iterator[torch.Tensor]) -> Iterator[None]:
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for batch in rows:
+        model(batch).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield
+
+
+def batches() -> Iterator[torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    return (torch.randn(4, 5, generator=draw) for _ in range(6))
+
+
+PENALTY = L2SP(kind="l2_sp", alpha=0.3, beta=0.7)
+
+
+def penalised(group: Group, sharding: Literal["ddp", "fsdp"], number: int) -> list[list[float]]:
+    """Each rank has two of a batch's four rows; return the penalty and the output after every step."""
+    torch.manual_seed(0)
+    model = group.spread(Layers(), sharding)
+    pull = PENALTY.start(unwrap(model), ["head"])
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    said: list[list[float]] = []
+    for batch in batches():
+        for i, row in enumerate(batch[number::2]):  # two micro-batches
+            with accumulating(model, last=i == 1):
+                (model(row).square().sum() / 4 * 2).backward()
+        (penalty,) = group.sum(pull.add_gradient() * group.share_of(model))
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            said.append([penalty, model(torch.ones(1, 5)).item()])
+    return said
+
+
+def rank(number: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
+    group, said = Group.join(2, use_gpu=False), {}
+    for sharding in ("ddp", "fsdp"):
+        torch.manual_seed(0)
+        model = group.spread(Layers(), sharding)
+        average = Average(model, 0.8)
+        outputs: list[list[float]] = []
+        rows = torch.ones(1, 5)
+        for i, _ in enumerate(steps(model, batches())):
+            average.update(first=i == 0)
+            with torch.no_grad():
+                before = model(rows).item()
+                with averaged(average):
+                    inside = model(rows).item()
+                outputs.append([before, inside, model(rows).item()])
+        said[sharding] = outputs
+        said[f"{sharding} penalised"] = penalised(group, sharding, number)
+    Path(folder, f"rank{number}").write_text(json.dumps(said))
+    os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[list[float]]]]:
+    """What each rank said."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(rank, (str(folder),), nprocs=2)
+    return [json.loads((folder / f"rank{number}").read_text()) for number in (0, 1)]
+
+
+def test_the_average_of_two_ranks_is_the_average_of_one(two_ranks: list[dict[str, list[list[float]]]]) -> None:
+    """Replicated or in uneven shards, each forward pass computes with the weights that are in place then."""
+    torch.manual_seed(0)
+    model = Layers()
+    reference = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
+    rows, expected = torch.ones(1, 5), []
+    for _ in steps(model, batches()):
+        reference.update_parameters(model)
+        live = model(rows).item()
+        expected.append([live, reference(rows).item(), live])
+    for said in two_ranks:
+        for sharding in ("ddp", "fsdp"):
+            np.testing.assert_allclose(said[sharding], expected, rtol=1e-5, atol=1e-7)
+            assert all(after == before for before, _, after in said[sharding])
+
+
+def test_a_penalty_is_the_same_term_of_the_loss_on_two_ranks_as_on_one(
+    two_ranks: list[dict[str, list[list[float]]]],
+) -> None:
+    """A plain loop with L2-SP written into its loss; a fresh head is pulled to 0, a frozen layer is left out."""
+    torch.manual_seed(0)
+    model = Layers()
+    start = [(p.detach().clone(), p) for layer in model.layers[1:] for p in layer.parameters()]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    expected: list[list[float]] = []
+    for batch in batches():
+        back = sum((p - before).square().sum() for before, p in start)
+        penalty = 0.3 / 2 * back + 0.7 / 2 * sum(p.square().sum() for p in model.head.parameters())
+        (model(batch).square().mean() + penalty).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append([penalty.item(), model(torch.ones(1, 5)).item()])
+    for said in two_ranks:
+        for sharding in ("ddp", "fsdp"):
+            np.testing.assert_allclose(said[f"{sharding} penalised"], expected, rtol=1e-4, atol=1e-6)
