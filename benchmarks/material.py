@@ -9,7 +9,7 @@ import numpy as np
 from flows import jobs
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset
-from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
 from ftlib.fingerprint import digest, file_digest
 from ftlib.kinds.heads.labels import LabelTargets
 from ftlib.kinds.open_split import open_split
@@ -63,11 +63,12 @@ def prepare(recipe: Path, overrides: list[str], work: Path, rows: int | None) ->
     model = find_model(read.model)
     raw = {name: ingest(jobs.ingest_job(read, name), space) for name in read.datasets}
     prepared = {name: preprocess(jobs.preprocess_job(read, name, raw, model), space) for name in read.datasets}
-    start = base(jobs.base_job(read, model, check_labels(read, prepared)), space)
+    trail = [base(jobs.base_job(read, model, check_labels(read, prepared)), space)]
     for phase in read.phases[:-1]:
-        job = jobs.train_job(_in_process(read), phase, start, prepared)
-        start = train(job, space)
-    phase, data = read.phases[-1], prepared[read.phases[-1].dataset]
+        trail.append(train(jobs.train_job(_in_process(read), phase, trail, prepared, {}), space))
+    start, phase = trail[-1], read.phases[-1]
+    (name,) = phase.parts
+    data = prepared[name]
     cut = _full_batches(data, start.labels, phase.optimizer.batch_size, rows, space.root / "benchmarks")
     return Material(
         start=start.uri,
@@ -95,7 +96,8 @@ def _full_batches(
         raise ValueError(f"--rows: {rows} of {len(split)} rows fill no batch of {batch_size}")
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
     kept = [
-        TokenRow(str(split.row_ids[int(row)]), split.tokens(int(row)).tolist(), labels[gold[row]]) for row in chosen
+        PreparedRow(str(split.row_ids[int(row)]), {"input_ids": split.tokens(int(row)).tolist()}, labels[gold[row]])
+        for row in chosen
     ]
     cut = folder / f"{data.fingerprint}-{count}"
     cut.mkdir(parents=True, exist_ok=True)

@@ -39,12 +39,12 @@ EVERYTHING = Share(0, 1)
 def batches_of(split: PreparedSplit, share: Share = EVERYTHING) -> list[Int[np.ndarray, " batch"]]:
     """Return a share of the split's batches.
 
-    All batches are a pure function of the rows' lengths: the same for every model and any number of workers, so that
+    All batches are a pure function of the rows' sizes: the same for every model and any number of workers, so that
     models differ by their weights alone and not by padding.
     """
     largest = KINDS[split.kind].head().largest_batch
-    size = max(1, min(ROWS, largest // max(1, int(split.lengths.max(initial=0)))))
-    return by_length(split.lengths, size)[share.index :: share.of]
+    size = max(1, min(ROWS, largest // max(1, int(split.sizes.max(initial=0)))))
+    return by_length(split.sizes, size)[share.index :: share.of]
 
 
 def predict_split(

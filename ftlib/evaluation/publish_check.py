@@ -138,11 +138,11 @@ def _check_tokenizer(model: nn.Module, tokenizer: Any, kind: BatchKind) -> None:
 
 def _some_rows(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
     spread = np.linspace(0, len(split) - 1, num=min(ROWS, len(split))).astype(np.int64)
-    return np.unique([*spread, np.argmax(split.lengths), np.argmin(split.lengths)])
+    return np.unique([*spread, np.argmax(split.sizes), np.argmin(split.sizes)])
 
 
 @torch.inference_mode()
 def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> list[Tensor]:
     """Return each row's logits, asked in one batch, padded as the model's own config says."""
     batch = split.batch(rows, Collator.of(model))
-    return own_logits(split.kind, model(**batch.inputs()), split.lengths[rows].tolist())
+    return own_logits(split.kind, model(**batch.inputs), split.lengths[rows].tolist())

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
+from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
@@ -241,6 +242,14 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(
             f"{folder} has no usable tokenizer: {first_line(error)}; save its tokenizer there again"
         ) from error
+
+
+def load_processor(folder: Path) -> Processor:
+    """Return what makes a model's inputs; its parts are loaded when they are asked for.
+
+    They raise as `load_tokenizer` does.
+    """
+    return Processor(lambda: load_tokenizer(folder))
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:

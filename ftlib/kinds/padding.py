@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ftlib.config import BatchKind
+from ftlib.data.inputs import INPUT_IDS, SEGMENTS
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.collate import SEGMENTS, Collator, takes
+from ftlib.kinds.collate import Collator, takes
 from ftlib.kinds.kind import KINDS
 from ftlib.models.limits import ids_of, text_config
 
@@ -47,7 +48,8 @@ def settle(config: Any, folder: Path, kind: BatchKind, tokenizer: Callable[[], A
     if fits(getattr(own, "pad_token_id", None)):
         return
     found = next(filter(fits, _candidates(own, tokenizer)), None)
-    if found is None and KINDS[kind].reads_one_place:
+    # Without a vocabulary it reads no tokens: there is nothing to fill up.
+    if found is None and KINDS[kind].reads_one_place and hasattr(own, "vocab_size"):
         end = " but its end token, which it reads at," if taken else ""
         raise ModelError(
             f"{folder}: neither config.json nor the tokenizer has a token{end} to fill rows up with, and the model "
@@ -99,11 +101,11 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
     texts = [(text, _TEXTS[0]) if KINDS[kind].pairs else (text,) for text in _TEXTS]
     most = {} if longest is None else {"truncation": True, "max_length": longest}
     encoded = [cast("Mapping[str, list[int]]", tokenizer(*text, **most)) for text in texts]
-    rows = [row for row in encoded if row["input_ids"]]
+    rows = [row for row in encoded if row[INPUT_IDS]]
     if not rows:
         return
-    given = ("input_ids", SEGMENTS) if KINDS[kind].pairs and SEGMENTS in rows[0] else ("input_ids",)
-    lengths = [len(row["input_ids"]) for row in rows]
+    given = (INPUT_IDS, SEGMENTS) if KINDS[kind].pairs and SEGMENTS in rows[0] else (INPUT_IDS,)
+    lengths = [len(row[INPUT_IDS]) for row in rows]
     batch = Collator.of(model)({input: [row[input] for row in rows] for input in given})
     what = type(model).__name__
     try:

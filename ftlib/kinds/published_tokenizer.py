@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlib.config import BatchKind, SpecialTokens
-from ftlib.kinds.collate import SEGMENTS
+from ftlib.data.inputs import SEGMENTS
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_tokenizer
 from ftlib.models.limits import load_config, text_config, without_weights

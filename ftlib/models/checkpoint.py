@@ -57,6 +57,11 @@ class FoundModel(Identified):
     base: Base | None = None
     """What an adapter stands on; None for dense weights."""
 
+    @property
+    def folder(self) -> Path:
+        """Return the folder with config, tokenizer and weights."""
+        return Path(self.uri)
+
     def digest(self) -> str:
         """Return the digest of all that is handed on: weights, tokenizer and generation settings."""
         return digest([self.weights, self.tokenizer, *([self.generation] if self.generation else [])])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ftlib.config import BatchKind
+from ftlib.data.inputs import SEGMENTS, Inputs, Marks, row_size
 from ftlib.data.rows import Piece
 from ftlib.errors import ModelError
 from ftlib.kinds.kind import KINDS
@@ -43,24 +44,25 @@ def predict(
     kind = KINDS[format.yields]
     if kind.predictor is None:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
-    from ftlib.kinds.loading import load_adapter, load_model, load_tokenizer
+    from ftlib.kinds.loading import load_adapter, load_model, load_processor
 
     if is_adapter(folder):
         model = load_adapter(folder, Path(find_base(folder, versions).uri), kind.name)
     else:
         model = load_model(folder, kind.name)
-    tokenizer = load_tokenizer(folder)
+    processor = load_processor(folder)
     predictor = kind.predictor(_labels(model), _answer_threshold(recipe))
-    remaining = iter(texts)
+    inputs, remaining = format.inputs(processor), iter(texts)
     while window := list(itertools.islice(remaining, WINDOW)):
         examples = [predictor.example(text, keep_lines=format.keeps_lines) for text in window]
-        pieces = [encoded.pieces for encoded in format.encode(examples, tokenizer)]
-        logits = iter(_logits(model, kind.name, [piece for cut in pieces for piece in cut], batch_size))
+        pieces = [encoded.pieces for encoded in format.encode(examples, processor)]
+        asked = [piece for cut in pieces for piece in cut]
+        logits = iter(_logits(model, kind.name, inputs, asked, batch_size))
         for example, cut in zip(examples, pieces, strict=True):
             yield predictor.prediction(Asked(example, cut, [next(logits) for _ in cut]))
 
 
-def _logits(model: Any, kind: BatchKind, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
+def _logits(model: Any, kind: BatchKind, inputs: Inputs, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
     """Return what the model says of each piece: logits by label, or by token and label, its own tokens alone."""
     import torch
 
@@ -69,15 +71,16 @@ def _logits(model: Any, kind: BatchKind, pieces: Sequence[Piece], batch_size: in
 
     collate = Collator.of(model)
     answers: dict[int, Tensor] = {}
-    order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i].ids))
+    sizes = [row_size(inputs, piece.inputs) for piece in pieces]
+    order = sorted(range(len(pieces)), key=lambda i: -sizes[i])
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        inputs = {"input_ids": [pieces[row].ids for row in rows]}
+        columns, cells = inputs, {column.name: [pieces[row].inputs[column.name] for row in rows] for column in inputs}
         if all(segments := [_segments(pieces[row]) for row in rows]):
-            inputs["token_type_ids"] = segments
+            columns, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
         with torch.inference_mode():
-            said = model(**collate(inputs))
-        own = own_logits(kind, said, [len(ids) for ids in inputs["input_ids"]])
+            said = model(**collate(cells, columns))
+        own = own_logits(kind, said, [sizes[row] for row in rows])
         answers.update((row, one.double()) for row, one in zip(rows, own, strict=True))
     return [answers[row] for row in range(len(pieces))]
 

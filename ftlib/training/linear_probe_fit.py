@@ -84,9 +84,9 @@ def head_features(
     collate = Collator.of(model)
     features = np.empty((len(split), layer.in_features), np.float32)
     done = 0
-    for rows in by_length(split.lengths, BATCH):
+    for rows in by_length(split.sizes, BATCH):
         batch = split.batch(rows, collate)
-        said: Any = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        said: Any = model(**batch.inputs)
         features[rows] = said.logits.float().cpu().numpy()
         done += len(rows)
         emit(f"train {phase}", done, len(split), "rows")

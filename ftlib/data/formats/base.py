@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ftlib.config import BatchKind, Config
+from ftlib.data.inputs import TEXT, Inputs
+from ftlib.data.processor import Processor
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class FormatBase(Config):
     """Whether rows can be split so that every split has its share of each label."""
     reads_windows: ClassVar[bool] = False
     """Whether a longer text is read in windows that overlap."""
+
+    def inputs(self, processor: Processor) -> Inputs:
+        """Return the columns that its rows have for the model; what they are may depend on the model's processor."""
+        return TEXT
 
     @property
     def may_be_unanswerable(self) -> bool:

@@ -17,7 +17,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from ftlib.config import BatchKind
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
-from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.data.inputs import TEXT
+from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
 from ftlib.data.rows import Piece
 from ftlib.errors import IntegrityError, ModelError
 from ftlib.evaluation import publish_check
@@ -130,7 +131,7 @@ def folder_of(family: Family, path: Path, kind: BatchKind) -> Path:
     return path
 
 
-def uneven(kind: BatchKind) -> Iterator[TokenRow]:
+def uneven(kind: BatchKind) -> Iterator[PreparedRow]:
     """Rows of 2 to 33 tokens; some end in the end token twice over, as none may have of an encoder-decoder."""
     draw = np.random.default_rng(7)
     for i in range(9):
@@ -147,7 +148,7 @@ def uneven(kind: BatchKind) -> Iterator[TokenRow]:
                 "segments": [0] * (len(ids) // 2) + [1] * (len(ids) - len(ids) // 2),
             },
         }[kind]
-        yield TokenRow(f"r{i}", ids, target, supervised=len(ids) - 1 if KINDS[kind].language else 1)
+        yield PreparedRow(f"r{i}", {"input_ids": ids}, target, supervised=len(ids) - 1 if KINDS[kind].language else 1)
 
 
 def prepared(folder: Path, kind: BatchKind) -> PreparedDataset:
@@ -228,8 +229,8 @@ def test_a_padded_batch_is_answered_as_stock_transformers_answers_each_row(
             nll = -logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None]).sum()
             assert table.nll[row] == pytest.approx(float(nll), rel=1e-4, abs=1e-4)
     if kind not in LANGUAGE:
-        pieces = [Piece(row.input_ids, row.target) for row in uneven(kind)]  # type: ignore[arg-type]
-        said = _logits(load_model(folder, kind), kind, pieces, 5)
+        pieces = [Piece(row.inputs, row.target) for row in uneven(kind)]  # type: ignore[arg-type]
+        said = _logits(load_model(folder, kind), kind, TEXT, pieces, 5)
         for ours, theirs in zip(said, expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4 * max(1, spread), rtol=1e-4)
     difference = publish_check._compared("model", stock, load_model(folder, kind), Candidate.of(start), data, 1e-5)
@@ -350,13 +351,13 @@ def test_the_longest_row_is_the_longest_that_stock_transformers_reads(name: str,
 
 
 def test_a_token_beyond_the_embedding_is_said() -> None:
-    collate = Collator(0, tokens=20, segments=False, device=torch.device("cpu"))
+    collate = Collator(0, tokens=20, arguments=frozenset({"input_ids"}), device=torch.device("cpu"))
     with pytest.raises(ModelError, match="a row holds the token 20, and the model's embedding ends at 19"):
         collate({"input_ids": [[3, 4], [5, 20]]})
 
 
 def test_rows_are_filled_up_on_either_side(tmp_path: Path) -> None:
-    collate = Collator(7, tokens=None, segments=True, device=torch.device("cpu"))
+    collate = Collator(7, tokens=None, arguments=frozenset({"input_ids", "token_type_ids"}), device=torch.device("cpu"))
     inputs: dict[str, Sequence[Sequence[int]]] = {"input_ids": [[1], [2, 3]], "token_type_ids": [[1], [0, 1]]}
     assert {name: tensor.tolist() for name, tensor in collate(inputs).items()} == {
         "input_ids": [[1, 7], [2, 3]], "token_type_ids": [[1, 0], [0, 1]], "attention_mask": [[1, 0], [1, 1]],

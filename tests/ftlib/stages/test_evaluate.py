@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from ftlib import progress
 from ftlib.data.datasets import PreparedDataset
-from ftlib.data.prepared import TokenRow, split_file, write_split
+from ftlib.data.prepared import PreparedRow, split_file, write_split
 from ftlib.errors import DataError, ModelError, StorageError
 from ftlib.evaluation import forward_pass, predictor
 from ftlib.evaluation.bootstrap import Resampling, estimates
@@ -198,8 +198,11 @@ def test_a_slice_is_measured_as_if_its_rows_were_all(
 ) -> None:
     tokenizer = tiny_tokenizer()
     rows = [
-        TokenRow(
-            f"r{i}", tokenizer(str(row["text"]))["input_ids"], str(row["label"]), ("short" if i % 4 < 2 else "long",)
+        PreparedRow(
+            f"r{i}",
+            {"input_ids": tokenizer(str(row["text"]))["input_ids"]},
+            str(row["label"]),
+            ("short" if i % 4 < 2 else "long",),
         )
         for i, row in enumerate(ROWS)
     ]

@@ -73,7 +73,7 @@ def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> 
         count = int((batch.targets != -100).sum())
         assert count == split.supervised[row]
         with torch.no_grad():
-            total += float(stock(input_ids=batch.input_ids, labels=batch.targets).loss) * count
+            total += float(stock(input_ids=batch.inputs["input_ids"], labels=batch.targets).loss) * count
         words += count
     assert losses(tuned)[0] == pytest.approx(total / words, rel=1e-5)
     assert losses(tuned)[-1] < 0.7 * losses(tuned)[0]
@@ -171,7 +171,7 @@ def test_the_model_knows_both_tags_of_every_type(bench: Bench, tmp_path: Path) -
 
 
 def test_what_does_not_fit_is_said_before_anything_runs() -> None:
-    with pytest.raises(ValueError, match="'linear_probe' fits a head on one label per row"):
+    with pytest.raises(ValueError, match="'linear_probe' fits 'labeled' batches; 'token_classification' learns 'tag"):
         recipe(tuning={"kind": "linear_probe"})
     with pytest.raises(ValueError, match="starts from the base model: put a phase that trains the head before it"):
         Recipe.model_validate({**recipe().model_dump(mode="json"), "interpolation": {"kind": "wise_ft"}})
