@@ -91,7 +91,7 @@ def test_a_training_goes_on_from_a_version_that_is_an_adapter(
     assert (start.form, start.base) == ("adapter", model.base)
     trail = [start]
     for phase in recipe.phases:
-        trail.append(train(jobs.train_job(recipe, phase, trail[-1], outcome.evidence.prepared), work))
+        trail.append(train(jobs.train_job(recipe, phase, trail, outcome.evidence.prepared, {}), work))
     assert [one.form for one in trail] == ["adapter"] * 3
     assert all(one.base == start.base for one in trail)
     one, other = (load_file(c.folder / "adapter_model.safetensors") for c in (trail[1], trail[2]))
