@@ -20,7 +20,7 @@ from benchmarks.gpu_contestants import Contestant, Task
 from benchmarks.machine import cores, describe_machine
 from benchmarks.rounds import fresh_process, interleaved, middle, print_table
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
-from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.testing import tiny_lm_tokenizer
 from ftlib.workspace import RECORD, write_durably
@@ -164,9 +164,9 @@ def _rows(folder: Path, count: int, longest: int, vocabulary: int) -> PreparedDa
     for split in SPLITS:
         lengths = np.clip(draw.lognormal(np.log(longest / 3), 0.7, wanted[split]).astype(int), 16, longest)
         rows = [
-            TokenRow(
+            PreparedRow(
                 f"{split}-{i}",
-                (3 + draw.choice(len(share), length, p=share / share.sum())).tolist(),
+                {"input_ids": (3 + draw.choice(len(share), length, p=share / share.sum())).tolist()},
                 supervised=int(length) - 1,
             )
             for i, length in enumerate(lengths)

@@ -207,12 +207,12 @@ def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
 
 def random_rows(path: Path, count: int) -> Path:
     """Write rows as long as the quickstart's: 96 tokens at most, 40 on average."""
-    from ftlib.data.prepared import TokenRow, write_split
+    from ftlib.data.prepared import PreparedRow, write_split
 
     random = np.random.default_rng(0)
     lengths = np.clip(random.lognormal(3.5, 0.6, count), 5, 96).astype(int)
     rows = [
-        TokenRow(f"r{i}", random.integers(1000, 30_000, length).tolist(), LABELS[i % len(LABELS)])
+        PreparedRow(f"r{i}", {"input_ids": random.integers(1000, 30_000, length).tolist()}, LABELS[i % len(LABELS)])
         for i, length in enumerate(lengths)
     ]
     write_split(path, "labeled", rows)

@@ -9,7 +9,7 @@ import numpy as np
 from flows import jobs
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset
-from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
 from ftlib.fingerprint import digest, file_digest
 from ftlib.kinds.heads.labels import LabelTargets
 from ftlib.kinds.open_split import open_split
@@ -95,7 +95,8 @@ def _full_batches(
         raise ValueError(f"--rows: {rows} of {len(split)} rows fill no batch of {batch_size}")
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
     kept = [
-        TokenRow(str(split.row_ids[int(row)]), split.tokens(int(row)).tolist(), labels[gold[row]]) for row in chosen
+        PreparedRow(str(split.row_ids[int(row)]), {"input_ids": split.tokens(int(row)).tolist()}, labels[gold[row]])
+        for row in chosen
     ]
     cut = folder / f"{data.fingerprint}-{count}"
     cut.mkdir(parents=True, exist_ok=True)

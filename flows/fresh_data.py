@@ -15,7 +15,6 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.retraining.decisions import News
 from ftlib.retraining.drift import drift
 from ftlib.retraining.file_ledger import Changes, Decision, FileLedger, check_vanished, compare, fresh_places
-from ftlib.retraining.policy import AllRows
 from ftlib.retraining.training_rows import UsedRows
 from ftlib.storage.store import Store
 from ftlib.workspace import Workspace, write_durably
@@ -81,7 +80,7 @@ def used_rows(
     r: Recipe, listing: Listing, files: Mapping[str, tuple[FileVersion, ...]], champion: InPlace | None
 ) -> dict[str, UsedRows]:
     """Say which training rows are used, by dataset; without a champion every row is fresh, and all of them are."""
-    if champion is None or isinstance(r.retrain.rows, AllRows):
+    if champion is None or not r.retrain.rows.leaves_out:
         return {}
     fresh = {name: {file.uri for file in changes.fresh} for name, changes in listing.changes.items()}
     return {

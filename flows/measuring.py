@@ -6,10 +6,11 @@ from pathlib import Path
 
 from flows import jobs
 from flows.steps import measured
-from ftlib.config import LABELED, Split
+from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.identity import identities
 from ftlib.evaluation.measured import EvalReport
+from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import find_model, labels_of
@@ -36,9 +37,9 @@ def fitting(name: str, folder: Path, recipe: Recipe, asked: Collection[str] = ()
     """
     model = find_model(ModelRef(path=str(folder.absolute())))
     kind = recipe.phases[0].objective.needs
-    labels = labels_of(folder) if kind in LABELED else ()
+    labels = labels_of(folder) if KINDS[kind].labeled else ()
     known = identities(labels)
-    if kind in LABELED and (not labels or identities(asked).keys() - known.keys()):
+    if KINDS[kind].labeled and (not labels or identities(asked).keys() - known.keys()):
         return None
     if asked and len(known) < len(labels):  # as one was made that held `True` and `true` for two labels
         return None

@@ -13,17 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from ftlib.errors import RecipeError
 
 BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions"]
-"""The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some."""
+"""The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 
-LABELED: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled", "tagged"})
-"""Kinds whose targets are of a closed set of labels, which training finds and evaluation keeps to."""
-
-LANGUAGE: frozenset[BatchKind] = frozenset({"tokens", "completions"})
-"""Kinds that a causal language model answers: it predicts the last `supervised` tokens of a row, one by one."""
-
-READS_ONE_PLACE: frozenset[BatchKind] = frozenset({"labeled", "multi_labeled", "scored"})
-"""Kinds whose head reads one place of a row, which padding and end tokens can move; all others read every token."""
-
+What differs from kind to kind stands in `ftlib.kinds.kind`."""
 
 SpecialTokens = Literal["split", "keep"]
 """How a user's text that spells one of the tokenizer's special tokens is read: as characters, or as that token."""

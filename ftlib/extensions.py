@@ -67,7 +67,7 @@ def misfits(recipe: Config) -> Iterator[str]:
         try:
             lines = [str(line) for line in check(recipe)]
         except Exception as error:
-            raise RecipeError(f"{_who(entry)}: failed: {first_line(error)}; repair or uninstall it") from error
+            raise _refusal(entry, f"failed: {first_line(error)}") from error
         yield from (f"{' '.join(line.split())} (says {entry.name!r} of {_distribution(entry)})" for line in lines)
 
 
@@ -215,9 +215,6 @@ def _distribution(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.module
 
 
-def _who(entry: EntryPoint) -> str:
-    return f"{entry.group} {entry.name!r} of {_distribution(entry)} ({entry.value})"
-
-
 def _refusal(entry: EntryPoint, what: str) -> RecipeError:
-    return RecipeError(f"{_who(entry)} {what}; repair or uninstall {entry.dist.name if entry.dist else 'it'}")
+    who = f"{entry.group} {entry.name!r} of {_distribution(entry)} ({entry.value})"
+    return RecipeError(f"{who} {what}; repair or uninstall {entry.dist.name if entry.dist else 'it'}")

@@ -16,17 +16,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
-from ftlib.config import LABELED, BatchKind, Split
+from ftlib.config import BatchKind, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
 from ftlib.data.formats import Format
 from ftlib.data.formats.labeled_text import LabeledText
 from ftlib.data.formats.multi_label_text import MultiLabelText
 from ftlib.data.formats.plain_text import PlainText
 from ftlib.data.formats.scored_text import ScoredText
+from ftlib.data.inputs import Inputs, row_size
 from ftlib.data.iob2 import entities
-from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
-from ftlib.data.rows import Example, Tokenizer, Values, labels_in
+from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
+from ftlib.data.processor import Processor
+from ftlib.data.rows import Example, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.models.folder import config_digest, weights_digest
 
@@ -277,29 +280,30 @@ def tiny_prepared(
     folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, kind: BatchKind = "labeled"
 ) -> PreparedDataset:
     """Write rows (columns text and what `kind` learns) as a prepared dataset, past the ingest and preprocess stages."""
-    return tiny_prepared_as(folder, _format(kind), rows, cast("Tokenizer", tiny_tokenizer()))
+    return tiny_prepared_as(folder, _format(kind), rows, Processor.of(tiny_tokenizer()))
 
 
 def tiny_prepared_as(
     folder: Path,
     format: Format,
     rows: Mapping[Split, Sequence[Mapping[str, object]]],
-    tokenizer: Tokenizer,
+    processor: Processor,
 ) -> PreparedDataset:
     """Write rows as a format lays them out, one piece each, as a prepared dataset."""
     folder.mkdir(parents=True, exist_ok=True)
     splits: dict[Split, SplitFacts] = {}
+    inputs = format.inputs(processor)
     for split in SPLITS:
         examples = [format.example(cast("Values", row)) for row in rows.get(split, ())]
         kept = [example for example in examples if isinstance(example, Example)]
-        encoded = format.encode(kept, tokenizer) if kept else []
+        encoded = format.encode(kept, processor) if kept else []
         written = [
-            TokenRow(tiny_row_id(split, i), piece.ids, piece.target, supervised=piece.supervised)
+            PreparedRow(tiny_row_id(split, i), piece.inputs, piece.target, supervised=piece.supervised)
             for i, found in enumerate(encoded)
             for piece in found.pieces
         ]
-        write_split(split_file(folder, split), format.yields, written)
-        splits[split] = _facts(written, format.yields)
+        write_split(split_file(folder, split), format.yields, written, inputs=inputs)
+        splits[split] = _facts(written, format.yields, inputs)
     count = sum(facts.rows for facts in splits.values())
     return PreparedDataset(
         uri=str(folder.absolute()),
@@ -327,15 +331,15 @@ def _format(kind: BatchKind) -> Format:
             raise ValueError(f"tiny_prepared has no {kind!r} rows; lay them out with tiny_prepared_as")
 
 
-def _facts(rows: Sequence[TokenRow], kind: BatchKind) -> SplitFacts:
-    lengths = [len(row.input_ids) for row in rows]
-    labels = Counter(label for row in rows for label in labels_in(row.target)) if kind in LABELED else {}
+def _facts(rows: Sequence[PreparedRow], kind: BatchKind, inputs: Inputs) -> SplitFacts:
+    sizes = [row_size(inputs, row.inputs) for row in rows]
+    labels = Counter(label for row in rows for label in labels_in(row.target)) if KINDS[kind].labeled else {}
     return SplitFacts(
         rows=len(rows),
-        tokens=sum(lengths),
+        tokens=sum(sizes),
         supervised=sum(row.supervised for row in rows),
         truncated=0,
-        longest=max(lengths, default=0),
+        longest=max(sizes, default=0),
         labels=dict(sorted(labels.items())),
     )
 

@@ -17,7 +17,7 @@ from flows.command_line.model_places import model_folder
 from flows.command_line.registry_options import registry_options
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
-from ftlib.merging.methods import Average, Kernel, Lerp, Merge
+from ftlib.merging.methods import METHODS, Kernel, Merge
 from ftlib.merging.plan import Input, plan_merge
 from ftlib.merging.recorded import check_recorded, recorded
 from ftlib.models.folder import is_adapter
@@ -25,15 +25,13 @@ from ftlib.recipe.file import explain
 from ftlib.storage.model_folders import check_free, put_folder
 from ftlib.workspace import make_cache, user_cache
 
-METHODS = ("lerp", "slerp", "average", "model_stock", "task_arithmetic", "ties", "dare")
-
 
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, metavar="A B [MORE...]")
 @click.option(
     "--out", required=True, metavar="FOLDER", help="Folder or s3://bucket/folder to make; it must not hold anything."
 )
-@click.option("--method", type=click.Choice(METHODS), default="lerp", show_default=True, help="How they are merged.")
+@click.option("--method", type=click.Choice([*METHODS]), default="lerp", show_default=True, help="How they are merged.")
 @click.option("--alpha", type=float, help="lerp and slerp: 0 is A, 1 is B.")
 @click.option("--scale", type=float, help="task_arithmetic, ties and dare: times the task vectors.")
 @click.option(
@@ -133,7 +131,7 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
     from ftlib.merging.adapters import read_adapter, stands_elsewhere, write_scaled
     from ftlib.merging.files import appearing
 
-    if not isinstance(kernel, Lerp) or kernel.modules or kernel.depth or max_shard_mb:
+    if (alpha := kernel.scaling()) is None or max_shard_mb:
         raise RecipeError(
             "--as-adapter moves one adapter along the straight line: --alpha alone goes with it; "
             "leave it out to write merged weights"
@@ -141,7 +139,7 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
     base, adapter = folders
     notes = stands_elsewhere(adapter, base)
     with appearing(target) as work:
-        mixed = write_scaled(adapter, base, kernel.alpha, work)
+        mixed = write_scaled(adapter, base, alpha, work)
     return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": notes}
 
 
@@ -163,19 +161,17 @@ def _written(out: str, endpoint_url: str | None) -> Generator[Path]:
 
 
 def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
-    given = {name: value for name, value in numbers.items() if value is not None}
-    if method in ("lerp", "slerp") and count != 2:
+    given = METHODS[method].usual(count) | {name: value for name, value in numbers.items() if value is not None}
+    if METHODS[method].pair and count != 2:
         raise RecipeError(f"--method {method} takes two checkpoints, got {count}; `average` and others take more")
-    if method == "average":
-        given.setdefault("ingredients", list(range(count)))
     form, data = TypeAdapter[Kernel](Merge), {**given, "kind": method}
     try:
         kernel = form.validate_python(data)
     except ValidationError as error:
         lines = explain(error, data, form.json_schema())
         raise RecipeError("\n".join(f"--method {method}: {line}" for line in lines)) from None
-    if isinstance(kernel, Average) and sorted(kernel.ingredients) != list(range(count)):
-        raise RecipeError(f"--method average takes all {count} checkpoints; leave out what should not be in it")
+    if kernel.leaves_out(count):
+        raise RecipeError(f"--method {method} takes all {count} checkpoints; leave out what should not be in it")
     return kernel
 
 

@@ -21,7 +21,6 @@ from ftlib.stages.register import register
 from ftlib.stages.step import Step, walk
 from ftlib.training.phase import Phase
 from ftlib.training.speed import Speed, measured_speed, training_flops
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
@@ -138,7 +137,9 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
         for phase, size in zip(trainings, sizes, strict=True)
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
-    needs_ray = recipe.compute.workers > 0 and any(phase.seconds and phase.tuning != "linear_probe" for phase in phases)
+    needs_ray = recipe.compute.workers > 0 and any(
+        planned.seconds and phase.tuning.takes_steps for planned, phase in zip(phases, trainings, strict=True)
+    )
     seconds = RUN_SECONDS + needs_ray * RAY_SECONDS + measuring + sum(phase.seconds for phase in phases)
     return plan.model_copy(update={"phases": phases, "seconds": round(seconds, 1), "speed": speed.source})
 
@@ -166,10 +167,10 @@ def _seen(phase: Phase, prepared: dict[str, PreparedDataset]) -> _Seen:
 
 
 def _phase_plan(recipe: Recipe, phase: Phase, size: "Footprint", seen: _Seen, speed: Speed, *, done: bool) -> PhasePlan:
-    probe = isinstance(phase.tuning, LinearProbe)
-    epochs = 1.0 if probe else phase.optimizer.epochs
-    per_token = 2.0 * size.computing if probe else training_flops(size.computing, min(size.trained, size.computing))
-    steps = 1 if probe else max(1, round(seen.steps * epochs))
+    solved = not phase.tuning.takes_steps
+    epochs = 1.0 if solved else phase.optimizer.epochs
+    per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
+    steps = 1 if solved else max(1, round(seen.steps * epochs))
     seconds = 0.0 if done else seen.tokens * epochs * per_token / speed.flops
     return PhasePlan(
         name=phase.name,
@@ -187,7 +188,7 @@ def _phase_plan(recipe: Recipe, phase: Phase, size: "Footprint", seen: _Seen, sp
 def _memory(recipe: Recipe, phase: Phase, size: "Footprint", longest: int) -> int:
     """Weights, gradients, Adam's two moments and the average in fp32, and the largest forward pass's activations."""
     state = 4 * size.parameters
-    if isinstance(phase.tuning, LinearProbe):
+    if not phase.tuning.takes_steps:
         return PROCESS_BYTES + state
     batch = recipe.compute.micro_batch_size or ceil(phase.optimizer.batch_size / max(1, recipe.compute.workers))
     activations = batch * longest * size.hidden * size.layers * ACTIVATION_BYTES

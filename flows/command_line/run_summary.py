@@ -10,7 +10,6 @@ from flows.run_record import RunRecord
 from ftlib.evaluation.results import results
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.places import Registry
-from ftlib.registry.places.s3 import S3
 from ftlib.registry.publish import Publish
 from ftlib.wording import counted
 
@@ -79,6 +78,6 @@ def _outcome(result: ModelVersion | Refusal, publish: Publish) -> str:
 
 
 def _pull_command(version: ModelVersion, to: Registry) -> str:
-    endpoint = f" --endpoint-url {to.endpoint_url}" if isinstance(to, S3) and to.endpoint_url else ""
+    endpoint = f" --endpoint-url {to.endpoint_url}" if to.endpoint_url else ""
     spec = f"{version.name}@{version.version}"
     return f"reglage registry pull {spec} {version.name} --registry {version.registry}{endpoint}"

@@ -68,11 +68,11 @@ def suite(
         raise RecipeError(f"suite: {', '.join(twice)} is named twice; name every model once")
     resampling, found = Resampling(resamples, confidence, seed=0), dict[str, "list[TaskScores]"]()
     folders = {name: model_folder(name, uri, endpoint_url) for name in models}
-    from ftlib.kinds.loading import load_model, load_tokenizer
+    from ftlib.kinds.loading import load_language_model, load_tokenizer
 
     for name, place in folders.items():
         with called(name, place):
-            found[name] = ask(load_model(place, "tokens"), load_tokenizer(place), tasks, folder, limit)
+            found[name] = ask(load_language_model(place), load_tokenizer(place), tasks, folder, limit)
     compared = adjusted(
         [
             ours.minus(theirs, (name, models[0]), resampling)

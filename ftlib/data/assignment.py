@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ftlib.config import LABELED, Split
+from ftlib.config import Split
 from ftlib.data.cleaning import clean
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import RawDataset
@@ -118,7 +118,7 @@ def _scan(
         if isinstance(example, Example):
             key = text_key(example.text)
             value = values.get(column) if column else None
-            if dataset.format.yields in LABELED:
+            if dataset.format.names_labels:
                 spellings.update(example.labels)
             label = labels.setdefault(example.label, example.label)  # one text for all its rows, not one for each
             rows.append((i, Keyed(row_id, key, label, value, _own_key(dataset, values))))

@@ -40,20 +40,18 @@ class SplitFacts(Config):
 
     rows: int
     tokens: int
+    """The rows' sizes together: their tokens, or what else the format counts."""
     supervised: int
     """Terms of the loss: labels, tags of words, or target tokens that a loss or metric can see."""
     truncated: int
     longest: int
-    """Tokens of the longest row after truncation."""
+    """The largest size of a row, after truncation."""
     labels: dict[str, int] = {}
     """Rows per label; rows that have some word of it, per tag."""
 
 
 class PreparedDataset(Artifact):
-    """Tokenised splits: `train.arrow`, `validation.arrow`, `test.arrow`, memory-mapped by whoever reads them.
-
-    Columns: `row_id`, `input_ids` list<int32>, `supervised` int32, `target` of the kind's own type, `slice:<name>`.
-    """
+    """The splits as a model reads them: `train.arrow`, `validation.arrow`, `test.arrow` (`ftlib.data.prepared`)."""
 
     content: str
     kind: BatchKind
@@ -74,5 +72,5 @@ class PreparedDataset(Artifact):
     """The tokenizer's special tokens that rows' texts spell, and in how many rows each."""
 
     def digest(self) -> str:
-        """Return the digest of the token ids and labels."""
+        """Return the digest of the rows' inputs and targets."""
         return self.content

@@ -1,19 +1,22 @@
 """The files of a prepared split: Arrow IPC *file* format, so that a reader maps it into memory instead of loading it.
 
-Columns: `row_id` string, `input_ids` list<int32> (special tokens included, no padding), `supervised` int32 (terms of
-the row's loss), `target` of the kind's own type (for `tokens` there is none), and one string column `slice:<name>` per
-slice of the format. The schema's metadata names the kind. An absent split is a file without rows.
+Columns: `row_id` string, then the model's inputs by name (`ftlib.data.inputs`; for text `input_ids` list<int32>,
+special tokens included, no padding), `supervised` int32 (terms of the row's loss), `target` of the kind's own type (for
+`tokens` there is none), and one string column `slice:<name>` per slice of the format. A column `score:<name>` holds
+numbers that a frozen model gave each row; batches carry them. The schema's metadata names the kind and, where they are
+not one text, the inputs. An absent split is a file without rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftlib.config import BatchKind, Split
+from ftlib.data.inputs import INPUT_IDS, TEXT, Cell, Inputs, arrow_column, to_metadata
 from ftlib.data.row_targets import Target
 
 if TYPE_CHECKING:
@@ -21,15 +24,16 @@ if TYPE_CHECKING:
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SLICE = "slice:"
-_OWN = ("row_id", "input_ids", "supervised", "target")
+SCORE = "score:"
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRow:
+class PreparedRow:
     """One row of a prepared split."""
 
     row_id: str
-    input_ids: Sequence[int]
+    inputs: Mapping[str, Cell]
+    """By the names of the format's inputs."""
     target: Target = None
     slices: tuple[str, ...] = ()
     """Values in the order of the format's `slices`."""
@@ -41,18 +45,19 @@ def split_file(folder: Path, split: Split) -> Path:
     return folder / f"{split}.arrow"
 
 
-def split_schema(kind: BatchKind, slices: Sequence[str] = ()) -> pa.Schema:
+def split_schema(kind: BatchKind, slices: Sequence[str] = (), inputs: Inputs = TEXT) -> pa.Schema:
     """Return the columns of a split."""
     import pyarrow as pa
 
     columns = [
         pa.field("row_id", pa.string()),
-        pa.field("input_ids", pa.list_(pa.int32())),
+        *(pa.field(column.name, column.arrow_type()) for column in inputs),
         pa.field("supervised", pa.int32()),
     ]
     if (target := _target_type(kind)) is not None:
         columns.append(pa.field("target", target))
-    return pa.schema([*columns, *(pa.field(SLICE + name, pa.string()) for name in slices)], {"kind": kind})
+    columns += [pa.field(SLICE + name, pa.string()) for name in slices]
+    return pa.schema(columns, {"kind": kind, **to_metadata(inputs)})
 
 
 def longest_prompt(path: Path) -> int:
@@ -60,7 +65,7 @@ def longest_prompt(path: Path) -> int:
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    lengths = (chunk.value_lengths().to_numpy() for chunk in table["input_ids"].chunks)
+    lengths = (chunk.value_lengths().to_numpy() for chunk in table[INPUT_IDS].chunks)
     supervised = (chunk.to_numpy() for chunk in table["supervised"].chunks)
     return max((int((a - b).max()) for a, b in zip(lengths, supervised, strict=True) if len(a)), default=0)
 
@@ -88,33 +93,43 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
 class SplitWriter:
     """Appends batches of rows to one split's file; memory is bounded by the batch."""
 
-    def __init__(self, file: pa.ipc.RecordBatchFileWriter, schema: pa.Schema) -> None:
+    def __init__(self, file: pa.ipc.RecordBatchFileWriter, schema: pa.Schema, inputs: Inputs) -> None:
         self._file = file
         self._schema = schema
+        self._inputs = inputs
 
-    def write(self, rows: Sequence[TokenRow]) -> None:
-        """Append rows as one record batch."""
+    def write(self, rows: Sequence[PreparedRow]) -> None:
+        """Append rows as one record batch. Raises DataError for an input of another shape than the format says."""
         import pyarrow as pa
 
         if not rows:
             return
-        columns: list[object] = [[getattr(row, name) for row in rows] for name in _OWN if name in self._schema.names]
+        inputs = [arrow_column(column, [row.inputs[column.name] for row in rows]) for column in self._inputs]
+        columns: list[object] = [[row.supervised for row in rows]]
+        if "target" in self._schema.names:
+            columns.append([row.target for row in rows])
         columns += zip(*(row.slices for row in rows), strict=True)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-        self._file.write_batch(pa.record_batch(arrays, schema=self._schema))
+        fields = [*self._schema][1 + len(inputs) :]
+        others = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
+        ids = pa.array([row.row_id for row in rows], pa.string())
+        self._file.write_batch(pa.record_batch([ids, *inputs, *others], schema=self._schema))
 
 
 @contextmanager
-def open_split(path: Path, kind: BatchKind, slices: Sequence[str] = ()) -> Generator[SplitWriter]:
+def split_writer(
+    path: Path, kind: BatchKind, slices: Sequence[str] = (), inputs: Inputs = TEXT
+) -> Generator[SplitWriter]:
     """Write a split; the file is whole only after the block has ended without an error."""
     import pyarrow as pa
 
-    schema = split_schema(kind, slices)
+    schema = split_schema(kind, slices, inputs)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
-        yield SplitWriter(file, schema)
+        yield SplitWriter(file, schema, inputs)
 
 
-def write_split(path: Path, kind: BatchKind, rows: Iterable[TokenRow], slices: Sequence[str] = ()) -> None:
+def write_split(
+    path: Path, kind: BatchKind, rows: Iterable[PreparedRow], slices: Sequence[str] = (), inputs: Inputs = TEXT
+) -> None:
     """Write all rows of a split."""
-    with open_split(path, kind, slices) as writer:
+    with split_writer(path, kind, slices, inputs) as writer:
         writer.write(list(rows))

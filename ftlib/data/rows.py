@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, cast
 
 import msgspec
 
 from ftlib.data.identity import NONE, identity
+from ftlib.data.inputs import INPUT_IDS, Cell
 from ftlib.data.row_targets import Target
 from ftlib.errors import DataError
 
@@ -194,33 +195,25 @@ def labels_in(target: Target) -> tuple[str, ...]:
     return tuple(sorted({label for label in named if isinstance(label, str)}))
 
 
-class Tokenizer(Protocol):
-    """What formats use of a transformers tokenizer."""
-
-    eos_token_id: Any
-
-    def __call__(self, text: Any, **options: Any) -> Any:
-        """Return `input_ids`, a list of ids for every text."""
-        ...
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """Return how many tokens it puts around a text, or a pair of them."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The token ids of a row to be, with what it is taught."""
+    """A row to be: what the model reads, with what it is taught."""
 
-    ids: list[int]
+    inputs: Mapping[str, Cell]
+    """By the names of the format's `inputs`."""
     target: Target = None
     supervised: int = 1
     """Terms of its loss: 1 for a label, else the tokens that are predicted."""
 
+    @property
+    def ids(self) -> list[int]:
+        """Return the token ids of a row of text."""
+        return cast("list[int]", self.inputs[INPUT_IDS])
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example as tokens: one piece, or several where a format cuts long texts."""
+    """One example as the model reads it: one piece, or several where a format cuts long texts."""
 
     pieces: list[Piece]
     truncated: bool = False

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ftlib.errors import ModelError
 from ftlib.evaluation.forward_pass import batches_of
-from ftlib.kinds.batch import Batch
+from ftlib.kinds.batch import UNTAUGHT, Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.next_tokens import next_tokens
 from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.token_log_probs import token_logits
 
 POSITIONS = 256
 """Positions compared at a time, in float64: 256 x 50,000 words are 100 MB a model."""
@@ -43,14 +44,12 @@ def token_divergence(
 
 
 def _of_batch(reference: nn.Module, ours: nn.Module, batch: Batch) -> Float[Tensor, " rows"]:
-    asked = next_tokens(batch) != -100
-    theirs, mine = (
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1][asked]
-        for model in (reference, ours)
-    )
-    if theirs.shape != mine.shape:
-        raise ModelError(f"a divergence needs one vocabulary; got {theirs.shape[-1]} and {mine.shape[-1]} words")
-    terms = [_kl(p, q) for p, q in zip(theirs.split(POSITIONS), mine.split(POSITIONS), strict=True)]
+    asked = next_tokens(batch) != UNTAUGHT
+    terms: list[Tensor] = []
+    for theirs, mine in zip(*(token_logits(model, batch, POSITIONS) for model in (reference, ours)), strict=True):
+        if theirs.shape != mine.shape:
+            raise ModelError(f"a divergence needs one vocabulary; got {theirs.shape[-1]} and {mine.shape[-1]} words")
+        terms.append(_kl(theirs, mine))
     rows = torch.zeros(len(asked), dtype=torch.float64, device=asked.device)
     return rows.index_add(0, asked.nonzero()[:, 0], torch.cat(terms)) if terms else rows
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from ftlib.errors import ModelError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.batches import by_length
@@ -39,12 +39,12 @@ EVERYTHING = Share(0, 1)
 def batches_of(split: PreparedSplit, share: Share = EVERYTHING) -> list[Int[np.ndarray, " batch"]]:
     """Return a share of the split's batches.
 
-    All batches are a pure function of the rows' lengths: the same for every model and any number of workers, so that
+    All batches are a pure function of the rows' sizes: the same for every model and any number of workers, so that
     models differ by their weights alone and not by padding.
     """
-    largest = head_of(split.kind).largest_batch
-    size = max(1, min(ROWS, largest // max(1, int(split.lengths.max(initial=0)))))
-    return by_length(split.lengths, size)[share.index :: share.of]
+    largest = KINDS[split.kind].head().largest_batch
+    size = max(1, min(ROWS, largest // max(1, int(split.sizes.max(initial=0)))))
+    return by_length(split.sizes, size)[share.index :: share.of]
 
 
 def predict_split(
@@ -62,7 +62,7 @@ def predict_split(
     prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not finite.
     """
     collate = Collator.of(model)
-    answers, done = head_of(split.kind).answers(split, labels, tokenizer, max_new_tokens), 0
+    answers, done = KINDS[split.kind].head().answers(split, labels, tokenizer, max_new_tokens), 0
     batches = batches_of(split, share)
     model.eval()
     with torch.inference_mode():

@@ -9,7 +9,7 @@ from ftlib.artifacts import Artifact
 from ftlib.config import Config, Split
 from ftlib.fingerprint import digest
 from ftlib.kinds.outcomes.base import Outcomes
-from ftlib.kinds.outcomes.table_file import read_outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 
 Tables = Callable[["Measured"], Outcomes]
 """Reads the table of outcomes behind a cell. Raises StorageError if it is gone."""

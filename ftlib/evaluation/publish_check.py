@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ftlib.config import READS_ONE_PLACE, REPORT, BatchKind
+from ftlib.config import REPORT, BatchKind
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.errors import IntegrityError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load, load_tokenizer, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
@@ -57,7 +57,7 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
     ours = load(candidate.start, data.kind)
     mix_into(ours, candidate)
     # The head is as random as a stranger's: what the adapter does not bring shows.
-    bare, _ = load_with_gaps(base, data.kind, **head_of(data.kind).config(candidate.end.labels))
+    bare, _ = load_with_gaps(base, data.kind, **KINDS[data.kind].head().config(candidate.end.labels))
     theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
     return _compared("adapter", theirs.eval(), ours, candidate, data, ADAPTER_TOLERANCE)
 
@@ -87,8 +87,10 @@ def _compared(
 
 def _as_a_stranger(folder: Path, kind: BatchKind) -> nn.Module:
     """Load with transformers alone: none of our code may be needed to use what we publish."""
-    model: nn.Module = head_of(kind).auto_class.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    model: nn.Module = (
+        KINDS[kind]
+        .head()
+        .auto_class.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
     )
     return model.eval()
 
@@ -102,7 +104,7 @@ def _check_labels(model: nn.Module, labels: tuple[str, ...]) -> None:
 
 def _check_tokenizer(model: nn.Module, tokenizer: Any, kind: BatchKind) -> None:
     pad = Collator.of(model).pad_token_id
-    if kind in READS_ONE_PLACE and tokenizer.pad_token_id != pad:
+    if KINDS[kind].reads_one_place and tokenizer.pad_token_id != pad:
         raise IntegrityError(
             f"the tokenizer read back fills rows up with {tokenizer.pad_token_id}, and the model finds the place it "
             f"reads by {pad}; nothing was published"
@@ -111,11 +113,11 @@ def _check_tokenizer(model: nn.Module, tokenizer: Any, kind: BatchKind) -> None:
 
 def _some_rows(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
     spread = np.linspace(0, len(split) - 1, num=min(ROWS, len(split))).astype(np.int64)
-    return np.unique([*spread, np.argmax(split.lengths), np.argmin(split.lengths)])
+    return np.unique([*spread, np.argmax(split.sizes), np.argmin(split.sizes)])
 
 
 @torch.inference_mode()
 def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> list[Tensor]:
     """Return each row's logits, asked in one batch, padded as the model's own config says."""
     batch = split.batch(rows, Collator.of(model))
-    return own_logits(split.kind, model(**batch.inputs()), split.lengths[rows].tolist())
+    return own_logits(split.kind, model(**batch.inputs), split.lengths[rows].tolist())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Float, Int
     from torch import Tensor
 
@@ -16,24 +18,35 @@ UNTAUGHT = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right to the longest of them."""
+    """Rows as one model reads them: `model(**batch.inputs)`.
 
-    input_ids: Int[Tensor, "rows tokens"]
-    attention_mask: Int[Tensor, "rows tokens"]
-    """1 on tokens, 0 on padding."""
+    Rows of tokens are padded on the right to the longest of them, and `attention_mask` says where. Where rows were
+    packed instead, the model reads one row: inputs are 1 x tokens without padding or mask, the rows lie one behind the
+    other in it, `borders` says where, and `positions` are among the inputs as `position_ids`. `supervised`, `targets`,
+    `rows` and `columns` count the rows, never the packs: `len(batch)` is the same for the same rows either way.
+    """
+
+    inputs: Mapping[str, Tensor]
+    """By the names of the model's forward pass; the first dimension is the row, or 1 for a pack."""
     supervised: Int[Tensor, " rows"]
     """Terms of each row's loss: 1 for a label; for a language model, the tokens at its end that are predicted."""
     targets: Tensor | None = None
     """What the rows are taught, as their head lays it out: for `labeled`, each row's position in the model's labels;
     for `tagged`, that of every token's tag, or `UNTAUGHT`; for `multi_labeled`, rows x labels of 0 and 1; for `scored`,
     a number each; for `spans`, the places of first and last token. None where the tokens themselves are the targets."""
-    segments: Int[Tensor, "rows tokens"] | None = None
-    """`token_type_ids`, for rows of two texts and a model that tells them apart by it."""
+    rows: Int[np.ndarray, " rows"] | None = None
+    """Each row's place in its split, whose `row_ids` name it."""
+    positions: Int[Tensor, "1 tokens"] | None = None
+    """Of a pack: each token's place in its own row, from 0."""
+    borders: Int[Tensor, " rows+1"] | None = None
+    """Of a pack: where each row begins, and where the last ends, as int32: what attention kernels call `cu_seqlens`."""
+    columns: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
+    """Numbers that a frozen model gave each row, by name: one each, an array of one shape each, or one for every token,
+    padded with 0. Read from the split's `score:<name>` columns; no gradient reaches them."""
 
-    def inputs(self) -> dict[str, Tensor]:
-        """Return what a model is called with."""
-        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
-        return inputs if self.segments is None else {**inputs, "token_type_ids": self.segments}
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        return len(self.supervised)
 
 
 @dataclass(frozen=True)

@@ -16,29 +16,35 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from ftlib.data.inputs import SEGMENTS, TEXT, Inputs, Marks, Numbers, Tokens
 from ftlib.errors import ModelError
 from ftlib.models.limits import text_config
 
 Row = Sequence[int] | Int[np.ndarray, " _"]
 
-SEGMENTS = "token_type_ids"
+SEGMENTED_TEXT: Inputs = (*TEXT, Marks(name=SEGMENTS))
+"""Tokens, and which of two texts each belongs to."""
 
 
 def takes(model: nn.Module, name: str) -> bool:
     """Say whether a model's forward pass has an input of that name."""
+    return name in _arguments(model)
+
+
+def _arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
     plain = cast(Any, getattr(model, "get_base_model", lambda: model)())  # what peft wraps takes anything
-    return name in inspect.signature(plain.forward).parameters
+    return inspect.signature(plain.forward).parameters
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Fills rows up to the longest of them, as one model wants it."""
+    """Makes tensors of rows' inputs, as one model wants them."""
 
     pad_token_id: int
     tokens: int | None
     """Rows of the model's embedding; None where its config does not say."""
-    segments: bool
-    """Whether the model takes `token_type_ids`: tokenizers give them to models that do not."""
+    arguments: frozenset[str]
+    """What the model's forward pass takes: tokenizers give segments to models that have no use for them."""
     device: torch.device
 
     @classmethod
@@ -49,34 +55,39 @@ class Collator:
         return cls(
             pad_token_id=own.pad_token_id if getattr(own, "pad_token_id", None) is not None else 0,
             tokens=getattr(own, "vocab_size", None),
-            segments=takes(model, SEGMENTS),
+            arguments=frozenset(_arguments(model)),
             device=next(model.parameters()).device if device is None else device,
         )
 
-    def __call__(self, inputs: Mapping[str, Sequence[Row]], *, left: bool = False) -> dict[str, Tensor]:
-        """Return tensors by name, rows x the longest row, and `attention_mask`: 1 on tokens, 0 on padding.
+    def __call__(
+        self, rows: Mapping[str, Sequence[Any]], inputs: Inputs = SEGMENTED_TEXT, *, left: bool = False
+    ) -> dict[str, Tensor]:
+        """Return what the model is called with, by name: the columns of `inputs` that `rows` has.
 
-        `inputs` has the rows of `input_ids`, and of any other input with one number for each token. The padding is
-        on the right, or on the `left`, where a text is to be continued.
+        Tokens and marks become int64, rows x the longest row, padded on the right, or on the `left`, where a text is
+        to be continued; tokens bring a mask: 1 on tokens, 0 on padding. Numbers become float32, rows x their shape.
 
-        Raises ModelError for a token that the model's embedding has no row for.
+        Raises ModelError for a token that the model's embedding has no row for, or an input that it does not take.
         """
-        rows = inputs["input_ids"]
-        self._check(rows)
-        lengths = np.array([len(row) for row in rows])
-        places = np.arange(width := int(lengths.max()))
-        mask = places >= width - lengths[:, None] if left else places < lengths[:, None]
-        taken = {name: values for name, values in inputs.items() if self.segments or name != SEGMENTS}
-        arrays = {name: self._filled(name, values, mask) for name, values in taken.items()}
-        arrays["attention_mask"] = mask.astype(np.int64)
+        arrays: dict[str, np.ndarray] = {}
+        for column in inputs:
+            if column.name not in rows or (isinstance(column, Marks) and column.name not in self.arguments):
+                continue
+            cells = rows[column.name]
+            if column.name not in self.arguments:
+                raise ModelError(
+                    f"the rows hold the input {column.name!r}, and the model takes "
+                    f"{', '.join(sorted(self.arguments))}: give a model of this modality, or another format"
+                )
+            if isinstance(column, Numbers):
+                arrays[column.name] = np.stack([column.array(cell) for cell in cells])
+                continue
+            mask = _mask([len(cell) for cell in cells], left=left)
+            if isinstance(column, Tokens):
+                self._check(cells)
+                arrays[column.mask] = mask.astype(np.int64)
+            arrays[column.name] = _filled(cells, mask, self.pad_token_id if isinstance(column, Tokens) else 0)
         return {name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in arrays.items()}
-
-    def _filled(
-        self, name: str, rows: Sequence[Row], mask: Bool[np.ndarray, "rows width"]
-    ) -> Int[np.ndarray, "rows width"]:
-        filled = np.full(mask.shape, self.pad_token_id if name == "input_ids" else 0, np.int64)
-        filled[mask] = np.concatenate(rows)
-        return filled
 
     def _check(self, rows: Sequence[Row]) -> None:
         highest = max(int(np.max(row, initial=0)) for row in rows)
@@ -85,3 +96,16 @@ class Collator:
                 f"a row holds the token {highest}, and the model's embedding ends at {self.tokens - 1}: its tokenizer "
                 "has tokens that the model was never given; take them out of the tokenizer, or resize the embedding"
             )
+
+
+def _mask(lengths: Sequence[int], *, left: bool) -> Bool[np.ndarray, "rows width"]:
+    """Return what is no padding."""
+    places = np.arange(width := max(lengths))
+    counts = np.array(lengths)[:, None]
+    return places >= width - counts if left else places < counts
+
+
+def _filled(rows: Sequence[Row], mask: Bool[np.ndarray, "rows width"], padding: int) -> Int[np.ndarray, "rows width"]:
+    filled = np.full(mask.shape, padding, np.int64)
+    filled[mask] = np.concatenate(rows)
+    return filled

@@ -10,8 +10,9 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from ftlib.config import BatchKind
+from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import check_model, check_no_code, check_tokenizer, copy_tokenizer, read_config
@@ -39,13 +40,18 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
     return load_for_training(folder, kind, dropout=None)
 
 
+def load_language_model(folder: Path) -> nn.Module:
+    """Load a folder as a causal language model, whatever it was trained to follow."""
+    return load_model(folder, next(kind.name for kind in KINDS.values() if kind.language))
+
+
 def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.Module, set[str]]:
     """Load a folder and say which tensors it lacked (freshly initialised from torch's current seed).
 
     `config` overrides the model's own, for example `num_labels`. Raises ModelError for a folder that `check_model`
     refuses, that stock transformers cannot load, or whose weights are not finite.
     """
-    loader = head_of(kind).auto_class
+    loader = KINDS[kind].head().auto_class
     check_model(folder)
     settled = load_config(folder, **config)
     settle(settled, folder, kind, lambda: load_tokenizer(folder))
@@ -136,6 +142,14 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(
             f"{folder} has no usable tokenizer: {first_line(error)}; save its tokenizer there again"
         ) from error
+
+
+def load_processor(folder: Path) -> Processor:
+    """Return what makes a model's inputs; its parts are loaded when they are asked for.
+
+    They raise as `load_tokenizer` does.
+    """
+    return Processor(lambda: load_tokenizer(folder))
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:

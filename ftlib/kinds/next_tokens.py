@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftlib.kinds.batch import Batch
+from ftlib.data.inputs import ATTENTION_MASK, INPUT_IDS
+from ftlib.kinds.batch import UNTAUGHT, Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -12,13 +13,14 @@ if TYPE_CHECKING:
 
 
 def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
-    """Return what each position but the last is to predict: the token after it, or -100 where that is not supervised.
+    """Return what each position but the last is to predict: the token after it; `UNTAUGHT` where not supervised.
 
     Padding is known by the rows' lengths, never by the pad id: where pad equals eos, that would unlearn stopping.
     """
     import torch
 
-    ends = batch.attention_mask.sum(dim=1, keepdim=True)
-    positions = torch.arange(1, batch.input_ids.shape[1], device=batch.input_ids.device)
+    ids = batch.inputs[INPUT_IDS]
+    ends = batch.inputs[ATTENTION_MASK].sum(dim=1, keepdim=True)
+    positions = torch.arange(1, ids.shape[1], device=ids.device)
     supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])
-    return batch.input_ids[:, 1:].masked_fill(~supervised, -100)
+    return ids[:, 1:].masked_fill(~supervised, UNTAUGHT)

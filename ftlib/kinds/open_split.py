@@ -9,7 +9,7 @@ from typing import cast
 import pyarrow as pa
 
 from ftlib.config import BatchKind
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.split import PreparedSplit
 
 
@@ -21,4 +21,4 @@ def open_split(path: Path, labels: Sequence[str]) -> PreparedSplit:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     kind = cast(BatchKind, (table.schema.metadata or {})[b"kind"].decode())
     column = table["target"] if "target" in table.column_names else None
-    return PreparedSplit(table, kind, head_of(kind).targets(column, labels, path))
+    return PreparedSplit(table, kind, KINDS[kind].head().targets(column, labels, path))

@@ -13,10 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ftlib.config import READS_ONE_PLACE, BatchKind
+from ftlib.config import BatchKind
+from ftlib.data.inputs import INPUT_IDS, SEGMENTS
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.collate import SEGMENTS, Collator, takes
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.collate import Collator, takes
+from ftlib.kinds.kind import KINDS
 from ftlib.models.limits import ids_of, text_config
 
 TOLERANCE = 1e-4
@@ -39,7 +40,7 @@ def settle(config: Any, folder: Path, kind: BatchKind, tokenizer: Callable[[], A
     own = text_config(config)
     ends = frozenset(ids_of(getattr(own, "eos_token_id", None)))
     # An encoder-decoder reads at its last end token: rows filled up with more of them would be read there.
-    taken: frozenset[int] = ends if config.is_encoder_decoder and kind in READS_ONE_PLACE else frozenset()
+    taken: frozenset[int] = ends if config.is_encoder_decoder and KINDS[kind].reads_one_place else frozenset()
 
     def fits(id: object) -> bool:
         return id in ids_of(id) and id not in taken and 0 <= cast(int, id) < getattr(own, "vocab_size", float("inf"))
@@ -47,7 +48,8 @@ def settle(config: Any, folder: Path, kind: BatchKind, tokenizer: Callable[[], A
     if fits(getattr(own, "pad_token_id", None)):
         return
     found = next(filter(fits, _candidates(own, tokenizer)), None)
-    if found is None and kind in READS_ONE_PLACE:
+    # Without a vocabulary it reads no tokens: there is nothing to fill up.
+    if found is None and KINDS[kind].reads_one_place and hasattr(own, "vocab_size"):
         end = " but its end token, which it reads at," if taken else ""
         raise ModelError(
             f"{folder}: neither config.json nor the tokenizer has a token{end} to fill rows up with, and the model "
@@ -69,7 +71,7 @@ def _candidates(own: Any, load: Callable[[], Any]) -> Iterator[object]:
 
 def own_logits(kind: BatchKind, said: Any, lengths: Sequence[int]) -> list[Tensor]:
     """Return what a model says of each row: its logits, without those at padding."""
-    logits = head_of(kind).logits(said)
+    logits = KINDS[kind].head().logits(said)
     if logits.ndim == 2:
         return list(logits)
     return [row[:length] for row, length in zip(logits, lengths, strict=True)]
@@ -96,14 +98,14 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
     Raises ModelError, by name, for a model whose answers depend on the padding, or on inputs that are not given here
     (XLNet reads the row's last place, FNet mixes all of them), or one that cannot answer at all.
     """
-    texts = [(text, _TEXTS[0]) if kind == "spans" else (text,) for text in _TEXTS]
+    texts = [(text, _TEXTS[0]) if KINDS[kind].pairs else (text,) for text in _TEXTS]
     most = {} if longest is None else {"truncation": True, "max_length": longest}
     encoded = [cast("Mapping[str, list[int]]", tokenizer(*text, **most)) for text in texts]
-    rows = [row for row in encoded if row["input_ids"]]
+    rows = [row for row in encoded if row[INPUT_IDS]]
     if not rows:
         return
-    given = ("input_ids", SEGMENTS) if kind == "spans" and SEGMENTS in rows[0] else ("input_ids",)
-    lengths = [len(row["input_ids"]) for row in rows]
+    given = (INPUT_IDS, SEGMENTS) if KINDS[kind].pairs and SEGMENTS in rows[0] else (INPUT_IDS,)
+    lengths = [len(row[INPUT_IDS]) for row in rows]
     batch = Collator.of(model)({input: [row[input] for row in rows] for input in given})
     what = type(model).__name__
     try:
@@ -131,6 +133,6 @@ def _alone(model: nn.Module, kind: BatchKind, row: Mapping[str, list[int]]) -> d
     (`ftlib.kinds.published_tokenizer`).
     """
     known = {name: torch.tensor([values]) for name, values in row.items() if takes(model, name)}
-    if kind != "spans" and SEGMENTS in known and not known[SEGMENTS].any():
+    if not KINDS[kind].pairs and SEGMENTS in known and not known[SEGMENTS].any():
         del known[SEGMENTS]
     return known

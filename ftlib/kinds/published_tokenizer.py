@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ftlib.config import LANGUAGE, READS_ONE_PLACE, BatchKind, SpecialTokens
-from ftlib.kinds.collate import SEGMENTS
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.inputs import SEGMENTS
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_tokenizer
 from ftlib.models.limits import load_config, text_config, without_weights
 
@@ -23,11 +24,11 @@ def settle_tokenizer(folder: Path, kind: BatchKind, special_tokens: SpecialToken
     """
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     changes: dict[str, object] = {}
-    if kind not in LANGUAGE and tokenizer.split_special_tokens != (special_tokens == "split"):
+    if not KINDS[kind].language and tokenizer.split_special_tokens != (special_tokens == "split"):
         changes["split_special_tokens"] = special_tokens == "split"
-    if kind in READS_ONE_PLACE and (pad := text_config(config).pad_token_id) != tokenizer.pad_token_id:
+    if KINDS[kind].reads_one_place and (pad := text_config(config).pad_token_id) != tokenizer.pad_token_id:
         changes["pad_token"] = tokenizer.convert_ids_to_tokens(pad)
-    if kind not in LANGUAGE and SEGMENTS in tokenizer("a") and not _has_segments(config, folder):
+    if not KINDS[kind].language and SEGMENTS in tokenizer("a") and not _has_segments(config, folder):
         changes["model_input_names"] = [name for name in tokenizer.model_input_names if name != SEGMENTS]
     if changes:
         own: dict[str, object] = json.loads((folder / _SAYS).read_bytes()) if (folder / _SAYS).is_file() else {}

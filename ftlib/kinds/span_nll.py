@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ftlib.data.inputs import ATTENTION_MASK
 from ftlib.kinds.batch import Batch
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def span_nll(said: Any, batch: Batch) -> Float[Tensor, " rows"]:
     from torch.nn.functional import cross_entropy
 
     assert batch.targets is not None
-    padding = batch.attention_mask == 0
+    padding = batch.inputs[ATTENTION_MASK] == 0
     first, last = (
         cross_entropy(logits.float().masked_fill(padding, float("-inf")), targets, reduction="none")
         for logits, targets in zip((said.start_logits, said.end_logits), batch.targets.unbind(dim=1), strict=True)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import SupportsIndex
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from ftlib.config import BatchKind
+from ftlib.data.inputs import INPUT_IDS, SEGMENTS, Input, Marks, Numbers, Tokens, from_metadata
+from ftlib.data.prepared import SCORE, SLICE
 from ftlib.kinds.batch import Batch
-from ftlib.kinds.collate import SEGMENTS, Collator
+from ftlib.kinds.collate import Collator
 from ftlib.kinds.targets import Targets
+
+Rows = Sequence[int] | Int[np.ndarray, " rows"]
 
 
 class PreparedSplit:
@@ -27,38 +32,119 @@ class PreparedSplit:
         """Read `table` in place; `targets` are what its rows are taught, where the tokens do not say it themselves."""
         self.kind: BatchKind = kind
         self.targets = targets
-        # One (offsets, tokens) pair per record batch: combining them would copy the whole split into memory.
-        chunks = table["input_ids"].chunks
+        self.inputs = from_metadata(table.schema.metadata)
+        self._columns = {column.name: _column(table[column.name], column) for column in self.inputs}
+        self.sizes: Int[np.ndarray, " rows"] = _sizes(self.inputs, self._columns, len(table))
+        """What each row costs: batches are built by it. For text, its tokens."""
+        ids = self._columns.get(INPUT_IDS)
+        self.lengths: Int[np.ndarray, " rows"] = (
+            ids.lengths if isinstance(ids, _Lists) else np.zeros(len(table), np.int32)
+        )
+        """Each row's tokens, where it has `input_ids`; else 0."""
+        self.row_ids: pa.ChunkedArray = table["row_id"]
+        self.slices = {name.removeprefix(SLICE): table[name] for name in table.column_names if name.startswith(SLICE)}
+        self.scores = {
+            name.removeprefix(SCORE): _scores(table[name]) for name in table.column_names if name.startswith(SCORE)
+        }
+        """Numbers that a frozen model gave each row, by name."""
+        self.supervised: Int[np.ndarray, " rows"] = table["supervised"].to_numpy().astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.supervised)
+
+    def tokens(self, row: SupportsIndex) -> Int[np.ndarray, " tokens"]:
+        """Return the ids of one row's `input_ids`, as they lie in the file."""
+        return self._columns[INPUT_IDS][row]
+
+    def batch(self, rows: Rows, collate: Collator) -> Batch:
+        """Return these rows as a batch of the collator's model.
+
+        Raises ModelError for tokens that it does not have, or an input that it does not take.
+        """
+        inputs, cells = self.inputs, {name: [column[row] for row in rows] for name, column in self._columns.items()}
+        if self.targets is not None and (segments := self.targets.segments(rows)) is not None:
+            inputs, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
+        targets = None if self.targets is None else self.targets.tensor(rows, self.lengths[rows])
+        return Batch(
+            inputs=collate(cells, inputs),
+            supervised=torch.from_numpy(self.supervised[rows]).to(collate.device, non_blocking=True),
+            targets=None if targets is None else targets.to(collate.device, non_blocking=True),
+            rows=np.asarray(rows, np.int64),
+            columns={name: of.tensor(rows).to(collate.device, non_blocking=True) for name, of in self.scores.items()},
+        )
+
+
+class _Lists:
+    """A column of lists: one (offsets, values) pair for each record batch, as combining them would copy the split."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        chunks: list[Any] = column.chunks
         self._chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
         self._starts: Int[np.ndarray, " chunks"] = np.cumsum([0] + [len(chunk) for chunk in chunks])[:-1]
         self.lengths: Int[np.ndarray, " rows"] = np.concatenate(
             [np.diff(offsets) for offsets, _ in self._chunks] or [np.zeros(0, np.int32)]
         )
-        self.row_ids: pa.ChunkedArray = table["row_id"]
-        self.slices = {c.removeprefix("slice:"): table[c] for c in table.column_names if c.startswith("slice:")}
-        self.supervised: Int[np.ndarray, " rows"] = table["supervised"].to_numpy().astype(np.int64)
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def tokens(self, row: SupportsIndex) -> Int[np.ndarray, " tokens"]:
-        """Return one row's ids, as they lie in the file."""
+    def __getitem__(self, row: SupportsIndex) -> Any:
         row = operator.index(row)
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
-        offsets, tokens = self._chunks[chunk]
+        offsets, values = self._chunks[chunk]
         first = row - self._starts[chunk]
-        return tokens[offsets[first] : offsets[first + 1]]
+        return values[offsets[first] : offsets[first + 1]]
 
-    def batch(self, rows: Sequence[int] | Int[np.ndarray, " rows"], collate: Collator) -> Batch:
-        """Return these rows as a batch of the collator's model. Raises ModelError for tokens that it does not have."""
-        inputs = {"input_ids": [self.tokens(row) for row in rows]}
-        segments = None if self.targets is None else self.targets.segments(rows)
-        padded = collate(inputs if segments is None else {**inputs, SEGMENTS: segments})
-        targets = None if self.targets is None else self.targets.tensor(rows, self.lengths[rows])
-        return Batch(
-            input_ids=padded["input_ids"],
-            attention_mask=padded["attention_mask"],
-            supervised=torch.from_numpy(self.supervised[rows]).to(collate.device, non_blocking=True),
-            targets=None if targets is None else targets.to(collate.device, non_blocking=True),
-            segments=padded.get(SEGMENTS),
-        )
+    def tensor(self, rows: Rows) -> Tensor:
+        """Return rows x the longest of them, padded with 0."""
+        cells = [self[row] for row in rows]
+        filled = np.zeros((len(cells), max(map(len, cells), default=0)), self._chunks[0][1].dtype)
+        for cell, place in zip(cells, filled, strict=True):
+            place[: len(cell)] = cell
+        return torch.from_numpy(filled)
+
+
+class _Arrays:
+    """A column of arrays of one shape."""
+
+    def __init__(self, column: pa.ChunkedArray, shape: tuple[int, ...]) -> None:
+        chunks: list[Any] = column.chunks
+        self._chunks = [chunk.flatten().to_numpy().reshape(-1, *shape) for chunk in chunks]
+        self._starts: Int[np.ndarray, " chunks"] = np.cumsum([0] + [len(chunk) for chunk in chunks])[:-1]
+
+    def __getitem__(self, row: SupportsIndex) -> Any:
+        row = operator.index(row)
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._chunks[chunk][row - self._starts[chunk]]
+
+    def tensor(self, rows: Rows) -> Tensor:
+        """Return rows x the shape."""
+        return torch.from_numpy(np.stack([self[row] for row in rows]))
+
+
+class _Values:
+    """A column of one number a row."""
+
+    def __init__(self, values: Float[np.ndarray, " rows"]) -> None:
+        self._values = values
+
+    def tensor(self, rows: Rows) -> Tensor:
+        """Return a number for each row."""
+        return torch.from_numpy(self._values[rows])
+
+
+def _column(column: pa.ChunkedArray, input: Input) -> _Lists | _Arrays:
+    return _Arrays(column, input.shape) if isinstance(input, Numbers) else _Lists(column)
+
+
+def _scores(column: pa.ChunkedArray) -> _Lists | _Arrays | _Values:
+    if pa.types.is_fixed_size_list(column.type):
+        return _Arrays(column, (column.type.list_size,))
+    return _Lists(column) if pa.types.is_list(column.type) else _Values(column.to_numpy())
+
+
+def _sizes(inputs: Sequence[Input], columns: Mapping[str, _Lists | _Arrays], rows: int) -> Int[np.ndarray, " rows"]:
+    """Return what `ftlib.data.inputs.row_size` says of every row, without reading any."""
+    lists = [columns[input.name] for input in inputs if isinstance(input, Tokens)]
+    constant = sum(input.counts for input in inputs if isinstance(input, Numbers))
+    lengths = [column.lengths for column in lists if isinstance(column, _Lists)]
+    if len(lengths) == 1 and not constant:
+        return lengths[0]
+    return np.sum([np.full(rows, constant, np.int64), *lengths], axis=0)

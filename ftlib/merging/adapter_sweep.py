@@ -15,7 +15,6 @@ from ftlib.config import BatchKind
 from ftlib.kinds.loading import load
 from ftlib.merging.adapters import WEIGHTS, unscaled
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.methods import Lerp
 from ftlib.models.checkpoint import adapter_in
 from ftlib.models.folder import tensor_spans
 
@@ -27,7 +26,7 @@ def walks_by_scaling(candidate: Candidate) -> bool:
     measured must be what is served, after rounding.
     """
     merge, adapter = candidate.merge, candidate.end.adapter
-    if not isinstance(merge, Lerp) or merge.modules or merge.depth or merge.whole_copy() is not None:
+    if merge is None or merge.scaling() is None or merge.whole_copy() is not None:
         return False
     if adapter is None or not (adapter / WEIGHTS).is_file():
         return False

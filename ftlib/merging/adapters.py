@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError, first_line
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_model, save_model
 from ftlib.merging.methods.lerp import lerp
 from ftlib.models.config_meanings import compare_configs
@@ -43,13 +44,6 @@ _WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
 """Modules that peft puts between a name and its parameter; trained biases are saved with them."""
 _BASE_MOVED = ("pissa", "olora", "corda", "loftq")
 """Ways to start an adapter that change the weights below it: what its folder stands on is not the base model."""
-_KINDS: dict[str, BatchKind] = {
-    "CAUSAL_LM": "tokens",
-    "SEQ_CLS": "labeled",
-    "TOKEN_CLS": "tagged",
-    "QUESTION_ANS": "spans",
-}
-"""peft's TaskType by name, to a kind that the same class of transformers answers."""
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
@@ -250,15 +244,14 @@ def _floating(spans: Iterable[Span]) -> list[torch.dtype]:
 
 
 def _kind(adapter: Path, config: dict[str, Any], base: Path) -> BatchKind:
-    task = config.get("task_type")
-    if task is None:  # `get_peft_model` does not ask for one
-        made_by = (read_config(base).get("architectures") or [""])[0]
-        endings = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS",
-                   "ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS"}  # fmt: skip
-        task = next((name for ending, name in endings.items() if made_by.endswith(ending)), made_by)
-    if task not in _KINDS:
-        raise ModelError(
-            f"{adapter} is for the task {task!r}; adapters for {', '.join(_KINDS)} are merged here: merge it with "
-            "peft's merge_and_unload, and give the folder that saves"
-        )
-    return _KINDS[task]
+    """Return the plainest kind of batch that a model of the adapter's task answers."""
+    task, made_by = config.get("task_type"), (read_config(base).get("architectures") or [""])[0]
+    for kind in KINDS.values():
+        # `get_peft_model` does not ask for a task.
+        if task == kind.task_type or (task is None and made_by.endswith(kind.architectures)):
+            return kind.name
+    tasks = ", ".join(dict.fromkeys(kind.task_type for kind in KINDS.values()))
+    raise ModelError(
+        f"{adapter} is for the task {task or made_by!r}; adapters for {tasks} are merged here: merge it with peft's "
+        "merge_and_unload, and give the folder that saves"
+    )

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 
 from ftlib.errors import ModelError
-from ftlib.merging.methods import Kernel, Lerp, Place
+from ftlib.merging.methods import Kernel, Place
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import check_model, read_config, tensor_spans
 from ftlib.models.parameter_names import is_embedding, layer_of
@@ -201,7 +201,7 @@ def _new_rows(kernel: Kernel, inputs: Sequence[Input], spans: Sequence[dict[str,
     if not other and not all(has_vocabulary(item.folder) for item in inputs):
         return frozenset()  # which `_unchecked` says
     found = [new_tokens(inputs[0].folder, item.folder, (inputs[0].name, item.name)) for item in inputs[1:]]
-    if any(found) and not (isinstance(kernel, Lerp) and len(inputs) == 2):
+    if any(found) and not (kernel.grows and len(inputs) == 2):
         item = inputs[1 + next(i for i, new in enumerate(found) if new)]
         raise ModelError(
             f"{item.name!r} has tokens that {inputs[0].name!r} has not; a vocabulary that has grown is merged on the "
@@ -218,7 +218,7 @@ def _unchecked(inputs: Sequence[Input], reference: int) -> Iterator[str]:
 
 
 def _may_have_grown(kernel: Kernel, inputs: Sequence[Input], before: Span, after: Span) -> bool:
-    if not isinstance(kernel, Lerp) or len(inputs) != 2 or not before.shape or before.shape[1:] != after.shape[1:]:
+    if not kernel.grows or len(inputs) != 2 or not before.shape or before.shape[1:] != after.shape[1:]:
         return False
     sizes = [read_config(item.folder).get("vocab_size") for item in inputs]
     return sizes == [before.shape[0], after.shape[0]] and before.shape[0] < after.shape[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftlib.config import Config
 from ftlib.errors import ModelError
-from ftlib.merging.methods import Average, Kernel
+from ftlib.merging.methods import Kernel
 from ftlib.models.checkpoint import Checkpoint, adapter_in, model_in
 from ftlib.models.folder import weights_digest
 from ftlib.registry.versions import MANIFEST
@@ -44,7 +44,7 @@ def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
     weights, or theta0 still has its random head.
     """
     known = [(name, recorded(folder)) for name, folder in folders]
-    if isinstance(kernel, Average):
+    if not kernel.starts:
         tuned, (start_name, start) = known, next((each for each in known if each[1]), known[0])
     else:
         tuned, (start_name, start) = known[1:], known[0]
@@ -53,7 +53,7 @@ def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
             start = Recorded(weights=weights_digest(folders[0][1]), parent=None)
     if start and start.fresh_head:
         raise ModelError(f"{start_name!r} still has the random head it was made with; a line from it means nothing")
-    theta0 = start and (start.parent if isinstance(kernel, Average) else start.weights)
+    theta0 = start and (start.weights if kernel.starts else start.parent)
     for name, record in tuned:
         if start and record and record.parent != theta0:
             raise ModelError(

@@ -19,7 +19,8 @@ from ftlib.errors import ReglageError, TransientError
 from ftlib.evaluation.forward_pass import Share, batches_of
 from ftlib.evaluation.predictor import PredictionPlan, Predictor, threads_each
 from ftlib.fingerprint import digest
-from ftlib.kinds.outcomes import Outcomes, joined, parse_outcomes
+from ftlib.kinds.outcomes import Outcomes, joined
+from ftlib.kinds.outcomes_file import parse_outcomes
 from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session

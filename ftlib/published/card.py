@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ftlib.config import READS_ONE_PLACE, REPORT, SELECTION, BatchKind
+from ftlib.config import REPORT, SELECTION
 from ftlib.data.datasets import PreparedDataset
-from ftlib.data.formats.question_answer import QuestionAnswer
-from ftlib.data.sources.huggingface import HuggingFace
 from ftlib.evaluation.results import results, text_table
 from ftlib.evaluation.selection import Selection
+from ftlib.kinds.kind import KINDS, Kind
 from ftlib.merging.candidates import Candidate
 from ftlib.models.folder import read_config
 from ftlib.published.usage import adapter_usage, usage
@@ -24,17 +23,6 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST
 from ftlib.training.phase import Phase
 from ftlib.wording import code, counted, escaped, table
-
-_TASKS: dict[BatchKind, tuple[str, str]] = {
-    "labeled": ("text-classification", "Text classification"),
-    "tagged": ("token-classification", "Token classification"),
-    "spans": ("question-answering", "Question answering"),
-    "tokens": ("text-generation", "Text generation"),
-    "completions": ("text-generation", "Text generation"),
-    "multi_labeled": ("text-classification", "Multi-label text classification"),
-    "scored": ("text-classification", "Text regression"),
-}
-"""The Hub's name of the pipeline, which has none for several labels or a number, and ours."""
 
 
 def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
@@ -48,7 +36,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
         + "\n\n".join(
             [
                 f"# {recipe.publish.name}",
-                escaped(recipe.publish.description or f"{_task(recipe)[1]}, fine-tuned from {model.name}."),
+                escaped(recipe.publish.description or f"{_kind(recipe).title}, fine-tuned from {model.name}."),
                 "## Use",
                 usage(recipe),
                 *_adapter(evidence),
@@ -79,7 +67,7 @@ def _adapter(evidence: Evidence) -> list[str]:
         return []
     end = evidence.selection.chosen.end
     pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.folder)]
-    pad = pads[1] if pads[0] != pads[1] and evidence.recipe.phases[-1].objective.needs in READS_ONE_PLACE else None
+    pad = pads[1] if pads[0] != pads[1] and _kind(evidence.recipe).reads_one_place else None
     return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, len(end.labels), pad)]
 
 
@@ -96,7 +84,7 @@ def _front_matter(evidence: Evidence) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe, model, selection = evidence.recipe, evidence.model, evidence.selection
-    task, task_name = _task(recipe)
+    kind = _kind(recipe)
     cells = evidence.measured(selection.chosen.name).values()
     data = ModelCardData(
         model_name=recipe.publish.name,
@@ -104,22 +92,22 @@ def _front_matter(evidence: Evidence) -> str:
         base_model=model.name.partition("@")[0] if _is_hub_name(model.name) else None,
         datasets=_hub_datasets(recipe) or None,
         library_name="transformers",
-        pipeline_tag=task,
+        pipeline_tag=kind.pipeline,
         tags=_tags(recipe, selection),
-        metrics=sorted({kind for cell in cells for kind in cell.metrics}),
+        metrics=sorted({metric for cell in cells for metric in cell.metrics}),
         eval_results=[
             EvalResult(
-                task_type=task,
-                task_name=task_name,
+                task_type=kind.pipeline,
+                task_name=kind.title,
                 dataset_type=recipe.evaluations[cell.evaluation].dataset,
                 dataset_name=f"{cell.evaluation} ({recipe.evaluations[cell.evaluation].role})",
                 dataset_split=cell.split,
-                metric_type=kind,
-                metric_name=kind.replace("_", " "),
+                metric_type=metric,
+                metric_name=metric.replace("_", " "),
                 metric_value=round(estimate.value, 6),
             )
             for cell in cells
-            for kind, estimate in cell.metrics.items()
+            for metric, estimate in cell.metrics.items()
             if estimate.value is not None  # the Hub's index knows numbers only
         ]
         or None,
@@ -127,8 +115,8 @@ def _front_matter(evidence: Evidence) -> str:
     return data.to_yaml()
 
 
-def _task(recipe: Recipe) -> tuple[str, str]:
-    return _TASKS[recipe.phases[0].objective.needs]
+def _kind(recipe: Recipe) -> Kind:
+    return KINDS[recipe.phases[-1].objective.needs]
 
 
 def _is_hub_name(name: str) -> bool:
@@ -138,7 +126,7 @@ def _is_hub_name(name: str) -> bool:
 
 def _hub_datasets(recipe: Recipe) -> list[str]:
     sources = [recipe.datasets[name].source for name in recipe.training_datasets()]
-    return [source.path for source in sources if isinstance(source, HuggingFace) and source.revision]
+    return [source.hub_name for source in sources if source.hub_name]
 
 
 def _tags(recipe: Recipe, selection: Selection) -> list[str]:
@@ -163,10 +151,9 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the steps)" for name, share in phase.parts.items()
     ]
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
-    if phase.tuning.kind == "linear_probe":
+    if not phase.tuning.takes_steps:
         facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
-        on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""
-        return f"{trained} (the head alone, on frozen features; l2 {facts.get('l2', '–')}{on})."
+        return f"{trained} ({phase.tuning.solution(facts)})."
     return (
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
         f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
@@ -186,19 +173,8 @@ def _interpolation(selection: Selection) -> str:
     return f"Published are the weights of {code(chosen.parts[0].phase if chosen.mixes else chosen.end.phase)}."
 
 
-_PAPERS = {
-    "lerp": "WiSE-FT (arXiv 2109.01903)",
-    "slerp": "spherical interpolation (doi 10.1145/325334.325242)",
-    "average": "a model soup (arXiv 2203.05482)",
-    "model_stock": "Model Stock (arXiv 2403.19522)",
-    "task_arithmetic": "task arithmetic (arXiv 2212.04089)",
-    "ties": "TIES-Merging (arXiv 2306.01708)",
-    "dare": "DARE (arXiv 2311.03099)",
-}
-
-
 def _paper(chosen: Candidate) -> str:
-    return f"This is {_PAPERS[chosen.merge.kind]}." if chosen.merge else ""
+    return f"This is {chosen.merge.paper}." if chosen.merge else ""
 
 
 def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
@@ -219,16 +195,13 @@ def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
 def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
     labels = selection.chosen.end.labels
     if labels:
-        answers = {"tagged": "one of them to every word", "multi_labeled": "any number of them to a text"}
-        what = answers.get(recipe.phases[0].objective.needs, "one of them to any text")
+        what = _kind(recipe).answers
         yield f"It knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
     for name in recipe.training_datasets():
         format = recipe.datasets[name].format
-        beyond = (
-            "a longer one is read in windows" if format.yields == "spans" else "what follows in a longer one is unseen"
-        )
+        beyond = "a longer one is read in windows" if format.reads_windows else "what follows in a longer one is unseen"
         yield f"It was trained on texts of at most {format.max_tokens} tokens (`{name}`); {beyond}."
-        if isinstance(format, QuestionAnswer) and format.unanswerable == "keep":
+        if format.may_be_unanswerable:
             yield (
                 "It says that there is no answer by its first token, `[CLS]`: where the sum of that token's two logits "
                 "is above the best text's by more than the metric's `null_score_diff_threshold`."

@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ftlib.config import LABELED, REPORT, SELECTION, Split
+from ftlib.config import REPORT, SELECTION, Split
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.identity import places, published
 from ftlib.data.iob2 import completed
 from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, StorageError
 from ftlib.evaluation.room import check_room
+from ftlib.kinds.kind import KINDS
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
@@ -37,16 +38,16 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
                     "them; give it more rows or a larger share in its split"
                 )
     training = recipe.training_datasets()
-    if any(prepared[name].kind not in LABELED for name in training):
+    if not all(KINDS[prepared[name].kind].labeled for name in training):
         return ()
     counts: Counter[str] = Counter()
     for name in training:
         for label, rows in prepared[name].splits["train"].labels.items():
             counts.update(prepared[name].spellings.get(label, {label: rows}))
     seen = tuple(sorted({*published(counts, names).values()}))
-    if any(prepared[name].kind == "tagged" for name in training):
+    if any(KINDS[prepared[name].kind].whole_tags for name in training):
         seen = completed(seen)
-    if len(seen) < 2 and recipe.phases[0].objective.needs != "multi_labeled":
+    if len(seen) < KINDS[recipe.phases[0].objective.needs].least_labels:
         found = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
         raise DataError(f"training rows have {found}; a classifier needs at least two")
     _check_asked(recipe, prepared, seen)

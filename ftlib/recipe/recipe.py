@@ -7,25 +7,21 @@ from typing import cast
 
 from pydantic import model_validator
 
-from ftlib.config import LANGUAGE, BatchKind, Config, Name
+from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
-from ftlib.data.formats.question_answer import QuestionAnswer
-from ftlib.data.sources.installed_text import InstalledText
+from ftlib.data.formats import Format
 from ftlib.data.splitting import SplitPolicy
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
-from ftlib.evaluation.metrics.answer_scores import AnswerScore
 from ftlib.evaluation.selection import Select
-from ftlib.merging.interpolation import Interpolation, Off
-from ftlib.merging.interpolation.slerp import Slerp
-from ftlib.merging.interpolation.wise_ft import WiseFT
+from ftlib.kinds.kind import KINDS
+from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
-from ftlib.training.tuning.linear_probe import LinearProbe
-from ftlib.training.tuning.lora import LoRA
+from ftlib.training.tuning import tunings
 from ftlib.urls import secret_in
 
 
@@ -42,7 +38,7 @@ class Recipe(Config):
     """Trainings, one after the other: each starts where the one before ended."""
     evaluations: dict[Name, Evaluation]
     """What is measured, by the name that rules, gates and the report call it."""
-    interpolation: Interpolation = Off()
+    interpolation: Interpolation = NO_INTERPOLATION
     """Which points between the last phase's start and end are candidates too; by default none."""
     select: Select
     """Which candidate is published, and what it must reach."""
@@ -64,6 +60,10 @@ class Recipe(Config):
     def training_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some phase trains on, in order."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+
+    def published_format(self) -> Format:
+        """Return how the last phase's rows are laid out, as the published model is asked; a mixture's first part's."""
+        return self.datasets[next(iter(self.phases[-1].parts))].format
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
@@ -132,41 +132,47 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
-    if isinstance(phase.tuning, LinearProbe):
-        yield from _probe_misfits(where, phase)
-    if phase.penalty and isinstance(phase.tuning, LoRA):
+    if phase.penalty and phase.tuning.makes_adapter:
         yield (
-            f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning 'lora', which leaves "
-            "them and trains an adapter; remove it or use full or frozen_layers"
+            f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning {phase.tuning.kind!r}, "
+            "which leaves them and trains an adapter; remove it or use full or frozen_layers"
         )
     if all(recipe.datasets[name].split.validation == 0 for name in phase.parts):
-        unwatched = ", ".join(map(repr, phase.parts))
-        has = "has" if len(phase.parts) == 1 else "have"
-        if phase.optimizer.schedule == "plateau":
-            yield f"{where}: 'plateau' watches the validation loss, but {unwatched} {has} validation: 0"
-        if phase.early_stopping:
-            yield f"{where}: early_stopping watches the validation loss, but {unwatched} {has} validation: 0"
-
-
-def _probe_misfits(where: str, phase: Phase) -> Iterator[str]:
-    if phase.objective.needs != "labeled":
+        yield from _unwatched_misfits(where, phase)
+    if phase.tuning.fits is not None and phase.objective.needs not in phase.tuning.fits:
         yield (
-            f"{where}: 'linear_probe' fits a head on one label per row; {phase.objective.kind!r} learns something "
-            "else: use another tuning"
+            f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
+            f"{phase.objective.kind!r} learns {phase.objective.needs!r} ones: use another tuning"
         )
+    if not phase.tuning.takes_steps:
+        yield from _solved_misfits(where, phase)
+
+
+def _unwatched_misfits(where: str, phase: Phase) -> Iterator[str]:
+    """Say what of a phase watches the validation loss, where there are no rows to measure it on."""
+    unwatched = f"{', '.join(map(repr, phase.parts))} {'has' if len(phase.parts) == 1 else 'have'} validation: 0"
+    if phase.optimizer.schedule == "plateau":
+        yield f"{where}: 'plateau' watches the validation loss, but {unwatched}"
+    if phase.early_stopping:
+        yield f"{where}: early_stopping watches the validation loss, but {unwatched}"
+
+
+def _solved_misfits(where: str, phase: Phase) -> Iterator[str]:
+    """Say what of a phase acts on steps, where its tuning is solved for."""
+    kind = phase.tuning.kind
     if phase.penalty:
         yield (
-            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but 'linear_probe' is solved for and takes none; "
-            "its own pull to 0 is tuning.l2: remove the penalty or use another tuning"
+            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but {kind!r} is solved for and takes none; its "
+            "own pull to 0 is tuning.l2: remove the penalty or use another tuning"
         )
     if phase.ema_decay is not None:
         yield (
-            f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but 'linear_probe' is solved for and "
-            "takes none; remove it or use another tuning"
+            f"{where}.ema_decay: averages over steps, got {phase.ema_decay:g}, but {kind!r} is solved for and takes "
+            "none; remove it or use another tuning"
         )
     if phase.mixture:
         yield (
-            f"{where}.mixture: is drawn from step by step, but 'linear_probe' is solved for and takes none; give it "
+            f"{where}.mixture: is drawn from step by step, but {kind!r} is solved for and takes none; give it "
             "one `dataset` or use another tuning"
         )
 
@@ -179,7 +185,7 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
             yield f"datasets.{name}: no phase and no evaluation uses it; remove it"
         if dataset.updated and not dataset.key:
             yield f"datasets.{name}.updated: orders the versions of a key, and there is no key: add one or remove it"
-        dropped = set[str]() if isinstance(dataset.source, InstalledText) else {*dataset.source.drop_columns}
+        dropped = {*dataset.source.drop_columns}
         read = {*dataset.format.columns, *dataset.columns, dataset.key, dataset.updated, split.column}
         if both := dropped & read:
             yield f"datasets.{name}.source.drop_columns: {_these(map(str, both))} is read; leave it in"
@@ -187,7 +193,7 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
             yield f"datasets.{name}.split: by {split.by!r} needs a column"
         if split.by not in SplitPolicy.needs_column and split.column:
             yield f"datasets.{name}.split: by {split.by!r} reads no column, got {split.column!r}; remove it"
-        if split.by == "stratified" and dataset.format.yields not in ("labeled", "multi_labeled"):
+        if split.by == "stratified" and not dataset.format.stratifies:
             yield f"datasets.{name}.split: 'stratified' needs labels; format {dataset.format.kind!r} has none"
         if split.validation + split.test > 1.0 + 1e-9:
             yield f"datasets.{name}.split: validation + test is {split.validation + split.test:g}, at most 1"
@@ -222,7 +228,6 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
     needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    optional = isinstance(dataset.format, QuestionAnswer) and dataset.format.unanswerable == "keep"
     if _one_model(*needs) and not _one_model(*needs, yields):
         yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
@@ -233,18 +238,18 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
             )
         elif metric.reads_writing and not evaluation.max_new_tokens:
             yield f"{where}: {metric.kind!r} reads what the model writes; give max_new_tokens, for example 64"
-        elif isinstance(metric, AnswerScore) and metric.null_score_diff_threshold and not optional:
+        elif metric.answer_threshold and not dataset.format.may_be_unanswerable:
             yield (
                 f"{where}: {metric.kind!r} has a null_score_diff_threshold, but every question of dataset "
                 f"{evaluation.dataset!r} has an answer; give its format unanswerable: keep, or remove the threshold"
             )
-    if evaluation.max_new_tokens and yields != "completions":
+    if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
 
 
 def _one_model(*kinds: BatchKind) -> bool:
     """Say whether one model, with one head, answers batches of all these kinds."""
-    return len({*kinds}) < 2 or LANGUAGE.issuperset(kinds)
+    return len({*kinds}) < 2 or all(KINDS[kind].language for kind in kinds)
 
 
 def _select_misfits(recipe: Recipe) -> Iterator[str]:
@@ -279,20 +284,19 @@ def _fixed_alpha_misfits(recipe: Recipe) -> Iterator[str]:
         yield "select: rule 'fixed' and alpha go together; give both or neither"
     elif alpha is not None:
         method = recipe.interpolation
-        alphas = {0.0, *method.alphas, 1.0} if isinstance(method, (WiseFT, Slerp)) else set[float]()
-        if alpha not in alphas:
+        if alpha not in method.places:
             yield (
                 f"select.alpha: no candidate will lie at {alpha:g}; the interpolation has "
-                f"{', '.join(f'{a:g}' for a in sorted(alphas)) or f'none: {method.kind!r}'}"
+                f"{', '.join(f'{a:g}' for a in method.places) or f'none: {method.kind!r}'}"
             )
 
 
 def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
-    if isinstance(recipe.interpolation, Off) or not recipe.phases:
+    if not recipe.interpolation.mixes or not recipe.phases:
         return
     first = recipe.phases[0]
-    if len(recipe.phases) == 1 and first.objective.needs not in LANGUAGE:
-        head = "linear_probe phase" if first.objective.needs == "labeled" else "phase that trains the head"
+    if len(recipe.phases) == 1 and not KINDS[first.objective.needs].language:
+        head = " or ".join(f"{kind} phase" for kind in _solving(first.objective.needs)) or "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
             f"phase {first.name!r} starts from the base model: put a {head} before it (LP-FT)"
@@ -305,23 +309,29 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
         )
     if len({recipe.seed, *method.seeds}) <= len(method.seeds):
         yield f"interpolation.seeds: {_these(map(str, method.seeds))} and the recipe's {recipe.seed} must all differ"
-    if isinstance(recipe.phases[-1].tuning, LinearProbe):
-        yield "interpolation: the last phase is a linear_probe, which moves the head only; add a phase or use kind: off"
+    if (last := recipe.phases[-1].tuning).moves_head_only:
+        yield f"interpolation: the last phase is a {last.kind}, which moves the head only; add a phase or use kind: off"
+
+
+def _solving(kind: BatchKind) -> list[str]:
+    """Return the tunings that give a model a head for a kind of batch, and move nothing else."""
+    return tunings(lambda tuning: tuning.moves_head_only and (tuning.fits is None or kind in tuning.fits))
 
 
 def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
     *before, last = recipe.phases
     method = recipe.interpolation
-    if not isinstance(last.tuning, LoRA):
-        yield f"publish.adapter: tuning {last.tuning.kind!r} of the last phase makes none; use 'lora' or remove it"
-    elif last.tuning.use_dora and not isinstance(method, Off):
+    if not last.tuning.makes_adapter:
+        making = " or ".join(map(repr, tunings(lambda tuning: tuning.makes_adapter)))
+        yield f"publish.adapter: tuning {last.tuning.kind!r} of the last phase makes none; use {making} or remove it"
+    elif method.mixes and not last.tuning.adapter_scales:
         yield "publish.adapter: scaling a DoRA adapter gives another model than interpolation; use interpolation: off"
-    if moved := [phase.name for phase in before if not isinstance(phase.tuning, LinearProbe)]:
+    if moved := [phase.name for phase in before if not phase.tuning.moves_head_only]:
         yield (
             f"publish.adapter: an adapter must stand on the base model, and {_these(moved)} moved it; only "
-            "linear_probe phases may come before"
+            f"{' or '.join(tunings(lambda tuning: tuning.moves_head_only))} phases may come before"
         )
-    if not isinstance(method, (Off, WiseFT)) or (isinstance(method, WiseFT) and (method.modules or method.depth)):
+    if method.mixes and not method.is_line:
         yield (
             f"publish.adapter: one scale gives the points of a straight line alone; interpolation {method.kind!r} must "
             "be 'wise_ft' without modules and depth, or 'off'"

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftlib.config import LABELED
 from ftlib.errors import RecipeError
+from ftlib.kinds.kind import KINDS
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage.files import in_bytes
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 from ftlib.training.resources import Wanted, check_gpu
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.wording import counted
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
     """Return what a recipe's training and measuring ask of Ray; what runs in this process is not among it."""
     compute, gpus = recipe.compute, int(recipe.compute.use_gpu)
     found: list[Wanted] = []
-    if compute.workers and not all(isinstance(phase.tuning, LinearProbe) for phase in recipe.phases):
+    if compute.workers and any(phase.tuning.takes_steps for phase in recipe.phases):
         found.append(Wanted("workers", compute.workers, _threads(compute, compute.workers), gpus))
     if compute.evaluation_workers > 1:
         each = _threads(compute, compute.evaluation_workers)
@@ -87,9 +86,9 @@ def _check_memory(recipe: Recipe, model: Path) -> None:
         size = _size(phase, model)
         if size is None:
             continue
-        probe = isinstance(phase.tuning, LinearProbe)
-        workers = 1 if probe else max(1, compute.workers)
-        least = 4 * size.parameters + (0 if probe else 12 * size.trained)
+        steps = phase.tuning.takes_steps
+        workers = max(1, compute.workers) if steps else 1
+        least = 4 * size.parameters + (12 * size.trained if steps else 0)
         if compute.sharding == "fsdp":
             least //= workers if compute.use_gpu else 1
         elif not compute.use_gpu:
@@ -109,7 +108,7 @@ def _size(phase: Phase, model: Path) -> Footprint | None:
 
     kind = phase.objective.needs
     try:
-        return footprint(model, kind, 2 if kind in LABELED else 0, phase.tuning)
+        return footprint(model, kind, KINDS[kind].least_labels and 2, phase.tuning)
     except Exception:
         return None
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from ftlib.evaluation.bootstrap import Resampling, estimates
 from ftlib.evaluation.metrics import Metric
-from ftlib.evaluation.metrics.answer_scores import AnswerScore
 from ftlib.kinds.outcomes import SpanOutcomes
 from ftlib.report.content import Cell, Row, Table, estimates_on_one_scale, texts
 
@@ -18,7 +17,7 @@ def question_table(name: str, table: SpanOutcomes, metrics: Sequence[Metric], re
     """
     import numpy as np
 
-    threshold = next((m.null_score_diff_threshold for m in metrics if isinstance(m, AnswerScore)), None)
+    threshold = next((m.answer_threshold for m in metrics if m.answer_threshold is not None), None)
     if table.null_scores is None or threshold is None:
         return None
     kinds = {"with an answer": ~table.unanswerable, "without": table.unanswerable}

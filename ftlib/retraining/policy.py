@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ class AllRows(Config):
 
     kind: Literal["all"] = "all"
 
+    leaves_out: ClassVar[bool] = False
+    """Whether some rows may not be used."""
+
 
 class Window(Config):
     """Train on the newest rows: those at most `days` before the newest training row."""
@@ -26,6 +29,8 @@ class Window(Config):
     days: float = Field(gt=0.0)
     """The window's length."""
 
+    leaves_out: ClassVar[bool] = True
+
 
 class Replay(Config):
     """Train on fresh rows and a share of the old ones, against forgetting (experience replay, Rolnick et al. 2019)."""
@@ -33,6 +38,8 @@ class Replay(Config):
     kind: Literal["replay"] = "replay"
     share: Fraction = 0.2
     """Of the old training rows; which ones is a function of their text, so it stays from run to run."""
+
+    leaves_out: ClassVar[bool] = True
 
 
 TrainingRows = Annotated[AllRows | Window | Replay, Field(discriminator="kind")]

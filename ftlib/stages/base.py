@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.config import LANGUAGE, BatchKind
+from ftlib.config import BatchKind
 from ftlib.data.identity import identity
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
 from ftlib.models.folder import config_digest, labels_of, read_config, tokenizer_digest, weights_digest
 from ftlib.models.parameter_names import layer_of
@@ -41,17 +42,17 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     import torch
 
-    from ftlib.kinds.heads import head_of
     from ftlib.kinds.loading import head_modules, load_tokenizer, load_with_gaps, save_model, with_fresh_head
     from ftlib.kinds.padding import check_padding
     from ftlib.models.limits import limits_of
 
-    source, head = Path(job.model.uri), head_of(job.kind)
+    source, kind = Path(job.model.uri), KINDS[job.kind]
+    head = kind.head()
     keeps = _knows(source, head.config(job.labels), job)
     labels = labels_of(source) if keeps and job.labels else job.labels
     torch.manual_seed(job.seed)
     model, missing = load_with_gaps(source, job.kind, **head.config(labels))
-    if job.kind not in LANGUAGE and not keeps:
+    if not kind.language and not keeps:
         missing |= with_fresh_head(model)
     _check_gaps(job, missing)
     check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
@@ -75,7 +76,7 @@ def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
     """Say whether the folder's head answers this very question: the same labels, if any, and the same problem."""
     problem = read_config(source).get("problem_type")
     # Older single-label and reranking heads say no problem_type; of several labels at once, every head must.
-    same = problem == wanted.get("problem_type") or (problem is None and job.kind != "multi_labeled")
+    same = problem == wanted.get("problem_type") or (problem is None and not KINDS[job.kind].names_problem)
     # Without labels the shape says it all, and a tensor of another shape is fresh anyway.
     return same and (not job.labels or _told_apart(labels_of(source)) == _told_apart(job.labels))
 
@@ -87,7 +88,7 @@ def _told_apart(labels: Sequence[str]) -> list[str]:
 def _check_gaps(job: BaseJob, missing: set[str]) -> None:
     """Refuse a model whose layers or embeddings are absent: it would train from noise and look fine."""
     body = sorted(name for name in missing if layer_of(name) is not None or "embed" in name)
-    if body or (missing and job.kind in LANGUAGE):
+    if body or (missing and KINDS[job.kind].language):
         raise ModelError(
             f"{job.model.uri} lacks tensors of its own architecture: {some(body or sorted(missing), 3)}; "
             "the weights do not belong to this config.json: copy or download both again"

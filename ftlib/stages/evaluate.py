@@ -17,7 +17,8 @@ from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import EvalReport, Measured, SliceFacts
 from ftlib.evaluation.room import check_room
 from ftlib.fingerprint import Job, digest
-from ftlib.kinds.outcomes import Outcomes, read_outcomes
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.training.compute import Compute
 from ftlib.wording import counted, some

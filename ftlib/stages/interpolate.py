@@ -11,8 +11,8 @@ from ftlib.evaluation.candidate_scores import scores
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.fingerprint import Job
 from ftlib.merging.candidates import Candidates
-from ftlib.merging.interpolation import Interpolation, Off
-from ftlib.merging.interpolation.ends import Score
+from ftlib.merging.interpolation import Interpolation
+from ftlib.merging.interpolation.ends import Ends, Score
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.recipe import Recipe
 from ftlib.workspace import Workspace
@@ -45,14 +45,14 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
             "the last phase's; give it seeds or siblings"
         )
     known = {score.weights: score for score in job.scores}
-    members = job.interpolation.points(job.start, job.end, job.siblings, known)
+    members = job.interpolation.points(Ends(job.start, job.end, job.siblings, known))
 
     def build(folder: Path) -> Candidates:
         del folder  # the record is all there is
         names = [member.name for member in members]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise RecipeError(f"interpolation: {', '.join(twice)} is there twice (six digits count); take one out")
-        if not isinstance(job.interpolation, Off):
+        if job.interpolation.mixes:
             from ftlib.merging.candidate_weights import check_candidate
 
             for member in members:

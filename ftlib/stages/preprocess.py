@@ -10,20 +10,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from ftlib.config import LABELED, READS_ONE_PLACE, BatchKind, Config, Split
+from ftlib.config import BatchKind, Config, Split
 from ftlib.data.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
+from ftlib.data.formats.text import reads_text
 from ftlib.data.identity import published
+from ftlib.data.inputs import TEXT, Inputs, plain_cells, row_size, token_columns
 from ftlib.data.limits import check_duplicates, check_labels_of
-from ftlib.data.prepared import SPLITS, SplitWriter, TokenRow, open_split, split_file
+from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_writer
+from ftlib.data.processor import Processor
 from ftlib.data.profile import Profiler
 from ftlib.data.rows import Example, Values, labels_in, reasons, remedies
 from ftlib.data.snapshot import read_snapshot
 from ftlib.errors import DataError, ModelError, RecipeError
-from ftlib.fingerprint import Job, digest
+from ftlib.fingerprint import Job, digest, identify
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import tokenizer_digest
 from ftlib.progress import emit
@@ -81,14 +85,15 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
     if job.used:  # after the checks: what is left out on purpose is no loss
         leave_out(assignment, job.raw, job.used, where)
         dropped = assignment.dropped()
-    tallies = _write(job, assignment, _Reader.of(job), folder)
+    reader = _Reader.of(job)
+    tallies = _write(job, assignment, reader, folder)
     splits: dict[Split, SplitFacts] = {split: tally.facts() for split, tally in tallies.items()}
     if job.trains:
         _check_train(job, splits["train"], dropped)
         check_labels_of(job.dataset.limits, splits["train"].labels, where)
     kept = len(assignment.places) - sum(dropped.values())
     return PreparedDataset(
-        content=_content(job, tallies),
+        content=_content(job, reader.inputs, tallies),
         kind=job.dataset.format.yields,
         labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
         spellings=_spellings(assignment.spellings),
@@ -123,71 +128,84 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
     return own
 
 
-def _tokenizer(job: PreprocessJob) -> Any:
-    from ftlib.kinds.loading import load_tokenizer
+def _processor(job: PreprocessJob) -> Processor:
+    from ftlib.kinds.loading import load_processor
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
     if tokenizer_digest(folder) != job.tokenizer:
         raise ModelError(f"{folder}: tokenizer files changed or vanished since the run started; run again")
-    return load_tokenizer(folder)
+    return load_processor(folder)
 
 
 class _Reader:
-    """The model's tokenizer, and what the model takes of it."""
+    """The model's processor, what the format writes with it, and what the model takes of that."""
 
-    def __init__(self, job: PreprocessJob, tokenizer: Any, tokens: int | None, end: int | None) -> None:
+    def __init__(self, job: PreprocessJob, processor: Processor, tokens: int | None, end: int | None) -> None:
         from ftlib.models.special_tokens import Spelling
 
-        self.tokenizer = tokenizer
-        self._job, self._tokens, self._end, self._spelling = job, tokens, end, Spelling(tokenizer)
+        format = job.dataset.format
+        self.processor = processor
+        self.inputs: Inputs = format.inputs(processor)
+        self._job, self._tokens, self._end = job, tokens, end
+        self._spelling = Spelling(processor.tokenizer) if reads_text(format) else None
 
     @classmethod
     def of(cls, job: PreprocessJob) -> _Reader:
         """Load it. Raises RecipeError for a format's fields that do not fit the model."""
         from ftlib.models.limits import limits_of
 
-        tokenizer, limits = _tokenizer(job), limits_of(Path(job.model.uri))
-        # transformers says 1e30 for a tokenizer that does not know.
-        longest = min(int(tokenizer.model_max_length), limits.positions or int(tokenizer.model_max_length))
-        format, where = job.dataset.format, f"datasets.{job.name}.format"
-        if format.max_tokens > longest:
-            raise RecipeError(
-                f"{where}.max_tokens: {format.max_tokens}, but {job.model.name} reads at most {longest}; lower it"
-            )
-        if format.max_tokens < (least := format.least_tokens(tokenizer)):
-            raise RecipeError(
-                f"{where}.max_tokens: {format.max_tokens} leaves no room for a token of text beside the tokenizer's "
-                f"special ones; give it at least {least}"
-            )
-        end = limits.end if format.yields in READS_ONE_PLACE else None
-        if end is not None and format.special_tokens == "keep":
-            raise RecipeError(
-                f"{where}.special_tokens: keep, but {job.model.name} reads a row at its end token, and a text that "
-                "spells it would have several; leave it at split"
-            )
-        return cls(job, tokenizer, limits.tokens, end)
+        processor, limits, format = _processor(job), limits_of(Path(job.model.uri)), job.dataset.format
+        end = limits.end if KINDS[format.yields].reads_one_place else None
+        if reads_text(format):
+            _check_lengths(job, processor.tokenizer, limits.positions)
+            if end is not None and format.special_tokens == "keep":
+                raise RecipeError(
+                    f"datasets.{job.name}.format.special_tokens: keep, but {job.model.name} reads a row at its end "
+                    "token, and a text that spells it would have several; leave it at split"
+                )
+        return cls(job, processor, limits.tokens, end)
 
     def spelt(self, example: Example) -> set[str]:
         """Return the special tokens that a row's texts spell."""
         written = example.target if isinstance(example.target, str) else ""
-        return self._spelling.found([example.text, written])
+        return set() if self._spelling is None else self._spelling.found([example.text, written])
 
-    def check(self, row: TokenRow) -> None:
+    def check(self, row: PreparedRow) -> None:
         """Raise ModelError for a token that the embedding has no row for, DataError for a second end."""
-        highest = max(row.input_ids, default=0)
+        for column in token_columns(self.inputs):
+            self._check_tokens(row.row_id, cast("Sequence[int]", row.inputs[column.name]))
+
+    def _check_tokens(self, row_id: str, ids: Sequence[int]) -> None:
+        highest = max(ids, default=0)
         if self._tokens is not None and highest >= self._tokens:
             raise ModelError(
-                f"datasets.{self._job.name}: row {row.row_id} holds the token "
-                f"{self.tokenizer.convert_ids_to_tokens(highest)!r} ({highest}), and the embedding of "
-                f"{self._job.model.name} ends at {self._tokens - 1}: its tokenizer has tokens that the model was never "
-                "given; take them out of the tokenizer, or resize the embedding and save both"
+                f"datasets.{self._job.name}: row {row_id} holds the token "
+                f"{cast(Any, self.processor.tokenizer).convert_ids_to_tokens(highest)!r} ({highest}), and the "
+                f"embedding of {self._job.model.name} ends at {self._tokens - 1}: its tokenizer has tokens that the "
+                "model was never given; take them out of the tokenizer, or resize the embedding and save both"
             )
-        if self._end is not None and list(row.input_ids).count(self._end) > 1:
+        if self._end is not None and list(ids).count(self._end) > 1:
             raise DataError(
-                f"datasets.{self._job.name}: row {row.row_id} spells the model's end token, at which it reads, and the "
+                f"datasets.{self._job.name}: row {row_id} spells the model's end token, at which it reads, and the "
                 "tokenizer cannot split it; take it out of the text"
             )
+
+
+def _check_lengths(job: PreprocessJob, tokenizer: Any, positions: int | None) -> None:
+    """Raise RecipeError for more tokens than the model reads, or too few for a text's."""
+    # transformers says 1e30 for a tokenizer that does not know.
+    longest = min(int(tokenizer.model_max_length), positions or int(tokenizer.model_max_length))
+    format, where = job.dataset.format, f"datasets.{job.name}.format"
+    if format.max_tokens > longest:
+        raise RecipeError(
+            f"{where}.max_tokens: {format.max_tokens}, but {job.model.name} reads at most {longest}; lower it"
+        )
+    if format.max_tokens < (least := format.least_tokens(tokenizer)):
+        raise RecipeError(
+            f"{where}.max_tokens: {format.max_tokens} leaves no room for a token of text beside the tokenizer's "
+            f"special ones; give it at least {least}"
+        )
 
 
 @dataclass
@@ -195,6 +213,7 @@ class _Tally:
     """One split while it is written."""
 
     kind: BatchKind
+    inputs: Inputs = TEXT
     sha256: Any = field(default_factory=hashlib.sha256)
     rows: int = 0
     tokens: int = 0
@@ -205,14 +224,17 @@ class _Tally:
     labels: Counter[str] = field(default_factory=Counter[str])
     texts: Profiler = field(default_factory=Profiler)
 
-    def add(self, row: TokenRow) -> None:
+    def add(self, row: PreparedRow) -> None:
+        size = row_size(self.inputs, row.inputs)
         self.rows += 1
-        self.tokens += len(row.input_ids)
+        self.tokens += size
         self.supervised += row.supervised
-        self.longest = max(self.longest, len(row.input_ids))
-        if self.kind in LABELED:
+        self.longest = max(self.longest, size)
+        if KINDS[self.kind].labeled:
             self.labels.update(labels_in(row.target))
-        self.sha256.update(json.dumps([row.row_id, list(row.input_ids), row.target, row.slices]).encode())
+        self.sha256.update(
+            json.dumps([row.row_id, *plain_cells(self.inputs, row.inputs), row.target, row.slices]).encode()
+        )
 
     def facts(self) -> SplitFacts:
         return SplitFacts(
@@ -227,13 +249,17 @@ class _Tally:
 
 def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: Path) -> dict[Split, _Tally]:
     format, total = job.dataset.format, len(assignment.places)
-    tallies: dict[Split, _Tally] = {split: _Tally(format.yields, texts=Profiler(format.slices)) for split in SPLITS}
+    tallies: dict[Split, _Tally] = {
+        split: _Tally(format.yields, reader.inputs, texts=Profiler(format.slices)) for split in SPLITS
+    }
     names = published(assignment.spellings)
     rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
     done = 0
     with ExitStack() as stack:
         writers: dict[Split, SplitWriter] = {
-            split: stack.enter_context(open_split(split_file(folder, split), format.yields, format.slices))
+            split: stack.enter_context(
+                split_writer(split_file(folder, split), format.yields, format.slices, reader.inputs)
+            )
             for split in SPLITS
         }
         while batch := list(islice(rows, _BATCH)):
@@ -251,29 +277,31 @@ def _token_rows(
     kept: Sequence[tuple[str, Values]],
     reader: _Reader,
     tally: _Tally,
-) -> list[TokenRow]:
+) -> list[PreparedRow]:
     format, found = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
     # A row with a place is an example: the filter only tells the type checker.
     examples = [(row_id, example.named(names)) for row_id, example in found if isinstance(example, Example)]
     if not examples:
         return []
-    rows: list[TokenRow] = []
-    encoded = format.encode([example for _, example in examples], reader.tokenizer)
+    rows: list[PreparedRow] = []
+    encoded = format.encode([example for _, example in examples], reader.processor)
     for (row_id, example), found in zip(examples, encoded, strict=True):
         tally.truncated += found.truncated
         tally.special.update(reader.spelt(example))
         tally.texts.add(example.text, example.labels, example.slices)
         for i, piece in enumerate(found.pieces):
             name = row_id if len(found.pieces) == 1 else f"{row_id}-{i}"
-            rows.append(TokenRow(name, piece.ids, piece.target, example.slices, piece.supervised))
+            rows.append(PreparedRow(name, piece.inputs, piece.target, example.slices, piece.supervised))
             reader.check(rows[-1])
             tally.add(rows[-1])
     return rows
 
 
-def _content(job: PreprocessJob, tallies: dict[Split, _Tally]) -> str:
+def _content(job: PreprocessJob, inputs: Inputs, tallies: dict[Split, _Tally]) -> str:
     format = job.dataset.format
-    return digest([format.yields, list(format.slices), [tallies[split].sha256.hexdigest() for split in SPLITS]])
+    layout = [] if inputs == TEXT else [[identify(column) for column in inputs]]
+    rows = [tallies[split].sha256.hexdigest() for split in SPLITS]
+    return digest([format.yields, list(format.slices), rows, *layout])
 
 
 def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
@@ -295,10 +323,10 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
             f"{where}: the train split has {what} to learn from (dropped: {_reasons(dropped)}); "
             "check the format's columns and the split"
         )
-    kind = job.dataset.format.yields
-    if kind in LABELED and not train.labels:
+    kind = KINDS[job.dataset.format.yields]
+    if kind.labeled and not train.labels:
         raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
-    if kind in LABELED and kind != "multi_labeled" and len(train.labels) < 2:
+    if len(train.labels) < kind.least_labels:
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
             "a classifier needs at least two labels: check the format's columns"

@@ -119,7 +119,7 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     merged = write_candidate(chosen, staging)
-    format = recipe.datasets[recipe.phases[-1].dataset].format
+    format = recipe.published_format()
     settle_tokenizer(staging, format.yields, format.special_tokens)
     write_shards(staging, int(1e6 * recipe.publish.shard_mb))
     if recipe.publish.adapter:

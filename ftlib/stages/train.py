@@ -15,7 +15,6 @@ from ftlib.training.compute import Compute
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace
 
 
@@ -43,8 +42,8 @@ class TrainJob(Job):
 
 
 def runs_on_ray(phase: Phase, compute: Compute) -> bool:
-    """Say whether a phase runs on Ray workers; a probe never does."""
-    return compute.workers > 0 and not isinstance(phase.tuning, LinearProbe)
+    """Say whether a phase runs on Ray workers; what is solved for, without steps, never does."""
+    return compute.workers > 0 and phase.tuning.takes_steps
 
 
 def train(job: TrainJob, work: Workspace) -> Checkpoint:

@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 
 from ftlib.config import BatchKind, Config
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import empty_model, head_modules
 from ftlib.models.limits import load_config
 from ftlib.models.parameter_names import is_embedding
 from ftlib.training.tuning import Tuning
-from ftlib.training.tuning.linear_probe import LinearProbe
 
 
 class Footprint(Config):
@@ -32,16 +31,14 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
     Raises ModelError for a config that makes no model.
     """
     config = load_config(folder)
-    head = head_of(kind)
+    head = KINDS[kind].head()
     config.update(head.config([str(i) for i in range(labels)]))
     with torch.device("meta"):
         model = empty_model(head.auto_class, config, folder)
         parameters = sum(p.numel() for p in model.parameters())
         tables = sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
         tuned = tuning.prepare(model, kind, head_modules(model))
-    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
-    if isinstance(tuning, LinearProbe):
-        trained = labels * (config.hidden_size + 1)
+    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad) + tuning.solved(config.hidden_size, labels)
     return Footprint(
         parameters=parameters,
         trained=trained,

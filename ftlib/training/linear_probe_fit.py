@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.labels import LabelTargets
-from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.progress import emit
 from ftlib.training.batches import by_length
-from ftlib.training.checkpoints import State
-from ftlib.training.group import Group
-from ftlib.training.loop import Trained, build_model
-from ftlib.training.plan import Plan
-from ftlib.training.tuning.linear_probe import LinearProbe
+from ftlib.training.tuning.base import Facts, Problem
 from ftlib.wording import counted
 
 BATCH = 64
@@ -34,55 +26,40 @@ Rows = tuple[Float[np.ndarray, "_ width"], Int[np.ndarray, " _"]]
 """Features and the place of each row's label."""
 
 
-def fit_probe(plan: Plan, tuning: LinearProbe, group: Group) -> Trained:
+def fit_probe(problem: Problem, l2: float | Literal["auto"], path: Sequence[float], usual: float) -> Facts:
     """Fit the head on the train split. Raises TrainingError if a label has no training row.
 
     Runs in one process: the features are one forward pass, the rest is a convex problem of a few thousand numbers.
-    `l2: auto` is settled first, on the validation rows; the head is then what that number alone would have given.
+    `l2: auto` is settled first, of the values of `path` by the validation rows, `usual` without any; the head is then
+    what that number alone would have given.
     """
-    started = time.monotonic()
-    (part,) = plan.parts
-    split = open_split(split_file(Path(part.folder), "train"), plan.labels)
+    model, split, labels, phase = problem.model, problem.train, problem.labels, problem.phase
     assert isinstance(split.targets, LabelTargets)
     gold = split.targets.positions
-    if absent := sorted(set(plan.labels) - {plan.labels[i] for i in np.unique(gold)}):
+    if absent := sorted(set(labels) - {labels[i] for i in np.unique(gold)}):
         raise TrainingError(f"linear_probe: no training row has the label {', '.join(absent)}; remove it or add rows")
-    model, head = build_model(plan, dropout=None)
-    model.to(group.device).eval()
-    layer = last_linear(model, head, len(plan.labels))
-    features = head_features(model, layer, split, group.device, plan.phase.name)
+    layer = last_linear(model, problem.head, len(labels))
+    features = head_features(model, layer, split, phase)
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
-    l2, chosen = tuning.l2, dict[str, float | int | str]()
+    chosen: Facts = {}
     if l2 == "auto":
-        held_out = open_split(split_file(Path(part.folder), "validation"), plan.labels)
-        l2, chosen = tuning.USUAL, {"l2_chosen_on": "nothing, without validation rows"}
+        held_out = problem.validation
+        l2, chosen = usual, {"l2_chosen_on": "nothing, without validation rows"}
         if len(held_out):
             assert isinstance(held_out.targets, LabelTargets)
-            unseen = head_features(model, layer, held_out, group.device, plan.phase.name)
+            unseen = head_features(model, layer, held_out, phase)
             both = (features, gold), (unseen, held_out.targets.positions)
-            l2 = best_l2(*both, len(plan.labels), tuning.PATH, intercept=intercept is not None)
+            l2 = best_l2(*both, len(labels), path, intercept=intercept is not None)
             chosen = {"l2_chosen_on": counted(len(held_out), "validation row")}
-    weight, bias, loss = solve(features, gold, len(plan.labels), l2, intercept=intercept is not None)
+    weight, bias, loss = solve(features, gold, len(labels), l2, intercept=intercept is not None)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         if intercept is not None:
             intercept.copy_(torch.from_numpy(bias))
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    facts: dict[str, float | int | str] = {
-        "steps": 1,
-        "supervised": len(split),
-        "final_loss": loss,
-        "l2": l2,
-        **chosen,
-        "samples_per_second": len(split) / (time.monotonic() - started),
-        "seconds": time.monotonic() - started,
-        "world_size": 1,
-        "precision": "fp32",
-    }
-    return Trained(state, State(step=1), frozenset(), facts)
+    return {"final_loss": loss, "l2": l2, **chosen}
 
 
-def last_linear(model: nn.Module, head: list[str], labels: int) -> nn.Linear:
+def last_linear(model: nn.Module, head: Sequence[str], labels: int) -> nn.Linear:
     """Return the layer that makes the logits. Raises ModelError if the head ends in none."""
     found = [
         module
@@ -99,17 +76,17 @@ def last_linear(model: nn.Module, head: list[str], labels: int) -> nn.Linear:
 
 @torch.inference_mode()
 def head_features(
-    model: nn.Module, layer: nn.Linear, split: PreparedSplit, device: torch.device, phase: str
+    model: nn.Module, layer: nn.Linear, split: PreparedSplit, phase: str
 ) -> Float[np.ndarray, "rows width"]:
     """Return what enters the head's last layer for every row, in order, with dropout off."""
     # The layer hands on what enters it, so the model's answer is what it reads of a row, wherever that stands.
     hook = layer.register_forward_hook(lambda _, inputs, __: inputs[0])
-    collate = Collator.of(model, device)
+    collate = Collator.of(model)
     features = np.empty((len(split), layer.in_features), np.float32)
     done = 0
-    for rows in by_length(split.lengths, BATCH):
+    for rows in by_length(split.sizes, BATCH):
         batch = split.batch(rows, collate)
-        said: Any = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        said: Any = model(**batch.inputs)
         features[rows] = said.logits.float().cpu().numpy()
         done += len(rows)
         emit(f"train {phase}", done, len(split), "rows")

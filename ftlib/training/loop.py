@@ -94,7 +94,7 @@ class Loop:
         fresh = head if plan.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
         shares = [part.share for part in plan.parts]
-        self.order = Order([split.lengths for split in self.train], shares, self.settings.batch_size, plan.seed)
+        self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
         self.steps = total_steps([len(split) for split in self.train], self.settings)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
 
@@ -241,7 +241,7 @@ class Loop:
         """Return the mean loss over a validation split; rows are spread over the ranks, the order is fixed."""
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
-        for rows in by_length(split.lengths, 2 * self.settings.batch_size):
+        for rows in by_length(split.sizes, 2 * self.settings.batch_size):
             for piece, counts in self._pieces(rows):
                 total += self._loss(split, piece) * float(counts)
         (summed,) = self.group.sum(total)

@@ -12,7 +12,6 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import StorageError
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.training.plan import Plan
-from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.workspace import Workspace, read_record
 
 EFFICIENCY = 0.5
@@ -53,7 +52,7 @@ def _speed_of(folder: Path) -> Speed | None:
     except (OSError, ValidationError, StorageError):
         return None  # another version's: not measured for us
     rows = [(share, data.splits["train"]) for share, data in parts if data is not None]
-    if checkpoint is None or len(rows) < len(parts) or isinstance(plan.phase.tuning, LinearProbe):
+    if checkpoint is None or len(rows) < len(parts) or not plan.phase.tuning.takes_steps:
         return None
     tokens = sum(share * facts.tokens / facts.rows for share, facts in rows)
     per_row = training_flops(checkpoint.parameters, checkpoint.trained_parameters) * tokens

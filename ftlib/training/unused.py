@@ -20,7 +20,7 @@ def freeze_unused(model: nn.Module, objective: Objective, parts: Sequence[Prepar
     objective counts other than the format did.
     """
     for part in parts:
-        rows = part.lengths.argsort()[::-1][:2]
+        rows = part.sizes.argsort()[::-1][:2]
         loss = objective.loss(model.train(), part.batch(rows, Collator.of(model)))
         if loss.count != (counted := int(part.supervised[rows].sum())):
             raise TrainingError(

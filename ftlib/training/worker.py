@@ -26,14 +26,14 @@ from ftlib.kinds.loading import save_model
 from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
+from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
-from ftlib.training.linear_probe_fit import fit_probe
 from ftlib.training.loop import Loop, Trained, build_model
 from ftlib.training.plan import Plan
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
-from ftlib.training.tuning.linear_probe import LinearProbe
+from ftlib.training.tuning.base import Facts, Problem
 from ftlib.wording import some
 from ftlib.workspace import write_durably
 
@@ -72,12 +72,36 @@ def threads(plan: Plan) -> int:
 
 
 def _train(plan: Plan, group: Group) -> Trained:
-    if isinstance(plan.phase.tuning, LinearProbe):
-        return fit_probe(plan, plan.phase.tuning, group)
+    if not plan.phase.tuning.takes_steps:
+        return _solve(plan, group)
     with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
         loop = Loop(plan, group, log)
         log.total = loop.steps
         return loop.run()
+
+
+def _solve(plan: Plan, group: Group) -> Trained:
+    """Let a tuning that takes no steps find its weights, in this process."""
+    started = time.monotonic()
+    model, head = build_model(plan, dropout=None)
+    model.to(group.device).eval()
+    (part,) = plan.parts  # what takes no steps is drawn from no mixture
+    train, validation = (
+        open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")
+    )
+    solved = plan.phase.tuning.solve(Problem(plan.phase.name, model, head, plan.labels, train, validation))
+    seconds = time.monotonic() - started
+    facts: Facts = {
+        "steps": 1,
+        "supervised": len(train),
+        **solved,
+        "samples_per_second": len(train) / seconds,
+        "seconds": seconds,
+        "world_size": 1,
+        "precision": "fp32",
+    }
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    return Trained(weights, State(step=1), frozenset(), facts)
 
 
 def outcome(plan: Plan) -> dict[str, float | int | str]:
@@ -95,7 +119,7 @@ def outcome(plan: Plan) -> dict[str, float | int | str]:
 def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None:
     """Check what was trained against what it started from, and write the model that stock transformers loads."""
     model, head = build_model(plan, dropout=None)
-    if isinstance(plan.phase.tuning, LinearProbe):
+    if plan.phase.tuning.moves_head_only:  # solved for, so no gradient said what moves
         for name in head:
             model.get_submodule(name).requires_grad_(True)
     trainable = [p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in trained.unused]
@@ -159,7 +183,7 @@ def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, floa
     for part in plan.parts:
         split = open_split(split_file(Path(part.folder), "train"), plan.labels)
         spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
-        rows = np.argsort(split.lengths, kind="stable")[spread]
+        rows = np.argsort(split.sizes, kind="stable")[spread]
         plan.phase.objective.loss(model.eval(), split.batch(rows, Collator.of(model))).total.backward()
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     sizes = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in parameters}

@@ -141,7 +141,7 @@ def test_the_example_objective_is_the_focal_loss_and_trains(
     focal = example("docs/add/objective.md", tmp_path).Focal
     model = load_model(start.path / "model", "labeled")
     ids = torch.arange(5, 65).reshape(6, 10)
-    batch = Batch(ids, torch.ones_like(ids), torch.ones(6, dtype=torch.long), torch.tensor([0, 1, 2, 0, 1, 2]))
+    batch = Batch({"input_ids": ids}, torch.ones(6, dtype=torch.long), torch.tensor([0, 1, 2, 0, 1, 2]))
     expected = model(input_ids=ids, labels=batch.targets).loss * 6
     torch.testing.assert_close(focal(gamma=0.0).loss(model, batch).total, expected)
     assert focal(gamma=2.0).loss(model, batch).total < expected
@@ -150,10 +150,10 @@ def test_the_example_objective_is_the_focal_loss_and_trains(
     losses = [record["loss"] for record in curves.read(tmp_path / curves.FILE) if "loss" in record]
     assert len(losses) == loop.steps
     (split,) = loop.train
-    rows = global_batches(split.lengths, 16, 3, 0)[0]
+    rows = global_batches(split.sizes, 16, 3, 0)[0]
     first = split.batch(rows, loop.collate)
     with torch.no_grad():
-        logits = model(input_ids=first.input_ids, attention_mask=first.attention_mask).logits
+        logits = model(**first.inputs).logits
     assert first.targets is not None
     right = softmax(logits.numpy(), axis=1)[np.arange(16), first.targets.numpy()]
     assert losses[0] == pytest.approx(np.mean((1 - right) ** 2 * -np.log(right)), rel=1e-4)

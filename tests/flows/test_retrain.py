@@ -2,6 +2,7 @@
 
 import json
 import os
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from ftlib.errors import DataError
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
+from ftlib.retraining.file_ledger import FileLedger
 from ftlib.storage import LocalStore
 from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
 from ftlib.workspace import Workspace
@@ -340,3 +342,24 @@ def test_a_run_waits_only_where_it_can_be_started_again(
 ):
     monkeypatch.setattr("flows.approval.deployment", SimpleNamespace(id="a deployment" if deployed else None))
     assert asks_a_person(kept.recipe(f"retrain.approval={policy}")) is asks
+
+
+def test_what_an_earlier_release_published_and_considered_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with tarfile.open(Path(__file__).parents[1] / "upgrade" / "fe4a957.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(Path("rows/wednesday.jsonl"), tiny_rows(140)[110:])
+    registry = ModelRegistry(LocalStore(tmp_path / "registry"))
+    moved = "datasets.tickets.limits.vanished=1"  # the files of then lay elsewhere
+    for name, fresh in (("router", 60), ("adapted", 30)):  # router@1, which is in place again, never saw Tuesday's
+        own = ["retrain.start=champion", moved, "publish.sign_with=null"]
+        found = retrain(f"{name}.yaml", overrides=own, work="work", return_state=True).result()
+        assert found.version is not None
+        assert found.news["tickets"].fresh_rows == fresh
+        assert (found.what, registry.alias(name, "champion").version) == ("promoted", found.version.version)
+        manifest = registry.manifest(registry.version(name, found.version.version))
+        assert manifest.lineage["base_model"]["name"] == f"{name}@1"
+        assert any(file.path.startswith("adapter/") for file in manifest.files) == (name == "adapted")
+    assert FileLedger(registry.store, "router", "tickets").state().sequence == 3

@@ -15,8 +15,10 @@ from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.formats.question_answer import QuestionAnswer
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
+from ftlib.data.processor import Processor
 from ftlib.evaluation.predictor import PredictionPlan, predict_here
-from ftlib.kinds.outcomes import Outcomes, read_outcomes
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
@@ -86,7 +88,7 @@ class Bench:
         if "text" in made[0]:
             made = [{**row, "text": " ".join(row["text"].split()[: 5 + 3 * i % 9])} for i, row in enumerate(made)]
         splits: Any = {"train": made[:rows], "validation": made[rows : rows + 16], "test": made[rows + 16 :]}
-        data = tiny_prepared_as(folder / "data", format, splits, tiny_lm_tokenizer())
+        data = tiny_prepared_as(folder / "data", format, splits, Processor.of(tiny_lm_tokenizer()))
         write = tiny_causal_lm if kind in ("tokens", "completions") else tiny_classifier
         model = find_model(ModelRef(path=str(write(folder / "tiny"))))
         start = base(BaseJob(model=model, kind=data.kind, labels=labels, seed=1), Workspace(folder))

@@ -219,7 +219,7 @@ def test_a_padded_batch_on_the_gpu_is_each_row_alone_by_stock_transformers(
     ours = load_model(folder, "labeled").to(device)
     batch = split.batch(np.arange(len(split)), Collator.of(ours))
     assert len(set(split.lengths.tolist())) > 1
-    logits = ours(**batch.inputs()).logits.cpu()
+    logits = ours(**batch.inputs).logits.cpu()
     for row in range(len(split)):
         alone = stock(input_ids=torch.tensor(split.tokens(row)).long()[None]).logits[0]
         torch.testing.assert_close(logits[row], alone, rtol=1e-3, atol=1e-4)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ftlib.evaluation.predictor import PredictionPlan, predict_here
-from ftlib.kinds.outcomes import read_outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.stages.train import train
 from ftlib.training import curves

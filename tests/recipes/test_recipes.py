@@ -14,11 +14,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from flows.command_line.main import main
 from flows.finetune import finetune
-from ftlib.config import LANGUAGE, Config
+from ftlib.config import Config
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.installed_text import InstalledText
 from ftlib.fingerprint import Job
-from ftlib.published.predict import LabelPrediction, MultiLabelPrediction, ScorePrediction, predict
+from ftlib.kinds.kind import KINDS
+from ftlib.kinds.predictions import LabelPrediction, MultiLabelPrediction, ScorePrediction
+from ftlib.published.predict import predict
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
@@ -166,7 +168,7 @@ def check_answers(version: ModelVersion, store: Store, folder: Path) -> None:
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
     model = folder / "tiny-model"
-    _ = tiny_causal_lm(model) if recipe.phases[0].objective.needs in LANGUAGE else tiny_classifier(model)
+    _ = tiny_causal_lm(model) if KINDS[recipe.phases[0].objective.needs].language else tiny_classifier(model)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         overrides.append(f"datasets.{name}.format.max_tokens=32")

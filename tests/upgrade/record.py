@@ -4,10 +4,15 @@
     cd EMPTY && ../old/.venv/bin/python HERE/record.py
 
 The current folder then holds: model/ and rows/, two recipes, registry/ (router@1 and @2 with an alias that moved
-three times and a ledger of files; adapted@1, signed, with its adapter), key.pub, and work/. The paths in all of it are
-relative, so that it can be read wherever it is copied to. Nothing here is run by the tests.
+three times and a ledger of files; adapted@1, signed, with its adapter), key.pub, what each version answers to some
+texts, and work/. What the tests read of it is packed:
+
+    alias pack='tar --sort=name --owner=0 --group=0 --mtime=@0 -cJf'
+    pack HERE/fe4a957.tar.xz model rows *.yaml *.json key.pub registry
+    pack HERE/c56ff10.tar.xz --exclude=work/stages/report --exclude='*.lock' work/stages work/outcomes
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +41,7 @@ phases:
     dataset: tickets
     objective: {kind: classification}
     tuning: {kind: full}
-    optimizer: {epochs: 1, learning_rate: 1.0e-3, batch_size: 16}
+    optimizer: {epochs: 3, learning_rate: 1.0e-2, batch_size: 16}
     precision: fp32
 evaluations:
   tickets: {dataset: tickets, metrics: [{kind: accuracy}, {kind: log_loss}], resamples: 100}
@@ -52,6 +57,8 @@ ADAPTED = (
     .replace("publish: {name: adapted,", "publish: {name: adapted, adapter: true, sign_with: key,")
 )
 
+COMMAND = Path(sys.executable).parent / "reglage"
+VERSIONS = ("router@1", "router@2", "adapted@1")
 SMALL_PLOTS = """
 import runpy, sys
 import matplotlib
@@ -66,13 +73,32 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def reglage(*words: str) -> None:
     """Run the command of this environment here. Its plots have few dots: every version carries them."""
-    command = Path(sys.executable).parent / "reglage"
-    subprocess.run([sys.executable, "-c", SMALL_PLOTS, command, *words], check=True)
+    subprocess.run([sys.executable, "-c", SMALL_PLOTS, COMMAND, *words], check=True)
+
+
+def answers(version: str) -> list[dict[str, object]]:
+    """Return what a version answers to some texts."""
+    lines = "".join(f"{row['text']}\n" for row in tiny_rows(6, seed=3))
+    done = subprocess.run([COMMAND, "predict", version, "--json"], input=lines, check=True, stdout=-1, text=True)
+    return json.loads(done.stdout)["predictions"]
+
+
+def base_model(folder: Path) -> None:
+    """Write an encoder of 5,000 weights, so large that its answers differ from text to text."""
+    import torch
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(tiny_classifier(folder, hidden=8))
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=draw)
+    model.save_pretrained(folder)
 
 
 def main() -> None:
     """Make the world and run the recipes in it."""
-    tiny_classifier(Path("model"), hidden=8)
+    base_model(Path("model"))
     rows = tiny_rows(140)
     write_jsonl(Path("rows/monday.jsonl"), rows[:80])
     Path("router.yaml").write_text(ROUTER.lstrip())
@@ -86,6 +112,7 @@ def main() -> None:
     reglage("registry", "rollback", "router", "--why", "a drill", "--who", "record.py")
     reglage("run", "adapted.yaml")
     reglage("registry", "promote", "adapted@1", "--why", "the first", "--who", "record.py")
+    Path("answers.json").write_text(json.dumps({name: answers(name) for name in VERSIONS}, indent=1))
     Path("key").unlink()
 
 

@@ -7,13 +7,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.formats.spelt_lists import spells_list
+from ftlib.data.formats.text import TextFormat, cut_texts, text_piece
 from ftlib.data.identity import identity, written
-from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
+from ftlib.data.processor import Processor, Tokenizer
+from ftlib.data.rows import Dropped, Encoded, Example, Value, Values, slice_values
 
 
-class LabeledText(Config):
+class LabeledText(TextFormat):
     """A text column and a label column, for sequence classification."""
 
     kind: Literal["labeled_text"] = "labeled_text"
@@ -30,6 +32,8 @@ class LabeledText(Config):
 
     yields: ClassVar[BatchKind] = "labeled"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
+    stratifies: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -53,29 +57,14 @@ class LabeledText(Config):
         """Return what `max_tokens` must be for one token of a text to be read."""
         return tokenizer.num_special_tokens_to_add() + 1
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
+        given = [example.text for example in examples]
+        texts = cut_texts(given, processor.tokenizer, self.max_tokens, self.special_tokens)
         return [
-            Encoded([Piece(ids, example.target)], truncated=cut)
+            Encoded([text_piece(ids, example.target)], truncated=cut)
             for example, (ids, cut) in zip(examples, texts, strict=True)
         ]
-
-
-def cut_texts(
-    texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, special_tokens: SpecialTokens
-) -> list[tuple[list[int], bool]]:
-    """Return every text's ids, special tokens included, and whether some had to go."""
-    split = special_tokens == "split"
-    whole = tokenizer(list(texts), verbose=False, split_special_tokens=split)["input_ids"]
-    encoded: list[tuple[list[int], bool]] = [(ids, False) for ids in whole]
-    long = [i for i, (ids, _) in enumerate(encoded) if len(ids) > max_tokens]
-    if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
-        again = [texts[i] for i in long]
-        cut = tokenizer(again, truncation=True, max_length=max_tokens, split_special_tokens=split)["input_ids"]
-        for i, ids in zip(long, cut, strict=True):
-            encoded[i] = (ids, True)
-    return encoded
 
 
 def label_name(value: Value) -> str | Dropped:

@@ -8,14 +8,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
-from ftlib.data.formats.labeled_text import cut_texts, label_name
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.formats.labeled_text import label_name
 from ftlib.data.formats.spelt_lists import spells_list
+from ftlib.data.formats.text import TextFormat, cut_texts, text_piece
 from ftlib.data.identity import identities
-from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
+from ftlib.data.processor import Processor, Tokenizer
+from ftlib.data.rows import Dropped, Encoded, Example, Value, Values, slice_values
 
 
-class MultiLabelText(Config):
+class MultiLabelText(TextFormat):
     """A text column and a column of labels, none of which excludes another; a row may have none.
 
     The column holds a list, or with `separator` a text: `billing; bug`. An absent list is a dropped row; an absent
@@ -38,6 +40,8 @@ class MultiLabelText(Config):
 
     yields: ClassVar[BatchKind] = "multi_labeled"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
+    stratifies: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -77,10 +81,11 @@ class MultiLabelText(Config):
         """Return what `max_tokens` must be for one token of a text to be read."""
         return tokenizer.num_special_tokens_to_add() + 1
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
+        given = [example.text for example in examples]
+        texts = cut_texts(given, processor.tokenizer, self.max_tokens, self.special_tokens)
         return [
-            Encoded([Piece(ids, example.target)], truncated=cut)
+            Encoded([text_piece(ids, example.target)], truncated=cut)
             for example, (ids, cut) in zip(examples, texts, strict=True)
         ]

@@ -7,11 +7,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
-from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.formats.text import TextFormat, text_piece
+from ftlib.data.processor import Processor, Tokenizer
+from ftlib.data.rows import Dropped, Encoded, Example, Piece, Values, slice_values
 
 
-class PlainText(Config):
+class PlainText(TextFormat):
     """A text column, for causal language modelling; every token but the first is a target.
 
     A text longer than `max_tokens` becomes several rows. Each starts with the last token of the one before, so every
@@ -50,8 +52,9 @@ class PlainText(Config):
         """Return what `max_tokens` must be for one token to be predicted from another."""
         return 2
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return the pieces of every text, with an end-of-text token if the tokenizer has one."""
+        tokenizer = processor.tokenizer
         end = tokenizer.eos_token_id
         texts, split = [example.text for example in examples], self.special_tokens == "split"
         whole: list[list[int]] = tokenizer(texts, verbose=False, split_special_tokens=split)["input_ids"]
@@ -62,4 +65,4 @@ class PlainText(Config):
             ids = [*ids, end]
         step = self.max_tokens - 1
         cuts = [ids[i : i + self.max_tokens] for i in range(0, max(len(ids) - 1, 1), step)]
-        return [Piece(cut, supervised=len(cut) - 1) for cut in cuts if cut]
+        return [text_piece(cut, supervised=len(cut) - 1) for cut in cuts if cut]

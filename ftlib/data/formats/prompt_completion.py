@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
-from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
+from ftlib.data.formats.base import Prompting
+from ftlib.data.formats.text import TextFormat, text_piece
+from ftlib.data.processor import Processor, Tokenizer
+from ftlib.data.rows import Dropped, Encoded, Example, Values, slice_values
 
 
-class PromptCompletion(Config):
+class PromptCompletion(TextFormat):
     """A prompt column and a completion column, for a language model that is to answer.
 
     A row is the prompt, the separator, the completion and the end-of-text token. The two sides are tokenised apart, so
@@ -39,6 +43,11 @@ class PromptCompletion(Config):
     keeps_lines: ClassVar[bool] = True
 
     @property
+    @override
+    def prompting(self) -> Prompting:
+        return Prompting(column=self.prompt, separator=self.separator, reads=self.before(""))
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that must be there."""
         return (self.prompt, self.completion, *self.slices)
@@ -63,8 +72,9 @@ class PromptCompletion(Config):
         """Return what `max_tokens` must be for one token of prompt and completion each to be read."""
         return len(_leading(tokenizer)) + 2
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per row; its target is the completion's text, its supervised tokens are the last ones."""
+        tokenizer = processor.tokenizer
         first, end = _leading(tokenizer), tokenizer.eos_token_id
         prompts = self._plain_ids([self.before(example.text) for example in examples], tokenizer)
         blanks = self.separator[len(self.separator.rstrip(" ")) :]
@@ -88,7 +98,8 @@ class PromptCompletion(Config):
         before = first + prompt[-room:]
         ids = (before + answer)[: self.max_tokens]
         # Without a token before it, the completion's first one has nothing to be predicted from.
-        return Encoded([Piece(ids, text, len(ids) - max(1, len(before)))], truncated=len(ids) < sum(map(len, parts)))
+        piece = text_piece(ids, text, len(ids) - max(1, len(before)))
+        return Encoded([piece], truncated=len(ids) < sum(map(len, parts)))
 
 
 def _leading(tokenizer: Tokenizer) -> list[int]:

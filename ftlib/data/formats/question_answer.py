@@ -6,18 +6,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
+from ftlib.data.formats.text import TextFormat, text_piece
+from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_targets import Span
-from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
+from ftlib.data.rows import Dropped, Encoded, Example, Piece, Value, Values, slice_values
 from ftlib.errors import ModelError
 
 _Place = tuple[int, str]
 """The answer's first character in the context, and its text."""
 
 
-class QuestionAnswer(Config):
+class QuestionAnswer(TextFormat):
     """Columns of questions, of contexts and of answers that stand in these, for extractive question answering.
 
     Answers are written as SQuAD does: `{"text": [...], "answer_start": [...]}`, a list of `{"text", "answer_start"}`,
@@ -46,6 +49,7 @@ class QuestionAnswer(Config):
 
     yields: ClassVar[BatchKind] = "spans"
     keeps_lines: ClassVar[bool] = True
+    reads_windows: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _windows_move_on(self) -> Self:
@@ -60,6 +64,11 @@ class QuestionAnswer(Config):
     def _widest(self) -> int:
         """A third, as SQuAD's usual 128 of 384; a window beside a long question and four special tokens is wider."""
         return max(self.max_tokens // 4, min(self.max_tokens // 3, self.max_tokens // 2 - 5))
+
+    @property
+    @override
+    def may_be_unanswerable(self) -> bool:
+        return self.unanswerable == "keep"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -95,11 +104,12 @@ class QuestionAnswer(Config):
         """Return what `max_tokens` must be for one token of question and context each to be read."""
         return tokenizer.num_special_tokens_to_add(pair=True) + 2
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return each row's windows. Where a window does not hold the whole answer, it is taught its first token.
 
         Raises ModelError for a tokenizer that cannot say where its tokens stand.
         """
+        tokenizer = processor.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 f"format 'question_answer' must know where each token stands, and {type(tokenizer).__name__} cannot "
@@ -182,7 +192,7 @@ def _piece(example: Example, windows: Any, i: int, *, optional: bool) -> Piece:
         segments=segments[i] if segments else [],
         optional=optional,
     )
-    return Piece(ids, target)
+    return text_piece(ids, target)
 
 
 def _spelt(context: str, offsets: Sequence[tuple[int, int]]) -> Iterator[str]:

@@ -7,13 +7,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
-from ftlib.data.formats.labeled_text import cut_texts
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.formats.text import TextFormat, cut_texts, text_piece
+from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_keys import as_number
-from ftlib.data.rows import Dropped, Encoded, Example, Piece, Tokenizer, Values, slice_values
+from ftlib.data.rows import Dropped, Encoded, Example, Values, slice_values
 
 
-class ScoredText(Config):
+class ScoredText(TextFormat):
     """A text column and a column of finite numbers, for regression; a text that spells one counts, as in csv."""
 
     kind: Literal["scored_text"] = "scored_text"
@@ -55,10 +56,11 @@ class ScoredText(Config):
         """Return what `max_tokens` must be for one token of a text to be read."""
         return tokenizer.num_special_tokens_to_add() + 1
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        texts = cut_texts([example.text for example in examples], tokenizer, self.max_tokens, self.special_tokens)
+        given = [example.text for example in examples]
+        texts = cut_texts(given, processor.tokenizer, self.max_tokens, self.special_tokens)
         return [
-            Encoded([Piece(ids, example.target)], truncated=cut)
+            Encoded([text_piece(ids, example.target)], truncated=cut)
             for example, (ids, cut) in zip(examples, texts, strict=True)
         ]

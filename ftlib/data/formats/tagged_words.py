@@ -10,17 +10,19 @@ from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 
-from ftlib.config import BatchKind, Config, SpecialTokens
+from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
+from ftlib.data.formats.text import TextFormat, text_piece
 from ftlib.data.identity import visible
 from ftlib.data.iob2 import is_tag, rewritten
-from ftlib.data.rows import Dropped, DropReason, Encoded, Example, Piece, Tokenizer, Value, Values, slice_values
+from ftlib.data.processor import Processor, Tokenizer
+from ftlib.data.rows import Dropped, DropReason, Encoded, Example, Piece, Value, Values, slice_values
 from ftlib.errors import ModelError
 
 Offsets = Sequence[tuple[int, int]]
 
 
-class TaggedWords(Config):
+class TaggedWords(TextFormat):
     """A column of words and one of their IOB2 tags, for token classification.
 
     The words are tokenised as the text that they make with blanks between them, which is the text a user of the model
@@ -41,6 +43,7 @@ class TaggedWords(Config):
 
     yields: ClassVar[BatchKind] = "tagged"
     keeps_lines: ClassVar[bool] = False
+    names_labels: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -69,11 +72,12 @@ class TaggedWords(Config):
         """Return what `max_tokens` must be for one token of a text to be read."""
         return tokenizer.num_special_tokens_to_add() + 1
 
-    def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per row: a tag or None for every token, and then the tags of the words that were cut off.
 
         Raises ModelError for a tokenizer that cannot say where its tokens stand.
         """
+        tokenizer = processor.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 f"format 'tagged_words' must know which token begins which word, and {type(tokenizer).__name__} cannot "
@@ -152,4 +156,4 @@ def _piece(example: Example, ids: list[int], firsts: Sequence[int | None]) -> Pi
         if first is not None:
             by_token[first] = tag
     beyond = [tag for tag, first in zip(tags, firsts, strict=True) if first is None]
-    return Piece(ids, (*by_token, *beyond), supervised=len(tags) - len(beyond))
+    return text_piece(ids, (*by_token, *beyond), supervised=len(tags) - len(beyond))

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import structs
 from pydantic import Field
@@ -44,6 +44,8 @@ class Files(Config):
     """A file's name, `_SUCCESS` for one: the files of a folder wait until the folder has it."""
     drop_columns: tuple[str, ...] = ()
     """Columns that nobody reads: they are left out before a row is judged."""
+
+    hub_name: ClassVar[str | None] = None
 
     def list(self) -> tuple[ListedFile, ...]:
         """List the files without reading them. Raises DataError if there are none."""

@@ -52,6 +52,11 @@ class HuggingFace(Config):
     drop_columns: tuple[str, ...] = ()
     """Columns that nobody reads: they are left out before a row is judged."""
 
+    @property
+    def hub_name(self) -> str | None:
+        """Return the dataset's name on the hub, if the rows come from there: what a model card links."""
+        return self.path if self.revision else None
+
     def list(self) -> tuple[ListedFile, ...]:
         """List what is read: a folder's files, or the hub's name with its revision."""
         folder = self._folder()

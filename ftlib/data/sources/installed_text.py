@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,10 @@ class InstalledText(Config):
     """Names of installed distributions; each is a label."""
     rows_per_library: int = Field(default=250, gt=0)
     """At most so many passages of each library."""
+
+    drop_columns: ClassVar[tuple[str, ...]] = ()
+    """It has no column that one could do without."""
+    hub_name: ClassVar[str | None] = None
 
     def list(self) -> tuple[ListedFile, ...]:
         """List the libraries, each under its version. Raises DataError for one that is not installed."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MeanOverRows
 from ftlib.kinds.outcomes import SpanOutcomes
@@ -26,6 +28,11 @@ class AnswerScore(MeanOverRows):
 
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"spans"})
     higher_is_better: ClassVar[bool] = True
+
+    @property
+    @override
+    def answer_threshold(self) -> float:
+        return self.null_score_diff_threshold
 
     def per_row(self, outcomes: SpanOutcomes) -> Float[np.ndarray, " rows"]:
         """Return every row's own."""

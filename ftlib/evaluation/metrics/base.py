@@ -29,6 +29,11 @@ class MetricBase(Config):
         return str(type(self).model_fields["kind"].default)
 
     @property
+    def answer_threshold(self) -> float | None:
+        """Return by how much no answer must score above the best text; None for a metric that reads neither."""
+        return None
+
+    @property
     def undefined_where(self) -> str:
         """Say what rows that do not define the metric lack, to follow `it is undefined: `."""
         return "there are no rows"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ftlib.config import LANGUAGE, BatchKind
+from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.metrics.draws import share
 from ftlib.kinds.outcomes import TokenOutcomes
@@ -22,7 +22,7 @@ class BitsPerByte(MetricBase):
 
     kind: Literal["bits_per_byte"] = "bits_per_byte"
 
-    reads: ClassVar[frozenset[BatchKind]] = LANGUAGE
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"tokens", "completions"})
     higher_is_better: ClassVar[bool] = False
 
     @property

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from ftlib.data.inputs import ATTENTION_MASK, INPUT_IDS
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.tokens import TokenAnswers, TokenHead
@@ -59,8 +60,8 @@ class CompletionAnswers(TokenAnswers):
         super().add(model, batch, rows)
         if not self._max_new_tokens:
             return
-        lengths = batch.attention_mask.sum(dim=1) - batch.supervised
-        prompts = [ids[:length] for ids, length in zip(batch.input_ids, lengths.tolist(), strict=True)]
+        ids, lengths = batch.inputs[INPUT_IDS], batch.inputs[ATTENTION_MASK].sum(dim=1) - batch.supervised
+        prompts = [row[:length] for row, length in zip(ids, lengths.tolist(), strict=True)]
         for row, ids in zip(rows, continued(model, prompts, self.tokenizer, self._max_new_tokens), strict=True):
             self._written[row] = self.spell(ids)
 
@@ -83,7 +84,7 @@ def continued(model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_n
     """
     end = tokenizer.eos_token_id
     collate = Collator.of(model, prompts[0].device)
-    batch = collate({"input_ids": [prompt.tolist() for prompt in prompts]}, left=True)
+    batch = collate({INPUT_IDS: [prompt.tolist() for prompt in prompts]}, left=True)
     plain: Any = getattr(model, "get_base_model", lambda: model)()  # peft's adapter layers lie inside it
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -94,7 +95,7 @@ def continued(model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_n
     )
     with _without_own_settings(plain):
         whole: Tensor = plain.generate(**batch, generation_config=settings)
-    return [_before(end, new) for new in whole[:, batch["input_ids"].shape[1] :].tolist()]
+    return [_before(end, new) for new in whole[:, batch[INPUT_IDS].shape[1] :].tolist()]
 
 
 def _before(end: int | None, ids: list[int]) -> list[int]:

@@ -20,4 +20,4 @@ class SequenceHead(Head):
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """Return rows x outputs in float64: what is measured is not rounded twice."""
-    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.double()
+    return model(**batch.inputs).logits.double()

@@ -85,7 +85,7 @@ class SpanAnswers(Answers):
 
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
         """See Answers."""
-        said: Any = model(**batch.inputs())
+        said: Any = model(**batch.inputs)
         self.nll[rows] = span_nll(said, batch).double().cpu().numpy()
         if self._null_scores is not None:
             self._null_scores[rows] = null_scores(said.start_logits, said.end_logits).cpu().numpy()

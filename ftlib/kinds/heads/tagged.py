@@ -86,7 +86,7 @@ class TagAnswers(Answers):
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
         """See Answers."""
         assert batch.targets is not None
-        logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits: Tensor = model(**batch.inputs).logits
         log_probabilities, taught = logits.double().log_softmax(dim=-1), batch.targets != UNTAUGHT
         gold = log_probabilities.gather(2, batch.targets.clamp(min=0)[:, :, None])[:, :, 0]
         # `where`, not a product: a NaN on a padded position must not reach the sum.

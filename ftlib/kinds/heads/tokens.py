@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers, Head
-from ftlib.kinds.next_tokens import next_tokens
 from ftlib.kinds.outcomes import TokenOutcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
+from ftlib.kinds.token_log_probs import token_log_probs
 
 
 class TokenHead(Head):
@@ -56,12 +56,7 @@ class TokenAnswers(Answers):
 
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
         """See Answers."""
-        logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        # What is not supervised is ignored and not multiplied away: a NaN on a padded position must not reach the sum.
-        losses = nn.functional.cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), next_tokens(batch), reduction="none", ignore_index=-100
-        )
-        self.nll[rows] = losses.double().sum(dim=1).cpu().numpy()
+        self.nll[rows] = -token_log_probs(model, batch, measured=True).double().sum(dim=1).cpu().numpy()
 
     def outcomes(self, common: Mapping[str, Any]) -> TokenOutcomes:
         """See Answers."""

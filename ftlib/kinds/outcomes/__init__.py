@@ -6,7 +6,6 @@ from ftlib.kinds.outcomes.labels import LabelOutcomes
 from ftlib.kinds.outcomes.multi_labels import MultiLabelOutcomes
 from ftlib.kinds.outcomes.scores import ScoreOutcomes
 from ftlib.kinds.outcomes.spans import SpanOutcomes
-from ftlib.kinds.outcomes.table_file import parse_outcomes, read_outcomes
 from ftlib.kinds.outcomes.tagged import TaggedOutcomes
 from ftlib.kinds.outcomes.tokens import TokenOutcomes
 
@@ -20,6 +19,4 @@ __all__ = [
     "TaggedOutcomes",
     "TokenOutcomes",
     "joined",
-    "parse_outcomes",
-    "read_outcomes",
 ]

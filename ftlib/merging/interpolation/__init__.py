@@ -15,3 +15,6 @@ from ftlib.merging.interpolation.wise_ft import WiseFT
 Interpolation = Annotated[
     Off | WiseFT | Slerp | Soup | ModelStock | TaskArithmetic | Ties | Dare, Open("reglage.interpolation")
 ]
+
+NO_INTERPOLATION: Interpolation = Off()
+"""What a recipe that says nothing asks for."""

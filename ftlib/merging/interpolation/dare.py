@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.merging.interpolation.scales import Scales
 from ftlib.merging.methods import Dare as DareKernel
@@ -20,6 +21,6 @@ class Dare(Scales):
     seed: int = Field(default=0, ge=0)
     """Of the random draw of what is dropped."""
 
+    @override
     def merge(self, scale: float) -> Merge:
-        """See Scales."""
         return DareKernel(drop=self.drop, scale=scale, seed=self.seed)

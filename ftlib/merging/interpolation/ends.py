@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ftlib.config import Config
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint
 
 
 class Score(Config):
@@ -18,25 +23,64 @@ class Score(Config):
     """One standard error of its paired difference from the best so far: less than this cannot be told apart."""
 
 
-class TwoEnds(Config):
-    """theta0 and theta1 alone."""
+@dataclass(frozen=True)
+class Ends:
+    """What candidates are made of."""
 
-    seeds: ClassVar[tuple[int, ...]] = ()
-    siblings: ClassVar[tuple[str, ...]] = ()
+    start: Checkpoint
+    """theta0: the last phase's exact start, head included."""
+    end: Checkpoint
+    """theta1: the last phase's end."""
+    siblings: tuple[Checkpoint, ...] = ()
+    """More fine-tunes of theta0."""
+    scores: Mapping[str, Score] = field(default_factory=dict[str, Score])
+    """What was measured so far, by a candidate's digest."""
+
+
+class InterpolationBase(Config, ABC):
+    """Which candidates lie between and beside the ends. It knows no tensors."""
+
     least: ClassVar[int] = 0
     """Siblings it cannot do without."""
+    mixes: ClassVar[bool] = True
+    """Whether some candidate is made of more than one checkpoint, so that theta0's head must mean something."""
 
     @property
     def adaptive(self) -> bool:
         """Say whether what was measured of its points gives it more points."""
         return False
 
+    @property
+    def is_line(self) -> bool:
+        """Say whether all candidates lie on the straight line, where an adapter's one scale reaches them."""
+        return False
+
+    @property
+    def places(self) -> tuple[float, ...]:
+        """Return the alphas at which a candidate is sure to lie, ascending; none where alpha means nothing."""
+        return ()
+
     def patterns(self) -> tuple[str, ...]:
         """Return the tensor patterns that the recipe names; each must fit a tensor."""
         return ()
 
+    @abstractmethod
+    def points(self, ends: Ends) -> tuple[Candidate, ...]:
+        """Return the candidates, theta0 first and theta1 last, under distinct names: a pure function of the ends."""
 
-class WithSiblings(Config):
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many candidates there will be, at most."""
+
+
+class TwoEnds(InterpolationBase, ABC):
+    """theta0 and theta1 alone."""
+
+    seeds: ClassVar[tuple[int, ...]] = ()
+    siblings: ClassVar[tuple[str, ...]] = ()
+
+
+class WithSiblings(InterpolationBase, ABC):
     """theta0, theta1 and more checkpoints that were trained from the very same theta0."""
 
     least: ClassVar[int] = 1
@@ -46,12 +90,3 @@ class WithSiblings(Config):
     siblings: tuple[str, ...] = ()
     """Checkpoints that are there already: folders of a work folder's train stage, or versions `name@3` of the registry
     that the recipe publishes to."""
-
-    @property
-    def adaptive(self) -> bool:
-        """Say whether what was measured of its points gives it more points."""
-        return False
-
-    def patterns(self) -> tuple[str, ...]:
-        """Return the tensor patterns that the recipe names; each must fit a tensor."""
-        return ()

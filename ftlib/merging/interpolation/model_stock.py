@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
+from typing_extensions import override
+
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.interpolation.ends import Score, WithSiblings
+from ftlib.merging.interpolation.ends import Ends, WithSiblings
 from ftlib.merging.methods import ModelStock as ModelStockKernel
-from ftlib.models.checkpoint import Checkpoint
 
 
 class ModelStock(WithSiblings):
@@ -16,14 +16,14 @@ class ModelStock(WithSiblings):
 
     kind: Literal["model_stock"] = "model_stock"
 
-    def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
-    ) -> tuple[Candidate, ...]:
+    @override
+    def points(self, ends: Ends) -> tuple[Candidate, ...]:
         """Return theta0, the model stock and theta1."""
-        del scores
-        merged = Candidate(name="model_stock", start=start, end=end, siblings=siblings, merge=ModelStockKernel())
-        return (Candidate.of(start), merged, Candidate.of(end))
+        merged = Candidate(
+            name="model_stock", start=ends.start, end=ends.end, siblings=ends.siblings, merge=ModelStockKernel()
+        )
+        return (Candidate.of(ends.start), merged, Candidate.of(ends.end))
 
+    @override
     def count(self) -> int:
-        """Return how many candidates there will be."""
         return 3

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
+
+from typing_extensions import override
 
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.interpolation.ends import Score, TwoEnds
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.merging.interpolation.ends import Ends, TwoEnds
 
 
 class Off(TwoEnds):
@@ -15,13 +15,13 @@ class Off(TwoEnds):
 
     kind: Literal["off"] = "off"
 
-    def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
-    ) -> tuple[Candidate, ...]:
-        """Return the end, as it is."""
-        del start, siblings, scores
-        return (Candidate.of(end),)
+    mixes: ClassVar[bool] = False
 
+    @override
+    def points(self, ends: Ends) -> tuple[Candidate, ...]:
+        """Return the end, as it is."""
+        return (Candidate.of(ends.end),)
+
+    @override
     def count(self) -> int:
-        """Return how many candidates there will be."""
         return 1

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.interpolation.ends import Score, WithSiblings
+from ftlib.merging.interpolation.ends import Ends, WithSiblings
 from ftlib.merging.methods import Merge
-from ftlib.models.checkpoint import Checkpoint
 
 
 class Scales(WithSiblings, ABC):
@@ -26,17 +25,21 @@ class Scales(WithSiblings, ABC):
     def merge(self, scale: float) -> Merge:
         """Return the method at one scale."""
 
-    def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
-    ) -> tuple[Candidate, ...]:
+    @override
+    def points(self, ends: Ends) -> tuple[Candidate, ...]:
         """Return theta0, one candidate per scale, ascending, and theta1."""
-        del scores
         scaled = [
-            Candidate(name=f"scale={scale:g}", start=start, end=end, siblings=siblings, merge=self.merge(scale))
+            Candidate(
+                name=f"scale={scale:g}",
+                start=ends.start,
+                end=ends.end,
+                siblings=ends.siblings,
+                merge=self.merge(scale),
+            )
             for scale in sorted({*self.scales} - {0.0})
         ]
-        return (Candidate.of(start), *scaled, Candidate.of(end))
+        return (Candidate.of(ends.start), *scaled, Candidate.of(ends.end))
 
+    @override
     def count(self) -> int:
-        """Return how many candidates there will be."""
         return 2 + len({*self.scales} - {0.0})

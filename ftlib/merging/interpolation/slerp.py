@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
+
+from typing_extensions import override
 
 from ftlib.config import Fraction
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.interpolation.ends import Score, TwoEnds
+from ftlib.merging.interpolation.ends import Ends, TwoEnds
 from ftlib.merging.methods import Slerp as SlerpKernel
-from ftlib.models.checkpoint import Checkpoint
 
 
 class Slerp(TwoEnds):
@@ -19,16 +19,19 @@ class Slerp(TwoEnds):
     alphas: tuple[Fraction, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     """Points between theta0 (0) and theta1 (1); both ends are always measured, listed or not."""
 
-    def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
-    ) -> tuple[Candidate, ...]:
+    @property
+    @override
+    def places(self) -> tuple[float, ...]:
+        return tuple(sorted({0.0, *self.alphas, 1.0}))
+
+    @override
+    def points(self, ends: Ends) -> tuple[Candidate, ...]:
         """Return one candidate per alpha, ascending, both ends among them."""
-        del siblings, scores
         return tuple(
-            Candidate(name=f"alpha={alpha:g}", start=start, end=end, merge=SlerpKernel(alpha=alpha))
-            for alpha in sorted({0.0, *self.alphas, 1.0})
+            Candidate(name=f"alpha={alpha:g}", start=ends.start, end=ends.end, merge=SlerpKernel(alpha=alpha))
+            for alpha in self.places
         )
 
+    @override
     def count(self) -> int:
-        """Return how many candidates there will be."""
-        return len({0.0, *self.alphas, 1.0})
+        return len(self.places)

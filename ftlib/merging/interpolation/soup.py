@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
+from typing_extensions import override
+
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.interpolation.ends import Score, WithSiblings
+from ftlib.merging.interpolation.ends import Ends, WithSiblings
 from ftlib.merging.methods import Average
-from ftlib.models.checkpoint import Checkpoint
 
 
 class Soup(WithSiblings):
@@ -23,14 +23,14 @@ class Soup(WithSiblings):
     """Which fine-tunes are averaged; `Soup` says what each word means."""
 
     @property
+    @override
     def adaptive(self) -> bool:
-        """See WithSiblings."""
         return self.order == "greedy"
 
-    def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
-    ) -> tuple[Candidate, ...]:
+    @override
+    def points(self, ends: Ends) -> tuple[Candidate, ...]:
         """Return theta0, every fine-tune and the soups so far, theta1 last."""
+        start, end, siblings, scores = ends.start, ends.end, ends.siblings, ends.scores
         tuned = (end, *siblings)
         alone = [Candidate.of(checkpoint) for checkpoint in tuned]
 
@@ -53,7 +53,7 @@ class Soup(WithSiblings):
                     kept, best = (*kept, i), score.value
         return (Candidate.of(start), *alone[1:], *soups, alone[0])
 
+    @override
     def count(self) -> int:
-        """Return how many candidates there will be."""
         siblings = len(self.seeds) + len(self.siblings)
         return 2 + siblings + (1 if self.order == "uniform" else siblings)

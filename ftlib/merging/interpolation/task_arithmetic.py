@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from typing_extensions import override
+
 from ftlib.merging.interpolation.scales import Scales
 from ftlib.merging.methods import Merge
 from ftlib.merging.methods import TaskArithmetic as TaskArithmeticKernel
@@ -14,6 +16,6 @@ class TaskArithmetic(Scales):
 
     kind: Literal["task_arithmetic"] = "task_arithmetic"
 
+    @override
     def merge(self, scale: float) -> Merge:
-        """See Scales."""
         return TaskArithmeticKernel(scale=scale)

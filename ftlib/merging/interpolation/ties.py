@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.merging.interpolation.scales import Scales
 from ftlib.merging.methods import Merge
@@ -18,6 +19,6 @@ class Ties(Scales):
     density: float = Field(default=0.2, gt=0.0, le=1.0)
     """Share of each task vector that is kept, the largest by magnitude."""
 
+    @override
     def merge(self, scale: float) -> Merge:
-        """See Scales."""
         return TiesKernel(density=self.density, scale=scale)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.config import Fraction
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.interpolation.ends import Score, TwoEnds
+from ftlib.merging.interpolation.ends import Ends, Score, TwoEnds
 from ftlib.merging.methods import Lerp
-from ftlib.models.checkpoint import Checkpoint
 
 FINEST = 0.01
 """Refinement puts no point nearer to another than this: their difference would be noise."""
@@ -34,40 +34,49 @@ class WiseFT(TwoEnds):
     """Factors of alpha from the embeddings to the head, linear between: [0, 1] moves the first layers least."""
 
     @property
+    @override
     def adaptive(self) -> bool:
-        """See TwoEnds."""
         return self.refine > 0
 
+    @override
     def patterns(self) -> tuple[str, ...]:
-        """See TwoEnds."""
         return tuple(self.modules)
 
-    def points(
-        self, start: Checkpoint, end: Checkpoint, siblings: tuple[Checkpoint, ...], scores: Mapping[str, Score]
-    ) -> tuple[Candidate, ...]:
+    @property
+    @override
+    def is_line(self) -> bool:
+        return not self.modules and not self.depth
+
+    @property
+    @override
+    def places(self) -> tuple[float, ...]:
+        return tuple(sorted({0.0, *self.alphas, 1.0}))
+
+    @override
+    def points(self, ends: Ends) -> tuple[Candidate, ...]:
         """Return one candidate per alpha, ascending and distinct; with scores, those of the refined grid.
 
         The ends are always among them, listed or not: what an interpolation is worth is measured against them, and
         `constrained` selection needs them.
         """
-        del siblings
-        points = {alpha: self._point(start, end, alpha) for alpha in sorted({0.0, *self.alphas, 1.0})}
+        points = {alpha: self._point(ends, alpha) for alpha in self.places}
+        scores = ends.scores
         for _ in range(self.refine):
             known = {alpha: scores[point.digest()] for alpha, point in points.items() if point.digest() in scores}
             if len(known) < len(points) or (alpha := next_alpha(known)) is None:
                 break
-            point = self._point(start, end, alpha)
+            point = self._point(ends, alpha)
             if point.digest() not in scores and is_settled(known):
                 break
             points[alpha] = point
         return tuple(point for _, point in sorted(points.items()))
 
+    @override
     def count(self) -> int:
-        """Return how many candidates there will be, at most."""
-        return len({0.0, *self.alphas, 1.0}) + self.refine
+        return len(self.places) + self.refine
 
-    def _point(self, start: Checkpoint, end: Checkpoint, alpha: float) -> Candidate:
-        point = Candidate.between(start, end, alpha)
+    def _point(self, ends: Ends, alpha: float) -> Candidate:
+        point = Candidate.between(ends.start, ends.end, alpha)
         if alpha in (0.0, 1.0):
             return point
         return point.model_copy(update={"merge": Lerp(alpha=alpha, modules=self.modules, depth=self.depth)})

@@ -1,9 +1,12 @@
 """Merge methods: several checkpoints' tensors to one. Arithmetic alone; points to try are in `interpolation/`."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, get_args
 
 from pydantic import Field
 
+from ftlib.extensions import kind_of
 from ftlib.merging.methods.average import Average
 from ftlib.merging.methods.dare import Dare
 from ftlib.merging.methods.kernel import Kernel, Meter, Place
@@ -14,6 +17,7 @@ from ftlib.merging.methods.task_arithmetic import TaskArithmetic
 from ftlib.merging.methods.ties import Ties
 
 __all__ = [
+    "METHODS",
     "Average",
     "Dare",
     "Kernel",
@@ -31,3 +35,7 @@ Merge = Annotated[
     Lerp | Slerp | Average | ModelStock | TaskArithmetic | Ties | Dare,
     Field(discriminator="kind"),
 ]
+
+_MEMBERS: tuple[type[Kernel], ...] = get_args(get_args(Merge)[0])
+METHODS: Mapping[str, type[Kernel]] = MappingProxyType({str(kind_of(method)): method for method in _MEMBERS})
+"""Every method by its name."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.merging.methods.kernel import Kernel, Place, wide
 
@@ -19,27 +20,39 @@ class Average(Kernel):
     Summed in fp64 and rounded once; one ingredient is a byte copy.
     """
 
+    paper: ClassVar[str] = "a model soup (arXiv 2203.05482)"
+    starts: ClassVar[bool] = False
+
     kind: Literal["average"] = "average"
     ingredients: tuple[int, ...] = Field(min_length=1)
     """Positions: 0 is theta0, 1 theta1, then the siblings."""
 
+    @override
     def inputs(self, count: int) -> tuple[int, ...]:
-        """See Kernel."""
         if not set(self.ingredients) <= set(range(count)) or len(set(self.ingredients)) < len(self.ingredients):
             raise ValueError(f"ingredients {self.ingredients} are not distinct positions below {count}")
         return self.ingredients
 
+    @classmethod
+    @override
+    def usual(cls, count: int) -> dict[str, Any]:
+        return {"ingredients": list(range(count))}
+
+    @override
+    def leaves_out(self, count: int) -> bool:
+        return sorted(self.ingredients) != list(range(count))
+
+    @override
     def source_of(self, place: Place) -> int | None:
-        """See Kernel."""
         del place
         return self.whole_copy()
 
+    @override
     def whole_copy(self) -> int | None:
-        """See Kernel."""
         return 0 if len(self.ingredients) == 1 else None
 
+    @override
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        """See Kernel."""
         del place, meter
         total = wide(tensors[0])
         for tensor in tensors[1:]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.merging.methods.kernel import BLOCK, Kernel, Place, wide
 
@@ -23,22 +24,24 @@ class Dare(Kernel):
     the block, so the same elements are dropped whatever the chunk size, the worker count or the shard layout.
     """
 
+    paper: ClassVar[str] = "DARE (arXiv 2311.03099)"
+
     kind: Literal["dare"] = "dare"
     drop: float = Field(default=0.9, ge=0.0, lt=1.0)
     scale: float = 1.0
     seed: int = Field(default=0, ge=0)
 
+    @override
     def whole_copy(self) -> int | None:
-        """See Kernel."""
         return 0 if self.scale == 0.0 else None
 
+    @override
     def source_of(self, place: Place) -> int | None:
-        """See Kernel."""
         del place
         return self.whole_copy()
 
+    @override
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        """See Kernel."""
         import torch
 
         del meter

@@ -58,6 +58,14 @@ class Meter(ABC):
 class Kernel(Config, ABC):
     """One merge method with its numbers. Its inputs are theta0, theta1 and further checkpoints, in this order."""
 
+    paper: ClassVar[str]
+    """What a model card cites, to follow "This is "."""
+    pair: ClassVar[bool] = False
+    """Whether it takes two checkpoints and no more."""
+    grows: ClassVar[bool] = False
+    """Whether theta1 may have more tokens than theta0, whose rows are then its own."""
+    starts: ClassVar[bool] = True
+    """Whether the first input is theta0, which the others were trained from; if not, all were, from one start."""
     scope: ClassVar[Literal["element", "tensor", "model"]] = "element"
     """What must be measured first: nothing, each tensor, or all tensors together."""
     version: ClassVar[int] = 1
@@ -70,6 +78,21 @@ class Kernel(Config, ABC):
     def coordinate(self) -> float | None:
         """Return the place between theta0 (0) and theta1 (1), where that means something."""
         return None
+
+    def scaling(self) -> float | None:
+        """Return the alpha by which theta1's adapter would be scaled to come to the same; None where nothing does."""
+        return None
+
+    @classmethod
+    def usual(cls, count: int) -> dict[str, Any]:
+        """Return the numbers that it has for `count` checkpoints unless others are given."""
+        del count
+        return {}
+
+    def leaves_out(self, count: int) -> bool:
+        """Say whether one of `count` checkpoints takes no part."""
+        del count
+        return False
 
     def source_of(self, place: Place) -> int | None:
         """Return which input a tensor is a byte copy of, if it is one."""

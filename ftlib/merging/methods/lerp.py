@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from typing_extensions import override
+
 from ftlib.config import Fraction
 from ftlib.merging.methods.kernel import Kernel, Place
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 class Lerp(Kernel):
     """(1 - alpha) theta0 + alpha theta1, alpha per tensor if wanted (Wortsman et al. 2022, arXiv 2109.01903)."""
 
+    paper: ClassVar[str] = "WiSE-FT (arXiv 2109.01903)"
+    pair: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     kind: Literal["lerp"] = "lerp"
@@ -25,8 +30,8 @@ class Lerp(Kernel):
     depth: tuple[Fraction, ...] = ()
     """Factors of alpha from the embeddings to the head, evenly spaced and linear between; empty for 1 everywhere."""
 
+    @override
     def coordinate(self) -> float | None:
-        """See Kernel."""
         return self.alpha
 
     def alpha_at(self, place: Place) -> float:
@@ -41,16 +46,20 @@ class Lerp(Kernel):
         alpha = self.alpha_at(place)
         return int(alpha) if alpha in (0.0, 1.0) else None
 
+    @override
     def whole_copy(self) -> int | None:
-        """See Kernel."""
         return int(self.alpha) if self.alpha in (0.0, 1.0) and not self.modules and not self.depth else None
 
+    @override
+    def scaling(self) -> float | None:
+        return None if self.modules or self.depth else self.alpha
+
+    @override
     def patterns(self) -> tuple[str, ...]:
-        """See Kernel."""
         return tuple(self.modules)
 
+    @override
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        """See Kernel."""
         del meter
         lerp(tensors[0], tensors[1], self.alpha_at(place), out)
 

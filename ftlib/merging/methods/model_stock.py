@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from typing_extensions import override
+
 from ftlib.merging.methods.kernel import Kernel, Meter, Place, wide
 from ftlib.merging.methods.products import Products
 
@@ -19,16 +21,17 @@ class ModelStock(Kernel):
     t is near 1; where they moved at random, near 0. t is kept between 0 and 1, and is 0 where nothing moved.
     """
 
+    paper: ClassVar[str] = "Model Stock (arXiv 2403.19522)"
     scope: ClassVar[Literal["element", "tensor", "model"]] = "tensor"
 
     kind: Literal["model_stock"] = "model_stock"
 
+    @override
     def meter(self, count: int) -> Meter:
-        """See Kernel."""
         return Products(count - 1, from_first=True)
 
+    @override
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        """See Kernel."""
         del place
         start, tuned = wide(tensors[0]), tensors[1:]
         mean = wide(tuned[0])

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from typing_extensions import override
+
 from ftlib.config import Fraction
 from ftlib.merging.methods.kernel import Kernel, Meter, Place, wide
 from ftlib.merging.methods.lerp import lerp
@@ -25,30 +27,32 @@ class Slerp(Kernel):
     tensors. Nearly parallel ones, and ones that are zero or opposite, lie on the straight line.
     """
 
+    paper: ClassVar[str] = "spherical interpolation (doi 10.1145/325334.325242)"
+    pair: ClassVar[bool] = True
     scope: ClassVar[Literal["element", "tensor", "model"]] = "tensor"
 
     kind: Literal["slerp"] = "slerp"
     alpha: Fraction
 
+    @override
     def coordinate(self) -> float | None:
-        """See Kernel."""
         return self.alpha
 
+    @override
     def source_of(self, place: Place) -> int | None:
-        """See Kernel."""
         del place
         return self.whole_copy()
 
+    @override
     def whole_copy(self) -> int | None:
-        """See Kernel."""
         return int(self.alpha) if self.alpha in (0.0, 1.0) else None
 
+    @override
     def meter(self, count: int) -> Meter:
-        """See Kernel."""
         return Products(count, from_first=False)
 
+    @override
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        """See Kernel."""
         del place
         cosine = meter.cosine(0, 1)
         if cosine is None or abs(cosine) > PARALLEL:

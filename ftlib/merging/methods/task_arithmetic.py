@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from typing_extensions import override
 
 from ftlib.merging.methods.kernel import Kernel, Place, wide
 
@@ -17,20 +19,22 @@ class TaskArithmetic(Kernel):
     A scale above 1 goes beyond the fine-tunes, below 0 away from them.
     """
 
+    paper: ClassVar[str] = "task arithmetic (arXiv 2212.04089)"
+
     kind: Literal["task_arithmetic"] = "task_arithmetic"
     scale: float
 
+    @override
     def whole_copy(self) -> int | None:
-        """See Kernel."""
         return 0 if self.scale == 0.0 else None
 
+    @override
     def source_of(self, place: Place) -> int | None:
-        """See Kernel."""
         del place
         return self.whole_copy()
 
+    @override
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        """See Kernel."""
         del place, meter
         start = wide(tensors[0])
         away = start - tensors[1]  # theta0 - theta_i: subtracting it keeps -0.0 where nothing moved

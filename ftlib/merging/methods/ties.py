@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.merging.methods.kernel import Kernel, Meter, Place, wide
 
@@ -24,27 +25,28 @@ class Ties(Kernel):
     have this sign.
     """
 
+    paper: ClassVar[str] = "TIES-Merging (arXiv 2306.01708)"
     scope: ClassVar[Literal["element", "tensor", "model"]] = "model"
 
     kind: Literal["ties"] = "ties"
     density: float = Field(default=0.2, gt=0.0, le=1.0)
     scale: float = 1.0
 
+    @override
     def whole_copy(self) -> int | None:
-        """See Kernel."""
         return 0 if self.scale == 0.0 else None
 
+    @override
     def source_of(self, place: Place) -> int | None:
-        """See Kernel."""
         del place
         return self.whole_copy()
 
+    @override
     def meter(self, count: int) -> Meter:
-        """See Kernel."""
         return Thresholds(count - 1, self.density)
 
+    @override
     def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        """See Kernel."""
         import torch
 
         del place
@@ -75,8 +77,8 @@ class Thresholds(Meter):
         self._wanted = [0] * count
         self._histograms: list[Tensor | None] = [None] * count
 
+    @override
     def add(self, turn: int, tensors: Sequence[Tensor]) -> None:
-        """See Meter."""
         import torch
 
         start = tensors[0].double()
@@ -90,8 +92,8 @@ class Thresholds(Meter):
             known = self._histograms[i]
             self._histograms[i] = found if known is None else known.add_(found)
 
+    @override
     def close(self, turn: int) -> None:
-        """See Meter."""
         import torch
 
         for i, histogram in enumerate(self._histograms):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ftlib.config import Config
 from ftlib.storage.local import LocalStore
@@ -16,6 +16,9 @@ class Folder(Config):
     kind: Literal["folder"] = "folder"
     path: str = "registry"
     """The registry's folder; a relative one counts from the current folder."""
+
+    endpoint_url: ClassVar[str | None] = None
+    """It has no server."""
 
     def store(self) -> Store:
         """Open it; nothing is touched yet."""

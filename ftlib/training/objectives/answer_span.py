@@ -21,4 +21,4 @@ class AnswerSpan(Config):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Return the sum over rows in nats, and the number of rows."""
-        return LossSum(span_nll(model(**batch.inputs()), batch).sum(), len(batch.input_ids))
+        return LossSum(span_nll(model(**batch.inputs), batch).sum(), len(batch))

@@ -24,6 +24,6 @@ class Classification(Config):
         from torch.nn.functional import cross_entropy
 
         assert batch.targets is not None
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = model(**batch.inputs).logits
         total = cross_entropy(logits.float(), batch.targets, reduction="sum", label_smoothing=self.label_smoothing)
         return LossSum(total, len(batch.targets))

@@ -13,7 +13,7 @@ class Completion(Config):
     """The negative log-likelihood of a completion's tokens, its end included; the prompt is read and not learnt.
 
     Over tokens and not over rows: a long completion weighs more than a short one. It is what transformers computes from
-    labels that are -100 on the prompt.
+    labels that are `UNTAUGHT` on the prompt.
     """
 
     kind: Literal["completion"] = "completion"

@@ -24,6 +24,6 @@ class MultiLabel(Config):
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         assert batch.targets is not None
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = model(**batch.inputs).logits
         total = binary_cross_entropy_with_logits(logits.float(), batch.targets, reduction="sum")
         return LossSum(total / batch.targets.shape[1], len(batch.targets))

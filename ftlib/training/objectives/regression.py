@@ -20,6 +20,6 @@ class Regression(Config):
         from torch.nn.functional import mse_loss
 
         assert batch.targets is not None
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        logits = model(**batch.inputs).logits
         # Not logits as they are: rows x 1 against rows would be spread to rows x rows, and train to the mean.
         return LossSum(mse_loss(logits[:, 0].float(), batch.targets, reduction="sum"), len(batch.targets))

@@ -1,11 +1,19 @@
 """Which weights move. Belongs to the train stage."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, get_args
 
-from ftlib.extensions import Open
+from ftlib.extensions import Open, kind_of
+from ftlib.training.tuning.base import TuningBase
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
 
 Tuning = Annotated[Full | FrozenLayers | LinearProbe | LoRA, Open("reglage.tuning")]
+
+
+def tunings(holds: Callable[[type[TuningBase]], bool]) -> list[str]:
+    """Return the tunings whose words hold, as recipes call them: what a message offers."""
+    members: tuple[type[TuningBase], ...] = get_args(get_args(Tuning)[0])
+    return [str(kind_of(member)) for member in members if holds(member)]

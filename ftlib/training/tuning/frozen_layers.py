@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
+from typing_extensions import override
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind
 from ftlib.errors import RecipeError
 from ftlib.models.parameter_names import is_embedding, layer_of
+from ftlib.training.tuning.base import TuningBase
 from ftlib.wording import some
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class FrozenLayers(Config):
+class FrozenLayers(TuningBase):
     """Embeddings and the first `layers` transformer layers are frozen, bit for bit; `also` names more by regex."""
 
     kind: Literal["frozen_layers"] = "frozen_layers"
@@ -29,6 +30,7 @@ class FrozenLayers(Config):
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
 
+    @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Freeze the named parameters.
 
@@ -50,10 +52,6 @@ class FrozenLayers(Config):
     def _freezes(self, name: str, layers: range | None) -> bool:
         low = is_embedding(name) if layers is None else layers.stop <= self.layers
         return low or any(re.search(pattern, name) for pattern in self.also)
-
-    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
-        """Return the plain model to be saved."""
-        return model
 
 
 def layer_places(model: nn.Module) -> dict[str, range | None]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind
+from ftlib.training.tuning.base import TuningBase
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Full(Config):
+class Full(TuningBase):
     """Full fine-tuning (Loshchilov & Hutter 2019, arXiv 1711.05101), with layer-wise learning-rate decay.
 
     Layer i of n, counted from the input, learns at `learning_rate * layer_decay ** (n - i)`; the head at
@@ -25,10 +26,7 @@ class Full(Config):
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
 
+    @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Make every parameter trainable."""
         return model.requires_grad_(True)
-
-    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
-        """Return the plain model to be saved."""
-        return model

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
+from typing_extensions import override
 
-from ftlib.config import BatchKind, Config
+from ftlib.config import BatchKind
+from ftlib.training.tuning.base import Facts, Problem, TuningBase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +24,7 @@ def _number_or_auto(value: object) -> object:
     return value
 
 
-class LinearProbe(Config):
+class LinearProbe(TuningBase):
     """The head's last linear layer alone, fitted to convergence on features computed once (LP of LP-FT).
 
     Minimises the summed cross-entropy + l2 / 2 * ||W||^2 by L-BFGS: scikit-learn's LogisticRegression with
@@ -40,11 +41,27 @@ class LinearProbe(Config):
     USUAL: ClassVar[float] = 1.0
 
     layer_decay: ClassVar[float] = 1.0
+    fits: ClassVar[frozenset[BatchKind] | None] = frozenset({"labeled"})
+    takes_steps: ClassVar[bool] = False
+    moves_head_only: ClassVar[bool] = True
 
+    @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Freeze everything: the head is not trained by gradient steps, it is solved for."""
         return model.requires_grad_(False)
 
-    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
-        """Return the plain model to be saved."""
-        return model
+    @override
+    def solve(self, problem: Problem) -> Facts:
+        """Fit the head's last layer. Raises TrainingError if a label has no training row."""
+        from ftlib.training.linear_probe_fit import fit_probe
+
+        return fit_probe(problem, self.l2, self.PATH, self.USUAL)
+
+    @override
+    def solved(self, hidden: int, outputs: int) -> int:
+        return outputs * (hidden + 1)
+
+    @override
+    def solution(self, facts: Mapping[str, float | int | str]) -> str:
+        on = f", chosen on {facts['l2_chosen_on']}" if "l2_chosen_on" in facts else ""
+        return f"the head alone, on frozen features; l2 {facts.get('l2', '–')}{on}"

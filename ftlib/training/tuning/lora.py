@@ -7,24 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
+from typing_extensions import override
 
-from ftlib.config import LANGUAGE, BatchKind, Config
+from ftlib.config import BatchKind
 from ftlib.errors import RecipeError, first_line
+from ftlib.kinds.kind import KINDS
+from ftlib.training.tuning.base import TuningBase
 
 if TYPE_CHECKING:
     from torch import nn
 
-_TASKS: dict[BatchKind, str] = {
-    "labeled": "SEQ_CLS",
-    "multi_labeled": "SEQ_CLS",
-    "scored": "SEQ_CLS",
-    "tagged": "TOKEN_CLS",
-    "spans": "QUESTION_ANS",
-}
-"""peft's TaskType by name, of the kinds that a language model does not answer."""
 
-
-class LoRA(Config):
+class LoRA(TuningBase):
     """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full.
 
     `use_rslora` scales by alpha / sqrt(rank) (arXiv 2312.03732); `use_dora` splits magnitude and direction
@@ -46,18 +40,26 @@ class LoRA(Config):
     """Learn magnitude and direction apart."""
 
     layer_decay: ClassVar[float] = 1.0
+    makes_adapter: ClassVar[bool] = True
 
+    @property
+    @override
+    def adapter_scales(self) -> bool:
+        """DoRA normalises after adding: its adapter times alpha is another model."""
+        return not self.use_dora
+
+    @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Wrap the model with adapters from torch's current seed. Raises RecipeError if `targets` matches nothing."""
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
-            task_type="CAUSAL_LM" if kind in LANGUAGE else _TASKS[kind],
+            task_type=KINDS[kind].task_type,
             r=self.rank,
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
-            modules_to_save=None if kind in LANGUAGE else sorted(head),
+            modules_to_save=None if KINDS[kind].language else sorted(head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
         )
@@ -69,6 +71,7 @@ class LoRA(Config):
                 "it has"
             ) from error
 
+    @override
     def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
         """Write the adapter as peft does, and return the model with it merged into the weights."""
         wrapped = cast(Any, model)

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from transformers import AutoModelForSequenceClassification
 
 from flows.command_line.main import main
-from ftlib.kinds.outcomes import read_outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Manifest, file_of
 from ftlib.storage import LocalStore

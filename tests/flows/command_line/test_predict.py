@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from flows.command_line.main import main
 from flows.finetune import finetune
-from ftlib.kinds.outcomes import read_outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion
 from ftlib.storage import LocalStore

@@ -14,6 +14,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats import Format
 from ftlib.data.formats.plain_text import PlainText
 from ftlib.data.formats.prompt_completion import PromptCompletion
+from ftlib.data.processor import Processor
 from ftlib.errors import ModelError
 from ftlib.evaluation import divergence
 from ftlib.evaluation.bootstrap import Resampling
@@ -41,7 +42,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoi
 
 @pytest.fixture(params=FORMATS)
 def data(request: pytest.FixtureRequest, tmp_path: Path) -> PreparedDataset:
-    return tiny_prepared_as(tmp_path, FORMATS[request.param], {"test": ROWS}, tiny_lm_tokenizer())
+    return tiny_prepared_as(tmp_path, FORMATS[request.param], {"test": ROWS}, Processor.of(tiny_lm_tokenizer()))
 
 
 def by_hand(theirs: torch.nn.Module, ours: torch.nn.Module, split: PreparedSplit) -> list[float]:
@@ -77,7 +78,7 @@ def test_a_word_that_the_reference_rules_out_costs_nothing() -> None:
 
 
 def test_another_vocabulary_is_refused(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
-    data = tiny_prepared_as(tmp_path / "d", FORMATS["tokens"], {"test": ROWS}, tiny_lm_tokenizer())
+    data = tiny_prepared_as(tmp_path / "d", FORMATS["tokens"], {"test": ROWS}, Processor.of(tiny_lm_tokenizer()))
     split = open_split(data.path / "test.arrow", ())
     other = load_model(tiny_causal_lm(tmp_path / "other"), "tokens")
     cast(Any, other).resize_token_embeddings(300)

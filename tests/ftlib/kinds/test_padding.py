@@ -17,13 +17,14 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from ftlib.config import BatchKind
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
-from ftlib.data.prepared import SPLITS, TokenRow, split_file, write_split
+from ftlib.data.inputs import TEXT
+from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
 from ftlib.data.rows import Piece
 from ftlib.errors import IntegrityError, ModelError
 from ftlib.evaluation import publish_check
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.heads import head_of
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import check_padding, settle
@@ -118,7 +119,7 @@ def folder_of(family: Family, path: Path, kind: BatchKind) -> Path:
     """Write a model as its makers do, with a tokenizer that knows no padding: all there is to go by is the config."""
     config = family.config(vocab_size=TOKENS, **family.fields)
     torch.manual_seed(0)
-    auto = head_of(kind).auto_class if kind in LANGUAGE else AutoModel
+    auto = KINDS[kind].head().auto_class if KINDS[kind].language else AutoModel
     model = auto.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():  # fresh weights are so small that all rows have one answer
@@ -130,7 +131,7 @@ def folder_of(family: Family, path: Path, kind: BatchKind) -> Path:
     return path
 
 
-def uneven(kind: BatchKind) -> Iterator[TokenRow]:
+def uneven(kind: BatchKind) -> Iterator[PreparedRow]:
     """Rows of 2 to 33 tokens; some end in the end token twice over, as none may have of an encoder-decoder."""
     draw = np.random.default_rng(7)
     for i in range(9):
@@ -147,7 +148,7 @@ def uneven(kind: BatchKind) -> Iterator[TokenRow]:
                 "segments": [0] * (len(ids) // 2) + [1] * (len(ids) - len(ids) // 2),
             },
         }[kind]
-        yield TokenRow(f"r{i}", ids, target, supervised=len(ids) - 1 if kind in LANGUAGE else 1)
+        yield PreparedRow(f"r{i}", {"input_ids": ids}, target, supervised=len(ids) - 1 if KINDS[kind].language else 1)
 
 
 def prepared(folder: Path, kind: BatchKind) -> PreparedDataset:
@@ -184,7 +185,7 @@ def alone(model: Any, kind: BatchKind, split: PreparedSplit) -> list[torch.Tenso
             inputs["token_type_ids"] = torch.tensor(split.targets.segments([row]))  # type: ignore[union-attr]
         with torch.no_grad():
             said = model(**inputs)
-        found.append(head_of(kind).logits(said)[0].double())
+        found.append(KINDS[kind].head().logits(said)[0].double())
     return found
 
 
@@ -210,7 +211,7 @@ def test_a_padded_batch_is_answered_as_stock_transformers_answers_each_row(
     start, data = started(family, tmp_path / kind, kind), prepared(tmp_path / kind / "data", kind)
     folder = start.path / "model"
     assert load_config(folder).pad_token_id == family.pad
-    stock = head_of(kind).auto_class.from_pretrained(folder).eval()
+    stock = KINDS[kind].head().auto_class.from_pretrained(folder).eval()
     split = open_split(split_file(data.path, "test"), start.labels)
     expected = alone(stock, kind, split)
     spread = max(float(row.abs().max()) for row in expected)
@@ -222,14 +223,14 @@ def test_a_padded_batch_is_answered_as_stock_transformers_answers_each_row(
         np.testing.assert_allclose(table.probabilities, torch.stack(expected).sigmoid(), atol=1e-4)
     if kind == "scored":
         np.testing.assert_allclose(table.predicted, torch.stack(expected)[:, 0], atol=1e-4 * max(1, spread))
-    if kind in LANGUAGE:
+    if KINDS[kind].language:
         for row, logits in enumerate(expected):
             tokens = torch.tensor(split.tokens(row)).long()
             nll = -logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None]).sum()
             assert table.nll[row] == pytest.approx(float(nll), rel=1e-4, abs=1e-4)
     if kind not in LANGUAGE:
-        pieces = [Piece(row.input_ids, row.target) for row in uneven(kind)]  # type: ignore[arg-type]
-        said = _logits(load_model(folder, kind), kind, pieces, 5)
+        pieces = [Piece(row.inputs, row.target) for row in uneven(kind)]  # type: ignore[arg-type]
+        said = _logits(load_model(folder, kind), kind, TEXT, pieces, 5)
         for ours, theirs in zip(said, expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4 * max(1, spread), rtol=1e-4)
     difference = publish_check._compared("model", stock, load_model(folder, kind), Candidate.of(start), data, 1e-5)
@@ -350,13 +351,13 @@ def test_the_longest_row_is_the_longest_that_stock_transformers_reads(name: str,
 
 
 def test_a_token_beyond_the_embedding_is_said() -> None:
-    collate = Collator(0, tokens=20, segments=False, device=torch.device("cpu"))
+    collate = Collator(0, tokens=20, arguments=frozenset({"input_ids"}), device=torch.device("cpu"))
     with pytest.raises(ModelError, match="a row holds the token 20, and the model's embedding ends at 19"):
         collate({"input_ids": [[3, 4], [5, 20]]})
 
 
 def test_rows_are_filled_up_on_either_side(tmp_path: Path) -> None:
-    collate = Collator(7, tokens=None, segments=True, device=torch.device("cpu"))
+    collate = Collator(7, tokens=None, arguments=frozenset({"input_ids", "token_type_ids"}), device=torch.device("cpu"))
     inputs: dict[str, Sequence[Sequence[int]]] = {"input_ids": [[1], [2, 3]], "token_type_ids": [[1], [0, 1]]}
     assert {name: tensor.tolist() for name, tensor in collate(inputs).items()} == {
         "input_ids": [[1, 7], [2, 3]], "token_type_ids": [[1, 0], [0, 1]], "attention_mask": [[1, 0], [1, 1]],

@@ -16,6 +16,7 @@ from ftlib.data.formats import Format, LabeledText, MultiLabelText, PlainText, P
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
 from ftlib.data.prepared import split_file
+from ftlib.data.processor import Processor
 from ftlib.data.rows import Dropped
 from ftlib.errors import ModelError, RecipeError
 from ftlib.kinds.open_split import open_split
@@ -49,7 +50,7 @@ def test_no_text_spells_a_special_token(format: Format, values: dict[str, Any]) 
         chosen: Any = format.model_copy(update={"special_tokens": how})
         example = chosen.example(values)
         assert not isinstance(example, Dropped)
-        (encoded,) = chosen.encode([example], tokenizer)
+        (encoded,) = chosen.encode([example], Processor.of(tokenizer))
         return sum(id in spelt for piece in encoded.pieces for id in piece.ids)
 
     assert inside("split") == around

@@ -25,9 +25,11 @@ from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, batches_of
 from ftlib.evaluation.metrics import Accuracy, LogLoss, Perplexity
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.outcomes import CompletionOutcomes, LabelOutcomes, joined, parse_outcomes, read_outcomes
+from ftlib.kinds.outcomes import CompletionOutcomes, LabelOutcomes, joined
+from ftlib.kinds.outcomes_file import parse_outcomes, read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.interpolation import WiseFT
+from ftlib.merging.interpolation.ends import Ends
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, listen
 from ftlib.stages.evaluate import EvaluateJob, evaluate
@@ -64,7 +66,7 @@ def job(data: PreparedDataset, *ends: Checkpoint, workers: int, metrics: Any = M
     return EvaluateJob(
         name="target",
         evaluation=Evaluation(dataset="rows", metrics=metrics, resamples=100),
-        candidates=WiseFT(alphas=(0.0, 0.5, 1.0)).points(*ends, (), {}),
+        candidates=WiseFT(alphas=(0.0, 0.5, 1.0)).points(Ends(*ends)),
         data=data,
         split="test",
         seed=0,
@@ -75,8 +77,8 @@ def job(data: PreparedDataset, *ends: Checkpoint, workers: int, metrics: Any = M
 @given(rows=st.integers(1, 300), of=st.integers(1, 9), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=40)
 def test_shares_are_whole_batches_and_together_all_of_them(rows: int, of: int, seed: int) -> None:
-    split = object.__new__(PreparedSplit)  # nothing but lengths is asked of it
-    split.kind, split.lengths = "labeled", np.random.default_rng(seed).integers(1, 200, rows)
+    split = object.__new__(PreparedSplit)  # nothing but sizes is asked of it
+    split.kind, split.sizes = "labeled", np.random.default_rng(seed).integers(1, 200, rows)
     whole = [batch.tolist() for batch in batches_of(split, EVERYTHING)]
     shares = [[batch.tolist() for batch in batches_of(split, Share(i, of))] for i in range(of)]
     assert sorted(batch for share in shares for batch in share) == sorted(whole)

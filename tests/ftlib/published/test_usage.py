@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ftlib.data.formats.prompt_completion import PromptCompletion
+from ftlib.data.processor import Processor
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.loading import load_model, load_with_gaps, save_model
 from ftlib.kinds.open_split import open_split
@@ -59,7 +60,7 @@ def test_a_completion_model_is_asked_as_it_was_trained_and_evaluated(tmp_path: P
     end = tiny_checkpoint(tmp_path / "model", labels=())
     assert AutoTokenizer.from_pretrained(end.path / "model")("a")["input_ids"][-1] == tiny_lm_tokenizer().eos_token_id
     rows = tiny_prompts(4)
-    data = tiny_prepared_as(tmp_path / "data", format, {"test": rows}, tiny_lm_tokenizer())
+    data = tiny_prepared_as(tmp_path / "data", format, {"test": rows}, Processor.of(tiny_lm_tokenizer()))
     table = predict_split(
         load_model(end.path / "model", "completions"),
         open_split(data.path / "test.arrow", ()),

@@ -11,7 +11,8 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import Measured
 from ftlib.evaluation.metrics import Metric
-from ftlib.kinds.outcomes import Outcomes, read_outcomes
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model

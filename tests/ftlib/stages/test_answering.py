@@ -79,11 +79,14 @@ def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> 
     for row in rows:
         batch = split.batch([int(row)], Collator.of(stock))
         assert batch.targets is not None
-        assert batch.segments is not None
+        assert "token_type_ids" in batch.inputs
         start, end = batch.targets.unbind(dim=1)
         with torch.no_grad():
             said = stock(
-                input_ids=batch.input_ids, token_type_ids=batch.segments, start_positions=start, end_positions=end
+                input_ids=batch.inputs["input_ids"],
+                token_type_ids=batch.inputs["token_type_ids"],
+                start_positions=start,
+                end_positions=end,
             )
         total += float(said.loss)
     assert losses(tuned)[0] == pytest.approx(total / len(rows), rel=1e-5)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from ftlib import progress
 from ftlib.data.datasets import PreparedDataset
-from ftlib.data.prepared import TokenRow, split_file, write_split
+from ftlib.data.prepared import PreparedRow, split_file, write_split
 from ftlib.errors import DataError, ModelError, StorageError
 from ftlib.evaluation import forward_pass, predictor
 from ftlib.evaluation.bootstrap import Resampling, estimates
@@ -22,10 +22,11 @@ from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Accuracy, BitsPerByte, LogLoss, MacroF1, Perplexity
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.outcomes import read_outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidate_weights import write_candidate
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.interpolation import WiseFT
+from ftlib.merging.interpolation.ends import Ends
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows, tiny_tokenizer
@@ -157,7 +158,7 @@ def test_the_same_weights_and_rows_are_never_run_twice(
 ) -> None:
     evaluate(job(data, Candidate.of(ends[0])), work)
     assert len(forwards) == 1
-    sweep = WiseFT(alphas=(0.0, 0.5, 1.0)).points(*ends, (), {})
+    sweep = WiseFT(alphas=(0.0, 0.5, 1.0)).points(Ends(*ends))
     report = evaluate(job(data, *sweep), work)
     assert len(forwards) == 3  # alpha 0 is the checkpoint measured before
     again = evaluate(job(data, *sweep, Candidate.of(ends[1]), name="again"), work)
@@ -181,7 +182,7 @@ def test_a_finished_job_reads_its_record_and_a_new_name_is_a_new_job(
 def test_a_sweep_measures_what_would_be_written(
     ends: tuple[Checkpoint, Checkpoint], data: PreparedDataset, work: Workspace, tmp_path: Path
 ) -> None:
-    sweep = WiseFT(alphas=(0.2, 0.7)).points(*ends, (), {})
+    sweep = WiseFT(alphas=(0.2, 0.7)).points(Ends(*ends))
     report = evaluate(job(data, *sweep), work)
     assert [cell.alpha for cell in report.measured] == [0.0, 0.2, 0.7, 1.0]
     for candidate, cell in zip(sweep, report.measured, strict=True):
@@ -197,8 +198,11 @@ def test_a_slice_is_measured_as_if_its_rows_were_all(
 ) -> None:
     tokenizer = tiny_tokenizer()
     rows = [
-        TokenRow(
-            f"r{i}", tokenizer(str(row["text"]))["input_ids"], str(row["label"]), ("short" if i % 4 < 2 else "long",)
+        PreparedRow(
+            f"r{i}",
+            {"input_ids": tokenizer(str(row["text"]))["input_ids"]},
+            str(row["label"]),
+            ("short" if i % 4 < 2 else "long",),
         )
         for i, row in enumerate(ROWS)
     ]
@@ -218,7 +222,7 @@ def test_progress_counts_every_row_of_every_candidate(
 ) -> None:
     seen: list[progress.Progress] = []
     with progress.listen(seen.append):
-        evaluate(job(data, *WiseFT(alphas=(0.5,)).points(*ends, (), {})), work)
+        evaluate(job(data, *WiseFT(alphas=(0.5,)).points(Ends(*ends))), work)
     assert {(p.stage, p.total, p.unit) for p in seen} == {("evaluate target", 120, "rows")}
     assert seen[-1].done == 120
 

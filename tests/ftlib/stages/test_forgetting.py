@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ftlib.data.formats.plain_text import PlainText
+from ftlib.data.processor import Processor
 from ftlib.errors import StorageError
 from ftlib.evaluation import divergence
 from ftlib.evaluation.divergence import token_divergence
@@ -53,7 +54,10 @@ def found(tmp_path: Path) -> Evidence:
     base = tiny_checkpoint(tmp_path / "base", labels=())
     tune = tiny_checkpoint(tmp_path / "tune", labels=(), phase="tune", start=base, seed=1)
     data = tiny_prepared_as(
-        tmp_path / "data", PlainText(text="text", max_tokens=64), {"test": tiny_rows(12)}, tiny_lm_tokenizer()
+        tmp_path / "data",
+        PlainText(text="text", max_tokens=64),
+        {"test": tiny_rows(12)},
+        Processor.of(tiny_lm_tokenizer()),
     )
     middle = Candidate.between(base, tune, 0.5)
     members = (Candidate.of(base), middle)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging.interpolation import Off, WiseFT
+from ftlib.merging.interpolation.ends import Ends
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.interpolate import InterpolateJob, interpolate
 from ftlib.testing import tiny_checkpoint
@@ -33,7 +34,7 @@ def test_points_ascend_are_distinct_and_hold_both_ends(alphas: list[float]) -> N
         )
         for name in ("start", "end")
     )  # fmt: skip
-    points = WiseFT(alphas=tuple(alphas)).points(start, end, (), {})
+    points = WiseFT(alphas=tuple(alphas)).points(Ends(start, end))
     assert [point.alpha for point in points] == sorted({0.0, 1.0, *alphas})
     assert len({point.name for point in points}) == len({point.digest() for point in points}) == len(points)
     assert (points[0].weights, points[-1].weights) == ("start", "end")

@@ -16,14 +16,14 @@ from huggingface_hub import ModelCard
 
 from ftlib.config import Split
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
-from ftlib.data.prepared import TokenRow, split_file, write_split
+from ftlib.data.prepared import PreparedRow, split_file, write_split
 from ftlib.errors import StorageError
 from ftlib.evaluation.bootstrap import Resampling, difference
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.metrics import Accuracy
 from ftlib.evaluation.results import differences, interval_text, number, results, retained_reference, text_table
 from ftlib.evaluation.significance import holm
-from ftlib.kinds.outcomes import read_outcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import FoundModel
 from ftlib.published.card import model_card
@@ -455,7 +455,9 @@ def test_slices_come_worst_first(tmp_path: Path) -> None:
     tokenizer, folder = tiny_tokenizer(), tmp_path / "sliced"
     folder.mkdir()
     rows = [
-        TokenRow(f"r{i}", tokenizer(str(row["text"]))["input_ids"], str(row["label"]), (str(row["label"]),))
+        PreparedRow(
+            f"r{i}", {"input_ids": tokenizer(str(row["text"]))["input_ids"]}, str(row["label"]), (str(row["label"]),)
+        )
         for i, row in enumerate(tiny_rows(45))
     ]
     write_split(split_file(folder, "test"), "labeled", rows, ["kind"])

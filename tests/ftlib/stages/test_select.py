@@ -22,6 +22,7 @@ from ftlib.evaluation.selection import Select, Selection
 from ftlib.kinds.outcomes import LabelOutcomes
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.interpolation import Off, WiseFT
+from ftlib.merging.interpolation.ends import Ends
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.interpolate import scores_so_far
 from ftlib.stages.select import SelectJob, select
@@ -81,7 +82,7 @@ def report(work: Workspace, name: str, members: Sequence[Candidate], right: Sequ
 
 
 def line(count: int) -> tuple[Candidate, ...]:
-    return WiseFT(alphas=tuple(i / (count - 1) for i in range(count))).points(START, END, (), {})
+    return WiseFT(alphas=tuple(i / (count - 1) for i in range(count))).points(Ends(START, END))
 
 
 def run(folder: Path, rule: Select, target: Sequence[Right], shifted: Sequence[Right]) -> Selection:
@@ -301,7 +302,7 @@ def test_the_chosen_candidate_knows_where_its_ends_are_also_when_read_back(folde
 
 
 def test_without_interpolation_the_end_is_chosen(folder: Path) -> None:
-    members, work = Off().points(START, END, (), {}), Workspace(folder)
+    members, work = Off().points(Ends(START, END)), Workspace(folder)
     assert [(member.name, member.weights) for member in members] == [("tune", "tune")]
     reports = tuple(report(work, name, members, [[True, False]]) for name in EVALUATIONS)
     rule = Select(rule="constrained", by="shifted/accuracy", subject_to="target/accuracy", max_drop=0.0)

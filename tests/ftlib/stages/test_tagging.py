@@ -73,7 +73,7 @@ def test_the_loss_is_stock_transformers_own(bench: Bench, tuned: Checkpoint) -> 
         count = int((batch.targets != -100).sum())
         assert count == split.supervised[row]
         with torch.no_grad():
-            total += float(stock(input_ids=batch.input_ids, labels=batch.targets).loss) * count
+            total += float(stock(input_ids=batch.inputs["input_ids"], labels=batch.targets).loss) * count
         words += count
     assert losses(tuned)[0] == pytest.approx(total / words, rel=1e-5)
     assert losses(tuned)[-1] < 0.7 * losses(tuned)[0]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlib.data.prepared import TokenRow, split_file, write_split
+from ftlib.data.prepared import PreparedRow, split_file, write_split
 from ftlib.errors import DataError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.open_split import open_split
@@ -62,20 +62,20 @@ def test_by_length_is_longest_first_and_stable() -> None:
 
 
 def test_a_split_of_several_record_batches_reads_like_one(tmp_path: Path) -> None:
-    rows = [TokenRow(f"r{i}", list(range(i, 2 * i + 1)), "ab"[i % 2]) for i in range(7)]
+    rows = [PreparedRow(f"r{i}", {"input_ids": list(range(i, 2 * i + 1))}, "ab"[i % 2]) for i in range(7)]
     path = split_file(tmp_path, "train")
     write_split(path, "labeled", rows)
     split = open_split(path, ("b", "a"))
-    assert [split.tokens(i).tolist() for i in range(7)] == [list(r.input_ids) for r in rows]
-    batch = split.batch([0, 6, 3], Collator(9, tokens=None, segments=True, device=torch.device("cpu")))
-    assert batch.input_ids.tolist() == [[0] + [9] * 6, list(range(6, 13)), [3, 4, 5, 6, 9, 9, 9]]
-    assert batch.attention_mask.sum(1).tolist() == [1, 7, 4]
+    assert [split.tokens(i).tolist() for i in range(7)] == [r.inputs["input_ids"] for r in rows]
+    batch = split.batch([0, 6, 3], Collator(9, None, frozenset({"input_ids"}), torch.device("cpu")))
+    assert batch.inputs["input_ids"].tolist() == [[0] + [9] * 6, list(range(6, 13)), [3, 4, 5, 6, 9, 9, 9]]
+    assert batch.inputs["attention_mask"].sum(1).tolist() == [1, 7, 4]
     assert batch.targets is not None
     assert batch.targets.tolist() == [1, 1, 0]
 
 
 def test_a_label_the_model_lacks_is_named(tmp_path: Path) -> None:
     path = split_file(tmp_path, "test")
-    write_split(path, "labeled", [TokenRow("r", [1], "spam")])
+    write_split(path, "labeled", [PreparedRow("r", {"input_ids": [1]}, "spam")])
     with pytest.raises(DataError, match="no label 'spam'; it has ham, eggs"):
         open_split(path, ("ham", "eggs"))

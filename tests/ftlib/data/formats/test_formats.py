@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from ftlib.data.formats.labeled_text import LabeledText
 from ftlib.data.formats.plain_text import PlainText
+from ftlib.data.formats.text import text_piece
 from ftlib.data.identity import identity
-from ftlib.data.rows import Dropped, Example, Piece
+from ftlib.data.processor import Processor
+from ftlib.data.rows import Dropped, Example
 from ftlib.testing import tiny_rows, tiny_tokenizer
 
 LABELED = LabeledText(text="text", label="label", max_tokens=12, slices=("region",))
@@ -62,9 +64,9 @@ def test_a_null_slice_is_a_slice_of_its_own() -> None:
 def test_labeled_text_is_cut_as_stock_transformers_cuts_it() -> None:
     tokenizer = tiny_tokenizer()
     texts = [str(row["text"]) for row in tiny_rows(20)] + ["invoice", ""]
-    encoded = LABELED.encode([Example(text, target="a") for text in texts], tokenizer)
+    encoded = LABELED.encode([Example(text, target="a") for text in texts], Processor.of(tokenizer))
     stock = [tokenizer.encode(text, truncation=True, max_length=12) for text in texts]
-    assert [text.pieces for text in encoded] == [[Piece(ids, "a")] for ids in stock]
+    assert [text.pieces for text in encoded] == [[text_piece(ids, "a")] for ids in stock]
     assert [text.truncated for text in encoded] == [len(tokenizer.encode(text)) > 12 for text in texts]
 
 
@@ -78,7 +80,7 @@ def test_every_token_of_a_plain_text_is_a_target_exactly_once(ids: list[int], ma
             return {"input_ids": [ids for _ in text]}
 
     format = PlainText(text="text", max_tokens=max_tokens)
-    (encoded,) = format.encode([Example("whatever")], Ids())
+    (encoded,) = format.encode([Example("whatever")], Processor.of(Ids()))
     pieces = [piece.ids for piece in encoded.pieces]
     assert all(len(piece) <= max_tokens for piece in pieces)
     first, *rest = pieces
@@ -91,7 +93,7 @@ def test_every_token_of_a_plain_text_is_a_target_exactly_once(ids: list[int], ma
 def test_plain_text_ends_with_the_end_token_once() -> None:
     tokenizer = tiny_tokenizer()  # puts [SEP] at the end by itself
     tokenizer.eos_token = "[SEP]"
-    (encoded,) = PlainText(text="text").encode([Example("the invoice")], tokenizer)
+    (encoded,) = PlainText(text="text").encode([Example("the invoice")], Processor.of(tokenizer))
     assert [piece.ids for piece in encoded.pieces] == [tokenizer.encode("the invoice")]
     assert PlainText(text="text").example({"text": 5}) == Dropped("text_not_a_string")
     assert PlainText(text="text").example({}) == Dropped("missing_text")

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from ftlib.data.formats.labeled_text import LabeledText
 from ftlib.data.formats.multi_label_text import MultiLabelText
-from ftlib.data.rows import Dropped, Example, Piece
+from ftlib.data.formats.text import text_piece
+from ftlib.data.processor import Processor
+from ftlib.data.rows import Dropped, Example
 from ftlib.testing import tiny_rows, tiny_tokenizer
 
 LISTS = MultiLabelText(text="text", labels="tags", max_tokens=12, slices=("region",))
@@ -78,9 +80,9 @@ def test_copies_agree_just_when_their_sets_of_labels_are_equal(many: list[list[s
 def test_it_is_cut_as_stock_transformers_cuts_it_and_taught_its_labels() -> None:
     tokenizer = tiny_tokenizer()
     texts = [str(row["text"]) for row in tiny_rows(5)] + ["invoice"]
-    encoded = LISTS.encode([Example(text, target=("a", "b")) for text in texts], tokenizer)
+    encoded = LISTS.encode([Example(text, target=("a", "b")) for text in texts], Processor.of(tokenizer))
     stock = [tokenizer.encode(text, truncation=True, max_length=12) for text in texts]
-    assert [text.pieces for text in encoded] == [[Piece(ids, ("a", "b"), supervised=1)] for ids in stock]
+    assert [text.pieces for text in encoded] == [[text_piece(ids, ("a", "b"), supervised=1)] for ids in stock]
     assert [text.truncated for text in encoded] == [len(tokenizer.encode(text)) > 12 for text in texts]
 
 

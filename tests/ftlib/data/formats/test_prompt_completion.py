@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.data.formats.prompt_completion import PromptCompletion
-from ftlib.data.rows import Dropped, Example, Piece
+from ftlib.data.formats.text import text_piece
+from ftlib.data.processor import Processor
+from ftlib.data.rows import Dropped, Example
 from ftlib.testing import tiny_lm_tokenizer, tiny_prompts
 
 FORMAT = PromptCompletion(prompt="q", completion="a", max_tokens=24, slices=("region",))
@@ -56,7 +58,7 @@ def test_rows_are_the_same_by_their_prompt_and_taught_the_cleaned_completion() -
 
 def test_a_row_is_prompt_separator_completion_and_end() -> None:
     tokenizer = tiny_lm_tokenizer()
-    (encoded,) = FORMAT.encode([Example("the invoice", target="please refund")], tokenizer)
+    (encoded,) = FORMAT.encode([Example("the invoice", target="please refund")], Processor.of(tokenizer))
     (piece,) = encoded.pieces
     assert tokenizer.convert_ids_to_tokens(piece.ids) == ["[CLS]", "the", "invoice", "please", "refund", "[SEP]"]
     assert (piece.target, piece.supervised, encoded.truncated) == ("please refund", 3, False)
@@ -68,8 +70,8 @@ def test_a_row_is_prompt_separator_completion_and_end() -> None:
 )
 def test_blanks_of_the_separator_go_with_the_word_after_them(separator: str, prompt: str, completion: str) -> None:
     format = PromptCompletion(prompt="q", completion="a", separator=separator)
-    (encoded,) = format.encode([Example("q", target="a")], Words([1], [2], eos=2))
-    assert encoded.pieces == [Piece([1, *letters(prompt + completion), 2], "a", len(completion) + 1)]
+    (encoded,) = format.encode([Example("q", target="a")], Processor.of(Words([1], [2], eos=2)))
+    assert encoded.pieces == [text_piece([1, *letters(prompt + completion), 2], "a", len(completion) + 1)]
 
 
 @pytest.mark.parametrize("eos", [2, None])
@@ -80,7 +82,7 @@ def test_the_prompt_gives_way_and_never_the_completion(
     start: list[int], eos: int | None, prompt: str, completion: str, most: int
 ) -> None:
     format = PromptCompletion(prompt="q", completion="a", separator="", max_tokens=most)
-    (encoded,) = format.encode([Example(prompt, target=completion)], Words(start, [2], eos))
+    (encoded,) = format.encode([Example(prompt, target=completion)], Processor.of(Words(start, [2], eos)))
     (piece,) = encoded.pieces
     answer = letters(completion) + ([] if eos is None else [eos])
     whole = start + letters(prompt) + answer
@@ -103,7 +105,7 @@ def test_a_prompt_has_the_same_tokens_whatever_follows_it() -> None:
     tokenizer = tiny_lm_tokenizer()
     rows = [Example(row["prompt"], target=row["completion"] * (1 + i)) for i, row in enumerate(tiny_prompts(4))]
     format = PromptCompletion(prompt="q", completion="a", max_tokens=128)
-    for row, encoded in zip(rows, format.encode(rows, tokenizer), strict=True):
+    for row, encoded in zip(rows, format.encode(rows, Processor.of(tokenizer)), strict=True):
         (piece,) = encoded.pieces
         alone = tokenizer(row.text, add_special_tokens=False)["input_ids"]
         assert piece.ids[: len(piece.ids) - piece.supervised] == [tokenizer.bos_token_id, *alone]

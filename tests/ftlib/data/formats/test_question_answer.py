@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ftlib.data.formats.question_answer import QuestionAnswer
+from ftlib.data.processor import Processor
 from ftlib.data.row_targets import Span
 from ftlib.data.rows import Dropped, Encoded, Example, Piece
 from ftlib.errors import ModelError
@@ -74,7 +75,7 @@ def spoken(piece: Piece) -> str:
 
 def encode(found: Example | Dropped, **changed: Any) -> Encoded:
     assert isinstance(found, Example)
-    (encoded,) = FORMAT.model_copy(update=changed).encode([found], TOKENIZER)
+    (encoded,) = FORMAT.model_copy(update=changed).encode([found], Processor.of(TOKENIZER))
     return encoded
 
 
@@ -138,7 +139,7 @@ def test_a_kept_question_without_an_answer_is_taught_the_first_token_in_every_wi
     found = KEEPING.example(values)
     assert isinstance(found, Example)
     assert (found.parts[2:], found.label, found.labels) == ((), "unanswerable", ())
-    (encoded,) = KEEPING.encode([found], TOKENIZER)
+    (encoded,) = KEEPING.encode([found], Processor.of(TOKENIZER))
     spans = [cast(Span, piece.target) for piece in encoded.pieces]
     assert len(spans) > 2
     assert all((span["start"], span["end"], span["answers"], span["optional"]) == (0, 0, [], True) for span in spans)
@@ -156,7 +157,9 @@ def test_answers_are_encoded_the_same_whether_others_have_none() -> None:
     dropping, keeping = FORMAT.example(answered), KEEPING.example(answered)
     assert isinstance(keeping, Example)
     assert keeping.label == "answerable"
-    for one, other in zip(encode(dropping).pieces, KEEPING.encode([keeping], TOKENIZER)[0].pieces, strict=True):
+    for one, other in zip(
+        encode(dropping).pieces, KEEPING.encode([keeping], Processor.of(TOKENIZER))[0].pieces, strict=True
+    ):
         assert one.ids == other.ids
         assert {**cast(Span, one.target), "optional": True} == other.target
 
@@ -169,7 +172,7 @@ def test_a_tokenizer_that_cannot_align_is_refused() -> None:
             raise AssertionError
 
     with pytest.raises(ModelError, match=r"Slow cannot say: use a model whose tokenizer has a tokenizer\.json"):
-        FORMAT.encode([], Slow())
+        FORMAT.encode([], Processor.of(Slow()))
 
 
 def test_windows_share_at_most_a_third_of_themselves() -> None:

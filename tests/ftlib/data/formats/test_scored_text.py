@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from ftlib.data.formats.scored_text import ScoredText
-from ftlib.data.rows import Dropped, Example, Piece
+from ftlib.data.formats.text import text_piece
+from ftlib.data.processor import Processor
+from ftlib.data.rows import Dropped, Example
 from ftlib.testing import tiny_rows, tiny_tokenizer
 
 STARS = ScoredText(text="text", score="stars", max_tokens=12, slices=("shop",))
@@ -45,7 +47,7 @@ def test_copies_agree_just_when_their_scores_are_equal() -> None:
 def test_it_is_cut_as_stock_transformers_cuts_it_and_taught_its_score() -> None:
     tokenizer = tiny_tokenizer()
     texts = [str(row["text"]) for row in tiny_rows(5)] + ["invoice"]
-    encoded = STARS.encode([Example(text, target=1.5) for text in texts], tokenizer)
+    encoded = STARS.encode([Example(text, target=1.5) for text in texts], Processor.of(tokenizer))
     stock = [tokenizer.encode(text, truncation=True, max_length=12) for text in texts]
-    assert [text.pieces for text in encoded] == [[Piece(ids, 1.5, supervised=1)] for ids in stock]
+    assert [text.pieces for text in encoded] == [[text_piece(ids, 1.5, supervised=1)] for ids in stock]
     assert [text.truncated for text in encoded] == [len(tokenizer.encode(text)) > 12 for text in texts]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.data.formats.tagged_words import TaggedWords, first_tokens
+from ftlib.data.processor import Processor
 from ftlib.data.rows import Dropped, Example
 from ftlib.errors import ModelError
 from ftlib.testing import tiny_tagged_rows, tiny_tokenizer
@@ -57,7 +58,7 @@ def test_tags_stand_where_stock_transformers_puts_them(pairs: list[tuple[str, st
     """A second implementation: `is_split_into_words` and `word_ids`, on the words that the tokenizer reads at all."""
     said = example([word for word, _ in pairs], [tag for _, tag in pairs])
     assert isinstance(said.target, tuple)
-    (encoded,) = FORMAT.model_copy(update={"max_tokens": max_tokens}).encode([said], TOKENIZER)
+    (encoded,) = FORMAT.model_copy(update={"max_tokens": max_tokens}).encode([said], Processor.of(TOKENIZER))
     (piece,) = encoded.pieces
     stock = TOKENIZER(list(said.parts), is_split_into_words=True, truncation=True, max_length=max_tokens)
     whole = TOKENIZER(list(said.parts), is_split_into_words=True)
@@ -101,7 +102,7 @@ def test_a_byte_level_tokenizer_needs_no_prefix_space(trim_offsets: bool) -> Non
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level)
     whole = FORMAT.model_copy(update={"max_tokens": 500})
     for row in [*rows, {"words": ["zoë", "😀😀", "naïve"], "tags": ["B-A", "O", "B-A"]}]:
-        (encoded,) = whole.encode([example(row["words"], row["tags"])], tokenizer)
+        (encoded,) = whole.encode([example(row["words"], row["tags"])], Processor.of(tokenizer))
         (piece,) = encoded.pieces
         assert piece.ids == tokenizer(" ".join(row["words"]))["input_ids"]
         assert isinstance(piece.target, tuple)
@@ -115,7 +116,7 @@ def test_a_byte_level_tokenizer_needs_no_prefix_space(trim_offsets: bool) -> Non
 def test_words_that_are_cut_off_keep_their_tags_behind_the_tokens() -> None:
     rows = tiny_tagged_rows(20, words=12)
     for row, encoded in zip(
-        rows, FORMAT.encode([example(row["words"], row["tags"]) for row in rows], TOKENIZER), strict=True
+        rows, FORMAT.encode([example(row["words"], row["tags"]) for row in rows], Processor.of(TOKENIZER)), strict=True
     ):
         (piece,) = encoded.pieces
         assert isinstance(piece.target, tuple)
@@ -133,4 +134,4 @@ def test_a_tokenizer_that_cannot_align_is_refused() -> None:
             raise AssertionError
 
     with pytest.raises(ModelError, match=r"Slow cannot say: use a model whose tokenizer has a tokenizer\.json"):
-        FORMAT.encode([example(["a"], ["O"])], Slow())
+        FORMAT.encode([example(["a"], ["O"])], Processor.of(Slow()))

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.evaluation.metrics import AnswerExactMatch, AnswerF1
-from ftlib.kinds.outcomes import SpanOutcomes, read_outcomes
+from ftlib.kinds.outcomes import SpanOutcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 
 # What follows is evaluate-v1.1.py of https://rajpurkar.github.io/SQuAD-explorer, in its own words.
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ftlib.evaluation.metrics import AnswerExactMatch, AnswerF1
 from ftlib.evaluation.metrics.answer_scores import AnswerScore
-from ftlib.kinds.outcomes import SpanOutcomes, joined, parse_outcomes, read_outcomes
+from ftlib.kinds.outcomes import SpanOutcomes, joined
+from ftlib.kinds.outcomes_file import parse_outcomes, read_outcomes
 
 # What follows is evaluate-v2.0.py of https://rajpurkar.github.io/SQuAD-explorer, in its own words.
 

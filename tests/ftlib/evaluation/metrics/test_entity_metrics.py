@@ -13,7 +13,8 @@ from nervaluate import Evaluator
 
 from ftlib.errors import DataError
 from ftlib.evaluation.metrics import EntityF1, EntityPrecision, EntityRecall, Metric, TagAccuracy
-from ftlib.kinds.outcomes import TaggedOutcomes, read_outcomes
+from ftlib.kinds.outcomes import TaggedOutcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 
 TAGS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
 METRICS: tuple[Metric, ...] = (

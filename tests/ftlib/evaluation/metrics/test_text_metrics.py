@@ -14,7 +14,8 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from ftlib.errors import DataError
 from ftlib.evaluation.metrics import BitsPerByte, Bleu, ChrF, ExactMatch, Metric, Perplexity, Rouge
-from ftlib.kinds.outcomes import CompletionOutcomes, read_outcomes
+from ftlib.kinds.outcomes import CompletionOutcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 
 WORDS = ["the", "a", "cat", "sat", "on", "mat", "dog", "ran", "fast", "slow,", "and.", "Über", "naïve", "猫"]
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats.prompt_completion import PromptCompletion
+from ftlib.data.processor import Processor
 from ftlib.errors import DataError
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.forward_pass import Share, predict_split
@@ -20,8 +21,9 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.completions import continued
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.outcomes import CompletionOutcomes, read_outcomes
+from ftlib.kinds.outcomes import CompletionOutcomes
 from ftlib.kinds.outcomes.base import joined
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.adapter_sweep import AdapterSweep
 from ftlib.merging.candidates import Candidate
@@ -51,7 +53,7 @@ ROWS = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     rows = {"train": ROWS[:24], "validation": ROWS[24:30], "test": ROWS[30:]}
-    return tiny_prepared_as(tmp_path_factory.mktemp("data"), FORMAT, rows, tiny_lm_tokenizer())
+    return tiny_prepared_as(tmp_path_factory.mktemp("data"), FORMAT, rows, Processor.of(tiny_lm_tokenizer()))
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +91,15 @@ def test_no_gradient_comes_from_the_prompt_or_the_padding(data: PreparedDataset,
     """Were the prompt's tokens targets, their logits would move."""
     split = open_split(data.path / "train.arrow", ())
     batch = split.batch([0, 5, 7], Collator.of(load_model(start.path / "model", "completions")))
-    logits = torch.randn(*batch.input_ids.shape, 300, requires_grad=True)
+    logits = torch.randn(*batch.inputs["input_ids"].shape, 300, requires_grad=True)
     Completion().loss(lambda **_: type("Out", (), {"logits": logits}), batch).total.backward()
     assert logits.grad is not None
     moved = logits.grad.abs().sum(dim=-1) > 0
     for i, row in enumerate([0, 5, 7]):
         length, supervised = int(split.lengths[row]), int(split.supervised[row])
-        expected = [length - supervised - 1 <= position < length - 1 for position in range(batch.input_ids.shape[1])]
+        expected = [
+            length - supervised - 1 <= position < length - 1 for position in range(batch.inputs["input_ids"].shape[1])
+        ]
         assert moved[i].tolist() == expected
 
 

@@ -17,13 +17,14 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from ftlib.config import BatchKind
 from ftlib.data.datasets import PreparedDataset
-from ftlib.data.prepared import TokenRow, write_split
+from ftlib.data.prepared import PreparedRow, write_split
 from ftlib.errors import DataError
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.outcomes import MultiLabelOutcomes, ScoreOutcomes, read_outcomes
+from ftlib.kinds.outcomes import MultiLabelOutcomes, ScoreOutcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
@@ -99,7 +100,7 @@ def test_the_loss_is_stock_transformers_own(made: Kind) -> None:
     labels = torch.tensor(made.gold(made.rows[:8]), dtype=torch.float32)
     with torch.no_grad():
         ours = made.objective.loss(stock, batch)
-        theirs = stock(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels).loss
+        theirs = stock(**batch.inputs, labels=labels).loss
     assert ours.count == 8 == int(split.supervised[:8].sum())
     assert float(ours.total) / ours.count == pytest.approx(float(theirs), rel=1e-5)
 
@@ -174,16 +175,16 @@ def test_a_stock_pipeline_knows_what_the_numbers_are(made: Kind) -> None:
     """The config says the problem: sigmoids for labels, the number as it is for regression."""
     text = made.rows[5]["text"]
     (said,) = pipeline("text-classification", model=str(made.start.path / "model"), top_k=None)([text])
-    row = TokenRow("a", made.split().tokens(5).tolist())
+    row = PreparedRow("a", {"input_ids": made.split().tokens(5).tolist()})
     with torch.no_grad():
-        logits = made.stock()(input_ids=torch.tensor(row.input_ids)[None]).logits[0]
+        logits = made.stock()(input_ids=torch.tensor(row.inputs["input_ids"])[None]).logits[0]
     expected = logits.sigmoid() if made.kind == "multi_labeled" else logits
     assert {one["label"] for one in said} == {*(made.labels or ("LABEL_0",))}
     assert sorted(one["score"] for one in said) == pytest.approx(sorted(expected.tolist()), rel=1e-4)
 
 
 def test_a_label_among_several_that_the_model_lacks_is_named(tmp_path: Path) -> None:
-    rows = [TokenRow("a", [1, 2], ("bug", "refund")), TokenRow("b", [1, 2], ())]
+    rows = [PreparedRow("a", {"input_ids": [1, 2]}, ("bug", "refund")), PreparedRow("b", {"input_ids": [1, 2]}, ())]
     write_split(tmp_path / "rows.arrow", "multi_labeled", rows)
     with pytest.raises(DataError, match="the model has no label 'refund'"):
         open_split(tmp_path / "rows.arrow", ("bug", "sales"))

@@ -22,7 +22,7 @@ from ftlib.merging.interpolation import (
     Ties,
     WiseFT,
 )
-from ftlib.merging.interpolation.ends import Score
+from ftlib.merging.interpolation.ends import Ends, Score
 from ftlib.merging.interpolation.wise_ft import FINEST, is_settled, next_alpha
 from ftlib.merging.methods import Average, Lerp
 from ftlib.models.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ SIBLINGS = (checkpoint("a"), checkpoint("b"))
 
 
 def points(method: Interpolation, scores: Mapping[str, Score] | None = None) -> tuple[Candidate, ...]:
-    return method.points(START, END, SIBLINGS, scores or {})
+    return method.points(Ends(START, END, SIBLINGS, scores or {}))
 
 
 def asked_until_done(

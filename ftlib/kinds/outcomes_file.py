@@ -1,29 +1,15 @@
-"""A table from its file."""
+"""A table of outcomes from its file, whatever its kind."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
+from ftlib.config import BatchKind
 from ftlib.errors import StorageError
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.outcomes.base import SLICE, Outcomes
-from ftlib.kinds.outcomes.completions import CompletionOutcomes
-from ftlib.kinds.outcomes.labels import LabelOutcomes
-from ftlib.kinds.outcomes.multi_labels import MultiLabelOutcomes
-from ftlib.kinds.outcomes.scores import ScoreOutcomes
-from ftlib.kinds.outcomes.spans import SpanOutcomes
-from ftlib.kinds.outcomes.tagged import TaggedOutcomes
-from ftlib.kinds.outcomes.tokens import TokenOutcomes
-
-_TABLES: tuple[type[Outcomes], ...] = (
-    LabelOutcomes,
-    MultiLabelOutcomes,
-    ScoreOutcomes,
-    TaggedOutcomes,
-    SpanOutcomes,
-    TokenOutcomes,
-    CompletionOutcomes,
-)
 
 
 def read_outcomes(path: Path) -> Outcomes:
@@ -46,7 +32,7 @@ def parse_outcomes(data: bytes) -> Outcomes:
 
     table = pq.ParquetFile(pa.BufferReader(data)).read()
     about = table.schema.metadata or {}
-    (kind,) = (one for one in _TABLES if one.kind == about[b"kind"].decode())
+    kind = cast(BatchKind, about[b"kind"].decode())
     slices = [name for name in table.column_names if name.startswith(SLICE)]
     common = {
         "row_ids": tuple(table["row_id"].to_pylist()),
@@ -54,4 +40,4 @@ def parse_outcomes(data: bytes) -> Outcomes:
         "targets": table["targets"].to_numpy(),
         "slices": {name.removeprefix(SLICE): tuple(table[name].to_pylist()) for name in slices},
     }
-    return kind.read(table, json.loads(about[b"header"]), common)
+    return KINDS[kind].outcomes.read(table, json.loads(about[b"header"]), common)

@@ -1,0 +1,51 @@
+"""The words by which formats differ for those who read them; a format states those that are not what most say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ftlib.config import BatchKind, Config
+from ftlib.data.inputs import TEXT, Inputs
+from ftlib.data.processor import Processor
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How a text becomes a prompt."""
+
+    column: str
+    """The column that holds it."""
+    separator: str
+    """What follows it, as the recipe writes it."""
+    reads: str
+    """What follows it in what the model reads."""
+
+
+class FormatBase(Config):
+    """What a row says, and what it is taught."""
+
+    yields: ClassVar[BatchKind]
+    """The kind of batch that its rows make: what objectives need and metrics read."""
+    keeps_lines: ClassVar[bool]
+    """Whether cleaning leaves line breaks and indentation."""
+    names_labels: ClassVar[bool] = False
+    """Whether its targets are labels of a closed set, of which every spelling is counted."""
+    stratifies: ClassVar[bool] = False
+    """Whether rows can be split so that every split has its share of each label."""
+    reads_windows: ClassVar[bool] = False
+    """Whether a longer text is read in windows that overlap."""
+
+    def inputs(self, processor: Processor) -> Inputs:
+        """Return the columns that its rows have for the model; what they are may depend on the model's processor."""
+        return TEXT
+
+    @property
+    def may_be_unanswerable(self) -> bool:
+        """Say whether a row may have no answer, so that a model learns to say so."""
+        return False
+
+    @property
+    def prompting(self) -> Prompting | None:
+        """Return how a user's text becomes what the model goes on from; None where it goes on from nothing."""
+        return None

@@ -1,0 +1,51 @@
+"""What the formats that a tokenizer reads have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from ftlib.config import SpecialTokens
+from ftlib.data.formats.base import FormatBase
+from ftlib.data.inputs import INPUT_IDS
+from ftlib.data.processor import Processor, Tokenizer
+from ftlib.data.row_targets import Target
+from ftlib.data.rows import Encoded, Example, Piece
+
+
+class TextFormat(FormatBase, ABC):
+    """A format with `max_tokens` and `special_tokens`, which needs a tokenizer."""
+
+    @abstractmethod
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for one token of a text to be read."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
+        """Return each example's pieces."""
+
+
+def reads_text(format: FormatBase) -> bool:
+    """Say whether a format has `max_tokens` and `special_tokens`, and needs a tokenizer."""
+    return isinstance(format, TextFormat)
+
+
+def text_piece(ids: list[int], target: Target = None, supervised: int = 1) -> Piece:
+    """Return a row of one sequence of tokens."""
+    return Piece({INPUT_IDS: ids}, target, supervised)
+
+
+def cut_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, special_tokens: SpecialTokens
+) -> list[tuple[list[int], bool]]:
+    """Return every text's ids, special tokens included, and whether some had to go."""
+    split = special_tokens == "split"
+    whole = tokenizer(list(texts), verbose=False, split_special_tokens=split)["input_ids"]
+    encoded: list[tuple[list[int], bool]] = [(ids, False) for ids in whole]
+    long = [i for i, (ids, _) in enumerate(encoded) if len(ids) > max_tokens]
+    if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
+        again = [texts[i] for i in long]
+        cut = tokenizer(again, truncation=True, max_length=max_tokens, split_special_tokens=split)["input_ids"]
+        for i, ids in zip(long, cut, strict=True):
+            encoded[i] = (ids, True)
+    return encoded

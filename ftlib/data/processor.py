@@ -1,0 +1,39 @@
+"""What makes a model's inputs of raw values: a tokenizer, an image processor, or both."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """What formats use of a transformers tokenizer."""
+
+    eos_token_id: Any
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        """Return `input_ids`, a list of ids for every text."""
+        ...
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Return how many tokens it puts around a text, or a pair of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A model's own, each part loaded when a format first asks for it: a model of pixels alone has no tokenizer."""
+
+    load_tokenizer: Callable[[], Tokenizer]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Processor:
+        """Return the processor of a tokenizer that is loaded."""
+        return cls(lambda: tokenizer)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises ModelError where the model has none that can be loaded."""
+        return self.load_tokenizer()

@@ -1,0 +1,301 @@
+"""The table of kinds of batch: everything that differs from kind to kind stands in one row.
+
+A kind is what a format yields, an objective needs and a metric reads. Reading a recipe imports this module, so a row
+holds words, and what is light; the head, which needs torch, is loaded when it is asked for. A new kind is a row here,
+its files in `heads/`, `outcomes/` and `predictions/`, a word in `ftlib.config.BatchKind` and the column of its targets
+in `ftlib.data.prepared`; docs/add/kind.md walks through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, get_args
+
+from ftlib.config import BatchKind
+from ftlib.kinds import snippets
+from ftlib.kinds.outcomes import (
+    CompletionOutcomes,
+    LabelOutcomes,
+    MultiLabelOutcomes,
+    Outcomes,
+    ScoreOutcomes,
+    SpanOutcomes,
+    TaggedOutcomes,
+    TokenOutcomes,
+)
+from ftlib.kinds.predictions import (
+    EntityPredictor,
+    LabelPredictor,
+    MultiLabelPredictor,
+    Predictor,
+    ScorePredictor,
+    SpanPredictor,
+)
+
+if TYPE_CHECKING:
+    from ftlib.kinds.heads.base import Head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of batch. No field has a default: a row that leaves one out cannot be imported."""
+
+    name: BatchKind
+
+    head: Callable[[], Head]
+    """Loads what is asked of a model in memory; needs torch."""
+    outcomes: type[Outcomes]
+    """The table of what a model said about a split's rows."""
+    predictor: type[Predictor] | None
+    """How a published model answers a user's text; None where stock `generate` is the way to ask."""
+
+    least_labels: int
+    """Labels that the training rows must name at least; 0 where targets are not labels of a closed set."""
+    whole_tags: bool
+    """Whether labels are IOB2 tags, so that a type has both of them though the rows may show one."""
+    language: bool
+    """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
+    of a row, one by one. One model answers all such kinds; a chat template may spell special tokens in their texts."""
+    reads_one_place: bool
+    """Whether the head reads one place of a row, which padding and end tokens can move; others read every token."""
+    pairs: bool
+    """Whether a row is two texts, which `token_type_ids` tell apart."""
+    prompts: bool
+    """Whether a row begins with a prompt that the model can go on from."""
+    names_problem: bool
+    """Whether a model's config must say its `problem_type`: older heads of a single label say none."""
+    outputs: int | None
+    """Outputs that the head has whatever the labels are; None where they follow from the labels, or the class."""
+
+    auto_class: str
+    """The class of transformers that loads a model, as users write it."""
+    architectures: tuple[str, ...]
+    """How the names of such models' own classes end."""
+    task_type: str
+    """peft's TaskType, by name."""
+
+    pipeline: str
+    """The Hub's name of the task; it has none for several labels or a number."""
+    title: str
+    """Ours."""
+    answers: str
+    """What of its labels a model says; empty without labels."""
+    snippet: str
+    """Python of stock transformers that asks as training did (`ftlib.kinds.snippets`)."""
+    note: str
+    """What to know of the snippet's answer, in Markdown; may be empty."""
+
+    @property
+    def labeled(self) -> bool:
+        """Say whether targets are of a closed set of labels, which training finds and evaluation keeps to."""
+        return self.least_labels > 0
+
+
+def _label_head() -> Head:
+    from ftlib.kinds.heads.labels import LabelHead
+
+    return LabelHead()
+
+
+def _multi_label_head() -> Head:
+    from ftlib.kinds.heads.multi_labels import MultiLabelHead
+
+    return MultiLabelHead()
+
+
+def _score_head() -> Head:
+    from ftlib.kinds.heads.scores import ScoreHead
+
+    return ScoreHead()
+
+
+def _tag_head() -> Head:
+    from ftlib.kinds.heads.tagged import TagHead
+
+    return TagHead()
+
+
+def _span_head() -> Head:
+    from ftlib.kinds.heads.spans import SpanHead
+
+    return SpanHead()
+
+
+def _token_head() -> Head:
+    from ftlib.kinds.heads.tokens import TokenHead
+
+    return TokenHead()
+
+
+def _completion_head() -> Head:
+    from ftlib.kinds.heads.completions import CompletionHead
+
+    return CompletionHead()
+
+
+_ROWS = (
+    Kind(
+        name="labeled",
+        head=_label_head,
+        outcomes=LabelOutcomes,
+        predictor=LabelPredictor,
+        least_labels=2,
+        whole_tags=False,
+        language=False,
+        reads_one_place=True,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForSequenceClassification",
+        architectures=("ForSequenceClassification",),
+        task_type="SEQ_CLS",
+        pipeline="text-classification",
+        title="Text classification",
+        answers="one of them to any text",
+        snippet=snippets.LABEL,
+        note="",
+    ),
+    Kind(
+        name="multi_labeled",
+        head=_multi_label_head,
+        outcomes=MultiLabelOutcomes,
+        predictor=MultiLabelPredictor,
+        least_labels=1,
+        whole_tags=False,
+        language=False,
+        reads_one_place=True,
+        pairs=False,
+        prompts=False,
+        names_problem=True,
+        outputs=None,
+        auto_class="AutoModelForSequenceClassification",
+        architectures=("ForSequenceClassification",),
+        task_type="SEQ_CLS",
+        pipeline="text-classification",
+        title="Multi-label text classification",
+        answers="any number of them to a text",
+        snippet=snippets.LABELS,
+        note="Each label has a probability of its own; one of 0.5 or more says that it applies.",
+    ),
+    Kind(
+        name="scored",
+        head=_score_head,
+        outcomes=ScoreOutcomes,
+        predictor=ScorePredictor,
+        least_labels=0,
+        whole_tags=False,
+        language=False,
+        reads_one_place=True,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=1,
+        auto_class="AutoModelForSequenceClassification",
+        architectures=("ForSequenceClassification",),
+        task_type="SEQ_CLS",
+        pipeline="text-classification",
+        title="Text regression",
+        answers="",
+        snippet=snippets.SCORE,
+        note="The answer is a number, in the unit of the training data: `score`. The `LABEL_0` beside it means "
+        'nothing, and without `function_to_apply="none"` the number would be squeezed between 0 and 1.',
+    ),
+    Kind(
+        name="tagged",
+        head=_tag_head,
+        outcomes=TaggedOutcomes,
+        predictor=EntityPredictor,
+        least_labels=2,
+        whole_tags=True,
+        language=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForTokenClassification",
+        architectures=("ForTokenClassification",),
+        task_type="TOKEN_CLS",
+        pipeline="token-classification",
+        title="Token classification",
+        answers="one of them to every word",
+        snippet=snippets.TAGS,
+        note="Training tagged the first token of every word (IOB2), so words are joined to entities by their first "
+        "token.",
+    ),
+    Kind(
+        name="spans",
+        head=_span_head,
+        outcomes=SpanOutcomes,
+        predictor=SpanPredictor,
+        least_labels=0,
+        whole_tags=False,
+        language=False,
+        reads_one_place=False,
+        pairs=True,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForQuestionAnswering",
+        architectures=("ForQuestionAnswering",),
+        task_type="QUESTION_ANS",
+        pipeline="question-answering",
+        title="Question answering",
+        answers="",
+        snippet=snippets.SPAN,
+        note="",
+    ),
+    Kind(
+        name="tokens",
+        head=_token_head,
+        outcomes=TokenOutcomes,
+        predictor=None,
+        least_labels=0,
+        whole_tags=False,
+        language=True,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.TEXT,
+        note="",
+    ),
+    Kind(
+        name="completions",
+        head=_completion_head,
+        outcomes=CompletionOutcomes,
+        predictor=None,
+        least_labels=0,
+        whole_tags=False,
+        language=True,
+        reads_one_place=False,
+        pairs=False,
+        prompts=True,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.COMPLETION,
+        note="",
+    ),
+)
+
+KINDS: Mapping[BatchKind, Kind] = MappingProxyType({kind.name: kind for kind in _ROWS})
+"""Every kind of batch, by its name. Of several kinds that a class of transformers answers, the plainest comes first."""
+
+if [*KINDS] != [*get_args(BatchKind)] or any(kind.outcomes.kind != kind.name for kind in _ROWS):
+    raise TypeError(f"ftlib.config.BatchKind names {get_args(BatchKind)}, the table of kinds has {(*KINDS,)}")

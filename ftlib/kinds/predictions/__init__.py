@@ -1,0 +1,25 @@
+"""How a published model answers a user's text, one file for each kind that a user asks here."""
+
+from ftlib.kinds.predictions.base import Asked, Prediction, Predictor
+from ftlib.kinds.predictions.labels import LabelPrediction, LabelPredictor
+from ftlib.kinds.predictions.multi_labels import MultiLabelPrediction, MultiLabelPredictor
+from ftlib.kinds.predictions.scores import ScorePrediction, ScorePredictor
+from ftlib.kinds.predictions.spans import FoundAnswer, SpanPredictor
+from ftlib.kinds.predictions.tagged import EntityPredictor, FoundEntities, FoundEntity
+
+__all__ = [
+    "Asked",
+    "EntityPredictor",
+    "FoundAnswer",
+    "FoundEntities",
+    "FoundEntity",
+    "LabelPrediction",
+    "LabelPredictor",
+    "MultiLabelPrediction",
+    "MultiLabelPredictor",
+    "Prediction",
+    "Predictor",
+    "ScorePrediction",
+    "ScorePredictor",
+    "SpanPredictor",
+]

@@ -1,0 +1,52 @@
+"""What the answers of all kinds have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ftlib.config import Config
+from ftlib.data.cleaning import clean
+from ftlib.data.rows import Example, Piece
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Prediction(Config):
+    """What a model says to one text."""
+
+    def line(self) -> str:
+        """Return it as one line of fields with tabs between them."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One text, as the model read it, and what it said."""
+
+    example: Example
+    pieces: Sequence[Piece]
+    """One, or several where the format cuts long texts."""
+    logits: Sequence[Tensor]
+    """Of each piece: by label, or by its own tokens and label; in float64."""
+
+
+@dataclass(frozen=True)
+class Predictor(ABC):
+    """One published model, as users ask it."""
+
+    labels: tuple[str, ...]
+    """The model's, in its order."""
+    answer_threshold: float
+    """From where on there is no answer: as in the metric that the version was chosen by."""
+
+    def example(self, text: str, *, keep_lines: bool) -> Example:
+        """Return what is asked, cleaned as in training. Raises DataError for a text that asks nothing."""
+        return Example(clean(text, keep_lines=keep_lines))
+
+    @abstractmethod
+    def prediction(self, asked: Asked) -> Prediction:
+        """Return the answer to one text."""

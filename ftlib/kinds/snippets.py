@@ -1,0 +1,57 @@
+"""Python that people copy from a model card: how stock transformers asks a model of each kind as training did.
+
+`{folder}` is the model's; `{separator}`, `{most}` and `{split}` are what the recipe says of prompts.
+"""
+
+LABEL = """from transformers import pipeline
+
+model = pipeline("text-classification", model="{folder}")
+print(model("some text"))"""
+
+LABELS = """from transformers import pipeline
+
+model = pipeline("text-classification", model="{folder}", top_k=None)
+print(model("some text"))"""
+
+SCORE = """from transformers import pipeline
+
+model = pipeline("text-classification", model="{folder}", function_to_apply="none")
+print(model("some text")[0]["score"])"""
+
+TAGS = """from transformers import pipeline
+
+model = pipeline("token-classification", model="{folder}", aggregation_strategy="first")
+print(model("some text"))"""
+
+TEXT = """from transformers import pipeline
+
+model = pipeline("text-generation", model="{folder}")
+print(model("some text", do_sample=False, max_new_tokens=32)[0]["generated_text"])"""
+
+# transformers 5 has no pipeline for it.
+SPAN = """from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+folder = "{folder}"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForQuestionAnswering.from_pretrained(folder)
+inputs = tokenizer("some question?", "some text that answers it", return_tensors="pt")
+said = model(**inputs)
+first, last = said.start_logits.argmax(), said.end_logits.argmax()
+print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))"""
+
+COMPLETION = """import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+folder = "{folder}"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = "some text" + {separator!r}
+plain = tokenizer(prompt, add_special_tokens=False{split})["input_ids"]
+whole = tokenizer(prompt{split})["input_ids"]  # with what begins a text; some tokenizers also put a token behind it
+ids = torch.tensor([whole[: len(whole) - whole[::-1].index(plain[-1])]])
+end = tokenizer.eos_token_id
+model.generation_config = GenerationConfig(
+    do_sample=False, max_new_tokens={most}, eos_token_id=end, pad_token_id=end
+)
+said = model.generate(ids, attention_mask=torch.ones_like(ids))
+print(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))"""

@@ -1,0 +1,179 @@
+"""What a causal language model says of the tokens it is to predict: the one place where its logits are read.
+
+Logits are rows x positions x vocabulary, and most of a batch's memory: 8 rows of 4,096 tokens and 150,000 words are
+20 GB in float32, and the loss holds them three times. Up to `WHOLE` bytes they are computed as one tensor, with the
+bits that torch's own cross-entropy gives them. Above, the model is run up to its last layer, and that layer is applied
+to the supervised positions alone, `PART` bytes of logits at a time, and again in the backward pass instead of keeping
+them.
+
+The trap: not every family's logits are that layer's product. Gemma caps them (`final_logit_softcapping`), Cohere and
+Granite scale them (`logit_scale`, `logits_scaling`), and a config does not say which of its numbers do so. A copy of
+the model without memory is asked; where its logits are not the layer's very output, they are computed whole whatever
+they take, by the model's own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, nll_loss
+from torch.utils.checkpoint import checkpoint
+
+from ftlib.data.inputs import INPUT_IDS
+from ftlib.kinds.batch import UNTAUGHT, Batch
+from ftlib.kinds.next_tokens import next_tokens
+
+WHOLE = 2 << 30
+"""Bytes of a batch's logits in float32 up to which they are computed as one tensor: 2,048 tokens x 262,144 words, which
+is the most that is ever measured at a time."""
+PART = 64 << 20
+"""Bytes of logits in float32 that are computed at a time where the whole would be too many."""
+
+
+def token_log_probs(model: Any, batch: Batch, *, measured: bool = False) -> Float[Tensor, "rows positions"]:
+    """Return the log-probability of each supervised token, in nats and float32, at the position that predicts it.
+
+    Positions are a row's but the last, as in `next_tokens`; 0 where nothing is supervised. Gradients reach the model.
+    A row's sum is log p(supervised tokens | those before), at temperature 1.
+
+    `measured` adds over the words as evaluations have always done, along an inner dimension: torch rounds that
+    otherwise, by about 1e-6, and what was measured before is to be measured again to the bit.
+    """
+    targets = next_tokens(batch)
+    said = _ask(model, batch)
+    if said.layer is None:
+        # What is not supervised is ignored and not multiplied away: a NaN on a padded position must not reach the sum.
+        logits = said.states[:, :-1].float()
+        if measured:
+            return -cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=UNTAUGHT)
+        flat = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=UNTAUGHT)
+        return -flat.view_as(targets)
+    asked = targets != UNTAUGHT
+    parts = zip(*(of.split(said.positions) for of in (said.states[:, :-1][asked], targets[asked])), strict=True)
+    found = torch.cat([_of_part(said.layer, states, words) for states, words in parts])  # of no position, an empty one
+    return torch.zeros(targets.shape, device=targets.device).masked_scatter(asked, found)
+
+
+def nll_sum(log_probs: Float[Tensor, "rows positions"], batch: Batch) -> Float[Tensor, ""]:
+    """Return the summed negative log-likelihood of `token_log_probs`, with the bits of torch's `cross_entropy`.
+
+    That adds up its terms in an order of its own: so does this, since it is the same kernel.
+    """
+    untaught = (next_tokens(batch) == UNTAUGHT).flatten()
+    return nll_loss(log_probs.flatten()[:, None], untaught * UNTAUGHT, reduction="sum", ignore_index=UNTAUGHT)
+
+
+def token_logits(model: Any, batch: Batch, positions: int) -> Iterator[Float[Tensor, "tokens words"]]:
+    """Yield the logits of the supervised positions, row by row, `positions` of them at a time; without gradients.
+
+    For whole distributions: a divergence, a teacher's answers.
+    """
+    asked = next_tokens(batch) != UNTAUGHT
+    said = _ask(model, batch)
+    for states in said.states[:, :-1][asked].split(positions):
+        if len(states):
+            yield states if said.layer is None else said.layer(states)
+
+
+@dataclass(frozen=True)
+class _Said:
+    states: Float[Tensor, "rows positions width"]
+    """What enters the last layer; without one, the logits."""
+    layer: nn.Module | None = None
+    """The last layer, to be applied to parts."""
+    positions: int = 0
+    """How many at a time."""
+
+
+def _ask(model: Any, batch: Batch) -> _Said:
+    """Run the model once, to its last layer where its logits would be too many.
+
+    Always through the model's own `forward`, which is where DDP and FSDP2 gather and reduce; and never twice, so that
+    ranks with larger and with smaller batches call each other equally often.
+    """
+    plain = _plain(model)
+    layer: nn.Module | None = getattr(plain, "get_output_embeddings", lambda: None)()
+    weight: Tensor | None = getattr(layer, "weight", None)
+    words = 0 if weight is None else weight.shape[0]
+    if layer is None or batch.inputs[INPUT_IDS].numel() * words * 4 <= WHOLE or not _is_last(plain):
+        return _Said(model(**batch.inputs, use_cache=False).logits)
+    with _handing_on(layer):
+        states = model(**batch.inputs, use_cache=False).logits
+    return _Said(states, layer, max(1, PART // (4 * words)))
+
+
+def _of_part(
+    layer: nn.Module, states: Float[Tensor, "tokens width"], words: Int[Tensor, " tokens"]
+) -> Float[Tensor, " tokens"]:
+    def log_probs(states: Tensor) -> Tensor:
+        return -cross_entropy(layer(states).float(), words, reduction="none")
+
+    if not torch.is_grad_enabled():
+        return log_probs(states)
+    return cast(Tensor, checkpoint(log_probs, states, use_reentrant=False))
+
+
+def _plain(model: Any) -> Any:
+    inner = getattr(model, "module", model)  # what DDP wraps
+    return getattr(inner, "get_base_model", lambda: inner)()  # what peft wraps
+
+
+@contextlib.contextmanager
+def _handing_on(layer: nn.Module) -> Generator[None]:
+    """Let a layer hand on what enters it."""
+    before = layer.forward
+    layer.forward = lambda states: states
+    try:
+        yield
+    finally:
+        layer.forward = before
+
+
+_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _is_last(plain: Any) -> bool:
+    """Say whether the model's logits are its last layer's very output; asked once a model, on torch's meta device."""
+    if plain not in _LAST:
+        _LAST[plain] = _hands_out(plain)
+    return _LAST[plain]
+
+
+def _hands_out(plain: Any) -> bool:
+    made: list[Tensor] = []
+    try:
+        with torch.device("meta"), torch.no_grad():
+            copy: Any = _class_of(plain)(plain.config).eval()
+            layer = copy.get_output_embeddings()
+            states = torch.zeros((1, 2, layer.weight.shape[1]))
+            copy.base_model.forward = lambda *_, **__: _Body(states)  # masks ask for values, and here are none
+            layer.register_forward_hook(lambda _, __, out: made.append(out))
+            said = copy(input_ids=torch.zeros((1, 2), dtype=torch.long), use_cache=False).logits
+    except Exception:  # a model that cannot be asked without memory: its own code is right in any case
+        return False
+    return len(made) == 1 and said is made[0]
+
+
+class _Body:
+    """What a body returns, whichever of transformers' classes it would be."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getattr__(self, _: str) -> None:
+        return None
+
+    def __getitem__(self, place: Any) -> Any:
+        return (self.last_hidden_state,)[place]
+
+
+def _class_of(plain: nn.Module) -> Any:
+    """Return the model's own class; FSDP2 puts one of its own before it."""
+    return next(found for found in type(plain).__mro__ if not found.__name__.startswith("FSDP"))

@@ -1,0 +1,77 @@
+"""The words by which tunings differ for the recipe and for the worker, and what one of them must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ftlib.config import BatchKind, Config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ftlib.kinds.split import PreparedSplit
+
+Facts = dict[str, float | int | str]
+"""What a checkpoint says of how it was made."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a tuning that takes no steps solves."""
+
+    phase: str
+    model: nn.Module
+    """In eval mode on its device, after `prepare`; what is solved for is written into it."""
+    head: Sequence[str]
+    """The modules of its head."""
+    labels: tuple[str, ...]
+    train: PreparedSplit
+    validation: PreparedSplit
+    """May have no rows."""
+
+
+class TuningBase(Config):
+    """Which weights move, and how far what comes of it goes."""
+
+    fits: ClassVar[frozenset[BatchKind] | None] = None
+    """The kinds of batch that it can learn from; None for all."""
+    takes_steps: ClassVar[bool] = True
+    """Whether the optimiser moves weights step by step; if not, `solve` finds them."""
+    moves_head_only: ClassVar[bool] = False
+    """Whether the body stays the base model's: an adapter may stand on what it makes, a line from it leads nowhere."""
+    makes_adapter: ClassVar[bool] = False
+    """Whether `finish` leaves an adapter that can be published beside the merged weights."""
+
+    @property
+    def adapter_scales(self) -> bool:
+        """Say whether its adapter times alpha is the model at alpha on the straight line."""
+        return self.makes_adapter
+
+    def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
+        """Set what trains, and return the model, wrapped if need be; called right after `torch.manual_seed`.
+
+        `head` names the modules of the task head. Raises RecipeError for a setting that this model cannot meet.
+        """
+        raise NotImplementedError
+
+    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
+        """Return the plain model to be saved; weights of its own are merged, and left in the folder `adapter`."""
+        return model
+
+    def solve(self, problem: Problem) -> Facts:
+        """Write what it solves for into the problem's model, and return what to record of it, `final_loss` among it.
+
+        Raises TrainingError for rows that it cannot be solved on. Only for a tuning that takes no steps.
+        """
+        raise NotImplementedError
+
+    def solved(self, hidden: int, outputs: int) -> int:
+        """Return how many numbers it solves for in a model of that width with so many outputs."""
+        return 0
+
+    def solution(self, facts: Mapping[str, float | int | str]) -> str:
+        """Say in a clause what was solved for, from the checkpoint's facts."""
+        return ""

@@ -1,0 +1,1 @@
+"""What a team adds to Réglage without a fork of it."""
