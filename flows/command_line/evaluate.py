@@ -27,6 +27,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
 from ftlib.stages.preprocess import PreprocessJob
 from ftlib.stages.step import Step, Steps, walk
+from ftlib.storage import Place
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
@@ -61,8 +62,7 @@ def evaluate(
     split: Any,
     overrides: tuple[str, ...],
     work: Path,
-    uri: str,
-    endpoint_url: str | None,
+    registry: Place,
     as_json: bool,
 ) -> None:
     """Measure models on a recipe's evaluations: folders, or versions NAME@NUMBER or NAME@ALIAS.
@@ -79,7 +79,7 @@ def evaluate(
     reports = [
         report
         for model in models
-        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace, rows)
+        for report in _measured(model, model_folder(model, registry), recipe, split, workspace, rows)
     ]
     compared = _compared(models, reports, recipe, workspace)
     record = {
