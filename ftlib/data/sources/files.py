@@ -6,15 +6,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from msgspec import structs
 from pydantic import Field
 
-from ftlib.config import Config
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.row_files import COMPRESSED, SUFFIXES, read_file
 from ftlib.data.rows import BadRow, Row
+from ftlib.data.sources.base import SourceBase
 from ftlib.data.sources.listing import Found, Listing, list_bucket, list_path, once, pin_listed
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.storage import Objects, Place, open_objects
@@ -22,7 +22,7 @@ from ftlib.storage.files import local_errors
 from ftlib.storage.store import StoredObject
 
 
-class Files(Config):
+class Files(SourceBase):
     """Rows from files, by suffix; compressed ones too.
 
     Files("rows.jsonl")               one file
@@ -45,8 +45,6 @@ class Files(Config):
     """A file's name, `_SUCCESS` for one: the files of a folder wait until the folder has it."""
     drop_columns: tuple[str, ...] = ()
     """Columns that nobody reads: they are left out before a row is judged."""
-
-    hub_name: ClassVar[str | None] = None
 
     def list(self) -> tuple[ListedFile, ...]:
         """List the files without reading them. Raises DataError if there are none."""

@@ -273,7 +273,7 @@ def test_a_sweep_over_an_adapter_measures_what_each_point_answers(
         )
         model = model_of(point, "labeled")
         with torch.inference_mode():
-            said = model(**split.batch(rows, Collator.of(model)).inputs()).logits.double().softmax(-1)
+            said = model(**split.batch(rows, Collator.of(model)).inputs).logits.double().softmax(-1)
         np.testing.assert_allclose(table.probabilities, said.numpy(), atol=1e-5)
 
 
