@@ -8,7 +8,9 @@ from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
+from ftlib.models.adapter import Versions
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.folder import find_model
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.training_rows import UsedRows
@@ -64,18 +66,42 @@ def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> Base
 
 
 def train_job(
-    recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset], seed: int | None = None
+    recipe: Recipe,
+    phase: Phase,
+    trail: Sequence[Checkpoint],
+    prepared: Mapping[str, PreparedDataset],
+    companions: Mapping[str, FoundModel],
+    seed: int | None = None,
 ) -> TrainJob:
-    """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's."""
+    """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's.
+
+    It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end.
+    """
     parts = tuple(prepared[name] for name in phase.parts)
+    ends = {end.phase: end for end in trail}
     return TrainJob(
-        start=start,
+        start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
-        phase=phase,
+        phase=phase.model_copy(update={"companions": {}}),  # told by their bytes instead
+        companions={name: companions.get(name) or ends[str(said.phase)] for name, said in phase.companions.items()},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
     )
+
+
+def found_companions(recipe: Recipe) -> dict[str, dict[str, FoundModel]]:
+    """Find the phases' companions that are models from elsewhere, by phase and name. Raises ModelError."""
+    return {
+        phase.name: {name: find_model(said.model) for name, said in phase.companions.items() if said.model}
+        for phase in recipe.phases
+        if phase.companions
+    }
+
+
+def bases(recipe: Recipe, work: Workspace) -> Versions:
+    """Return what gives the folder of a version that an adapter stands on, from the recipe's registry."""
+    return lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases")
 
 
 def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.command_line.registry_options import open_registry
 from ftlib.config import user_path
 from ftlib.errors import ModelError
+from ftlib.models.adapter import Versions
 from ftlib.models.checkpoint import model_in
 from ftlib.models.folder import package_folder
 from ftlib.storage import Place
@@ -33,8 +34,13 @@ def model_folder(spec: str, registry: Place) -> Path:
         raise ModelError(
             f"{spec!r} is no folder here; give a model folder, package:module/folder, {FOLDERS}, or a version as name@3"
         )
-    opened = open_registry(registry)
-    version = opened.resolve(spec)
-    target = cache / "versions" / version.manifest
-    opened.pull(version, target)
-    return target
+    return versions(registry)(spec)
+
+
+def versions(registry: Place) -> Versions:
+    """Return what gives the folder of a registry's version, pulled once into the user's cache."""
+
+    def folder(spec: str) -> Path:
+        return open_registry(registry).folder_of(spec, make_cache(user_cache()) / "versions")
+
+    return folder

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ftlib.config import Config, Name
-from ftlib.registry.places import Registry
-from ftlib.registry.places.folder import Folder
+from ftlib.registry.places import HERE, Registry
 
 
 class Publish(Config):
@@ -14,7 +13,7 @@ class Publish(Config):
 
     name: Name
     """What versions are called: NAME@1, NAME@2 and so on."""
-    to: Registry = Folder()
+    to: Registry = HERE
     """The registry; by default the folder `registry` here."""
     description: str = ""
     """The first sentence of the model card; empty, one is made from the recipe."""

@@ -8,3 +8,6 @@ from ftlib.registry.places.folder import Folder
 from ftlib.registry.places.s3 import S3
 
 Registry = Annotated[Folder | S3, Field(discriminator="kind")]
+
+HERE: Registry = Folder()
+"""Where a recipe that names no registry publishes."""

@@ -1,0 +1,187 @@
+"""What a new kind of batch, format, objective, tuning, metric, interpolation or merge method costs: files are counted.
+
+Each is one new file and two lines in its union's `__init__`, since everyone else asks words. So outside a union's own
+folder nobody may import a member, or ask whether a value is one; and outside the table nobody may name a kind.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from ftlib.config import BatchKind
+from ftlib.data.formats import Format
+from ftlib.data.sources import Source
+from ftlib.evaluation.metrics import Metric
+from ftlib.kinds.kind import KINDS
+from ftlib.merging.interpolation import Interpolation
+from ftlib.merging.methods import METHODS, Merge
+from ftlib.registry.places import Registry
+from ftlib.training.objectives import Objective
+from ftlib.training.tuning import Tuning, tunings
+
+ROOT = Path(__file__).parents[2]
+
+
+def members(union: Any) -> Iterator[type[Any]]:
+    for member in get_args(get_args(union)[0]):
+        yield from [member] if isinstance(member, type) else members(member)
+
+
+FAMILIES = {
+    "format": [*members(Format)],
+    "source": [*members(Source)],
+    "objective": [*members(Objective)],
+    "tuning": [*members(Tuning)],
+    "metric": [*members(Metric)],
+    "interpolation": [*members(Interpolation)],
+    "merge method": [*members(Merge)],
+    "registry": [*members(Registry)],
+}
+
+MAKES_MERGES = {f"ftlib/merging/{name}.py" for name in ("candidates", "candidate_weights", "layer_distances")}
+"""They make a straight line or a mean, and ask nobody whether he is one."""
+
+NAMES_KINDS = {
+    "ftlib/config.py",  # the words
+    "ftlib/kinds/kind.py",  # the table
+    "ftlib/data/prepared.py",  # the column of a kind's targets, in a match that a type checker wants whole
+    "ftlib/testing.py",  # tiny rows of four of them
+}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    files = [file for folder in ("ftlib", "flows", "tasks") for file in (ROOT / folder).rglob("*.py")]
+    return {str(file.relative_to(ROOT)): ast.parse(file.read_text()) for file in files}
+
+
+def home(member: type[Any]) -> str:
+    return str(Path(*member.__module__.split(".")).parent)
+
+
+def test_what_is_scanned_is_the_library() -> None:
+    assert len(trees()) > 300
+    assert {family: len(found) for family, found in FAMILIES.items() if len(found) < 2} == {}
+    assert {home(member) for member in FAMILIES["tuning"]} == {"ftlib/training/tuning"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_one_outside_a_union_s_folder_imports_its_members(family: str) -> None:
+    names = {(member.__module__.rpartition(".")[0], member.__name__): home(member) for member in FAMILIES[family]}
+    found = {
+        (file, alias.name)
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        for package in (node.module, node.module.rpartition(".")[0])
+        if names.get((package, alias.name), str(Path(file).parent)) != str(Path(file).parent)
+    }
+    allowed = {"ftlib/testing.py"}  # rows and recipes for tests
+    if family == "merge method":  # what interpolations are made of
+        allowed |= {*MAKES_MERGES, *(file for file in trees() if file.startswith("ftlib/merging/interpolation/"))}
+    assert {(file, name) for file, name in found if file not in allowed} == set()
+
+
+def test_no_one_asks_whether_a_value_is_a_union_s_member() -> None:
+    homes = {member.__name__: home(member) for found in FAMILIES.values() for member in found}
+    asked = [
+        f"{file}:{node.lineno}: {name.id}"
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass")
+        for name in ast.walk(node.args[1])
+        if isinstance(name, ast.Name)
+        and homes.get(name.id, str(Path(file).parent)) != str(Path(file).parent)
+        # the library's types of the same name
+        and name.id in imported(tree)
+    ]
+    assert asked == []
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Return what a module imports of ftlib, by name."""
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "")[:5] == "ftlib")
+    return {alias.asname or alias.name for node in found for alias in node.names}
+
+
+def test_no_one_outside_the_table_names_a_kind() -> None:
+    """But for what a part of the recipe says of itself (`yields`, `needs`, `reads`, `fits`), and a table its kind."""
+    kinds, words = {*get_args(BatchKind)}, {home(member) for found in FAMILIES.values() for member in found}
+    words |= {"ftlib/kinds/outcomes"}
+    found = {
+        f"{file}:{node.lineno}: {node.value}"
+        for file, tree in trees().items()
+        if file not in NAMES_KINDS and str(Path(file).parent) not in words
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in kinds
+    }
+    columns = {"ftlib/report/sections.py"}  # a table of counts has a column `tokens`
+    assert {place for place in found if place.partition(":")[0] not in columns} == set()
+
+
+def test_every_kind_has_a_head_a_table_and_words_of_its_own() -> None:
+    """What a row names fits the stock libraries, which know these names independently of us."""
+    import transformers
+    from peft import TaskType
+
+    for name, kind in KINDS.items():
+        head = kind.head()
+        assert head.auto_class is getattr(transformers, kind.auto_class)
+        assert kind.task_type in TaskType.__members__
+        assert kind.outcomes.kind == name
+        ours = {*head.auto_class._model_mapping._model_mapping.values()}
+        classes = {made for entry in ours for made in ([entry] if isinstance(entry, str) else entry)}
+        assert any(made.endswith(kind.architectures) for made in classes)
+        assert bool(kind.answers) == kind.labeled
+        assert (kind.predictor is None) == kind.language
+        compile(kind.snippet.format(folder="f", separator="\n", most=1, split=""), name, "exec")
+    assert len({type(kind.head()) for kind in KINDS.values()}) == len(KINDS) == len({*get_args(BatchKind)})
+
+
+def test_every_kind_has_a_format_an_objective_and_a_metric() -> None:
+    kinds = {*get_args(BatchKind)}
+    assert {format.yields for format in FAMILIES["format"]} == kinds
+    assert {objective.needs for objective in FAMILIES["objective"]} == kinds
+    assert set().union(*(metric.reads for metric in FAMILIES["metric"])) == kinds
+    assert {format.yields for format in FAMILIES["format"] if format.names_labels} == {
+        name for name, kind in KINDS.items() if kind.labeled
+    }
+
+
+def test_a_row_that_leaves_something_out_cannot_be_made() -> None:
+    row = {name: getattr(KINDS["labeled"], name) for name in type(KINDS["labeled"]).__dataclass_fields__}
+    for name in row:
+        with pytest.raises(TypeError, match=name):
+            type(KINDS["labeled"])(**{field: value for field, value in row.items() if field != name})
+
+
+def test_the_table_and_the_words_cannot_drift_apart(tmp_path: Path) -> None:
+    """A kind that the words name and the table does not, or the other way round, cannot be imported."""
+    source = (ROOT / "ftlib/kinds/kind.py").read_text()
+    for changed in (
+        source.replace("from ftlib.config import BatchKind", 'BatchKind = __import__("typing").Literal["pairs"]'),
+        source.replace('name="scored"', 'name="labeled"'),
+        source.replace("outcomes=ScoreOutcomes", "outcomes=LabelOutcomes"),
+    ):
+        assert changed != source
+        with pytest.raises(TypeError, match="BatchKind names"):
+            exec(compile(changed, "kind.py", "exec", flags=0, dont_inherit=True), {"__name__": "ftlib.kinds.kind"})
+
+
+def test_a_merge_method_states_its_paper_and_the_command_line_knows_it() -> None:
+    assert {method.model_fields["kind"].default for method in FAMILIES["merge method"]} == {*METHODS}
+    assert all("arXiv" in method.paper or "doi" in method.paper for method in METHODS.values())
+    assert [name for name, method in METHODS.items() if method.pair] == ["lerp", "slerp"]
+
+
+def test_tunings_are_offered_by_their_words() -> None:
+    assert tunings(lambda tuning: tuning.moves_head_only) == ["linear_probe"]
+    assert tunings(lambda tuning: tuning.makes_adapter) == ["lora"]
+    assert tunings(lambda tuning: not tuning.takes_steps) == ["linear_probe"]
