@@ -24,7 +24,7 @@ class Place:
     key: str
     """A folder's path, or the part behind the bucket, as it was written."""
     endpoint_url: str | None = None
-    """Of a server that is not the scheme's own."""
+    """Of a server that is not the scheme's own: the place's, and that of places in buckets beside it."""
 
     @classmethod
     def parse(cls, uri: str, endpoint_url: str | None = None) -> Place:
@@ -32,7 +32,7 @@ class Place:
         check_no_secret(uri)  # first: a key with slashes would be cut into a bucket and a prefix
         scheme, separator, rest = uri.partition("://")
         if not separator:
-            return cls("", "", uri)
+            return cls("", "", uri, endpoint_url)
         bucket, _, key = rest.partition("/")
         if scheme not in SCHEMES or not bucket:
             raise StorageError(f"{uri!r} is no storage this can open; allowed are {ALLOWED}")

@@ -40,7 +40,7 @@ def test_a_place_is_taken_apart_and_written_the_same(uri: str, parts: tuple[str,
     assert (place.scheme, place.bucket, place.key) == parts
     assert place.uri.rstrip("/") == uri.rstrip("/")
     assert place.remote == uri.startswith("s3://")
-    assert place.endpoint_url == ("http://server" if place.remote else None)
+    assert place.beside("s3://c/d") == Place("s3", "c", "d", "http://server")
 
 
 @pytest.mark.parametrize("uri", ["gs://b/p", "S3://b", "s3://", "s3:///p", "http://host/x", "://x"])
@@ -74,7 +74,6 @@ def test_registries_say_how_they_are_pulled_from() -> None:
     named = S3(bucket="b", prefix="p/", endpoint_url="http://server").place()
     assert (named.uri, named.server_option()) == ("s3://b/p/", " --endpoint-url http://server")
     assert named == Place.parse("s3://b/p/", "http://server")
-    assert named.beside("s3://c/d") == Place("s3", "c", "d", "http://server")
 
 
 def test_schemes_and_servers_are_known_in_one_package() -> None:

@@ -303,7 +303,7 @@ class TestS3:
         assert list(bucket.multipart_uploads.all()) == []
 
     def test_long_listings_are_read_to_the_end(self, s3_store: S3Store, bucket, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(s3_module, "NAMES_AT_ONCE", 3)
+        monkeypatch.setattr("ftlib.storage.s3_client.NAMES_AT_ONCE", 3)
         for n in range(11):
             bucket.put_object(Key=f"registry/many/{n:04d}", Body=b"")
         assert s3_store.list("many") == [f"{n:04d}" for n in range(11)]
