@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from flows.jobs import bases
 from flows.measuring import fitting, measure
 from flows.steps import Data
 from ftlib.config import REPORT, Split
@@ -78,7 +79,7 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
     """Measure the champion on the report splits, tokenised its own way; nothing if it does not know what rows ask."""
 
     def steps() -> Steps[tuple[EvalReport, ...]]:
-        finished = yield from fitting(CHAMPION, folder, r, data.labels)
+        finished = yield from fitting(CHAMPION, folder, r, data.labels, bases(r, run.work))
         reports = finished and (yield from measure(finished, r, data.raw, REPORT))
         return tuple(reports or ())
 

@@ -8,6 +8,7 @@ from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
+from ftlib.models.adapter import Versions
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import find_model
 from ftlib.recipe.recipe import Recipe
@@ -118,6 +119,11 @@ def score_job(
         precision=resolve_precision(phase, recipe.compute),
         compute=recipe.compute,
     )
+
+
+def bases(recipe: Recipe, work: Workspace) -> Versions:
+    """Return what gives the folder of a version that an adapter stands on, from the recipe's registry."""
+    return lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases")
 
 
 def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:

@@ -12,8 +12,9 @@ from ftlib.data.identity import identities
 from ftlib.evaluation.measured import EvalReport
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
+from ftlib.models.adapter import Versions, find_any
 from ftlib.models.checkpoint import FoundModel
-from ftlib.models.folder import find_model, labels_of
+from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
 from ftlib.recipe.recipe import Recipe
 from ftlib.stages.base import BaseJob, base
@@ -29,13 +30,15 @@ class Finished:
     candidate: Candidate
 
 
-def fitting(name: str, folder: Path, recipe: Recipe, asked: Collection[str] = ()) -> Steps[Finished | None]:
-    """Take the model in `folder` under a name.
+def fitting(
+    name: str, folder: Path, recipe: Recipe, asked: Collection[str] = (), versions: Versions | None = None
+) -> Steps[Finished | None]:
+    """Take the model in `folder` under a name; `versions` gives the base of an adapter that stands on a version.
 
     None for a model without a head for the recipe's rows, or whose head does not know one of the labels `asked`, or
     knows one of them twice.
     """
-    model = find_model(ModelRef(path=str(folder.absolute())))
+    model = find_any(ModelRef(path=str(folder.absolute())), versions)
     kind = recipe.phases[0].objective.needs
     labels = labels_of(folder) if KINDS[kind].labeled else ()
     known = identities(labels)

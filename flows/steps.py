@@ -17,11 +17,11 @@ from ftlib.data.sources.pins import pin
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.plan import check_patterns
+from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.folder import find_model
 from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
-from ftlib.recipe.preflight import check_labels, check_registry, check_rule, check_writing, spelling_notes
+from ftlib.recipe.preflight import check_forms, check_labels, check_registry, check_rule, check_writing, spelling_notes
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
 from ftlib.registry.outcome import ModelVersion, Refusal
@@ -90,7 +90,7 @@ def inputs(
     `files` instead of what the sources list now. Raises StorageError, ModelError, RecipeError or DataError.
     """
     check_registry(r)
-    model, companions = find_model(r.model), jobs.found_companions(r)
+    model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r)
     check_resources(r, Path(model.uri), companions)
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
@@ -140,7 +140,9 @@ def find_best(r: Recipe, work: Workspace, data: Data | None) -> Steps[Evidence |
     siblings: list[Checkpoint | None] = [*jobs.found_siblings(r, work)] if data else []
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels))
     if start:
-        check_patterns(r.interpolation.patterns(), start.weights_folder)
+        check_forms(r, start.form)
+        if patterns := r.interpolation.patterns():
+            check_patterns(patterns, start.weights_folder)
     trail = [start]
     for phase in r.phases:
         trail.append((yield from trained(r, phase, trail, data)))

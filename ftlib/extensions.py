@@ -68,7 +68,7 @@ def misfits(recipe: Config) -> Iterator[str]:
             lines = [str(line) for line in check(recipe)]
         except Exception as error:
             raise _refusal(entry, f"failed: {first_line(error)}") from error
-        yield from (f"{' '.join(line.split())} (says {entry.name!r} of {_distribution(entry)})" for line in lines)
+        yield from (f"{' '.join(line.split())} (says {entry.name!r} of {called(entry)})" for line in lines)
 
 
 def in_use(recipe: Config) -> dict[str, dict[str, object]]:
@@ -82,7 +82,7 @@ def in_use(recipe: Config) -> dict[str, dict[str, object]]:
 def installed(group: str) -> tuple[EntryPoint, ...]:
     """Return what is installed for a group, in order of name."""
     found = _all_installed().select(group=group)
-    return tuple(sorted(found, key=lambda entry: (entry.name, _distribution(entry))))
+    return tuple(sorted(found, key=lambda entry: (entry.name, called(entry))))
 
 
 _all_installed = cache(entry_points)
@@ -170,9 +170,11 @@ def _checkers() -> tuple[tuple[EntryPoint, Checker], ...]:
 
 
 def _loaded(entry: EntryPoint) -> object:
+    if not entry.pattern.match(entry.value):
+        raise _refusal(entry, "is not written as package.module:name")
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refusal(entry, f"cannot be loaded: {first_line(error)}") from error
 
 
@@ -211,10 +213,11 @@ def _as_record(origin: Origin) -> dict[str, object]:
     return {"distribution": origin.distribution, "version": origin.version, "files": dict(origin.files)}
 
 
-def _distribution(entry: EntryPoint) -> str:
+def called(entry: EntryPoint) -> str:
+    """Name the distribution that brings it, with its version."""
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.module
 
 
 def _refusal(entry: EntryPoint, what: str) -> RecipeError:
-    who = f"{entry.group} {entry.name!r} of {_distribution(entry)} ({entry.value})"
+    who = f"{entry.group} {entry.name!r} of {called(entry)} ({entry.value})"
     return RecipeError(f"{who} {what}; repair or uninstall {entry.dist.name if entry.dist else 'it'}")

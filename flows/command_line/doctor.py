@@ -5,13 +5,15 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from flows.command_line.console import stdout_console
 from flows.prefect_server import check_user_server, server_home, user_has_server
 from flows.run_record import installed_versions
 from ftlib.config import Config, user_path
-from ftlib.errors import ReglageError
+from ftlib.errors import RecipeError, ReglageError
+from ftlib.extensions import CHECKER, MEMBERS, called, check_extensions, installed
 from ftlib.urls import redacted, secret_in
 
 NEEDED_BYTES = 5_000_000_000
@@ -30,7 +32,8 @@ class Finding(Config):
 def examine(work: Path, registry: str) -> list[Finding]:
     """Look at everything; nothing is changed but for a probe file that is removed again."""
     versions = ", ".join(f"{name} {found}" for name, found in installed_versions().items())
-    return [Finding(what="versions", ok=True, found=versions), *_machine(), *_places(work, registry), _prefect()]
+    seen = Finding(what="versions", ok=True, found=versions)
+    return [seen, *_extensions(), *_machine(), *_places(work, registry), _prefect()]
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -40,6 +43,19 @@ def print_findings(findings: Sequence[Finding]) -> None:
         mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
         remedy = f"; {finding.remedy}" if finding.remedy and not finding.ok else ""
         console.print(f"{mark} {finding.what:<10} {finding.found}{remedy}", soft_wrap=True)
+
+
+def _extensions() -> Iterator[Finding]:
+    import_module("ftlib.recipe.recipe")  # where they join
+    groups = [f"reglage.{field}" for field in MEMBERS] + [CHECKER]
+    found = [f"{entry.name} ({called(entry)})" for group in groups for entry in installed(group)]
+    yield Finding(what="extensions", ok=True, found=", ".join(found) or "none installed")
+    try:
+        check_extensions()
+    except RecipeError as error:
+        for line in str(error).splitlines():
+            what, _, remedy = line.rpartition("; ")
+            yield Finding(what="extensions", ok=False, found=what, remedy=remedy)
 
 
 def _machine() -> Iterator[Finding]:

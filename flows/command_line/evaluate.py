@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
-from flows.command_line.model_places import model_folder
+from flows.command_line.model_places import model_folder, versions
 from flows.command_line.options import set_option, work_option
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import called, registry_options
@@ -20,6 +20,7 @@ from ftlib.data.datasets import Ledger
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences
+from ftlib.models.adapter import Versions
 from ftlib.models.folder import labels_of
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import spelling_notes
@@ -76,10 +77,11 @@ def evaluate(
     recipe, workspace = _of(load_recipe(recipe_path, overrides), wanted), Workspace(work)
     rows: dict[str, Ledger] = {}
     check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
+    bases = versions(uri, endpoint_url)
     reports = [
         report
         for model in models
-        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace, rows)
+        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace, rows, bases)
     ]
     compared = _compared(models, reports, recipe, workspace)
     record = {
@@ -103,10 +105,10 @@ def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
 
 
 def _measured(
-    name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger]
+    name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger], bases: Versions
 ) -> list[EvalReport]:
     def steps() -> Steps[list[EvalReport] | None]:
-        finished = yield from fitting(name, folder, recipe)
+        finished = yield from fitting(name, folder, recipe, versions=bases)
         raw = finished and (yield from ingested(recipe, pinned(recipe, work)))
         return (yield from measure(finished, recipe, raw, split)) if finished and raw else None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from flows.command_line.registry_options import open_registry
 from ftlib.config import user_path
 from ftlib.errors import ModelError
+from ftlib.models.adapter import Versions
 from ftlib.models.checkpoint import model_in
 from ftlib.models.folder import package_folder
 from ftlib.storage.model_folders import fetch_folder
@@ -32,8 +33,13 @@ def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
             f"{spec!r} is no folder here; give a model folder, package:module/folder, s3://bucket/folder, or a version "
             "as name@3"
         )
-    opened = open_registry(uri, endpoint_url)
-    version = opened.resolve(spec)
-    target = cache / "versions" / version.manifest
-    opened.pull(version, target)
-    return target
+    return versions(uri, endpoint_url)(spec)
+
+
+def versions(uri: str, endpoint_url: str | None) -> Versions:
+    """Return what gives the folder of a registry's version, pulled once into the user's cache."""
+
+    def folder(spec: str) -> Path:
+        return open_registry(uri, endpoint_url).folder_of(spec, make_cache(user_cache()) / "versions")
+
+    return folder

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.command_line.console import stdout_console
-from flows.jobs import found_companions
+from flows.jobs import bases, found_companions
 from flows.steps import Inputs, pinned, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.merging.candidates import Candidates
-from ftlib.models.folder import find_model
+from ftlib.models.adapter import find_any
 from ftlib.recipe.preflight import check_labels
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
@@ -115,7 +115,7 @@ def _facts(step: Step, made: Artifact | None) -> str:
 
 def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunPlan:
     """Plan a run. Raises RecipeError, ModelError or DataError where the run would."""
-    model, companions = find_model(recipe.model), found_companions(recipe)
+    model, companions = find_any(recipe.model, bases(recipe, work)), found_companions(recipe)
     check_resources(recipe)
     planner = Planner(work, prepare)
     walk(steps(recipe, work, Inputs(model, pinned(recipe, work), companions=companions)), planner.look)

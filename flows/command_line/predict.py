@@ -8,6 +8,7 @@ from typing import BinaryIO
 import click
 
 from flows.command_line.console import emit, json_option
+from flows.command_line.model_places import versions
 from flows.command_line.registry_options import called, facts, key_option, open_registry, registry_options
 from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
@@ -36,7 +37,7 @@ def predict(
     """
     name, folder, about = _located(version, key, uri, endpoint_url)
     with called(name, folder):
-        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size)
+        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size, versions(uri, endpoint_url))
         if as_json:
             answers = [prediction.model_dump(mode="json") for prediction in predictions]
             emit(answers, {**about, "predictions": answers}, as_json)

@@ -20,6 +20,7 @@ from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.merging.candidate_weights import mix_into
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.in_memory import model_of
 from ftlib.progress import emit
 from ftlib.training.compute import Compute
 from ftlib.workspace import exclusive, write_durably
@@ -95,14 +96,19 @@ class Predictor:
 
     def _at(self, candidate: Candidate) -> nn.Module:
         scales = walks_by_scaling(candidate)
-        key = (scales, *(part.digest() for part in (candidate.start, candidate.end, *candidate.siblings)))
+        alone = candidate.end.form == "adapter" and not scales
+        key = (
+            scales,
+            alone and candidate.digest(),
+            *(part.digest() for part in (candidate.start, candidate.end, *candidate.siblings)),
+        )
         if self._model is None or self._key != key:
             self._model = self._adapter = None  # never two models in memory
             self._model, self._adapter = self._load(candidate, scales=scales)
             self._key = key
         if self._adapter is not None:
             return self._adapter.at(candidate.alpha or 0.0)
-        if candidate.mixes:
+        if candidate.mixes and not alone:
             mix_into(self._model, candidate)
         return self._model
 
@@ -111,4 +117,6 @@ class Predictor:
         if scales:
             adapter = AdapterSweep(candidate, kind)
             return adapter.model.to(self._device), adapter
+        if candidate.end.form == "adapter":
+            return model_of(candidate, kind).to(self._device), None
         return load(candidate.start, kind).to(self._device), None

@@ -16,13 +16,15 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import IntegrityError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import load, load_tokenizer, load_with_gaps
+from ftlib.kinds.loading import load_tokenizer, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
 from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
 from ftlib.kinds.split import PreparedSplit
-from ftlib.merging.candidate_weights import mix_into
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.in_memory import model_of
+from ftlib.models.checkpoint import Base
+from ftlib.models.quiet import quiet
 
 ROWS = 8
 TOLERANCE = 1e-5
@@ -39,8 +41,7 @@ def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) 
     Raises IntegrityError if the difference is above `TOLERANCE` (`PADDING_TOLERANCE` from the rows alone) or no
     number, or if labels are named otherwise; ModelError if the folder does not load.
     """
-    ours = load(candidate.start, data.kind)
-    mix_into(ours, candidate)
+    ours = model_of(candidate, data.kind)
     theirs = _as_a_stranger(folder, data.kind)
     _check_labels(theirs, candidate.end.labels)
     _check_tokenizer(theirs, load_tokenizer(folder), data.kind)
@@ -54,12 +55,36 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
     """
     from peft import PeftModel
 
-    ours = load(candidate.start, data.kind)
-    mix_into(ours, candidate)
+    ours = model_of(candidate, data.kind)
     # The head is as random as a stranger's: what the adapter does not bring shows.
     bare, _ = load_with_gaps(base, data.kind, **KINDS[data.kind].head().config(candidate.end.labels))
     theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
     return _compared("adapter", theirs.eval(), ours, candidate, data, ADAPTER_TOLERANCE)
+
+
+def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, data: PreparedDataset) -> float:
+    """As `logit_difference`, for a folder that is an adapter: stock peft puts it over the stock base, as its card says.
+
+    Sums are the candidate's own, in its order, so no more is allowed than between dense weights read in fp32.
+    """
+    from peft import PeftModel
+    from transformers import AutoConfig
+
+    ours = model_of(candidate, data.kind)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    loading: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    with quiet():
+        stock = (
+            KINDS[data.kind]
+            .head()
+            .auto_class.from_pretrained(
+                base.uri, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
+            )
+        )
+        theirs: Any = PeftModel.from_pretrained(stock, folder)
+    _check_labels(theirs, candidate.end.labels)
+    _check_tokenizer(theirs, load_tokenizer(folder), data.kind)
+    return _compared("adapter", theirs.eval(), ours, candidate, data, TOLERANCE)
 
 
 def _compared(

@@ -31,9 +31,10 @@ def takes(model: nn.Module, name: str) -> bool:
     return name in _arguments(model)
 
 
-def _arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+def _arguments(model: nn.Module) -> frozenset[str]:
     plain = cast(Any, getattr(model, "get_base_model", lambda: model)())  # what peft wraps takes anything
-    return inspect.signature(plain.forward).parameters
+    found = inspect.signature(plain.forward).parameters.values()
+    return frozenset(one.name for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Collator:
     tokens: int | None
     """Rows of the model's embedding; None where its config does not say."""
     arguments: frozenset[str]
-    """What the model's forward pass takes: tokenizers give segments to models that have no use for them."""
+    """What the model's forward pass takes, by name: tokenizers give segments to models that have no use for them."""
     device: torch.device
 
     @classmethod
@@ -55,7 +56,7 @@ class Collator:
         return cls(
             pad_token_id=own.pad_token_id if getattr(own, "pad_token_id", None) is not None else 0,
             tokens=getattr(own, "vocab_size", None),
-            arguments=frozenset(_arguments(model)),
+            arguments=_arguments(model),
             device=next(model.parameters()).device if device is None else device,
         )
 
@@ -74,7 +75,7 @@ class Collator:
             if column.name not in rows or (isinstance(column, Marks) and column.name not in self.arguments):
                 continue
             cells = rows[column.name]
-            if column.name not in self.arguments:
+            if self.arguments and column.name not in self.arguments:
                 raise ModelError(
                     f"the rows hold the input {column.name!r}, and the model takes "
                     f"{', '.join(sorted(self.arguments))}: give a model of this modality, or another format"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +17,20 @@ from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
-from ftlib.models.checkpoint import Checkpoint
-from ftlib.models.folder import check_model, check_no_code, check_tokenizer, copy_tokenizer, read_config
+from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
+from ftlib.models.checkpoint import Base, Checkpoint
+from ftlib.models.folder import (
+    GENERATION_CONFIG,
+    check_model,
+    check_no_code,
+    check_tokenizer,
+    copy_tokenizer,
+    read_config,
+)
 from ftlib.models.limits import load_config
 from ftlib.models.quiet import quiet
 from ftlib.models.special_tokens import kept_apart
+from ftlib.models.tensor_files import read_header
 from ftlib.wording import counted, some
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
@@ -29,7 +41,9 @@ def load(checkpoint: Checkpoint, kind: BatchKind, dropout: float | None = None) 
 
     Raises ModelError if it cannot be loaded or if a tensor would be left at random.
     """
-    return load_for_training(checkpoint.weights_folder, kind, dropout)
+    if checkpoint.base is None:
+        return load_for_training(checkpoint.weights_folder, kind, dropout)
+    return load_adapter(checkpoint.folder, Path(checkpoint.base.uri), kind, dropout)
 
 
 def load_model(folder: Path, kind: BatchKind) -> nn.Module:
@@ -45,16 +59,20 @@ def load_language_model(folder: Path) -> nn.Module:
     return load_model(folder, next(kind.name for kind in KINDS.values() if kind.language))
 
 
-def load_with_gaps(folder: Path, kind: BatchKind, **config: object) -> tuple[nn.Module, set[str]]:
+def load_with_gaps(
+    folder: Path, kind: BatchKind, described_by: Path | None = None, /, **config: object
+) -> tuple[nn.Module, set[str]]:
     """Load a folder and say which tensors it lacked (freshly initialised from torch's current seed).
 
-    `config` overrides the model's own, for example `num_labels`. Raises ModelError for a folder that `check_model`
+    `config` overrides the model's own, for example `num_labels`; `described_by` is the folder whose config and
+    tokenizer count instead of its own. Raises ModelError for a folder that `check_model`
     refuses, that stock transformers cannot load, or whose weights are not finite.
     """
     loader = KINDS[kind].head().auto_class
     check_model(folder)
-    settled = load_config(folder, **config)
-    settle(settled, folder, kind, lambda: load_tokenizer(folder))
+    described = described_by or folder
+    settled = load_config(described, **config)
+    settle(settled, described, kind, lambda: load_tokenizer(described))
     try:
         with quiet():
             model, info = loader.from_pretrained(
@@ -108,23 +126,105 @@ _DROPOUTS = (
 
 def load_for_training(folder: Path, kind: BatchKind, dropout: float | None) -> nn.Module:
     """Load a folder with every dropout of its config set to `dropout`, if that is given."""
+    model, missing = load_with_gaps(folder, kind, **_dropouts(folder, dropout))
+    _check_no_gaps(folder, missing)
+    return model
+
+
+def _dropouts(folder: Path, dropout: float | None) -> dict[str, Any]:
     config = read_config(folder)
-    changed: dict[str, object] = {} if dropout is None else {key: dropout for key in _DROPOUTS if key in config}
+    changed: dict[str, Any] = {} if dropout is None else {key: dropout for key in _DROPOUTS if key in config}
     if dropout is not None and config.get("classifier_dropout", None) is not None:
         changed["classifier_dropout"] = dropout
-    model, missing = load_with_gaps(folder, kind, **changed)
+    return changed
+
+
+def _check_no_gaps(folder: Path, missing: Collection[str]) -> None:
     if missing:
         raise ModelError(
             f"{folder} lacks {counted(len(missing), 'tensor')}, among them {some(sorted(missing), 3)}; copy or "
             "download it again"
         )
-    return model
+
+
+def load_adapter(folder: Path, base: Path, kind: BatchKind, dropout: float | None = None) -> nn.Module:
+    """Load a base's weights with an adapter's config, and put the adapter over them by peft; frozen, in eval mode.
+
+    What the base lacks the adapter must bring whole, as a head that was trained. Raises ModelError if it does not, or
+    if the two do not fit together.
+    """
+    model, missing = load_with_gaps(base, kind, folder, **_dropouts(folder, dropout))
+    wrapped, brought = put_over(model, folder)
+    _check_no_gaps(base, missing - brought)
+    return wrapped
+
+
+def put_over(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
+    """Put an adapter over a model, and return the model's parameters that it replaces whole.
+
+    Raises ModelError if a tensor of the adapter has no place in the model, or a place no tensor.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    config = read_adapter(folder)
+    try:
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")  # transformers' own about its names; missing keys are looked for below
+            wrapped: Any = PeftModel.from_pretrained(cast(Any, model), folder, is_trainable=False)
+        have: set[str] = {*get_peft_model_state_dict(wrapped)}
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder} ({config['peft_type']}) cannot be put over its base: {first_line(error)}; give the model that "
+            "it was trained over"
+        ) from error
+    names = {span.name for span in read_header(folder / WEIGHTS).spans}
+    if stray := sorted(have ^ names):
+        raise ModelError(
+            f"{folder} ({config['peft_type']}) does not fit its base: {len(stray)} tensors are on one side only, among "
+            f"them {stray[0]}; give the model that it was trained over"
+        )
+    _check_finite(wrapped, folder)
+    return cast("nn.Module", wrapped).eval(), {name.removeprefix(ADAPTED) for name in names}
+
+
+ADAPTED = "base_model.model."
+"""What peft puts before the names of the parameters of the model that it wraps."""
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Say whether peft has put an adapter over a model."""
+    return hasattr(model, "peft_config")
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """Return a model with the adapter over it, if any, merged into its weights.
+
+    Raises ModelError for an adapter that has no merged form, as prompts have none.
+    """
+    if not is_adapted(model):
+        return model
+    wrapped: Any = model
+    try:
+        return cast("nn.Module", wrapped.merge_and_unload(safe_merge=True))
+    except (AttributeError, NotImplementedError, ValueError) as error:
+        method = wrapped.peft_config["default"].peft_type.value
+        raise ModelError(
+            f"{method} has no merged form ({first_line(error)}): go on with the same tuning, or start from the base"
+        ) from error
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """Return the names of the top-level modules with parameters that are not the body: the task head."""
-    body = cast(Any, model).base_model_prefix
-    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
+    """Return the names of the top-level modules with parameters that are not the body: the task head.
+
+    Under an adapter they are those of the copies that it trains.
+    """
+    plain: Any = cast(Any, model).get_base_model() if is_adapted(model) else model
+    children = [(name, child) for name, child in plain.named_children() if name != plain.base_model_prefix]
+    found = {name: child for name, child in children if any(True for _ in child.parameters())}
+    if plain is model:
+        return [*found]
+    whole = [child.modules_to_save.default if hasattr(child, "modules_to_save") else child for child in found.values()]
+    return [name for name, module in model.named_modules() if any(module is one for one in whole)]
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -173,3 +273,26 @@ def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenize
     with quiet():
         cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
     copy_tokenizer(tokenizer_from, folder)
+
+
+def save_adapter(model: nn.Module, folder: Path, like: Path, base: Base) -> None:
+    """Write what peft has put over a model, and what says how it is asked: nothing is merged.
+
+    Config and tokenizer are byte copies of those in `like`, the checkpoint that it was trained from. `base` is what a
+    loader puts it over.
+    """
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peft, that the base has no config it could fetch
+        cast(Any, model).save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # a card without contents
+    write_adapter_config(folder, {**read_adapter(folder), "base_model_name_or_path": base.name, "revision": None})
+    write_base(folder, base)
+    copy_beside(like, folder)
+
+
+def copy_beside(source: Path, target: Path) -> None:
+    """Copy what lies beside a model's weights byte for byte: config, generation settings, tokenizer."""
+    for name in ("config.json", GENERATION_CONFIG):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    copy_tokenizer(source, target)

@@ -2,19 +2,23 @@
 
 W0 + alpha (s B A) is what mixing the merged weights gives, so it is the same model to rounding; a switch of alpha
 takes milliseconds at any model size. It holds for LoRA and rsLoRA that moved nothing else. DoRA normalises after
-adding, and a trained head, bias or token embedding is not scaled by anything: those are mixed as merged weights.
+adding, and a trained head, bias or token embedding is not scaled by anything: a dense end with those is mixed as merged
+weights, an adapter's own are mixed here with the start's.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
+import torch
 from torch import nn
 
 from ftlib.config import BatchKind
-from ftlib.kinds.loading import load
-from ftlib.merging.adapters import WEIGHTS, unscaled
+from ftlib.kinds.loading import load, put_over
+from ftlib.merging.adapters import plain_name, unscaled, whole_ends
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.methods.lerp import lerp
+from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import adapter_in
 from ftlib.models.folder import tensor_spans
 
@@ -22,9 +26,12 @@ from ftlib.models.folder import tensor_spans
 def walks_by_scaling(candidate: Candidate) -> bool:
     """Say whether scaling the end's adapter gives the candidate, to fp32 rounding.
 
-    The ends are not walked to: they are byte copies. Neither are weights that are stored in less than fp32: what is
-    measured must be what is served, after rounding.
+    An adapter over dense weights always is. Of a dense end the points are: the ends are not walked to, they are byte
+    copies. Neither are weights that are stored in less than fp32: what is measured must be what is served, after
+    rounding.
     """
+    if candidate.end.form == "adapter":
+        return candidate.mixes and candidate.start.form == "dense"
     merge, adapter = candidate.merge, candidate.end.adapter
     if merge is None or merge.scaling() is None or merge.whole_copy() is not None:
         return False
@@ -38,12 +45,17 @@ class AdapterSweep:
     """theta0 in memory with the adapter beside it."""
 
     def __init__(self, candidate: Candidate, kind: BatchKind) -> None:
-        from peft import PeftModel
         from peft.tuners.lora import LoraLayer
 
-        base = load(candidate.start, kind)
-        model: Any = PeftModel.from_pretrained(cast(Any, base), adapter_in(candidate.end.path))
-        self.model: nn.Module = model.eval()
+        start, end = candidate.start, candidate.end
+        kept = end.form == "adapter"
+        self.model = load(end, kind) if kept else put_over(load(start, kind), adapter_in(end.path))[0]
+        whole = whole_ends(end.folder, start.weights_folder) if kept else {}
+        self._whole = [
+            (parameter, *whole[plain_name(name)])
+            for name, parameter in self.model.named_parameters()
+            if ".original_module." not in name and plain_name(name) in whole
+        ]
         self._scalings = [
             (cast("dict[str, float]", module.scaling), dict(cast("dict[str, float]", module.scaling)))
             for module in self.model.modules()
@@ -55,4 +67,8 @@ class AdapterSweep:
         for scaling, own in self._scalings:
             for name, value in own.items():
                 scaling[name] = alpha * value
+        with torch.no_grad():
+            for parameter, start, end in self._whole:
+                lerp(start, end, alpha, mixed := torch.empty_like(end))
+                parameter.copy_(start if alpha == 0.0 else mixed)
         return self.model

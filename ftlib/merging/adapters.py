@@ -7,93 +7,41 @@ that were trained in full (heads, biases) lie in the folder as they ended and ar
 
 from __future__ import annotations
 
-import json
 import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ftlib.config import BatchKind
-from ftlib.errors import ModelError, first_line
+from ftlib.errors import ModelError
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import load_model, save_model
+from ftlib.kinds.loading import ADAPTED, load_model, merged, put_over, save_model
 from ftlib.merging.methods.lerp import lerp
+from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
-from ftlib.models.folder import (
-    ADAPTER_CONFIG,
-    check_no_code,
-    copy_tokenizer,
-    labels_of,
-    read_config,
-    read_json,
-    tensor_spans,
-)
-from ftlib.models.tensor_files import Span, read_header
+from ftlib.models.folder import copy_tokenizer, labels_of, read_config, tensor_spans
+from ftlib.models.tensor_files import Span
 from ftlib.models.torch_dtypes import DTYPES
 
-WEIGHTS = "adapter_model.safetensors"
-
-_PREFIX = "base_model.model."
 _WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
 """Modules that peft puts between a name and its parameter; trained biases are saved with them."""
 _BASE_MOVED = ("pissa", "olora", "corda", "loftq")
 """Ways to start an adapter that change the weights below it: what its folder stands on is not the base model."""
 
 
-def read_adapter(folder: Path) -> dict[str, Any]:
-    """Read an adapter's config.
-
-    Raises ModelError if it is none, asks for code of its own, or its weights are missing, damaged, a pickle, or of
-    another rank than it says.
-    """
-    path = folder / ADAPTER_CONFIG
-    if not path.is_file():
-        raise ModelError(f"{folder} has no {ADAPTER_CONFIG}; it is not an adapter as peft writes it")
-    found = read_json(path)
-    config = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-    if not isinstance(config.get("peft_type"), str):
-        raise ModelError(f"{path} names no peft_type; it is not an adapter as peft writes it")
-    check_no_code(folder)
-    if not (folder / WEIGHTS).is_file():
-        pickled = "; adapter_model.bin is a pickle and is never opened: save it as safetensors"
-        absent = "; save the adapter there again"
-        raise ModelError(f"{folder} has no {WEIGHTS}{pickled if (folder / 'adapter_model.bin').is_file() else absent}")
-    spans = read_header(folder / WEIGHTS).spans
-    if config["peft_type"] == "LORA":
-        _check_scaling(path, config, spans)
-    return config
-
-
-def _check_scaling(path: Path, config: Mapping[str, Any], spans: Iterable[Span]) -> None:
-    """Refuse a rank that is not the matrices': an adapter counts alpha / r times, whatever lies in its file."""
-    ranks, alphas = ((config.get(name) or {}).values() for name in ("rank_pattern", "alpha_pattern"))
-    for name, numbers in (("r", (config.get("r"), *ranks)), ("lora_alpha", (config.get("lora_alpha"), *alphas))):
-        for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int | float) or (name == "r" and number < 1):
-                raise ModelError(f"{path}: {name} must be a number, got {number!r}; save the adapter again")
-    for span in spans:
-        if span.name.endswith(".lora_A.weight") and span.shape[:1] and span.shape[0] not in {config["r"], *ranks}:
-            said = ", ".join(str(rank) for rank in dict.fromkeys((config["r"], *ranks)))
-            raise ModelError(
-                f"{path} says rank {said}, but {span.name} has rank {span.shape[0]}: it would count by another factor "
-                "than it was trained with; restore the config that it was saved with"
-            )
-
-
 def unscaled(adapter: Path) -> list[str]:
     """Return what of an adapter its scaling does not reach; empty for plain LoRA and rsLoRA."""
     config = read_adapter(adapter)
-    found = [*_immovable(config), *(["modules_to_save"] if config.get("modules_to_save") else [])]
+    found = [*immovable(config), *(["modules_to_save"] if config.get("modules_to_save") else [])]
     return [*found, *(["bias"] if config.get("bias", "none") != "none" else [])]
 
 
-def _immovable(config: dict[str, Any]) -> list[str]:
+def immovable(config: dict[str, Any]) -> list[str]:
     """Return what is neither scaled nor mixed."""
     found = [name for name in ("use_dora", "trainable_token_indices", "lora_bias") if config.get(name)]
     start = str(config.get("init_lora_weights")).lower()
@@ -114,12 +62,12 @@ def write_scaled(
     adding, and some ways to start change the base.
     """
     config = read_adapter(adapter)
-    if alpha != 1.0 and (immovable := _immovable(config)):
+    if alpha != 1.0 and (why := immovable(config)):
         raise ModelError(
-            f"{adapter} cannot be scaled ({', '.join(immovable)}): its place on the line is another model's; "
+            f"{adapter} cannot be scaled ({', '.join(why)}): its place on the line is another model's; "
             "write merged weights instead"
         )
-    tensors = _tensors(adapter)
+    tensors = adapter_tensors(adapter)
     spans = tensor_spans(base)
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
@@ -133,7 +81,7 @@ def write_scaled(
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     if stands_on:
         config["base_model_name_or_path"], config["revision"] = stands_on
-    (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_adapter_config(out, config)
     copy_tokenizer(adapter, out)
     return whole
 
@@ -144,12 +92,12 @@ def _check_fit(tensors: dict[str, Tensor], spans: dict[str, Span], adapter: Path
         inner, lora_a, rest = name.partition(".lora_A.")
         if not lora_a or f"{inner}.lora_B.{rest}" not in tensors:
             continue
-        below = spans.get(_WRAPPERS.sub(".", inner.removeprefix(_PREFIX)) + ".weight")
+        below = spans.get(plain_name(inner) + ".weight")
         made = (tensors[f"{inner}.lora_B.{rest}"].shape[0], a.shape[1])
         if below is None or sorted(below.shape[:2]) != sorted(made):  # GPT-2 keeps its matrices the other way round
             has = "no such tensor" if below is None else f"one of shape {[*below.shape]}"
             raise ModelError(
-                f"{adapter} changes {inner.removeprefix(_PREFIX)!r} by a matrix of shape {[*made]}, and {base} has "
+                f"{adapter} changes {inner.removeprefix(ADAPTED)!r} by a matrix of shape {[*made]}, and {base} has "
                 f"{has}; give the model that the adapter was trained over"
             )
 
@@ -171,7 +119,8 @@ def stands_elsewhere(adapter: Path, base: Path) -> list[str]:
         raise ModelError(f"{over}, but {error}: give the model that the adapter was trained over") from error
 
 
-def _tensors(adapter: Path) -> dict[str, Tensor]:
+def adapter_tensors(adapter: Path) -> dict[str, Tensor]:
+    """Read an adapter's tensors. Raises ModelError for a damaged file, and for values that are not finite."""
     try:
         tensors = load_file(adapter / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -183,7 +132,7 @@ def _tensors(adapter: Path) -> dict[str, Tensor]:
 
 
 def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) -> Span:
-    span = spans.get(_WRAPPERS.sub(".", name.removeprefix(_PREFIX)))
+    span = spans.get(plain_name(name))
     if span is None:
         raise ModelError(
             f"the adapter holds {name!r} whole, and {base} has no such tensor to mix it with; give the model whose "
@@ -195,6 +144,20 @@ def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) ->
             f"{[*span.shape]}; give the model that the adapter was trained over"
         )
     return span
+
+
+def whole_ends(adapter: Path, base: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the start and the end of what an adapter holds whole, by the parameter's name in the plain model."""
+    tensors, spans = adapter_tensors(adapter), tensor_spans(base)
+    whole = {name: end for name, end in tensors.items() if ".lora_" not in name}
+    return {
+        plain_name(name): (_mixed(_base_span(name, end, spans, base), end, 0.0), end) for name, end in whole.items()
+    }
+
+
+def plain_name(name: str) -> str:
+    """Return what a parameter under an adapter is called in the plain model."""
+    return _WRAPPERS.sub(".", name.removeprefix(ADAPTED).replace(".modules_to_save.default.", ".modules_to_save."))
 
 
 def _mixed(span: Span, end: Tensor, alpha: float) -> Tensor:
@@ -212,29 +175,15 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
 
     The whole model is in memory meanwhile. Raises ModelError if the two do not fit together or cannot be merged.
     """
-    from peft import PeftModel, get_peft_model_state_dict
-
     config = read_adapter(adapter)
-    model = load_model(base, _kind(adapter, config, base))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # transformers' own about its names; missing keys are looked for below
-            wrapped: Any = PeftModel.from_pretrained(cast(Any, model), adapter, is_trainable=False)
-        if stray := sorted(get_peft_model_state_dict(wrapped).keys() ^ _tensors(adapter).keys()):
-            raise ValueError(
-                f"{len(stray)} tensors are on one side only, among them {stray[0]}; is it the base it was trained over?"
-            )
-        merged: nn.Module = wrapped.merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{adapter} ({config['peft_type']}) cannot be merged into {base}: {first_line(error)}"
-        ) from error
+    over, _ = put_over(load_model(base, _kind(adapter, config, base)), adapter)
+    made = merged(over)
     spans = tensor_spans(base)
-    for name, tensor in (*merged.named_parameters(), *merged.named_buffers()):
+    for name, tensor in (*made.named_parameters(), *made.named_buffers()):
         if name in spans and tensor.is_floating_point():
             tensor.data = tensor.data.to(DTYPES[spans[name].dtype])
-    cast(Any, merged).config.dtype = next(iter(_floating(spans.values())), torch.float32)
-    save_model(merged, out, labels_of(base), base)
+    cast(Any, made).config.dtype = next(iter(_floating(spans.values())), torch.float32)
+    save_model(made, out, labels_of(base), base)
     copy_tokenizer(adapter, out)  # its own, where tokens were added
 
 

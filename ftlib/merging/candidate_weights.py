@@ -9,25 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from ftlib.errors import ModelError
+from ftlib.merging.adapter_points import check_point, write_point
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.engine import stream
 from ftlib.merging.files import Merged, write_merge
 from ftlib.merging.methods import Average
 from ftlib.merging.plan import Input, Plan, Task, plan_merge
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.adapter import WEIGHTS, adapter_digest
+from ftlib.models.checkpoint import Base, Checkpoint
+from ftlib.models.tensor_files import read_header
 from ftlib.wording import some
 
 log = logging.getLogger(__name__)
 
 
-def check_candidate(candidate: Candidate) -> Plan:
-    """Check, from records and headers alone, that a candidate's weights mean something; return what will be done.
+def check_candidate(candidate: Candidate) -> None:
+    """Check, from records and headers alone, that a candidate's weights mean something.
 
     Raises ModelError that names what differs: lineage, labels, tokenizer, a fresh head, or tensors.
     """
     if candidate.merge is not None:
         check_lineage(candidate.start, (candidate.end, *candidate.siblings))
-    return _plan(candidate, candidate.parts)
+    if candidate.end.form == "adapter":
+        check_point(candidate)
+    else:
+        _plan(candidate, candidate.parts)
 
 
 def check_lineage(start: Checkpoint, tuned: tuple[Checkpoint, ...]) -> None:
@@ -72,13 +78,26 @@ def mix_into(model: nn.Module, candidate: Candidate) -> None:
         _note(stream(plan, put))
 
 
-def write_candidate(candidate: Candidate, out: Path) -> Merged:
+def write_candidate(candidate: Candidate, out: Path, base: Base | None = None) -> Merged:
     """Write a candidate's model folder: safetensors, config and tokenizer; see `write_merge`.
 
-    At alpha 0 and 1 every file is a byte copy of that end's.
+    At alpha 0 and 1 every file is a byte copy of that end's. Where the end is an adapter it is an adapter's folder,
+    over `base`, or over what the end stands on.
     """
     if candidate.merge is not None:
         check_candidate(candidate)
+    if stands_on := base or candidate.end.base:
+        write_point(candidate, out, stands_on)
+        spans = read_header(out / WEIGHTS).spans
+        return Merged(
+            folder=str(out.absolute()),
+            files=tuple(sorted(path.name for path in out.iterdir())),
+            tensors=len(spans),
+            copied=0 if candidate.mixes else len(spans),
+            bytes=(out / WEIGHTS).stat().st_size,
+            weights=adapter_digest(out, stands_on),
+            warnings=(),
+        )
     merged = write_merge(_plan_made(candidate), out)
     _note(merged.warnings)
     return merged

@@ -18,21 +18,37 @@ from ftlib.workspace import RECORD, read_record
 def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
     """Find a checkpoint by a folder of the train stage, or by `name@3`, which is pulled to `cache` and verified.
 
-    Raises ModelError for a folder without a record or a version that does not say what it was trained from;
-    StorageError if there is no such version.
+    Raises ModelError for a folder without a record, an adapter, or a version that does not say what it was trained
+    from; StorageError if there is no such version.
     """
     folder = user_path(spec)
     if folder.is_dir():
         found = read_record(folder, Checkpoint)
         if found is None:
             raise ModelError(f"{folder} has no {RECORD}; give a folder under stages/train of a work folder")
-        return found
+        return _dense(found, spec)
     if not re.fullmatch(r"[^@]+@[0-9]+", spec):  # an alias moves, and with it what the same recipe means
         raise ModelError(f"sibling {spec!r} is no folder; give a folder of the train stage, or a version as name@3")
     version = registry.resolve(spec)
     target = cache / version.manifest
+    manifest = registry.manifest(version)
+    if manifest.base:
+        raise _adapter(spec, manifest.base.name)
     registry.pull(version, model_in(target))
-    return _of_version(str(version), registry.manifest(version), target)
+    return _of_version(str(version), manifest, target)
+
+
+def _dense(found: Checkpoint, spec: str) -> Checkpoint:
+    if found.base:
+        raise _adapter(spec, found.base.name)
+    return found
+
+
+def _adapter(spec: str, base: str) -> ModelError:
+    return ModelError(
+        f"sibling {spec!r} is an adapter over {base}, and siblings are mixed as dense weights; give one that was "
+        "trained with keep: merged"
+    )
 
 
 def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:

@@ -14,6 +14,8 @@ Form = Literal["dense", "adapter"]
 """How a checkpoint holds its weights: every tensor, or what peft puts over the tensors of another model."""
 
 ADAPTER_CONFIG = "adapter_config.json"
+BASE = "base.json"
+"""Beside an adapter's config: which model it stands on, by name and digest."""
 
 
 class Base(Config):
@@ -38,19 +40,22 @@ def adapter_in(folder: Path) -> Path:
 
 
 class FoundModel(Identified):
-    """A base model found on this machine: a folder of safetensors, config and tokenizer."""
+    """A model to start from, found on this machine: a folder of safetensors, or an adapter's, config and tokenizer."""
 
     name: str
     """How the recipe calls it."""
     uri: str
     weights: str
-    """The sha256 over the weight files and config."""
+    """The sha256 over the weight files and config; of an adapter also its base's."""
     tokenizer: str
     """The sha256 over the tokenizer's files."""
     generation: str = ""
     """The sha256 of generation_config.json, which is handed on beside the weights; empty where there is none."""
     reads: str = ""
     """The sha256 over what config.json says but for labels and files: how far it reads, and which tokens, follows."""
+    form: Form = "dense"
+    base: Base | None = None
+    """What an adapter stands on; None for dense weights."""
 
     @property
     def folder(self) -> Path:

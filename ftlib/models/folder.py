@@ -15,7 +15,7 @@ from typing import Any, cast
 from ftlib.config import user_path
 from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
-from ftlib.models.checkpoint import ADAPTER_CONFIG, FoundModel
+from ftlib.models.checkpoint import ADAPTER_CONFIG, BASE, FoundModel
 from ftlib.models.reference import ModelRef
 from ftlib.models.tensor_files import PACKED, Span, TensorFile, only_once, read_header, read_tensors
 
@@ -57,17 +57,29 @@ def find_model(ref: ModelRef) -> FoundModel:
 
     Raises ModelError if it is missing or has no tokenizer, and what `check_model` raises.
     """
-    folder = _locate(ref)
+    folder = locate(ref)
     check_model(folder)
     check_tokenizer(folder)
     return FoundModel(
         name=ref.path if ref.revision is None else f"{ref.path}@{ref.revision}",
         uri=str(folder),
-        weights=digest([[path.name, file_digest(path)] for path in [folder / "config.json", *weight_files(folder)]]),
-        tokenizer=tokenizer_digest(folder),
-        generation=file_digest(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else "",
-        reads=_digest_of_config(read_config(folder)),
+        weights=files_digest(folder),
+        **facts_beside(folder),
     )
+
+
+def files_digest(folder: Path) -> str:
+    """Return the sha256 over a dense model's config and weight files: its `FoundModel.weights`."""
+    return digest([[path.name, file_digest(path)] for path in [folder / "config.json", *weight_files(folder)]])
+
+
+def facts_beside(folder: Path) -> dict[str, Any]:
+    """Return the fields of `FoundModel` that say what lies beside the weights."""
+    return {
+        "tokenizer": tokenizer_digest(folder),
+        "generation": file_digest(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else "",
+        "reads": _digest_of_config(read_config(folder)),
+    }
 
 
 def _digest_of_config(config: dict[str, Any]) -> str:
@@ -146,7 +158,8 @@ def _quantised(folder: Path, how: str) -> ModelError:
     )
 
 
-def _locate(ref: ModelRef) -> Path:
+def locate(ref: ModelRef) -> Path:
+    """Return the folder that a model is in. Raises ModelError if it is not here, and the hub does not give it."""
     if ref.path.startswith("package:"):
         return package_folder(ref.path)
     folder = user_path(ref.path)
@@ -204,10 +217,11 @@ def is_adapter(folder: Path) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a model folder's config.json.
 
-    Raises ModelError if it is absent or not a JSON object, if its labels are not numbered from 0, or for an adapter.
+    Raises ModelError if it is absent or not a JSON object, if its labels are not numbered from 0, or for an adapter
+    that does not say in `base.json` what it stands on.
     """
     path = folder / "config.json"
-    if is_adapter(folder):
+    if is_adapter(folder) and (not (folder / BASE).is_file() or any(folder.glob("model*.safetensors"))):
         raise ModelError(_adapter(folder, beside=path.is_file()))
     if not path.exists():
         raise ModelError(f"{folder} has no config.json; it is not a transformers model folder: give one that is")

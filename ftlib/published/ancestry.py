@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from ftlib.fingerprint import digest
+from ftlib.models.adapter import FILES, found_adapter_digest
+from ftlib.models.checkpoint import Base
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.versions import RECORDS_AT_ONCE, Manifest, Version
 
@@ -64,6 +66,11 @@ def _identities(manifest: Manifest) -> Iterator[str]:
     if published := (lineage.get("weights") or {}).get("published"):
         yield published
     files = {file.path: file.sha256 for file in manifest.files if "/" not in file.path}
+    if manifest.base:
+        if {*FILES} <= files.keys():
+            stands_on = Base(name=manifest.base.name, weights=manifest.base.weights)
+            yield found_adapter_digest(files, stands_on)
+        return
     shards = sorted(path for path in files if path.endswith(".safetensors"))
     if "config.json" in files and shards:
         yield digest([[path, files[path]] for path in ("config.json", *shards)])
@@ -73,5 +80,6 @@ def _sources(manifest: Manifest) -> set[str]:
     """Return the digests of the weights that went into a version."""
     lineage = cast("dict[str, Any]", manifest.lineage)
     weights, base = lineage.get("weights") or {}, lineage.get("base_model") or {}
-    found = [*(weights.get("siblings") or ()), weights.get("start"), base.get("weights")]
+    below = manifest.base and manifest.base.weights
+    found = [*(weights.get("siblings") or ()), weights.get("start"), base.get("weights"), below]
     return {str(source) for source in found if source}

@@ -17,7 +17,7 @@ from ftlib.evaluation.selection import Selection
 from ftlib.kinds.kind import KINDS, Kind
 from ftlib.merging.candidates import Candidate
 from ftlib.models.folder import read_config
-from ftlib.published.usage import adapter_usage, usage
+from ftlib.published.usage import adapter_usage, adapter_version_usage, usage
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST
@@ -38,8 +38,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 f"# {recipe.publish.name}",
                 escaped(recipe.publish.description or f"{_kind(recipe).title}, fine-tuned from {model.name}."),
                 "## Use",
-                usage(recipe),
-                *_adapter(evidence),
+                *_use(evidence),
                 "## Results",
                 table(text_table(results(evidence.final, selection, recipe.evaluations))),
                 f"Measured on the {REPORT} splits, which took part neither in training nor in the choice of this "
@@ -60,6 +59,12 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
         )
         + "\n"
     )
+
+
+def _use(evidence: Evidence) -> list[str]:
+    if evidence.selection.chosen.end.form == "adapter":
+        return [adapter_version_usage(evidence.recipe, evidence.model.base or evidence.model)]
+    return [usage(evidence.recipe), *_adapter(evidence)]
 
 
 def _adapter(evidence: Evidence) -> list[str]:
@@ -84,14 +89,14 @@ def _front_matter(evidence: Evidence) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe, model, selection = evidence.recipe, evidence.model, evidence.selection
-    kind = _kind(recipe)
+    kind, stands_on = _kind(recipe), (model.base or model).name
     cells = evidence.measured(selection.chosen.name).values()
     data = ModelCardData(
         model_name=recipe.publish.name,
         license=recipe.publish.license,
-        base_model=model.name.partition("@")[0] if _is_hub_name(model.name) else None,
+        base_model=stands_on.partition("@")[0] if _is_hub_name(stands_on) else None,
         datasets=_hub_datasets(recipe) or None,
-        library_name="transformers",
+        library_name="peft" if selection.chosen.end.form == "adapter" else "transformers",
         pipeline_tag=kind.pipeline,
         tags=_tags(recipe, selection),
         metrics=sorted({metric for cell in cells for metric in cell.metrics}),

@@ -6,7 +6,7 @@ import json
 
 from ftlib.data.formats.base import Prompting
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import FoundModel
+from ftlib.models.checkpoint import Base, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.wording import block, code
 
@@ -65,6 +65,26 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
             f"from peft import PeftModel\nfrom transformers import {loader}\n\n"
             f"base = {loader}.from_pretrained({place}{head})\n"
             f'model = PeftModel.from_pretrained(base, "{_FOLDER}/adapter")'
+        )
+    )
+
+
+def adapter_version_usage(recipe: Recipe, base: FoundModel | Base) -> str:
+    """Return Markdown that loads a version that is an adapter, with stock peft over the stock base model."""
+    loader, (name, _, revision) = KINDS[recipe.phases[-1].objective.needs].auto_class, base.name.partition("@")
+    hub = bool(revision) and not revision.isdecimal()
+    place = f'{_quoted(name)}, revision="{revision}"' if hub else '"path/to/the/base/model"'
+    where = "" if hub else f" The base is {code(base.name)}: give its folder yourself."
+    return (
+        "This version is an adapter: it holds what training changed, and is put over the base model, whose weights "
+        f"have the digest `{base.weights[:16]}`.{where} `reglage predict` finds and compares it.\n\n"
+        + _python(
+            f"from peft import PeftModel\nfrom transformers import AutoConfig, {loader}, AutoTokenizer\n\n"
+            f'folder = "{_FOLDER}"\n'
+            f"config = AutoConfig.from_pretrained(folder)\n"
+            f'base = {loader}.from_pretrained({place}, config=config, dtype="float32")\n'
+            "model = PeftModel.from_pretrained(base, folder)\n"
+            "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )
     )
 

@@ -11,10 +11,11 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.identity import places, published
 from ftlib.data.iob2 import completed
 from ftlib.data.prepared import split_file
-from ftlib.errors import DataError, StorageError
+from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
-from ftlib.recipe.recipe import Recipe
+from ftlib.models.checkpoint import Form
+from ftlib.recipe.recipe import Recipe, form_misfits
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
 from ftlib.wording import counted, some
@@ -97,6 +98,12 @@ def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
                 f"select: {path!r} is undefined on the {counted(facts.rows, f'{SELECTION} row')} of evaluation "
                 f"{name!r}: {metric.undefined_where}; add such rows, or choose by another metric"
             )
+
+
+def check_forms(recipe: Recipe, start: Form) -> None:
+    """Raise RecipeError if what the phases end in, from a base model of this form, cannot be interpolated as asked."""
+    if problems := list(form_misfits(recipe, start)):
+        raise RecipeError("\n".join(problems))
 
 
 def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], reads: Callable[[], int | None]) -> None:

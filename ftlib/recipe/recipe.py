@@ -16,6 +16,7 @@ from ftlib.evaluation.metrics import Metric
 from ftlib.evaluation.selection import Select
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
+from ftlib.models.checkpoint import Form
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
@@ -92,6 +93,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _interpolation_misfits(recipe)
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
+    yield from form_misfits(recipe, "dense")
 
 
 def _secrets(value: object, place: str = "") -> Iterator[str]:
@@ -365,6 +367,34 @@ def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
             f"publish.adapter: one scale gives the points of a straight line alone; interpolation {method.kind!r} must "
             "be 'wise_ft' without modules and depth, or 'off'"
         )
+
+
+def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
+    """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
+    forms = [start]
+    for phase in recipe.phases:
+        forms.append(phase.tuning.leaves or forms[-1])
+    method = recipe.interpolation
+    if forms[-2:] == ["adapter", "dense"] and method.mixes:
+        yield (
+            f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
+            "adapter: give it tuning.keep: adapter, or use kind: off"
+        )
+    if forms[-1] == "dense" or not recipe.phases:
+        return
+    last = recipe.phases[-1]
+    where = f"phases[{last.name}].tuning: ends in an adapter"
+    if method.mixes and not method.is_line:
+        yield (
+            f"{where}, whose points lie on a straight line; interpolation {method.kind!r} must be 'wise_ft' without "
+            "modules and depth, or 'off', or set keep: merged"
+        )
+    elif method.mixes and not last.tuning.adapter_scales:
+        yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
+    if recipe.publish.adapter:
+        yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
+    if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
+        yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
 
 
 def _these(names: Iterable[str]) -> str:

@@ -107,6 +107,13 @@ class ModelRegistry(RegistryReader):
                 flush_folder(target.parent)
         return True
 
+    def folder_of(self, spec: str, cache: Path) -> Path:
+        """Return a folder of `cache` with the version that `name@3` or `name@champion` means now; pulled once."""
+        version = self.resolve(spec)
+        target = cache / version.manifest
+        self.pull(version, target)
+        return target
+
     def verify(self, version: Version, key: PublicKey | None = None) -> list[Fault]:
         """Read every byte of a version again and return what is not as its manifest says.
 

@@ -55,6 +55,15 @@ class File(Config):
         return f"blobs/sha256/{self.sha256[:2]}/{self.sha256}"
 
 
+class StandsOn(Config):
+    """The model that an adapter's version is put over; it is not among the version's files."""
+
+    name: str
+    """A folder, `package:module/folder`, `owner/name@<commit>` of the hub, or a version `name@3`."""
+    weights: str
+    """The digest of its config and weight files."""
+
+
 class Manifest(Config):
     """What a version is, a pure function of its content: no clock, no host, so equal content has an equal digest."""
 
@@ -67,6 +76,15 @@ class Manifest(Config):
     """evaluation/metric on the report split; None where its rows do not define the metric."""
     lineage: dict[str, JsonValue]
     """What it was made from and by; see `ftlib.stages.register`."""
+    form: Literal["dense", "adapter"] = "dense"
+    base: StandsOn | None = None
+    """What an adapter stands on; None for dense weights."""
+
+    @model_validator(mode="after")
+    def _names_its_base(self) -> Manifest:
+        if (self.form == "adapter") != (self.base is not None):
+            raise ValueError("an adapter names its base, and nothing else does")
+        return self
 
     @model_validator(mode="after")
     def _is_a_folder(self) -> Manifest:
@@ -80,8 +98,9 @@ class Manifest(Config):
         return self
 
     def canonical(self) -> bytes:
-        """Return the bytes that are stored and hashed."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False).encode()
+        """Return the bytes that are stored and hashed; of dense weights as they were before there were forms."""
+        said = self.model_dump(mode="json", exclude={"form", "base"} if self.form == "dense" else set())
+        return json.dumps(said, sort_keys=True, indent=1, ensure_ascii=False).encode()
 
     def digest(self) -> str:
         """Return the sha256 of those bytes; the manifest's name in the registry."""

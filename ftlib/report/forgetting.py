@@ -71,13 +71,12 @@ def _compared(found: Evidence, reference: Checkpoint, name: str) -> Float[np.nda
     from ftlib.evaluation.forward_pass import resources
     from ftlib.kinds.loading import load
     from ftlib.kinds.open_split import open_split
-    from ftlib.merging.candidate_weights import mix_into
+    from ftlib.merging.in_memory import model_of
 
     data, chosen = found.prepared[found.recipe.evaluations[name].dataset], found.selection.chosen
     split = open_split(split_file(data.path, REPORT), ())
     with resources(found.recipe.compute) as device:
-        ours = load(chosen.start, data.kind)
-        mix_into(ours, chosen)
+        ours = model_of(chosen, data.kind)
         theirs = load(reference, data.kind).to(device)
         return token_divergence(
             theirs, ours.to(device), split, lambda done: emit(f"compare {name}", done, len(split), "rows")

@@ -120,6 +120,8 @@ def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Fig
         losses[name] = [float(table.nll.sum() / table.targets.sum()) for table in tables]
     chosen = evidence.selection.chosen
     alpha = chosen.alpha or 0.5
+    if "adapter" in (chosen.start.form, chosen.end.form):  # no file holds what it makes of each layer
+        return [diagnosis.loss_path(folder, alphas, losses, of_scores=of_scores)]
     from ftlib.merging.layer_distances import layer_distances
 
     layers = layer_distances(chosen.start.weights_folder, chosen.end.weights_folder, alpha)

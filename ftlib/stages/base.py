@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -33,10 +34,13 @@ class BaseJob(Job):
 def base(job: BaseJob, work: Workspace) -> Checkpoint:
     """Return the base model as a checkpoint, whose config names the token that rows are filled up with.
 
-    Raises ModelError if more than its head would be random, if there is no such token, or if an answer would depend on
-    it.
+    An adapter is copied as it is, and must have that head. Raises ModelError if more than its head would be random, if
+    there is no such token, or if an answer would depend on it.
     """
-    return work.once(job, Checkpoint, lambda folder: _build(job, folder))
+    if job.model.base is None:
+        return work.once(job, Checkpoint, lambda folder: _build(job, folder))
+    made = work.once(job, Checkpoint, lambda folder: _build_adapter(job, folder))
+    return made.model_copy(update={"base": job.model.base})  # which says where the base is today
 
 
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
@@ -70,6 +74,46 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
         parameters=sum(p.numel() for p in model.parameters()),
         trained_parameters=0,
     )
+
+
+def _build_adapter(job: BaseJob, folder: Path) -> Checkpoint:
+    from ftlib.kinds.loading import copy_beside, load, load_tokenizer
+    from ftlib.kinds.padding import check_padding
+    from ftlib.models.adapter import FILES, adapter_digest, write_base
+    from ftlib.models.folder import config_digest, labels_of
+    from ftlib.models.limits import limits_of
+
+    source, base, target = Path(job.model.uri), job.model.base, model_in(folder)
+    assert base is not None
+    labels = labels_of(source) if job.labels else ()
+    if not _knows(source, KINDS[job.kind].head().config(job.labels), job):
+        raise ModelError(
+            f"{job.model.name} is an adapter whose head answers {', '.join(labels) or 'something else'}, and asked is "
+            f"{', '.join(job.labels) or job.kind}: a head of its own needs a model to stand on, so start from "
+            f"{base.name}"
+        )
+    target.mkdir()
+    for name in FILES:
+        shutil.copyfile(source / name, target / name)
+    copy_beside(source, target)
+    write_base(target, base)
+    made = Checkpoint(
+        uri=str(folder),
+        weights=adapter_digest(target, base),
+        parent=None,
+        tokenizer=job.model.tokenizer,
+        config=config_digest(target),
+        phase="base",
+        fresh_head=False,
+        labels=labels,
+        parameters=0,
+        trained_parameters=0,
+        form="adapter",
+        base=base,
+    )
+    model = load(made, job.kind)
+    check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
+    return made.model_copy(update={"parameters": sum(p.numel() for p in model.parameters())})
 
 
 def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from ftlib.config import REPORT
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
-from ftlib.models.checkpoint import adapter_in
+from ftlib.models.checkpoint import Base, adapter_in
 from ftlib.models.shards import write_shards
 from ftlib.published.card import model_card
 from ftlib.published.lineage import index_rows, lineage
@@ -18,7 +18,7 @@ from ftlib.recipe.evidence import Evidence
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.signing import Signer
-from ftlib.registry.versions import Manifest, file_of
+from ftlib.registry.versions import Manifest, StandsOn, file_of
 from ftlib.report.report import Report
 from ftlib.workspace import RECORD, Workspace
 
@@ -85,8 +85,9 @@ def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry
 
 
 def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVersion:
-    from ftlib.evaluation.publish_check import adapter_difference, logit_difference
+    from ftlib.evaluation.publish_check import adapter_difference, adapter_version_difference, logit_difference
 
+    stands_on = _stands_on(job.evidence)
     staging = folder / "staging"
     manifest = _stage(job, staging)
     chosen = job.evidence.selection.chosen
@@ -94,6 +95,9 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
     differences: list[float] = []
 
     def check(copy: Path) -> None:
+        if stands_on:
+            differences.append(adapter_version_difference(copy, stands_on, chosen, data))
+            return
         differences.append(logit_difference(copy, chosen, data))
         if job.evidence.recipe.publish.adapter:
             adapter_difference(adapter_in(copy), Path(job.evidence.model.uri), chosen, data)
@@ -118,10 +122,12 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     from ftlib.merging.candidate_weights import write_candidate
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
-    merged = write_candidate(chosen, staging)
+    stands_on = _stands_on(job.evidence)
+    merged = write_candidate(chosen, staging, stands_on)
     format = recipe.published_format()
     settle_tokenizer(staging, format.yields, format.special_tokens)
-    write_shards(staging, int(1e6 * recipe.publish.shard_mb))
+    if not stands_on:
+        write_shards(staging, int(1e6 * recipe.publish.shard_mb))
     if recipe.publish.adapter:
         _stage_adapter(job.evidence, adapter_in(staging))
     (staging / "plots").mkdir()
@@ -143,7 +149,20 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
             for kind, estimate in cell.metrics.items()
         },
         lineage=lineage(job.evidence, merged.weights, merged.warnings, indexes),
+        form=chosen.end.form,
+        base=StandsOn(name=stands_on.name, weights=stands_on.weights) if stands_on else None,
     )
+
+
+def _stands_on(evidence: Evidence) -> Base | None:
+    """Return what a published adapter is put over: the base model, which everyone has; None for dense weights.
+
+    In the work folder it stands on the last phase's start, which has another head: the adapter brings its own.
+    """
+    if evidence.selection.chosen.end.form == "dense":
+        return None
+    model = evidence.model
+    return model.base or Base(name=model.name, weights=model.weights, uri=model.uri)
 
 
 def _stage_adapter(evidence: Evidence, folder: Path) -> None:

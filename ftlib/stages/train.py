@@ -11,8 +11,9 @@ from typing import ClassVar, Literal
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
 from ftlib.fingerprint import Job
+from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
-from ftlib.models.folder import config_digest, weights_digest
+from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
@@ -58,7 +59,12 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
     Raises TrainingError on a broken invariant, TransientError if workers were lost too often.
     """
-    return work.once(job, Checkpoint, lambda folder: _build(job, folder), resumable=True)
+    made = work.once(job, Checkpoint, lambda folder: _build(job, folder), resumable=True)
+    if made.base is None:
+        return made
+    # A record says no places: the job knows where the base is today.
+    place = job.start.base.uri if job.start.base else str(job.start.folder)
+    return made.model_copy(update={"base": made.base.model_copy(update={"uri": place})})
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
@@ -70,8 +76,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
-        start=str(job.start.folder),
-        fresh_head=job.start.fresh_head,
+        start=job.start,
         parts=tuple(
             Part(name=name, folder=part.uri, share=share)
             for (name, share), part in zip(job.phase.parts.items(), job.parts, strict=True)
@@ -96,8 +101,9 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / "best.safetensors").unlink(missing_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
+    base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(
-        weights=weights_digest(model_in(folder)),
+        weights=adapter_digest(model_in(folder), base) if base else weights_digest(model_in(folder)),
         parent=job.start.weights,
         tokenizer=job.start.tokenizer,
         config=config_digest(model_in(folder)),
@@ -107,4 +113,6 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         parameters=job.start.parameters,
         trained_parameters=int(facts.pop("trained_parameters")),
         facts=facts,
+        form="adapter" if base else "dense",
+        base=base,
     )

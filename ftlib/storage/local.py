@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from typing_extensions import override
+
 from ftlib.config import user_path
 from ftlib.errors import IntegrityError
 from ftlib.storage.files import appearing, copy, expect, flush, flush_folder, local_errors, make_folder, missing
-from ftlib.storage.store import safe_relpath
+from ftlib.storage.store import Store, safe_relpath
 
 
-class LocalStore:
+class LocalStore(Store):
     """A folder on a local or shared disk that has hard links."""
 
     def __init__(self, root: Path) -> None:
@@ -29,8 +31,8 @@ class LocalStore:
         """Return the folder's absolute path."""
         return str(self.root)
 
+    @override
     def read(self, path: str) -> bytes | None:
-        """See Store."""
         target = self._path(path)
         with local_errors(target):
             try:
@@ -38,8 +40,8 @@ class LocalStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    @override
     def create(self, path: str, data: bytes) -> bool:
-        """See Store."""
         target = self._path(path)
         with local_errors(target, len(data)), self._temporary() as (temporary, stream):
             stream.write(data)
@@ -52,8 +54,8 @@ class LocalStore:
             flush_folder(target.parent)
             return True
 
+    @override
     def put_file(self, source: Path, path: str, sha256: str) -> None:
-        """See Store."""
         target = self._path(path)
         needed = source.stat().st_size
         with local_errors(target, needed), self._temporary() as (temporary, stream), source.open("rb") as data:
@@ -63,8 +65,8 @@ class LocalStore:
             temporary.replace(target)
             flush_folder(target.parent)
 
+    @override
     def get_file(self, path: str, target: Path, sha256: str) -> None:
-        """See Store."""
         source = self._path(path)
         with local_errors(source, self.size(path) or 0), appearing(target) as stream:
             try:
@@ -74,16 +76,16 @@ class LocalStore:
                 raise IntegrityError(missing(str(source))) from None
             expect(sha256, found, str(source))
 
+    @override
     def list(self, folder: str) -> list[str]:
-        """See Store."""
         where = self._path(folder)
         with local_errors(where):
             if not where.is_dir():
                 return []
             return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(where))
 
+    @override
     def size(self, path: str) -> int | None:
-        """See Store."""
         target = self._path(path)
         with local_errors(target):
             try:
@@ -91,15 +93,15 @@ class LocalStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    @override
     def discard(self, path: str) -> bool:
-        """See Store."""
         target = self._path(path)
         with local_errors(target):
             target.unlink(missing_ok=True)
             return True
 
+    @override
     def leftovers(self, *, remove: bool) -> list[str]:
-        """See Store."""
         folder = self.root / ".tmp"
         with local_errors(folder):
             return self._of_the_dead(folder, remove=remove) if folder.is_dir() else []

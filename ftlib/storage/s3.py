@@ -10,10 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from typing_extensions import override
+
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.storage.files import appearing, expect, local_errors, missing
 from ftlib.storage.s3_client import S3Client
-from ftlib.storage.store import safe_relpath
+from ftlib.storage.store import Store, safe_relpath
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,7 +28,7 @@ RANGE_BYTES = 32 * 2**20  # of a download, which is not held in memory; a reques
 HASH_BYTES = 2**18
 
 
-class S3Store:
+class S3Store(Store):
     """A prefix of an S3 bucket; credentials and region come from the environment, as every AWS tool reads them.
 
     Each request is retried until `deadline` seconds have passed, and fails at once for what no retry can change.
@@ -43,23 +45,23 @@ class S3Store:
         """Return s3://bucket/prefix."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
+    @override
     def read(self, path: str) -> bytes | None:
-        """See Store."""
         try:
             return self._cat(path)
         except FileNotFoundError:
             return None
 
+    @override
     def create(self, path: str, data: bytes) -> bool:
-        """See Store."""
         try:
             self._call("put_object", path, Body=data, IfNoneMatch="*")
         except FileExistsError:
             return False
         return True
 
+    @override
     def put_file(self, source: Path, path: str, sha256: str) -> None:
-        """See Store."""
         with source.open("rb") as stream:
             if source.stat().st_size <= PART_BYTES:
                 data = stream.read()
@@ -100,8 +102,8 @@ class S3Store:
         expect(sha256, running.hexdigest(), stream.name)
         return parts
 
+    @override
     def get_file(self, path: str, target: Path, sha256: str) -> None:
-        """See Store."""
         size = self.size(path)
         if size is None:
             raise IntegrityError(missing(f"{self.uri}/{path}"))
@@ -122,8 +124,8 @@ class S3Store:
                     found.update(buffer[:count])
             expect(sha256, found.hexdigest(), f"{self.uri}/{path}")
 
+    @override
     def list(self, folder: str) -> list[str]:
-        """See Store."""
         prefix = f"{self._key(folder)}/"
         names: list[str] = []
         page: dict[str, Any] = {}
@@ -142,15 +144,15 @@ class S3Store:
             if not page.get("IsTruncated"):
                 return sorted(name for name in names if name)
 
+    @override
     def size(self, path: str) -> int | None:
-        """See Store."""
         try:
             return int(self._call("head_object", path)["ContentLength"])
         except FileNotFoundError:
             return None
 
+    @override
     def discard(self, path: str) -> bool:
-        """See Store."""
         try:
             self._call("delete_object", path)
         except StorageError:

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from ftlib.data.prepared import split_file
 from ftlib.errors import TrainingError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import head_modules, load_for_training
+from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training import checkpoints
@@ -102,7 +102,7 @@ class Loop:
         )
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
-        fresh = head if plan.fresh_head else []
+        fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
         shares = [part.share for part in plan.parts]
         self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
@@ -319,6 +319,8 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
 def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
     """Return the phase's model as it is before step 0, on the CPU, and its head's modules; the same bits every time."""
     torch.manual_seed(plan.seed)
-    model = load_for_training(Path(plan.start), plan.kind, dropout)
+    model = load(plan.start, plan.kind, dropout)
+    if plan.phase.tuning.leaves == "dense":
+        model = merged(model)
     head = head_modules(model)
     return plan.phase.tuning.prepare(model, plan.kind, head), head

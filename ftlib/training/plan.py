@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ftlib.config import BatchKind, Config
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 
@@ -24,10 +25,7 @@ class Plan(Config):
 
     fingerprint: str
     """The job's: the run's name, and what its checkpoints are compared with."""
-    start: str
-    """The starting checkpoint's `model/` folder."""
-    fresh_head: bool = False
-    """Whether that checkpoint's head is still as random as it was made."""
+    start: Checkpoint
     parts: tuple[Part, ...]
     """What it trains on: one dataset, or the parts of a mixture, by name."""
     run: str

@@ -22,8 +22,9 @@ from ftlib import errors
 from ftlib.data.prepared import split_file
 from ftlib.errors import ReglageError, StorageError, TrainingError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import save_model
+from ftlib.kinds.loading import save_adapter, save_model
 from ftlib.kinds.open_split import open_split
+from ftlib.models.adapter import base_of
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
 from ftlib.training.asking import Asking
@@ -127,8 +128,11 @@ def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None
     trainable = [p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in trained.unused]
     check_moved(model, trained, lambda: _gradients(model, trained, plan))
     model.load_state_dict(trained.weights)
-    plain = plan.phase.tuning.finish(model, adapter_in(run))
-    save_model(plain, model_in(run), plan.labels, Path(plan.start))
+    if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
+        save_adapter(model, model_in(run), plan.start.folder, base_of(plan.start))
+    else:
+        plain = plan.phase.tuning.finish(model, adapter_in(run))
+        save_model(plain, model_in(run), plan.labels, plan.start.folder)
     facts = {
         **trained.facts,
         "trained_parameters": sum(trainable),

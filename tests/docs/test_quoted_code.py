@@ -120,7 +120,7 @@ def train_with(member: dict[str, Any], start: Checkpoint, data: PreparedDataset,
     phase = Phase.model_construct(name="tune", dataset="d", optimizer=settings, dropout=0.0, **fields)
     plan = Plan.model_construct(
         fingerprint="0" * 16,
-        start=str(start.path / "model"),
+        start=start,
         parts=(Part(name="d", folder=data.uri),),
         run=str(folder),
         kind="labeled",

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import TypeAdapter
 
+from flows.command_line.doctor import _extensions
 from ftlib import extensions
 from ftlib.config import Config
 from ftlib.errors import RecipeError
@@ -209,7 +210,7 @@ def test_what_cannot_join_is_one_line_each_and_reading_a_recipe_is_refused(insta
     installed("acme-toys", metric={"most": "acme_toys:Most", "bare": "acme_toys:Bare", "mean": "acme_toys:Mean"})
     installed("acme-more", "2.0", metric={"most": "acme_toys:Most", "typo": "acme_toys:Most", "half": "acme_toys:Half"})
     installed("acme-rest", metric={"gone": "acme_gone:Gone", "no": "acme_toys:NotOurs", "unnamed": "acme_toys:Unnamed"})
-    installed("acme-rules", checker={"number": "acme_toys:__doc__", "absent": "acme_toys:absent"})
+    installed("acme-rules", checker={"number": "acme_toys:__doc__", "absent": "acme_toys:absent", "odd": "???"})
     assert read({"kind": "most"}).share == 1.0  # what is sound is there all the same
     with pytest.raises(RecipeError) as refused:
         load_recipe(tiny_recipe(tmp_path / "recipe"))
@@ -224,13 +225,18 @@ def test_what_cannot_join_is_one_line_each_and_reading_a_recipe_is_refused(insta
         "'no'": (ends["rest"], "is no class that extends ftlib.config.Config"),
         "'unnamed'": (ends["rest"], 'has no field `kind: Literal["name"] = "name"`'),
         "'number'": (ends["rules"], "is no function of a Recipe"),
+        "'odd'": (ends["rules"], "is not written as package.module:name"),
         "'absent'": (ends["rules"], "cannot be loaded: module 'acme_toys' has no attribute 'absent'"),
     }
     lines = str(refused.value).splitlines()
     assert len(lines) == len(wanted)
+    seen, *wrong = _extensions()
+    assert seen.ok
+    assert "most (acme-toys 1.0)" in seen.found
+    assert {f"{finding.found}; {finding.remedy}" for finding in wrong if not finding.ok} == {*lines}
     for name, (who, why) in wanted.items():
         (line,) = [line for line in lines if f" {name} of " in line]
-        assert f"{name} of {who} (acme_" in line
+        assert f"{name} of {who} (" in line
         assert f") {why}; repair or uninstall {who.partition(' ')[0]}" in line
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from typing_extensions import override
+
 from ftlib.evaluation.metrics.answer_scores import AnswerScore
 from ftlib.kinds.outcomes import SpanOutcomes
 
@@ -17,8 +19,8 @@ class AnswerExactMatch(AnswerScore):
 
     kind: Literal["answer_exact_match"] = "answer_exact_match"
 
+    @override
     def of_texts(self, outcomes: SpanOutcomes) -> Float[np.ndarray, " rows"]:
-        """See AnswerScore."""
         import numpy as np
 
         return outcomes.right.astype(np.float64)

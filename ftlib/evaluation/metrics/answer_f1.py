@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from typing_extensions import override
+
 from ftlib.evaluation.metrics.answer_scores import AnswerScore
 from ftlib.kinds.outcomes import SpanOutcomes
 
@@ -17,6 +19,6 @@ class AnswerF1(AnswerScore):
 
     kind: Literal["answer_f1"] = "answer_f1"
 
+    @override
     def of_texts(self, outcomes: SpanOutcomes) -> Float[np.ndarray, " rows"]:
-        """See AnswerScore."""
         return outcomes.overlap

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.metrics.draws import times_drawn
@@ -29,12 +31,12 @@ class AUROC(MetricBase):
     higher_is_better: ClassVar[bool] = True
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return "there is no label that some rows have and others have not"
 
+    @override
     def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
-        """See MetricBase."""
         return any(0 < count < rows for count in labels.values())
 
     def compute(self, outcomes: LabelTable) -> float:

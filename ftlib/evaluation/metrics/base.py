@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind, Config
 
 if TYPE_CHECKING:
@@ -88,6 +90,6 @@ class OfLabel(MetricBase):
     """One of the model's labels."""
 
     @property
+    @override
     def name(self) -> str:
-        """See MetricBase."""
         return f"{super().name}:{self.label}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.metrics.draws import share
@@ -26,8 +28,8 @@ class BitsPerByte(MetricBase):
     higher_is_better: ClassVar[bool] = False
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return "what is to be predicted spells no byte"
 
     def resampled(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from ftlib.evaluation.metrics.corpus_scores import CorpusScore
 
 
@@ -16,8 +18,8 @@ class Bleu(CorpusScore):
     lowercase: bool = False
     """Compare texts without regard to case."""
 
+    @override
     def scorer(self) -> Any:
-        """See CorpusScore."""
         from sacrebleu.metrics.bleu import BLEU
 
         return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True)  # force: no advice on stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.evaluation.metrics.corpus_scores import CorpusScore
 
@@ -16,8 +17,8 @@ class ChrF(CorpusScore):
     word_order: int = Field(default=0, ge=0, le=4)
     """Runs of up to so many words count too."""
 
+    @override
     def scorer(self) -> Any:
-        """See CorpusScore."""
         from sacrebleu.metrics.chrf import CHRF
 
         return CHRF(word_order=self.word_order)

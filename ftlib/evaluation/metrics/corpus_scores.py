@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.kinds.outcomes import CompletionOutcomes
@@ -26,8 +28,8 @@ class CorpusScore(MetricBase):
         raise NotImplementedError
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return "the references are empty"
 
     def compute(self, outcomes: CompletionOutcomes) -> float:
@@ -50,8 +52,8 @@ class CorpusScore(MetricBase):
         some = np.array([bool(text.strip()) for text in outcomes.references])
         return np.where(some[rows].any(axis=1), scores, np.nan)
 
+    @override
     def signature(self) -> str:
-        """See MetricBase."""
         scorer = self.scorer()
         scorer.num_refs = 1
         return str(scorer.get_signature())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.metrics.draws import share
@@ -24,8 +26,8 @@ class Correlation(OfScores):
     """A correlation of answers and scores; undefined where either are all the same."""
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return "all rows have the same score, or get the same answer"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.errors import DataError
 from ftlib.evaluation.metrics.base import MetricBase
@@ -28,18 +30,18 @@ class EntityScore(MetricBase):
     score: ClassVar[Score]
 
     @property
+    @override
     def name(self) -> str:
-        """See MetricBase."""
         return f"{super().name}:{self.type}" if self.type else super().name
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         what = f"entity of type {self.type!r}" if self.type else "entity"
         return f"the rows hold no {what}{' or none is said' if self.score == 'precision' else ''}"
 
+    @override
     def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
-        """See MetricBase."""
         return any(count and self.type in (None, tag[2:]) for tag, count in labels.items() if tag != "O")
 
     def resampled(

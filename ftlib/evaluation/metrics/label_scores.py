@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase, OfLabel
 from ftlib.evaluation.metrics.label_counts import OF_LABELS, LabelCounts, LabelTable, Score, position
@@ -23,12 +25,12 @@ class ScoreOfLabel(OfLabel):
     score: ClassVar[Score]
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return f"no row has the label {self.label!r}{' or none is predicted to' if self.score == 'precision' else ''}"
 
+    @override
     def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
-        """See MetricBase."""
         return labels.get(self.label, 0) > 0
 
     def resampled(
@@ -52,12 +54,12 @@ class AveragedScore(MetricBase):
     """Whether a label counts by its rows, or as much as any other."""
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return "no row has a label"
 
+    @override
     def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
-        """See MetricBase."""
         return any(labels.values())
 
     def resampled(
@@ -80,12 +82,12 @@ class PooledScore(MetricBase):
     score: ClassVar[Score]
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return f"no row has a label{' or none is predicted' if self.score == 'precision' else ''}"
 
+    @override
     def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
-        """See MetricBase."""
         return any(labels.values())
 
     def resampled(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.metrics.label_counts import LabelCounts
@@ -27,12 +29,12 @@ class MCC(MetricBase):
     higher_is_better: ClassVar[bool] = True
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return "all rows have the same label"
 
+    @override
     def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
-        """See MetricBase."""
         return sum(count > 0 for count in labels.values()) > 1
 
     def resampled(

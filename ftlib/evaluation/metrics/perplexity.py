@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.metrics.draws import share
@@ -23,8 +25,8 @@ class Perplexity(MetricBase):
     higher_is_better: ClassVar[bool] = False
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return "the rows have no token to predict"
 
     def resampled(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from typing_extensions import override
+
 from ftlib.evaluation.metrics.correlations import OfScores, centred
 from ftlib.evaluation.metrics.draws import share
 from ftlib.kinds.outcomes import ScoreOutcomes
@@ -22,8 +24,8 @@ class R2(OfScores):
     kind: Literal["r2"] = "r2"
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return "all rows have the same score"
 
     def resampled(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.kinds.outcomes import CompletionOutcomes
@@ -32,13 +34,13 @@ class Rouge(MetricBase):
     package: ClassVar[str | None] = "rouge_score"
 
     @property
+    @override
     def name(self) -> str:
-        """See MetricBase."""
         return self.variant
 
     @property
+    @override
     def undefined_where(self) -> str:
-        """See MetricBase."""
         return f"no reference has {'two words' if self.variant == 'rouge2' else 'a word'} of a to z and 0 to 9"
 
     def resampled(
@@ -50,8 +52,8 @@ class Rouge(MetricBase):
         scores, countable = self._scores(outcomes)
         return np.where(countable[rows].any(axis=1), scores[rows].mean(axis=1), np.nan)
 
+    @override
     def signature(self) -> str:
-        """See MetricBase."""
         from importlib.metadata import version
 
         return f"{self.variant}|f|stemmer:{'yes' if self.use_stemmer else 'no'}|rouge-score:{version('rouge-score')}"

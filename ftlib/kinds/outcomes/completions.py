@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.errors import DataError
 from ftlib.kinds.outcomes.tokens import TokenOutcomes
@@ -31,8 +33,8 @@ class CompletionOutcomes(TokenOutcomes):
             raise DataError("these outcomes hold no text that the model wrote; give the evaluation max_new_tokens")
         return self.predicted
 
+    @override
     def columns(self) -> dict[str, pa.Array]:
-        """See Outcomes."""
         import pyarrow as pa
 
         texts = {"reference": self.references, "predicted": self.predicted}
@@ -40,8 +42,8 @@ class CompletionOutcomes(TokenOutcomes):
         return {**columns, **super().columns()}
 
     @classmethod
+    @override
     def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> CompletionOutcomes:
-        """See Outcomes."""
         predicted = tuple(table["predicted"].to_pylist()) if "predicted" in table.column_names else None
         return cls(
             **common,

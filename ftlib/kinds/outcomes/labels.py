@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.kinds.outcomes.base import OF_ALL_ROWS, Outcomes
 
@@ -39,13 +41,13 @@ class LabelOutcomes(Outcomes):
             "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(self.labels)),
         }
 
+    @override
     def header(self) -> dict[str, object]:
-        """See Outcomes."""
         return {"labels": self.labels}
 
     @classmethod
+    @override
     def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> LabelOutcomes:
-        """See Outcomes."""
         labels: tuple[str, ...] = tuple(header["labels"])
         flat = table["probabilities"].combine_chunks().flatten().to_numpy()
         return cls(

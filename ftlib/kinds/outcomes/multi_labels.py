@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.kinds.outcomes.base import OF_ALL_ROWS, Outcomes
 
@@ -46,13 +48,13 @@ class MultiLabelOutcomes(Outcomes):
             "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(self.labels)),
         }
 
+    @override
     def header(self) -> dict[str, object]:
-        """See Outcomes."""
         return {"labels": self.labels}
 
     @classmethod
+    @override
     def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> MultiLabelOutcomes:
-        """See Outcomes."""
         import numpy as np
 
         labels: tuple[str, ...] = tuple(header["labels"])

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.kinds.outcomes.base import Outcomes
 
@@ -24,13 +26,13 @@ class ScoreOutcomes(Outcomes):
     gold: Float[np.ndarray, " rows"]
     predicted: Float[np.ndarray, " rows"]
 
+    @override
     def columns(self) -> dict[str, pa.Array]:
-        """See Outcomes."""
         import pyarrow as pa
 
         return {"gold": pa.array(self.gold, pa.float64()), "predicted": pa.array(self.predicted, pa.float64())}
 
     @classmethod
+    @override
     def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> ScoreOutcomes:
-        """See Outcomes."""
         return cls(**common, gold=table["gold"].to_numpy(), predicted=table["predicted"].to_numpy())

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.kinds.answer_text import best_overlap, is_right, normalized
 from ftlib.kinds.outcomes.base import Outcomes
@@ -93,8 +95,8 @@ class SpanOutcomes(Outcomes):
             return self.answers
         return tuple(tuple(filter(normalized, answers)) or ("",) for answers in self.answers)
 
+    @override
     def columns(self) -> dict[str, pa.Array]:
-        """See Outcomes."""
         import pyarrow as pa
 
         numbers = {"scores": self.scores, "null_scores": self.null_scores}
@@ -105,8 +107,8 @@ class SpanOutcomes(Outcomes):
         }
 
     @classmethod
+    @override
     def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> SpanOutcomes:
-        """See Outcomes."""
         answers = tuple(map(tuple, table["answers"].to_pylist()))
         return cls(
             **common,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.data.iob2 import entities, types_of
 from ftlib.kinds.outcomes.base import OF_ALL_ROWS, Outcomes
@@ -64,20 +66,20 @@ class TaggedOutcomes(Outcomes):
         right = np.array([sum(map(operator.eq, gold, predicted)) for gold, predicted in pairs], np.int64)
         return right, np.array([len(tags) for tags in self.gold], np.int64)
 
+    @override
     def columns(self) -> dict[str, pa.Array]:
-        """See Outcomes."""
         import pyarrow as pa
 
         words = pa.list_(pa.string())
         return {"gold": pa.array(self.gold, words), "predicted": pa.array(self.predicted, words)}
 
+    @override
     def header(self) -> dict[str, object]:
-        """See Outcomes."""
         return {"labels": self.labels}
 
     @classmethod
+    @override
     def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> TaggedOutcomes:
-        """See Outcomes."""
         gold, predicted = (tuple(map(tuple, table[name].to_pylist())) for name in ("gold", "predicted"))
         return cls(**common, labels=tuple(header["labels"]), gold=gold, predicted=predicted)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind
 from ftlib.kinds.outcomes.base import Outcomes
 
@@ -24,13 +26,13 @@ class TokenOutcomes(Outcomes):
     target_bytes: Int[np.ndarray, " rows"]
     """Bytes of UTF-8 that the targets spell."""
 
+    @override
     def columns(self) -> dict[str, pa.Array]:
-        """See Outcomes."""
         import pyarrow as pa
 
         return {"target_bytes": pa.array(self.target_bytes, pa.int64())}
 
     @classmethod
+    @override
     def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> TokenOutcomes:
-        """See Outcomes."""
         return cls(**common, target_bytes=table["target_bytes"].to_numpy())

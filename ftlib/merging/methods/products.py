@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from ftlib.merging.methods.kernel import BLOCK, Meter
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ class Products(Meter):
         self.from_first = from_first
         self.gram = [[0.0] * count for _ in range(count)]
 
+    @override
     def add(self, turn: int, tensors: Sequence[Tensor]) -> None:
-        """See Meter."""
         del turn
         for first in range(0, len(tensors[0]), BLOCK):
             wide = [tensor[first : first + BLOCK].double() for tensor in tensors]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ftlib.training.group import own_part
 from ftlib.training.penalties.base import Pull
@@ -23,8 +24,8 @@ class Quadratic(Pull):
         ]
 
     @torch.no_grad()
+    @override
     def add_gradient(self) -> torch.Tensor:
-        """See Pull."""
         loss = torch.zeros((), dtype=torch.float64)
         for parameter, strength, target in self._pulls:
             weights = own_part(parameter)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.config import BatchKind, Config
+from ftlib.models.checkpoint import Form
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,14 @@ class TuningBase(Config):
     def adapter_scales(self) -> bool:
         """Say whether its adapter times alpha is the model at alpha on the straight line."""
         return self.makes_adapter
+
+    @property
+    def leaves(self) -> Form | None:
+        """Return the form of checkpoint that its phase ends in; None for the form that the phase started from.
+
+        What leaves an adapter is saved as peft saves it, over what the phase started from: `finish` is not called.
+        """
+        return "dense"
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Set what trains, and return the model, wrapped if need be; called right after `torch.manual_seed`.

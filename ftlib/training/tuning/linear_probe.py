@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
 from ftlib.config import BatchKind
+from ftlib.models.checkpoint import Form
 from ftlib.training.tuning.base import Facts, Problem, TuningBase
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class LinearProbe(TuningBase):
     fits: ClassVar[frozenset[BatchKind] | None] = frozenset({"labeled"})
     takes_steps: ClassVar[bool] = False
     moves_head_only: ClassVar[bool] = True
+
+    @property
+    @override
+    def leaves(self) -> Form | None:
+        """The form that it starts from: an adapter brings the head."""
+        return None
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -12,6 +12,7 @@ from typing_extensions import override
 from ftlib.config import BatchKind
 from ftlib.errors import RecipeError, first_line
 from ftlib.kinds.kind import KINDS
+from ftlib.models.checkpoint import Form
 from ftlib.training.tuning.base import TuningBase
 
 if TYPE_CHECKING:
@@ -22,8 +23,14 @@ class LoRA(TuningBase):
     """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full.
 
     `use_rslora` scales by alpha / sqrt(rank) (arXiv 2312.03732); `use_dora` splits magnitude and direction
-    (arXiv 2402.09353). The checkpoint holds the merged weights, so what follows needs to know nothing of adapters.
+    (arXiv 2402.09353).
+
+        keep      the phase ends in                              from an adapter checkpoint it
+        merged    dense weights, the adapter beside them         merges that, and begins an adapter of its own
+        adapter   the adapter and head, over what it began on    goes on with that adapter, which must be of its shape
     """
+
+    introduced: ClassVar[Mapping[str, object]] = {"keep": "merged"}
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=8, gt=0)
@@ -38,9 +45,17 @@ class LoRA(TuningBase):
     """Scale by alpha / sqrt(rank) instead."""
     use_dora: bool = False
     """Learn magnitude and direction apart."""
+    keep: Literal["merged", "adapter"] = "merged"
+    """What the phase ends in: dense weights, or the adapter alone, over the model that it was trained over."""
 
     layer_decay: ClassVar[float] = 1.0
     makes_adapter: ClassVar[bool] = True
+
+    @property
+    @override
+    def leaves(self) -> Form:
+        """See TuningBase."""
+        return "adapter" if self.keep == "adapter" else "dense"
 
     @property
     @override
@@ -50,9 +65,14 @@ class LoRA(TuningBase):
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
-        """Wrap the model with adapters from torch's current seed. Raises RecipeError if `targets` matches nothing."""
+        """Wrap the model with adapters from torch's current seed, or go on with the one that is over it.
+
+        Raises RecipeError if `targets` matches nothing, or if the adapter to go on with has another shape.
+        """
         from peft import LoraConfig, get_peft_model
 
+        if hasattr(model, "peft_config"):
+            return self._going_on(model, kind, head)
         config = LoraConfig(
             task_type=KINDS[kind].task_type,
             r=self.rank,
@@ -71,9 +91,38 @@ class LoRA(TuningBase):
                 "it has"
             ) from error
 
+    def _going_on(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
+        """Put this tuning's own adapter where another is, with that one's weights: it computes the same.
+
+        B is multiplied by the old scaling over the new, since a point between start and end was scaled.
+        """
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+        from peft.tuners.lora import LoraLayer
+
+        old: Any = model
+        state = get_peft_model_state_dict(old)
+        scaling = {name: m.scaling["default"] for name, m in old.named_modules() if isinstance(m, LoraLayer)}
+        heads = [name.removeprefix("base_model.model.").removesuffix(".modules_to_save.default") for name in head]
+        own: Any = self.prepare(old.unload(), kind, heads)
+        shapes = {name: [*value.shape] for name, value in get_peft_model_state_dict(own).items()}
+        for name in sorted({*state, *shapes}):
+            theirs = [*state[name].shape] if name in state else None
+            if theirs != shapes.get(name):
+                raise RecipeError(
+                    f"tuning: the phase goes on with an adapter that has {name} of shape {theirs or 'none'}, but this "
+                    f"tuning makes {shapes.get(name) or 'none'}: give it that adapter's rank and targets, or start "
+                    "from the base"
+                )
+        for name, module in own.named_modules():
+            if isinstance(module, LoraLayer):
+                b = f"{name}.lora_B.weight"
+                state[b] = state[b] * (scaling[name] / module.scaling["default"])
+        set_peft_model_state_dict(own, state)
+        return own
+
     @override
     def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
-        """Write the adapter as peft does, and return the model with it merged into the weights."""
+        """Write the adapter as peft does, and return the model with it merged into the weights; for `keep: merged`."""
         wrapped = cast(Any, model)
         wrapped.save_pretrained(adapter)
         return cast("nn.Module", wrapped.merge_and_unload(safe_merge=True))

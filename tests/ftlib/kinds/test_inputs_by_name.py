@@ -186,7 +186,7 @@ def test_a_row_of_another_shape_is_one_line(tmp_path: Path) -> None:
 def test_a_model_of_another_modality_is_one_line(start: Checkpoint, tmp_path: Path) -> None:
     write_split(tmp_path / "x.arrow", "labeled", [PreparedRow("r", {"input_ids": [1, 2]}, "cold")])
     collate = Collator.of(load_model(start.path / "model", "labeled"))
-    with pytest.raises(ModelError, match="hold the input 'input_ids', and the model takes _, readings"):
+    with pytest.raises(ModelError, match="hold the input 'input_ids', and the model takes readings: "):
         open_split(tmp_path / "x.arrow", LABELS).batch([0], collate)
 
 

@@ -17,7 +17,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftlib.errors import ModelError
-from ftlib.merging.adapters import WEIGHTS, read_adapter, write_merged, write_scaled
+from ftlib.merging.adapters import write_merged, write_scaled
+from ftlib.models.adapter import WEIGHTS, read_adapter
 from ftlib.models.folder import ADAPTER_CONFIG, is_adapter
 from ftlib.testing import tiny_causal_lm, tiny_classifier
 
@@ -170,7 +171,7 @@ def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> N
     adapter = tuned(tmp_path / "adapter", base, modules_to_save=["classifier"])
     with pytest.raises(ModelError, match="give the model that the adapter was trained over"):
         write_scaled(adapter, wide, 0.5, tmp_path / "out")
-    with pytest.raises(ModelError, match="cannot be merged into"):
+    with pytest.raises(ModelError, match="cannot be put over its base"):
         write_merged(adapter, wide, tmp_path / "out")
     renamed = {name.replace("layer.1", "layer.7"): value for name, value in load_file(adapter / WEIGHTS).items()}
     save_file(renamed, adapter / WEIGHTS)  # peft itself warns of that and merges nothing

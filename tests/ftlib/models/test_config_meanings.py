@@ -13,9 +13,10 @@ import transformers
 from safetensors.torch import save_file
 
 from ftlib.errors import ModelError
-from ftlib.merging.adapters import WEIGHTS, read_adapter, stands_elsewhere
+from ftlib.merging.adapters import stands_elsewhere
 from ftlib.merging.methods import Average, Lerp
 from ftlib.merging.plan import Input, plan_merge
+from ftlib.models.adapter import WEIGHTS, read_adapter
 from ftlib.models.config_meanings import compare_configs
 from ftlib.testing import LABELS, tiny_classifier
 

@@ -84,7 +84,7 @@ class Recorded:
         asked = job(start, data, phase)
         plan = Plan(
             fingerprint=asked.fingerprint,
-            start=str(start.path / "model"),
+            start=start,
             parts=(Part(name="d", folder=data.uri),),
             run=str(run),
             kind="labeled",

@@ -102,7 +102,7 @@ def test_the_keys_biases_of_attention_have_no_gradient_beside_the_others(tmp_pat
     settings = Optimizer(learning_rate=1e-3, epochs=1, batch_size=8)
     phase = Phase(name="tune", dataset="d", objective=Classification(), tuning=Full(), optimizer=settings)
     plan = Plan(
-        fingerprint="f", start=str(start.path / "model"), parts=(Part(name="d", folder=data.uri),),
+        fingerprint="f", start=start, parts=(Part(name="d", folder=data.uri),),
         run=str(tmp_path), kind="labeled", labels=LABELS, phase=phase, precision="fp32", seed=1,
         compute=Compute(workers=0, threads=1),
     )  # fmt: skip

@@ -24,6 +24,6 @@ class Focal(Config):
         from torch.nn.functional import cross_entropy
 
         assert batch.targets is not None
-        logits = model(**batch.inputs()).logits
+        logits = model(**batch.inputs).logits
         nll = cross_entropy(logits.float(), batch.targets, reduction="none")
         return LossSum(((1 - (-nll).exp()) ** self.gamma * nll).sum(), len(batch.targets))

@@ -21,6 +21,7 @@ class Lines(Config):
     """The file."""
 
     drop_columns: ClassVar[tuple[str, ...]] = ()
+    hub_name: ClassVar[str | None] = None
 
     def list(self) -> tuple[ListedFile, ...]:
         """List the file. Raises DataError if it is not there."""
