@@ -267,10 +267,9 @@ def test_a_sweep_over_an_adapter_measures_what_each_point_answers(
     rows = np.arange(len(split))
     for point, file in zip(points, plan.files, strict=True):
         table = read_outcomes(Path(file))
+        ids = [tiny_row_id("test", i) for i in range(len(split))]
+        table = table.take(np.argsort([ids.index(row) for row in table.row_ids]))
         assert isinstance(table, LabelOutcomes)
-        table = table.take(
-            np.argsort([[*(tiny_row_id("test", i) for i in range(len(split)))].index(row) for row in table.row_ids])
-        )
         model = model_of(point, "labeled")
         with torch.inference_mode():
             said = model(**split.batch(rows, Collator.of(model)).inputs).logits.double().softmax(-1)

@@ -1,0 +1,151 @@
+"""A version that is an adapter, from its recipe to what is asked of it and trained from it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from flows import jobs
+from flows.steps import Inputs, Outcome, pinned, steps
+from ftlib.errors import ModelError, RecipeError
+from ftlib.models.adapter import find_any
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
+from ftlib.published.ancestry import Ancestry
+from ftlib.published.predict import predict
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.preflight import check_forms
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
+from ftlib.registry.outcome import ModelVersion
+from ftlib.stages.base import base
+from ftlib.stages.step import walk
+from ftlib.stages.train import train
+from ftlib.testing import tiny_recipe
+from ftlib.workspace import Workspace
+
+TEXTS = ["the screen stays blank", "please tell me again when the parcel will be here"]
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = tiny_recipe(folder)
+    recipe = yaml.safe_load(path.read_text())
+    recipe["phases"][1]["tuning"] = {"kind": "lora", "rank": 2, "keep": "adapter"}
+    recipe["phases"][1]["optimizer"]["learning_rate"] = 1e-2
+    recipe["select"] = {"rule": "fixed", "alpha": 0.5, "by": "away/accuracy"}
+    path.write_text(yaml.safe_dump({**recipe, **changes}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Workspace, Outcome, Path]:
+    folder = tmp_path_factory.mktemp("adapter")
+    recipe, work = load_recipe(written(folder)), Workspace(folder / "work")
+    given = Inputs(find_model(recipe.model), pinned(recipe, work))
+    outcome = walk(steps(recipe, work, given), lambda step: step.stage(step.job, work))
+    assert outcome is not None
+    registry = ModelRegistry(recipe.publish.to.store())
+    pulled = folder / "pulled"
+    registry.pull(registry.version(recipe.publish.name), pulled)
+    return recipe, work, outcome, pulled
+
+
+def test_a_version_is_an_adapter_over_the_base_model(ran: tuple[Recipe, Workspace, Outcome, Path]):
+    recipe, _, outcome, pulled = ran
+    assert isinstance(outcome.result, ModelVersion)
+    manifest = json.loads((pulled / "manifest.json").read_text())
+    found = find_model(recipe.model)
+    assert (manifest["form"], manifest["base"]) == ("adapter", {"name": recipe.model.path, "weights": found.weights})
+    assert not list(pulled.rglob("model*.safetensors"))
+    # The card's way, over a base whose head is a stranger's.
+    config = AutoConfig.from_pretrained(pulled)
+    stock = AutoModelForSequenceClassification.from_pretrained(found.uri, config=config, ignore_mismatched_sizes=True)
+    theirs: Any = peft.PeftModel.from_pretrained(stock, pulled).eval()
+    tokens = AutoTokenizer.from_pretrained(pulled)(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        said = theirs(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits.softmax(-1)
+    ours = list(predict(pulled, TEXTS))
+    np.testing.assert_allclose([[*one.model_dump()["probabilities"].values()] for one in ours], said, atol=1e-5)
+    card = (pulled / "README.md").read_text()
+    assert "PeftModel.from_pretrained(base, folder)" in card
+    assert "library_name: peft" in card
+
+
+def test_a_training_goes_on_from_a_version_that_is_an_adapter(
+    ran: tuple[Recipe, Workspace, Outcome, Path], tmp_path: Path
+):
+    recipe, _, outcome, pulled = ran
+    assert outcome.evidence is not None
+    work = Workspace(tmp_path)
+    model = find_any(ModelRef(path=str(pulled)), jobs.bases(recipe, work))
+    start = base(jobs.base_job(recipe, model, outcome.evidence.checkpoints[0].labels), work)
+    check_forms(recipe, start.form)
+    assert (start.form, start.base) == ("adapter", model.base)
+    trail = [start]
+    for phase in recipe.phases:
+        trail.append(train(jobs.train_job(recipe, phase, trail[-1], outcome.evidence.prepared), work))
+    assert [one.form for one in trail] == ["adapter"] * 3
+    assert all(one.base == start.base for one in trail)
+    one, other = (load_file(c.folder / "adapter_model.safetensors") for c in (trail[1], trail[2]))
+    assert {value.shape for value in one.values()} == {value.shape for value in other.values()}
+    dense = recipe.model_copy(update={"phases": (recipe.phases[0], load_recipe(tiny_recipe(tmp_path / "d")).phases[1])})
+    with pytest.raises(RecipeError, match="'wise_ft' mixes dense weights, and phase 'tune' starts from an adapter"):
+        check_forms(dense, "adapter")
+
+
+def test_what_a_version_was_made_over_is_known_by_its_bytes(ran: tuple[Recipe, Workspace, Outcome, Path]):
+    recipe = ran[0]
+    ancestry = Ancestry.read(ModelRegistry(recipe.publish.to.store()))
+    assert ancestry.parents(f"{recipe.publish.name}@1") == []
+    assert ancestry.manifests[f"{recipe.publish.name}@1"][1].form == "adapter"
+
+
+def test_a_base_that_is_gone_or_another_one_is_one_line(ran: tuple[Recipe, Workspace, Outcome, Path], tmp_path: Path):
+    pulled = ran[3]
+    copy = shutil.copytree(pulled, tmp_path / "copy")
+    said = json.loads((copy / "base.json").read_text())
+    (copy / "base.json").write_text(json.dumps({**said, "weights": "0" * 64}))
+    with pytest.raises(ModelError, match=r"stands on .* with weights 000000000000, but .* has [0-9a-f]{12}: give back"):
+        list(predict(copy, TEXTS))
+    (copy / "base.json").write_text(json.dumps({**said, "name": str(tmp_path / "gone")}))
+    with pytest.raises(ModelError, match=r"stands on .*gone, which cannot be had: model folder .* does not exist"):
+        list(predict(copy, TEXTS))
+    (copy / "base.json").write_text(json.dumps({**said, "name": "other@3"}))
+    with pytest.raises(ModelError, match=r"stands on other@3, which cannot be had: it is a registry's version"):
+        list(predict(copy, TEXTS))
+    (copy / "base.json").write_text("{}")
+    with pytest.raises(ModelError, match="does not name a model and its digest"):
+        list(predict(copy, TEXTS))
+    (copy / "base.json").unlink()
+    with pytest.raises(ModelError, match="is an adapter"):
+        list(predict(copy, TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("tuning", "changes", "said"),
+    [
+        ({}, {"interpolation": {"kind": "slerp"}}, "ends in an adapter, whose points lie on a straight line"),
+        ({}, {"interpolation": {"kind": "wise_ft", "depth": [0, 1]}}, "must be 'wise_ft' without modules and depth"),
+        ({"use_dora": True}, {}, "ends in an adapter that cannot be scaled"),
+        ({}, {"publish": {"name": "tiny", "adapter": True}}, "so the version is one; remove it"),
+    ],
+)
+def test_a_recipe_whose_adapter_leads_nowhere_is_refused_before_training(
+    tmp_path: Path, tuning: dict[str, Any], changes: dict[str, Any], said: str
+):
+    path = written(tmp_path, **changes)
+    recipe = yaml.safe_load(path.read_text())
+    recipe["phases"][1]["tuning"] |= tuning
+    if changes.get("interpolation"):
+        recipe["select"] = {"rule": "best", "by": "away/accuracy"}
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(path)
