@@ -8,7 +8,7 @@ RECIPE ?= recipes/quickstart.yaml
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow gpu-check gpu-wheels test-s3 ceph lint types contracts check format clean
+.PHONY: run test test-slow gpu-check gpu-wheels test-s3 ceph lint types contracts imports check format clean
 .DEFAULT_GOAL := run
 
 # The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
@@ -53,7 +53,10 @@ types: $(READY)
 contracts: $(READY)
 	$(BIN)/lint-imports --no-cache
 
-check: lint types contracts test  ## everything .ci/run checks
+imports: $(READY)  ## what the recipe, the flow, the help and `check` load of others, against infra/imports.toml
+	$(BIN)/python infra/imports.py
+
+check: lint types contracts imports test  ## everything .ci/run checks
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -63,11 +63,12 @@ def prepare(recipe: Path, overrides: list[str], work: Path, rows: int | None) ->
     model = find_model(read.model)
     raw = {name: ingest(jobs.ingest_job(read, name), space) for name in read.datasets}
     prepared = {name: preprocess(jobs.preprocess_job(read, name, raw, model), space) for name in read.datasets}
-    start = base(jobs.base_job(read, model, check_labels(read, prepared)), space)
+    trail = [base(jobs.base_job(read, model, check_labels(read, prepared)), space)]
     for phase in read.phases[:-1]:
-        job = jobs.train_job(_in_process(read), phase, start, prepared)
-        start = train(job, space)
-    phase, data = read.phases[-1], prepared[read.phases[-1].dataset]
+        trail.append(train(jobs.train_job(_in_process(read), phase, trail, prepared, {}), space))
+    start, phase = trail[-1], read.phases[-1]
+    (name,) = phase.parts
+    data = prepared[name]
     cut = _full_batches(data, start.labels, phase.optimizer.batch_size, rows, space.root / "benchmarks")
     return Material(
         start=start.uri,

@@ -7,7 +7,9 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
+from ftlib.merging.siblings import find_sibling
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.folder import find_model
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.training_rows import UsedRows
@@ -20,6 +22,7 @@ from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
+from ftlib.training.precision import resolve_precision
 from ftlib.workspace import Workspace
 
 
@@ -62,28 +65,43 @@ def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> Base
 
 
 def train_job(
-    recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset], seed: int | None = None
+    recipe: Recipe,
+    phase: Phase,
+    trail: Sequence[Checkpoint],
+    prepared: Mapping[str, PreparedDataset],
+    companions: Mapping[str, FoundModel],
+    seed: int | None = None,
 ) -> TrainJob:
-    """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's."""
-    from ftlib.training.precision import resolve_precision
+    """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's.
 
+    It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end.
+    """
     parts = tuple(prepared[name] for name in phase.parts)
+    ends = {end.phase: end for end in trail}
     return TrainJob(
-        start=start,
+        start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
-        phase=phase,
+        phase=phase.model_copy(update={"companions": {}}),  # told by their bytes instead
+        companions={name: companions.get(name) or ends[str(said.phase)] for name, said in phase.companions.items()},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
     )
 
 
+def found_companions(recipe: Recipe) -> dict[str, dict[str, FoundModel]]:
+    """Find the phases' companions that are models from elsewhere, by phase and name. Raises ModelError."""
+    return {
+        phase.name: {name: find_model(said.model) for name, said in phase.companions.items() if said.model}
+        for phase in recipe.phases
+        if phase.companions
+    }
+
+
 def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
     """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
     if not recipe.interpolation.siblings:
         return []
-    from ftlib.merging.siblings import find_sibling
-
     registry = ModelRegistry(recipe.publish.to.store())
     return [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
 

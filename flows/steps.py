@@ -53,6 +53,8 @@ class Inputs(NamedTuple):
     """Which rows of a dataset train; all of one that is not named."""
     names: Sequence[str] = ()
     """The labels of a version that is to be replaced: they are called as there."""
+    companions: Mapping[str, Mapping[str, FoundModel]] = MappingProxyType({})
+    """The phases' companions that are models from elsewhere, by phase and name."""
 
 
 class Data(Config):
@@ -63,6 +65,8 @@ class Data(Config):
     prepared: dict[str, PreparedDataset]
     labels: tuple[str, ...]
     """The labels that training sees; empty where there are none."""
+    companions: dict[str, dict[str, FoundModel]] = {}
+    """See `Inputs`."""
 
 
 class Outcome(NamedTuple):
@@ -85,9 +89,9 @@ def inputs(
     `files` instead of what the sources list now. Raises StorageError, ModelError, RecipeError or DataError.
     """
     check_registry(r)
-    model = find_model(r.model)
-    check_resources(r, Path(model.uri))
-    return Inputs(model, pinned(r, work) if files is None else files, used, names)
+    model, companions = find_model(r.model), jobs.found_companions(r)
+    check_resources(r, Path(model.uri), companions)
+    return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
 
 def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
@@ -117,7 +121,8 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
         note("labels", words)
     check_rule(r, prepared)
     check_writing(r, prepared, lambda: _positions(Path(given.model.uri)))
-    return Data(model=given.model, raw=raw, prepared=prepared, labels=labels)
+    companions = {phase: dict(found) for phase, found in given.companions.items()}
+    return Data(model=given.model, companions=companions, raw=raw, prepared=prepared, labels=labels)
 
 
 def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[dict[str, RawDataset] | None]:
@@ -137,9 +142,9 @@ def find_best(r: Recipe, work: Workspace, data: Data | None) -> Steps[Evidence |
         check_patterns(r.interpolation.patterns(), start.weights_folder)
     trail = [start]
     for phase in r.phases:
-        trail.append((yield from trained(r, phase, trail[-1], data)))
+        trail.append((yield from trained(r, phase, trail, data)))
     for seed in r.interpolation.seeds:
-        again = yield from trained(r, r.phases[-1], trail[-2], data, seed)
+        again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)
         siblings.append(again and jobs.sibling_of(again, seed))
     swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
@@ -162,10 +167,12 @@ def find_best(r: Recipe, work: Workspace, data: Data | None) -> Steps[Evidence |
 
 
 def trained(
-    r: Recipe, phase: Phase, start: Checkpoint | None, data: Data | None, seed: int | None = None
+    r: Recipe, phase: Phase, trail: Sequence[Checkpoint | None], data: Data | None, seed: int | None = None
 ) -> Steps[Checkpoint | None]:
-    """Train one phase; with another seed, a fine-tune beside it."""
-    job = start and data and jobs.train_job(r, phase, start, data.prepared, seed)
+    """Train one phase from the trail's end; with another seed, a fine-tune beside it."""
+    ends = whole(trail)
+    companions = data.companions.get(phase.name, {}) if data else {}
+    job = jobs.train_job(r, phase, ends, data.prepared, companions, seed) if ends and data else None
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
 

@@ -31,6 +31,7 @@ from ftlib.data.rows import Example, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, model_in
+from ftlib.models.folder import config_digest, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -235,7 +236,6 @@ def tiny_checkpoint(
     Without `labels` it is a causal language model. Its tokenizer digest is that of `tiny_prepared`.
     """
     from ftlib.kinds.loading import load_model, save_model
-    from ftlib.models.folder import config_digest, weights_digest
 
     kind: BatchKind = "labeled" if labels else "tokens"
     with TemporaryDirectory() as fresh:

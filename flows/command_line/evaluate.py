@@ -9,6 +9,7 @@ import click
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
 from flows.command_line.model_places import model_folder
 from flows.command_line.options import set_option, work_option
+from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import called, registry_options
 from flows.command_line.results_table import Line, print_results
 from flows.measuring import fitting, measure
@@ -20,8 +21,10 @@ from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences
 from ftlib.models.folder import labels_of
+from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import spelling_notes
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.resources import check_resources
 from ftlib.stages.preprocess import PreprocessJob
 from ftlib.stages.step import Step, Steps, walk
 from ftlib.wording import counted
@@ -67,16 +70,11 @@ def evaluate(
     Each model after the first is compared with the first, on the same rows. What was measured before, by this command
     or by a run in the same work folder, is not measured again.
     """
-    from flows.command_line.quiet import quiet_libraries
-    from ftlib.recipe.file import load_recipe
-
     quiet_libraries()
     if twice := sorted({model for model in models if models.count(model) > 1}):
         raise RecipeError(f"evaluate: {', '.join(twice)} is named twice; name every model once")
     recipe, workspace = _of(load_recipe(recipe_path, overrides), wanted), Workspace(work)
     rows: dict[str, Ledger] = {}
-    from ftlib.recipe.resources import check_resources
-
     check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
     reports = [
         report

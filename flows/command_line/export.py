@@ -6,6 +6,8 @@ import click
 
 from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.registry_options import facts, key_option, open_registry, registry_options, version_argument
+from ftlib.registry.hugging_face import export_folder
+from ftlib.registry.mlflow import export_to_mlflow
 from ftlib.registry.signing import PublicKey
 
 
@@ -24,8 +26,6 @@ def hf_folder(
     version: str, folder: Path, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
 ) -> None:
     """Write a version to FOLDER, its card saying which version it is: ready for from_pretrained and the Hub."""
-    from ftlib.registry.hugging_face import export_folder
-
     opened = open_registry(uri, endpoint_url)
     found, target = opened.resolve(version), folder.absolute()
     created = export_folder(opened, found, target, key)
@@ -50,8 +50,6 @@ def mlflow(
     as_json: bool,
 ) -> None:
     """Copy a version with its metrics to MLflow, and the aliases that mean it. Needs the extra reglage[mlflow]."""
-    from ftlib.registry.mlflow import export_to_mlflow
-
     opened = open_registry(uri, endpoint_url)
     found = opened.resolve(version)
     done = export_to_mlflow(opened, found, tracking_uri, experiment, key)

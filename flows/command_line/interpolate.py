@@ -18,6 +18,8 @@ from flows.command_line.registry_options import registry_options
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging.methods import METHODS, Kernel, Merge
+from ftlib.merging.plan import Input, plan_merge
+from ftlib.merging.recorded import check_recorded, recorded
 from ftlib.models.folder import is_adapter
 from ftlib.recipe.file import explain
 from ftlib.storage.model_folders import check_free, put_folder
@@ -67,8 +69,6 @@ def interpolate(
         raise RecipeError(f"interpolate needs at least two checkpoints, got {len(checkpoints)}; name A and B")
     kernel = _kernel(method, len(checkpoints), {"alpha": alpha, "scale": scale, **_parsed(options)})
     folders = [model_folder(spec, uri, endpoint_url) for spec in checkpoints]
-    from ftlib.merging.recorded import check_recorded
-
     named = list(zip(checkpoints, folders, strict=True))
     known = check_recorded(kernel, named)
     began = time.monotonic()
@@ -93,8 +93,6 @@ def _merged_weights(
     kernel: Kernel, named: list[tuple[str, Path]], target: Path, shard_bytes: int | None, workers: int
 ) -> dict[str, Any]:
     """Stream the merge; an adapter among the inputs is merged into the first, in a folder of its own meanwhile."""
-    from ftlib.merging.plan import Input, plan_merge
-
     adapters = [folder for _, folder in named if is_adapter(folder)]
     (base_name, base), *_ = named
     if is_adapter(base):
@@ -121,8 +119,6 @@ def _merged_weights(
 
 def _record(kernel: Kernel, named: list[tuple[str, Path]]) -> dict[str, Any]:
     """Say what is merged and how. Digests are those on record: hashing the inputs would take longer than the merge."""
-    from ftlib.merging.recorded import recorded
-
     parts = [(spec, recorded(folder)) for spec, folder in named]
     return {
         "merge": kernel.model_dump(mode="json"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.command_line.console import stdout_console
+from flows.jobs import found_companions
 from flows.steps import Inputs, pinned, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, Config, Split
@@ -114,27 +115,31 @@ def _facts(step: Step, made: Artifact | None) -> str:
 
 def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunPlan:
     """Plan a run. Raises RecipeError, ModelError or DataError where the run would."""
-    model = find_model(recipe.model)
+    model, companions = find_model(recipe.model), found_companions(recipe)
     check_resources(recipe)
     planner = Planner(work, prepare)
-    walk(steps(recipe, work, Inputs(model, pinned(recipe, work))), planner.look)
+    walk(steps(recipe, work, Inputs(model, pinned(recipe, work), companions=companions)), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
     prepared = planner.prepared
     if len(prepared) < len(recipe.datasets):
         return plan
-    from ftlib.training.footprint import footprint  # torch, which what comes before does not need
+    from ftlib.training.footprint import footprint, parameters_beside  # torch, which what comes before does not need
 
-    check_resources(recipe, Path(model.uri))
+    check_resources(recipe, Path(model.uri), companions)
     labels = len(check_labels(recipe, prepared))
     last = recipe.phases[-1]
     again = [last.model_copy(update={"name": f"{last.name}-seed{seed}"}) for seed in recipe.interpolation.seeds]
     trainings = [*recipe.phases, *again]
     sizes = [footprint(Path(model.uri), phase.objective.needs, labels, phase.tuning) for phase in trainings]
+    frozen = [
+        parameters_beside(phase, size.parameters, companions.get(phase.name, {}), labels)
+        for phase, size in zip(trainings, sizes, strict=True)
+    ]
     speed = measured_speed(work, sizes[-1].hidden)
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
     phases = tuple(
-        _phase_plan(recipe, phase, size, _seen(phase, prepared), speed, done=f"train {phase.name}" in done)
-        for phase, size in zip(trainings, sizes, strict=True)
+        _phase_plan(recipe, phase, size, beside, _seen(phase, prepared), speed, done=f"train {phase.name}" in done)
+        for phase, size, beside in zip(trainings, sizes, frozen, strict=True)
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
     needs_ray = recipe.compute.workers > 0 and any(
@@ -166,10 +171,14 @@ def _seen(phase: Phase, prepared: dict[str, PreparedDataset]) -> _Seen:
     )
 
 
-def _phase_plan(recipe: Recipe, phase: Phase, size: "Footprint", seen: _Seen, speed: Speed, *, done: bool) -> PhasePlan:
+def _phase_plan(
+    recipe: Recipe, phase: Phase, size: "Footprint", beside: int, seen: _Seen, speed: Speed, *, done: bool
+) -> PhasePlan:
+    """Plan one training; `beside` are its companions' parameters, which are held and asked and never trained."""
     solved = not phase.tuning.takes_steps
     epochs = 1.0 if solved else phase.optimizer.epochs
     per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
+    per_token += 2.0 * beside
     steps = 1 if solved else max(1, round(seen.steps * epochs))
     seconds = 0.0 if done else seen.tokens * epochs * per_token / speed.flops
     return PhasePlan(
@@ -180,14 +189,14 @@ def _phase_plan(recipe: Recipe, phase: Phase, size: "Footprint", seen: _Seen, sp
         rows=seen.rows,
         tokens=seen.tokens,
         steps=steps,
-        memory_bytes=_memory(recipe, phase, size, seen.longest),
+        memory_bytes=_memory(recipe, phase, size, beside, seen.longest),
         seconds=round(seconds, 1),
     )
 
 
-def _memory(recipe: Recipe, phase: Phase, size: "Footprint", longest: int) -> int:
+def _memory(recipe: Recipe, phase: Phase, size: "Footprint", beside: int, longest: int) -> int:
     """Weights, gradients, Adam's two moments and the average in fp32, and the largest forward pass's activations."""
-    state = 4 * size.parameters
+    state = 4 * (size.parameters + beside)
     if not phase.tuning.takes_steps:
         return PROCESS_BYTES + state
     batch = recipe.compute.micro_batch_size or ceil(phase.optimizer.batch_size / max(1, recipe.compute.workers))

@@ -12,6 +12,7 @@ from flows.command_line.registry_options import called, facts, key_option, open_
 from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
 from ftlib.errors import DataError, ModelError, RecipeError
+from ftlib.published.predict import predict as answer
 from ftlib.registry.signing import PublicKey
 from ftlib.workspace import make_cache, user_cache
 
@@ -34,8 +35,6 @@ def predict(
     ./FOLDER is one that was pulled or exported before.
     """
     name, folder, about = _located(version, key, uri, endpoint_url)
-    from ftlib.published.predict import predict as answer
-
     with called(name, folder):
         predictions = answer(folder, _lines(sys.stdin.buffer), batch_size)
         if as_json:

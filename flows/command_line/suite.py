@@ -7,6 +7,7 @@ import click
 
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
 from flows.command_line.model_places import model_folder
+from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import called, registry_options
 from flows.command_line.results_table import Line, print_results
 from ftlib.errors import RecipeError
@@ -59,7 +60,6 @@ def suite(
 
     Each model after the first is compared with the first, example by example.
     """
-    from flows.command_line.quiet import quiet_libraries
     from ftlib.evaluation.lm_eval_suites import ask, check_installed
 
     quiet_libraries()

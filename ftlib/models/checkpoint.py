@@ -52,6 +52,11 @@ class FoundModel(Identified):
     reads: str = ""
     """The sha256 over what config.json says but for labels and files: how far it reads, and which tokens, follows."""
 
+    @property
+    def folder(self) -> Path:
+        """Return the folder with config, tokenizer and weights."""
+        return Path(self.uri)
+
     def digest(self) -> str:
         """Return the digest of all that is handed on: weights, tokenizer and generation settings."""
         return digest([self.weights, self.tokenizer, *([self.generation] if self.generation else [])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from pydantic import model_validator
@@ -62,8 +62,12 @@ class Recipe(Config):
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
 
     def published_format(self) -> Format:
-        """Return how the last phase's rows are laid out, as the published model is asked; a mixture's first part's."""
-        return self.datasets[next(iter(self.phases[-1].parts))].format
+        """Return how the last phase's rows are laid out, as the published model is asked.
+
+        Of a mixture, its part with the largest share.
+        """
+        parts = self.phases[-1].parts
+        return self.datasets[max(parts, key=parts.__getitem__)].format
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
@@ -114,8 +118,9 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
     if not _one_model(*needs):
         yield f"phases: objectives of one recipe must need batches that one model answers; these need {_these(needs)}"
-    for phase in recipe.phases:
+    for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
+        yield from _companion_misfits(phase, ("base", *names[:i]))
 
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
@@ -125,13 +130,7 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         for name in absent:
             yield f"{where}.{field}: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
         return
-    for name in phase.parts:
-        format = recipe.datasets[name].format
-        if phase.objective.needs != format.yields:
-            yield (
-                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
-                f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
-            )
+    yield from _format_misfits(recipe, phase, where)
     if phase.penalty and phase.tuning.makes_adapter:
         yield (
             f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning {phase.tuning.kind!r}, "
@@ -146,6 +145,33 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
+
+
+def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    """Say which of a phase's datasets its objective cannot learn from, or not beside the others."""
+    for name in phase.parts:
+        format = recipe.datasets[name].format
+        if phase.objective.needs != format.yields:
+            yield (
+                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+                f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
+            )
+    said = {name: recipe.datasets[name].format.special_tokens for name in phase.parts}
+    if len({*said.values()}) > 1:
+        yield (
+            f"{where}.mixture: one model reads special tokens in one way, got special_tokens "
+            f"{', '.join(f'{way!r} of {name!r}' for name, way in said.items())}; say the same in their formats"
+        )
+
+
+def _companion_misfits(phase: Phase, ends: Sequence[str]) -> Iterator[str]:
+    """Say which companions the objective lacks or does not ask, and which name none of the `ends` before."""
+    where, asked = f"phases[{phase.name}].companions", getattr(phase.objective, "companions", ())
+    if {*asked} != {*phase.companions}:
+        yield f"{where}: {phase.objective.kind!r} asks {_these(asked)}, got {_these(phase.companions)}"
+    for name, companion in phase.companions.items():
+        if companion.phase is not None and companion.phase not in ends:
+            yield f"{where}.{name}: {companion.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
 
 
 def _unwatched_misfits(where: str, phase: Phase) -> Iterator[str]:

@@ -6,12 +6,14 @@ What can never come would be waited for: Ray queues a worker until there is a GP
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
+from ftlib.models.checkpoint import FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage.files import in_bytes
 from ftlib.training.compute import Compute
@@ -39,7 +41,11 @@ def _threads(compute: Compute, workers: int) -> int:
     return compute.threads or max(1, (os.cpu_count() or 1) // workers)
 
 
-def check_resources(recipe: Recipe, model: Path | None = None) -> None:
+def check_resources(
+    recipe: Recipe,
+    model: Path | None = None,
+    companions: Mapping[str, Mapping[str, FoundModel]] = MappingProxyType({}),
+) -> None:
     """Compare what a recipe asks for with this machine, or with the cluster that it names.
 
     With the folder of the base model, its weights are compared with the memory too. Raises RecipeError, which names
@@ -52,7 +58,7 @@ def check_resources(recipe: Recipe, model: Path | None = None) -> None:
 
         check_cluster(recipe.compute, wanted(recipe))
     if model is not None and recipe.compute.ray_address == "local":
-        _check_memory(recipe, model)
+        _check_memory(recipe, model, companions)
 
 
 def _check_machine(recipe: Recipe) -> None:
@@ -79,36 +85,45 @@ def _gpus(compute: Compute) -> int:
     return torch.cuda.device_count()
 
 
-def _check_memory(recipe: Recipe, model: Path) -> None:
-    """Compare the least that each phase holds, in fp32: weights, and for what trains a gradient and Adam's moments."""
+def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[str, FoundModel]]) -> None:
+    """Compare the least that each phase holds, in fp32: weights, and for what trains a gradient and Adam's moments.
+
+    Companions are weights alone.
+    """
     compute, memory = recipe.compute, _memory(recipe.compute)
     for phase in recipe.phases:
-        size = _size(phase, model)
-        if size is None:
+        sizes = _sizes(phase, model, companions.get(phase.name, {}))
+        if sizes is None:
             continue
+        size, beside = sizes
         steps = phase.tuning.takes_steps
         workers = max(1, compute.workers) if steps else 1
-        least = 4 * size.parameters + (12 * size.trained if steps else 0)
+        least = 4 * (size.parameters + beside) + (12 * size.trained if steps else 0)
         if compute.sharding == "fsdp":
             least //= workers if compute.use_gpu else 1
         elif not compute.use_gpu:
             least *= workers
         if least > memory:
             raise RecipeError(
-                f"phases[{phase.name}]: {counted(workers, 'worker')} with {size.parameters:,} parameters, "
+                f"phases[{phase.name}]: {counted(workers, 'worker')} with {size.parameters + beside:,} parameters, "
                 f"{size.trained:,} of them trained, hold at least {in_bytes(least)}, but "
                 f"{'one GPU' if compute.use_gpu else 'this machine'} has {in_bytes(memory)}; choose a smaller model, "
                 "lora, or fewer workers"
             )
 
 
-def _size(phase: Phase, model: Path) -> Footprint | None:
-    """Return what a phase moves; None for a model that cannot be counted, of which the stage that loads it says why."""
-    from ftlib.training.footprint import footprint
+def _sizes(phase: Phase, model: Path, companions: Mapping[str, FoundModel]) -> tuple[Footprint, int] | None:
+    """Return what a phase moves, and its companions' parameters.
+
+    None for a model that cannot be counted, of which the stage that loads it says why.
+    """
+    from ftlib.training.footprint import footprint, parameters_beside
 
     kind = phase.objective.needs
+    labels = KINDS[kind].least_labels and 2
     try:
-        return footprint(model, kind, KINDS[kind].least_labels and 2, phase.tuning)
+        size = footprint(model, kind, labels, phase.tuning)
+        return size, parameters_beside(phase, size.parameters, companions, labels)
     except Exception:
         return None
 

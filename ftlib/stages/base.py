@@ -12,6 +12,7 @@ from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
+from ftlib.models.folder import config_digest, labels_of, read_config, tokenizer_digest, weights_digest
 from ftlib.models.parameter_names import layer_of
 from ftlib.wording import some
 from ftlib.workspace import Workspace
@@ -43,7 +44,6 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
 
     from ftlib.kinds.loading import head_modules, load_tokenizer, load_with_gaps, save_model, with_fresh_head
     from ftlib.kinds.padding import check_padding
-    from ftlib.models.folder import config_digest, labels_of, tokenizer_digest, weights_digest
     from ftlib.models.limits import limits_of
 
     source, kind = Path(job.model.uri), KINDS[job.kind]
@@ -74,8 +74,6 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
 
 def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
     """Say whether the folder's head answers this very question: the same labels, if any, and the same problem."""
-    from ftlib.models.folder import labels_of, read_config
-
     problem = read_config(source).get("problem_type")
     # Older single-label and reranking heads say no problem_type; of several labels at once, every head must.
     same = problem == wanted.get("problem_type") or (problem is None and not KINDS[job.kind].names_problem)

@@ -20,7 +20,6 @@ from ftlib.data.formats.text import reads_text
 from ftlib.data.identity import published
 from ftlib.data.inputs import TEXT, Inputs, plain_cells, row_size, token_columns
 from ftlib.data.limits import check_duplicates, check_labels_of
-from ftlib.data.near_duplicate_rows import Placed, drop_near
 from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_writer
 from ftlib.data.processor import Processor
 from ftlib.data.profile import Profiler
@@ -30,6 +29,7 @@ from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, identify
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
+from ftlib.models.folder import tokenizer_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
@@ -115,6 +115,8 @@ def _spellings(written: Mapping[str, int]) -> dict[str, dict[str, int]]:
 
 
 def _assign(job: PreprocessJob, where: str) -> Assignment:
+    from ftlib.data.near_duplicate_rows import Placed, drop_near  # loads numpy
+
     own = assign(job.raw, job.dataset, where)
     guards = [
         Placed(guard.raw, guard.dataset, assign(guard.raw, guard.dataset, f"{where}, its guard"))
@@ -128,7 +130,6 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
 
 def _processor(job: PreprocessJob) -> Processor:
     from ftlib.kinds.loading import load_processor
-    from ftlib.models.folder import tokenizer_digest
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.

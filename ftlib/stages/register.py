@@ -11,6 +11,7 @@ from ftlib.config import REPORT
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import adapter_in
+from ftlib.models.shards import write_shards
 from ftlib.published.card import model_card
 from ftlib.published.lineage import index_rows, lineage
 from ftlib.recipe.evidence import Evidence
@@ -115,7 +116,6 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     """Write everything the version is made of to a folder and return its manifest."""
     from ftlib.kinds.published_tokenizer import settle_tokenizer
     from ftlib.merging.candidate_weights import write_candidate
-    from ftlib.models.shards import write_shards
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     merged = write_candidate(chosen, staging)

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
+from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
-from ftlib.models.checkpoint import Checkpoint, model_in
+from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
+from ftlib.models.folder import config_digest, labels_of, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
+from ftlib.training.plan import Part, Plan
+from ftlib.wording import some
 from ftlib.workspace import Workspace
 
 
 class TrainJob(Job):
-    """What to train, from where, on what. `precision` is the phase's, with `auto` resolved."""
+    """What to train, from where, on what. `precision` is the phase's, with `auto` resolved.
+
+    The phase's companions are in `companions`, as the bytes they are, and not in `phase`, as the paths they were at.
+    """
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}}
 
     start: Checkpoint
     data: PreparedDataset | Mixture
@@ -28,6 +38,7 @@ class TrainJob(Job):
     precision: Literal["fp32", "bf16"]
     seed: int
     compute: Compute
+    companions: dict[Name, FoundModel | Checkpoint] = {}
 
     @property
     def parts(self) -> tuple[PreparedDataset, ...]:
@@ -44,6 +55,23 @@ def runs_on_ray(phase: Phase, compute: Compute) -> bool:
     return compute.workers > 0 and phase.tuning.takes_steps
 
 
+def check_companions(job: TrainJob) -> None:
+    """Raise ModelError for a companion that reads other tokens than the model, or answers with other labels."""
+    for name, companion in job.companions.items():
+        where = f"phases[{job.phase.name}].companions.{name}"
+        if companion.tokenizer != job.start.tokenizer:
+            raise ModelError(
+                f"{where}: its tokenizer is not the model's, and rows are tokenised once, for the model; "
+                "choose a companion with the same tokenizer files"
+            )
+        labels = companion.labels if isinstance(companion, Checkpoint) else labels_of(companion.folder)
+        if job.start.labels and labels != job.start.labels:
+            raise ModelError(
+                f"{where}: its labels are {some(labels) or 'none'}, the model's {some(job.start.labels)}, in that "
+                "order; choose a companion with a head for the same ones"
+            )
+
+
 def train(job: TrainJob, work: Workspace) -> Checkpoint:
     """Train one phase, from the last checkpoint if an earlier attempt was killed.
 
@@ -53,10 +81,9 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
-    from ftlib.models.folder import config_digest, weights_digest
-    from ftlib.training.plan import Part, Plan
     from ftlib.training.worker import outcome, work
 
+    check_companions(job)
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
@@ -73,6 +100,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         precision=job.precision,
         seed=job.seed,
         compute=compute,
+        companions={name: str(companion.folder) for name, companion in job.companions.items()},
     )
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit

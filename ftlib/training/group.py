@@ -51,6 +51,13 @@ class Group:
             dist.all_reduce(total)
         return total.tolist()
 
+    def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor over all ranks, which have it in the same shape."""
+        total = tensor.detach().clone()
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total
+
     def share_of(self, model: nn.Module) -> float:
         """Return by how much a sum over this rank's parameters counts in the sum over the model's."""
         return 1.0 if isinstance(model, FSDPModule) else 1.0 / self.world_size
@@ -84,6 +91,8 @@ class Group:
         model.to(self.device)
         if self.world_size == 1:
             return model
+        if sharding == "ddp" and not any(parameter.requires_grad for parameter in model.parameters()):
+            return model  # it has no gradients that could travel, and DDP refuses it
         if sharding == "ddp":
             return DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
         mesh = init_device_mesh(self.device.type, (self.world_size,))

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -28,8 +27,10 @@ from ftlib.kinds.loading import head_modules, load_for_training
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training import checkpoints
-from ftlib.training.batches import GlobalBatch, Order, by_length, micro_batches
+from ftlib.training.asking import Asking, Piece
+from ftlib.training.batches import GlobalBatch, Order, by_length
 from ftlib.training.checkpoints import State
+from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
@@ -87,8 +88,18 @@ class Loop:
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
         self.collate = Collator.of(tuned, group.device)
-        self.unused = freeze_unused(tuned, plan.phase.objective, self.train)
+        companions = load_companions(plan, self.collate)
+        self.unused = freeze_unused(tuned, plan.phase.objective, companions, self.train)
         self.model = group.spread(tuned, plan.compute.sharding)
+        self.asking = Asking(
+            plan.phase.objective,
+            self.model,
+            self.collate,
+            group,
+            companions={name: group.spread(one, plan.compute.sharding) for name, one in companions.items()},
+            precision=plan.precision,
+            micro_batch_size=plan.compute.micro_batch_size,
+        )
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.fresh_head else []
@@ -166,8 +177,8 @@ class Loop:
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
         self.model.train()
         split, rate = self.train[batch.part], self._rate(state)
-        count = int(split.supervised[batch.rows].sum())
-        total = self._backward(split, batch.rows, count)
+        pieces, count = self.asking.pieces(split, batch.rows)
+        total = self._backward(split, pieces, count)
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
         total, wanting, *penalty = self.group.sum(total, float(wants_checkpoint), *pulled)
         loss = total / max(1, count)
@@ -194,25 +205,16 @@ class Loop:
             wants_checkpoint=wanting > 0,
         )
 
-    def _backward(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"], count: int) -> torch.Tensor:
+    def _backward(self, split: PreparedSplit, pieces: Sequence[Piece], count: int) -> torch.Tensor:
         """Add up the gradients of a global batch, over micro-batches and ranks; return this rank's summed loss."""
-        pieces = self._pieces(rows)
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
-        for i, (piece, counts) in enumerate(pieces):
+        for i, piece in enumerate(pieces):
             with accumulating(self.model, last=i == len(pieces) - 1):
-                loss = self._loss(split, piece) * float(counts)
+                loss = self.asking.loss(split, piece).total * float(piece.counts)
                 # DDP and FSDP average over ranks; the sum over ranks is wanted, so the world size comes back in.
                 (loss * (self.group.world_size / max(1, count))).backward()
             total += loss.detach()
         return total
-
-    def _pieces(self, rows: Int[np.ndarray, " batch"]) -> list[tuple[Int[np.ndarray, " rows"], bool]]:
-        return micro_batches(rows, self.group.rank, self.group.world_size, self.plan.compute.micro_batch_size)
-
-    def _loss(self, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> torch.Tensor:
-        batch = split.batch(rows, self.collate)
-        with torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16"):
-            return self.plan.phase.objective.loss(self.model, batch).total
 
     def _rate(self, state: State) -> float:
         return self.settings.learning_rate * schedule_factor(
@@ -240,12 +242,14 @@ class Loop:
     def _validation_loss(self, split: PreparedSplit) -> float:
         """Return the mean loss over a validation split; rows are spread over the ranks, the order is fixed."""
         self.model.eval()
-        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
+        total, counted = torch.zeros((), dtype=torch.float64, device=self.group.device), 0
         for rows in by_length(split.sizes, 2 * self.settings.batch_size):
-            for piece, counts in self._pieces(rows):
-                total += self._loss(split, piece) * float(counts)
+            pieces, count = self.asking.pieces(split, rows)
+            counted += count
+            for piece in pieces:
+                total += self.asking.loss(split, piece).total * float(piece.counts)
         (summed,) = self.group.sum(total)
-        return summed / max(1, int(split.supervised.sum()))
+        return summed / max(1, counted)
 
     def _judge(self, state: State) -> State:
         """Measure the validation loss and update what plateau and early stopping remember.

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ftlib.config import Config, Fraction, Name
+from ftlib.models.reference import ModelRef
 from ftlib.training.objectives import Objective
 from ftlib.training.penalties import Penalty
 from ftlib.training.tuning import Tuning
@@ -51,10 +52,25 @@ class EarlyStopping(Config):
     """A loss counts as lower if it is by more than this, in nats or the objective's own unit."""
 
 
+class Companion(Config):
+    """A frozen model beside the one that trains: one from elsewhere, or where an earlier phase ended."""
+
+    model: ModelRef | None = None
+    """Where it is, as for the recipe's `model`; it has the same tokenizer and, where there are any, the same labels."""
+    phase: str | None = None
+    """The earlier phase whose end it is, or `base`."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Companion:
+        if (self.model is None) == (self.phase is None):
+            raise ValueError(f"give `model` or `phase`, got {'neither' if self.model is None else 'both'}")
+        return self
+
+
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}, "penalty": None}
+    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}, "penalty": None, "companions": {}}
 
     name: Name
     """What stages, candidates and curves call it."""
@@ -75,6 +91,8 @@ class Phase(Config):
     steps: what is validated, what early stopping keeps, and the phase's end."""
     penalty: Penalty | None = None
     """What pulls at the weights beside the objective, for example back to where the phase started."""
+    companions: dict[Name, Companion] = {}
+    """The frozen models that the objective asks beside the one that trains, by the names it gives them."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -38,3 +38,5 @@ class Plan(Config):
     precision: Literal["fp32", "bf16"]
     seed: int
     compute: Compute
+    companions: dict[str, str] = {}
+    """Frozen models beside the one that trains, by name: their folders."""

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from ftlib.errors import TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.split import PreparedSplit
-from ftlib.training.objectives import Objective
+from ftlib.training.asking import Asking
+from ftlib.training.group import Group
 
 
-def freeze_unused(model: nn.Module, objective: Objective, parts: Sequence[PreparedSplit]) -> frozenset[str]:
+def freeze_unused(
+    model: nn.Module, objective: Any, companions: Mapping[str, nn.Module], parts: Sequence[PreparedSplit]
+) -> frozenset[str]:
     """Freeze the trainable parameters that no gradient reaches, and return their names.
 
     DDP would wait for such a parameter's gradient for ever, and AdamW's decay would move it. They are found by a pass
-    over the two widest rows of every part, on the model's own device and not spread. Raises TrainingError if the
-    objective counts other than the format did.
+    over the two widest rows of every part, on the CPU, where model and companions are before they are spread. Raises
+    TrainingError if the objective's loss counts other than the format did, or than what it prepared.
     """
+    alone = Group(rank=0, world_size=1, device=torch.device("cpu"))
+    asking = Asking(objective, model.train(), Collator.of(model), alone, companions=companions)
     for part in parts:
-        rows = part.sizes.argsort()[::-1][:2]
-        loss = objective.loss(model.train(), part.batch(rows, Collator.of(model)))
-        if loss.count != (counted := int(part.supervised[rows].sum())):
+        (piece,), expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
+        loss = asking.loss(part, piece)
+        if loss.count != expected:
             raise TrainingError(
                 f"objective {objective.kind!r} counts {loss.count} supervised items where the format counted "
-                f"{counted}: the loss would be divided by the wrong number; make the two count alike"
+                f"{expected}: the loss would be divided by the wrong number; make the two count alike"
             )
         loss.total.backward()
     unused = frozenset(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)

@@ -26,7 +26,9 @@ from ftlib.kinds.loading import save_model
 from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
+from ftlib.training.asking import Asking
 from ftlib.training.checkpoints import State
+from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained, build_model
@@ -180,11 +182,14 @@ def check_moved(start: nn.Module, trained: Trained, gradients: Callable[[], Mapp
 def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, float]:
     """Return every trained parameter's largest gradient at the end of training, on rows of all lengths."""
     model.load_state_dict(trained.weights)
+    collate, alone = Collator.of(model), Group(rank=0, world_size=1, device=torch.device("cpu"))
+    asking = Asking(plan.phase.objective, model.eval(), collate, alone, companions=load_companions(plan, collate))
     for part in plan.parts:
         split = open_split(split_file(Path(part.folder), "train"), plan.labels)
         spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
         rows = np.argsort(split.sizes, kind="stable")[spread]
-        plan.phase.objective.loss(model.eval(), split.batch(rows, Collator.of(model))).total.backward()
+        (piece,), _ = asking.pieces(split, rows)
+        asking.loss(split, piece).total.backward()
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     sizes = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in parameters}
     model.zero_grad(set_to_none=True)

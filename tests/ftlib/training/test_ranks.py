@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,11 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ftlib.kinds.batch import LossSum
+from ftlib.training.asking import Asking
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.objectives.prepared import Context, Prepared
 from ftlib.training.penalties.l2_sp import L2SP
 
 
@@ -75,6 +79,57 @@ def penalised(group: Group, sharding: Literal["ddp", "fsdp"], number: int) -> li
     return said
 
 
+class Shares:
+    """An objective of both: what a frozen model says of a row, as a share of what it says of the whole batch."""
+
+    kind, companions, counts_known = "shares", ("judge",), False
+
+    def prepare(self, model: nn.Module, batch: Rows, companions: Mapping[str, nn.Module]) -> Prepared:
+        said = companions["judge"](batch.x).exp()
+        return Prepared({"all": said.sum()}, count=int((batch.x[:, 0] > 0).sum()), kept=said)
+
+    def loss(self, model: nn.Module, batch: Rows, companions: Mapping[str, nn.Module], context: Context) -> LossSum:
+        assert torch.equal(companions["judge"](batch.x).exp(), context.kept)
+        weights = context.kept / context.sums["all"]
+        return LossSum((weights * model(batch.x).square()).sum(), int((batch.x[:, 0] > 0).sum()))
+
+
+class Split:
+    """Five rows, of which each rank has its own."""
+
+    lengths = supervised = np.ones(5, np.int64)
+    rows = torch.linspace(-1, 1, 25).reshape(5, 5).sin()
+
+    def batch(self, rows: np.ndarray, collate: object) -> Rows:
+        return Rows(self.rows[rows])
+
+
+@dataclass
+class Rows:
+    x: torch.Tensor
+
+
+def beside(group: Group, sharding: Literal["ddp", "fsdp"], number: int) -> list[list[float]]:
+    """Return the loss of each of three steps, and the items it was divided by."""
+    torch.manual_seed(0)
+    model, judge = group.spread(Layers(), sharding), group.spread(Layers().requires_grad_(False), sharding)
+    asking = Asking(Shares(), model, None, group, companions={"judge": judge}, micro_batch_size=1)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    said: list[list[float]] = []
+    for _ in range(3):
+        pieces, count = asking.pieces(Split(), np.arange(5))  # type: ignore[arg-type]
+        total = torch.zeros(())
+        for i, piece in enumerate(pieces):
+            with accumulating(model, last=i == len(pieces) - 1):
+                loss = asking.loss(Split(), piece).total * float(piece.counts)  # type: ignore[arg-type]
+                (loss * group.world_size / count).backward()
+            total += loss.detach()
+        said.append([*group.sum(total), count])
+        optimizer.step()
+        optimizer.zero_grad()
+    return said
+
+
 def rank(number: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
     group, said = Group.join(2, use_gpu=False), {}
@@ -93,6 +148,7 @@ def rank(number: int, folder: str) -> None:
                 outputs.append([before, inside, model(rows).item()])
         said[sharding] = outputs
         said[f"{sharding} penalised"] = penalised(group, sharding, number)
+        said[f"{sharding} beside"] = beside(group, sharding, number)
     Path(folder, f"rank{number}").write_text(json.dumps(said))
     os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
 
@@ -140,3 +196,23 @@ def test_a_penalty_is_the_same_term_of_the_loss_on_two_ranks_as_on_one(
     for said in two_ranks:
         for sharding in ("ddp", "fsdp"):
             np.testing.assert_allclose(said[f"{sharding} penalised"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_is_prepared_and_companions_are_asked_alike_on_two_ranks_and_on_one(
+    two_ranks: list[dict[str, list[list[float]]]],
+) -> None:
+    """Against the whole batch at once; one of two ranks has a row less, and repeats one that must not count."""
+    torch.manual_seed(0)
+    model, judge, x = Layers(), Layers(), Split.rows
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    weights, count = torch.softmax(judge(x).detach(), dim=0), int((x[:, 0] > 0).sum())
+    expected: list[list[float]] = []
+    for _ in range(3):
+        loss = (weights * model(x).square()).sum()
+        (loss / count).backward()
+        expected.append([loss.item(), count])
+        optimizer.step()
+        optimizer.zero_grad()
+    for said in two_ranks:
+        for sharding in ("ddp", "fsdp"):
+            np.testing.assert_allclose(said[f"{sharding} beside"], expected, rtol=1e-4)

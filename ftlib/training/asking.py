@@ -1,0 +1,104 @@
+"""One objective, asked about global batches: it is given what it says it takes, and no more.
+
+An objective has `needs` and `loss(model, batch)`. Beside that it may have
+
+    companions: ClassVar[tuple[str, ...]]     frozen models; `loss` and `prepare` get `companions`, a mapping of them
+    prepare(model, batch) -> Prepared         a pass without gradients over the global batch; `loss` gets its `context`
+    counts_known: ClassVar[bool] = False      how many items it counts is known only from `prepare`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import nn
+
+from ftlib.errors import TrainingError
+from ftlib.kinds.batch import LossSum
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.split import PreparedSplit
+from ftlib.training.batches import micro_batches
+from ftlib.training.group import Group
+from ftlib.training.objectives.prepared import Context, Prepared
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One rank's micro-batch."""
+
+    rows: Int[np.ndarray, " rows"]
+    counts: bool
+    """False for the rows that a rank repeats to take part in a collective pass; they weigh nothing."""
+    context: Context | None = None
+
+
+class Asking:
+    """An objective with the model that it is asked about, on one rank."""
+
+    def __init__(
+        self,
+        objective: Any,
+        model: nn.Module,
+        collate: Collator,
+        group: Group,
+        *,
+        companions: Mapping[str, nn.Module],
+        precision: Literal["fp32", "bf16"] = "fp32",
+        micro_batch_size: int | None = None,
+    ) -> None:
+        """Take a model and its companions as they are spread over the group."""
+        self.objective, self.model, self.collate, self.group = objective, model, collate, group
+        self._precision, self._size = precision, micro_batch_size
+        self._beside = {"companions": companions} if getattr(objective, "companions", ()) else {}
+        self._prepare = getattr(objective, "prepare", None)
+        self._counts_known: bool = getattr(objective, "counts_known", True)
+
+    def pieces(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> tuple[list[Piece], int]:
+        """Return this rank's pieces of a global batch, and the supervised items of all ranks' pieces.
+
+        Raises TrainingError if the objective should count, and did not.
+        """
+        dealt = micro_batches(rows, self.group.rank, self.group.world_size, self._size)
+        pieces = [Piece(mine, counts) for mine, counts in dealt]
+        count = int(split.supervised[rows].sum())
+        return (pieces, count) if self._prepare is None else self._prepared(split, pieces, count)
+
+    def loss(self, split: PreparedSplit, piece: Piece) -> LossSum:
+        """Return the objective's loss of one piece."""
+        context = {} if piece.context is None else {"context": piece.context}
+        return self._ask(self.objective.loss, split, piece, context)
+
+    @torch.no_grad()
+    def _prepared(self, split: PreparedSplit, pieces: list[Piece], count: int) -> tuple[list[Piece], int]:
+        """Hand every piece its context; count the supervised items where nothing but the objective knows them."""
+        training = self.model.training
+        self.model.eval()
+        found: list[Prepared] = [self._ask(self._prepare, split, piece, {}) for piece in pieces]
+        self.model.train(training)
+        weighs = [piece.counts for piece in pieces]
+        sums: dict[str, torch.Tensor] = {}
+        for name, first in found[0].sums.items():
+            mine = torch.stack([one.sums[name].double() * counts for one, counts in zip(found, weighs, strict=True)])
+            sums[name] = self.group.add_up(mine.sum(dim=0)).to(first.dtype)
+        if not self._counts_known:
+            count = self._counted([one.count for one, counts in zip(found, weighs, strict=True) if counts])
+        contexts = [Context(sums, one.kept) for one in found]
+        return [replace(piece, context=context) for piece, context in zip(pieces, contexts, strict=True)], count
+
+    def _counted(self, counts: Sequence[int | None]) -> int:
+        if None in counts:
+            raise TrainingError(
+                f"objective {self.objective.kind!r} says that its counts are not known before, and its `prepare` "
+                "gives none; return a Prepared with a count"
+            )
+        return int(self.group.sum(sum(count or 0 for count in counts))[0])
+
+    def _ask(self, method: Any, split: PreparedSplit, piece: Piece, more: Mapping[str, Any]) -> Any:
+        batch = split.batch(piece.rows, self.collate)
+        with torch.autocast(self.group.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            return method(self.model, batch, **self._beside, **more)

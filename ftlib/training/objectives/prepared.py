@@ -1,0 +1,36 @@
+"""What an objective may find in a global batch before any loss of it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` finds in one piece of a global batch, without gradients and with dropout off.
+
+    As with a loss, an objective gives sums and only the loop adds them up: then they do not depend on how the batch is
+    split over micro-batches and workers.
+    """
+
+    sums: Mapping[str, Tensor]
+    """By name; each is added up over all pieces of all ranks. The same names and shapes for every piece."""
+    count: int | None = None
+    """Supervised items that the piece's loss will count: of an objective with `counts_known = False`."""
+    kept: Any = None
+    """What the loss of the same piece is given back as it is."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What `loss` is given of what `prepare` found."""
+
+    sums: Mapping[str, Tensor]
+    """Over the whole global batch."""
+    kept: Any
+    """Of this piece."""
