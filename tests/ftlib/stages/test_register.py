@@ -370,8 +370,8 @@ def test_a_wrongly_written_tensor_stops_at_the_logits(make, tmp_path: Path, monk
     """Every digest is right here; only the logits can tell."""
     write = merge.write_candidate
 
-    def wrong(candidate: Candidate, out: Path) -> Merged:
-        merged = write(candidate, out)
+    def wrong(candidate: Candidate, out: Path, base: Any = None) -> Merged:
+        merged = write(candidate, out, base)
         tensors = load_file(out / "model.safetensors")
         tensors["classifier.bias"] = tensors["classifier.bias"] + 1e-3
         save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
@@ -402,8 +402,8 @@ def test_a_store_that_alters_bytes_stops_at_the_digest(make, tmp_path: Path, mon
 def test_labels_in_another_order_stop_it(make, monkeypatch: pytest.MonkeyPatch):
     write = merge.write_candidate
 
-    def renamed(candidate: Candidate, out: Path) -> Merged:
-        merged = write(candidate, out)
+    def renamed(candidate: Candidate, out: Path, base: Any = None) -> Merged:
+        merged = write(candidate, out, base)
         config = json.loads((out / "config.json").read_text())
         config["id2label"] = dict(enumerate(reversed(LABELS)))
         (out / "config.json").write_text(json.dumps(config))
