@@ -199,7 +199,8 @@ def _answered(r: Recipe, found: Challenge, approval: Approval | None) -> Challen
         return found.ended("not_promoted", f"{approval.who} said no: {approval.why or 'no reason given'}")
     name = found.version.name if found.version else r.publish.name
     number = found.version.version if found.version else 0
-    command = f"reglage registry promote {name}@{number} --registry {r.publish.to.store().uri}"
+    to = r.publish.to
+    command = f"reglage registry promote {name}@{number} --registry {to.store().uri}{to.place().server_option()}"
     return found.ended("not_promoted", *found.reasons, f"a person has to agree: {command}")
 
 

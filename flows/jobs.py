@@ -19,6 +19,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
 from ftlib.training.mixture import Mixture
@@ -82,7 +83,7 @@ def train_job(
     return TrainJob(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
-        phase=phase.model_copy(update={"companions": {}}),  # told by their bytes instead
+        phase=phase.model_copy(update={"companions": {}, "scores": {}}),  # told by their bytes instead
         companions={name: companions.get(name) or ends[str(said.phase)] for name, said in phase.companions.items()},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
@@ -93,10 +94,31 @@ def train_job(
 def found_companions(recipe: Recipe) -> dict[str, dict[str, FoundModel]]:
     """Find the phases' companions that are models from elsewhere, by phase and name. Raises ModelError."""
     return {
-        phase.name: {name: find_model(said.model) for name, said in phase.companions.items() if said.model}
+        phase.name: {name: find_model(said.model) for name, said in phase.beside.items() if said.model}
         for phase in recipe.phases
-        if phase.companions
+        if phase.beside
     }
+
+
+def score_job(
+    recipe: Recipe,
+    phase: Phase,
+    name: str,
+    trail: Sequence[Checkpoint],
+    data: PreparedDataset,
+    found: Mapping[str, FoundModel],
+) -> ScoreJob:
+    """Say which of a phase's `scores` to compute for one of its datasets."""
+    ends = {end.phase: end for end in trail}
+    return ScoreJob(
+        name=name,
+        model=found.get(name) or ends[str(phase.scores[name].phase)],
+        data=data,
+        tokenizer=trail[-1].tokenizer,
+        labels=trail[-1].labels,
+        precision=resolve_precision(phase, recipe.compute),
+        compute=recipe.compute,
+    )
 
 
 def bases(recipe: Recipe, work: Workspace) -> Versions:

@@ -18,7 +18,7 @@ from ftlib.evaluation.results import UNDEFINED
 from ftlib.registry import AliasEntry, ModelRegistry
 from ftlib.registry.aliases import AliasLog
 from ftlib.registry.versions import model_name
-from ftlib.storage import open_store
+from ftlib.storage import Place, open_store
 from ftlib.wording import escaped
 
 one_line_errors()
@@ -57,7 +57,7 @@ def promote(
         who: Your name, kept in the history; the flow run's if empty.
         expected: The entry of the history that you decided against. None is the newest one now.
     """
-    opened = ModelRegistry(open_store(registry, endpoint_url))
+    opened = ModelRegistry(open_store(Place.parse(registry, endpoint_url)))
     before = opened.alias(model_name(model), alias)
     opened.version(model, version)
     _show(opened, model, alias, before, version)
@@ -94,7 +94,7 @@ def rollback(
         who: Your name, kept in the history; the flow run's if empty.
         expected: The entry of the history that you decided against. None is the newest one now.
     """
-    opened = ModelRegistry(open_store(registry, endpoint_url))
+    opened = ModelRegistry(open_store(Place.parse(registry, endpoint_url)))
     opened.version(model_name(model))  # says what models there are
     before = opened.alias(model, alias)
     if before is None:

@@ -34,6 +34,7 @@ from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
+from ftlib.stages.score import score
 from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
@@ -174,9 +175,26 @@ def trained(
     """Train one phase from the trail's end; with another seed, a fine-tune beside it."""
     ends = whole(trail)
     companions = data.companions.get(phase.name, {}) if data else {}
-    job = jobs.train_job(r, phase, ends, data.prepared, companions, seed) if ends and data else None
+    prepared = yield from scored(r, phase, ends, data and data.prepared, companions)
+    job = jobs.train_job(r, phase, ends, prepared, companions, seed) if ends and prepared else None
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
+
+
+def scored(
+    r: Recipe,
+    phase: Phase,
+    trail: Sequence[Checkpoint] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+    found: Mapping[str, FoundModel],
+) -> Steps[Mapping[str, PreparedDataset] | None]:
+    """Give a phase's datasets the columns that its objective reads of frozen models; most have none."""
+    for name in phase.scores:
+        for part in phase.parts:
+            job = jobs.score_job(r, phase, name, trail, prepared[part], found) if trail and prepared else None
+            made = yield from step(score, job, f"{name} of {part}")
+            prepared = {**prepared, part: made} if prepared and made else None
+    return prepared
 
 
 def sweep(

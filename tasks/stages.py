@@ -7,9 +7,10 @@ from prefect import Task
 from tasks.assess import evaluate, interpolate, select
 from tasks.data import ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import base, train
+from tasks.train import base, score, train
 
 TASKS: dict[str, Task[..., Any]] = {
-    task.name: task for task in (ingest, preprocess, base, train, interpolate, evaluate, select, report, register)
+    task.name: task
+    for task in (ingest, preprocess, base, score, train, interpolate, evaluate, select, report, register)
 }
 """By the stage's name, in the order in which a run comes to them."""

@@ -1,7 +1,9 @@
-"""Weights: the base model with its head, then one phase after another."""
+"""Weights: the base model with its head, then one phase after another, and what frozen models say for them."""
 
+from ftlib.data.datasets import PreparedDataset
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages import base as _base
+from ftlib.stages import score as _score
 from ftlib.stages import train as _train
 from ftlib.workspace import Workspace
 from tasks.policy import stage_task
@@ -11,6 +13,12 @@ from tasks.policy import stage_task
 def base(job: _base.BaseJob, work: Workspace) -> Checkpoint:
     """The base model with the head the objective needs."""
     return _base.base(job, work)
+
+
+@stage_task(hours=24)
+def score(job: _score.ScoreJob, work: Workspace) -> PreparedDataset:
+    """A frozen model's numbers for every row that trains."""
+    return _score.score(job, work)
 
 
 @stage_task(hours=None)

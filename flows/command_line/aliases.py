@@ -10,6 +10,7 @@ from flows.command_line.registry_options import open_registry, registry_options,
 from ftlib.errors import StorageError
 from ftlib.registry import CHAMPION, AliasEntry, ModelRegistry
 from ftlib.registry.versions import model_name
+from ftlib.storage import Place
 
 alias_option = click.option("--alias", default=CHAMPION, show_default=True, help="The name that moves.")
 
@@ -51,12 +52,11 @@ def promote(
     expected: int | None,
     who: str,
     why: str,
-    uri: str,
-    endpoint_url: str | None,
+    registry: Place,
     as_json: bool,
 ) -> None:
     """Let an alias (champion) mean a version, for everyone who reads NAME@champion from now on."""
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     found = opened.resolve(version)
     before = opened.alias(found.name, alias)
     entry = opened.promote(found.name, alias, found.version, _decided(before, expected), who, why)
@@ -78,12 +78,11 @@ def rollback(
     expected: int | None,
     who: str,
     why: str,
-    uri: str,
-    endpoint_url: str | None,
+    registry: Place,
     as_json: bool,
 ) -> None:
     """Let an alias mean again what it meant before. Nothing is deleted; the history gets one more entry."""
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     before = _newest(opened, name, alias)
     entry = opened.rollback(model_name(name), alias, _decided(before, expected), who, why, to)
     _say(entry, before, as_json)
@@ -94,9 +93,9 @@ def rollback(
 @alias_option
 @registry_options
 @json_option
-def history(name: str, alias: str, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def history(name: str, alias: str, registry: Place, as_json: bool) -> None:
     """Show every move of an alias: when, to what, by whom, and why."""
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     _newest(opened, name, alias)
     entries = opened.history(name, alias)
     record = {"name": name, "alias": alias, "entries": [entry.model_dump(mode="json") for entry in entries]}

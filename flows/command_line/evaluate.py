@@ -28,6 +28,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
 from ftlib.stages.preprocess import PreprocessJob
 from ftlib.stages.step import Step, Steps, walk
+from ftlib.storage import Place
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
@@ -62,8 +63,7 @@ def evaluate(
     split: Any,
     overrides: tuple[str, ...],
     work: Path,
-    uri: str,
-    endpoint_url: str | None,
+    registry: Place,
     as_json: bool,
 ) -> None:
     """Measure models on a recipe's evaluations: folders, or versions NAME@NUMBER or NAME@ALIAS.
@@ -77,11 +77,11 @@ def evaluate(
     recipe, workspace = _of(load_recipe(recipe_path, overrides), wanted), Workspace(work)
     rows: dict[str, Ledger] = {}
     check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
-    bases = versions(uri, endpoint_url)
+    bases = versions(registry)
     reports = [
         report
         for model in models
-        for report in _measured(model, model_folder(model, uri, endpoint_url), recipe, split, workspace, rows, bases)
+        for report in _measured(model, model_folder(model, registry), recipe, split, workspace, rows, bases)
     ]
     compared = _compared(models, reports, recipe, workspace)
     record = {

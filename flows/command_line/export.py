@@ -9,6 +9,7 @@ from flows.command_line.registry_options import facts, key_option, open_registry
 from ftlib.registry.hugging_face import export_folder
 from ftlib.registry.mlflow import export_to_mlflow
 from ftlib.registry.signing import PublicKey
+from ftlib.storage import Place
 
 
 @click.group()
@@ -22,11 +23,9 @@ def export() -> None:
 @key_option
 @registry_options
 @json_option
-def hf_folder(
-    version: str, folder: Path, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
-) -> None:
+def hf_folder(version: str, folder: Path, key: PublicKey | None, registry: Place, as_json: bool) -> None:
     """Write a version to FOLDER, its card saying which version it is: ready for from_pretrained and the Hub."""
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     found, target = opened.resolve(version), folder.absolute()
     created = export_folder(opened, found, target, key)
     record = {**facts(found), "folder": str(target), "created": created}
@@ -45,12 +44,11 @@ def mlflow(
     tracking_uri: str,
     experiment: str,
     key: PublicKey | None,
-    uri: str,
-    endpoint_url: str | None,
+    registry: Place,
     as_json: bool,
 ) -> None:
     """Copy a version with its metrics to MLflow, and the aliases that mean it. Needs the extra reglage[mlflow]."""
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     found = opened.resolve(version)
     done = export_to_mlflow(opened, found, tracking_uri, experiment, key)
     aliases = f", {', '.join(done.aliases)}" if done.aliases else ""

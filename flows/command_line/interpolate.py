@@ -22,6 +22,7 @@ from ftlib.merging.plan import Input, plan_merge
 from ftlib.merging.recorded import check_recorded, recorded
 from ftlib.models.folder import is_adapter
 from ftlib.recipe.file import explain
+from ftlib.storage import Place
 from ftlib.storage.model_folders import check_free, put_folder
 from ftlib.workspace import make_cache, user_cache
 
@@ -56,8 +57,7 @@ def interpolate(
     max_shard_mb: int | None,
     as_adapter: bool,
     workers: int,
-    uri: str,
-    endpoint_url: str | None,
+    registry: Place,
     as_json: bool,
 ) -> None:
     """Merge model folders or versions NAME@NUMBER into a new folder, streaming, in a few megabytes of memory.
@@ -68,11 +68,12 @@ def interpolate(
     if len(checkpoints) < 2:
         raise RecipeError(f"interpolate needs at least two checkpoints, got {len(checkpoints)}; name A and B")
     kernel = _kernel(method, len(checkpoints), {"alpha": alpha, "scale": scale, **_parsed(options)})
-    folders = [model_folder(spec, uri, endpoint_url) for spec in checkpoints]
+    where = registry.beside(out)
+    folders = [model_folder(spec, registry) for spec in checkpoints]
     named = list(zip(checkpoints, folders, strict=True))
     known = check_recorded(kernel, named)
     began = time.monotonic()
-    with _written(out, endpoint_url) as target:
+    with _written(where) as target:
         if as_adapter:
             made = _scaled_adapter(kernel, folders, target, max_shard_mb)
         else:
@@ -80,7 +81,7 @@ def interpolate(
             made = _merged_weights(kernel, named, target, shard_bytes, workers)
     record = {
         **made,
-        "folder": out if out.startswith("s3://") else str(user_path(out).absolute()),
+        "folder": where.uri if where.remote else str(user_path(out).absolute()),
         "merge": kernel.model_dump(mode="json"),
         "checkpoints": list(checkpoints),
         "lineage_known": known,
@@ -144,20 +145,20 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
 
 
 @contextmanager
-def _written(out: str, endpoint_url: str | None) -> Generator[Path]:
+def _written(out: Place) -> Generator[Path]:
     """Give the folder to write; one of a bucket is written here first, and uploaded if the block succeeds."""
-    if not out.startswith("s3://"):
-        yield user_path(out).absolute()
+    if not out.remote:
+        yield user_path(out.key).absolute()
         return
-    check_free(out, endpoint_url)
+    check_free(out)
     from ftlib.merging.files import scratch_beside
 
     with scratch_beside(
-        make_cache(user_cache()) / "outgoing" / hashlib.sha256(out.encode()).hexdigest()[:16]
+        make_cache(user_cache()) / "outgoing" / hashlib.sha256(out.uri.encode()).hexdigest()[:16]
     ) as scratch:
-        folder = scratch / "written"
+        folder = scratch / "model"
         yield folder
-        put_folder(folder, out, endpoint_url)
+        put_folder(folder, out)
 
 
 def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:

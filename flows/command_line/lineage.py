@@ -14,6 +14,7 @@ from ftlib.published.ancestry import Ancestry
 from ftlib.published.row_search import Holdings, Wanted, find_rows
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Manifest, Version
+from ftlib.storage import Place
 
 
 @click.command()
@@ -28,8 +29,7 @@ def lineage(
     version: str | None,
     rows: tuple[str, ...],
     keys: tuple[str, ...],
-    uri: str,
-    endpoint_url: str | None,
+    registry: Place,
     as_json: bool,
 ) -> None:
     """Show what a version was made from; or, with --row or --key, every version that a row went into.
@@ -42,7 +42,7 @@ def lineage(
     ]
     if (version is None) == (not wanted):
         raise click.UsageError("give a version, or rows with --row or --key")
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     if version is not None:
         _show(opened, opened.resolve(version), as_json)
     else:

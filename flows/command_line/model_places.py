@@ -10,18 +10,20 @@ from ftlib.errors import ModelError
 from ftlib.models.adapter import Versions
 from ftlib.models.checkpoint import model_in
 from ftlib.models.folder import package_folder
+from ftlib.storage import Place
 from ftlib.storage.model_folders import fetch_folder
+from ftlib.storage.place import FOLDERS, is_remote
 from ftlib.workspace import make_cache, user_cache
 
 
-def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
+def model_folder(spec: str, registry: Place) -> Path:
     """Return a model folder: the one named, its `model/` where it is a stage's output, or what is fetched for it.
 
     That is a version, pulled from the registry, a folder of a bucket, or one of an installed package.
     """
     cache = make_cache(user_cache())
-    if spec.startswith("s3://"):
-        return fetch_folder(spec, cache / "folders", endpoint_url)
+    if is_remote(spec):
+        return fetch_folder(registry.beside(spec), cache / "folders")
     if spec.startswith("package:"):
         return package_folder(spec)
     folder = user_path(spec)
@@ -30,16 +32,15 @@ def model_folder(spec: str, uri: str, endpoint_url: str | None) -> Path:
         return inside if (inside / "config.json").is_file() else folder
     if "@" not in spec:
         raise ModelError(
-            f"{spec!r} is no folder here; give a model folder, package:module/folder, s3://bucket/folder, or a version "
-            "as name@3"
+            f"{spec!r} is no folder here; give a model folder, package:module/folder, {FOLDERS}, or a version as name@3"
         )
-    return versions(uri, endpoint_url)(spec)
+    return versions(registry)(spec)
 
 
-def versions(uri: str, endpoint_url: str | None) -> Versions:
+def versions(registry: Place) -> Versions:
     """Return what gives the folder of a registry's version, pulled once into the user's cache."""
 
     def folder(spec: str) -> Path:
-        return open_registry(uri, endpoint_url).folder_of(spec, make_cache(user_cache()) / "versions")
+        return open_registry(registry).folder_of(spec, make_cache(user_cache()) / "versions")
 
     return folder

@@ -15,6 +15,7 @@ from ftlib.data.row_files.first_bytes import wide_line
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.published.predict import predict as answer
 from ftlib.registry.signing import PublicKey
+from ftlib.storage import Place
 from ftlib.workspace import make_cache, user_cache
 
 
@@ -24,9 +25,7 @@ from ftlib.workspace import make_cache, user_cache
 @key_option
 @registry_options
 @json_option
-def predict(
-    version: str, batch_size: int, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
-) -> None:
+def predict(version: str, batch_size: int, key: PublicKey | None, registry: Place, as_json: bool) -> None:
     """Answer the lines on stdin with a published version, a line each, tab-separated.
 
     A label and its probability; of a multi-label model, each label that applies and its probability, or nothing; of a
@@ -35,9 +34,9 @@ def predict(
     Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
     ./FOLDER is one that was pulled or exported before.
     """
-    name, folder, about = _located(version, key, uri, endpoint_url)
+    name, folder, about = _located(version, key, registry)
     with called(name, folder):
-        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size, versions(uri, endpoint_url))
+        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size, versions(registry))
         if as_json:
             answers = [prediction.model_dump(mode="json") for prediction in predictions]
             emit(answers, {**about, "predictions": answers}, as_json)
@@ -46,9 +45,7 @@ def predict(
             click.echo(prediction.line())
 
 
-def _located(
-    version: str, key: PublicKey | None, uri: str, endpoint_url: str | None
-) -> tuple[str, Path, dict[str, object]]:
+def _located(version: str, key: PublicKey | None, registry: Place) -> tuple[str, Path, dict[str, object]]:
     """Return what answers, its folder, and what --json says of it. A bare word is a model's name, never a folder's."""
     if "/" in version:
         if not (folder := user_path(version)).is_dir():
@@ -56,7 +53,7 @@ def _located(
         if key:
             raise RecipeError(f"--key: {version} is a folder, whose signature is in the registry; give a version")
         return version, folder, {"folder": str(folder.absolute())}
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     found = opened.resolve(version)
     folder = make_cache(user_cache() / "versions") / found.manifest
     opened.pull(found, folder, key)

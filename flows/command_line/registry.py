@@ -26,7 +26,7 @@ from ftlib.evaluation.results import UNDEFINED
 from ftlib.registry import probe
 from ftlib.registry.signing import PublicKey
 from ftlib.registry.versions import Manifest, Version
-from ftlib.storage import open_store
+from ftlib.storage import Place, open_store
 from ftlib.wording import counted
 
 
@@ -43,9 +43,9 @@ for command in (promote, rollback, history, fsck, gc, export):
 @click.argument("name", required=False)
 @registry_options
 @json_option
-def list_versions(name: str | None, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def list_versions(name: str | None, registry: Place, as_json: bool) -> None:
     """List the models of a registry, or the versions of one model."""
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     models = [name] if name else opened.models()
     versions = {model: opened.versions(model) for model in models}
     if name and not versions[name]:
@@ -77,9 +77,9 @@ def _words(aliases: dict[str, int], version: int | None) -> list[str]:
 @version_argument
 @registry_options
 @json_option
-def show(version: str, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def show(version: str, registry: Place, as_json: bool) -> None:
     """Show what a version is: its metrics, files and lineage."""
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     found = opened.resolve(version)
     manifest = opened.manifest(found)
     record = {**facts(found), "registry": opened.store.uri, "manifest": manifest.model_dump(mode="json")}
@@ -92,14 +92,12 @@ def show(version: str, uri: str, endpoint_url: str | None, as_json: bool) -> Non
 @key_option
 @registry_options
 @json_option
-def pull(
-    version: str, folder: Path | None, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool
-) -> None:
+def pull(version: str, folder: Path | None, key: PublicKey | None, registry: Place, as_json: bool) -> None:
     """Download a version to FOLDER (the model's name if not given), every byte checked.
 
     The folder appears only when it is whole, and loads with transformers' from_pretrained.
     """
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     found = opened.resolve(version)
     target = (folder or Path(found.name)).absolute()
     created = opened.pull(found, target, key)
@@ -112,9 +110,9 @@ def pull(
 @key_option
 @registry_options
 @json_option
-def verify(version: str, key: PublicKey | None, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def verify(version: str, key: PublicKey | None, registry: Place, as_json: bool) -> None:
     """Read every byte of a version again and compare it with the recorded digests."""
-    opened = open_registry(uri, endpoint_url)
+    opened = open_registry(registry)
     found = opened.resolve(version)
     if faults := opened.verify(found, key):
         raise IntegrityError("\n".join(f"{found}: {fault.path}: {fault.problem}" for fault in faults))
@@ -135,9 +133,9 @@ def verify(version: str, key: PublicKey | None, uri: str, endpoint_url: str | No
 @click.option("--writers", type=click.IntRange(min=2), default=16, show_default=True, help="Writers per race.")
 @registry_options
 @json_option
-def probe_store(rounds: int, writers: int, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def probe_store(rounds: int, writers: int, registry: Place, as_json: bool) -> None:
     """Test whether a store lets exactly one of many racing writers win, as a registry needs it to."""
-    store = open_store(uri, endpoint_url)
+    store = open_store(registry)
     started = time.monotonic()
     for _ in range(rounds):
         probe(store, writers)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ftlib.errors import ModelError
 from ftlib.registry import ModelRegistry
 from ftlib.registry.signing import PublicKey
 from ftlib.registry.versions import Version
-from ftlib.storage import open_store
+from ftlib.storage import Place, open_store
 
 UNBROKEN = {"entry", "version", "at", "published"}
 """Columns of short words, which stay on one line where others give way."""
@@ -38,25 +39,32 @@ key_option = click.option(
 
 
 def registry_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say where the registry is."""
+    """Add the options that say where the registry is; the command gets one place, `registry`."""
+
+    @wraps(command)
+    def placed(*args: Any, registry_uri: str, endpoint_url: str | None, **options: Any) -> None:
+        command(*args, registry=Place.parse(registry_uri, endpoint_url), **options)
+
     endpoint = click.option(
         "--endpoint-url", envvar="AWS_ENDPOINT_URL", metavar="URL", help="The S3 server, if it is not AWS."
     )
-    where = click.option(
-        "--registry",
-        "uri",
-        envvar="REGLAGE_REGISTRY",
-        default="registry",
-        show_default=True,
-        metavar="URI",
-        help="A folder, or s3://bucket/prefix.",
-    )
-    return where(endpoint(command))
+    return registry_option(endpoint(placed))
 
 
-def open_registry(uri: str, endpoint_url: str | None) -> ModelRegistry:
+registry_option = click.option(
+    "--registry",
+    "registry_uri",
+    envvar="REGLAGE_REGISTRY",
+    default="registry",
+    show_default=True,
+    metavar="URI",
+    help="A folder, or s3://bucket/prefix.",
+)
+
+
+def open_registry(registry: Place) -> ModelRegistry:
     """Open the registry a command was given."""
-    return ModelRegistry(open_store(uri, endpoint_url))
+    return ModelRegistry(open_store(registry))
 
 
 def aliases_of(opened: ModelRegistry, model: str) -> dict[str, int]:

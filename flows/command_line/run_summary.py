@@ -78,6 +78,5 @@ def _outcome(result: ModelVersion | Refusal, publish: Publish) -> str:
 
 
 def _pull_command(version: ModelVersion, to: Registry) -> str:
-    endpoint = f" --endpoint-url {to.endpoint_url}" if to.endpoint_url else ""
     spec = f"{version.name}@{version.version}"
-    return f"reglage registry pull {spec} {version.name} --registry {version.registry}{endpoint}"
+    return f"reglage registry pull {spec} {version.name} --registry {version.registry}{to.place().server_option()}"

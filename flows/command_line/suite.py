@@ -17,6 +17,7 @@ from ftlib.wording import counted
 
 if TYPE_CHECKING:
     from ftlib.evaluation.lm_eval_suites import TaskScores
+from ftlib.storage import Place
 
 
 @click.command()
@@ -52,8 +53,7 @@ def suite(
     limit: int | None,
     resamples: int,
     confidence: float,
-    uri: str,
-    endpoint_url: str | None,
+    registry: Place,
     as_json: bool,
 ) -> None:
     """Ask causal language models a task suite (lm-eval): folders, or versions NAME@NUMBER or NAME@ALIAS.
@@ -67,7 +67,7 @@ def suite(
     if twice := sorted({model for model in models if models.count(model) > 1}):
         raise RecipeError(f"suite: {', '.join(twice)} is named twice; name every model once")
     resampling, found = Resampling(resamples, confidence, seed=0), dict[str, "list[TaskScores]"]()
-    folders = {name: model_folder(name, uri, endpoint_url) for name in models}
+    folders = {name: model_folder(name, registry) for name in models}
     from ftlib.kinds.loading import load_language_model, load_tokenizer
 
     for name, place in folders.items():

@@ -10,6 +10,7 @@ from ftlib.errors import IntegrityError, RecipeError
 from ftlib.registry.fsck import Examination
 from ftlib.registry.fsck import fsck as examine
 from ftlib.registry.garbage_collection import DAY, Collected, Collector
+from ftlib.storage import Place
 from ftlib.wording import counted
 
 
@@ -17,10 +18,10 @@ from ftlib.wording import counted
 @click.option("--deep", is_flag=True, help="Read every byte of every file, not only sizes.")
 @registry_options
 @json_option
-def fsck(deep: bool, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def fsck(deep: bool, registry: Place, as_json: bool) -> None:
     """Check versions, manifests, files and aliases; exit code 6 if anything is wrong."""
-    found = examine(open_registry(uri, endpoint_url), deep=deep)
-    record = {"registry": uri, "ok": not found.faults, **found.model_dump(mode="json")}
+    found = examine(open_registry(registry), deep=deep)
+    record = {"registry": registry.uri, "ok": not found.faults, **found.model_dump(mode="json")}
     emit(lambda: _print_examination(found), record, as_json)
     if found.faults:
         click.get_current_context().exit(IntegrityError.exit_code)
@@ -46,7 +47,7 @@ def fsck(deep: bool, uri: str, endpoint_url: str | None, as_json: bool) -> None:
 )
 @registry_options
 @json_option
-def gc(delete: bool, grace: float, lease: float, uri: str, endpoint_url: str | None, as_json: bool) -> None:
+def gc(delete: bool, grace: float, lease: float, registry: Place, as_json: bool) -> None:
     """Delete what no version needs, once several runs have seen it so for the grace period.
 
     Run it with --delete every day or week, as the only role that may delete.
@@ -54,9 +55,9 @@ def gc(delete: bool, grace: float, lease: float, uri: str, endpoint_url: str | N
     for option, days in (("--grace", grace), ("--lease", lease)):
         if not 0.0 <= days < inf:
             raise RecipeError(f"{option}: got {days:g}, allowed are days from 0 on")
-    collector = Collector(open_registry(uri, endpoint_url), grace * DAY, lease * DAY)
+    collector = Collector(open_registry(registry), grace * DAY, lease * DAY)
     found = collector.collect(delete=delete)
-    record = {"registry": uri, "acted": delete, **found.model_dump(mode="json")}
+    record = {"registry": registry.uri, "acted": delete, **found.model_dump(mode="json")}
     emit(lambda: _print_collected(found, acted=delete), record, as_json)
 
 

@@ -20,7 +20,9 @@ from ftlib.data.inputs import INPUT_IDS, TEXT, Cell, Inputs, arrow_column, to_me
 from ftlib.data.row_targets import Target
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from jaxtyping import Float
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SLICE = "slice:"
@@ -133,3 +135,17 @@ def write_split(
     """Write all rows of a split."""
     with split_writer(path, kind, slices, inputs) as writer:
         writer.write(list(rows))
+
+
+def add_scores(source: Path, target: Path, name: str, scores: Float[np.ndarray, " *rows"]) -> None:
+    """Copy a split with a column more, `score:<name>`: a number for each row, or as many for each."""
+    import pyarrow as pa
+
+    table = pa.ipc.open_file(pa.memory_map(str(source))).read_all()
+    column = pa.array(scores.reshape(-1), pa.float32())
+    if scores.ndim > 1:
+        column = pa.FixedSizeListArray.from_arrays(column, scores.shape[1])
+    metadata = table.schema.metadata
+    scored = table.append_column(SCORE + name, column).replace_schema_metadata(metadata)
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, scored.schema) as file:
+        file.write_table(scored)

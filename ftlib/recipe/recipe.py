@@ -167,13 +167,16 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
 
 
 def _companion_misfits(phase: Phase, ends: Sequence[str]) -> Iterator[str]:
-    """Say which companions the objective lacks or does not ask, and which name none of the `ends` before."""
-    where, asked = f"phases[{phase.name}].companions", getattr(phase.objective, "companions", ())
-    if {*asked} != {*phase.companions}:
-        yield f"{where}: {phase.objective.kind!r} asks {_these(asked)}, got {_these(phase.companions)}"
-    for name, companion in phase.companions.items():
-        if companion.phase is not None and companion.phase not in ends:
-            yield f"{where}.{name}: {companion.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
+    """Say which frozen models the objective lacks or does not ask, and which name none of the `ends` before."""
+    for field, given in (("companions", phase.companions), ("scores", phase.scores)):
+        where, asked = f"phases[{phase.name}].{field}", getattr(phase.objective, field, ())
+        if {*asked} != {*given}:
+            yield f"{where}: {phase.objective.kind!r} asks {_these(asked)}, got {_these(given)}"
+        for name, one in given.items():
+            if one.phase is not None and one.phase not in ends:
+                yield f"{where}.{name}: {one.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
+    if both := phase.companions.keys() & phase.scores.keys():
+        yield f"phases[{phase.name}].scores: {_these(both)} is a companion too; give it another name"
 
 
 def _unwatched_misfits(where: str, phase: Phase) -> Iterator[str]:

@@ -12,6 +12,7 @@ from ftlib.data.identity import identity
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
+from ftlib.models.adapter import FILES, adapter_digest, write_base
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
 from ftlib.models.folder import config_digest, labels_of, read_config, tokenizer_digest, weights_digest
 from ftlib.models.parameter_names import layer_of
@@ -79,8 +80,6 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
 def _build_adapter(job: BaseJob, folder: Path) -> Checkpoint:
     from ftlib.kinds.loading import copy_beside, load, load_tokenizer
     from ftlib.kinds.padding import check_padding
-    from ftlib.models.adapter import FILES, adapter_digest, write_base
-    from ftlib.models.folder import config_digest, labels_of
     from ftlib.models.limits import limits_of
 
     source, base, target = Path(job.model.uri), job.model.base, model_in(folder)

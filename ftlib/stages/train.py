@@ -10,16 +10,14 @@ from typing import ClassVar, Literal
 
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
-from ftlib.errors import ModelError
 from ftlib.fingerprint import Job
 from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
-from ftlib.models.folder import config_digest, is_adapter, labels_of, weights_digest
+from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
-from ftlib.wording import some
 from ftlib.workspace import Workspace
 
 
@@ -56,23 +54,6 @@ def runs_on_ray(phase: Phase, compute: Compute) -> bool:
     return compute.workers > 0 and phase.tuning.takes_steps
 
 
-def check_companions(job: TrainJob) -> None:
-    """Raise ModelError for a companion that reads other tokens than the model, or answers with other labels."""
-    for name, companion in job.companions.items():
-        where = f"phases[{job.phase.name}].companions.{name}"
-        if companion.tokenizer != job.start.tokenizer:
-            raise ModelError(
-                f"{where}: its tokenizer is not the model's, and rows are tokenised once, for the model; "
-                "choose a companion with the same tokenizer files"
-            )
-        labels = companion.labels if isinstance(companion, Checkpoint) else labels_of(companion.folder)
-        if job.start.labels and labels != job.start.labels:
-            raise ModelError(
-                f"{where}: its labels are {some(labels) or 'none'}, the model's {some(job.start.labels)}, in that "
-                "order; choose a companion with a head for the same ones"
-            )
-
-
 def train(job: TrainJob, work: Workspace) -> Checkpoint:
     """Train one phase, from the last checkpoint if an earlier attempt was killed.
 
@@ -87,9 +68,11 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
+    from ftlib.training.companions import check_companion
     from ftlib.training.worker import outcome, work
 
-    check_companions(job)
+    for name, companion in job.companions.items():
+        check_companion(f"phases[{job.phase.name}].companions.{name}", companion, job.start.tokenizer, job.start.labels)
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,

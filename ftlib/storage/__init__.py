@@ -10,23 +10,26 @@ from pathlib import Path
 
 from ftlib.errors import StorageError
 from ftlib.storage.local import LocalStore
+from ftlib.storage.objects import S3Objects
+from ftlib.storage.place import Place
 from ftlib.storage.s3 import S3Store
-from ftlib.storage.s3_client import check_no_secret
-from ftlib.storage.store import Store, safe_relpath
+from ftlib.storage.store import Objects, Store, safe_relpath
 
-__all__ = ["LocalStore", "S3Store", "Store", "open_store", "safe_relpath"]
+__all__ = ["LocalStore", "Objects", "Place", "S3Store", "Store", "open_objects", "open_store", "safe_relpath"]
+
+_STORES = {"s3": S3Store}
+_OBJECTS = {"s3": S3Objects}
 
 
-def open_store(uri: str, endpoint_url: str | None = None) -> Store:
-    """Open `s3://bucket/prefix` or a folder's path. Touches nothing yet. Raises StorageError for anything else.
+def open_store(place: Place) -> Store:
+    """Open a place to write to: objects that are whole or absent. Touches nothing yet."""
+    if not place.remote:
+        return LocalStore(Path(place.key))
+    return _STORES[place.scheme](place.bucket, place.prefix, place.endpoint_url)
 
-    A URL that gives a password, key or signature away is refused, too.
-    """
-    check_no_secret(uri)
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return LocalStore(Path(uri))
-    if scheme != "s3" or not rest.strip("/"):
-        raise StorageError(f"{uri!r} is no storage this can open; allowed are a folder's path and s3://bucket/prefix")
-    bucket, _, prefix = rest.partition("/")
-    return S3Store(bucket, prefix, endpoint_url)
+
+def open_objects(place: Place) -> Objects:
+    """Open a bucket that others write to, to read it as it is listed. Raises StorageError for a folder."""
+    if not place.remote:
+        raise StorageError(f"{place.uri!r} is in no bucket")
+    return _OBJECTS[place.scheme](place.bucket, place.endpoint_url)

@@ -7,28 +7,28 @@ import shutil
 from pathlib import Path
 
 from ftlib.errors import StorageError
+from ftlib.storage import Place, open_objects, open_store
 from ftlib.storage.files import local_errors
-from ftlib.storage.objects import Bucket, StoredObject
-from ftlib.storage.s3 import S3Store
-from ftlib.storage.s3_client import check_no_secret
+from ftlib.storage.store import StoredObject
 
 CONFIGS = ("config.json", "adapter_config.json")
 """Who finds one takes the folder for whole: it is written last."""
 
 
-def fetch_folder(uri: str, cache: Path, endpoint_url: str | None = None) -> Path:
-    """Return a local copy of the files right under an s3:// prefix; one that was fetched before is not fetched again.
+def fetch_folder(place: Place, cache: Path) -> Path:
+    """Return a local copy of the files right in a bucket's folder; one that was fetched before is not fetched again.
 
-    A copy is known by the names, sizes and ETags that were listed, so an overwritten file is another copy. Raises
+    A copy is known by the names, sizes and versions that were listed, so an overwritten file is another copy. Raises
     StorageError if there is no model folder, DataError if a file changed while it was read.
     """
-    bucket, prefix = _place(uri)
-    source = Bucket(bucket, endpoint_url)
+    prefix, source = place.folder(), open_objects(place)
     listed = [found for found in source.walk(prefix) if found.bytes and "/" not in found.key.removeprefix(prefix)]
     names = {found.key.removeprefix(prefix): found for found in listed}
     if not names.keys() & {*CONFIGS}:
-        raise StorageError(f"{uri} has no {CONFIGS[0]}; give the folder of a model, for example s3://bucket/models/one")
-    folder = cache / _identity(f"s3://{bucket}/{prefix}", names)
+        raise StorageError(
+            f"{place.uri} has no {CONFIGS[0]}; give the folder of a model, for example {place.root}models/one"
+        )
+    folder = cache / _identity(source.uri(prefix), names)
     if folder.is_dir():
         return folder
     work = folder.with_name(f".{folder.name}.partial")
@@ -42,31 +42,22 @@ def fetch_folder(uri: str, cache: Path, endpoint_url: str | None = None) -> Path
     return folder
 
 
-def check_free(uri: str, endpoint_url: str | None = None) -> None:
-    """Raise StorageError if an s3:// prefix holds anything."""
-    bucket, prefix = _place(uri)
-    if (there := next(Bucket(bucket, endpoint_url).walk(prefix), None)) is not None:
-        raise StorageError(f"{uri} holds {there.key} already; a model is written to a prefix of its own")
+def check_free(place: Place) -> None:
+    """Raise StorageError if a bucket's folder holds anything."""
+    prefix = place.folder()
+    if (there := next(open_objects(place).walk(prefix), None)) is not None:
+        raise StorageError(f"{place.uri} holds {there.key} already; a model is written to a prefix of its own")
 
 
-def put_folder(folder: Path, uri: str, endpoint_url: str | None = None) -> None:
-    """Write a folder's files under an s3:// prefix that holds nothing. Raises StorageError if it holds something."""
-    check_free(uri, endpoint_url)
-    bucket, prefix = _place(uri)
-    store = S3Store(bucket, prefix, endpoint_url)
+def put_folder(folder: Path, place: Place) -> None:
+    """Write a folder's files to a bucket's folder that holds nothing. Raises StorageError if it holds something."""
+    check_free(place)
+    store = open_store(place)
     for path in sorted(folder.iterdir(), key=lambda path: (path.name in CONFIGS, path.name)):
         with path.open("rb") as stream:
             store.put_file(path, path.name, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
-def _place(uri: str) -> tuple[str, str]:
-    check_no_secret(uri)  # first: a key with slashes would be cut into a bucket and a prefix
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    if not uri.startswith("s3://") or not bucket or not prefix.strip("/"):
-        raise StorageError(f"{uri!r} names no folder of a bucket; write s3://bucket/folder")
-    return bucket, prefix.strip("/") + "/"
-
-
 def _identity(uri: str, names: dict[str, StoredObject]) -> str:
-    facts = [uri, *(f"{name} {found.etag} {found.bytes}" for name, found in sorted(names.items()))]
+    facts = [uri, *(f"{name} {found.version} {found.bytes}" for name, found in sorted(names.items()))]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]

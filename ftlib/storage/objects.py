@@ -6,61 +6,42 @@ import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from ftlib.errors import DataError
-from ftlib.storage.s3 import NAMES_AT_ONCE, PARTS_AT_ONCE, in_order
+from ftlib.storage.s3 import PARTS_AT_ONCE, in_order
 from ftlib.storage.s3_client import S3Client
+from ftlib.storage.store import StoredObject
 
 READ_BYTES = 16 * 2**20
 
 
-class StoredObject(NamedTuple):
-    """An object as a listing shows it."""
-
-    key: str
-    etag: str
-    bytes: int
-    age: float
-    """Seconds since it was written, both by the server's clock."""
-
-
-class Bucket:
+class S3Objects:
     """A bucket that is only read, under keys as they come: nothing is ever written to a path made of one."""
 
-    def __init__(self, name: str, endpoint_url: str | None = None, deadline: float = 300.0) -> None:
-        self.name = name
-        self.client = S3Client(name, endpoint_url, deadline)
+    def __init__(self, bucket: str, endpoint_url: str | None = None, deadline: float = 300.0) -> None:
+        self.bucket = bucket
+        self.client = S3Client(bucket, endpoint_url, deadline)
+
+    def uri(self, key: str) -> str:
+        """See Objects."""
+        return f"s3://{self.bucket}/{key}"
 
     def walk(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield every object whose key begins with `prefix`, in order of keys; one request for a thousand of them."""
-        page: dict[str, Any] = {}
-        while True:
-            page = self.client.request(
-                f"listing s3://{self.name}/{prefix}",
-                "list_objects_v2",
-                Bucket=self.name,
-                Prefix=prefix,
-                MaxKeys=NAMES_AT_ONCE,
-                **({"ContinuationToken": page["NextContinuationToken"]} if page else {}),
-            )
+        """See Objects. One request for a thousand of them; the version is the ETag."""
+        for page in self.client.pages(f"listing {self.uri(prefix)}", Bucket=self.bucket, Prefix=prefix):
             now = _server_time(page)
             for found in cast("list[dict[str, Any]]", page.get("Contents", [])):
                 age = (now - found["LastModified"]).total_seconds()
                 yield StoredObject(found["Key"], found["ETag"].strip('"'), found["Size"], age)
-            if not page.get("IsTruncated"):
-                return
 
     def copy(self, found: StoredObject, target: BinaryIO | None) -> str:
-        """Read an object in parts, write them to `target`, and return their sha256; at most 64 MiB are held.
-
-        Raises DataError if it is no longer the version that was listed: every part is asked for with its ETag.
-        """
-        uri = f"s3://{self.name}/{found.key}"
+        """See Objects. In parts, each asked for with the ETag; at most 64 MiB are held."""
+        uri = self.uri(found.key)
 
         def get(first: int) -> bytes:
             last = min(first + READ_BYTES, found.bytes) - 1
-            whose: dict[str, Any] = {"Bucket": self.name, "Key": found.key, "IfMatch": f'"{found.etag}"'}
+            whose: dict[str, Any] = {"Bucket": self.bucket, "Key": found.key, "IfMatch": f'"{found.version}"'}
             try:
                 return self.client.read(f"reading {uri}", **whose, Range=f"bytes={first}-{last}")
             except (FileExistsError, FileNotFoundError):  # 412 and 404

@@ -22,7 +22,6 @@ R = TypeVar("R")
 
 PART_BYTES = 8 * 2**20
 MOST_PARTS = 10_000  # the protocol's own limit
-NAMES_AT_ONCE = 1000
 PARTS_AT_ONCE = 8  # of one file: 64 MiB in memory
 RANGE_BYTES = 32 * 2**20  # of a download, which is not held in memory; a request takes 2 ms of the interpreter
 HASH_BYTES = 2**18
@@ -128,21 +127,11 @@ class S3Store(Store):
     def list(self, folder: str) -> list[str]:
         prefix = f"{self._key(folder)}/"
         names: list[str] = []
-        page: dict[str, Any] = {}
-        while True:
-            page = self.client.request(
-                f"listing {self.uri}/{folder}",
-                "list_objects_v2",
-                Bucket=self.bucket,
-                Prefix=prefix,
-                Delimiter="/",
-                MaxKeys=NAMES_AT_ONCE,
-                **({"ContinuationToken": page["NextContinuationToken"]} if page else {}),
-            )
+        what = f"listing {self.uri}/{folder}"
+        for page in self.client.pages(what, Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
             names += [entry["Key"].removeprefix(prefix) for entry in page.get("Contents", [])]
             names += [entry["Prefix"].removeprefix(prefix) for entry in page.get("CommonPrefixes", [])]
-            if not page.get("IsTruncated"):
-                return sorted(name for name in names if name)
+        return sorted(name for name in names if name)
 
     @override
     def size(self, path: str) -> int | None:

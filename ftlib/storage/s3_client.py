@@ -12,17 +12,18 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, TypeVar, cast
 
 from ftlib.errors import StorageError, TransientError, first_line
+from ftlib.storage.place import check_no_secret
 from ftlib.storage.s3_errors import has_expired, meaning
-from ftlib.urls import secret_in
 
 T = TypeVar("T")
 
 CONNECTIONS = 32
+NAMES_AT_ONCE = 1000
 PIECE = 2**18  # fresh buffers of megabytes cost more in page faults than the network's own work
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 FIRST_PATIENCE = 20.0  # seconds for a server that has never answered: a wrong endpoint is told soon
@@ -47,6 +48,16 @@ class S3Client:
     def request(self, what: str, method: str, **arguments: Any) -> dict[str, Any]:
         """Call one of botocore's methods; `what` begins the error message."""
         return self._retry(what, lambda client: cast("dict[str, Any]", getattr(client, method)(**arguments)))
+
+    def pages(self, what: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+        """Yield a listing's answers, each of up to a thousand names."""
+        page: dict[str, Any] = {}
+        while True:
+            more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
+            page = self.request(what, "list_objects_v2", MaxKeys=NAMES_AT_ONCE, **arguments, **more)
+            yield page
+            if not page.get("IsTruncated"):
+                return
 
     def read(self, what: str, **arguments: Any) -> bytes:
         """Return an object's bytes, or those of a `Range`: a body that breaks off is asked for again."""
@@ -153,15 +164,6 @@ def _check_place(bucket: str, endpoint_url: str | None) -> None:
         raise StorageError(
             f"{bucket!r} is no name of a bucket: allowed are letters, digits, '.', '_' and '-'; write "
             "s3://bucket/prefix, and leave keys and passwords to the environment"
-        )
-
-
-def check_no_secret(url: str) -> None:
-    """Raise StorageError if a place's URL gives a secret away."""
-    if found := secret_in(url):
-        raise StorageError(
-            f"this place is {found}: it would stand in records and logs; leave it out, and give credentials as every "
-            "AWS tool reads them, by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws"
         )
 
 

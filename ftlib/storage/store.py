@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from ftlib.errors import StorageError
 
@@ -57,6 +58,36 @@ class Store(Protocol):
 
     def leftovers(self, *, remove: bool) -> list[str]:
         """Return what writers that died left half-written, after removing it if asked to."""
+        ...
+
+
+class StoredObject(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    version: str
+    """An opaque token that differs where the bytes may."""
+    bytes: int
+    age: float
+    """Seconds since it was written, both by the server's clock."""
+
+
+class Objects(Protocol):
+    """A bucket that others write to, under keys as they come: only read, and as it was listed."""
+
+    def uri(self, key: str) -> str:
+        """Return an object's URI."""
+        ...
+
+    def walk(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield every object whose key begins with `prefix`, in order of keys."""
+        ...
+
+    def copy(self, found: StoredObject, target: BinaryIO | None) -> str:
+        """Write an object to `target`, if there is one, and return its sha256.
+
+        Raises DataError if it is no longer the version that was listed.
+        """
         ...
 
 

@@ -96,7 +96,7 @@ class Asking:
                 f"objective {self.objective.kind!r} says that its counts are not known before, and its `prepare` "
                 "gives none; return a Prepared with a count"
             )
-        return int(self.group.sum(sum(count or 0 for count in counts))[0])
+        return int(self.group.sum(float(sum(count or 0 for count in counts)))[0])
 
     def _ask(self, method: Any, split: PreparedSplit, piece: Piece, more: Mapping[str, Any]) -> Any:
         batch = split.batch(piece.rows, self.collate)

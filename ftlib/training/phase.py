@@ -70,7 +70,7 @@ class Companion(Config):
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}, "penalty": None, "companions": {}}
+    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}, "penalty": None, "companions": {}, "scores": {}}
 
     name: Name
     """What stages, candidates and curves call it."""
@@ -93,6 +93,8 @@ class Phase(Config):
     """What pulls at the weights beside the objective, for example back to where the phase started."""
     companions: dict[Name, Companion] = {}
     """The frozen models that the objective asks beside the one that trains, by the names it gives them."""
+    scores: dict[Name, Companion] = {}
+    """The frozen models whose numbers for each row the objective reads, by name; asked once, before training."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -108,6 +110,11 @@ class Phase(Config):
         if len(self.mixture) == 1:
             raise ValueError(f"a mixture of one dataset, {next(iter(self.mixture))!r}; say it as `dataset`")
         return self
+
+    @property
+    def beside(self) -> dict[str, Companion]:
+        """Return all frozen models that have a part in it, by name."""
+        return {**self.companions, **self.scores}
 
     @property
     def parts(self) -> dict[str, float]:

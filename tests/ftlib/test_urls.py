@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from flows.command_line.main import main
 from ftlib.errors import RecipeError, ReglageError, StorageError, TransientError
 from ftlib.recipe.file import load_recipe
-from ftlib.storage import S3Store, open_store
+from ftlib.storage import Place, S3Store, open_store
 from ftlib.storage.model_folders import fetch_folder
 from ftlib.storage.s3_errors import meaning
 from ftlib.testing import tiny_recipe
@@ -133,12 +133,12 @@ def test_an_endpoint_from_the_environment_is_refused_too(name: str, monkeypatch:
 
 @pytest.mark.parametrize("bucket", ["AKIA:key@b", "b b", "ü", "", "b\nc"])
 def test_a_bucket_that_is_none_is_one_line(bucket: str) -> None:
-    for use in (lambda: S3Store(bucket), lambda: open_store(f"s3://{bucket}/p").read("x")):
+    for use in (lambda: S3Store(bucket), lambda: open_store(Place.parse(f"s3://{bucket}/p")).read("x")):
         with pytest.raises(StorageError) as caught:
             use()
         assert "\n" not in str(caught.value)
     with pytest.raises(StorageError):
-        fetch_folder(f"s3://{bucket}/m", Path("cache"))
+        fetch_folder(Place.parse(f"s3://{bucket}/m"), Path("cache"))
 
 
 def test_botocore_s_errors_are_one_line() -> None:

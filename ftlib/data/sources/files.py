@@ -6,22 +6,23 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from msgspec import structs
 from pydantic import Field
 
-from ftlib.config import Config
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.row_files import COMPRESSED, SUFFIXES, read_file
 from ftlib.data.rows import BadRow, Row
+from ftlib.data.sources.base import SourceBase
 from ftlib.data.sources.listing import Found, Listing, list_bucket, list_path, once, pin_listed
-from ftlib.errors import DataError, RecipeError
+from ftlib.errors import DataError, RecipeError, StorageError
+from ftlib.storage import Objects, Place, open_objects
 from ftlib.storage.files import local_errors
-from ftlib.storage.objects import Bucket, StoredObject
+from ftlib.storage.store import StoredObject
 
 
-class Files(Config):
+class Files(SourceBase):
     """Rows from files, by suffix; compressed ones too.
 
     Files("rows.jsonl")               one file
@@ -45,14 +46,13 @@ class Files(Config):
     drop_columns: tuple[str, ...] = ()
     """Columns that nobody reads: they are left out before a row is judged."""
 
-    hub_name: ClassVar[str | None] = None
-
     def list(self) -> tuple[ListedFile, ...]:
         """List the files without reading them. Raises DataError if there are none."""
-        listing = list_bucket(self.path, self.endpoint_url, self.marker) if self._remote else self._local()
+        place = self._place()
+        listing = list_bucket(place, self.marker) if place.remote else list_path(self.path, self.marker)
         files = once(file for file in listing.files if listing.what != "folder" or _is_rows(file.uri))
         if not files:
-            raise DataError(_nothing(self.path, listing, "" if self._remote else f" (looked in {Path.cwd()})"))
+            raise DataError(_nothing(place, listing))
         for file in files:
             if not _is_rows(file.uri):
                 suffix = Path(file.uri).suffix
@@ -78,28 +78,26 @@ class Files(Config):
                 f"{self.path}: all {len(listed)} files may still be written (settle_seconds: {self.settle_seconds:g}, "
                 f"marker: {self.marker}); wait for them, or correct the source"
             )
-        bucket = self._bucket() if self._remote else None
+        bucket = self._bucket()
         return tuple(_pinned(file, known, bucket) for file in settled)
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the pinned files in the order of their digests, so that names and folders do not matter."""
-        bucket, drop = self._bucket() if self._remote else None, frozenset(self.drop_columns)
+        bucket, drop = self._bucket(), frozenset(self.drop_columns)
         for file in sorted(files, key=lambda file: file.sha256):
             yield from (
                 read_file(file, row_bytes, drop) if bucket is None else _read_object(bucket, file, row_bytes, drop)
             )
 
-    @property
-    def _remote(self) -> bool:
-        return self.path.startswith("s3://")
+    def _place(self) -> Place:
+        try:
+            return Place.parse(self.path, self.endpoint_url)
+        except StorageError as error:
+            raise RecipeError(f"the source's path {error}") from None
 
-    def _bucket(self) -> Bucket:
-        return Bucket(self.path.removeprefix("s3://").partition("/")[0], self.endpoint_url)
-
-    def _local(self) -> Listing:
-        if "://" in self.path:
-            raise RecipeError(f"{self.path}: allowed are a path on this machine and s3://bucket/prefix")
-        return list_path(self.path, self.marker)
+    def _bucket(self) -> Objects | None:
+        place = self._place()
+        return open_objects(place) if place.remote else None
 
     def _settled(self, file: Found, listing: Listing) -> bool:
         if self.marker is not None and file.folder not in listing.marked:
@@ -108,29 +106,30 @@ class Files(Config):
         return abs(file.age) >= self.settle_seconds
 
 
-def _nothing(path: str, listing: Listing, looked: str) -> str:
-    if listing.what == "folder" and (listing.files or not path.startswith("s3://")):
-        return f"{path}: no {', '.join(SUFFIXES)} file in this folder; name the one that is meant"
+def _nothing(place: Place, listing: Listing) -> str:
+    if listing.what == "folder" and (listing.files or not place.remote):
+        return f"{place.uri}: no {', '.join(SUFFIXES)} file in this folder; name the one that is meant"
     wanted = "no file matches this glob" if listing.what == "glob" else "no such file or folder"
-    return f"{path}: {wanted}{looked}; correct the source's path"
+    looked = "" if place.remote else f" (looked in {Path.cwd()})"
+    return f"{place.uri}: {wanted}{looked}; correct the source's path"
 
 
 def _is_rows(uri: str) -> bool:
     return uri.lower().endswith((*SUFFIXES, *COMPRESSED))
 
 
-def _pinned(file: ListedFile, known: PinnedAlready | None, bucket: Bucket | None) -> FileVersion:
+def _pinned(file: ListedFile, known: PinnedAlready | None, bucket: Objects | None) -> FileVersion:
     if bucket is None:
         return pin_listed(file, known)
     sha256 = (known and known.sha256.get(file.identity)) or bucket.copy(_stored(bucket, file), None)
     return FileVersion(uri=file.uri, bytes=file.bytes, sha256=sha256, version=file.version)
 
 
-def _stored(bucket: Bucket, file: ListedFile | FileVersion) -> StoredObject:
-    return StoredObject(file.uri.removeprefix(f"s3://{bucket.name}/"), file.version, file.bytes, 0.0)
+def _stored(bucket: Objects, file: ListedFile | FileVersion) -> StoredObject:
+    return StoredObject(file.uri.removeprefix(bucket.uri("")), file.version, file.bytes, 0.0)
 
 
-def _read_object(bucket: Bucket, file: FileVersion, row_bytes: int, drop: frozenset[str]) -> Iterator[Row | BadRow]:
+def _read_object(bucket: Objects, file: FileVersion, row_bytes: int, drop: frozenset[str]) -> Iterator[Row | BadRow]:
     """Read an object through a copy on this machine's disk: parquet has to be read from its end."""
     suffix = next(s for s in (*COMPRESSED, *SUFFIXES) if file.uri.lower().endswith(s))
     with tempfile.TemporaryDirectory(prefix="reglage-") as folder:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from msgspec import structs
 from pydantic import Field
+from typing_extensions import override
 
-from ftlib.config import Config, user_path
+from ftlib.config import user_path
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.row_files import COMPRESSED, SUFFIXES, pin_file
 from ftlib.data.row_files.cells import rows_of
@@ -22,6 +23,7 @@ from ftlib.data.row_files.delimited import read_csv
 from ftlib.data.row_files.jsonl import read_json
 from ftlib.data.row_files.tables import read_parquet
 from ftlib.data.rows import BadRow, Row
+from ftlib.data.sources.base import SourceBase
 from ftlib.data.sources.listing import Found, list_folder, once, pin_listed
 from ftlib.errors import DataError, RecipeError, TransientError, first_line
 from ftlib.fingerprint import digest
@@ -34,7 +36,7 @@ _OWN_WORDS = frozenset(("name", "version", "data_dir", "data_files", "descriptio
 _Reader = Callable[[FileVersion, int], Iterator[Row | BadRow]]
 
 
-class HuggingFace(Config):
+class HuggingFace(SourceBase):
     """Rows from `datasets`: a folder made by `save_to_disk`, a folder it can load, or a hub name at a pinned revision.
 
     Class labels become their names, in lists and structs too. Nothing is left in a cache that could be stale tomorrow,
@@ -53,8 +55,8 @@ class HuggingFace(Config):
     """Columns that nobody reads: they are left out before a row is judged."""
 
     @property
+    @override
     def hub_name(self) -> str | None:
-        """Return the dataset's name on the hub, if the rows come from there: what a model card links."""
         return self.path if self.revision else None
 
     def list(self) -> tuple[ListedFile, ...]:

@@ -7,14 +7,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ftlib.config import Config
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.rows import BadRow, Row, Value
+from ftlib.data.sources.base import SourceBase
 from ftlib.data.sources.passages import MASK, Library, masking
 from ftlib.errors import DataError
 
 
-class InstalledText(Config):
+class InstalledText(SourceBase):
     """Passages labelled by library: real text, with no network and no account.
 
     Columns: `text`, `library`, `module`. The names, import paths and usual aliases of all listed libraries are
@@ -31,7 +31,6 @@ class InstalledText(Config):
 
     drop_columns: ClassVar[tuple[str, ...]] = ()
     """It has no column that one could do without."""
-    hub_name: ClassVar[str | None] = None
 
     def list(self) -> tuple[ListedFile, ...]:
         """List the libraries, each under its version. Raises DataError for one that is not installed."""

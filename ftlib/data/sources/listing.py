@@ -16,7 +16,8 @@ from ftlib.config import user_path
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.row_files import pin_file
 from ftlib.errors import DataError
-from ftlib.storage.objects import Bucket
+from ftlib.storage import Objects, Place, open_objects
+from ftlib.storage.store import StoredObject
 
 _COARSE = 2.0
 """Seconds within which some file systems date two writes alike."""
@@ -97,13 +98,12 @@ def once(files: Iterable[Found]) -> list[Found]:
     return sorted(names.values())
 
 
-def list_bucket(uri: str, endpoint_url: str | None, marker: str | None) -> Listing:
-    """List `s3://bucket/key`, `s3://bucket/prefix/` or a glob; `*` and `?` stop at a slash, `**` does not.
+def list_bucket(place: Place, marker: str | None) -> Listing:
+    """List a key, a prefix that ends with a slash, or a glob; `*` and `?` stop at a slash, `**` does not.
 
     A part of the key that is there as it is written is no pattern.
     """
-    name, _, key = uri.removeprefix("s3://").partition("/")
-    bucket = Bucket(name, endpoint_url)
+    bucket, key = open_objects(place), place.key
     base, pattern = _written_key(bucket, key)
     if pattern:
         found = _objects(bucket, base if marker else base + _before_magic(pattern))
@@ -113,7 +113,7 @@ def list_bucket(uri: str, endpoint_url: str | None, marker: str | None) -> Listi
     if first is not None and first.key == key:
         base = key.rpartition("/")[0]
         beside = _objects(bucket, f"{base}/{marker}".lstrip("/")) if marker else []
-        return Listing("file", [Found(uri, first.etag, first.bytes, first.age, uri, False)], _marked(beside, marker))
+        return Listing("file", [_found(bucket, first)], _marked(beside, marker))
     base = f"{key.rstrip('/')}/" if key else ""
     found = _objects(bucket, base)
     return Listing("folder", _matching(found, base, _EVERYTHING), _marked(found, marker))
@@ -220,7 +220,7 @@ def _regular(place: _Place) -> _Place:
     return place
 
 
-def _written_key(bucket: Bucket, key: str) -> tuple[str, str]:
+def _written_key(bucket: Objects, key: str) -> tuple[str, str]:
     """Cut a key before the first part that is a pattern and not there as it is written."""
     base, parts = "", key.split("/")
     while parts:
@@ -302,13 +302,14 @@ def _stat(place: _Place) -> Found | None:
     return Found(place.path, _version(status), status.st_size, age, place.real, place.linked)
 
 
-def _objects(bucket: Bucket, prefix: str) -> list[Found]:
-    return [
-        Found(uri, found.etag, found.bytes, found.age, uri, False)
-        for found in bucket.walk(prefix)
-        if not found.key.endswith("/")  # what consoles make for an empty folder
-        for uri in [f"s3://{bucket.name}/{found.key}"]
-    ]
+def _objects(bucket: Objects, prefix: str) -> list[Found]:
+    # What consoles make for an empty folder ends with a slash.
+    return [_found(bucket, found) for found in bucket.walk(prefix) if not found.key.endswith("/")]
+
+
+def _found(bucket: Objects, found: StoredObject) -> Found:
+    uri = bucket.uri(found.key)
+    return Found(uri, found.version, found.bytes, found.age, uri, False)
 
 
 def _marked(found: Iterable[Found], marker: str | None) -> frozenset[str]:

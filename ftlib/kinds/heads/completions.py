@@ -12,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import GenerationConfig
+from typing_extensions import override
 
 from ftlib.data.inputs import ATTENTION_MASK, INPUT_IDS
 from ftlib.kinds.batch import Batch
@@ -25,15 +26,15 @@ from ftlib.kinds.targets import Targets
 class CompletionHead(TokenHead):
     """See Head."""
 
+    @override
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> References:
-        """See Head."""
         assert column is not None
         return References(column)
 
+    @override
     def answers(
         self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
     ) -> CompletionAnswers:
-        """See Head."""
         return CompletionAnswers(split, tokenizer, max_new_tokens)
 
 
@@ -55,8 +56,8 @@ class CompletionAnswers(TokenAnswers):
         self._max_new_tokens = max_new_tokens
         self._written = [""] * len(split)
 
+    @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        """See Answers."""
         super().add(model, batch, rows)
         if not self._max_new_tokens:
             return
@@ -65,8 +66,8 @@ class CompletionAnswers(TokenAnswers):
         for row, ids in zip(rows, continued(model, prompts, self.tokenizer, self._max_new_tokens), strict=True):
             self._written[row] = self.spell(ids)
 
+    @override
     def outcomes(self, common: Mapping[str, Any]) -> CompletionOutcomes:
-        """See Answers."""
         assert isinstance(self.split.targets, References)
         return CompletionOutcomes(
             **common,

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ftlib.data.identity import places
 from ftlib.errors import DataError
@@ -26,19 +27,19 @@ from ftlib.wording import some
 class LabelHead(SequenceHead):
     """See Head."""
 
+    @override
     def config(self, labels: Sequence[str]) -> dict[str, object]:
-        """See Head."""
         return {"num_labels": len(labels), "problem_type": "single_label_classification"}
 
+    @override
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> LabelTargets:
-        """See Head."""
         assert column is not None
         return LabelTargets(positions(column, labels, path))
 
+    @override
     def answers(
         self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
     ) -> LabelAnswers:
-        """See Head."""
         return LabelAnswers(split, labels)
 
 
@@ -62,15 +63,15 @@ class LabelAnswers(Answers):
         self._gold, self._labels = split.targets.positions, labels
         self._probabilities = np.zeros((len(split), len(labels)), np.float32)
 
+    @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        """See Answers."""
         assert batch.targets is not None
         log_probabilities = logits_of(model, batch).log_softmax(dim=-1)
         self.nll[rows] = -log_probabilities.gather(1, batch.targets[:, None])[:, 0].cpu().numpy()
         self._probabilities[rows] = log_probabilities.exp().float().cpu().numpy()
 
+    @override
     def outcomes(self, common: Mapping[str, Any]) -> LabelOutcomes:
-        """See Answers."""
         return LabelOutcomes(
             **common,
             nll=self.nll,

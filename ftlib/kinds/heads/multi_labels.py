@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from typing_extensions import override
 
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers
@@ -25,12 +26,12 @@ from ftlib.kinds.targets import Targets
 class MultiLabelHead(SequenceHead):
     """See Head."""
 
+    @override
     def config(self, labels: Sequence[str]) -> dict[str, object]:
-        """See Head."""
         return {"num_labels": len(labels), "problem_type": "multi_label_classification"}
 
+    @override
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> MultiLabelTargets:
-        """See Head."""
         assert column is not None
         lists: Any = column.combine_chunks()
         if isinstance(lists, pa.ChunkedArray):  # what pyarrow makes of no chunks at all
@@ -39,10 +40,10 @@ class MultiLabelHead(SequenceHead):
         named = positions(pa.chunked_array([lists.flatten()]), labels, path)
         return MultiLabelTargets(np.concatenate([[0], counts.cumsum()]), named, len(labels))
 
+    @override
     def answers(
         self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
     ) -> MultiLabelAnswers:
-        """See Head."""
         return MultiLabelAnswers(split, labels)
 
 
@@ -73,16 +74,16 @@ class MultiLabelAnswers(Answers):
         self._gold, self._labels = split.targets.matrix(range(len(split))), labels
         self._probabilities = np.zeros((len(split), len(labels)), np.float32)
 
+    @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        """See Answers."""
         assert batch.targets is not None
         logits = logits_of(model, batch)
         losses = binary_cross_entropy_with_logits(logits, batch.targets.double(), reduction="none")
         self.nll[rows] = losses.sum(dim=1).cpu().numpy()
         self._probabilities[rows] = logits.sigmoid().float().cpu().numpy()
 
+    @override
     def outcomes(self, common: Mapping[str, Any]) -> MultiLabelOutcomes:
-        """See Answers."""
         return MultiLabelOutcomes(
             **common,
             nll=self.nll,

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers
@@ -24,19 +25,19 @@ from ftlib.kinds.targets import Targets
 class ScoreHead(SequenceHead):
     """See Head."""
 
+    @override
     def config(self, labels: Sequence[str]) -> dict[str, object]:
-        """See Head."""
         return {"num_labels": 1, "problem_type": "regression"}
 
+    @override
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> ScoreTargets:
-        """See Head."""
         assert column is not None
         return ScoreTargets(column.to_numpy())
 
+    @override
     def answers(
         self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
     ) -> ScoreAnswers:
-        """See Head."""
         return ScoreAnswers(split)
 
 
@@ -60,12 +61,12 @@ class ScoreAnswers(Answers):
         self._gold = split.targets.scores
         self._predicted = np.zeros(len(split), np.float64)
 
+    @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        """See Answers."""
         self._predicted[rows] = logits_of(model, batch)[:, 0].cpu().numpy()
         self.nll[rows] = 0.5 * ((self._predicted[rows] - self._gold[rows]) ** 2 + math.log(2 * math.pi))
 
+    @override
     def outcomes(self, common: Mapping[str, Any]) -> ScoreOutcomes:
-        """See Answers."""
         ones = np.ones(len(self.nll), np.int64)
         return ScoreOutcomes(**common, nll=self.nll, targets=ones, gold=self._gold, predicted=self._predicted)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForQuestionAnswering
+from typing_extensions import override
 
 from ftlib.data.row_targets import Span
 from ftlib.kinds.batch import Batch
@@ -35,19 +36,19 @@ class SpanHead(Head):
         """Return two outputs per token: some models make as many as the config they come with has labels."""
         return {"num_labels": 2}
 
+    @override
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> SpanTargets:
-        """See Head."""
         assert column is not None
         return SpanTargets(column)
 
+    @override
     def logits(self, said: Any) -> Tensor:
-        """See Head."""
         return torch.stack([said.start_logits, said.end_logits], dim=-1)
 
+    @override
     def answers(
         self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
     ) -> SpanAnswers:
-        """See Head."""
         return SpanAnswers(split)
 
 
@@ -66,8 +67,8 @@ class SpanTargets(Targets):
         spans = [self.of(int(row)) for row in rows]
         return torch.tensor([[span["start"], span["end"]] for span in spans])
 
+    @override
     def segments(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> list[list[int]] | None:
-        """See Targets."""
         found = [self.of(int(row))["segments"] for row in rows]
         return found if any(found) else None
 
@@ -83,8 +84,8 @@ class SpanAnswers(Answers):
         self._null_scores = np.zeros(len(split)) if len(split) and self._targets.of(0)["optional"] else None
         self._texts = [""] * len(split)
 
+    @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        """See Answers."""
         said: Any = model(**batch.inputs)
         self.nll[rows] = span_nll(said, batch).double().cpu().numpy()
         if self._null_scores is not None:
@@ -93,8 +94,8 @@ class SpanAnswers(Answers):
             spelt = self._targets.of(int(row))["spelt"]
             self._scores[row], self._texts[row] = best_span(said.start_logits[i], said.end_logits[i], spelt)
 
+    @override
     def outcomes(self, common: Mapping[str, Any]) -> SpanOutcomes:
-        """See Answers."""
         return SpanOutcomes(
             **common,
             nll=self.nll,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification
+from typing_extensions import override
 
 from ftlib.data.iob2 import OUTSIDE
 from ftlib.kinds.batch import UNTAUGHT, Batch
@@ -28,19 +29,19 @@ class TagHead(Head):
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
     largest_batch: ClassVar[int] = 32_768
 
+    @override
     def config(self, labels: Sequence[str]) -> dict[str, object]:
-        """See Head."""
         return {"num_labels": len(labels)}
 
+    @override
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> TagTargets:
-        """See Head."""
         assert column is not None
         return TagTargets(column, labels, path)
 
+    @override
     def answers(
         self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
     ) -> TagAnswers:
-        """See Head."""
         return TagAnswers(split, labels)
 
 
@@ -83,8 +84,8 @@ class TagAnswers(Answers):
         self._split, self._targets, self._labels = split, split.targets, labels
         self._predicted: list[list[int]] = [[] for _ in range(len(split))]
 
+    @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        """See Answers."""
         assert batch.targets is not None
         logits: Tensor = model(**batch.inputs).logits
         log_probabilities, taught = logits.double().log_softmax(dim=-1), batch.targets != UNTAUGHT
@@ -95,8 +96,8 @@ class TagAnswers(Answers):
         for i, row in enumerate(rows):
             self._predicted[row] = best[i][taught[i]].tolist()
 
+    @override
     def outcomes(self, common: Mapping[str, Any]) -> TaggedOutcomes:
-        """See Answers."""
         gold = [tags[tags != UNTAUGHT] for tags in map(self._targets.of, range(len(self.nll)))]
         beyond = (len(tags) - len(read) for tags, read in zip(gold, self._predicted, strict=True))
         return TaggedOutcomes(

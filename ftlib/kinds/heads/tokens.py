@@ -12,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import Int
 from torch import nn
 from transformers import AutoModelForCausalLM
+from typing_extensions import override
 
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers, Head
@@ -28,17 +29,17 @@ class TokenHead(Head):
     # Logits take tokens x vocabulary: 2,048 x 50,000 in fp32 are 400 MB.
     largest_batch: ClassVar[int] = 2_048
 
+    @override
     def config(self, labels: Sequence[str]) -> dict[str, object]:
-        """See Head."""
         return {}
 
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Targets | None:
         """Return nothing: the tokens are the targets."""
 
+    @override
     def answers(
         self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
     ) -> TokenAnswers:
-        """See Head."""
         return TokenAnswers(split, tokenizer)
 
 
@@ -54,12 +55,12 @@ class TokenAnswers(Answers):
         """Return the model's tokenizer, loaded at the first use."""
         return self._load()
 
+    @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        """See Answers."""
         self.nll[rows] = -token_log_probs(model, batch, measured=True).double().sum(dim=1).cpu().numpy()
 
+    @override
     def outcomes(self, common: Mapping[str, Any]) -> TokenOutcomes:
-        """See Answers."""
         return TokenOutcomes(**common, **self.likelihoods())
 
     def likelihoods(self) -> dict[str, Any]:

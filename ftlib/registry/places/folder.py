@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ftlib.config import Config
-from ftlib.storage.local import LocalStore
-from ftlib.storage.store import Store
+from ftlib.storage import Place, Store, open_store
 
 
 class Folder(Config):
@@ -17,9 +15,10 @@ class Folder(Config):
     path: str = "registry"
     """The registry's folder; a relative one counts from the current folder."""
 
-    endpoint_url: ClassVar[str | None] = None
-    """It has no server."""
+    def place(self) -> Place:
+        """Return where it is."""
+        return Place("", "", self.path)
 
     def store(self) -> Store:
         """Open it; nothing is touched yet."""
-        return LocalStore(Path(self.path))
+        return open_store(self.place())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ftlib.config import Config
-from ftlib.storage.s3 import S3Store
-from ftlib.storage.store import Store
+from ftlib.storage import Place, Store, open_store
 
 
 class S3(Config):
@@ -20,6 +19,10 @@ class S3(Config):
     endpoint_url: str | None = None
     """Of an S3 server that is not AWS."""
 
+    def place(self) -> Place:
+        """Return where it is."""
+        return Place("s3", self.bucket, self.prefix, self.endpoint_url)
+
     def store(self) -> Store:
         """Open it; nothing is touched yet."""
-        return S3Store(self.bucket, self.prefix, self.endpoint_url)
+        return open_store(self.place())

@@ -53,8 +53,8 @@ class LoRA(TuningBase):
 
     @property
     @override
+    @override
     def leaves(self) -> Form:
-        """See TuningBase."""
         return "adapter" if self.keep == "adapter" else "dense"
 
     @property

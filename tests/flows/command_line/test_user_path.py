@@ -20,7 +20,7 @@ from ftlib.models.reference import ModelRef
 from ftlib.recipe.file import load_recipe
 from ftlib.registry.places.folder import Folder
 from ftlib.registry.signing import PublicKey, Signer
-from ftlib.storage import open_store
+from ftlib.storage import Place, open_store
 from ftlib.testing import write_jsonl
 from ftlib.workspace import Workspace
 
@@ -41,7 +41,7 @@ def test_every_path_of_a_recipe_and_a_flow(home: Path) -> None:
     for path in ("~/rows", "~/rows/*.jsonl", "~/rows/train.jsonl"):
         assert [file.uri for file in Files(path=path).list()] == [uri]
     assert [file.uri for file in HuggingFace(path="~/rows").list()] == [uri]
-    assert Folder(path="~/registry").store().uri == open_store("~/registry").uri == str(home / "registry")
+    assert Folder(path="~/registry").store().uri == open_store(Place.parse("~/registry")).uri == str(home / "registry")
     (home / "model").mkdir()
     with pytest.raises(ModelError, match=f"{home}/model"):
         find_model(ModelRef(path="~/model"))

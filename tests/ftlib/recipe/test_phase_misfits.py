@@ -53,6 +53,10 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
         (["phases.tune.penalty={kind: ewc}"], "phases[tune].penalty.kind: input should be 'l2_sp', got 'ewc'"),
         (["phases.tune.penalty={alpha: 1}"], "phases[tune].penalty.kind: required, but absent"),
         (["phases.tune.penalty={kind: l2_sp, alpha: -1}"], "phases[tune].penalty.alpha: input should be greater than"),
+        (["phases.tune.companions={t: {phase: tun}}"], "phases[tune].companions: 'classification' asks none, got t"),
+        (["phases.tune.companions={t: {phase: tune}}"], "phases[tune].companions.t: 'tune' is no end of an earlier ph"),
+        (["phases.tune.scores={t: {phase: base}}"], "phases[tune].scores: 'classification' asks none, got t"),
+        (["phases.tune.scores={t: {}}"], "phases[tune].scores.t: give `model` or `phase`, got neither"),
     ],
 )
 def test_what_does_not_fit_a_phase_is_one_line(written: Path, overrides: list[str], line: str) -> None:

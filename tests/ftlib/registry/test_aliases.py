@@ -13,7 +13,7 @@ import pytest
 import ftlib.registry.registry as registry_module
 from ftlib.errors import ConflictError, IntegrityError, RecipeError, StorageError, TransientError
 from ftlib.registry import CHAMPION, ModelRegistry
-from ftlib.storage import LocalStore, Store, open_store
+from ftlib.storage import LocalStore, Place, Store, open_store
 from tests.ftlib.registry.kit import Dying, child, exit_code, publish, stored
 
 LOST = 3
@@ -180,7 +180,7 @@ def test_of_racing_promoters_one_wins_each_round(registry: ModelRegistry, store:
 
     def promote(who: int, expected: int | None) -> None:
         try:
-            ours = ModelRegistry(open_store(store.uri, s3_endpoint))
+            ours = ModelRegistry(open_store(Place.parse(store.uri, s3_endpoint)))
             ours.promote("m", CHAMPION, who, expected, f"mover {who}", "")
         except ConflictError:
             os._exit(LOST)

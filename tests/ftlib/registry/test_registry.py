@@ -19,7 +19,7 @@ from ftlib.errors import IntegrityError, RecipeError, StorageError
 from ftlib.registry import ModelRegistry, probe, transfers
 from ftlib.registry import registry as publishing
 from ftlib.registry.versions import FORMAT, MANIFEST, Format, Manifest, file_of, parse_spec
-from ftlib.storage import LocalStore, S3Store, Store, open_store
+from ftlib.storage import LocalStore, Place, S3Store, Store, open_store
 from ftlib.storage.sealed_records import record_bytes
 from tests.ftlib.registry.kit import FILES, Dying, child, damage, dying_step, exit_code, fine, publish, stored
 
@@ -366,7 +366,7 @@ class TestKills:
 
 def test_racing_processes_are_gapless(store: Store, tmp_path: Path, s3_endpoint: str):
     def publish_four(who: int) -> None:
-        ours = open_store(store.uri, s3_endpoint)  # a connection of its own
+        ours = open_store(Place.parse(store.uri, s3_endpoint))  # a connection of its own
         for n in range(4):
             publish(ours, tmp_path, f"{who}-{n}", {"a": f"{who} {n}"})
 

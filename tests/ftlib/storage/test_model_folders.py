@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from flows.command_line.main import main
 from ftlib.errors import StorageError
+from ftlib.storage import Place
 from ftlib.storage.model_folders import fetch_folder, put_folder
 from ftlib.testing import tiny_checkpoint
 
@@ -30,17 +31,17 @@ def test_a_folder_goes_up_and_comes_back(
     bucket: Any, s3_endpoint: str, ends: tuple[Path, Path], tmp_path: Path
 ) -> None:
     uri = f"s3://{bucket.name}/models/one"
-    put_folder(ends[0], uri, s3_endpoint)
+    put_folder(ends[0], Place.parse(uri, s3_endpoint))
     with pytest.raises(StorageError, match=r"holds models/one/config\.json already"):
-        put_folder(ends[1], uri, s3_endpoint)
+        put_folder(ends[1], Place.parse(uri, s3_endpoint))
     bucket.put_object(Key="models/one/runs/events.log", Body=b"not of the model")
-    fetched = fetch_folder(uri + "/", tmp_path / "cache", s3_endpoint)
+    fetched = fetch_folder(Place.parse(uri + "/", s3_endpoint), tmp_path / "cache")
     assert digests(fetched) == digests(ends[0])
     times = {path: path.stat().st_mtime_ns for path in fetched.iterdir()}
-    assert fetch_folder(uri, tmp_path / "cache", s3_endpoint) == fetched
+    assert fetch_folder(Place.parse(uri, s3_endpoint), tmp_path / "cache") == fetched
     assert {path: path.stat().st_mtime_ns for path in fetched.iterdir()} == times
     bucket.put_object(Key="models/one/model.safetensors", Body=(ends[1] / "model.safetensors").read_bytes())
-    assert digests(fetch_folder(uri, tmp_path / "cache", s3_endpoint)) == {
+    assert digests(fetch_folder(Place.parse(uri, s3_endpoint), tmp_path / "cache")) == {
         **digests(ends[0]),
         "model.safetensors": digests(ends[1])["model.safetensors"],
     }
@@ -50,8 +51,8 @@ def test_a_merge_from_a_bucket_to_a_bucket_is_the_local_one(
     bucket: Any, s3_endpoint: str, ends: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    put_folder(ends[0], f"s3://{bucket.name}/a", s3_endpoint)
-    put_folder(ends[1], f"s3://{bucket.name}/b", s3_endpoint)
+    put_folder(ends[0], Place.parse(f"s3://{bucket.name}/a", s3_endpoint))
+    put_folder(ends[1], Place.parse(f"s3://{bucket.name}/b", s3_endpoint))
 
     def merged(*words: object) -> Any:
         how = ["--alpha", "0.3", "--max-shard-mb", "1", "--endpoint-url", s3_endpoint, "--json"]
@@ -62,7 +63,7 @@ def test_a_merge_from_a_bucket_to_a_bucket_is_the_local_one(
     there = merged(f"s3://{bucket.name}/a", f"s3://{bucket.name}/b/", "--out", f"s3://{bucket.name}/c")
     assert there.exit_code == 0, there.output
     assert json.loads(there.stdout)["folder"] == f"s3://{bucket.name}/c"
-    back = fetch_folder(f"s3://{bucket.name}/c", tmp_path / "back", s3_endpoint)
+    back = fetch_folder(Place.parse(f"s3://{bucket.name}/c", s3_endpoint), tmp_path / "back")
     records = [json.loads((folder / "merge.json").read_text()) for folder in (back, tmp_path / "out")]
     assert records[0].pop("checkpoints") != records[1].pop("checkpoints")  # other names of the same weights
     assert records[0] == records[1]
@@ -76,7 +77,7 @@ def test_a_merge_from_a_bucket_to_a_bucket_is_the_local_one(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("s3://", "names no folder of a bucket"),
+        ("s3://", "is no storage this can open"),
         ("s3://only-a-bucket", "names no folder of a bucket"),
         ("/a/folder", "names no folder of a bucket"),
         ("s3://BUCKET/nothing/here", "has no config.json"),
@@ -84,5 +85,5 @@ def test_a_merge_from_a_bucket_to_a_bucket_is_the_local_one(
 )
 def test_what_is_no_model_folder_is_said(bucket: Any, s3_endpoint: str, uri: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=message):
-        fetch_folder(uri.replace("BUCKET", bucket.name), tmp_path, s3_endpoint)
+        fetch_folder(Place.parse(uri.replace("BUCKET", bucket.name), s3_endpoint), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import ftlib.storage.s3 as s3_module
 from ftlib.errors import IntegrityError, StorageError, TransientError
-from ftlib.storage import LocalStore, S3Store, Store, open_store, safe_relpath
+from ftlib.storage import LocalStore, Place, S3Store, Store, open_store, safe_relpath
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -63,7 +63,7 @@ class TestBoth:
     def test_list_names_one_level_and_sees_what_another_client_just_wrote(self, store: Store, s3_endpoint: str):
         store.create("a/1", b"x")
         assert store.list("a") == ["1"]
-        other = open_store(store.uri, s3_endpoint)
+        other = open_store(Place.parse(store.uri, s3_endpoint))
         other.create("a/2", b"x")
         other.create("a/deep/3", b"x")
         other.create("ab/4", b"x")
@@ -138,14 +138,14 @@ def test_unsafe_paths(path: str):
 
 @pytest.mark.parametrize("uri", ["gs://bucket/x", "s3://", "s3:///", "http://host/x"])
 def test_other_schemes_are_refused(uri: str):
-    with pytest.raises(StorageError, match="allowed are a folder's path and s3://bucket/prefix"):
-        open_store(uri)
+    with pytest.raises(StorageError, match="allowed are a folder's path, s3://bucket/prefix"):
+        open_store(Place.parse(uri))
 
 
 def test_uris_open_what_they_say(tmp_path: Path, s3_credentials: None):
-    assert open_store(str(tmp_path)).uri == str(tmp_path)
-    assert open_store("s3://b").uri == "s3://b"
-    assert open_store("s3://b/p/q/").uri == "s3://b/p/q"
+    assert open_store(Place.parse(str(tmp_path))).uri == str(tmp_path)
+    assert open_store(Place.parse("s3://b")).uri == "s3://b"
+    assert open_store(Place.parse("s3://b/p/q/")).uri == "s3://b/p/q"
 
 
 # Needs a mount namespace of our own, so that nothing is ever mounted for anyone else. Elsewhere the limit of the kernel
@@ -303,7 +303,7 @@ class TestS3:
         assert list(bucket.multipart_uploads.all()) == []
 
     def test_long_listings_are_read_to_the_end(self, s3_store: S3Store, bucket, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(s3_module, "NAMES_AT_ONCE", 3)
+        monkeypatch.setattr("ftlib.storage.s3_client.NAMES_AT_ONCE", 3)
         for n in range(11):
             bucket.put_object(Key=f"registry/many/{n:04d}", Body=b"")
         assert s3_store.list("many") == [f"{n:04d}" for n in range(11)]

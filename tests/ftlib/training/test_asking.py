@@ -29,6 +29,8 @@ from ftlib.workspace import Workspace
 
 # No union knows these objectives, so pydantic doubts what it writes into plan.json.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+SURE = 0.382
+"""So sure is the tiny model of about half of its answers."""
 
 
 def logits_of(model: Any, batch: Batch) -> torch.Tensor:
@@ -58,7 +60,7 @@ class SelfTaught(Config):
 
     def prepare(self, model: Any, batch: Batch) -> Prepared:
         answer = logits_of(model, batch).softmax(-1)
-        sure = answer.max(-1).values > 0.4
+        sure = answer.max(-1).values > SURE
         return Prepared({"each": answer.sum(0)}, int(sure.sum()) if self.counts else None, kept=(answer, sure))
 
     def loss(self, model: Any, batch: Batch, context: Context) -> LossSum:
@@ -176,7 +178,7 @@ def test_what_is_prepared_and_counted_does_not_depend_on_how_a_batch_is_split(
     model = load_model(start.folder, "labeled")
     with torch.no_grad():
         answer = torch.softmax(logits_of(model, first_batch(data, model)), -1)
-    sure = answer.max(-1).values > 0.4
+    sure = answer.max(-1).values > SURE
     assert 0 < int(sure.sum()) < 8
     soft = answer**2 / answer.sum(0)
     soft = soft / soft.sum(-1, keepdim=True)

@@ -139,7 +139,7 @@ def mixed(start: Checkpoint, parts: tuple[PreparedDataset, ...], **compute: obje
 def mean_loss(model: torch.nn.Module, split: PreparedSplit, rows: np.ndarray) -> float:
     batch = split.batch(rows, Collator.of(model))
     with torch.no_grad():
-        return float(model(**batch.inputs(), labels=batch.targets).loss)
+        return float(model(**batch.inputs, labels=batch.targets).loss)
 
 
 def test_a_mixture_trains_on_its_parts_in_turn_and_watches_each(

@@ -70,7 +70,7 @@ def test_l2_sp_is_the_same_as_the_penalty_written_into_the_loss(
         for name, p in model.named_parameters():
             head = fresh_head and name.startswith("classifier")
             penalty = penalty + (0.25 * p.square().sum() if head else 1.0 * (p - before[name]).square().sum())
-        (model(**batch.inputs(), labels=batch.targets).loss + penalty).backward()
+        (model(**batch.inputs, labels=batch.targets).loss + penalty).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         optimizer.zero_grad()

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ftlib.config import Config
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.rows import BadRow, Row
+from ftlib.data.sources.base import SourceBase
 from ftlib.data.sources.listing import list_file, pin_listed
 from ftlib.errors import DataError
 
 
-class Lines(Config):
+class Lines(SourceBase):
     """A file with a row on each line: the label, a colon, the text. Columns: `text`, `label`."""
 
     kind: Literal["acme_lines"] = "acme_lines"

@@ -1,0 +1,33 @@
+"""What all sources have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from ftlib.config import Config
+from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
+from ftlib.data.rows import BadRow, Row
+
+
+class SourceBase(Config, ABC):
+    """Bytes to rows: `list` says what is there, `pin` freezes it, `read` reads what was pinned."""
+
+    @property
+    def hub_name(self) -> str | None:
+        """Return the dataset's name on the Hugging Face hub, if the rows come from there: what a model card links."""
+        return None
+
+    @abstractmethod
+    def list(self) -> tuple[ListedFile, ...]:
+        """List what is there without reading it. Raises DataError if there is nothing."""
+
+    @abstractmethod
+    def pin(
+        self, listed: Sequence[ListedFile] | None = None, known: PinnedAlready | None = None
+    ) -> tuple[FileVersion, ...]:
+        """Freeze a listing, by default that of now. `known` has the sha256 of files that were read before."""
+
+    @abstractmethod
+    def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
+        """Yield the pinned files' rows; a row of more than `row_bytes` is a bad one. Raises DataError for others."""

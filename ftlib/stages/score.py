@@ -1,0 +1,74 @@
+"""A frozen model's numbers for every row that trains, computed once: a prepared dataset with a column more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from ftlib.config import Name
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.prepared import SPLITS, add_scores, split_file
+from ftlib.errors import ModelError
+from ftlib.fingerprint import Job, digest, file_digest
+from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.progress import emit
+from ftlib.training.compute import Compute
+from ftlib.workspace import Workspace
+
+SCORED = ("train", "validation")
+"""What training reads; test rows are left as they are."""
+
+
+class ScoreJob(Job):
+    """Which model is asked about which rows, and what its column is called."""
+
+    stage: ClassVar[str] = "score"
+    version: ClassVar[int] = 1
+
+    name: Name
+    model: FoundModel | Checkpoint
+    data: PreparedDataset
+    tokenizer: str
+    """The digest of the tokenizer of the model that will train on them."""
+    labels: tuple[str, ...]
+    """Its labels, in the order of its logits."""
+    precision: Literal["fp32", "bf16"]
+    """In which it trains."""
+    compute: Compute
+
+
+def score(job: ScoreJob, work: Workspace) -> PreparedDataset:
+    """Return the dataset with the column `score:<name>`, which batches carry as `columns[name]`.
+
+    Of a language model it is log p(supervised tokens) of each row, in nats; of others the row's logits. Raises
+    ModelError for a model with another tokenizer or other labels, for kinds whose rows have no one answer, and for
+    numbers that are not finite.
+    """
+    return work.once(job, PreparedDataset, lambda folder: _build(job, folder))
+
+
+def _build(job: ScoreJob, folder: Path) -> PreparedDataset:
+    from ftlib.evaluation.forward_pass import resources
+    from ftlib.evaluation.row_scores import score_rows
+    from ftlib.kinds.loading import load_model
+    from ftlib.kinds.open_split import open_split
+    from ftlib.training.companions import check_companion
+
+    where = f"score {job.name}"
+    check_companion(where, job.model, job.tokenizer, job.labels)
+    if job.data.kind in ("tagged", "spans"):
+        raise ModelError(f"{where}: {job.data.kind!r} rows have an answer for every token and none for the row")
+    with resources(job.compute) as device:
+        model = load_model(job.model.folder, job.data.kind).to(device)
+        for split in SPLITS:
+            source, target = split_file(job.data.path, split), split_file(folder, split)
+            if split not in SCORED:
+                shutil.copyfile(source, target)
+                continue
+            rows = open_split(source, job.labels)
+            total = len(rows)
+            scores = score_rows(model, rows, job.precision, lambda done, of=total: emit(where, done, of, "rows"))
+            add_scores(source, target, job.name, scores)
+    content = digest([job.data.digest(), job.name, *(file_digest(split_file(folder, split)) for split in SCORED)])
+    return job.data.model_copy(update={"content": content})

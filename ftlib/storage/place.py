@@ -1,0 +1,87 @@
+"""Where bytes are, parsed once: a folder, or a prefix of a bucket behind a server. Nothing else reads a URI's parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftlib.errors import StorageError
+from ftlib.urls import secret_in
+
+SCHEMES = ("s3",)
+"""Of buckets. A new one is a file with a Store and Objects, and a line here and in `ftlib.storage`."""
+ALLOWED = ", ".join(["a folder's path", *(f"{scheme}://bucket/prefix" for scheme in SCHEMES)])
+
+FOLDERS = " or ".join(f"{scheme}://bucket/folder" for scheme in SCHEMES)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of this machine, or what begins with a key in a bucket."""
+
+    scheme: str
+    """Empty for a folder."""
+    bucket: str
+    key: str
+    """A folder's path, or the part behind the bucket, as it was written."""
+    endpoint_url: str | None = None
+    """Of a server that is not the scheme's own: the place's, and that of places in buckets beside it."""
+
+    @classmethod
+    def parse(cls, uri: str, endpoint_url: str | None = None) -> Place:
+        """Take a URI or a path apart. Raises StorageError for a scheme that none of ours is, or a secret in it."""
+        check_no_secret(uri)  # first: a key with slashes would be cut into a bucket and a prefix
+        scheme, separator, rest = uri.partition("://")
+        if not separator:
+            return cls("", "", uri, endpoint_url)
+        bucket, _, key = rest.partition("/")
+        if scheme not in SCHEMES or not bucket:
+            raise StorageError(f"{uri!r} is no storage this can open; allowed are {ALLOWED}")
+        return cls(scheme, bucket, key, endpoint_url)
+
+    def beside(self, uri: str) -> Place:
+        """Take another URI apart, of the same server if it is in a bucket. Raises what `parse` raises."""
+        return Place.parse(uri, self.endpoint_url)
+
+    @property
+    def remote(self) -> bool:
+        """Say whether it is in a bucket."""
+        return bool(self.scheme)
+
+    @property
+    def prefix(self) -> str:
+        """Return the key without slashes around it: that of a store."""
+        return self.key.strip("/")
+
+    @property
+    def root(self) -> str:
+        """Return what stands before every key's URI: `s3://bucket/`; empty for a folder."""
+        return f"{self.scheme}://{self.bucket}/" if self.scheme else ""
+
+    @property
+    def uri(self) -> str:
+        """Return it as one line, as it was written, without the server."""
+        return self.root + self.key
+
+    def folder(self) -> str:
+        """Return the key of a bucket's folder, with a slash behind it. Raises StorageError if it is no such place."""
+        if not self.scheme or not self.prefix:
+            raise StorageError(f"{self.uri!r} names no folder of a bucket; write {FOLDERS}")
+        return f"{self.prefix}/"
+
+    def server_option(self) -> str:
+        """Return the option of the command line that names the server, with a space before it; empty for none."""
+        return f" --endpoint-url {self.endpoint_url}" if self.endpoint_url else ""
+
+
+def is_remote(text: str) -> bool:
+    """Say whether what a user wrote where a folder may stand too is meant to be in a bucket."""
+    return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
+def check_no_secret(url: str) -> None:
+    """Raise StorageError if a place's URL gives a secret away."""
+    if found := secret_in(url):
+        raise StorageError(
+            f"this place is {found}: it would stand in records and logs; leave it out, and give credentials as every "
+            "AWS tool reads them, by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws"
+        )

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ftlib.data.sources.files import Files
+from ftlib.errors import RecipeError, StorageError
+from ftlib.registry.places.folder import Folder
+from ftlib.registry.places.s3 import S3
+from ftlib.storage import Place, open_objects
+
+ROOT = Path(__file__).parents[3]
+SAID_BY_A_PERSON = {
+    "ftlib/data/sources/files.py",  # fields of the recipe
+    "ftlib/registry/places/s3.py",
+    "flows/command_line/main.py",  # options, and their help
+    "flows/command_line/interpolate.py",
+    "flows/command_line/registry_options.py",
+    "flows/promote.py",  # fields of a form
+}
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("registry", ("", "", "registry")),
+        ("/a/b/", ("", "", "/a/b/")),
+        ("~/x", ("", "", "~/x")),
+        ("", ("", "", "")),
+        ("s3://b", ("s3", "b", "")),
+        ("s3://b/", ("s3", "b", "")),
+        ("s3://b/p/q/*.jsonl", ("s3", "b", "p/q/*.jsonl")),
+        ("s3://b//p/", ("s3", "b", "/p/")),
+    ],
+)
+def test_a_place_is_taken_apart_and_written_the_same(uri: str, parts: tuple[str, str, str]) -> None:
+    place = Place.parse(uri, "http://server")
+    assert (place.scheme, place.bucket, place.key) == parts
+    assert place.uri.rstrip("/") == uri.rstrip("/")
+    assert place.remote == uri.startswith("s3://")
+    assert place.beside("s3://c/d") == Place("s3", "c", "d", "http://server")
+
+
+@pytest.mark.parametrize("uri", ["gs://b/p", "S3://b", "s3://", "s3:///p", "http://host/x", "://x"])
+def test_what_cannot_be_opened_names_what_can(uri: str) -> None:
+    with pytest.raises(StorageError, match="allowed are a folder's path, s3://bucket/prefix"):
+        Place.parse(uri)
+    with pytest.raises(RecipeError, match="allowed are a folder's path, s3://bucket/prefix"):
+        Files(path=uri).list()
+
+
+def test_a_secret_is_refused_before_it_is_cut_in_two() -> None:
+    with pytest.raises(StorageError, match="would stand in records") as caught:
+        Place.parse("s3://AKIA:wJalr/XUtn@bucket/p")
+    assert "wJalr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["registry", "s3://b", "s3://b/"])
+def test_no_folder_of_a_bucket(uri: str) -> None:
+    with pytest.raises(StorageError, match="names no folder of a bucket; write s3://bucket/folder"):
+        Place.parse(uri).folder()
+
+
+def test_a_folder_has_no_objects() -> None:
+    with pytest.raises(StorageError, match="is in no bucket"):
+        open_objects(Place.parse("rows"))
+
+
+def test_registries_say_how_they_are_pulled_from() -> None:
+    assert Folder(path="r").place().server_option() == ""
+    assert S3(bucket="b").place().server_option() == ""
+    named = S3(bucket="b", prefix="p/", endpoint_url="http://server").place()
+    assert (named.uri, named.server_option()) == ("s3://b/p/", " --endpoint-url http://server")
+    assert named == Place.parse("s3://b/p/", "http://server")
+
+
+def test_schemes_and_servers_are_known_in_one_package() -> None:
+    """gs:// and abfs:// are then a file and two lines."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("flows", "ftlib", "tasks")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"s3://|\bendpoint_url\b", path.read_text(encoding="utf-8"))
+    }
+    assert {path for path in found if not path.startswith("ftlib/storage/")} == SAID_BY_A_PERSON
