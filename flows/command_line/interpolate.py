@@ -156,7 +156,7 @@ def _written(out: Place) -> Generator[Path]:
     with scratch_beside(
         make_cache(user_cache()) / "outgoing" / hashlib.sha256(out.uri.encode()).hexdigest()[:16]
     ) as scratch:
-        folder = scratch / "model"
+        folder = scratch / "written"
         yield folder
         put_folder(folder, out)
 
