@@ -58,6 +58,8 @@ class Kind:
     language: bool
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
     of a row, one by one. One model answers all such kinds; a chat template may spell special tokens in their texts."""
+    answers_by_token: bool
+    """Whether there is an answer for every token, and none for the row as a whole."""
     reads_one_place: bool
     """Whether the head reads one place of a row, which padding and end tokens can move; others read every token."""
     pairs: bool
@@ -144,6 +146,7 @@ _ROWS = (
         least_labels=2,
         whole_tags=False,
         language=False,
+        answers_by_token=False,
         reads_one_place=True,
         pairs=False,
         prompts=False,
@@ -166,6 +169,7 @@ _ROWS = (
         least_labels=1,
         whole_tags=False,
         language=False,
+        answers_by_token=False,
         reads_one_place=True,
         pairs=False,
         prompts=False,
@@ -188,6 +192,7 @@ _ROWS = (
         least_labels=0,
         whole_tags=False,
         language=False,
+        answers_by_token=False,
         reads_one_place=True,
         pairs=False,
         prompts=False,
@@ -211,6 +216,7 @@ _ROWS = (
         least_labels=2,
         whole_tags=True,
         language=False,
+        answers_by_token=True,
         reads_one_place=False,
         pairs=False,
         prompts=False,
@@ -234,6 +240,7 @@ _ROWS = (
         least_labels=0,
         whole_tags=False,
         language=False,
+        answers_by_token=True,
         reads_one_place=False,
         pairs=True,
         prompts=False,
@@ -256,6 +263,7 @@ _ROWS = (
         least_labels=0,
         whole_tags=False,
         language=True,
+        answers_by_token=False,
         reads_one_place=False,
         pairs=False,
         prompts=False,
@@ -278,6 +286,7 @@ _ROWS = (
         least_labels=0,
         whole_tags=False,
         language=True,
+        answers_by_token=False,
         reads_one_place=False,
         pairs=False,
         prompts=True,

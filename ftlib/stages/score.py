@@ -11,6 +11,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import SPLITS, add_scores, split_file
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job, digest, file_digest
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.progress import emit
 from ftlib.training.compute import Compute
@@ -57,7 +58,7 @@ def _build(job: ScoreJob, folder: Path) -> PreparedDataset:
 
     where = f"score {job.name}"
     check_companion(where, job.model, job.tokenizer, job.labels)
-    if job.data.kind in ("tagged", "spans"):
+    if KINDS[job.data.kind].answers_by_token:
         raise ModelError(f"{where}: {job.data.kind!r} rows have an answer for every token and none for the row")
     with resources(job.compute) as device:
         model = load_model(job.model.folder, job.data.kind).to(device)
