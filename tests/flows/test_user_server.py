@@ -75,7 +75,7 @@ def test_a_server_that_answers_is_used_with_what_lets_us_in(port: int, monkeypat
     [
         ({"/api/health": (401, "")}, StorageError, r"does not let us in \(401\); set PREFECT_API_AUTH_STRING"),
         ({"/api/health": (403, "")}, StorageError, r"does not let us in \(403\)"),
-        ({}, StorageError, r"no Prefect server answers \(404 for /api/health\); it must end in /api"),
+        ({}, StorageError, r"no Prefect server answers \(404 for /api/health\); correct it, or"),
         ({"/api/health": (200, "<html>")}, StorageError, "no Prefect server answers"),
         ({"/api/health": (200, '{"status": "ok"}')}, StorageError, "no Prefect server answers"),
         ({"/api/health": (503, "")}, TransientError, r"is not well \(503\)"),
@@ -151,3 +151,8 @@ def test_a_setting_that_prefect_refuses_is_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("prefect.settings.get_current_settings", Settings)
     with pytest.raises(StorageError, match=r"not usable: .*request_timeout.*; correct the PREFECT_\* variables"):
         check_user_server()
+
+
+def test_a_url_that_does_not_end_in_api_is_told_to(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match=r"\(404 for /health\); it must end in /api"):
+        asked(monkeypatch, f"http://127.0.0.1:{port}", GOOD)
