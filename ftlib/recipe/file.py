@@ -84,6 +84,26 @@ def _unshared(value: Any) -> Any:
     return value
 
 
+_PLAIN_VALUES = {
+    "bool": (r"true|false|True|False", [*"tfTF"]),
+    "null": (r"~|null|Null|", [*"~nN", ""]),
+    "int": (r"[-+]?[0-9]+", [*"-+0123456789"]),
+    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    "merge": ("<<", ["<"]),
+}
+"""What a word without quotes is: a pattern, and the characters that such a word begins with; "" is no word at all."""
+
+
+def _read_plain_values(loader: type[yaml.SafeLoader]) -> type[yaml.SafeLoader]:
+    for tag, (pattern, firsts) in _PLAIN_VALUES.items():
+        loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), firsts)
+    # PyYAML's own constructors read 010 as 8 and 1_000 as 1000.
+    loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+    loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
+    return loader
+
+
+@_read_plain_values
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain values, and no key twice.
 
@@ -101,29 +121,6 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|false|True|False", "tfTF"),
-    ("null", r"~|null|Null|", "~nN\0"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("merge", r"<<", "<"),
-):
-    _starts = ["" if letter == "\0" else letter for letter in _first]
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _starts)
-
-
-def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    return float(node.value)
-
-
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(node.value)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def _override(data: dict[str, Any], override: str) -> None:

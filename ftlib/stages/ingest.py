@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar
@@ -55,7 +55,7 @@ def ingest(job: IngestJob, work: Workspace) -> RawDataset:
 
 def _build(job: IngestJob, folder: Path) -> RawDataset:
     files = tuple(sorted(job.files, key=lambda file: (file.sha256, file.uri)))
-    reading = _Reading(job, _Places({file.uri: place for place, file in enumerate(files)}))
+    reading = _Reading(job, files)
     with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
         snapshot = write_snapshot(folder / "rows.parquet", reading.good_rows(quarantine), reading.last_versions)
     tally = reading.tally
@@ -72,24 +72,24 @@ def _build(job: IngestJob, folder: Path) -> RawDataset:
     )
 
 
-class _Places(dict[str, int | None]):
-    """The place of a row's file among the files: a row's uri is its file's, or that and one part more."""
-
-    def __missing__(self, uri: str) -> int | None:
-        self[uri] = self.get(uri.rpartition("/")[0])
-        return self[uri]
+def _file_of(row: Row, positions: Mapping[str, int]) -> int | None:
+    """Return the position of a row's file: a row's URI is its file's, or that and one part more, as of passages."""
+    position = positions.get(row.uri)
+    return positions.get(row.uri.rpartition("/")[0]) if position is None else position
 
 
 class _Reading:
     """Rows as they are read: checked, counted, and with a key, remembered as versions of it."""
 
-    def __init__(self, job: IngestJob, places: _Places) -> None:
+    def __init__(self, job: IngestJob, files: Sequence[FileVersion]) -> None:
         self.job = job
         self.tally = Tally()
         self.schema = compile_schema(job.columns)
-        self.places = places
+        self.positions = {file.uri: i for i, file in enumerate(files)}
+        """Each file's position in the snapshot's record."""
         self.versions = RowVersions(job.key, job.updated) if job.key else None
-        self.listed = _Places({file.uri: place for place, file in enumerate(job.files)})
+        self.listed = {file.uri: i for i, file in enumerate(job.files)}
+        """Each file's position as it was listed: of versions of one moment that of the last listed file counts."""
 
     def last_versions(self) -> NDArray[np.bool_] | None:
         """Return which of the good rows stay, and count the others; None if all do."""
@@ -123,7 +123,7 @@ class _Reading:
 
     def _take(self, row: Row) -> Checked | BadRow | None:
         """Return the row as it is kept, or what is wrong with it, or None for a tombstone."""
-        file, listed = self.places[row.uri], self.listed[row.uri]
+        file, listed = _file_of(row, self.positions), _file_of(row, self.listed)
         if self.versions is None:
             if DELETED in row.values:
                 detail = f"{DELETED!r} deletes by key: give the dataset a key, or rename the column"

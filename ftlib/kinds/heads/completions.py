@@ -24,7 +24,7 @@ from ftlib.kinds.targets import Targets
 
 
 class CompletionHead(TokenHead):
-    """See Head."""
+    """Prompts and what follows them: the tokens of the completion are predicted, and written where it is asked for."""
 
     @override
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> References:

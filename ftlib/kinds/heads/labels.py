@@ -25,7 +25,7 @@ from ftlib.wording import some
 
 
 class LabelHead(SequenceHead):
-    """See Head."""
+    """One label a row: one logit each, of which the largest answers."""
 
     @override
     def config(self, labels: Sequence[str]) -> dict[str, object]:

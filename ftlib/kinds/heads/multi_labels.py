@@ -24,7 +24,7 @@ from ftlib.kinds.targets import Targets
 
 
 class MultiLabelHead(SequenceHead):
-    """See Head."""
+    """Several labels a row: one logit each, yes or no."""
 
     @override
     def config(self, labels: Sequence[str]) -> dict[str, object]:

@@ -23,7 +23,7 @@ from ftlib.kinds.targets import Targets
 
 
 class ScoreHead(SequenceHead):
-    """See Head."""
+    """A number a row: one output, the score itself."""
 
     @override
     def config(self, labels: Sequence[str]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from ftlib.kinds.heads.base import Head
 
 
 class SequenceHead(Head):
-    """See Head."""
+    """What the heads share that give one answer a row: transformers' sequence classifier."""
 
     auto_class: ClassVar[Any] = AutoModelForSequenceClassification
     largest_batch: ClassVar[int] = 32_768

@@ -27,7 +27,7 @@ LONGEST_ANSWER = 30
 
 
 class SpanHead(Head):
-    """See Head."""
+    """Questions to a text: where in it the answer begins and ends."""
 
     auto_class: ClassVar[Any] = AutoModelForQuestionAnswering
     largest_batch: ClassVar[int] = 32_768

@@ -24,7 +24,7 @@ from ftlib.kinds.targets import Targets
 
 
 class TagHead(Head):
-    """See Head."""
+    """A tag for every word: one logit a label at the first token of each word."""
 
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
     largest_batch: ClassVar[int] = 32_768

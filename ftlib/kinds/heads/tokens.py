@@ -23,7 +23,7 @@ from ftlib.kinds.token_log_probs import token_log_probs
 
 
 class TokenHead(Head):
-    """See Head."""
+    """Text itself: the model predicts each next token of a row."""
 
     auto_class: ClassVar[Any] = AutoModelForCausalLM
     # Logits take tokens x vocabulary: 2,048 x 50,000 in fp32 are 400 MB.
