@@ -33,6 +33,7 @@ def markdown(found: Challenge, report: str | None = None) -> str:
 
 
 def _parts(found: Challenge) -> Iterator[str]:
+    """Yield the sections of the page in order: the outcome first, then why, then what was compared."""
     yield f"# {found.recipe.publish.name}: {found.title.lower()}"
     yield _list(found.reasons)
     if found.worth and found.worth.reasons != found.reasons:  # a skip's outcome is its reason

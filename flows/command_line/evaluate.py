@@ -107,6 +107,8 @@ def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
 def _measured(
     name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger], bases: Versions
 ) -> list[EvalReport]:
+    """Walk the steps that measure one finished model, and note where its rows went in `rows`."""
+
     def steps() -> Steps[list[EvalReport] | None]:
         finished = yield from fitting(name, folder, recipe, versions=bases)
         raw = finished and (yield from ingested(recipe, pinned(recipe, work)))

@@ -90,6 +90,10 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
 def _compared(
     what: str, theirs: nn.Module, ours: nn.Module, candidate: Candidate, data: PreparedDataset, tolerance: float
 ) -> float:
+    """Return the largest difference of two models' logits, in one padded batch and row by row.
+
+    Raises IntegrityError if it is beyond `tolerance`.
+    """
     split = open_split(split_file(data.path, REPORT), candidate.end.labels)
     rows = _some_rows(split)
     together = _logits(ours, split, rows)

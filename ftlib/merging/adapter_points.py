@@ -65,6 +65,7 @@ def _alpha(candidate: Candidate) -> float:
 
 
 def _write_between(start: Checkpoint, end: Checkpoint, alpha: float, out: Path) -> None:
+    """Write the point between two adapters of one base as one adapter, whose rank is the sum of both."""
     shares = (start, 1.0 - alpha), (end, alpha)
     configs = [read_adapter(one.folder) for one, _ in shares]
     tensors = [adapter_tensors(one.folder) for one, _ in shares]

@@ -126,6 +126,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
+    """Say what of one phase does not fit its datasets, its tuning or its companions."""
     where = f"phases[{phase.name}]"
     if absent := [name for name in phase.parts if name not in recipe.datasets]:
         field = "mixture" if phase.mixture else "dataset"
@@ -209,6 +210,7 @@ def _solved_misfits(where: str, phase: Phase) -> Iterator[str]:
 
 
 def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which datasets nobody uses, and whose columns or shares cannot be."""
     used = {*recipe.training_datasets(), *recipe.evaluation_datasets()}
     for name, dataset in recipe.datasets.items():
         split = dataset.split
@@ -284,6 +286,7 @@ def _one_model(*kinds: BatchKind) -> bool:
 
 
 def _select_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which metrics of rule, gates and comparison are measured nowhere, and which fields the rule does not read."""
     select = recipe.select
     paths = {"select.by": select.by, **({"select.subject_to": select.subject_to} if select.subject_to else {})}
     paths |= {"retrain.compare": recipe.retrain.compare} if recipe.retrain.compare else {}

@@ -107,6 +107,7 @@ def _diagnosis(evidence: Evidence, work: Workspace, folder: Path) -> sections.Se
 
 
 def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Figure]:
+    """Draw loss and layers along the line between the ends; nothing where the candidates are no line."""
     members = evidence.candidates.members
     alphas = [member.alpha for member in members if member.alpha is not None]
     if len(members) < 2 or len(alphas) < len(members):

@@ -45,6 +45,7 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
+    """Load the found model, give it the head that the rows want, and write it with its tokenizer."""
     import torch
 
     from ftlib.kinds.loading import head_modules, load_tokenizer, load_with_gaps, save_model, with_fresh_head
@@ -78,6 +79,7 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
 
 
 def _build_adapter(job: BaseJob, folder: Path) -> Checkpoint:
+    """Hand an adapter version on as it is, over its own base: its head must fit the rows already."""
     from ftlib.kinds.loading import copy_beside, load, load_tokenizer
     from ftlib.kinds.padding import check_padding
     from ftlib.models.limits import limits_of

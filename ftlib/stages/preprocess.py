@@ -77,6 +77,7 @@ def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
 
 
 def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
+    """Settle where every row goes, check the limits, and write the splits."""
     where = f"datasets.{job.name}"
     assignment = _assign(job, where)
     dropped = assignment.dropped()

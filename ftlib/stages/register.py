@@ -85,6 +85,7 @@ def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry
 
 
 def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVersion:
+    """Stage the version, then commit it with the check that reads it back through stock libraries."""
     from ftlib.evaluation.publish_check import adapter_difference, adapter_version_difference, logit_difference
 
     stands_on = _stands_on(job.evidence)

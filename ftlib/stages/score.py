@@ -50,6 +50,7 @@ def score(job: ScoreJob, work: Workspace) -> PreparedDataset:
 
 
 def _build(job: ScoreJob, folder: Path) -> PreparedDataset:
+    """Copy the splits, with one more column in those that training reads."""
     from ftlib.evaluation.forward_pass import resources
     from ftlib.evaluation.row_scores import score_rows
     from ftlib.kinds.loading import load_model

@@ -68,6 +68,7 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
+    """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
     from ftlib.training.worker import outcome, work
 

@@ -24,11 +24,11 @@ class S3Objects:
         self.client = S3Client(bucket, endpoint_url, deadline)
 
     def uri(self, key: str) -> str:
-        """See Objects."""
+        """Return the URI of a key."""
         return f"s3://{self.bucket}/{key}"
 
     def walk(self, prefix: str) -> Iterator[StoredObject]:
-        """See Objects. One request for a thousand of them; the version is the ETag."""
+        """Yield the objects below a prefix, a thousand a request; the version is the ETag."""
         for page in self.client.pages(f"listing {self.uri(prefix)}", Bucket=self.bucket, Prefix=prefix):
             now = _server_time(page)
             for found in cast("list[dict[str, Any]]", page.get("Contents", [])):
@@ -36,7 +36,7 @@ class S3Objects:
                 yield StoredObject(found["Key"], found["ETag"].strip('"'), found["Size"], age)
 
     def copy(self, found: StoredObject, target: BinaryIO | None) -> str:
-        """See Objects. In parts, each asked for with the ETag; at most 64 MiB are held."""
+        """Copy the version that was listed and return its sha256: in parts, each asked for with the ETag."""
         uri = self.uri(found.key)
 
         def get(first: int) -> bytes:

@@ -174,6 +174,7 @@ def refuse_twice(names: Sequence[str], uri: str) -> None:
 
 
 def _csv_row(record: _Record, names: list[str], drop: frozenset[str]) -> Row | BadRow:
+    """Return a record as a row under its header, or what is wrong with it."""
     uri, line, size, torn, fields = record
     if len(fields) != len(names):
         detail = f"{counted(len(fields), 'field')}, the header has {len(names)}"
