@@ -14,7 +14,7 @@ from ftlib.merging.candidates import Candidate
 from ftlib.merging.engine import stream
 from ftlib.merging.files import Merged, write_merge
 from ftlib.merging.methods import Average
-from ftlib.merging.plan import Input, Plan, Task, plan_merge
+from ftlib.merging.plan import Input, MergePlan, PlannedTensor, plan_merge
 from ftlib.models.adapter import WEIGHTS, adapter_digest
 from ftlib.models.checkpoint import Base, Checkpoint
 from ftlib.models.tensor_files import read_header
@@ -71,8 +71,8 @@ def mix_into(model: nn.Module, candidate: Candidate) -> None:
     state = model.state_dict()
     _check_coverage(state, plan)
 
-    def put(task: Task, first: int, values: Tensor) -> None:
-        state[task.place.name].view(-1)[first : first + len(values)].copy_(values)
+    def put(planned: PlannedTensor, first: int, values: Tensor) -> None:
+        state[planned.name].view(-1)[first : first + len(values)].copy_(values)
 
     with torch.no_grad():
         _note(stream(plan, put))
@@ -103,7 +103,7 @@ def write_candidate(candidate: Candidate, out: Path, base: Base | None = None) -
     return merged
 
 
-def _plan_made(candidate: Candidate) -> Plan:
+def _plan_made(candidate: Candidate) -> MergePlan:
     """Plan a candidate; what is a copy of one checkpoint is read from that one alone, with its own layout."""
     parts = candidate.parts
     source = 0 if candidate.merge is None else candidate.merge.whole_copy()
@@ -112,7 +112,7 @@ def _plan_made(candidate: Candidate) -> Plan:
     return plan_merge(Average(ingredients=(0,)), [_input(parts[source])], reference=0)
 
 
-def _plan(candidate: Candidate, parts: tuple[Checkpoint, ...]) -> Plan:
+def _plan(candidate: Candidate, parts: tuple[Checkpoint, ...]) -> MergePlan:
     ends = [i for i, part in enumerate(parts) if part.weights == candidate.end.weights]
     kernel = candidate.merge or Average(ingredients=(0,))
     return plan_merge(kernel, [_input(part) for part in parts], reference=ends[0] if ends else 0)
@@ -122,8 +122,8 @@ def _input(checkpoint: Checkpoint) -> Input:
     return Input(checkpoint.phase, checkpoint.weights_folder)
 
 
-def _check_coverage(state: dict[str, Tensor], plan: Plan) -> None:
-    names = {task.place.name for task in plan.tasks}
+def _check_coverage(state: dict[str, Tensor], plan: MergePlan) -> None:
+    names = {planned.name for planned in plan.tensors}
     owner = plan.inputs[plan.reference].name
     if extra := sorted(names - state.keys()):
         raise ModelError(
