@@ -15,6 +15,7 @@ from ftlib.merging.engine import stream
 from ftlib.merging.files import Merged, write_merge
 from ftlib.merging.methods import Average
 from ftlib.merging.plan import Input, MergePlan, PlannedTensor, plan_merge
+from ftlib.merging.recorded import check_lineage
 from ftlib.models.adapter import WEIGHTS, adapter_digest
 from ftlib.models.checkpoint import Base, Checkpoint
 from ftlib.models.tensor_files import read_header
@@ -34,31 +35,6 @@ def check_candidate(candidate: Candidate) -> None:
         check_point(candidate)
     else:
         _plan(candidate, candidate.parts)
-
-
-def check_lineage(start: Checkpoint, tuned: tuple[Checkpoint, ...]) -> None:
-    """Check by their records that checkpoints were trained from the exact weights `start`, whose head is no noise."""
-    for end in tuned:
-        if end.parent != start.weights:
-            raise ModelError(
-                f"{end.phase!r} was not trained from {start.phase!r}: its start has digest {_short(end.parent)}, got "
-                f"{_short(start.weights)}; merge checkpoints with the exact weights they started from"
-            )
-        if start.labels != end.labels:
-            raise ModelError(
-                f"{start.phase!r} and {end.phase!r} have different labels, or another order: "
-                f"{', '.join(start.labels)} against {', '.join(end.labels)}; merge models that were trained for "
-                "the same"
-            )
-        if start.tokenizer != end.tokenizer:
-            raise ModelError(
-                f"{start.phase!r} and {end.phase!r} have different tokenizers; their embeddings do not match"
-            )
-    if start.fresh_head:
-        raise ModelError(
-            f"{start.phase!r} still has the random head it was made with, and a line from it means nothing; "
-            "put a linear_probe phase before the one to interpolate (LP-FT)"
-        )
 
 
 def mix_into(model: nn.Module, candidate: Candidate) -> None:
@@ -140,7 +116,3 @@ def _check_coverage(state: dict[str, Tensor], plan: MergePlan) -> None:
 def _note(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         log.warning("%s", warning)
-
-
-def _short(digest: str | None) -> str:
-    return (digest or "none")[:12]
