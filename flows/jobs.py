@@ -63,7 +63,7 @@ def preprocess_job(
 
 def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
     """Say where training starts: a head for every label that training sees."""
-    return BaseJob(model=model, kind=recipe.phases[0].objective.needs, labels=labels, seed=recipe.seed)
+    return BaseJob(model=model, kind=recipe.kind(recipe.phases[0]), labels=labels, seed=recipe.seed)
 
 
 def train_job(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from ftlib.errors import RecipeError
 
-BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions"]
+BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions", "labeled_images"]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 
 What differs from kind to kind stands in `ftlib.kinds.kind`."""

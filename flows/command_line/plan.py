@@ -130,9 +130,9 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
     last = recipe.phases[-1]
     again = [last.model_copy(update={"name": f"{last.name}-seed{seed}"}) for seed in recipe.interpolation.seeds]
     trainings = [*recipe.phases, *again]
-    sizes = [footprint(Path(model.uri), phase.objective.needs, labels, phase.tuning) for phase in trainings]
+    sizes = [footprint(Path(model.uri), recipe.kind(phase), labels, phase.tuning) for phase in trainings]
     frozen = [
-        parameters_beside(phase, size.parameters, companions.get(phase.name, {}), labels)
+        parameters_beside(phase, recipe.kind(phase), size.parameters, companions.get(phase.name, {}), labels)
         for phase, size in zip(trainings, sizes, strict=True)
     ]
     speed = measured_speed(work, sizes[-1].hidden)

@@ -76,7 +76,7 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
     import pyarrow as pa
 
     match kind:
-        case "labeled" | "completions":
+        case "labeled" | "labeled_images" | "completions":
             return pa.string()
         case "tagged":
             return pa.list_(pa.string())

@@ -43,6 +43,9 @@ class Kind:
     """One kind of batch. No field has a default: a row that leaves one out cannot be imported."""
 
     name: BatchKind
+    taught_as: BatchKind
+    """The word that objectives need and metrics read: its own name, or that of the kind whose targets and answers it
+    shares, as images with one label each are taught and told like texts."""
 
     head: Callable[[], Head]
     """Loads what is asked of a model in memory; needs torch."""
@@ -125,6 +128,12 @@ def _span_head() -> Head:
     return SpanHead()
 
 
+def _image_label_head() -> Head:
+    from ftlib.kinds.heads.image_labels import ImageLabelHead
+
+    return ImageLabelHead()
+
+
 def _token_head() -> Head:
     from ftlib.kinds.heads.tokens import TokenHead
 
@@ -140,6 +149,7 @@ def _completion_head() -> Head:
 _ROWS = (
     Kind(
         name="labeled",
+        taught_as="labeled",
         head=_label_head,
         outcomes=LabelOutcomes,
         predictor=LabelPredictor,
@@ -163,6 +173,7 @@ _ROWS = (
     ),
     Kind(
         name="multi_labeled",
+        taught_as="multi_labeled",
         head=_multi_label_head,
         outcomes=MultiLabelOutcomes,
         predictor=MultiLabelPredictor,
@@ -186,6 +197,7 @@ _ROWS = (
     ),
     Kind(
         name="scored",
+        taught_as="scored",
         head=_score_head,
         outcomes=ScoreOutcomes,
         predictor=ScorePredictor,
@@ -210,6 +222,7 @@ _ROWS = (
     ),
     Kind(
         name="tagged",
+        taught_as="tagged",
         head=_tag_head,
         outcomes=TaggedOutcomes,
         predictor=EntityPredictor,
@@ -234,6 +247,7 @@ _ROWS = (
     ),
     Kind(
         name="spans",
+        taught_as="spans",
         head=_span_head,
         outcomes=SpanOutcomes,
         predictor=SpanPredictor,
@@ -257,6 +271,7 @@ _ROWS = (
     ),
     Kind(
         name="tokens",
+        taught_as="tokens",
         head=_token_head,
         outcomes=TokenOutcomes,
         predictor=None,
@@ -280,6 +295,7 @@ _ROWS = (
     ),
     Kind(
         name="completions",
+        taught_as="completions",
         head=_completion_head,
         outcomes=CompletionOutcomes,
         predictor=None,
@@ -301,10 +317,34 @@ _ROWS = (
         snippet=snippets.COMPLETION,
         note="",
     ),
+    Kind(
+        name="labeled_images",
+        taught_as="labeled",
+        head=_image_label_head,
+        outcomes=LabelOutcomes,
+        predictor=LabelPredictor,
+        least_labels=2,
+        whole_tags=False,
+        language=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForImageClassification",
+        architectures=("ForImageClassification",),
+        task_type="FEATURE_EXTRACTION",
+        pipeline="image-classification",
+        title="Image classification",
+        answers="one of them to any image",
+        snippet=snippets.IMAGE,
+        note="",
+    ),
 )
 
 KINDS: Mapping[BatchKind, Kind] = MappingProxyType({kind.name: kind for kind in _ROWS})
 """Every kind of batch, by its name. Of several kinds that a class of transformers answers, the plainest comes first."""
 
-if [*KINDS] != [*get_args(BatchKind)] or any(kind.outcomes.kind != kind.name for kind in _ROWS):
+if [*KINDS] != [*get_args(BatchKind)] or any(kind.outcomes.kind != kind.taught_as for kind in _ROWS):
     raise TypeError(f"ftlib.config.BatchKind names {get_args(BatchKind)}, the table of kinds has {(*KINDS,)}")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from ftlib.config import BatchKind
 from ftlib.data.processor import Processor
@@ -21,11 +21,13 @@ from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, wr
 from ftlib.models.checkpoint import Base, Checkpoint
 from ftlib.models.folder import (
     GENERATION_CONFIG,
+    IMAGE_PROCESSOR,
     check_model,
     check_no_code,
     check_tokenizer,
     copy_tokenizer,
     read_config,
+    read_json,
 )
 from ftlib.models.limits import load_config
 from ftlib.models.quiet import quiet
@@ -244,12 +246,29 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def load_image_processor(folder: Path) -> Any:
+    """Load a folder's image processor: Pillow's, on every machine, since torchvision resizes to other bits.
+
+    Raises ModelError if it has none that stock transformers can load.
+    """
+    check_no_code(folder)
+    if not (folder / IMAGE_PROCESSOR).is_file():
+        raise ModelError(f"{folder} has no {IMAGE_PROCESSOR}, which says how it reads images; save it there as well")
+    read_json(folder / IMAGE_PROCESSOR)
+    try:
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whatever class the file names
+        raise ModelError(
+            f"{folder} has no usable image processor: {first_line(error)}; save its {IMAGE_PROCESSOR} there again"
+        ) from error
+
+
 def load_processor(folder: Path) -> Processor:
     """Return what makes a model's inputs; its parts are loaded when they are asked for.
 
-    They raise as `load_tokenizer` does.
+    They raise as `load_tokenizer` and `load_image_processor` do.
     """
-    return Processor(lambda: load_tokenizer(folder))
+    return Processor(lambda: load_tokenizer(folder), lambda: load_image_processor(folder))
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:

@@ -35,6 +35,7 @@ TOKENIZER_FILES = (
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *TOKENIZER_FILES]
 
 GENERATION_CONFIG = "generation_config.json"
+IMAGE_PROCESSOR = "preprocessor_config.json"
 
 # transformers >= 5.3 ignores the second, older ones ran code from it (CVE-2026-4372): nothing honest needs either.
 _RUNS_CODE = ("auto_map", "_attn_implementation_internal", "custom_pipelines")

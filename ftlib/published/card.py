@@ -121,7 +121,7 @@ def _front_matter(evidence: Evidence) -> str:
 
 
 def _kind(recipe: Recipe) -> Kind:
-    return KINDS[recipe.phases[-1].objective.needs]
+    return KINDS[recipe.kind(recipe.phases[-1])]
 
 
 def _is_hub_name(name: str) -> bool:

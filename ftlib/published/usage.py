@@ -46,7 +46,7 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
 
     `labels` counts the head's; 0 for a head without. `pad_token_id` is given where the base's config has another.
     """
-    kind = KINDS[recipe.phases[-1].objective.needs]
+    kind = KINDS[recipe.kind(recipe.phases[-1])]
     loader, (name, _, revision) = kind.auto_class, base.name.partition("@")
     outputs = kind.outputs or labels
     head = f", num_labels={outputs}" if outputs else ""
@@ -71,7 +71,7 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
 
 def adapter_version_usage(recipe: Recipe, base: FoundModel | Base) -> str:
     """Return Markdown that loads a version that is an adapter, with stock peft over the stock base model."""
-    loader, (name, _, revision) = KINDS[recipe.phases[-1].objective.needs].auto_class, base.name.partition("@")
+    loader, (name, _, revision) = KINDS[recipe.kind(recipe.phases[-1])].auto_class, base.name.partition("@")
     hub = bool(revision) and not revision.isdecimal()
     place = f'{_quoted(name)}, revision="{revision}"' if hub else '"path/to/the/base/model"'
     where = "" if hub else f" The base is {code(base.name)}: give its folder yourself."

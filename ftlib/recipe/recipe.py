@@ -62,6 +62,10 @@ class Recipe(Config):
         """Return the datasets that some phase trains on, in order."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
 
+    def kind(self, phase: Phase) -> BatchKind:
+        """Return the kind of the batches that a phase trains on."""
+        return self.datasets[next(iter(phase.parts))].format.yields
+
     def published_format(self) -> Format:
         """Return how the last phase's rows are laid out, as the published model is asked.
 
@@ -117,9 +121,9 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
     if {"base", "champion"} & {*names}:
         yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
-    needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    if not _one_model(*needs):
-        yield f"phases: objectives of one recipe must need batches that one model answers; these need {_these(needs)}"
+    kinds = _taught(recipe)
+    if not _one_model(*kinds):
+        yield f"phases: one model must answer the batches of all; these train on {_these(kinds)}"
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
         yield from _companion_misfits(phase, ("base", *names[:i]))
@@ -154,7 +158,7 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which of a phase's datasets its objective cannot learn from, or not beside the others."""
     for name in phase.parts:
         format = recipe.datasets[name].format
-        if phase.objective.needs != format.yields:
+        if phase.objective.needs != KINDS[format.yields].taught_as:
             yield (
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
@@ -260,11 +264,11 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     """Say what cannot be computed from what the evaluation's rows make the recipe's model say."""
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
-    needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    if _one_model(*needs) and not _one_model(*needs, yields):
-        yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
+    kinds = _taught(recipe)
+    if _one_model(*kinds) and not _one_model(*kinds, yields):
+        yield f"{where}: a model trained on {_these(kinds)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
-        if yields not in metric.reads:
+        if KINDS[yields].taught_as not in metric.reads:
             yield (
                 f"{where}: {metric.kind!r} needs {' or '.join(map(repr, sorted(metric.reads)))} batches, but dataset "
                 f"{evaluation.dataset!r} has format {dataset.format.kind!r}, which yields {yields!r}"
@@ -278,6 +282,11 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
             )
     if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+
+
+def _taught(recipe: Recipe) -> set[BatchKind]:
+    """Return the kinds of batch that the phases train on."""
+    return {recipe.datasets[name].format.yields for name in recipe.training_datasets() if name in recipe.datasets}
 
 
 def _one_model(*kinds: BatchKind) -> bool:

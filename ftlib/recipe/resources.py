@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ftlib.config import BatchKind
 from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
@@ -92,7 +93,7 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
     """
     compute, memory = recipe.compute, _memory(recipe.compute)
     for phase in recipe.phases:
-        sizes = _sizes(phase, model, companions.get(phase.name, {}))
+        sizes = _sizes(phase, recipe.kind(phase), model, companions.get(phase.name, {}))
         if sizes is None:
             continue
         size, beside = sizes
@@ -112,18 +113,19 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
             )
 
 
-def _sizes(phase: Phase, model: Path, companions: Mapping[str, FoundModel]) -> tuple[Footprint, int] | None:
+def _sizes(
+    phase: Phase, kind: BatchKind, model: Path, companions: Mapping[str, FoundModel]
+) -> tuple[Footprint, int] | None:
     """Return what a phase moves, and its companions' parameters.
 
     None for a model that cannot be counted, of which the stage that loads it says why.
     """
     from ftlib.training.footprint import footprint, parameters_beside
 
-    kind = phase.objective.needs
     labels = KINDS[kind].least_labels and 2
     try:
         size = footprint(model, kind, labels, phase.tuning)
-        return size, parameters_beside(phase, size.parameters, companions, labels)
+        return size, parameters_beside(phase, kind, size.parameters, companions, labels)
     except Exception:
         return None
 

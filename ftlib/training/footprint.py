@@ -51,10 +51,13 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
     )
 
 
-def parameters_beside(phase: Phase, own: int, found: Mapping[str, FoundModel], labels: int) -> int:
-    """Count the parameters of a phase's companions; an earlier phase's end has as many as the model's `own`."""
+def parameters_beside(phase: Phase, kind: BatchKind, own: int, found: Mapping[str, FoundModel], labels: int) -> int:
+    """Count the parameters of a phase's companions, which answer batches of its `kind`.
+
+    An earlier phase's end has as many as the model's `own`.
+    """
     return sum(
-        sum(p.numel() for p in _without_weights(Path(found[name].uri), phase.objective.needs, labels).parameters())
+        sum(p.numel() for p in _without_weights(Path(found[name].uri), kind, labels).parameters())
         if name in found
         else own
         for name in phase.companions
