@@ -1,4 +1,4 @@
-"""The how-tos in docs/add are true: what they say to write and change is done to a copy of the tree, which then runs."""
+"""The how-tos in docs/add are true: a test does what they say to a copy of the tree, which then runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ftlib.testing import tiny_classifier, tiny_rows
+from ftlib.testing import tiny_classifier, tiny_rows, tiny_scored_rows, write_jsonl
 from tests.docs.pages import ROOT, changed, follow, fragment
 
 PAGES = ("source", "format", "objective", "tuning", "penalty", "optimiser", "metric", "interpolation", "place")
@@ -31,7 +31,7 @@ compute: {workers: 0, threads: 1}
 """
 
 
-def recipe(folder: Path) -> Path:
+def recipe(folder: Path) -> None:
     """Write a recipe that holds what every page says that a recipe may hold."""
     told = {page: yaml.safe_load(fragment(ROOT / f"docs/add/{page}.md")) for page in PAGES}
     whole = yaml.safe_load(RECIPE)
@@ -40,9 +40,7 @@ def recipe(folder: Path) -> Path:
         whole["phases"][1] |= told[page]
     whole["evaluations"]["tickets"] |= told["metric"]
     whole |= told["interpolation"] | told["place"]
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(whole))
-    return path
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(whole))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tree")
     for package in ("ftlib", "flows"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for page in PAGES:
+    for page in (*PAGES, "kind"):
         follow(ROOT / f"docs/add/{page}.md", folder)
     return folder
 
@@ -66,8 +64,14 @@ def followed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     rows.append({"subject": "No body", "body": "", "queue": "bug"})
     lines = ("\n".join(["[[row]]", *(f"{name} = {json.dumps(value)}" for name, value in row.items())]) for row in rows)
     (folder / "tickets.toml").write_text("\n".join(lines))
+    recipe(folder)
+    return run("follow_pages.py", tree, folder)
+
+
+def run(script: str, tree: Path, folder: Path, *texts: str) -> dict[str, Any]:
+    """Run a script against the changed tree; it prints one JSON object."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/docs/follow_pages.py", recipe(folder), folder / "work"],
+        [sys.executable, ROOT / "tests/docs" / script, "recipe.yaml", "work", *texts],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(tree), "HOME": str(folder)},
         capture_output=True,
@@ -82,10 +86,9 @@ def test_the_source_reads_every_row(followed: dict[str, Any]) -> None:
     assert followed["rows"][0] == 121
 
 
-def test_the_format_lays_out_title_and_text(followed: dict[str, Any]) -> None:
-    assert all(text.startswith("case ") and ". " in text.replace(" .", ".") for text in followed["read"]), followed[
-        "read"
-    ]
+def test_the_format_lays_rows_out_as_the_stock_tokenizer(followed: dict[str, Any]) -> None:
+    rows, as_the_tokenizer = followed["read"]
+    assert rows == as_the_tokenizer > 10
 
 
 def test_the_objective_is_the_focal_loss(followed: dict[str, Any]) -> None:
@@ -121,6 +124,23 @@ def test_the_place_has_the_version(followed: dict[str, Any]) -> None:
     result, number = followed["published"]
     assert number == 1
     assert result["registry"].endswith("/volumes/models/team")
+
+
+@pytest.mark.slow
+def test_the_kind_trains_is_published_and_answers(tree: Path, tmp_path: Path) -> None:
+    tiny_classifier(tmp_path / "model")
+    rows = [{"text": str(row["text"]), "calls": 2 * float(row["score"])} for row in tiny_scored_rows(210)]
+    write_jsonl(tmp_path / "calls.jsonl", rows)
+    whole = {"name": "calls", "model": {"path": "model"}, **yaml.safe_load(fragment(ROOT / "docs/add/kind.md"))}
+    whole |= {"publish": {"name": "calls"}, "compute": {"workers": 0, "threads": 1}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(whole))
+    done = run("follow_kind.py", tree, tmp_path, str(rows[0]["text"]), str(rows[6]["text"]))
+    here, theirs = done["nll"]
+    assert here == pytest.approx(theirs)
+    before, after = done["errors"]
+    assert after < 0.7 * before
+    none, six = done["answers"]
+    assert none < 2 < six
 
 
 def test_a_change_goes_where_the_page_says_and_nowhere_else() -> None:
