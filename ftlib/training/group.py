@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -46,10 +47,19 @@ class Group:
 
     def sum(self, *values: float | torch.Tensor) -> list[float]:
         """Return the sums over all ranks, in float64."""
-        total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device).detach() for v in values])
+        return self.summed(*values).tolist()
+
+    def summed(self, *values: float | torch.Tensor) -> Float[torch.Tensor, " values"]:
+        """Return the sums over all ranks, in float64 and unread: nothing waits for the device."""
+        total = torch.stack([self._own(value) for value in values])
         if self.world_size > 1:
             dist.all_reduce(total)
-        return total.tolist()
+        return total
+
+    def _own(self, value: float | torch.Tensor) -> Float[torch.Tensor, ""]:
+        if isinstance(value, torch.Tensor):
+            return value.detach().to(self.device, torch.float64, non_blocking=True)
+        return torch.full((), value, dtype=torch.float64, device=self.device)  # a copy would wait for the queue
 
     def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum of a tensor over all ranks, which have it in the same shape."""
