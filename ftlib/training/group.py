@@ -98,18 +98,28 @@ class Group:
 
     def spread(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
         """Return the model on this rank's device, replicated (DDP) or sharded (FSDP2) over the group."""
+        return self.replicate(self.place(model, sharding))
+
+    def place(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
+        """Return the model on this rank's device, its shard alone if it is to be sharded; no replica is bound yet."""
         model.to(self.device)
-        if self.world_size == 1:
+        if self.world_size == 1 or sharding == "ddp":
             return model
-        if sharding == "ddp" and not any(parameter.requires_grad for parameter in model.parameters()):
-            return model  # it has no gradients that could travel, and DDP refuses it
-        if sharding == "ddp":
-            return DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         for layer in transformer_layers(model):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
+
+    def replicate(self, placed: nn.Module) -> nn.Module:
+        """Bind a placed model's replicas, so that gradients travel: of those parameters that train now.
+
+        Shards are bound already, and a model of which nothing trains has no gradients: DDP refuses it.
+        """
+        trains = any(parameter.requires_grad for parameter in placed.parameters())
+        if self.world_size == 1 or isinstance(placed, FSDPModule) or not trains:
+            return placed
+        return DistributedDataParallel(placed, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:

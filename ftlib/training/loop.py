@@ -89,15 +89,18 @@ class Loop:
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
         self.collate = Collator.of(tuned, group.device)
-        companions = load_companions(plan, self.collate)
-        self.unused = freeze_unused(tuned, plan.phase.objective, companions, self.train)
-        self.model = group.spread(tuned, plan.compute.sharding)
+        companions = {
+            name: group.spread(one, plan.compute.sharding) for name, one in load_companions(plan, self.collate).items()
+        }
+        placed = group.place(tuned, plan.compute.sharding)
+        self.unused = freeze_unused(placed, plan.phase.objective, companions, self.train, plan.precision)
+        self.model = group.replicate(placed)
         self.asking = Asking(
             plan.phase.objective,
             self.model,
             self.collate,
             group,
-            companions={name: group.spread(one, plan.compute.sharding) for name, one in companions.items()},
+            companions=companions,
             precision=plan.precision,
             micro_batch_size=plan.compute.micro_batch_size,
         )
