@@ -27,6 +27,11 @@ def to_cell(data: bytes) -> str:
     return f"data:{_media_type(data)};base64,{base64.b64encode(data).decode()}"
 
 
+def is_cell(text: str) -> bool:
+    """Say whether a text is one that `to_cell` made, or another data URI."""
+    return text.startswith("data:")
+
+
 def from_cell(cell: str) -> bytes:
     """Return the bytes of the file that a cell holds. Raises ImageError for a text that holds none."""
     head, comma, rest = cell.partition(",")
