@@ -268,7 +268,8 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None, file: i
         return BadRow(row.uri, row.line, row.bytes, "reserved_column", f"rename the column {name!r}", name)
     if len(encoded) > row_bytes:
         largest = max(values, key=lambda name: len(canonical_json({name: values[name]})))
-        return too_large(row.uri, row.line, len(encoded), row_bytes, largest)
+        image = str(values[largest])[:5] == "data:"
+        return too_large(row.uri, row.line, len(encoded), row_bytes, largest, image=image)
     return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file)
 
 
@@ -304,10 +305,11 @@ def blame(row: Row, reason: BadReason, column: str, what: str) -> BadRow:
     return BadRow(row.uri, row.line, row.bytes, reason, detail, column)
 
 
-def too_large(uri: str, line: int, size: int, allowed: int, largest: str) -> BadRow:
-    """Return a bad row that has more bytes than allowed, most of them in one column."""
-    detail = f"{size} bytes, allowed {allowed}, most in column {largest!r}; raise limits.row_bytes"
-    return BadRow(uri, line, size, "too_large", f"{detail}, or leave the column out: source.drop_columns", largest)
+def too_large(uri: str, line: int, size: int, allowed: int, largest: str, *, image: bool = False) -> BadRow:
+    """Return a bad row that has more bytes than allowed, most of them in one column, which may be an image."""
+    detail = f"{size} bytes, allowed {allowed}, most in column {largest!r}; raise limits.row_bytes, or"
+    remedy = "store the image smaller" if image else "leave the column out: source.drop_columns"
+    return BadRow(uri, line, size, "too_large", f"{detail} {remedy}", largest)
 
 
 _sorted_json = msgspec.json.Encoder(order="sorted").encode

@@ -31,7 +31,13 @@ _ASPECT = 100
 """Times that the longer side may be the shorter: resized by its shorter side, 1 x 1,000,000 pixels would be a bomb."""
 
 ImageReason = Literal[
-    "not_an_image", "image_not_allowed", "broken_image", "image_too_large", "missing_image_file", "image_outside"
+    "too_large",
+    "not_an_image",
+    "image_not_allowed",
+    "broken_image",
+    "image_too_large",
+    "missing_image_file",
+    "image_outside",
 ]
 Change = Literal[
     "turned_by_exif",
