@@ -241,6 +241,8 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     row_id: str
     file: int | None = None
     """Which of the dataset's files it came from, where the source says so."""
+    bytes: int = 0
+    """Of its canonical JSON."""
 
 
 Schema = Callable[[Row, dict[str, Value]], dict[str, Value] | BadRow]
@@ -270,7 +272,7 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None, file: i
         largest = max(values, key=lambda name: len(canonical_json({name: values[name]})))
         image = str(values[largest])[:5] == "data:"
         return too_large(row.uri, row.line, len(encoded), row_bytes, largest, image=image)
-    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file)
+    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file, len(encoded))
 
 
 def _without_json(row: Row, values: Values) -> BadRow:
@@ -362,7 +364,9 @@ def table_row(uri: str, number: int, size: int, cells: dict[str, object]) -> Row
         try:
             values[name] = from_python(cell)
         except TypeError:
-            return blame(row, "binary_value", name, "holds bytes, which are neither text nor a number")
+            return blame(
+                row, "binary_value", name, "holds bytes, neither text nor a number (an image? name it in source.images)"
+            )
     return row
 
 

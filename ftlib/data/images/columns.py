@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from msgspec import structs
+
 from ftlib.data.images.cells import bare_base64, from_cell, is_cell, to_cell
 from ftlib.data.images.decoding import ImageError, decode, refusal
 from ftlib.data.rows import BadRow, Row, Value, Values
@@ -42,26 +44,29 @@ def with_images(row: Row | BadRow, columns: Sequence[str], read: FileReader) -> 
     """Return a row whose image cells hold the images' bytes, or why one of them does not."""
     if isinstance(row, BadRow):
         return row
+    files = 0
     for name in columns:
         if (cell := row.values.get(name)) is not None:
             try:
-                row.values[name] = _cell(cell, row.uri, read)
+                data = _in_cell(cell)
+                if isinstance(data, str):
+                    data = read(row.uri, data)
+                    files += len(data)
             except ImageError as error:
                 return bad_image(row, name, error)
-    return row
+            row.values[name] = to_cell(data)
+    return structs.replace(row, bytes=row.bytes + files) if files else row
 
 
-def _cell(value: Value, uri: str, read: FileReader) -> str:
+def _in_cell(value: Value) -> bytes | str:
+    """Return the bytes that a cell holds, or the path that it names. Raises ImageError for neither."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if not isinstance(value, str):
-        raise refusal(
-            "not_an_image", f"holds {type(value).__name__} {str(value)[:40]!r}; write bytes, base64 or a file's path"
-        )
-    if is_cell(value):
-        return to_cell(from_cell(value))
-    data = bare_base64(value)
-    return to_cell(read(uri, value) if data is None else data)
+        shown = str(value)[:40]
+        raise refusal("not_an_image", f"holds {type(value).__name__} {shown!r}; write bytes, base64 or a file's path")
+    data = from_cell(value) if is_cell(value) else bare_base64(value)
+    return value if data is None else data
 
 
 def bad_image(row: Row, column: str, error: ImageError) -> BadRow:

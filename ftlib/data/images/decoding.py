@@ -144,7 +144,7 @@ def decode(data: bytes, background: str = "white", pixels: int = PIXELS) -> Deco
 
 
 _CONVERT = {
-    "SVG": "a drawing, which has no pixels: draw it as PNG (rsvg-convert), or leave it out, by a glob: **/*.png",
+    "SVG": "a drawing, which has no pixels: draw it as PNG (rsvg-convert), or leave it out (a glob: **/*.png)",
     "EPS": "a program, which is not run: draw it as PNG",
 }
 

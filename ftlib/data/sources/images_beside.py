@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -72,18 +73,12 @@ class ImagesBeside:
         if path.startswith(("/", "~")) or "://" in path or "\0" in path or ".." in PurePosixPath(path).parts:
             raise refusal("image_outside", f"{said}, allowed are paths within {self._folder}")
         named = f"{self._folder if self._fixed else uri.rpartition('/')[0]}/{PurePosixPath(path)}"
-        file = self._images.get(named)
+        file = self._images.get(named) or self._linked(named, said)
         if file is None:
-            if self._bucket is None and os.path.exists(named):
-                if not _is_below(os.path.realpath(named), os.path.realpath(self._folder)):
-                    raise refusal("image_outside", f"{said}, a link that leads out of {self._folder}")
-                suffixes = ", ".join(IMAGE_SUFFIXES)
-                raise refusal(
-                    "missing_image_file", f"{said}, which was no image when the run started; allowed are {suffixes}"
-                )
             raise refusal(
                 "missing_image_file",
-                f"{said}, and there is no {named}; paths count from the row's file, or from source.images_in",
+                f"{said}, which was no image in {self._folder} when the run started; paths count from the row's file, "
+                f"or from source.images_in, and end with {', '.join(IMAGE_SUFFIXES)}",
             )
         if file.bytes > self._row_bytes:
             raise refusal(
@@ -92,6 +87,19 @@ class ImagesBeside:
                 "the image smaller",
             )
         return read_whole(self._bucket, file)
+
+    def _linked(self, named: str, said: str) -> FileVersion | None:
+        """Return the image that a path leads to by links. Raises ImageError for one out of the folder."""
+        if self._bucket is not None or not os.path.exists(named):
+            return None
+        real = os.path.realpath(named)
+        if not _is_below(real, os.path.realpath(self._folder)):
+            raise refusal("image_outside", f"{said}, a link that leads out of {self._folder}")
+        return self._by_real.get(real)
+
+    @functools.cached_property
+    def _by_real(self) -> Mapping[str, FileVersion]:
+        return {os.path.realpath(uri): file for uri, file in self._images.items()}
 
 
 def _is_below(path: str, folder: str) -> bool:
