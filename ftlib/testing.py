@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ftlib.config import BatchKind, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
@@ -35,7 +35,9 @@ from ftlib.models.folder import config_digest, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+ImageFamily = Literal["vit", "resnet", "efficientnet"]
 
 LABELS = ("billing", "bug", "sales")
 
@@ -226,6 +228,71 @@ def tiny_causal_lm(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+IMAGE_SIZE = 32
+"""Pixels of a side of what the tiny image classifiers read."""
+
+
+def tiny_image_classifier(
+    folder: Path, family: ImageFamily = "vit", labels: Sequence[str] = ("cat", "dog"), *, seed: int = 0
+) -> Path:
+    """Write a classifier of images of 32 x 32 with its image processor; two layers, two stages, or three blocks.
+
+    ViT has attention and LayerNorm; ResNet convolutions and BatchNorm; EfficientNet depthwise ones too, and dropout.
+    """
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    config, processor = _image_family(family)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageClassification.from_config(config)
+        for name, buffer in model.named_buffers():  # as if it had been trained: statistics of 0 and 1 hide mistakes
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(torch.rand(buffer.shape) * 0.2 + (0.9 if name.endswith("var") else -0.1))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
+    from transformers import ConvNextImageProcessorPil, EfficientNetConfig, ResNetConfig, ViTConfig, ViTImageProcessorPil
+
+    square = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    if family == "vit":
+        config = ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            image_size=IMAGE_SIZE,
+            patch_size=8,
+        )
+        return config, square
+    if family == "resnet":
+        return (
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+            ConvNextImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_pct=0.875),
+        )
+    blocks = {"kernel_sizes": [3, 3], "in_channels": [32, 32], "out_channels": [32, 64], "expand_ratios": [1, 4]}
+    return (
+        EfficientNetConfig(
+            image_size=IMAGE_SIZE,
+            width_coefficient=0.25,
+            depth_coefficient=1.0,
+            hidden_dim=320,  # of 1280 so wide
+            strides=[1, 2],
+            num_block_repeats=[1, 2],
+            depthwise_padding=[],
+            batch_norm_momentum=0.1,
+            initializer_range=0.3,  # activations would vanish
+            **blocks,
+        ),
+        square,
+    )
 
 
 def tiny_checkpoint(

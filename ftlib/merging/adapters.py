@@ -24,7 +24,7 @@ from ftlib.kinds.loading import ADAPTED, load_model, merged, put_over, save_mode
 from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
-from ftlib.models.folder import copy_tokenizer, labels_of, read_config, tensor_spans
+from ftlib.models.folder import copy_processor, labels_of, read_config, tensor_spans
 from ftlib.models.tensor_files import Span
 from ftlib.models.torch_dtypes import DTYPES
 
@@ -82,7 +82,7 @@ def write_scaled(
     if stands_on:
         config["base_model_name_or_path"], config["revision"] = stands_on
     write_adapter_config(out, config)
-    copy_tokenizer(adapter, out)
+    copy_processor(adapter, out)
     return whole
 
 
@@ -184,7 +184,7 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
             tensor.data = tensor.data.to(DTYPES[spans[name].dtype])
     cast(Any, made).config.dtype = next(iter(_floating(spans.values())), torch.float32)
     save_model(made, out, labels_of(base), base)
-    copy_tokenizer(adapter, out)  # its own, where tokens were added
+    copy_processor(adapter, out)  # its own, where tokens were added
 
 
 def _floating(spans: Iterable[Span]) -> list[torch.dtype]:
