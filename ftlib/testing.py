@@ -6,7 +6,9 @@ transformers loads. The rows are learnable: each label has words of its own amon
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import random
 import string
@@ -142,6 +144,36 @@ def tiny_scored_rows(count: int, *, seed: int = 0, words: int = 12) -> list[dict
         draw.shuffle(chosen)
         rows.append({"text": f"{' '.join(chosen)} {seed}-{i}", "score": told / 2})
     return rows
+
+
+def tiny_image_rows(
+    count: int, labels: Sequence[str] = LABELS, *, seed: int = 0, pixels: int = 24, noise: float = 0.15
+) -> list[dict[str, str]]:
+    """Make `count` distinct rows with columns image (a PNG as a data URI), label and theme: each label has its colour.
+
+    A rectangle of that colour lies on a ground of noise; `noise` is its share of the whole range, the more, the harder.
+    At most six labels; the theme, light or dark, is the ground's.
+    """
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(seed)
+    rows: list[dict[str, str]] = []
+    for i in range(count):
+        theme = ("light", "dark")[int(draw.integers(2))]
+        image = np.full((pixels, pixels, 3), 0.8 if theme == "light" else 0.2)
+        top, left = draw.integers(0, pixels // 2, 2)
+        height, width = draw.integers(pixels // 4, pixels // 2, 2)
+        image[top : top + height, left : left + width] = _COLOURS[i % len(labels)]
+        image += draw.normal(0, noise, image.shape)
+        stream = io.BytesIO()
+        Image.fromarray((image.clip(0, 1) * 255).astype(np.uint8)).save(stream, "PNG")
+        text = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+        rows.append({"image": text, "label": labels[i % len(labels)], "theme": theme})
+    return rows
+
+
+_COLOURS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1))
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
