@@ -81,8 +81,8 @@ class Kind:
     """The class of transformers that loads a model, as users write it."""
     architectures: tuple[str, ...]
     """How the names of such models' own classes end."""
-    task_type: str
-    """peft's TaskType, by name."""
+    task_type: str | None
+    """peft's TaskType, by name; None where it has none for such models, and wraps them as they are."""
 
     pipeline: str
     """The Hub's name of the task; it has none for several labels or a number."""
@@ -345,7 +345,7 @@ _ROWS = (
         outputs=None,
         auto_class="AutoModelForImageClassification",
         architectures=("ForImageClassification",),
-        task_type="FEATURE_EXTRACTION",
+        task_type=None,
         pipeline="image-classification",
         title="Image classification",
         answers="one of them to any image",

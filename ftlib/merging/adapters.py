@@ -197,9 +197,9 @@ def _kind(adapter: Path, config: dict[str, Any], base: Path) -> BatchKind:
     task, made_by = config.get("task_type"), (read_config(base).get("architectures") or [""])[0]
     for kind in KINDS.values():
         # `get_peft_model` does not ask for a task.
-        if task == kind.task_type or (task is None and made_by.endswith(kind.architectures)):
+        if task == kind.task_type if task else made_by.endswith(kind.architectures):
             return kind.name
-    tasks = ", ".join(dict.fromkeys(kind.task_type for kind in KINDS.values()))
+    tasks = ", ".join(dict.fromkeys(kind.task_type for kind in KINDS.values() if kind.task_type))
     raise ModelError(
         f"{adapter} is for the task {task or made_by!r}; adapters for {tasks} are merged here: merge it with peft's "
         "merge_and_unload, and give the folder that saves"
