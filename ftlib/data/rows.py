@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, cast
 
@@ -54,6 +54,12 @@ BadReason = Literal[
     "missing_key",
     "odd_updated",
     "odd_deleted",
+    "not_an_image",
+    "image_not_allowed",
+    "broken_image",
+    "image_too_large",
+    "missing_image_file",
+    "image_outside",
 ]
 
 DropReason = Literal[
@@ -82,6 +88,8 @@ DropReason = Literal[
     "unanswerable",
     "odd_answer",
     "answer_not_in_context",
+    "missing_image",
+    "image_not_ingested",
 ]
 
 
@@ -104,6 +112,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "answer_not_in_context": "answer_start counts the characters of the context before the answer",
         "unanswerable": "unanswerable: keep teaches a model to say so",
         "completion_not_a_string": "the completion column holds numbers, lists or objects; write text",
+        "image_not_ingested": "the image column holds no images: name it in the source's images, which makes images of "
+        "paths, bytes and base64",
     }
 )
 """What to do about rows that a format has no use for, by the reason; for the reasons that say little by themselves."""
@@ -218,6 +228,10 @@ class Encoded:
     pieces: list[Piece]
     truncated: bool = False
     """Whether tokens were lost."""
+    changes: tuple[str, ...] = ()
+    """What was done to an image so that all are alike (`ftlib.data.images.decoding`)."""
+    measures: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What a profile counts of it, by name, where that is not the length of a text."""
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
