@@ -297,6 +297,7 @@ def _measure_statistics(model: nn.Module) -> None:
     with torch.no_grad():
         for norm in norms:
             norm.momentum = 1.0
+            norm.weight.fill_(1.0)  # transformers draws EfficientNet's from around 0
         noise = torch.nn.functional.interpolate(torch.rand(32, 3, 4, 4), size=IMAGE_SIZE, mode="bilinear")
         model.train()(pixel_values=2 * noise - 1)
     for norm, momentum in zip(norms, momenta, strict=True):
