@@ -28,7 +28,7 @@ from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, identify
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
-from ftlib.models.folder import tokenizer_digest
+from ftlib.models.folder import processor_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
@@ -134,8 +134,8 @@ def _processor(job: PreprocessJob) -> Processor:
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
-    if tokenizer_digest(folder) != job.tokenizer:
-        raise ModelError(f"{folder}: tokenizer files changed or vanished since the run started; run again")
+    if processor_digest(folder) != job.tokenizer:
+        raise ModelError(f"{folder}: image processor or tokenizer files changed or vanished since the run started; run again")
     return load_processor(folder)
 
 

@@ -13,6 +13,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.asking import Asking
 from ftlib.training.group import Group
+from ftlib.training.modes import into_training
 
 
 def freeze_unused(
@@ -25,7 +26,9 @@ def freeze_unused(
     TrainingError if the objective's loss counts other than the format did, or than what it prepared.
     """
     alone = Group(rank=0, world_size=1, device=torch.device("cpu"))
-    asking = Asking(objective, model.train(), Collator.of(model), alone, companions=companions)
+    # Its statistics are not to move for a question.
+    into_training(model, updated=False)
+    asking = Asking(objective, model, Collator.of(model), alone, companions=companions)
     for part in parts:
         (piece,), expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
         loss = asking.loss(part, piece)
