@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,17 @@ def check_candidate(candidate: Candidate) -> None:
         _plan(candidate, candidate.parts)
 
 
+def _state_as_saved(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's tensors, in their own memory, by the names that they have in its files.
+
+    Some families were renamed in transformers and their files were not: a ViT's `layers.0.attention.q_proj` is saved as
+    `encoder.layer.0.attention.attention.query`.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(cast(Any, model), model.state_dict())
+
+
 def mix_into(model: nn.Module, candidate: Candidate) -> None:
     """Set a model's tensors to the candidate's, computed from its checkpoints' files as `write_candidate` does.
 
@@ -44,7 +56,7 @@ def mix_into(model: nn.Module, candidate: Candidate) -> None:
     ModelError if the files do not cover the model's tensors exactly, or if a value is not finite.
     """
     plan = _plan_made(candidate)
-    state = model.state_dict()
+    state = _state_as_saved(model)
     _check_coverage(state, plan)
 
     def put(planned: PlannedTensor, first: int, values: Tensor) -> None:

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
 from ftlib.data.formats import Format
+from ftlib.data.formats.text import reads_text
 from ftlib.data.splitting import SplitPolicy
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
@@ -177,7 +178,8 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
-    said = {name: recipe.datasets[name].format.special_tokens for name in phase.parts}
+    formats = {name: recipe.datasets[name].format for name in phase.parts}
+    said = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
     if len({*said.values()}) > 1:
         yield (
             f"{where}.mixture: one model reads special tokens in one way, got special_tokens "
