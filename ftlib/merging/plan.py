@@ -13,7 +13,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.methods import Kernel, Place
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import check_model, read_config, tensor_spans
-from ftlib.models.parameter_names import is_embedding, layer_of
+from ftlib.models.parameter_names import BATCHES_SEEN, is_embedding, layer_of
 from ftlib.models.tensor_files import FLOATING, Span
 from ftlib.models.vocabulary import check_labels, has_vocabulary, new_tokens
 from ftlib.wording import some
@@ -48,7 +48,8 @@ class Task:
     segments: tuple[Segment, ...]
     """Without gaps, in order."""
     compare: bool = False
-    """True for integers: copied from the reference, and said if the inputs differ."""
+    """True for integers: copied from the reference, and said if the inputs differ; never for how many batches a
+    BatchNorm has seen, which differ by nature and are read by nothing."""
 
     @property
     def elements(self) -> int:
@@ -122,11 +123,12 @@ def _task(
     rows: int | None,
 ) -> Task:
     span, place = spans[reference], Place(name, _depth(name, layers))
-    task = Task(place, spans, span.kind, (), compare=span.dtype not in FLOATING)
-    source = reference if task.compare else kernel.source_of(place)
+    whole = span.dtype not in FLOATING
+    task = Task(place, spans, span.kind, (), compare=whole and not name.endswith(BATCHES_SEEN))
+    source = reference if whole else kernel.source_of(place)
     # A vocabulary may have grown into rows that were there for it: of tensors outside the layers, those with its size.
     grown = len({each.shape for each in spans}) > 1 or (layer_of(name) is None and span.shape[:1] == (rows,))
-    if not task.compare and grown:
+    if not whole and grown:
         return replace(task, segments=tuple(_row_segments(span.shape, spans[0].shape[0], fresh, source)))
     return replace(task, segments=(Segment(0, task.elements, source),))
 
