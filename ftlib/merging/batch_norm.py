@@ -15,10 +15,10 @@ from typing_extensions import override
 
 from ftlib.errors import IntegrityError
 from ftlib.fingerprint import Identified, file_digest
-from ftlib.merging.plan import Plan, Segment, Task
+from ftlib.merging.plan import MergePlan, PlannedTensor, Segment
 from ftlib.models.folder import tensor_spans
 from ftlib.models.parameter_names import BATCHES_SEEN
-from ftlib.models.tensor_files import Span, read_header
+from ftlib.models.tensor_files import TensorSpan, read_header
 
 RUNNING = ("running_mean", "running_var")
 
@@ -60,18 +60,18 @@ def moved_layers(folders: Sequence[Path]) -> tuple[str, ...]:
     return tuple(layer for layer in layers if differs(layer))
 
 
-def unmixed(plan: Plan, layers: Collection[str]) -> Plan:
+def unmixed(plan: MergePlan, layers: Collection[str]) -> MergePlan:
     """Return the plan of a merge that leaves these layers' running statistics as the reference has them."""
     names = {f"{layer}.{name}" for layer in layers for name in RUNNING}
 
-    def copied(task: Task) -> Task:
-        whole = Segment(0, task.elements, plan.reference)
-        return replace(task, segments=(whole,)) if task.place.name in names else task
+    def copied(tensor: PlannedTensor) -> PlannedTensor:
+        whole = Segment(0, tensor.elements, plan.reference)
+        return replace(tensor, segments=(whole,)) if tensor.name in names else tensor
 
-    return replace(plan, tasks=tuple(map(copied, plan.tasks)))
+    return replace(plan, tensors=tuple(map(copied, plan.tensors)))
 
 
-def with_statistics(plan: Plan, statistics: Statistics) -> Plan:
+def with_statistics(plan: MergePlan, statistics: Statistics) -> MergePlan:
     """Return the plan of a merge that has measured statistics in place of mixed ones.
 
     Raises IntegrityError if their file is not the one that was written.
@@ -88,14 +88,14 @@ def with_statistics(plan: Plan, statistics: Statistics) -> Plan:
         )
     measured = {span.name: span for span in read_header(file).spans}
 
-    def given(task: Task) -> Task:
-        span = measured.get(task.place.name)
-        return task if span is None else replace(task, spans=(span,), segments=(Segment(0, task.elements, 0),))
+    def given(tensor: PlannedTensor) -> PlannedTensor:
+        span = measured.get(tensor.name)
+        return tensor if span is None else replace(tensor, spans=(span,), segments=(Segment(0, tensor.elements, 0),))
 
-    return replace(plan, tasks=tuple(map(given, plan.tasks)))
+    return replace(plan, tensors=tuple(map(given, plan.tensors)))
 
 
-def _bytes(span: Span) -> bytes:
+def _bytes(span: TensorSpan) -> bytes:
     with span.file.open("rb") as stream:
         stream.seek(span.offset)
         return stream.read(span.bytes)
