@@ -49,6 +49,8 @@ DROPPED = "dropped "
 
 SPELT = "spelt:"
 """Before a special token that texts spell, among what is told of a prepared dataset."""
+CHANGED = "changed:"
+"""Before what was done to images."""
 
 
 class StageRun(Config):
@@ -216,6 +218,8 @@ def telling(artifact: Artifact) -> dict[str, float]:
         dropped = {f"{DROPPED}{reason}": float(count) for reason, count in ledger.dropped.items() if count}
         spelt = artifact.special_tokens if isinstance(artifact, PreparedDataset) else {}
         told = {f"{SPELT}{token}": float(rows) for token, rows in spelt.items()}
+        changes = artifact.image_changes if isinstance(artifact, PreparedDataset) else {}
+        told |= {f"{CHANGED}{change}": float(rows) for change, rows in changes.items()}
         return {"rows_in": ledger.rows_in, "rows_kept": ledger.kept, **dropped, **told}
     if isinstance(artifact, Checkpoint) and (step := artifact.facts.get("resumed_from_step")):
         return {"resumed_from_step": float(step)}
