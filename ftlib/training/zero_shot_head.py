@@ -35,6 +35,8 @@ ROWS = 20_000
 """Training rows that the map is fitted on at most, evenly spaced: it has a few hundred numbers for each of them."""
 _RIDGES = tuple(10.0**i for i in range(-8, 2))
 """Of the features' mean variance; by leave-one-out error one is chosen."""
+_ROUNDING = 1e-10
+"""Of the vectors' mean square: a variance below it is rounding. A decoder's first token is the same in every text."""
 
 Vectors = Float[np.ndarray, "_ width"]
 Texts = Mapping[str, Sequence[tuple[int, ...]]]
@@ -90,14 +92,18 @@ class Map(NamedTuple):
     def fitted(cls, features: Vectors, embedded: Vectors, *, intercept: bool) -> Map:
         """Fit it by ridge regression; of `_RIDGES` the one with the least leave-one-out error.
 
-        Raises TrainingError if all rows have the same features.
+        Raises TrainingError if all rows have the same features, or the same embedding.
         """
         from sklearn.linear_model import RidgeCV
 
         seen, told = features.astype(np.float64), embedded.astype(np.float64)
-        ridges = np.array(_RIDGES) * float(seen.var(axis=0).mean()) * len(seen)
-        if not ridges.all():
-            raise TrainingError("zero_shot: the head reads the same of every training row; give it rows that differ")
+        for what, vectors, remedy in (
+            ("what the head reads", seen, "give it rows that differ"),
+            ("the embedding", told, "give it rows that differ, or another tuning.embedding"),
+        ):
+            if vectors.var(axis=0).sum() <= _ROUNDING * np.square(vectors).sum(axis=1).mean():
+                raise TrainingError(f"zero_shot: {what} is the same for every training row: {remedy}")
+        ridges = np.array(_RIDGES) * seen.var(axis=0).mean() * len(seen)
         regression: Any = RidgeCV(alphas=ridges, fit_intercept=intercept).fit(seen, told)
         left = -float(regression.best_score_) / float(told.var(axis=0).mean())
         return cls(regression.coef_, np.broadcast_to(regression.intercept_, told.shape[1]), 1.0 - left)

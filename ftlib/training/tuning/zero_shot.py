@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from typing_extensions import override
 
 from ftlib.config import BatchKind
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 _LABEL = "{label}"
 
-Sentence = Annotated[str, Field(pattern=r"\S")]
+
+def _says_something(sentence: str) -> str:
+    if not sentence.strip():
+        raise ValueError(f"{sentence!r} says nothing of the label; write a name or a sentence")
+    return sentence
+
+
+Sentence = Annotated[str, AfterValidator(_says_something)]
 
 
 class ZeroShot(TuningBase):
@@ -39,7 +46,7 @@ class ZeroShot(TuningBase):
     kind: Literal["zero_shot"] = "zero_shot"
     sentences: dict[str, Annotated[tuple[Sentence, ...], Field(min_length=1)]] = {}
     """What stands for each label in the templates, for every label of the rows; empty: the labels' own names."""
-    templates: Annotated[tuple[Sentence, ...], Field(min_length=1)] = (_LABEL,)
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = (_LABEL,)
     """What is said of a label; `{label}` in it is replaced by each of the label's sentences in turn."""
     embedding: Literal["mean", "first", "head"] = "mean"
     """What of a text is its embedding: the mean over its tokens, or the first token, of the body's last layer; or what
@@ -48,22 +55,7 @@ class ZeroShot(TuningBase):
     """What cosines are multiplied with. auto: of `SCALES` the one with the lowest loss on the dataset's validation
     rows; `USUAL` where there are none."""
 
-    SCALES: ClassVar[tuple[float, ...]] = (
-        1.0,
-        2.0,
-        3.0,
-        5.0,
-        7.0,
-        10.0,
-        14.0,
-        20.0,
-        30.0,
-        50.0,
-        70.0,
-        100.0,
-        140.0,
-        200.0,
-    )
+    SCALES: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 70.0, 100.0)
     USUAL: ClassVar[float] = 20.0
     """What sentence encoders are trained with."""
 
