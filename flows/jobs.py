@@ -8,9 +8,8 @@ from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
-from ftlib.models.adapter import Versions
+from ftlib.models.adapter import Versions, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.folder import find_model
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.training_rows import UsedRows
@@ -91,10 +90,12 @@ def train_job(
     )
 
 
-def found_companions(recipe: Recipe) -> dict[str, dict[str, FoundModel]]:
-    """Find the phases' companions that are models from elsewhere, by phase and name. Raises ModelError."""
+def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, FoundModel]]:
+    """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
     return {
-        phase.name: {name: find_model(said.model) for name, said in phase.beside.items() if said.model}
+        phase.name: {
+            name: find_any(said.model, bases(recipe, work)) for name, said in phase.beside.items() if said.model
+        }
         for phase in recipe.phases
         if phase.beside
     }

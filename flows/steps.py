@@ -90,7 +90,7 @@ def inputs(
     `files` instead of what the sources list now. Raises StorageError, ModelError, RecipeError or DataError.
     """
     check_registry(r)
-    model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r)
+    model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
@@ -192,7 +192,7 @@ def scored(
     for name in phase.scores:
         for part in phase.parts:
             job = jobs.score_job(r, phase, name, trail, prepared[part], found) if trail and prepared else None
-            made = yield from step(score, job, f"{name} of {part}")
+            made = yield from step(score, job, f"{name} of {part}", on_ray=r.compute.infers_on_ray)
             prepared = {**prepared, part: made} if prepared and made else None
     return prepared
 
@@ -232,7 +232,7 @@ def measured(
     reports: list[EvalReport | None] = []
     for name in r.evaluations:
         job = jobs.evaluate_job(r, name, members, prepared, split) if members and prepared else None
-        on_ray, number = r.compute.evaluation_workers > 1, len(members or ()) or count
+        on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
         reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
     return whole(reports)
 

@@ -115,7 +115,7 @@ def _facts(step: Step, made: Artifact | None) -> str:
 
 def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunPlan:
     """Plan a run. Raises RecipeError, ModelError or DataError where the run would."""
-    model, companions = find_any(recipe.model, bases(recipe, work)), found_companions(recipe)
+    model, companions = find_any(recipe.model, bases(recipe, work)), found_companions(recipe, work)
     check_resources(recipe)
     planner = Planner(work, prepare)
     walk(steps(recipe, work, Inputs(model, pinned(recipe, work), companions=companions)), planner.look)

@@ -31,7 +31,7 @@ def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
     found: list[Wanted] = []
     if compute.workers and any(phase.tuning.takes_steps for phase in recipe.phases):
         found.append(Wanted("workers", compute.workers, _threads(compute, compute.workers), gpus))
-    if compute.evaluation_workers > 1:
+    if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
         found.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
     return tuple(found)
