@@ -78,12 +78,12 @@ def train_job(
     It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end.
     """
     parts = tuple(prepared[name] for name in phase.parts)
-    ends = {end.phase: end for end in trail}
+    beside = beside_phase(phase, trail, companions)
     return TrainJob(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         phase=phase.model_copy(update={"companions": {}, "scores": {}}),  # told by their bytes instead
-        companions={name: companions.get(name) or ends[str(said.phase)] for name, said in phase.companions.items()},
+        companions={name: beside[name] for name in phase.companions},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
@@ -101,6 +101,17 @@ def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, Fou
     }
 
 
+def beside_phase(
+    phase: Phase, trail: Sequence[Checkpoint], found: Mapping[str, FoundModel]
+) -> dict[str, FoundModel | Checkpoint]:
+    """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
+
+    `trail` has all checkpoints that come before, and may have more.
+    """
+    ends = {end.phase: end for end in trail}
+    return {name: found.get(name) or ends[str(said.phase)] for name, said in phase.beside.items()}
+
+
 def score_job(
     recipe: Recipe,
     phase: Phase,
@@ -110,10 +121,9 @@ def score_job(
     found: Mapping[str, FoundModel],
 ) -> ScoreJob:
     """Say which of a phase's `scores` to compute for one of its datasets."""
-    ends = {end.phase: end for end in trail}
     return ScoreJob(
         name=name,
-        model=found.get(name) or ends[str(phase.scores[name].phase)],
+        model=beside_phase(phase, trail, found)[name],
         data=data,
         tokenizer=trail[-1].tokenizer,
         labels=trail[-1].labels,

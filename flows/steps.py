@@ -166,6 +166,11 @@ def find_best(r: Recipe, work: Workspace, data: Data | None) -> Steps[Evidence |
         sweep=tuple(swept[1]),
         selection=selection,
         final=tuple(final),
+        companions={
+            phase.name: jobs.beside_phase(phase, checkpoints, data.companions.get(phase.name, {}))
+            for phase in r.phases
+            if phase.beside
+        },
     )
 
 
@@ -189,12 +194,16 @@ def scored(
     found: Mapping[str, FoundModel],
 ) -> Steps[Mapping[str, PreparedDataset] | None]:
     """Give a phase's datasets the columns that its objective reads of frozen models; most have none."""
-    for name in phase.scores:
-        for part in phase.parts:
-            job = jobs.score_job(r, phase, name, trail, prepared[part], found) if trail and prepared else None
-            made = yield from step(score, job, f"{name} of {part}", on_ray=r.compute.infers_on_ray)
-            prepared = {**prepared, part: made} if prepared and made else None
+    for name, part, which in scorings(phase):
+        job = jobs.score_job(r, phase, name, trail, prepared[part], found) if trail and prepared else None
+        made = yield from step(score, job, which, on_ray=r.compute.infers_on_ray)
+        prepared = {**prepared, part: made} if prepared and made else None
     return prepared
+
+
+def scorings(phase: Phase) -> list[tuple[str, str, str]]:
+    """Return the name of each scorer, the dataset that it scores, and what that step is called."""
+    return [(name, part, f"{part} by {name} for {phase.name}") for name in phase.scores for part in phase.parts]
 
 
 def sweep(
