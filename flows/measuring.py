@@ -39,7 +39,7 @@ def fitting(
     knows one of them twice.
     """
     model = find_any(ModelRef(path=str(folder.absolute())), versions)
-    kind = recipe.phases[0].objective.needs
+    kind = recipe.kind(recipe.phases[0])
     labels = labels_of(folder) if KINDS[kind].labeled else ()
     known = identities(labels)
     if KINDS[kind].labeled and (not labels or identities(asked).keys() - known.keys()):

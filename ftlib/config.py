@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from ftlib.errors import RecipeError
 
-BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions"]
+BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions", "labeled_images"]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 
 What differs from kind to kind stands in `ftlib.kinds.kind`."""
@@ -25,6 +26,19 @@ Split = Literal["train", "validation", "test"]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """Names become folder names, object keys and Prefect artifact keys, so the narrowest of their rules holds."""
+
+
+def _compiles(pattern: str) -> str:
+    """Refuse what is no regular expression. Raises ValueError."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+NamePattern = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression that is searched for in parameter names."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 

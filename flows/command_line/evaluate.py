@@ -125,7 +125,7 @@ def _measured(
     with called(name, folder):
         found = walk(steps(), call)
     if found is None:
-        kind = recipe.phases[0].objective.needs
+        kind = recipe.kind(recipe.phases[0])
         raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")
     return found
 

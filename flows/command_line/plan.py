@@ -147,8 +147,8 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
 
     check_resources(recipe, Path(model.uri), companions)
     labels = len(check_labels(recipe, prepared))
-    sizes = [footprint(model.folder, phase.objective.needs, labels, phase.tuning) for phase in recipe.phases]
-    frozen = frozen_beside(recipe.phases, sizes, model.folder, companions, labels)
+    sizes = [footprint(model.folder, recipe.kind(phase), labels, phase.tuning) for phase in recipe.phases]
+    frozen = frozen_beside(recipe.phases, sizes, recipe.kind(recipe.phases[0]), model.folder, companions, labels)
     speed = measured_speed(work, sizes[-1].hidden)
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
     every = [*zip(recipe.phases, sizes, frozen, strict=True)]

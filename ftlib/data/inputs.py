@@ -1,8 +1,8 @@
 """What a format writes for a model to read: one column of a prepared split for each input of its forward pass.
 
 The column's name is the argument's. How rows of it become a tensor follows from its kind: `Tokens` and `Marks` are
-filled up to the longest row, `Numbers` are stacked. `ftlib.kinds.collate` does it, with the padding of the model's own
-config.
+filled up to the longest row, `Numbers` and `Pixels` are stacked. `ftlib.kinds.collate` does it, with the padding of
+the model's own config.
 """
 
 from __future__ import annotations
@@ -109,7 +109,59 @@ class Numbers(Config):
         return array
 
 
-Input = Annotated[Tokens | Marks | Numbers, Field(discriminator="kind")]
+class Pixels(Config):
+    """An image of one size: 3 x height x width of uint8, red, green and blue. There is no padding.
+
+    The split holds it resized and cropped, and not yet in the model's unit: augmentation comes between the two.
+    """
+
+    kind: Literal["pixels"] = "pixels"
+    name: str = "pixel_values"
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    scale: float = 1 / 255
+    """What a pixel is multiplied with before its channel's `mean` is taken off and it is divided by its `std`."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the array's dimensions: channels, height, width."""
+        return (3, self.height, self.width)
+
+    @property
+    def counts(self) -> int:
+        """Return what an image adds to its row's size: patches of 16 x 16, which is what most vision models read."""
+        return max(1, self.height * self.width // 256)
+
+    def arrow_type(self) -> pa.DataType:
+        """Return fixed_size_list<uint8>, the pixels in C order."""
+        import pyarrow as pa
+
+        return pa.list_(pa.uint8(), math.prod(self.shape))
+
+    def size(self, cell: Cell) -> int:
+        """Return `counts`."""
+        return self.counts
+
+    def plain(self, cell: Cell) -> object:
+        """Return what is digested: the shape, and the sha256 of the pixels in C order."""
+        return [[*self.shape], hashlib.sha256(self.array(cell).tobytes()).hexdigest()]
+
+    def array(self, cell: Cell) -> np.ndarray:
+        """Return a row's pixels. Raises DataError for another shape or type."""
+        import numpy as np
+
+        pixels = np.asarray(cell)
+        if pixels.shape != self.shape or pixels.dtype != np.uint8:
+            raise DataError(
+                f"a row's {self.name} is {pixels.dtype} of the shape {pixels.shape}, its format says uint8 of "
+                f"{self.shape}; make the two agree"
+            )
+        return pixels
+
+
+Input = Annotated[Tokens | Marks | Numbers | Pixels, Field(discriminator="kind")]
 Inputs = tuple[Input, ...]
 """All that a format writes for the model, in the order of the columns."""
 
@@ -145,13 +197,23 @@ def from_metadata(metadata: Mapping[bytes, bytes] | None) -> Inputs:
     return TEXT if said is None else _INPUTS.validate_json(said)
 
 
+def fixed_bytes(inputs: Inputs) -> int:
+    """Return what a row of numbers and pixels takes in memory, whatever they are; what else there is grows with it."""
+    return sum(
+        math.prod(column.shape) * (1 if isinstance(column, Pixels) else 4)
+        for column in inputs
+        if isinstance(column, Numbers | Pixels)
+    )
+
+
 def arrow_column(column: Input, cells: Sequence[Cell]) -> pa.Array:
     """Return a record batch's column. Raises DataError for numbers of another shape."""
     import numpy as np
     import pyarrow as pa
 
-    if isinstance(column, Numbers):
+    if isinstance(column, Numbers | Pixels):
         flat = [column.array(cell).ravel() for cell in cells]
-        values = pa.array(np.concatenate(flat) if flat else np.zeros(0, np.float32))
+        empty = np.zeros(0, np.uint8 if isinstance(column, Pixels) else np.float32)
+        values = pa.array(np.concatenate(flat) if flat else empty)
         return pa.FixedSizeListArray.from_arrays(values, math.prod(column.shape))
     return pa.array(cast("list[object]", [*cells]), column.arrow_type())

@@ -22,18 +22,36 @@ class Tokenizer(Protocol):
         ...
 
 
+class ImageProcessor(Protocol):
+    """What formats use of a transformers image processor."""
+
+    image_mean: Any
+    image_std: Any
+    rescale_factor: Any
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        """Return `pixel_values`, one array of channels x height x width for every image."""
+        ...
+
+
 @dataclass(frozen=True)
 class Processor:
     """A model's own, each part loaded when a format first asks for it: a model of pixels alone has no tokenizer."""
 
     load_tokenizer: Callable[[], Tokenizer]
+    load_image_processor: Callable[[], ImageProcessor]
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Processor:
-        """Return the processor of a tokenizer that is loaded."""
-        return cls(lambda: tokenizer)
+    def of(cls, tokenizer: Any = None, image_processor: Any = None) -> Processor:
+        """Return the processor of parts that are loaded."""
+        return cls(lambda: tokenizer, lambda: image_processor)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises ModelError where the model has none that can be loaded."""
         return self.load_tokenizer()
+
+    @functools.cached_property
+    def image_processor(self) -> ImageProcessor:
+        """The image processor. Raises ModelError where the model has none that can be loaded."""
+        return self.load_image_processor()

@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor, nn
 
-from ftlib.data.inputs import SEGMENTS, TEXT, Inputs, Marks, Numbers, Tokens
+from ftlib.data.inputs import SEGMENTS, TEXT, Inputs, Marks, Numbers, Pixels, Tokens
 from ftlib.errors import ModelError
 from ftlib.models.limits import text_config
 
@@ -66,7 +66,8 @@ class Collator:
         """Return what the model is called with, by name: the columns of `inputs` that `rows` has.
 
         Tokens and marks become int64, rows x the longest row, padded on the right, or on the `left`, where a text is
-        to be continued; tokens bring a mask: 1 on tokens, 0 on padding. Numbers become float32, rows x their shape.
+        to be continued; tokens bring a mask: 1 on tokens, 0 on padding. Numbers become float32, rows x their
+        shape; pixels too, in the unit that the column says the model reads.
 
         Raises ModelError for a token that the model's embedding has no row for, or an input that it does not take.
         """
@@ -83,6 +84,9 @@ class Collator:
             if isinstance(column, Numbers):
                 arrays[column.name] = np.stack([column.array(cell) for cell in cells])
                 continue
+            if isinstance(column, Pixels):
+                arrays[column.name] = _in_the_models_unit(np.stack([column.array(cell) for cell in cells]), column)
+                continue
             mask = _mask([len(cell) for cell in cells], left=left)
             if isinstance(column, Tokens):
                 self._check(cells)
@@ -97,6 +101,12 @@ class Collator:
                 f"a row holds the token {highest}, and the model's embedding ends at {self.tokens - 1}: its tokenizer "
                 "has tokens that the model was never given; take them out of the tokenizer, or resize the embedding"
             )
+
+
+def _in_the_models_unit(pixels: UInt8[np.ndarray, "rows 3 height width"], column: Pixels) -> np.ndarray:
+    """Return float32, as transformers' image processors rescale and normalise."""
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (column.mean, column.std))
+    return (pixels.astype(np.float32) * np.float32(column.scale) - mean) / std
 
 
 def _mask(lengths: Sequence[int], *, left: bool) -> Bool[np.ndarray, "rows width"]:

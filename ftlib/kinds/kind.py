@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ftlib.config import BatchKind
 from ftlib.kinds import snippets
@@ -43,6 +43,9 @@ class Kind:
     """One kind of batch. No field has a default: a row that leaves one out cannot be imported."""
 
     name: BatchKind
+    taught_as: BatchKind
+    """The word that objectives need and metrics read: its own name, or that of the kind whose targets and answers it
+    shares, as images with one label each are taught and told like texts."""
 
     head: Callable[[], Head]
     """Loads what is asked of a model in memory; needs torch."""
@@ -55,6 +58,9 @@ class Kind:
     """Labels that the training rows must name at least; 0 where targets are not labels of a closed set."""
     whole_tags: bool
     """Whether labels are IOB2 tags, so that a type has both of them though the rows may show one."""
+    modality: Literal["text", "images"]
+    """What a row is made from: a text, which the model's tokenizer cuts and batches fill up, or an image of one size,
+    which its image processor makes."""
     language: bool
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
     of a row, one by one. One model answers all such kinds; a chat template may spell special tokens in their texts."""
@@ -75,8 +81,8 @@ class Kind:
     """The class of transformers that loads a model, as users write it."""
     architectures: tuple[str, ...]
     """How the names of such models' own classes end."""
-    task_type: str
-    """peft's TaskType, by name."""
+    task_type: str | None
+    """peft's TaskType, by name; None where it has none for such models, and wraps them as they are."""
 
     pipeline: str
     """The Hub's name of the task; it has none for several labels or a number."""
@@ -125,6 +131,12 @@ def _span_head() -> Head:
     return SpanHead()
 
 
+def _image_label_head() -> Head:
+    from ftlib.kinds.heads.image_labels import ImageLabelHead
+
+    return ImageLabelHead()
+
+
 def _token_head() -> Head:
     from ftlib.kinds.heads.tokens import TokenHead
 
@@ -140,11 +152,13 @@ def _completion_head() -> Head:
 _ROWS = (
     Kind(
         name="labeled",
+        taught_as="labeled",
         head=_label_head,
         outcomes=LabelOutcomes,
         predictor=LabelPredictor,
         least_labels=2,
         whole_tags=False,
+        modality="text",
         language=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -163,11 +177,13 @@ _ROWS = (
     ),
     Kind(
         name="multi_labeled",
+        taught_as="multi_labeled",
         head=_multi_label_head,
         outcomes=MultiLabelOutcomes,
         predictor=MultiLabelPredictor,
         least_labels=1,
         whole_tags=False,
+        modality="text",
         language=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -186,11 +202,13 @@ _ROWS = (
     ),
     Kind(
         name="scored",
+        taught_as="scored",
         head=_score_head,
         outcomes=ScoreOutcomes,
         predictor=ScorePredictor,
         least_labels=0,
         whole_tags=False,
+        modality="text",
         language=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -210,11 +228,13 @@ _ROWS = (
     ),
     Kind(
         name="tagged",
+        taught_as="tagged",
         head=_tag_head,
         outcomes=TaggedOutcomes,
         predictor=EntityPredictor,
         least_labels=2,
         whole_tags=True,
+        modality="text",
         language=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -234,11 +254,13 @@ _ROWS = (
     ),
     Kind(
         name="spans",
+        taught_as="spans",
         head=_span_head,
         outcomes=SpanOutcomes,
         predictor=SpanPredictor,
         least_labels=0,
         whole_tags=False,
+        modality="text",
         language=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -257,11 +279,13 @@ _ROWS = (
     ),
     Kind(
         name="tokens",
+        taught_as="tokens",
         head=_token_head,
         outcomes=TokenOutcomes,
         predictor=None,
         least_labels=0,
         whole_tags=False,
+        modality="text",
         language=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -280,11 +304,13 @@ _ROWS = (
     ),
     Kind(
         name="completions",
+        taught_as="completions",
         head=_completion_head,
         outcomes=CompletionOutcomes,
         predictor=None,
         least_labels=0,
         whole_tags=False,
+        modality="text",
         language=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -301,10 +327,35 @@ _ROWS = (
         snippet=snippets.COMPLETION,
         note="",
     ),
+    Kind(
+        name="labeled_images",
+        taught_as="labeled",
+        head=_image_label_head,
+        outcomes=LabelOutcomes,
+        predictor=LabelPredictor,
+        least_labels=2,
+        whole_tags=False,
+        modality="images",
+        language=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForImageClassification",
+        architectures=("ForImageClassification",),
+        task_type=None,
+        pipeline="image-classification",
+        title="Image classification",
+        answers="one of them to any image",
+        snippet=snippets.IMAGE,
+        note="",
+    ),
 )
 
 KINDS: Mapping[BatchKind, Kind] = MappingProxyType({kind.name: kind for kind in _ROWS})
 """Every kind of batch, by its name. Of several kinds that a class of transformers answers, the plainest comes first."""
 
-if [*KINDS] != [*get_args(BatchKind)] or any(kind.outcomes.kind != kind.name for kind in _ROWS):
+if [*KINDS] != [*get_args(BatchKind)] or any(kind.outcomes.kind != kind.taught_as for kind in _ROWS):
     raise TypeError(f"ftlib.config.BatchKind names {get_args(BatchKind)}, the table of kinds has {(*KINDS,)}")

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from ftlib.config import BatchKind
 from ftlib.data.processor import Processor
@@ -21,11 +21,13 @@ from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, wr
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     GENERATION_CONFIG,
+    IMAGE_PROCESSOR,
     check_model,
     check_no_code,
     check_tokenizer,
-    copy_tokenizer,
+    copy_processor,
     read_config,
+    read_json,
 )
 from ftlib.models.limits import load_config
 from ftlib.models.quiet import quiet
@@ -245,27 +247,44 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def load_image_processor(folder: Path) -> Any:
+    """Load a folder's image processor: Pillow's, on every machine, since torchvision resizes to other bits.
+
+    Raises ModelError if it has none that stock transformers can load.
+    """
+    check_no_code(folder)
+    if not (folder / IMAGE_PROCESSOR).is_file():
+        raise ModelError(f"{folder} has no {IMAGE_PROCESSOR}, which says how it reads images; save it there as well")
+    read_json(folder / IMAGE_PROCESSOR)
+    try:
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whatever class the file names
+        raise ModelError(
+            f"{folder} has no usable image processor: {first_line(error)}; save its {IMAGE_PROCESSOR} there again"
+        ) from error
+
+
 def load_processor(folder: Path) -> Processor:
     """Return what makes a model's inputs; its parts are loaded when they are asked for.
 
-    They raise as `load_tokenizer` does.
+    They raise as `load_tokenizer` and `load_image_processor` do.
     """
-    return Processor(lambda: load_tokenizer(folder))
+    return Processor(lambda: load_tokenizer(folder), lambda: load_image_processor(folder))
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not parameter.detach().sum().isfinite():  # cheaper than every value
-            bad = int((~parameter.isfinite()).sum())
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.sum().isfinite():  # cheaper than every value
+            bad = int((~tensor.isfinite()).sum())
             if bad:
                 raise ModelError(
-                    f"{folder}: tensor {name!r} holds NaN or infinity, {bad} of {parameter.numel()} values: the "
+                    f"{folder}: tensor {name!r} holds NaN or infinity, {bad} of {tensor.numel()} values: the "
                     "training that made it broke, or the file is damaged; give another checkpoint"
                 )
 
 
-def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenizer_from: Path) -> None:
-    """Write a folder that stock transformers loads; tokenizer files are byte copies of `tokenizer_from`'s."""
+def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], processor_from: Path) -> None:
+    """Write a folder that stock transformers loads; what makes its inputs are byte copies of `processor_from`'s files."""
     folder.mkdir(parents=True, exist_ok=True)
     config = cast(Any, model).config
     if labels:
@@ -273,13 +292,13 @@ def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenize
         config.label2id = {label: i for i, label in enumerate(labels)}
     with quiet():
         cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
-    copy_tokenizer(tokenizer_from, folder)
+    copy_processor(processor_from, folder)
 
 
 def save_adapter(model: nn.Module, folder: Path, like: Path, base: Base) -> None:
     """Write what peft has put over a model, and what says how it is asked: nothing is merged.
 
-    Config and tokenizer are byte copies of those in `like`, the checkpoint that it was trained from. `base` is what a
+    Config and processor are byte copies of those in `like`, the checkpoint that it was trained from. `base` is what a
     loader puts it over.
     """
     with quiet(), warnings.catch_warnings():
@@ -292,8 +311,8 @@ def save_adapter(model: nn.Module, folder: Path, like: Path, base: Base) -> None
 
 
 def copy_beside(source: Path, target: Path) -> None:
-    """Copy what lies beside a model's weights byte for byte: config, generation settings, tokenizer."""
+    """Copy what lies beside a model's weights byte for byte: config, generation settings, processor."""
     for name in ("config.json", GENERATION_CONFIG):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    copy_tokenizer(source, target)
+    copy_processor(source, target)

@@ -8,6 +8,11 @@ LABEL = """from transformers import pipeline
 model = pipeline("text-classification", model="{folder}")
 print(model("some text"))"""
 
+IMAGE = """from transformers import pipeline
+
+model = pipeline("image-classification", model="{folder}")
+print(model("some.png"))"""
+
 LABELS = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}", top_k=None)

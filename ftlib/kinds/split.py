@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ftlib.config import BatchKind
-from ftlib.data.inputs import INPUT_IDS, SEGMENTS, Input, Marks, Numbers, Tokens, from_metadata
+from ftlib.data.inputs import INPUT_IDS, SEGMENTS, Input, Marks, Numbers, Pixels, Tokens, from_metadata
 from ftlib.data.prepared import SCORE, SLICE
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
@@ -131,7 +131,7 @@ class _Values:
 
 
 def _column(column: pa.ChunkedArray, input: Input) -> _Lists | _Arrays:
-    return _Arrays(column, input.shape) if isinstance(input, Numbers) else _Lists(column)
+    return _Arrays(column, input.shape) if isinstance(input, Numbers | Pixels) else _Lists(column)
 
 
 def _scores(column: pa.ChunkedArray) -> _Lists | _Arrays | _Values:
@@ -143,7 +143,7 @@ def _scores(column: pa.ChunkedArray) -> _Lists | _Arrays | _Values:
 def _sizes(inputs: Sequence[Input], columns: Mapping[str, _Lists | _Arrays], rows: int) -> Int[np.ndarray, " rows"]:
     """Return what `ftlib.data.inputs.row_size` says of every row, without reading any."""
     lists = [columns[input.name] for input in inputs if isinstance(input, Tokens)]
-    constant = sum(input.counts for input in inputs if isinstance(input, Numbers))
+    constant = sum(input.counts for input in inputs if isinstance(input, Numbers | Pixels))
     lengths = [column.lengths for column in lists if isinstance(column, _Lists)]
     if len(lengths) == 1 and not constant:
         return lengths[0]

@@ -17,7 +17,17 @@ from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
 from ftlib.models.checkpoint import ADAPTER_CONFIG, BASE, FoundModel
 from ftlib.models.reference import ModelRef
-from ftlib.models.tensor_files import PACKED, Span, TensorFile, only_once, read_header, read_tensors
+from ftlib.models.tensor_files import (
+    INDEX,
+    PACKED,
+    SINGLE,
+    TensorFile,
+    TensorSpan,
+    only_once,
+    read_header,
+    read_tensors,
+)
+from ftlib.wording import some
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -32,16 +42,18 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *TOKENIZER_FILES]
+IMAGE_PROCESSOR = "preprocessor_config.json"
+PROCESSOR_FILES = (*TOKENIZER_FILES, IMAGE_PROCESSOR)
+"""What makes a model's inputs of raw values; models of images have no tokenizer, most models of text nothing else."""
 
 GENERATION_CONFIG = "generation_config.json"
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", GENERATION_CONFIG, *PROCESSOR_FILES]
 
 # transformers >= 5.3 ignores the second, older ones ran code from it (CVE-2026-4372): nothing honest needs either.
 _RUNS_CODE = ("auto_map", "_attn_implementation_internal", "custom_pipelines")
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 """Where a value `owner/name` makes transformers fetch and run kernels of the Hub."""
 
-_INDEX = "model.safetensors.index.json"
 _NOT_ALONE = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"}
 """Files of a tokenizer that are none without others."""
 
@@ -55,11 +67,11 @@ _SAYS_NOTHING_OF_READING = (
 def find_model(ref: ModelRef) -> FoundModel:
     """Find the base model's folder and identify its bytes.
 
-    Raises ModelError if it is missing or has no tokenizer, and what `check_model` raises.
+    Raises ModelError if it is missing or nothing makes its inputs, and what `check_model` raises.
     """
     folder = locate(ref)
     check_model(folder)
-    check_tokenizer(folder)
+    check_processor(folder)
     return FoundModel(
         name=ref.path if ref.revision is None else f"{ref.path}@{ref.revision}",
         uri=str(folder),
@@ -76,7 +88,7 @@ def files_digest(folder: Path) -> str:
 def facts_beside(folder: Path) -> dict[str, Any]:
     """Return the fields of `FoundModel` that say what lies beside the weights."""
     return {
-        "tokenizer": tokenizer_digest(folder),
+        "tokenizer": processor_digest(folder),
         "generation": file_digest(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else "",
         "reads": _digest_of_config(read_config(folder)),
     }
@@ -98,8 +110,15 @@ def check_model(folder: Path) -> None:
     _check_not_quantised(folder, config)
     packed = sorted({f"{span.name} ({span.dtype})" for span in tensor_spans(folder).values() if span.dtype in PACKED})
     if packed:
-        more = f" and {len(packed) - 3} more" if len(packed) > 3 else ""
-        raise _quantised(folder, f"{len(packed)} tensors, {', '.join(packed[:3])}{more}")
+        raise _quantised(folder, f"{len(packed)} tensors, {some(packed, 3)}")
+
+
+def check_processor(folder: Path) -> None:
+    """Raise ModelError if a folder has nothing that makes inputs: an image processor, or else a tokenizer."""
+    if (folder / IMAGE_PROCESSOR).is_file():
+        read_json(folder / IMAGE_PROCESSOR)
+    else:
+        check_tokenizer(folder)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -298,7 +317,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises ModelError if there is none, if one is missing, or if the index points outside the folder (transformers
     follows such a path) or stands beside a file that it does not name (some loaders read the one, some the other).
     """
-    index, single = folder / _INDEX, folder / "model.safetensors"
+    index, single = folder / INDEX, folder / SINGLE
     if not index.is_file():
         if single.is_file():
             return [single]
@@ -343,19 +362,19 @@ def tensor_files(folder: Path) -> tuple[TensorFile, ...]:
     return tuple(read_header(path) for path in weight_files(folder))
 
 
-def tensor_spans(folder: Path) -> dict[str, Span]:
+def tensor_spans(folder: Path) -> dict[str, TensorSpan]:
     """Return every tensor of a model folder by name, in the order of the files.
 
     Raises what `tensor_files` raises, and ModelError for a name that two files have, or that the index has in another.
     """
     files = tensor_files(folder)
     found = only_once(files)
-    if (folder / _INDEX).is_file():
-        _check_index(folder / _INDEX, found)
+    if (folder / INDEX).is_file():
+        _check_index(folder / INDEX, found)
     return found
 
 
-def _check_index(index: Path, found: dict[str, Span]) -> None:
+def _check_index(index: Path, found: dict[str, TensorSpan]) -> None:
     named = _weight_map(index)
     for name in (*named, *found):
         there, said = found.get(name), named.get(name)
@@ -383,9 +402,9 @@ def digest_of_tensors(tensors: Iterable[tuple[str, str, Sequence[int], str]]) ->
     return hashlib.sha256("".join(line for _, line in lines).encode()).hexdigest()
 
 
-def tokenizer_digest(folder: Path) -> str:
-    """Return the sha256 over the names and bytes of the folder's tokenizer files."""
-    return digest([[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()])
+def processor_digest(folder: Path) -> str:
+    """Return the sha256 over the names and bytes of what makes the model's inputs: tokenizer, image processor."""
+    return digest([[name, file_digest(folder / name)] for name in PROCESSOR_FILES if (folder / name).is_file()])
 
 
 def config_digest(folder: Path) -> str:
@@ -394,8 +413,8 @@ def config_digest(folder: Path) -> str:
     return digest([[name, file_digest(folder / name)] for name in names])
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files byte for byte: a re-saved tokenizer is another tokenizer."""
-    for name in TOKENIZER_FILES:
+def copy_processor(source: Path, target: Path) -> None:
+    """Copy what makes inputs byte for byte: a re-saved tokenizer is another tokenizer."""
+    for name in PROCESSOR_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

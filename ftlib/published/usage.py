@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ftlib.data.formats.base import Prompting
+from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Base, FoundModel
 from ftlib.recipe.recipe import Recipe
@@ -22,10 +23,10 @@ def usage(recipe: Recipe) -> str:
             folder=_FOLDER,
             separator=prompting.reads if prompting else "",
             most=max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64,
-            split=", split_special_tokens=True" if format.special_tokens == "split" else "",
+            split=", split_special_tokens=True" if reads_text(format) and format.special_tokens == "split" else "",
         )
     )
-    said = kind.note if prompting is None else _of_prompts(prompting, format.max_tokens)
+    said = kind.note if prompting is None or not reads_text(format) else _of_prompts(prompting, format.max_tokens)
     return f"{snippet}\n\n{said}" if said else snippet
 
 
@@ -46,7 +47,7 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
 
     `labels` counts the head's; 0 for a head without. `pad_token_id` is given where the base's config has another.
     """
-    kind = KINDS[recipe.phases[-1].objective.needs]
+    kind = KINDS[recipe.kind(recipe.phases[-1])]
     loader, (name, _, revision) = kind.auto_class, base.name.partition("@")
     outputs = kind.outputs or labels
     head = f", num_labels={outputs}" if outputs else ""
@@ -71,7 +72,7 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
 
 def adapter_version_usage(recipe: Recipe, base: FoundModel | Base) -> str:
     """Return Markdown that loads a version that is an adapter, with stock peft over the stock base model."""
-    loader, (name, _, revision) = KINDS[recipe.phases[-1].objective.needs].auto_class, base.name.partition("@")
+    loader, (name, _, revision) = KINDS[recipe.kind(recipe.phases[-1])].auto_class, base.name.partition("@")
     hub = bool(revision) and not revision.isdecimal()
     place = f'{_quoted(name)}, revision="{revision}"' if hub else '"path/to/the/base/model"'
     where = "" if hub else f" The base is {code(base.name)}: give its folder yourself."

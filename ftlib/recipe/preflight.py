@@ -48,7 +48,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     seen = tuple(sorted({*published(counts, names).values()}))
     if any(KINDS[prepared[name].kind].whole_tags for name in training):
         seen = completed(seen)
-    if len(seen) < KINDS[recipe.phases[0].objective.needs].least_labels:
+    if len(seen) < KINDS[recipe.kind(recipe.phases[0])].least_labels:
         found = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
         raise DataError(f"training rows have {found}; a classifier needs at least two")
     _check_asked(recipe, prepared, seen)

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
 from ftlib.data.formats import Format
+from ftlib.data.formats.text import reads_text
 from ftlib.data.splitting import SplitPolicy
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
@@ -61,6 +62,10 @@ class Recipe(Config):
     def training_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some phase trains on, in order."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+
+    def kind(self, phase: Phase) -> BatchKind:
+        """Return the kind of the batches that a phase trains on."""
+        return self.datasets[next(iter(phase.parts))].format.yields
 
     def published_format(self) -> Format:
         """Return how the last phase's rows are laid out, as the published model is asked.
@@ -117,9 +122,9 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
     if {"base", "champion"} & {*names}:
         yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
-    needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    if not _one_model(*needs):
-        yield f"phases: objectives of one recipe must need batches that one model answers; these need {_these(needs)}"
+    kinds = _taught(recipe)
+    if not _one_model(*kinds):
+        yield f"phases: one model must answer the batches of all; these train on {_these(kinds)}"
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
         yield from _companion_misfits(phase, ("base", *names[:i]))
@@ -148,18 +153,33 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
+    if phase.batch_norm == "updated":
+        yield from _statistics_misfits(where, phase, recipe.compute)
+
+
+def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
+    """Say why statistics of a batch would depend on how it is split, which the identity of a phase does not know."""
+    if not phase.tuning.takes_steps:
+        yield f"{where}.batch_norm: updated, but {phase.tuning.kind!r} takes no steps that statistics follow; remove it"
+    if compute.workers > 1 or compute.micro_batch_size is not None:
+        split = f"{compute.workers} workers" if compute.workers > 1 else f"micro-batches of {compute.micro_batch_size}"
+        yield (
+            f"{where}.batch_norm: updated normalises a row by all rows of its batch, which {split} split; set "
+            "compute.workers to 0 or 1 and compute.micro_batch_size to null, or leave batch_norm at frozen"
+        )
 
 
 def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which of a phase's datasets its objective cannot learn from, or not beside the others."""
     for name in phase.parts:
         format = recipe.datasets[name].format
-        if phase.objective.needs != format.yields:
+        if phase.objective.needs != KINDS[format.yields].taught_as:
             yield (
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
-    said = {name: recipe.datasets[name].format.special_tokens for name in phase.parts}
+    formats = {name: recipe.datasets[name].format for name in phase.parts}
+    said = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
     if len({*said.values()}) > 1:
         yield (
             f"{where}.mixture: one model reads special tokens in one way, got special_tokens "
@@ -260,11 +280,11 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     """Say what cannot be computed from what the evaluation's rows make the recipe's model say."""
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
-    needs: set[BatchKind] = {phase.objective.needs for phase in recipe.phases}
-    if _one_model(*needs) and not _one_model(*needs, yields):
-        yield f"{where}: a model trained on {_these(needs)} does not answer {yields!r} batches; use another dataset"
+    kinds = _taught(recipe)
+    if _one_model(*kinds) and not _one_model(*kinds, yields):
+        yield f"{where}: a model trained on {_these(kinds)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
-        if yields not in metric.reads:
+        if KINDS[yields].taught_as not in metric.reads:
             yield (
                 f"{where}: {metric.kind!r} needs {' or '.join(map(repr, sorted(metric.reads)))} batches, but dataset "
                 f"{evaluation.dataset!r} has format {dataset.format.kind!r}, which yields {yields!r}"
@@ -278,6 +298,11 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
             )
     if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+
+
+def _taught(recipe: Recipe) -> set[BatchKind]:
+    """Return the kinds of batch that the phases train on."""
+    return {recipe.datasets[name].format.yields for name in recipe.training_datasets() if name in recipe.datasets}
 
 
 def _one_model(*kinds: BatchKind) -> bool:

@@ -127,10 +127,11 @@ def _sizes(
     from ftlib.training.footprint import footprint, frozen_beside
 
     phases = recipe.phases
-    labels = KINDS[phases[0].objective.needs].least_labels and 2
+    kind = recipe.kind(phases[0])
+    labels = KINDS[kind].least_labels and 2
     try:
-        sizes = [footprint(model, phase.objective.needs, labels, phase.tuning) for phase in phases]
-        frozen = frozen_beside(phases, sizes, model, companions, labels)
+        sizes = [footprint(model, recipe.kind(phase), labels, phase.tuning) for phase in phases]
+        frozen = frozen_beside(phases, sizes, kind, model, companions, labels)
     except Exception:
         return
     yield from zip(phases, sizes, frozen, strict=True)

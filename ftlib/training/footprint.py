@@ -66,22 +66,24 @@ class Frozen(Config):
 def frozen_beside(
     phases: Sequence[Phase],
     sizes: Sequence[Footprint],
+    kind: BatchKind,
     model: Path,
     found: Mapping[str, Mapping[str, FoundModel]],
     labels: int,
 ) -> list[dict[str, Frozen]]:
     """Count, for each phase, the frozen models that have a part in it, by name.
 
-    `model` is the base model's folder, `found` the companions from elsewhere by phase and name; the others are where an
-    earlier phase ended, which is as large as the phase's own model and, where it is an adapter, the adapter.
+    `kind` is of batches that all of them answer, `model` the base model's folder, `found` the companions from elsewhere
+    by phase and name; the others are where an earlier phase ended, which is as large as the phase's own model and,
+    where it is an adapter, the adapter.
     """
-    end = _frozen(model, phases[0].objective.needs, labels) if any(phase.beside for phase in phases) else None
+    end = _frozen(model, kind, labels) if any(phase.beside for phase in phases) else None
     ends, beside = {"base": end}, list[dict[str, Frozen]]()
     for phase, size in zip(phases, sizes, strict=True):
         there = found.get(phase.name, {})
         counted: dict[str, Frozen] = {}
         for name, said in phase.beside.items():
-            one = ends[said.phase] if said.phase else _frozen(there[name].folder, phase.objective.needs, labels)
+            one = ends[said.phase] if said.phase else _frozen(there[name].folder, kind, labels)
             assert one is not None
             counted[name] = one
         beside.append(counted)

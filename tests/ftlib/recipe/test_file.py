@@ -133,7 +133,13 @@ CAUSAL = Path(__file__).parents[3] / "recipes" / "completions.yaml"
         (["evaluations.prose.metrics=[{kind: rouge}]"], "'rouge' needs 'completions' batches, but dataset 'readmes'"),
         (["evaluations.fit.metrics=[{kind: accuracy}]"], "'accuracy' needs 'labeled' batches, but dataset 'support'"),
         (["phases.tune.objective.kind=causal_lm"], "'causal_lm' needs 'tokens' batches, but dataset 'support'"),
-        (["phases.tune.objective.kind=classification"], "a model trained on labeled does not answer 'tokens' batches"),
+        (
+            [
+                "datasets.support.format={kind: labeled_text, text: prompt, label: completion}",
+                "phases.tune.objective.kind=classification",
+            ],
+            "a model trained on labeled does not answer 'tokens' batches",
+        ),
         (
             ["evaluations.answers.metrics=[{kind: rouge}, {kind: rouge, use_stemmer: true}]"],
             "evaluations.answers.metrics: rougeL is there twice",

@@ -34,7 +34,7 @@ def test_every_frozen_model_is_counted_as_it_is_in_memory(tmp_path: Path) -> Non
     found = FoundModel(name="x", uri=str(adapter.folder), weights="w", tokenizer="t", form="adapter", base=adapter.base)
     elsewhere = tune.companions | {"found": Companion.model_validate({"model": {"path": "x"}})}
     phases = (base, tune.model_copy(update={"companions": elsewhere}), last)
-    beside = frozen_beside(phases, sizes, dense.folder, {"tune": {"found": found}}, len(LABELS))
+    beside = frozen_beside(phases, sizes, "labeled", dense.folder, {"tune": {"found": found}}, len(LABELS))
     of_dense = sum(p.numel() for p in load_model(dense.folder, "labeled").parameters())
     of_adapter = sum(p.numel() for p in load(adapter, "labeled").parameters())
     assert beside[0] == {}
