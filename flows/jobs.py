@@ -84,7 +84,9 @@ def train_job(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         phase=phase.model_copy(update={"companions": {}, "scores": {}}),  # told by their bytes instead
-        companions={name: companions.get(name) or ends[str(said.phase)] for name, said in phase.companions.items()},
+        companions={
+            name: companions.get(name) or ends[str(companion.phase)] for name, companion in phase.companions.items()
+        },
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
@@ -94,7 +96,7 @@ def train_job(
 def found_companions(recipe: Recipe) -> dict[str, dict[str, FoundModel]]:
     """Find the phases' companions that are models from elsewhere, by phase and name. Raises ModelError."""
     return {
-        phase.name: {name: find_model(said.model) for name, said in phase.beside.items() if said.model}
+        phase.name: {name: find_model(companion.model) for name, companion in phase.beside.items() if companion.model}
         for phase in recipe.phases
         if phase.beside
     }
@@ -106,13 +108,13 @@ def score_job(
     name: str,
     trail: Sequence[Checkpoint],
     data: PreparedDataset,
-    found: Mapping[str, FoundModel],
+    models: Mapping[str, FoundModel],
 ) -> ScoreJob:
     """Say which of a phase's `scores` to compute for one of its datasets."""
     ends = {end.phase: end for end in trail}
     return ScoreJob(
         name=name,
-        model=found.get(name) or ends[str(phase.scores[name].phase)],
+        model=models.get(name) or ends[str(phase.scores[name].phase)],
         data=data,
         tokenizer=trail[-1].tokenizer,
         labels=trail[-1].labels,
