@@ -15,7 +15,7 @@ from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.row_files import COMPRESSED, SUFFIXES, read_file
 from ftlib.data.rows import BadRow, Row
 from ftlib.data.sources.base import SourceBase
-from ftlib.data.sources.listing import Found, Listing, list_bucket, list_path, once, pin_listed
+from ftlib.data.sources.listing import FileStatus, PathListing, list_bucket, list_path, once, pin_listed
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.storage import Objects, Place, open_objects
 from ftlib.storage.files import local_errors
@@ -99,19 +99,19 @@ class Files(SourceBase):
         place = self._place()
         return open_objects(place) if place.remote else None
 
-    def _settled(self, file: Found, listing: Listing) -> bool:
+    def _settled(self, file: FileStatus, listing: PathListing) -> bool:
         if self.marker is not None and file.folder not in listing.marked:
             return False
         # A date from the future is a clock that was set: then it says nothing, and waiting for it could take years.
         return abs(file.age) >= self.settle_seconds
 
 
-def _nothing(place: Place, listing: Listing) -> str:
+def _nothing(place: Place, listing: PathListing) -> str:
     if listing.what == "folder" and (listing.files or not place.remote):
         return f"{place.uri}: no {', '.join(SUFFIXES)} file in this folder; name the one that is meant"
-    wanted = "no file matches this glob" if listing.what == "glob" else "no such file or folder"
+    problem = "no file matches this glob" if listing.what == "glob" else "no such file or folder"
     looked = "" if place.remote else f" (looked in {Path.cwd()})"
-    return f"{place.uri}: {wanted}{looked}; correct the source's path"
+    return f"{place.uri}: {problem}{looked}; correct the source's path"
 
 
 def _is_rows(uri: str) -> bool:
