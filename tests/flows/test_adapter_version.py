@@ -132,7 +132,7 @@ def test_a_base_that_is_gone_or_another_one_is_one_line(ran: tuple[Recipe, Works
 @pytest.mark.parametrize(
     ("tuning", "changes", "said"),
     [
-        ({}, {"interpolation": {"kind": "slerp"}}, "ends in an adapter, whose points lie on a straight line"),
+        ({}, {"interpolation": {"kind": "slerp"}}, "ends in an adapter, and adapters are added up with one share"),
         ({}, {"interpolation": {"kind": "wise_ft", "depth": [0, 1]}}, "must be 'wise_ft' without modules and depth"),
         ({"use_dora": True}, {}, "ends in an adapter that cannot be scaled"),
         ({}, {"publish": {"name": "tiny", "adapter": True}}, "so the version is one; remove it"),
