@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
-from flows.command_line.model_places import model_folder
+from flows.command_line.model_places import base_option, bases, model_folder
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import called, registry_options
 from flows.command_line.results_table import Line, print_results
@@ -44,6 +44,7 @@ from ftlib.storage import Place
     show_default=True,
     help="Of the intervals and the verdicts.",
 )
+@base_option
 @registry_options
 @json_option
 def suite(
@@ -53,6 +54,7 @@ def suite(
     limit: int | None,
     resamples: int,
     confidence: float,
+    given: tuple[Path, ...],
     registry: Place,
     as_json: bool,
 ) -> None:
@@ -72,7 +74,9 @@ def suite(
 
     for name, place in folders.items():
         with called(name, place):
-            found[name] = ask(load_language_model(place), load_tokenizer(place), tasks, folder, limit)
+            found[name] = ask(
+                load_language_model(place, bases(registry, given)), load_tokenizer(place), tasks, folder, limit
+            )
     compared = adjusted(
         [
             ours.minus(theirs, (name, models[0]), resampling)

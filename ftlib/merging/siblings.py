@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ftlib.config import user_path
 from ftlib.errors import ModelError
-from ftlib.models.adapter import find_base
+from ftlib.models.adapter import Bases, find_base
 from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.models.folder import config_digest, read_config
 from ftlib.registry import ModelRegistry
@@ -40,7 +40,7 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
 def _over_its_base(found: Checkpoint, registry: ModelRegistry, cache: Path) -> Checkpoint:
     if found.form == "dense":
         return found
-    base = find_base(found.folder, lambda spec: registry.folder_of(spec, cache))
+    base = find_base(found.folder, Bases(version=lambda spec: registry.folder_of(spec, cache)))
     return found.model_copy(update={"base": base})
 
 

@@ -399,7 +399,10 @@ def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
 
 def end_form(recipe: Recipe, start: Form, phases: int | None = None) -> Form:
     """Return the form that the phases, or the first of them, end in, given that of the base model."""
-    return next((form for phase in reversed(recipe.phases[:phases]) if (form := phase.tuning.leaves)), start)
+    form = start
+    for phase in recipe.phases[:phases]:
+        form = phase.tuning.leaves or form
+    return form
 
 
 def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:

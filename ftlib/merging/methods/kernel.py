@@ -90,7 +90,7 @@ class Kernel(Config, ABC):
     def scaling(self) -> float | None:
         """Return the alpha by which theta1's adapter would be scaled to come to the same; None where nothing does."""
         shares = self.shares(2) if self.pair else None
-        return shares and shares[1]
+        return shares[1] if shares else None
 
     @classmethod
     def usual(cls, count: int) -> dict[str, Any]:
