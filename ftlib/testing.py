@@ -306,7 +306,13 @@ def _measure_statistics(model: nn.Module) -> None:
 
 
 def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
-    from transformers import ConvNextImageProcessorPil, EfficientNetConfig, ResNetConfig, ViTConfig, ViTImageProcessorPil
+    from transformers import (
+        ConvNextImageProcessorPil,
+        EfficientNetConfig,
+        ResNetConfig,
+        ViTConfig,
+        ViTImageProcessorPil,
+    )
 
     square = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     if family == "vit":

@@ -135,7 +135,9 @@ def _processor(job: PreprocessJob) -> Processor:
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
     if processor_digest(folder) != job.tokenizer:
-        raise ModelError(f"{folder}: image processor or tokenizer files changed or vanished since the run started; run again")
+        raise ModelError(
+            f"{folder}: image processor or tokenizer files changed or vanished since the run started; run again"
+        )
     return load_processor(folder)
 
 

@@ -33,8 +33,8 @@ from ftlib.training.checkpoints import State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
-from ftlib.training.group import Group, accumulating, unwrap
 from ftlib.training.frozen import freeze
+from ftlib.training.group import Group, accumulating, unwrap
 from ftlib.training.modes import into_training, moving_statistics
 from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, total_steps
 from ftlib.training.plan import Part, Plan
