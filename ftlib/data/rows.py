@@ -21,6 +21,7 @@ from ftlib.data.identity import NONE, identity
 from ftlib.data.inputs import INPUT_IDS, Cell
 from ftlib.data.row_targets import Target
 from ftlib.errors import DataError
+from ftlib.wording import some
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Values = Mapping[str, Value]
@@ -241,6 +242,8 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     row_id: str
     file: int | None = None
     """Which of the dataset's files it came from, where the source says so."""
+    bytes: int = 0
+    """Of its canonical JSON."""
 
 
 Schema = Callable[[Row, dict[str, Value]], dict[str, Value] | BadRow]
@@ -268,8 +271,9 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None, file: i
         return BadRow(row.uri, row.line, row.bytes, "reserved_column", f"rename the column {name!r}", name)
     if len(encoded) > row_bytes:
         largest = max(values, key=lambda name: len(canonical_json({name: values[name]})))
-        return too_large(row.uri, row.line, len(encoded), row_bytes, largest)
-    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file)
+        image = str(values[largest])[:5] == "data:"
+        return too_large(row.uri, row.line, len(encoded), row_bytes, largest, image=image)
+    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file, len(encoded))
 
 
 def _without_json(row: Row, values: Values) -> BadRow:
@@ -304,10 +308,11 @@ def blame(row: Row, reason: BadReason, column: str, what: str) -> BadRow:
     return BadRow(row.uri, row.line, row.bytes, reason, detail, column)
 
 
-def too_large(uri: str, line: int, size: int, allowed: int, largest: str) -> BadRow:
-    """Return a bad row that has more bytes than allowed, most of them in one column."""
-    detail = f"{size} bytes, allowed {allowed}, most in column {largest!r}; raise limits.row_bytes"
-    return BadRow(uri, line, size, "too_large", f"{detail}, or leave the column out: source.drop_columns", largest)
+def too_large(uri: str, line: int, size: int, allowed: int, largest: str, *, image: bool = False) -> BadRow:
+    """Return a bad row that has more bytes than allowed, most of them in one column, which may be an image."""
+    detail = f"{size} bytes, allowed {allowed}, most in column {largest!r}; raise limits.row_bytes, or"
+    remedy = "store the image smaller" if image else "leave the column out: source.drop_columns"
+    return BadRow(uri, line, size, "too_large", f"{detail} {remedy}", largest)
 
 
 _sorted_json = msgspec.json.Encoder(order="sorted").encode
@@ -360,7 +365,9 @@ def table_row(uri: str, number: int, size: int, cells: dict[str, object]) -> Row
         try:
             values[name] = from_python(cell)
         except TypeError:
-            return blame(row, "binary_value", name, "holds bytes, which are neither text nor a number")
+            return blame(
+                row, "binary_value", name, "holds bytes, neither text nor a number (an image? name it in source.images)"
+            )
     return row
 
 
@@ -369,10 +376,9 @@ def need_column(column: str, have: Iterable[str], where: str) -> None:
     columns = sorted(have)
     if column in columns:
         return
-    named = [name if len(name) <= _NAME else f"{name[:_NAME]}..." for name in columns[:_NAMES]]
-    more = f" and {len(columns) - _NAMES} more" if len(columns) > _NAMES else ""
+    named = [name if len(name) <= _NAME else f"{name[:_NAME]}..." for name in columns]
     raise DataError(
-        f"{where}: no column {column!r} in the rows; the columns are {', '.join(named)}{more}"
+        f"{where}: no column {column!r} in the rows; the columns are {some(named, _NAMES)}"
         f"{held_by(column, columns) or _meant(column, columns)}"
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ftlib.config import BatchKind, Config
+from ftlib.data.images.likeness import Sight
 from ftlib.data.inputs import TEXT, Inputs
 from ftlib.data.processor import ImageProcessor, Processor
 from ftlib.data.rows import Example
@@ -37,6 +38,12 @@ class FormatBase(Config):
     """Whether rows can be split so that every split has its share of each label."""
     reads_windows: ClassVar[bool] = False
     """Whether a longer text is read in windows that overlap."""
+    shows_images: ClassVar[bool] = False
+    """Whether its examples are images: there is no text to clean, and near copies are told by what they look like."""
+
+    def sight(self, example: Example) -> Sight | None:
+        """Return what an example looks like, by which near copies are told; None for a text."""
+        return None
 
     def measures(self, example: Example) -> Mapping[str, int]:
         """Return what a profile counts of an example, by name, in bins; nothing where that is its text's length."""

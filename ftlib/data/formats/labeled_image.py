@@ -19,6 +19,7 @@ from ftlib.data.images.processing import for_pixels, pixels_of, to_uint8
 from ftlib.data.inputs import Inputs
 from ftlib.data.processor import ImageProcessor, Processor
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Values, slice_values
+from ftlib.errors import RecipeError
 
 _ANY_SIZE = 1 << 40
 """Pixels: ingestion has counted them, by the dataset's own limit."""
@@ -47,6 +48,7 @@ class LabeledImage(FormatBase):
     keeps_lines: ClassVar[bool] = False
     names_labels: ClassVar[bool] = True
     stratifies: ClassVar[bool] = True
+    shows_images: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,8 +68,17 @@ class LabeledImage(FormatBase):
         return Example(copy, identity(label), slice_values(values, self.slices), (image,), label)
 
     def inputs(self, processor: Processor) -> Inputs:
-        """Return one column of pixels, of the size and in the unit that the model's image processor says."""
-        return (pixels_of(self.image_processor(processor)),)
+        """Return one column of pixels, of the size and in the unit that the model's image processor says.
+
+        Raises ModelError for a processor that does something else, RecipeError for one that cannot be set to `pixels`.
+        """
+        column = pixels_of(self.image_processor(processor))
+        if self.pixels is not None and column.shape != (3, self.pixels, self.pixels):
+            raise RecipeError(
+                f"pixels: {self.pixels}, but the model's image processor set to it gives {column.height} x "
+                f"{column.width}; leave pixels out"
+            )
+        return (column,)
 
     def image_processor(self, processor: Processor) -> ImageProcessor:
         """Return the model's image processor, set to `pixels`; what a model that was trained so is published with."""

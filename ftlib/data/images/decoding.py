@@ -31,7 +31,13 @@ _ASPECT = 100
 """Times that the longer side may be the shorter: resized by its shorter side, 1 x 1,000,000 pixels would be a bomb."""
 
 ImageReason = Literal[
-    "not_an_image", "image_not_allowed", "broken_image", "image_too_large", "missing_image_file", "image_outside"
+    "too_large",
+    "not_an_image",
+    "image_not_allowed",
+    "broken_image",
+    "image_too_large",
+    "missing_image_file",
+    "image_outside",
 ]
 Change = Literal[
     "turned_by_exif",
@@ -138,7 +144,7 @@ def decode(data: bytes, background: str = "white", pixels: int = PIXELS) -> Deco
 
 
 _CONVERT = {
-    "SVG": "a drawing, which has no pixels: draw it as PNG (rsvg-convert), or leave it out, by a glob: **/*.png",
+    "SVG": "a drawing, which has no pixels: draw it as PNG (rsvg-convert), or leave it out (a glob: **/*.png)",
     "EPS": "a program, which is not run: draw it as PNG",
 }
 

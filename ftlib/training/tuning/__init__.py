@@ -10,7 +10,10 @@ from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
 
-Tuning = Annotated[Full | FrozenLayers | LinearProbe | LoRA, Open("reglage.tuning")]
+Tuning = Annotated[
+    Full | FrozenLayers | LinearProbe | LoRA,
+    Open("reglage.tuning"),
+]
 
 
 def tunings(holds: Callable[[type[TuningBase]], bool]) -> list[str]:
