@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlib.config import user_path
-from ftlib.errors import StorageError, TransientError
+from ftlib.errors import StorageError, TransientError, first_line
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.workspace import exclusive, make_cache, user_cache
 
@@ -142,7 +142,7 @@ def settings() -> "Settings":
         told = (
             [f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()]
             if isinstance(error, ValidationError)
-            else [first_line(error)]
+            else [first_line(error)[:200]]
         )
         raise StorageError(
             f"Prefect's settings are not usable: {'; '.join(told)}; correct the PREFECT_* variables, or the profile in "
@@ -177,16 +177,16 @@ def check_user_server() -> str:
                         f"must be the same; use such a server, or {undo}"
                     )
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
-        raise StorageError(f"{where}, which is no URL of a server ({first_line(error)}); {otherwise}") from error
+        raise StorageError(f"{where}, which is no URL of a server ({first_line(error)[:200]}); {otherwise}") from error
     except httpx.HTTPError as error:
         if "CERTIFICATE" in str(error) or "SSL" in str(error):
             raise StorageError(
-                f"{where}, whose TLS fails ({first_line(error)}); set PREFECT_API_SSL_CERT_FILE to its authority's "
-                f"certificate, {otherwise}"
+                f"{where}, whose TLS fails ({first_line(error)[:200]}); set PREFECT_API_SSL_CERT_FILE to its "
+                f"authority's certificate, {otherwise}"
             ) from error
         what = f"does not answer within {ANSWER_TIMEOUT:.0f} s" if isinstance(error, httpx.TimeoutException) else ""
         raise TransientError(
-            f"{where}, which {what or f'cannot be reached ({first_line(error)})'}; start it, {otherwise}"
+            f"{where}, which {what or f'cannot be reached ({first_line(error)[:200]})'}; start it, {otherwise}"
         ) from error
     return without_secrets(url)
 
@@ -235,11 +235,6 @@ def without_secrets(url: str) -> str:
     except ValueError:
         return "no URL"
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _serve(descriptor: int) -> None:

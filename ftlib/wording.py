@@ -16,10 +16,10 @@ def counted(count: int, noun: str) -> str:
     return f"1 {noun}" if count == 1 else f"{f'{count:,}' if count else 'no'} {noun}s"
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
+def some(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     """Write the first `most` names and how many are left out: `a, b, c and 1,200 more`."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return between.join(names[:most]) + more
 
 
 def escaped(text: str) -> str:

@@ -21,6 +21,7 @@ from ftlib.data.identity import NONE, identity
 from ftlib.data.inputs import INPUT_IDS, Cell
 from ftlib.data.row_targets import Target
 from ftlib.errors import DataError
+from ftlib.wording import some
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Values = Mapping[str, Value]
@@ -375,10 +376,9 @@ def need_column(column: str, have: Iterable[str], where: str) -> None:
     columns = sorted(have)
     if column in columns:
         return
-    named = [name if len(name) <= _NAME else f"{name[:_NAME]}..." for name in columns[:_NAMES]]
-    more = f" and {len(columns) - _NAMES} more" if len(columns) > _NAMES else ""
+    named = [name if len(name) <= _NAME else f"{name[:_NAME]}..." for name in columns]
     raise DataError(
-        f"{where}: no column {column!r} in the rows; the columns are {', '.join(named)}{more}"
+        f"{where}: no column {column!r} in the rows; the columns are {some(named, _NAMES)}"
         f"{held_by(column, columns) or _meant(column, columns)}"
     )
 

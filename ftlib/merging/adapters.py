@@ -25,7 +25,7 @@ from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import copy_processor, labels_of, read_config, tensor_spans
-from ftlib.models.tensor_files import Span
+from ftlib.models.tensor_files import TensorSpan
 from ftlib.models.torch_dtypes import DTYPES
 
 _WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
@@ -86,7 +86,7 @@ def write_scaled(
     return whole
 
 
-def _check_fit(tensors: dict[str, Tensor], spans: dict[str, Span], adapter: Path, base: Path) -> None:
+def _check_fit(tensors: dict[str, Tensor], spans: dict[str, TensorSpan], adapter: Path, base: Path) -> None:
     """Raise ModelError if a low-rank pair has no tensor of the base to stand on, or one of another shape."""
     for name, a in tensors.items():
         inner, lora_a, rest = name.partition(".lora_A.")
@@ -131,7 +131,7 @@ def adapter_tensors(adapter: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _base_span(name: str, tensor: Tensor, spans: dict[str, Span], base: Path) -> Span:
+def _base_span(name: str, tensor: Tensor, spans: dict[str, TensorSpan], base: Path) -> TensorSpan:
     span = spans.get(plain_name(name))
     if span is None:
         raise ModelError(
@@ -160,7 +160,7 @@ def plain_name(name: str) -> str:
     return _WRAPPERS.sub(".", name.removeprefix(ADAPTED).replace(".modules_to_save.default.", ".modules_to_save."))
 
 
-def _mixed(span: Span, end: Tensor, alpha: float) -> Tensor:
+def _mixed(span: TensorSpan, end: Tensor, alpha: float) -> Tensor:
     with safe_open(span.file, "pt") as file:
         start = cast(Tensor, file.get_tensor(span.name)).to(end.dtype)
     if alpha == 0.0:
@@ -187,7 +187,7 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
     copy_processor(adapter, out)  # its own, where tokens were added
 
 
-def _floating(spans: Iterable[Span]) -> list[torch.dtype]:
+def _floating(spans: Iterable[TensorSpan]) -> list[torch.dtype]:
     found = (DTYPES[span.dtype] for span in spans if span.dtype in DTYPES)
     return [dtype for dtype in found if dtype.is_floating_point]
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ftlib.errors import ModelError
 from ftlib.merging.adapter_points import check_point, write_point
+from ftlib.merging.batch_norm import unmixed, with_statistics
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.engine import stream
 from ftlib.merging.files import Merged, write_merge
 from ftlib.merging.methods import Average
-from ftlib.merging.plan import Input, Plan, Task, plan_merge
+from ftlib.merging.plan import Input, MergePlan, PlannedTensor, plan_merge
+from ftlib.merging.recorded import check_lineage
 from ftlib.models.adapter import WEIGHTS, adapter_digest
 from ftlib.models.checkpoint import Base, Checkpoint
 from ftlib.models.tensor_files import read_header
@@ -36,43 +40,31 @@ def check_candidate(candidate: Candidate) -> None:
         _plan(candidate, candidate.parts)
 
 
-def check_lineage(start: Checkpoint, tuned: tuple[Checkpoint, ...]) -> None:
-    """Check by their records that checkpoints were trained from the exact weights `start`, whose head is no noise."""
-    for end in tuned:
-        if end.parent != start.weights:
-            raise ModelError(
-                f"{end.phase!r} was not trained from {start.phase!r}: its start has digest {_short(end.parent)}, got "
-                f"{_short(start.weights)}; merge checkpoints with the exact weights they started from"
-            )
-        if start.labels != end.labels:
-            raise ModelError(
-                f"{start.phase!r} and {end.phase!r} have different labels, or another order: "
-                f"{', '.join(start.labels)} against {', '.join(end.labels)}; merge models that were trained for "
-                "the same"
-            )
-        if start.tokenizer != end.tokenizer:
-            raise ModelError(
-                f"{start.phase!r} and {end.phase!r} have different tokenizers; their embeddings do not match"
-            )
-    if start.fresh_head:
-        raise ModelError(
-            f"{start.phase!r} still has the random head it was made with, and a line from it means nothing; "
-            "put a linear_probe phase before the one to interpolate (LP-FT)"
-        )
+def _state_as_saved(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's tensors, in their own memory, by the names that they have in its files.
+
+    Some families were renamed in transformers and their files were not: a ViT's `layers.0.attention.q_proj` is saved as
+    `encoder.layer.0.attention.attention.query`.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(cast(Any, model), model.state_dict())
 
 
-def mix_into(model: nn.Module, candidate: Candidate) -> None:
+def mix_into(model: nn.Module, candidate: Candidate, to_measure: Collection[str] = ()) -> None:
     """Set a model's tensors to the candidate's, computed from its checkpoints' files as `write_candidate` does.
 
-    Values are rounded as they are stored, whatever the model computes in: what is measured is what is served. Raises
+    BatchNorm layers that are `to_measure` get their weights alone: running statistics that nobody mixes take no part in
+    what a merge method counts over the whole model, or the weights would be others than those that are written. Values
+    are rounded as they are stored, whatever the model computes in: what is measured is what is served. Raises
     ModelError if the files do not cover the model's tensors exactly, or if a value is not finite.
     """
-    plan = _plan_made(candidate)
-    state = model.state_dict()
+    plan = unmixed(_plan_made(candidate), to_measure)
+    state = _state_as_saved(model)
     _check_coverage(state, plan)
 
-    def put(task: Task, first: int, values: Tensor) -> None:
-        state[task.place.name].view(-1)[first : first + len(values)].copy_(values)
+    def put(planned: PlannedTensor, first: int, values: Tensor) -> None:
+        state[planned.name].view(-1)[first : first + len(values)].copy_(values)
 
     with torch.no_grad():
         _note(stream(plan, put))
@@ -103,16 +95,17 @@ def write_candidate(candidate: Candidate, out: Path, base: Base | None = None) -
     return merged
 
 
-def _plan_made(candidate: Candidate) -> Plan:
+def _plan_made(candidate: Candidate) -> MergePlan:
     """Plan a candidate; what is a copy of one checkpoint is read from that one alone, with its own layout."""
     parts = candidate.parts
     source = 0 if candidate.merge is None else candidate.merge.whole_copy()
     if source is None:
-        return _plan(candidate, parts)
+        plan = _plan(candidate, parts)
+        return with_statistics(plan, candidate.statistics) if candidate.statistics else plan
     return plan_merge(Average(ingredients=(0,)), [_input(parts[source])], reference=0)
 
 
-def _plan(candidate: Candidate, parts: tuple[Checkpoint, ...]) -> Plan:
+def _plan(candidate: Candidate, parts: tuple[Checkpoint, ...]) -> MergePlan:
     ends = [i for i, part in enumerate(parts) if part.weights == candidate.end.weights]
     kernel = candidate.merge or Average(ingredients=(0,))
     return plan_merge(kernel, [_input(part) for part in parts], reference=ends[0] if ends else 0)
@@ -122,8 +115,8 @@ def _input(checkpoint: Checkpoint) -> Input:
     return Input(checkpoint.phase, checkpoint.weights_folder)
 
 
-def _check_coverage(state: dict[str, Tensor], plan: Plan) -> None:
-    names = {task.place.name for task in plan.tasks}
+def _check_coverage(state: dict[str, Tensor], plan: MergePlan) -> None:
+    names = {planned.name for planned in plan.tensors}
     owner = plan.inputs[plan.reference].name
     if extra := sorted(names - state.keys()):
         raise ModelError(
@@ -140,7 +133,3 @@ def _check_coverage(state: dict[str, Tensor], plan: Plan) -> None:
 def _note(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
         log.warning("%s", warning)
-
-
-def _short(digest: str | None) -> str:
-    return (digest or "none")[:12]

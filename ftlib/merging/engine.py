@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, local
 
@@ -22,20 +22,20 @@ import torch
 from torch import Tensor
 
 from ftlib.errors import IntegrityError, ModelError
-from ftlib.merging.methods import Meter
+from ftlib.merging.methods import Chunk, Meter
 from ftlib.merging.methods.kernel import BLOCK
-from ftlib.merging.plan import Plan, Segment, Task
-from ftlib.models.tensor_files import ITEM_BYTES, Span
+from ftlib.merging.plan import MergePlan, PlannedTensor, Segment
+from ftlib.models.tensor_files import ITEM_BYTES, TensorSpan
 from ftlib.models.torch_dtypes import DTYPES
 
 CHUNK_BYTES = 1 << 20
 
-Sink = Callable[[Task, int, Tensor], None]
-"""Takes a task's elements from the given one on; the tensor is overwritten after the call."""
+Sink = Callable[[PlannedTensor, int, Tensor], None]
+"""Takes a tensor's elements from the given one on; the tensor is overwritten after the call."""
 
 
 @torch.no_grad()
-def stream(plan: Plan, sink: Sink, *, chunk_bytes: int = CHUNK_BYTES, workers: int = 1) -> tuple[str, ...]:
+def stream(plan: MergePlan, sink: Sink, *, chunk_bytes: int = CHUNK_BYTES, workers: int = 1) -> tuple[str, ...]:
     """Give every element of the result to `sink`: each tensor's in order, from one thread. Returns warnings.
 
     Raises ModelError if a value of the result is not finite, IntegrityError if a file ends too early.
@@ -44,101 +44,103 @@ def stream(plan: Plan, sink: Sink, *, chunk_bytes: int = CHUNK_BYTES, workers: i
         files = _Files(stack, plan)
         buffers = _PerThread(len(plan.inputs), max(chunk_bytes, BLOCK * 8))
         run = _Run(plan, files, buffers, chunk_bytes, sink)
-        meter = run.measured(plan.tasks) if plan.kernel.scope == "model" else None
+        meter = run.measured(plan.tensors) if plan.kernel.scope == "model" else None
         if workers == 1:
-            found = [run.task(task, meter) for task in plan.tasks]
+            warnings = [run.make(planned, meter) for planned in plan.tensors]
         else:
             with ThreadPoolExecutor(workers) as pool:
-                found = list(pool.map(lambda task: run.task(task, meter), plan.tasks))
-        return tuple(warning for warning in found if warning)
+                warnings = list(pool.map(lambda planned: run.make(planned, meter), plan.tensors))
+        return tuple(warning for warning in warnings if warning)
 
 
 @torch.no_grad()
-def visit(plan: Plan, take: Callable[[Task, Sequence[Tensor]], None], *, chunk_bytes: int = CHUNK_BYTES) -> None:
+def visit(
+    plan: MergePlan, take: Callable[[PlannedTensor, Sequence[Tensor]], None], *, chunk_bytes: int = CHUNK_BYTES
+) -> None:
     """Show `take` the inputs of everything that would be mixed, a chunk at a time, overwritten after a call."""
     with _one_torch_thread(), ExitStack() as stack:
         buffers = _PerThread(len(plan.inputs), max(chunk_bytes, BLOCK * 8))
         run = _Run(plan, _Files(stack, plan), buffers, chunk_bytes, lambda *_: None)
-        for task in plan.tasks:
-            for tensors in run.chunks(task):
-                take(task, tensors)
+        for planned in plan.tensors:
+            for tensors in run.chunks(planned):
+                take(planned, tensors)
 
 
 @dataclass(frozen=True)
 class _Run:
-    plan: Plan
+    plan: MergePlan
     files: _Files
     buffers: _PerThread
     chunk_bytes: int
     sink: Sink
 
-    def task(self, task: Task, meter: Meter | None) -> str | None:
+    def make(self, planned: PlannedTensor, meter: Meter | None) -> str | None:
         """Make one tensor; return a warning if its inputs are integers that differ."""
-        if self.plan.kernel.scope == "tensor" and task.mixes:
-            meter = self.measured([task])
+        if self.plan.kernel.scope == "tensor" and planned.mixes:
+            meter = self.measured([planned])
         differs = False
-        for segment in task.segments:
+        for segment in planned.segments:
             if segment.source is None:
-                self._mix(task, segment, meter)
+                self._mix(planned, segment, meter)
             else:
-                differs |= self._copy(task, segment, segment.source)
+                differs |= self._copy(planned, segment, segment.source)
         if differs:
             reference = self.plan.inputs[self.plan.reference].name
-            return f"tensor {task.place.name!r} holds {task.kind[0]} values that differ; {reference!r}'s were taken"
+            return f"tensor {planned.name!r} holds {planned.dtype} values that differ; {reference!r}'s were taken"
         return None
 
-    def measured(self, tasks: Iterable[Task]) -> Meter:
+    def measured(self, tensors: Iterable[PlannedTensor]) -> Meter:
         """Return the method's measurements of these tensors."""
         meter = self.plan.kernel.meter(len(self.plan.inputs))
         assert meter is not None
         for turn in range(meter.passes):
-            for task in tasks:
-                for tensors in self.chunks(task):
-                    meter.add(turn, tensors)
+            for planned in tensors:
+                for chunk in self.chunks(planned):
+                    meter.add(turn, chunk)
             meter.close(turn)
         return meter
 
-    def chunks(self, task: Task) -> Iterator[list[Tensor]]:
+    def chunks(self, planned: PlannedTensor) -> Iterator[list[Tensor]]:
         """Yield the inputs of what is mixed of a tensor."""
-        for segment in task.segments:
+        for segment in planned.segments:
             if segment.source is None:
-                for first, last in _chunks(task, segment, self.chunk_bytes):
-                    yield self._read(task, first, last)
+                for first, last in _chunks(planned, segment, self.chunk_bytes):
+                    yield self._read(planned, first, last)
 
-    def _mix(self, task: Task, segment: Segment, meter: Meter | None) -> None:
-        out = self.buffers.result(task.kind[0])
-        for first, last in _chunks(task, segment, self.chunk_bytes):
-            tensors = self._read(task, first, last)
+    def _mix(self, planned: PlannedTensor, segment: Segment, meter: Meter | None) -> None:
+        out = self.buffers.result(planned.dtype)
+        for first, last in _chunks(planned, segment, self.chunk_bytes):
+            tensors = self._read(planned, first, last)
             mixed = out[: last - first]
-            place = replace(task.place, first=first)
-            self.plan.kernel.mix(place, tensors, meter, mixed)
+            chunk = Chunk(planned.name, planned.depth, first)
+            self.plan.kernel.mix(chunk, tensors, meter, mixed)
             if not mixed.sum().isfinite():  # a few percent of the time that asking every value takes
                 again = torch.empty(len(mixed), dtype=torch.float64)
-                self.plan.kernel.mix(place, [tensor.double() for tensor in tensors], meter, again)
-                _settle(task.place.name, tensors, again, mixed)
-            self.sink(task, first, mixed)
+                self.plan.kernel.mix(chunk, [tensor.double() for tensor in tensors], meter, again)
+                _settle(planned.name, tensors, again, mixed)
+            self.sink(planned, first, mixed)
 
-    def _copy(self, task: Task, segment: Segment, source: int) -> bool:
+    def _copy(self, planned: PlannedTensor, segment: Segment, source: int) -> bool:
         """Copy bytes. Returns whether the inputs differ, where that matters."""
         differs = False
-        for first, last in _chunks(task, segment, self.chunk_bytes):
-            mine = self.buffers.input(source, task.kind[0], last - first)
-            self.files.read(task.spans[source], first, mine)
-            if task.compare:
-                tensors = self._read(task, first, last)
+        for first, last in _chunks(planned, segment, self.chunk_bytes):
+            mine = self.buffers.input(source, planned.dtype, last - first)
+            self.files.read(planned.spans[source], first, mine)
+            if planned.compare:
+                tensors = self._read(planned, first, last)
                 differs |= any(not torch.equal(_bits(tensors[source]), _bits(tensor)) for tensor in tensors)
-            self.sink(task, first, mine.tensor)
+            self.sink(planned, first, mine.tensor)
         return differs
 
-    def _read(self, task: Task, first: int, last: int) -> list[Tensor]:
-        views = [self.buffers.input(i, span.dtype, last - first) for i, span in enumerate(task.spans)]
-        for span, view in zip(task.spans, views, strict=True):
+    def _read(self, planned: PlannedTensor, first: int, last: int) -> list[Tensor]:
+        views = [self.buffers.input(i, span.dtype, last - first) for i, span in enumerate(planned.spans)]
+        for span, view in zip(planned.spans, views, strict=True):
             self.files.read(span, first, view)
         return [view.tensor for view in views]
 
 
-def _chunks(task: Task, segment: Segment, chunk_bytes: int) -> Iterator[tuple[int, int]]:
-    step = max(1, chunk_bytes // ITEM_BYTES[task.kind[0]] // BLOCK) * BLOCK
+def _chunks(planned: PlannedTensor, segment: Segment, chunk_bytes: int) -> Iterator[tuple[int, int]]:
+    step = max(1, chunk_bytes // ITEM_BYTES[planned.dtype] // BLOCK) * BLOCK
     for first in range(segment.first, segment.last, step):
         yield first, min(first + step, segment.last)
 
@@ -197,13 +199,13 @@ class _PerThread(local):
 class _Files:
     """Every input file, open once; reads name their position, so workers share them."""
 
-    def __init__(self, stack: ExitStack, plan: Plan) -> None:
+    def __init__(self, stack: ExitStack, plan: MergePlan) -> None:
         self._descriptors: dict[Path, int] = {}
-        for path in sorted({span.file for task in plan.tasks for span in task.spans}):
+        for path in sorted({span.file for planned in plan.tensors for span in planned.spans}):
             self._descriptors[path] = os.open(path, os.O_RDONLY)
             stack.callback(os.close, self._descriptors[path])
 
-    def read(self, span: Span, first: int, view: _View) -> None:
+    def read(self, span: TensorSpan, first: int, view: _View) -> None:
         """Fill a view with the span's elements from `first` on."""
         offset, left = span.offset + first * view.tensor.element_size(), view.bytes
         while left:  # a read may be short

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,14 +20,13 @@ from torch import Tensor
 from ftlib.config import Config
 from ftlib.errors import BusyError, ModelError
 from ftlib.merging.engine import CHUNK_BYTES, stream
-from ftlib.merging.plan import Plan, Task
+from ftlib.merging.plan import MergePlan, PlannedTensor
 from ftlib.models.folder import PROCESSOR_FILES, digest_of_tensors, tensor_files
-from ftlib.models.tensor_files import ITEM_BYTES
+from ftlib.models.shards import shard_layout
+from ftlib.models.tensor_files import INDEX, TensorFile, index_of, lay_out, shard_names
 from ftlib.storage.files import flush_folder, local_errors
 
 BESIDE = ("config.json", "generation_config.json", "processor_config.json")
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 RECORD = "merge.json"
 """What a folder was merged from, where no registry says it."""
 WORKERS = 2
@@ -48,18 +47,8 @@ class Merged(Config):
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _OutFile:
-    """A file to come: its header, and where each of its tensors begins."""
-
-    name: str
-    header: bytes
-    offsets: dict[str, int]
-    size: int
-
-
 def write_merge(
-    plan: Plan,
+    plan: MergePlan,
     out: Path,
     *,
     shard_bytes: int | None = None,
@@ -75,7 +64,7 @@ def write_merge(
     starts afresh. Raises ModelError if `out` has anything in it, BusyError if another process is writing it,
     StorageError for a full or read-only disk, and what `stream` raises.
     """
-    layout = _same_shards(plan) if shard_bytes is None else _new_shards(plan.tasks, shard_bytes)
+    layout = _layout(plan, out, shard_bytes)
     with local_errors(out, sum(file.size for file in layout)), appearing(out) as work:
         sink = _FileSink(work, layout)
         with sink:
@@ -87,16 +76,16 @@ def write_merge(
         if shard_bytes is None and (source / INDEX).is_file():
             _copy_durably(source / INDEX, work / INDEX)
         elif len(layout) > 1:
-            _write_durably(work / INDEX, _index(layout))
-        weights = sink.digest(plan.tasks)
+            _write_durably(work / INDEX, index_of(layout).encode())
+        weights = sink.digest(plan.tensors)
         if record is not None:
             _write_durably(work / RECORD, json.dumps({**record, "weights": weights}, indent=2).encode() + b"\n")
         names = tuple(sorted(path.name for path in work.iterdir()))
     return Merged(
         folder=str(out.absolute()),
         files=names,
-        tensors=len(plan.tasks),
-        copied=sum(not task.mixes for task in plan.tasks),
+        tensors=len(plan.tensors),
+        copied=sum(not planned.mixes for planned in plan.tensors),
         bytes=sum(file.size for file in layout),
         weights=weights,
         warnings=(*plan.warnings, *warnings),
@@ -106,21 +95,21 @@ def write_merge(
 class _FileSink:
     """Writes chunks to their places and hashes them on the way."""
 
-    def __init__(self, folder: Path, layout: Sequence[_OutFile]) -> None:
+    def __init__(self, folder: Path, layout: Sequence[TensorFile]) -> None:
         self._folder = folder
         self._layout = layout
         self._stack = ExitStack()
         self._places: dict[str, tuple[int, int]] = {}
-        self._hashes = {name: hashlib.sha256() for file in layout for name in file.offsets}
+        self._hashes = {span.name: hashlib.sha256() for file in layout for span in file.spans}
 
     def __enter__(self) -> None:
         for file in self._layout:
-            descriptor = os.open(self._folder / file.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            descriptor = os.open(self._folder / file.path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             self._stack.callback(os.close, descriptor)
             if file.size:
                 os.posix_fallocate(descriptor, 0, file.size)  # a full disk is found now, not after the last tensor
             _write_all(descriptor, memoryview(file.header), 0)
-            self._places |= {name: (descriptor, offset) for name, offset in file.offsets.items()}
+            self._places |= {span.name: (descriptor, span.offset) for span in file.spans}
 
     def __exit__(self, failure: object, *_: object) -> None:
         if failure is None:
@@ -128,66 +117,24 @@ class _FileSink:
                 os.fsync(descriptor)
         self._stack.close()
 
-    def take(self, task: Task, first: int, values: Tensor) -> None:
-        """See `ftlib.merging.engine.Sink`."""
-        descriptor, offset = self._places[task.place.name]
+    def take(self, planned: PlannedTensor, first: int, values: Tensor) -> None:
+        """Write elements of a tensor from the given one on, and hash them; they come in order (`Sink`)."""
+        descriptor, offset = self._places[planned.name]
         data = values.view(torch.uint8).numpy().data
         _write_all(descriptor, data, offset + first * values.element_size())
-        self._hashes[task.place.name].update(data)
+        self._hashes[planned.name].update(data)
 
-    def digest(self, tasks: Iterable[Task]) -> str:
+    def digest(self, tensors: Iterable[PlannedTensor]) -> str:
         """Return the digest of the tensors."""
-        return digest_of_tensors((t.place.name, *t.kind, self._hashes[t.place.name].hexdigest()) for t in tasks)
+        return digest_of_tensors((t.name, t.dtype, t.shape, self._hashes[t.name].hexdigest()) for t in tensors)
 
 
-def _same_shards(plan: Plan) -> list[_OutFile]:
-    files = tensor_files(plan.inputs[plan.reference].folder)
-    return [
-        _OutFile(file.path.name, file.header, {span.name: span.offset for span in file.spans}, file.size)
-        for file in files
-    ]
-
-
-def _new_shards(tasks: Sequence[Task], shard_bytes: int) -> list[_OutFile]:
-    shards: list[list[Task]] = [[]]
-    room = shard_bytes
-    for task in tasks:
-        if shards[-1] and _bytes(task) > room:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(task)
-        room -= _bytes(task)
-    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    return [_file_of(name, shard) for name, shard in zip(names if len(shards) > 1 else [SINGLE], shards, strict=True)]
-
-
-def _file_of(name: str, tasks: Sequence[Task]) -> _OutFile:
-    # The largest elements first, as the format's own writer does, so that every tensor is aligned.
-    ordered = sorted(tasks, key=lambda task: (-ITEM_BYTES[task.kind[0]], task.place.name))
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    starts: dict[str, int] = {}
-    end = 0
-    for task in ordered:
-        starts[task.place.name] = end
-        dtype, shape = task.kind
-        entries[task.place.name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + _bytes(task)]}
-        end += _bytes(task)
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    header = len(header).to_bytes(8, "little") + header
-    return _OutFile(name, header, {key: len(header) + start for key, start in starts.items()}, len(header) + end)
-
-
-def _bytes(task: Task) -> int:
-    return task.elements * ITEM_BYTES[task.kind[0]]
-
-
-def _index(layout: Sequence[_OutFile]) -> bytes:
-    total = sum(file.size - len(file.header) for file in layout)
-    places = {name: file.name for file in layout for name in file.offsets}
-    return json.dumps(
-        {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}, indent=2
-    ).encode()
+def _layout(plan: MergePlan, out: Path, shard_bytes: int | None) -> list[TensorFile]:
+    """Return the files that the result will have in `out`: the reference's, or new ones, cut where a version's are."""
+    if shard_bytes is None:
+        return [replace(file, path=out / file.path.name) for file in tensor_files(plan.inputs[plan.reference].folder)]
+    shards = shard_layout((planned.spans[plan.reference] for planned in plan.tensors), shard_bytes)
+    return [lay_out(out / name, shard) for name, shard in zip(shard_names(len(shards)), shards, strict=True)]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ftlib.config import Config
 from ftlib.merging.engine import visit
 from ftlib.merging.methods import Lerp
 from ftlib.merging.methods.lerp import lerp
-from ftlib.merging.plan import Input, Task, plan_merge
+from ftlib.merging.plan import Input, PlannedTensor, plan_merge
 from ftlib.models.parameter_names import is_embedding, layer_of
 
 
@@ -63,8 +63,8 @@ def layer_distances(
     plan = plan_merge(Lerp(alpha=0.5), [Input(str(start), start), Input(str(end), end)], reference=1)
     groups: dict[str, _Sums] = {}
 
-    def take(task: Task, tensors: Sequence[Tensor]) -> None:
-        _add(groups.setdefault(_group(task.place.name), _Sums()), tensors[0], tensors[1], alpha, dtype)
+    def take(planned: PlannedTensor, tensors: Sequence[Tensor]) -> None:
+        _add(groups.setdefault(_group(planned.name), _Sums()), tensors[0], tensors[1], alpha, dtype)
 
     visit(plan, take)
     return tuple(_distance(name, groups[name], alpha) for name in sorted(groups, key=_order))

@@ -10,11 +10,11 @@ from math import prod
 from pathlib import Path
 
 from ftlib.errors import ModelError
-from ftlib.merging.methods import Kernel, Place
+from ftlib.merging.methods import Chunk, Kernel
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import check_model, read_config, tensor_spans
-from ftlib.models.parameter_names import is_embedding, layer_of
-from ftlib.models.tensor_files import FLOATING, Span
+from ftlib.models.parameter_names import BATCHES_SEEN, is_embedding, layer_of
+from ftlib.models.tensor_files import FLOATING, TensorSpan
 from ftlib.models.vocabulary import check_labels, has_vocabulary, new_tokens
 from ftlib.wording import some
 
@@ -37,23 +37,28 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Task:
+class PlannedTensor:
     """One tensor of the result."""
 
-    place: Place
-    spans: tuple[Span, ...]
+    name: str
+    depth: float
+    """How deep in the network, from 0 to 1 (`Chunk.depth`)."""
+    spans: tuple[TensorSpan, ...]
     """Where it lies in every input."""
-    kind: tuple[str, tuple[int, ...]]
-    """dtype and shape of the result: the reference's."""
+    dtype: str
+    """The result's, which is the reference's, by the format's name."""
+    shape: tuple[int, ...]
+    """The result's, which is the reference's."""
     segments: tuple[Segment, ...]
     """Without gaps, in order."""
     compare: bool = False
-    """True for integers: copied from the reference, and said if the inputs differ."""
+    """True for integers: copied from the reference, and said if the inputs differ; never for how many batches a
+    BatchNorm has seen, which differ by nature and are read by nothing."""
 
     @property
     def elements(self) -> int:
         """Return the number of elements."""
-        return prod(self.kind[1])
+        return prod(self.shape)
 
     @property
     def mixes(self) -> bool:
@@ -62,20 +67,20 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """A merge that fits together."""
 
     kernel: Kernel
     inputs: tuple[Input, ...]
     reference: int
     """The input whose layout, config and tokenizer the result has."""
-    tasks: tuple[Task, ...]
+    tensors: tuple[PlannedTensor, ...]
     """In the order in which the reference's files hold them."""
     warnings: tuple[str, ...] = ()
     """What could not be checked, and what differs and may be meant."""
 
 
-def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Plan:
+def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> MergePlan:
     """Decide every tensor's fate. Keys of the result are the keys of every input.
 
     Raises ModelError, naming the tensors or fields, for inputs that differ in keys, dtypes or shapes, whose configs
@@ -95,12 +100,12 @@ def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Plan:
     sizes = {read_config(item.folder).get("vocab_size") for item in inputs} if fresh else set[int]()
     rows = next(iter(sizes)) if len(sizes) == 1 else None
     layers = 1 + max((layer for name in spans[0] if (layer := layer_of(name)) is not None), default=0)
-    tasks = [
-        _task(kernel, name, tuple(each[name] for each in spans), reference, layers, fresh, rows)
+    tensors = [
+        _planned(kernel, name, tuple(each[name] for each in spans), reference, layers, fresh, rows)
         for name in spans[reference]
     ]
     check_patterns(kernel.patterns(), inputs[reference].folder)
-    return Plan(kernel, tuple(inputs), reference, tuple(tasks), (*shifted, *_unchecked(inputs, reference)))
+    return MergePlan(kernel, tuple(inputs), reference, tuple(tensors), (*shifted, *_unchecked(inputs, reference)))
 
 
 def check_patterns(patterns: Sequence[str], folder: Path) -> None:
@@ -112,23 +117,25 @@ def check_patterns(patterns: Sequence[str], folder: Path) -> None:
             raise ModelError(f"pattern {pattern!r} fits none of the {len(names)} tensors; near it: {near}")
 
 
-def _task(
+def _planned(
     kernel: Kernel,
     name: str,
-    spans: tuple[Span, ...],
+    spans: tuple[TensorSpan, ...],
     reference: int,
     layers: int,
     fresh: frozenset[int],
     rows: int | None,
-) -> Task:
-    span, place = spans[reference], Place(name, _depth(name, layers))
-    task = Task(place, spans, span.kind, (), compare=span.dtype not in FLOATING)
-    source = reference if task.compare else kernel.source_of(place)
+) -> PlannedTensor:
+    span, depth = spans[reference], _depth(name, layers)
+    whole = span.dtype not in FLOATING
+    compare = whole and not name.endswith(BATCHES_SEEN)
+    planned = PlannedTensor(name, depth, spans, span.dtype, span.shape, (), compare=compare)
+    source = reference if whole else kernel.source_of(Chunk(name, depth))
     # A vocabulary may have grown into rows that were there for it: of tensors outside the layers, those with its size.
     grown = len({each.shape for each in spans}) > 1 or (layer_of(name) is None and span.shape[:1] == (rows,))
-    if not task.compare and grown:
-        return replace(task, segments=tuple(_row_segments(span.shape, spans[0].shape[0], fresh, source)))
-    return replace(task, segments=(Segment(0, task.elements, source),))
+    if not whole and grown:
+        return replace(planned, segments=tuple(_row_segments(span.shape, spans[0].shape[0], fresh, source)))
+    return replace(planned, segments=(Segment(0, planned.elements, source),))
 
 
 def _row_segments(shape: tuple[int, ...], shared: int, fresh: frozenset[int], source: int | None) -> Iterator[Segment]:
@@ -169,7 +176,7 @@ def _compare_configs(inputs: Sequence[Input], reference: int) -> list[str]:
     return [warning for each in warnings for warning in each]
 
 
-def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, Span]], reference: int) -> None:
+def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, TensorSpan]], reference: int) -> None:
     for item, each in zip(inputs, spans, strict=True):
         for here, there, owner in ((spans[reference], each, inputs[reference]), (each, spans[reference], item)):
             if alone := sorted(here.keys() - there.keys()):
@@ -180,14 +187,14 @@ def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, Span]], refer
                 )
 
 
-def _check_dtypes(inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> None:
+def _check_dtypes(inputs: Sequence[Input], spans: Sequence[dict[str, TensorSpan]]) -> None:
     for item, each in zip(inputs[1:], spans[1:], strict=True):
         for name, span in each.items():
             if span.dtype != spans[0][name].dtype:
                 raise _different(name, spans[0][name], span, inputs[0], item)
 
 
-def _new_rows(kernel: Kernel, inputs: Sequence[Input], spans: Sequence[dict[str, Span]]) -> frozenset[int]:
+def _new_rows(kernel: Kernel, inputs: Sequence[Input], spans: Sequence[dict[str, TensorSpan]]) -> frozenset[int]:
     """Return the rows of tokens that only theta1 has; all others must have one id in all inputs."""
     other = [
         (name, item, each[name])
@@ -217,18 +224,20 @@ def _unchecked(inputs: Sequence[Input], reference: int) -> Iterator[str]:
         yield f"{', '.join(bare)} has no tokenizer: that its tokens mean the same is not checked{without}"
 
 
-def _may_have_grown(kernel: Kernel, inputs: Sequence[Input], before: Span, after: Span) -> bool:
+def _may_have_grown(kernel: Kernel, inputs: Sequence[Input], before: TensorSpan, after: TensorSpan) -> bool:
     if not kernel.grows or len(inputs) != 2 or not before.shape or before.shape[1:] != after.shape[1:]:
         return False
     sizes = [read_config(item.folder).get("vocab_size") for item in inputs]
     return sizes == [before.shape[0], after.shape[0]] and before.shape[0] < after.shape[0]
 
 
-def _different(name: str, ours: Span, theirs: Span, here: Input, there: Input) -> ModelError:
+def _different(name: str, ours: TensorSpan, theirs: TensorSpan, here: Input, there: Input) -> ModelError:
     remedy = "; save one of them with the other's dtype first" if ours.shape == theirs.shape else ""
-    found = f"tensor {name!r} is {_kind(ours)} in {here.name!r} but {_kind(theirs)} in {there.name!r}"
-    return ModelError(found + remedy)
+    return ModelError(
+        f"tensor {name!r} is {_dtype_and_shape(ours)} in {here.name!r} but {_dtype_and_shape(theirs)} in "
+        f"{there.name!r}{remedy}"
+    )
 
 
-def _kind(span: Span) -> str:
+def _dtype_and_shape(span: TensorSpan) -> str:
     return f"{span.dtype}[{', '.join(map(str, span.shape))}]"

@@ -1,4 +1,4 @@
-"""What is recorded beside a model folder of what its weights were trained from."""
+"""Checkpoints held against what is recorded of the weights that they were trained from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.methods import Kernel
 from ftlib.models.checkpoint import Checkpoint, adapter_in, model_in
 from ftlib.models.folder import weights_digest
+from ftlib.models.vocabulary import check_same_labels
 from ftlib.registry.versions import MANIFEST
 from ftlib.workspace import RECORD, read_record
 
@@ -26,8 +27,10 @@ class Recorded(Config):
 def recorded(folder: Path) -> Recorded | None:
     """Read the record of a stage's `model/` or `adapter/`, or a pulled version's manifest; None where neither is."""
     if folder in (model_in(folder.parent), adapter_in(folder.parent)) and (folder.parent / RECORD).is_file():
-        found = read_record(folder.parent, Checkpoint)
-        return found and Recorded(weights=found.weights, parent=found.parent, fresh_head=found.fresh_head)
+        checkpoint = read_record(folder.parent, Checkpoint)
+        return checkpoint and Recorded(
+            weights=checkpoint.weights, parent=checkpoint.parent, fresh_head=checkpoint.fresh_head
+        )
     if (folder / MANIFEST).is_file():
         try:
             weights = json.loads((folder / MANIFEST).read_bytes())["lineage"]["weights"]
@@ -37,28 +40,57 @@ def recorded(folder: Path) -> Recorded | None:
     return None
 
 
+def check_lineage(start: Checkpoint, tuned: Sequence[Checkpoint]) -> None:
+    """Check by their records that checkpoints were trained from the exact weights `start`, whose head is no noise.
+
+    Raises ModelError that names what differs: the start, labels, tokenizers, or a random head.
+    """
+    for end in tuned:
+        _check_start(end.phase, end.parent, start.weights, repr(start.phase))
+        check_same_labels(start.labels, end.labels, (start.phase, end.phase))
+        if start.tokenizer != end.tokenizer:
+            raise ModelError(
+                f"{start.phase!r} and {end.phase!r} have different tokenizers; their embeddings do not match"
+            )
+    _check_head(start.phase, fresh=start.fresh_head)
+
+
 def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
-    """Refuse checkpoints that are recorded not to belong together. Returns whether all of it was recorded.
+    """Refuse folders that are recorded not to belong together. Returns whether all of it was recorded.
 
     Raises ModelError if theta1 was trained from other weights than theta0, a soup's ingredients from different
     weights, or theta0 still has its random head.
     """
-    known = [(name, recorded(folder)) for name, folder in folders]
-    if not kernel.starts:
-        tuned, (start_name, start) = known, next((each for each in known if each[1]), known[0])
-    else:
-        tuned, (start_name, start) = known[1:], known[0]
+    records = [(name, recorded(folder)) for name, folder in folders]
+    if kernel.starts:
+        (start_name, start), tuned = records[0], records[1:]
         if start is None and any(record and record.parent for _, record in tuned):
             # A fine-tune on record names its start; hashing a folder is what finding out takes.
             start = Recorded(weights=weights_digest(folders[0][1]), parent=None)
-    if start and start.fresh_head:
-        raise ModelError(f"{start_name!r} still has the random head it was made with; a line from it means nothing")
-    theta0 = start and (start.weights if kernel.starts else start.parent)
-    for name, record in tuned:
-        if start and record and record.parent != theta0:
-            raise ModelError(
-                f"{name!r} was trained from weights {(record.parent or 'none')[:12]}, not from {start_name!r}'s "
-                f"{(theta0 or 'none')[:12]}: only checkpoints of one start lie in one basin; "
-                "give the weights it started from as A"
-            )
+        theta0, called = start and start.weights, repr(start_name)
+    else:
+        (start_name, start), tuned = next((each for each in records if each[1]), records[0]), records
+        theta0, called = start and start.parent, f"the weights that {start_name!r} was trained from"
+    if start:
+        _check_head(start_name, fresh=start.fresh_head)
+        for name, record in tuned:
+            if record:
+                _check_start(name, record.parent, theta0, called)
     return start is not None and all(record is not None for _, record in tuned)
+
+
+def _check_start(name: str, parent: str | None, theta0: str | None, called: str) -> None:
+    if parent != theta0:
+        raise ModelError(
+            f"{name!r} was not trained from {called}: its start has digest {(parent or 'none')[:12]}, got "
+            f"{(theta0 or 'none')[:12]}; only checkpoints of one start lie in one basin: give the exact weights it "
+            "started from as theta0"
+        )
+
+
+def _check_head(name: str, *, fresh: bool) -> None:
+    if fresh:
+        raise ModelError(
+            f"{name!r} still has the random head it was made with, and a line from it means nothing; "
+            "put a linear_probe phase before the one to interpolate (LP-FT)"
+        )

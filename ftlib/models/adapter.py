@@ -30,7 +30,7 @@ from ftlib.models.folder import (
     read_json,
 )
 from ftlib.models.reference import ModelRef
-from ftlib.models.tensor_files import Span, read_header, read_tensors
+from ftlib.models.tensor_files import TensorSpan, read_header, read_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -65,7 +65,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_scaling(path: Path, config: Mapping[str, Any], spans: Iterable[Span]) -> None:
+def _check_scaling(path: Path, config: Mapping[str, Any], spans: Iterable[TensorSpan]) -> None:
     """Refuse a rank that is not the matrices': an adapter counts alpha / r times, whatever lies in its file."""
     ranks, alphas = ((config.get(name) or {}).values() for name in ("rank_pattern", "alpha_pattern"))
     for name, numbers in (("r", (config.get("r"), *ranks)), ("lora_alpha", (config.get("lora_alpha"), *alphas))):

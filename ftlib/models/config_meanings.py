@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ftlib.errors import ModelError
 from ftlib.models.folder import read_config
+from ftlib.wording import some
 
 _MEANINGLESS = re.compile(
     # names, versions, dtypes and labels, which are compared elsewhere or say nothing of the function
@@ -50,15 +51,14 @@ def compare_configs(ours: Path, theirs: Path, names: tuple[str, str], result: st
     """
     refused, warned = list[str](), list[str]()
     for field, (here, there), refuse in _differences(ours, theirs):
-        said = f"{field} is {_shown(here)} in {names[0]!r} and {_shown(there)} in {names[1]!r}"
-        (refused if refuse else warned).append(said)
+        difference = f"{field} is {_shown(here)} in {names[0]!r} and {_shown(there)} in {names[1]!r}"
+        (refused if refuse else warned).append(difference)
     if refused:
-        more = f" (and {len(refused) - 5} more fields)" if len(refused) > 5 else ""
         raise ModelError(
-            f"config: {'; '.join(refused[:5])}{more}: equal tensors mean something else there, and a mix of them means "
+            f"config: {some(refused, between='; ')}: equal tensors mean something else there, and a mix of them means "
             "nothing; merge checkpoints of one architecture, or correct the config that is wrong"
         )
-    return [f"config: {said}; the result has {result!r}'s" for said in warned]
+    return [f"config: {difference}; the result has {result!r}'s" for difference in warned]
 
 
 def _differences(ours: Path, theirs: Path) -> Iterator[tuple[str, tuple[object, object], bool]]:

@@ -17,7 +17,17 @@ from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
 from ftlib.models.checkpoint import ADAPTER_CONFIG, BASE, FoundModel
 from ftlib.models.reference import ModelRef
-from ftlib.models.tensor_files import PACKED, Span, TensorFile, only_once, read_header, read_tensors
+from ftlib.models.tensor_files import (
+    INDEX,
+    PACKED,
+    SINGLE,
+    TensorFile,
+    TensorSpan,
+    only_once,
+    read_header,
+    read_tensors,
+)
+from ftlib.wording import some
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -44,7 +54,6 @@ _RUNS_CODE = ("auto_map", "_attn_implementation_internal", "custom_pipelines")
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 """Where a value `owner/name` makes transformers fetch and run kernels of the Hub."""
 
-_INDEX = "model.safetensors.index.json"
 _NOT_ALONE = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"}
 """Files of a tokenizer that are none without others."""
 
@@ -101,8 +110,7 @@ def check_model(folder: Path) -> None:
     _check_not_quantised(folder, config)
     packed = sorted({f"{span.name} ({span.dtype})" for span in tensor_spans(folder).values() if span.dtype in PACKED})
     if packed:
-        more = f" and {len(packed) - 3} more" if len(packed) > 3 else ""
-        raise _quantised(folder, f"{len(packed)} tensors, {', '.join(packed[:3])}{more}")
+        raise _quantised(folder, f"{len(packed)} tensors, {some(packed, 3)}")
 
 
 def check_processor(folder: Path) -> None:
@@ -309,7 +317,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises ModelError if there is none, if one is missing, or if the index points outside the folder (transformers
     follows such a path) or stands beside a file that it does not name (some loaders read the one, some the other).
     """
-    index, single = folder / _INDEX, folder / "model.safetensors"
+    index, single = folder / INDEX, folder / SINGLE
     if not index.is_file():
         if single.is_file():
             return [single]
@@ -354,19 +362,19 @@ def tensor_files(folder: Path) -> tuple[TensorFile, ...]:
     return tuple(read_header(path) for path in weight_files(folder))
 
 
-def tensor_spans(folder: Path) -> dict[str, Span]:
+def tensor_spans(folder: Path) -> dict[str, TensorSpan]:
     """Return every tensor of a model folder by name, in the order of the files.
 
     Raises what `tensor_files` raises, and ModelError for a name that two files have, or that the index has in another.
     """
     files = tensor_files(folder)
     found = only_once(files)
-    if (folder / _INDEX).is_file():
-        _check_index(folder / _INDEX, found)
+    if (folder / INDEX).is_file():
+        _check_index(folder / INDEX, found)
     return found
 
 
-def _check_index(index: Path, found: dict[str, Span]) -> None:
+def _check_index(index: Path, found: dict[str, TensorSpan]) -> None:
     named = _weight_map(index)
     for name in (*named, *found):
         there, said = found.get(name), named.get(name)

@@ -36,8 +36,9 @@ def load_config(folder: Path, **changed: object) -> Any:
         with quiet():
             return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **changed)
     except Exception as error:  # its strict fields raise classes of huggingface_hub's own, and no two versions the same
-        said = " ".join(line.strip() for line in str(error).splitlines()[:2]) or repr(error)
-        raise ModelError(f"{folder}/config.json cannot be read by transformers: {said}; correct it") from error
+        raise ModelError(
+            f"{folder}/config.json cannot be read by transformers: {first_line(error)}; correct it"
+        ) from error
 
 
 def text_config(config: Any) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+BATCHES_SEEN = ".num_batches_tracked"
+"""How the name of a BatchNorm layer's counter ends; who has none keeps no running statistics while it trains."""
+
 _LAYER = re.compile(r"\.(?:layer|layers|h|block|blocks|stages)\.(\d+)\.")
 
 

@@ -8,17 +8,14 @@ come last, so that a new label moves no border.
 from __future__ import annotations
 
 import itertools
-import json
 import re
-import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ftlib.errors import IntegrityError
 from ftlib.models.folder import tensor_spans, weight_files
-from ftlib.models.tensor_files import ITEM_BYTES, Span
+from ftlib.models.tensor_files import INDEX, TensorFile, TensorSpan, index_of, lay_out, shard_names
 
-INDEX = "model.safetensors.index.json"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -33,21 +30,20 @@ def write_shards(folder: Path, most: int) -> None:
     old = weight_files(folder)
     if len(shards) == len(old) == 1:
         return
-    names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
-    names = names if len(names) > 1 else ["model.safetensors"]
-    for name, shard in zip(names, shards, strict=True):
-        _write(folder / f"{name}.part", shard)
+    files = [lay_out(folder / name, shard) for name, shard in zip(shard_names(len(shards)), shards, strict=True)]
+    for file in files:  # under another name until all are written: a new shard may have an old one's name
+        _write(file, _unfinished(file), spans)
     for path in (*old, folder / INDEX):
         path.unlink(missing_ok=True)
-    for name in names:
-        (folder / f"{name}.part").rename(folder / name)
-    if len(names) > 1:
-        (folder / INDEX).write_text(_index(names, shards), encoding="utf-8")
+    for file in files:
+        _unfinished(file).rename(file.path)
+    if len(files) > 1:
+        (folder / INDEX).write_text(index_of(files) + "\n", encoding="utf-8")
 
 
-def shard_layout(spans: Iterable[Span], most: int) -> list[list[Span]]:
+def shard_layout(spans: Iterable[TensorSpan], most: int) -> list[list[TensorSpan]]:
     """Return which tensors lie together: layers in their order, as many per shard as fit into `most` bytes."""
-    shards: list[list[Span]] = [[]]
+    shards: list[list[TensorSpan]] = [[]]
     size = 0
     for layer in _layers(list(spans)):
         parts = [layer] if sum(span.bytes for span in layer) <= most else [[span] for span in layer]
@@ -58,17 +54,17 @@ def shard_layout(spans: Iterable[Span], most: int) -> list[list[Span]]:
                 size = 0
             shards[-1] += part
             size += more
-    return [sorted(shard, key=_place) for shard in shards]
+    return shards
 
 
-def _layers(spans: Sequence[Span]) -> Iterator[list[Span]]:
+def _layers(spans: Sequence[TensorSpan]) -> Iterator[list[TensorSpan]]:
     """Yield tensors of one layer together, the body (the largest part of the model) first."""
     tops: dict[str, int] = {}
     for span in spans:
         top = span.name.partition(".")[0]
         tops[top] = tops.get(top, 0) + span.bytes
 
-    def order(span: Span) -> tuple[int, str, list[tuple[int, str]], str]:
+    def order(span: TensorSpan) -> tuple[int, str, list[tuple[int, str]], str]:
         top = span.name.partition(".")[0]
         return -tops[top], top, _natural(_layer(span.name)), span.name
 
@@ -87,29 +83,19 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in text.split(".")]
 
 
-def _place(span: Span) -> tuple[int, str]:
-    """The format wants every tensor aligned to its own size: the widest first."""
-    return -ITEM_BYTES.get(span.dtype, 0), span.name
+def _unfinished(file: TensorFile) -> Path:
+    return file.path.with_name(f"{file.path.name}.part")
 
 
-def _write(path: Path, shard: Sequence[Span]) -> None:
-    ends = list(itertools.accumulate(span.bytes for span in shard))
-    entries = {
-        span.name: {"dtype": span.dtype, "shape": list(span.shape), "data_offsets": [end - span.bytes, end]}
-        for span, end in zip(shard, ends, strict=True)
-    }
-    header = json.dumps(
-        {"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":"), ensure_ascii=False
-    ).encode()
-    header += b" " * (-len(header) % 8)
+def _write(file: TensorFile, path: Path, sources: Mapping[str, TensorSpan]) -> None:
     with path.open("wb") as target:
-        target.write(struct.pack("<Q", len(header)) + header)
-        for span in shard:
-            for data in _bytes(span):
+        target.write(file.header)
+        for span in file.spans:
+            for data in _bytes(sources[span.name]):
                 target.write(data)
 
 
-def _bytes(span: Span) -> Iterator[bytes]:
+def _bytes(span: TensorSpan) -> Iterator[bytes]:
     with span.file.open("rb") as source:
         source.seek(span.offset)
         left = span.bytes
@@ -119,9 +105,3 @@ def _bytes(span: Span) -> Iterator[bytes]:
                 raise IntegrityError(f"{span.file} is cut off inside tensor {span.name!r}; make it again")
             left -= len(data)
             yield data
-
-
-def _index(names: Sequence[str], shards: Sequence[Sequence[Span]]) -> str:
-    where = {span.name: name for name, shard in zip(names, shards, strict=True) for span in shard}
-    total = sum(span.bytes for shard in shards for span in shard)
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""Where each tensor lies in a safetensors file, read from its header alone, without torch.
+"""Where each tensor lies in a safetensors file, there already or to be written, without torch.
 
 Format: https://github.com/huggingface/safetensors#format. Knowing offsets before any data is read is what lets two
 checkpoints be compared in milliseconds and mixed in a few megabytes of memory. A header that passes here is one that
@@ -7,17 +7,22 @@ the format's own library opens: damage is told before a model is loaded, by name
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 from ftlib.errors import ModelError
 
+SINGLE = "model.safetensors"
+"""The file of a model folder whose weights are in one."""
+INDEX = "model.safetensors.index.json"
+"""The file that says which tensor is in which of several."""
 FLOATING = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Bytes of an element, by the format's name of its type: these can be mixed."""
 ITEM_BYTES = {**FLOATING, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -43,7 +48,7 @@ _MISTAKEN = (
 
 
 @dataclass(frozen=True)
-class Span:
+class TensorSpan:
     """One tensor's place: `bytes` bytes at `offset` of `file`, counted from the file's first byte."""
 
     name: str
@@ -53,19 +58,14 @@ class Span:
     offset: int
     bytes: int
 
-    @property
-    def kind(self) -> tuple[str, tuple[int, ...]]:
-        """What must agree between two tensors that are mixed: dtype and shape."""
-        return self.dtype, self.shape
-
 
 @dataclass(frozen=True)
 class TensorFile:
-    """One safetensors file: its header as bytes, and its tensors in the order they lie in."""
+    """One safetensors file, read or to be written: its header as bytes, and its tensors in the order they lie in."""
 
     path: Path
     header: bytes
-    spans: tuple[Span, ...]
+    spans: tuple[TensorSpan, ...]
     size: int
 
 
@@ -113,7 +113,7 @@ def _mistaken(head: bytes, size: int) -> str | None:
     return next((what for magic, what in _MISTAKEN if head.startswith(magic)), None)
 
 
-def _spans(path: Path, header: bytes) -> tuple[Span, ...]:
+def _spans(path: Path, header: bytes) -> tuple[TensorSpan, ...]:
     try:
         entries = cast("dict[str, dict[str, Any]]", json.loads(header[8:], object_pairs_hook=_once))
         entries.pop("__metadata__", None)
@@ -138,20 +138,20 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _span(path: Path, name: str, entry: dict[str, Any], data_start: int) -> Span:
+def _span(path: Path, name: str, entry: dict[str, Any], data_start: int) -> TensorSpan:
     dtype, (first, last) = entry["dtype"], entry["data_offsets"]
     shape = tuple(entry["shape"])
     if any(type(number) is not int or number < 0 for number in (first, last, *shape)) or last < first:
         raise ValueError(f"tensor {name!r} has shape {[*shape]} at bytes {first} to {last}")
     if dtype not in ITEM_BYTES and dtype not in PACKED:
         raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
-    span = Span(name, dtype, shape, path, data_start + first, last - first)
+    span = TensorSpan(name, dtype, shape, path, data_start + first, last - first)
     if dtype in ITEM_BYTES and span.bytes != ITEM_BYTES[dtype] * prod(shape):
         raise ValueError(f"tensor {name!r} has {span.bytes} bytes, its shape needs {ITEM_BYTES[dtype] * prod(shape)}")
     return span
 
 
-def read_tensors(path: Path) -> Iterator[tuple[Span, memoryview]]:
+def read_tensors(path: Path) -> Iterator[tuple[TensorSpan, memoryview]]:
     """Yield every tensor of a safetensors file with its bytes, one in memory at a time.
 
     Raises what `read_header` raises.
@@ -166,9 +166,9 @@ def read_tensors(path: Path) -> Iterator[tuple[Span, memoryview]]:
             yield span, memoryview(data)
 
 
-def only_once(files: Sequence[TensorFile]) -> dict[str, Span]:
+def only_once(files: Sequence[TensorFile]) -> dict[str, TensorSpan]:
     """Return the tensors of several files by name, in their order. Raises ModelError for one that two files have."""
-    found: dict[str, Span] = {}
+    found: dict[str, TensorSpan] = {}
     for span in (span for file in files for span in file.spans):
         if span.name in found:
             raise ModelError(
@@ -176,3 +176,36 @@ def only_once(files: Sequence[TensorFile]) -> dict[str, Span]:
             )
         found[span.name] = span
     return found
+
+
+def lay_out(path: Path, spans: Sequence[TensorSpan]) -> TensorFile:
+    """Return the file at `path` that holds copies of these tensors, with none of the bytes written."""
+    # The widest elements first, as the format's own writer does, so that every tensor is aligned to its own size.
+    ordered = sorted(spans, key=lambda span: (-ITEM_BYTES.get(span.dtype, 0), span.name))
+    ends = list(itertools.accumulate(span.bytes for span in ordered))
+    entries = {
+        span.name: {"dtype": span.dtype, "shape": span.shape, "data_offsets": [end - span.bytes, end]}
+        for span, end in zip(ordered, ends, strict=True)
+    }
+    header = json.dumps(
+        {"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    header = struct.pack("<Q", len(header)) + header
+    placed = (
+        replace(span, file=path, offset=len(header) + end - span.bytes) for span, end in zip(ordered, ends, strict=True)
+    )
+    return TensorFile(path, header, tuple(placed), len(header) + (ends[-1] if ends else 0))
+
+
+def shard_names(count: int) -> list[str]:
+    """Return what the files of a model in `count` shards are called, as transformers calls them."""
+    return [SINGLE] if count == 1 else [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
+
+
+def index_of(files: Sequence[TensorFile]) -> str:
+    """Return transformers' index of several files, as JSON."""
+    spans = [span for file in files for span in file.spans]
+    names = {span.name: span.file.name for span in spans}
+    total = sum(span.bytes for span in spans)
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}, indent=2)

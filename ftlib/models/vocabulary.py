@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,13 @@ _FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "added_tokens.json")
 def check_labels(before: Path, after: Path, names: tuple[str, str]) -> None:
     """Raise ModelError if both folders name their labels, and not the same in the same order."""
     ours, theirs = _named_labels(before), _named_labels(after)
-    if ours and theirs and ours != theirs:
+    if ours and theirs:
+        check_same_labels(ours, theirs, names)
+
+
+def check_same_labels(ours: Sequence[str], theirs: Sequence[str], names: tuple[str, str]) -> None:
+    """Raise ModelError if two models, which messages call by `names`, have other labels or another order of them."""
+    if ours != theirs:
         raise ModelError(
             f"{names[0]!r} and {names[1]!r} have different labels, or another order: {', '.join(ours)} against "
             f"{', '.join(theirs)}; rows of their heads mean different things: "

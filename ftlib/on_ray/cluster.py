@@ -9,11 +9,11 @@ from typing import Any, cast
 import ray
 from ray.job_submission import JobSubmissionClient
 
-from ftlib.errors import RecipeError, TransientError
+from ftlib.errors import RecipeError, TransientError, first_line
 from ftlib.progress import note
 from ftlib.training.compute import Compute
 from ftlib.training.resources import Wanted, lacking
-from ftlib.wording import counted
+from ftlib.wording import counted, some
 
 
 def job_client(address: str) -> JobSubmissionClient:
@@ -21,10 +21,9 @@ def job_client(address: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TransientError(
-            f"compute.ray_address is {address}, where no Ray cluster answers ({said[:200]}); start it, correct the "
-            "address, or set it to local; a cluster with tokens wants RAY_AUTH_MODE and RAY_AUTH_TOKEN"
+            f"compute.ray_address is {address}, where no Ray cluster answers ({first_line(error)[:200]}); start it, "
+            "correct the address, or set it to local; a cluster with tokens wants RAY_AUTH_MODE and RAY_AUTH_TOKEN"
         ) from error
 
 
@@ -46,9 +45,8 @@ def check_cluster(compute: Compute, asked: Sequence[Wanted]) -> None:
 
 def told(cluster: str, nodes: Sequence[dict[str, float]]) -> str:
     """Say what a cluster's nodes have."""
-    found = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]
-    more = f" and {counted(len(found) - 5, 'more node')}" if len(found) > 5 else ""
-    return f"{cluster} has {counted(len(nodes), 'node')} ({'; '.join(found[:5])}{more})"
+    each = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]
+    return f"{cluster} has {counted(len(nodes), 'node')} ({some(each, between='; ')})"
 
 
 def nodes_here() -> list[dict[str, float]]:

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
 from ftlib.data.formats import Format
+from ftlib.data.formats.text import reads_text
 from ftlib.data.splitting import SplitPolicy
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
@@ -154,6 +155,8 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         yield from _solved_misfits(where, phase)
     if phase.batch_norm == "updated":
         yield from _statistics_misfits(where, phase, recipe.compute)
+    if phase.augmentation:
+        yield from _augmentation_misfits(recipe, phase, where)
 
 
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -168,6 +171,24 @@ def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[
         )
 
 
+def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    """Say which rows an augmentation cannot change, or that they are seen once, as they are."""
+    assert phase.augmentation
+    changes = phase.augmentation.changes
+    for name in phase.parts:
+        kind = KINDS[recipe.datasets[name].format.yields]
+        if kind.modality != changes:
+            yield (
+                f"{where}.augmentation: {phase.augmentation.kind!r} changes {changes}, but the rows of {name!r} are "
+                f"{kind.modality}; remove it"
+            )
+    if not phase.tuning.takes_steps:
+        yield (
+            f"{where}.augmentation: changes rows step by step, but {phase.tuning.kind!r} is solved for and takes none; "
+            "remove it or use another tuning"
+        )
+
+
 def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which of a phase's datasets its objective cannot learn from, or not beside the others."""
     for name in phase.parts:
@@ -177,7 +198,8 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
-    said = {name: recipe.datasets[name].format.special_tokens for name in phase.parts}
+    formats = {name: recipe.datasets[name].format for name in phase.parts}
+    said = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
     if len({*said.values()}) > 1:
         yield (
             f"{where}.mixture: one model reads special tokens in one way, got special_tokens "
@@ -212,8 +234,8 @@ def _solved_misfits(where: str, phase: Phase) -> Iterator[str]:
     kind = phase.tuning.kind
     if phase.penalty:
         yield (
-            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but {kind!r} is solved for and takes none; its "
-            "own pull to 0 is tuning.l2: remove the penalty or use another tuning"
+            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but {kind!r} is solved for and takes none; remove "
+            "the penalty or use another tuning"
         )
     if phase.ema_decay is not None:
         yield (

@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftlib.evaluation.metrics.ece import bin_of, confidences
 from ftlib.kinds.outcomes import LabelOutcomes, MultiLabelOutcomes
+from ftlib.report.bins import Bins, bin_means
 from ftlib.report.content import Figure
 from ftlib.report.figures import INK, colours, panels, plain, saved
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 BINS = 10
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """The bins that hold anything, in order."""
-
-    said: Float[np.ndarray, " bins"]
-    """Mean probability."""
-    true: Float[np.ndarray, " bins"]
-    """How often it was so."""
-    error: Float[np.ndarray, " bins"]
-    """Standard error of `true`. What a row says of several labels is not independent, so rows are what is counted."""
-    held: Int[np.ndarray, " bins"]
-    """Answers in the bin."""
 
 
 def calibration(folder: Path, tables: Mapping[str, LabelOutcomes | MultiLabelOutcomes]) -> Figure:
     """Draw how often an answer is right against how probable the model held it, in ten bins of equal width."""
     with panels(len(tables)) as (figure, grid):
         for axes, (name, table), colour in zip(grid, tables.items(), colours(len(tables)), strict=True):
-            found = reliability(table)
+            bins = reliability(table)
             axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle=(0, (2, 3)), alpha=0.6)
             axes.errorbar(
-                found.said, found.true, yerr=1.96 * found.error, fmt="none", ecolor=colour, elinewidth=1.0, alpha=0.45
+                bins.said, bins.true, yerr=1.96 * bins.error, fmt="none", ecolor=colour, elinewidth=1.0, alpha=0.45
             )
-            axes.plot(found.said, found.true, color=colour, linewidth=1.4, alpha=0.6)
-            axes.scatter(found.said, found.true, s=12 + 160 * found.held / found.held.max(), color=colour, zorder=3)
+            axes.plot(bins.said, bins.true, color=colour, linewidth=1.4, alpha=0.6)
+            axes.scatter(bins.said, bins.true, s=12 + 160 * bins.held / bins.held.max(), color=colour, zorder=3)
             axes.set_xlim(-0.03, 1.03)
             axes.set_ylim(-0.03, 1.03)
             several = isinstance(table, MultiLabelOutcomes)
@@ -61,21 +47,21 @@ def _caption(tables: Mapping[str, LabelOutcomes | MultiLabelOutcomes]) -> str:
     return f"The chosen model on the test rows, {by}; larger dots hold more. Below the dotted line {below}."
 
 
-def reliability(table: LabelOutcomes | MultiLabelOutcomes) -> Reliability:
+def reliability(table: LabelOutcomes | MultiLabelOutcomes) -> Bins:
     """Return the bins of a table: of each row's answer, or of every yes and no of several labels."""
     import numpy as np
 
     said, true = _answers(table)
-    where = bin_of(said.ravel(), BINS)
-    held = np.bincount(where, minlength=BINS)
-    size = held.clip(min=1)
-    said_mean, share = (np.bincount(where, values.ravel(), BINS) / size for values in (said, true))
+    bins = bin_of(said.ravel(), BINS)
+    held = np.bincount(bins, minlength=BINS)
+    share = bin_means(bins, true.ravel(), BINS)
     rows = np.repeat(np.arange(len(said)), said.shape[1])
-    # Residuals are summed by row before they are squared: for one answer a row that is sqrt(p (1 - p) / n).
-    residuals = np.bincount(where + BINS * rows, true.ravel() - share[where], BINS * len(said))
-    error = np.sqrt((residuals.reshape(-1, BINS) ** 2).sum(axis=0)) / size
-    some = held > 0
-    return Reliability(said_mean[some], share[some], error[some], held[some])
+    # What a row says of several labels is not independent, so rows are what is counted: residuals are summed by row
+    # before they are squared. For one answer a row that is sqrt(p (1 - p) / n).
+    residuals = np.bincount(bins + BINS * rows, true.ravel() - share[bins], BINS * len(said))
+    error = np.sqrt((residuals.reshape(-1, BINS) ** 2).sum(axis=0)) / held.clip(min=1)
+    filled = held > 0
+    return Bins(bin_means(bins, said.ravel(), BINS)[filled], share[filled], error[filled], held[filled])
 
 
 def _answers(

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ftlib.kinds.outcomes import ScoreOutcomes
+from ftlib.report.bins import Bins, bin_means
 from ftlib.report.content import Figure, signed
 from ftlib.report.figures import INK, colours, panels, plain, saved
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float
 
 BINS = 10
 LEAST = 5
 """Rows of a bin at least; with fewer rows there are fewer bins."""
 DOTS = 400
 """Rows that are drawn one by one; more are counted in hexagons, or the page would be megabytes and a blot."""
-
-
-@dataclass(frozen=True)
-class Means:
-    """Rows in bins by what the model said, about as many in each."""
-
-    said: Float[np.ndarray, " bins"]
-    """Mean answer."""
-    gold: Float[np.ndarray, " bins"]
-    """Mean score."""
-    error: Float[np.ndarray, " bins"]
-    """Standard error of `gold`; 0 for a single row."""
 
 
 def predictions(folder: Path, tables: Mapping[str, ScoreOutcomes]) -> Figure:
@@ -45,11 +29,11 @@ def predictions(folder: Path, tables: Mapping[str, ScoreOutcomes]) -> Figure:
             low, high = _limits(table)
             _rows(axes, table, (low, high), colour)
             axes.plot([low, high], [low, high], color=INK, linewidth=0.9, linestyle=(0, (2, 3)), alpha=0.6, zorder=3)
-            found = means(table)
+            bins = means(table)
             axes.errorbar(
-                found.said,
-                found.gold,
-                yerr=1.96 * found.error,
+                bins.said,
+                bins.true,
+                yerr=1.96 * bins.error,
                 color=INK,
                 marker="o",
                 markersize=4.5,
@@ -73,17 +57,17 @@ def predictions(folder: Path, tables: Mapping[str, ScoreOutcomes]) -> Figure:
         return saved(figure, folder, "predictions", caption)
 
 
-def means(table: ScoreOutcomes) -> Means:
-    """Return the bins of a table; equal answers are in one."""
+def means(table: ScoreOutcomes) -> Bins:
+    """Return the bins of a table, about as many rows in each; equal answers are in one. One row's error is 0."""
     import numpy as np
 
     count = max(1, min(BINS, len(table) // LEAST))
     borders = np.unique(np.quantile(table.predicted, np.linspace(0, 1, count + 1)[1:-1]))
-    _, where = np.unique(np.searchsorted(borders, table.predicted), return_inverse=True)  # no bin is empty
-    held = np.bincount(where)
-    said, gold = (np.bincount(where, values) / held for values in (table.predicted, table.gold))
-    squares = np.bincount(where, (table.gold - gold[where]) ** 2)
-    return Means(said, gold, np.sqrt(squares / (held - 1).clip(min=1) / held))
+    _, bins = np.unique(np.searchsorted(borders, table.predicted), return_inverse=True)  # no bin is empty
+    held = np.bincount(bins)
+    said, gold = (bin_means(bins, values, len(held)) for values in (table.predicted, table.gold))
+    squares = np.bincount(bins, (table.gold - gold[bins]) ** 2)
+    return Bins(said, gold, np.sqrt(squares / (held - 1).clip(min=1) / held), held)
 
 
 def _limits(table: ScoreOutcomes) -> tuple[float, float]:

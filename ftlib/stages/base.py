@@ -14,7 +14,7 @@ from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import FILES, adapter_digest, write_base
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
-from ftlib.models.folder import config_digest, labels_of, read_config, processor_digest, weights_digest
+from ftlib.models.folder import config_digest, labels_of, processor_digest, read_config, weights_digest
 from ftlib.models.parameter_names import layer_of
 from ftlib.wording import some
 from ftlib.workspace import Workspace
@@ -65,7 +65,9 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     _check_padding(model, job)
     save_model(model, model_in(folder), labels, source)
     if processor_digest(model_in(folder)) != job.model.tokenizer:
-        raise ModelError(f"{source}: image processor or tokenizer files changed or vanished since the run started; run again")
+        raise ModelError(
+            f"{source}: image processor or tokenizer files changed or vanished since the run started; run again"
+        )
     return Checkpoint(
         weights=weights_digest(model_in(folder)),
         parent=None,

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
-from ftlib.errors import IntegrityError, StorageError
+from ftlib.errors import IntegrityError, StorageError, first_line
 from ftlib.fingerprint import file_digest
 from ftlib.storage.files import in_bytes, local_errors
 from ftlib.training.ema import Average
@@ -141,10 +141,9 @@ def _failures(folder: Path, what: str) -> Generator[None]:
                 raise refused from error
         # A full disk in the middle of an archive looks like this too: torch only sees that it is too short.
         free = in_bytes(shutil.disk_usage(folder.parent).free)
-        first = (str(reasons[0]).strip().splitlines() or [repr(reasons[0])])[0]
         raise StorageError(
-            f"{folder}: the checkpoint was not {what}: {first}; {free} are free there: free space or choose another "
-            "--work"
+            f"{folder}: the checkpoint was not {what}: {first_line(reasons[0])}; {free} are free there: "
+            "free space or choose another --work"
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from ftlib.config import BatchKind, Config
 from ftlib.data.images.likeness import Sight
 from ftlib.data.inputs import TEXT, Inputs
-from ftlib.data.processor import Processor
+from ftlib.data.processor import ImageProcessor, Processor
 from ftlib.data.rows import Example
 
 
@@ -52,6 +52,10 @@ class FormatBase(Config):
     def inputs(self, processor: Processor) -> Inputs:
         """Return the columns that its rows have for the model; what they are may depend on the model's processor."""
         return TEXT
+
+    def image_processor(self, processor: Processor) -> ImageProcessor | None:
+        """Return what makes its images, with which a model that learnt from them is published; None for text."""
+        return None
 
     @property
     def may_be_unanswerable(self) -> bool:

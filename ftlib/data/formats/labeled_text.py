@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.formats.spelt_lists import spells_list
-from ftlib.data.formats.text import TextFormat, cut_texts, text_piece
+from ftlib.data.formats.text import TextFormat, encode_texts, text_of
 from ftlib.data.identity import identity, written
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.rows import Dropped, Encoded, Example, Value, Values, slice_values
@@ -42,11 +42,9 @@ class LabeledText(TextFormat):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return text and label of a row, or why it has none. Truth values and whole numbers are labels by name."""
-        text, label = values.get(self.text), label_name(values.get(self.label))
-        if text is None:
-            return Dropped("missing_text")
-        if not isinstance(text, str):
-            return Dropped("text_not_a_string")
+        text, label = text_of(values, self.text), label_name(values.get(self.label))
+        if isinstance(text, Dropped):
+            return text
         if isinstance(label, Dropped):
             return label
         if spells_list(values.get(self.label)):
@@ -59,12 +57,7 @@ class LabeledText(TextFormat):
 
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        given = [example.text for example in examples]
-        texts = cut_texts(given, processor.tokenizer, self.max_tokens, self.special_tokens)
-        return [
-            Encoded([text_piece(ids, example.target)], truncated=cut)
-            for example, (ids, cut) in zip(examples, texts, strict=True)
-        ]
+        return encode_texts(examples, processor.tokenizer, self.max_tokens, self.special_tokens)
 
 
 def label_name(value: Value) -> str | Dropped:

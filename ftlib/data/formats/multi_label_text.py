@@ -11,7 +11,7 @@ from pydantic import Field
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.formats.labeled_text import label_name
 from ftlib.data.formats.spelt_lists import spells_list
-from ftlib.data.formats.text import TextFormat, cut_texts, text_piece
+from ftlib.data.formats.text import TextFormat, encode_texts, text_of
 from ftlib.data.identity import identities
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.rows import Dropped, Encoded, Example, Value, Values, slice_values
@@ -50,11 +50,9 @@ class MultiLabelText(TextFormat):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return text and labels of a row, or why it has none. The order of labels and their repetition say nothing."""
-        text, listed = values.get(self.text), self._listed(values.get(self.labels))
-        if text is None:
-            return Dropped("missing_text")
-        if not isinstance(text, str):
-            return Dropped("text_not_a_string")
+        text, listed = text_of(values, self.text), self._listed(values.get(self.labels))
+        if isinstance(text, Dropped):
+            return text
         if isinstance(listed, Dropped):
             return listed
         names: set[str] = set()
@@ -83,9 +81,4 @@ class MultiLabelText(TextFormat):
 
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        given = [example.text for example in examples]
-        texts = cut_texts(given, processor.tokenizer, self.max_tokens, self.special_tokens)
-        return [
-            Encoded([text_piece(ids, example.target)], truncated=cut)
-            for example, (ids, cut) in zip(examples, texts, strict=True)
-        ]
+        return encode_texts(examples, processor.tokenizer, self.max_tokens, self.special_tokens)

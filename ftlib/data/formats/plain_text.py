@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ftlib.config import BatchKind, SpecialTokens
-from ftlib.data.formats.text import TextFormat, text_piece
+from ftlib.data.formats.text import TextFormat, text_of, text_piece
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Values, slice_values
 
@@ -41,11 +41,9 @@ class PlainText(TextFormat):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return the text of a row, or why it has none."""
-        text = values.get(self.text)
-        if text is None:
-            return Dropped("missing_text")
-        if not isinstance(text, str):
-            return Dropped("text_not_a_string")
+        text = text_of(values, self.text)
+        if isinstance(text, Dropped):
+            return text
         return Example(text, None, slice_values(values, self.slices))
 
     def least_tokens(self, tokenizer: Tokenizer) -> int:

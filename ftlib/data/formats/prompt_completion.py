@@ -11,7 +11,7 @@ from typing_extensions import override
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
 from ftlib.data.formats.base import Prompting
-from ftlib.data.formats.text import TextFormat, text_piece
+from ftlib.data.formats.text import TextFormat, text_of, text_piece
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.rows import Dropped, Encoded, Example, Values, slice_values
 
@@ -54,11 +54,9 @@ class PromptCompletion(TextFormat):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return a row's prompt, by which rows are the same, and completion, or why it has none."""
-        prompt, completion = values.get(self.prompt), values.get(self.completion)
-        if prompt is None:
-            return Dropped("missing_text")
-        if not isinstance(prompt, str):
-            return Dropped("text_not_a_string")
+        prompt, completion = text_of(values, self.prompt), values.get(self.completion)
+        if isinstance(prompt, Dropped):
+            return prompt
         if completion is None:
             return Dropped("missing_completion")
         if not isinstance(completion, str):

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ftlib.config import BatchKind, SpecialTokens
-from ftlib.data.formats.text import TextFormat, cut_texts, text_piece
+from ftlib.data.formats.text import TextFormat, encode_texts, text_of
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_keys import as_number
 from ftlib.data.rows import Dropped, Encoded, Example, Values, slice_values
@@ -39,11 +39,9 @@ class ScoredText(TextFormat):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return text and score of a row, or why it has none."""
-        text, value = values.get(self.text), values.get(self.score)
-        if text is None:
-            return Dropped("missing_text")
-        if not isinstance(text, str):
-            return Dropped("text_not_a_string")
+        text, value = text_of(values, self.text), values.get(self.score)
+        if isinstance(text, Dropped):
+            return text
         if value is None:
             return Dropped("missing_score")
         score = as_number(value)
@@ -58,9 +56,4 @@ class ScoredText(TextFormat):
 
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        given = [example.text for example in examples]
-        texts = cut_texts(given, processor.tokenizer, self.max_tokens, self.special_tokens)
-        return [
-            Encoded([text_piece(ids, example.target)], truncated=cut)
-            for example, (ids, cut) in zip(examples, texts, strict=True)
-        ]
+        return encode_texts(examples, processor.tokenizer, self.max_tokens, self.special_tokens)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypeIs
 
 from ftlib.config import SpecialTokens
 from ftlib.data.formats.base import FormatBase
 from ftlib.data.inputs import INPUT_IDS
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_targets import Target
-from ftlib.data.rows import Encoded, Example, Piece
+from ftlib.data.rows import Dropped, Encoded, Example, Piece, Values
 
 
 class TextFormat(FormatBase, ABC):
     """A format with `max_tokens` and `special_tokens`, which needs a tokenizer."""
+
+    if TYPE_CHECKING:  # fields of each, which stand where its users look for them
+        max_tokens: int
+        special_tokens: SpecialTokens
 
     @abstractmethod
     def least_tokens(self, tokenizer: Tokenizer) -> int:
@@ -25,7 +32,7 @@ class TextFormat(FormatBase, ABC):
         """Return each example's pieces."""
 
 
-def reads_text(format: FormatBase) -> bool:
+def reads_text(format: FormatBase) -> TypeIs[TextFormat]:
     """Say whether a format has `max_tokens` and `special_tokens`, and needs a tokenizer."""
     return isinstance(format, TextFormat)
 
@@ -35,17 +42,25 @@ def text_piece(ids: list[int], target: Target = None, supervised: int = 1) -> Pi
     return Piece({INPUT_IDS: ids}, target, supervised)
 
 
-def cut_texts(
-    texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, special_tokens: SpecialTokens
-) -> list[tuple[list[int], bool]]:
-    """Return every text's ids, special tokens included, and whether some had to go."""
-    split = special_tokens == "split"
-    whole = tokenizer(list(texts), verbose=False, split_special_tokens=split)["input_ids"]
-    encoded: list[tuple[list[int], bool]] = [(ids, False) for ids in whole]
-    long = [i for i, (ids, _) in enumerate(encoded) if len(ids) > max_tokens]
+def text_of(values: Values, column: str) -> str | Dropped:
+    """Return the text in a row's column, or why there is none."""
+    text = values.get(column)
+    if text is None:
+        return Dropped("missing_text")
+    return text if isinstance(text, str) else Dropped("text_not_a_string")
+
+
+def encode_texts(
+    examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int, special_tokens: SpecialTokens
+) -> list[Encoded]:
+    """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
+    texts, split = [example.text for example in examples], special_tokens == "split"
+    whole: list[list[int]] = tokenizer(texts, verbose=False, split_special_tokens=split)["input_ids"]
+    encoded = [Encoded([text_piece(ids, example.target)]) for example, ids in zip(examples, whole, strict=True)]
+    long = [i for i, ids in enumerate(whole) if len(ids) > max_tokens]
     if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
         again = [texts[i] for i in long]
         cut = tokenizer(again, truncation=True, max_length=max_tokens, split_special_tokens=split)["input_ids"]
         for i, ids in zip(long, cut, strict=True):
-            encoded[i] = (ids, True)
+            encoded[i] = Encoded([text_piece(ids, examples[i].target)], truncated=True)
     return encoded

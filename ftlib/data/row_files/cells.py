@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ftlib.data.row_files.class_names import Namer, named
 from ftlib.data.rows import BadRow, NoValue, Row, Value, table_row
+from ftlib.errors import first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,8 +73,9 @@ def _cell(column: pa.Array) -> object:
         try:
             return _as_text(column, _is_moment)[0]
         except _WRONG:
-            what = (str(error).splitlines() or [type(error).__name__])[0]
-            return NoValue("unreadable_value", f"holds a {str(column.type)[:60]} that cannot be read ({what})")
+            return NoValue(
+                "unreadable_value", f"holds a {str(column.type)[:60]} that cannot be read ({first_line(error)})"
+            )
 
 
 def _is_moment(kind: pa.DataType) -> bool:

@@ -83,6 +83,18 @@ class MeanOverRows(MetricBase):
         return self.per_row(outcomes)[rows].mean(axis=1)
 
 
+class ShareOfRight(MeanOverRows):
+    """The share of rows that are right."""
+
+    def right(self, outcomes: Any) -> Bool[np.ndarray, " rows"]:
+        """Return which rows are right."""
+        raise NotImplementedError
+
+    @override
+    def per_row(self, outcomes: Any) -> Float[np.ndarray, " rows"]:
+        return self.right(outcomes).astype("float64")
+
+
 class OfLabel(MetricBase):
     """A metric of one label against all others; its name is `f1:billing`."""
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
-from ftlib.evaluation.metrics.base import MetricBase
+from ftlib.evaluation.metrics.base import MeanOverRows
 from ftlib.kinds.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
-class Brier(MetricBase):
+class Brier(MeanOverRows):
     """Mean squared distance of the probabilities from the truth (Brier 1950), summed over labels: between 0 and 2.
 
     With two labels it is half of that sum, as usual: between 0 and 1.
@@ -24,21 +24,11 @@ class Brier(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: LabelOutcomes) -> float:
-        """Return the metric over all rows."""
-        return float(_distances(outcomes).mean())
+    def per_row(self, outcomes: LabelOutcomes) -> Float[np.ndarray, " rows"]:
+        """Return every row's own."""
+        import numpy as np
 
-    def resampled(
-        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
-    ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
-        return _distances(outcomes)[rows].mean(axis=1)
-
-
-def _distances(outcomes: LabelOutcomes) -> Float[np.ndarray, " rows"]:
-    import numpy as np
-
-    # Not scikit-learn's function, though it agrees: it refuses probabilities that float32 lets sum to 1 + 1e-6.
-    probabilities = outcomes.probabilities.astype(np.float64)
-    truth = np.eye(len(outcomes.labels))[outcomes.gold]
-    return ((probabilities - truth) ** 2).sum(axis=1) / (2 if len(outcomes.labels) == 2 else 1)
+        # Not scikit-learn's function, though it agrees: it refuses probabilities that float32 lets sum to 1 + 1e-6.
+        probabilities = outcomes.probabilities.astype(np.float64)
+        truth = np.eye(len(outcomes.labels))[outcomes.gold]
+        return ((probabilities - truth) ** 2).sum(axis=1) / (2 if len(outcomes.labels) == 2 else 1)

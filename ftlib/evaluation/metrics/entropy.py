@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
-from ftlib.evaluation.metrics.base import MetricBase
+from ftlib.evaluation.metrics.base import MeanOverRows
 from ftlib.kinds.outcomes import LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
-class Entropy(MetricBase):
+class Entropy(MeanOverRows):
     """How undecided the model is, in nats, whatever the rows' labels say: it can choose alpha where there are none.
 
     AdaWiSE's criterion. A model that is wrong with confidence scores well, so the target's `log_loss`, which needs no
@@ -25,19 +25,9 @@ class Entropy(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
     higher_is_better: ClassVar[bool] = False
 
-    def compute(self, outcomes: LabelOutcomes) -> float:
-        """Return the metric over all rows."""
-        return float(_entropies(outcomes).mean())
+    def per_row(self, outcomes: LabelOutcomes) -> Float[np.ndarray, " rows"]:
+        """Return every row's own."""
+        import numpy as np
+        from scipy.special import entr
 
-    def resampled(
-        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
-    ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
-        return _entropies(outcomes)[rows].mean(axis=1)
-
-
-def _entropies(outcomes: LabelOutcomes) -> Float[np.ndarray, " rows"]:
-    import numpy as np
-    from scipy.special import entr
-
-    return entr(outcomes.probabilities.astype(np.float64)).sum(axis=1)
+        return entr(outcomes.probabilities.astype(np.float64)).sum(axis=1)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.data.cleaning import clean
-from ftlib.evaluation.metrics.base import MetricBase
+from ftlib.evaluation.metrics.base import ShareOfRight
 from ftlib.kinds.outcomes import CompletionOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool
 
 
-class ExactMatch(MetricBase):
+class ExactMatch(ShareOfRight):
     """Exact match, between 0 and 1: both texts in Unicode NFC with white space folded, and else letter for letter."""
 
     kind: Literal["exact_match"] = "exact_match"
@@ -27,16 +27,6 @@ class ExactMatch(MetricBase):
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"completions"})
     reads_writing: ClassVar[bool] = True
     higher_is_better: ClassVar[bool] = True
-
-    def compute(self, outcomes: CompletionOutcomes) -> float:
-        """Return the metric over all rows."""
-        return float(self.right(outcomes).mean())
-
-    def resampled(
-        self, outcomes: CompletionOutcomes, rows: Int[np.ndarray, "resamples rows"]
-    ) -> Float[np.ndarray, " resamples"]:
-        """Return `compute` of every resample."""
-        return self.right(outcomes)[rows].mean(axis=1)
 
     def right(self, outcomes: CompletionOutcomes) -> Bool[np.ndarray, " rows"]:
         """Return which rows are right."""

@@ -5,25 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
-from ftlib.evaluation.metrics.base import MeanOverRows
+from ftlib.evaluation.metrics.base import ShareOfRight
 from ftlib.kinds.outcomes import MultiLabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool
 
 
-class SubsetAccuracy(MeanOverRows):
+class SubsetAccuracy(ShareOfRight):
     """Share of rows that get exactly their labels, none more and none less; between 0 and 1."""
 
     kind: Literal["subset_accuracy"] = "subset_accuracy"
 
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"multi_labeled"})
     higher_is_better: ClassVar[bool] = True
-
-    def per_row(self, outcomes: MultiLabelOutcomes) -> Float[np.ndarray, " rows"]:
-        """Return every row's own."""
-        return self.right(outcomes).astype("float64")
 
     def right(self, outcomes: MultiLabelOutcomes) -> Bool[np.ndarray, " rows"]:
         """Return which rows are right."""

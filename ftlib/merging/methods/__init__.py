@@ -9,7 +9,7 @@ from pydantic import Field
 from ftlib.extensions import kind_of
 from ftlib.merging.methods.average import Average
 from ftlib.merging.methods.dare import Dare
-from ftlib.merging.methods.kernel import Kernel, Meter, Place
+from ftlib.merging.methods.kernel import Chunk, Kernel, Meter
 from ftlib.merging.methods.lerp import Lerp
 from ftlib.merging.methods.model_stock import ModelStock
 from ftlib.merging.methods.slerp import Slerp
@@ -19,13 +19,13 @@ from ftlib.merging.methods.ties import Ties
 __all__ = [
     "METHODS",
     "Average",
+    "Chunk",
     "Dare",
     "Kernel",
     "Lerp",
     "Merge",
     "Meter",
     "ModelStock",
-    "Place",
     "Slerp",
     "TaskArithmetic",
     "Ties",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from ftlib.merging.methods.kernel import Kernel, Place, wide
+from ftlib.merging.methods.kernel import Chunk, Kernel, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,17 +43,12 @@ class Average(Kernel):
         return sorted(self.ingredients) != list(range(count))
 
     @override
-    def source_of(self, place: Place) -> int | None:
-        del place
-        return self.whole_copy()
-
-    @override
     def whole_copy(self) -> int | None:
         return 0 if len(self.ingredients) == 1 else None
 
     @override
-    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        del place, meter
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        del chunk, meter
         total = wide(tensors[0])
         for tensor in tensors[1:]:
             total += tensor

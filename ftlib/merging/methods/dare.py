@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from ftlib.merging.methods.kernel import BLOCK, Kernel, Place, wide
+from ftlib.merging.methods.kernel import BLOCK, Chunk, wide
+from ftlib.merging.methods.task_vector import TaskVectorKernel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Dare(Kernel):
+class Dare(TaskVectorKernel):
     """theta0 + scale * sum_i tau_i, tau_i with a share `drop` of its elements 0 and the others divided by 1 - drop.
 
     Yu et al. 2024, arXiv 2311.03099. Drawn by Philox from the seed, the tensor's name, the checkpoint's position and
@@ -32,16 +33,7 @@ class Dare(Kernel):
     seed: int = Field(default=0, ge=0)
 
     @override
-    def whole_copy(self) -> int | None:
-        return 0 if self.scale == 0.0 else None
-
-    @override
-    def source_of(self, place: Place) -> int | None:
-        del place
-        return self.whole_copy()
-
-    @override
-    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         import torch
 
         del meter
@@ -50,7 +42,7 @@ class Dare(Kernel):
             start = wide(tensors[0][part])
             away = torch.zeros_like(start)
             for i, tensor in enumerate(tensors[1:], start=1):
-                kept = kept_elements(self.seed, place.name, i, (place.first + first) // BLOCK, self.drop)
+                kept = kept_elements(self.seed, chunk.name, i, (chunk.first + first) // BLOCK, self.drop)
                 away += (start - tensor[part]) * torch.from_numpy(kept[: len(start)])
             out[part].copy_(start.sub_(away, alpha=self.scale / (1.0 - self.drop)))
 

@@ -22,8 +22,8 @@ and drawn per block, so no result depends on the chunk size. Torch runs so few e
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a chunk lies."""
+class Chunk:
+    """Which part of which tensor: a chunk's name and first element."""
 
     name: str
     """The tensor's."""
@@ -94,10 +94,10 @@ class Kernel(Config, ABC):
         del count
         return False
 
-    def source_of(self, place: Place) -> int | None:
+    def source_of(self, chunk: Chunk) -> int | None:
         """Return which input a tensor is a byte copy of, if it is one."""
-        del place
-        return None
+        del chunk
+        return self.whole_copy()
 
     def whole_copy(self) -> int | None:
         """Return which input the result is a byte copy of, if it is one."""
@@ -113,5 +113,5 @@ class Kernel(Config, ABC):
         return None
 
     @abstractmethod
-    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         """Write the chunk's result to `out`. Inputs are flat and of one floating type; `out` has it, or is wider."""

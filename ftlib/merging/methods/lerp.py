@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from typing_extensions import override
 
 from ftlib.config import Fraction
-from ftlib.merging.methods.kernel import Kernel, Place
+from ftlib.merging.methods.kernel import Chunk, Kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,16 +34,16 @@ class Lerp(Kernel):
     def coordinate(self) -> float | None:
         return self.alpha
 
-    def alpha_at(self, place: Place) -> float:
+    def alpha_at(self, chunk: Chunk) -> float:
         """Return a tensor's alpha."""
         for pattern, alpha in self.modules.items():
-            if fnmatchcase(place.name, pattern):
+            if fnmatchcase(chunk.name, pattern):
                 return alpha
-        return self.alpha * _on_curve(self.depth, place.depth) if self.depth else self.alpha
+        return self.alpha * _on_curve(self.depth, chunk.depth) if self.depth else self.alpha
 
-    def source_of(self, place: Place) -> int | None:
+    def source_of(self, chunk: Chunk) -> int | None:
         """Byte copies where a tensor's alpha is 0 or 1: no formula returns its ends bit for bit."""
-        alpha = self.alpha_at(place)
+        alpha = self.alpha_at(chunk)
         return int(alpha) if alpha in (0.0, 1.0) else None
 
     @override
@@ -59,9 +59,9 @@ class Lerp(Kernel):
         return tuple(self.modules)
 
     @override
-    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         del meter
-        lerp(tensors[0], tensors[1], self.alpha_at(place), out)
+        lerp(tensors[0], tensors[1], self.alpha_at(chunk), out)
 
 
 def lerp(a: Tensor, b: Tensor, alpha: float, out: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from typing_extensions import override
 
-from ftlib.merging.methods.kernel import Kernel, Meter, Place, wide
+from ftlib.merging.methods.kernel import Chunk, Kernel, Meter, wide
 from ftlib.merging.methods.products import Products
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class ModelStock(Kernel):
         return Products(count - 1, from_first=True)
 
     @override
-    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        del place
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        del chunk
         start, tuned = wide(tensors[0]), tensors[1:]
         mean = wide(tuned[0])
         for tensor in tuned[1:]:

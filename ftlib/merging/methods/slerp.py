@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from typing_extensions import override
 
 from ftlib.config import Fraction
-from ftlib.merging.methods.kernel import Kernel, Meter, Place, wide
+from ftlib.merging.methods.kernel import Chunk, Kernel, Meter, wide
 from ftlib.merging.methods.lerp import lerp
 from ftlib.merging.methods.products import Products
 
@@ -39,11 +39,6 @@ class Slerp(Kernel):
         return self.alpha
 
     @override
-    def source_of(self, place: Place) -> int | None:
-        del place
-        return self.whole_copy()
-
-    @override
     def whole_copy(self) -> int | None:
         return int(self.alpha) if self.alpha in (0.0, 1.0) else None
 
@@ -52,8 +47,8 @@ class Slerp(Kernel):
         return Products(count, from_first=False)
 
     @override
-    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        del place
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        del chunk
         cosine = meter.cosine(0, 1)
         if cosine is None or abs(cosine) > PARALLEL:
             lerp(tensors[0], tensors[1], self.alpha, out)

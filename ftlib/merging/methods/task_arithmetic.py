@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from typing_extensions import override
 
-from ftlib.merging.methods.kernel import Kernel, Place, wide
+from ftlib.merging.methods.kernel import Chunk, wide
+from ftlib.merging.methods.task_vector import TaskVectorKernel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TaskArithmetic(Kernel):
+class TaskArithmetic(TaskVectorKernel):
     """theta0 + scale * sum_i (theta_i - theta0) (Ilharco et al. 2023, arXiv 2212.04089).
 
     A scale above 1 goes beyond the fine-tunes, below 0 away from them.
@@ -22,20 +23,10 @@ class TaskArithmetic(Kernel):
     paper: ClassVar[str] = "task arithmetic (arXiv 2212.04089)"
 
     kind: Literal["task_arithmetic"] = "task_arithmetic"
-    scale: float
 
     @override
-    def whole_copy(self) -> int | None:
-        return 0 if self.scale == 0.0 else None
-
-    @override
-    def source_of(self, place: Place) -> int | None:
-        del place
-        return self.whole_copy()
-
-    @override
-    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        del place, meter
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        del chunk, meter
         start = wide(tensors[0])
         away = start - tensors[1]  # theta0 - theta_i: subtracting it keeps -0.0 where nothing moved
         for tensor in tensors[2:]:

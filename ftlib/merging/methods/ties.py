@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from ftlib.merging.methods.kernel import Kernel, Meter, Place, wide
+from ftlib.merging.methods.kernel import Chunk, Meter, wide
+from ftlib.merging.methods.task_vector import TaskVectorKernel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _LOW_BITS = 15  # of a float's 31 without the sign: 65,536 bins on the first pass, 32,768 on the second
 
 
-class Ties(Kernel):
+class Ties(TaskVectorKernel):
     """theta0 + scale * tau, tau from TIES-Merging (Yadav et al. 2023, arXiv 2306.01708).
 
     Trim: of each task vector over all tensors, the `density` largest by magnitude stay (all that equal the smallest of
@@ -33,23 +34,14 @@ class Ties(Kernel):
     scale: float = 1.0
 
     @override
-    def whole_copy(self) -> int | None:
-        return 0 if self.scale == 0.0 else None
-
-    @override
-    def source_of(self, place: Place) -> int | None:
-        del place
-        return self.whole_copy()
-
-    @override
     def meter(self, count: int) -> Meter:
         return Thresholds(count - 1, self.density)
 
     @override
-    def mix(self, place: Place, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         import torch
 
-        del place
+        del chunk
         start = wide(tensors[0])
         # theta0 - theta_i: subtracting its +0.0 keeps -0.0 where nothing moved; adding would lose it
         trimmed = torch.stack([start - tensor for tensor in tensors[1:]])

@@ -9,8 +9,12 @@ from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
+from ftlib.training.tuning.zero_shot import ZeroShot
 
-Tuning = Annotated[Full | FrozenLayers | LinearProbe | LoRA, Open("reglage.tuning")]
+Tuning = Annotated[
+    Full | FrozenLayers | LinearProbe | LoRA | ZeroShot,
+    Open("reglage.tuning"),
+]
 
 
 def tunings(holds: Callable[[type[TuningBase]], bool]) -> list[str]:

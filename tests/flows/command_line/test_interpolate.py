@@ -161,7 +161,7 @@ def test_a_start_that_is_not_on_record_is_known_by_its_bytes(trail: list[Checkpo
     other = copied(trail[2].path / "model", tmp_path / "other")
     result = call(other, trail[1].path, "--alpha", 0.3, "--out", tmp_path / "wrong")
     assert result.exit_code == 4
-    assert "give the weights it started from as A" in result.output
+    assert "give the exact weights it started from as theta0" in result.output
 
 
 def test_published_versions_are_pulled(

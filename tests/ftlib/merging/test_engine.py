@@ -104,7 +104,7 @@ def test_the_bytes_depend_on_no_chunk_size_worker_count_or_shard_layout(
     shards = [dict([item]) for item in reversed(tensors_of(0, dtype).items())]  # another order of the same names
     sharded = [Input("m0", folder_of(tmp_path / "sharded", shards)), *parts[1:]]
     digests.add(write(kernel, sharded, tmp_path / "from-shards").weights)
-    digests.add(write(kernel, parts, tmp_path / "to-shards", shard_bytes=100_000).weights)
+    digests.add(write(kernel, parts, tmp_path / "to-shards", shard_bytes=50_000).weights)
     assert len(digests) == 1
     assert {weights_digest(path) for path in tmp_path.glob("out*")} == digests
     assert len(list((tmp_path / "to-shards").glob("*.safetensors"))) > 2
@@ -314,9 +314,9 @@ def slowly(out: str, parts: list[tuple[str, str]], ready: Any) -> None:
     """Write in a process of its own, and say when half is on the disk."""
     take = files._FileSink.take
 
-    def slow(self: Any, task: Any, first: int, values: Tensor) -> None:
-        take(self, task, first, values)
-        if task.place.name == "layers.0.weight":
+    def slow(self: Any, planned: Any, first: int, values: Tensor) -> None:
+        take(self, planned, first, values)
+        if planned.name == "layers.0.weight":
             ready.set()
             time.sleep(60)
 

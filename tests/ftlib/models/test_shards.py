@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification
 from ftlib.errors import ModelError
 from ftlib.fingerprint import file_digest
 from ftlib.models.folder import tensor_files, tensor_spans, weight_files, weights_digest
-from ftlib.models.shards import INDEX, shard_layout, write_shards
+from ftlib.models.shards import shard_layout, write_shards
+from ftlib.models.tensor_files import INDEX
 from ftlib.testing import LABELS, tiny_classifier
 
 

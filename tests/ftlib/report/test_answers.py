@@ -92,20 +92,20 @@ def column(table: Table | None, name: str) -> list[str]:
 
 def test_calibration_of_one_label_is_scikit_learn_s_curve() -> None:
     table = labelled()
-    found = reliability(table)
+    bins = reliability(table)
     right = table.gold == table.predicted
     expected = sklearn.calibration.calibration_curve(right, table.probabilities.max(axis=1), n_bins=BINS)
-    np.testing.assert_allclose((found.true, found.said), expected, rtol=1e-6)
-    assert found.held.sum() == len(table)
-    np.testing.assert_allclose(found.error, np.sqrt(found.true * (1 - found.true) / found.held), atol=1e-12)
+    np.testing.assert_allclose((bins.true, bins.said), expected, rtol=1e-6)
+    assert bins.held.sum() == len(table)
+    np.testing.assert_allclose(bins.error, np.sqrt(bins.true * (1 - bins.true) / bins.held), atol=1e-12)
 
 
 def test_calibration_of_several_labels_is_scikit_learn_s_curve_of_every_yes_and_no() -> None:
     table = several()
-    found = reliability(table)
+    bins = reliability(table)
     expected = sklearn.calibration.calibration_curve(table.gold.ravel(), table.probabilities.ravel(), n_bins=BINS)
-    np.testing.assert_allclose((found.true, found.said), expected, rtol=1e-6)
-    assert found.held.sum() == table.gold.size
+    np.testing.assert_allclose((bins.true, bins.said), expected, rtol=1e-6)
+    assert bins.held.sum() == table.gold.size
 
 
 def test_answers_that_repeat_each_other_are_no_more_certain() -> None:
@@ -123,12 +123,12 @@ def test_answers_that_repeat_each_other_are_no_more_certain() -> None:
 
 def test_means_of_scores_are_pandas_of_tenths_of_the_rows() -> None:
     table = scored()
-    found = means(table)
+    bins = means(table)
     frame = pd.DataFrame({"said": table.predicted, "gold": table.gold})
     tenths = frame.groupby(pd.qcut(frame.said, 10), observed=True)
-    np.testing.assert_allclose(found.said, tenths.said.mean())
-    np.testing.assert_allclose(found.gold, tenths.gold.mean())
-    np.testing.assert_allclose(found.error, tenths.gold.sem())
+    np.testing.assert_allclose(bins.said, tenths.said.mean())
+    np.testing.assert_allclose(bins.true, tenths.gold.mean())
+    np.testing.assert_allclose(bins.error, tenths.gold.sem())
 
 
 def test_means_of_few_rows_and_of_equal_answers() -> None:
@@ -138,10 +138,10 @@ def test_means_of_few_rows_and_of_equal_answers() -> None:
     table = scored(100)
     same = means(ScoreOutcomes(**common(100), gold=table.gold, predicted=np.full(100, 2.0)))
     assert same.said.tolist() == [2.0]
-    assert same.gold == pytest.approx([table.gold.mean()])
+    assert same.true == pytest.approx([table.gold.mean()])
     two = means(ScoreOutcomes(**common(100), gold=table.gold, predicted=np.repeat([1.0, 3.0], [95, 5])))
     assert two.said.tolist() == [1.0, 3.0]
-    assert two.gold[1] == pytest.approx(table.gold[95:].mean())
+    assert two.true[1] == pytest.approx(table.gold[95:].mean())
 
 
 def test_confusion_is_scikit_learn_s_matrix() -> None:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoModelForImageClassification
 
-from ftlib.data.prepared import split_file
-from ftlib.kinds.collate import Collator
-from ftlib.kinds.open_split import open_split
 from ftlib.testing import ImageFamily
-from ftlib.training import curves
-from ftlib.training.batches import Order
-from tests.ftlib.training.image_kit import LABELS, image_data, image_phase, image_start, trained
+from tests.ftlib.training.image_kit import image_data, image_phase, image_start, trained
 
 FAMILIES: tuple[ImageFamily, ...] = ("vit", "resnet", "efficientnet")
 CONVOLUTIONS: tuple[ImageFamily, ...] = ("resnet", "efficientnet")

@@ -354,7 +354,7 @@ def test_a_second_header_in_another_order_is_refused(tmp_path: Path) -> None:
         (["label", "meta"], "the columns are label, meta"),
         (["Text ", "label"], "did you mean 'Text '?"),
         (["textt", "label"], "did you mean 'textt'?"),
-        ([f"column {i}" for i in range(10_000)], "and 9980 more"),
+        ([f"column {i}" for i in range(10_000)], "and 9,980 more"),
     ],
 )
 def test_an_absent_column_says_what_was_meant(have: list[str], said: str) -> None:

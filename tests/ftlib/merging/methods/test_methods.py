@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ftlib.merging.methods import Average, Dare, Kernel, Lerp, ModelStock, Place, Slerp, TaskArithmetic, Ties
+from ftlib.merging.methods import Average, Chunk, Dare, Kernel, Lerp, ModelStock, Slerp, TaskArithmetic, Ties
 from ftlib.merging.methods.dare import kept_elements
 from ftlib.merging.methods.kernel import BLOCK
 from ftlib.merging.methods.lerp import lerp
 
-PLACE = Place("layer.weight")
+CHUNK = Chunk("layer.weight")
 
 
 def run(kernel: Kernel, vectors: Sequence[np.ndarray]) -> np.ndarray:
@@ -28,7 +28,7 @@ def run(kernel: Kernel, vectors: Sequence[np.ndarray]) -> np.ndarray:
         meter.add(turn, tensors)
         meter.close(turn)
     out = torch.empty_like(tensors[0])
-    kernel.mix(PLACE, tensors, meter, out)
+    kernel.mix(CHUNK, tensors, meter, out)
     return out.numpy()
 
 
@@ -127,7 +127,7 @@ def test_the_threshold_is_the_sorted_one(data: st.DataObject, density: float) ->
 
 def test_dare_drops_and_rescales_by_its_own_draw() -> None:
     start, *tuned = drawn(2, size=4000)
-    masks = [kept_elements(7, PLACE.name, i, 0, 0.9)[:4000] for i in (1, 2)]
+    masks = [kept_elements(7, CHUNK.name, i, 0, 0.9)[:4000] for i in (1, 2)]
     expected = start + 0.5 * sum(m * (vector - start) / 0.1 for m, vector in zip(masks, tuned, strict=True))
     same(run(Dare(drop=0.9, scale=0.5, seed=7), [start, *tuned]), expected)
     assert abs(np.mean(masks) - 0.1) < 0.02
@@ -219,10 +219,10 @@ def test_all_but_a_thousandth_are_correctly_rounded(dtype: torch.dtype, alpha: f
 
 def test_alpha_by_module_and_depth() -> None:
     kernel = Lerp(alpha=0.4, modules={"classifier.*": 1.0, "*.norm.*": 0.0}, depth=(0.0, 1.0))
-    assert kernel.source_of(Place("classifier.weight", 1.0)) == 1
-    assert kernel.source_of(Place("layer.3.norm.bias", 0.5)) == 0
-    assert kernel.alpha_at(Place("layer.3.weight", 0.5)) == pytest.approx(0.2)
-    assert kernel.alpha_at(Place("pooler.weight", 1.0)) == pytest.approx(0.4)
-    assert Lerp(alpha=0.4, depth=(0.0, 0.5, 1.0)).alpha_at(Place("x", 0.75)) == pytest.approx(0.3)
-    assert Lerp(alpha=0.4, depth=(0.5,)).alpha_at(Place("x", 0.75)) == pytest.approx(0.2)
+    assert kernel.source_of(Chunk("classifier.weight", 1.0)) == 1
+    assert kernel.source_of(Chunk("layer.3.norm.bias", 0.5)) == 0
+    assert kernel.alpha_at(Chunk("layer.3.weight", 0.5)) == pytest.approx(0.2)
+    assert kernel.alpha_at(Chunk("pooler.weight", 1.0)) == pytest.approx(0.4)
+    assert Lerp(alpha=0.4, depth=(0.0, 0.5, 1.0)).alpha_at(Chunk("x", 0.75)) == pytest.approx(0.3)
+    assert Lerp(alpha=0.4, depth=(0.5,)).alpha_at(Chunk("x", 0.75)) == pytest.approx(0.2)
     assert kernel.whole_copy() is None
