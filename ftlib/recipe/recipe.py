@@ -155,6 +155,8 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         yield from _solved_misfits(where, phase)
     if phase.batch_norm == "updated":
         yield from _statistics_misfits(where, phase, recipe.compute)
+    if phase.augmentation:
+        yield from _augmentation_misfits(recipe, phase, where)
 
 
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -166,6 +168,24 @@ def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[
         yield (
             f"{where}.batch_norm: updated normalises a row by all rows of its batch, which {split} split; set "
             "compute.workers to 0 or 1 and compute.micro_batch_size to null, or leave batch_norm at frozen"
+        )
+
+
+def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    """Say which rows an augmentation cannot change, or that they are seen once, as they are."""
+    assert phase.augmentation
+    changes = phase.augmentation.changes
+    for name in phase.parts:
+        kind = KINDS[recipe.datasets[name].format.yields]
+        if kind.modality != changes:
+            yield (
+                f"{where}.augmentation: {phase.augmentation.kind!r} changes {changes}, but the rows of {name!r} are "
+                f"{kind.modality}; remove it"
+            )
+    if not phase.tuning.takes_steps:
+        yield (
+            f"{where}.augmentation: changes rows step by step, but {phase.tuning.kind!r} is solved for and takes none; "
+            "remove it or use another tuning"
         )
 
 
