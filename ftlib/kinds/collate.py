@@ -86,7 +86,7 @@ class Collator:
                 continue
             if isinstance(column, Pixels):
                 pixels = [cell if _is_augmented(cell) else column.array(cell) for cell in cells]
-                arrays[column.name] = _in_the_models_unit(np.stack(pixels), column)
+                arrays[column.name] = in_the_models_unit(np.stack(pixels), column)
                 continue
             mask = _mask([len(cell) for cell in cells], left=left)
             if isinstance(column, Tokens):
@@ -109,7 +109,7 @@ def _is_augmented(cell: object) -> bool:
     return isinstance(cell, np.ndarray) and cell.dtype == np.float32
 
 
-def _in_the_models_unit(pixels: Real[np.ndarray, "rows 3 height width"], column: Pixels) -> np.ndarray:
+def in_the_models_unit(pixels: Real[np.ndarray, "rows 3 height width"], column: Pixels) -> np.ndarray:
     """Return float32, as transformers' image processors rescale and normalise."""
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (column.mean, column.std))
     return (pixels.astype(np.float32) * np.float32(column.scale) - mean) / std

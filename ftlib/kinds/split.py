@@ -59,6 +59,10 @@ class PreparedSplit:
         """Return the ids of one row's `input_ids`, as they lie in the file."""
         return self._columns[INPUT_IDS][row]
 
+    def pixels(self, rows: Rows, name: str) -> list[UInt8[np.ndarray, "3 height width"]]:
+        """Return the images of rows, as they lie in the file's column of that name."""
+        return [self._columns[name][row] for row in rows]
+
     def batch(self, rows: Rows, collate: Collator, augment: Augment | None = None) -> Batch:
         """Return these rows as a batch of the collator's model, their pixels changed by `augment`, if it is given.
 

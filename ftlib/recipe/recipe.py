@@ -72,8 +72,12 @@ class Recipe(Config):
 
         Of a mixture, its part with the largest share.
         """
+        return self.published_dataset().format
+
+    def published_dataset(self) -> Dataset:
+        """Return the dataset that the last phase trains on; of a mixture, its part with the largest share."""
         parts = self.phases[-1].parts
-        return self.datasets[max(parts, key=parts.__getitem__)].format
+        return self.datasets[max(parts, key=parts.__getitem__)]
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""

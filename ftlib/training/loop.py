@@ -342,7 +342,7 @@ def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]
         model = merged(model)
     head, phase = head_modules(model), plan.phase
     tuned = phase.tuning.prepare(model, plan.kind, head)
-    freeze(tuned, phase.frozen)
+    freeze(tuned, phase.frozen, f"phases[{phase.name}]")
     if phase.batch_norm == "updated" and not moving_statistics(tuned):
         raise RecipeError(
             f"phases[{phase.name}].batch_norm: updated, but {type(model).__name__} has no layer of BatchNorm that "
