@@ -62,7 +62,7 @@ def test_the_model_reads_what_its_own_image_processor_makes(stock: Any) -> None:
         assert np.abs(np.asarray(read) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("stock", [stock for stock in STOCK if stock.size.height != 20], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("stock", STOCK[:1] + STOCK[2:], ids=lambda s: type(s).__name__)
 def test_another_size_is_what_a_published_folder_says(stock: Any, tmp_path: Any) -> None:
     format = LabeledImage(pixels=48)
     processor = Processor.of(image_processor=stock)

@@ -46,7 +46,7 @@ def test_exif_turns_an_image_as_pillow_does(kind: str, orientation: int) -> None
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
-    values = np.arange(0, 65536, 29, np.uint16)[:2048].reshape(32, 64)
+    values = np.arange(0, 65536, 29)[:2048].reshape(32, 64).astype(np.uint16)
     for kind in ("PNG", "TIFF"):
         found = decode(encoded(Image.fromarray(values), kind))
         assert np.array_equal(np.asarray(found.image)[..., 1], values // 256)

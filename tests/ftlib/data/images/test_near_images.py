@@ -77,11 +77,11 @@ def test_no_near_pair_is_missed_and_no_other_found(seed: int, threshold: float) 
     rows: list[Looked] = []
     for place in range(30):
         if rows and draw.random() < 0.7:
-            near = draw.choice(rows).sight
+            model = draw.choice(rows).sight
             flips = sum(1 << bit for bit in draw.sample(range(64), draw.randint(0, 11)))
             shade = draw.randint(-20, 20)
-            colour = tuple(min(255, max(0, value + shade)) for value in near.colour)
-            seen = Sight(near.bits ^ flips, colour)  # type: ignore[arg-type]
+            colour = tuple(min(255, max(0, value + shade)) for value in model.colour)
+            seen = Sight(model.bits ^ flips, colour)  # type: ignore[arg-type]
         else:
             seen = Sight(draw.getrandbits(64), (draw.randrange(256), draw.randrange(256), draw.randrange(256)))
         side: Side = draw.choice(["train", "train", "validation", "test", "elsewhere"])
