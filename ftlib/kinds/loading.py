@@ -124,6 +124,8 @@ _DROPOUTS = (
     "embd_pdrop",
     "attn_pdrop",
     "resid_pdrop",
+    "dropout_rate",
+    "drop_connect_rate",
 )
 
 
