@@ -132,6 +132,8 @@ _DROPOUTS = (
     "embd_pdrop",
     "attn_pdrop",
     "resid_pdrop",
+    "dropout_rate",
+    "drop_connect_rate",
 )
 
 
