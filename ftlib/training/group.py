@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -46,10 +47,19 @@ class Group:
 
     def sum(self, *values: float | torch.Tensor) -> list[float]:
         """Return the sums over all ranks, in float64."""
-        total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.device).detach() for v in values])
+        return self.summed(*values).tolist()
+
+    def summed(self, *values: float | torch.Tensor) -> Float[torch.Tensor, " values"]:
+        """Return the sums over all ranks, in float64 and unread: nothing waits for the device."""
+        total = torch.stack([self._own(value) for value in values])
         if self.world_size > 1:
             dist.all_reduce(total)
-        return total.tolist()
+        return total
+
+    def _own(self, value: float | torch.Tensor) -> Float[torch.Tensor, ""]:
+        if isinstance(value, torch.Tensor):
+            return value.detach().to(self.device, torch.float64, non_blocking=True)
+        return torch.full((), value, dtype=torch.float64, device=self.device)  # a copy would wait for the queue
 
     def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum of a tensor over all ranks, which have it in the same shape."""
@@ -76,7 +86,7 @@ class Group:
             dist.barrier()
 
     def check_agreement(self, model: nn.Module, step: int) -> None:
-        """Compare the bits of all replicated parameters over all ranks; sharded ones are each on one rank only.
+        """Compare the bits of all replicated tensors over all ranks; sharded ones are each on one rank only.
 
         Raises TrainingError if two ranks train two models.
         """
@@ -88,18 +98,28 @@ class Group:
 
     def spread(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
         """Return the model on this rank's device, replicated (DDP) or sharded (FSDP2) over the group."""
+        return self.replicate(self.place(model, sharding))
+
+    def place(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
+        """Return the model on this rank's device, its shard alone if it is to be sharded; no replica is bound yet."""
         model.to(self.device)
-        if self.world_size == 1:
+        if self.world_size == 1 or sharding == "ddp":
             return model
-        if sharding == "ddp" and not any(parameter.requires_grad for parameter in model.parameters()):
-            return model  # it has no gradients that could travel, and DDP refuses it
-        if sharding == "ddp":
-            return DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         for layer in transformer_layers(model):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
+
+    def replicate(self, placed: nn.Module) -> nn.Module:
+        """Bind a placed model's replicas, so that gradients travel: of those parameters that train now.
+
+        Shards are bound already, and a model of which nothing trains has no gradients: DDP refuses it.
+        """
+        trains = any(parameter.requires_grad for parameter in placed.parameters())
+        if self.world_size == 1 or isinstance(placed, FSDPModule) or not trains:
+            return placed
+        return DistributedDataParallel(placed, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:
@@ -134,11 +154,14 @@ def own_part(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def bit_sums(model: nn.Module) -> list[int]:
-    """Return one exact integer per parameter, equal on two ranks only if their bits are (but for freak cases)."""
+    """Return one exact integer per parameter and buffer, equal on two ranks only if their bits are.
+
+    But for freak cases. BatchNorm's statistics are buffers.
+    """
     views = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
         cast(Any, p.detach()).contiguous().view(views[p.element_size()]).sum(dtype=torch.int64)
-        for p in model.parameters()
+        for p in (*model.parameters(), *model.buffers())
         if p.numel()
     ]
     return torch.stack(sums).tolist() if sums else []

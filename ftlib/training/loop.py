@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ftlib.data.prepared import split_file
-from ftlib.errors import TrainingError
+from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.open_split import open_split
@@ -33,9 +33,12 @@ from ftlib.training.checkpoints import State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
+from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.modes import into_training, moving_statistics
 from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, total_steps
 from ftlib.training.plan import Part, Plan
+from ftlib.training.readings import Readings
 from ftlib.training.unused import freeze_unused
 
 
@@ -57,7 +60,9 @@ class _Attempt:
     first_step: int
     rows: int = 0
     loss: float = math.nan
-    """Of the last step."""
+    """Of the last step that was read."""
+    wants_checkpoint: bool = False
+    """The first rank's clock asked for one, and all ranks have heard of it."""
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written."""
@@ -65,16 +70,14 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class _Step:
-    """One optimiser step that was done."""
+    """One optimiser step that was done, but for its numbers, which the device may still be computing."""
 
+    number: int
+    """Counted from 1."""
     batch: GlobalBatch
-    loss: float
-    penalty: float | None
+    count: int
+    """Supervised items of the global batch: what its loss is divided by."""
     learning_rate: float
-    grad_norm: float
-    seconds: float
-    wants_checkpoint: bool
-    """Some rank wished for one when the step began."""
 
 
 class Loop:
@@ -88,15 +91,18 @@ class Loop:
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
         self.collate = Collator.of(tuned, group.device)
-        companions = load_companions(plan, self.collate)
-        self.unused = freeze_unused(tuned, plan.phase.objective, companions, self.train)
-        self.model = group.spread(tuned, plan.compute.sharding)
+        companions = {
+            name: group.spread(one, plan.compute.sharding) for name, one in load_companions(plan, self.collate).items()
+        }
+        placed = group.place(tuned, plan.compute.sharding)
+        self.unused = freeze_unused(placed, plan.phase.objective, companions, self.train, plan.precision)
+        self.model = group.replicate(placed)
         self.asking = Asking(
             plan.phase.objective,
             self.model,
             self.collate,
             group,
-            companions={name: group.spread(one, plan.compute.sharding) for name, one in companions.items()},
+            companions=companions,
             precision=plan.precision,
             micro_batch_size=plan.compute.micro_batch_size,
         )
@@ -114,19 +120,21 @@ class Loop:
         state = self._restored()
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
+        readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
         while state.step < self.steps and not state.stopped:
-            done = self._step(self.order.at(state.step), state, wants_checkpoint=self._is_time_to_save(attempt))
+            self._step(self.order.at(state.step), state, readings, asks=self._is_time_to_save(attempt))
             state = state.changed(step=state.step + 1)
-            attempt.loss, attempt.rows = done.loss, attempt.rows + len(done.batch.rows)
-            self._record(done, state)
             if state.step == 1:
                 self.group.check_agreement(self.model, state.step)
             if self._is_time_to_judge(state):
+                readings.settle()
                 with averaged(self.average):
                     state = self._judge(state)
-            if done.wants_checkpoint and state.step < self.steps and not state.stopped:
+            if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
+                readings.settle()
                 self._save(state)
-                attempt.saved = time.monotonic()
+                attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
+        readings.settle()
         self.group.check_agreement(self.model, state.step)
         if self.average:
             self.average.swap()  # for good: the phase ends with the average
@@ -171,23 +179,17 @@ class Loop:
             facts["resumed_from_step"] = attempt.first_step
         return facts
 
-    def _step(self, batch: GlobalBatch, state: State, *, wants_checkpoint: bool) -> _Step:
-        """Do one optimiser step on a global batch."""
+    def _step(self, batch: GlobalBatch, state: State, readings: Readings[_Step], *, asks: bool) -> None:
+        """Do one optimiser step on a global batch; `asks` for a checkpoint. Its numbers are read when they are due."""
         began = time.monotonic()
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
-        self.model.train()
+        into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
         split, rate = self.train[batch.part], self._rate(state)
         pieces, count = self.asking.pieces(split, batch.rows)
         total = self._backward(split, pieces, count)
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
-        total, wanting, *penalty = self.group.sum(total, float(wants_checkpoint), *pulled)
-        loss = total / max(1, count)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"phase {self.plan.phase.name}: the loss is {loss} at step {state.step + 1} of {self.steps} with "
-                f"learning rate {rate:g}; lower optimizer.learning_rate, raise warmup, or look at the rows"
-            )
-        norm = nn.utils.clip_grad_norm_(
+        sums = self.group.summed(total, float(asks), *pulled)
+        norm: Any = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
         )
         set_rate(self.optimizer, rate)
@@ -195,15 +197,8 @@ class Loop:
         if self.average:
             self.average.update(first=state.step == 0)
         self.optimizer.zero_grad(set_to_none=True)
-        return _Step(
-            batch=batch,
-            loss=loss,
-            penalty=penalty[0] if penalty else None,
-            learning_rate=rate,
-            grad_norm=float(getattr(norm, "full_tensor", lambda: norm)()),
-            seconds=time.monotonic() - began,
-            wants_checkpoint=wanting > 0,
-        )
+        whole = getattr(norm, "full_tensor", lambda: norm)().double().reshape(1)
+        readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
 
     def _backward(self, split: PreparedSplit, pieces: Sequence[Piece], count: int) -> torch.Tensor:
         """Add up the gradients of a global batch, over micro-batches and ranks; return this rank's summed loss."""
@@ -221,17 +216,31 @@ class Loop:
             self.settings, state.step, self.steps, state.plateau_factor
         )
 
-    def _record(self, done: _Step, state: State) -> None:
-        """Write what the step that led to this state did; of a mixture also under its part's name."""
+    def _record(self, attempt: _Attempt, step: _Step, numbers: Sequence[float], seconds: float) -> None:
+        """Write what a step did; of a mixture also under its part's name.
+
+        Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
+        """
+        norm, total, asking, *penalty = numbers
+        loss = total / max(1, step.count)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"phase {self.plan.phase.name}: the loss is {loss} at step {step.number} of {self.steps} with "
+                f"learning rate {step.learning_rate:g}; lower optimizer.learning_rate, raise warmup, or look at the "
+                "rows"
+            )
+        rows = len(step.batch.rows)
+        attempt.loss, attempt.rows = loss, attempt.rows + rows
+        attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0
         self.curves.write(
-            step=state.step,
-            epoch=state.step / self.order.steps_per_epoch,
-            loss=done.loss,
-            learning_rate=done.learning_rate,
-            grad_norm=done.grad_norm,
-            samples_per_second=len(done.batch.rows) / done.seconds,
-            **({} if done.penalty is None else {"penalty": done.penalty}),
-            **self._by_part("loss", {self.plan.parts[done.batch.part].name: done.loss}),
+            step=step.number,
+            epoch=step.number / self.order.steps_per_epoch,
+            loss=loss,
+            learning_rate=step.learning_rate,
+            grad_norm=norm,
+            samples_per_second=rows / seconds,
+            **({"penalty": penalty[0]} if penalty else {}),
+            **self._by_part("loss", {self.plan.parts[step.batch.part].name: loss}),
         )
 
     def _by_part(self, what: str, losses: dict[str, float]) -> dict[str, float]:
@@ -317,10 +326,20 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
 
 
 def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
-    """Return the phase's model as it is before step 0, on the CPU, and its head's modules; the same bits every time."""
+    """Return the phase's model as it is before step 0, on the CPU, and its head's modules; the same bits every time.
+
+    Raises RecipeError for a tuning, or something to be frozen or updated, that this model does not have.
+    """
     torch.manual_seed(plan.seed)
     model = load(plan.start, plan.kind, dropout)
     if plan.phase.tuning.leaves == "dense":
         model = merged(model)
-    head = head_modules(model)
-    return plan.phase.tuning.prepare(model, plan.kind, head), head
+    head, phase = head_modules(model), plan.phase
+    tuned = phase.tuning.prepare(model, plan.kind, head)
+    freeze(tuned, phase.frozen)
+    if phase.batch_norm == "updated" and not moving_statistics(tuned):
+        raise RecipeError(
+            f"phases[{phase.name}].batch_norm: updated, but {type(model).__name__} has no layer of BatchNorm that "
+            f"{phase.tuning.kind} trains; leave it at frozen"
+        )
+    return tuned, head

@@ -40,8 +40,9 @@ def build_optimizer(model: nn.Module, settings: Optimizer, decay: float, head: C
     for name, parameter in named:
         weight_decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((rate_scale(name, layers, decay, head), weight_decay), []).append(parameter)
+    rated = [{"params": params, "scale": scale, "weight_decay": wd} for (scale, wd), params in sorted(groups.items())]
     return torch.optim.AdamW(
-        [{"params": params, "scale": scale, "weight_decay": wd} for (scale, wd), params in sorted(groups.items())],
+        rated,
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,

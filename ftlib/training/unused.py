@@ -1,11 +1,10 @@
-"""Parameters that no gradient reaches, found by one pass before the model is spread over the workers."""
+"""Parameters that no gradient reaches, found by one pass before the model's replicas are bound."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from ftlib.errors import TrainingError
@@ -13,19 +12,27 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.asking import Asking
 from ftlib.training.group import Group
+from ftlib.training.modes import into_training
 
 
 def freeze_unused(
-    model: nn.Module, objective: Any, companions: Mapping[str, nn.Module], parts: Sequence[PreparedSplit]
+    model: nn.Module,
+    objective: Any,
+    companions: Mapping[str, nn.Module],
+    parts: Sequence[PreparedSplit],
+    precision: Literal["fp32", "bf16"],
 ) -> frozenset[str]:
     """Freeze the trainable parameters that no gradient reaches, and return their names.
 
     DDP would wait for such a parameter's gradient for ever, and AdamW's decay would move it. They are found by a pass
-    over the two widest rows of every part, on the CPU, where model and companions are before they are spread. Raises
-    TrainingError if the objective's loss counts other than the format did, or than what it prepared.
+    over the two widest rows of every part, where the model is to train: every rank does the same one, and the ranks of
+    a sharded model do it together. Raises TrainingError if the objective's loss counts other than the format did, or
+    than what it prepared.
     """
-    alone = Group(rank=0, world_size=1, device=torch.device("cpu"))
-    asking = Asking(objective, model.train(), Collator.of(model), alone, companions=companions)
+    alone = Group(rank=0, world_size=1, device=next(model.parameters()).device)
+    # Its statistics are not to move for a question.
+    into_training(model, updated=False)
+    asking = Asking(objective, model, Collator.of(model), alone, companions=companions, precision=precision)
     for part in parts:
         (piece,), expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
         loss = asking.loss(part, piece)

@@ -11,7 +11,10 @@ from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
 from ftlib.training.tuning.zero_shot import ZeroShot
 
-Tuning = Annotated[Full | FrozenLayers | LinearProbe | LoRA | ZeroShot, Open("reglage.tuning")]
+Tuning = Annotated[
+    Full | FrozenLayers | LinearProbe | LoRA | ZeroShot,
+    Open("reglage.tuning"),
+]
 
 
 def tunings(holds: Callable[[type[TuningBase]], bool]) -> list[str]:
