@@ -84,7 +84,13 @@ class Map(NamedTuple):
     """The share of the embeddings' variance that it tells, of rows that it was not fitted on; None for no fit."""
 
     @classmethod
-    def fitted(cls, features: Vectors, embedded: Vectors, *, intercept: bool) -> Map:
+    def fitted(
+        cls,
+        features: Float[np.ndarray, "rows features"],
+        embedded: Float[np.ndarray, "rows embedding"],
+        *,
+        intercept: bool,
+    ) -> Map:
         """Fit it by ridge regression; of `_RIDGES` the one with the least leave-one-out error.
 
         Raises TrainingError if all rows have the same features, or the same embedding.
