@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROWS = 20_000
 """Training rows that the map is fitted on at most, evenly spaced: it has a few hundred numbers for each of them."""
-_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """Of the features' mean variance; by leave-one-out error one is chosen. A weaker one tells hardly more, and its weights
 are so large that a step of fine-tuning is below their rounding."""
 _ROUNDING = 1e-10

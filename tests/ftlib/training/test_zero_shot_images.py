@@ -101,7 +101,7 @@ def test_the_head_regresses_clips_own_logits(
     seen = stock.vision_model(pixels).last_hidden_state[:, 1:].mean(dim=1).double().numpy()
 
     usual = seen.var(axis=0).mean() * len(seen)
-    strengths = [part * usual for part in (10, 3, 1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)]
+    strengths = [part * usual for part in (10, 3, 1, 0.3, 0.1, 0.03, 0.01)]
     embedded = told.image_embeds.double().numpy()
     errors = [left_out(seen, embedded, strength, intercept=True) for strength in strengths]
     best = strengths[int(np.argmin(errors))]
