@@ -131,7 +131,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: one model must answer the batches of all; these train on {_these(kinds)}"
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
-        yield from _companion_misfits(phase, ("base", *names[:i]))
+        yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
 
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
@@ -211,12 +211,17 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
         )
 
 
-def _companion_misfits(phase: Phase, ends: Sequence[str]) -> Iterator[str]:
-    """Say which frozen models the objective lacks or does not ask, and which name none of the `ends` before."""
-    for field, given in (("companions", phase.companions), ("scores", phase.scores)):
-        where, asked = f"phases[{phase.name}].{field}", getattr(phase.objective, field, ())
+def _companion_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Iterator[str]:
+    """Say which frozen models objective and tuning lack or do not ask, and which name none of the `ends` before."""
+    kinds = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
+    solving = tuple(name for kind in kinds for name in phase.tuning.asks(kind))
+    for field, given, more in (("companions", phase.companions, solving), ("scores", phase.scores, ())):
+        where, asked = f"phases[{phase.name}].{field}", (*getattr(phase.objective, field, ()), *more)
         if {*asked} != {*given}:
-            yield f"{where}: {phase.objective.kind!r} asks {_these(asked)}, got {_these(given)}"
+            yield (
+                f"{where}: {(phase.tuning if more else phase.objective).kind!r} asks {_these(asked)}, got "
+                f"{_these(given)}"
+            )
         for name, one in given.items():
             if one.phase is not None and one.phase not in ends:
                 yield f"{where}.{name}: {one.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
