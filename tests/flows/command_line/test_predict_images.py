@@ -179,7 +179,7 @@ def test_an_image_processor_that_sizes_otherwise_is_not_published(icons: Publish
     for changes, words in (
         ({"size": {"shortest_edge": 32}}, r"\(3, 32, 32\) that differ by inf from those of \(3, 48, 48\)"),
         ({"image_mean": [0.4, 0.5, 0.5]}, r"that differ by 0\.\d+ from"),
-        ({"crop_pct": 0.5}, r"that differ by \d\.\d+ from"),
+        ({"crop_pct": 0.5}, r"that differ by \d[.\d]* from"),
     ):
         says.write_text(json.dumps({**own, **changes}))
         with pytest.raises(IntegrityError, match=words):
