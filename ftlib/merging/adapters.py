@@ -24,7 +24,8 @@ from ftlib.kinds.loading import ADAPTED, load_model, merged, put_over, save_mode
 from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
-from ftlib.models.folder import copy_processor, labels_of, read_config, tensor_spans
+from ftlib.models.folder import copy_processor, labels_of, read_config
+from ftlib.models.saved_names import spans_in_memory
 from ftlib.models.tensor_files import TensorSpan
 from ftlib.models.torch_dtypes import DTYPES
 
@@ -68,7 +69,7 @@ def write_scaled(
             "write merged weights instead"
         )
     tensors = adapter_tensors(adapter)
-    spans = tensor_spans(base)
+    spans = spans_in_memory(base)
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
     whole = [name for name in tensors if ".lora_" not in name] if alpha != 1.0 else []
@@ -148,7 +149,7 @@ def _base_span(name: str, tensor: Tensor, spans: dict[str, TensorSpan], base: Pa
 
 def whole_ends(adapter: Path, base: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the start and the end of what an adapter holds whole, by the parameter's name in the plain model."""
-    tensors, spans = adapter_tensors(adapter), tensor_spans(base)
+    tensors, spans = adapter_tensors(adapter), spans_in_memory(base)
     whole = {name: end for name, end in tensors.items() if ".lora_" not in name}
     return {
         plain_name(name): (_mixed(_base_span(name, end, spans, base), end, 0.0), end) for name, end in whole.items()
@@ -178,7 +179,7 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
     config = read_adapter(adapter)
     over, _ = put_over(load_model(base, _kind(adapter, config, base)), adapter)
     made = merged(over)
-    spans = tensor_spans(base)
+    spans = spans_in_memory(base)
     for name, tensor in (*made.named_parameters(), *made.named_buffers()):
         if name in spans and tensor.is_floating_point():
             tensor.data = tensor.data.to(DTYPES[spans[name].dtype])
