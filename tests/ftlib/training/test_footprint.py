@@ -8,7 +8,7 @@ import transformers
 from ftlib.errors import ModelError
 from ftlib.kinds.loading import head_modules, load, load_model
 from ftlib.models.checkpoint import FoundModel
-from ftlib.testing import LABELS, tiny_adapter, tiny_checkpoint
+from ftlib.testing import LABELS, ImageFamily, tiny_adapter, tiny_checkpoint, tiny_image_classifier
 from ftlib.training.footprint import footprint, frozen_beside
 from ftlib.training.phase import Companion, Phase
 from ftlib.training.tuning.full import Full
@@ -66,3 +66,14 @@ def test_a_model_whose_processor_makes_images_of_another_size_is_said(tmp_path: 
     transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"cannot read the images of its own processor: Input image size \(32"):
         footprint(tmp_path, "labeled_images", 2, Full())
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet", "efficientnet"])
+def test_a_network_of_images_is_as_wide_as_its_head_reads(family: ImageFamily, tmp_path: Path) -> None:
+    folder = tiny_image_classifier(tmp_path, family, LABELS)
+    size = footprint(folder, "labeled_images", len(LABELS), LinearProbe())
+    model = load_model(folder, "labeled_images")
+    head = {name: p for name, p in model.named_parameters() if name.split(".")[0] in head_modules(model)}
+    assert size.parameters == sum(p.numel() for p in model.parameters())
+    assert size.trained == sum(p.numel() for p in head.values())
+    assert size.hidden == next(p.shape[1] for p in head.values() if p.ndim == 2)
