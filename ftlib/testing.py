@@ -331,7 +331,6 @@ def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
             ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
             ConvNextImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_pct=0.875),
         )
-    blocks = {"kernel_sizes": [3, 3], "in_channels": [32, 32], "out_channels": [32, 64], "expand_ratios": [1, 4]}
     return (
         EfficientNetConfig(
             image_size=IMAGE_SIZE,
@@ -342,7 +341,10 @@ def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
             num_block_repeats=[1, 2],
             depthwise_padding=[],
             batch_norm_momentum=0.1,
-            **blocks,
+            kernel_sizes=[3, 3],
+            in_channels=[32, 32],
+            out_channels=[32, 64],
+            expand_ratios=[1, 4],
         ),
         square,
     )
