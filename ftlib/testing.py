@@ -422,7 +422,12 @@ def tiny_row_id(split: Split, i: int) -> str:
 def tiny_prepared(
     folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, kind: BatchKind = "labeled"
 ) -> PreparedDataset:
-    """Write rows (columns text and what `kind` learns) as a prepared dataset, past the ingest and preprocess stages."""
+    """Write rows of a kind of text as a prepared dataset, past the ingest and preprocess stages.
+
+    Columns are called as the fields of the kind's format: text and label, words and tags, prompt and completion.
+    """
+    if KINDS[kind].modality != "text":
+        raise ValueError(f"tiny_prepared has rows of text, got {kind!r}; lay them out with tiny_prepared_as")
     return tiny_prepared_as(folder, _format(kind), rows, Processor.of(tiny_tokenizer()))
 
 
