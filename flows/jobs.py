@@ -8,13 +8,13 @@ from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
-from ftlib.models.adapter import Versions
+from ftlib.models.adapter import Versions, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.folder import find_model
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import BaseJob
+from ftlib.stages.batch_norm import BatchNormJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
@@ -79,27 +79,40 @@ def train_job(
     It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end.
     """
     parts = tuple(prepared[name] for name in phase.parts)
-    ends = {end.phase: end for end in trail}
+    beside = beside_phase(phase, trail, companions)
     return TrainJob(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         phase=phase.model_copy(update={"companions": {}, "scores": {}}),  # told by their bytes instead
-        companions={
-            name: companions.get(name) or ends[str(companion.phase)] for name, companion in phase.companions.items()
-        },
+        companions={name: beside[name] for name in phase.companions},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
     )
 
 
-def found_companions(recipe: Recipe) -> dict[str, dict[str, FoundModel]]:
-    """Find the phases' companions that are models from elsewhere, by phase and name. Raises ModelError."""
+def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, FoundModel]]:
+    """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
     return {
-        phase.name: {name: find_model(companion.model) for name, companion in phase.beside.items() if companion.model}
+        phase.name: {
+            name: find_any(companion.model, bases(recipe, work))
+            for name, companion in phase.beside.items()
+            if companion.model
+        }
         for phase in recipe.phases
         if phase.beside
     }
+
+
+def beside_phase(
+    phase: Phase, trail: Sequence[Checkpoint], found: Mapping[str, FoundModel]
+) -> dict[str, FoundModel | Checkpoint]:
+    """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
+
+    `trail` has all checkpoints that come before, and may have more.
+    """
+    ends = {end.phase: end for end in trail}
+    return {name: found.get(name) or ends[str(said.phase)] for name, said in phase.beside.items()}
 
 
 def score_job(
@@ -111,10 +124,9 @@ def score_job(
     models: Mapping[str, FoundModel],
 ) -> ScoreJob:
     """Say which of a phase's `scores` to compute for one of its datasets."""
-    ends = {end.phase: end for end in trail}
     return ScoreJob(
         name=name,
-        model=models.get(name) or ends[str(phase.scores[name].phase)],
+        model=beside_phase(phase, trail, models)[name],
         data=data,
         tokenizer=trail[-1].tokenizer,
         labels=trail[-1].labels,
@@ -144,6 +156,21 @@ def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
 def interpolate_job(recipe: Recipe, trail: Sequence[Checkpoint], siblings: Sequence[Checkpoint]) -> InterpolateJob:
     """Say which candidates to name first, before any is measured."""
     return InterpolateJob(start=trail[-2], end=trail[-1], siblings=tuple(siblings), interpolation=recipe.interpolation)
+
+
+def batch_norm_job(
+    recipe: Recipe, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset]
+) -> BatchNormJob:
+    """Say whose BatchNorm statistics to measure: on rows that the last phase trains on."""
+    parts = recipe.phases[-1].parts
+    return BatchNormJob(
+        candidates=tuple(members),
+        data=tuple(prepared[name] for name in parts),
+        shares=tuple(parts.values()),
+        rows=recipe.interpolation.batch_norm_rows,
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
 
 
 def evaluate_job(

@@ -91,6 +91,13 @@ def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
     return [
         ["made from", ", ".join(parents) or "no version of this registry"],
         ["base model", f"{base.get('name')}, weights {_short(base.get('weights'))}"],
+        *(
+            [
+                f"{companion['use']} of {companion['phase']}",
+                f"{companion['name']}: {companion['model']}, weights {_short(companion['weights'])}",
+            ]
+            for companion in lineage.get("companions") or ()
+        ),
         ["recipe", _short(lineage.get("recipe_digest"))],
         ["weights", f"{_short(weights.get('published'))}: {weights.get('candidate')}"],
         ["mixed from", ", ".join(_short(end) for end in ends if end)],

@@ -12,11 +12,17 @@ from pathlib import Path
 
 from ftlib.config import REPORT, SELECTION
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats import Format
+from ftlib.data.formats.text import reads_text
+from ftlib.data.inputs import Pixels
+from ftlib.data.prepared import inputs_in, split_file
 from ftlib.evaluation.results import results, text_table
 from ftlib.evaluation.selection import Selection
 from ftlib.kinds.kind import KINDS, Kind
 from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import read_config
+from ftlib.published.lineage import called
 from ftlib.published.usage import adapter_usage, adapter_version_usage, usage
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
@@ -156,6 +162,7 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the steps)" for name, share in phase.parts.items()
     ]
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
+    trained += "".join(_beside(phase, name, found) for name, found in evidence.companions.get(phase.name, {}).items())
     if not phase.tuning.takes_steps:
         facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
         return f"{trained} ({phase.tuning.solution(facts)})."
@@ -163,6 +170,11 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
         f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
+
+
+def _beside(phase: Phase, name: str, found: FoundModel | Checkpoint) -> str:
+    how = "beside the frozen" if name in phase.companions else "with scores of the frozen"
+    return f", {how} {code(name)} ({code(called(found))}, weights `{found.weights[:12]}`)"
 
 
 def _interpolation(selection: Selection) -> str:
@@ -197,6 +209,19 @@ def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
     ]
 
 
+def _read(name: str, format: Format, data: PreparedDataset) -> str:
+    """Say what the model saw of a row."""
+    if reads_text(format):
+        beyond = "a longer one is read in windows" if format.reads_windows else "what follows in a longer one is unseen"
+        return f"texts of at most {format.max_tokens} tokens (`{name}`); {beyond}"
+    sizes = [
+        f"{one.width} x {one.height} pixels"
+        for one in inputs_in(split_file(data.path, REPORT))
+        if isinstance(one, Pixels)
+    ]
+    return f"images of {sizes[0]} (`{name}`), to which its image processor resizes" if sizes else f"`{name}`"
+
+
 def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
     labels = selection.chosen.end.labels
     if labels:
@@ -204,8 +229,7 @@ def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: 
         yield f"It knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
     for name in recipe.training_datasets():
         format = recipe.datasets[name].format
-        beyond = "a longer one is read in windows" if format.reads_windows else "what follows in a longer one is unseen"
-        yield f"It was trained on texts of at most {format.max_tokens} tokens (`{name}`); {beyond}."
+        yield f"It was trained on {_read(name, format, prepared[name])}."
         if format.may_be_unanswerable:
             yield (
                 "It says that there is no answer by its first token, `[CLS]`: where the sum of that token's two logits "
