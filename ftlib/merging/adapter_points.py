@@ -32,9 +32,9 @@ def check_point(candidate: Candidate) -> None:
             f"{end.phase!r} is an adapter, and adapters are moved along the straight line alone, got {merge.kind!r}; "
             "use wise_ft without modules and depth, or train with tuning.keep: merged"
         )
-    for one in (start, end):
-        if one.form == "adapter" and (why := immovable(read_adapter(one.folder))):
-            raise ModelError(f"{one.phase!r} is an adapter that cannot be scaled ({', '.join(why)}); interpolate: off")
+    for side in (start, end):
+        if side.form == "adapter" and (why := immovable(read_adapter(side.folder))):
+            raise ModelError(f"{side.phase!r} is an adapter that cannot be scaled ({', '.join(why)}); interpolate: off")
     if start.base and end.base and start.base.weights != end.base.weights:
         raise ModelError(f"{start.phase!r} and {end.phase!r} are adapters over different models; start from one base")
 
@@ -67,27 +67,27 @@ def _alpha(candidate: Candidate) -> float:
 def _write_between(start: Checkpoint, end: Checkpoint, alpha: float, out: Path) -> None:
     """Write the point between two adapters of one base as one adapter, whose rank is the sum of both."""
     shares = (start, 1.0 - alpha), (end, alpha)
-    configs = [read_adapter(one.folder) for one, _ in shares]
-    tensors = [adapter_tensors(one.folder) for one, _ in shares]
+    configs = [read_adapter(side.folder) for side, _ in shares]
+    tensors = [adapter_tensors(side.folder) for side, _ in shares]
     if odd := sorted(tensors[0].keys() ^ tensors[1].keys()) or [n for n in tensors[0] if ".lora_embedding_" in n]:
         raise ModelError(
             f"{start.phase!r} and {end.phase!r} are adapters of different modules, among them {odd[0]}; start from "
             "the base, or use interpolation: off"
         )
-    made: dict[str, torch.Tensor] = {}
+    between: dict[str, torch.Tensor] = {}
     for name, theirs in tensors[0].items():
         pair = theirs, tensors[1][name].to(theirs.dtype)
         if ".lora_A." in name:
-            made[name] = torch.cat(pair)
+            between[name] = torch.cat(pair)
         elif ".lora_B." in name:
             scaled = [_scaling(c) * share * b for c, (_, share), b in zip(configs, shares, pair, strict=True)]
-            made[name] = torch.cat(scaled, dim=1)
+            between[name] = torch.cat(scaled, dim=1)
         else:
             lerp(*pair, alpha, mixed := torch.empty_like(theirs))
-            made[name] = mixed
+            between[name] = mixed
     rank = sum(config["r"] for config in configs)
     out.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in made.items()}, out / WEIGHTS, metadata={"format": "pt"})
+    save_file({name: tensor.contiguous() for name, tensor in between.items()}, out / WEIGHTS, metadata={"format": "pt"})
     write_adapter_config(out, {**configs[1], "r": rank, "lora_alpha": float(rank), "use_rslora": False})
 
 

@@ -23,10 +23,10 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
     """
     folder = user_path(spec)
     if folder.is_dir():
-        found = read_record(folder, Checkpoint)
-        if found is None:
+        checkpoint = read_record(folder, Checkpoint)
+        if checkpoint is None:
             raise ModelError(f"{folder} has no {RECORD}; give a folder under stages/train of a work folder")
-        return _dense(found, spec)
+        return _dense(checkpoint, spec)
     if not re.fullmatch(r"[^@]+@[0-9]+", spec):  # an alias moves, and with it what the same recipe means
         raise ModelError(f"sibling {spec!r} is no folder; give a folder of the train stage, or a version as name@3")
     version = registry.resolve(spec)
@@ -38,10 +38,10 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
     return _of_version(str(version), manifest, target)
 
 
-def _dense(found: Checkpoint, spec: str) -> Checkpoint:
-    if found.base:
-        raise _adapter(spec, found.base.name)
-    return found
+def _dense(checkpoint: Checkpoint, spec: str) -> Checkpoint:
+    if checkpoint.base:
+        raise _adapter(spec, checkpoint.base.name)
+    return checkpoint
 
 
 def _adapter(spec: str, base: str) -> ModelError:

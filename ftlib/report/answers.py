@@ -26,14 +26,14 @@ from ftlib.report.threshold_table import threshold_table
 
 def answer_figures(folder: Path, tables: Mapping[str, Outcomes]) -> list[Figure]:
     """Draw every evaluation's calibration or scores, and the first one's confusions."""
-    found: list[Figure | None] = []
+    figures: list[Figure | None] = []
     if sure := {n: t for n, t in tables.items() if isinstance(t, LabelOutcomes | MultiLabelOutcomes)}:
-        found.append(calibration(folder, sure))
+        figures.append(calibration(folder, sure))
     if scored := {n: t for n, t in tables.items() if isinstance(t, ScoreOutcomes)}:
-        found.append(predictions(folder, scored))
+        figures.append(predictions(folder, scored))
     if mixed_up := {n: t for n, t in tables.items() if isinstance(t, LabelOutcomes | TaggedOutcomes)}:
-        found.append(confusion(folder, *next(iter(mixed_up.items()))))
-    return [figure for figure in found if figure is not None]
+        figures.append(confusion(folder, *next(iter(mixed_up.items()))))
+    return [figure for figure in figures if figure is not None]
 
 
 def answer_tables(
@@ -46,15 +46,15 @@ def answer_tables(
 
     `validation` are the same model's tables on the validation rows, as far as there are any.
     """
-    found: list[Table | None] = [threshold_table(_of_several(validation), _of_several(tables))]
+    listed: list[Table | None] = [threshold_table(_of_several(validation), _of_several(tables))]
     for name, table in tables.items():
         evaluation = evaluations[name]
         resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
         if isinstance(table, LabelOutcomes | MultiLabelOutcomes | TaggedOutcomes):
-            found.append(label_table(name, table, resampling))
+            listed.append(label_table(name, table, resampling))
         elif isinstance(table, SpanOutcomes):
-            found.append(question_table(name, table, evaluation.metrics, resampling))
-    return [table for table in found if table is not None]
+            listed.append(question_table(name, table, evaluation.metrics, resampling))
+    return [table for table in listed if table is not None]
 
 
 def _of_several(tables: Mapping[str, Outcomes]) -> dict[str, MultiLabelOutcomes]:
