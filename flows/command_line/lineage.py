@@ -92,11 +92,8 @@ def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
         ["made from", ", ".join(parents) or "no version of this registry"],
         ["base model", f"{base.get('name')}, weights {_short(base.get('weights'))}"],
         *(
-            [
-                f"{companion['use']} of {companion['phase']}",
-                f"{companion['name']}: {companion['model']}, weights {_short(companion['weights'])}",
-            ]
-            for companion in lineage.get("companions") or ()
+            [f"{one['use']} of {one['phase']}", f"{one['name']}: {one['model']}, weights {_short(one['weights'])}"]
+            for one in lineage.get("companions") or ()
         ),
         ["recipe", _short(lineage.get("recipe_digest"))],
         ["weights", f"{_short(weights.get('published'))}: {weights.get('candidate')}"],
