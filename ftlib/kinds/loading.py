@@ -284,7 +284,7 @@ def _check_finite(model: nn.Module, folder: Path) -> None:
 
 
 def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], processor_from: Path) -> None:
-    """Write a folder that stock transformers loads; what makes its inputs are byte copies of `processor_from`'s files."""
+    """Write a folder that stock transformers loads; its processor's files are byte copies of `processor_from`'s."""
     folder.mkdir(parents=True, exist_ok=True)
     config = cast(Any, model).config
     if labels:

@@ -71,6 +71,7 @@ def layer_distances(
 
 
 def _add(sums: _Sums, a: Tensor, b: Tensor, alpha: float, dtype: torch.dtype) -> None:
+    """Add a chunk of theta0 and theta1 to its group's sums: norms, and what of the mix the stored type keeps."""
     x, y = a.double(), b.double()
     delta = y - x
     stored, mixed = a.to(dtype), torch.empty(len(a), dtype=dtype)

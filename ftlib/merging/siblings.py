@@ -52,6 +52,7 @@ def _adapter(spec: str, base: str) -> ModelError:
 
 
 def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:
+    """Return a pulled version as the checkpoint that its lineage records. Raises ModelError if it records none."""
     lineage = cast("dict[str, Any]", manifest.lineage)
     try:
         weights, parent, tokenizer = (

@@ -180,6 +180,7 @@ def explain(error: ValidationError, data: Mapping[str, Any], schema: dict[str, A
 
 
 def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """Yield pydantic's problem in our words: the field's path, what was got, what is allowed, what was meant."""
     location: Location = problem["loc"]
     where = _path(location, data)
     context: dict[str, Any] = problem.get("ctx", {})

@@ -255,6 +255,7 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def _evaluation_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which evaluations and metrics do not fit the recipe's datasets and kind."""
     if not recipe.evaluations:
         yield "evaluations: empty; give at least one, or nothing can be selected"
     for name, evaluation in recipe.evaluations.items():
@@ -351,6 +352,7 @@ def _fixed_alpha_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why the interpolation cannot reach its points with these phases."""
     if not recipe.interpolation.mixes or not recipe.phases:
         return
     first = recipe.phases[0]
@@ -378,6 +380,7 @@ def _solving(kind: BatchKind) -> list[str]:
 
 
 def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why the phases and the interpolation cannot leave an adapter to publish beside the merged model."""
     *before, last = recipe.phases
     method = recipe.interpolation
     if not last.tuning.makes_adapter:

@@ -76,6 +76,7 @@ def entity_confusion(table: TaggedOutcomes) -> Int[np.ndarray, "gold predicted"]
 def _drawn(
     folder: Path, counts: Int[np.ndarray, "gold predicted"], names: Sequence[str], gold_is: str, caption: str
 ) -> Figure:
+    """Draw the counts as a grid of numbers on shares of their row."""
     shares, size = counts / counts.sum(axis=1, keepdims=True).clip(min=1), len(names)
     with canvas(min(10.0, 2.6 + 0.52 * size), min(9.0, 1.9 + 0.46 * size), 1, 1) as (figure, grid):
         axes = grid[0][0]

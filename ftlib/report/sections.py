@@ -152,6 +152,7 @@ def diagnosis_section(figures: Sequence[Figure], tables: Sequence[Table]) -> Sec
 
 
 def _difference_table(compared: Sequence[Difference], caption: str) -> Table:
+    """Return a row for every comparison, with its interval as a bar, its p and its verdict."""
     cells: dict[int, Cell] = {}
     for group in _of_one_scale(compared):
         cells |= zip(group, estimates_on_one_scale([compared[i].estimate for i in group], zero=True), strict=True)
@@ -228,6 +229,7 @@ def slices_section(
 
 
 def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
+    """Return a row for every slice, the worst by the first metric on top; undefined ones last."""
     metrics = list(cell.metrics)
 
     def merit(item: tuple[str, SliceFacts]) -> float:
