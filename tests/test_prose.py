@@ -1,4 +1,4 @@
-"""Long functions say what they do, and a docstring says something itself instead of naming where it is docstring."""
+"""Long functions say what they do, and a docstring says something itself instead of naming where it is said."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from ftlib.storage.store import Store
 ENTRIES_PER_SNAPSHOT = 32
 READS_AT_ONCE = 8
 
-R = TypeVar("R", "Entry", "Snapshot")
+R = TypeVar("R", "Entry", "LedgerSnapshot")
 Known = dict[str, tuple[str, int]]
 """uri: (version, bytes)."""
 
@@ -134,7 +134,7 @@ class Entry(Config):
     """UTC; for people. Nothing is ordered by it."""
 
 
-class Snapshot(Config):
+class LedgerSnapshot(Config):
     """The sum of the entries so far."""
 
     schema_version: Literal[1] = 1
@@ -155,7 +155,7 @@ class FileLedger:
         files: Known = {}
         sequence, decision = 0, None
         if snapshots := self._numbers("snapshots"):
-            snapshot = self._read(f"snapshots/{snapshots[-1]:08d}.json", Snapshot)
+            snapshot = self._read(f"snapshots/{snapshots[-1]:08d}.json", LedgerSnapshot)
             sequence, decision = snapshot.sequence, snapshot.decision
             files = {uri: (version, size) for uri, version, size in snapshot.files}
         for entry in self._entries(after=sequence):
@@ -201,7 +201,7 @@ class FileLedger:
         state = self.state()
         if state.decision is not None:
             files = tuple(file.identity for file in state.files)
-            snapshot = Snapshot(sequence=state.sequence, files=files, decision=state.decision)
+            snapshot = LedgerSnapshot(sequence=state.sequence, files=files, decision=state.decision)
             self.store.create(f"{self.folder}/snapshots/{state.sequence:08d}.json", record_bytes(snapshot, indent=None))
 
     def _entries(self, after: int) -> Iterator[Entry]:
