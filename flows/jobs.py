@@ -1,4 +1,4 @@
-"""From the recipe and what earlier stages made to the next stage's job. `flows.steps` says their order."""
+"""Make each stage's job of the recipe and what earlier stages made. `flows.steps` says their order."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""`reglage registry fsck | gc`: is everything there, and what may go."""
+"""`reglage registry fsck | gc`: check that everything is there, and delete what nothing needs."""
 
 from math import inf
 

@@ -38,7 +38,7 @@ class Rated:
 
     @cached_property
     def by(self) -> Scores:
-        """What the rule goes by."""
+        """Return the scores that the rule goes by."""
         return self.scores({self.rule.by: 1.0, **self.rule.plus})
 
     def _defined(self, path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Checkpoints from elsewhere, with what is recorded of where they come from."""
+"""Find siblings: checkpoints of other runs, with the record of what they were trained from."""
 
 from __future__ import annotations
 

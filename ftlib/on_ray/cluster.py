@@ -1,4 +1,4 @@
-"""A cluster by its address: what its nodes have, and whether more of them may come."""
+"""Ask a cluster what its nodes have, and whether more of them may come."""
 
 from __future__ import annotations
 

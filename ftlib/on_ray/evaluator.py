@@ -34,7 +34,7 @@ class _Spec(Config):
 
 
 def infer(plan: InferencePlan[Any]) -> None:
-    """Answer the plan on its workers; what is there is not made again.
+    """Answer the plan on its workers; a table that is there is not made again.
 
     Raises what a worker raises, TransientError if one was lost more often than `compute.max_failures`.
     """

@@ -1,4 +1,4 @@
-"""A recipe file to a Recipe: YAML, then overrides, then every problem on a line of its own."""
+"""Read a recipe's file: YAML first, then overrides; every problem is a line of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model is as sure as it is right."""
+"""Draw whether a model is right as often as its probabilities say."""
 
 from __future__ import annotations
 

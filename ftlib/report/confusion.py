@@ -1,4 +1,4 @@
-"""What is taken for what."""
+"""Draw how often each label, or type of entity, gets each answer."""
 
 from __future__ import annotations
 

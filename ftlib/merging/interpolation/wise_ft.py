@@ -1,4 +1,4 @@
-"""Weight-space ensembles for fine-tuning."""
+"""Points of the straight line between the two ends (WiSE-FT), on a grid that may be refined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task vectors: trimmed, a sign elected, and only those that agree averaged."""
+"""TIES-Merging: task vectors are trimmed, a sign is elected, and the values that have it are averaged."""
 
 from __future__ import annotations
 
