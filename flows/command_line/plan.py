@@ -242,7 +242,7 @@ def _scoring_plan(
 
 
 def _memory(recipe: Recipe, phase: Phase, size: "Footprint", beside: int, longest: int) -> int:
-    """Return the bytes that training takes: weights, gradients, Adam's moments and the average in fp32, and activations."""
+    """Return the bytes of weights, gradients, Adam's moments and the average in fp32, and of activations."""
     state = 4 * (size.parameters + beside)
     if not phase.tuning.takes_steps:
         return PROCESS_BYTES + state
