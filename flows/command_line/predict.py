@@ -8,7 +8,7 @@ from typing import BinaryIO
 import click
 
 from flows.command_line.console import emit, json_option
-from flows.command_line.model_places import versions
+from flows.command_line.model_places import base_option, bases
 from flows.command_line.registry_options import called, facts, key_option, open_registry, registry_options
 from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
@@ -23,9 +23,12 @@ from ftlib.workspace import make_cache, user_cache
 @click.argument("version", metavar="NAME[@NUMBER|@ALIAS]|./FOLDER")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
 @key_option
+@base_option
 @registry_options
 @json_option
-def predict(version: str, batch_size: int, key: PublicKey | None, registry: Place, as_json: bool) -> None:
+def predict(
+    version: str, batch_size: int, key: PublicKey | None, given: tuple[Path, ...], registry: Place, as_json: bool
+) -> None:
     """Answer the lines on stdin with a published version, a line each, tab-separated.
 
     A label and its probability; of a multi-label model, each label that applies and its probability, or nothing; of a
@@ -36,7 +39,7 @@ def predict(version: str, batch_size: int, key: PublicKey | None, registry: Plac
     """
     name, folder, about = _located(version, key, registry)
     with called(name, folder):
-        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size, versions(registry))
+        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size, bases(registry, given))
         if as_json:
             answers = [prediction.model_dump(mode="json") for prediction in predictions]
             emit(answers, {**about, "predictions": answers}, as_json)

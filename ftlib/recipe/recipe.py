@@ -400,25 +400,31 @@ def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def end_form(recipe: Recipe, start: Form, phases: int | None = None) -> Form:
+    """Return the form that the phases, or the first of them, end in, given that of the base model."""
+    form = start
+    for phase in recipe.phases[:phases]:
+        form = phase.tuning.leaves or form
+    return form
+
+
 def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
     """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
-    forms = [start]
-    for phase in recipe.phases:
-        forms.append(phase.tuning.leaves or forms[-1])
+    before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
-    if forms[-2:] == ["adapter", "dense"] and method.mixes:
+    if (before, end) == ("adapter", "dense") and method.mixes:
         yield (
             f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
             "adapter: give it tuning.keep: adapter, or use kind: off"
         )
-    if forms[-1] == "dense" or not recipe.phases:
+    if end == "dense" or not recipe.phases:
         return
     last = recipe.phases[-1]
     where = f"phases[{last.name}].tuning: ends in an adapter"
-    if method.mixes and not method.is_line:
+    if method.mixes and not method.is_sum:
         yield (
-            f"{where}, whose points lie on a straight line; interpolation {method.kind!r} must be 'wise_ft' without "
-            "modules and depth, or 'off', or set keep: merged"
+            f"{where}, and adapters are added up with one share for all tensors; interpolation {method.kind!r} must be "
+            "'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off', or set keep: merged"
         )
     elif method.mixes and not last.tuning.adapter_scales:
         yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
