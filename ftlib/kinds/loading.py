@@ -17,7 +17,7 @@ from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
-from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
+from ftlib.models.adapter import ANYWHERE, WEIGHTS, Bases, find_base, read_adapter, write_adapter_config, write_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     GENERATION_CONFIG,
@@ -26,6 +26,7 @@ from ftlib.models.folder import (
     check_no_code,
     check_tokenizer,
     copy_processor,
+    is_adapter,
     read_config,
     read_json,
 )
@@ -57,9 +58,16 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
     return load_for_training(folder, kind, dropout=None)
 
 
-def load_language_model(folder: Path) -> nn.Module:
-    """Load a folder as a causal language model, whatever it was trained to follow."""
-    return load_model(folder, next(kind.name for kind in KINDS.values() if kind.language))
+def load_folder(folder: Path, kind: BatchKind, bases: Bases = ANYWHERE) -> nn.Module:
+    """Load a folder of any form: an adapter is put over its base, which is looked for. Raises ModelError."""
+    if is_adapter(folder):
+        return load_adapter(folder, Path(find_base(folder, bases).uri), kind)
+    return load_model(folder, kind)
+
+
+def load_language_model(folder: Path, bases: Bases = ANYWHERE) -> nn.Module:
+    """Load a folder of any form as a causal language model, whatever it was trained to follow."""
+    return load_folder(folder, next(kind.name for kind in KINDS.values() if kind.language), bases)
 
 
 def load_with_gaps(
@@ -140,6 +148,8 @@ _DROPOUTS = (
     "embd_pdrop",
     "attn_pdrop",
     "resid_pdrop",
+    "dropout_rate",
+    "drop_connect_rate",
 )
 
 
@@ -304,7 +314,7 @@ def _check_finite(model: nn.Module, folder: Path) -> None:
 
 
 def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], processor_from: Path) -> None:
-    """Write a folder that stock transformers loads; what makes its inputs are byte copies of `processor_from`'s files."""
+    """Write a folder that stock transformers loads; what makes its inputs are `processor_from`'s own files."""
     folder.mkdir(parents=True, exist_ok=True)
     config = cast(Any, model).config
     if labels:
