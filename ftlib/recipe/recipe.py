@@ -213,7 +213,7 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
 
 def _companion_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Iterator[str]:
     """Say which frozen models objective and tuning lack or do not ask, and which name none of the `ends` before."""
-    kinds = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
+    kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
     solving = tuple(name for kind in kinds for name in phase.tuning.asks(kind))
     for field, given, more in (("companions", phase.companions, solving), ("scores", phase.scores, ())):
         where, asked = f"phases[{phase.name}].{field}", (*getattr(phase.objective, field, ()), *more)
