@@ -152,7 +152,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     for seed in r.interpolation.seeds:
         again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)
         siblings.append(again and jobs.sibling_of(again, seed))
-    norms = r.interpolation.mixes and model.form == "dense" and has_batch_norm(model.folder)
+    norms = _measures_norms(r, model)
     swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
@@ -176,6 +176,12 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
             if phase.beside
         },
     )
+
+
+def _measures_norms(r: Recipe, model: FoundModel) -> bool:
+    """Say whether mixes may have BatchNorm statistics to measure; an adapter leaves its base's."""
+    asked = r.interpolation.mixes and r.interpolation.batch_norm == "measured"
+    return asked and model.form == "dense" and has_batch_norm(model.folder)
 
 
 def trained(

@@ -17,7 +17,7 @@ from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import is_adapter
 from ftlib.models.limits import load_config
-from ftlib.models.parameter_names import is_embedding
+from ftlib.models.parameter_names import is_embedding, layer_of
 from ftlib.models.tensor_files import read_header
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import Tuning
@@ -45,14 +45,28 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
     with torch.device("meta"):
         tables = _tables(model)
         tuned = tuning.prepare(model, kind, head_modules(model))
-    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad) + tuning.solved(config.hidden_size, labels)
+    hidden = getattr(config, "hidden_size", None) or _read_by_head(model)
+    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad) + tuning.solved(hidden, labels)
     return Footprint(
         parameters=parameters,
         trained=trained,
         computing=parameters - tables,
-        hidden=config.hidden_size,
-        layers=config.num_hidden_layers,
+        hidden=hidden,
+        layers=getattr(config, "num_hidden_layers", None) or _layers(model),
     )
+
+
+def _read_by_head(model: nn.Module) -> int:
+    """Return how many features a head of one linear layer reads: the width of a network whose layers differ in theirs.
+
+    ResNet's config has no `hidden_size`, and EfficientNet's calls it otherwise.
+    """
+    widths = [module.in_features for module in model.modules() if isinstance(module, nn.Linear)]
+    return widths[-1] if widths else 0
+
+
+def _layers(model: nn.Module) -> int:
+    return len({layer for name, _ in model.named_parameters() if (layer := layer_of(name)) is not None})
 
 
 class Frozen(Config):

@@ -54,7 +54,7 @@ class FormatBase(Config):
         return TEXT
 
     def image_processor(self, processor: Processor) -> ImageProcessor | None:
-        """Return what makes images of files, with which a model trained on them is published; None for text."""
+        """Return what makes its images, with which a model that learnt from them is published; None for text."""
         return None
 
     @property

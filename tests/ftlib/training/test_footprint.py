@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from ftlib.kinds.loading import head_modules, load, load_model
 from ftlib.models.checkpoint import FoundModel
-from ftlib.testing import LABELS, tiny_adapter, tiny_checkpoint
+from ftlib.testing import LABELS, ImageFamily, tiny_adapter, tiny_checkpoint, tiny_image_classifier
 from ftlib.training.footprint import footprint, frozen_beside
 from ftlib.training.phase import Companion, Phase
+from ftlib.training.tuning.linear_probe import LinearProbe
 
 
 def test_every_frozen_model_is_counted_as_it_is_in_memory(tmp_path: Path) -> None:
@@ -42,3 +45,15 @@ def test_every_frozen_model_is_counted_as_it_is_in_memory(tmp_path: Path) -> Non
     model = load_model(dense.folder, "labeled")
     tuned = tune.tuning.prepare(model, "labeled", head_modules(model))
     assert beside[2]["before"].parameters == sum(p.numel() for p in tuned.parameters()) > of_dense
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet", "efficientnet"])
+def test_a_network_of_images_is_as_wide_as_its_head_reads(family: ImageFamily, tmp_path: Path) -> None:
+    folder = tiny_image_classifier(tmp_path, family, LABELS)
+    size = footprint(folder, "labeled_images", len(LABELS), LinearProbe())
+    model = load_model(folder, "labeled_images")
+    head = {name: p for name, p in model.named_parameters() if name.split(".")[0] in head_modules(model)}
+    assert size.parameters == sum(p.numel() for p in model.parameters())
+    assert size.trained == sum(p.numel() for p in head.values())
+    assert size.hidden == next(p.shape[1] for p in head.values() if p.ndim == 2)
+    assert size.layers > 0

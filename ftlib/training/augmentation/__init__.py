@@ -1,0 +1,7 @@
+"""What is changed of a row each time it is trained on. Belongs to the train stage."""
+
+from ftlib.training.augmentation.images import ImageAugmentation
+
+Augmentation = ImageAugmentation
+"""A second member makes it `Annotated[ImageAugmentation | Cutoff, Field(discriminator="kind")]`; pydantic has no union
+of one."""
