@@ -24,13 +24,18 @@ def code_lines(function: Function, source: list[str]) -> int:
     return sum(bool(line) and not line.startswith("#") for line in body)
 
 
+def overrides(function: Function) -> bool:
+    """Say whether a method is marked as a base's, whose docstring it has then."""
+    return any(isinstance(mark, ast.Name) and mark.id == "override" for mark in function.decorator_list)
+
+
 def problems(text: str) -> Iterator[str]:
     """Yield what is wrong with the prose of a module's functions, by line."""
     source = text.splitlines()
     for function in (node for node in ast.walk(ast.parse(text)) if isinstance(node, Function)):
         docstring = ast.get_docstring(function)
         lines = code_lines(function, source)
-        if docstring is None and lines > MOST_LINES:
+        if docstring is None and lines > MOST_LINES and not overrides(function):
             yield f"{function.lineno}: {function.name} has {lines} lines and no docstring: say what it does"
         if docstring and docstring.startswith("See "):
             yield f"{function.lineno}: {function.name} names where it is said: leave it out, and it is inherited"
@@ -50,6 +55,7 @@ def test_a_long_function_without_a_docstring_is_told() -> None:
     long = "def f():\n" + "".join(f"    x{i} = {i}\n" for i in range(MOST_LINES + 1))
     assert list(problems(long)) == ["1: f has 16 lines and no docstring: say what it does"]
     assert not list(problems(long.replace("():\n", '():\n    """Do it."""\n')))
+    assert not list(problems(f"@override\n{long}"))
     assert not list(problems(long.replace("x0 = 0", "# a comment is no line of code")))
 
 
