@@ -8,7 +8,7 @@ from typing import BinaryIO
 import click
 
 from flows.command_line.console import emit, json_option
-from flows.command_line.model_places import versions
+from flows.command_line.model_places import base_option, bases
 from flows.command_line.registry_options import called, facts, key_option, open_registry, registry_options
 from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
@@ -26,10 +26,17 @@ from ftlib.workspace import make_cache, user_cache
 @click.argument("files", metavar="[IMAGE]...", nargs=-1)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows at once.")
 @key_option
+@base_option
 @registry_options
 @json_option
 def predict(
-    version: str, files: tuple[str, ...], batch_size: int, key: PublicKey | None, registry: Place, as_json: bool
+    version: str,
+    files: tuple[str, ...],
+    batch_size: int,
+    key: PublicKey | None,
+    given: tuple[Path, ...],
+    registry: Place,
+    as_json: bool,
 ) -> None:
     """Answer the lines on stdin with a published version, a line each, tab-separated; or images, by their files.
 
@@ -46,7 +53,7 @@ def predict(
     with called(name, folder):
         if files and not reads_files(folder):
             raise RecipeError(f"{name} answers texts, one a line on stdin, got the file {files[0]!r}; use < {files[0]}")
-        predictions = answer(folder, files or _lines(sys.stdin.buffer), batch_size, versions(registry))
+        predictions = answer(folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given))
         answers: list[dict[str, object]] = []
         unasked = 0
         for prediction in predictions:

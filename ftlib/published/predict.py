@@ -15,8 +15,7 @@ from ftlib.data.rows import Example, Piece
 from ftlib.errors import DataError, ModelError
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import Asked, Prediction, Predictor, Unasked
-from ftlib.models.adapter import Versions, find_base
-from ftlib.models.folder import is_adapter
+from ftlib.models.adapter import ANYWHERE, Bases
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST, Manifest
 from ftlib.storage.sealed_records import parse
@@ -33,9 +32,7 @@ def reads_files(folder: Path) -> bool:
     return predictor is not None and predictor.reads_files
 
 
-def predict(
-    folder: Path, texts: Iterable[str], batch_size: int = 32, versions: Versions | None = None
-) -> Iterator[Prediction]:
+def predict(folder: Path, texts: Iterable[str], batch_size: int = 32, bases: Bases = ANYWHERE) -> Iterator[Prediction]:
     """Yield one answer per text, in order, with memory bounded by `WINDOW` texts, or by `batch_size` images.
 
     `folder` is a pulled version: its manifest says how training cleaned and cut the text. A text for question answering
@@ -43,20 +40,17 @@ def predict(
     there is answered by `Unasked`. Raises ModelError for a folder that is none, or a language model; DataError for a
     text that is no question.
 
-    A version that is an adapter is put over its base, which is looked for by name and compared by digest; `versions`
-    gives the folder of one that is a version itself.
+    A version that is an adapter is put over its base, which is looked for by name and compared by digest; `bases`
+    is where else.
     """
     recipe = _recipe(folder)
     dataset = recipe.published_dataset()
     format, kind = dataset.format, KINDS[dataset.format.yields]
     if kind.predictor is None:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
-    from ftlib.kinds.loading import load_adapter, load_model, load_processor
+    from ftlib.kinds.loading import load_folder, load_processor
 
-    if is_adapter(folder):
-        model = load_adapter(folder, Path(find_base(folder, versions).uri), kind.name)
-    else:
-        model = load_model(folder, kind.name)
+    model = load_folder(folder, kind.name, bases)
     processor = load_processor(folder)
     predictor = kind.predictor(_labels(model), _answer_threshold(recipe), dataset.limits)
     inputs, remaining = format.inputs(processor), iter(texts)

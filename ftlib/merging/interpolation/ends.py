@@ -65,6 +65,14 @@ class InterpolationBase(Config, ABC):
         return False
 
     @property
+    def is_sum(self) -> bool:
+        """Say whether each candidate adds up its checkpoints, each with one share for all of its tensors.
+
+        Adapters over one base are then added up without merging them.
+        """
+        return self.is_line
+
+    @property
     def places(self) -> tuple[float, ...]:
         """Return the alphas at which a candidate is sure to lie, ascending; none where alpha means nothing."""
         return ()
