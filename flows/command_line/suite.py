@@ -70,10 +70,10 @@ def suite(
     folders = {name: model_folder(name, registry) for name in models}
     from ftlib.kinds.loading import load_language_model, load_tokenizer
 
+    places = bases(registry, given)
     for name, model in folders.items():
         with called(name, model):
-            loaded = load_language_model(model, bases(registry, given))
-            scores_of[name] = ask(loaded, load_tokenizer(model), tasks, folder, limit)
+            scores_of[name] = ask(load_language_model(model, places), load_tokenizer(model), tasks, folder, limit)
     compared = adjusted(
         [
             ours.minus(theirs, (name, models[0]), resampling)

@@ -24,7 +24,8 @@ from ftlib.kinds.loading import ADAPTED, load_adapter, load_model, merged, put_o
 from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
-from ftlib.models.folder import copy_processor, labels_of, read_config, tensor_spans
+from ftlib.models.folder import copy_processor, labels_of, read_config
+from ftlib.models.saved_names import spans_in_memory
 from ftlib.models.tensor_files import TensorSpan, read_header
 from ftlib.models.torch_dtypes import DTYPES
 
@@ -68,7 +69,7 @@ def write_scaled(
             "write merged weights instead"
         )
     tensors = adapter_tensors(adapter)
-    spans = tensor_spans(base)
+    spans = spans_in_memory(base)
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
     whole = [name for name in tensors if ".lora_" not in name] if alpha != 1.0 else []
@@ -148,7 +149,7 @@ def _base_span(name: str, tensor: Tensor, spans: dict[str, TensorSpan], base: Pa
 
 def whole_ends(adapter: Path, base: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the start and the end of what an adapter holds whole, by the parameter's name in the plain model."""
-    tensors, spans = adapter_tensors(adapter), tensor_spans(base)
+    tensors, spans = adapter_tensors(adapter), spans_in_memory(base)
     whole = {name: end for name, end in tensors.items() if ".lora_" not in name}
     return {
         plain_name(name): (_mixed(_base_span(name, end, spans, base), end, 0.0), end) for name, end in whole.items()
@@ -183,7 +184,7 @@ def write_completed(adapter: Path, base: Path, out: Path) -> list[str]:
 
     Returns what the adapter gave it, by the names in the plain model. Raises what `write_merged` raises.
     """
-    spans = tensor_spans(base)
+    spans = spans_in_memory(base)
     over = _put_over(adapter, base)
     lacks = [name for name in map(plain_name, adapter_tensors(adapter)) if ".lora_" not in name and name not in spans]
     _write_dense(cast(Any, over).unload(), adapter, base, out)
@@ -194,7 +195,7 @@ def lacks_head(adapter: Path, base: Path) -> bool:
     """Say whether a base lacks something that an adapter holds whole, and the adapter says which model it makes."""
     if not (adapter / "config.json").is_file():
         return False
-    spans = tensor_spans(base)
+    spans = spans_in_memory(base)
     names = (span.name for span in read_header(adapter / WEIGHTS).spans)
     return any(".lora_" not in name and plain_name(name) not in spans for name in names)
 
@@ -209,7 +210,7 @@ def _put_over(adapter: Path, base: Path) -> nn.Module:
 
 def _write_dense(model: nn.Module, adapter: Path, base: Path, out: Path) -> None:
     """Write a model that was made of a base in the base's dtypes; its labels are the adapter's where that has them."""
-    spans = tensor_spans(base)
+    spans = spans_in_memory(base)
     body = f"{getattr(model, 'base_model_prefix', '')}."
     dtypes = {name: DTYPES[span.dtype] for name, span in spans.items()}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):

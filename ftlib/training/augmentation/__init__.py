@@ -3,5 +3,4 @@
 from ftlib.training.augmentation.images import ImageAugmentation
 
 Augmentation = ImageAugmentation
-"""A second member makes it `Annotated[ImageAugmentation | Cutoff, Field(discriminator="kind")]`; pydantic has no union
-of one."""
+"""A second member makes it a union that is told apart by `kind`, as tunings are; pydantic has no union of one."""

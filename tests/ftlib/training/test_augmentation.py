@@ -80,12 +80,12 @@ def test_the_loop_changes_training_rows_alone_and_each_epoch_anew(tmp_path: Path
     judged = [
         [record["validation_loss"] for record in one if "validation_loss" in record] for one in (records[0], unchanged)
     ]
-    assert judged[0] == pytest.approx(judged[1], rel=1e-4)
+    assert judged[0] == pytest.approx(judged[1], rel=2e-3)
     plain = [record["loss"] for record in unchanged if "loss" in record]
-    assert max(abs(a - b) for a, b in zip(series[0], plain, strict=True)) > 1e-3
+    assert max(abs(a - b) for a, b in zip(series[0], plain, strict=True)) > 1e-2
     # The weights all but stand still, so what differs between the passes is the augmentation.
-    assert abs(np.mean(series[0][:3]) - np.mean(series[0][3:])) > 1e-3
-    assert abs(np.mean(plain[:3]) - np.mean(plain[3:])) < 1e-4
+    assert abs(np.mean(series[0][:3]) - np.mean(series[0][3:])) > 1e-2
+    assert abs(np.mean(plain[:3]) - np.mean(plain[3:])) < 2e-3
 
 
 def test_a_batch_is_normalised_after_it_was_changed(tmp_path: Path) -> None:
