@@ -93,7 +93,16 @@ class Collator:
                 self._check(cells)
                 arrays[column.mask] = mask.astype(np.int64)
             arrays[column.name] = _filled(cells, mask, self.pad_token_id if isinstance(column, Tokens) else 0)
-        return {name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in arrays.items()}
+        return {name: self.sent(torch.from_numpy(array)) for name, array in arrays.items()}
+
+    def sent(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the processor's on the model's device. A GPU's copy is queued and waits for nothing.
+
+        From memory that is not pinned it would wait for all that is queued, whatever `non_blocking` says.
+        """
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _check(self, rows: Sequence[Row]) -> None:
         highest = max(int(np.max(row, initial=0)) for row in rows)

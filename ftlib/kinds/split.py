@@ -78,10 +78,10 @@ class PreparedSplit:
         targets = None if self.targets is None else self.targets.tensor(rows, self.lengths[rows])
         return Batch(
             inputs=collate(cells, inputs),
-            supervised=torch.from_numpy(self.supervised[rows]).to(collate.device, non_blocking=True),
-            targets=None if targets is None else targets.to(collate.device, non_blocking=True),
+            supervised=collate.sent(torch.from_numpy(self.supervised[rows])),
+            targets=None if targets is None else collate.sent(targets),
             rows=np.asarray(rows, np.int64),
-            columns={name: of.tensor(rows).to(collate.device, non_blocking=True) for name, of in self.scores.items()},
+            columns={name: collate.sent(of.tensor(rows)) for name, of in self.scores.items()},
         )
 
 

@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
 from ftlib.config import Config
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Float, UInt8
 
     from ftlib.kinds.split import Augment
@@ -33,6 +32,8 @@ class AugmentationBase(Config, ABC):
         So neither the split of a batch, nor workers, nor a resumed run changes what is drawn. Raises RecipeError where
         the package is not installed.
         """
+        import numpy as np
+
         change = self.change()
 
         def augment(row: int, pixels: UInt8[np.ndarray, "3 height width"]) -> Float[np.ndarray, "3 height width"]:
