@@ -100,7 +100,7 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     if not worth.go:
         return so_far
     _check_labels(r, data, names)
-    evidence = _named(run.through(lambda: find_best(recipe, run.work, data)), there)
+    evidence = _named(run.through(lambda: find_best(recipe, run.work, data, data.model)), there)
     _, page, result = run.through(lambda: publish(evidence))
     so_far = so_far.model_copy(update={"evidence": evidence, "report": page, "steps": tuple(run.steps)})
     if isinstance(result, Refusal):

@@ -15,6 +15,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import BaseJob
+from ftlib.stages.batch_norm import BatchNormJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
@@ -142,6 +143,21 @@ def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
 def interpolate_job(recipe: Recipe, trail: Sequence[Checkpoint], siblings: Sequence[Checkpoint]) -> InterpolateJob:
     """Say which candidates to name first, before any is measured."""
     return InterpolateJob(start=trail[-2], end=trail[-1], siblings=tuple(siblings), interpolation=recipe.interpolation)
+
+
+def batch_norm_job(
+    recipe: Recipe, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset]
+) -> BatchNormJob:
+    """Say whose BatchNorm statistics to measure: on rows that the last phase trains on."""
+    parts = recipe.phases[-1].parts
+    return BatchNormJob(
+        candidates=tuple(members),
+        data=tuple(prepared[name] for name in parts),
+        shares=tuple(parts.values()),
+        rows=recipe.interpolation.batch_norm_rows,
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
 
 
 def evaluate_job(

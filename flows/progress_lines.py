@@ -5,7 +5,7 @@ from rich.markup import escape
 from ftlib.data.rows import reasons, remedies
 from ftlib.progress import Progress
 from ftlib.wording import counted, some
-from tasks.runner import DROPPED, SPELT
+from tasks.runner import CHANGED, DROPPED, SPELT
 
 _NAMED = 3
 """Special tokens that a line names."""
@@ -23,6 +23,10 @@ def stage_line(sign: Progress) -> str:
     if spelt:
         tokens = [f"{escape(token)} in {counted(int(rows), 'row')}" for token, rows in spelt]
         when += f", texts spell special tokens: {some(tokens, _NAMED)}"
+    changed = [(name.removeprefix(CHANGED), rows) for name, rows in sign.facts.items() if name.startswith(CHANGED)]
+    if changed:
+        changes = [f"{change.replace('_', ' ')} in {counted(int(rows), 'image')}" for change, rows in changed]
+        when += f"; {', '.join(changes)}"
     if "resumed_from_step" in sign.facts:
         when += f", resumed from step {sign.facts['resumed_from_step']:.0f}"
     told = [f"\n  [yellow]{escape(remedy)}[/]" for remedy in remedies(dropped)]

@@ -15,6 +15,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
 from ftlib.evaluation.measured import EvalReport
+from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.plan import check_patterns
 from ftlib.models.adapter import find_any
@@ -28,6 +29,7 @@ from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
 from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import base
+from ftlib.stages.batch_norm import batch_norm
 from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
@@ -103,7 +105,7 @@ def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
 def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
     """Yield a whole run: from rows to a published version, or a gate's refusal. Raises what a recipe's rows refute."""
     data = yield from prepare(r, given)
-    evidence = yield from find_best(r, work, data)
+    evidence = yield from find_best(r, work, data, given.model)
     return (yield from publish(evidence))
 
 
@@ -135,8 +137,8 @@ def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[d
     return raw if len(raw) == len(r.datasets) else None
 
 
-def find_best(r: Recipe, work: Workspace, data: Data | None) -> Steps[Evidence | None]:
-    """Train every phase, interpolate, measure, choose, and measure the choice beside every phase's end."""
+def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) -> Steps[Evidence | None]:
+    """Train every phase of a model, interpolate, measure, choose, and measure the choice beside every phase's end."""
     siblings: list[Checkpoint | None] = [*jobs.found_siblings(r, work)] if data else []
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels))
     if start:
@@ -149,7 +151,8 @@ def find_best(r: Recipe, work: Workspace, data: Data | None) -> Steps[Evidence |
     for seed in r.interpolation.seeds:
         again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)
         siblings.append(again and jobs.sibling_of(again, seed))
-    swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared)
+    norms = r.interpolation.mixes and model.form == "dense" and has_batch_norm(model.folder)
+    swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
     finalists = [*map(Candidate.of, checkpoints), selection.chosen] if checkpoints and selection else None
@@ -203,22 +206,50 @@ def sweep(
     trail: Sequence[Checkpoint] | None,
     siblings: Sequence[Checkpoint] | None,
     prepared: Mapping[str, PreparedDataset] | None,
+    *,
+    norms: bool,
 ) -> Steps[tuple[Candidates, list[EvalReport]] | None]:
-    """Name candidates and measure them, until what was measured asks for no more of them."""
+    """Name candidates and measure them, until what was measured asks for no more of them.
+
+    With `norms` the model has BatchNorm, and each candidate gets its own statistics before it is measured.
+    """
     count = r.interpolation.count()
     job = None if trail is None or siblings is None else jobs.interpolate_job(r, trail, siblings)
-    candidates = yield from step(interpolate, job, candidates=count)
-    reports = yield from measured(r, candidates and candidates.members, prepared, SELECTION, count)
-    while r.interpolation.adaptive and job and candidates and reports:
-        known = {member.digest() for member in candidates.members}
-        job = job.model_copy(update={"scores": scores_so_far(candidates, reports, r, work)})
-        candidates = yield from step(interpolate, job, candidates=count)
-        new = [member for member in candidates.members if member.digest() not in known] if candidates else []
+    named = yield from step(interpolate, job, candidates=count)
+    members = yield from completed(r, named and named.members, prepared, count, norms=norms)
+    reports = yield from measured(r, members, prepared, SELECTION, count)
+    while r.interpolation.adaptive and job and named and members and reports:
+        known = {member.as_named.digest(): member for member in members}
+        job = job.model_copy(update={"scores": scores_so_far(members, reports, r, work)})
+        named = yield from step(interpolate, job, candidates=count)
+        new = [member for member in named.members if member.digest() not in known] if named else []
         if not new:
             break
-        more = yield from measured(r, new, prepared, SELECTION, len(new))
+        new = yield from completed(r, new, prepared, len(new), norms=norms)
+        more = yield from measured(r, new, prepared, SELECTION, len(new or ()))
+        if named and new and more:
+            known |= {member.as_named.digest(): member for member in new}
+            members = [known[member.digest()] for member in named.members]
         reports = more and [*reports, *more]
-    return (candidates, reports) if candidates and reports else None
+    if not (named and members and reports):
+        return None
+    return named.model_copy(update={"members": tuple(members)}), reports
+
+
+def completed(
+    r: Recipe,
+    members: Sequence[Candidate] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+    count: int,
+    *,
+    norms: bool,
+) -> Steps[Sequence[Candidate] | None]:
+    """Give candidates, of which there will be `count` at most, BatchNorm statistics of their own with `norms`."""
+    if not norms:
+        return members
+    job = jobs.batch_norm_job(r, members, prepared) if members and prepared else None
+    made = yield from step(batch_norm, job, on_ray=r.compute.evaluation_workers > 1, candidates=count)
+    return made and made.members
 
 
 def measured(

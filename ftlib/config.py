@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from ftlib.errors import RecipeError
 
@@ -25,6 +26,19 @@ Split = Literal["train", "validation", "test"]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """Names become folder names, object keys and Prefect artifact keys, so the narrowest of their rules holds."""
+
+
+def _compiles(pattern: str) -> str:
+    """Refuse what is no regular expression. Raises ValueError."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+NamePattern = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression that is searched for in parameter names."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -6,7 +6,9 @@ transformers loads. The rows are learnable: each label has words of its own amon
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import random
 import string
@@ -14,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ftlib.config import BatchKind, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
@@ -35,7 +37,9 @@ from ftlib.models.folder import config_digest, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+ImageFamily = Literal["vit", "resnet", "efficientnet"]
 
 LABELS = ("billing", "bug", "sales")
 
@@ -142,6 +146,36 @@ def tiny_scored_rows(count: int, *, seed: int = 0, words: int = 12) -> list[dict
     return rows
 
 
+def tiny_image_rows(
+    count: int, labels: Sequence[str] = LABELS, *, seed: int = 0, pixels: int = 24, noise: float = 0.15
+) -> list[dict[str, str]]:
+    """Make `count` distinct rows with columns image (a PNG as a data URI), label and theme: each label has its colour.
+
+    A rectangle of that colour lies on a ground of noise; `noise` is its share of the whole range, the more, the harder.
+    At most six labels; the theme, light or dark, is the ground's.
+    """
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(seed)
+    rows: list[dict[str, str]] = []
+    for i in range(count):
+        theme = ("light", "dark")[int(draw.integers(2))]
+        image = np.full((pixels, pixels, 3), 0.8 if theme == "light" else 0.2)
+        top, left = draw.integers(0, pixels // 2, 2)
+        height, width = draw.integers(pixels // 4, pixels // 2, 2)
+        image[top : top + height, left : left + width] = _COLOURS[i % len(labels)]
+        image += draw.normal(0, noise, image.shape)
+        stream = io.BytesIO()
+        Image.fromarray((image.clip(0, 1) * 255).astype(np.uint8)).save(stream, "PNG")
+        text = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+        rows.append({"image": text, "label": labels[i % len(labels)], "theme": theme})
+    return rows
+
+
+_COLOURS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1))
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
     """Write rows as one JSON object a line and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,6 +260,91 @@ def tiny_causal_lm(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+IMAGE_SIZE = 32
+"""Pixels of a side of what the tiny image classifiers read."""
+
+
+def tiny_image_classifier(
+    folder: Path, family: ImageFamily = "vit", labels: Sequence[str] = ("cat", "dog"), *, seed: int = 0
+) -> Path:
+    """Write a classifier of images of 32 x 32 with its image processor; two layers, two stages, or three blocks.
+
+    ViT has attention and LayerNorm; ResNet convolutions and BatchNorm; EfficientNet depthwise ones too, and dropout.
+    """
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    config, processor = _image_family(family)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageClassification.from_config(config)
+        _measure_statistics(model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _measure_statistics(model: nn.Module) -> None:
+    """Give BatchNorm the statistics of blurred noise: with those of no image, all images look alike to the head."""
+    import torch
+
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.weight.fill_(1.0)  # transformers draws EfficientNet's from around 0
+        noise = torch.nn.functional.interpolate(torch.rand(32, 3, 4, 4), size=IMAGE_SIZE, mode="bilinear")
+        model.train()(pixel_values=2 * noise - 1)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
+    from transformers import (
+        ConvNextImageProcessorPil,
+        EfficientNetConfig,
+        ResNetConfig,
+        ViTConfig,
+        ViTImageProcessorPil,
+    )
+
+    square = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    if family == "vit":
+        config = ViTConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            image_size=IMAGE_SIZE,
+            patch_size=8,
+        )
+        return config, square
+    if family == "resnet":
+        return (
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+            ConvNextImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_pct=0.875),
+        )
+    blocks = {"kernel_sizes": [3, 3], "in_channels": [32, 32], "out_channels": [32, 64], "expand_ratios": [1, 4]}
+    return (
+        EfficientNetConfig(
+            image_size=IMAGE_SIZE,
+            width_coefficient=0.25,
+            depth_coefficient=1.0,
+            hidden_dim=320,  # of 1280 so wide
+            strides=[1, 2],
+            num_block_repeats=[1, 2],
+            depthwise_padding=[],
+            batch_norm_momentum=0.1,
+            **blocks,
+        ),
+        square,
+    )
 
 
 def tiny_checkpoint(

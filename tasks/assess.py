@@ -3,6 +3,7 @@
 from ftlib.evaluation.measured import EvalReport
 from ftlib.evaluation.selection import Selection
 from ftlib.merging.candidates import Candidates
+from ftlib.stages import batch_norm as _batch_norm
 from ftlib.stages import evaluate as _evaluate
 from ftlib.stages import interpolate as _interpolate
 from ftlib.stages import select as _select
@@ -14,6 +15,12 @@ from tasks.policy import stage_task
 def interpolate(job: _interpolate.InterpolateJob, work: Workspace) -> Candidates:
     """The points between a phase's start and its end."""
     return _interpolate.interpolate(job, work)
+
+
+@stage_task(hours=12)
+def batch_norm(job: _batch_norm.BatchNormJob, work: Workspace) -> Candidates:
+    """The points' own BatchNorm statistics, for models that have such layers."""
+    return _batch_norm.batch_norm(job, work)
 
 
 @stage_task(hours=12)

@@ -28,7 +28,7 @@ from ftlib.progress import Progress, emit, listen
 from ftlib.stages.step import Step, Steps, walk
 from ftlib.training.compute import Compute
 from ftlib.workspace import RECORD, Workspace
-from tasks.assess import evaluate
+from tasks.assess import batch_norm, evaluate
 from tasks.ray_when_needed import RayWhenNeeded
 from tasks.stages import TASKS
 from tasks.train import train
@@ -49,6 +49,8 @@ DROPPED = "dropped "
 
 SPELT = "spelt:"
 """Before a special token that texts spell, among what is told of a prepared dataset."""
+CHANGED = "changed:"
+"""Before what was done to images."""
 
 
 class StageRun(Config):
@@ -110,7 +112,7 @@ class Runner:
         elif to_do and following[0].on_ray:
             meanwhile = ray.start
         # What measures on Ray only waits for it, and does so here.
-        if task is train or (task is evaluate and not step.on_ray):
+        if task is train or (task in (batch_norm, evaluate) and not step.on_ray):
             artifact = self.on_thread(task, job, step.label, meanwhile)
         else:
             artifact = self.here(task, job, step.label)
@@ -216,6 +218,8 @@ def telling(artifact: Artifact) -> dict[str, float]:
         dropped = {f"{DROPPED}{reason}": float(count) for reason, count in ledger.dropped.items() if count}
         spelt = artifact.special_tokens if isinstance(artifact, PreparedDataset) else {}
         told = {f"{SPELT}{token}": float(rows) for token, rows in spelt.items()}
+        changes = artifact.image_changes if isinstance(artifact, PreparedDataset) else {}
+        told |= {f"{CHANGED}{change}": float(rows) for change, rows in changes.items()}
         return {"rows_in": ledger.rows_in, "rows_kept": ledger.kept, **dropped, **told}
     if isinstance(artifact, Checkpoint) and (step := artifact.facts.get("resumed_from_step")):
         return {"resumed_from_step": float(step)}

@@ -88,7 +88,8 @@ def profile_rows(raw: RawDataset, dataset: Dataset, files: Collection[int] | Non
         if files is None or file in files:
             example = clean_example(dataset, values)
             if isinstance(example, Example):
-                profiler.add(example.text, example.labels, example.slices)
+                measures = dataset.format.measures(example)
+                profiler.add(example.text, example.labels, example.slices, measures)
     return profiler.profile()
 
 
@@ -145,6 +146,8 @@ def clean_example(dataset: Dataset, values: Values) -> Example | str:
     example = dataset.format.example(values)
     if isinstance(example, Dropped):
         return example.reason
+    if dataset.format.shows_images:
+        return example
     text = clean(example.text, keep_lines=dataset.format.keeps_lines)
     if not text.strip():
         return "empty_text"

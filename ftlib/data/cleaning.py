@@ -37,5 +37,6 @@ class Cleaning(Config):
     """Drop rows whose cleaned, case-folded text was there before."""
     near_duplicates: float | None = Field(default=None, ge=0.6, lt=1.0)
     """Drop training rows whose text is at least this alike (Jaccard of runs of five characters) to a held-out row's,
-    or to another training row's of the same label, and validation rows that are to a test row's; 0.8 is usual. Unset:
-    how alike honest rows are depends on them."""
+    or to another training row's of the same label, and validation rows that are to a test row's; 0.8 is usual. Of
+    images it is the share of a difference hash's 64 bits that agrees, 0.85 or more; 0.95 is usual. Unset: how alike
+    honest rows are depends on them."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+from pydantic import model_validator
+
 from ftlib.config import Config
 from ftlib.data.cleaning import Cleaning
 from ftlib.data.formats import Format
@@ -9,6 +13,9 @@ from ftlib.data.limits import Limits
 from ftlib.data.row_schema import Column
 from ftlib.data.sources import Source
 from ftlib.data.splitting import SplitPolicy
+
+_LEAST_ALIKE = 0.85
+"""Of the bits of two images. Of a hundred thousand images, some agree in three quarters by chance."""
 
 
 class Dataset(Config):
@@ -30,3 +37,13 @@ class Dataset(Config):
     """What happens to texts before they are tokenised."""
     split: SplitPolicy = SplitPolicy()
     """Which rows train, which choose, and which are only reported on."""
+
+    @model_validator(mode="after")
+    def _near_images(self) -> Self:
+        near = self.cleaning.near_duplicates
+        if self.format.shows_images and near is not None and near < _LEAST_ALIKE:
+            raise ValueError(
+                f"cleaning.near_duplicates: {near:g}, of images allowed are {_LEAST_ALIKE:g} to 1: it is the share of "
+                "64 bits that agrees, and of two images that have nothing in common half of them do"
+            )
+        return self

@@ -70,6 +70,8 @@ class PreparedDataset(Artifact):
     """The digest of the tokenizer that made the ids."""
     special_tokens: dict[str, int] = {}
     """The tokenizer's special tokens that rows' texts spell, and in how many rows each."""
+    image_changes: dict[str, int] = {}
+    """What was done to images so that all are 8-bit RGB and upright, and to how many each."""
 
     def digest(self) -> str:
         """Return the digest of the rows' inputs and targets."""

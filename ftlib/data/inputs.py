@@ -197,6 +197,15 @@ def from_metadata(metadata: Mapping[bytes, bytes] | None) -> Inputs:
     return TEXT if said is None else _INPUTS.validate_json(said)
 
 
+def fixed_bytes(inputs: Inputs) -> int:
+    """Return what a row of numbers and pixels takes in memory, whatever they are; what else there is grows with it."""
+    return sum(
+        math.prod(column.shape) * (1 if isinstance(column, Pixels) else 4)
+        for column in inputs
+        if isinstance(column, Numbers | Pixels)
+    )
+
+
 def arrow_column(column: Input, cells: Sequence[Cell]) -> pa.Array:
     """Return a record batch's column. Raises DataError for numbers of another shape."""
     import numpy as np

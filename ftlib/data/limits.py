@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
 from ftlib.config import Config, Fraction
+from ftlib.data.images.decoding import PIXELS
 from ftlib.data.rows import BadRow
 from ftlib.errors import DataError
 from ftlib.wording import counted, some
@@ -143,6 +145,8 @@ class Limits(Config):
     """Share of ingested rows that cleaning, de-duplication and the leakage check may drop."""
     row_bytes: int = Field(default=1_000_000, gt=0)
     """A larger row is quarantined."""
+    image_pixels: int = Field(default=PIXELS, gt=0)
+    """A row with an image of more pixels is quarantined, before memory is taken for them."""
     rows: int = Field(default=10, gt=0)
     """Fewer rows than this fail."""
     max_rows: int = Field(default=100_000_000, gt=0)
@@ -155,3 +159,5 @@ class Limits(Config):
     """Share of ingested rows that may be copies of others, near ones too."""
     vanished: Fraction = 0.2
     """Share of the files known from before that may be gone at a retraining: 0 for none, 1 for any number."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"image_pixels": 50_000_000}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +11,8 @@ from ftlib.config import Split
 from ftlib.data.assignment import Assignment, clean_example
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import RawDataset
-from ftlib.data.near_duplicates import Suspect, colliding, near_copies, own_shingles, sketch
+from ftlib.data.images.near_images import Looked, NearImages
+from ftlib.data.near_duplicates import NearTexts, Reason, Suspect, colliding, near_copies, own_shingles, sketch
 from ftlib.data.rows import Example
 from ftlib.data.snapshot import read_snapshot
 
@@ -31,23 +33,45 @@ class Placed(NamedTuple):
     assignment: Assignment
 
 
+_Part = tuple[Placed, frozenset[Split]]
+"""A dataset, and which of its splits are looked at."""
+
+
 def drop_near(own: Placed, guards: Sequence[Placed], threshold: float) -> None:
     """Take out of train what is near a held-out row, here or in a guard, or near another training row of its label.
 
     Out of validation goes what is near a test row of the same dataset.
-    The snapshots are read twice: once for every row's bands, once for the texts of the few rows that share one.
-    Costs some 200 bytes a row, and four bytes a character of the rows that share a band.
+    The snapshots of texts are read twice: once for every row's bands, once for the texts of the few rows that share
+    one. Costs some 200 bytes a row, and four bytes a character of the rows that share a band; those of images are read
+    once, at some 400 bytes a row.
     """
-    import numpy as np
-
     parts = [(own, _OWN), *((guard, _HELD_OUT) for guard in guards)]
-    sketches = np.concatenate([batch for part, wanted in parts for batch in _sketches(part, wanted, threshold)])
-    if not (suspected := colliding(sketches)).any():
-        return
     places = own.assignment.places
     own_rows = [i for i, place in enumerate(places) if place in _OWN]
-    for suspect, reason in near_copies(_suspects(parts, sketches, suspected), threshold).items():
-        places[own_rows[suspect]] = reason
+    images = own.dataset.format.shows_images
+    near = near_copies(_looked(parts), partial(NearImages, threshold)) if images else _near_texts(parts, threshold)
+    for place, reason in near.items():
+        places[own_rows[place]] = reason
+
+
+def _looked(parts: Iterable[_Part]) -> Iterator[Looked]:
+    """Yield the rows with what they look like; every image is decoded once."""
+    place = -1
+    for part, wanted in parts:
+        for row_id, split, example in _examples(part, wanted):
+            place += 1
+            if (sight := part.dataset.format.sight(example)) is not None:
+                side = split if wanted is _OWN else "elsewhere"
+                yield Looked(place, side, row_id, example.label, sight)
+
+
+def _near_texts(parts: Sequence[_Part], threshold: float) -> dict[int, Reason]:
+    import numpy as np
+
+    sketches = np.concatenate([batch for part, wanted in parts for batch in _sketches(part, wanted, threshold)])
+    if not (suspected := colliding(sketches)).any():
+        return {}
+    return near_copies(_suspects(parts, sketches, suspected), partial(NearTexts, threshold))
 
 
 def _examples(part: Placed, wanted: frozenset[Split]) -> Iterator[tuple[str, Split, Example]]:
@@ -65,9 +89,7 @@ def _sketches(part: Placed, wanted: frozenset[Split], threshold: float) -> Itera
         yield sketch(batch, threshold)
 
 
-def _suspects(
-    parts: Iterable[tuple[Placed, frozenset[Split]]], sketches: NDArray[np.uint64], suspected: NDArray[np.bool_]
-) -> Iterator[Suspect]:
+def _suspects(parts: Iterable[_Part], sketches: NDArray[np.uint64], suspected: NDArray[np.bool_]) -> Iterator[Suspect]:
     place = -1
     for part, wanted in parts:
         for row_id, split, example in _examples(part, wanted):

@@ -10,9 +10,9 @@ itself, next to none above it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import numpy as np
 
@@ -120,17 +120,56 @@ def jaccard(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
     return common / (one.size + other.size - common)
 
 
-def near_copies(suspects: Iterable[Suspect], threshold: float) -> dict[int, Reason]:
+class Row(Protocol):
+    """A row that may be a near copy of another."""
+
+    @property
+    def place(self) -> int:
+        """Return its place among all rows."""
+        ...
+
+    @property
+    def side(self) -> Side:
+        """Return the side of the split that it is on."""
+        ...
+
+    @property
+    def row_id(self) -> str:
+        """Return its id."""
+        ...
+
+    @property
+    def label(self) -> str | None:
+        """Return the identity of its label."""
+        ...
+
+
+R = TypeVar("R", bound=Row, contravariant=True)
+
+
+class Neighbours(Protocol[R]):
+    """Rows that can be asked whether another is near one of them; under a label, those of that label alone."""
+
+    def add(self, row: R, label: str | None) -> None:
+        """Take a row in."""
+        ...
+
+    def holds_near(self, row: R, label: str | None) -> bool:
+        """Say whether a row that was added under this label is near."""
+        ...
+
+
+def near_copies(rows: Iterable[R], nobody: Callable[[], Neighbours[R]]) -> dict[int, Reason]:
     """Return the validation and training rows to drop, by place.
 
     A validation row near a test row, and a training row near a held-out one that stays, is `near_leaked`, whatever its
     label. Of the other training rows, in the order of their ids, one near a row of the same label that stays is
     `near_duplicate`: near texts with different labels both stay, since the difference may be what the label hangs on.
-    The order in which rows come decides nothing.
+    The order in which rows come decides nothing. `nobody` makes what holds no rows yet, and says what near means.
     """
     dropped: dict[int, Reason] = {}
-    test, held_out, staying = _Buckets(threshold), _Buckets(threshold), _Buckets(threshold)
-    for row in sorted(suspects, key=lambda row: (_SIDES.index(row.side), row.row_id, row.place)):
+    test, held_out, staying = nobody(), nobody(), nobody()
+    for row in sorted(rows, key=lambda row: (_SIDES.index(row.side), row.row_id, row.place)):
         if row.side == "test":
             test.add(row, None)
         if row.side == "validation" and test.holds_near(row, None):
@@ -146,8 +185,8 @@ def near_copies(suspects: Iterable[Suspect], threshold: float) -> dict[int, Reas
     return dropped
 
 
-class _Buckets:
-    """Rows by band, and by label where that matters."""
+class NearTexts:
+    """Texts by band, and by label where that matters."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -155,6 +194,7 @@ class _Buckets:
         self._shingles: list[NDArray[np.uint32]] = []
 
     def add(self, row: Suspect, label: str | None) -> None:
+        """Take a row in."""
         for band in row.bands:
             if len(bucket := self._rows[label, band]) < _BUCKET:
                 bucket.append(len(self._shingles))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftlib.config import BatchKind, Split
-from ftlib.data.inputs import INPUT_IDS, TEXT, Cell, Inputs, arrow_column, to_metadata
+from ftlib.data.inputs import INPUT_IDS, TEXT, Cell, Inputs, arrow_column, from_metadata, to_metadata
 from ftlib.data.row_targets import Target
 
 if TYPE_CHECKING:
@@ -60,6 +60,13 @@ def split_schema(kind: BatchKind, slices: Sequence[str] = (), inputs: Inputs = T
         columns.append(pa.field("target", target))
     columns += [pa.field(SLICE + name, pa.string()) for name in slices]
     return pa.schema(columns, {"kind": kind, **to_metadata(inputs)})
+
+
+def inputs_in(path: Path) -> Inputs:
+    """Return what a split's rows hold for the model."""
+    import pyarrow as pa
+
+    return from_metadata(pa.ipc.open_file(pa.memory_map(str(path))).schema.metadata)
 
 
 def longest_prompt(path: Path) -> int:

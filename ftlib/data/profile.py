@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from pydantic import Field
 
 from ftlib.config import Config
 
@@ -23,6 +27,8 @@ class Profile(Config):
     labels: dict[str, int] = {}
     slices: dict[str, dict[str, int]] = {}
     """For each slice column, rows by value."""
+    measures: dict[str, dict[int, int]] = Field(default={}, exclude_if=operator.not_)
+    """For rows that are no texts, rows by bin of what their format measures instead of a length."""
 
 
 def length_bin(length: int) -> int:
@@ -34,13 +40,25 @@ class Profiler:
     """Counts rows as they come, in memory that does not grow with them."""
 
     def __init__(self, slices: Sequence[str] = ()) -> None:
+        self._rows = 0
         self._lengths: Counter[int] = Counter()
+        self._measures: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self._labels: Counter[str] = Counter()
         self._slices: dict[str, Counter[str]] = {name: Counter() for name in slices}
 
-    def add(self, text: str, labels: Iterable[str] = (), slices: Sequence[str] = ()) -> None:
-        """Count a row; `slices` are its values in the order of the names."""
-        self._lengths[len(text)] += 1
+    def add(
+        self,
+        text: str,
+        labels: Iterable[str] = (),
+        slices: Sequence[str] = (),
+        measures: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Count a row; `slices` are its values in the order of the names, `measures` stand for its text's length."""
+        self._rows += 1
+        if not measures:
+            self._lengths[len(text)] += 1
+        for name, place in measures.items():
+            self._measures[name][place] += 1
         self._labels.update(labels)
         for counts, value in zip(self._slices.values(), slices, strict=True):
             counts[value if value in counts or len(counts) < _VALUES else OTHERS] += 1
@@ -51,10 +69,11 @@ class Profiler:
         for length, rows in self._lengths.items():
             bins[length_bin(length)] += rows
         return Profile(
-            rows=bins.total(),
+            rows=self._rows,
             lengths=dict(sorted(bins.items())),
             labels=dict(sorted(self._labels.items())),
             slices={name: dict(sorted(counts.items())) for name, counts in self._slices.items()},
+            measures={name: dict(sorted(counts.items())) for name, counts in sorted(self._measures.items())},
         )
 
 

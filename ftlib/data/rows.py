@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, cast
 
@@ -55,6 +55,12 @@ BadReason = Literal[
     "missing_key",
     "odd_updated",
     "odd_deleted",
+    "not_an_image",
+    "image_not_allowed",
+    "broken_image",
+    "image_too_large",
+    "missing_image_file",
+    "image_outside",
 ]
 
 DropReason = Literal[
@@ -83,6 +89,8 @@ DropReason = Literal[
     "unanswerable",
     "odd_answer",
     "answer_not_in_context",
+    "missing_image",
+    "image_not_ingested",
 ]
 
 
@@ -105,6 +113,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "answer_not_in_context": "answer_start counts the characters of the context before the answer",
         "unanswerable": "unanswerable: keep teaches a model to say so",
         "completion_not_a_string": "the completion column holds numbers, lists or objects; write text",
+        "image_not_ingested": "the image column holds no images: name it in the source's images, which makes images of "
+        "paths, bytes and base64",
     }
 )
 """What to do about rows that a format has no use for, by the reason; for the reasons that say little by themselves."""
@@ -219,6 +229,10 @@ class Encoded:
     pieces: list[Piece]
     truncated: bool = False
     """Whether tokens were lost."""
+    changes: tuple[str, ...] = ()
+    """What was done to an image so that all are alike (`ftlib.data.images.decoding`)."""
+    measures: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What a profile counts of it, by name, where that is not the length of a text."""
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
@@ -228,6 +242,8 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
     row_id: str
     file: int | None = None
     """Which of the dataset's files it came from, where the source says so."""
+    bytes: int = 0
+    """Of its canonical JSON."""
 
 
 Schema = Callable[[Row, dict[str, Value]], dict[str, Value] | BadRow]
@@ -255,8 +271,9 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None, file: i
         return BadRow(row.uri, row.line, row.bytes, "reserved_column", f"rename the column {name!r}", name)
     if len(encoded) > row_bytes:
         largest = max(values, key=lambda name: len(canonical_json({name: values[name]})))
-        return too_large(row.uri, row.line, len(encoded), row_bytes, largest)
-    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file)
+        image = str(values[largest])[:5] == "data:"
+        return too_large(row.uri, row.line, len(encoded), row_bytes, largest, image=image)
+    return Checked(values, hashlib.sha256(encoded).hexdigest()[:32], file, len(encoded))
 
 
 def _without_json(row: Row, values: Values) -> BadRow:
@@ -291,10 +308,11 @@ def blame(row: Row, reason: BadReason, column: str, what: str) -> BadRow:
     return BadRow(row.uri, row.line, row.bytes, reason, detail, column)
 
 
-def too_large(uri: str, line: int, size: int, allowed: int, largest: str) -> BadRow:
-    """Return a bad row that has more bytes than allowed, most of them in one column."""
-    detail = f"{size} bytes, allowed {allowed}, most in column {largest!r}; raise limits.row_bytes"
-    return BadRow(uri, line, size, "too_large", f"{detail}, or leave the column out: source.drop_columns", largest)
+def too_large(uri: str, line: int, size: int, allowed: int, largest: str, *, image: bool = False) -> BadRow:
+    """Return a bad row that has more bytes than allowed, most of them in one column, which may be an image."""
+    detail = f"{size} bytes, allowed {allowed}, most in column {largest!r}; raise limits.row_bytes, or"
+    remedy = "store the image smaller" if image else "leave the column out: source.drop_columns"
+    return BadRow(uri, line, size, "too_large", f"{detail} {remedy}", largest)
 
 
 _sorted_json = msgspec.json.Encoder(order="sorted").encode
@@ -347,7 +365,9 @@ def table_row(uri: str, number: int, size: int, cells: dict[str, object]) -> Row
         try:
             values[name] = from_python(cell)
         except TypeError:
-            return blame(row, "binary_value", name, "holds bytes, which are neither text nor a number")
+            return blame(
+                row, "binary_value", name, "holds bytes, neither text nor a number (an image? name it in source.images)"
+            )
     return row
 
 

@@ -12,9 +12,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from ftlib.data.rows import FILE, ROW_ID, Checked, Value
 
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+    from pyarrow import parquet
 
+T = TypeVar("T")
 ColumnKind = Literal["string", "int64", "double", "bool", "json"]
 
 _JSON = {b"reglage": b"json"}
-_BATCH = 1000
+_BATCH, _BATCH_BYTES = 1000, 16 << 20
+"""Rows of a batch, and the bytes that close it before: a thousand images would be a gigabyte."""
 _ROW_GROUP_BYTES = 8 << 20
+_LARGE_CELL = 16 << 10
+"""Bytes of a column's cells, in the mean of a batch, from which on they are no dictionary."""
 _KINDS: dict[type, ColumnKind] = {str: "string", int: "int64", float: "double", bool: "bool"}
 
 
@@ -52,19 +57,21 @@ def write_snapshot(
 
     spool = path.with_suffix(".spool")
     kinds: dict[str, set[ColumnKind]] = {}
-    pending = iter(rows)
+    large: set[str] = set()
     try:
         with pa.OSFile(str(spool), "wb") as stream:
-            while batch := list(islice(pending, _BATCH)):
+            for batch in in_batches(rows, lambda row: row.bytes, _BATCH, _BATCH_BYTES):
                 table = _typed_batch(batch)
                 for field in table.schema:
                     kinds.setdefault(field.name, set()).add(_kind_of(field))
+                    if table[field.name].nbytes > _LARGE_CELL * table.num_rows:
+                        large.add(field.name)
                 with pa.ipc.new_stream(stream, table.schema) as writer:
                     writer.write_batch(table)
         resolved: dict[str, ColumnKind] = {
             name: _resolve(kinds[name]) for name in sorted(kinds) if name not in (ROW_ID, FILE)
         }
-        count, content = _write_parquet(path, spool, resolved, keep())
+        count, content = _write_parquet(path, spool, resolved, large, keep())
     finally:
         spool.unlink(missing_ok=True)
     return Snapshot(count, tuple(resolved), content)
@@ -76,7 +83,7 @@ def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 
     with parquet.ParquetFile(path) as table:
         nested = {field.name for field in table.schema_arrow if field.metadata == _JSON}
-        for batch in table.iter_batches(batch_size=_BATCH, use_threads=False):
+        for batch in table.iter_batches(batch_size=_rows_at_once(table), use_threads=False):
             for cells in batch.to_pylist():
                 row_id = cells.pop(ROW_ID)
                 cells.pop(FILE, None)
@@ -114,11 +121,32 @@ def read_column(path: Path, name: str) -> Iterator[tuple[str, Value]]:
 
     with parquet.ParquetFile(path) as table:
         nested = table.schema_arrow.field(name).metadata == _JSON
-        for batch in table.iter_batches(batch_size=_BATCH, columns=[ROW_ID, name], use_threads=False):
+        for batch in table.iter_batches(batch_size=_rows_at_once(table), columns=[ROW_ID, name], use_threads=False):
             ids, cells = batch.column(ROW_ID).to_pylist(), batch.column(name).to_pylist()
             if nested:
                 cells = [None if cell is None else json.loads(cell) for cell in cells]
             yield from zip(ids, cells, strict=True)
+
+
+def in_batches(rows: Iterable[T], size: Callable[[T], int], most: int, most_bytes: int) -> Iterator[list[T]]:
+    """Gather rows into batches of at most `most`, closed as soon as they have `most_bytes` together."""
+    batch: list[T] = []
+    held = 0
+    for row in rows:
+        batch.append(row)
+        held += size(row)
+        if len(batch) == most or held >= most_bytes:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _rows_at_once(table: parquet.ParquetFile) -> int:
+    """Return how many rows are read at a time, going by the largest group of the file."""
+    groups = (table.metadata.row_group(i) for i in range(table.metadata.num_row_groups))
+    largest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    return max(1, min(_BATCH, _BATCH_BYTES // max(largest, 1)))
 
 
 def _resolve(kinds: set[ColumnKind]) -> ColumnKind:
@@ -174,15 +202,23 @@ def _own_fields() -> list[pa.Field]:
 
 
 def _write_parquet(
-    path: Path, spool: Path, kinds: dict[str, ColumnKind], keep: NDArray[np.bool_] | None
+    path: Path, spool: Path, kinds: dict[str, ColumnKind], large: set[str], keep: NDArray[np.bool_] | None
 ) -> tuple[int, str]:
-    """Write the rows to keep; return how many they are, and the sha256 of their ids."""
+    """Write the rows to keep; return how many they are, and the sha256 of their ids.
+
+    Columns of `large` cells are no dictionaries: of an image that is there a thousand times the footer would say the
+    size of one, and a reader goes by it.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
     count, content = 0, hashlib.sha256()
     schema = pa.schema([*_own_fields(), *(_field(name, kind) for name, kind in kinds.items())])
-    with _spooled(spool) as batches, parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    short: Any = [name for name in schema.names if name not in large] if large else True
+    with (
+        _spooled(spool) as batches,
+        parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=short) as writer,
+    ):
         for group in _row_groups(_kept(batches, keep), schema):
             writer.write_table(pa.Table.from_batches(group, schema))
             for batch in group:

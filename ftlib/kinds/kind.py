@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ftlib.config import BatchKind
 from ftlib.kinds import snippets
@@ -58,6 +58,9 @@ class Kind:
     """Labels that the training rows must name at least; 0 where targets are not labels of a closed set."""
     whole_tags: bool
     """Whether labels are IOB2 tags, so that a type has both of them though the rows may show one."""
+    modality: Literal["text", "images"]
+    """What a row is made from: a text, which the model's tokenizer cuts and batches fill up, or an image of one size,
+    which its image processor makes."""
     language: bool
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
     of a row, one by one. One model answers all such kinds; a chat template may spell special tokens in their texts."""
@@ -78,8 +81,8 @@ class Kind:
     """The class of transformers that loads a model, as users write it."""
     architectures: tuple[str, ...]
     """How the names of such models' own classes end."""
-    task_type: str
-    """peft's TaskType, by name."""
+    task_type: str | None
+    """peft's TaskType, by name; None where it has none for such models, and wraps them as they are."""
 
     pipeline: str
     """The Hub's name of the task; it has none for several labels or a number."""
@@ -155,6 +158,7 @@ _ROWS = (
         predictor=LabelPredictor,
         least_labels=2,
         whole_tags=False,
+        modality="text",
         language=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -179,6 +183,7 @@ _ROWS = (
         predictor=MultiLabelPredictor,
         least_labels=1,
         whole_tags=False,
+        modality="text",
         language=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -203,6 +208,7 @@ _ROWS = (
         predictor=ScorePredictor,
         least_labels=0,
         whole_tags=False,
+        modality="text",
         language=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -228,6 +234,7 @@ _ROWS = (
         predictor=EntityPredictor,
         least_labels=2,
         whole_tags=True,
+        modality="text",
         language=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -253,6 +260,7 @@ _ROWS = (
         predictor=SpanPredictor,
         least_labels=0,
         whole_tags=False,
+        modality="text",
         language=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -277,6 +285,7 @@ _ROWS = (
         predictor=None,
         least_labels=0,
         whole_tags=False,
+        modality="text",
         language=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -301,6 +310,7 @@ _ROWS = (
         predictor=None,
         least_labels=0,
         whole_tags=False,
+        modality="text",
         language=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -325,6 +335,7 @@ _ROWS = (
         predictor=LabelPredictor,
         least_labels=2,
         whole_tags=False,
+        modality="images",
         language=False,
         answers_by_token=False,
         reads_one_place=False,
@@ -334,7 +345,7 @@ _ROWS = (
         outputs=None,
         auto_class="AutoModelForImageClassification",
         architectures=("ForImageClassification",),
-        task_type="FEATURE_EXTRACTION",
+        task_type=None,
         pipeline="image-classification",
         title="Image classification",
         answers="one of them to any image",

@@ -25,7 +25,7 @@ from ftlib.models.folder import (
     check_model,
     check_no_code,
     check_tokenizer,
-    copy_tokenizer,
+    copy_processor,
     read_config,
     read_json,
 )
@@ -272,18 +272,18 @@ def load_processor(folder: Path) -> Processor:
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not parameter.detach().sum().isfinite():  # cheaper than every value
-            bad = int((~parameter.isfinite()).sum())
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.sum().isfinite():  # cheaper than every value
+            bad = int((~tensor.isfinite()).sum())
             if bad:
                 raise ModelError(
-                    f"{folder}: tensor {name!r} holds NaN or infinity, {bad} of {parameter.numel()} values: the "
+                    f"{folder}: tensor {name!r} holds NaN or infinity, {bad} of {tensor.numel()} values: the "
                     "training that made it broke, or the file is damaged; give another checkpoint"
                 )
 
 
-def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenizer_from: Path) -> None:
-    """Write a folder that stock transformers loads; tokenizer files are byte copies of `tokenizer_from`'s."""
+def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], processor_from: Path) -> None:
+    """Write a folder that stock transformers loads; what makes its inputs are byte copies of `processor_from`'s files."""
     folder.mkdir(parents=True, exist_ok=True)
     config = cast(Any, model).config
     if labels:
@@ -291,13 +291,13 @@ def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], tokenize
         config.label2id = {label: i for i, label in enumerate(labels)}
     with quiet():
         cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
-    copy_tokenizer(tokenizer_from, folder)
+    copy_processor(processor_from, folder)
 
 
 def save_adapter(model: nn.Module, folder: Path, like: Path, base: Base) -> None:
     """Write what peft has put over a model, and what says how it is asked: nothing is merged.
 
-    Config and tokenizer are byte copies of those in `like`, the checkpoint that it was trained from. `base` is what a
+    Config and processor are byte copies of those in `like`, the checkpoint that it was trained from. `base` is what a
     loader puts it over.
     """
     with quiet(), warnings.catch_warnings():
@@ -310,8 +310,8 @@ def save_adapter(model: nn.Module, folder: Path, like: Path, base: Base) -> None
 
 
 def copy_beside(source: Path, target: Path) -> None:
-    """Copy what lies beside a model's weights byte for byte: config, generation settings, tokenizer."""
+    """Copy what lies beside a model's weights byte for byte: config, generation settings, processor."""
     for name in ("config.json", GENERATION_CONFIG):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    copy_tokenizer(source, target)
+    copy_processor(source, target)

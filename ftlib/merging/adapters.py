@@ -24,7 +24,7 @@ from ftlib.kinds.loading import ADAPTED, load_model, merged, put_over, save_mode
 from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
-from ftlib.models.folder import copy_tokenizer, labels_of, read_config, tensor_spans
+from ftlib.models.folder import copy_processor, labels_of, read_config, tensor_spans
 from ftlib.models.tensor_files import TensorSpan
 from ftlib.models.torch_dtypes import DTYPES
 
@@ -82,7 +82,7 @@ def write_scaled(
     if stands_on:
         config["base_model_name_or_path"], config["revision"] = stands_on
     write_adapter_config(out, config)
-    copy_tokenizer(adapter, out)
+    copy_processor(adapter, out)
     return whole
 
 
@@ -184,7 +184,7 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
             tensor.data = tensor.data.to(DTYPES[spans[name].dtype])
     cast(Any, made).config.dtype = next(iter(_floating(spans.values())), torch.float32)
     save_model(made, out, labels_of(base), base)
-    copy_tokenizer(adapter, out)  # its own, where tokens were added
+    copy_processor(adapter, out)  # its own, where tokens were added
 
 
 def _floating(spans: Iterable[TensorSpan]) -> list[torch.dtype]:
@@ -197,9 +197,9 @@ def _kind(adapter: Path, config: dict[str, Any], base: Path) -> BatchKind:
     task, made_by = config.get("task_type"), (read_config(base).get("architectures") or [""])[0]
     for kind in KINDS.values():
         # `get_peft_model` does not ask for a task.
-        if task == kind.task_type or (task is None and made_by.endswith(kind.architectures)):
+        if task == kind.task_type if task else made_by.endswith(kind.architectures):
             return kind.name
-    tasks = ", ".join(dict.fromkeys(kind.task_type for kind in KINDS.values()))
+    tasks = ", ".join(dict.fromkeys(kind.task_type for kind in KINDS.values() if kind.task_type))
     raise ModelError(
         f"{adapter} is for the task {task or made_by!r}; adapters for {tasks} are merged here: merge it with peft's "
         "merge_and_unload, and give the folder that saves"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ftlib.errors import ModelError
 from ftlib.merging.adapter_points import check_point, write_point
+from ftlib.merging.batch_norm import unmixed, with_statistics
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.engine import stream
 from ftlib.merging.files import Merged, write_merge
@@ -37,14 +40,27 @@ def check_candidate(candidate: Candidate) -> None:
         _plan(candidate, candidate.parts)
 
 
-def mix_into(model: nn.Module, candidate: Candidate) -> None:
+def _state_as_saved(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's tensors, in their own memory, by the names that they have in its files.
+
+    Some families were renamed in transformers and their files were not: a ViT's `layers.0.attention.q_proj` is saved as
+    `encoder.layer.0.attention.attention.query`.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(cast(Any, model), model.state_dict())
+
+
+def mix_into(model: nn.Module, candidate: Candidate, to_measure: Collection[str] = ()) -> None:
     """Set a model's tensors to the candidate's, computed from its checkpoints' files as `write_candidate` does.
 
-    Values are rounded as they are stored, whatever the model computes in: what is measured is what is served. Raises
+    BatchNorm layers that are `to_measure` get their weights alone: running statistics that nobody mixes take no part in
+    what a merge method counts over the whole model, or the weights would be others than those that are written. Values
+    are rounded as they are stored, whatever the model computes in: what is measured is what is served. Raises
     ModelError if the files do not cover the model's tensors exactly, or if a value is not finite.
     """
-    plan = _plan_made(candidate)
-    state = model.state_dict()
+    plan = unmixed(_plan_made(candidate), to_measure)
+    state = _state_as_saved(model)
     _check_coverage(state, plan)
 
     def put(planned: PlannedTensor, first: int, values: Tensor) -> None:
@@ -84,7 +100,8 @@ def _plan_made(candidate: Candidate) -> MergePlan:
     parts = candidate.parts
     source = 0 if candidate.merge is None else candidate.merge.whole_copy()
     if source is None:
-        return _plan(candidate, parts)
+        plan = _plan(candidate, parts)
+        return with_statistics(plan, candidate.statistics) if candidate.statistics else plan
     return plan_merge(Average(ingredients=(0,)), [_input(parts[source])], reference=0)
 
 

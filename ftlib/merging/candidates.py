@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ftlib.artifacts import Artifact
 from ftlib.fingerprint import Identified, digest, identify
+from ftlib.merging.batch_norm import Statistics
 from ftlib.merging.methods import Lerp, Merge
 from ftlib.models.checkpoint import Checkpoint
 
@@ -20,6 +21,8 @@ class Candidate(Identified):
     """More checkpoints trained from theta0."""
     merge: Merge | None = None
     """None: the end, as it is."""
+    statistics: Statistics | None = None
+    """BatchNorm's, measured for the mix; None where nothing was measured: for copies, and models without BatchNorm."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Candidate:
@@ -58,12 +61,18 @@ class Candidate(Identified):
         """Return the digest of the tensors and of all that lies beside them; a byte copy has its source's."""
         return self._of([part.digest() for part in self.parts])
 
+    @property
+    def as_named(self) -> Candidate:
+        """Return it as the interpolation names it, before anything is measured for it."""
+        return self.model_copy(update={"statistics": None})
+
     def _of(self, parts: list[str]) -> str:
         source = 0 if self.merge is None else self.merge.whole_copy()
         if source is not None:
             return parts[source]
         assert self.merge is not None
-        return digest(["merge", self.merge.version, identify(self.merge), [*parts]])
+        mixed = digest(["merge", self.merge.version, identify(self.merge), [*parts]])
+        return mixed if self.statistics is None else digest(["batch_norm", mixed, self.statistics.digest()])
 
 
 class Candidates(Artifact):

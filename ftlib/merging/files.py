@@ -21,12 +21,12 @@ from ftlib.config import Config
 from ftlib.errors import BusyError, ModelError
 from ftlib.merging.engine import CHUNK_BYTES, stream
 from ftlib.merging.plan import MergePlan, PlannedTensor
-from ftlib.models.folder import TOKENIZER_FILES, digest_of_tensors, tensor_files
+from ftlib.models.folder import PROCESSOR_FILES, digest_of_tensors, tensor_files
 from ftlib.models.shards import shard_layout
 from ftlib.models.tensor_files import INDEX, TensorFile, index_of, lay_out, shard_names
 from ftlib.storage.files import flush_folder, local_errors
 
-BESIDE = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
+BESIDE = ("config.json", "generation_config.json", "processor_config.json")
 RECORD = "merge.json"
 """What a folder was merged from, where no registry says it."""
 WORKERS = 2
@@ -70,7 +70,7 @@ def write_merge(
         with sink:
             warnings = stream(plan, sink.take, chunk_bytes=chunk_bytes, workers=workers)
         source = plan.inputs[plan.reference].folder
-        beside = [name for name in (*BESIDE, *TOKENIZER_FILES) if (source / name).is_file()]
+        beside = [name for name in (*BESIDE, *PROCESSOR_FILES) if (source / name).is_file()]
         for name in beside:
             _copy_durably(source / name, work / name)
         if shard_bytes is None and (source / INDEX).is_file():

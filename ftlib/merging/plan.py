@@ -13,7 +13,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.methods import Chunk, Kernel
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import check_model, read_config, tensor_spans
-from ftlib.models.parameter_names import is_embedding, layer_of
+from ftlib.models.parameter_names import BATCHES_SEEN, is_embedding, layer_of
 from ftlib.models.tensor_files import FLOATING, TensorSpan
 from ftlib.models.vocabulary import check_labels, has_vocabulary, new_tokens
 from ftlib.wording import some
@@ -52,7 +52,8 @@ class PlannedTensor:
     segments: tuple[Segment, ...]
     """Without gaps, in order."""
     compare: bool = False
-    """True for integers: copied from the reference, and said if the inputs differ."""
+    """True for integers: copied from the reference, and said if the inputs differ; never for how many batches a
+    BatchNorm has seen, which differ by nature and are read by nothing."""
 
     @property
     def elements(self) -> int:
@@ -126,11 +127,13 @@ def _planned(
     rows: int | None,
 ) -> PlannedTensor:
     span, depth = spans[reference], _depth(name, layers)
-    planned = PlannedTensor(name, depth, spans, span.dtype, span.shape, (), compare=span.dtype not in FLOATING)
-    source = reference if planned.compare else kernel.source_of(Chunk(name, depth))
+    whole = span.dtype not in FLOATING
+    compare = whole and not name.endswith(BATCHES_SEEN)
+    planned = PlannedTensor(name, depth, spans, span.dtype, span.shape, (), compare=compare)
+    source = reference if whole else kernel.source_of(Chunk(name, depth))
     # A vocabulary may have grown into rows that were there for it: of tensors outside the layers, those with its size.
     grown = len({each.shape for each in spans}) > 1 or (layer_of(name) is None and span.shape[:1] == (rows,))
-    if not planned.compare and grown:
+    if not whole and grown:
         return replace(planned, segments=tuple(_row_segments(span.shape, spans[0].shape[0], fresh, source)))
     return replace(planned, segments=(Segment(0, planned.elements, source),))
 

@@ -1,6 +1,6 @@
 """Folders of adapters, without torch or peft: their config, their identity, and the model that they stand on.
 
-An adapter that a phase ends in, or that a version is, has in one folder what peft saves, the config and tokenizer of
+An adapter that a phase ends in, or that a version is, has in one folder what peft saves, the config and processor of
 the model that it makes, and `base.json`: which model it stands on, by name and digest. No merged weights are anywhere.
 """
 
@@ -20,7 +20,7 @@ from ftlib.fingerprint import digest, file_digest
 from ftlib.models.checkpoint import ADAPTER_CONFIG, BASE, Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     check_no_code,
-    check_tokenizer,
+    check_processor,
     digest_of_tensors,
     facts_beside,
     files_digest,
@@ -154,7 +154,7 @@ def adapter_digest(folder: Path, base: Base) -> str:
 def find_any(ref: ModelRef, versions: Versions | None = None) -> FoundModel:
     """Find the model that a recipe or a command names, in any form, and identify its bytes.
 
-    Raises ModelError if it is missing or has no tokenizer, what `check_model` raises, and for an adapter what
+    Raises ModelError if it is missing or nothing makes its inputs, what `check_model` raises, and for an adapter what
     `find_base` raises.
     """
     folder = locate(ref)
@@ -163,7 +163,7 @@ def find_any(ref: ModelRef, versions: Versions | None = None) -> FoundModel:
     read_adapter(folder)
     base = find_base(folder, versions)
     check_no_code(folder)
-    check_tokenizer(folder)
+    check_processor(folder)
     return FoundModel(
         name=ref.path,
         uri=str(folder),

@@ -42,10 +42,12 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", *TOKENIZER_FILES]
+IMAGE_PROCESSOR = "preprocessor_config.json"
+PROCESSOR_FILES = (*TOKENIZER_FILES, IMAGE_PROCESSOR)
+"""What makes a model's inputs of raw values; models of images have no tokenizer, most models of text nothing else."""
 
 GENERATION_CONFIG = "generation_config.json"
-IMAGE_PROCESSOR = "preprocessor_config.json"
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", GENERATION_CONFIG, *PROCESSOR_FILES]
 
 # transformers >= 5.3 ignores the second, older ones ran code from it (CVE-2026-4372): nothing honest needs either.
 _RUNS_CODE = ("auto_map", "_attn_implementation_internal", "custom_pipelines")
@@ -65,11 +67,11 @@ _SAYS_NOTHING_OF_READING = (
 def find_model(ref: ModelRef) -> FoundModel:
     """Find the base model's folder and identify its bytes.
 
-    Raises ModelError if it is missing or has no tokenizer, and what `check_model` raises.
+    Raises ModelError if it is missing or nothing makes its inputs, and what `check_model` raises.
     """
     folder = locate(ref)
     check_model(folder)
-    check_tokenizer(folder)
+    check_processor(folder)
     return FoundModel(
         name=ref.path if ref.revision is None else f"{ref.path}@{ref.revision}",
         uri=str(folder),
@@ -86,7 +88,7 @@ def files_digest(folder: Path) -> str:
 def facts_beside(folder: Path) -> dict[str, Any]:
     """Return the fields of `FoundModel` that say what lies beside the weights."""
     return {
-        "tokenizer": tokenizer_digest(folder),
+        "tokenizer": processor_digest(folder),
         "generation": file_digest(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else "",
         "reads": _digest_of_config(read_config(folder)),
     }
@@ -109,6 +111,14 @@ def check_model(folder: Path) -> None:
     packed = sorted({f"{span.name} ({span.dtype})" for span in tensor_spans(folder).values() if span.dtype in PACKED})
     if packed:
         raise _quantised(folder, f"{len(packed)} tensors, {some(packed, 3)}")
+
+
+def check_processor(folder: Path) -> None:
+    """Raise ModelError if a folder has nothing that makes inputs: an image processor, or else a tokenizer."""
+    if (folder / IMAGE_PROCESSOR).is_file():
+        read_json(folder / IMAGE_PROCESSOR)
+    else:
+        check_tokenizer(folder)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -392,9 +402,9 @@ def digest_of_tensors(tensors: Iterable[tuple[str, str, Sequence[int], str]]) ->
     return hashlib.sha256("".join(line for _, line in lines).encode()).hexdigest()
 
 
-def tokenizer_digest(folder: Path) -> str:
-    """Return the sha256 over the names and bytes of the folder's tokenizer files."""
-    return digest([[name, file_digest(folder / name)] for name in TOKENIZER_FILES if (folder / name).is_file()])
+def processor_digest(folder: Path) -> str:
+    """Return the sha256 over the names and bytes of what makes the model's inputs: tokenizer, image processor."""
+    return digest([[name, file_digest(folder / name)] for name in PROCESSOR_FILES if (folder / name).is_file()])
 
 
 def config_digest(folder: Path) -> str:
@@ -403,8 +413,8 @@ def config_digest(folder: Path) -> str:
     return digest([[name, file_digest(folder / name)] for name in names])
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files byte for byte: a re-saved tokenizer is another tokenizer."""
-    for name in TOKENIZER_FILES:
+def copy_processor(source: Path, target: Path) -> None:
+    """Copy what makes inputs byte for byte: a re-saved tokenizer is another tokenizer."""
+    for name in PROCESSOR_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_LAYER = re.compile(r"\.(?:layer|layers|h|block|blocks)\.(\d+)\.")
+BATCHES_SEEN = ".num_batches_tracked"
+"""How the name of a BatchNorm layer's counter ends; who has none keeps no running statistics while it trains."""
+
+_LAYER = re.compile(r"\.(?:layer|layers|h|block|blocks|stages)\.(\d+)\.")
 
 
 def layer_of(name: str) -> int | None:
-    """Return the transformer layer a parameter belongs to, counted from the input; None outside the layers."""
+    """Return the layer a parameter belongs to, counted from the input; None outside the layers.
+
+    Of a network of stages (ResNet, ConvNeXt) it is the stage, whose own layers are numbered from 0 again; of
+    EfficientNet, the block.
+    """
     found = _LAYER.search(f".{name}")
     return int(found[1]) if found else None
 

@@ -12,6 +12,10 @@ from pathlib import Path
 
 from ftlib.config import REPORT, SELECTION
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats import Format
+from ftlib.data.formats.text import reads_text
+from ftlib.data.inputs import Pixels
+from ftlib.data.prepared import inputs_in, split_file
 from ftlib.evaluation.results import results, text_table
 from ftlib.evaluation.selection import Selection
 from ftlib.kinds.kind import KINDS, Kind
@@ -197,6 +201,19 @@ def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
     ]
 
 
+def _read(name: str, format: Format, data: PreparedDataset) -> str:
+    """Say what the model saw of a row."""
+    if reads_text(format):
+        beyond = "a longer one is read in windows" if format.reads_windows else "what follows in a longer one is unseen"
+        return f"texts of at most {format.max_tokens} tokens (`{name}`); {beyond}"
+    sizes = [
+        f"{one.width} x {one.height} pixels"
+        for one in inputs_in(split_file(data.path, REPORT))
+        if isinstance(one, Pixels)
+    ]
+    return f"images of {sizes[0]} (`{name}`), to which its image processor resizes" if sizes else f"`{name}`"
+
+
 def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
     labels = selection.chosen.end.labels
     if labels:
@@ -204,8 +221,7 @@ def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: 
         yield f"It knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
     for name in recipe.training_datasets():
         format = recipe.datasets[name].format
-        beyond = "a longer one is read in windows" if format.reads_windows else "what follows in a longer one is unseen"
-        yield f"It was trained on texts of at most {format.max_tokens} tokens (`{name}`); {beyond}."
+        yield f"It was trained on {_read(name, format, prepared[name])}."
         if format.may_be_unanswerable:
             yield (
                 "It says that there is no answer by its first token, `[CLS]`: where the sum of that token's two logits "

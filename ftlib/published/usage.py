@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ftlib.data.formats.base import Prompting
+from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Base, FoundModel
 from ftlib.recipe.recipe import Recipe
@@ -22,10 +23,10 @@ def usage(recipe: Recipe) -> str:
             folder=_FOLDER,
             separator=prompting.reads if prompting else "",
             most=max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64,
-            split=", split_special_tokens=True" if format.special_tokens == "split" else "",
+            split=", split_special_tokens=True" if reads_text(format) and format.special_tokens == "split" else "",
         )
     )
-    said = kind.note if prompting is None else _of_prompts(prompting, format.max_tokens)
+    said = kind.note if prompting is None or not reads_text(format) else _of_prompts(prompting, format.max_tokens)
     return f"{snippet}\n\n{said}" if said else snippet
 
 

@@ -10,6 +10,7 @@ from pydantic import model_validator
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
 from ftlib.data.formats import Format
+from ftlib.data.formats.text import reads_text
 from ftlib.data.splitting import SplitPolicy
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
@@ -152,6 +153,20 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
+    if phase.batch_norm == "updated":
+        yield from _statistics_misfits(where, phase, recipe.compute)
+
+
+def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
+    """Say why statistics of a batch would depend on how it is split, which the identity of a phase does not know."""
+    if not phase.tuning.takes_steps:
+        yield f"{where}.batch_norm: updated, but {phase.tuning.kind!r} takes no steps that statistics follow; remove it"
+    if compute.workers > 1 or compute.micro_batch_size is not None:
+        split = f"{compute.workers} workers" if compute.workers > 1 else f"micro-batches of {compute.micro_batch_size}"
+        yield (
+            f"{where}.batch_norm: updated normalises a row by all rows of its batch, which {split} split; set "
+            "compute.workers to 0 or 1 and compute.micro_batch_size to null, or leave batch_norm at frozen"
+        )
 
 
 def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
@@ -163,7 +178,8 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
-    said = {name: recipe.datasets[name].format.special_tokens for name in phase.parts}
+    formats = {name: recipe.datasets[name].format for name in phase.parts}
+    said = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
     if len({*said.values()}) > 1:
         yield (
             f"{where}.mixture: one model reads special tokens in one way, got special_tokens "

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftlib.config import REPORT
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences, results, retained_reference
-from ftlib.kinds.outcomes import ScoreOutcomes
+from ftlib.kinds.outcomes import LabelOutcomes, ScoreOutcomes
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import spelling_notes
 from ftlib.recipe.recipe import Recipe
 from ftlib.report import diagnosis, sections
 from ftlib.report.answers import answer_figures, answer_tables
+from ftlib.report.contact_sheet import contact_sheet
 from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
@@ -100,10 +104,17 @@ def _diagnosis(evidence: Evidence, work: Workspace, folder: Path) -> sections.Se
     tables = {name: load(cell) for name, cell in evidence.measured(chosen).items()}
     seen = [cell for report in evidence.sweep for cell in report.measured if cell.candidate == chosen]
     validation = {cell.evaluation: load(cell) for cell in seen}
+    labelled = {name: table for name, table in tables.items() if isinstance(table, LabelOutcomes)}
+    splits = {name: split_file(_rows_of(evidence, name).path, REPORT) for name in labelled}
     figures = [*_path_figures(evidence, work, folder), *answer_figures(folder, tables)]
+    figures += [sheet] if (sheet := contact_sheet(folder, labelled, splits)) else []
     return sections.diagnosis_section(
         figures, answer_tables(tables, validation, evidence.recipe.evaluations, evidence.recipe.seed)
     )
+
+
+def _rows_of(evidence: Evidence, evaluation: str) -> PreparedDataset:
+    return evidence.prepared[evidence.recipe.evaluations[evaluation].dataset]
 
 
 def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Figure]:

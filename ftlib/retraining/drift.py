@@ -38,10 +38,10 @@ class Drift(Config):
     """How far one feature moved."""
 
     feature: str
-    """length, label, or slice:<name>."""
+    """length, label, or slice:<name>; of images size, brightness and colour instead of a length."""
     psi: float
     distance: float
-    """Kolmogorov-Smirnov D for lengths; total variation distance for labels and slices."""
+    """Kolmogorov-Smirnov D for lengths and measures; total variation distance for labels and slices."""
     vanished: tuple[str, ...] = ()
     """Values that there were and are no more."""
     appeared: tuple[str, ...] = ()
@@ -68,7 +68,9 @@ def drift(before: Profile, now: Profile, limits: DriftLimits = _USUAL) -> tuple[
     """
     if min(before.rows, now.rows) < limits.rows:
         return ()
-    found = [_lengths(before.lengths, now.lengths, limits)]
+    found = [_lengths("length", before.lengths, now.lengths, limits)] if before.lengths and now.lengths else []
+    for name in sorted(before.measures.keys() & now.measures.keys()):
+        found.append(_lengths(name, before.measures[name], now.measures[name], limits))
     if before.labels and now.labels:
         found.append(_values("label", before.labels, now.labels, limits))
     for name in sorted(before.slices.keys() & now.slices.keys()):
@@ -95,9 +97,9 @@ def ks_distance(before: Mapping[int, int], now: Mapping[int, int]) -> float:
     return max((abs(gap) for gap in accumulate(gaps)), default=0.0)
 
 
-def _lengths(before: Mapping[int, int], now: Mapping[int, int], limits: DriftLimits) -> Drift:
+def _lengths(feature: str, before: Mapping[int, int], now: Mapping[int, int], limits: DriftLimits) -> Drift:
     index, distance = psi(*_gathered(before, now)), ks_distance(before, now)
-    return Drift(feature="length", psi=index, distance=distance, large=index > limits.psi or distance > limits.distance)
+    return Drift(feature=feature, psi=index, distance=distance, large=index > limits.psi or distance > limits.distance)
 
 
 def _gathered(before: Mapping[int, int], now: Mapping[int, int]) -> tuple[list[int], list[int]]:

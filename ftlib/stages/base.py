@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.config import BatchKind
 from ftlib.data.identity import identity
@@ -14,10 +14,13 @@ from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import FILES, adapter_digest, write_base
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
-from ftlib.models.folder import config_digest, labels_of, read_config, tokenizer_digest, weights_digest
+from ftlib.models.folder import config_digest, labels_of, processor_digest, read_config, weights_digest
 from ftlib.models.parameter_names import layer_of
 from ftlib.wording import some
 from ftlib.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class BaseJob(Job):
@@ -45,12 +48,10 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
 
 
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
-    """Load the found model, give it the head that the rows want, and write it with its tokenizer."""
+    """Load the found model, give it the head that the rows want, and write it with what makes its inputs."""
     import torch
 
-    from ftlib.kinds.loading import head_modules, load_tokenizer, load_with_gaps, save_model, with_fresh_head
-    from ftlib.kinds.padding import check_padding
-    from ftlib.models.limits import limits_of
+    from ftlib.kinds.loading import head_modules, load_with_gaps, save_model, with_fresh_head
 
     source, kind = Path(job.model.uri), KINDS[job.kind]
     head = kind.head()
@@ -61,10 +62,12 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     if not kind.language and not keeps:
         missing |= with_fresh_head(model)
     _check_gaps(job, missing)
-    check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
+    _check_padding(model, job)
     save_model(model, model_in(folder), labels, source)
-    if tokenizer_digest(model_in(folder)) != job.model.tokenizer:
-        raise ModelError(f"{source}: tokenizer files changed or vanished since the run started; run again")
+    if processor_digest(model_in(folder)) != job.model.tokenizer:
+        raise ModelError(
+            f"{source}: image processor or tokenizer files changed or vanished since the run started; run again"
+        )
     return Checkpoint(
         weights=weights_digest(model_in(folder)),
         parent=None,
@@ -80,9 +83,7 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
 
 def _build_adapter(job: BaseJob, folder: Path) -> Checkpoint:
     """Hand an adapter version on as it is, over its own base: its head must fit the rows already."""
-    from ftlib.kinds.loading import copy_beside, load, load_tokenizer
-    from ftlib.kinds.padding import check_padding
-    from ftlib.models.limits import limits_of
+    from ftlib.kinds.loading import copy_beside, load
 
     source, base, target = Path(job.model.uri), job.model.base, model_in(folder)
     assert base is not None
@@ -113,8 +114,19 @@ def _build_adapter(job: BaseJob, folder: Path) -> Checkpoint:
         base=base,
     )
     model = load(made, job.kind)
-    check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
+    _check_padding(model, job)
     return made.model_copy(update={"parameters": sum(p.numel() for p in model.parameters())})
+
+
+def _check_padding(model: nn.Module, job: BaseJob) -> None:
+    """Raise ModelError if an answer depends on what rows are filled up with; images are of one size."""
+    from ftlib.kinds.loading import load_tokenizer
+    from ftlib.kinds.padding import check_padding
+    from ftlib.models.limits import limits_of
+
+    source = Path(job.model.uri)
+    if KINDS[job.kind].modality == "text":
+        check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
 
 
 def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:

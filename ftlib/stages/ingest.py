@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar
 
 from ftlib.data.datasets import Ledger, RawDataset
+from ftlib.data.images.columns import unreadable
 from ftlib.data.limits import Limits, Tally, check_bad_rows, check_budgets, check_kept
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_keys import DELETED
@@ -85,6 +86,7 @@ class _Reading:
         self.job = job
         self.tally = Tally()
         self.schema = compile_schema(job.columns)
+        self.images = job.source.image_columns
         self.positions = {file.uri: i for i, file in enumerate(files)}
         """Each file's position in the snapshot's record."""
         self.versions = RowVersions(job.key, job.updated) if job.key else None
@@ -128,14 +130,22 @@ class _Reading:
             if DELETED in row.values:
                 detail = f"{DELETED!r} deletes by key: give the dataset a key, or rename the column"
                 return BadRow(row.uri, row.line, row.bytes, "reserved_column", detail, DELETED)
-            return check_values(row, self.job.limits.row_bytes, self.schema, file)
+            return self._check(row, file)
         if bad := self.versions.check(row):
             return bad
         if self.versions.bury(row, listed):
             self.tally.tombstones += 1
             return None
         row.values.pop(DELETED, None)
-        checked = check_values(row, self.job.limits.row_bytes, self.schema, file)
+        checked = self._check(row, file)
         if isinstance(checked, Checked):
             self.versions.add(row, listed)
         return checked
+
+    def _check(self, row: Row, file: int | None) -> Checked | BadRow:
+        """Return a row with its identity, or why it is a bad one: its values, or an image among them that is none."""
+        limits = self.job.limits
+        checked = check_values(row, limits.row_bytes, self.schema, file)
+        if isinstance(checked, BadRow) or not self.images:
+            return checked
+        return unreadable(row, self.images, checked.values, limits.image_pixels) or checked

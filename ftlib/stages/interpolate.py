@@ -10,7 +10,7 @@ from ftlib.errors import RecipeError
 from ftlib.evaluation.candidate_scores import scores
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.fingerprint import Job
-from ftlib.merging.candidates import Candidates
+from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.interpolation import Interpolation
 from ftlib.merging.interpolation.ends import Ends, Score
 from ftlib.models.checkpoint import Checkpoint
@@ -64,16 +64,18 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
 
 
 def scores_so_far(
-    candidates: Candidates, reports: Sequence[EvalReport], recipe: Recipe, work: Workspace
+    members: Sequence[Candidate], reports: Sequence[EvalReport], recipe: Recipe, work: Workspace
 ) -> tuple[Score, ...]:
     """Return what an adaptive method is told of the candidates it has named, sorted by their digests.
 
     Raises RecipeError if a metric of the rule was not measured for each, StorageError if a table of outcomes is gone.
     """
     terms, load = {recipe.select.by: 1.0, **recipe.select.plus}, tables_in(work.root)
-    found = scores(terms, candidates.members, reports, recipe.evaluations, load, recipe.seed)
-    best = found.best(range(len(candidates.members)))
+    found = scores(terms, members, reports, recipe.evaluations, load, recipe.seed)
+    best = found.best(range(len(members)))
     errors = (found.resampled[best] - found.resampled).std(axis=1)
-    everyone = zip(candidates.members, found.merits, errors, strict=True)
-    told = (Score(weights=one.digest(), value=float(merit), error=float(error)) for one, merit, error in everyone)
+    everyone = zip(members, found.merits, errors, strict=True)
+    told = (
+        Score(weights=one.as_named.digest(), value=float(merit), error=float(error)) for one, merit, error in everyone
+    )
     return tuple(sorted(told, key=lambda score: score.weights))

@@ -1,4 +1,4 @@
-"""Rows to tokenised splits: cleaned, de-duplicated, split, checked for leakage."""
+"""Rows to splits as a model reads them: cleaned, de-duplicated, split, checked for leakage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -18,24 +17,24 @@ from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.data.formats.text import reads_text
 from ftlib.data.identity import published
-from ftlib.data.inputs import TEXT, Inputs, plain_cells, row_size, token_columns
+from ftlib.data.inputs import TEXT, Inputs, fixed_bytes, plain_cells, row_size, token_columns
 from ftlib.data.limits import check_duplicates, check_labels_of
 from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_writer
 from ftlib.data.processor import Processor
 from ftlib.data.profile import Profiler
 from ftlib.data.rows import Example, Values, labels_in, reasons, remedies
-from ftlib.data.snapshot import read_snapshot
+from ftlib.data.snapshot import in_batches, read_snapshot
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, identify
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
-from ftlib.models.folder import tokenizer_digest
+from ftlib.models.folder import processor_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
 from ftlib.workspace import Workspace
 
-_BATCH = 1000
-"""Rows that are tokenised and written at a time."""
+_BATCH, _BATCH_BYTES = 1000, 32 << 20
+"""Rows that are tokenised and written at a time, and the bytes, of rows and of their pixels, that are enough before."""
 
 
 class Guard(Config):
@@ -104,6 +103,7 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         profile=tallies["train"].texts.profile(),
         tokenizer=job.tokenizer,
         special_tokens=dict(sorted(sum((tally.special for tally in tallies.values()), Counter[str]()).items())),
+        image_changes=dict(sorted(sum((tally.changes for tally in tallies.values()), Counter[str]()).items())),
     )
 
 
@@ -134,8 +134,10 @@ def _processor(job: PreprocessJob) -> Processor:
 
     folder = Path(job.model.uri)
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
-    if tokenizer_digest(folder) != job.tokenizer:
-        raise ModelError(f"{folder}: tokenizer files changed or vanished since the run started; run again")
+    if processor_digest(folder) != job.tokenizer:
+        raise ModelError(
+            f"{folder}: image processor or tokenizer files changed or vanished since the run started; run again"
+        )
     return load_processor(folder)
 
 
@@ -222,6 +224,7 @@ class _Tally:
     truncated: int = 0
     longest: int = 0
     special: Counter[str] = field(default_factory=Counter[str])
+    changes: Counter[str] = field(default_factory=Counter[str])
     labels: Counter[str] = field(default_factory=Counter[str])
     texts: Profiler = field(default_factory=Profiler)
 
@@ -255,7 +258,7 @@ def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: 
     }
     names = published(assignment.spellings)
     rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
-    done = 0
+    held, done = fixed_bytes(reader.inputs), 0
     with ExitStack() as stack:
         writers: dict[Split, SplitWriter] = {
             split: stack.enter_context(
@@ -263,13 +266,18 @@ def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: 
             )
             for split in SPLITS
         }
-        while batch := list(islice(rows, _BATCH)):
+        for batch in in_batches(rows, lambda row: held + _bytes_of(row[1][1]), _BATCH, _BATCH_BYTES):
             for split in SPLITS:
                 kept = [row for place, row in batch if place == split]
                 writers[split].write(_token_rows(job.dataset, names, kept, reader, tallies[split]))
             done += len(batch)
             emit(f"preprocess {job.name}", done, total, "rows")
     return tallies
+
+
+def _bytes_of(values: Values) -> int:
+    """Return what a row's texts take in memory, which images do, too."""
+    return sum(len(value) for value in values.values() if isinstance(value, str))
 
 
 def _token_rows(
@@ -289,7 +297,8 @@ def _token_rows(
     for (row_id, example), found in zip(examples, encoded, strict=True):
         tally.truncated += found.truncated
         tally.special.update(reader.spelt(example))
-        tally.texts.add(example.text, example.labels, example.slices)
+        tally.changes.update(found.changes)
+        tally.texts.add(example.text, example.labels, example.slices, found.measures)
         for i, piece in enumerate(found.pieces):
             name = row_id if len(found.pieces) == 1 else f"{row_id}-{i}"
             rows.append(PreparedRow(name, piece.inputs, piece.target, example.slices, piece.supervised))

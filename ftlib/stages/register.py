@@ -119,14 +119,13 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 
 def _stage(job: RegisterJob, staging: Path) -> Manifest:
     """Write everything the version is made of to a folder and return its manifest."""
-    from ftlib.kinds.published_tokenizer import settle_tokenizer
+    from ftlib.kinds.published_processor import settle_processor
     from ftlib.merging.candidate_weights import write_candidate
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
     stands_on = _stands_on(job.evidence)
     merged = write_candidate(chosen, staging, stands_on)
-    format = recipe.published_format()
-    settle_tokenizer(staging, format.yields, format.special_tokens)
+    settle_processor(staging, recipe.published_format())
     if not stands_on:
         write_shards(staging, int(1e6 * recipe.publish.shard_mb))
     if recipe.publish.adapter:

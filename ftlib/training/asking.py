@@ -24,6 +24,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.batches import micro_batches
 from ftlib.training.group import Group
+from ftlib.training.modes import answering
 from ftlib.training.objectives.prepared import Context, Prepared
 
 
@@ -76,10 +77,8 @@ class Asking:
     @torch.no_grad()
     def _prepared(self, split: PreparedSplit, pieces: list[Piece], count: int) -> tuple[list[Piece], int]:
         """Hand every piece its context; count the supervised items where nothing but the objective knows them."""
-        training = self.model.training
-        self.model.eval()
-        found: list[Prepared] = [self._ask(self._prepare, split, piece, {}) for piece in pieces]
-        self.model.train(training)
+        with answering(self.model):
+            found: list[Prepared] = [self._ask(self._prepare, split, piece, {}) for piece in pieces]
         weighs = [piece.counts for piece in pieces]
         sums: dict[str, torch.Tensor] = {}
         for name, first in found[0].sums.items():

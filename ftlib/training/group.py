@@ -86,7 +86,7 @@ class Group:
             dist.barrier()
 
     def check_agreement(self, model: nn.Module, step: int) -> None:
-        """Compare the bits of all replicated parameters over all ranks; sharded ones are each on one rank only.
+        """Compare the bits of all replicated tensors over all ranks; sharded ones are each on one rank only.
 
         Raises TrainingError if two ranks train two models.
         """
@@ -154,11 +154,14 @@ def own_part(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def bit_sums(model: nn.Module) -> list[int]:
-    """Return one exact integer per parameter, equal on two ranks only if their bits are (but for freak cases)."""
+    """Return one exact integer per parameter and buffer, equal on two ranks only if their bits are.
+
+    But for freak cases. BatchNorm's statistics are buffers.
+    """
     views = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
         cast(Any, p.detach()).contiguous().view(views[p.element_size()]).sum(dtype=torch.int64)
-        for p in model.parameters()
+        for p in (*model.parameters(), *model.buffers())
         if p.numel()
     ]
     return torch.stack(sums).tolist() if sums else []

@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ftlib.data.prepared import split_file
-from ftlib.errors import TrainingError
+from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.open_split import open_split
@@ -33,7 +33,9 @@ from ftlib.training.checkpoints import State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
+from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.modes import into_training, moving_statistics
 from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, total_steps
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
@@ -181,7 +183,7 @@ class Loop:
         """Do one optimiser step on a global batch; `asks` for a checkpoint. Its numbers are read when they are due."""
         began = time.monotonic()
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
-        self.model.train()
+        into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
         split, rate = self.train[batch.part], self._rate(state)
         pieces, count = self.asking.pieces(split, batch.rows)
         total = self._backward(split, pieces, count)
@@ -324,10 +326,20 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
 
 
 def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
-    """Return the phase's model as it is before step 0, on the CPU, and its head's modules; the same bits every time."""
+    """Return the phase's model as it is before step 0, on the CPU, and its head's modules; the same bits every time.
+
+    Raises RecipeError for a tuning, or something to be frozen or updated, that this model does not have.
+    """
     torch.manual_seed(plan.seed)
     model = load(plan.start, plan.kind, dropout)
     if plan.phase.tuning.leaves == "dense":
         model = merged(model)
-    head = head_modules(model)
-    return plan.phase.tuning.prepare(model, plan.kind, head), head
+    head, phase = head_modules(model), plan.phase
+    tuned = phase.tuning.prepare(model, plan.kind, head)
+    freeze(tuned, phase.frozen)
+    if phase.batch_norm == "updated" and not moving_statistics(tuned):
+        raise RecipeError(
+            f"phases[{phase.name}].batch_norm: updated, but {type(model).__name__} has no layer of BatchNorm that "
+            f"{phase.tuning.kind} trains; leave it at frozen"
+        )
+    return tuned, head

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ftlib.config import Config, Fraction, Name
+from ftlib.config import Config, Fraction, Name, NamePattern
 from ftlib.models.reference import ModelRef
 from ftlib.training.objectives import Objective
 from ftlib.training.penalties import Penalty
@@ -70,7 +70,10 @@ class Companion(Config):
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"mixture": {}, "penalty": None, "companions": {}, "scores": {}}
+    introduced: ClassVar[Mapping[str, object]] = {
+        **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
+        **{"frozen": (), "batch_norm": "frozen"},
+    }
 
     name: Name
     """What stages, candidates and curves call it."""
@@ -82,6 +85,12 @@ class Phase(Config):
     """What is minimised."""
     tuning: Tuning
     """Which weights move."""
+    frozen: tuple[NamePattern, ...] = ()
+    """Regular expressions, searched for in parameter names: what stays as it is, bit for bit, whatever the tuning."""
+    batch_norm: Literal["frozen", "updated"] = "frozen"
+    """The running statistics of BatchNorm. frozen: they stay, and rows are normalised by them, so a step does not
+    depend on how its batch is split. updated: where the tuning trains a layer, each row is normalised by the rows of
+    its batch, and the statistics follow them; with at most one worker, and no micro-batches."""
     optimizer: Optimizer = Optimizer()
     """How they move, and for how long."""
     early_stopping: EarlyStopping | None = None

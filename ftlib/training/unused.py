@@ -12,6 +12,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.asking import Asking
 from ftlib.training.group import Group
+from ftlib.training.modes import into_training
 
 
 def freeze_unused(
@@ -29,7 +30,9 @@ def freeze_unused(
     than what it prepared.
     """
     alone = Group(rank=0, world_size=1, device=next(model.parameters()).device)
-    asking = Asking(objective, model.train(), Collator.of(model), alone, companions=companions, precision=precision)
+    # Its statistics are not to move for a question.
+    into_training(model, updated=False)
+    asking = Asking(objective, model, Collator.of(model), alone, companions=companions, precision=precision)
     for part in parts:
         (piece,), expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
         loss = asking.loss(part, piece)

@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained, build_model
+from ftlib.training.modes import moving_statistics
 from ftlib.training.plan import Plan
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
@@ -126,7 +127,8 @@ def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None
         for name in head:
             model.get_submodule(name).requires_grad_(True)
     trainable = [p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in trained.unused]
-    check_moved(model, trained, lambda: _gradients(model, trained, plan))
+    updated = moving_statistics(model) if plan.phase.batch_norm == "updated" else {}
+    check_moved(model, trained, lambda: _gradients(model, trained, plan), updated)
     model.load_state_dict(trained.weights)
     if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
         save_adapter(model, model_in(run), plan.start.folder, base_of(plan.start))
@@ -146,12 +148,17 @@ _ROUNDING = 1e-5
 """Of the largest gradient: what is below is the rounding of sums that are 0 in exact arithmetic."""
 
 
-def check_moved(start: nn.Module, trained: Trained, gradients: Callable[[], Mapping[str, float]]) -> None:
+def check_moved(
+    start: nn.Module,
+    trained: Trained,
+    gradients: Callable[[], Mapping[str, float]],
+    updated: Collection[str] = (),
+) -> None:
     """Compare every parameter with its value before step 0, bit for bit.
 
     Some parameters have no gradient in exact arithmetic: a bias of attention's keys moves all of a row's scores by the
     same. So what did not move is forgiven where `gradients` (the largest of each parameter at the end, asked only if
-    one did not move) are nothing beside the others'.
+    one did not move) are nothing beside the others'. Buffers are frozen, but for those of the modules in `updated`.
 
     Raises TrainingError if a frozen one moved, a trained one did not, or one is not finite.
     """
@@ -168,6 +175,10 @@ def check_moved(start: nn.Module, trained: Trained, gradients: Callable[[], Mapp
             still.append(name)
         if (not before.requires_grad or name in trained.unused) and not same:
             moved.append(name)
+    for name, before in start.named_buffers():
+        # What is saved with the weights; an updated layer's mean, variance and count of batches all lie in it.
+        if name in trained.weights and name.rpartition(".")[0] not in updated:
+            moved += [] if torch.equal(before, trained.weights[name]) else [name]
     if moved:
         raise TrainingError(f"frozen parameters moved: {some(moved)}")
     # LoRA's A has no gradient until B has moved, so one step cannot move everything.

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from ftlib.data.formats.labeled_image import LabeledImage
 from ftlib.data.formats.labeled_text import LabeledText
 from ftlib.data.formats.multi_label_text import MultiLabelText
 from ftlib.data.formats.plain_text import PlainText
@@ -12,6 +13,13 @@ from ftlib.data.formats.tagged_words import TaggedWords
 from ftlib.extensions import Open
 
 Format = Annotated[
-    LabeledText | MultiLabelText | ScoredText | TaggedWords | QuestionAnswer | PlainText | PromptCompletion,
+    LabeledText
+    | MultiLabelText
+    | ScoredText
+    | TaggedWords
+    | QuestionAnswer
+    | PlainText
+    | PromptCompletion
+    | LabeledImage,
     Open("reglage.format"),
 ]

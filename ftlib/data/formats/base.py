@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ftlib.config import BatchKind, Config
+from ftlib.data.images.likeness import Sight
 from ftlib.data.inputs import TEXT, Inputs
-from ftlib.data.processor import Processor
+from ftlib.data.processor import ImageProcessor, Processor
+from ftlib.data.rows import Example
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,24 @@ class FormatBase(Config):
     """Whether rows can be split so that every split has its share of each label."""
     reads_windows: ClassVar[bool] = False
     """Whether a longer text is read in windows that overlap."""
+    shows_images: ClassVar[bool] = False
+    """Whether its examples are images: there is no text to clean, and near copies are told by what they look like."""
+
+    def sight(self, example: Example) -> Sight | None:
+        """Return what an example looks like, by which near copies are told; None for a text."""
+        return None
+
+    def measures(self, example: Example) -> Mapping[str, int]:
+        """Return what a profile counts of an example, by name, in bins; nothing where that is its text's length."""
+        return {}
 
     def inputs(self, processor: Processor) -> Inputs:
         """Return the columns that its rows have for the model; what they are may depend on the model's processor."""
         return TEXT
+
+    def image_processor(self, processor: Processor) -> ImageProcessor | None:
+        """Return what makes its images of files, and a model that was trained on them is published with; None for text."""
+        return None
 
     @property
     def may_be_unanswerable(self) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypeIs
 
 from ftlib.config import SpecialTokens
 from ftlib.data.formats.base import FormatBase
@@ -16,6 +19,10 @@ from ftlib.data.rows import Dropped, Encoded, Example, Piece, Values
 class TextFormat(FormatBase, ABC):
     """A format with `max_tokens` and `special_tokens`, which needs a tokenizer."""
 
+    if TYPE_CHECKING:  # fields of each, which stand where its users look for them
+        max_tokens: int
+        special_tokens: SpecialTokens
+
     @abstractmethod
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for one token of a text to be read."""
@@ -25,7 +32,7 @@ class TextFormat(FormatBase, ABC):
         """Return each example's pieces."""
 
 
-def reads_text(format: FormatBase) -> bool:
+def reads_text(format: FormatBase) -> TypeIs[TextFormat]:
     """Say whether a format has `max_tokens` and `special_tokens`, and needs a tokenizer."""
     return isinstance(format, TextFormat)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ftlib.data.listed import FileVersion
@@ -27,15 +27,17 @@ def pin_file(path: Path, uri: str | None = None) -> FileVersion:
         raise DataError(f"{path}: {error.strerror}; make it readable or take it out of the source") from error
 
 
-def read_file(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset()) -> Iterator[Row | BadRow]:
-    """Read a pinned local file by its suffix, in order, but for the columns to drop.
+def read_file(
+    file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset(), images: Sequence[str] = ()
+) -> Iterator[Row | BadRow]:
+    """Read a pinned local file by its suffix, in order, but for the columns to drop; bytes may stand in `images` only.
 
     Raises DataError if the file changed since it was pinned, is damaged as a whole, or unpacks to far more than it is.
     """
     name = file.uri.lower()
     if name.endswith(".parquet"):
         refuse_other_table(file)
-        return read_parquet(file, row_bytes, drop)
+        return read_parquet(file, row_bytes, drop, images)
     if name.endswith((".csv", *(f".csv{compression}" for compression in COMPRESSIONS))):
         return read_csv(file, row_bytes, drop)
     return read_jsonl(file, row_bytes, drop)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ftlib.data.images.columns import taken_from
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files.budget import Budget, compare
 from ftlib.data.row_files.cells import rows_of
@@ -26,8 +27,13 @@ _HELD_BYTES = 8 << 20
 _COLUMNS, _LEVELS = 10_000, 32
 
 
-def read_parquet(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset()) -> Iterator[Row | BadRow]:
-    """Read a table's rows in order, but for the columns to drop. Classes have their names where the file says them."""
+def read_parquet(
+    file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset(), images: Sequence[str] = ()
+) -> Iterator[Row | BadRow]:
+    """Read a table's rows in order, but for the columns to drop. Classes have their names where the file says them.
+
+    Bytes in the columns `images` are those of image files; in others they are no values.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -40,9 +46,9 @@ def read_parquet(file: FileVersion, row_bytes: int, drop: frozenset[str] = froze
             # Spark's old dates count nanoseconds from 1970 and reach 2262 at most: beyond that they would wrap.
             table = parquet.ParquetFile(stream, read_dictionary=text, coerce_int96_timestamp_unit="us")
             size = file.bytes // max(table.metadata.num_rows, 1)
-            batches = _batches(table, drop, _NESTED_BATCH if nested else _BATCH)
-            classes = namers(stored_features(table.schema_arrow.metadata))
-            yield from _rows(batches, file, size, row_bytes, classes)
+            batches = _batches(table, drop, _rows_at_once(table, _NESTED_BATCH if nested else _BATCH))
+            named = {**namers(stored_features(table.schema_arrow.metadata)), **taken_from(images)}
+            yield from _rows(batches, file, size, row_bytes, named, images)
             stream.seek(0)  # the same open file: what was replaced meanwhile does not matter, what was overwritten does
             compare(file, hashlib.file_digest(cast("Any", stream), "sha256").hexdigest())
     except (pa.ArrowException, OSError) as error:
@@ -62,6 +68,16 @@ def _refuse_shape(table: parquet.ParquetFile, uri: str) -> bool:
     return deepest > 0
 
 
+def _rows_at_once(table: parquet.ParquetFile, most: int) -> int:
+    """Return how many rows are read at a time: fewer where they are large, as images are, going by the largest group.
+
+    A group that keeps its texts as a dictionary says less than they unpack to; they stay a dictionary when read.
+    """
+    groups = (table.metadata.row_group(i) for i in range(table.metadata.num_row_groups))
+    largest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    return max(1, min(most, _HELD_BYTES // max(largest, 1)))
+
+
 def _batches(table: parquet.ParquetFile, drop: frozenset[str], rows: int) -> Iterator[pa.RecordBatch]:
     if not drop:
         yield from table.iter_batches(batch_size=rows, use_threads=False)
@@ -73,7 +89,12 @@ def _batches(table: parquet.ParquetFile, drop: frozenset[str], rows: int) -> Ite
 
 
 def _rows(
-    batches: Iterator[pa.RecordBatch], file: FileVersion, size: int, row_bytes: int, classes: Mapping[str, Namer]
+    batches: Iterator[pa.RecordBatch],
+    file: FileVersion,
+    size: int,
+    row_bytes: int,
+    classes: Mapping[str, Namer],
+    images: Sequence[str],
 ) -> Iterator[Row | BadRow]:
     budget, number = Budget(file), 0
     for batch in batches:
@@ -82,7 +103,8 @@ def _rows(
         for start, stop in _slices(sizes, row_bytes):
             if sizes[start] > row_bytes:
                 number += 1
-                yield too_large(file.uri, number, int(sizes[start]), row_bytes, _largest(batch.slice(start, 1)))
+                largest = _largest(batch.slice(start, 1))
+                yield too_large(file.uri, number, int(sizes[start]), row_bytes, largest, image=largest in images)
                 continue
             yield from rows_of(batch.slice(start, stop - start), classes, file.uri, number, size)
             number += stop - start

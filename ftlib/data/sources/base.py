@@ -18,6 +18,11 @@ class SourceBase(Config, ABC):
         """Return the dataset's name on the Hugging Face hub, if the rows come from there: what a model card links."""
         return None
 
+    @property
+    def image_columns(self) -> tuple[str, ...]:
+        """Return the columns whose cells are images (`ftlib.data.images.cells`): ingestion looks whether they are."""
+        return ()
+
     @abstractmethod
     def list(self) -> tuple[ListedFile, ...]:
         """List what is there without reading it. Raises DataError if there is nothing."""

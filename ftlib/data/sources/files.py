@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import structs
-from pydantic import Field
+from typing_extensions import override
 
-from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
+from ftlib.data.images.columns import with_images
+from ftlib.data.listed import FileVersion, ListedFile
 from ftlib.data.row_files import COMPRESSED, SUFFIXES, read_file
 from ftlib.data.rows import BadRow, Row
-from ftlib.data.sources.base import SourceBase
-from ftlib.data.sources.listing import Found, Listing, list_bucket, list_path, once, pin_listed
-from ftlib.errors import DataError, RecipeError, StorageError
-from ftlib.storage import Objects, Place, open_objects
+from ftlib.data.sources.images_beside import ImagesBeside, list_images
+from ftlib.data.sources.stored_files import StoredFiles, stored_object
+from ftlib.errors import DataError
+from ftlib.storage import Objects
 from ftlib.storage.files import local_errors
-from ftlib.storage.store import StoredObject
 
 
-class Files(SourceBase):
+class Files(StoredFiles):
     """Rows from files, by suffix; compressed ones too.
 
     Files("rows.jsonl")               one file
@@ -35,109 +35,63 @@ class Files(SourceBase):
     """
 
     kind: Literal["files"] = "files"
-    path: str
-    """A file, a glob or a folder, here or in a bucket."""
-    endpoint_url: str | None = None
-    """Of an S3 server that is not AWS."""
-    settle_seconds: float = Field(default=0.0, ge=0.0)
-    """A file written less than this long ago waits for a later run."""
-    marker: str | None = Field(default=None, pattern=r"^[^/]+$")
-    """A file's name, `_SUCCESS` for one: the files of a folder wait until the folder has it."""
     drop_columns: tuple[str, ...] = ()
     """Columns that nobody reads: they are left out before a row is judged."""
+    images: tuple[str, ...] = ()
+    """Columns that hold images: bytes, base64, or the path of a file, which counts from the folder of the row's file
+    or from `images_in`. The images under that folder are part of what the data is."""
+    images_in: str | None = None
+    """The folder that paths of images count from, here or in the same bucket; by default that of the row's file."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"images": (), "images_in": None}
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Return those of row files."""
+        return SUFFIXES
+
+    @override
+    def is_read(self, uri: str) -> bool:
+        return uri.lower().endswith((*SUFFIXES, *COMPRESSED))
+
+    @property
+    @override
+    def image_columns(self) -> tuple[str, ...]:
+        return self.images
+
+    @override
     def list(self) -> tuple[ListedFile, ...]:
-        """List the files without reading them. Raises DataError if there are none."""
-        place = self._place()
-        listing = list_bucket(place, self.marker) if place.remote else list_path(self.path, self.marker)
-        files = once(file for file in listing.files if listing.what != "folder" or _is_rows(file.uri))
-        if not files:
-            raise DataError(_nothing(place, listing))
-        for file in files:
-            if not _is_rows(file.uri):
-                suffix = Path(file.uri).suffix
-                raise DataError(
-                    f"{file.uri}: suffix {suffix!r}, allowed are {', '.join(SUFFIXES)}; convert or rename it"
-                )
-        return tuple(
-            ListedFile(uri=f.uri, version=f.version, bytes=f.bytes, settled=self._settled(f, listing)) for f in files
-        )
-
-    def pin(
-        self, listed: Sequence[ListedFile] | None = None, known: PinnedAlready | None = None
-    ) -> tuple[FileVersion, ...]:
-        """Freeze a listing, by default that of now: every settled file with its sha256.
-
-        Only files whose version is not in `known` are read. Raises DataError if one changed since it was listed, or if
-        all of them still wait.
-        """
-        listed = self.list() if listed is None else listed
-        settled = [file for file in listed if file.settled]
-        if not settled:
-            raise DataError(
-                f"{self.path}: all {len(listed)} files may still be written (settle_seconds: {self.settle_seconds:g}, "
-                f"marker: {self.marker}); wait for them, or correct the source"
-            )
-        bucket = self._bucket()
-        return tuple(_pinned(file, known, bucket) for file in settled)
+        rows = super().list()
+        if not self.images:
+            return rows
+        images = list_images(self.place(), self.images_in, rows)
+        return (*rows, *(ListedFile(uri=file.uri, version=file.version, bytes=file.bytes) for file in images))
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the pinned files in the order of their digests, so that names and folders do not matter."""
-        bucket, drop = self._bucket(), frozenset(self.drop_columns)
-        for file in sorted(files, key=lambda file: file.sha256):
-            yield from (
-                read_file(file, row_bytes, drop) if bucket is None else _read_object(bucket, file, row_bytes, drop)
+        bucket, drop = self.bucket(), frozenset(self.drop_columns)
+        rows = sorted((file for file in files if self.is_read(file.uri)), key=lambda file: file.sha256)
+        images = ImagesBeside(self.place(), self.images_in, files, rows, row_bytes) if self.images else None
+        for file in rows:
+            found = (
+                read_file(file, row_bytes, drop, self.images)
+                if bucket is None
+                else _read_object(bucket, file, row_bytes, drop, self.images)
             )
-
-    def _place(self) -> Place:
-        try:
-            return Place.parse(self.path, self.endpoint_url)
-        except StorageError as error:
-            raise RecipeError(f"the source's path {error}") from None
-
-    def _bucket(self) -> Objects | None:
-        place = self._place()
-        return open_objects(place) if place.remote else None
-
-    def _settled(self, file: Found, listing: Listing) -> bool:
-        if self.marker is not None and file.folder not in listing.marked:
-            return False
-        # A date from the future is a clock that was set: then it says nothing, and waiting for it could take years.
-        return abs(file.age) >= self.settle_seconds
+            yield from found if images is None else (with_images(row, self.images, images.read) for row in found)
 
 
-def _nothing(place: Place, listing: Listing) -> str:
-    if listing.what == "folder" and (listing.files or not place.remote):
-        return f"{place.uri}: no {', '.join(SUFFIXES)} file in this folder; name the one that is meant"
-    wanted = "no file matches this glob" if listing.what == "glob" else "no such file or folder"
-    looked = "" if place.remote else f" (looked in {Path.cwd()})"
-    return f"{place.uri}: {wanted}{looked}; correct the source's path"
-
-
-def _is_rows(uri: str) -> bool:
-    return uri.lower().endswith((*SUFFIXES, *COMPRESSED))
-
-
-def _pinned(file: ListedFile, known: PinnedAlready | None, bucket: Objects | None) -> FileVersion:
-    if bucket is None:
-        return pin_listed(file, known)
-    sha256 = (known and known.sha256.get(file.identity)) or bucket.copy(_stored(bucket, file), None)
-    return FileVersion(uri=file.uri, bytes=file.bytes, sha256=sha256, version=file.version)
-
-
-def _stored(bucket: Objects, file: ListedFile | FileVersion) -> StoredObject:
-    return StoredObject(file.uri.removeprefix(bucket.uri("")), file.version, file.bytes, 0.0)
-
-
-def _read_object(bucket: Objects, file: FileVersion, row_bytes: int, drop: frozenset[str]) -> Iterator[Row | BadRow]:
+def _read_object(
+    bucket: Objects, file: FileVersion, row_bytes: int, drop: frozenset[str], images: Sequence[str]
+) -> Iterator[Row | BadRow]:
     """Read an object through a copy on this machine's disk: parquet has to be read from its end."""
     suffix = next(s for s in (*COMPRESSED, *SUFFIXES) if file.uri.lower().endswith(s))
     with tempfile.TemporaryDirectory(prefix="reglage-") as folder:
         copy = Path(folder, f"object{suffix}")
         with local_errors(copy, file.bytes), copy.open("wb") as stream:
-            bucket.copy(_stored(bucket, file), stream)
+            bucket.copy(stored_object(bucket, file), stream)
         try:
-            for row in read_file(file.model_copy(update={"uri": str(copy)}), row_bytes, drop):
+            for row in read_file(file.model_copy(update={"uri": str(copy)}), row_bytes, drop, images):
                 yield structs.replace(row, uri=file.uri) if isinstance(row, Row) else replace(row, uri=file.uri)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), file.uri)) from error

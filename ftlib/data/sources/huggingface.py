@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec import structs
 from pydantic import Field
 from typing_extensions import override
 
 from ftlib.config import user_path
+from ftlib.data.images.columns import no_files, taken_from, with_images
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.row_files import COMPRESSED, SUFFIXES, pin_file
 from ftlib.data.row_files.cells import rows_of
@@ -29,7 +30,8 @@ from ftlib.errors import DataError, RecipeError, TransientError, first_line
 from ftlib.fingerprint import digest
 
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
-_BATCH = 1000
+_BATCH, _IMAGES = 1000, 16
+"""Rows that are read at a time, and rows with images."""
 _OWN_WORDS = frozenset(("name", "version", "data_dir", "data_files", "description", "sep", "delimiter"))
 """What the builder of a plain folder may say of its files, that our readers do as well."""
 
@@ -53,6 +55,15 @@ class HuggingFace(SourceBase):
     """A commit hash (40 hex digits); required for a name on the hub, since a branch gives other rows tomorrow."""
     drop_columns: tuple[str, ...] = ()
     """Columns that nobody reads: they are left out before a row is judged."""
+    images: tuple[str, ...] = ()
+    """Columns that hold images: bytes as `datasets` stores them, or base64."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"images": ()}
+
+    @property
+    @override
+    def image_columns(self) -> tuple[str, ...]:
+        return self.images
 
     @property
     @override
@@ -81,6 +92,9 @@ class HuggingFace(SourceBase):
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the split's rows in order. Raises DataError if the folder changed since it was pinned."""
+        return (with_images(row, self.images, no_files) for row in self._rows(files, row_bytes))
+
+    def _rows(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         folder = self._folder()
         if folder is not None and any((folder / name).is_file() for name in _SAVED):
             yield from self._stream(self._saved(folder), files, row_bytes)
@@ -129,7 +143,7 @@ class HuggingFace(SourceBase):
             splits: dict[str, list[str]] = {str(k): list(v) for k, v in (builder.config.data_files or {}).items()}
         if folder is not None:
             self._check_left_out(Path(path), splits)
-        reader = _own_reader(builder, frozenset(self.drop_columns))
+        reader = _own_reader(builder, frozenset(self.drop_columns), self.images)
         if reader is not None and self.split in splits and folder is not None:
             pinned = {file.uri: file for file in files}
             named = [str(folder.absolute() / Path(name).relative_to(path)) for name in splits[self.split]]
@@ -174,14 +188,14 @@ class HuggingFace(SourceBase):
     def _stream(self, rows: Any, files: Sequence[FileVersion], row_bytes: int) -> Iterator[Row | BadRow]:
         number, size = 0, sum(file.bytes for file in files) // max(getattr(rows, "num_rows", 0), 1)
         features = rows.features.to_dict() if rows.features else {}
-        tables = rows.with_format("arrow").iter(_BATCH)
+        tables = rows.with_format("arrow").iter(_IMAGES if self.images else _BATCH)
         while True:
             with self._loading():
                 table = next(tables, None)
             if table is None:
                 return
             kept = table.select([name for name in table.column_names if name not in self.drop_columns])
-            classes = namers(features or stored_features(table.schema.metadata))
+            classes = {**namers(features or stored_features(table.schema.metadata)), **taken_from(self.images)}
             for batch in kept.combine_chunks().to_batches():
                 yield from rows_of(batch, classes, f"{self.path}#{self.split}", number, min(size, row_bytes))
                 number += batch.num_rows
@@ -221,7 +235,7 @@ def _links(files: Iterable[Found], folder: Path) -> Generator[Path]:
         yield staged
 
 
-def _own_reader(builder: Any, drop: frozenset[str]) -> _Reader | None:
+def _own_reader(builder: Any, drop: frozenset[str], images: Sequence[str]) -> _Reader | None:
     """Return the reader that reads as `kind: files` does; None where features or options say more than it knows."""
     from datasets.packaged_modules.csv.csv import Csv
     from datasets.packaged_modules.json.json import Json
@@ -235,7 +249,7 @@ def _own_reader(builder: Any, drop: frozenset[str]) -> _Reader | None:
         return partial(read_csv, drop=drop, delimiter=config.sep) if len(config.sep) == 1 else None
     if isinstance(builder, Json):
         return partial(read_json, drop=drop)
-    return partial(read_parquet, drop=drop) if _is_parquet(builder) else None
+    return partial(read_parquet, drop=drop, images=images) if _is_parquet(builder) else None
 
 
 def _is_parquet(builder: Any) -> bool:

@@ -119,6 +119,20 @@ def list_bucket(place: Place, marker: str | None) -> Listing:
     return Listing("folder", _matching(found, base, _EVERYTHING), _marked(found, marker))
 
 
+def list_below(bucket: Objects, key: str) -> list[Found]:
+    """List every object below a key, hidden ones too."""
+    return _objects(bucket, f"{key}/" if key else "")
+
+
+def base_of(place: Place) -> str:
+    """Return the folder below which a path's files are told apart, a glob's before its pattern; no slash at its end."""
+    if place.remote:
+        bucket = open_objects(place)
+        return bucket.uri(_written_key(bucket, place.key)[0]).rstrip("/")
+    base, pattern = _written(user_path(place.key).absolute())
+    return base if pattern or os.path.isdir(base) else base.rpartition("/")[0]
+
+
 class _Place(NamedTuple):
     """A file or folder on this machine."""
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from pydantic import Field
+
 from ftlib.config import Config
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
@@ -44,6 +46,11 @@ class InterpolationBase(Config, ABC):
     """Siblings it cannot do without."""
     mixes: ClassVar[bool] = True
     """Whether some candidate is made of more than one checkpoint, so that theta0's head must mean something."""
+    introduced: ClassVar[Mapping[str, object]] = {"batch_norm_rows": 512}
+
+    batch_norm_rows: int = Field(default=512, ge=2)
+    """Rows of the last phase's training split on which a mix's BatchNorm statistics are measured again, in one batch;
+    of no effect on models without BatchNorm."""
 
     @property
     def adaptive(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import Field
 from typing_extensions import override
 
-from ftlib.config import BatchKind
+from ftlib.config import BatchKind, NamePattern
 from ftlib.errors import RecipeError
 from ftlib.models.parameter_names import is_embedding, layer_of
 from ftlib.training.tuning.base import TuningBase
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 
 class FrozenLayers(TuningBase):
-    """Embeddings and the first `layers` transformer layers are frozen, bit for bit; `also` names more by regex."""
+    """Embeddings and the first `layers` layers are frozen, bit for bit; `also` names more by regex."""
 
     kind: Literal["frozen_layers"] = "frozen_layers"
     layers: int = Field(ge=0)
-    """How many layers are frozen, counted from the input; 0 freezes the embeddings alone."""
-    also: tuple[str, ...] = ()
+    """How many layers are frozen, counted from the input; 0 freezes the embeddings alone. A layer of a network of
+    stages (ResNet, ConvNeXt) is a stage, of EfficientNet a block."""
+    also: tuple[NamePattern, ...] = ()
     """Regular expressions, searched for in parameter names."""
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""

@@ -13,6 +13,7 @@ from ftlib.config import BatchKind
 from ftlib.errors import RecipeError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Form
+from ftlib.models.parameter_names import in_modules
 from ftlib.training.tuning.base import TuningBase
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class LoRA(TuningBase):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of an adapter's inputs that is dropped in training."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Module name endings, or every linear layer but the head."""
+    """Module name endings, or every linear layer but the head; in a network without any, every convolution that is
+    not depthwise."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) instead."""
     use_dora: bool = False
@@ -78,18 +80,36 @@ class LoRA(TuningBase):
             r=self.rank,
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
-            target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
+            target_modules=self._modules(model, kind, head),
             modules_to_save=None if KINDS[kind].language else sorted(head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
         )
         try:
-            return cast("nn.Module", get_peft_model(cast(Any, model), config))
+            wrapped = cast("nn.Module", get_peft_model(cast(Any, model), config))
         except ValueError as error:
             raise RecipeError(
                 f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}; name modules "
                 "it has"
             ) from error
+        _check_mergeable(wrapped)
+        return wrapped
+
+    def _modules(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> list[str] | str:
+        """Return what peft is to put adapters over; without a task, it takes a head for one of the linear layers.
+
+        A convolution is a linear map of patches, and a network of nothing else has its linear layers there.
+        """
+        from torch import nn
+
+        if not isinstance(self.targets, str):
+            return list(self.targets)
+        if KINDS[kind].task_type:
+            return self.targets
+        body = [(name, m) for name, m in model.named_modules() if not in_modules(name, head)]
+        linear = [name for name, m in body if isinstance(m, nn.Linear)]
+        convolutions = [name for name, m in body if isinstance(m, nn.Conv2d) and m.groups == 1]
+        return linear or convolutions or self.targets
 
     def _going_on(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Put this tuning's own adapter where another is, with that one's weights: it computes the same.
@@ -126,3 +146,16 @@ class LoRA(TuningBase):
         wrapped = cast(Any, model)
         wrapped.save_pretrained(adapter)
         return cast("nn.Module", wrapped.merge_and_unload(safe_merge=True))
+
+
+def _check_mergeable(model: nn.Module) -> None:
+    """Refuse adapters over depthwise convolutions before anything is trained: peft makes them, and merges none."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in model.named_modules():
+        groups = getattr(module.get_base_layer(), "groups", 1) if isinstance(module, LoraLayer) else 1
+        if groups > 1:
+            raise RecipeError(
+                f"tuning.targets: {name.removeprefix('base_model.model.')} is a convolution of {groups} groups, whose "
+                "adapter peft cannot merge into its weights; name other modules"
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ftlib.data.identity import folded
 from ftlib.data.near_duplicates import (
     PERMUTATIONS,
+    NearTexts,
     Side,
     Suspect,
     bands_and_rows,
@@ -121,7 +122,7 @@ def test_what_is_dropped_is_near_and_what_stays_is_not(threshold: float) -> None
     rows = texts(400, seed=3)
     held_out = set(range(0, 400, 7))
     found = suspects(rows, threshold, held_out)
-    dropped = near_copies(found, threshold)
+    dropped = near_copies(found, partial(NearTexts, threshold))
     ids = {row.place: row.row_id for row in found}
     assert not held_out & dropped.keys()
     staying = [i for i in range(400) if i not in dropped and i not in held_out]
@@ -144,7 +145,9 @@ def test_the_order_of_rows_decides_nothing() -> None:
     answers = []
     for seed in range(3):
         random.Random(seed).shuffle(rows)
-        dropped = near_copies(suspects(rows, 0.8, {i for i, text in enumerate(rows) if text in held_out}), 0.8)
+        dropped = near_copies(
+            suspects(rows, 0.8, {i for i, text in enumerate(rows) if text in held_out}), partial(NearTexts, 0.8)
+        )
         answers.append({rows[i]: reason for i, reason in dropped.items()})
     assert answers[0] == answers[1] == answers[2] != {}
 
@@ -153,9 +156,12 @@ def test_near_texts_with_different_labels_both_stay() -> None:
     rows = [f"the {word} parcel number seven arrived late and the box was open" for word in ("first", "frst", "fist")]
     found = suspects(rows, 0.6, labels=["late", "late", "open"])
     assert len(found) == 3
-    assert list(near_copies(found, 0.6).values()) == ["near_duplicate"]
-    assert near_copies(found, 0.6).keys() < {0, 1}
-    assert near_copies(suspects(rows, 0.6, {2}, ["late", "late", "open"]), 0.6) == {0: "near_leaked", 1: "near_leaked"}
+    assert list(near_copies(found, partial(NearTexts, 0.6)).values()) == ["near_duplicate"]
+    assert near_copies(found, partial(NearTexts, 0.6)).keys() < {0, 1}
+    assert near_copies(suspects(rows, 0.6, {2}, ["late", "late", "open"]), partial(NearTexts, 0.6)) == {
+        0: "near_leaked",
+        1: "near_leaked",
+    }
 
 
 def test_a_validation_row_near_a_test_row_goes_and_takes_no_training_row_with_it() -> None:
@@ -165,7 +171,11 @@ def test_a_validation_row_near_a_test_row_goes_and_takes_no_training_row_with_it
 
     def dropped(wanted: list[Side]) -> set[Side]:
         found = [row._replace(side=sides[row.place]) for row in suspects(rows, 0.8) if sides[row.place] in wanted]
-        return {sides[place] for place, reason in near_copies(found, 0.8).items() if reason == "near_leaked"}
+        return {
+            sides[place]
+            for place, reason in near_copies(found, partial(NearTexts, 0.8)).items()
+            if reason == "near_leaked"
+        }
 
     assert alike(rows[0], rows[1]) >= 0.8 <= alike(rows[1], rows[2])
     assert alike(rows[0], rows[2]) < 0.8
@@ -188,7 +198,7 @@ def test_a_family_of_rows_just_below_the_threshold_is_not_compared_pair_by_pair(
         return jaccard(one, other)
 
     monkeypatch.setattr("ftlib.data.near_duplicates.jaccard", counted)
-    assert near_copies(suspects_once(rows, 0.8), 0.8) == {}
+    assert near_copies(suspects_once(rows, 0.8), partial(NearTexts, 0.8)) == {}
     assert compared <= 64 * len(rows)
 
 

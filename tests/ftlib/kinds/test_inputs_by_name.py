@@ -31,7 +31,7 @@ from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import LabelOutcomes
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.folder import config_digest, tokenizer_digest, weights_digest
+from ftlib.models.folder import config_digest, processor_digest, weights_digest
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.train import TrainJob, train
@@ -99,7 +99,7 @@ def start(tmp_path: Path) -> Checkpoint:
         uri=str(tmp_path / "start"),
         weights=weights_digest(tmp_path / "start/model"),
         parent=None,
-        tokenizer=tokenizer_digest(tmp_path / "start/model"),
+        tokenizer=processor_digest(tmp_path / "start/model"),
         config=config_digest(tmp_path / "start/model"),
         phase="base",
         fresh_head=False,

@@ -20,7 +20,7 @@ from ftlib.data.processor import Processor
 from ftlib.data.rows import Dropped
 from ftlib.errors import ModelError, RecipeError
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.published_tokenizer import settle_tokenizer
+from ftlib.kinds.published_processor import settle_tokenizer
 from ftlib.models.special_tokens import Spelling, kept_apart
 from ftlib.testing import tiny_classifier, tiny_lm_tokenizer, tiny_rows, tiny_tokenizer
 from tests.ftlib.stages.kit import Bench

@@ -366,7 +366,7 @@ def test_an_adaptive_method_is_told_values_and_paired_errors(folder: Path) -> No
     recipe: Any = SimpleNamespace(
         select=Select(by="shifted/accuracy", plus={"target/log_loss": 0.5}), evaluations=EVALUATIONS, seed=3
     )
-    told = {score.weights: score for score in scores_so_far(Candidates(members=members), reports, recipe, work)}
+    told = {score.weights: score for score in scores_so_far(members, reports, recipe, work)}
     merits = [s - 0.5 * (2 - t) for s, t in zip(map(np.mean, shifted), map(np.mean, target), strict=True)]
     assert [told[member.digest()].value for member in members] == pytest.approx(merits)
     best = int(np.argmax(merits))

@@ -14,6 +14,8 @@ from ftlib.storage import Place, open_objects
 ROOT = Path(__file__).parents[3]
 SAID_BY_A_PERSON = {
     "ftlib/data/sources/files.py",  # fields of the recipe
+    "ftlib/data/sources/image_folder.py",
+    "ftlib/data/sources/stored_files.py",
     "ftlib/registry/places/s3.py",
     "flows/command_line/main.py",  # options, and their help
     "flows/command_line/interpolate.py",

@@ -1,18 +1,31 @@
-"""What a published tokenizer says beside its vocabulary, so that stock transformers asks as training did."""
+"""What a published tokenizer or image processor says, so that stock transformers asks as training did."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.formats import Format
+from ftlib.data.formats.text import reads_text
 from ftlib.data.inputs import SEGMENTS
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import load_tokenizer
+from ftlib.kinds.loading import load_processor, load_tokenizer
 from ftlib.models.limits import load_config, text_config, without_weights
 
 _SAYS = "tokenizer_config.json"
+
+
+def settle_processor(folder: Path, format: Format) -> None:
+    """Write to a model's folder how the rows of a format were made, where its files say something else."""
+    if reads_text(format):
+        settle_tokenizer(folder, format.yields, format.special_tokens)
+        return
+    own = load_processor(folder)
+    sized: Any = format.image_processor(own)
+    if sized is not None and sized.to_dict() != cast(Any, own.image_processor).to_dict():
+        sized.save_pretrained(folder)
 
 
 def settle_tokenizer(folder: Path, kind: BatchKind, special_tokens: SpecialTokens) -> None:

@@ -1,0 +1,65 @@
+"""BatchNorm statistics measured on a Ray worker: where the candidates are evaluated, and where the GPU is."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError, WorkerCrashedError
+
+from ftlib.errors import ReglageError, TransientError
+from ftlib.evaluation.batch_norm import StatisticsPlan, measure_here
+from ftlib.evaluation.predictor import threads_each
+from ftlib.fingerprint import digest
+from ftlib.on_ray.jobs import drive, run_job
+from ftlib.on_ray.session import session
+from ftlib.workspace import write_durably
+
+
+def measure(plan: StatisticsPlan) -> None:
+    """Measure on one worker what is not there: the rows are one batch, which is not dealt out.
+
+    Raises what the worker raises, TransientError if it was lost more often than `compute.max_failures`.
+    """
+    if plan.compute.ray_address == "local":
+        _measure_here(plan)
+        return
+    local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
+    name = f"batch-norm-{digest(list(plan.files))[:16]}"
+    spec = Path(plan.files[0]).with_name(f"{name}.json")
+    write_durably(spec, local.model_dump_json().encode())
+    try:
+        run_job(f"python -P -m ftlib.on_ray.statistics {shlex.quote(str(spec))}", name, "batch_norm", plan.compute)
+    finally:
+        spec.unlink(missing_ok=True)
+
+
+def _measure_here(plan: StatisticsPlan) -> None:
+    compute = plan.compute
+    task: Any = ray.remote(_of_json)
+    one = plan.model_copy(update={"compute": compute.model_copy(update={"threads": threads_each(compute)})})
+    with session(compute):
+        options = task.options(
+            num_cpus=threads_each(compute), num_gpus=1 if compute.use_gpu else 0, max_retries=compute.max_failures
+        )
+        try:
+            ray.get(options.remote(one.model_dump_json()))
+        except RayTaskError as error:
+            if isinstance(error.cause, ReglageError):
+                raise error.cause from None
+            raise
+        except WorkerCrashedError as error:
+            raise TransientError(
+                f"batch_norm: its worker was lost more than {compute.max_failures} times; what was measured is kept, "
+                "and the next run goes on from there"
+            ) from error
+
+
+def _of_json(plan: str) -> None:
+    measure_here(StatisticsPlan.model_validate_json(plan))
+
+
+if __name__ == "__main__":
+    drive(StatisticsPlan, _measure_here)

@@ -1,0 +1,50 @@
+"""Parameters that a phase leaves as they are, whatever its tuning moves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from torch import nn
+
+from ftlib.errors import RecipeError
+from ftlib.kinds.loading import ADAPTED, is_adapted
+from ftlib.wording import some
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Freeze the parameters whose names match a pattern, and what an adapter would learn of them.
+
+    Raises RecipeError if a pattern matches none, or if nothing is left to train of a model that was to train.
+    """
+    named = [(_own_name(name, model), p) for name, p in model.named_parameters()]
+    trained = any(p.requires_grad for _, p in named)
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name, _ in named):
+            raise RecipeError(
+                f"phases[].frozen: {pattern!r} matches no parameter; there are {some([name for name, _ in named], 3)}"
+            )
+    for name, parameter in named:
+        if any(re.search(pattern, name) for pattern in patterns):
+            parameter.requires_grad_(False)
+    if trained and not any(p.requires_grad for _, p in named):
+        raise RecipeError("phases[].frozen: every parameter is frozen; nothing is left to train")
+
+
+def _own_name(name: str, model: nn.Module) -> str:
+    """Return what a parameter is called without an adapter over its model; what one adds is called as its weight."""
+    if not is_adapted(model):
+        return name
+    for prefix in _adapted_layers(model):
+        if name.startswith(f"{prefix}.") and ".base_layer." not in name:
+            name = f"{prefix}.weight"
+            break
+    plain = name.removeprefix(ADAPTED).replace(".base_layer.", ".")
+    return plain.replace(".modules_to_save.default.", ".").replace(".original_module.", ".")
+
+
+def _adapted_layers(model: nn.Module) -> Iterator[str]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return (name for name, module in cast(Any, model).named_modules() if isinstance(module, BaseTunerLayer))
