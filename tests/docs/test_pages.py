@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +94,8 @@ def _is_there(name: str, made: set[str]) -> bool:
 def test_no_page_names_rows_of_a_list_that_readers_do_not_have(page: Path) -> None:
     """The project's own list of features has rows such as T1, P7 or B11."""
     assert re.findall(r"(?<![\w/-])[TPBDEO]\d{1,2}(?![\w-])", re.sub(r"`[^`]*`", "", prose(page))) == []
+
+
+def test_the_picture_of_the_pipeline_is_what_its_script_draws() -> None:
+    script = ROOT / "docs/images/pipeline.py"
+    assert script.with_suffix(".svg").read_text() == runpy.run_path(str(script))["picture"]()
