@@ -8,9 +8,8 @@ from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
-from ftlib.models.adapter import Versions
+from ftlib.models.adapter import Versions, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.folder import find_model
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.training_rows import UsedRows
@@ -80,25 +79,38 @@ def train_job(
     It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end.
     """
     parts = tuple(prepared[name] for name in phase.parts)
-    ends = {end.phase: end for end in trail}
+    beside = beside_phase(phase, trail, companions)
     return TrainJob(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         phase=phase.model_copy(update={"companions": {}, "scores": {}}),  # told by their bytes instead
-        companions={name: companions.get(name) or ends[str(said.phase)] for name, said in phase.companions.items()},
+        companions={name: beside[name] for name in phase.companions},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
     )
 
 
-def found_companions(recipe: Recipe) -> dict[str, dict[str, FoundModel]]:
-    """Find the phases' companions that are models from elsewhere, by phase and name. Raises ModelError."""
+def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, FoundModel]]:
+    """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
     return {
-        phase.name: {name: find_model(said.model) for name, said in phase.beside.items() if said.model}
+        phase.name: {
+            name: find_any(said.model, bases(recipe, work)) for name, said in phase.beside.items() if said.model
+        }
         for phase in recipe.phases
         if phase.beside
     }
+
+
+def beside_phase(
+    phase: Phase, trail: Sequence[Checkpoint], found: Mapping[str, FoundModel]
+) -> dict[str, FoundModel | Checkpoint]:
+    """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
+
+    `trail` has all checkpoints that come before, and may have more.
+    """
+    ends = {end.phase: end for end in trail}
+    return {name: found.get(name) or ends[str(said.phase)] for name, said in phase.beside.items()}
 
 
 def score_job(
@@ -110,10 +122,9 @@ def score_job(
     found: Mapping[str, FoundModel],
 ) -> ScoreJob:
     """Say which of a phase's `scores` to compute for one of its datasets."""
-    ends = {end.phase: end for end in trail}
     return ScoreJob(
         name=name,
-        model=found.get(name) or ends[str(phase.scores[name].phase)],
+        model=beside_phase(phase, trail, found)[name],
         data=data,
         tokenizer=trail[-1].tokenizer,
         labels=trail[-1].labels,

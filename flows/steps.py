@@ -92,7 +92,7 @@ def inputs(
     `files` instead of what the sources list now. Raises StorageError, ModelError, RecipeError or DataError.
     """
     check_registry(r)
-    model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r)
+    model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
@@ -169,6 +169,11 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         sweep=tuple(swept[1]),
         selection=selection,
         final=tuple(final),
+        companions={
+            phase.name: jobs.beside_phase(phase, checkpoints, data.companions.get(phase.name, {}))
+            for phase in r.phases
+            if phase.beside
+        },
     )
 
 
@@ -192,12 +197,16 @@ def scored(
     found: Mapping[str, FoundModel],
 ) -> Steps[Mapping[str, PreparedDataset] | None]:
     """Give a phase's datasets the columns that its objective reads of frozen models; most have none."""
-    for name in phase.scores:
-        for part in phase.parts:
-            job = jobs.score_job(r, phase, name, trail, prepared[part], found) if trail and prepared else None
-            made = yield from step(score, job, f"{name} of {part}")
-            prepared = {**prepared, part: made} if prepared and made else None
+    for name, part, which in scorings(phase):
+        job = jobs.score_job(r, phase, name, trail, prepared[part], found) if trail and prepared else None
+        made = yield from step(score, job, which, on_ray=r.compute.infers_on_ray)
+        prepared = {**prepared, part: made} if prepared and made else None
     return prepared
+
+
+def scorings(phase: Phase) -> list[tuple[str, str, str]]:
+    """Return the name of each scorer, the dataset that it scores, and what that step is called."""
+    return [(name, part, f"{part} by {name} for {phase.name}") for name in phase.scores for part in phase.parts]
 
 
 def sweep(
@@ -248,7 +257,7 @@ def completed(
     if not norms:
         return members
     job = jobs.batch_norm_job(r, members, prepared) if members and prepared else None
-    made = yield from step(batch_norm, job, on_ray=r.compute.evaluation_workers > 1, candidates=count)
+    made = yield from step(batch_norm, job, on_ray=r.compute.infers_on_ray, candidates=count)
     return made and made.members
 
 
@@ -263,7 +272,7 @@ def measured(
     reports: list[EvalReport | None] = []
     for name in r.evaluations:
         job = jobs.evaluate_job(r, name, members, prepared, split) if members and prepared else None
-        on_ray, number = r.compute.evaluation_workers > 1, len(members or ()) or count
+        on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
         reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
     return whole(reports)
 

@@ -13,7 +13,7 @@ import json
 import random
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -32,6 +32,7 @@ from ftlib.data.processor import Processor
 from ftlib.data.rows import Example, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
 from ftlib.kinds.kind import KINDS
+from ftlib.models.adapter import adapter_digest, base_of
 from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.models.folder import config_digest, weights_digest
 
@@ -381,12 +382,39 @@ def tiny_checkpoint(
     )
 
 
-def _step_away(model: nn.Module, seed: int) -> None:
+def tiny_adapter(folder: Path, start: Checkpoint, *, phase: str = "tune", seed: int = 0, rank: int = 2) -> Checkpoint:
+    """Write a checkpoint that is a LoRA adapter over a dense one, with a head of its own: a random step from it."""
+    from peft import LoraConfig, get_peft_model
+
+    from ftlib.kinds.loading import head_modules, load, save_adapter
+
+    kind = KINDS["labeled" if start.labels else "tokens"]
+    model = load(start, kind.name)
+    heads = [] if kind.language else head_modules(model)
+    config = LoraConfig(task_type=kind.task_type, r=rank, lora_alpha=4 * rank, modules_to_save=heads)
+    wrapped = cast("nn.Module", get_peft_model(cast("Any", model), config)).requires_grad_(False)
+    _step_away(wrapped, seed, lambda name: "lora_" in name or ".modules_to_save." in name)
+    base = base_of(start)
+    save_adapter(wrapped, model_in(folder), start.folder, base)
+    return start.model_copy(
+        update={
+            "uri": str(folder.absolute()),
+            "weights": adapter_digest(model_in(folder), base),
+            "parent": start.weights,
+            "config": config_digest(model_in(folder)),
+            "phase": phase,
+            "form": "adapter",
+            "base": base,
+        }
+    )
+
+
+def _step_away(model: nn.Module, seed: int, moved: Callable[[str], bool] = lambda _: True) -> None:
     import torch
 
     random_source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (parameter for name, parameter in model.named_parameters() if moved(name)):
             parameter += 0.1 * torch.randn(parameter.shape, generator=random_source)
 
 

@@ -91,6 +91,10 @@ def _facts(found: dict[str, Any], parents: list[str]) -> list[list[str]]:
     return [
         ["made from", ", ".join(parents) or "no version of this registry"],
         ["base model", f"{base.get('name')}, weights {_short(base.get('weights'))}"],
+        *(
+            [f"{one['use']} of {one['phase']}", f"{one['name']}: {one['model']}, weights {_short(one['weights'])}"]
+            for one in found.get("companions") or ()
+        ),
         ["recipe", _short(found.get("recipe_digest"))],
         ["weights", f"{_short(weights.get('published'))}: {weights.get('candidate')}"],
         ["mixed from", ", ".join(_short(end) for end in ends if end)],

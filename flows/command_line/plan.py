@@ -1,5 +1,6 @@
 """`reglage plan`: what a run would do, how much is done already, and what the rest will take. See docs/plan.md."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flows.command_line.console import stdout_console
 from flows.jobs import bases, found_companions
-from flows.steps import Inputs, pinned, steps
+from flows.steps import Inputs, pinned, scorings, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
@@ -19,6 +20,7 @@ from ftlib.recipe.resources import check_resources
 from ftlib.stages.ingest import ingest
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.register import register
+from ftlib.stages.score import SCORED
 from ftlib.stages.step import Step, walk
 from ftlib.training.phase import Phase
 from ftlib.training.speed import Speed, measured_speed, training_flops
@@ -26,7 +28,7 @@ from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ftlib.training.footprint import Footprint
+    from ftlib.training.footprint import Footprint, Frozen
 
 # The constants of the prediction; docs/plan.md says where they come from.
 ACTIVATION_BYTES = 68  # per token, hidden unit and layer
@@ -60,6 +62,19 @@ class PhasePlan(Config):
     """Predicted; 0 where it is done."""
 
 
+class ScoringPlan(Config):
+    """One frozen model asked about one dataset before a phase, with what it takes."""
+
+    name: str
+    parameters: int
+    rows: int
+    tokens: int
+    memory_bytes: int
+    """Predicted peak of one worker."""
+    seconds: float
+    """Predicted; 0 where it is done."""
+
+
 class RunPlan(Config):
     """What a run would do."""
 
@@ -67,6 +82,8 @@ class RunPlan(Config):
     stages: tuple[StagePlan, ...]
     phases: tuple[PhasePlan, ...] = ()
     """Empty until the data is prepared."""
+    scorings: tuple[ScoringPlan, ...] = ()
+    """What frozen models compute for the phases before they train."""
     seconds: float | None = None
     """Predicted for all that is still to do; None until the data is prepared."""
     speed: str = ""
@@ -82,13 +99,16 @@ class Planner:
     """Make the data that is not there yet: rows and tokens are known only then."""
     stages: list[StagePlan] = field(default_factory=list[StagePlan])
     prepared: dict[str, PreparedDataset] = field(default_factory=dict[str, PreparedDataset])
+    needs_ray: bool = False
+    """Whether something that is still to do is done by Ray workers."""
 
     def look(self, step: Step) -> Artifact | None:
         """Note a step; return what its stage has made, or None if that is still to do."""
         made = self._made(step)
         state = "every run" if step.stage is register else "done" if made else "to do" if step.job else "waits"
         self.stages.append(StagePlan(stage=step.label, state=state, facts=_facts(step, made)))
-        if isinstance(made, PreparedDataset):
+        self.needs_ray |= step.on_ray and not made
+        if isinstance(made, PreparedDataset) and step.stage is preprocess:
             self.prepared[step.which] = made
         return made
 
@@ -115,7 +135,7 @@ def _facts(step: Step, made: Artifact | None) -> str:
 
 def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunPlan:
     """Plan a run. Raises RecipeError, ModelError or DataError where the run would."""
-    model, companions = find_any(recipe.model, bases(recipe, work)), found_companions(recipe)
+    model, companions = find_any(recipe.model, bases(recipe, work)), found_companions(recipe, work)
     check_resources(recipe)
     planner = Planner(work, prepare)
     walk(steps(recipe, work, Inputs(model, pinned(recipe, work), companions=companions)), planner.look)
@@ -123,30 +143,35 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
     prepared = planner.prepared
     if len(prepared) < len(recipe.datasets):
         return plan
-    from ftlib.training.footprint import footprint, parameters_beside  # torch, which what comes before does not need
+    from ftlib.training.footprint import footprint, frozen_beside  # torch, which what comes before does not need
 
     check_resources(recipe, Path(model.uri), companions)
     labels = len(check_labels(recipe, prepared))
-    last = recipe.phases[-1]
-    again = [last.model_copy(update={"name": f"{last.name}-seed{seed}"}) for seed in recipe.interpolation.seeds]
-    trainings = [*recipe.phases, *again]
-    sizes = [footprint(Path(model.uri), recipe.kind(phase), labels, phase.tuning) for phase in trainings]
-    frozen = [
-        parameters_beside(phase, recipe.kind(phase), size.parameters, companions.get(phase.name, {}), labels)
-        for phase, size in zip(trainings, sizes, strict=True)
-    ]
+    sizes = [footprint(model.folder, recipe.kind(phase), labels, phase.tuning) for phase in recipe.phases]
+    frozen = frozen_beside(recipe.phases, sizes, recipe.kind(recipe.phases[0]), model.folder, companions, labels)
     speed = measured_speed(work, sizes[-1].hidden)
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
+    every = [*zip(recipe.phases, sizes, frozen, strict=True)]
+    last, size, beside = every[-1]
+    again = [
+        (last.model_copy(update={"name": f"{last.name}-seed{n}"}), size, beside) for n in recipe.interpolation.seeds
+    ]
     phases = tuple(
-        _phase_plan(recipe, phase, size, beside, _seen(phase, prepared), speed, done=f"train {phase.name}" in done)
-        for phase, size, beside in zip(trainings, sizes, frozen, strict=True)
+        _phase_plan(
+            recipe, phase, size, [beside[name] for name in phase.companions], _seen(phase, prepared), speed, done
+        )
+        for phase, size, beside in [*every, *again]
+    )
+    scored = tuple(
+        _scoring_plan(f"score {which}", beside[name], prepared[part], speed, done)
+        for phase, _, beside in every
+        for name, part, which in scorings(phase)
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
-    needs_ray = recipe.compute.workers > 0 and any(
-        planned.seconds and phase.tuning.takes_steps for planned, phase in zip(phases, trainings, strict=True)
-    )
-    seconds = RUN_SECONDS + needs_ray * RAY_SECONDS + measuring + sum(phase.seconds for phase in phases)
-    return plan.model_copy(update={"phases": phases, "seconds": round(seconds, 1), "speed": speed.source})
+    seconds = RUN_SECONDS + planner.needs_ray * RAY_SECONDS + measuring
+    seconds += sum(one.seconds for one in (*phases, *scored))
+    found = {"phases": phases, "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
+    return plan.model_copy(update=found)
 
 
 @dataclass(frozen=True)
@@ -172,15 +197,21 @@ def _seen(phase: Phase, prepared: dict[str, PreparedDataset]) -> _Seen:
 
 
 def _phase_plan(
-    recipe: Recipe, phase: Phase, size: "Footprint", beside: int, seen: _Seen, speed: Speed, *, done: bool
+    recipe: Recipe,
+    phase: Phase,
+    size: "Footprint",
+    beside: "Sequence[Frozen]",
+    seen: _Seen,
+    speed: Speed,
+    done: Collection[str],
 ) -> PhasePlan:
-    """Plan one training; `beside` are its companions' parameters, which are held and asked and never trained."""
+    """Plan one training; `beside` are its companions, which are held and asked and never trained."""
     solved = not phase.tuning.takes_steps
     epochs = 1.0 if solved else phase.optimizer.epochs
     per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
-    per_token += 2.0 * beside
+    per_token += 2.0 * sum(one.computing for one in beside)
     steps = 1 if solved else max(1, round(seen.steps * epochs))
-    seconds = 0.0 if done else seen.tokens * epochs * per_token / speed.flops
+    seconds = 0.0 if f"train {phase.name}" in done else seen.tokens * epochs * per_token / speed.flops
     return PhasePlan(
         name=phase.name,
         tuning=phase.tuning.kind,
@@ -189,8 +220,24 @@ def _phase_plan(
         rows=seen.rows,
         tokens=seen.tokens,
         steps=steps,
-        memory_bytes=_memory(recipe, phase, size, beside, seen.longest),
+        memory_bytes=_memory(recipe, phase, size, sum(one.parameters for one in beside), seen.longest),
         seconds=round(seconds, 1),
+    )
+
+
+def _scoring_plan(
+    label: str, model: "Frozen", data: PreparedDataset, speed: Speed, done: Collection[str]
+) -> ScoringPlan:
+    """Plan one scoring: one forward pass over what training reads."""
+    facts = [data.splits[split] for split in SCORED]
+    tokens = sum(one.tokens for one in facts)
+    return ScoringPlan(
+        name=label,
+        parameters=model.parameters,
+        rows=sum(one.rows for one in facts),
+        tokens=tokens,
+        memory_bytes=PROCESS_BYTES + 4 * model.parameters,
+        seconds=0.0 if label in done else round(tokens * 2.0 * model.computing / speed.flops, 1),
     )
 
 
@@ -228,6 +275,10 @@ def print_plan(plan: RunPlan) -> None:
     table = Table(
         "phase", "tuning", "trained", "rows", "steps", "memory", "time", title="training", title_justify="left"
     )
+    for scoring in plan.scorings:
+        took = f"{scoring.seconds:.0f} s" if scoring.seconds else "done"
+        memory = f"{scoring.memory_bytes / 1e9:.1f} GB"
+        table.add_row(scoring.name, "", f"none of {scoring.parameters:,}", f"{scoring.rows:,}", "", memory, took)
     for phase in plan.phases:
         trained = f"{phase.trained:,} of {phase.parameters:,}"
         memory, took = f"{phase.memory_bytes / 1e9:.1f} GB", f"{phase.seconds:.0f} s" if phase.seconds else "done"

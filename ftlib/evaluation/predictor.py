@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import nn
+from typing_extensions import override
 
-from ftlib.config import Config, Split
+from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
-from ftlib.evaluation.forward_pass import EVERYTHING, Share, predict_split, resources
+from ftlib.evaluation.forward_pass import EVERYTHING, Share, predict_split
+from ftlib.evaluation.inference import InferencePlan, Models
+from ftlib.fingerprint import digest
 from ftlib.kinds.loading import load, load_tokenizer
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.outcomes import Outcomes, joined
+from ftlib.kinds.outcomes_file import parse_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.merging.candidate_weights import mix_into
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
-from ftlib.progress import emit
-from ftlib.training.compute import Compute
 from ftlib.workspace import exclusive, write_durably
 
 
-class PredictionPlan(Config):
-    """Which models to ask about which rows, and where their tables go. Plain data, so it crosses to a Ray worker."""
+class PredictionPlan(InferencePlan[Outcomes]):
+    """Which candidates to ask about which rows, and where their tables go."""
 
-    name: str
-    """The evaluation's, for signs of life."""
+    kind: Literal["predictions"] = "predictions"
     candidates: tuple[Candidate, ...]
     files: tuple[str, ...]
     """Each candidate's table; one that is there is not made again."""
@@ -38,38 +41,49 @@ class PredictionPlan(Config):
     split: Split
     max_new_tokens: int
     """What a model writes at most after a prompt; 0 where it writes nothing."""
-    compute: Compute
 
-    def rows(self, candidate: int) -> PreparedSplit:
+    @property
+    @override
+    def what(self) -> str:
+        return f"evaluate {self.name}"
+
+    @property
+    @override
+    def job_file(self) -> Path:
+        return Path(self.files[0]).with_name(f"evaluate-{digest(list(self.files))[:16]}.json")
+
+    @override
+    def models(self, device: torch.device) -> Predictor:
+        return Predictor(self, device)
+
+    @override
+    def rows(self, item: int) -> PreparedSplit:
         """Return the rows, with their targets as the candidate's head lays them out."""
-        return open_split(split_file(self.data.path, self.split), self.candidates[candidate].end.labels)
+        return open_split(split_file(self.data.path, self.split), self.candidates[item].end.labels)
 
-    def report(self, candidate: int, done: int) -> None:
-        """Say how many rows the candidate was asked about."""
+    @override
+    def done_before(self, item: int) -> tuple[int, int]:
         rows = self.data.splits[self.split].rows
-        emit(f"evaluate {self.name}", rows * candidate + done, rows * len(self.candidates), "rows")
+        return rows * item, rows * len(self.candidates)
 
-    def make(self, table: Callable[[int], Outcomes]) -> None:
+    @override
+    def make(self, answer: Callable[[int], Outcomes]) -> None:
         """Make and write every table that is not there. Two runs that want the same one do not both make it."""
         for candidate, file in enumerate(map(Path, self.files)):
             with exclusive(file.with_suffix(".lock"), wait=True):
                 if not file.exists():
-                    write_durably(file, table(candidate).by_example().to_parquet())
+                    write_durably(file, answer(candidate).by_example().to_parquet())
+
+    @override
+    def to_bytes(self, answer: Outcomes) -> bytes:
+        return answer.to_parquet()
+
+    @override
+    def joined(self, parts: Sequence[bytes], order: Int[np.ndarray, " rows"]) -> Outcomes:
+        return joined([parse_outcomes(part) for part in parts]).take(order)
 
 
-def predict_here(plan: PredictionPlan) -> None:
-    """Make the tables in this process. Raises ModelError for weights that do not load, or answers not finite."""
-    with resources(plan.compute) as device:
-        predictor = Predictor(plan, device)
-        plan.make(lambda candidate: predictor.table(candidate, lambda done: plan.report(candidate, done)))
-
-
-def threads_each(compute: Compute) -> int:
-    """Return the CPU threads of one of several workers."""
-    return compute.threads or max(1, (os.cpu_count() or 1) // compute.evaluation_workers)
-
-
-class Predictor:
+class Predictor(Models[Outcomes]):
     """The last checkpoints as a model in memory: a sweep loads once, and mixes in place or scales the adapter."""
 
     def __init__(self, plan: PredictionPlan, device: torch.device) -> None:
@@ -78,15 +92,13 @@ class Predictor:
         self._model: nn.Module | None = None
         self._adapter: AdapterSweep | None = None
 
-    def table(
-        self, candidate: int, on_rows: Callable[[int], None] = lambda _: None, share: Share = EVERYTHING
-    ) -> Outcomes:
-        """Return what a candidate says about this share of the rows."""
-        end = self._plan.candidates[candidate].end
-        model = self._at(self._plan.candidates[candidate])
+    @override
+    def answer(self, item: int, on_rows: Callable[[int], None] = lambda _: None, share: Share = EVERYTHING) -> Outcomes:
+        end = self._plan.candidates[item].end
+        model = self._at(self._plan.candidates[item])
         return predict_split(
             model,
-            self._plan.rows(candidate),
+            self._plan.rows(item),
             end.labels,
             lambda: load_tokenizer(end.folder),
             on_rows,

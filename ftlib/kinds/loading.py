@@ -18,7 +18,7 @@ from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
-from ftlib.models.checkpoint import Base, Checkpoint
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     GENERATION_CONFIG,
     IMAGE_PROCESSOR,
@@ -38,13 +38,14 @@ from ftlib.wording import counted, some
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 
 
-def load(checkpoint: Checkpoint, kind: BatchKind, dropout: float | None = None) -> nn.Module:
-    """Return the model of a checkpoint of any form, in fp32 and eval mode, with dropouts of its config set if given.
+def load(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: float | None = None) -> nn.Module:
+    """Return the model of a checkpoint, or of a model that was found, in any form: in fp32 and eval mode.
 
-    Raises ModelError if it cannot be loaded or if a tensor would be left at random.
+    Dropouts of its config are set to `dropout` if that is given. Raises ModelError if it cannot be loaded or if a
+    tensor would be left at random.
     """
     if checkpoint.base is None:
-        return load_for_training(checkpoint.weights_folder, kind, dropout)
+        return load_for_training(checkpoint.folder, kind, dropout)
     return load_adapter(checkpoint.folder, Path(checkpoint.base.uri), kind, dropout)
 
 

@@ -20,7 +20,9 @@ from ftlib.evaluation.results import results, text_table
 from ftlib.evaluation.selection import Selection
 from ftlib.kinds.kind import KINDS, Kind
 from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import read_config
+from ftlib.published.lineage import called
 from ftlib.published.usage import adapter_usage, adapter_version_usage, usage
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
@@ -160,6 +162,7 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the steps)" for name, share in phase.parts.items()
     ]
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
+    trained += "".join(_beside(phase, name, found) for name, found in evidence.companions.get(phase.name, {}).items())
     if not phase.tuning.takes_steps:
         facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
         return f"{trained} ({phase.tuning.solution(facts)})."
@@ -167,6 +170,11 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
         f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
+
+
+def _beside(phase: Phase, name: str, found: FoundModel | Checkpoint) -> str:
+    how = "beside the frozen" if name in phase.companions else "with scores of the frozen"
+    return f", {how} {code(name)} ({code(called(found))}, weights `{found.weights[:12]}`)"
 
 
 def _interpolation(selection: Selection) -> str:

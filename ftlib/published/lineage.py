@@ -21,6 +21,7 @@ from ftlib.data.snapshot import rows_by_file
 from ftlib.errors import StorageError
 from ftlib.extensions import in_use
 from ftlib.fingerprint import digest, file_digest, identify
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.published.row_index import (
     ROWS,
     RowIndex,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FOUND = ("l2", "l2_chosen_on")
+FOUND = ("l2", "l2_chosen_on", "sentences", "scale", "scale_chosen_on", "explained")
 """Facts of a training that the recipe left open; they depend on its rows alone, so equal runs say the same."""
 
 _SOURCE = Path(ftlib.__file__).resolve().parents[1]
@@ -80,10 +81,32 @@ def lineage(
             "merge": chosen.merge.model_dump(mode="json") if chosen.merge else None,
             "warnings": list(warnings),
         },
+        **({"companions": companions} if (companions := _companions(evidence)) else {}),
         "found": _found(evidence),
         "code": code_facts(),
         **({"extensions": cast("JsonValue", brought)} if (brought := in_use(recipe)) else {}),
     }
+
+
+def _companions(evidence: Evidence) -> list[JsonValue]:
+    """Return the frozen models that had a part in a phase: which phase, by what name, how, and which bytes."""
+    return [
+        {
+            "phase": phase.name,
+            "name": name,
+            "use": "companion" if name in phase.companions else "scores",
+            "model": called(found),
+            "weights": found.weights,
+            "tokenizer": found.tokenizer,
+        }
+        for phase in evidence.recipe.phases
+        for name, found in evidence.companions.get(phase.name, {}).items()
+    ]
+
+
+def called(companion: FoundModel | Checkpoint) -> str:
+    """Return how people call a companion: as the recipe does, or by the phase whose end it is."""
+    return companion.name if isinstance(companion, FoundModel) else f"the end of {companion.phase}"
 
 
 def _found(evidence: Evidence) -> dict[str, JsonValue]:

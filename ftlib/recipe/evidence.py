@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.evaluation.measured import EvalReport, Measured
@@ -13,6 +16,8 @@ from ftlib.recipe.recipe import Recipe
 
 class Evidence(Config):
     """The records of one run, from the rows to the choice."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}}
 
     recipe: Recipe
     model: FoundModel
@@ -26,6 +31,8 @@ class Evidence(Config):
     selection: Selection
     final: tuple[EvalReport, ...]
     """Checkpoints and the chosen candidate on the report split."""
+    companions: dict[str, dict[str, FoundModel | Checkpoint]] = {}
+    """The frozen models that had a part in a phase, beside the model or by their scores, by phase and name."""
 
     def measured(self, candidate: str) -> dict[str, Measured]:
         """Return what was measured of a candidate on the report splits, by evaluation."""

@@ -28,7 +28,8 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     replaced has it among its `names`; if these are all the same labels, they keep that version's order.
 
     Raises DataError if an evaluation has nothing to measure on, if there is one class only, or if an evaluation holds
-    labels that training never sees: no model of this run could get such a row right.
+    labels that training never sees: no model of this run could get such a row right. Raises RecipeError if a phase's
+    tuning cannot be asked for these labels.
     """
     for name, evaluation in recipe.evaluations.items():
         uses: dict[Split, str] = {SELECTION: "selection", REPORT: "the report"}
@@ -52,6 +53,8 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
         found = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
         raise DataError(f"training rows have {found}; a classifier needs at least two")
     _check_asked(recipe, prepared, seen)
+    for phase in recipe.phases:
+        phase.tuning.check_labels(seen)
     return tuple(names) if sorted(names) == list(seen) else seen
 
 

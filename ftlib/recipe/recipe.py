@@ -214,8 +214,8 @@ def _solved_misfits(where: str, phase: Phase) -> Iterator[str]:
     kind = phase.tuning.kind
     if phase.penalty:
         yield (
-            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but {kind!r} is solved for and takes none; its "
-            "own pull to 0 is tuning.l2: remove the penalty or use another tuning"
+            f"{where}.penalty: {phase.penalty.kind!r} acts on steps, but {kind!r} is solved for and takes none; remove "
+            "the penalty or use another tuning"
         )
     if phase.ema_decay is not None:
         yield (

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ftlib.config import BatchKind
 from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
@@ -23,7 +22,7 @@ from ftlib.training.resources import Wanted, check_gpu
 from ftlib.wording import counted
 
 if TYPE_CHECKING:
-    from ftlib.training.footprint import Footprint
+    from ftlib.training.footprint import Footprint, Frozen
 
 
 def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
@@ -32,7 +31,7 @@ def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
     found: list[Wanted] = []
     if compute.workers and any(phase.tuning.takes_steps for phase in recipe.phases):
         found.append(Wanted("workers", compute.workers, _threads(compute, compute.workers), gpus))
-    if compute.evaluation_workers > 1:
+    if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
         found.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
     return tuple(found)
@@ -89,14 +88,12 @@ def _gpus(compute: Compute) -> int:
 def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[str, FoundModel]]) -> None:
     """Compare the least that each phase holds, in fp32: weights, and for what trains a gradient and Adam's moments.
 
-    Companions are weights alone.
+    Companions are weights alone, and so are scorers, of which each has the workers that measure to itself.
     """
     compute, memory = recipe.compute, _memory(recipe.compute)
-    for phase in recipe.phases:
-        sizes = _sizes(phase, recipe.kind(phase), model, companions.get(phase.name, {}))
-        if sizes is None:
-            continue
-        size, beside = sizes
+    has = f"{'one GPU' if compute.use_gpu else 'this machine'} has {in_bytes(memory)}"
+    for phase, size, frozen in _sizes(recipe, model, companions):
+        beside = sum(frozen[name].parameters for name in phase.companions)
         steps = phase.tuning.takes_steps
         workers = max(1, compute.workers) if steps else 1
         least = 4 * (size.parameters + beside) + (12 * size.trained if steps else 0)
@@ -107,27 +104,37 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
         if least > memory:
             raise RecipeError(
                 f"phases[{phase.name}]: {counted(workers, 'worker')} with {size.parameters + beside:,} parameters, "
-                f"{size.trained:,} of them trained, hold at least {in_bytes(least)}, but "
-                f"{'one GPU' if compute.use_gpu else 'this machine'} has {in_bytes(memory)}; choose a smaller model, "
-                "lora, or fewer workers"
+                f"{size.trained:,} of them trained, hold at least {in_bytes(least)}, but {has}; choose a smaller "
+                "model, lora, or fewer workers"
             )
+        for name in phase.scores:
+            workers, parameters = compute.evaluation_workers, frozen[name].parameters
+            least = 4 * parameters * (1 if compute.use_gpu else workers)
+            if least > memory:
+                raise RecipeError(
+                    f"phases[{phase.name}].scores.{name}: {counted(workers, 'worker')} with {parameters:,} parameters "
+                    f"hold at least {in_bytes(least)}, but {has}; choose a smaller model, or fewer evaluation_workers"
+                )
 
 
 def _sizes(
-    phase: Phase, kind: BatchKind, model: Path, companions: Mapping[str, FoundModel]
-) -> tuple[Footprint, int] | None:
-    """Return what a phase moves, and its companions' parameters.
+    recipe: Recipe, model: Path, companions: Mapping[str, Mapping[str, FoundModel]]
+) -> Iterator[tuple[Phase, Footprint, dict[str, Frozen]]]:
+    """Yield what each phase moves, and the frozen models that have a part in it.
 
-    None for a model that cannot be counted, of which the stage that loads it says why.
+    Nothing where a model cannot be counted: the stage that loads it says why.
     """
-    from ftlib.training.footprint import footprint, parameters_beside
+    from ftlib.training.footprint import footprint, frozen_beside
 
+    phases = recipe.phases
+    kind = recipe.kind(phases[0])
     labels = KINDS[kind].least_labels and 2
     try:
-        size = footprint(model, kind, labels, phase.tuning)
-        return size, parameters_beside(phase, kind, size.parameters, companions, labels)
+        sizes = [footprint(model, recipe.kind(phase), labels, phase.tuning) for phase in phases]
+        frozen = frozen_beside(phases, sizes, kind, model, companions, labels)
     except Exception:
-        return None
+        return
+    yield from zip(phases, sizes, frozen, strict=True)
 
 
 def _memory(compute: Compute) -> int:

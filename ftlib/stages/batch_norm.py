@@ -29,10 +29,6 @@ class BatchNormJob(Job):
     """Of the order whose first rows are taken."""
     compute: Compute
 
-    def needs_ray(self) -> bool:
-        """Say whether a Ray worker measures: where the candidates are evaluated, there is the GPU."""
-        return self.compute.evaluation_workers > 1
-
 
 def batch_norm(job: BatchNormJob, work: Workspace) -> Candidates:
     """Return the candidates, each that mixes moved running statistics with its own; the others as they are.
@@ -80,7 +76,7 @@ def _measure(job: BatchNormJob, folder: Path, layers: dict[int, tuple[str, ...]]
         seed=job.seed,
         compute=job.compute,
     )
-    if job.needs_ray():
+    if job.compute.infers_on_ray:  # where the candidates are evaluated, there is the GPU
         from ftlib.on_ray.statistics import measure
 
         measure(plan)

@@ -43,10 +43,6 @@ class EvaluateJob(Job):
     seed: int
     compute: Compute
 
-    def needs_ray(self) -> bool:
-        """Say whether the candidates are measured on Ray workers."""
-        return self.compute.evaluation_workers > 1
-
     @property
     def fingerprint(self) -> str:
         """As for every job, and the candidates' names: a report is looked up by them, and a digest has none."""
@@ -127,7 +123,8 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
     files = [work.root / _outcomes_file(job, candidate) for candidate in job.candidates]
     if all(file.exists() for file in files):
         return files
-    from ftlib.evaluation.predictor import PredictionPlan, predict_here
+    from ftlib.evaluation.inference import infer_here
+    from ftlib.evaluation.predictor import PredictionPlan
 
     plan = PredictionPlan(
         name=job.name,
@@ -138,12 +135,12 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
         max_new_tokens=job.evaluation.max_new_tokens,
         compute=job.compute,
     )
-    if job.needs_ray():
-        from ftlib.on_ray.evaluator import predict
+    if job.compute.infers_on_ray:
+        from ftlib.on_ray.evaluator import infer
 
-        predict(plan)
+        infer(plan)
     else:
-        predict_here(plan)
+        infer_here(plan)
     return files
 
 

@@ -6,18 +6,17 @@ import shutil
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ftlib.config import Name
+from ftlib.config import Name, Split
 from ftlib.data.datasets import PreparedDataset
-from ftlib.data.prepared import SPLITS, add_scores, split_file
+from ftlib.data.prepared import SPLITS, split_file
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.progress import emit
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
-SCORED = ("train", "validation")
+SCORED: tuple[Split, ...] = ("train", "validation")
 """What training reads; test rows are left as they are."""
 
 
@@ -46,31 +45,38 @@ def score(job: ScoreJob, work: Workspace) -> PreparedDataset:
     ModelError for a model with another tokenizer or other labels, for kinds whose rows have no one answer, and for
     numbers that are not finite.
     """
-    return work.once(job, PreparedDataset, lambda folder: _build(job, folder))
+    return work.once(job, PreparedDataset, lambda folder: _build(job, folder), resumable=True)
 
 
 def _build(job: ScoreJob, folder: Path) -> PreparedDataset:
     """Copy the splits, with one more column in those that training reads."""
-    from ftlib.evaluation.forward_pass import resources
-    from ftlib.evaluation.row_scores import score_rows
-    from ftlib.kinds.loading import load_model
-    from ftlib.kinds.open_split import open_split
+    from ftlib.evaluation.inference import infer_here
+    from ftlib.evaluation.row_scores import ScorePlan
     from ftlib.training.companions import check_companion
 
     where = f"score {job.name}"
     check_companion(where, job.model, job.tokenizer, job.labels)
     if KINDS[job.data.kind].answers_by_token:
         raise ModelError(f"{where}: {job.data.kind!r} rows have an answer for every token and none for the row")
-    with resources(job.compute) as device:
-        model = load_model(job.model.folder, job.data.kind).to(device)
-        for split in SPLITS:
-            source, target = split_file(job.data.path, split), split_file(folder, split)
-            if split not in SCORED:
-                shutil.copyfile(source, target)
-                continue
-            rows = open_split(source, job.labels)
-            total = len(rows)
-            scores = score_rows(model, rows, job.precision, lambda done, of=total: emit(where, done, of, "rows"))
-            add_scores(source, target, job.name, scores)
+    for split in SPLITS:
+        if split not in SCORED:
+            shutil.copyfile(split_file(job.data.path, split), split_file(folder, split))
+    plan = ScorePlan(
+        name=job.name,
+        model=job.model,
+        data=job.data,
+        splits=SCORED,
+        labels=job.labels,
+        precision=job.precision,
+        folder=str(folder),
+        fingerprint=job.fingerprint,
+        compute=job.compute,
+    )
+    if job.compute.infers_on_ray:
+        from ftlib.on_ray.evaluator import infer
+
+        infer(plan)
+    else:
+        infer_here(plan)
     content = digest([job.data.digest(), job.name, *(file_digest(split_file(folder, split)) for split in SCORED)])
     return job.data.model_copy(update={"content": content})

@@ -89,7 +89,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         precision=job.precision,
         seed=job.seed,
         compute=compute,
-        companions={name: str(companion.folder) for name, companion in job.companions.items()},
+        companions=job.companions,
     )
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import nn
 
 from ftlib.errors import ModelError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import load_model
+from ftlib.kinds.loading import load
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import labels_of
 from ftlib.training.plan import Plan
@@ -23,8 +21,8 @@ def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
     or that finds a row's end by another token than the model: it would answer, and wrongly.
     """
     companions: dict[str, nn.Module] = {}
-    for name, folder in plan.companions.items():
-        companion = load_model(Path(folder), plan.kind)
+    for name, found in plan.companions.items():
+        companion = load(found, plan.kind)
         if (pad := Collator.of(companion).pad_token_id) != collate.pad_token_id and KINDS[plan.kind].reads_one_place:
             raise ModelError(
                 f"phases[{plan.phase.name}].companions.{name}: its pad_token_id is {pad}, the model's "

@@ -17,7 +17,7 @@ class Compute(Identified):
     use_gpu: bool = False
     """One GPU for each worker; without one the run does not start."""
     evaluation_workers: int = Field(default=1, ge=1)
-    """Ray workers that share the batches of every evaluation, with the same numbers; 1 measures in this process."""
+    """Ray workers that share the batches of evaluations and `scores`, with the same numbers; 1 is this process."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads per worker; all cores divided by the workers if unset."""
     micro_batch_size: int | None = Field(default=None, gt=0)
@@ -34,6 +34,11 @@ class Compute(Identified):
     """How long workers may take to start before the attempt counts as failed."""
     collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
     """How long a worker waits for the others in one exchange before the run counts as hung."""
+
+    @property
+    def infers_on_ray(self) -> bool:
+        """Say whether frozen models are asked, to measure or to score rows, on Ray workers."""
+        return self.evaluation_workers > 1
 
     def digest(self) -> str:
         """Return the same for every value: identity is not runtime."""

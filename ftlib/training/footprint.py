@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +13,12 @@ from torch import nn
 from ftlib.config import BatchKind, Config
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import empty_model, head_modules
+from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import FoundModel
+from ftlib.models.folder import is_adapter
 from ftlib.models.limits import load_config
 from ftlib.models.parameter_names import is_embedding
+from ftlib.models.tensor_files import read_header
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import Tuning
 
@@ -39,7 +43,7 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
     config = cast(Any, model).config
     parameters = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
-        tables = sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
+        tables = _tables(model)
         tuned = tuning.prepare(model, kind, head_modules(model))
     trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad) + tuning.solved(config.hidden_size, labels)
     return Footprint(
@@ -51,17 +55,55 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
     )
 
 
-def parameters_beside(phase: Phase, kind: BatchKind, own: int, found: Mapping[str, FoundModel], labels: int) -> int:
-    """Count the parameters of a phase's companions, which answer batches of its `kind`.
+class Frozen(Config):
+    """Sizes of a model that is asked and never trained."""
 
-    An earlier phase's end has as many as the model's `own`.
+    parameters: int
+    computing: int
+    """As of a `Footprint`; an adapter's own beside its base's."""
+
+
+def frozen_beside(
+    phases: Sequence[Phase],
+    sizes: Sequence[Footprint],
+    kind: BatchKind,
+    model: Path,
+    found: Mapping[str, Mapping[str, FoundModel]],
+    labels: int,
+) -> list[dict[str, Frozen]]:
+    """Count, for each phase, the frozen models that have a part in it, by name.
+
+    `kind` is of batches that all of them answer, `model` the base model's folder, `found` the companions from elsewhere
+    by phase and name; the others are where an earlier phase ended, which is as large as the phase's own model and,
+    where it is an adapter, the adapter.
     """
-    return sum(
-        sum(p.numel() for p in _without_weights(Path(found[name].uri), kind, labels).parameters())
-        if name in found
-        else own
-        for name in phase.companions
-    )
+    end = _frozen(model, kind, labels) if any(phase.beside for phase in phases) else None
+    ends, beside = {"base": end}, list[dict[str, Frozen]]()
+    for phase, size in zip(phases, sizes, strict=True):
+        there = found.get(phase.name, {})
+        counted: dict[str, Frozen] = {}
+        for name, said in phase.beside.items():
+            one = ends[said.phase] if said.phase else _frozen(there[name].folder, kind, labels)
+            assert one is not None
+            counted[name] = one
+        beside.append(counted)
+        if phase.tuning.leaves:
+            over = size.trained if phase.tuning.leaves == "adapter" else 0
+            end = Frozen(parameters=size.parameters + over, computing=size.computing + over)
+        ends[phase.name] = end
+    return beside
+
+
+def _frozen(folder: Path, kind: BatchKind, labels: int) -> Frozen:
+    model = _without_weights(folder, kind, labels)
+    over = sum(math.prod(span.shape) for span in read_header(folder / WEIGHTS).spans) if is_adapter(folder) else 0
+    parameters = sum(p.numel() for p in model.parameters())
+    return Frozen(parameters=parameters + over, computing=parameters - _tables(model) + over)
+
+
+def _tables(model: nn.Module) -> int:
+    """Count the parameters of embedding tables, which no token is multiplied with."""
+    return sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
 
 
 def _without_weights(folder: Path, kind: BatchKind, labels: int) -> nn.Module:

@@ -8,18 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import nn
 
-from ftlib.errors import ModelError, TrainingError
-from ftlib.kinds.collate import Collator
+from ftlib.errors import TrainingError
 from ftlib.kinds.heads.labels import LabelTargets
-from ftlib.kinds.split import PreparedSplit
-from ftlib.progress import emit
-from ftlib.training.batches import by_length
+from ftlib.training.frozen_features import head_features, last_linear
 from ftlib.training.tuning.base import Facts, Problem
 from ftlib.wording import counted
 
-BATCH = 64
 _SOLVER: dict[str, Any] = {"max_iter": 2000, "tol": 1e-6}
 
 Rows = tuple[Float[np.ndarray, "_ width"], Int[np.ndarray, " _"]]
@@ -38,7 +33,7 @@ def fit_probe(problem: Problem, l2: float | Literal["auto"], path: Sequence[floa
     gold = split.targets.positions
     if absent := sorted(set(labels) - {labels[i] for i in np.unique(gold)}):
         raise TrainingError(f"linear_probe: no training row has the label {', '.join(absent)}; remove it or add rows")
-    layer = last_linear(model, problem.head, len(labels))
+    layer = last_linear(model, problem.head, len(labels), "linear_probe")
     features = head_features(model, layer, split, phase)
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
     chosen: Facts = {}
@@ -57,41 +52,6 @@ def fit_probe(problem: Problem, l2: float | Literal["auto"], path: Sequence[floa
         if intercept is not None:
             intercept.copy_(torch.from_numpy(bias))
     return {"final_loss": loss, "l2": l2, **chosen}
-
-
-def last_linear(model: nn.Module, head: Sequence[str], labels: int) -> nn.Linear:
-    """Return the layer that makes the logits. Raises ModelError if the head ends in none."""
-    found = [
-        module
-        for name in head
-        for module in model.get_submodule(name).modules()
-        if isinstance(module, nn.Linear) and module.out_features == labels
-    ]
-    if not found:
-        raise ModelError(
-            f"linear_probe: the head ({', '.join(head)}) has no linear layer with {labels} outputs; tune it with full"
-        )
-    return found[-1]
-
-
-@torch.inference_mode()
-def head_features(
-    model: nn.Module, layer: nn.Linear, split: PreparedSplit, phase: str
-) -> Float[np.ndarray, "rows width"]:
-    """Return what enters the head's last layer for every row, in order, with dropout off."""
-    # The layer hands on what enters it, so the model's answer is what it reads of a row, wherever that stands.
-    hook = layer.register_forward_hook(lambda _, inputs, __: inputs[0])
-    collate = Collator.of(model)
-    features = np.empty((len(split), layer.in_features), np.float32)
-    done = 0
-    for rows in by_length(split.sizes, BATCH):
-        batch = split.batch(rows, collate)
-        said: Any = model(**batch.inputs)
-        features[rows] = said.logits.float().cpu().numpy()
-        done += len(rows)
-        emit(f"train {phase}", done, len(split), "rows")
-    hook.remove()
-    return features
 
 
 def best_l2(train: Rows, validation: Rows, count: int, path: Sequence[float], *, intercept: bool) -> float:

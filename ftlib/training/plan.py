@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ftlib.config import BatchKind, Config
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 
@@ -36,5 +36,5 @@ class Plan(Config):
     precision: Literal["fp32", "bf16"]
     seed: int
     compute: Compute
-    companions: dict[str, str] = {}
-    """Frozen models beside the one that trains, by name: their folders."""
+    companions: dict[str, FoundModel | Checkpoint] = {}
+    """Frozen models beside the one that trains, by name."""

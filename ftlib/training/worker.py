@@ -93,7 +93,8 @@ def _solve(plan: Plan, group: Group) -> Trained:
     train, validation = (
         open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")
     )
-    solved = plan.phase.tuning.solve(Problem(plan.phase.name, model, head, plan.labels, train, validation))
+    problem = Problem(plan.phase.name, model, head, plan.labels, train, validation, plan.start.folder)
+    solved = plan.phase.tuning.solve(problem)
     seconds = time.monotonic() - started
     facts: Facts = {
         "steps": 1,

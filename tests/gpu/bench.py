@@ -16,7 +16,8 @@ from ftlib.data.formats.question_answer import QuestionAnswer
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
 from ftlib.data.processor import Processor
-from ftlib.evaluation.predictor import PredictionPlan, predict_here
+from ftlib.evaluation.inference import infer_here
+from ftlib.evaluation.predictor import PredictionPlan
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
@@ -133,7 +134,7 @@ class Bench:
             max_new_tokens=8 if self.kind == "completions" else 0,
             compute=Compute(workers=0, threads=1, use_gpu=use_gpu),
         )
-        predict_here(plan)
+        infer_here(plan)
         return [read_outcomes(Path(file)) for file in files]
 
 

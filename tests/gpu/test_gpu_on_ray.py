@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from ftlib.evaluation.predictor import PredictionPlan, predict_here
+from ftlib.evaluation.inference import infer_here
+from ftlib.evaluation.predictor import PredictionPlan
 from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.stages.train import train
@@ -87,10 +88,10 @@ def test_a_worker_on_the_gpu_is_killed_and_ends_with_the_same_bits(
 def test_an_evaluation_worker_on_the_gpu_writes_this_processs_table(
     use_gpu: bool, ray_session: None, tmp_path: Path
 ) -> None:
-    from ftlib.on_ray.evaluator import predict
+    from ftlib.on_ray.evaluator import infer
 
     bench, tables = Bench.make(tmp_path / "rows", "labeled"), []
-    for name, make in (("ray", predict), ("here", predict_here)):
+    for name, make in (("ray", infer), ("here", infer_here)):
         plan = PredictionPlan(
             name="d",
             candidates=(Candidate.of(bench.start),),

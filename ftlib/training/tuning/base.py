@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BeforeValidator
 
 from ftlib.config import BatchKind, Config
 from ftlib.models.checkpoint import Form
@@ -17,6 +20,21 @@ if TYPE_CHECKING:
 
 Facts = dict[str, float | int | str]
 """What a checkpoint says of how it was made."""
+
+
+def number_or_auto(*, zero: bool) -> BeforeValidator:
+    """Return what refuses all but `auto` and numbers, in one sentence; a union of its own would say one of each member.
+
+    `zero` says whether 0 is allowed.
+    """
+
+    def check(value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
+        if not (value == "auto" or (number and (zero or value != 0))):
+            raise ValueError(f"got {value!r}, allowed are auto and numbers {'from 0 on' if zero else 'above 0'}")
+        return value
+
+    return BeforeValidator(check)
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,8 @@ class Problem:
     train: PreparedSplit
     validation: PreparedSplit
     """May have no rows."""
+    folder: Path
+    """Of the checkpoint that it starts from: config, tokenizer and image processor."""
 
 
 class TuningBase(Config):
@@ -58,6 +78,9 @@ class TuningBase(Config):
         What leaves an adapter is saved as peft saves it, over what the phase started from: `finish` is not called.
         """
         return "dense"
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise RecipeError for labels that it cannot be asked for; called as soon as the rows have told them."""
 
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Set what trains, and return the model, wrapped if need be; called right after `torch.manual_seed`.

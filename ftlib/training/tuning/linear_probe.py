@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from math import inf
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from typing_extensions import override
 
 from ftlib.config import BatchKind
 from ftlib.models.checkpoint import Form
-from ftlib.training.tuning.base import Facts, Problem, TuningBase
+from ftlib.training.tuning.base import Facts, Problem, TuningBase, number_or_auto
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def _number_or_auto(value: object) -> object:
-    """Refuse everything else in one sentence; a union of its own would say one of each member."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
-    if not (number or value == "auto"):
-        raise ValueError(f"got {value!r}, allowed are auto and numbers from 0 on")
-    return value
 
 
 class LinearProbe(TuningBase):
@@ -34,7 +25,7 @@ class LinearProbe(TuningBase):
     """
 
     kind: Literal["linear_probe"] = "linear_probe"
-    l2: Annotated[Annotated[float, Field(ge=0.0)] | Literal["auto"], BeforeValidator(_number_or_auto)] = "auto"
+    l2: Annotated[Annotated[float, Field(ge=0.0)] | Literal["auto"], number_or_auto(zero=True)] = "auto"
     """auto: the value of `PATH` with the lowest loss on the dataset's validation rows; `USUAL` where there are none."""
 
     PATH: ClassVar[tuple[float, ...]] = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)

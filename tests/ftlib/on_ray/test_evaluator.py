@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.data.datasets import PreparedDataset
-from ftlib.data.prepared import split_file
+from ftlib.data.prepared import SPLITS, split_file
 from ftlib.errors import ModelError
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, batches_of
@@ -33,7 +33,8 @@ from ftlib.merging.interpolation.ends import Ends
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, listen
 from ftlib.stages.evaluate import EvaluateJob, evaluate
-from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.stages.score import ScoreJob, score
+from ftlib.testing import LABELS, tiny_adapter, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
@@ -134,6 +135,28 @@ def test_three_workers_measure_what_one_process_does_bit_for_bit(
 
 
 @pytest.mark.ray
+def test_two_workers_score_what_one_process_does_bit_for_bit(
+    ends: tuple[Checkpoint, Checkpoint], ray_session: None, tmp_path: Path
+) -> None:
+    """One of the two gets no batch of the validation rows."""
+    data = tiny_prepared(tmp_path / "data", {"train": ROWS[:70], "validation": ROWS[:9], "test": ROWS[:5]})
+    adapter = tiny_adapter(tmp_path / "adapter", ends[0])
+    made: list[PreparedDataset] = []
+    for workers in (1, 2):
+        work = Workspace(tmp_path / str(workers))
+        compute = Compute(evaluation_workers=workers, threads=1)
+        facts = {"tokenizer": adapter.tokenizer, "labels": adapter.labels, "precision": "fp32", "compute": compute}
+        with listen((signs := list[Progress]()).append):
+            made.append(
+                score(ScoreJob.model_validate({"name": "teacher", "model": adapter, "data": data, **facts}), work)
+            )
+        assert (signs[-1].stage, signs[-1].done, signs[-1].total) == ("score teacher", 79, 79)
+    assert made[0].digest() == made[1].digest()
+    for split in SPLITS:
+        assert split_file(made[0].path, split).read_bytes() == split_file(made[1].path, split).read_bytes()
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 def test_more_workers_than_batches_and_a_language_model(ray_session: None, tmp_path: Path) -> None:
     start = tiny_checkpoint(tmp_path / "start", (), phase="base")
@@ -198,5 +221,6 @@ def test_what_a_worker_refuses_is_refused_in_its_own_words(
 
 
 def test_one_process_never_imports_ray(tmp_path: Path) -> None:
-    code = "import ftlib.stages.evaluate, ftlib.evaluation.predictor, sys; sys.exit('ray' in sys.modules)"
+    modules = "ftlib.stages.evaluate, ftlib.stages.score, ftlib.evaluation.row_scores, ftlib.evaluation.predictor"
+    code = f"import {modules}, sys; sys.exit('ray' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

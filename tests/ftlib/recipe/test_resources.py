@@ -178,7 +178,7 @@ def test_a_cluster_that_is_not_there_is_one_line(recipe: Any, address: str) -> N
 
 
 def test_what_is_wanted_is_what_training_and_measuring_ask_ray_for(recipe: Any) -> None:
-    from ftlib.evaluation.predictor import threads_each
+    from ftlib.evaluation.inference import threads_each
 
     found = recipe(workers=2, evaluation_workers=3, use_gpu=True)
     assert wanted(found) == (

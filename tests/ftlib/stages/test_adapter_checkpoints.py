@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError, RecipeError
-from ftlib.evaluation.predictor import PredictionPlan, predict_here
+from ftlib.evaluation.inference import infer_here
+from ftlib.evaluation.predictor import PredictionPlan
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load, load_model, merged, save_adapter
 from ftlib.kinds.open_split import open_split
@@ -262,7 +263,7 @@ def test_a_sweep_over_an_adapter_measures_what_each_point_answers(
         max_new_tokens=0,
         compute=Compute(workers=0, threads=1),
     )
-    predict_here(plan)
+    infer_here(plan)
     split = open_split(split_file(data.path, "test"), LABELS)
     rows = np.arange(len(split))
     for point, file in zip(points, plan.files, strict=True):

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from ftlib.config import BatchKind, Config
 from ftlib.data.datasets import PreparedDataset
@@ -21,7 +23,7 @@ from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.score import ScoreJob, score
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.testing import LABELS, tiny_adapter, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
@@ -109,6 +111,47 @@ def test_training_on_a_teachers_column_is_training_beside_the_teacher(
         losses.append([record.get("loss", record.get("validation_loss")) for record in records])
     assert len(losses[0]) == 12
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_an_adapter_scores_as_the_model_that_it_makes_of_its_base(
+    data: PreparedDataset, teacher: Checkpoint, tmp_path: Path
+) -> None:
+    adapter = tiny_adapter(tmp_path / "adapter", teacher)
+    base = AutoModelForSequenceClassification.from_pretrained(teacher.folder)
+    stock: Any = PeftModel.from_pretrained(base, adapter.folder)
+    merged = stock.merge_and_unload().eval()
+    columns: dict[str, np.ndarray] = {}
+    for name, model in (("adapter", adapter), ("base", teacher)):
+        split = open_split(split_file(score(asked(model, data, name=name), Workspace(tmp_path)).path, "train"), LABELS)
+        columns[name] = split.scores[name].tensor(np.arange(len(split))).numpy()
+    rows = open_split(split_file(data.path, "train"), LABELS)
+    with torch.no_grad():
+        each = [merged(input_ids=torch.tensor(rows.tokens(i)).long()[None]).logits for i in range(len(rows))]
+    np.testing.assert_allclose(columns["adapter"], torch.cat(each).numpy(), rtol=1e-3, atol=1e-4)
+    assert np.abs(columns["adapter"] - columns["base"]).max() > 0.1
+
+
+def test_a_split_that_a_killed_attempt_finished_is_not_scored_again(
+    data: PreparedDataset, teacher: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ftlib.evaluation import row_scores
+
+    asked_rows: list[int] = []
+    whole = score(asked(teacher, data), Workspace(tmp_path / "whole"))
+
+    def counting(model: Any, split: Any, *rest: Any) -> np.ndarray:
+        asked_rows.append(len(split))
+        if len(split) == 10 and len(asked_rows) == 2:
+            raise KeyboardInterrupt
+        return once(model, split, *rest)
+
+    once = row_scores.score_rows
+    monkeypatch.setattr(row_scores, "score_rows", counting)
+    with pytest.raises(KeyboardInterrupt):
+        score(asked(teacher, data), Workspace(tmp_path / "stopped"))
+    resumed = score(asked(teacher, data), Workspace(tmp_path / "stopped"))
+    assert asked_rows == [40, 10, 10]
+    assert resumed.digest() == whole.digest()
 
 
 def test_a_language_models_column_is_the_log_probability_of_each_row(tmp_path: Path) -> None:

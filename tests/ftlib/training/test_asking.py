@@ -8,18 +8,20 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from ftlib.config import BatchKind, Config
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import ModelError, TrainingError
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import load_model
+from ftlib.kinds.loading import copy_beside, load_model
 from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.testing import LABELS, tiny_adapter, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
@@ -138,6 +140,22 @@ def test_a_student_learns_from_a_frozen_teacher(
     assert after < before
     nothing = train(job(teacher, data, Distilled(), {"teacher": teacher}), Workspace(tmp_path))
     assert losses(nothing)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_that_is_an_adapter_is_asked_as_the_model_that_it_makes(
+    models: tuple[Checkpoint, Checkpoint], data: PreparedDataset, tmp_path: Path
+) -> None:
+    teacher = tiny_adapter(tmp_path / "teacher", models[1])
+    base = AutoModelForSequenceClassification.from_pretrained(models[1].folder)
+    stock: Any = PeftModel.from_pretrained(base, teacher.folder)
+    merged = tmp_path / "dense"
+    stock.merge_and_unload().save_pretrained(merged / "model")
+    copy_beside(teacher.folder, merged / "model")
+    dense = models[1].model_copy(update={"uri": str(merged), "weights": "merged"})
+    runs = [train(job(models[0], data, Distilled(), {"teacher": one}), Workspace(tmp_path)) for one in (teacher, dense)]
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-4)
+    without = train(job(models[0], data, Distilled(), {"teacher": models[1]}), Workspace(tmp_path))
+    assert losses(runs[0])[0] != pytest.approx(losses(without)[0], rel=1e-2)
 
 
 def test_a_companion_counts_by_its_bytes(models: tuple[Checkpoint, Checkpoint], data: PreparedDataset) -> None:
