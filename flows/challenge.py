@@ -84,23 +84,25 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     check_registry(r)
     registry = ModelRegistry(r.publish.to.store())
     listing = list_sources(r, registry.store, run.work.root / "listings" / f"{run_id}.json")
-    there = in_place(registry, r)
-    so_far = Challenge(recipe=r, what="skipped", reasons=(), listing=listing, champion=there.facts if there else None)
+    champion = in_place(registry, r)
+    so_far = Challenge(
+        recipe=r, what="skipped", reasons=(), listing=listing, champion=champion.facts if champion else None
+    )
     if nothing := nothing_to_read(listing.changes, so_far.champion):
         return so_far.model_copy(update={"reasons": nothing.reasons, "worth": nothing})
-    folder = there.pull(registry, run) if there else None
+    folder = champion.pull(registry, run) if champion else None
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
     names = labels_of(folder) if folder else ()
-    given = inputs(recipe, run.work, files, used_rows(r, listing, files, there), names)
+    given = inputs(recipe, run.work, files, used_rows(r, listing, files, champion), names)
     data = run.through(lambda: prepare(recipe, given))
-    found = news(r, listing, data, there, folder)
-    worth = worth_training(found, so_far.champion, r.retrain)
-    so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": found})
+    fresh = news(r, listing, data, champion, folder)
+    worth = worth_training(fresh, so_far.champion, r.retrain)
+    so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": fresh})
     if not worth.go:
         return so_far
     _check_labels(r, data, names)
-    evidence = _named(run.through(lambda: find_best(recipe, run.work, data, data.model)), there)
+    evidence = _named(run.through(lambda: find_best(recipe, run.work, data, data.model)), champion)
     _, page, result = run.through(lambda: publish(evidence))
     so_far = so_far.model_copy(update={"evidence": evidence, "report": page, "steps": tuple(run.steps)})
     if isinstance(result, Refusal):
@@ -114,11 +116,11 @@ def _starting(r: Recipe, champion: Path | None) -> Recipe:
     return r.model_copy(update={"model": ModelRef(path=str(champion))})
 
 
-def _named(evidence: Evidence, there: InPlace | None) -> Evidence:
+def _named(evidence: Evidence, champion: InPlace | None) -> Evidence:
     """Call the start of the training by the version's name, not by the folder it was pulled to."""
-    if there is None or evidence.recipe.retrain.start == "base":
+    if champion is None or evidence.recipe.retrain.start == "base":
         return evidence
-    name = str(there.version)
+    name = str(champion.version)
     recipe = evidence.recipe.model_copy(update={"model": ModelRef(path=name)})
     return evidence.model_copy(update={"recipe": recipe, "model": evidence.model.model_copy(update={"name": name})})
 
@@ -141,22 +143,22 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     evidence, version = so_far.evidence, so_far.version
     if evidence is None or version is None:
         raise ValueError("only a published challenger can be judged")
-    there = in_place(registry, r)
-    if there is None:
+    champion = in_place(registry, r)
+    if champion is None:
         return so_far.ended("waiting", "the first version of this model").model_copy(update={"champion": None})
-    if there.facts.version == version.version:
+    if champion.facts.version == version.version:
         reason = f"version {version.version} is in place: these rows give the same version again"
-        return so_far.ended("not_promoted", reason).model_copy(update={"champion": there.facts})
+        return so_far.ended("not_promoted", reason).model_copy(update={"champion": champion.facts})
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=_labels(evidence))
-    folder = there.pull(registry, run)
+    folder = champion.pull(registry, run)
     cells = measured(r, run, data, folder)
-    differences, left_out = against_champion(evidence, cells, run, there.trained_on(folder))
+    differences, left_out = against_champion(evidence, cells, run, champion.trained_on(folder))
     compared = r.retrain.compare or r.select.by
     verdict = worth_promoting(differences, r.retrain, compared, r.metric(compared)[1])
     note = [f"{counted(left_out, 'held-out row')} that the champion was trained on left out"] if left_out else []
     return so_far.ended("waiting" if verdict.go else "not_promoted", *verdict.reasons, *note).model_copy(
         update={
-            "champion": there.facts,
+            "champion": champion.facts,
             "champion_cells": cells,
             "differences": differences,
             "steps": tuple(run.steps),
@@ -168,57 +170,57 @@ def _labels(evidence: Evidence) -> tuple[str, ...]:
     return evidence.checkpoints[0].labels
 
 
-def settle(r: Recipe, run: Runner, found: Challenge, approval: Approval | None) -> Challenge:
+def settle(r: Recipe, run: Runner, challenge: Challenge, approval: Approval | None) -> Challenge:
     """Promote a challenger that may be, and enter the decision in the ledger.
 
     The files of a skipped run stay new for the next one, unless none of their rows is.
     """
     registry = ModelRegistry(r.publish.to.store())
-    if found.what == "skipped":
-        if found.worth and found.worth.considered:
-            found.listing.record(registry.store, r, Decision(what="skipped", reasons=found.reasons))
-        return found
-    if found.what == "waiting":
-        found = _answered(r, found, approval) or _promoted(r, run, found, registry, approval)
+    if challenge.what == "skipped":
+        if challenge.worth and challenge.worth.considered:
+            challenge.listing.record(registry.store, r, Decision(what="skipped", reasons=challenge.reasons))
+        return challenge
+    if challenge.what == "waiting":
+        challenge = _answered(r, challenge, approval) or _promoted(r, run, challenge, registry, approval)
     decision = Decision(
-        what="promoted" if found.what == "promoted" else "not_promoted",
-        reasons=found.reasons,
-        version=found.version.version if found.version else None,
+        what="promoted" if challenge.what == "promoted" else "not_promoted",
+        reasons=challenge.reasons,
+        version=challenge.version.version if challenge.version else None,
     )
-    if not found.listing.record(registry.store, r, decision):
+    if not challenge.listing.record(registry.store, r, decision):
         note = "another retraining considered these files at the same time"
-        found = found.model_copy(update={"reasons": (*found.reasons, note)})
-    return found
+        challenge = challenge.model_copy(update={"reasons": (*challenge.reasons, note)})
+    return challenge
 
 
-def _answered(r: Recipe, found: Challenge, approval: Approval | None) -> Challenge | None:
+def _answered(r: Recipe, challenge: Challenge, approval: Approval | None) -> Challenge | None:
     """Return the end if a person is asked and did not say yes."""
     if r.retrain.approval == "automatic" or (approval and approval.decision == "promote"):
         return None
     if approval:
-        return found.ended("not_promoted", f"{approval.who} said no: {approval.why or 'no reason given'}")
-    name = found.version.name if found.version else r.publish.name
-    number = found.version.version if found.version else 0
+        return challenge.ended("not_promoted", f"{approval.who} said no: {approval.why or 'no reason given'}")
+    name = challenge.version.name if challenge.version else r.publish.name
+    number = challenge.version.version if challenge.version else 0
     to = r.publish.to
     command = f"reglage registry promote {name}@{number} --registry {to.store().uri}{to.place().server_option()}"
-    return found.ended("not_promoted", *found.reasons, f"a person has to agree: {command}")
+    return challenge.ended("not_promoted", *challenge.reasons, f"a person has to agree: {command}")
 
 
 def _promoted(
-    r: Recipe, run: Runner, found: Challenge, registry: ModelRegistry, approval: Approval | None
+    r: Recipe, run: Runner, challenge: Challenge, registry: ModelRegistry, approval: Approval | None
 ) -> Challenge:
     """Move the alias; if somebody else moved it meanwhile, judge again against the new champion."""
     who = approval.who if approval else f"retrain {flow_run.name or ''}".strip()
-    said = [approval.why] if approval and approval.why else []
+    comment = [approval.why] if approval and approval.why else []
     for _ in range(ATTEMPTS):
-        if found.what != "waiting" or found.version is None:
-            return found
-        expected = found.champion.sequence if found.champion else None
+        if challenge.what != "waiting" or challenge.version is None:
+            return challenge
+        expected = challenge.champion.sequence if challenge.champion else None
         try:
-            why = "; ".join([*found.reasons, *said])
-            registry.promote(r.publish.name, r.retrain.alias, found.version.version, expected, who, why)
+            why = "; ".join([*challenge.reasons, *comment])
+            registry.promote(r.publish.name, r.retrain.alias, challenge.version.version, expected, who, why)
         except ConflictError:
-            found = judge(r, run, found, registry)
+            challenge = judge(r, run, challenge, registry)
         else:
-            return found.ended("promoted", *found.reasons)
-    return found.ended("not_promoted", f"the alias was moved by others {ATTEMPTS} times while this was judged")
+            return challenge.ended("promoted", *challenge.reasons)
+    return challenge.ended("not_promoted", f"the alias was moved by others {ATTEMPTS} times while this was judged")

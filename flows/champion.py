@@ -87,7 +87,7 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
 
 
 def against_champion(
-    found: Evidence, champion: tuple[EvalReport, ...], run: Runner, trained: Any
+    evidence: Evidence, champion: tuple[EvalReport, ...], run: Runner, trained: Any
 ) -> tuple[tuple[Difference, ...], int]:
     """Return challenger - champion for every metric of every evaluation, on the same rows, and how many were left out.
 
@@ -96,19 +96,19 @@ def against_champion(
     """
     load, cells = tables_in(run.work.root), [cell for report in champion for cell in report.measured]
     left = {cell.evaluation: unseen(load(cell), trained) for cell in cells}
-    evaluations = {name: e for name, e in found.recipe.evaluations.items() if name in left and len(left[name])}
+    evaluations = {name: e for name, e in evidence.recipe.evaluations.items() if name in left and len(left[name])}
     compared = differences(
-        found.selection.chosen.name,
+        evidence.selection.chosen.name,
         CHAMPION,
-        (*found.final, *champion),
+        (*evidence.final, *champion),
         evaluations,
         lambda cell: unseen(load(cell), trained),
-        found.recipe.seed,
+        evidence.recipe.seed,
     )
     return tuple(compared), sum(cell.rows - len(left[cell.evaluation]) for cell in cells)
 
 
 def unseen(table: Outcomes, trained: Any) -> Outcomes:
     """Return the rows that are not among those `trained` on, given as sorted ids."""
-    known = contains(trained, packed(table.row_ids))
-    return table.take((~known).nonzero()[0]) if known.any() else table
+    was_trained_on = contains(trained, packed(table.row_ids))
+    return table.take((~was_trained_on).nonzero()[0]) if was_trained_on.any() else table

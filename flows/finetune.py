@@ -56,9 +56,9 @@ def finetune(
     folder = run.work.root / "runs" / r.name
     with exclusive(folder.with_suffix(".lock"), wait=False), listen(PageProgress(r.name)):
         given = inputs(r, run.work)
-        found, page, result = run.through(lambda: steps(r, run.work, given))
+        evidence, page, result = run.through(lambda: steps(r, run.work, given))
         record = RunRecord(
-            evidence=found, steps=tuple(run.steps), report=page, result=result, versions=installed_versions()
+            evidence=evidence, steps=tuple(run.steps), report=page, result=result, versions=installed_versions()
         )
         record.write(folder)
     if isinstance(result, Refusal):

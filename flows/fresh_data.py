@@ -91,15 +91,15 @@ def used_rows(
 
 def news(r: Recipe, listing: Listing, data: Data, champion: InPlace | None, folder: Path | None) -> dict[str, News]:
     """Count what is new against the champion's rows, pulled to `folder`, and compare it with them."""
-    found: dict[str, News] = {}
+    by_dataset: dict[str, News] = {}
     for name, changes in listing.changes.items():
         raw, places = data.raw[name], fresh_places(data.raw[name], changes)
-        known = champion.rows(name, folder) if champion and folder else None
+        trained_rows = champion.rows(name, folder) if champion and folder else None
         rows, gone = len(rows_from(raw, places)), None
-        if champion and known is not None:
-            unread = {place for place in places if raw.files[place].sha256 not in champion.has_read(name)}
-            rows, gone = compare_rows(raw, data.prepared[name], unread, known)
+        if champion and trained_rows is not None:
+            unread = {number for number in places if raw.files[number].sha256 not in champion.has_read(name)}
+            rows, gone = compare_rows(raw, data.prepared[name], unread, trained_rows)
         now = profile_rows(raw, r.datasets[name], places)
         drifts = drift(champion.profile(name), now, r.retrain.drift) if champion else ()
-        found[name] = News(changes=changes, fresh_rows=rows, gone_rows=gone, drifts=drifts)
-    return found
+        by_dataset[name] = News(changes=changes, fresh_rows=rows, gone_rows=gone, drifts=drifts)
+    return by_dataset

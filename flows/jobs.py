@@ -119,12 +119,12 @@ def score_job(
     name: str,
     trail: Sequence[Checkpoint],
     data: PreparedDataset,
-    found: Mapping[str, FoundModel],
+    models: Mapping[str, FoundModel],
 ) -> ScoreJob:
     """Say which of a phase's `scores` to compute for one of its datasets."""
     return ScoreJob(
         name=name,
-        model=beside_phase(phase, trail, found)[name],
+        model=beside_phase(phase, trail, models)[name],
         data=data,
         tokenizer=trail[-1].tokenizer,
         labels=trail[-1].labels,

@@ -41,10 +41,10 @@ def fitting(
     model = find_any(ModelRef(path=str(folder.absolute())), versions)
     kind = recipe.kind(recipe.phases[0])
     labels = labels_of(folder) if KINDS[kind].labeled else ()
-    known = identities(labels)
-    if KINDS[kind].labeled and (not labels or identities(asked).keys() - known.keys()):
+    label_identities = identities(labels)
+    if KINDS[kind].labeled and (not labels or identities(asked).keys() - label_identities.keys()):
         return None
-    if asked and len(known) < len(labels):  # as one was made that held `True` and `true` for two labels
+    if asked and len(label_identities) < len(labels):  # as one was made that held `True` and `true` for two labels
         return None
     start = yield from step(base, BaseJob(model=model, kind=kind, labels=labels, seed=recipe.seed))
     if start is None or start.fresh_head:
@@ -58,6 +58,6 @@ def measure(
     """Prepare the evaluations' rows for it, and measure it on one split of each."""
     prepared: dict[str, PreparedDataset] = {}
     for of in recipe.evaluation_datasets():
-        if found := (yield from step(preprocess, jobs.preprocess_job(recipe, of, raw, finished.model), of)):
-            prepared[of] = found
+        if dataset := (yield from step(preprocess, jobs.preprocess_job(recipe, of, raw, finished.model), of)):
+            prepared[of] = dataset
     return (yield from measured(recipe, [finished.candidate], prepared, split, 1))

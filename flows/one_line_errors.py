@@ -11,10 +11,10 @@ class _OneLine(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, ReglageError):
-            said = record.getMessage()
-            if repr(error) not in said:
+            message = record.getMessage()
+            if repr(error) not in message:
                 return False  # the engine, which says a second time that the run ended as it did
-            record.msg = said.replace(repr(error), str(error))
+            record.msg = message.replace(repr(error), str(error))
             record.args, record.exc_info, record.exc_text = None, None, None
         return True
 

@@ -162,31 +162,31 @@ def check_user_server() -> str:
     named = "PREFECT_API_URL" if os.environ.get("PREFECT_API_URL") else "PREFECT_API_URL of the Prefect profile"
     undo = "unset it" if os.environ.get("PREFECT_API_URL") else "run `prefect config unset PREFECT_API_URL`"
     url = str(api.url).rstrip("/")
-    where = f"{named} is {without_secrets(url)}"
-    otherwise = f"correct it, or {undo}: then each run has a server of its own"
+    described = f"{named} is {without_secrets(url)}"
+    remedy = f"correct it, or {undo}: then each run has a server of its own"
     try:
         with _client(url) as client:
-            health = _asked(client.get("/health"), where, otherwise)
+            health = _asked(client.get("/health"), described, remedy)
             if health is not True:
-                raise StorageError(f"{where}, where no Prefect server answers (/health is no `true`); {otherwise}")
+                raise StorageError(f"{described}, where no Prefect server answers (/health is no `true`); {remedy}")
             if not url.startswith(_CLOUD):
-                theirs = str(_asked(client.get("/admin/version"), where, otherwise))
+                theirs = str(_asked(client.get("/admin/version"), described, remedy))
                 if theirs.partition(".")[0] != version("prefect").partition(".")[0]:
                     raise StorageError(
-                        f"{where}, whose Prefect is {theirs}, and this one's is {version('prefect')}: the first number "
-                        f"must be the same; use such a server, or {undo}"
+                        f"{described}, whose Prefect is {theirs}, and this one's is {version('prefect')}: the first "
+                        f"number must be the same; use such a server, or {undo}"
                     )
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
-        raise StorageError(f"{where}, which is no URL of a server ({first_line(error)[:200]}); {otherwise}") from error
+        raise StorageError(f"{described}, which is no URL of a server ({first_line(error)[:200]}); {remedy}") from error
     except httpx.HTTPError as error:
         if "CERTIFICATE" in str(error) or "SSL" in str(error):
             raise StorageError(
-                f"{where}, whose TLS fails ({first_line(error)[:200]}); set PREFECT_API_SSL_CERT_FILE to its "
-                f"authority's certificate, {otherwise}"
+                f"{described}, whose TLS fails ({first_line(error)[:200]}); set PREFECT_API_SSL_CERT_FILE to its "
+                f"authority's certificate, {remedy}"
             ) from error
-        what = f"does not answer within {ANSWER_TIMEOUT:.0f} s" if isinstance(error, httpx.TimeoutException) else ""
+        trouble = f"does not answer within {ANSWER_TIMEOUT:.0f} s" if isinstance(error, httpx.TimeoutException) else ""
         raise TransientError(
-            f"{where}, which {what or f'cannot be reached ({first_line(error)[:200]})'}; start it, {otherwise}"
+            f"{described}, which {trouble or f'cannot be reached ({first_line(error)[:200]})'}; start it, {remedy}"
         ) from error
     return without_secrets(url)
 
@@ -196,8 +196,8 @@ def _client(url: str) -> "httpx.Client":
     import certifi
     import httpx
 
-    found = settings()
-    api, headers = found.api, dict(found.client.custom_headers)
+    prefect = settings()
+    api, headers = prefect.api, dict(prefect.client.custom_headers)
     if api.auth_string:
         headers["Authorization"] = "Basic " + base64.b64encode(api.auth_string.get_secret_value().encode()).decode()
     elif api.key:

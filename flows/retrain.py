@@ -48,13 +48,13 @@ def retrain(
     run, approval = Runner(Workspace(work), r.compute, RunPage(r.name, r.datasets)), None
     lock = run.work.root / "runs" / f"{r.name}.lock"
     with one_at_a_time(r.publish.name), exclusive(lock, wait=True), listen(PageProgress(r.name)):
-        found = challenge(r, run, str(flow_run.id))
-    show_retraining(found, run.work)
-    if found.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process
-        case = markdown(found, report_url(r.name))
+        judged = challenge(r, run, str(flow_run.id))
+    show_retraining(judged, run.work)
+    if judged.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process
+        case = markdown(judged, report_url(r.name))
         approval = suspend_flow_run(wait_for_input=Approval.asking(case), timeout=Approval.seconds)
     with one_at_a_time(r.publish.name):
-        found = settle(r, run, found, approval)
-    found.write(run.work.root / "runs" / r.name)
-    show_retraining(found, run.work)
-    return Completed(name=found.title, message=f"{found.title}: {'; '.join(found.reasons)}", data=found)
+        settled = settle(r, run, judged, approval)
+    settled.write(run.work.root / "runs" / r.name)
+    show_retraining(settled, run.work)
+    return Completed(name=settled.title, message=f"{settled.title}: {'; '.join(settled.reasons)}", data=settled)

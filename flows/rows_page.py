@@ -30,15 +30,15 @@ def whole(raw: RawDataset, prepared: PreparedDataset) -> Ledger:
     return Ledger(rows_in=raw.ledger.rows_in, kept=prepared.ledger.kept, dropped=dropped)
 
 
-def rows_lines(found: Mapping[str, Ledger]) -> list[str]:
+def rows_lines(by_dataset: Mapping[str, Ledger]) -> list[str]:
     """Return a line for every dataset of which rows were dropped."""
     return [
         f"rows       {name}: {ledger.kept:,} of {counted(ledger.rows_in, 'row')} kept; {reasons(ledger.dropped)}"
-        for name, ledger in found.items()
+        for name, ledger in by_dataset.items()
         if ledger.dropped
     ]
 
 
-def rows_record(found: Mapping[str, Ledger]) -> dict[str, Any]:
+def rows_record(by_dataset: Mapping[str, Ledger]) -> dict[str, Any]:
     """Return the same for scripts."""
-    return {name: ledger.model_dump() for name, ledger in found.items()}
+    return {name: ledger.model_dump() for name, ledger in by_dataset.items()}

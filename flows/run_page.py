@@ -48,8 +48,8 @@ def show_markdown(key: str, markdown: str, description: str) -> None:
     """Put a text on this run's page, in place of what it showed there under that key, also before it was suspended."""
     task_run, run = get_task_and_flow_run_ids()
     with get_client(sync_client=True) as client:
-        if there := _of_this_run(client, key):
-            client.update_artifact(there, ArtifactUpdate(data=markdown, description=description))
+        if shown := _of_this_run(client, key):
+            client.update_artifact(shown, ArtifactUpdate(data=markdown, description=description))
             return
         artifact = ArtifactCreate(type="markdown", key=key, description=description, data=markdown)
         client.create_artifact(artifact.model_copy(update={"flow_run_id": run, "task_run_id": task_run}))
@@ -58,8 +58,8 @@ def show_markdown(key: str, markdown: str, description: str) -> None:
 def _of_this_run(client: SyncPrefectClient, key: str) -> UUID | None:
     _, run = get_task_and_flow_run_ids()
     of_run = ArtifactFilterFlowRunId(any_=[run] if run else [])
-    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=of_run)
-    return next((found.id for found in client.read_artifacts(artifact_filter=wanted, limit=1)), None)
+    of_this_key = ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=of_run)
+    return next((artifact.id for artifact in client.read_artifacts(artifact_filter=of_this_key, limit=1)), None)
 
 
 @dataclass
@@ -154,14 +154,14 @@ class RunPage:
     _raw: dict[str, RawDataset] = field(default_factory=dict[str, RawDataset])
     _prepared: dict[str, PreparedDataset] = field(default_factory=dict[str, PreparedDataset])
 
-    def __call__(self, step: Step, made: Artifact) -> None:
+    def __call__(self, step: Step, output: Artifact) -> None:
         """Take what a stage made."""
-        if isinstance(made, Report):
-            show_markdown(artifact_key("report", self.run), inlined(made), f"Report of {self.run}")
-        elif isinstance(made, RawDataset):
-            self._raw[step.which] = made
-        elif isinstance(made, PreparedDataset):
-            self._prepared[step.which] = made
+        if isinstance(output, Report):
+            show_markdown(artifact_key("report", self.run), inlined(output), f"Report of {self.run}")
+        elif isinstance(output, RawDataset):
+            self._raw[step.which] = output
+        elif isinstance(output, PreparedDataset):
+            self._prepared[step.which] = output
             if self._prepared.keys() == {*self.datasets}:
                 rows = rows_markdown(self._raw, self._prepared)
                 show_markdown(artifact_key("rows", self.run), rows + "\n", f"Rows of {self.run}")
@@ -170,9 +170,9 @@ class RunPage:
 def report_url(run: str) -> str | None:
     """Return the address of this run's report in Prefect's pages; None where it has none, or they have no address."""
     with get_client(sync_client=True) as client:
-        there = _of_this_run(client, artifact_key("report", run))
+        artifact = _of_this_run(client, artifact_key("report", run))
     pages = get_current_settings().ui_url
-    return f"{pages}/artifacts/artifact/{there}" if there and pages else None
+    return f"{pages}/artifacts/artifact/{artifact}" if artifact and pages else None
 
 
 def inlined(report: Report) -> str:

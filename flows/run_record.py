@@ -51,7 +51,7 @@ class RunRecord(Config):
 def installed_versions() -> dict[str, str]:
     """Return the versions of Python and of what computes the result."""
     return {"python": platform.python_version(), "reglage": ftlib.__version__} | {
-        name: found for name in LIBRARIES if (found := installed_version(name))
+        name: installed for name in LIBRARIES if (installed := installed_version(name))
     }
 
 

@@ -195,8 +195,8 @@ def _message(error: Exception) -> str:
 def _said(error: Exception) -> str:
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "reglage"
-        said = error.format_message().rstrip(".")
-        return f"{said[:1].lower()}{said[1:]}; see `{command} --help`"  # as all other errors are written
+        message = error.format_message().rstrip(".")
+        return f"{message[:1].lower()}{message[1:]}; see `{command} --help`"  # as all other errors are written
     if isinstance(error, click.ClickException):
         return error.format_message()
     if isinstance(error, click.Abort):

@@ -31,7 +31,7 @@ class Finding(Config):
 
 def examine(work: Path, registry: str) -> list[Finding]:
     """Look at everything; nothing is changed but for a probe file that is removed again."""
-    versions = ", ".join(f"{name} {found}" for name, found in installed_versions().items())
+    versions = ", ".join(f"{name} {installed}" for name, installed in installed_versions().items())
     seen = Finding(what="versions", ok=True, found=versions)
     return [seen, *_extensions(), *_machine(), *_places(work, registry), _prefect()]
 
@@ -48,14 +48,14 @@ def print_findings(findings: Sequence[Finding]) -> None:
 def _extensions() -> Iterator[Finding]:
     import_module("ftlib.recipe.recipe")  # where they join
     groups = [f"reglage.{field}" for field in MEMBERS] + [CHECKER]
-    found = [f"{entry.name} ({called(entry)})" for group in groups for entry in installed(group)]
-    yield Finding(what="extensions", ok=True, found=", ".join(found) or "none installed")
+    entries = [f"{entry.name} ({called(entry)})" for group in groups for entry in installed(group)]
+    yield Finding(what="extensions", ok=True, found=", ".join(entries) or "none installed")
     try:
         check_extensions()
     except RecipeError as error:
         for line in str(error).splitlines():
-            what, _, remedy = line.rpartition("; ")
-            yield Finding(what="extensions", ok=False, found=what, remedy=remedy)
+            problem, _, remedy = line.rpartition("; ")
+            yield Finding(what="extensions", ok=False, found=problem, remedy=remedy)
 
 
 def _machine() -> Iterator[Finding]:
@@ -84,17 +84,17 @@ def _places(work: Path, registry: str) -> Iterator[Finding]:
     if "://" in registry:
         secret = secret_in(registry)
         remedy = "leave it out: credentials come from the environment"
-        said = f"{redacted(registry)}: try it with `reglage registry probe`"
-        yield Finding(what="registry", ok=not secret, found=f"it is {secret}" if secret else said, remedy=remedy)
+        advice = f"{redacted(registry)}: try it with `reglage registry probe`"
+        yield Finding(what="registry", ok=not secret, found=f"it is {secret}" if secret else advice, remedy=remedy)
     else:
         yield _writable("registry", user_path(registry))
 
 
 def _writable(what: str, folder: Path) -> Finding:
     """Try it: permission bits say nothing about read-only mounts, quotas or root."""
-    place = _existing(folder)
+    existing = _existing(folder)
     try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".reglage-doctor-"):
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".reglage-doctor-"):
             pass
     except OSError as error:
         remedy = "make it writable or choose another folder"
@@ -105,7 +105,7 @@ def _writable(what: str, folder: Path) -> Finding:
 def _existing(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists."""
     absolute = folder.absolute()
-    return next(place for place in (absolute, *absolute.parents) if place.exists())
+    return next(candidate for candidate in (absolute, *absolute.parents) if candidate.exists())
 
 
 def _prefect() -> Finding:
@@ -113,8 +113,8 @@ def _prefect() -> Finding:
         if user_has_server():
             return Finding(what="prefect", ok=True, found=f"{check_user_server()} answers")
     except ReglageError as error:
-        found, _, remedy = str(error).partition("; ")
-        return Finding(what="prefect", ok=False, found=found, remedy=remedy)
+        problem, _, remedy = str(error).partition("; ")
+        return Finding(what="prefect", ok=False, found=problem, remedy=remedy)
     return Finding(
         what="prefect", ok=True, found=f"each run starts a server of its own; its records are in {server_home()}"
     )

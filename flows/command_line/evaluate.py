@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
-from flows.command_line.model_places import model_folder, versions
+from flows.command_line.model_places import check_named_once, model_folder, versions
 from flows.command_line.options import set_option, work_option
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import called, registry_options
-from flows.command_line.results_table import Line, print_results
+from flows.command_line.results_table import Line, print_differences, print_results
 from flows.measuring import fitting, measure
 from flows.rows_page import rows_lines, rows_record, whole
 from flows.steps import ingested, pinned
@@ -43,7 +43,11 @@ from ftlib.workspace import Workspace
     help="The recipe whose evaluations are measured.",
 )
 @click.option(
-    "--evaluation", "wanted", multiple=True, metavar="NAME", help="Measure only this one; repeatable. [default: all]"
+    "--evaluation",
+    "evaluations",
+    multiple=True,
+    metavar="NAME",
+    help="Measure only this one; repeatable. [default: all]",
 )
 @click.option(
     "--split",
@@ -59,7 +63,7 @@ from ftlib.workspace import Workspace
 def evaluate(
     models: tuple[str, ...],
     recipe_path: Path,
-    wanted: tuple[str, ...],
+    evaluations: tuple[str, ...],
     split: Any,
     overrides: tuple[str, ...],
     work: Path,
@@ -72,9 +76,8 @@ def evaluate(
     or by a run in the same work folder, is not measured again.
     """
     quiet_libraries()
-    if twice := sorted({model for model in models if models.count(model) > 1}):
-        raise RecipeError(f"evaluate: {', '.join(twice)} is named twice; name every model once")
-    recipe, workspace = _of(load_recipe(recipe_path, overrides), wanted), Workspace(work)
+    check_named_once("evaluate", models)
+    recipe, workspace = _with_evaluations(load_recipe(recipe_path, overrides), evaluations), Workspace(work)
     rows: dict[str, Ledger] = {}
     check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
     bases = versions(registry)
@@ -94,13 +97,13 @@ def evaluate(
     emit(lambda: _print(recipe, reports, compared, rows), record, as_json)
 
 
-def _of(recipe: Recipe, wanted: Sequence[str]) -> Recipe:
+def _with_evaluations(recipe: Recipe, evaluations: Sequence[str]) -> Recipe:
     """Return the recipe with just these evaluations."""
-    if unknown := sorted({*wanted} - {*recipe.evaluations}):
+    if unknown := sorted({*evaluations} - {*recipe.evaluations}):
         raise RecipeError(
             f"--evaluation {', '.join(unknown)}: {recipe.name} has {', '.join(recipe.evaluations)}; name one of them"
         )
-    kept = {name: e for name, e in recipe.evaluations.items() if not wanted or name in wanted}
+    kept = {name: e for name, e in recipe.evaluations.items() if not evaluations or name in evaluations}
     return recipe.model_copy(update={"evaluations": kept})
 
 
@@ -123,11 +126,11 @@ def _measured(
         return made
 
     with called(name, folder):
-        found = walk(steps(), call)
-    if found is None:
+        reports = walk(steps(), call)
+    if reports is None:
         kind = recipe.kind(recipe.phases[0])
         raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")
-    return found
+    return reports
 
 
 def _compared(
@@ -151,7 +154,6 @@ def _print(
         cells = [cell for report in reports for cell in report.measured if cell.evaluation == name]
         title = f"{name} ({evaluation.role}, {counted(cells[0].rows, 'row')})"
         print_results(console, title, [Line(cell.candidate, cell.metrics) for cell in cells])
-    for difference in compared:
-        console.print(difference.line(), soft_wrap=True)
+    print_differences(console, compared)
     for line in rows_lines(rows):
         console.print(line, soft_wrap=True, style="dim")

@@ -26,10 +26,10 @@ def export() -> None:
 def hf_folder(version: str, folder: Path, key: PublicKey | None, registry: Place, as_json: bool) -> None:
     """Write a version to FOLDER, its card saying which version it is: ready for from_pretrained and the Hub."""
     opened = open_registry(registry)
-    found, target = opened.resolve(version), folder.absolute()
-    created = export_folder(opened, found, target, key)
-    record = {**facts(found), "folder": str(target), "created": created}
-    emit(f"{found} {'is now' if created else 'was already'} in {target}", record, as_json)
+    resolved, target = opened.resolve(version), folder.absolute()
+    created = export_folder(opened, resolved, target, key)
+    record = {**facts(resolved), "folder": str(target), "created": created}
+    emit(f"{resolved} {'is now' if created else 'was already'} in {target}", record, as_json)
 
 
 @export.command("mlflow")
@@ -49,10 +49,9 @@ def mlflow(
 ) -> None:
     """Copy a version with its metrics to MLflow, and the aliases that mean it. Needs the extra reglage[mlflow]."""
     opened = open_registry(registry)
-    found = opened.resolve(version)
-    done = export_to_mlflow(opened, found, tracking_uri, experiment, key)
+    resolved = opened.resolve(version)
+    done = export_to_mlflow(opened, resolved, tracking_uri, experiment, key)
     aliases = f", {', '.join(done.aliases)}" if done.aliases else ""
-    said = (
-        f"{found} {'is now' if done.created else 'was already'} {done.model} version {done.version} in MLflow{aliases}"
-    )
-    emit(said, {**facts(found), "mlflow": done.model_dump(mode="json")}, as_json)
+    state = "is now" if done.created else "was already"
+    sentence = f"{resolved} {state} {done.model} version {done.version} in MLflow{aliases}"
+    emit(sentence, {**facts(resolved), "mlflow": done.model_dump(mode="json")}, as_json)

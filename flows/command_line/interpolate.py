@@ -68,23 +68,23 @@ def interpolate(
     if len(checkpoints) < 2:
         raise RecipeError(f"interpolate needs at least two checkpoints, got {len(checkpoints)}; name A and B")
     kernel = _kernel(method, len(checkpoints), {"alpha": alpha, "scale": scale, **_parsed(options)})
-    where = registry.beside(out)
+    place = registry.beside(out)
     folders = [model_folder(spec, registry) for spec in checkpoints]
     named = list(zip(checkpoints, folders, strict=True))
-    known = check_recorded(kernel, named)
+    lineage_known = check_recorded(kernel, named)
     began = time.monotonic()
-    with _written(where) as target:
+    with _written(place) as target:
         if as_adapter:
-            made = _scaled_adapter(kernel, folders, target, max_shard_mb)
+            result = _scaled_adapter(kernel, folders, target, max_shard_mb)
         else:
             shard_bytes = max_shard_mb and max_shard_mb * 10**6
-            made = _merged_weights(kernel, named, target, shard_bytes, workers)
+            result = _merged_weights(kernel, named, target, shard_bytes, workers)
     record = {
-        **made,
-        "folder": where.uri if where.remote else str(user_path(out).absolute()),
+        **result,
+        "folder": place.uri if place.remote else str(user_path(out).absolute()),
         "merge": kernel.model_dump(mode="json"),
         "checkpoints": list(checkpoints),
-        "lineage_known": known,
+        "lineage_known": lineage_known,
         "seconds": round(time.monotonic() - began, 3),
     }
     emit(lambda: _print(record), record, as_json)
@@ -123,7 +123,7 @@ def _record(kernel: Kernel, named: list[tuple[str, Path]]) -> dict[str, Any]:
     parts = [(spec, recorded(folder)) for spec, folder in named]
     return {
         "merge": kernel.model_dump(mode="json"),
-        "checkpoints": [{"name": spec, "weights": found and found.weights} for spec, found in parts],
+        "checkpoints": [{"name": spec, "weights": record and record.weights} for spec, record in parts],
         "reglage": version("reglage"),
     }
 
@@ -177,18 +177,18 @@ def _kernel(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
 
 
 def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for option in options:
         name, separator, value = option.partition("=")
         try:
-            found[name] = json.loads(value)
+            values[name] = json.loads(value)
         except ValueError:
             separator = ""
         if not separator:
             raise RecipeError(f"--option {option!r}: write name=value with a JSON value, for example density=0.3")
         if own := {"kind": "--method", "alpha": "--alpha", "scale": "--scale"}.get(name):
             raise RecipeError(f"--option {option!r}: that is what {own} says; leave the option out")
-    return found
+    return values
 
 
 def _print(record: dict[str, Any]) -> None:
@@ -200,11 +200,11 @@ def _print(record: dict[str, Any]) -> None:
         )
     if "lora_alpha" in record:
         alpha = record["lora_alpha"]  # other types have none, and are only copied
-        made = "a copy" if alpha is None else f"lora_alpha {alpha:g}, {len(record['mixed'])} tensors mixed with A's"
-        click.echo(f"the adapter at alpha {record['merge']['alpha']:g} is in {record['folder']}: {made}")
+        summary = "a copy" if alpha is None else f"lora_alpha {alpha:g}, {len(record['mixed'])} tensors mixed with A's"
+        click.echo(f"the adapter at alpha {record['merge']['alpha']:g} is in {record['folder']}: {summary}")
         return
     if record["copied"] == record["tensors"] and record["merge"]["kind"] == "lerp":
         which = "A" if record["merge"]["alpha"] == 0.0 else "B"
         click.echo(f"alpha {record['merge']['alpha']:g} is a byte copy of {which}", err=True)
-    made = f"{record['tensors']} tensors, {record['copied']} of them copied, {record['bytes'] / 1e6:.1f} MB"
-    click.echo(f"{record['merge']['kind']} of {', '.join(record['checkpoints'])} is in {record['folder']}: {made}")
+    summary = f"{record['tensors']} tensors, {record['copied']} of them copied, {record['bytes'] / 1e6:.1f} MB"
+    click.echo(f"{record['merge']['kind']} of {', '.join(record['checkpoints'])} is in {record['folder']}: {summary}")

@@ -51,13 +51,13 @@ def lineage(
 
 def _spellings(keys: tuple[str, ...]) -> list[str]:
     """Return the keys as given, and what `"4"` is where the quotes were the shell's or JSON's: none may be missed."""
-    found: dict[str, None] = dict.fromkeys(keys)
+    spellings: dict[str, None] = dict.fromkeys(keys)
     for key in keys:
         with suppress(ValueError):
             unquoted = json.loads(key)
             if isinstance(unquoted, str) and (folded := row_key(unquoted)):
-                found[folded] = None
-    return list(found)
+                spellings[folded] = None
+    return list(spellings)
 
 
 def _show(opened: ModelRegistry, version: Version, as_json: bool) -> None:
@@ -74,28 +74,28 @@ def _show(opened: ModelRegistry, version: Version, as_json: bool) -> None:
 
 
 def _print(version: Version, manifest: Manifest, parents: list[str]) -> None:
-    found = cast("dict[str, Any]", manifest.lineage)
+    lineage = cast("dict[str, Any]", manifest.lineage)
     emit(
-        table(["what", "value"], _facts(found, parents), f"{version}, published {version.published_at}"),
+        table(["what", "value"], _facts(lineage, parents), f"{version}, published {version.published_at}"),
         {},
         as_json=False,
     )
-    data = found.get("data") or {}
+    data = lineage.get("data") or {}
     emit(table(["dataset", "split", "rows", "indexed as"], _splits(data), "rows"), {}, as_json=False)
     emit(table(["dataset", "file", "rows", "MB", "sha256"], _files(data), "files"), {}, as_json=False)
 
 
-def _facts(found: dict[str, Any], parents: list[str]) -> list[list[str]]:
-    base, weights, code = (found.get(part) or {} for part in ("base_model", "weights", "code"))
+def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
+    base, weights, code = (lineage.get(part) or {} for part in ("base_model", "weights", "code"))
     ends = [weights.get("start"), weights.get("end"), *(weights.get("siblings") or ())]
     return [
         ["made from", ", ".join(parents) or "no version of this registry"],
         ["base model", f"{base.get('name')}, weights {_short(base.get('weights'))}"],
         *(
             [f"{one['use']} of {one['phase']}", f"{one['name']}: {one['model']}, weights {_short(one['weights'])}"]
-            for one in found.get("companions") or ()
+            for one in lineage.get("companions") or ()
         ),
-        ["recipe", _short(found.get("recipe_digest"))],
+        ["recipe", _short(lineage.get("recipe_digest"))],
         ["weights", f"{_short(weights.get('published'))}: {weights.get('candidate')}"],
         ["mixed from", ", ".join(_short(end) for end in ends if end)],
         ["code", f"reglage {code.get('reglage')}, commit {code.get('commit')}, lock {_short(code.get('lock_sha256'))}"],
@@ -124,18 +124,18 @@ def _files(data: dict[str, Any]) -> list[list[str]]:
 
 
 def _search(opened: ModelRegistry, wanted: list[Wanted], as_json: bool) -> None:
-    found = find_rows(opened, wanted)
-    models = {holding.version.partition("@")[0] for holding in found.found}
+    holdings = find_rows(opened, wanted)
+    models = {holding.version.partition("@")[0] for holding in holdings.found}
     aliases = {model: aliases_of(opened, model) for model in models}
-    record = {"registry": opened.store.uri, **found.model_dump(mode="json"), "aliases": aliases}
-    emit(lambda: _print_holdings(found, wanted, aliases), record, as_json)
-    if not found.found:
+    record = {"registry": opened.store.uri, **holdings.model_dump(mode="json"), "aliases": aliases}
+    emit(lambda: _print_holdings(holdings, wanted, aliases), record, as_json)
+    if not holdings.found:
         click.get_current_context().exit(StorageError.exit_code)
 
 
-def _print_holdings(found: Holdings, wanted: list[Wanted], aliases: dict[str, dict[str, int]]) -> None:
+def _print_holdings(holdings: Holdings, wanted: list[Wanted], aliases: dict[str, dict[str, int]]) -> None:
     rows: list[list[str]] = []
-    for holding in found.found:
+    for holding in holdings.found:
         name, _, number = holding.version.partition("@")
         meant = ", ".join(alias for alias, version in aliases[name].items() if version == int(number))
         how = f"{holding.use}, through {holding.through}" if holding.through else holding.use
@@ -144,9 +144,9 @@ def _print_holdings(found: Holdings, wanted: list[Wanted], aliases: dict[str, di
     if rows:
         emit(table(["asked", "version", "aliases", "dataset", "the row"], rows), {}, as_json=False)
     for item in wanted:
-        if not any(holding.wanted == item for holding in found.found):
-            click.echo(f"{item}: in no version, of {len(found.searched)} that have an index")
-    if found.without_index:
-        click.echo(f"not known for versions published without an index of rows: {', '.join(found.without_index)}")
-    if found.without_keys:
-        click.echo(f"not known by key for versions with data whose rows have none: {', '.join(found.without_keys)}")
+        if not any(holding.wanted == item for holding in holdings.found):
+            click.echo(f"{item}: in no version, of {len(holdings.searched)} that have an index")
+    if holdings.without_index:
+        click.echo(f"not known for versions published without an index of rows: {', '.join(holdings.without_index)}")
+    if holdings.without_keys:
+        click.echo(f"not known by key for versions with data whose rows have none: {', '.join(holdings.without_keys)}")

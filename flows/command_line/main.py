@@ -67,10 +67,10 @@ def retrain(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool)
     """Retrain if the sources hold something new; promote the result only if it holds against the champion."""
     from flows.command_line.run import run_retraining
 
-    found = run_retraining(recipe, overrides, work)
+    challenge = run_retraining(recipe, overrides, work)
     from flows.command_line.retrain_summary import as_record, print_retraining
 
-    emit(lambda: print_retraining(found, work), as_record(found), as_json)
+    emit(lambda: print_retraining(challenge, work), as_record(challenge), as_json)
 
 
 @main.command()
@@ -82,21 +82,21 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     from flows.command_line.recipe_notes import notes
     from ftlib.recipe.file import load_recipe
 
-    found = load_recipe(recipe, overrides)
-    remarks = list(notes(found))
+    loaded = load_recipe(recipe, overrides)
+    remarks = list(notes(loaded))
     facts = {
         "ok": True,
-        "name": found.name,
-        "model": found.model.path,
-        "datasets": list(found.datasets),
-        "phases": [phase.name for phase in found.phases],
-        "evaluations": list(found.evaluations),
+        "name": loaded.name,
+        "model": loaded.model.path,
+        "datasets": list(loaded.datasets),
+        "phases": [phase.name for phase in loaded.phases],
+        "evaluations": list(loaded.evaluations),
         "notes": remarks,
     }
     for remark in remarks:
         click.echo(f"note: {remark}", err=True)
-    phases = " > ".join(f"{phase.name} ({phase.tuning.kind})" for phase in found.phases)
-    emit(f"{recipe}: fits together: {found.model.path} > {phases} > {found.publish.name}", facts, as_json)
+    phases = " > ".join(f"{phase.name} ({phase.tuning.kind})" for phase in loaded.phases)
+    emit(f"{recipe}: fits together: {loaded.model.path} > {phases} > {loaded.publish.name}", facts, as_json)
 
 
 @main.command()
@@ -111,12 +111,12 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, as
     from ftlib.recipe.file import load_recipe
 
     quiet_libraries()
-    found = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)
     from flows.command_line.plan import make_plan, print_plan
     from ftlib.workspace import Workspace
 
-    made = make_plan(found, Workspace(work), prepare=prepare)
-    emit(lambda: print_plan(made), made.model_dump(mode="json"), as_json)
+    run_plan = make_plan(loaded, Workspace(work), prepare=prepare)
+    emit(lambda: print_plan(run_plan), run_plan.model_dump(mode="json"), as_json)
 
 
 @main.command()
@@ -127,8 +127,8 @@ def schema(as_json: bool) -> None:
 
     from ftlib.recipe.schema import recipe_schema
 
-    found = recipe_schema()
-    emit(json.dumps(found, indent=2), found, as_json)
+    json_schema = recipe_schema()
+    emit(json.dumps(json_schema, indent=2), json_schema, as_json)
 
 
 @main.command()

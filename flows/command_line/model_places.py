@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flows.command_line.registry_options import open_registry
 from ftlib.config import user_path
-from ftlib.errors import ModelError
+from ftlib.errors import ModelError, RecipeError
 from ftlib.models.adapter import Versions
 from ftlib.models.checkpoint import model_in
 from ftlib.models.folder import package_folder
@@ -35,6 +36,12 @@ def model_folder(spec: str, registry: Place) -> Path:
             f"{spec!r} is no folder here; give a model folder, package:module/folder, {FOLDERS}, or a version as name@3"
         )
     return versions(registry)(spec)
+
+
+def check_named_once(command: str, models: Sequence[str]) -> None:
+    """Raise RecipeError if a command that compares models is given one of them twice."""
+    if twice := sorted({model for model in models if models.count(model) > 1}):
+        raise RecipeError(f"{command}: {', '.join(twice)} is named twice; name every model once")
 
 
 def versions(registry: Place) -> Versions:

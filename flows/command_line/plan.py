@@ -104,13 +104,13 @@ class Planner:
 
     def look(self, step: Step) -> Artifact | None:
         """Note a step; return what its stage has made, or None if that is still to do."""
-        made = self._made(step)
-        state = "every run" if step.stage is register else "done" if made else "to do" if step.job else "waits"
-        self.stages.append(StagePlan(stage=step.label, state=state, facts=_facts(step, made)))
-        self.needs_ray |= step.on_ray and not made
-        if isinstance(made, PreparedDataset) and step.stage is preprocess:
-            self.prepared[step.which] = made
-        return made
+        output = self._made(step)
+        state = "every run" if step.stage is register else "done" if output else "to do" if step.job else "waits"
+        self.stages.append(StagePlan(stage=step.label, state=state, facts=_facts(step, output)))
+        self.needs_ray |= step.on_ray and not output
+        if isinstance(output, PreparedDataset) and step.stage is preprocess:
+            self.prepared[step.which] = output
+        return output
 
     def _made(self, step: Step) -> Artifact | None:
         if step.job is None or step.stage is register:  # the registry is asked every time, and only by who publishes
@@ -123,13 +123,13 @@ class Planner:
         return all(stage.state == "done" for stage in self.stages if stage.stage.split()[0] in stages)
 
 
-def _facts(step: Step, made: Artifact | None) -> str:
-    if isinstance(made, RawDataset):
-        return counted(made.ledger.kept, "row")
-    if isinstance(made, PreparedDataset):
-        return ", ".join(f"{name} {facts.rows:,}" for name, facts in made.splits.items()) + " rows"
-    if isinstance(made, Candidates):
-        return counted(len(made.members), "candidate")
+def _facts(step: Step, output: Artifact | None) -> str:
+    if isinstance(output, RawDataset):
+        return counted(output.ledger.kept, "row")
+    if isinstance(output, PreparedDataset):
+        return ", ".join(f"{name} {facts.rows:,}" for name, facts in output.splits.items()) + " rows"
+    if isinstance(output, Candidates):
+        return counted(len(output.members), "candidate")
     return f"{'' if step.job else 'up to '}{counted(step.candidates, 'candidate')}" if step.candidates else ""
 
 

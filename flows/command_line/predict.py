@@ -54,10 +54,10 @@ def _located(version: str, key: PublicKey | None, registry: Place) -> tuple[str,
             raise RecipeError(f"--key: {version} is a folder, whose signature is in the registry; give a version")
         return version, folder, {"folder": str(folder.absolute())}
     opened = open_registry(registry)
-    found = opened.resolve(version)
-    folder = make_cache(user_cache() / "versions") / found.manifest
-    opened.pull(found, folder, key)
-    return str(found), folder, facts(found)
+    resolved = opened.resolve(version)
+    folder = make_cache(user_cache() / "versions") / resolved.manifest
+    opened.pull(resolved, folder, key)
+    return str(resolved), folder, facts(resolved)
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:

@@ -32,8 +32,8 @@ def log_to(path: Path) -> None:
 
     file = _opened(path)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    known = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-    for logger in [logging.root, *known]:
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    for logger in [logging.root, *loggers]:
         for handler in list(logger.handlers):
             if isinstance(handler, PrefectConsoleHandler) or type(handler) is logging.StreamHandler:
                 logger.removeHandler(handler)

@@ -54,11 +54,11 @@ def list_versions(name: str | None, registry: Place, as_json: bool) -> None:
     record = {
         "registry": opened.store.uri,
         "models": [
-            {"name": model, "versions": [facts(v) for v in found], "aliases": meant[model]}
-            for model, found in versions.items()
+            {"name": model, "versions": [facts(v) for v in of_model], "aliases": meant[model]}
+            for model, of_model in versions.items()
         ],
     }
-    shown = versions[name] if name else [found[-1] for found in versions.values() if found]
+    shown = versions[name] if name else [of_model[-1] for of_model in versions.values() if of_model]
     rows = [
         [str(v), v.published_at, v.manifest[:12], ", ".join(_words(meant[v.name], None if name is None else v.version))]
         for v in shown
@@ -80,10 +80,10 @@ def _words(aliases: dict[str, int], version: int | None) -> list[str]:
 def show(version: str, registry: Place, as_json: bool) -> None:
     """Show what a version is: its metrics, files and lineage."""
     opened = open_registry(registry)
-    found = opened.resolve(version)
-    manifest = opened.manifest(found)
-    record = {**facts(found), "registry": opened.store.uri, "manifest": manifest.model_dump(mode="json")}
-    emit(lambda: _print_version(found, manifest), record, as_json)
+    resolved = opened.resolve(version)
+    manifest = opened.manifest(resolved)
+    record = {**facts(resolved), "registry": opened.store.uri, "manifest": manifest.model_dump(mode="json")}
+    emit(lambda: _print_version(resolved, manifest), record, as_json)
 
 
 @registry.command()
@@ -98,11 +98,11 @@ def pull(version: str, folder: Path | None, key: PublicKey | None, registry: Pla
     The folder appears only when it is whole, and loads with transformers' from_pretrained.
     """
     opened = open_registry(registry)
-    found = opened.resolve(version)
-    target = (folder or Path(found.name)).absolute()
-    created = opened.pull(found, target, key)
-    record = {**facts(found), "folder": str(target), "created": created}
-    emit(f"{found} {'is now' if created else 'was already'} in {target}", record, as_json)
+    resolved = opened.resolve(version)
+    target = (folder or Path(resolved.name)).absolute()
+    created = opened.pull(resolved, target, key)
+    record = {**facts(resolved), "folder": str(target), "created": created}
+    emit(f"{resolved} {'is now' if created else 'was already'} in {target}", record, as_json)
 
 
 @registry.command()
@@ -113,16 +113,16 @@ def pull(version: str, folder: Path | None, key: PublicKey | None, registry: Pla
 def verify(version: str, key: PublicKey | None, registry: Place, as_json: bool) -> None:
     """Read every byte of a version again and compare it with the recorded digests."""
     opened = open_registry(registry)
-    found = opened.resolve(version)
-    if faults := opened.verify(found, key):
-        raise IntegrityError("\n".join(f"{found}: {fault.path}: {fault.problem}" for fault in faults))
-    manifest = opened.manifest(found)
+    resolved = opened.resolve(version)
+    if faults := opened.verify(resolved, key):
+        raise IntegrityError("\n".join(f"{resolved}: {fault.path}: {fault.problem}" for fault in faults))
+    manifest = opened.manifest(resolved)
     size = sum(file.bytes for file in manifest.files)
-    record = {**facts(found), "files": len(manifest.files), "bytes": size, "faults": []}
+    record = {**facts(resolved), "files": len(manifest.files), "bytes": size, "faults": []}
     record["signed_by"] = key.keyid if key else None
     signed = f", signed by {key.path}" if key else ""
     emit(
-        f"{found}: {counted(len(manifest.files), 'file')}, {size / 1e6:.1f} MB, all as recorded{signed}",
+        f"{resolved}: {counted(len(manifest.files), 'file')}, {size / 1e6:.1f} MB, all as recorded{signed}",
         record,
         as_json,
     )

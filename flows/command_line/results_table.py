@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from ftlib.evaluation.measured import Estimate
-from ftlib.evaluation.results import interval_text
+from ftlib.evaluation.results import Difference, interval_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,12 @@ def print_results(console: Console, title: str, lines: Sequence[Line]) -> None:
         return
     for i, columns in enumerate(_fitting(metrics, widths, console.width - names)):
         _print_table(console, title if i == 0 else None, names, columns, lines)
+
+
+def print_differences(console: Console, compared: Sequence[Difference]) -> None:
+    """Print what each model differs by from the one it was compared with, a line each."""
+    for difference in compared:
+        console.print(difference.line(), soft_wrap=True)
 
 
 def _cell(line: Line, metric: str) -> str:

@@ -11,47 +11,50 @@ from flows.retrain_page import compared, ledgers_of
 from flows.rows_page import rows_lines, rows_record
 
 
-def print_retraining(found: Challenge, work: Path) -> None:
+def print_retraining(challenge: Challenge, work: Path) -> None:
     """Print what a retraining came to."""
     from rich.markup import escape
 
     console = stdout_console()
-    console.print(f"[bold]{found.title.lower()}[/]: {escape('; '.join(found.reasons))}", soft_wrap=True)
-    if found.worth and found.worth.go:
-        console.print(f"trained because {escape(str(found.worth))}", soft_wrap=True, style="dim")
-    for name, changes in found.changes.items():
+    console.print(f"[bold]{challenge.title.lower()}[/]: {escape('; '.join(challenge.reasons))}", soft_wrap=True)
+    if challenge.worth and challenge.worth.go:
+        console.print(f"trained because {escape(str(challenge.worth))}", soft_wrap=True, style="dim")
+    for name, changes in challenge.changes.items():
         console.print(f"{name}: {changes}", soft_wrap=True, style="dim")
-    for line in rows_lines(ledgers_of(found)):
+    for line in rows_lines(ledgers_of(challenge)):
         console.print(line, soft_wrap=True, style="dim")
-    for d in found.differences:
+    for d in challenge.differences:
         console.print(f"{d.evaluation}/{d.metric}  {'  '.join(compared(d))}".rstrip())
-    if found.version:
-        console.print(f"challenger {found.version.name}@{found.version.version} in {found.version.registry}")
-    if found.report:
-        console.print(f"report     {work / 'runs' / found.recipe.name / 'report.html'}", soft_wrap=True)
-    console.print(f"page       {work / 'runs' / found.recipe.name / 'retrain.md'}", soft_wrap=True)
+    if challenge.version:
+        console.print(
+            f"challenger {challenge.version.name}@{challenge.version.version} in {challenge.version.registry}"
+        )
+    if challenge.report:
+        console.print(f"report     {work / 'runs' / challenge.recipe.name / 'report.html'}", soft_wrap=True)
+    console.print(f"page       {work / 'runs' / challenge.recipe.name / 'retrain.md'}", soft_wrap=True)
 
 
-def as_record(found: Challenge) -> dict[str, Any]:
+def as_record(challenge: Challenge) -> dict[str, Any]:
     """Return the same for scripts."""
+    news = challenge.news
     return {
-        "outcome": found.what,
-        "reasons": list(found.reasons),
-        "worth": found.worth and found.worth.model_dump(mode="json"),
+        "outcome": challenge.what,
+        "reasons": list(challenge.reasons),
+        "worth": challenge.worth and challenge.worth.model_dump(mode="json"),
         "news": {
             name: {
                 **{
                     kind: len(getattr(changes, kind))
                     for kind in ("added", "edited", "vanished", "unchanged", "waiting")
                 },
-                "fresh_rows": found.news[name].fresh_rows if name in found.news else None,
-                "drifts": [d.model_dump(mode="json") for d in found.news[name].drifts] if name in found.news else [],
+                "fresh_rows": news[name].fresh_rows if name in news else None,
+                "drifts": [d.model_dump(mode="json") for d in news[name].drifts] if name in news else [],
             }
-            for name, changes in found.changes.items()
+            for name, changes in challenge.changes.items()
         },
-        "rows": rows_record(ledgers_of(found)),
-        "champion": found.champion and found.champion.model_dump(mode="json"),
-        "differences": [d.model_dump(mode="json") for d in found.differences],
-        "version": found.version and found.version.model_dump(mode="json"),
-        "steps": [step.model_dump(mode="json") for step in found.steps],
+        "rows": rows_record(ledgers_of(challenge)),
+        "champion": challenge.champion and challenge.champion.model_dump(mode="json"),
+        "differences": [d.model_dump(mode="json") for d in challenge.differences],
+        "version": challenge.version and challenge.version.model_dump(mode="json"),
+        "steps": [step.model_dump(mode="json") for step in challenge.steps],
     }

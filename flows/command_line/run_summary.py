@@ -16,19 +16,19 @@ from ftlib.wording import counted
 
 def print_summary(record: RunRecord, work: Path) -> None:
     """Print what a run came to."""
-    console, found = stdout_console(), record.evidence
-    rows = results(found.final, found.selection, found.recipe.evaluations)
-    for name in found.recipe.evaluations:
+    console, evidence = stdout_console(), record.evidence
+    rows = results(evidence.final, evidence.selection, evidence.recipe.evaluations)
+    for name in evidence.recipe.evaluations:
         of_this = [row for row in rows if row.evaluation == name]
         title = f"{name} ({of_this[0].role}, {counted(of_this[0].rows, 'row')})"
         print_results(console, title, [Line(row.model, row.metrics, row.chosen) for row in of_this])
-    console.print(f"{found.selection.why}\n", style="dim")
+    console.print(f"{evidence.selection.why}\n", style="dim")
     if record.all_done_before():
         console.print("every stage was done already; nothing changed")
-    for line in rows_lines(ledgers(found.raw, found.prepared)):
+    for line in rows_lines(ledgers(evidence.raw, evidence.prepared)):
         console.print(line, soft_wrap=True)
     console.print(f"report     {_report_page(record, work)}", soft_wrap=True)
-    console.print(_outcome(record.result, found.recipe.publish), soft_wrap=True)
+    console.print(_outcome(record.result, evidence.recipe.publish), soft_wrap=True)
     if record.wall_seconds:
         console.print(
             f"time       {record.wall_seconds:.0f} s: {record.work_seconds:.0f} s in the stages, "
@@ -39,19 +39,19 @@ def print_summary(record: RunRecord, work: Path) -> None:
 
 def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
     """Return the same for scripts."""
-    found = record.evidence
+    evidence = record.evidence
     version = record.result if isinstance(record.result, ModelVersion) else None
-    rows = results(found.final, found.selection, found.recipe.evaluations)
+    rows = results(evidence.final, evidence.selection, evidence.recipe.evaluations)
     return {
-        "name": found.recipe.name,
+        "name": evidence.recipe.name,
         "results": [row.model_dump(mode="json") for row in rows],
-        "chosen": found.selection.chosen.name,
-        "alpha": found.selection.chosen.alpha,
-        "why": found.selection.why,
-        "rows": rows_record(ledgers(found.raw, found.prepared)),
+        "chosen": evidence.selection.chosen.name,
+        "alpha": evidence.selection.chosen.alpha,
+        "why": evidence.selection.why,
+        "rows": rows_record(ledgers(evidence.raw, evidence.prepared)),
         "report": str(_report_page(record, work)),
         "version": version and version.model_dump(mode="json"),
-        "pull": version and _pull_command(version, found.recipe.publish.to),
+        "pull": version and _pull_command(version, evidence.recipe.publish.to),
         "refused": list(record.result.reasons) if isinstance(record.result, Refusal) else [],
         "all_done_before": record.all_done_before(),
         "steps": [step.model_dump(mode="json") for step in record.steps],

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
-from flows.command_line.model_places import model_folder
+from flows.command_line.model_places import check_named_once, model_folder
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import called, registry_options
-from flows.command_line.results_table import Line, print_results
-from ftlib.errors import RecipeError
+from flows.command_line.results_table import Line, print_differences, print_results
 from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.results import Difference, adjusted
+from ftlib.storage import Place
 from ftlib.wording import counted
 
 if TYPE_CHECKING:
     from ftlib.evaluation.lm_eval_suites import TaskScores
-from ftlib.storage import Place
 
 
 @click.command()
@@ -64,26 +63,27 @@ def suite(
 
     quiet_libraries()
     check_installed()
-    if twice := sorted({model for model in models if models.count(model) > 1}):
-        raise RecipeError(f"suite: {', '.join(twice)} is named twice; name every model once")
-    resampling, found = Resampling(resamples, confidence, seed=0), dict[str, "list[TaskScores]"]()
+    check_named_once("suite", models)
+    resampling, scores_of = Resampling(resamples, confidence, seed=0), dict[str, "list[TaskScores]"]()
     folders = {name: model_folder(name, registry) for name in models}
     from ftlib.kinds.loading import load_language_model, load_tokenizer
 
-    for name, place in folders.items():
-        with called(name, place):
-            found[name] = ask(load_language_model(place), load_tokenizer(place), tasks, folder, limit)
+    for name, model in folders.items():
+        with called(name, model):
+            scores_of[name] = ask(load_language_model(model), load_tokenizer(model), tasks, folder, limit)
     compared = adjusted(
         [
             ours.minus(theirs, (name, models[0]), resampling)
             for name in models[1:]
-            for ours, theirs in zip(found[name], found[models[0]], strict=True)
+            for ours, theirs in zip(scores_of[name], scores_of[models[0]], strict=True)
         ]
     )
-    emit(lambda: _print(found, compared, resampling), _record(found, compared, resampling), as_json)
+    emit(lambda: _print(scores_of, compared, resampling), _record(scores_of, compared, resampling), as_json)
 
 
-def _record(found: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> dict[str, Any]:
+def _record(
+    scores_of: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling
+) -> dict[str, Any]:
     return {
         "measured": [
             {
@@ -93,19 +93,18 @@ def _record(found: dict[str, list["TaskScores"]], compared: list[Difference], re
                 **scores.estimate(resampling).model_dump(),
                 "examples": dict(zip(scores.examples, scores.values.tolist(), strict=True)),
             }
-            for name, all_scores in found.items()
+            for name, all_scores in scores_of.items()
             for scores in all_scores
         ],
         "differences": [difference.model_dump(mode="json") for difference in compared],
     }
 
 
-def _print(found: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> None:
+def _print(scores_of: dict[str, list["TaskScores"]], compared: list[Difference], resampling: Resampling) -> None:
     console = stdout_console()
-    for task in dict.fromkeys(scores.task for all_scores in found.values() for scores in all_scores):
-        of_this = {name: [s for s in all_scores if s.task == task] for name, all_scores in found.items()}
+    for task in dict.fromkeys(scores.task for all_scores in scores_of.values() for scores in all_scores):
+        of_this = {name: [s for s in all_scores if s.task == task] for name, all_scores in scores_of.items()}
         title = f"{task} ({counted(max(len(s.values) for group in of_this.values() for s in group), 'example')})"
         lines = [Line(name, {s.metric: s.estimate(resampling) for s in group}) for name, group in of_this.items()]
         print_results(console, title, lines)
-    for difference in compared:
-        console.print(difference.line(), soft_wrap=True)
+    print_differences(console, compared)

@@ -20,10 +20,10 @@ from ftlib.wording import counted
 @json_option
 def fsck(deep: bool, registry: Place, as_json: bool) -> None:
     """Check versions, manifests, files and aliases; exit code 6 if anything is wrong."""
-    found = examine(open_registry(registry), deep=deep)
-    record = {"registry": registry.uri, "ok": not found.faults, **found.model_dump(mode="json")}
-    emit(lambda: _print_examination(found), record, as_json)
-    if found.faults:
+    examination = examine(open_registry(registry), deep=deep)
+    record = {"registry": registry.uri, "ok": not examination.faults, **examination.model_dump(mode="json")}
+    emit(lambda: _print_examination(examination), record, as_json)
+    if examination.faults:
         click.get_current_context().exit(IntegrityError.exit_code)
 
 
@@ -56,36 +56,40 @@ def gc(delete: bool, grace: float, lease: float, registry: Place, as_json: bool)
         if not 0.0 <= days < inf:
             raise RecipeError(f"{option}: got {days:g}, allowed are days from 0 on")
     collector = Collector(open_registry(registry), grace * DAY, lease * DAY)
-    found = collector.collect(delete=delete)
-    record = {"registry": registry.uri, "acted": delete, **found.model_dump(mode="json")}
-    emit(lambda: _print_collected(found, acted=delete), record, as_json)
+    collected = collector.collect(delete=delete)
+    record = {"registry": registry.uri, "acted": delete, **collected.model_dump(mode="json")}
+    emit(lambda: _print_collected(collected, acted=delete), record, as_json)
 
 
-def _print_examination(found: Examination) -> None:
-    if found.faults:
-        emit(table(["where", "fault"], [[fault.path, fault.problem] for fault in found.faults], "faults"), {}, False)
-    read = "every byte read" if found.deep else "sizes only; --deep reads every byte"
+def _print_examination(examination: Examination) -> None:
+    if examination.faults:
+        emit(
+            table(["where", "fault"], [[fault.path, fault.problem] for fault in examination.faults], "faults"),
+            {},
+            False,
+        )
+    read = "every byte read" if examination.deep else "sizes only; --deep reads every byte"
     rows = [
-        ["models", str(found.models)],
-        ["versions", str(found.versions)],
-        ["aliases", str(found.aliases)],
-        ["files", f"{found.blobs}, {found.bytes / 1e6:.1f} MB ({read})"],
-        ["faults", str(len(found.faults)) if found.faults else "none"],
-        ["unreferenced objects", f"{len(found.unreferenced)}{'; see gc' if found.unreferenced else ''}"],
-        ["publishers at work", ", ".join(found.leases) or "none"],
-        ["temporary files of the dead", str(len(found.temporary))],
+        ["models", str(examination.models)],
+        ["versions", str(examination.versions)],
+        ["aliases", str(examination.aliases)],
+        ["files", f"{examination.blobs}, {examination.bytes / 1e6:.1f} MB ({read})"],
+        ["faults", str(len(examination.faults)) if examination.faults else "none"],
+        ["unreferenced objects", f"{len(examination.unreferenced)}{'; see gc' if examination.unreferenced else ''}"],
+        ["publishers at work", ", ".join(examination.leases) or "none"],
+        ["temporary files of the dead", str(len(examination.temporary))],
     ]
     emit(table(["what", "found"], rows), {}, as_json=False)
-    for path in (*found.unreferenced, *found.temporary):
+    for path in (*examination.unreferenced, *examination.temporary):
         click.echo(f"  {path}")
 
 
-def _print_collected(found: Collected, *, acted: bool) -> None:
-    rows = [[path, "deleted" if acted else "would be deleted"] for path in (*found.deleted, *found.temporary)]
-    rows += [[path, "silent, removed" if acted else "silent, would be removed"] for path in found.dead_leases]
-    rows += [[path, f"condemned, watched for {age / DAY:.1f} days"] for path, age in found.condemned.items()]
-    rows += [[path, "a publisher is at work"] for path in found.live_leases]
+def _print_collected(collected: Collected, *, acted: bool) -> None:
+    rows = [[path, "deleted" if acted else "would be deleted"] for path in (*collected.deleted, *collected.temporary)]
+    rows += [[path, "silent, removed" if acted else "silent, would be removed"] for path in collected.dead_leases]
+    rows += [[path, f"condemned, watched for {age / DAY:.1f} days"] for path, age in collected.condemned.items()]
+    rows += [[path, "a publisher is at work"] for path in collected.live_leases]
     if rows:
         emit(table(["object", "state"], rows), {}, as_json=False)
-    size = f"{counted(len(found.deleted), 'object')}, {found.deleted_bytes / 1e6:.1f} MB"
-    click.echo(f"run {found.run}: {size} deleted" if acted else f"{size} would be deleted; --delete acts")
+    size = f"{counted(len(collected.deleted), 'object')}, {collected.deleted_bytes / 1e6:.1f} MB"
+    click.echo(f"run {collected.run}: {size} deleted" if acted else f"{size} would be deleted; --delete acts")

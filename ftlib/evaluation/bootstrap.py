@@ -51,11 +51,11 @@ class Resampling:
         """Return a value with the percentiles of its resamples; where it is nan, that it is `undefined`, and why."""
         import numpy as np
 
-        known = defined(resampled)
-        if np.isnan(value) or not len(known):
+        values = defined(resampled)
+        if np.isnan(value) or not len(values):
             return Estimate(value=None, low=None, high=None, undefined=undefined)
         tail = (1.0 - self.confidence) / 2.0
-        low, high = np.quantile(known, [tail, 1.0 - tail])
+        low, high = np.quantile(values, [tail, 1.0 - tail])
         return Estimate(value=value, low=float(low), high=float(high))
 
 

@@ -101,13 +101,13 @@ def scores(
     """
     import numpy as np
 
-    found = {path: _cells(path, members, reports, evaluations) for path in terms}
+    measured = {path: _cells(path, members, reports, evaluations) for path in terms}
     origin = {path: path.partition("/")[0] for path in terms}
     count = min(evaluations[name].resamples for name in origin.values())
     merits, resampled = np.zeros(len(members)), np.zeros((len(members), count))
     weights: dict[str, float] = {}
     shown: tuple[float, ...] = ()
-    for path, (metric, cells) in found.items():
+    for path, (metric, cells) in measured.items():
         weights[path] = signed = terms[path] if metric.higher_is_better else -terms[path]
         shown = tuple(_value(path, metric, cell) for cell in cells)
         merits += signed * np.array(shown)
@@ -149,14 +149,14 @@ def _words(weights: Mapping[str, float]) -> str:
 def _cells(
     path: str, members: Sequence[Candidate], reports: Sequence[EvalReport], evaluations: Mapping[str, Evaluation]
 ) -> tuple[MetricBase, list[Measured]]:
-    name, _, wanted = path.partition("/")
+    name, _, metric_name = path.partition("/")
     metrics = evaluations[name].metrics if name in evaluations else ()
-    metric = next((metric for metric in metrics if metric.name == wanted), None)
+    metric = next((metric for metric in metrics if metric.name == metric_name), None)
     cells = {
         cell.candidate: cell
         for report in reports
         for cell in report.measured
-        if cell.evaluation == name and wanted in cell.metrics
+        if cell.evaluation == name and metric_name in cell.metrics
     }
     missing = [member.name for member in members if member.name not in cells]
     if metric is None or missing:

@@ -84,17 +84,17 @@ def ask(
     check_installed()
     _check_border(tokenizer)
     harness = cast(Any, importlib.import_module("lm_eval"))
-    known = _known(tasks, folder)
+    task_manager = _known(tasks, folder)
     # It asks git for the commit of the working folder, which says "fatal" on the terminal where that is no repository.
     cast(Any, importlib.import_module("lm_eval.evaluator")).get_git_commit_hash = _no_commit
     lm = cast(Any, importlib.import_module("lm_eval.models.huggingface")).HFLM(
         pretrained=model, tokenizer=tokenizer, batch_size=8, device=str(next(model.parameters()).device)
     )
     with contextlib.redirect_stderr(io.StringIO()):  # its bars, which have no switch; errors are raised
-        found = harness.simple_evaluate(
-            model=lm, tasks=list(tasks), task_manager=known, log_samples=True, bootstrap_iters=0, limit=limit
+        results = harness.simple_evaluate(
+            model=lm, tasks=list(tasks), task_manager=task_manager, log_samples=True, bootstrap_iters=0, limit=limit
         )
-    scores = [scores for task, samples in found["samples"].items() for scores in _scores(task, samples, found)]
+    scores = [scores for task, samples in results["samples"].items() for scores in _scores(task, samples, results)]
     if not scores:
         raise RecipeError(
             f"tasks {', '.join(tasks)}: none has a metric that is a mean of its examples' scores; name others"
@@ -127,7 +127,7 @@ def _known(tasks: Sequence[str], folder: Path | None) -> Any:
     return manager
 
 
-def _scores(task: str, samples: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[TaskScores]:
+def _scores(task: str, samples: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> list[TaskScores]:
     """Return the metrics of one task whose mean over examples is what the harness reports."""
     ordered = sorted(samples, key=lambda sample: sample["doc_id"])
     names = dict.fromkeys(name for sample in ordered for name in sample["metrics"] if name not in _SKIPPED)
@@ -140,10 +140,10 @@ def _scores(task: str, samples: Sequence[Mapping[str, Any]], found: Mapping[str,
             if not all(isinstance(value, (int, float)) for value in values):
                 continue  # parts of a corpus score, such as (log-likelihood, bytes)
             scores = np.array(values, np.float64)
-            if not np.isclose(scores.mean(), found["results"][task][f"{name},{way}"]):
+            if not np.isclose(scores.mean(), results["results"][task][f"{name},{way}"]):
                 continue
             label = name if way == "none" else f"{name},{way}"
-            better = bool(found["higher_is_better"][task].get(name, True))
+            better = bool(results["higher_is_better"][task].get(name, True))
             examples = tuple(f"{sample['doc_id']}:{sample['doc_hash']}" for sample in mine)
             result.append(TaskScores(task, label, better, examples, scores))
     return result

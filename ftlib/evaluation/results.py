@@ -241,7 +241,7 @@ def divergence_per_token(
     return resampling.interval(float(sums.sum() / max(1, tokens.sum())), np.concatenate(drawn))
 
 
-def adjusted(found: Sequence[Difference]) -> list[Difference]:
+def adjusted(compared: Sequence[Difference]) -> list[Difference]:
     """Return comparisons that are read together with their p-values adjusted by Holm over all of them."""
-    p_values = iter(holm([difference.p for difference in found if difference.p is not None]))
-    return [difference.judged(None if difference.p is None else next(p_values)) for difference in found]
+    p_values = iter(holm([difference.p for difference in compared if difference.p is not None]))
+    return [difference.judged(None if difference.p is None else next(p_values)) for difference in compared]

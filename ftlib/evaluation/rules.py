@@ -138,12 +138,12 @@ def _one_standard_error(rated: Rated) -> tuple[int, str, str]:
 
 
 def _fixed(rated: Rated) -> tuple[int, str, str]:
-    wanted = rated.rule.alpha
-    at = next((i for i, member in enumerate(rated.members) if member.alpha == wanted), None)
+    alpha = rated.rule.alpha
+    at = next((i for i, member in enumerate(rated.members) if member.alpha == alpha), None)
     if at is None:
-        raise RecipeError(f"select.alpha: no candidate lies at {wanted}; there are {', '.join(rated.names)}")
-    said = f"{rated.names[at]} ({rated.rule.by} is undefined)" if rated.undefined else rated.at(at, rated.by)
-    return at, f"alpha {wanted:g}, whatever was measured", f"{said} was fixed beforehand"
+        raise RecipeError(f"select.alpha: no candidate lies at {alpha}; there are {', '.join(rated.names)}")
+    chosen = f"{rated.names[at]} ({rated.rule.by} is undefined)" if rated.undefined else rated.at(at, rated.by)
+    return at, f"alpha {alpha:g}, whatever was measured", f"{chosen} was fixed beforehand"
 
 
 RULES: dict[str, Callable[[Rated], tuple[int, str, str]]] = {

@@ -81,8 +81,8 @@ class AliasLog:
 
     def newest(self) -> AliasEntry | None:
         """Return what the alias means now, or None if it was never set."""
-        found = self.sequences()
-        return self.read(found[-1]) if found else None
+        numbers = self.sequences()
+        return self.read(numbers[-1]) if numbers else None
 
     def entries(self) -> list[AliasEntry]:
         """Return every move, oldest first."""
@@ -107,17 +107,17 @@ class AliasLog:
 
         Raises ConflictError, naming who was faster, if the alias has moved to another version since.
         """
-        now = self.newest()
-        if now and now.version == version:
-            return now
-        if (now.sequence if now else None) != expected:
-            raise self._conflict(now, version, expected)
+        newest = self.newest()
+        if newest and newest.version == version:
+            return newest
+        if (newest.sequence if newest else None) != expected:
+            raise self._conflict(newest, version, expected)
         mine = AliasEntry(
             name=self.name,
             alias=self.alias,
-            sequence=now.sequence + 1 if now else 1,
+            sequence=newest.sequence + 1 if newest else 1,
             version=version,
-            previous=self.digest(now.sequence) if now else None,
+            previous=self.digest(newest.sequence) if newest else None,
             nonce=uuid.uuid4().hex,
             who=who,
             why=why,
@@ -125,21 +125,21 @@ class AliasLog:
         )
         if self.store.create(self.path(mine.sequence), record_bytes(mine)):
             return mine
-        there = self.read(mine.sequence)
-        if there is None:
+        taken = self.read(mine.sequence)
+        if taken is None:
             raise TransientError(f"{self.store.uri} refused {mine} as taken but does not show it; run again")
-        if there.nonce == mine.nonce or there.version == version:  # ours, its reply lost; or a twin's
-            return there
-        raise self._conflict(there, version, expected)
+        if taken.nonce == mine.nonce or taken.version == version:  # ours, its reply lost; or a twin's
+            return taken
+        raise self._conflict(taken, version, expected)
 
-    def _conflict(self, there: AliasEntry | None, version: int, expected: int | None) -> ConflictError:
-        wanted = f"{self.name}@{self.alias} was not moved to version {version}: the decision was against"
+    def _conflict(self, newest: AliasEntry | None, version: int, expected: int | None) -> ConflictError:
+        refused = f"{self.name}@{self.alias} was not moved to version {version}: the decision was against"
         against = f"entry {expected}" if expected else "an alias that was not set"
-        if there is None:
-            return ConflictError(f"{wanted} {against}, but it was never set; expect none")
+        if newest is None:
+            return ConflictError(f"{refused} {against}, but it was never set; expect none")
         return ConflictError(
-            f"{wanted} {against}, but by entry {there.sequence} {there.who} moved it to version {there.version} at "
-            f"{there.at} ({there.why}); compare with version {there.version} and decide again"
+            f"{refused} {against}, but by entry {newest.sequence} {newest.who} moved it to version {newest.version} at "
+            f"{newest.at} ({newest.why}); compare with version {newest.version} and decide again"
         )
 
     def before(self, expected: int | None, to: int | None) -> int:
@@ -147,19 +147,19 @@ class AliasLog:
 
         Raises StorageError if there is none.
         """
-        known = [entry.version for entry in self.entries() if entry.sequence <= (expected or 0)]
-        if not known:
+        meant = [entry.version for entry in self.entries() if entry.sequence <= (expected or 0)]
+        if not meant:
             raise StorageError(
                 f"{self.name}@{self.alias} was not set, so there is nothing to roll back: promote a version first"
             )
-        if to is not None and to not in known:
+        if to is not None and to not in meant:
             raise StorageError(
-                f"{self.name}@{self.alias} never meant version {to}, only {spans(sorted(set(known)))}; "
+                f"{self.name}@{self.alias} never meant version {to}, only {spans(sorted(set(meant)))}; "
                 "promote it instead"
             )
-        different = [version for version in known if version != known[-1]]
+        different = [version for version in meant if version != meant[-1]]
         if to is None and not different:
             raise StorageError(
-                f"{self.name}@{self.alias} only ever meant version {known[-1]}; there is nothing before it"
+                f"{self.name}@{self.alias} only ever meant version {meant[-1]}; there is nothing before it"
             )
         return different[-1] if to is None else to

@@ -55,7 +55,7 @@ def fsck(registry: RegistryReader, *, deep: bool = False) -> Examination:
     Raises StorageError only if there is no registry; what is damaged is in the answer.
     """
     store = registry.store
-    there = list(collectable(store))  # before the versions, so that what is committed meanwhile is not called garbage
+    objects = list(collectable(store))  # before the versions, so that what is committed meanwhile is not called garbage
     leases = tuple(held.lease.who for held in held_leases(store))
     check = _Check(registry)
     models = registry.models()
@@ -73,7 +73,7 @@ def fsck(registry: RegistryReader, *, deep: bool = False) -> Examination:
         bytes=sum(file.bytes for file, _ in check.files.values()),
         deep=deep,
         faults=tuple(check.faults),
-        unreferenced=tuple(path for path in there if not check.references.need(path)),
+        unreferenced=tuple(path for path in objects if not check.references.need(path)),
         leases=leases,
         temporary=tuple(store.leftovers(remove=False)),
     )
@@ -89,9 +89,9 @@ class _Check:
         self.aliases = 0
 
     def versions_of(self, name: str) -> None:
-        there = self.registry.version_numbers(name)
-        self._gapless(versions_path(name), there)
-        for number in there:
+        numbers = self.registry.version_numbers(name)
+        self._gapless(versions_path(name), numbers)
+        for number in numbers:
             version = self.attempt(version_path(name, number), lambda number=number: self.registry.find(name, number))
             if version is not None:
                 self.found.add((name, number))
@@ -125,11 +125,11 @@ class _Check:
                 done += 1
                 emit("fsck", done, len(self.files), "blobs")
 
-    def _sized(self, found: tuple[File, Version]) -> str | None:
-        size = self.registry.store.size(found[0].blob)
+    def _sized(self, held: tuple[File, Version]) -> str | None:
+        size = self.registry.store.size(held[0].blob)
         if size is None:
             return "is missing"
-        return None if size == found[0].bytes else f"has {size} bytes, recorded are {found[0].bytes}"
+        return None if size == held[0].bytes else f"has {size} bytes, recorded are {held[0].bytes}"
 
     def _read(self, file: File) -> str | None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -169,8 +169,8 @@ class _Check:
                 for path in (f"{folder}/{number:08d}.json" for number in numbers(store.list(folder))):
                     self.attempt(path, lambda path=path: read_sealed(store, path))
 
-    def _gapless(self, folder: str, there: list[int]) -> None:
-        if missing := sorted(set(range(1, max(there, default=0) + 1)) - set(there)):
+    def _gapless(self, folder: str, numbers: list[int]) -> None:
+        if missing := sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
             self.faults.append(Fault(path=folder, problem=f"lacks {spans(missing)}"))
 
     def attempt(self, path: str, look: Callable[[], T]) -> T | None:

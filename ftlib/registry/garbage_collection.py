@@ -83,11 +83,11 @@ class Collector:
         what it needs is not known then.
         """
         store, before = self.registry.store, self._newest()
-        there = list(collectable(store))  # first: what is committed after this is not in it
+        objects = list(collectable(store))  # first: what is committed after this is not in it
         leases = held_leases(store)  # before the versions: a publisher has one until its version can be seen
         references = References(self.registry)
         references.refresh()
-        run = self._observe(before, there, leases, references)
+        run = self._observe(before, objects, leases, references)
         dead = [lease for lease in leases if run.leases[lease.name].silent >= self.lease]
         ripe = [path for path, age in run.condemned.items() if age >= self.grace and path in _condemned(before)]
         if delete:
@@ -108,21 +108,21 @@ class Collector:
 
     def _newest(self) -> Run | None:
         store = self.registry.store
-        there = numbers(store.list("gc"))
-        return read_record(store, _run_path(there[-1]), Run) if there else None
+        runs = numbers(store.list("gc"))
+        return read_record(store, _run_path(runs[-1]), Run) if runs else None
 
-    def _observe(self, before: Run | None, there: list[str], leases: list[Held], references: References) -> Run:
+    def _observe(self, before: Run | None, objects: list[str], leases: list[Held], references: References) -> Run:
         now = self.clock()
         elapsed = now - before.at if before else 0.0
         watched = {lease.name: self._watch(lease, before, elapsed) for lease in leases}
         held = {path for lease in leases if watched[lease.name].silent < self.lease for path in lease.lease.holds}
-        garbage = [path for path in there if path not in held and not references.need(path)]
-        known = _condemned(before)
+        garbage = [path for path in objects if path not in held and not references.need(path)]
+        condemned = _condemned(before)
         return Run(
             run=before.run + 1 if before else 1,
             nonce=uuid.uuid4().hex,
             at=now,
-            condemned={p: _step(known[p], elapsed, self.grace) if p in known else 0.0 for p in garbage},
+            condemned={p: _step(condemned[p], elapsed, self.grace) if p in condemned else 0.0 for p in garbage},
             leases=watched,
         )
 
@@ -135,8 +135,8 @@ class Collector:
         store, path = self.registry.store, _run_path(run.run)
         if store.create(path, record_bytes(run)):
             return
-        there = read_record(store, path, Run)
-        if there is None or there.nonce != run.nonce:
+        recorded = read_record(store, path, Run)
+        if recorded is None or recorded.nonce != run.nonce:
             raise BusyError(f"{store.uri}: another collector made run {run.run} meanwhile; nothing was deleted")
 
     def _sweep(self, ripe: list[str], references: References, dead: set[str]) -> list[str]:

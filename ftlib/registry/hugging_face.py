@@ -43,12 +43,15 @@ def card(version: Version, manifest: Manifest, original: Path) -> str:
     from huggingface_hub import ModelCard
 
     plain = f"---\n---\n\n# {version.name}\n\n{escaped(manifest.description)}\n"
-    found: Any = ModelCard(original.read_text(encoding="utf-8") if original.is_file() else plain)
-    if found.data.eval_results is None:
-        found.data.model_name, found.data.eval_results = version.name, _results(manifest, found.data.pipeline_tag)
-    found.data["reglage_version"] = str(version)
-    found.data["reglage_manifest_sha256"] = version.manifest
-    return str(found)
+    model_card: Any = ModelCard(original.read_text(encoding="utf-8") if original.is_file() else plain)
+    if model_card.data.eval_results is None:
+        model_card.data.model_name, model_card.data.eval_results = (
+            version.name,
+            _results(manifest, model_card.data.pipeline_tag),
+        )
+    model_card.data["reglage_version"] = str(version)
+    model_card.data["reglage_manifest_sha256"] = version.manifest
+    return str(model_card)
 
 
 def _results(manifest: Manifest, task: str | None) -> list[EvalResult] | None:
@@ -72,8 +75,8 @@ def _check_same(registry: ModelRegistry, version: Version, manifest: Manifest, t
     for file in manifest.files:
         if file.path == CARD:
             registry.store.get_file(file.blob, scratch / CARD, file.sha256)
-    there = target / CARD
-    same = there.is_file() and there.read_text(encoding="utf-8") == card(version, manifest, scratch / CARD)
+    own_card = target / CARD
+    same = own_card.is_file() and own_card.read_text(encoding="utf-8") == card(version, manifest, scratch / CARD)
     faults = [f"{fault.path} {fault.problem}" for fault in differences(manifest, target) if fault.path != CARD]
     if faults or not same:
         raise StorageError(

@@ -84,12 +84,12 @@ def held_leases(store: Store) -> list[Held]:
     for file in store.list(LEASES):
         if match := re.fullmatch(r"(.+)-([0-9]{8})\.json", file):
             beats.setdefault(match[1], []).append(int(match[2]))
-    found: list[Held] = []
+    leases: list[Held] = []
     for name, numbers in sorted(beats.items()):
         path = _beat_path(name, max(numbers))
         if lease := read_record(store, path, Lease):  # else its publisher has just ended
-            found.append(Held(name=name, beats=tuple(sorted(numbers)), lease=lease))
-    return found
+            leases.append(Held(name=name, beats=tuple(sorted(numbers)), lease=lease))
+    return leases
 
 
 def utc_now() -> str:

@@ -55,8 +55,8 @@ def export_to_mlflow(
     StorageError if the server refuses, IntegrityError if the version is damaged or MLflow gives back other bytes; no
     model version appears then.
     """
-    if found := secret_in(tracking_uri):
-        raise RecipeError(f"--tracking-uri is {found}; give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+    if secret := secret_in(tracking_uri):
+        raise RecipeError(f"--tracking-uri is {secret}; give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     client = _client(tracking_uri)
     from mlflow.exceptions import MlflowException
 
@@ -67,23 +67,27 @@ def export_to_mlflow(
         if (entry := registry.alias(version.name, name)) and entry.version == version.version
     ]
     try:
-        found: Any = _exported_before(client, version)
-        created = found is None
-        if found is None:
+        exported: Any = _exported_before(client, version)
+        created = exported is None
+        if exported is None:
             run_id = _log(client, experiment, version, manifest)
             source = _copy(client, run_id, registry, version, key)
             _ensure_model(client, version.name)
-            found = client.create_model_version(
+            exported = client.create_model_version(
                 version.name, source, run_id, tags=_tags(version), description=escaped(manifest.description) or None
             )
         for alias in aliases:
-            client.set_registered_model_alias(version.name, alias, found.version)
+            client.set_registered_model_alias(version.name, alias, exported.version)
     except MlflowException as error:
         raise StorageError(
             f"MLflow at {tracking_uri} refused {version}: {first_line(error)}; export it again when it is put right"
         ) from error
     return Exported(
-        model=version.name, version=str(found.version), run_id=found.run_id, aliases=tuple(aliases), created=created
+        model=version.name,
+        version=str(exported.version),
+        run_id=exported.run_id,
+        aliases=tuple(aliases),
+        created=created,
     )
 
 
@@ -101,8 +105,8 @@ def _client(tracking_uri: str) -> MlflowClient:
 
 def _exported_before(client: MlflowClient, version: Version) -> Any:
     """Return MLflow's version of ours; a tag with our number and digest is unique."""
-    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in _tags(version).items())
-    return next(iter(client.search_model_versions(f"name = '{version.name}' and {wanted}")), None)
+    tagged = " and ".join(f"tags.`{name}` = '{value}'" for name, value in _tags(version).items())
+    return next(iter(client.search_model_versions(f"name = '{version.name}' and {tagged}")), None)
 
 
 def _tags(version: Version) -> dict[str, Any]:
@@ -113,12 +117,12 @@ def _log(client: MlflowClient, experiment: str, version: Version, manifest: Mani
     """Make a run with the version's metrics; it stays RUNNING until its files are there."""
     from mlflow.entities import Metric
 
-    there = client.get_experiment_by_name(experiment)
-    where = there.experiment_id if there else client.create_experiment(experiment)
-    run_id = client.create_run(where, tags=_tags(version), run_name=str(version)).info.run_id
+    existing = client.get_experiment_by_name(experiment)
+    experiment_id = existing.experiment_id if existing else client.create_experiment(experiment)
+    run_id = client.create_run(experiment_id, tags=_tags(version), run_name=str(version)).info.run_id
     now = int(time.time() * 1000)
-    known = {name: value for name, value in manifest.metrics.items() if value is not None}
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in known.items()])
+    metrics = {name: value for name, value in manifest.metrics.items() if value is not None}
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
     client.log_dict(run_id, manifest.lineage, "lineage.json")
     return run_id
 

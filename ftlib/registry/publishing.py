@@ -39,10 +39,10 @@ class Publication:
         """Store what is not there yet (all blobs if `again`): blobs, the manifest, its signature."""
         store, manifest = self.registry.store, self.manifest
         upload(store, manifest, self.folder, moved, again=again)
-        wanted = manifest.canonical()
-        if not store.create(manifest.path, wanted):
-            found = read_whole(store, manifest.path, lambda data: data == wanted)
-            if found != wanted:
+        canonical = manifest.canonical()
+        if not store.create(manifest.path, canonical):
+            stored = read_whole(store, manifest.path, lambda data: data == canonical)
+            if stored != canonical:
                 raise IntegrityError(f"{store.uri}/{manifest.path} has other bytes than its name says; remove it")
         if self.signer:  # a signature that is there already is as good as a new one
             store.create(self._signature, self.signer.envelope(manifest.canonical()))
@@ -54,8 +54,8 @@ class Publication:
         A blob that lay there damaged since an earlier version is replaced from our folder, where its right bytes are.
         """
         store = self.registry.store
-        with tempfile.TemporaryDirectory(dir=scratch) as place:
-            copy = Path(place, "copy")
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            copy = Path(folder, "copy")
             with local_errors(copy):
                 try:
                     download(store, self.manifest, copy, moved)
@@ -83,13 +83,13 @@ class Publication:
             )
             if store.create(version_path(mine.name, number), record_bytes(mine)):
                 return mine, True
-            there = self.registry.find(mine.name, number)
-            if there is None:
+            taken = self.registry.find(mine.name, number)
+            if taken is None:
                 raise TransientError(f"{store.uri} refused {mine} as taken but does not show it; run again")
-            if there.nonce == nonce:  # the reply to our own write was lost, and its retry found our own object
+            if taken.nonce == nonce:  # the reply to our own write was lost, and its retry found our own object
                 return mine, True
-            if there.key == key:
-                return there, False
+            if taken.key == key:
+                return taken, False
 
     @property
     def _signature(self) -> str:

@@ -27,7 +27,7 @@ def probe(store: Store, writers: int = 16) -> None:
 
     with ThreadPoolExecutor(writers) as pool:
         won = [token for token, winner in zip(tokens, pool.map(create, tokens), strict=True) if winner]
-    there = store.read(path)
+    stored = store.read(path)
     store.discard(path)
     if len(won) > 1:
         raise StorageError(
@@ -35,5 +35,5 @@ def probe(store: Store, writers: int = 16) -> None:
             "writes, and versions could be lost there; use a store that honours If-None-Match, or a folder"
         )
     # No winner at all is fine if one of us is there: its reply was lost. Another's bytes never are.
-    if there not in (won or tokens):
+    if stored not in (won or tokens):
         raise StorageError(f"{store.uri} does not give back what was just created there; use another store")

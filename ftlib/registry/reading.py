@@ -45,8 +45,8 @@ class RegistryReader:
         """Return a model's versions in order; empty if there are none."""
         self.check_format()
         with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
-            found = pool.map(lambda number: self.find(name, number), self.version_numbers(name))
-        return [version for version in found if version]
+            read = pool.map(lambda number: self.find(name, number), self.version_numbers(name))
+        return [version for version in read if version]
 
     def find(self, name: str, number: int) -> Version | None:
         """Return a version, or None if there is none, or no registry."""
@@ -61,14 +61,14 @@ class RegistryReader:
     def version(self, name: str, number: int | None = None) -> Version:
         """Return one version, the latest if `number` is None. Raises StorageError, naming what there is."""
         self.check_format()
-        if number is not None and (found := self.find(name, number)):
-            return found
-        there = self.version_numbers(name)
-        if number is None and there and (found := self.find(name, there[-1])):
-            return found
-        if not there:
+        if number is not None and (version := self.find(name, number)):
+            return version
+        numbers = self.version_numbers(name)
+        if number is None and numbers and (version := self.find(name, numbers[-1])):
+            return version
+        if not numbers:
             raise StorageError(f"{self.store.uri} has no model {name!r}; it has {', '.join(self.models()) or 'none'}")
-        raise StorageError(f"{self.store.uri} has no {name}@{number}; the versions are {spans(there)}")
+        raise StorageError(f"{self.store.uri} has no {name}@{number}; the versions are {spans(numbers)}")
 
     def resolve(self, spec: str) -> Version:
         """Return the version that `name`, `name@3` or `name@champion` means now.
@@ -80,9 +80,10 @@ class RegistryReader:
             return self.version(name, which)
         if (entry := self.alias(name, which)) is None:
             self.version(name)  # a wrong model is the likelier mistake
-            known = ", ".join(self.aliases(name)) or "none"
+            aliases = ", ".join(self.aliases(name)) or "none"
             raise StorageError(
-                f"{self.store.uri} has no alias {name}@{which}; its aliases are {known}: promote a version, or name one"
+                f"{self.store.uri} has no alias {name}@{which}; its aliases are {aliases}: promote a version, or "
+                "name one"
             )
         return self.version(name, entry.version)
 
@@ -96,9 +97,9 @@ class RegistryReader:
         data = read_whole(self.store, path, lambda data: hashlib.sha256(data).hexdigest() == version.manifest)
         if data is None:
             raise IntegrityError(f"{self.store.uri}/{path} is missing though {version} needs it; publish again")
-        if (found := hashlib.sha256(data).hexdigest()) != version.manifest:
+        if (sha256 := hashlib.sha256(data).hexdigest()) != version.manifest:
             raise IntegrityError(
-                f"{version}: {self.store.uri}/{path} has sha256 {found[:16]}…, which is not its name; restore it from "
+                f"{version}: {self.store.uri}/{path} has sha256 {sha256[:16]}…, which is not its name; restore it from "
                 "a copy"
             )
         if key:
@@ -120,12 +121,13 @@ class RegistryReader:
 
     def check_format(self) -> None:
         """Raise StorageError unless there is a registry here that this program understands."""
-        found = read_record(self.store, "registry.json", Format)
-        if found is None:
+        made_with = read_record(self.store, "registry.json", Format)
+        if made_with is None:
             raise StorageError(f"there is no registry at {self.store.uri}; publish to it first, or name another")
-        if found.format != FORMAT:
+        if made_with.format != FORMAT:
             raise StorageError(
-                f"{self.store.uri} has format {found.format}, this program knows {FORMAT}: use the reglage that made it"
+                f"{self.store.uri} has format {made_with.format}, this program knows {FORMAT}: use the "
+                "reglage that made it"
             )
 
 

@@ -79,8 +79,8 @@ class ModelRegistry(RegistryReader):
             with publication.read_back(scratch, _nothing) as copy:
                 check(copy)
             return version, False
-        with tempfile.TemporaryDirectory(dir=scratch) as place:
-            download(self.store, self.manifest(version), copy := Path(place, "copy"), _nothing)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            download(self.store, self.manifest(version), copy := Path(folder, "copy"), _nothing)
             check(copy)
         return version, False
 

@@ -62,7 +62,7 @@ class PublicKey:
         self.path, self.keyid = str(path), key_id(key)
         self._key = key
 
-    def check(self, envelope: bytes | None, manifest: bytes, what: str) -> None:
+    def check(self, envelope: bytes | None, manifest: bytes, signed: str) -> None:
         """Raise IntegrityError unless the envelope is this key's signature of exactly these bytes."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives import hashes
@@ -70,17 +70,17 @@ class PublicKey:
 
         if envelope is None:
             raise IntegrityError(
-                f"{what} is not signed by {self.path} (key {self.keyid[:16]}…); do not use it, or ask its publisher"
+                f"{signed} is not signed by {self.path} (key {self.keyid[:16]}…); do not use it, or ask its publisher"
             )
-        found = parse(Envelope, envelope, f"the signature of {what}")
+        parsed = parse(Envelope, envelope, f"the signature of {signed}")
         try:
-            (sig,) = [base64.b64decode(s.sig, validate=True) for s in found.signatures if s.keyid == self.keyid]
-            if base64.b64decode(found.payload, validate=True) != manifest or found.payloadType != PAYLOAD_TYPE:
-                raise IntegrityError(f"{what} has a signature of something else; do not use it")
+            (sig,) = [base64.b64decode(s.sig, validate=True) for s in parsed.signatures if s.keyid == self.keyid]
+            if base64.b64decode(parsed.payload, validate=True) != manifest or parsed.payloadType != PAYLOAD_TYPE:
+                raise IntegrityError(f"{signed} has a signature of something else; do not use it")
             self._key.verify(sig, pre_authentication(manifest), ec.ECDSA(hashes.SHA256()))
         except (ValueError, binascii.Error, InvalidSignature) as error:
             raise IntegrityError(
-                f"{what} has a signature that {self.path} did not make: its manifest or the signature was changed; "
+                f"{signed} has a signature that {self.path} did not make: its manifest or the signature was changed; "
                 "do not use it"
             ) from error
 
@@ -134,5 +134,5 @@ def key_id(key: EllipticCurvePublicKey) -> str:
 
 
 def _reason(error: Exception) -> str:
-    found = (error.strerror or str(error)) if isinstance(error, OSError) else "it holds something else"
-    return f"{found}; docs/registry.md says how to make one"
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it holds something else"
+    return f"{reason}; docs/registry.md says how to make one"

@@ -99,8 +99,8 @@ class Manifest(Config):
 
     def canonical(self) -> bytes:
         """Return the bytes that are stored and hashed; of dense weights as they were before there were forms."""
-        said = self.model_dump(mode="json", exclude={"form", "base"} if self.form == "dense" else set())
-        return json.dumps(said, sort_keys=True, indent=1, ensure_ascii=False).encode()
+        fields = self.model_dump(mode="json", exclude={"form", "base"} if self.form == "dense" else set())
+        return json.dumps(fields, sort_keys=True, indent=1, ensure_ascii=False).encode()
 
     def digest(self) -> str:
         """Return the sha256 of those bytes; the manifest's name in the registry."""
@@ -159,9 +159,9 @@ def differences(manifest: Manifest, folder: Path) -> Iterator[Fault]:
             yield Fault(path=file.path, problem="is missing")
         elif file_of(folder, file.path) != file:
             yield Fault(path=file.path, problem="has other bytes")
-    known = {file.path for file in manifest.files} | {MANIFEST}
+    listed = {file.path for file in manifest.files} | {MANIFEST}
     for path in sorted(folder.rglob("*")):
-        if not path.is_dir() and (name := path.relative_to(folder).as_posix()) not in known:
+        if not path.is_dir() and (name := path.relative_to(folder).as_posix()) not in listed:
             yield Fault(path=name, problem="is not part of the version")
 
 
@@ -208,10 +208,10 @@ def numbers(names: list[str]) -> list[int]:
 
 def spans(numbers: Iterable[int]) -> str:
     """Write 1, 2, 3, 7 as 1-3, 7."""
-    found: list[tuple[int, int]] = []
+    runs: list[tuple[int, int]] = []
     for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
         else:
-            found.append((number, number))
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+            runs.append((number, number))
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

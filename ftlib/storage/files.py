@@ -44,8 +44,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder and its parents so that they survive a power cut."""
     new = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for made in new:
-        flush_folder(made.parent)
+    for missing in new:
+        flush_folder(missing.parent)
 
 
 def private_folder(folder: Path) -> None:
@@ -54,9 +54,9 @@ def private_folder(folder: Path) -> None:
     Below a set-group-ID folder, which a group shares on purpose, the group has what the umask leaves it. Folders that
     are there keep the mode that somebody gave them.
     """
-    for made in reversed([parent for parent in (folder, *folder.parents) if not parent.exists()]):
-        shared = made.parent.stat().st_mode & stat.S_ISGID
-        made.mkdir(mode=0o770 if shared else 0o700, exist_ok=True)
+    for missing in reversed([parent for parent in (folder, *folder.parents) if not parent.exists()]):
+        shared = missing.parent.stat().st_mode & stat.S_ISGID
+        missing.mkdir(mode=0o770 if shared else 0o700, exist_ok=True)
 
 
 def flush(stream: BinaryIO) -> None:
@@ -89,11 +89,11 @@ def flush_tree(folder: Path) -> None:
             flush_file(path)
 
 
-def expect(sha256: str, found: str, where: str) -> None:
+def expect(sha256: str, actual: str, where: str) -> None:
     """Raise IntegrityError if two digests differ."""
-    if found != sha256:
+    if actual != sha256:
         raise IntegrityError(
-            f"{where} has sha256 {found[:16]}…, recorded is {sha256[:16]}…: its bytes were changed; "
+            f"{where} has sha256 {actual[:16]}…, recorded is {sha256[:16]}…: its bytes were changed; "
             "restore it from a copy, or publish again"
         )
 
@@ -118,10 +118,10 @@ def local_errors(path: Path, needed: int = 0, elsewhere: str = "choose another p
         where = error.filename if isinstance(error.filename, (str, Path)) else path
         raise _refused(error.errno, Path(where), needed, elsewhere) from error
     except Exception as error:
-        found = None if isinstance(error, ReglageError) else _OS_ERROR.search(str(error))
-        if found is None:
+        number_in_text = None if isinstance(error, ReglageError) else _OS_ERROR.search(str(error))
+        if number_in_text is None:
             raise
-        raise _refused(int(found[1] or found[2]), path, needed, elsewhere) from error
+        raise _refused(int(number_in_text[1] or number_in_text[2]), path, needed, elsewhere) from error
 
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)|\[[Ee]rrno (\d+)\]")
@@ -167,5 +167,5 @@ def _remedy(number: int, path: Path, needed: int, elsewhere: str) -> str:
     asked = f"{in_bytes(needed)} are needed and " if needed and number in (errno.ENOSPC, errno.EFBIG) else ""
     if number != errno.ENOSPC:
         return asked + _REMEDIES.get(number, "{elsewhere}").format(elsewhere=elsewhere)
-    there = next((parent for parent in (path, *path.absolute().parents) if parent.is_dir()), Path("/"))
-    return f"{asked}{in_bytes(shutil.disk_usage(there).free)} are free: free space there or {elsewhere}"
+    existing = next((parent for parent in (path, *path.absolute().parents) if parent.is_dir()), Path("/"))
+    return f"{asked}{in_bytes(shutil.disk_usage(existing).free)} are free: free space there or {elsewhere}"

@@ -71,10 +71,10 @@ class LocalStore(Store):
         with local_errors(source, self.size(path) or 0), appearing(target) as stream:
             try:
                 with source.open("rb") as data:
-                    found = copy(data, stream)
+                    digest = copy(data, stream)
             except FileNotFoundError:
                 raise IntegrityError(missing(str(source))) from None
-            expect(sha256, found, str(source))
+            expect(sha256, digest, str(source))
 
     @override
     def list(self, folder: str) -> list[str]:
@@ -131,7 +131,7 @@ class LocalStore(Store):
 
     @staticmethod
     def _of_the_dead(folder: Path, *, remove: bool) -> list[str]:
-        found: list[str] = []
+        dead: list[str] = []
         for path in sorted(folder.iterdir()):
             try:
                 with path.open("rb") as stream:
@@ -140,5 +140,5 @@ class LocalStore(Store):
                         path.unlink(missing_ok=True)
             except (FileNotFoundError, BlockingIOError):
                 continue  # someone else swept it, or it is being written
-            found.append(f"{folder.name}/{path.name}")
-        return found
+            dead.append(f"{folder.name}/{path.name}")
+        return dead

@@ -22,8 +22,8 @@ def fetch_folder(place: Place, cache: Path) -> Path:
     StorageError if there is no model folder, DataError if a file changed while it was read.
     """
     prefix, source = place.folder(), open_objects(place)
-    listed = [found for found in source.walk(prefix) if found.bytes and "/" not in found.key.removeprefix(prefix)]
-    names = {found.key.removeprefix(prefix): found for found in listed}
+    listed = [stored for stored in source.walk(prefix) if stored.bytes and "/" not in stored.key.removeprefix(prefix)]
+    names = {stored.key.removeprefix(prefix): stored for stored in listed}
     if not names.keys() & {*CONFIGS}:
         raise StorageError(
             f"{place.uri} has no {CONFIGS[0]}; give the folder of a model, for example {place.root}models/one"
@@ -33,11 +33,11 @@ def fetch_folder(place: Place, cache: Path) -> Path:
         return folder
     work = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
-    with local_errors(folder, sum(found.bytes for found in listed)):
+    with local_errors(folder, sum(stored.bytes for stored in listed)):
         work.mkdir(parents=True)
-        for name, found in names.items():
+        for name, stored in names.items():
             with (work / name).open("wb") as target:
-                source.copy(found, target)
+                source.copy(stored, target)
         work.rename(folder)
     return folder
 
@@ -45,8 +45,8 @@ def fetch_folder(place: Place, cache: Path) -> Path:
 def check_free(place: Place) -> None:
     """Raise StorageError if a bucket's folder holds anything."""
     prefix = place.folder()
-    if (there := next(open_objects(place).walk(prefix), None)) is not None:
-        raise StorageError(f"{place.uri} holds {there.key} already; a model is written to a prefix of its own")
+    if (stored := next(open_objects(place).walk(prefix), None)) is not None:
+        raise StorageError(f"{place.uri} holds {stored.key} already; a model is written to a prefix of its own")
 
 
 def put_folder(folder: Path, place: Place) -> None:
@@ -59,5 +59,5 @@ def put_folder(folder: Path, place: Place) -> None:
 
 
 def _identity(uri: str, names: dict[str, StoredObject]) -> str:
-    facts = [uri, *(f"{name} {found.version} {found.bytes}" for name, found in sorted(names.items()))]
+    facts = [uri, *(f"{name} {stored.version} {stored.bytes}" for name, stored in sorted(names.items()))]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]

@@ -31,17 +31,17 @@ class S3Objects:
         """Yield the objects below a prefix, a thousand a request; the version is the ETag."""
         for page in self.client.pages(f"listing {self.uri(prefix)}", Bucket=self.bucket, Prefix=prefix):
             now = _server_time(page)
-            for found in cast("list[dict[str, Any]]", page.get("Contents", [])):
-                age = (now - found["LastModified"]).total_seconds()
-                yield StoredObject(found["Key"], found["ETag"].strip('"'), found["Size"], age)
+            for entry in cast("list[dict[str, Any]]", page.get("Contents", [])):
+                age = (now - entry["LastModified"]).total_seconds()
+                yield StoredObject(entry["Key"], entry["ETag"].strip('"'), entry["Size"], age)
 
-    def copy(self, found: StoredObject, target: BinaryIO | None) -> str:
+    def copy(self, listed: StoredObject, target: BinaryIO | None) -> str:
         """Copy the version that was listed and return its sha256: in parts, each asked for with the ETag."""
-        uri = self.uri(found.key)
+        uri = self.uri(listed.key)
 
         def get(first: int) -> bytes:
-            last = min(first + READ_BYTES, found.bytes) - 1
-            whose: dict[str, Any] = {"Bucket": self.bucket, "Key": found.key, "IfMatch": f'"{found.version}"'}
+            last = min(first + READ_BYTES, listed.bytes) - 1
+            whose: dict[str, Any] = {"Bucket": self.bucket, "Key": listed.key, "IfMatch": f'"{listed.version}"'}
             try:
                 return self.client.read(f"reading {uri}", **whose, Range=f"bytes={first}-{last}")
             except (FileExistsError, FileNotFoundError):  # 412 and 404
@@ -50,7 +50,7 @@ class S3Objects:
                 ) from None
 
         running = hashlib.sha256()
-        for data in in_order(get, range(0, found.bytes, READ_BYTES), PARTS_AT_ONCE):
+        for data in in_order(get, range(0, listed.bytes, READ_BYTES), PARTS_AT_ONCE):
             running.update(data)
             if target is not None:
                 target.write(data)

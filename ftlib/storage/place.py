@@ -80,8 +80,8 @@ def is_remote(text: str) -> bool:
 
 def check_no_secret(url: str) -> None:
     """Raise StorageError if a place's URL gives a secret away."""
-    if found := secret_in(url):
+    if secret := secret_in(url):
         raise StorageError(
-            f"this place is {found}: it would stand in records and logs; leave it out, and give credentials as every "
+            f"this place is {secret}: it would stand in records and logs; leave it out, and give credentials as every "
             "AWS tool reads them, by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws"
         )

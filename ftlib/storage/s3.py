@@ -116,12 +116,12 @@ class S3Store(Store):
                 self.client.read_into(file, span, f"reading {self.uri}/{path}", **whose)
                 return span
 
-            found, buffer = hashlib.sha256(), memoryview(bytearray(HASH_BYTES))
+            running, buffer = hashlib.sha256(), memoryview(bytearray(HASH_BYTES))
             for span in in_order(get, range(0, size, RANGE_BYTES), PARTS_AT_ONCE):
-                for place in span[::HASH_BYTES]:
-                    count = os.preadv(file, [buffer[: span.stop - place]], place)
-                    found.update(buffer[:count])
-            expect(sha256, found.hexdigest(), f"{self.uri}/{path}")
+                for start in span[::HASH_BYTES]:
+                    count = os.preadv(file, [buffer[: span.stop - start]], start)
+                    running.update(buffer[:count])
+            expect(sha256, running.hexdigest(), f"{self.uri}/{path}")
 
     @override
     def list(self, folder: str) -> list[str]:

@@ -73,14 +73,14 @@ class S3Client:
 
         A body that breaks off is asked for again from where it broke off.
         """
-        place = span.start
+        position = span.start
 
         def get(client: Any) -> None:
-            nonlocal place
-            asked = client.get_object(**arguments, Range=f"bytes={place}-{span.stop - 1}")
+            nonlocal position
+            asked = client.get_object(**arguments, Range=f"bytes={position}-{span.stop - 1}")
             with closing(asked["Body"]) as body:
                 while data := body.read(PIECE):
-                    place += os.pwrite(file, data, place)
+                    position += os.pwrite(file, data, position)
 
         self._retry(what, get)
 

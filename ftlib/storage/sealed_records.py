@@ -60,10 +60,10 @@ def parse(kind: type[C], data: bytes, where: str) -> C:
         return kind.model_validate_json(data)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, problem["loc"]))
-        said = problem["msg"].removeprefix("Value error, ")
+        field = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
         raise IntegrityError(
-            f"{where} is not a {kind.__name__} record ({f'{place}: ' if place else ''}{said}): it was damaged, or "
+            f"{where} is not a {kind.__name__} record ({f'{field}: ' if field else ''}{message}): it was damaged, or "
             "written by a newer version: restore it from a copy, or install the newest reglage"
         ) from error
 

@@ -83,7 +83,7 @@ class Objects(Protocol):
         """Yield every object whose key begins with `prefix`, in order of keys."""
         ...
 
-    def copy(self, found: StoredObject, target: BinaryIO | None) -> str:
+    def copy(self, listed: StoredObject, target: BinaryIO | None) -> str:
         """Write an object to `target`, if there is one, and return its sha256.
 
         Raises DataError if it is no longer the version that was listed.

@@ -94,8 +94,8 @@ def _as_text(column: pa.Array, chosen: Test) -> list[object]:
     def as_text(kind: pa.DataType) -> pa.DataType:
         return pa.string() if chosen(kind) else kind
 
-    found = column.cast(_mapped(column.type, in_utc)).cast(_mapped(column.type, as_text))
-    return [_tidy(cell, column.type, chosen) for cell in found.to_pylist()]
+    texts = column.cast(_mapped(column.type, in_utc)).cast(_mapped(column.type, as_text))
+    return [_tidy(cell, column.type, chosen) for cell in texts.to_pylist()]
 
 
 def _tidy(cell: Any, kind: pa.DataType, chosen: Test) -> object:
@@ -145,8 +145,8 @@ def _mapped(kind: pa.DataType, leaf: Leaf) -> pa.DataType:
     if not kind.num_fields:
         return leaf(kind)
     if pa.types.is_map(kind):
-        found = cast("pa.MapType", kind)
-        return pa.map_(_mapped(found.key_type, leaf), _mapped(found.item_type, leaf))
+        map_type = cast("pa.MapType", kind)
+        return pa.map_(_mapped(map_type.key_type, leaf), _mapped(map_type.item_type, leaf))
     inside = [field.with_type(_mapped(field.type, leaf)) for field in _fields(kind)]
     if pa.types.is_struct(kind):
         return pa.struct(inside)

@@ -22,15 +22,15 @@ class NoClassError(ValueError):
 def stored_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
     """Return the features that a table's metadata says; empty where it says none."""
     try:
-        found = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return cast("dict[str, Any]", features) if isinstance(features, dict) else {}
 
 
 def namers(features: Mapping[str, Any]) -> dict[str, Namer]:
     """Return a namer for every column that holds classes, alone, in lists or in structs."""
-    return {name: found for name, feature in features.items() if (found := _namer(feature))}
+    return {name: namer for name, feature in features.items() if (namer := _namer(feature))}
 
 
 def named(cells: list[object], namer: Namer) -> list[object]:
@@ -52,28 +52,28 @@ def _namer(feature: object) -> Namer | None:
         return _of_list(cast("list[object]", feature)[0]) if feature else None
     if not isinstance(feature, dict):
         return None
-    found = cast("dict[str, Any]", feature)
-    kind = found.get("_type")
+    entries = cast("dict[str, Any]", feature)
+    kind = entries.get("_type")
     if not isinstance(kind, str):  # a struct; one of its fields may be called _type
-        return _of_struct(found)
+        return _of_struct(entries)
     if kind == "ClassLabel":
-        return _of_class(found.get("names"))
-    return _of_list(found.get("feature")) if kind in ("List", "LargeList", "Sequence") else None
+        return _of_class(entries.get("names"))
+    return _of_list(entries.get("feature")) if kind in ("List", "LargeList", "Sequence") else None
 
 
 def _of_class(names: object) -> Namer | None:
     if not isinstance(names, list):
         return None
-    known = cast("list[object]", names)
+    classes = cast("list[object]", names)
 
     def name(cell: Any) -> object:
         if not isinstance(cell, int) or isinstance(cell, bool):
             return cell  # a name already
         if cell == -1:  # how `datasets` writes "no label"
             return None
-        if not 0 <= cell < len(known):
-            raise NoClassError(f"holds class {cell}, the {len(known)} names are for 0 to {len(known) - 1}")
-        return known[cell]
+        if not 0 <= cell < len(classes):
+            raise NoClassError(f"holds class {cell}, the {len(classes)} names are for 0 to {len(classes) - 1}")
+        return classes[cell]
 
     return name
 

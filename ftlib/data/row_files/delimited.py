@@ -126,16 +126,16 @@ def _csv_records(lines: _CsvLines, uri: str, row_bytes: int, delimiter: str) -> 
             yield _Record(uri, lines.taken[0][0], lines.bytes, torn, fields)
 
 
-def _what_is_wrong(said: str, line: bytes) -> str:
+def _what_is_wrong(message: str, line: bytes) -> str:
     """Say what the csv module says of a record, and what writes such records."""
-    if "new-line character" in said:
+    if "new-line character" in message:
         return "a carriage return outside of quotes: let all lines end with LF or CRLF"
-    if "unexpected end" in said:
+    if "unexpected end" in message:
         return "a quoted field does not end before the file does"
-    if "expected after" in said:
+    if "expected after" in message:
         escaped = ' (here as \\")' if b'\\"' in line else ""
         return f"text after a closing quote: double the quotes{escaped} that are within a quoted field"
-    return said
+    return message
 
 
 def _header(record: _Record | BadRow, uri: str) -> list[str]:
@@ -158,12 +158,12 @@ def _is_header(record: _Record, names: list[str]) -> bool:
         return True
     if len(fields) != len(names) or len(names) < 2:
         return False
-    found, wanted = ([name.strip().casefold() for name in row] for row in (fields, names))
-    if found != wanted and sorted(found) == sorted(wanted):
+    folded, header = ([name.strip().casefold() for name in row] for row in (fields, names))
+    if folded != header and sorted(folded) == sorted(header):
         raise DataError(
             f"{record.uri}:{record.line}: a second header, with the columns in another order; split the file there"
         )
-    return found == wanted
+    return folded == header
 
 
 def refuse_twice(names: Sequence[str], uri: str) -> None:

@@ -34,10 +34,10 @@ def refuse_dialect(head: bytes, uri: str) -> None:
 def _records(text: str, separator: str) -> list[list[str]]:
     """Return the first two records, or those before the first that cannot be read so."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    found: list[list[str]] = []
+    records: list[list[str]] = []
     with suppress(csv.Error):
-        found.extend(islice(filter(None, reader), 2))
-    return found
+        records.extend(islice(filter(None, reader), 2))
+    return records
 
 
 def _is_json(line: str) -> bool:

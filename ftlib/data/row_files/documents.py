@@ -30,11 +30,11 @@ def refuse_document(file: Opened, uri: str, row_bytes: int) -> None:
     except RecursionError:
         return
     except ValueError:
-        what = _unfinished(text, one_line=len(file.head) > row_bytes and not file.whole)
+        document = _unfinished(text, one_line=len(file.head) > row_bytes and not file.whole)
     else:
-        what = _finished(value, text[end:].strip(), several_lines="\n" in text[:end], whole=file.whole)
-    if what is not None:
-        raise DataError(f"{uri} is {what[0]}, not one object a line; {_remedy(what[1], uri)}")
+        document = _finished(value, text[end:].strip(), several_lines="\n" in text[:end], whole=file.whole)
+    if document is not None:
+        raise DataError(f"{uri} is {document[0]}, not one object a line; {_remedy(document[1], uri)}")
 
 
 def _finished(value: Any, rest: str, *, several_lines: bool, whole: bool) -> tuple[str, str] | None:
@@ -48,12 +48,12 @@ def _finished(value: Any, rest: str, *, several_lines: bool, whole: bool) -> tup
         return ("one JSON document, a list", "json.load(sys.stdin)") if alone else ("JSON lists", "jq -c '.[]'")
     if not isinstance(value, dict):
         return None
-    found = cast("dict[str, Any]", value)
-    if _is_pandas(found):
+    members = cast("dict[str, Any]", value)
+    if _is_pandas(members):
         return _PANDAS_SAYS
-    key = _key(found)
+    key = _key(members)
     # No format reads a row of one or two columns of which one holds objects.
-    if key is not None and (several_lines or (len(found) < 3 and len(cast("list[Any]", found[key])) > 1)):
+    if key is not None and (several_lines or (len(members) < 3 and len(cast("list[Any]", members[key])) > 1)):
         return _under(key)
     return ("JSON with objects over several lines", "jq -c .") if several_lines else None
 

@@ -10,16 +10,16 @@ _USUAL = frozenset("éèêëàâäáãåæçíìîïñóòôöõøœßúùûüÿ
 
 def not_utf8(data: bytes, start: int) -> str:
     """Say where a text is not UTF-8, and how to convert it if one can tell."""
-    found, line = data[start], data.rstrip(b"\r\n")
-    said = f"byte {start + 1}, 0x{found:02x}, is not UTF-8"
+    byte, line = data[start], data.rstrip(b"\r\n")
+    problem = f"byte {start + 1}, 0x{byte:02x}, is not UTF-8"
     text = line.decode("utf-8", "replace")
     if sum(not character.isascii() for character in text) > 2 * text.count("\ufffd"):
-        return f"{said}, but the rest is: the text was cut within a character"
+        return f"{problem}, but the rest is: the text was cut within a character"
     encoding = _likely(line)
     if encoding is None:
-        return f"{said}; convert it from the encoding it was written in: iconv -f ENCODING -t UTF-8"
+        return f"{problem}; convert it from the encoding it was written in: iconv -f ENCODING -t UTF-8"
     around = line[max(0, start - _EXCERPT) : start + _EXCERPT].decode(encoding, "replace")
-    return f"{said}; in {encoding} it reads {around!r}: iconv -f {encoding} -t UTF-8"
+    return f"{problem}; in {encoding} it reads {around!r}: iconv -f {encoding} -t UTF-8"
 
 
 def _likely(line: bytes) -> str | None:

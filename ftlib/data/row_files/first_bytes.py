@@ -73,13 +73,13 @@ _FORMATS: tuple[tuple[re.Pattern[bytes], _Known], ...] = tuple(
 
 def refuse_other_text(head: bytes, uri: str) -> None:
     """Raise DataError if a text file's first bytes, unpacked, are no UTF-8 text in lines."""
-    known = _known(head) or _other_encoding(head, uri) or _other_lines(head, uri)
-    if known is not None:
-        remedy = known.remedy or f"rename it so that its name ends with {known.suffix}"
-        if packing(uri) and known.suffix:
-            again = known.what.startswith(_COMPRESSED)
-            remedy = "unpack it once" if again else f"unpack it, and let its name end with {known.suffix}"
-        raise DataError(f"{uri} {'unpacks to what is' if packing(uri) else 'is'} {known.what}; {remedy}")
+    content = _known(head) or _other_encoding(head, uri) or _other_lines(head, uri)
+    if content is not None:
+        remedy = content.remedy or f"rename it so that its name ends with {content.suffix}"
+        if packing(uri) and content.suffix:
+            again = content.what.startswith(_COMPRESSED)
+            remedy = "unpack it once" if again else f"unpack it, and let its name end with {content.suffix}"
+        raise DataError(f"{uri} {'unpacks to what is' if packing(uri) else 'is'} {content.what}; {remedy}")
 
 
 def refuse_packed_within(line: bytes, uri: str, number: int) -> None:
@@ -107,20 +107,20 @@ def wide_line(line: bytes) -> str | None:
 
 def refuse_other_packing(head: bytes, uri: str) -> None:
     """Raise DataError if a file is not compressed as its name says; an empty one has no rows."""
-    wanted = packing(uri)
-    found = _known(head)
-    if not head or not wanted or (found and found.what.endswith(wanted)):
+    named = packing(uri)
+    content = _known(head)
+    if not head or not named or (content and content.what.endswith(named)):
         return
-    suffix = ".gz" if wanted == "gzip" else ".zst"
-    if found:
-        remedy = found.remedy or f"let its name end with {found.suffix} instead of {suffix}"
-        as_said = f"with {wanted}" if found.what.startswith(_COMPRESSED) else f"compressed with {wanted}"
-        raise DataError(f"{uri} is {found.what}, not {as_said} as its name says; {remedy}")
+    suffix = ".gz" if named == "gzip" else ".zst"
+    if content:
+        remedy = content.remedy or f"let its name end with {content.suffix} instead of {suffix}"
+        as_said = f"with {named}" if content.what.startswith(_COMPRESSED) else f"compressed with {named}"
+        raise DataError(f"{uri} is {content.what}, not {as_said} as its name says; {remedy}")
     if is_text(head):
         raise DataError(
-            f"{uri} is plain text, not compressed with {wanted} as its name says; take {suffix} off its name"
+            f"{uri} is plain text, not compressed with {named} as its name says; take {suffix} off its name"
         )
-    raise DataError(f"{uri} is a damaged {wanted} file: it does not begin like one; write it again")
+    raise DataError(f"{uri} is a damaged {named} file: it does not begin like one; write it again")
 
 
 def refuse_other_table(file: FileVersion) -> None:
@@ -130,12 +130,14 @@ def refuse_other_table(file: FileVersion) -> None:
             head = stream.read(4096)
     except OSError:
         return  # the reader says what the system says
-    found = _known(head)
+    content = _known(head)
     if not head or head.startswith(_PARQUET):
         return
-    if found:
-        remedy = found.remedy or f"let its name end with .jsonl{found.suffix} or .csv{found.suffix}, whichever it is"
-        raise DataError(f"{file.uri} is {found.what}, not parquet as its name says; {remedy}")
+    if content:
+        remedy = (
+            content.remedy or f"let its name end with .jsonl{content.suffix} or .csv{content.suffix}, whichever it is"
+        )
+        raise DataError(f"{file.uri} is {content.what}, not parquet as its name says; {remedy}")
     if is_text(head):
         json = head.removeprefix(BOM).lstrip().startswith((b"{", b"["))
         suffix = ".jsonl" if json else ".csv, if csv is what it is"
@@ -165,7 +167,7 @@ def is_text(head: bytes) -> bool:
 
 
 def _known(head: bytes) -> _Known | None:
-    return next((known for mark, known in _FORMATS if mark.match(head)), None)
+    return next((content for mark, content in _FORMATS if mark.match(head)), None)
 
 
 def _other_encoding(head: bytes, uri: str) -> _Known | None:
@@ -186,7 +188,7 @@ def _wide_encoding(head: bytes) -> str | None:
     sample = head[: min(len(head), 4096) // 4 * 4]
     if not sample.count(0):
         return None
-    zeros = [sample[place::4].count(0) * 4 / len(sample) for place in range(4)]
+    zeros = [sample[offset::4].count(0) * 4 / len(sample) for offset in range(4)]
     if min(zeros[2:]) > 0.9 > 0.1 > zeros[0]:
         return "UTF-32LE"
     if min(zeros[:2]) > 0.9 > 0.1 > zeros[3]:

@@ -29,11 +29,11 @@ def read_jsonl(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozens
             number, size, data = line
             values = None if data is None else _quick(data)
             if values is None:
-                found = parse_line(line, uri, row_bytes, drop)
+                row_or_bad = parse_line(line, uri, row_bytes, drop)
             else:
-                found = Row(uri, number, size, _without(values, drop))
-            if found is not None:
-                yield found
+                row_or_bad = Row(uri, number, size, _without(values, drop))
+            if row_or_bad is not None:
+                yield row_or_bad
 
 
 def _without(values: dict[str, Value], drop: frozenset[str]) -> dict[str, Value]:
@@ -102,29 +102,29 @@ def parse_line(line: Line, uri: str, row_bytes: int, drop: frozenset[str] = froz
 
 def _what_is_wrong(text: str, error: json.JSONDecodeError) -> str:
     """Say where a line is no JSON, and what writes such lines."""
-    rest, said = text[error.pos :].strip(), f"column {error.colno}: {error.msg}"
+    rest, problem = text[error.pos :].strip(), f"column {error.colno}: {error.msg}"
     if error.msg == "Extra data":
         if rest.strip(",") == "":
             return "a comma after the object: rows are lines, with nothing between them (sed 's/,[[:space:]]*$//')"
         if rest.lstrip("\ufeff").startswith("{"):
             return f"column {error.colno}: another object on the same line; write one a line"
     if _PYTHON.match(text):
-        return f"{said}: a Python dict and no JSON; json.dumps(ast.literal_eval(line)) makes it a row"
+        return f"{problem}: a Python dict and no JSON; json.dumps(ast.literal_eval(line)) makes it a row"
     if word := re.match(r"None\b|True\b|False\b", rest):
-        return f"{said}: Python's {word[0]} and no JSON; write the row with json.dumps"
+        return f"{problem}: Python's {word[0]} and no JSON; write the row with json.dumps"
     if error.pos == 0 and error.msg == "Expecting value":
-        return f"{said}: a row is an object, {{...}}; if this is csv, let the file's name end with .csv"
-    return said
+        return f"{problem}: a row is an object, {{...}}; if this is csv, let the file's name end with .csv"
+    return problem
 
 
 _PYTHON = re.compile(r"\s*\{\s*u?'")
 
 
-def _noted(found: list[str]) -> Callable[[str], float]:
+def _noted(names: list[str]) -> Callable[[str], float]:
     """Read NaN and infinity, which are no JSON, as numbers: whether they matter depends on the columns that stay."""
 
     def read(name: str) -> float:
-        found.append(name)
+        names.append(name)
         return float(name)
 
     return read
@@ -157,6 +157,8 @@ def read_json(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozense
         raise DataError(f"{file.uri} is no list in JSON: {error}; write it again, or one object a line") from error
     for number, item in enumerate(items, 1):
         line = json.dumps(item).encode()
-        found = parse_line((number, len(line), line if len(line) <= row_bytes else None), file.uri, row_bytes, drop)
-        if found is not None:
-            yield found
+        row_or_bad = parse_line(
+            (number, len(line), line if len(line) <= row_bytes else None), file.uri, row_bytes, drop
+        )
+        if row_or_bad is not None:
+            yield row_or_bad

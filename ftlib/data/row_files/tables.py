@@ -52,8 +52,8 @@ def read_parquet(
             stream.seek(0)  # the same open file: what was replaced meanwhile does not matter, what was overwritten does
             compare(file, hashlib.file_digest(cast("Any", stream), "sha256").hexdigest())
     except (pa.ArrowException, OSError) as error:
-        what = getattr(error, "strerror", None) or first_line(error)
-        raise DataError(f"{file.uri} cannot be read as parquet: {what}; write it again") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise DataError(f"{file.uri} cannot be read as parquet: {reason}; write it again") from error
 
 
 def _refuse_shape(table: parquet.ParquetFile, uri: str) -> bool:

@@ -25,7 +25,7 @@ from ftlib.data.row_files.jsonl import read_json
 from ftlib.data.row_files.tables import read_parquet
 from ftlib.data.rows import BadRow, Row
 from ftlib.data.sources.base import SourceBase
-from ftlib.data.sources.listing import Found, list_folder, once, pin_listed
+from ftlib.data.sources.listing import FileStatus, list_folder, once, pin_listed
 from ftlib.errors import DataError, RecipeError, TransientError, first_line
 from ftlib.fingerprint import digest
 
@@ -75,10 +75,10 @@ class HuggingFace(SourceBase):
         folder = self._folder()
         if folder is None:
             return (ListedFile(uri=f"hf://datasets/{self.path}@{self.revision}", version=str(self.revision), bytes=0),)
-        found = _held(folder)
-        if not found:
+        files = _held(folder)
+        if not files:
             raise DataError(f"{self.path}: an empty folder; name one made by save_to_disk")
-        return tuple(ListedFile(uri=file.uri, version=file.version, bytes=file.bytes) for file in found)
+        return tuple(ListedFile(uri=file.uri, version=file.version, bytes=file.bytes) for file in files)
 
     def pin(
         self, listed: Sequence[ListedFile] | None = None, known: PinnedAlready | None = None
@@ -212,16 +212,18 @@ class HuggingFace(SourceBase):
                 f"{self.path}: the hub does not answer: {first_line(error)}; try again later"
             ) from error
         except (OSError, ValueError, ArithmeticError, LookupError, TypeError, DatasetsError) as error:
-            what = first_line(error).replace(shown or self.path, self.path)
-            raise DataError(f"{self.path}: not loadable as a dataset: {what}; correct its path or revision") from error
+            reason = first_line(error).replace(shown or self.path, self.path)
+            raise DataError(
+                f"{self.path}: not loadable as a dataset: {reason}; correct its path or revision"
+            ) from error
 
 
-def _held(folder: Path) -> Sequence[Found]:
+def _held(folder: Path) -> Sequence[FileStatus]:
     return once(file for file in list_folder(folder) if not file.uri.endswith(".lock"))
 
 
 @contextmanager
-def _links(files: Iterable[Found], folder: Path) -> Generator[Path]:
+def _links(files: Iterable[FileStatus], folder: Path) -> Generator[Path]:
     """Give a folder of links to these files, so that what `datasets` finds is what was listed.
 
     By itself it takes brackets in a path for a pattern, and passes by what links lead to.
@@ -242,8 +244,8 @@ def _own_reader(builder: Any, drop: frozenset[str], images: Sequence[str]) -> _R
 
     config = builder.config
     usual = type(config)()
-    said = [f.name for f in fields(config) if getattr(config, f.name) != getattr(usual, f.name)]
-    if builder.info.features is not None or not _OWN_WORDS.issuperset(said):
+    changed = [f.name for f in fields(config) if getattr(config, f.name) != getattr(usual, f.name)]
+    if builder.info.features is not None or not _OWN_WORDS.issuperset(changed):
         return None
     if isinstance(builder, Csv):
         return partial(read_csv, drop=drop, delimiter=config.sep) if len(config.sep) == 1 else None

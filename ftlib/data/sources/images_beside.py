@@ -11,13 +11,13 @@ from ftlib.config import user_path
 from ftlib.data.images.columns import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from ftlib.data.images.decoding import refusal
 from ftlib.data.listed import FileVersion, ListedFile
-from ftlib.data.sources.listing import Found, list_below, list_folder
+from ftlib.data.sources.listing import FileStatus, list_below, list_folder
 from ftlib.data.sources.stored_files import read_whole
 from ftlib.errors import RecipeError
 from ftlib.storage import Place, open_objects
 
 
-def list_images(place: Place, images_in: str | None, rows: Sequence[ListedFile]) -> list[Found]:
+def list_images(place: Place, images_in: str | None, rows: Sequence[ListedFile]) -> list[FileStatus]:
     """List the images under the folder that paths count from. Links that lead out of it are left out.
 
     Raises RecipeError for a folder that is neither here nor in the rows' bucket.

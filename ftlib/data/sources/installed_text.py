@@ -34,8 +34,8 @@ class InstalledText(SourceBase):
 
     def list(self) -> tuple[ListedFile, ...]:
         """List the libraries, each under its version. Raises DataError for one that is not installed."""
-        found = [Library(name).pin() for name in self.libraries]
-        return tuple(ListedFile(uri=file.uri, version=file.sha256, bytes=file.bytes) for file in found)
+        libraries = [Library(name).pin() for name in self.libraries]
+        return tuple(ListedFile(uri=file.uri, version=file.sha256, bytes=file.bytes) for file in libraries)
 
     def pin(
         self, listed: Sequence[ListedFile] | None = None, known: PinnedAlready | None = None

@@ -26,7 +26,7 @@ _EVERYTHING = ("**", "*")
 """A folder is this glob below it, so that both ways to ask give one answer."""
 
 
-class Found(NamedTuple):
+class FileStatus(NamedTuple):
     """One file."""
 
     uri: str
@@ -45,49 +45,49 @@ class Found(NamedTuple):
         return self.uri.rpartition("/")[0]
 
 
-class Listing(NamedTuple):
+class PathListing(NamedTuple):
     """All that is there; empty if nothing is."""
 
     what: Literal["file", "glob", "folder"]
-    files: list[Found]
+    files: list[FileStatus]
     marked: frozenset[str]
     """The folders that hold the marker."""
 
 
-def list_path(path: str, marker: str | None) -> Listing:
+def list_path(path: str, marker: str | None) -> PathListing:
     """List a local path. Names that start with `.` or `_` or end with `.tmp` are left out, unless asked for by name.
 
     A part of the path that is there as it is written is no pattern. Links are followed. Raises DataError for one that
     leads nowhere and for a folder that cannot be read: what they hold cannot be told.
     """
     base, pattern = _written(user_path(path).absolute())
-    top = _Place(base, os.path.realpath(base), False, False, os.path.isdir(base))
+    top = _Entry(base, os.path.realpath(base), False, False, os.path.isdir(base))
     if pattern:
-        what = "glob" if any(map(glob.has_magic, pattern)) else "file"
-        places = _expand(top, pattern)
+        asked_as = "glob" if any(map(glob.has_magic, pattern)) else "file"
+        entries = _expand(top, pattern)
     elif top.folder:
-        what, places = "folder", _expand(top, _EVERYTHING)
+        asked_as, entries = "folder", _expand(top, _EVERYTHING)
     else:
-        what, places = "file", iter((_regular(top),))
-    files = [found for place in places if (found := _stat(place))]
-    folders = {found.folder for found in files} if marker else set[str]()
+        asked_as, entries = "file", iter((_regular(top),))
+    files = [file for entry in entries if (file := _stat(entry))]
+    folders = {file.folder for file in files} if marker else set[str]()
     marked = frozenset(folder for folder in folders if os.path.isfile(f"{folder}/{marker}"))
-    return Listing(what, sorted(files), marked)
+    return PathListing(asked_as, sorted(files), marked)
 
 
-def list_folder(folder: Path) -> list[Found]:
+def list_folder(folder: Path) -> list[FileStatus]:
     """List every file in a folder and below, hidden ones too. Raises DataError as `list_path` does."""
-    top = _Place(str(folder.absolute()), os.path.realpath(folder), False, False, True)
-    places = (child for below in _walk(top, hidden=True) for child in _children(below) if not child.folder)
-    return sorted(found for place in places if (found := _stat(place)))
+    top = _Entry(str(folder.absolute()), os.path.realpath(folder), False, False, True)
+    entries = (child for below in _walk(top, hidden=True) for child in _children(below) if not child.folder)
+    return sorted(file for entry in entries if (file := _stat(entry)))
 
 
-def once(files: Iterable[Found]) -> list[Found]:
+def once(files: Iterable[FileStatus]) -> list[FileStatus]:
     """Leave one name of every file: where links lead to it, that without, then the first.
 
     Raises DataError for a name that is not UTF-8, which no record can hold.
     """
-    names: dict[str, Found] = {}
+    names: dict[str, FileStatus] = {}
     for file in sorted(files, key=lambda file: (file.linked, file.uri)):
         try:
             file.uri.encode()
@@ -98,7 +98,7 @@ def once(files: Iterable[Found]) -> list[Found]:
     return sorted(names.values())
 
 
-def list_bucket(place: Place, marker: str | None) -> Listing:
+def list_bucket(place: Place, marker: str | None) -> PathListing:
     """List a key, a prefix that ends with a slash, or a glob; `*` and `?` stop at a slash, `**` does not.
 
     A part of the key that is there as it is written is no pattern.
@@ -106,20 +106,20 @@ def list_bucket(place: Place, marker: str | None) -> Listing:
     bucket, key = open_objects(place), place.key
     base, pattern = _written_key(bucket, key)
     if pattern:
-        found = _objects(bucket, base if marker else base + _before_magic(pattern))
-        wanted = _matching(found, base, pattern.split("/"))
-        return Listing("glob", wanted, _marked(found, marker))
+        files = _objects(bucket, base if marker else base + _before_magic(pattern))
+        matching = _matching(files, base, pattern.split("/"))
+        return PathListing("glob", matching, _marked(files, marker))
     first = next(bucket.walk(key), None) if key and not key.endswith("/") else None
     if first is not None and first.key == key:
         base = key.rpartition("/")[0]
         beside = _objects(bucket, f"{base}/{marker}".lstrip("/")) if marker else []
-        return Listing("file", [_found(bucket, first)], _marked(beside, marker))
+        return PathListing("file", [_file_status(bucket, first)], _marked(beside, marker))
     base = f"{key.rstrip('/')}/" if key else ""
-    found = _objects(bucket, base)
-    return Listing("folder", _matching(found, base, _EVERYTHING), _marked(found, marker))
+    files = _objects(bucket, base)
+    return PathListing("folder", _matching(files, base, _EVERYTHING), _marked(files, marker))
 
 
-def list_below(bucket: Objects, key: str) -> list[Found]:
+def list_below(bucket: Objects, key: str) -> list[FileStatus]:
     """List every object below a key, hidden ones too."""
     return _objects(bucket, f"{key}/" if key else "")
 
@@ -133,7 +133,7 @@ def base_of(place: Place) -> str:
     return base if pattern or os.path.isdir(base) else base.rpartition("/")[0]
 
 
-class _Place(NamedTuple):
+class _Entry(NamedTuple):
     """A file or folder on this machine."""
 
     path: str
@@ -147,54 +147,54 @@ class _Place(NamedTuple):
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
-    def child(self, name: str, *, link: bool, folder: bool) -> _Place:
+    def child(self, name: str, *, link: bool, folder: bool) -> _Entry:
         path = os.path.join(self.path, name)
         moved = link or name == ".."
         real = os.path.realpath(path) if moved else os.path.join(self.real, name)
-        return _Place(path, real, link, self.linked or moved, folder)
+        return _Entry(path, real, link, self.linked or moved, folder)
 
 
-def _written(where: Path) -> tuple[str, list[str]]:
+def _written(path: Path) -> tuple[str, list[str]]:
     """Cut a path behind what is there as it is written; the rest is a pattern."""
-    there, parts = where.anchor, list(where.parts[1:])
-    while parts and os.path.lexists(os.path.join(there, parts[0])):
-        there = os.path.join(there, parts.pop(0))
-    return there, parts
+    existing, parts = path.anchor, list(path.parts[1:])
+    while parts and os.path.lexists(os.path.join(existing, parts[0])):
+        existing = os.path.join(existing, parts.pop(0))
+    return existing, parts
 
 
-def _expand(place: _Place, pattern: Sequence[str]) -> Iterator[_Place]:
-    if not pattern or not place.folder:
-        if place.linked:
-            _refuse_dangling(place.path)
+def _expand(top: _Entry, pattern: Sequence[str]) -> Iterator[_Entry]:
+    if not pattern or not top.folder:
+        if top.linked:
+            _refuse_dangling(top.path)
         if not pattern:
-            yield place
+            yield top
         return
     part, rest = pattern[0], pattern[1:]
     if part == "**":
-        for folder in _walk(place):
+        for folder in _walk(top):
             yield from _expand(folder, rest or ("*",))
-    elif os.path.lexists(path := os.path.join(place.path, part)):
-        yield from _expand(place.child(part, link=os.path.islink(path), folder=os.path.isdir(path)), rest)
+    elif os.path.lexists(path := os.path.join(top.path, part)):
+        yield from _expand(top.child(part, link=os.path.islink(path), folder=os.path.isdir(path)), rest)
     elif glob.has_magic(part):
-        for child in _children(place):
+        for child in _children(top):
             if fnmatchcase(child.name, part) and not _hidden(child.name, part):
                 yield from _expand(child, rest)
 
 
-def _walk(top: _Place, *, hidden: bool = False) -> Iterator[_Place]:
+def _walk(top: _Entry, *, hidden: bool = False) -> Iterator[_Entry]:
     """Yield a folder and those below it, each once however many links lead to it, by a name without links first.
 
     Raises DataError for a visible link that leads nowhere: it may stand for a folder of rows.
     """
     seen = set[str]()
-    folders, links = [top], list[_Place]()
+    folders, links = [top], list[_Entry]()
     while folders or links:
-        place = folders.pop() if folders else heapq.heappop(links)
-        if place.real in seen:
+        folder = folders.pop() if folders else heapq.heappop(links)
+        if folder.real in seen:
             continue
-        seen.add(place.real)
-        yield place
-        for child in _children(place):
+        seen.add(folder.real)
+        yield folder
+        for child in _children(folder):
             visible = not _hidden(child.name, "")
             if child.link and visible and not child.folder:
                 _refuse_dangling(child.path)
@@ -206,17 +206,17 @@ def _walk(top: _Place, *, hidden: bool = False) -> Iterator[_Place]:
                 folders.append(child)
 
 
-def _children(place: _Place) -> Iterator[_Place]:
+def _children(parent: _Entry) -> Iterator[_Entry]:
     try:
-        with os.scandir(place.path) as entries:
-            found = [(entry.name, entry.is_symlink(), entry.is_dir(follow_symlinks=False)) for entry in entries]
+        with os.scandir(parent.path) as entries:
+            children = [(entry.name, entry.is_symlink(), entry.is_dir(follow_symlinks=False)) for entry in entries]
     except FileNotFoundError:  # taken away since it was listed
         return
     except OSError as error:
-        raise DataError(f"{place.path}: {error.strerror}; make it readable or take it out of the source") from error
-    for name, link, folder in found:
+        raise DataError(f"{parent.path}: {error.strerror}; make it readable or take it out of the source") from error
+    for name, link, folder in children:
         # The entry's own is_dir() raises for a link to itself.
-        yield place.child(name, link=link, folder=folder or (link and os.path.isdir(os.path.join(place.path, name))))
+        yield parent.child(name, link=link, folder=folder or (link and os.path.isdir(os.path.join(parent.path, name))))
 
 
 def _refuse_dangling(path: str) -> None:
@@ -226,12 +226,12 @@ def _refuse_dangling(path: str) -> None:
         )
 
 
-def _regular(place: _Place) -> _Place:
+def _regular(entry: _Entry) -> _Entry:
     """Return a file that was asked for by name. Raises DataError if it is a pipe, a device or a link to nothing."""
-    _refuse_dangling(place.path)
-    if not os.path.isfile(place.path):
-        raise DataError(f"{place.path} is neither a file nor a folder; write the rows to a file")
-    return place
+    _refuse_dangling(entry.path)
+    if not os.path.isfile(entry.path):
+        raise DataError(f"{entry.path} is neither a file nor a folder; write the rows to a file")
+    return entry
 
 
 def _written_key(bucket: Objects, key: str) -> tuple[str, str]:
@@ -253,31 +253,31 @@ def _before_magic(pattern: str) -> str:
     return pattern[: next(i for i, c in enumerate(pattern) if c in "*?[")]
 
 
-def _matching(found: Iterable[Found], base: str, pattern: Sequence[str]) -> list[Found]:
+def _matching(files: Iterable[FileStatus], base: str, pattern: Sequence[str]) -> list[FileStatus]:
     """Return the objects below `base` that a pattern means, in order."""
-    keys = [(file, file.uri.split("/", 3)[3].removeprefix(base).split("/")) for file in found]
-    there = {tuple(parts[:depth]) for _, parts in keys for depth in range(1, len(parts) + 1)}
-    return sorted(file for file, parts in keys if _matches((), tuple(parts), tuple(pattern), there))
+    keys = [(file, file.uri.split("/", 3)[3].removeprefix(base).split("/")) for file in files]
+    existing = {tuple(parts[:depth]) for _, parts in keys for depth in range(1, len(parts) + 1)}
+    return sorted(file for file, parts in keys if _matches((), tuple(parts), tuple(pattern), existing))
 
 
 def _matches(
-    before: tuple[str, ...], parts: tuple[str, ...], pattern: tuple[str, ...], there: Collection[tuple[str, ...]]
+    before: tuple[str, ...], parts: tuple[str, ...], pattern: tuple[str, ...], existing: Collection[tuple[str, ...]]
 ) -> bool:
     if not pattern or not parts:
         return not pattern and not parts
     part, deeper = pattern[0], (*before, parts[0])
     if part == "**":
-        below = _matches(before, parts, pattern[1:] or ("*",), there)
-        return below or (not _hidden(parts[0], "") and _matches(deeper, parts[1:], pattern, there))
-    written = (*before, part) in there
+        below = _matches(before, parts, pattern[1:] or ("*",), existing)
+        return below or (not _hidden(parts[0], "") and _matches(deeper, parts[1:], pattern, existing))
+    written = (*before, part) in existing
     fits = parts[0] == part if written else fnmatchcase(parts[0], part) and not _hidden(parts[0], part)
-    return fits and _matches(deeper, parts[1:], pattern[1:], there)
+    return fits and _matches(deeper, parts[1:], pattern[1:], existing)
 
 
 def list_file(path: Path) -> ListedFile | None:
     """List one local file; None if there is none."""
-    found = _stat(_Place(str(path), str(path), False, False, False))
-    return found and ListedFile(uri=found.uri, version=found.version, bytes=found.bytes)
+    status = _stat(_Entry(str(path), str(path), False, False, False))
+    return status and ListedFile(uri=status.uri, version=status.version, bytes=status.bytes)
 
 
 def pin_listed(file: ListedFile, known: PinnedAlready | None) -> FileVersion:
@@ -301,33 +301,33 @@ def _version(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_mtime_ns:x}"
 
 
-def _stat(place: _Place) -> Found | None:
+def _stat(entry: _Entry) -> FileStatus | None:
     """Return a regular file; None for anything else."""
     try:
-        status = os.stat(place.path)
+        status = os.stat(entry.path)
     except FileNotFoundError:  # taken away since its name was listed
         return None
     except OSError as error:
-        raise DataError(f"{place.path}: {error.strerror}; make it readable or take it out of the source") from error
+        raise DataError(f"{entry.path}: {error.strerror}; make it readable or take it out of the source") from error
     if not stat.S_ISREG(status.st_mode):
         return None
     # Not st_mtime: copying tools set it to the original's, long before the copy is complete.
     age = time.time() - status.st_ctime
-    return Found(place.path, _version(status), status.st_size, age, place.real, place.linked)
+    return FileStatus(entry.path, _version(status), status.st_size, age, entry.real, entry.linked)
 
 
-def _objects(bucket: Objects, prefix: str) -> list[Found]:
+def _objects(bucket: Objects, prefix: str) -> list[FileStatus]:
     # What consoles make for an empty folder ends with a slash.
-    return [_found(bucket, found) for found in bucket.walk(prefix) if not found.key.endswith("/")]
+    return [_file_status(bucket, stored) for stored in bucket.walk(prefix) if not stored.key.endswith("/")]
 
 
-def _found(bucket: Objects, found: StoredObject) -> Found:
-    uri = bucket.uri(found.key)
-    return Found(uri, found.version, found.bytes, found.age, uri, False)
+def _file_status(bucket: Objects, stored: StoredObject) -> FileStatus:
+    uri = bucket.uri(stored.key)
+    return FileStatus(uri, stored.version, stored.bytes, stored.age, uri, False)
 
 
-def _marked(found: Iterable[Found], marker: str | None) -> frozenset[str]:
-    return frozenset(file.folder for file in found if file.uri.rpartition("/")[2] == marker)
+def _marked(files: Iterable[FileStatus], marker: str | None) -> frozenset[str]:
+    return frozenset(file.folder for file in files if file.uri.rpartition("/")[2] == marker)
 
 
 def _hidden(name: str, pattern: str) -> bool:

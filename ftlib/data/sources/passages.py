@@ -155,8 +155,8 @@ def masking(names: Iterable[str]) -> re.Pattern[str]:
     patterns = sorted((re.sub(r"[-_\s]+", r"[-_\\s]*", name) for name in names), key=lambda p: (-len(p), p))
     inside = "|".join(rf"\w*{p}\w*" for p in patterns if len(p) >= 5)
     whole = "|".join(p for p in patterns if len(p) < 5)
-    one = "|".join(filter(None, (inside, whole)))
-    return re.compile(rf"(?<![\w.])(?:\w+\.)*(?:{one})(?!\w)(?:\.\w+)*", re.IGNORECASE)
+    either = "|".join(filter(None, (inside, whole)))
+    return re.compile(rf"(?<![\w.])(?:\w+\.)*(?:{either})(?!\w)(?:\.\w+)*", re.IGNORECASE)
 
 
 def _module_docstrings(path: Path, module: str) -> Iterator[Passage]:
@@ -187,11 +187,11 @@ _LICENCE = re.compile(r"licen[cs]e|warrant", re.I)
 
 def _module_comments(path: Path, module: str) -> Iterator[Passage]:
     source = path.read_text(encoding="utf-8", errors="replace")
-    for found in _COMMENTS.finditer(source):
-        if not found["lines"]:
+    for comment in _COMMENTS.finditer(source):
+        if not comment["lines"]:
             continue
-        first = source.count("\n", 0, found.start())
-        body = "\n".join(line.strip().lstrip("#!").removeprefix(" ") for line in found["lines"].splitlines())
+        first = source.count("\n", 0, comment.start())
+        body = "\n".join(line.strip().lstrip("#!").removeprefix(" ") for line in comment["lines"].splitlines())
         for line, block in _blocks(body):
             text = clean(_plain(block))
             if reads_like_english(text) and not _LICENCE.search(text):

@@ -33,8 +33,8 @@ def pin(source: Source, work: Workspace, listed: Sequence[ListedFile] | None = N
     path = work.root / "pins" / f"{digest(identify(source))[:16]}.json"
     now = time.time()
     with local_errors(path):
-        known = _read(path)
-    files = source.pin(listed, known)
+        earlier = _read(path)
+    files = source.pin(listed, earlier)
     pins = _Pins(at=now, files=tuple((file.uri, file.version, file.bytes, file.sha256) for file in files))
     write_durably(path, pins.model_dump_json().encode())
     return files

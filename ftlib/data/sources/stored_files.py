@@ -18,7 +18,7 @@ from pydantic import Field
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
 from ftlib.data.row_files.budget import compare
 from ftlib.data.sources.base import SourceBase
-from ftlib.data.sources.listing import Found, Listing, list_bucket, list_path, once, pin_listed
+from ftlib.data.sources.listing import FileStatus, PathListing, list_bucket, list_path, once, pin_listed
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.storage import Objects, Place, open_objects
 from ftlib.storage.store import StoredObject
@@ -65,12 +65,12 @@ class StoredFiles(SourceBase, ABC):
                 )
         return self.listed(files, listing)
 
-    def listing(self) -> Listing:
+    def listing(self) -> PathListing:
         """Return all that is under the path."""
         place = self.place()
         return list_bucket(place, self.marker) if place.remote else list_path(self.path, self.marker)
 
-    def listed(self, files: Iterable[Found], listing: Listing) -> tuple[ListedFile, ...]:
+    def listed(self, files: Iterable[FileStatus], listing: PathListing) -> tuple[ListedFile, ...]:
         """Return files of a listing, with whether they may still be written."""
         return tuple(
             ListedFile(uri=f.uri, version=f.version, bytes=f.bytes, settled=self._settled(f, listing)) for f in files
@@ -109,13 +109,13 @@ class StoredFiles(SourceBase, ABC):
         except StorageError as error:
             raise RecipeError(f"the source's path {error}") from None
 
-    def _settled(self, file: Found, listing: Listing) -> bool:
+    def _settled(self, file: FileStatus, listing: PathListing) -> bool:
         if self.marker is not None and file.folder not in listing.marked:
             return False
         # A date from the future is a clock that was set: then it says nothing, and waiting for it could take years.
         return abs(file.age) >= self.settle_seconds
 
-    def _nothing(self, place: Place, listing: Listing) -> str:
+    def _nothing(self, place: Place, listing: PathListing) -> str:
         if listing.what == "folder" and (listing.files or not place.remote):
             return f"{place.uri}: no {', '.join(self.suffixes)} file in this folder; name the one that is meant"
         wanted = "no file matches this glob" if listing.what == "glob" else "no such file or folder"

@@ -56,9 +56,9 @@ class AUROC(MetricBase):
         drawn = times_drawn(rows, len(outcomes))
         total, labels = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
         for label, gold in _ranked(outcomes):
-            area, known = _areas(outcomes.probabilities[:, label], gold, drawn)
+            area, defined = _areas(outcomes.probabilities[:, label], gold, drawn)
             total += area
-            labels += known
+            labels += defined
         return np.where(labels > 0, total / labels.clip(min=1), np.nan)
 
 

@@ -37,8 +37,8 @@ class EntityScore(MetricBase):
     @property
     @override
     def undefined_where(self) -> str:
-        what = f"entity of type {self.type!r}" if self.type else "entity"
-        return f"the rows hold no {what}{' or none is said' if self.score == 'precision' else ''}"
+        lacking = f"entity of type {self.type!r}" if self.type else "entity"
+        return f"the rows hold no {lacking}{' or none is said' if self.score == 'precision' else ''}"
 
     @override
     def may_be_defined(self, rows: int, labels: Mapping[str, int]) -> bool:
@@ -48,19 +48,19 @@ class EntityScore(MetricBase):
         self, outcomes: TaggedOutcomes, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample. Raises DataError if the model knows no such type."""
-        place = 0 if self.type is None else self._place(outcomes.entities.types, self.type)
+        column = 0 if self.type is None else self._column(outcomes.entities.types, self.type)
         counts = entity_counts(outcomes, rows)
-        return (counts.pooled if self.type is None else counts).score(self.score)[:, place]
+        return (counts.pooled if self.type is None else counts).score(self.score)[:, column]
 
-    def _place(self, types: tuple[str, ...], wanted: str) -> int:
-        if wanted not in types:
+    def _column(self, types: tuple[str, ...], name: str) -> int:
+        if name not in types:
             raise DataError(
-                f"metric {self.name!r}: the model knows no entities of type {wanted!r}; it has {', '.join(types)}"
+                f"metric {self.name!r}: the model knows no entities of type {name!r}; it has {', '.join(types)}"
             )
-        return types.index(wanted)
+        return types.index(name)
 
 
 def entity_counts(outcomes: TaggedOutcomes, rows: Int[np.ndarray, "resamples rows"]) -> LabelCounts:
     """Count the entities of every resample, by type."""
-    drawn, found = times_drawn(rows, len(outcomes)), outcomes.entities
-    return LabelCounts(*(summed(drawn, side) for side in (found.hits, found.golds, found.predictions)))
+    drawn, entities = times_drawn(rows, len(outcomes)), outcomes.entities
+    return LabelCounts(*(summed(drawn, side) for side in (entities.hits, entities.golds, entities.predictions)))

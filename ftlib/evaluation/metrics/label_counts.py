@@ -62,20 +62,20 @@ class LabelCounts:
         """
         import numpy as np
 
-        found = {
+        ratio = {
             "precision": share(self.hits, self.predictions),
             "recall": share(self.hits, self.golds),
             "f1": 2 * share(self.hits, self.golds + self.predictions),
         }[score]
-        return np.where(self.golds > 0, found, np.nan)
+        return np.where(self.golds > 0, ratio, np.nan)
 
 
 def position(outcomes: LabelTable, label: str) -> int:
     """Return a label's place. Raises DataError if the model has no such label."""
-    (place,) = places([label], outcomes.labels)
-    if place is None:
+    (index,) = places([label], outcomes.labels)
+    if index is None:
         raise DataError(f"a metric names the label {label!r}; the model has {', '.join(outcomes.labels)}")
-    return place
+    return index
 
 
 def _count(labels: Int[np.ndarray, "resamples rows"], nothing: int) -> Int[np.ndarray, "resamples labels"]:

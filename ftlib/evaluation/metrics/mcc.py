@@ -47,5 +47,5 @@ class MCC(MetricBase):
         covariance = counts.hits.sum(axis=1) * total - (counts.golds * counts.predictions).sum(axis=1)
         spread = [total**2 - (side.astype(np.float64) ** 2).sum(axis=1) for side in (counts.golds, counts.predictions)]
         scale = np.sqrt(spread[0] * spread[1])
-        found = np.divide(covariance, scale, out=np.zeros(len(rows)), where=scale > 0)
-        return np.where(spread[0] > 0, found, np.nan)
+        correlation = np.divide(covariance, scale, out=np.zeros(len(rows)), where=scale > 0)
+        return np.where(spread[0] > 0, correlation, np.nan)
