@@ -4,12 +4,11 @@ Prefect's form submits the wrong branch of a union of models, and drops what com
 is neither here: what is left empty comes from the recipe, and the strict Recipe is built from the answers.
 """
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
+from ftlib.training.tuning import tunings
 
 FROM_RECIPE = "from recipe"
 
@@ -19,11 +18,11 @@ class Training(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tuning: Literal["from recipe", "full", "lora", "linear_probe"] = Field(
+    tuning: str = Field(
         default=FROM_RECIPE,
         title="Tuning",
         description="Which weights move.",
-        json_schema_extra={"position": 0},
+        json_schema_extra={"position": 0, "enum": [FROM_RECIPE, *tunings()]},
     )
     learning_rate: float | None = Field(default=None, gt=0.0, title="Learning rate", json_schema_extra={"position": 1})
     epochs: float | None = Field(default=None, gt=0.0, title="Epochs", json_schema_extra={"position": 2})
@@ -33,7 +32,14 @@ class Training(BaseModel):
     lora_rank: int | None = Field(
         default=None, gt=0, title="LoRA rank", description="Only with tuning lora.", json_schema_extra={"position": 4}
     )
-    seed: int | None = Field(default=None, title="Seed", json_schema_extra={"position": 5})
+    frozen_layers: int | None = Field(
+        default=None,
+        ge=0,
+        title="Frozen layers",
+        description="Counted from the input; only with tuning frozen_layers.",
+        json_schema_extra={"position": 5},
+    )
+    seed: int | None = Field(default=None, title="Seed", json_schema_extra={"position": 6})
 
     def overrides(self) -> list[str]:
         """Return the recipe overrides that these answers stand for."""
@@ -45,6 +51,7 @@ class Training(BaseModel):
                 f"{last}.optimizer.epochs": self.epochs,
                 f"{last}.optimizer.batch_size": self.batch_size,
                 f"{last}.tuning.rank": self.lora_rank,
+                f"{last}.tuning.layers": self.frozen_layers,
                 "seed": self.seed,
             }
         )

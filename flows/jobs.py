@@ -8,7 +8,7 @@ from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
-from ftlib.models.adapter import Versions, find_any
+from ftlib.models.adapter import Bases, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
@@ -133,9 +133,9 @@ def score_job(
     )
 
 
-def bases(recipe: Recipe, work: Workspace) -> Versions:
-    """Return what gives the folder of a version that an adapter stands on, from the recipe's registry."""
-    return lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases")
+def bases(recipe: Recipe, work: Workspace) -> Bases:
+    """Say where the models that adapters stand on are looked for: versions, in the recipe's registry."""
+    return Bases(version=lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases"))
 
 
 def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:

@@ -12,7 +12,7 @@ from ftlib.data.identity import identities
 from ftlib.evaluation.measured import EvalReport
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
-from ftlib.models.adapter import Versions, find_any
+from ftlib.models.adapter import ANYWHERE, Bases, find_any
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
@@ -31,14 +31,14 @@ class Finished:
 
 
 def fitting(
-    name: str, folder: Path, recipe: Recipe, asked: Collection[str] = (), versions: Versions | None = None
+    name: str, folder: Path, recipe: Recipe, asked: Collection[str] = (), bases: Bases = ANYWHERE
 ) -> Steps[Finished | None]:
-    """Take the model in `folder` under a name; `versions` gives the base of an adapter that stands on a version.
+    """Take the model in `folder` under a name; `bases` is where the base of an adapter is looked for.
 
     None for a model without a head for the recipe's rows, or whose head does not know one of the labels `asked`, or
     knows one of them twice.
     """
-    model = find_any(ModelRef(path=str(folder.absolute())), versions)
+    model = find_any(ModelRef(path=str(folder.absolute())), bases)
     kind = recipe.kind(recipe.phases[0])
     labels = labels_of(folder) if KINDS[kind].labeled else ()
     label_identities = identities(labels)

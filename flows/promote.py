@@ -11,15 +11,13 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.alias_move import AliasMove
 from flows.one_line_errors import one_line_errors
 from flows.run_page import artifact_key, show_markdown
-from ftlib.errors import StorageError
 from ftlib.evaluation.results import UNDEFINED
-from ftlib.registry import AliasEntry, ModelRegistry
-from ftlib.registry.aliases import AliasLog
-from ftlib.registry.versions import model_name
+from ftlib.registry import ModelRegistry
 from ftlib.storage import Place, open_store
-from ftlib.wording import escaped
+from ftlib.wording import table
 
 one_line_errors()
 
@@ -58,13 +56,7 @@ def promote(
         expected: The entry of the history that you decided against. None is the newest one now.
     """
     opened = ModelRegistry(open_store(Place.parse(registry, endpoint_url)))
-    before = opened.alias(model_name(model), alias)
-    opened.version(model, version)
-    _show(opened, model, alias, before, version)
-    if not approve:
-        return _not_approved(model, alias, before, version)
-    against = expected if expected is not None else _sequence(before)
-    return _moved(opened.promote(model, alias, version, against or None, _name(who), why), before)
+    return _shown(AliasMove.promotion(opened, model, alias, version, expected), approve, who, why)
 
 
 @flow(name="rollback", flow_run_name=_run_name)
@@ -95,57 +87,30 @@ def rollback(
         expected: The entry of the history that you decided against. None is the newest one now.
     """
     opened = ModelRegistry(open_store(Place.parse(registry, endpoint_url)))
-    opened.version(model_name(model))  # says what models there are
-    before = opened.alias(model, alias)
-    if before is None:
-        raise StorageError(f"{model}@{alias} was never set in {opened.store.uri}; there is nothing to roll back")
-    against = before.sequence if expected is None else expected
-    version = AliasLog(opened.store, model, alias).before(against, to)
-    _show(opened, model, alias, before, version)
+    return _shown(AliasMove.rollback(opened, model, alias, to, expected), approve, who, why)
+
+
+def _shown(move: AliasMove, approve: bool, who: str, why: str) -> State[Any]:
+    """Show on the run's page what a move would change, and make it if it is approved."""
+    _compare(move)
     if not approve:
-        return _not_approved(model, alias, before, version)
-    return _moved(opened.rollback(model, alias, against, _name(who), why, to), before)
+        return Completed(name="Not approved", message=move.proposal(), data=move.before)
+    entry = move.make(who or f"flow run {flow_run.name} {flow_run.id}", why)
+    return Completed(message=move.outcome(entry), data=entry)
 
 
-def _sequence(entry: AliasEntry | None) -> int | None:
-    return entry.sequence if entry else None
-
-
-def _name(who: str) -> str:
-    return who or f"flow run {flow_run.name} {flow_run.id}"
-
-
-def _not_approved(model: str, alias: str, before: AliasEntry | None, version: int) -> State[Any]:
-    now = f"means version {before.version} (entry {before.sequence})" if before else "is not set"
-    message = f"nothing moved: {model}@{alias} {now}; approve to let it mean version {version}"
-    return Completed(name="Not approved", message=message, data=before)
-
-
-def _moved(entry: AliasEntry, before: AliasEntry | None) -> State[Any]:
-    name = f"{entry.name}@{entry.alias}"
-    if before and before.sequence == entry.sequence:
-        message = f"{name} was already version {entry.version}, entry {entry.sequence}"
-    else:
-        was = f" (before: version {before.version})" if before else ""
-        message = f"{name} is now version {entry.version}{was}, entry {entry.sequence}"
-    return Completed(message=message, data=entry)
-
-
-def _show(opened: ModelRegistry, model: str, alias: str, before: AliasEntry | None, version: int) -> None:
+def _compare(move: AliasMove) -> None:
     """Put both versions' metrics side by side on the run's page."""
-    new = opened.manifest(opened.version(model, version)).metrics
-    old = opened.manifest(opened.version(model, before.version)).metrics if before else {}
-    head = (
-        f"| test split | {f'version {before.version}, in place' if before else 'none in place'} | version {version} |"
-    )
-    cells = [
-        f"| {escaped(metric)} | {_number(old, metric)} | {_number(new, metric)} |" for metric in sorted({*old, *new})
-    ]
-    note = "\n\nEach was measured in its own run: on other rows, if the data changed between them."
+    opened, before = move.opened, move.before
+    new = opened.manifest(opened.version(move.model, move.version)).metrics
+    old = opened.manifest(opened.version(move.model, before.version)).metrics if before else {}
+    head = ["test split", f"version {before.version}, in place" if before else "none in place"]
+    rows = [[metric, _number(old, metric), _number(new, metric)] for metric in sorted({*old, *new})]
     show_markdown(
-        artifact_key("alias", model, alias),
-        "\n".join([head, "|---|---|---|", *cells]) + note,
-        f"{model}@{alias}: what it means and what it would mean",
+        artifact_key("alias", move.model, move.alias),
+        table([[*head, f"version {move.version}"], *rows])
+        + "\n\nEach was measured in its own run: on other rows, if the data changed between them.",
+        f"{move.model}@{move.alias}: what it means and what it would mean",
     )
 
 

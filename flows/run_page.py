@@ -27,6 +27,7 @@ from ftlib.progress import Progress
 from ftlib.report.report import Report
 from ftlib.stages.step import Step
 from ftlib.training.curves import RESTART, STEPS
+from ftlib.wording import table
 from tasks.runner import STAGE
 
 EVERY_SECONDS = 5.0
@@ -133,7 +134,7 @@ def _progress_parts(sign: Progress, left: float | None) -> Iterator[str]:
     facts |= {name.replace("_", " "): f"{value:.4g}" for name, value in sign.facts.items()}
     if left is not None and sign.done < sign.total:
         facts["time"] = _left_words(left)
-    yield "\n".join(["| | so far |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+    yield table([["", "so far"], *map(list, facts.items())])
 
 
 def _left_words(left: float | None) -> str:

@@ -139,19 +139,20 @@ def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[d
 
 def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) -> Steps[Evidence | None]:
     """Train every phase of a model, interpolate, measure, choose, and measure the choice beside every phase's end."""
-    siblings: list[Checkpoint | None] = [*jobs.found_siblings(r, work)] if data else []
+    elsewhere = jobs.found_siblings(r, work) if data else []
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels))
     if start:
-        check_forms(r, start.form)
+        check_forms(r, start.form, elsewhere)
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, start.weights_folder)
     trail = [start]
     for phase in r.phases:
         trail.append((yield from trained(r, phase, trail, data)))
+    siblings: list[Checkpoint | None] = [*elsewhere]
     for seed in r.interpolation.seeds:
         again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)
         siblings.append(again and jobs.sibling_of(again, seed))
-    norms = r.interpolation.mixes and model.form == "dense" and has_batch_norm(model.folder)
+    norms = _measures_norms(r, model)
     swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
@@ -175,6 +176,12 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
             if phase.beside
         },
     )
+
+
+def _measures_norms(r: Recipe, model: FoundModel) -> bool:
+    """Say whether mixes may have BatchNorm statistics to measure; an adapter leaves its base's."""
+    asked = r.interpolation.mixes and r.interpolation.batch_norm == "measured"
+    return asked and model.form == "dense" and has_batch_norm(model.folder)
 
 
 def trained(

@@ -16,15 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from ftlib.config import BatchKind, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
 from ftlib.data.formats import Format
-from ftlib.data.formats.labeled_text import LabeledText
-from ftlib.data.formats.multi_label_text import MultiLabelText
-from ftlib.data.formats.plain_text import PlainText
-from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.inputs import Inputs, row_size
 from ftlib.data.iob2 import entities
 from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
@@ -331,7 +327,6 @@ def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
             ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
             ConvNextImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_pct=0.875),
         )
-    blocks = {"kernel_sizes": [3, 3], "in_channels": [32, 32], "out_channels": [32, 64], "expand_ratios": [1, 4]}
     return (
         EfficientNetConfig(
             image_size=IMAGE_SIZE,
@@ -342,7 +337,10 @@ def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
             num_block_repeats=[1, 2],
             depthwise_padding=[],
             batch_norm_momentum=0.1,
-            **blocks,
+            kernel_sizes=[3, 3],
+            in_channels=[32, 32],
+            out_channels=[32, 64],
+            expand_ratios=[1, 4],
         ),
         square,
     )
@@ -426,7 +424,12 @@ def tiny_row_id(split: Split, i: int) -> str:
 def tiny_prepared(
     folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, kind: BatchKind = "labeled"
 ) -> PreparedDataset:
-    """Write rows (columns text and what `kind` learns) as a prepared dataset, past the ingest and preprocess stages."""
+    """Write rows of a kind of text as a prepared dataset, past the ingest and preprocess stages.
+
+    Columns are called as the fields of the kind's format: text and label, words and tags, prompt and completion.
+    """
+    if KINDS[kind].modality != "text":
+        raise ValueError(f"tiny_prepared has rows of text, got {kind!r}; lay them out with tiny_prepared_as")
     return tiny_prepared_as(folder, _format(kind), rows, Processor.of(tiny_tokenizer()))
 
 
@@ -465,17 +468,10 @@ def tiny_prepared_as(
 
 
 def _format(kind: BatchKind) -> Format:
-    match kind:
-        case "labeled":
-            return LabeledText(text="text", label="label")
-        case "multi_labeled":
-            return MultiLabelText(text="text", labels="labels")
-        case "scored":
-            return ScoredText(text="text", score="score")
-        case "tokens":
-            return PlainText(text="text")
-        case _:
-            raise ValueError(f"tiny_prepared has no {kind!r} rows; lay them out with tiny_prepared_as")
+    """Return the first format that yields a kind, reading columns that are called as its own required fields are."""
+    members: tuple[type[Format], ...] = get_args(get_args(Format)[0])
+    format = next(member for member in members if member.yields == kind)
+    return format.model_validate({name: name for name, field in format.model_fields.items() if field.is_required()})
 
 
 def _facts(rows: Sequence[PreparedRow], kind: BatchKind, inputs: Inputs) -> SplitFacts:

@@ -5,11 +5,10 @@ from collections.abc import Callable
 
 import click
 
+from flows.alias_move import AliasMove, newest_entry
 from flows.command_line.console import emit, json_option
 from flows.command_line.registry_options import open_registry, registry_options, table, version_argument
-from ftlib.errors import StorageError
-from ftlib.registry import CHAMPION, AliasEntry, ModelRegistry
-from ftlib.registry.versions import model_name
+from ftlib.registry import CHAMPION
 from ftlib.storage import Place
 
 alias_option = click.option("--alias", default=CHAMPION, show_default=True, help="The name that moves.")
@@ -58,9 +57,7 @@ def promote(
     """Let an alias (champion) mean a version, for everyone who reads NAME@champion from now on."""
     opened = open_registry(registry)
     found = opened.resolve(version)
-    before = opened.alias(found.name, alias)
-    entry = opened.promote(found.name, alias, found.version, _decided(before, expected), who, why)
-    _say(entry, before, as_json)
+    _make(AliasMove.promotion(opened, found.name, alias, found.version, expected), who, why, as_json)
 
 
 @click.command()
@@ -82,10 +79,7 @@ def rollback(
     as_json: bool,
 ) -> None:
     """Let an alias mean again what it meant before. Nothing is deleted; the history gets one more entry."""
-    opened = open_registry(registry)
-    before = _newest(opened, name, alias)
-    entry = opened.rollback(model_name(name), alias, _decided(before, expected), who, why, to)
-    _say(entry, before, as_json)
+    _make(AliasMove.rollback(open_registry(registry), name, alias, to, expected), who, why, as_json)
 
 
 @click.command()
@@ -96,30 +90,13 @@ def rollback(
 def history(name: str, alias: str, registry: Place, as_json: bool) -> None:
     """Show every move of an alias: when, to what, by whom, and why."""
     opened = open_registry(registry)
-    _newest(opened, name, alias)
+    newest_entry(opened, name, alias)
     entries = opened.history(name, alias)
     record = {"name": name, "alias": alias, "entries": [entry.model_dump(mode="json") for entry in entries]}
     rows = [[str(e.sequence), f"{e.name}@{e.version}", e.at, e.who, e.why] for e in entries]
     emit(table(["entry", "version", "at", "who", "why"], rows, f"{name}@{alias}"), record, as_json)
 
 
-def _newest(opened: ModelRegistry, name: str, alias: str) -> AliasEntry:
-    opened.version(model_name(name))  # says what models there are
-    if (entry := opened.alias(name, alias)) is None:
-        known = ", ".join(opened.aliases(name)) or "none"
-        raise StorageError(f"{opened.store.uri}: {name}@{alias} was never set; {name} has the aliases {known}")
-    return entry
-
-
-def _decided(before: AliasEntry | None, expected: int | None) -> int | None:
-    """Return the entry that was decided against: the one seen now, unless the caller saw it earlier."""
-    if expected is not None:
-        return expected or None
-    return before.sequence if before else None
-
-
-def _say(entry: AliasEntry, before: AliasEntry | None, as_json: bool) -> None:
-    moved = before is None or before.sequence != entry.sequence
-    was = f" (before: version {before.version})" if before and moved else ""
-    said = f"{entry.name}@{entry.alias} {'is now' if moved else 'was already'} version {entry.version}{was}"
-    emit(f"{said}, entry {entry.sequence}", {**entry.model_dump(mode="json"), "moved": moved}, as_json)
+def _make(move: AliasMove, who: str, why: str, as_json: bool) -> None:
+    entry = move.make(who, why)
+    emit(move.outcome(entry), {**entry.model_dump(mode="json"), "moved": move.moved(entry)}, as_json)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
-from flows.command_line.model_places import check_named_once, model_folder, versions
+from flows.command_line.model_places import base_option, bases, check_named_once, model_folder
 from flows.command_line.options import set_option, work_option
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import called, registry_options
@@ -20,7 +20,7 @@ from ftlib.data.datasets import Ledger
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences
-from ftlib.models.adapter import Versions
+from ftlib.models.adapter import Bases
 from ftlib.models.folder import labels_of
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import spelling_notes
@@ -58,6 +58,7 @@ from ftlib.workspace import Workspace
 )
 @set_option
 @work_option
+@base_option
 @registry_options
 @json_option
 def evaluate(
@@ -67,6 +68,7 @@ def evaluate(
     split: Any,
     overrides: tuple[str, ...],
     work: Path,
+    given: tuple[Path, ...],
     registry: Place,
     as_json: bool,
 ) -> None:
@@ -80,11 +82,11 @@ def evaluate(
     recipe, workspace = _with_evaluations(load_recipe(recipe_path, overrides), evaluations), Workspace(work)
     rows: dict[str, Ledger] = {}
     check_resources(recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"workers": 0})}))
-    bases = versions(registry)
+    places = bases(registry, given)
     reports = [
         report
         for model in models
-        for report in _measured(model, model_folder(model, registry), recipe, split, workspace, rows, bases)
+        for report in _measured(model, model_folder(model, registry), recipe, split, workspace, rows, places)
     ]
     compared = _compared(models, reports, recipe, workspace)
     record = {
@@ -108,12 +110,12 @@ def _with_evaluations(recipe: Recipe, evaluations: Sequence[str]) -> Recipe:
 
 
 def _measured(
-    name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger], bases: Versions
+    name: str, folder: Path, recipe: Recipe, split: Any, work: Workspace, rows: dict[str, Ledger], places: Bases
 ) -> list[EvalReport]:
     """Walk the steps that measure one finished model, and note where its rows went in `rows`."""
 
     def steps() -> Steps[list[EvalReport] | None]:
-        finished = yield from fitting(name, folder, recipe, versions=bases)
+        finished = yield from fitting(name, folder, recipe, bases=places)
         raw = finished and (yield from ingested(recipe, pinned(recipe, work)))
         return (yield from measure(finished, recipe, raw, split)) if finished and raw else None
 

@@ -24,6 +24,7 @@ from ftlib.models.folder import is_adapter
 from ftlib.recipe.file import explain
 from ftlib.storage import Place
 from ftlib.storage.model_folders import check_free, put_folder
+from ftlib.wording import some
 from ftlib.workspace import make_cache, user_cache
 
 
@@ -111,6 +112,8 @@ def _merged_weights(
                 whole[adapter] = scratch / str(i)
                 write_merged(adapter, base, whole[adapter])
                 notes += notes_of[adapter]
+            whole[base], said = _completed(adapters[0], base, scratch)
+            notes += said
         plan = plan_merge(kernel, [Input(spec, whole.get(folder, folder)) for spec, folder in named], reference=1)
         from ftlib.merging.files import write_merge  # torch, which no refusal needs
 
@@ -128,9 +131,21 @@ def _record(kernel: Kernel, named: list[tuple[str, Path]]) -> dict[str, Any]:
     }
 
 
+def _completed(adapter: Path, base: Path, scratch: Path) -> tuple[Path, list[str]]:
+    """Return A as an adapter's start: where A has no head, with the adapter's, which is the same at every alpha."""
+    from ftlib.merging.adapters import lacks_head, write_completed
+
+    if not lacks_head(adapter, base):
+        return base, []
+    given = write_completed(adapter, base, scratch / "start")
+    return scratch / "start", [
+        f"A has no {some(sorted(given), 3)}: at every alpha they are the adapter's, whose head was there first"
+    ]
+
+
 def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard_mb: int | None) -> dict[str, Any]:
     from ftlib.merging.adapters import read_adapter, stands_elsewhere, write_scaled
-    from ftlib.merging.files import appearing
+    from ftlib.merging.files import appearing, scratch_beside
 
     if (alpha := kernel.scaling()) is None or max_shard_mb:
         raise RecipeError(
@@ -139,9 +154,10 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
         )
     base, adapter = folders
     notes = stands_elsewhere(adapter, base)
-    with appearing(target) as work:
-        mixed = write_scaled(adapter, base, alpha, work)
-    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": notes}
+    with scratch_beside(target) as scratch, appearing(target) as work:
+        start, said = _completed(adapter, base, scratch)
+        mixed = write_scaled(adapter, start, alpha, work)
+    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": [*notes, *said]}
 
 
 @contextmanager

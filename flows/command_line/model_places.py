@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
+from flows.command_line.console import UserPath
 from flows.command_line.registry_options import open_registry
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
-from ftlib.models.adapter import Versions
+from ftlib.models.adapter import Bases
 from ftlib.models.checkpoint import model_in
 from ftlib.models.folder import package_folder
 from ftlib.storage import Place
@@ -35,7 +38,7 @@ def model_folder(spec: str, registry: Place) -> Path:
         raise ModelError(
             f"{spec!r} is no folder here; give a model folder, package:module/folder, {FOLDERS}, or a version as name@3"
         )
-    return versions(registry)(spec)
+    return _version(spec, registry)
 
 
 def check_named_once(command: str, models: Sequence[str]) -> None:
@@ -44,10 +47,23 @@ def check_named_once(command: str, models: Sequence[str]) -> None:
         raise RecipeError(f"{command}: {', '.join(twice)} is named twice; name every model once")
 
 
-def versions(registry: Place) -> Versions:
-    """Return what gives the folder of a registry's version, pulled once into the user's cache."""
+def bases(registry: Place, given: tuple[Path, ...] = ()) -> Bases:
+    """Say where the models that adapters stand on are looked for: folders that are given, and the registry's versions.
 
-    def folder(spec: str) -> Path:
-        return open_registry(registry).folder_of(spec, make_cache(user_cache()) / "versions")
+    A version is pulled once into the user's cache.
+    """
+    return Bases(lambda spec: _version(spec, registry), given)
 
-    return folder
+
+def _version(spec: str, registry: Place) -> Path:
+    return open_registry(registry).folder_of(spec, make_cache(user_cache()) / "versions")
+
+
+base_option = click.option(
+    "--base",
+    "given",
+    type=UserPath(exists=True, file_okay=False),
+    multiple=True,
+    metavar="FOLDER",
+    help="The model that an adapter stands on, where it is not found by its name; its digest is compared. Repeatable.",
+)

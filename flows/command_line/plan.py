@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ftlib.training.footprint import Footprint, Frozen
 
 # The constants of the prediction; docs/plan.md says where they come from.
-ACTIVATION_BYTES = 68  # per token, hidden unit and layer
 PROCESS_BYTES = 700_000_000
 RUN_SECONDS = 15.0
 RAY_SECONDS = 15.0
@@ -247,7 +246,7 @@ def _memory(recipe: Recipe, phase: Phase, size: "Footprint", beside: int, longes
     if not phase.tuning.takes_steps:
         return PROCESS_BYTES + state
     batch = recipe.compute.micro_batch_size or ceil(phase.optimizer.batch_size / max(1, recipe.compute.workers))
-    activations = batch * longest * size.hidden * size.layers * ACTIVATION_BYTES
+    activations = batch * longest * size.activation_bytes
     return PROCESS_BYTES + state + (16 if phase.ema_decay else 12) * size.trained + activations
 
 

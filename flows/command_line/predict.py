@@ -1,4 +1,4 @@
-"""`reglage predict`: a published version's answers to lines of text."""
+"""`reglage predict`: a published version's answers to lines of text, or to images."""
 
 import sys
 from collections.abc import Iterator
@@ -8,12 +8,14 @@ from typing import BinaryIO
 import click
 
 from flows.command_line.console import emit, json_option
-from flows.command_line.model_places import versions
+from flows.command_line.model_places import base_option, bases
 from flows.command_line.registry_options import called, facts, key_option, open_registry, registry_options
 from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
 from ftlib.errors import DataError, ModelError, RecipeError
+from ftlib.kinds.predictions import Unasked
 from ftlib.published.predict import predict as answer
+from ftlib.published.predict import reads_files
 from ftlib.registry.signing import PublicKey
 from ftlib.storage import Place
 from ftlib.workspace import make_cache, user_cache
@@ -21,28 +23,51 @@ from ftlib.workspace import make_cache, user_cache
 
 @click.command()
 @click.argument("version", metavar="NAME[@NUMBER|@ALIAS]|./FOLDER")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts at once.")
+@click.argument("files", metavar="[IMAGE]...", nargs=-1)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows at once.")
 @key_option
+@base_option
 @registry_options
 @json_option
-def predict(version: str, batch_size: int, key: PublicKey | None, registry: Place, as_json: bool) -> None:
-    """Answer the lines on stdin with a published version, a line each, tab-separated.
+def predict(
+    version: str,
+    files: tuple[str, ...],
+    batch_size: int,
+    key: PublicKey | None,
+    given: tuple[Path, ...],
+    registry: Place,
+    as_json: bool,
+) -> None:
+    """Answer the lines on stdin with a published version, a line each, tab-separated; or images, by their files.
 
     A label and its probability; of a multi-label model, each label that applies and its probability, or nothing; of a
     regression, the number; of a tagger, the entities.
 
-    Texts are cleaned and cut as in training. The version is pulled once and kept, checked, in the user's cache.
-    ./FOLDER is one that was pulled or exported before.
+    A model of images is asked about the files given, or whose paths are the lines on stdin: a line begins with the
+    file. One that is no image is said on stderr, the others are answered, and the command ends with 1.
+
+    Texts are cleaned and cut as in training, images decoded, resized and cropped. The version is pulled once and kept,
+    checked, in the user's cache. ./FOLDER is one that was pulled or exported before.
     """
     name, folder, about = _located(version, key, registry)
     with called(name, folder):
-        predictions = answer(folder, _lines(sys.stdin.buffer), batch_size, versions(registry))
-        if as_json:
-            answers = [prediction.model_dump(mode="json") for prediction in predictions]
-            emit(answers, {**about, "predictions": answers}, as_json)
-            return
+        if files and not reads_files(folder):
+            raise RecipeError(f"{name} answers texts, one a line on stdin, got the file {files[0]!r}; use < {files[0]}")
+        predictions = answer(folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given))
+        answers: list[dict[str, object]] = []
+        unasked = 0
         for prediction in predictions:
-            click.echo(prediction.line())
+            unasked += isinstance(prediction, Unasked)
+            if isinstance(prediction, Unasked):
+                click.echo(f"reglage: {prediction.line()}", err=True)
+            elif not as_json:
+                click.echo(prediction.line())
+            if as_json:
+                answers.append(prediction.model_dump(mode="json"))
+        if as_json:
+            emit(answers, {**about, "predictions": answers}, as_json)
+    if unasked:
+        click.get_current_context().exit(1)
 
 
 def _located(version: str, key: PublicKey | None, registry: Place) -> tuple[str, Path, dict[str, object]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
-from flows.command_line.model_places import check_named_once, model_folder
+from flows.command_line.model_places import base_option, bases, check_named_once, model_folder
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import called, registry_options
 from flows.command_line.results_table import Line, print_differences, print_results
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of the intervals and the verdicts.",
 )
+@base_option
 @registry_options
 @json_option
 def suite(
@@ -52,6 +53,7 @@ def suite(
     limit: int | None,
     resamples: int,
     confidence: float,
+    given: tuple[Path, ...],
     registry: Place,
     as_json: bool,
 ) -> None:
@@ -68,9 +70,10 @@ def suite(
     folders = {name: model_folder(name, registry) for name in models}
     from ftlib.kinds.loading import load_language_model, load_tokenizer
 
+    places = bases(registry, given)
     for name, model in folders.items():
         with called(name, model):
-            scores_of[name] = ask(load_language_model(model), load_tokenizer(model), tasks, folder, limit)
+            scores_of[name] = ask(load_language_model(model, places), load_tokenizer(model), tasks, folder, limit)
     compared = adjusted(
         [
             ours.minus(theirs, (name, models[0]), resampling)

@@ -79,9 +79,7 @@ def write_snapshot(
 
 def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
     """Yield (row id, values without nulls) in order."""
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path) as table:
+    with _opened(path) as table:
         nested = {field.name for field in table.schema_arrow if field.metadata == _JSON}
         for batch in table.iter_batches(batch_size=_rows_at_once(table), use_threads=False):
             for cells in batch.to_pylist():
@@ -105,10 +103,8 @@ def read_origins(path: Path) -> Iterator[tuple[str, int | None]]:
 
 def rows_by_file(path: Path) -> Counter[int | None]:
     """Count the rows of each file, by its place in `RawDataset.files`; None where the source does not say."""
-    from pyarrow import parquet
-
     counts: Counter[int | None] = Counter()
-    with parquet.ParquetFile(path) as table:
+    with _opened(path) as table:
         for batch in table.iter_batches(columns=[FILE], use_threads=False):
             for item in batch.column(0).value_counts().to_pylist():
                 counts[item["values"]] += item["counts"]
@@ -117,9 +113,7 @@ def rows_by_file(path: Path) -> Counter[int | None]:
 
 def read_column(path: Path, name: str) -> Iterator[tuple[str, Value]]:
     """Yield (row id, a column's value) in order, reading nothing else."""
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path) as table:
+    with _opened(path) as table:
         nested = table.schema_arrow.field(name).metadata == _JSON
         for batch in table.iter_batches(batch_size=_rows_at_once(table), columns=[ROW_ID, name], use_threads=False):
             ids, cells = batch.column(ROW_ID).to_pylist(), batch.column(name).to_pylist()
@@ -140,6 +134,13 @@ def in_batches(rows: Iterable[T], size: Callable[[T], int], most: int, most_byte
             batch, held = [], 0
     if batch:
         yield batch
+
+
+def _opened(path: Path) -> parquet.ParquetFile:
+    """Open a snapshot to be read in batches. By itself pyarrow buffers every column it has read, until the last."""
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(path, pre_buffer=False)
 
 
 def _rows_at_once(table: parquet.ParquetFile) -> int:

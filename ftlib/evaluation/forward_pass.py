@@ -15,6 +15,7 @@ from torch import nn
 
 from ftlib.errors import ModelError
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.heads.base import Request
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.split import PreparedSplit
@@ -62,7 +63,7 @@ def predict_split(
     prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not finite.
     """
     collate = Collator.of(model)
-    answers, done = KINDS[split.kind].head().answers(split, labels, tokenizer, max_new_tokens), 0
+    answers, done = KINDS[split.kind].head().answers(Request(split, labels, tokenizer, max_new_tokens)), 0
     batches = batches_of(split, share)
     model.eval()
     with torch.inference_mode():

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from ftlib.config import REPORT, BatchKind
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats import Format
+from ftlib.data.images.processing import to_uint8
+from ftlib.data.inputs import Pixels
 from ftlib.data.prepared import split_file
 from ftlib.errors import IntegrityError
-from ftlib.kinds.collate import Collator
+from ftlib.kinds.collate import Collator, in_the_models_unit
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import load_tokenizer, load_with_gaps
+from ftlib.kinds.loading import load_processor, load_tokenizer, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
 from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
@@ -85,6 +88,37 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
     _check_labels(theirs, candidate.end.labels)
     _check_tokenizer(theirs, folder, data.kind)
     return _compared("adapter", theirs.eval(), ours, candidate, data, TOLERANCE)
+
+
+def check_image_processor(folder: Path, candidate: Candidate, format: Format, data: PreparedDataset) -> None:
+    """Compare what a folder's stock image processor makes of images with what its model learnt from; texts have none.
+
+    The images are real ones of the test split, whole, and cut to be wide and to be high, as files are. Raises
+    IntegrityError if a pixel differs by more than `TOLERANCE`, in the model's unit, or if sizes do.
+    """
+    from PIL import Image
+    from transformers import AutoImageProcessor
+
+    own = format.image_processor(load_processor(candidate.end.folder))
+    if own is None:
+        return
+    split = open_split(split_file(data.path, REPORT), candidate.end.labels)
+    (column,) = (one for one in split.inputs if isinstance(one, Pixels))
+    images = [
+        Image.fromarray(pixels[:, :height, :width].transpose(1, 2, 0))
+        for pixels in split.pixels(_some_rows(split), column.name)
+        for height, width in ((column.height, column.width), (column.height * 2 // 3, column.width), (None, 7))
+    ]
+    stock: Any = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    theirs = np.stack(stock(images)["pixel_values"])
+    ours = in_the_models_unit(np.stack(to_uint8(own, images)), column)
+    difference = float(np.abs(theirs - ours).max()) if theirs.shape == ours.shape else float("inf")
+    if not difference <= TOLERANCE:
+        raise IntegrityError(
+            f"the image processor read back from the registry makes images of {theirs.shape[1:]} that differ by "
+            f"{difference:.3g} from those of {ours.shape[1:]} that {candidate.name!r} learnt from, at most "
+            f"{TOLERANCE:g} is allowed; nothing was published"
+        )
 
 
 def _compared(

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Real
 from torch import Tensor, nn
 
 from ftlib.data.inputs import SEGMENTS, TEXT, Inputs, Marks, Numbers, Pixels, Tokens
@@ -85,7 +85,8 @@ class Collator:
                 arrays[column.name] = np.stack([column.array(cell) for cell in cells])
                 continue
             if isinstance(column, Pixels):
-                arrays[column.name] = _in_the_models_unit(np.stack([column.array(cell) for cell in cells]), column)
+                pixels = [cell if _is_augmented(cell) else column.array(cell) for cell in cells]
+                arrays[column.name] = in_the_models_unit(np.stack(pixels), column)
                 continue
             mask = _mask([len(cell) for cell in cells], left=left)
             if isinstance(column, Tokens):
@@ -103,7 +104,12 @@ class Collator:
             )
 
 
-def _in_the_models_unit(pixels: UInt8[np.ndarray, "rows 3 height width"], column: Pixels) -> np.ndarray:
+def _is_augmented(cell: object) -> bool:
+    """Say whether pixels were changed on their way from the split, which holds them as uint8."""
+    return isinstance(cell, np.ndarray) and cell.dtype == np.float32
+
+
+def in_the_models_unit(pixels: Real[np.ndarray, "rows 3 height width"], column: Pixels) -> np.ndarray:
     """Return float32, as transformers' image processors rescale and normalise."""
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (column.mean, column.std))
     return (pixels.astype(np.float32) * np.float32(column.scale) - mean) / std

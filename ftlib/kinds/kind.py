@@ -27,6 +27,7 @@ from ftlib.kinds.outcomes import (
 )
 from ftlib.kinds.predictions import (
     EntityPredictor,
+    ImageLabelPredictor,
     LabelPredictor,
     MultiLabelPredictor,
     Predictor,
@@ -332,7 +333,7 @@ _ROWS = (
         taught_as="labeled",
         head=_image_label_head,
         outcomes=LabelOutcomes,
-        predictor=LabelPredictor,
+        predictor=ImageLabelPredictor,
         least_labels=2,
         whole_tags=False,
         modality="images",

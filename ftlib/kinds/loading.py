@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 
 from ftlib.config import BatchKind
 from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
-from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
+from ftlib.models.adapter import ANYWHERE, WEIGHTS, Bases, find_base, read_adapter, write_adapter_config, write_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     GENERATION_CONFIG,
@@ -26,6 +26,7 @@ from ftlib.models.folder import (
     check_no_code,
     check_tokenizer,
     copy_processor,
+    is_adapter,
     read_config,
     read_json,
 )
@@ -57,9 +58,16 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
     return load_for_training(folder, kind, dropout=None)
 
 
-def load_language_model(folder: Path) -> nn.Module:
-    """Load a folder as a causal language model, whatever it was trained to follow."""
-    return load_model(folder, next(kind.name for kind in KINDS.values() if kind.language))
+def load_folder(folder: Path, kind: BatchKind, bases: Bases = ANYWHERE) -> nn.Module:
+    """Load a folder of any form: an adapter is put over its base, which is looked for. Raises ModelError."""
+    if is_adapter(folder):
+        return load_adapter(folder, Path(find_base(folder, bases).uri), kind)
+    return load_model(folder, kind)
+
+
+def load_language_model(folder: Path, bases: Bases = ANYWHERE) -> nn.Module:
+    """Load a folder of any form as a causal language model, whatever it was trained to follow."""
+    return load_folder(folder, next(kind.name for kind in KINDS.values() if kind.language), bases)
 
 
 def load_with_gaps(
@@ -76,11 +84,27 @@ def load_with_gaps(
     described = described_by or folder
     settled = load_config(described, **config)
     settle(settled, described, kind, lambda: load_tokenizer(described))
+    return _from_folder(loader, folder, settled)
+
+
+def load_encoder(folder: Path) -> nn.Module:
+    """Load a folder as the model that it is, without a head for any kind of batch, in fp32 and eval mode.
+
+    Raises ModelError as `load_model` does.
+    """
+    check_model(folder)
+    model, missing = _from_folder(AutoModel, folder, load_config(folder))
+    _check_no_gaps(folder, missing)
+    return model
+
+
+def _from_folder(loader: Any, folder: Path, config: Any) -> tuple[nn.Module, set[str]]:
+    """Return a model in fp32 and eval mode, and the names of its parameters that the folder has no tensor for."""
     try:
         with quiet():
             model, info = loader.from_pretrained(
                 folder,
-                config=settled,
+                config=config,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -124,6 +148,8 @@ _DROPOUTS = (
     "embd_pdrop",
     "attn_pdrop",
     "resid_pdrop",
+    "dropout_rate",
+    "drop_connect_rate",
 )
 
 
@@ -219,10 +245,14 @@ def merged(model: nn.Module) -> nn.Module:
 def head_modules(model: nn.Module) -> list[str]:
     """Return the names of the top-level modules with parameters that are not the body: the task head.
 
-    Under an adapter they are those of the copies that it trains.
+    Under an adapter they are those of the copies that it trains. The body has the name that its class says, or is a
+    model of its own: CLIP's image classifier calls it `vision_model`, and CLIP's prefix is `clip`.
     """
     plain: Any = cast(Any, model).get_base_model() if is_adapted(model) else model
-    children = [(name, child) for name, child in plain.named_children() if name != plain.base_model_prefix]
+    prefix = plain.base_model_prefix
+    children = [
+        (n, child) for n, child in plain.named_children() if n != prefix and not isinstance(child, PreTrainedModel)
+    ]
     found = {name: child for name, child in children if any(True for _ in child.parameters())}
     if plain is model:
         return [*found]
@@ -284,7 +314,7 @@ def _check_finite(model: nn.Module, folder: Path) -> None:
 
 
 def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], processor_from: Path) -> None:
-    """Write a folder that stock transformers loads; what makes its inputs are byte copies of `processor_from`'s files."""
+    """Write a folder that stock transformers loads; what makes its inputs are `processor_from`'s own files."""
     folder.mkdir(parents=True, exist_ok=True)
     config = cast(Any, model).config
     if labels:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ftlib.config import BatchKind
@@ -20,6 +20,9 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.targets import Targets
 
 Rows = Sequence[int] | Int[np.ndarray, " rows"]
+
+Augment = Callable[[int, UInt8[np.ndarray, "3 height width"]], Float[np.ndarray, "3 height width"]]
+"""Changes one row's pixels, given the row's place in its split: uint8 to float32, from 0 to 255 as well."""
 
 
 class PreparedSplit:
@@ -56,12 +59,20 @@ class PreparedSplit:
         """Return the ids of one row's `input_ids`, as they lie in the file."""
         return self._columns[INPUT_IDS][row]
 
-    def batch(self, rows: Rows, collate: Collator) -> Batch:
-        """Return these rows as a batch of the collator's model.
+    def pixels(self, rows: Rows, name: str) -> list[UInt8[np.ndarray, "3 height width"]]:
+        """Return the images of rows, as they lie in the file's column of that name."""
+        return [self._columns[name][row] for row in rows]
+
+    def batch(self, rows: Rows, collate: Collator, augment: Augment | None = None) -> Batch:
+        """Return these rows as a batch of the collator's model, their pixels changed by `augment`, if it is given.
 
         Raises ModelError for tokens that it does not have, or an input that it does not take.
         """
         inputs, cells = self.inputs, {name: [column[row] for row in rows] for name, column in self._columns.items()}
+        if augment is not None:
+            for column in (one for one in inputs if isinstance(one, Pixels)):
+                pixels = zip(rows, cells[column.name], strict=True)
+                cells[column.name] = [augment(int(row), cell) for row, cell in pixels]
         if self.targets is not None and (segments := self.targets.segments(rows)) is not None:
             inputs, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
         targets = None if self.targets is None else self.targets.tensor(rows, self.lengths[rows])

@@ -1,7 +1,13 @@
-"""Points between a start and an adapter's end, as adapters over the same base: no merged weights are made.
+"""Sums of checkpoints whose ends are adapters, as adapters over the same base: no merged weights are made.
 
-Where theta0 is the base itself the adapter is scaled (`ftlib.merging.adapters`). Where theta0 is an adapter too, both
-updates count at once: (1 - alpha) s0 B0 A0 + alpha s1 B1 A1 is one adapter of the sum of their ranks.
+What is mixed is what each adapter makes of the base, never its matrices: the mean of B_i A_i is not the mean of the B_i
+times the mean of the A_i. With shares w_i that sum to 1,
+
+    sum_i w_i (W0 + s_i B_i A_i) = W0 + sum_i (w_i s_i B_i) A_i
+
+which is exactly one adapter whose rank is the sum of theirs: the A_i below each other, the w_i s_i B_i side by side. A
+dense theta0 is the base itself, with w_0 and no matrices. What adapters hold whole, heads and biases, is mixed as the
+method mixes tensors. One adapter over a dense theta0 keeps its rank, and is scaled (`ftlib.merging.adapters`).
 """
 
 from __future__ import annotations
@@ -12,31 +18,41 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ftlib.errors import ModelError
 from ftlib.kinds.loading import copy_beside
-from ftlib.merging.adapters import adapter_tensors, immovable, write_scaled
+from ftlib.merging.adapters import adapter_tensors, immovable, plain_name, whole_ends, write_scaled
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.methods.lerp import lerp
+from ftlib.merging.methods.kernel import Chunk
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
 from ftlib.models.checkpoint import Base, Checkpoint
 
 
 def check_point(candidate: Candidate) -> None:
     """Check that a candidate whose end is an adapter is an adapter too. Raises ModelError, naming what is not."""
-    merge, start, end = candidate.merge, candidate.start, candidate.end
+    merge, start, end, parts = candidate.merge, candidate.start, candidate.end, candidate.parts
     if merge is None or merge.whole_copy() is not None:
         return
-    if merge.scaling() is None:
+    if merge.shares(len(parts)) is None:
         raise ModelError(
-            f"{end.phase!r} is an adapter, and adapters are moved along the straight line alone, got {merge.kind!r}; "
-            "use wise_ft without modules and depth, or train with tuning.keep: merged"
+            f"{end.phase!r} is an adapter, and adapters are added up with one share for all tensors, which "
+            f"{merge.kind!r} does not; use wise_ft without modules and depth, soup or task_arithmetic, or train with "
+            "tuning.keep: merged"
         )
-    for one in (start, end):
+    for one in parts:
+        if one.form == "dense" and one.weights != start.weights:
+            raise ModelError(
+                f"{one.phase!r} holds dense weights and {end.phase!r} is an adapter: they are not added up without "
+                "merging; give one that was trained with keep: adapter"
+            )
         if one.form == "adapter" and (why := immovable(read_adapter(one.folder))):
             raise ModelError(f"{one.phase!r} is an adapter that cannot be scaled ({', '.join(why)}); interpolate: off")
-    if start.base and end.base and start.base.weights != end.base.weights:
-        raise ModelError(f"{start.phase!r} and {end.phase!r} are adapters over different models; start from one base")
+        # Of a dense theta0 each has it as its parent, whatever it calls what is below: the head below counts nothing.
+        if start.base and one.base and start.base.weights != one.base.weights:
+            raise ModelError(
+                f"{start.phase!r} and {one.phase!r} are adapters over different models; start from one base"
+            )
 
 
 def write_point(candidate: Candidate, out: Path, base: Base) -> None:
@@ -46,49 +62,64 @@ def write_point(candidate: Candidate, out: Path, base: Base) -> None:
     `check_point` and `write_scaled` raise.
     """
     check_point(candidate)
-    start, end, alpha = candidate.start, candidate.end, _alpha(candidate)
-    if start.form == "adapter" and 0.0 < alpha < 1.0:
-        _write_between(start, end, alpha, out)
-    elif start.form == "adapter":
-        source = end if alpha == 1.0 else start
-        assert source.base
-        write_scaled(source.folder, Path(source.base.uri), 1.0, out)
+    merge, parts = candidate.merge, candidate.parts
+    alpha = merge and merge.scaling()
+    source = 0 if merge is None else merge.whole_copy()
+    if alpha is not None and candidate.start.form == "dense":
+        write_scaled(candidate.end.folder, candidate.start.weights_folder, alpha, out)
+    elif source is not None:
+        copied = parts[source]
+        assert copied.base
+        write_scaled(copied.folder, Path(copied.base.uri), 1.0, out)
     else:
-        write_scaled(end.folder, start.weights_folder, alpha, out)
+        _write_sum(candidate, out)
     write_adapter_config(out, {**read_adapter(out), "base_model_name_or_path": base.name, "revision": None})
     write_base(out, base)
-    copy_beside(end.folder, out)
+    copy_beside(candidate.end.folder, out)
 
 
-def _alpha(candidate: Candidate) -> float:
-    return 1.0 if candidate.alpha is None else candidate.alpha
-
-
-def _write_between(start: Checkpoint, end: Checkpoint, alpha: float, out: Path) -> None:
-    """Write the point between two adapters of one base as one adapter, whose rank is the sum of both."""
-    shares = (start, 1.0 - alpha), (end, alpha)
-    configs = [read_adapter(one.folder) for one, _ in shares]
-    tensors = [adapter_tensors(one.folder) for one, _ in shares]
-    if odd := sorted(tensors[0].keys() ^ tensors[1].keys()) or [n for n in tensors[0] if ".lora_embedding_" in n]:
-        raise ModelError(
-            f"{start.phase!r} and {end.phase!r} are adapters of different modules, among them {odd[0]}; start from "
-            "the base, or use interpolation: off"
-        )
-    made: dict[str, torch.Tensor] = {}
-    for name, theirs in tensors[0].items():
-        pair = theirs, tensors[1][name].to(theirs.dtype)
+def _write_sum(candidate: Candidate, out: Path) -> None:
+    """Write what a merge makes of adapters, and of a dense theta0 where it takes part, as one adapter."""
+    merge, parts = candidate.merge, candidate.parts
+    assert merge
+    shares = merge.shares(len(parts))
+    assert shares
+    read = [_read(part, candidate.end) for part in parts]
+    adapters = [i for i, part in enumerate(parts) if part.form == "adapter"]
+    first = read[adapters[0]]
+    for i in adapters[1:]:
+        odd = sorted(first.keys() ^ read[i].keys()) or [name for name in first if ".lora_embedding_" in name]
+        if odd:
+            raise ModelError(
+                f"{parts[adapters[0]].phase!r} and {parts[i].phase!r} are adapters of different modules, among them "
+                f"{odd[0]}; start from the base, or use interpolation: off"
+            )
+    configs = {i: read_adapter(parts[i].folder) for i in adapters}
+    made: dict[str, Tensor] = {}
+    for name, like in first.items():
         if ".lora_A." in name:
-            made[name] = torch.cat(pair)
+            made[name] = torch.cat([read[i][name].to(like.dtype) for i in adapters])
         elif ".lora_B." in name:
-            scaled = [_scaling(c) * share * b for c, (_, share), b in zip(configs, shares, pair, strict=True)]
+            scaled = [_scaling(configs[i]) * shares[i] * read[i][name].to(like.dtype) for i in adapters]
             made[name] = torch.cat(scaled, dim=1)
         else:
-            lerp(*pair, alpha, mixed := torch.empty_like(theirs))
-            made[name] = mixed
-    rank = sum(config["r"] for config in configs)
+            flat = [tensors[name].to(like.dtype).flatten() for tensors in read]
+            mixed = torch.empty_like(flat[0])
+            merge.mix(Chunk(plain_name(name)), flat, None, mixed)
+            made[name] = mixed.view(like.shape)
+    rank = sum(config["r"] for config in configs.values())
     out.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in made.items()}, out / WEIGHTS, metadata={"format": "pt"})
-    write_adapter_config(out, {**configs[1], "r": rank, "lora_alpha": float(rank), "use_rslora": False})
+    like_end = read_adapter(candidate.end.folder)
+    write_adapter_config(out, {**like_end, "r": rank, "lora_alpha": float(rank), "use_rslora": False})
+
+
+def _read(part: Checkpoint, end: Checkpoint) -> dict[str, Tensor]:
+    """Read an adapter's tensors; of a dense theta0 those that the end holds whole, by the names they have there."""
+    if part.form == "adapter":
+        return adapter_tensors(part.folder)
+    whole = whole_ends(end.folder, part.weights_folder)
+    return {name: whole[plain_name(name)][0] for name in adapter_tensors(end.folder) if plain_name(name) in whole}
 
 
 def _scaling(config: dict[str, Any]) -> float:

@@ -26,12 +26,12 @@ from ftlib.models.folder import tensor_spans
 def walks_by_scaling(candidate: Candidate) -> bool:
     """Say whether scaling the end's adapter gives the candidate, to fp32 rounding.
 
-    An adapter over dense weights always is. Of a dense end the points are: the ends are not walked to, they are byte
-    copies. Neither are weights that are stored in less than fp32, or that have BatchNorm statistics of their own: what
-    is measured must be what is served, to the bit.
+    The line from dense weights to an adapter always is. Of a dense end the points are: the ends are not walked to, they
+    are byte copies. Neither are weights that are stored in less than fp32, or that have BatchNorm statistics of their
+    own: what is measured must be what is served, to the bit.
     """
     if candidate.end.form == "adapter":
-        return candidate.mixes and candidate.start.form == "dense"
+        return candidate.merge is not None and candidate.merge.scaling() is not None and candidate.start.form == "dense"
     merge, adapter = candidate.merge, candidate.end.adapter
     if merge is None or merge.scaling() is None or merge.whole_copy() is not None or candidate.statistics:
         return False

@@ -15,17 +15,18 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import ADAPTED, load_model, merged, put_over, save_model
+from ftlib.kinds.loading import ADAPTED, load_adapter, load_model, merged, put_over, save_model
 from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
-from ftlib.models.folder import copy_processor, labels_of, read_config, tensor_spans
-from ftlib.models.tensor_files import TensorSpan
+from ftlib.models.folder import copy_processor, labels_of, read_config
+from ftlib.models.saved_names import spans_in_memory
+from ftlib.models.tensor_files import TensorSpan, read_header
 from ftlib.models.torch_dtypes import DTYPES
 
 _WRAPPERS = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
@@ -68,7 +69,7 @@ def write_scaled(
             "write merged weights instead"
         )
     tensors = adapter_tensors(adapter)
-    spans = tensor_spans(base)
+    spans = spans_in_memory(base)
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
     whole = [name for name in tensors if ".lora_" not in name] if alpha != 1.0 else []
@@ -148,7 +149,7 @@ def _base_span(name: str, tensor: Tensor, spans: dict[str, TensorSpan], base: Pa
 
 def whole_ends(adapter: Path, base: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the start and the end of what an adapter holds whole, by the parameter's name in the plain model."""
-    tensors, spans = adapter_tensors(adapter), tensor_spans(base)
+    tensors, spans = adapter_tensors(adapter), spans_in_memory(base)
     whole = {name: end for name, end in tensors.items() if ".lora_" not in name}
     return {
         plain_name(name): (_mixed(_base_span(name, end, spans, base), end, 0.0), end) for name, end in whole.items()
@@ -175,15 +176,49 @@ def write_merged(adapter: Path, base: Path, out: Path) -> None:
 
     The whole model is in memory meanwhile. Raises ModelError if the two do not fit together or cannot be merged.
     """
+    _write_dense(merged(_put_over(adapter, base)), adapter, base, out)
+
+
+def write_completed(adapter: Path, base: Path, out: Path) -> list[str]:
+    """Write a base with what it lacks of the adapter's model, as a head that was trained before the adapter was.
+
+    Returns what the adapter gave it, by the names in the plain model. Raises what `write_merged` raises.
+    """
+    spans = spans_in_memory(base)
+    over = _put_over(adapter, base)
+    lacks = [name for name in map(plain_name, adapter_tensors(adapter)) if ".lora_" not in name and name not in spans]
+    _write_dense(cast(Any, over).unload(), adapter, base, out)
+    return lacks
+
+
+def lacks_head(adapter: Path, base: Path) -> bool:
+    """Say whether a base lacks something that an adapter holds whole, and the adapter says which model it makes."""
+    if not (adapter / "config.json").is_file():
+        return False
+    spans = spans_in_memory(base)
+    names = (span.name for span in read_header(adapter / WEIGHTS).spans)
+    return any(".lora_" not in name and plain_name(name) not in spans for name in names)
+
+
+def _put_over(adapter: Path, base: Path) -> nn.Module:
     config = read_adapter(adapter)
-    over, _ = put_over(load_model(base, _kind(adapter, config, base)), adapter)
-    made = merged(over)
-    spans = tensor_spans(base)
-    for name, tensor in (*made.named_parameters(), *made.named_buffers()):
-        if name in spans and tensor.is_floating_point():
-            tensor.data = tensor.data.to(DTYPES[spans[name].dtype])
-    cast(Any, made).config.dtype = next(iter(_floating(spans.values())), torch.float32)
-    save_model(made, out, labels_of(base), base)
+    kind = _kind(adapter, config, base)
+    return (
+        load_adapter(adapter, base, kind) if lacks_head(adapter, base) else put_over(load_model(base, kind), adapter)[0]
+    )
+
+
+def _write_dense(model: nn.Module, adapter: Path, base: Path, out: Path) -> None:
+    """Write a model that was made of a base in the base's dtypes; its labels are the adapter's where that has them."""
+    spans = spans_in_memory(base)
+    body = f"{getattr(model, 'base_model_prefix', '')}."
+    dtypes = {name: DTYPES[span.dtype] for name, span in spans.items()}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        stored = dtypes.get(name) or dtypes.get(name.removeprefix(body))
+        if stored and tensor.is_floating_point():
+            tensor.data = tensor.data.to(stored)
+    cast(Any, model).config.dtype = next(iter(_floating(spans.values())), torch.float32)
+    save_model(model, out, labels_of(adapter if lacks_head(adapter, base) else base), base)
     copy_processor(adapter, out)  # its own, where tokens were added
 
 

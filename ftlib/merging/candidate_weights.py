@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from ftlib.merging.plan import Input, MergePlan, PlannedTensor, plan_merge
 from ftlib.merging.recorded import check_lineage
 from ftlib.models.adapter import WEIGHTS, adapter_digest
 from ftlib.models.checkpoint import Base, Checkpoint
+from ftlib.models.saved_names import saved_names
 from ftlib.models.tensor_files import read_header
 from ftlib.wording import some
 
@@ -40,17 +40,6 @@ def check_candidate(candidate: Candidate) -> None:
         _plan(candidate, candidate.parts)
 
 
-def _state_as_saved(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's tensors, in their own memory, by the names that they have in its files.
-
-    Some families were renamed in transformers and their files were not: a ViT's `layers.0.attention.q_proj` is saved as
-    `encoder.layer.0.attention.attention.query`.
-    """
-    from transformers.core_model_loading import revert_weight_conversion
-
-    return revert_weight_conversion(cast(Any, model), model.state_dict())
-
-
 def mix_into(model: nn.Module, candidate: Candidate, to_measure: Collection[str] = ()) -> None:
     """Set a model's tensors to the candidate's, computed from its checkpoints' files as `write_candidate` does.
 
@@ -60,7 +49,8 @@ def mix_into(model: nn.Module, candidate: Candidate, to_measure: Collection[str]
     ModelError if the files do not cover the model's tensors exactly, or if a value is not finite.
     """
     plan = unmixed(_plan_made(candidate), to_measure)
-    state = _state_as_saved(model)
+    own = model.state_dict()
+    state = {saved: own[name] for name, saved in saved_names(model).items()}
     _check_coverage(state, plan)
 
     def put(planned: PlannedTensor, first: int, values: Tensor) -> None:

@@ -26,9 +26,9 @@ def model_of(candidate: Candidate, kind: BatchKind) -> nn.Module:
         return model
     if walks_by_scaling(candidate):
         return AdapterSweep(candidate, kind).at(candidate.alpha or 0.0)
-    source = 1 if candidate.merge is None else candidate.merge.whole_copy()
+    source = 0 if candidate.merge is None else candidate.merge.whole_copy()
     if source is not None:
-        return load((candidate.start, candidate.end)[source], kind)
+        return load(candidate.parts[source], kind)
     base = candidate.end.base
     assert base
     with TemporaryDirectory() as scratch:

@@ -9,8 +9,9 @@ from pathlib import Path
 from ftlib.config import Config
 from ftlib.errors import ModelError
 from ftlib.merging.methods import Kernel
-from ftlib.models.checkpoint import Checkpoint, adapter_in, model_in
-from ftlib.models.folder import weights_digest
+from ftlib.models.adapter import read_base
+from ftlib.models.checkpoint import BASE, Checkpoint, adapter_in, model_in
+from ftlib.models.folder import files_digest, is_adapter, weights_digest
 from ftlib.models.vocabulary import check_same_labels
 from ftlib.registry.versions import MANIFEST
 from ftlib.workspace import RECORD, read_record
@@ -58,7 +59,8 @@ def check_lineage(start: Checkpoint, tuned: Sequence[Checkpoint]) -> None:
 def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
     """Refuse folders that are recorded not to belong together. Returns whether all of it was recorded.
 
-    Raises ModelError if theta1 was trained from other weights than theta0, a soup's ingredients from different
+    An adapter that names the very base by its digest belongs to it, whatever phases came between. Raises ModelError if
+    theta1 was trained from other weights than theta0, a soup's ingredients from different
     weights, or theta0 still has its random head.
     """
     records = [(name, recorded(folder)) for name, folder in folders]
@@ -73,10 +75,18 @@ def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
         theta0, called = start and start.parent, f"the weights that {start_name!r} was trained from"
     if start:
         _check_head(start_name, fresh=start.fresh_head)
+        over = {name for name, folder in folders[1:] if kernel.starts and _is_over(folder, folders[0][1])}
         for name, record in tuned:
-            if record:
+            if record and name not in over:
                 _check_start(name, record.parent, theta0, called)
     return start is not None and all(record is not None for _, record in tuned)
+
+
+def _is_over(folder: Path, base: Path) -> bool:
+    """Say whether a folder is an adapter over exactly that base, though it was trained from the base with a head."""
+    if not (is_adapter(folder) and (folder / BASE).is_file()) or is_adapter(base):
+        return False
+    return read_base(folder).weights == files_digest(base)
 
 
 def _check_start(name: str, parent: str | None, theta0: str | None, called: str) -> None:

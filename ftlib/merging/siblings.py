@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ftlib.config import user_path
 from ftlib.errors import ModelError
+from ftlib.models.adapter import Bases, find_base
 from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.models.folder import config_digest, read_config
 from ftlib.registry import ModelRegistry
@@ -16,42 +17,35 @@ from ftlib.workspace import RECORD, read_record
 
 
 def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
-    """Find a checkpoint by a folder of the train stage, or by `name@3`, which is pulled to `cache` and verified.
+    """Find a checkpoint of any form by a folder of the train stage, or by `name@3`, which is pulled to `cache`.
 
-    Raises ModelError for a folder without a record, an adapter, or a version that does not say what it was trained
-    from; StorageError if there is no such version.
+    Raises ModelError for a folder without a record, an adapter whose base is not there, or a version that does not say
+    what it was trained from; StorageError if there is no such version.
     """
     folder = user_path(spec)
     if folder.is_dir():
         found = read_record(folder, Checkpoint)
         if found is None:
             raise ModelError(f"{folder} has no {RECORD}; give a folder under stages/train of a work folder")
-        return _dense(found, spec)
+        return _over_its_base(found, registry, cache)
     if not re.fullmatch(r"[^@]+@[0-9]+", spec):  # an alias moves, and with it what the same recipe means
         raise ModelError(f"sibling {spec!r} is no folder; give a folder of the train stage, or a version as name@3")
     version = registry.resolve(spec)
     target = cache / version.manifest
     manifest = registry.manifest(version)
-    if manifest.base:
-        raise _adapter(spec, manifest.base.name)
     registry.pull(version, model_in(target))
-    return _of_version(str(version), manifest, target)
+    return _over_its_base(_of_version(str(version), manifest, target), registry, cache)
 
 
-def _dense(found: Checkpoint, spec: str) -> Checkpoint:
-    if found.base:
-        raise _adapter(spec, found.base.name)
-    return found
-
-
-def _adapter(spec: str, base: str) -> ModelError:
-    return ModelError(
-        f"sibling {spec!r} is an adapter over {base}, and siblings are mixed as dense weights; give one that was "
-        "trained with keep: merged"
-    )
+def _over_its_base(found: Checkpoint, registry: ModelRegistry, cache: Path) -> Checkpoint:
+    if found.form == "dense":
+        return found
+    base = find_base(found.folder, Bases(version=lambda spec: registry.folder_of(spec, cache)))
+    return found.model_copy(update={"base": base})
 
 
 def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:
+    """Say in a record what a pulled version is."""
     lineage = cast("dict[str, Any]", manifest.lineage)
     try:
         weights, parent, tokenizer = (
@@ -73,4 +67,5 @@ def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:
         labels=tuple(labels[key] for key in sorted(labels, key=int)),
         parameters=0,
         trained_parameters=0,
+        form=manifest.form,
     )

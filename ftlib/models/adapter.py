@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,8 +35,18 @@ from ftlib.models.tensor_files import TensorSpan, read_header, read_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 
-Versions = Callable[[str], Path]
-"""Gives the folder of a registry's version `name@3`."""
+
+@dataclass(frozen=True)
+class Bases:
+    """Where to look for the model that an adapter stands on, beside the place that its name says."""
+
+    version: Callable[[str], Path] | None = None
+    """Gives the folder of a registry's version `name@3`."""
+    given: tuple[Path, ...] = ()
+    """Folders that a user names; of these the one with the right bytes is taken, whatever it is called."""
+
+
+ANYWHERE = Bases()
 
 _WHERE = ("base_model_name_or_path", "revision")
 """What an adapter's config says of a place, which is not part of what it is."""
@@ -115,30 +126,34 @@ def base_of(start: Checkpoint) -> Base:
     return start.base or Base(name=str(folder), weights=files_digest(folder), uri=str(folder))
 
 
-def find_base(folder: Path, versions: Versions | None = None) -> Base:
+def find_base(folder: Path, bases: Bases = ANYWHERE) -> Base:
     """Find the model that the adapter in a folder stands on, on this machine, and compare its bytes with the digest.
 
     Raises ModelError, naming both, if it is not there or is another one.
     """
     base = read_base(folder)
+    given = {place: "" if is_adapter(place) else files_digest(place) for place in bases.given}
+    stands = f"the adapter in {folder} stands on {base.name}"
+    others = "".join(f", and {place} has {has[:12] or 'an adapter'}" for place, has in given.items())
     try:
-        place = _place(base.name, versions)
+        place = next((place for place, has in given.items() if has == base.weights), None) or _place(base.name, bases)
     except ModelError as error:
-        raise ModelError(f"the adapter in {folder} stands on {base.name}, which cannot be had: {error}") from error
-    found = "" if is_adapter(place) else files_digest(place)
+        remedy = others or "; name its folder: --base FOLDER"
+        raise ModelError(f"{stands} with weights {base.weights[:12]}, which cannot be had: {error}{remedy}") from error
+    found = given.get(place) or ("" if is_adapter(place) else files_digest(place))
     if found != base.weights:
         raise ModelError(
-            f"the adapter in {folder} stands on {base.name} with weights {base.weights[:12]}, but {place} has "
-            f"{found[:12] or 'an adapter'}: give back the model that it was trained over"
+            f"{stands} with weights {base.weights[:12]}, but {place} has {found[:12] or 'an adapter'}{others}: "
+            "give back the model that it was trained over"
         )
     return base.model_copy(update={"uri": str(place)})
 
 
-def _place(name: str, versions: Versions | None) -> Path:
+def _place(name: str, bases: Bases) -> Path:
     if re.fullmatch(r"[^@/:]+@[0-9]+", name):
-        if versions is None:
+        if bases.version is None:
             raise ModelError("it is a registry's version; name the registry")
-        return versions(name)
+        return bases.version(name)
     path, _, revision = name.partition("@") if re.fullmatch(r"[^@]+@[0-9a-f]{40}", name) else (name, "", "")
     return locate(ModelRef(path=path, revision=revision or None))
 
@@ -151,7 +166,7 @@ def adapter_digest(folder: Path, base: Base) -> str:
     return digest(["adapter", base.weights, digest_of_tensors(lines), json.dumps(config, sort_keys=True)])
 
 
-def find_any(ref: ModelRef, versions: Versions | None = None) -> FoundModel:
+def find_any(ref: ModelRef, bases: Bases = ANYWHERE) -> FoundModel:
     """Find the model that a recipe or a command names, in any form, and identify its bytes.
 
     Raises ModelError if it is missing or nothing makes its inputs, what `check_model` raises, and for an adapter what
@@ -161,7 +176,7 @@ def find_any(ref: ModelRef, versions: Versions | None = None) -> FoundModel:
     if not is_adapter(folder):
         return find_model(ref)
     read_adapter(folder)
-    base = find_base(folder, versions)
+    base = find_base(folder, bases)
     check_no_code(folder)
     check_processor(folder)
     return FoundModel(

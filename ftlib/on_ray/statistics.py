@@ -11,7 +11,7 @@ from ray.exceptions import RayTaskError, WorkerCrashedError
 
 from ftlib.errors import ReglageError, TransientError
 from ftlib.evaluation.batch_norm import StatisticsPlan, measure_here
-from ftlib.evaluation.predictor import threads_each
+from ftlib.evaluation.inference import threads_each
 from ftlib.fingerprint import digest
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session

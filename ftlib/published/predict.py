@@ -1,4 +1,4 @@
-"""A published version's answers to texts, with the text treated as it was in training."""
+"""A published version's answers to texts or images, treated as they were in training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pydantic import ValidationError
 
 from ftlib.config import BatchKind
 from ftlib.data.inputs import SEGMENTS, Inputs, Marks, row_size
-from ftlib.data.rows import Piece
-from ftlib.errors import ModelError
+from ftlib.data.rows import Example, Piece
+from ftlib.errors import DataError, ModelError
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.predictions import Asked, Prediction
-from ftlib.models.adapter import Versions, find_base
-from ftlib.models.folder import is_adapter
+from ftlib.kinds.predictions import Asked, Prediction, Predictor, Unasked
+from ftlib.models.adapter import ANYWHERE, Bases
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST, Manifest
 from ftlib.storage.sealed_records import parse
@@ -27,39 +26,55 @@ if TYPE_CHECKING:
 WINDOW = 1024  # texts in memory at once; within it they are batched by length, which spares most of the padding
 
 
-def predict(
-    folder: Path, texts: Iterable[str], batch_size: int = 32, versions: Versions | None = None
-) -> Iterator[Prediction]:
-    """Yield one answer per text, in order, with memory bounded by `WINDOW` texts.
+def reads_files(folder: Path) -> bool:
+    """Say whether a pulled version is asked about files. Raises ModelError for a folder that is no version."""
+    predictor = KINDS[_recipe(folder).published_format().yields].predictor
+    return predictor is not None and predictor.reads_files
+
+
+def predict(folder: Path, texts: Iterable[str], batch_size: int = 32, bases: Bases = ANYWHERE) -> Iterator[Prediction]:
+    """Yield one answer per text, in order, with memory bounded by `WINDOW` texts, or by `batch_size` images.
 
     `folder` is a pulled version: its manifest says how training cleaned and cut the text. A text for question answering
-    is a JSON object with `question` and `context`. Raises ModelError for a folder that is none, or a language model;
-    DataError for a text that is no question.
+    is a JSON object with `question` and `context`; to a model of images it is a file's path, and what cannot be read
+    there is answered by `Unasked`. Raises ModelError for a folder that is none, or a language model; DataError for a
+    text that is no question.
 
-    A version that is an adapter is put over its base, which is looked for by name and compared by digest; `versions`
-    gives the folder of one that is a version itself.
+    A version that is an adapter is put over its base, which is looked for by name and compared by digest; `bases`
+    is where else.
     """
     recipe = _recipe(folder)
-    format = recipe.published_format()
-    kind = KINDS[format.yields]
+    dataset = recipe.published_dataset()
+    format, kind = dataset.format, KINDS[dataset.format.yields]
     if kind.predictor is None:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
-    from ftlib.kinds.loading import load_adapter, load_model, load_processor
+    from ftlib.kinds.loading import load_folder, load_processor
 
-    if is_adapter(folder):
-        model = load_adapter(folder, Path(find_base(folder, versions).uri), kind.name)
-    else:
-        model = load_model(folder, kind.name)
+    model = load_folder(folder, kind.name, bases)
     processor = load_processor(folder)
-    predictor = kind.predictor(_labels(model), _answer_threshold(recipe))
+    predictor = kind.predictor(_labels(model), _answer_threshold(recipe), dataset.limits)
     inputs, remaining = format.inputs(processor), iter(texts)
-    while window := list(itertools.islice(remaining, WINDOW)):
-        examples = [predictor.example(text, keep_lines=format.keeps_lines) for text in window]
-        pieces = [encoded.pieces for encoded in format.encode(examples, processor)]
+    while window := list(itertools.islice(remaining, batch_size if predictor.reads_files else WINDOW)):
+        examples = [_example(predictor, text, keep_lines=format.keeps_lines) for text in window]
+        encoded = iter(format.encode([one for one in examples if isinstance(one, Example)], processor))
+        pieces = [next(encoded).pieces if isinstance(one, Example) else [] for one in examples]
         asked = [piece for cut in pieces for piece in cut]
         logits = iter(_logits(model, kind.name, inputs, asked, batch_size))
         for example, cut in zip(examples, pieces, strict=True):
-            yield predictor.prediction(Asked(example, cut, [next(logits) for _ in cut]))
+            if isinstance(example, Unasked):
+                yield example
+            else:
+                yield predictor.prediction(Asked(example, cut, [next(logits) for _ in cut]))
+
+
+def _example(predictor: Predictor, text: str, *, keep_lines: bool) -> Example | Unasked:
+    """Return what is asked; of a file that cannot be, why."""
+    try:
+        return predictor.example(text, keep_lines=keep_lines)
+    except DataError as error:
+        if predictor.reads_files:
+            return Unasked(file=text, error=str(error))
+        raise
 
 
 def _logits(model: Any, kind: BatchKind, inputs: Inputs, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:

@@ -42,7 +42,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _missing_packages(recipe: Recipe) -> Iterator[str]:
-    """Say which metrics need a package that is absent here: a valid recipe, which another machine may run."""
+    """Say what needs a package that is absent here: a valid recipe, which another machine may run."""
+    for phase in recipe.phases:
+        needed = phase.augmentation and phase.augmentation.package
+        if needed and importlib.util.find_spec(needed) is None:
+            yield (
+                f"phases[{phase.name}].augmentation needs the package {needed!r}, which is not installed; "
+                "pip install 'reglage[images]'"
+            )
     for name, evaluation in recipe.evaluations.items():
         for metric in evaluation.metrics:
             if metric.package and importlib.util.find_spec(metric.package) is None:

@@ -14,8 +14,8 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Form
-from ftlib.recipe.recipe import Recipe, form_misfits
+from ftlib.models.checkpoint import Checkpoint, Form
+from ftlib.recipe.recipe import Recipe, end_form, form_misfits
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
 from ftlib.wording import counted, some
@@ -103,10 +103,25 @@ def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
             )
 
 
-def check_forms(recipe: Recipe, start: Form) -> None:
-    """Raise RecipeError if what the phases end in, from a base model of this form, cannot be interpolated as asked."""
-    if problems := list(form_misfits(recipe, start)):
+def check_forms(recipe: Recipe, start: Form, siblings: Sequence[Checkpoint] = ()) -> None:
+    """Raise RecipeError if what the phases end in, from a base model of this form, cannot be interpolated as asked.
+
+    `siblings` are the checkpoints from elsewhere that are mixed with it.
+    """
+    problems = list(form_misfits(recipe, start))
+    end = end_form(recipe, start)
+    keep = {"dense": "merged", "adapter": "adapter"}
+    problems += [
+        f"interpolation.siblings: {one.phase!r} is {_FORMS[one.form]}, and the last phase ends as {_FORMS[end]}; give "
+        f"one that was trained with keep: {keep[end]}"
+        for one in siblings
+        if one.form != end
+    ]
+    if problems:
         raise RecipeError("\n".join(problems))
+
+
+_FORMS: Mapping[Form, str] = {"dense": "dense weights", "adapter": "an adapter"}
 
 
 def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], reads: Callable[[], int | None]) -> None:

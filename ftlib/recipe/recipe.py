@@ -72,8 +72,12 @@ class Recipe(Config):
 
         Of a mixture, its part with the largest share.
         """
+        return self.published_dataset().format
+
+    def published_dataset(self) -> Dataset:
+        """Return the dataset that the last phase trains on; of a mixture, its part with the largest share."""
         parts = self.phases[-1].parts
-        return self.datasets[max(parts, key=parts.__getitem__)].format
+        return self.datasets[max(parts, key=parts.__getitem__)]
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
@@ -127,7 +131,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: one model must answer the batches of all; these train on {_these(kinds)}"
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
-        yield from _companion_misfits(phase, ("base", *names[:i]))
+        yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
 
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
@@ -155,6 +159,8 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         yield from _solved_misfits(where, phase)
     if phase.batch_norm == "updated":
         yield from _statistics_misfits(where, phase, recipe.compute)
+    if phase.augmentation:
+        yield from _augmentation_misfits(recipe, phase, where)
 
 
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -166,6 +172,24 @@ def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[
         yield (
             f"{where}.batch_norm: updated normalises a row by all rows of its batch, which {split} split; set "
             "compute.workers to 0 or 1 and compute.micro_batch_size to null, or leave batch_norm at frozen"
+        )
+
+
+def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    """Say which rows an augmentation cannot change, or that they are seen once, as they are."""
+    assert phase.augmentation
+    changes = phase.augmentation.changes
+    for name in phase.parts:
+        kind = KINDS[recipe.datasets[name].format.yields]
+        if kind.modality != changes:
+            yield (
+                f"{where}.augmentation: {phase.augmentation.kind!r} changes {changes}, but the rows of {name!r} are "
+                f"{kind.modality}; remove it"
+            )
+    if not phase.tuning.takes_steps:
+        yield (
+            f"{where}.augmentation: changes rows step by step, but {phase.tuning.kind!r} is solved for and takes none; "
+            "remove it or use another tuning"
         )
 
 
@@ -187,12 +211,17 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
         )
 
 
-def _companion_misfits(phase: Phase, ends: Sequence[str]) -> Iterator[str]:
-    """Say which frozen models the objective lacks or does not ask, and which name none of the `ends` before."""
-    for field, given in (("companions", phase.companions), ("scores", phase.scores)):
-        where, asked = f"phases[{phase.name}].{field}", getattr(phase.objective, field, ())
+def _companion_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Iterator[str]:
+    """Say which frozen models objective and tuning lack or do not ask, and which name none of the `ends` before."""
+    kinds = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
+    solving = tuple(name for kind in kinds for name in phase.tuning.asks(kind))
+    for field, given, more in (("companions", phase.companions, solving), ("scores", phase.scores, ())):
+        where, asked = f"phases[{phase.name}].{field}", (*getattr(phase.objective, field, ()), *more)
         if {*asked} != {*given}:
-            yield f"{where}: {phase.objective.kind!r} asks {_these(asked)}, got {_these(given)}"
+            yield (
+                f"{where}: {(phase.tuning if more else phase.objective).kind!r} asks {_these(asked)}, got "
+                f"{_these(given)}"
+            )
         for name, one in given.items():
             if one.phase is not None and one.phase not in ends:
                 yield f"{where}.{name}: {one.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
@@ -397,25 +426,31 @@ def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def end_form(recipe: Recipe, start: Form, phases: int | None = None) -> Form:
+    """Return the form that the phases, or the first of them, end in, given that of the base model."""
+    form = start
+    for phase in recipe.phases[:phases]:
+        form = phase.tuning.leaves or form
+    return form
+
+
 def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
     """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
-    forms = [start]
-    for phase in recipe.phases:
-        forms.append(phase.tuning.leaves or forms[-1])
+    before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
-    if forms[-2:] == ["adapter", "dense"] and method.mixes:
+    if (before, end) == ("adapter", "dense") and method.mixes:
         yield (
             f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
             "adapter: give it tuning.keep: adapter, or use kind: off"
         )
-    if forms[-1] == "dense" or not recipe.phases:
+    if end == "dense" or not recipe.phases:
         return
     last = recipe.phases[-1]
     where = f"phases[{last.name}].tuning: ends in an adapter"
-    if method.mixes and not method.is_line:
+    if method.mixes and not method.is_sum:
         yield (
-            f"{where}, whose points lie on a straight line; interpolation {method.kind!r} must be 'wise_ft' without "
-            "modules and depth, or 'off', or set keep: merged"
+            f"{where}, and adapters are added up with one share for all tensors; interpolation {method.kind!r} must be "
+            "'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off', or set keep: merged"
         )
     elif method.mixes and not last.tuning.adapter_scales:
         yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"

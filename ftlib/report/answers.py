@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.evaluation import Evaluation
-from ftlib.kinds.outcomes import (
-    LabelOutcomes,
-    MultiLabelOutcomes,
-    Outcomes,
-    ScoreOutcomes,
-    SpanOutcomes,
-    TaggedOutcomes,
-)
+from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.outcomes.base import Shown
 from ftlib.report.calibration import calibration
 from ftlib.report.confusion import confusion
 from ftlib.report.content import Figure, Table
@@ -27,11 +22,11 @@ from ftlib.report.threshold_table import threshold_table
 def answer_figures(folder: Path, tables: Mapping[str, Outcomes]) -> list[Figure]:
     """Draw every evaluation's calibration or scores, and the first one's confusions."""
     found: list[Figure | None] = []
-    if sure := {n: t for n, t in tables.items() if isinstance(t, LabelOutcomes | MultiLabelOutcomes)}:
+    if sure := shown(tables, "calibration"):
         found.append(calibration(folder, sure))
-    if scored := {n: t for n, t in tables.items() if isinstance(t, ScoreOutcomes)}:
+    if scored := shown(tables, "regression"):
         found.append(predictions(folder, scored))
-    if mixed_up := {n: t for n, t in tables.items() if isinstance(t, LabelOutcomes | TaggedOutcomes)}:
+    if mixed_up := shown(tables, "confusion"):
         found.append(confusion(folder, *next(iter(mixed_up.items()))))
     return [figure for figure in found if figure is not None]
 
@@ -46,16 +41,18 @@ def answer_tables(
 
     `validation` are the same model's tables on the validation rows, as far as there are any.
     """
-    found: list[Table | None] = [threshold_table(_of_several(validation), _of_several(tables))]
-    for name, table in tables.items():
+    found: list[Table | None] = [threshold_table(shown(validation, "thresholds"), shown(tables, "thresholds"))]
+    labels, questions = shown(tables, "labels"), shown(tables, "questions")
+    for name in tables:
         evaluation = evaluations[name]
         resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
-        if isinstance(table, LabelOutcomes | MultiLabelOutcomes | TaggedOutcomes):
-            found.append(label_table(name, table, resampling))
-        elif isinstance(table, SpanOutcomes):
-            found.append(question_table(name, table, evaluation.metrics, resampling))
+        if name in labels:
+            found.append(label_table(name, labels[name], resampling))
+        if name in questions:
+            found.append(question_table(name, questions[name], evaluation.metrics, resampling))
     return [table for table in found if table is not None]
 
 
-def _of_several(tables: Mapping[str, Outcomes]) -> dict[str, MultiLabelOutcomes]:
-    return {name: table for name, table in tables.items() if isinstance(table, MultiLabelOutcomes)}
+def shown(tables: Mapping[str, Outcomes], how: Shown) -> dict[str, Any]:
+    """Return the tables that say of themselves that they are shown so; they have what that reads."""
+    return {name: table for name, table in tables.items() if how in table.shown_as}

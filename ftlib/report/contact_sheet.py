@@ -84,9 +84,9 @@ def _thumbnail(axes: Any, pixels: UInt8[np.ndarray, "height width 3"], table: La
     gold, said = int(table.gold[row]), int(table.predicted[row])
     sure = f"{table.probabilities[row, said]:.0%}"
     axes.imshow(pixels, interpolation="nearest")
-    axes.set_xlabel(f"is {_short(table.labels[gold])}", fontsize=7.5, labelpad=2)
+    axes.set_xlabel(f"is {_short(table.labels[gold])}\n ", fontsize=7.5, labelpad=2)  # with room for a second line
     answer = f"said {_short(table.labels[said])} {sure}"
-    # Below the axis's own name, in a colour of its own where it is wrong.
+    # In that line, and of another colour where it is wrong.
     axes.text(
         0.5,
         -0.18,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ftlib.config import REPORT
 from ftlib.data.prepared import split_file
@@ -13,7 +13,7 @@ from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.measured import Estimate, tables_in
 from ftlib.evaluation.results import divergence, divergence_per_token
 from ftlib.fingerprint import digest
-from ftlib.kinds.outcomes import LabelOutcomes, TokenOutcomes
+from ftlib.kinds.outcomes import LabelOutcomes
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import emit
 from ftlib.recipe.evidence import Evidence
@@ -39,9 +39,9 @@ def divergences(found: Evidence, work: Workspace, reference: Checkpoint, watched
         evaluation = found.recipe.evaluations[name]
         resampling = Resampling(evaluation.resamples, evaluation.confidence, found.recipe.seed)
         before, after = (tables_in(work.root)(cells[name]) for cells in (theirs, ours))
-        if isinstance(before, LabelOutcomes) and isinstance(after, LabelOutcomes):
-            result[name] = divergence(before, after, resampling)
-        elif isinstance(after, TokenOutcomes):
+        if after.diverges_by == "row":
+            result[name] = divergence(cast(LabelOutcomes, before), cast(LabelOutcomes, after), resampling)
+        elif after.diverges_by == "token":
             sums = _token_sums(found, work, reference, name)
             result[name] = divergence_per_token(sums, after.targets, resampling)
     return result

@@ -10,13 +10,12 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences, results, retained_reference
-from ftlib.kinds.outcomes import LabelOutcomes, ScoreOutcomes
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import spelling_notes
 from ftlib.recipe.recipe import Recipe
 from ftlib.report import diagnosis, sections
-from ftlib.report.answers import answer_figures, answer_tables
+from ftlib.report.answers import answer_figures, answer_tables, shown
 from ftlib.report.contact_sheet import contact_sheet
 from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
@@ -104,7 +103,7 @@ def _diagnosis(evidence: Evidence, work: Workspace, folder: Path) -> sections.Se
     tables = {name: load(cell) for name, cell in evidence.measured(chosen).items()}
     seen = [cell for report in evidence.sweep for cell in report.measured if cell.candidate == chosen]
     validation = {cell.evaluation: load(cell) for cell in seen}
-    labelled = {name: table for name, table in tables.items() if isinstance(table, LabelOutcomes)}
+    labelled = shown(tables, "contact_sheet")
     splits = {name: split_file(_rows_of(evidence, name).path, REPORT) for name in labelled}
     figures = [*_path_figures(evidence, work, folder), *answer_figures(folder, tables)]
     figures += [sheet] if (sheet := contact_sheet(folder, labelled, splits)) else []
@@ -128,7 +127,7 @@ def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Fig
     for name in evidence.recipe.evaluations:
         cells = {cell.candidate: cell for r in evidence.sweep for cell in r.measured if cell.evaluation == name}
         tables = [tables_in(work.root)(cells[member.name]) for member in members]
-        of_scores = of_scores or isinstance(tables[0], ScoreOutcomes)
+        of_scores = of_scores or "regression" in tables[0].shown_as
         losses[name] = [float(table.nll.sum() / table.targets.sum()) for table in tables]
     chosen = evidence.selection.chosen
     alpha = chosen.alpha or 0.5

@@ -15,7 +15,7 @@ from ftlib.config import BatchKind, Config, Split
 from ftlib.data.assignment import LEAKED, Assignment, assign, clean_example
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
-from ftlib.data.formats.text import reads_text
+from ftlib.data.formats.text import TextFormat, reads_text
 from ftlib.data.identity import published
 from ftlib.data.inputs import TEXT, Inputs, fixed_bytes, plain_cells, row_size, token_columns
 from ftlib.data.limits import check_duplicates, check_labels_of
@@ -161,7 +161,7 @@ class _Reader:
         processor, limits, format = _processor(job), limits_of(Path(job.model.uri)), job.dataset.format
         end = limits.end if KINDS[format.yields].reads_one_place else None
         if reads_text(format):
-            _check_lengths(job, processor.tokenizer, limits.positions)
+            _check_lengths(job, format, processor.tokenizer, limits.positions)
             if end is not None and format.special_tokens == "keep":
                 raise RecipeError(
                     f"datasets.{job.name}.format.special_tokens: keep, but {job.model.name} reads a row at its end "
@@ -195,11 +195,11 @@ class _Reader:
             )
 
 
-def _check_lengths(job: PreprocessJob, tokenizer: Any, positions: int | None) -> None:
+def _check_lengths(job: PreprocessJob, format: TextFormat, tokenizer: Any, positions: int | None) -> None:
     """Raise RecipeError for more tokens than the model reads, or too few for a text's."""
     # transformers says 1e30 for a tokenizer that does not know.
     longest = min(int(tokenizer.model_max_length), positions or int(tokenizer.model_max_length))
-    format, where = job.dataset.format, f"datasets.{job.name}.format"
+    where = f"datasets.{job.name}.format"
     if format.max_tokens > longest:
         raise RecipeError(
             f"{where}.max_tokens: {format.max_tokens}, but {job.model.name} reads at most {longest}; lower it"

@@ -86,7 +86,12 @@ def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry
 
 def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVersion:
     """Stage the version, then commit it with the check that reads it back through stock libraries."""
-    from ftlib.evaluation.publish_check import adapter_difference, adapter_version_difference, logit_difference
+    from ftlib.evaluation.publish_check import (
+        adapter_difference,
+        adapter_version_difference,
+        check_image_processor,
+        logit_difference,
+    )
 
     stands_on = _stands_on(job.evidence)
     staging = folder / "staging"
@@ -96,6 +101,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
     differences: list[float] = []
 
     def check(copy: Path) -> None:
+        check_image_processor(copy, chosen, job.evidence.recipe.published_format(), data)
         if stands_on:
             differences.append(adapter_version_difference(copy, stands_on, chosen, data))
             return

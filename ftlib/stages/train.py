@@ -73,7 +73,9 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     from ftlib.training.worker import outcome, work
 
     for name, companion in job.companions.items():
-        check_companion(f"phases[{job.phase.name}].companions.{name}", companion, job.start.tokenizer, job.start.labels)
+        # What a tuning asks is no head like the one that trains: it has no labels to compare.
+        labels = () if name in job.phase.tuning.asks(job.parts[0].kind) else job.start.labels
+        check_companion(f"phases[{job.phase.name}].companions.{name}", companion, job.start.tokenizer, labels)
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,

@@ -21,7 +21,7 @@ from torch import nn
 from ftlib.errors import TrainingError
 from ftlib.kinds.batch import LossSum
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.training.batches import micro_batches
 from ftlib.training.group import Group
 from ftlib.training.modes import answering
@@ -69,10 +69,10 @@ class Asking:
         count = int(split.supervised[rows].sum())
         return (pieces, count) if self._prepare is None else self._prepared(split, pieces, count)
 
-    def loss(self, split: PreparedSplit, piece: Piece) -> LossSum:
-        """Return the objective's loss of one piece."""
+    def loss(self, split: PreparedSplit, piece: Piece, augment: Augment | None = None) -> LossSum:
+        """Return the objective's loss of one piece, whose rows `augment` changes first."""
         context = {} if piece.context is None else {"context": piece.context}
-        return self._ask(self.objective.loss, split, piece, context)
+        return self._ask(self.objective.loss, split, piece, context, augment)
 
     @torch.no_grad()
     def _prepared(self, split: PreparedSplit, pieces: list[Piece], count: int) -> tuple[list[Piece], int]:
@@ -97,7 +97,9 @@ class Asking:
             )
         return int(self.group.sum(float(sum(count or 0 for count in counts)))[0])
 
-    def _ask(self, method: Any, split: PreparedSplit, piece: Piece, more: Mapping[str, Any]) -> Any:
-        batch = split.batch(piece.rows, self.collate)
+    def _ask(
+        self, method: Any, split: PreparedSplit, piece: Piece, more: Mapping[str, Any], augment: Augment | None = None
+    ) -> Any:
+        batch = split.batch(piece.rows, self.collate, augment)
         with torch.autocast(self.group.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             return method(self.model, batch, **self._beside, **more)

@@ -74,6 +74,8 @@ class GlobalBatch:
     part: int
     """The part that all its rows are of."""
     rows: Int[np.ndarray, " batch"]
+    epoch: int = 0
+    """How often all rows of the part were seen before."""
 
 
 class Order:
@@ -99,14 +101,15 @@ class Order:
         # A seed that no part's rows are drawn by.
         order = np.random.default_rng([self._seed, epoch, len(self._given)]).permutation(parts)
         streams = [self._from(part, epoch * given) for part, given in enumerate(self._given)]
-        return [GlobalBatch(int(part), next(streams[part])) for part in order]
+        return [next(streams[part]) for part in order]
 
-    def _from(self, part: int, first: int) -> Iterator[Int[np.ndarray, " batch"]]:
+    def _from(self, part: int, first: int) -> Iterator[GlobalBatch]:
         """Yield a part's batches from its `first` on: all its rows, then all of them again in another order."""
         lengths = self._lengths[part]
         passes, skipped = divmod(first, batches_in(len(lengths), self._size))
         for i in itertools.count(passes):
-            yield from global_batches(lengths, self._size, self._seed, i, part)[skipped:]
+            for rows in global_batches(lengths, self._size, self._seed, i, part)[skipped:]:
+                yield GlobalBatch(part, rows, i)
             skipped = 0
 
 

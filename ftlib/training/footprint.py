@@ -5,22 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from ftlib.config import BatchKind, Config
+from ftlib.data.images.processing import pixels_of
+from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import empty_model, head_modules
+from ftlib.kinds.loading import empty_model, head_modules, load_processor
 from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import is_adapter
 from ftlib.models.limits import load_config
 from ftlib.models.parameter_names import is_embedding
+from ftlib.models.quiet import quiet
 from ftlib.models.tensor_files import read_header
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import Tuning
+
+_ACTIVATION_BYTES = 68
+"""Of a transformer, for each token, hidden unit and layer; docs/plan.md says where it comes from."""
 
 
 class Footprint(Config):
@@ -29,9 +35,12 @@ class Footprint(Config):
     parameters: int
     trained: int
     computing: int
-    """Parameters that every token is multiplied with: all but the embedding tables."""
+    """Parameters that every token is multiplied with: all but the embedding tables. Of an image, whose convolutions
+    use a weight at many places, its multiplications for each patch of 16 x 16 pixels."""
     hidden: int
-    layers: int
+    """The width that the head reads."""
+    activation_bytes: int
+    """What a token, or a patch of an image, leaves for the way back."""
 
 
 def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Footprint:
@@ -40,19 +49,58 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
     Raises ModelError for a config that makes no model.
     """
     model = _without_weights(folder, kind, labels)
-    config = cast(Any, model).config
+    config, images = cast(Any, model).config, KINDS[kind].modality == "images"
+    hidden = _width_of_head(model) if images else config.hidden_size
+    work = _work_of_an_image(model, folder) if images else None
     parameters = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
         tables = _tables(model)
         tuned = tuning.prepare(model, kind, head_modules(model))
-    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad) + tuning.solved(config.hidden_size, labels)
+    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad) + tuning.solved(hidden, labels)
     return Footprint(
         parameters=parameters,
         trained=trained,
-        computing=parameters - tables,
-        hidden=config.hidden_size,
-        layers=config.num_hidden_layers,
+        computing=work.products if work else parameters - tables,
+        hidden=hidden,
+        activation_bytes=work.bytes if work else hidden * config.num_hidden_layers * _ACTIVATION_BYTES,
     )
+
+
+class _Work(NamedTuple):
+    """Of one patch of an image, on the way through a network."""
+
+    products: int
+    bytes: int
+
+
+def _width_of_head(model: nn.Module) -> int:
+    heads = [model.get_submodule(name) for name in head_modules(model)]
+    linear = [module for head in heads for module in head.modules() if isinstance(module, nn.Linear)]
+    return linear[-1].in_features if linear else 0
+
+
+def _work_of_an_image(model: nn.Module, folder: Path) -> _Work:
+    """Count what convolutions and linear layers multiply, and what all layers put out, by a pass without memory."""
+    column = pixels_of(load_processor(folder).image_processor)
+    products, numbers = [0], [0]
+
+    def count(layer: nn.Module, _: object, out: object) -> None:
+        if isinstance(out, torch.Tensor):
+            numbers[0] += out.numel()
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+                products[0] += out.numel() // channels * layer.weight.numel()
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if not any(True for _ in m.children())]
+    try:
+        with torch.no_grad(), quiet():
+            model.eval()(pixel_values=torch.empty(1, 3, column.height, column.width, device="meta"))
+    except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
+        raise ModelError(f"{folder} cannot read the images of its own processor: {first_line(error)}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _Work(products[0] // column.counts, 4 * numbers[0] // column.counts)
 
 
 class Frozen(Config):

@@ -13,8 +13,10 @@ from ftlib.kinds.loading import ADAPTED, is_adapted
 from ftlib.wording import some
 
 
-def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+def freeze(model: nn.Module, patterns: Sequence[str], where: str) -> None:
     """Freeze the parameters whose names match a pattern, and what an adapter would learn of them.
+
+    `where` is the phase, for messages.
 
     Raises RecipeError if a pattern matches none, or if nothing is left to train of a model that was to train.
     """
@@ -23,13 +25,13 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(re.search(pattern, name) for name, _ in named):
             raise RecipeError(
-                f"phases[].frozen: {pattern!r} matches no parameter; there are {some([name for name, _ in named], 3)}"
+                f"{where}.frozen: {pattern!r} matches no parameter; there are {some([name for name, _ in named], 3)}"
             )
     for name, parameter in named:
         if any(re.search(pattern, name) for pattern in patterns):
             parameter.requires_grad_(False)
     if trained and not any(p.requires_grad for _, p in named):
-        raise RecipeError("phases[].frozen: every parameter is frozen; nothing is left to train")
+        raise RecipeError(f"{where}.frozen: every parameter is frozen; nothing is left to train")
 
 
 def _own_name(name: str, model: nn.Module) -> str:

@@ -25,7 +25,7 @@ from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.training import checkpoints
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, Order, by_length
@@ -186,7 +186,7 @@ class Loop:
         into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
         split, rate = self.train[batch.part], self._rate(state)
         pieces, count = self.asking.pieces(split, batch.rows)
-        total = self._backward(split, pieces, count)
+        total = self._backward(split, pieces, count, self._augment(batch))
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
         sums = self.group.summed(total, float(asks), *pulled)
         norm: Any = nn.utils.clip_grad_norm_(
@@ -200,12 +200,18 @@ class Loop:
         whole = getattr(norm, "full_tensor", lambda: norm)().double().reshape(1)
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
 
-    def _backward(self, split: PreparedSplit, pieces: Sequence[Piece], count: int) -> torch.Tensor:
+    def _augment(self, batch: GlobalBatch) -> Augment | None:
+        augmentation = self.plan.phase.augmentation
+        return augmentation.of(self.plan.seed, batch.epoch, batch.part) if augmentation else None
+
+    def _backward(
+        self, split: PreparedSplit, pieces: Sequence[Piece], count: int, augment: Augment | None
+    ) -> torch.Tensor:
         """Add up the gradients of a global batch, over micro-batches and ranks; return this rank's summed loss."""
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
         for i, piece in enumerate(pieces):
             with accumulating(self.model, last=i == len(pieces) - 1):
-                loss = self.asking.loss(split, piece).total * float(piece.counts)
+                loss = self.asking.loss(split, piece, augment).total * float(piece.counts)
                 # DDP and FSDP average over ranks; the sum over ranks is wanted, so the world size comes back in.
                 (loss * (self.group.world_size / max(1, count))).backward()
             total += loss.detach()
@@ -336,7 +342,7 @@ def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]
         model = merged(model)
     head, phase = head_modules(model), plan.phase
     tuned = phase.tuning.prepare(model, plan.kind, head)
-    freeze(tuned, phase.frozen)
+    freeze(tuned, phase.frozen, f"phases[{phase.name}]")
     if phase.batch_norm == "updated" and not moving_statistics(tuned):
         raise RecipeError(
             f"phases[{phase.name}].batch_norm: updated, but {type(model).__name__} has no layer of BatchNorm that "

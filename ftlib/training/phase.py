@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ftlib.config import Config, Fraction, Name, NamePattern
 from ftlib.models.reference import ModelRef
+from ftlib.training.augmentation import Augmentation
 from ftlib.training.objectives import Objective
 from ftlib.training.penalties import Penalty
 from ftlib.training.tuning import Tuning
@@ -72,7 +73,7 @@ class Phase(Config):
 
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
-        **{"frozen": (), "batch_norm": "frozen"},
+        **{"frozen": (), "batch_norm": "frozen", "augmentation": None},
     }
 
     name: Name
@@ -104,6 +105,8 @@ class Phase(Config):
     """The frozen models that the objective asks beside the one that trains, by the names it gives them."""
     scores: dict[Name, Companion] = {}
     """The frozen models whose numbers for each row the objective reads, by name; asked once, before training."""
+    augmentation: Augmentation | None = None
+    """What is changed of each training row, each time anew: `images`. What is measured sees rows as they are."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

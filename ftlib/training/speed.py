@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import StorageError
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.training.plan import Plan
 from ftlib.workspace import Workspace, read_record
@@ -55,11 +56,21 @@ def _speed_of(folder: Path) -> Speed | None:
     if checkpoint is None or len(rows) < len(parts) or not plan.phase.tuning.takes_steps:
         return None
     tokens = sum(share * facts.tokens / facts.rows for share, facts in rows)
-    per_row = training_flops(checkpoint.parameters, checkpoint.trained_parameters) * tokens
+    per_row = training_flops(*_computing(plan, checkpoint)) * tokens
     rate = float(checkpoint.facts["samples_per_second"])
     return Speed(
         flops=rate * per_row, source=f"{rate:.0f} samples/s measured in phase {checkpoint.phase!r} of {folder.name}"
     )
+
+
+def _computing(plan: Plan, checkpoint: Checkpoint) -> tuple[int, int]:
+    """Return the parameters that every token is multiplied with, and those of them that were trained."""
+    if KINDS[plan.kind].modality == "text":
+        return checkpoint.parameters, checkpoint.trained_parameters
+    from ftlib.training.footprint import footprint
+
+    size = footprint(plan.start.folder, plan.kind, len(plan.labels), plan.phase.tuning)
+    return size.computing, min(size.trained, size.computing)
 
 
 def matmul_rate(hidden: int, seconds: float = 1.0) -> float:

@@ -93,7 +93,8 @@ def _solve(plan: Plan, group: Group) -> Trained:
     train, validation = (
         open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")
     )
-    problem = Problem(plan.phase.name, model, head, plan.labels, train, validation, plan.start.folder)
+    start, beside = plan.start.folder, plan.companions
+    problem = Problem(plan.phase.name, model, head, plan.labels, train, validation, start, beside)
     solved = plan.phase.tuning.solve(problem)
     seconds = time.monotonic() - started
     facts: Facts = {
@@ -166,7 +167,7 @@ def check_moved(
     if not trained.state.step:
         raise TrainingError("no optimiser step was done; nothing was trained")
     still: list[str] = []
-    moved: list[str] = []
+    moved = _moved_buffers(start, trained, updated)
     for name, before in start.named_parameters():
         after = trained.weights[name]
         if not torch.isfinite(after).all():
@@ -176,10 +177,6 @@ def check_moved(
             still.append(name)
         if (not before.requires_grad or name in trained.unused) and not same:
             moved.append(name)
-    for name, before in start.named_buffers():
-        # What is saved with the weights; an updated layer's mean, variance and count of batches all lie in it.
-        if name in trained.weights and name.rpartition(".")[0] not in updated:
-            moved += [] if torch.equal(before, trained.weights[name]) else [name]
     if moved:
         raise TrainingError(f"frozen parameters moved: {some(moved)}")
     # LoRA's A has no gradient until B has moved, so one step cannot move everything.
@@ -193,6 +190,13 @@ def check_moved(
             f"{some(still, 3)}; steps below their rounding do that: raise optimizer.learning_rate, or lower "
             "ema_decay if it is set"
         )
+
+
+def _moved_buffers(start: nn.Module, trained: Trained, updated: Collection[str]) -> list[str]:
+    """Return the buffers that have other bits than before step 0, of those that are saved with the weights."""
+    frozen = [(name, b) for name, b in start.named_buffers() if name.rpartition(".")[0] not in updated]
+    saved = [(name, before) for name, before in frozen if name in trained.weights]
+    return [name for name, before in saved if not torch.equal(before, trained.weights[name])]
 
 
 def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, float]:

@@ -8,24 +8,19 @@ label, is a linear layer with weight scale * T A and bias scale * T a, which sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
 
-from ftlib.data.inputs import ATTENTION_MASK, INPUT_IDS
-from ftlib.errors import ModelError, RecipeError, TrainingError
-from ftlib.kinds.collate import Collator
+from ftlib.errors import TrainingError
 from ftlib.kinds.heads.labels import LabelTargets
-from ftlib.kinds.loading import is_adapted, load_tokenizer
 from ftlib.kinds.split import PreparedSplit
-from ftlib.models.limits import limits_of
-from ftlib.training.frozen_features import BATCH, Reader, answers, handing_on, last_linear, over_rows
+from ftlib.training.frozen_features import handing_on, head_features, last_linear, over_rows
 from ftlib.training.tuning.base import Facts, Problem
+from ftlib.training.zero_shot_encoders import Ids, Vectors, encoder
 from ftlib.wording import counted
 
 if TYPE_CHECKING:
@@ -33,14 +28,11 @@ if TYPE_CHECKING:
 
 ROWS = 20_000
 """Training rows that the map is fitted on at most, evenly spaced: it has a few hundred numbers for each of them."""
-_RIDGES = tuple(10.0**i for i in range(-8, 2))
-"""Of the features' mean variance; by leave-one-out error one is chosen."""
+_RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+"""Of the features' mean variance; by leave-one-out error one is chosen. A weaker one tells hardly more, and its weights
+are so large that a step of fine-tuning is below their rounding."""
 _ROUNDING = 1e-10
 """Of the vectors' mean square: a variance below it is rounding. A decoder's first token is the same in every text."""
-
-Vectors = Float[np.ndarray, "_ width"]
-Texts = Mapping[str, Sequence[tuple[int, ...]]]
-"""The token ids of each label's sentences."""
 
 
 def make_head(problem: Problem, tuning: ZeroShot) -> Facts:
@@ -50,32 +42,35 @@ def make_head(problem: Problem, tuning: ZeroShot) -> Facts:
         raise TrainingError(f"zero_shot: a map needs at least 2 training rows, got {len(train)}; add rows")
     layer = last_linear(model, problem.head, len(problem.labels), "zero_shot")
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
-    texts = tokenized(tuning.spoken(problem.labels), problem)
     chosen = np.linspace(0, len(train) - 1, min(ROWS, len(train))).astype(np.int64)
-    with handing_on(layer), reading(model, tuning.embedding) as read:
-        directions = label_embeddings(texts, lambda rows: read_texts(model, read, rows))
-        features, embedded = over_rows(model, train, phase, read, chosen)
-        unseen = over_rows(model, validation, phase, read)[0] if len(validation) else None
+    with handing_on(layer), encoder(problem, tuning.embedding) as encodes:
+        sentences = encodes.tokenized(tuning.spoken(problem.labels))
+        directions = label_embeddings(sentences, encodes.embedded)
+        features, embedded = over_rows(model, train, phase, encodes.read, chosen)
     if tuning.embedding == "head":
         map = Map.onto_itself(features)
     else:
         map = Map.fitted(features, normalized(embedded), intercept=intercept is not None)
     weight, bias = directions @ map.weight, directions @ map.bias
-    scale, on = tuning.scale, dict[str, float | int | str]()
-    if scale == "auto":
-        scale, on = tuning.USUAL, {"scale_chosen_on": "nothing, without validation rows"}
-        if unseen is not None:
-            scale = best_scale(unseen @ weight.T + bias, gold_of(validation), tuning.SCALES)
-            on = {"scale_chosen_on": counted(len(validation), "validation row")}
+    if tuning.scale != "auto":
+        scale, chosen_on = tuning.scale, ""
+    elif encodes.scale is not None:
+        scale, chosen_on = encodes.scale, "what its encoder learned"
+    elif len(validation):
+        unseen = head_features(model, layer, validation, phase) @ weight.T + bias
+        scale = best_scale(unseen, gold_of(validation), tuning.SCALES)
+        chosen_on = counted(len(validation), "validation row")
+    else:
+        scale, chosen_on = tuning.USUAL, "nothing, without validation rows"
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(scale * weight))
         if intercept is not None:
             intercept.copy_(torch.from_numpy(scale * bias))
     return {
         "final_loss": mean_loss(scale * (features @ weight.T + bias), gold_of(train)[chosen]),
-        "sentences": sum(len(said) for said in texts.values()),
+        "sentences": sum(len(said) for said in sentences.values()),
         "scale": scale,
-        **on,
+        **({"scale_chosen_on": chosen_on} if chosen_on else {}),
         **({} if map.explained is None else {"explained": round(map.explained, 4)}),
     }
 
@@ -89,7 +84,13 @@ class Map(NamedTuple):
     """The share of the embeddings' variance that it tells, of rows that it was not fitted on; None for no fit."""
 
     @classmethod
-    def fitted(cls, features: Vectors, embedded: Vectors, *, intercept: bool) -> Map:
+    def fitted(
+        cls,
+        features: Float[np.ndarray, "rows features"],
+        embedded: Float[np.ndarray, "rows embedding"],
+        *,
+        intercept: bool,
+    ) -> Map:
         """Fit it by ridge regression; of `_RIDGES` the one with the least leave-one-out error.
 
         Raises TrainingError if all rows have the same features, or the same embedding.
@@ -116,54 +117,10 @@ class Map(NamedTuple):
         return cls(np.eye(width) / size, np.zeros(width), None)
 
 
-@contextmanager
-def reading(model: nn.Module, embedding: Literal["mean", "first", "head"]) -> Generator[Reader]:
-    """Give what reads a batch of texts: the features of the model's last layer, and the texts' embeddings.
-
-    To be used where the last layer is `handing_on`. The reader raises ModelError for a model whose body gives no vector
-    for every token.
-    """
-    if embedding == "head":
-        yield lambda inputs: (features := answers(model, inputs), features)
-        return
-    plain: Any = cast(Any, model).get_base_model() if is_adapted(model) else model
-    outputs: list[Any] = []
-    hook = plain.base_model.register_forward_hook(lambda _, __, output: outputs.append(output))
-
-    def read(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        features, mask = answers(model, inputs), inputs[ATTENTION_MASK]
-        hidden = getattr(outputs.pop(), "last_hidden_state", None)
-        if hidden is None or hidden.shape[:2] != mask.shape:
-            raise ModelError(
-                f"zero_shot: {type(plain).__name__} has no vector for every token of a text, and so no {embedding!r} "
-                "embedding; use embedding: head"
-            )
-        return features, token_mean(hidden, mask) if embedding == "mean" else hidden[:, 0]
-
-    try:
-        yield read
-    finally:
-        hook.remove()
-
-
-def token_mean(hidden: Float[Tensor, "rows tokens width"], mask: Int[Tensor, "rows tokens"]) -> Tensor:
-    """Return the mean over each row's own tokens, padding left out."""
-    own = mask[:, :, None].to(hidden.dtype)
-    return (hidden * own).sum(dim=1) / own.sum(dim=1)
-
-
-@torch.inference_mode()
-def read_texts(model: nn.Module, read: Reader, texts: Sequence[Sequence[int]]) -> Vectors:
-    """Return the embeddings of texts, given as token ids, in their order."""
-    collate = Collator.of(model)
-    batches = [collate({INPUT_IDS: texts[i : i + BATCH]}) for i in range(0, len(texts), BATCH)]
-    return np.concatenate([read(batch)[-1].float().cpu().numpy() for batch in batches])
-
-
-def label_embeddings(texts: Texts, embed: Callable[[Sequence[Sequence[int]]], Vectors]) -> Vectors:
-    """Return each label's embedding: the mean of its texts' normalised ones, normalised again."""
-    every = normalized(embed([ids for said in texts.values() for ids in said]))
-    ends = np.cumsum([len(said) for said in texts.values()])
+def label_embeddings(sentences: Mapping[str, Sequence[Ids]], embed: Callable[[Sequence[Ids]], Vectors]) -> Vectors:
+    """Return each label's embedding: the mean of its sentences' normalised ones, normalised again."""
+    every = normalized(embed([ids for said in sentences.values() for ids in said]))
+    ends = np.cumsum([len(said) for said in sentences.values()])
     return normalized(np.stack([part.mean(axis=0) for part in np.split(every, ends[:-1])]))
 
 
@@ -172,32 +129,6 @@ def normalized(vectors: Vectors) -> Vectors:
     doubled = vectors.astype(np.float64)
     norms = np.linalg.norm(doubled, axis=-1, keepdims=True)
     return doubled / np.where(norms, norms, 1.0)
-
-
-def tokenized(spoken: Mapping[str, Sequence[str]], problem: Problem) -> Texts:
-    """Return the ids of each label's sentences, special tokens included.
-
-    Raises RecipeError for one that the tokenizer makes nothing of, that is longer than what the model reads, or that
-    is another label's too: to some tokenizers upper case is nothing.
-    """
-    tokenizer, most = load_tokenizer(problem.folder), limits_of(problem.folder).positions
-    empty, owners = tokenizer.num_special_tokens_to_add(), dict[tuple[int, ...], str]()
-    texts: dict[str, list[tuple[int, ...]]] = {}
-    for label, sentences in spoken.items():
-        found = tokenizer(list(sentences), verbose=False, split_special_tokens=True)[INPUT_IDS]
-        texts[label] = [*map(tuple, found)]
-        for sentence, ids in zip(sentences, texts[label], strict=True):
-            where = f"tuning.sentences: {sentence!r} of the label {label!r}"
-            if len(ids) <= empty:
-                raise RecipeError(f"{where} has no token that the model knows; say something else")
-            if most is not None and len(ids) > most:
-                raise RecipeError(f"{where} has {len(ids):,} tokens, and the model reads {most:,}; shorten it")
-            if (other := owners.setdefault(ids, label)) != label:
-                raise RecipeError(
-                    f"{where} is one of {other!r} too, as the model reads it, and cannot tell them apart; give each "
-                    "label its own"
-                )
-    return texts
 
 
 def gold_of(split: PreparedSplit) -> Int[np.ndarray, " rows"]:

@@ -1,6 +1,7 @@
 """A version that is an adapter, from its recipe to what is asked of it and trained from it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import peft
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from flows import jobs
-from flows.steps import Inputs, Outcome, pinned, steps
+from flows.command_line.main import main
+from flows.steps import Inputs, Outcome, inputs, pinned, steps
 from ftlib.errors import ModelError, RecipeError
+from ftlib.merging.candidate_weights import write_candidate
+from ftlib.merging.interpolation import Soup
 from ftlib.models.adapter import find_any
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
@@ -29,7 +34,8 @@ from ftlib.registry.outcome import ModelVersion
 from ftlib.stages.base import base
 from ftlib.stages.step import walk
 from ftlib.stages.train import train
-from ftlib.testing import tiny_recipe
+from ftlib.testing import tiny_classifier, tiny_recipe
+from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
 
 TEXTS = ["the screen stays blank", "please tell me again when the parcel will be here"]
@@ -108,6 +114,69 @@ def test_what_a_version_was_made_over_is_known_by_its_bytes(ran: tuple[Recipe, W
     assert ancestry.manifests[f"{recipe.publish.name}@1"][1].form == "adapter"
 
 
+def test_a_line_from_the_base_model_to_a_version_keeps_the_head_that_the_base_has_not(
+    ran: tuple[Recipe, Workspace, Outcome, Path], tmp_path: Path
+):
+    recipe, pulled = ran[0], ran[3]
+    registry = ["--registry", ModelRegistry(recipe.publish.to.store()).store.uri]
+    words = ["interpolate", recipe.model.path, "tiny-router@1", "--alpha", "0.3", *registry, "--out"]
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "dense")])
+    assert done.exit_code == 0, done.output
+    assert "A has no classifier.bias, classifier.weight: at every alpha they are the adapter's" in done.output
+    assert "is not recorded" not in done.output
+    assert CliRunner().invoke(main, [*words, str(tmp_path / "adapter"), "--as-adapter"]).exit_code == 0
+    stock: Any = AutoModelForSequenceClassification.from_pretrained(
+        recipe.model.path, config=AutoConfig.from_pretrained(pulled), ignore_mismatched_sizes=True
+    )
+    start = {name: tensor.clone() for name, tensor in stock.state_dict().items()}
+    end = peft.PeftModel.from_pretrained(stock, pulled).merge_and_unload().state_dict()
+    made = AutoModelForSequenceClassification.from_pretrained(tmp_path / "dense").state_dict()
+    assert made.keys() == end.keys()
+    for name, value in made.items():
+        wanted = (
+            end[name] if name.startswith("classifier") else torch.lerp(start[name].double(), end[name].double(), 0.3)
+        )
+        torch.testing.assert_close(value, wanted.float(), rtol=0, atol=1e-6)
+    config = AutoConfig.from_pretrained(pulled)
+    base: Any = AutoModelForSequenceClassification.from_pretrained(recipe.model.path, config=config)
+    moved = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().state_dict()
+    for name, value in made.items():
+        torch.testing.assert_close(moved[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_base_that_is_found_by_no_name_is_given_and_compared(
+    ran: tuple[Recipe, Workspace, Outcome, Path], tmp_path: Path
+):
+    recipe, pulled = ran[0], ran[3]
+    copy, moved = shutil.copytree(pulled, tmp_path / "copy"), shutil.copytree(recipe.model.path, tmp_path / "moved")
+    said = json.loads((copy / "base.json").read_text())
+    (copy / "base.json").write_text(json.dumps({**said, "name": str(tmp_path / "gone")}))
+
+    def asked(command: str, *words: object) -> Result:
+        return CliRunner().invoke(main, [command, str(copy), *map(str, words)], input="\n".join(TEXTS))
+
+    wanted = CliRunner().invoke(main, ["predict", str(pulled)], input="\n".join(TEXTS)).stdout
+    other = tiny_classifier(tmp_path / "other", seed=5)
+    assert (
+        asked("predict", "--base", moved).stdout == asked("predict", "--base", other, "--base", moved).stdout == wanted
+    )
+    for words, message in (
+        ([], r"gone with weights \w{12}, which cannot be had: .*; name its folder: --base FOLDER"),
+        (["--base", other], r"gone with weights (\w{12}), which cannot be had: .*, and \S+/other has (?!\1)\w{12}$"),
+        (["--base", copy], r"and \S+/copy has an adapter$"),
+        (["--base", tmp_path / "nowhere"], "does not exist"),
+    ):
+        refused = asked("predict", *words)
+        assert refused.exit_code
+        assert re.search(message, refused.output.strip())
+        assert "Traceback" not in refused.output
+    (tmp_path / "empty").mkdir()
+    assert "has no model.safetensors" in asked("predict", "--base", tmp_path / "empty").output
+    recipe_file = written(tmp_path / "again")
+    measured = asked("evaluate", "--recipe", recipe_file, "--base", moved, "--work", tmp_path / "work")
+    assert measured.exit_code == 0, measured.output
+
+
 def test_a_base_that_is_gone_or_another_one_is_one_line(ran: tuple[Recipe, Workspace, Outcome, Path], tmp_path: Path):
     pulled = ran[3]
     copy = shutil.copytree(pulled, tmp_path / "copy")
@@ -116,10 +185,14 @@ def test_a_base_that_is_gone_or_another_one_is_one_line(ran: tuple[Recipe, Works
     with pytest.raises(ModelError, match=r"stands on .* with weights 000000000000, but .* has [0-9a-f]{12}: give back"):
         list(predict(copy, TEXTS))
     (copy / "base.json").write_text(json.dumps({**said, "name": str(tmp_path / "gone")}))
-    with pytest.raises(ModelError, match=r"stands on .*gone, which cannot be had: model folder .* does not exist"):
+    with pytest.raises(
+        ModelError, match=r"stands on .*gone with weights \w{12}, which cannot be had: model folder .* does not exist"
+    ):
         list(predict(copy, TEXTS))
     (copy / "base.json").write_text(json.dumps({**said, "name": "other@3"}))
-    with pytest.raises(ModelError, match=r"stands on other@3, which cannot be had: it is a registry's version"):
+    with pytest.raises(
+        ModelError, match=r"stands on other@3 with weights \w{12}, which cannot be had: it is a registry's version"
+    ):
         list(predict(copy, TEXTS))
     (copy / "base.json").write_text("{}")
     with pytest.raises(ModelError, match="does not name a model and its digest"):
@@ -129,10 +202,33 @@ def test_a_base_that_is_gone_or_another_one_is_one_line(ran: tuple[Recipe, Works
         list(predict(copy, TEXTS))
 
 
+@pytest.mark.slow
+def test_a_soup_with_a_version_beside_it_is_published_as_one_adapter(
+    ran: tuple[Recipe, Workspace, Outcome, Path], tmp_path: Path
+):
+    """The version and the run's own fine-tunes were trained from one probe, and their ranks add up."""
+    recipe, work = ran[0], ran[1]
+    again = recipe.publish.model_copy(update={"name": "soup"})
+    phases = (recipe.phases[0], recipe.phases[1].model_copy(update={"tuning": LoRA(rank=3, keep="adapter")}))
+    changes = {"interpolation": Soup(seeds=(5,), siblings=("tiny-router@1",)), "phases": phases, "publish": again}
+    soup = Recipe.model_validate({**recipe.model_copy(update=changes).model_dump(), "select": {"by": "away/accuracy"}})
+    outcome = walk(steps(soup, work, inputs(soup, work)), lambda step: step.stage(step.job, work))
+    assert outcome is not None
+    assert isinstance(outcome.result, ModelVersion)
+    names = [member.name for member in outcome.evidence.candidates.members]
+    assert names == ["probe", "tiny-router@1", "tune-seed5", "soup", "tune"]
+    (mixed,) = (member for member in outcome.evidence.candidates.members if member.name == "soup")
+    write_candidate(mixed, tmp_path / "soup")
+    assert json.loads((tmp_path / "soup" / "adapter_config.json").read_text())["r"] == 3 + 2 + 3
+    dense = soup.model_copy(update={"phases": (soup.phases[0], load_recipe(tiny_recipe(tmp_path / "d")).phases[1])})
+    with pytest.raises(RecipeError, match=r"'tiny-router@1' is an adapter, and the last phase ends as dense weights"):
+        walk(steps(dense, work, inputs(dense, work)), lambda step: step.stage(step.job, work))
+
+
 @pytest.mark.parametrize(
     ("tuning", "changes", "said"),
     [
-        ({}, {"interpolation": {"kind": "slerp"}}, "ends in an adapter, whose points lie on a straight line"),
+        ({}, {"interpolation": {"kind": "slerp"}}, "ends in an adapter, and adapters are added up with one share"),
         ({}, {"interpolation": {"kind": "wise_ft", "depth": [0, 1]}}, "must be 'wise_ft' without modules and depth"),
         ({"use_dora": True}, {}, "ends in an adapter that cannot be scaled"),
         ({}, {"publish": {"name": "tiny", "adapter": True}}, "so the version is one; remove it"),

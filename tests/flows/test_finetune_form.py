@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prefect.utilities.callables import parameter_schema
@@ -8,6 +8,7 @@ from flows.finetune import finetune
 from flows.finetune_form import Computing, Publishing, Training, answered_recipe
 from ftlib.errors import RecipeError
 from ftlib.recipe.file import load_recipe
+from ftlib.training.tuning import Tuning
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_the_form_asks_for_what_people_change(schema):
     groups = {name: list(part["properties"]) for name, part in schema["definitions"].items()}
     assert list(schema["properties"]) == ["recipe", "training", "publishing", "computing", "overrides", "work"]
     assert groups == {
-        "Training": ["tuning", "learning_rate", "epochs", "batch_size", "lora_rank", "seed"],
+        "Training": ["tuning", "learning_rate", "epochs", "batch_size", "lora_rank", "frozen_layers", "seed"],
         "Publishing": ["name", "registry_folder", "description"],
         "Computing": ["workers", "threads"],
     }
@@ -74,6 +75,17 @@ def test_answers_reach_the_strict_recipe(tiny_recipe):
     )
     assert (made.compute.workers, made.compute.threads, made.seed) == (2, 1, 9)
     assert made.phases[0] == load_recipe(tiny_recipe).phases[0]
+
+
+def test_every_tuning_is_on_offer_and_frozen_layers_are_counted(schema, tiny_recipe):
+    offered = schema["definitions"]["Training"]["properties"]["tuning"]["enum"]
+    members = get_args(get_args(Tuning)[0])
+    assert offered == ["from recipe", *(member.model_fields["kind"].default for member in members)]
+    answers = Training(tuning="frozen_layers", frozen_layers=1)
+    tune = answered_recipe(str(tiny_recipe), answers, Publishing(), Computing(), []).phases[-1]
+    assert (tune.tuning.kind, tune.tuning.layers) == ("frozen_layers", 1)
+    with pytest.raises(RecipeError, match="'loar'"):
+        answered_recipe(str(tiny_recipe), Training(tuning="loar"), Publishing(), Computing(), [])
 
 
 def test_answers_that_do_not_fit_together_are_refused(tiny_recipe):

@@ -4,13 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_rows
+from ftlib.kinds.kind import KINDS
+from ftlib.testing import (
+    LABELS,
+    tiny_causal_lm,
+    tiny_classifier,
+    tiny_multi_label_rows,
+    tiny_prepared,
+    tiny_prompts,
+    tiny_questions,
+    tiny_rows,
+    tiny_scored_rows,
+    tiny_tagged_rows,
+)
+
+
+def test_there_are_prepared_rows_of_every_kind_of_text(tmp_path: Path) -> None:
+    rows = {
+        "labeled": tiny_rows(6),
+        "multi_labeled": tiny_multi_label_rows(6),
+        "scored": tiny_scored_rows(6),
+        "tagged": tiny_tagged_rows(6),
+        "spans": tiny_questions(6),
+        "tokens": tiny_rows(6),
+        "completions": tiny_prompts(6),
+    }
+    assert [*rows] == [kind.name for kind in KINDS.values() if kind.modality == "text"]
+    for kind, made in rows.items():
+        data = tiny_prepared(tmp_path / kind, {"train": made}, kind=kind)
+        assert (data.kind, data.splits["train"].rows) == (kind, 6)
+    with pytest.raises(ValueError, match="rows of text, got 'labeled_images'; lay them out with tiny_prepared_as"):
+        tiny_prepared(tmp_path / "images", {"train": tiny_rows(2)}, kind="labeled_images")
 
 
 def test_stock_transformers_loads_the_classifier(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from ftlib.testing import (
     write_jsonl,
 )
 from ftlib.training.tuning.frozen_layers import FrozenLayers
+from ftlib.training.tuning.zero_shot import ZeroShot
 from tasks.runner import Runner, StageRun
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -193,6 +195,10 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
         overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
         if isinstance(phase.tuning, FrozenLayers):
             overrides.append(f"phases.{i}.tuning.layers=1")  # of the tiny model's two
+        source = recipe.datasets[next(iter(phase.parts))].source
+        if isinstance(phase.tuning, ZeroShot) and isinstance(source, InstalledText):
+            said = {name: list(phase.tuning.sentences[name]) for name in source.libraries[:3]}
+            overrides.append(f"phases.{i}.tuning.sentences={json.dumps(said)}")
     if isinstance(recipe.publish.to, S3):
         return [*overrides, f"publish.to.endpoint_url={s3_endpoint}"]
     return [*overrides, f"publish.to={{kind: folder, path: {folder / 'registry'}}}"]

@@ -54,7 +54,7 @@ class FormatBase(Config):
         return TEXT
 
     def image_processor(self, processor: Processor) -> ImageProcessor | None:
-        """Return what makes its images of files, and a model that was trained on them is published with; None for text."""
+        """Return what makes its images, with which a model that learnt from them is published; None for text."""
         return None
 
     @property

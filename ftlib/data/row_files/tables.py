@@ -44,7 +44,12 @@ def read_parquet(
             # Left as dictionaries, since 40 GB of text fit into one of a few megabytes and the footer does not say so.
             text = [field.name for field in table.schema_arrow if pa.types.is_string(field.type)]
             # Spark's old dates count nanoseconds from 1970 and reach 2262 at most: beyond that they would wrap.
-            table = parquet.ParquetFile(stream, read_dictionary=text, coerce_int96_timestamp_unit="us")
+            table = parquet.ParquetFile(
+                stream,
+                read_dictionary=text,
+                coerce_int96_timestamp_unit="us",
+                pre_buffer=False,  # else all that was read stays in memory until the last row
+            )
             size = file.bytes // max(table.metadata.num_rows, 1)
             batches = _batches(table, drop, _rows_at_once(table, _NESTED_BATCH if nested else _BATCH))
             named = {**namers(stored_features(table.schema_arrow.metadata)), **taken_from(images)}

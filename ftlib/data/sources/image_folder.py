@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 from typing_extensions import override
@@ -36,6 +36,9 @@ class ImageFolder(StoredFiles):
     kind: Literal["image_folder"] = "image_folder"
     label_level: int = Field(default=1, ge=-9, le=9)
     """Which folder is the label: 1 is the first below `path`, or below the first `*` of a glob; -1 the image's own."""
+
+    drop_columns: ClassVar[tuple[str, ...]] = ()
+    """It has no column that one could do without."""
 
     @field_validator("label_level")
     @classmethod

@@ -13,23 +13,30 @@ from ftlib.data.images.decoding import refusal
 from ftlib.data.listed import FileVersion, ListedFile
 from ftlib.data.sources.listing import FileStatus, list_below, list_folder
 from ftlib.data.sources.stored_files import read_whole
-from ftlib.errors import RecipeError
+from ftlib.errors import DataError, RecipeError
 from ftlib.storage import Place, open_objects
 
 
 def list_images(place: Place, images_in: str | None, rows: Sequence[ListedFile]) -> list[FileStatus]:
     """List the images under the folder that paths count from. Links that lead out of it are left out.
 
-    Raises RecipeError for a folder that is neither here nor in the rows' bucket.
+    Raises RecipeError for a folder that is neither here nor in the rows' bucket, DataError for one that is not there.
     """
     folder = folder_of_images(place, images_in, (file.uri for file in rows))
     if place.remote:
         bucket = open_objects(place)
         found = list_below(bucket, folder.removeprefix(bucket.uri("")).rstrip("/"))
     else:
+        if not os.path.isdir(folder):
+            raise DataError(f"{folder}: no such folder (looked in {Path.cwd()}); correct source.images_in")
         real = os.path.realpath(folder)
         found = [file for file in list_folder(Path(folder)) if _is_below(file.real, real)]
-    return [file for file in found if file.uri.lower().endswith((*IMAGE_SUFFIXES, *OTHER_SUFFIXES))]
+    return [file for file in found if is_image(file.uri)]
+
+
+def is_image(uri: str) -> bool:
+    """Say whether a file's name is that of an image, one that is refused too."""
+    return uri.lower().endswith((*IMAGE_SUFFIXES, *OTHER_SUFFIXES))
 
 
 def folder_of_images(place: Place, images_in: str | None, rows: Iterable[str]) -> str:
@@ -58,7 +65,7 @@ class ImagesBeside:
         row_bytes: int,
     ) -> None:
         """Take the source's place, all of its pinned files, and those of them that hold rows."""
-        self._images: Mapping[str, FileVersion] = {file.uri: file for file in files}
+        self._images: Mapping[str, FileVersion] = {file.uri: file for file in files if is_image(file.uri)}
         self._folder = folder_of_images(place, images_in, (file.uri for file in rows))
         """What no path may leave."""
         self._bucket = open_objects(place) if place.remote else None
@@ -93,7 +100,7 @@ class ImagesBeside:
         if self._bucket is not None or not os.path.exists(named):
             return None
         real = os.path.realpath(named)
-        if not _is_below(real, os.path.realpath(self._folder)):
+        if not _is_below(f"{real}/", os.path.realpath(self._folder)):
             raise refusal("image_outside", f"{said}, a link that leads out of {self._folder}")
         return self._by_real.get(real)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,19 @@ from ftlib.kinds.batch import Batch
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a model is asked; a kind's answers read what they need of it."""
+
+    split: PreparedSplit
+    labels: tuple[str, ...]
+    """In the order of the model's logits; empty without labels."""
+    tokenizer: Callable[[], Any]
+    """Loads the model's, for answers that are text."""
+    max_new_tokens: int
+    """How much it may write after a prompt, for the kind of batch that has prompts; 0: nothing."""
 
 
 class Answers(ABC):
@@ -54,10 +68,5 @@ class Head(ABC):
         return said.logits
 
     @abstractmethod
-    def answers(
-        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
-    ) -> Answers:
-        """Return a collector for a split's answers; it loads the tokenizer only if it reads or writes text.
-
-        `max_new_tokens` is how much a model may write after a prompt, for the kind of batch that has prompts.
-        """
+    def answers(self, asked: Request) -> Answers:
+        """Return a collector for a split's answers; it loads the tokenizer only if it reads or writes text."""

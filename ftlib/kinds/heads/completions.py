@@ -17,6 +17,7 @@ from typing_extensions import override
 from ftlib.data.inputs import ATTENTION_MASK, INPUT_IDS
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.tokens import TokenAnswers, TokenHead
 from ftlib.kinds.outcomes import CompletionOutcomes
 from ftlib.kinds.split import PreparedSplit
@@ -32,10 +33,8 @@ class CompletionHead(TokenHead):
         return References(column)
 
     @override
-    def answers(
-        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
-    ) -> CompletionAnswers:
-        return CompletionAnswers(split, tokenizer, max_new_tokens)
+    def answers(self, asked: Request) -> CompletionAnswers:
+        return CompletionAnswers(asked.split, asked.tokenizer, asked.max_new_tokens)
 
 
 class References(Targets):

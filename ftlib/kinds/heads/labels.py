@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from typing_extensions import override
 from ftlib.data.identity import places
 from ftlib.errors import DataError
 from ftlib.kinds.batch import Batch
-from ftlib.kinds.heads.base import Answers
+from ftlib.kinds.heads.base import Answers, Request
 from ftlib.kinds.heads.sequence import SequenceHead, logits_of
 from ftlib.kinds.outcomes import LabelOutcomes
 from ftlib.kinds.split import PreparedSplit
@@ -37,10 +37,8 @@ class LabelHead(SequenceHead):
         return LabelTargets(positions(column, labels, path))
 
     @override
-    def answers(
-        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
-    ) -> LabelAnswers:
-        return LabelAnswers(split, labels)
+    def answers(self, asked: Request) -> LabelAnswers:
+        return LabelAnswers(asked.split, asked.labels)
 
 
 class LabelTargets(Targets):

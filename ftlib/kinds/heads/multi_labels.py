@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from typing_extensions import override
 
 from ftlib.kinds.batch import Batch
-from ftlib.kinds.heads.base import Answers
+from ftlib.kinds.heads.base import Answers, Request
 from ftlib.kinds.heads.labels import positions
 from ftlib.kinds.heads.sequence import SequenceHead, logits_of
 from ftlib.kinds.outcomes import MultiLabelOutcomes
@@ -41,10 +41,8 @@ class MultiLabelHead(SequenceHead):
         return MultiLabelTargets(np.concatenate([[0], counts.cumsum()]), named, len(labels))
 
     @override
-    def answers(
-        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
-    ) -> MultiLabelAnswers:
-        return MultiLabelAnswers(split, labels)
+    def answers(self, asked: Request) -> MultiLabelAnswers:
+        return MultiLabelAnswers(asked.split, asked.labels)
 
 
 class MultiLabelTargets(Targets):

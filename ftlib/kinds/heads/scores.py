@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ftlib.kinds.batch import Batch
-from ftlib.kinds.heads.base import Answers
+from ftlib.kinds.heads.base import Answers, Request
 from ftlib.kinds.heads.sequence import SequenceHead, logits_of
 from ftlib.kinds.outcomes import ScoreOutcomes
 from ftlib.kinds.split import PreparedSplit
@@ -35,10 +35,8 @@ class ScoreHead(SequenceHead):
         return ScoreTargets(column.to_numpy())
 
     @override
-    def answers(
-        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
-    ) -> ScoreAnswers:
-        return ScoreAnswers(split)
+    def answers(self, asked: Request) -> ScoreAnswers:
+        return ScoreAnswers(asked.split)
 
 
 class ScoreTargets(Targets):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from ftlib.data.row_targets import Span
 from ftlib.kinds.batch import Batch
-from ftlib.kinds.heads.base import Answers, Head
+from ftlib.kinds.heads.base import Answers, Head, Request
 from ftlib.kinds.outcomes import SpanOutcomes
 from ftlib.kinds.span_nll import span_nll
 from ftlib.kinds.split import PreparedSplit
@@ -46,10 +46,8 @@ class SpanHead(Head):
         return torch.stack([said.start_logits, said.end_logits], dim=-1)
 
     @override
-    def answers(
-        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
-    ) -> SpanAnswers:
-        return SpanAnswers(split)
+    def answers(self, asked: Request) -> SpanAnswers:
+        return SpanAnswers(asked.split)
 
 
 class SpanTargets(Targets):

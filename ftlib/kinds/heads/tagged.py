@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from ftlib.data.iob2 import OUTSIDE
 from ftlib.kinds.batch import UNTAUGHT, Batch
-from ftlib.kinds.heads.base import Answers, Head
+from ftlib.kinds.heads.base import Answers, Head, Request
 from ftlib.kinds.heads.labels import positions
 from ftlib.kinds.outcomes import TaggedOutcomes
 from ftlib.kinds.split import PreparedSplit
@@ -39,10 +39,8 @@ class TagHead(Head):
         return TagTargets(column, labels, path)
 
     @override
-    def answers(
-        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
-    ) -> TagAnswers:
-        return TagAnswers(split, labels)
+    def answers(self, asked: Request) -> TagAnswers:
+        return TagAnswers(asked.split, asked.labels)
 
 
 class TagTargets(Targets):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from typing_extensions import override
 
 from ftlib.kinds.batch import Batch
-from ftlib.kinds.heads.base import Answers, Head
+from ftlib.kinds.heads.base import Answers, Head, Request
 from ftlib.kinds.outcomes import TokenOutcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
@@ -37,10 +37,8 @@ class TokenHead(Head):
         """Return nothing: the tokens are the targets."""
 
     @override
-    def answers(
-        self, split: PreparedSplit, labels: tuple[str, ...], tokenizer: Callable[[], Any], max_new_tokens: int
-    ) -> TokenAnswers:
-        return TokenAnswers(split, tokenizer)
+    def answers(self, asked: Request) -> TokenAnswers:
+        return TokenAnswers(asked.split, asked.tokenizer)
 
 
 class TokenAnswers(Answers):

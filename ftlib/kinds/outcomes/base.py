@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from ftlib.config import BatchKind
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 SLICE = "slice:"
+Shown = Literal["calibration", "regression", "confusion", "contact_sheet", "labels", "thresholds", "questions"]
+"""Figures and tables of the report that are made of outcomes."""
 OF_ALL_ROWS = {"column": False}
 """Metadata of a field that is no column: it holds for the whole table."""
 
@@ -26,6 +28,10 @@ class Outcomes:
     """One model on one split, rows in the split's order. Each kind of batch has a table of its own."""
 
     kind: ClassVar[BatchKind]
+    shown_as: ClassVar[frozenset[Shown]] = frozenset()
+    """What the page shows of such a table beside its metrics."""
+    diverges_by: ClassVar[Literal["row", "token"] | None] = None
+    """Per what one model's distance from another's answers (KL) is told; None where it is not."""
 
     row_ids: tuple[str, ...]
     nll: Float[np.ndarray, " rows"]

@@ -22,6 +22,8 @@ class LabelOutcomes(Outcomes):
     """A classifier's answers."""
 
     kind: ClassVar[BatchKind] = "labeled"
+    shown_as = frozenset({"calibration", "confusion", "contact_sheet", "labels"})
+    diverges_by = "row"
 
     labels: tuple[str, ...] = field(metadata=OF_ALL_ROWS)
     """The model's labels; `gold` and `predicted` are positions in it."""

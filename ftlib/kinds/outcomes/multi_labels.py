@@ -26,6 +26,7 @@ class MultiLabelOutcomes(Outcomes):
     """A multi-label classifier's answers: `nll` sums over the labels, each of which is a term of its own."""
 
     kind: ClassVar[BatchKind] = "multi_labeled"
+    shown_as = frozenset({"calibration", "labels", "thresholds"})
 
     labels: tuple[str, ...] = field(metadata=OF_ALL_ROWS)
     """The model's labels, in the order of the columns below."""

@@ -22,6 +22,7 @@ class ScoreOutcomes(Outcomes):
     """A regression's answers; `nll` is a normal distribution's with variance 1: half the squared error, + 0.919."""
 
     kind: ClassVar[BatchKind] = "scored"
+    shown_as = frozenset({"regression"})
 
     gold: Float[np.ndarray, " rows"]
     predicted: Float[np.ndarray, " rows"]

@@ -27,6 +27,7 @@ class SpanOutcomes(Outcomes):
     """
 
     kind: ClassVar[BatchKind] = "spans"
+    shown_as = frozenset({"questions"})
 
     answers: tuple[tuple[str, ...], ...]
     """Every text that counts as right; none for a question without an answer."""

@@ -41,6 +41,7 @@ class TaggedOutcomes(Outcomes):
     """A tagger's answers. A word that the model did not read, beyond `max_tokens`, is predicted `O`."""
 
     kind: ClassVar[BatchKind] = "tagged"
+    shown_as = frozenset({"confusion", "labels"})
 
     labels: tuple[str, ...] = field(metadata=OF_ALL_ROWS)
     """The model's tags."""

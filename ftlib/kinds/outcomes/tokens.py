@@ -22,6 +22,7 @@ class TokenOutcomes(Outcomes):
     """A language model's answers: `nll` sums over a row's `targets`, which are `target_bytes` long."""
 
     kind: ClassVar[BatchKind] = "tokens"
+    diverges_by = "token"
 
     target_bytes: Int[np.ndarray, " rows"]
     """Bytes of UTF-8 that the targets spell."""

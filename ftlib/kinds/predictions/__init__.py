@@ -1,6 +1,7 @@
 """How a published model answers a user's text, one file for each kind that a user asks here."""
 
-from ftlib.kinds.predictions.base import Asked, Prediction, Predictor
+from ftlib.kinds.predictions.base import Asked, Prediction, Predictor, Unasked
+from ftlib.kinds.predictions.image_labels import ImageLabelPrediction, ImageLabelPredictor
 from ftlib.kinds.predictions.labels import LabelPrediction, LabelPredictor
 from ftlib.kinds.predictions.multi_labels import MultiLabelPrediction, MultiLabelPredictor
 from ftlib.kinds.predictions.scores import ScorePrediction, ScorePredictor
@@ -13,6 +14,8 @@ __all__ = [
     "FoundAnswer",
     "FoundEntities",
     "FoundEntity",
+    "ImageLabelPrediction",
+    "ImageLabelPredictor",
     "LabelPrediction",
     "LabelPredictor",
     "MultiLabelPrediction",
@@ -22,4 +25,5 @@ __all__ = [
     "ScorePrediction",
     "ScorePredictor",
     "SpanPredictor",
+    "Unasked",
 ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from typing_extensions import override
 
 from ftlib.config import Config
 from ftlib.data.cleaning import clean
+from ftlib.data.limits import Limits
 from ftlib.data.rows import Example, Piece
 
 if TYPE_CHECKING:
@@ -21,6 +24,18 @@ class Prediction(Config):
     def line(self) -> str:
         """Return it as one line of fields with tabs between them."""
         raise NotImplementedError
+
+
+class Unasked(Prediction):
+    """A file that the model was not asked about, since there is nothing in it that it reads."""
+
+    file: str
+    error: str
+    """A predicate with its remedy: `cannot be read: ...`."""
+
+    @override
+    def line(self) -> str:
+        return f"{self.file} {self.error}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,11 @@ class Predictor(ABC):
     """The model's, in its order."""
     answer_threshold: float
     """From where on there is no answer: as in the metric that the version was chosen by."""
+    limits: Limits
+    """Of the rows that it was trained on."""
+
+    reads_files: ClassVar[bool] = False
+    """Whether what is asked is the path of a file; one that cannot be asked is `Unasked`, and the others are."""
 
     def example(self, text: str, *, keep_lines: bool) -> Example:
         """Return what is asked, cleaned as in training. Raises DataError for a text that asks nothing."""

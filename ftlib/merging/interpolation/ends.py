@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,11 +46,13 @@ class InterpolationBase(Config, ABC):
     """Siblings it cannot do without."""
     mixes: ClassVar[bool] = True
     """Whether some candidate is made of more than one checkpoint, so that theta0's head must mean something."""
-    introduced: ClassVar[Mapping[str, object]] = {"batch_norm_rows": 512}
+    introduced: ClassVar[Mapping[str, object]] = {"batch_norm": "measured", "batch_norm_rows": 512}
 
+    batch_norm: Literal["measured", "mixed"] = "measured"
+    """BatchNorm statistics that moved in the last phase. measured: those of a mix are what its own weights compute of
+    training rows. mixed: they are mixed as weights are. Of no effect on models without BatchNorm."""
     batch_norm_rows: int = Field(default=512, ge=2)
-    """Rows of the last phase's training split on which a mix's BatchNorm statistics are measured again, in one batch;
-    of no effect on models without BatchNorm."""
+    """Rows of the last phase's training split on which they are measured, all in one batch."""
 
     @property
     def adaptive(self) -> bool:
@@ -61,6 +63,14 @@ class InterpolationBase(Config, ABC):
     def is_line(self) -> bool:
         """Say whether all candidates lie on the straight line, where an adapter's one scale reaches them."""
         return False
+
+    @property
+    def is_sum(self) -> bool:
+        """Say whether each candidate adds up its checkpoints, each with one share for all of its tensors.
+
+        Adapters over one base are then added up without merging them.
+        """
+        return self.is_line
 
     @property
     def places(self) -> tuple[float, ...]:

@@ -27,6 +27,11 @@ class Soup(WithSiblings):
     def adaptive(self) -> bool:
         return self.order == "greedy"
 
+    @property
+    @override
+    def is_sum(self) -> bool:
+        return True
+
     @override
     def points(self, ends: Ends) -> tuple[Candidate, ...]:
         """Return theta0, every fine-tune and the soups so far, theta1 last."""

@@ -16,6 +16,11 @@ class TaskArithmetic(Scales):
 
     kind: Literal["task_arithmetic"] = "task_arithmetic"
 
+    @property
+    @override
+    def is_sum(self) -> bool:
+        return True
+
     @override
     def merge(self, scale: float) -> Merge:
         return TaskArithmeticKernel(scale=scale)

@@ -43,6 +43,10 @@ class Average(Kernel):
         return sorted(self.ingredients) != list(range(count))
 
     @override
+    def shares(self, count: int) -> tuple[float, ...] | None:
+        return (1.0 / count,) * count
+
+    @override
     def whole_copy(self) -> int | None:
         return 0 if len(self.ingredients) == 1 else None
 

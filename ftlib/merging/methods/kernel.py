@@ -79,9 +79,18 @@ class Kernel(Config, ABC):
         """Return the place between theta0 (0) and theta1 (1), where that means something."""
         return None
 
+    def shares(self, count: int) -> tuple[float, ...] | None:
+        """Return how much of each of its `count` inputs is added up, where that is the same for every tensor.
+
+        They sum to 1. None for a method that is no such sum, which adapters have to be merged for.
+        """
+        del count
+        return None
+
     def scaling(self) -> float | None:
         """Return the alpha by which theta1's adapter would be scaled to come to the same; None where nothing does."""
-        return None
+        shares = self.shares(2) if self.pair else None
+        return shares[1] if shares else None
 
     @classmethod
     def usual(cls, count: int) -> dict[str, Any]:

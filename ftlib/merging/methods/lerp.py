@@ -51,8 +51,8 @@ class Lerp(Kernel):
         return int(self.alpha) if self.alpha in (0.0, 1.0) and not self.modules and not self.depth else None
 
     @override
-    def scaling(self) -> float | None:
-        return None if self.modules or self.depth else self.alpha
+    def shares(self, count: int) -> tuple[float, ...] | None:
+        return None if self.modules or self.depth else (1.0 - self.alpha, self.alpha)
 
     @override
     def patterns(self) -> tuple[str, ...]:

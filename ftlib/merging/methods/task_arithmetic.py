@@ -25,6 +25,10 @@ class TaskArithmetic(TaskVectorKernel):
     kind: Literal["task_arithmetic"] = "task_arithmetic"
 
     @override
+    def shares(self, count: int) -> tuple[float, ...] | None:
+        return (1.0 - self.scale * (count - 1), *[self.scale] * (count - 1))
+
+    @override
     def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         del chunk, meter
         start = wide(tensors[0])

@@ -17,7 +17,7 @@ Tuning = Annotated[
 ]
 
 
-def tunings(holds: Callable[[type[TuningBase]], bool]) -> list[str]:
-    """Return the tunings whose words hold, as recipes call them: what a message offers."""
+def tunings(holds: Callable[[type[TuningBase]], bool] = lambda _: True) -> list[str]:
+    """Return the tunings whose words hold, as recipes call them: what a message or a form offers."""
     members: tuple[type[TuningBase], ...] = get_args(get_args(Tuning)[0])
     return [str(kind_of(member)) for member in members if holds(member)]

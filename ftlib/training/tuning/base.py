@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BeforeValidator
 
 from ftlib.config import BatchKind, Config
-from ftlib.models.checkpoint import Form
+from ftlib.models.checkpoint import Checkpoint, Form, FoundModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +52,8 @@ class Problem:
     """May have no rows."""
     folder: Path
     """Of the checkpoint that it starts from: config, tokenizer and image processor."""
+    companions: Mapping[str, FoundModel | Checkpoint]
+    """The frozen models that the tuning `asks`, by name."""
 
 
 class TuningBase(Config):
@@ -78,6 +80,10 @@ class TuningBase(Config):
         What leaves an adapter is saved as peft saves it, over what the phase started from: `finish` is not called.
         """
         return "dense"
+
+    def asks(self, kind: BatchKind) -> tuple[str, ...]:
+        """Return the frozen models that it asks for such batches, by their names in a phase's `companions`."""
+        return ()
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise RecipeError for labels that it cannot be asked for; called as soon as the rows have told them."""

@@ -86,14 +86,12 @@ class LoRA(TuningBase):
             use_dora=self.use_dora,
         )
         try:
-            wrapped = cast("nn.Module", get_peft_model(cast(Any, model), config))
+            return cast("nn.Module", get_peft_model(cast(Any, model), config))
         except ValueError as error:
             raise RecipeError(
                 f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}; name modules "
                 "it has"
             ) from error
-        _check_mergeable(wrapped)
-        return wrapped
 
     def _modules(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> list[str] | str:
         """Return what peft is to put adapters over; without a task, it takes a head for one of the linear layers.
@@ -103,6 +101,7 @@ class LoRA(TuningBase):
         from torch import nn
 
         if not isinstance(self.targets, str):
+            _check_mergeable(model, self.targets)
             return list(self.targets)
         if KINDS[kind].task_type:
             return self.targets
@@ -148,14 +147,12 @@ class LoRA(TuningBase):
         return cast("nn.Module", wrapped.merge_and_unload(safe_merge=True))
 
 
-def _check_mergeable(model: nn.Module) -> None:
-    """Refuse adapters over depthwise convolutions before anything is trained: peft makes them, and merges none."""
-    from peft.tuners.lora import LoraLayer
-
+def _check_mergeable(model: nn.Module, targets: Collection[str]) -> None:
+    """Refuse adapters over depthwise convolutions before anything is trained: peft makes some, and merges none."""
     for name, module in model.named_modules():
-        groups = getattr(module.get_base_layer(), "groups", 1) if isinstance(module, LoraLayer) else 1
-        if groups > 1:
+        groups = getattr(module, "groups", 1)
+        if isinstance(groups, int) and groups > 1 and any(f".{name}".endswith(f".{target}") for target in targets):
             raise RecipeError(
-                f"tuning.targets: {name.removeprefix('base_model.model.')} is a convolution of {groups} groups, whose "
-                "adapter peft cannot merge into its weights; name other modules"
+                f"tuning.targets: {name} is a convolution of {groups} groups, whose adapter peft cannot merge into its "
+                "weights; name other modules"
             )

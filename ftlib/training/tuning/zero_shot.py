@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _LABEL = "{label}"
 
+ENCODER = "encoder"
+"""The companion that embeds sentences and images alike, where the model that trains reads no text."""
+
 
 def _says_something(sentence: str) -> str:
     if not sentence.strip():
@@ -39,6 +42,9 @@ class ZeroShot(TuningBase):
     the one is mapped to the other by least squares over the training rows, without their labels, and the map is
     folded into the head: W = scale * T A, b = scale * T a.
 
+    Texts and sentences are embedded by the model itself. Images are, with the sentences, by the phase's companion
+    `encoder`, a CLIP model, which may be the model that the recipe starts from.
+
     Followed by another phase, the line between the two ends runs from zero-shot to fine-tuned, as in WiSE-FT. The
     phase's optimiser does not apply.
     """
@@ -52,8 +58,8 @@ class ZeroShot(TuningBase):
     """What of a text is its embedding: the mean over its tokens, or the first token, of the body's last layer; or what
     the head reads as it is, without a map."""
     scale: Annotated[Annotated[float, Field(gt=0.0)] | Literal["auto"], number_or_auto(zero=False)] = "auto"
-    """What cosines are multiplied with. auto: of `SCALES` the one with the lowest loss on the dataset's validation
-    rows; `USUAL` where there are none."""
+    """What cosines are multiplied with. auto: what the encoder learned, as CLIP does; else of `SCALES` the one with the
+    lowest loss on the dataset's validation rows; `USUAL` where there are none."""
 
     SCALES: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 70.0, 100.0)
     USUAL: ClassVar[float] = 20.0
@@ -83,6 +89,10 @@ class ZeroShot(TuningBase):
     def leaves(self) -> Form | None:
         """The form that it starts from: an adapter brings the head."""
         return None
+
+    @override
+    def asks(self, kind: BatchKind) -> tuple[str, ...]:
+        return (ENCODER,) if kind == "labeled_images" else ()
 
     @override
     def check_labels(self, labels: Sequence[str]) -> None:

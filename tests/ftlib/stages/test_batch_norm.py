@@ -275,3 +275,17 @@ def test_statistics_that_were_touched_are_refused(
 def test_one_row_is_too_few(ends: tuple[Checkpoint, ...], data: PreparedDataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="fewer than 2 rows"):
         batch_norm(job(data, *line(ends, 0.5), rows=1), Workspace(tmp_path / "work"))
+
+
+@pytest.mark.ray
+def test_a_ray_worker_measures_the_same(ends: tuple[Checkpoint, ...], data: PreparedDataset, tmp_path: Path) -> None:
+    asked = job(data, *line(ends, 0.25, 0.5))
+    on_ray = asked.model_copy(update={"compute": Compute(threads=1, evaluation_workers=2)})
+    assert on_ray.fingerprint == asked.fingerprint
+    here = batch_norm(asked, Workspace(tmp_path / "here")).members
+    there = batch_norm(on_ray, Workspace(tmp_path / "there")).members
+    assert [one.statistics and one.statistics.sha256 for one in here] == [
+        one.statistics and one.statistics.sha256 for one in there
+    ]
+    with pytest.raises(DataError, match="fewer than 2 rows"):
+        batch_norm(on_ray.model_copy(update={"rows": 1}), Workspace(tmp_path / "none"))

@@ -318,7 +318,8 @@ def test_a_column_that_nobody_reads_is_named_with_its_remedy_and_can_be_dropped(
         run(path, tmp_path / "work")
     assert str(caught.value).split("; all are in")[0] == (
         "datasets.mail: 20 of 20 rows (100.0%) cannot be read, allowed 1.0%: binary_value in 100 % of the rows: column "
-        "'thumb' holds bytes, which are neither text nor a number; correct it, or leave it out: source.drop_columns"
+        "'thumb' holds bytes, neither text nor a number (an image? name it in source.images); correct it, or leave it "
+        "out: source.drop_columns"
     )
     asked = job(path)
     kept = asked.model_copy(update={"source": asked.source.model_copy(update={"drop_columns": ("thumb",)})})

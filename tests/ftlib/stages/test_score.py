@@ -20,7 +20,9 @@ from ftlib.errors import ModelError
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
+from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.reference import ModelRef
 from ftlib.stages.score import ScoreJob, score
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_adapter, tiny_checkpoint, tiny_prepared, tiny_rows
@@ -121,13 +123,17 @@ def test_an_adapter_scores_as_the_model_that_it_makes_of_its_base(
     stock: Any = PeftModel.from_pretrained(base, adapter.folder)
     merged = stock.merge_and_unload().eval()
     columns: dict[str, np.ndarray] = {}
-    for name, model in (("adapter", adapter), ("base", teacher)):
-        split = open_split(split_file(score(asked(model, data, name=name), Workspace(tmp_path)).path, "train"), LABELS)
+    found = find_any(ModelRef(path=str(adapter.folder)))
+    assert (found.form, found.base) == ("adapter", adapter.base)
+    for name, model in (("adapter", adapter), ("found", found), ("base", teacher)):
+        job = asked(teacher, data, name=name).model_copy(update={"model": model, "tokenizer": model.tokenizer})
+        split = open_split(split_file(score(job, Workspace(tmp_path)).path, "train"), LABELS)
         columns[name] = split.scores[name].tensor(np.arange(len(split))).numpy()
     rows = open_split(split_file(data.path, "train"), LABELS)
     with torch.no_grad():
         each = [merged(input_ids=torch.tensor(rows.tokens(i)).long()[None]).logits for i in range(len(rows))]
     np.testing.assert_allclose(columns["adapter"], torch.cat(each).numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(columns["found"], columns["adapter"])
     assert np.abs(columns["adapter"] - columns["base"]).max() > 0.1
 
 

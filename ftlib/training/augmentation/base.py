@@ -1,0 +1,46 @@
+"""What all augmentations have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from ftlib.config import Config
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+
+    from ftlib.kinds.split import Augment
+
+_SALT = 0xA06
+"""Keeps the seeds of augmentation apart from those of batches and steps."""
+
+
+class AugmentationBase(Config, ABC):
+    """Changes what a model sees of its training rows; labels stay, and all that is measured sees rows as they are."""
+
+    changes: ClassVar[Literal["text", "images"]]
+    """The modality of the rows that it can change."""
+    package: ClassVar[str | None] = None
+    """The module that must be installed."""
+
+    def of(self, seed: int, epoch: int, part: int) -> Augment:
+        """Return what changes the rows of one part in one pass over them: a pure function of these and of the row.
+
+        So neither the split of a batch, nor workers, nor a resumed run changes what is drawn. Raises RecipeError where
+        the package is not installed.
+        """
+        change = self.change()
+
+        def augment(row: int, pixels: UInt8[np.ndarray, "3 height width"]) -> Float[np.ndarray, "3 height width"]:
+            drawn = np.random.SeedSequence([seed, epoch, part, row, _SALT]).generate_state(1, np.uint64)[0]
+            return change(pixels, int(drawn >> np.uint64(1)))
+
+        return augment
+
+    @abstractmethod
+    def change(self) -> Callable[[UInt8[np.ndarray, "3 height width"], int], Float[np.ndarray, "3 height width"]]:
+        """Return the function of pixels and a seed."""
