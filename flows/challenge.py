@@ -1,4 +1,4 @@
-"""A retraining up to its decision: what is new, whether to train, challenger against champion, promotion."""
+"""Run a retraining up to its decision: what is new, whether to train, challenger against champion, promotion."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The version that an alias stands for: found, pulled, and measured on the challenger's own rows."""
+"""Find the version that an alias means, pull it, and measure it on the challenger's own rows."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -49,7 +49,7 @@ def finetune(
         publishing: What is published, and where. None is what the recipe says.
         computing: Where it runs, and how fast. None is what the recipe says.
         overrides: Any other field of the recipe, as path=value.
-        work: The folder that keeps what every stage made; what is there is not made again.
+        work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
     r = answered_recipe(recipe, training, publishing, computing, overrides)
     run = Runner(Workspace(work), r.compute, RunPage(r.name, r.datasets))

@@ -1,4 +1,4 @@
-"""From the recipe and what earlier stages made to the next stage's job. `flows.steps` says their order."""
+"""Make each stage's job of the recipe and what earlier stages made. `flows.steps` says their order."""
 
 from collections.abc import Mapping, Sequence
 
@@ -95,7 +95,9 @@ def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, Fou
     """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
     return {
         phase.name: {
-            name: find_any(said.model, bases(recipe, work)) for name, said in phase.beside.items() if said.model
+            name: find_any(companion.model, bases(recipe, work))
+            for name, companion in phase.beside.items()
+            if companion.model
         }
         for phase in recipe.phases
         if phase.beside

@@ -1,4 +1,4 @@
-"""A finished model on a recipe's evaluations, with rows tokenised as it wants them."""
+"""Measure a finished model on a recipe's evaluations, with rows tokenised as it wants them."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

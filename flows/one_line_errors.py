@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend are one line in a run's log, without a stack."""
+"""Write errors that the user can mend as one line in a run's log, without a stack."""
 
 import logging
 

@@ -46,6 +46,7 @@ class TemporaryServer:
     """A server process on a free port of this machine's loopback. It ends with this process, however this one ends."""
 
     def __init__(self, log: Path) -> None:
+        """Start the server on a free port of the loopback; `wait` says when it answers."""
         self.home, self.log = server_home(), log
         make_cache(self.home)
         # Two servers that migrate one new database at once would trip over each other.

@@ -42,7 +42,7 @@ def retrain(
         recipe: Path of the recipe, a YAML file that the worker sees. Its `retrain` part holds the rules.
         computing: Where it runs, and how fast. None is what the recipe says.
         overrides: Any other field of the recipe, as path=value.
-        work: The folder that keeps what every stage made; what is there is not made again.
+        work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
     r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
     run, approval = Runner(Workspace(work), r.compute, RunPage(r.name, r.datasets)), None

@@ -28,12 +28,12 @@ class RunRecord(Config):
 
     @property
     def work_seconds(self) -> float:
-        """The stages' own work in this run."""
+        """Return the seconds that the stages themselves took in this run."""
         return sum(step.work_seconds for step in self.steps)
 
     @property
     def overhead_seconds(self) -> float:
-        """Everything else: imports, Prefect, Ray, reading records."""
+        """Return the seconds of everything else: imports, Prefect, Ray, reading records."""
         return self.wall_seconds - self.work_seconds
 
     def all_done_before(self) -> bool:

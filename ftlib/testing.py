@@ -303,6 +303,7 @@ def _measure_statistics(model: nn.Module) -> None:
 
 
 def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
+    """Return the config and the image processor of a tiny model of a family."""
     from transformers import (
         ConvNextImageProcessorPil,
         EfficientNetConfig,

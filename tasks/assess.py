@@ -1,4 +1,4 @@
-"""What the weights are worth: candidates, measurements, and the choice."""
+"""Tasks that measure and choose: interpolate, batch_norm, evaluate, select."""
 
 from ftlib.evaluation.measured import EvalReport
 from ftlib.evaluation.selection import Selection
@@ -13,23 +13,23 @@ from tasks.policy import stage_task
 
 @stage_task(hours=1)
 def interpolate(job: _interpolate.InterpolateJob, work: Workspace) -> Candidates:
-    """The points between a phase's start and its end."""
+    """Name the points between a phase's start and its end."""
     return _interpolate.interpolate(job, work)
 
 
 @stage_task(hours=12)
 def batch_norm(job: _batch_norm.BatchNormJob, work: Workspace) -> Candidates:
-    """The points' own BatchNorm statistics, for models that have such layers."""
+    """Measure the points' own BatchNorm statistics, for models that have such layers."""
     return _batch_norm.batch_norm(job, work)
 
 
 @stage_task(hours=12)
 def evaluate(job: _evaluate.EvaluateJob, work: Workspace) -> EvalReport:
-    """Candidates on one split of one evaluation."""
+    """Measure candidates on one split of one evaluation."""
     return _evaluate.evaluate(job, work)
 
 
 @stage_task(hours=1)
 def select(job: _select.SelectJob, work: Workspace) -> Selection:
-    """The candidate that the recipe's rule chooses."""
+    """Choose the candidate by the recipe's rule."""
     return _select.select(job, work)

@@ -1,4 +1,4 @@
-"""Rows: from a source to tokenised splits."""
+"""Tasks that make splits of a source's rows: ingest, preprocess."""
 
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.stages import ingest as _ingest
@@ -9,11 +9,11 @@ from tasks.policy import stage_task
 
 @stage_task(hours=6)
 def ingest(job: _ingest.IngestJob, work: Workspace) -> RawDataset:
-    """Bytes to a content-addressed snapshot of rows."""
+    """Read a source's bytes into a content-addressed snapshot of rows."""
     return _ingest.ingest(job, work)
 
 
 @stage_task(hours=6)
 def preprocess(job: _preprocess.PreprocessJob, work: Workspace) -> PreparedDataset:
-    """Rows to tokenised splits: cleaned, de-duplicated, split, checked for leakage."""
+    """Make tokenised splits of rows: cleaned, de-duplicated, split, checked for leakage."""
     return _preprocess.preprocess(job, work)

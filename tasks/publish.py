@@ -1,4 +1,4 @@
-"""What leaves the run: the page people read, and the version."""
+"""Tasks that make what leaves the run: report, register."""
 
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
@@ -10,11 +10,11 @@ from tasks.policy import stage_task
 
 @stage_task(hours=1)
 def report(job: _report.ReportJob, work: Workspace) -> Report:
-    """Everything the run measured, on one page."""
+    """Write the page of everything that the run measured."""
     return _report.report(job, work)
 
 
 @stage_task(hours=6, cached=False)
 def register(job: _register.RegisterJob, work: Workspace) -> ModelVersion | Refusal:
-    """The chosen candidate as a verified, published version, or a gate's refusal."""
+    """Publish the chosen candidate as a verified version, or return a gate's refusal."""
     return _register.register(job, work)

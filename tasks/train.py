@@ -11,17 +11,17 @@ from tasks.policy import stage_task
 
 @stage_task(hours=1)
 def base(job: _base.BaseJob, work: Workspace) -> Checkpoint:
-    """The base model with the head the objective needs."""
+    """Give the base model the head that the objective needs."""
     return _base.base(job, work)
 
 
 @stage_task(hours=24)
 def score(job: _score.ScoreJob, work: Workspace) -> PreparedDataset:
-    """A frozen model's numbers for every row that trains."""
+    """Compute a frozen model's numbers for every row that trains."""
     return _score.score(job, work)
 
 
 @stage_task(hours=None)
 def train(job: _train.TrainJob, work: Workspace) -> Checkpoint:
-    """One phase: a checkpoint to a checkpoint. A retry goes on from its last step."""
+    """Train one phase, from a checkpoint to a checkpoint. A retry goes on from its last step."""
     return _train.train(job, work)

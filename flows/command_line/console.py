@@ -46,7 +46,7 @@ class UserPath(click.Path):
         super().__init__(path_type=Path, **allowed)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Expand it."""
+        """Expand a path's `~` as the shell does."""
         return super().convert(user_path(value), param, ctx)
 
 

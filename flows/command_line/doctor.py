@@ -1,4 +1,4 @@
-"""`reglage doctor`: what a run needs, looked at one by one."""
+"""`reglage doctor`: look at everything that a run needs."""
 
 import os
 import platform

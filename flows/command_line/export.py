@@ -1,4 +1,4 @@
-"""`reglage registry export`: a version for tools that know nothing of ours."""
+"""`reglage registry export`: write a version for other tools, MLflow and the Hugging Face Hub."""
 
 from pathlib import Path
 

@@ -208,6 +208,7 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _print(record: dict[str, Any]) -> None:
+    """Print the warnings, and what was written where."""
     for warning in record["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     if not record["lineage_known"]:

@@ -86,6 +86,7 @@ def _print(version: Version, manifest: Manifest, parents: list[str]) -> None:
 
 
 def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
+    """Return what a version was made from, a row a fact."""
     base, weights, code = (lineage.get(part) or {} for part in ("base_model", "weights", "code"))
     ends = [weights.get("start"), weights.get("end"), *(weights.get("siblings") or ())]
     return [
@@ -134,6 +135,7 @@ def _search(opened: ModelRegistry, wanted: list[Wanted], as_json: bool) -> None:
 
 
 def _print_holdings(holdings: Holdings, wanted: list[Wanted], aliases: dict[str, dict[str, int]]) -> None:
+    """Print the versions that a row went into, and the versions of which that is not known."""
     rows: list[list[str]] = []
     for holding in holdings.found:
         name, _, number = holding.version.partition("@")

@@ -1,4 +1,4 @@
-"""Model folders, however a command names them."""
+"""Find the model folder that a command names: a path, a stage's output, a bucket, a package or a version."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def _scoring_plan(
 
 
 def _memory(recipe: Recipe, phase: Phase, size: "Footprint", beside: int, longest: int) -> int:
-    """Weights, gradients, Adam's two moments and the average in fp32, and the largest forward pass's activations."""
+    """Return the bytes of weights, gradients, Adam's moments and the average in fp32, and of activations."""
     state = 4 * (size.parameters + beside)
     if not phase.tuning.takes_steps:
         return PROCESS_BYTES + state
@@ -251,7 +251,7 @@ def _memory(recipe: Recipe, phase: Phase, size: "Footprint", beside: int, longes
 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: "Footprint", speed: Speed) -> float:
-    """One forward pass per candidate and token; equal weights are measured once."""
+    """Return the seconds of one forward pass per candidate and token; equal weights are measured once."""
     members: dict[Split, int] = {SELECTION: recipe.interpolation.count(), REPORT: len(recipe.phases) + 2}
     datasets = [prepared[evaluation.dataset] for evaluation in recipe.evaluations.values()]
     tokens = sum(data.splits[split].tokens * count for data in datasets for split, count in members.items())

@@ -1,4 +1,4 @@
-"""Keeps other libraries' talk off the terminal: it goes to the run's own log."""
+"""Keep other libraries' messages off the terminal: they go to the run's own log."""
 
 import logging
 import os

@@ -145,6 +145,7 @@ def probe_store(rounds: int, writers: int, registry: Place, as_json: bool) -> No
 
 
 def _print_version(version: Version, manifest: Manifest) -> None:
+    """Print a version's facts, metrics and files."""
     size = sum(file.bytes for file in manifest.files)
     click.echo(
         f"{version}, published {version.published_at}, {counted(len(manifest.files), 'file')}, {size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""`reglage registry fsck | gc`: is everything there, and what may go."""
+"""`reglage registry fsck | gc`: check that everything is there, and delete what nothing needs."""
 
 from math import inf
 
@@ -62,6 +62,7 @@ def gc(delete: bool, grace: float, lease: float, registry: Place, as_json: bool)
 
 
 def _print_examination(examination: Examination) -> None:
+    """Print the faults first, then what was counted, then what nothing needs."""
     if examination.faults:
         emit(
             table(["where", "fault"], [[fault.path, fault.problem] for fault in examination.faults], "faults"),

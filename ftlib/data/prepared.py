@@ -80,6 +80,7 @@ def longest_prompt(path: Path) -> int:
 
 
 def _target_type(kind: BatchKind) -> pa.DataType | None:
+    """Return Arrow's type of the targets that a kind of batch has; None where it has none."""
     import pyarrow as pa
 
     match kind:

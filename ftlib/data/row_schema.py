@@ -76,6 +76,7 @@ def compile_schema(columns: Mapping[str, Column]) -> Schema | None:
     moment: Callable[[Any], datetime] = datetime.fromisoformat
 
     def check(row: Row, values: dict[str, Value]) -> dict[str, Value] | BadRow:
+        """Return the values as the schema holds them, or the row as a bad one that names the column to blame."""
         try:
             # Said by name, `strict` alone takes as long as the conversion.
             found = msgspec.convert(values, shape, strict=False) if row.untyped else msgspec.convert(values, shape)

@@ -149,6 +149,7 @@ def _words(weights: Mapping[str, float]) -> str:
 def _cells(
     path: str, members: Sequence[Candidate], reports: Sequence[EvalReport], evaluations: Mapping[str, Evaluation]
 ) -> tuple[MetricBase, list[Measured]]:
+    """Return a rule's metric and every member's measurement of it. Raises RecipeError if one was not measured."""
     name, _, metric_name = path.partition("/")
     metrics = evaluations[name].metrics if name in evaluations else ()
     metric = next((metric for metric in metrics if metric.name == metric_name), None)

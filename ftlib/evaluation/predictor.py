@@ -107,6 +107,7 @@ class Predictor(Models[Outcomes]):
         )
 
     def _at(self, candidate: Candidate) -> nn.Module:
+        """Return the model at a candidate's point; the one in memory serves again for the same checkpoints."""
         scales = walks_by_scaling(candidate)
         alone = candidate.end.form == "adapter" and not scales
         key = (

@@ -66,7 +66,7 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
 
 
 def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, data: PreparedDataset) -> float:
-    """As `logit_difference`, for a folder that is an adapter: stock peft puts it over the stock base, as its card says.
+    """Do as `logit_difference` for an adapter's folder: stock peft puts it over the stock base, as its card says.
 
     Sums are the candidate's own, in its order, so no more is allowed than between dense weights read in fp32.
     """

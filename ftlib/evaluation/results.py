@@ -1,4 +1,4 @@
-"""What a run measured, as rows: for the terminal's last table, for --json, and for the report."""
+"""A run's measurements as rows: for the terminal's last table, for --json, and for the report."""
 
 from __future__ import annotations
 

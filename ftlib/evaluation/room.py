@@ -1,4 +1,4 @@
-"""Whether a model has positions left for what it is to write."""
+"""Check that a model has positions left for what it is to write."""
 
 from __future__ import annotations
 

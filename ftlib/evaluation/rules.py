@@ -38,7 +38,7 @@ class Rated:
 
     @cached_property
     def by(self) -> Scores:
-        """What the rule goes by."""
+        """Return the scores that the rule goes by."""
         return self.scores({self.rule.by: 1.0, **self.rule.plus})
 
     def _defined(self, path: str) -> bool:
@@ -107,6 +107,7 @@ def _constrained(rated: Rated) -> tuple[int, str, str]:
 
 
 def _knee(rated: Rated) -> tuple[int, str, str]:
+    """Choose the candidate furthest beyond the line between the best by either metric, both scaled to 0 and 1."""
     by, other = rated.by, rated.scores({rated.rule.subject_to or rated.rule.by: 1.0})
     ahead, bound = by.best(rated.everyone), other.best(rated.everyone)
     beyond = [by.share(i, bound, ahead) + other.share(i, ahead, bound) - 1.0 for i in rated.everyone]

@@ -38,16 +38,16 @@ _BASE_MOVED = ("pissa", "olora", "corda", "loftq")
 def unscaled(adapter: Path) -> list[str]:
     """Return what of an adapter its scaling does not reach; empty for plain LoRA and rsLoRA."""
     config = read_adapter(adapter)
-    found = [*immovable(config), *(["modules_to_save"] if config.get("modules_to_save") else [])]
-    return [*found, *(["bias"] if config.get("bias", "none") != "none" else [])]
+    parts = [*immovable(config), *(["modules_to_save"] if config.get("modules_to_save") else [])]
+    return [*parts, *(["bias"] if config.get("bias", "none") != "none" else [])]
 
 
 def immovable(config: dict[str, Any]) -> list[str]:
     """Return what is neither scaled nor mixed."""
-    found = [name for name in ("use_dora", "trainable_token_indices", "lora_bias") if config.get(name)]
+    parts = [name for name in ("use_dora", "trainable_token_indices", "lora_bias") if config.get(name)]
     start = str(config.get("init_lora_weights")).lower()
-    found += ["init_lora_weights"] if start.startswith(_BASE_MOVED) else []
-    return [*found, *(["peft_type"] if config["peft_type"] != "LORA" else [])]
+    parts += ["init_lora_weights"] if start.startswith(_BASE_MOVED) else []
+    return [*parts, *(["peft_type"] if config["peft_type"] != "LORA" else [])]
 
 
 def write_scaled(
@@ -94,11 +94,11 @@ def _check_fit(tensors: dict[str, Tensor], spans: dict[str, TensorSpan], adapter
         if not lora_a or f"{inner}.lora_B.{rest}" not in tensors:
             continue
         below = spans.get(plain_name(inner) + ".weight")
-        made = (tensors[f"{inner}.lora_B.{rest}"].shape[0], a.shape[1])
-        if below is None or sorted(below.shape[:2]) != sorted(made):  # GPT-2 keeps its matrices the other way round
+        product = (tensors[f"{inner}.lora_B.{rest}"].shape[0], a.shape[1])
+        if below is None or sorted(below.shape[:2]) != sorted(product):  # GPT-2 keeps its matrices the other way round
             has = "no such tensor" if below is None else f"one of shape {[*below.shape]}"
             raise ModelError(
-                f"{adapter} changes {inner.removeprefix(ADAPTED)!r} by a matrix of shape {[*made]}, and {base} has "
+                f"{adapter} changes {inner.removeprefix(ADAPTED)!r} by a matrix of shape {[*product]}, and {base} has "
                 f"{has}; give the model that the adapter was trained over"
             )
 
@@ -223,8 +223,8 @@ def _write_dense(model: nn.Module, adapter: Path, base: Path, out: Path) -> None
 
 
 def _floating(spans: Iterable[TensorSpan]) -> list[torch.dtype]:
-    found = (DTYPES[span.dtype] for span in spans if span.dtype in DTYPES)
-    return [dtype for dtype in found if dtype.is_floating_point]
+    dtypes = (DTYPES[span.dtype] for span in spans if span.dtype in DTYPES)
+    return [dtype for dtype in dtypes if dtype.is_floating_point]
 
 
 def _kind(adapter: Path, config: dict[str, Any], base: Path) -> BatchKind:

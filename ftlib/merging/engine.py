@@ -220,7 +220,7 @@ _threads_lock = Lock()
 
 @contextmanager
 def _one_torch_thread() -> Generator[None]:
-    """Chunks are too small to share between threads: waking them costs more than the work (libgomp spins)."""
+    """Run torch on one thread: a chunk is so small that waking others costs more than the work (libgomp spins)."""
     with _threads_lock:
         before = torch.get_num_threads()
         torch.set_num_threads(1)

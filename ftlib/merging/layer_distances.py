@@ -71,6 +71,7 @@ def layer_distances(
 
 
 def _add(sums: _Sums, a: Tensor, b: Tensor, alpha: float, dtype: torch.dtype) -> None:
+    """Add a chunk of theta0 and theta1 to its group's sums: norms, and what of the mix the stored type keeps."""
     x, y = a.double(), b.double()
     delta = y - x
     stored, mixed = a.to(dtype), torch.empty(len(a), dtype=dtype)
@@ -91,7 +92,7 @@ def _add(sums: _Sums, a: Tensor, b: Tensor, alpha: float, dtype: torch.dtype) ->
 
 def _distance(name: str, sums: _Sums, alpha: float) -> LayerDistance:
     scale = math.sqrt(sums.start * sums.end)
-    wanted = alpha * math.sqrt(sums.delta)
+    due = alpha * math.sqrt(sums.delta)
     return LayerDistance(
         layer=name,
         elements=sums.elements,
@@ -100,7 +101,7 @@ def _distance(name: str, sums: _Sums, alpha: float) -> LayerDistance:
         cosine=sums.product / scale if scale else 1.0,
         moved=sums.moved / sums.elements if sums.elements else 0.0,
         survives=sums.survived / sums.moved if sums.moved else 1.0,
-        displacement=math.sqrt(sums.mixed) / wanted if wanted else 1.0,
+        displacement=math.sqrt(sums.mixed) / due if due else 1.0,
     )
 
 

@@ -160,12 +160,12 @@ def _check_model(item: Input) -> None:
     try:
         check_model(item.folder)
     except ModelError as error:  # said under the name that the user gave it
-        said, folder = str(error), str(item.folder)
-        if said.startswith(f"{folder}/"):
-            said = f"{item.name}{said.removeprefix(folder)}"
-        elif said.startswith(folder):
-            said = f"{item.name!r}{said.removeprefix(folder)}"
-        raise ModelError(said) from error
+        message, folder = str(error), str(item.folder)
+        if message.startswith(f"{folder}/"):
+            message = f"{item.name}{message.removeprefix(folder)}"
+        elif message.startswith(folder):
+            message = f"{item.name!r}{message.removeprefix(folder)}"
+        raise ModelError(message) from error
 
 
 def _compare_configs(inputs: Sequence[Input], reference: int) -> list[str]:
@@ -178,8 +178,8 @@ def _compare_configs(inputs: Sequence[Input], reference: int) -> list[str]:
 
 def _check_keys(inputs: Sequence[Input], spans: Sequence[dict[str, TensorSpan]], reference: int) -> None:
     for item, each in zip(inputs, spans, strict=True):
-        for here, there, owner in ((spans[reference], each, inputs[reference]), (each, spans[reference], item)):
-            if alone := sorted(here.keys() - there.keys()):
+        for ours, theirs, owner in ((spans[reference], each, inputs[reference]), (each, spans[reference], item)):
+            if alone := sorted(ours.keys() - theirs.keys()):
                 other = item if owner is inputs[reference] else inputs[reference]
                 raise ModelError(
                     f"{len(alone)} tensors are only in {owner.name!r}, not in {other.name!r}: {some(alone)}; "
@@ -207,14 +207,14 @@ def _new_rows(kernel: Kernel, inputs: Sequence[Input], spans: Sequence[dict[str,
             raise _different(name, spans[0][name], span, inputs[0], item)
     if not other and not all(has_vocabulary(item.folder) for item in inputs):
         return frozenset()  # which `_unchecked` says
-    found = [new_tokens(inputs[0].folder, item.folder, (inputs[0].name, item.name)) for item in inputs[1:]]
-    if any(found) and not (kernel.grows and len(inputs) == 2):
-        item = inputs[1 + next(i for i, new in enumerate(found) if new)]
+    new_ids = [new_tokens(inputs[0].folder, item.folder, (inputs[0].name, item.name)) for item in inputs[1:]]
+    if any(new_ids) and not (kernel.grows and len(inputs) == 2):
+        item = inputs[1 + next(i for i, new in enumerate(new_ids) if new)]
         raise ModelError(
             f"{item.name!r} has tokens that {inputs[0].name!r} has not; a vocabulary that has grown is merged on the "
             "straight line of two checkpoints only"
         )
-    return found[0] if found else frozenset()
+    return new_ids[0] if new_ids else frozenset()
 
 
 def _unchecked(inputs: Sequence[Input], reference: int) -> Iterator[str]:
@@ -231,11 +231,11 @@ def _may_have_grown(kernel: Kernel, inputs: Sequence[Input], before: TensorSpan,
     return sizes == [before.shape[0], after.shape[0]] and before.shape[0] < after.shape[0]
 
 
-def _different(name: str, ours: TensorSpan, theirs: TensorSpan, here: Input, there: Input) -> ModelError:
+def _different(name: str, ours: TensorSpan, theirs: TensorSpan, our_input: Input, their_input: Input) -> ModelError:
     remedy = "; save one of them with the other's dtype first" if ours.shape == theirs.shape else ""
     return ModelError(
-        f"tensor {name!r} is {_dtype_and_shape(ours)} in {here.name!r} but {_dtype_and_shape(theirs)} in "
-        f"{there.name!r}{remedy}"
+        f"tensor {name!r} is {_dtype_and_shape(ours)} in {our_input.name!r} but {_dtype_and_shape(theirs)} in "
+        f"{their_input.name!r}{remedy}"
     )
 
 

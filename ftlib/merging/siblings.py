@@ -1,4 +1,4 @@
-"""Checkpoints from elsewhere, with what is recorded of where they come from."""
+"""Find siblings: checkpoints of other runs, with the record of what they were trained from."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
     """
     folder = user_path(spec)
     if folder.is_dir():
-        found = read_record(folder, Checkpoint)
-        if found is None:
+        checkpoint = read_record(folder, Checkpoint)
+        if checkpoint is None:
             raise ModelError(f"{folder} has no {RECORD}; give a folder under stages/train of a work folder")
-        return _over_its_base(found, registry, cache)
+        return _over_its_base(checkpoint, registry, cache)
     if not re.fullmatch(r"[^@]+@[0-9]+", spec):  # an alias moves, and with it what the same recipe means
         raise ModelError(f"sibling {spec!r} is no folder; give a folder of the train stage, or a version as name@3")
     version = registry.resolve(spec)
@@ -37,15 +37,15 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
     return _over_its_base(_of_version(str(version), manifest, target), registry, cache)
 
 
-def _over_its_base(found: Checkpoint, registry: ModelRegistry, cache: Path) -> Checkpoint:
-    if found.form == "dense":
-        return found
-    base = find_base(found.folder, Bases(version=lambda spec: registry.folder_of(spec, cache)))
-    return found.model_copy(update={"base": base})
+def _over_its_base(checkpoint: Checkpoint, registry: ModelRegistry, cache: Path) -> Checkpoint:
+    if checkpoint.form == "dense":
+        return checkpoint
+    base = find_base(checkpoint.folder, Bases(version=lambda spec: registry.folder_of(spec, cache)))
+    return checkpoint.model_copy(update={"base": base})
 
 
 def _of_version(name: str, manifest: Manifest, folder: Path) -> Checkpoint:
-    """Say in a record what a pulled version is."""
+    """Return a pulled version as the checkpoint that its lineage records. Raises ModelError if it records none."""
     lineage = cast("dict[str, Any]", manifest.lineage)
     try:
         weights, parent, tokenizer = (

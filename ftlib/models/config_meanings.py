@@ -62,6 +62,7 @@ def compare_configs(ours: Path, theirs: Path, names: tuple[str, str], result: st
 
 
 def _differences(ours: Path, theirs: Path) -> Iterator[tuple[str, tuple[object, object], bool]]:
+    """Yield the fields that differ, with both values and whether equal tensors mean something else by them."""
     raw = [read_config(folder) for folder in (ours, theirs)]
     yield from _problem(*raw)
     if _flat(raw[0]) == _flat(raw[1]):  # almost always: nothing has to be imported to say so

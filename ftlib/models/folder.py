@@ -206,6 +206,7 @@ def package_folder(path: str) -> Path:
 
 
 def _from_hub(ref: ModelRef) -> Path:
+    """Return the hub's folder at a pinned revision. Raises ModelError for no pin and for what the hub does not give."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -1,4 +1,4 @@
-"""A cluster by its address: what its nodes have, and whether more of them may come."""
+"""Ask a cluster what its nodes have, and whether more of them may come."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def nodes_here() -> list[dict[str, float]]:
 
 def _nodes(client: JobSubmissionClient) -> list[dict[str, float]] | None:
     """Return the resources of each living node; None where the dashboard does not say."""
-    found = _get(client, "/api/v0/nodes?limit=10000&detail=1")
-    rows: Any = found
+    answer = _get(client, "/api/v0/nodes?limit=10000&detail=1")
+    rows: Any = answer
     for name in ("data", "result", "result"):
         rows = rows.get(name) if isinstance(rows, dict) else None
     if not isinstance(rows, list):
@@ -68,12 +68,12 @@ def _nodes(client: JobSubmissionClient) -> list[dict[str, float]] | None:
 
 def _grows(client: JobSubmissionClient) -> bool:
     """Say whether an autoscaler makes nodes of kinds it knows; without one every node is of a kind of its own."""
-    found: Any = _get(client, "/api/cluster_status?format=0")
+    report: Any = _get(client, "/api/cluster_status?format=0")
     for name in ("data", "clusterStatus", "autoscalerReport"):
-        found = found.get(name) if isinstance(found, dict) else None
-    if not isinstance(found, dict):
+        report = report.get(name) if isinstance(report, dict) else None
+    if not isinstance(report, dict):
         return False
-    kinds = {*(found.get("activeNodes") or {}), *(found.get("pendingLaunches") or {})}
+    kinds = {*(report.get("activeNodes") or {}), *(report.get("pendingLaunches") or {})}
     return any(not re.fullmatch(r"node_?[0-9a-fA-F]+", kind) for kind in kinds)
 
 

@@ -34,7 +34,7 @@ class _Spec(Config):
 
 
 def infer(plan: InferencePlan[Any]) -> None:
-    """Answer the plan on its workers; what is there is not made again.
+    """Answer the plan on its workers; a table that is there is not made again.
 
     Raises what a worker raises, TransientError if one was lost more often than `compute.max_failures`.
     """
@@ -113,7 +113,7 @@ def _together(plan: InferencePlan[Any], workers: list[Any], item: int) -> Any:
     waiting = {worker.part.remote(item, i, of): i for i, worker in enumerate(workers)}
     parts: dict[int, bytes] = {}
     while len(parts) < of:
-        (ready,), _ = ray.wait([one for one, i in waiting.items() if i not in parts])
+        (ready,), _ = ray.wait([reference for reference, i in waiting.items() if i not in parts])
         rows, parts[waiting[ready]] = _get(plan, ready)
         plan.report(item, done := done + rows)
     return plan.whole(item, [parts[i] for i in range(of)])

@@ -51,6 +51,7 @@ def session(compute: Compute) -> Generator[None]:
 
 
 def _start(compute: Compute, folder: str) -> None:
+    """Start a local Ray on the loopback, and put back the signal handlers and the umask that it was started under."""
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if _in_main_thread() else {}
     # Ray gives a worker one OpenMP thread per CPU it asks for, so it must be able to ask for what `threads` says.
     workers = max(compute.workers, compute.evaluation_workers)

@@ -37,6 +37,7 @@ def measure(plan: StatisticsPlan) -> None:
 
 
 def _measure_here(plan: StatisticsPlan) -> None:
+    """Measure in one task of the session's Ray, and raise its own error where that is one of ours."""
     compute = plan.compute
     task: Any = ray.remote(_of_json)
     one = plan.model_copy(update={"compute": compute.model_copy(update={"threads": threads_each(compute)})})

@@ -47,6 +47,7 @@ def fit(plan: Plan) -> None:
 
 
 def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
+    """Run Ray Train in this process's Ray. Raises TransientError if workers do not start, or were lost too often."""
     torch_config.timeout_s = int(plan.compute.collective_timeout_seconds)
     with session(plan.compute):  # of the flow's own, or a short one where a stage is called without a flow
         trainer = TorchTrainer(

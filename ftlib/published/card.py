@@ -92,6 +92,7 @@ def _signatures(evidence: Evidence) -> list[str]:
 
 
 def _front_matter(evidence: Evidence) -> str:
+    """Return the YAML that the Hub reads above the card: base model, data, licence, tags and results."""
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe, model, selection = evidence.recipe, evidence.model, evidence.selection
@@ -223,6 +224,7 @@ def _read(name: str, format: Format, data: PreparedDataset) -> str:
 
 
 def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
+    """Yield what bounds the model: labels, training data, what was not measured, the smallest test split."""
     labels = selection.chosen.end.labels
     if labels:
         what = _kind(recipe).answers

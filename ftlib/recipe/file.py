@@ -1,4 +1,4 @@
-"""A recipe file to a Recipe: YAML, then overrides, then every problem on a line of its own."""
+"""Read a recipe's file: YAML first, then overrides; every problem is a line of its own."""
 
 from __future__ import annotations
 
@@ -143,27 +143,29 @@ def _override(data: dict[str, Any], override: str) -> None:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError):
         raise RecipeError(f"{override!r}: {text!r} is no YAML value; quote it") from None
-    place: Any = data
+    parent: Any = data
     for depth, key in enumerate(keys[:-1]):
-        place = _step(place, key, ".".join(keys[: depth + 1]))
-    if isinstance(place, list):
-        members = cast("list[Any]", place)
+        parent = _step(parent, key, ".".join(keys[: depth + 1]))
+    if isinstance(parent, list):
+        members = cast("list[Any]", parent)
         members[_position(members, keys[-1], path)] = value
-    elif isinstance(place, dict):
-        cast("dict[str, Any]", place)[keys[-1]] = value
+    elif isinstance(parent, dict):
+        cast("dict[str, Any]", parent)[keys[-1]] = value
     else:
         raise RecipeError(
-            f"{path}: {'.'.join(keys[:-1])} is {_kind_of(place)}, which has no fields to set; name one of a mapping"
+            f"{path}: {'.'.join(keys[:-1])} is {_kind_of(parent)}, which has no fields to set; name one of a mapping"
         )
 
 
-def _step(place: Any, key: str, path: str) -> Any:
-    if isinstance(place, list):
-        members = cast("list[Any]", place)
+def _step(parent: Any, key: str, path: str) -> Any:
+    if isinstance(parent, list):
+        members = cast("list[Any]", parent)
         return members[_position(members, key, path)]
-    if not isinstance(place, dict):
-        raise RecipeError(f"{path}: its parent is {_kind_of(place)}, which has no fields to set; name one of a mapping")
-    mapping = cast("dict[str, Any]", place)
+    if not isinstance(parent, dict):
+        raise RecipeError(
+            f"{path}: its parent is {_kind_of(parent)}, which has no fields to set; name one of a mapping"
+        )
+    mapping = cast("dict[str, Any]", parent)
     if mapping.get(key) is None:
         mapping[key] = {}  # a group left to its defaults: the override is its first field
     return mapping[key]
@@ -185,6 +187,7 @@ def explain(error: ValidationError, data: Mapping[str, Any], schema: dict[str, A
 
 
 def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """Yield pydantic's problem in our words: the field's path, what was got, what is allowed, what was meant."""
     location: Location = problem["loc"]
     where = _path(location, data)
     context: dict[str, Any] = problem.get("ctx", {})
@@ -214,18 +217,18 @@ def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> I
 
 def _path(location: Location, data: Any) -> str:
     """Write a location as the user would: no discriminator tags, and list members by name."""
-    path, place = "", data
+    path, parent = "", data
     for key in location:
-        if isinstance(key, int) and isinstance(place, list):
-            members = cast("list[Any]", place)
-            place = members[key] if key < len(members) else None
-            named = cast("dict[str, Any]", place).get("name") if isinstance(place, dict) else None
+        if isinstance(key, int) and isinstance(parent, list):
+            members = cast("list[Any]", parent)
+            parent = members[key] if key < len(members) else None
+            named = cast("dict[str, Any]", parent).get("name") if isinstance(parent, dict) else None
             path += f"[{named or key}]"
-        elif isinstance(place, dict):
-            mapping = cast("dict[str, Any]", place)
+        elif isinstance(parent, dict):
+            mapping = cast("dict[str, Any]", parent)
             if key not in mapping and key == mapping.get("kind"):
                 continue
-            place = mapping.get(str(key))
+            parent = mapping.get(str(key))
             path += f".{key}" if path else str(key)
     return path
 
@@ -259,13 +262,13 @@ def _resolve(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
     """Follow a reference, and step into the one branch of `X | None` that has fields."""
     if not isinstance(schema, dict):
         return {}
-    found = cast("dict[str, Any]", schema)
-    if "$ref" in found:
-        return root.get("$defs", {}).get(found["$ref"].rsplit("/", 1)[-1], {})
-    for branch in found.get("anyOf", []):
+    resolved = cast("dict[str, Any]", schema)
+    if "$ref" in resolved:
+        return root.get("$defs", {}).get(resolved["$ref"].rsplit("/", 1)[-1], {})
+    for branch in resolved.get("anyOf", []):
         if "$ref" in branch:
             return _resolve(branch, root)
-    return found
+    return resolved
 
 
 def _called_here(name: str, fields: Iterable[str]) -> str:

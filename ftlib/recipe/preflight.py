@@ -50,8 +50,8 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     if any(KINDS[prepared[name].kind].whole_tags for name in training):
         seen = completed(seen)
     if len(seen) < KINDS[recipe.kind(recipe.phases[0])].least_labels:
-        found = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
-        raise DataError(f"training rows have {found}; a classifier needs at least two")
+        labels = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
+        raise DataError(f"training rows have {labels}; a classifier needs at least two")
     _check_asked(recipe, prepared, seen)
     for phase in recipe.phases:
         phase.tuning.check_labels(seen)
@@ -62,7 +62,7 @@ def _check_asked(recipe: Recipe, prepared: Mapping[str, PreparedDataset], seen: 
     for name, evaluation in recipe.evaluations.items():
         splits = prepared[evaluation.dataset].splits
         asked = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels})
-        unseen = [label for label, place in zip(asked, places(asked, seen), strict=True) if place is None]
+        unseen = [label for label, index in zip(asked, places(asked, seen), strict=True) if index is None]
         if unseen:
             raise DataError(
                 f"evaluations.{name}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
@@ -74,16 +74,16 @@ def spelling_notes(
     prepared: Mapping[str, PreparedDataset], labels: Sequence[str], called: str = "published as"
 ) -> tuple[str, ...]:
     """Say of every label that is written in other ways than its name which they are, and how it is `called`."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
     for dataset, data in sorted(prepared.items()):
         kept = sum((Counter(facts.labels) for facts in data.splits.values()), Counter[str]())
-        for name, place in zip(data.labels, places(data.labels, labels), strict=True):
+        for name, index in zip(data.labels, places(data.labels, labels), strict=True):
             for spelling, rows in data.spellings.get(name, {name: kept[name]}).items():
-                if place is not None and spelling != labels[place]:
-                    found[labels[place]].append(f"{spelling!r} ({counted(rows, 'row')} of {dataset})")
+                if index is not None and spelling != labels[index]:
+                    spellings[labels[index]].append(f"{spelling!r} ({counted(rows, 'row')} of {dataset})")
     return tuple(
         f"label {name!r} is also written {', '.join(others)}: one label, {called} {name!r}"
-        for name, others in sorted(found.items())
+        for name, others in sorted(spellings.items())
     )
 
 

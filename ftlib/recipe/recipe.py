@@ -85,9 +85,9 @@ class Recipe(Config):
 
     def metric(self, path: str) -> tuple[str, Metric]:
         """Split `evaluation/metric` and return the evaluation's name and the metric; KeyError if there is none."""
-        name, _, wanted = path.partition("/")
+        name, _, metric_name = path.partition("/")
         for metric in self.evaluations[name].metrics:
-            if metric.name == wanted:
+            if metric.name == metric_name:
                 return name, metric
         raise KeyError(path)
 
@@ -108,8 +108,8 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
 def _secrets(value: object, place: str = "") -> Iterator[str]:
     """Say where a URL gives a secret away: a recipe is copied into records, run pages and every version's lineage."""
     if isinstance(value, str):
-        if found := secret_in(value):
-            yield f"{place}: {found} would be published with the recipe; leave it to the environment"
+        if secret := secret_in(value):
+            yield f"{place}: {secret} would be published with the recipe; leave it to the environment"
     elif isinstance(value, dict):
         for key, member in cast("dict[str, object]", value).items():
             yield from _secrets(member, f"{place}.{key}" if place else key)
@@ -203,17 +203,17 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
-    said = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
-    if len({*said.values()}) > 1:
+    ways = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
+    if len({*ways.values()}) > 1:
         yield (
             f"{where}.mixture: one model reads special tokens in one way, got special_tokens "
-            f"{', '.join(f'{way!r} of {name!r}' for name, way in said.items())}; say the same in their formats"
+            f"{', '.join(f'{way!r} of {name!r}' for name, way in ways.items())}; say the same in their formats"
         )
 
 
 def _companion_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Iterator[str]:
     """Say which frozen models objective and tuning lack or do not ask, and which name none of the `ends` before."""
-    kinds = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
+    kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
     solving = tuple(name for kind in kinds for name in phase.tuning.asks(kind))
     for field, given, more in (("companions", phase.companions, solving), ("scores", phase.scores, ())):
         where, asked = f"phases[{phase.name}].{field}", (*getattr(phase.objective, field, ()), *more)
@@ -222,9 +222,9 @@ def _companion_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Ite
                 f"{where}: {(phase.tuning if more else phase.objective).kind!r} asks {_these(asked)}, got "
                 f"{_these(given)}"
             )
-        for name, one in given.items():
-            if one.phase is not None and one.phase not in ends:
-                yield f"{where}.{name}: {one.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
+        for name, companion in given.items():
+            if companion.phase is not None and companion.phase not in ends:
+                yield f"{where}.{name}: {companion.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
     if both := phase.companions.keys() & phase.scores.keys():
         yield f"phases[{phase.name}].scores: {_these(both)} is a companion too; give it another name"
 
@@ -284,6 +284,7 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def _evaluation_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which evaluations and metrics do not fit the recipe's datasets and kind."""
     if not recipe.evaluations:
         yield "evaluations: empty; give at least one, or nothing can be selected"
     for name, evaluation in recipe.evaluations.items():
@@ -380,6 +381,7 @@ def _fixed_alpha_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why the interpolation cannot reach its points with these phases."""
     if not recipe.interpolation.mixes or not recipe.phases:
         return
     first = recipe.phases[0]
@@ -407,6 +409,7 @@ def _solving(kind: BatchKind) -> list[str]:
 
 
 def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why the phases and the interpolation cannot leave an adapter to publish beside the merged model."""
     *before, last = recipe.phases
     method = recipe.interpolation
     if not last.tuning.makes_adapter:

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
     """Return what a recipe's training and measuring ask of Ray; what runs in this process is not among it."""
     compute, gpus = recipe.compute, int(recipe.compute.use_gpu)
-    found: list[Wanted] = []
+    asked: list[Wanted] = []
     if compute.workers and any(phase.tuning.takes_steps for phase in recipe.phases):
-        found.append(Wanted("workers", compute.workers, _threads(compute, compute.workers), gpus))
+        asked.append(Wanted("workers", compute.workers, _threads(compute, compute.workers), gpus))
     if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
-        found.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
-    return tuple(found)
+        asked.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
+    return tuple(asked)
 
 
 def _threads(compute: Compute, workers: int) -> int:
@@ -64,16 +64,16 @@ def check_resources(
 def _check_machine(recipe: Recipe) -> None:
     check_gpu(recipe.compute)  # also what no worker does, a probe and the comparisons of the report, runs on it
     cores, gpus = os.cpu_count() or 1, _gpus(recipe.compute)
-    for one in wanted(recipe):
-        if one.gpus * one.workers > gpus:
+    for group in wanted(recipe):
+        if group.gpus * group.workers > gpus:
             raise RecipeError(
-                f"{one}, but this machine has {counted(gpus, 'GPU')}, one for each worker; lower compute.{one.field} "
-                f"to {gpus}, or name a cluster in compute.ray_address"
+                f"{group}, but this machine has {counted(gpus, 'GPU')}, one for each worker; lower "
+                f"compute.{group.field} to {gpus}, or name a cluster in compute.ray_address"
             )
-        if one.cpus * one.workers > cores:
+        if group.cpus * group.workers > cores:
             raise RecipeError(
-                f"{one}, but this machine has {counted(cores, 'CPU')}; lower compute.{one.field} or compute.threads, "
-                "or name a cluster in compute.ray_address"
+                f"{group}, but this machine has {counted(cores, 'CPU')}; lower compute.{group.field} or "
+                "compute.threads, or name a cluster in compute.ray_address"
             )
 
 
@@ -150,5 +150,5 @@ def _limits() -> Iterator[int]:
     yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         file = Path(path)
-        if file.is_file() and (said := file.read_text().strip()).isdigit():
-            yield int(said)
+        if file.is_file() and (limit := file.read_text().strip()).isdigit():
+            yield int(limit)

@@ -28,20 +28,20 @@ def recipe_schema() -> dict[str, Any]:
 
 class _Described(GenerateJsonSchema):
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
-        found = super().model_schema(schema)
+        described_schema = super().model_schema(schema)
         described = field_docstrings(schema["cls"])
-        for name, of_field in found.get("properties", {}).items():
+        for name, of_field in described_schema.get("properties", {}).items():
             if name in described:
                 of_field.setdefault("description", described[name])
-        return found
+        return described_schema
 
 
 def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
     """Return what stands below each field of a class and of its bases; below `kind`, what the class says of itself."""
-    found = {"kind": _in_a_line((inspect.getdoc(model) or "").partition("\n\n")[0])}
+    texts = {"kind": _in_a_line((inspect.getdoc(model) or "").partition("\n\n")[0])}
     for base in reversed(model.__mro__):
-        found |= _written_below(base.__module__).get(base.__qualname__, {})
-    return {name: found[name] for name in model.model_fields if name in found}
+        texts |= _written_below(base.__module__).get(base.__qualname__, {})
+    return {name: texts[name] for name in model.model_fields if name in texts}
 
 
 @cache
@@ -59,11 +59,11 @@ def _in_a_line(text: str) -> str:
 
 
 def _fields(body: list[ast.stmt]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for field, below in pairwise(body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = _in_a_line(text)
+                texts[name] = _in_a_line(text)
             case _:
                 pass
-    return found
+    return texts

@@ -1,4 +1,4 @@
-"""A publisher's word that it needs objects no version refers to yet.
+"""Leases: a publisher says which objects it needs before a version refers to them.
 
     leases/<id>-00000003.json     create-only: the third beat; only the newest counts
 

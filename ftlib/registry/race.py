@@ -1,4 +1,4 @@
-"""The race that finds out whether a store can hold a registry at all."""
+"""Probe a store with a race: many writers create one object, and exactly one of them may win."""
 
 from __future__ import annotations
 

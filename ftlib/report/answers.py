@@ -21,14 +21,14 @@ from ftlib.report.threshold_table import threshold_table
 
 def answer_figures(folder: Path, tables: Mapping[str, Outcomes]) -> list[Figure]:
     """Draw every evaluation's calibration or scores, and the first one's confusions."""
-    found: list[Figure | None] = []
+    figures: list[Figure | None] = []
     if sure := shown(tables, "calibration"):
-        found.append(calibration(folder, sure))
+        figures.append(calibration(folder, sure))
     if scored := shown(tables, "regression"):
-        found.append(predictions(folder, scored))
+        figures.append(predictions(folder, scored))
     if mixed_up := shown(tables, "confusion"):
-        found.append(confusion(folder, *next(iter(mixed_up.items()))))
-    return [figure for figure in found if figure is not None]
+        figures.append(confusion(folder, *next(iter(mixed_up.items()))))
+    return [figure for figure in figures if figure is not None]
 
 
 def answer_tables(
@@ -41,16 +41,16 @@ def answer_tables(
 
     `validation` are the same model's tables on the validation rows, as far as there are any.
     """
-    found: list[Table | None] = [threshold_table(shown(validation, "thresholds"), shown(tables, "thresholds"))]
+    listed: list[Table | None] = [threshold_table(shown(validation, "thresholds"), shown(tables, "thresholds"))]
     labels, questions = shown(tables, "labels"), shown(tables, "questions")
     for name in tables:
         evaluation = evaluations[name]
         resampling = Resampling(evaluation.resamples, evaluation.confidence, seed)
         if name in labels:
-            found.append(label_table(name, labels[name], resampling))
+            listed.append(label_table(name, labels[name], resampling))
         if name in questions:
-            found.append(question_table(name, questions[name], evaluation.metrics, resampling))
-    return [table for table in found if table is not None]
+            listed.append(question_table(name, questions[name], evaluation.metrics, resampling))
+    return [table for table in listed if table is not None]
 
 
 def shown(tables: Mapping[str, Outcomes], how: Shown) -> dict[str, Any]:

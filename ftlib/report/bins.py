@@ -1,4 +1,4 @@
-"""Answers in bins by what the model said: what plots hold against what was so."""
+"""Bins of a model's answers, with the mean of what it said and of what was true."""
 
 from __future__ import annotations
 

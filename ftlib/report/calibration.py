@@ -1,4 +1,4 @@
-"""Whether a model is as sure as it is right."""
+"""Draw whether a model is right as often as its probabilities say."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def calibration(folder: Path, tables: Mapping[str, LabelOutcomes | MultiLabelOut
 
 def _caption(tables: Mapping[str, LabelOutcomes | MultiLabelOutcomes]) -> str:
     several = [isinstance(table, MultiLabelOutcomes) for table in tables.values()]
-    what = "each of its answers, one per row and label," if all(several) else "the probability of its answer"
-    by = "binned by the probability it gives to each label of each row" if all(several) else f"binned by {what}"
+    answers = "each of its answers, one per row and label," if all(several) else "the probability of its answer"
+    by = "binned by the probability it gives to each label of each row" if all(several) else f"binned by {answers}"
     below = "it says yes more surely than labels are there" if all(several) else "it is surer than it is right"
     return f"The chosen model on the test rows, {by}; larger dots hold more. Below the dotted line {below}."
 

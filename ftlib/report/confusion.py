@@ -1,4 +1,4 @@
-"""What is taken for what."""
+"""Draw how often each label, or type of entity, gets each answer."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def confusion(folder: Path, name: str, table: LabelOutcomes | TaggedOutcomes) ->
     counts = entity_confusion(table) if tagged else confusion_matrix(table)
     if not counts.any():
         return None
-    what = (
+    counted = (
         f"entities; one counts as found where its first and last word are, and as {NOTHING} otherwise"
         if tagged
         else "rows"
     )
     caption = (
-        f"{name}: the chosen model on the test rows. Numbers are {what}. Colour is the share of "
+        f"{name}: the chosen model on the test rows. Numbers are {counted}. Colour is the share of "
         f"the {'type' if tagged else 'label'}'s {'entities' if tagged else 'rows'}."
     )
     return _drawn(folder, counts, names, "type" if tagged else "label", caption)
@@ -62,20 +62,21 @@ def entity_confusion(table: TaggedOutcomes) -> Int[np.ndarray, "gold predicted"]
     import numpy as np
 
     types = table.entities.types
-    place = {type: i for i, type in enumerate((*types, NOTHING))}
+    index = {type: i for i, type in enumerate((*types, NOTHING))}
     counts: Counter[tuple[int, int]] = Counter()
-    for gold, said in zip(table.gold, table.predicted, strict=True):
-        ours, theirs = ({entity[1:]: place[entity.type] for entity in entities(tags)} for tags in (gold, said))
+    for gold, predicted in zip(table.gold, table.predicted, strict=True):
+        ours, theirs = ({entity[1:]: index[entity.type] for entity in entities(tags)} for tags in (gold, predicted))
         counts.update((ours.get(at, len(types)), theirs.get(at, len(types))) for at in ours.keys() | theirs.keys())
-    matrix = np.zeros((len(place), len(place)), np.int64)
+    matrix = np.zeros((len(index), len(index)), np.int64)
     for at, count in counts.items():
         matrix[at] = count
     return matrix
 
 
 def _drawn(
-    folder: Path, counts: Int[np.ndarray, "gold predicted"], names: Sequence[str], what: str, caption: str
+    folder: Path, counts: Int[np.ndarray, "gold predicted"], names: Sequence[str], gold_is: str, caption: str
 ) -> Figure:
+    """Draw the counts as a grid of numbers on shares of their row."""
     shares, size = counts / counts.sum(axis=1, keepdims=True).clip(min=1), len(names)
     with canvas(min(10.0, 2.6 + 0.52 * size), min(9.0, 1.9 + 0.46 * size), 1, 1) as (figure, grid):
         axes = grid[0][0]
@@ -101,5 +102,5 @@ def _drawn(
         axes.set_xticks(range(size), words, rotation=45, ha="right")
         axes.set_yticks(range(size), words)
         axes.set_xlabel("answer")
-        axes.set_ylabel(what)
+        axes.set_ylabel(gold_is)
         return saved(figure, folder, "confusion", caption)

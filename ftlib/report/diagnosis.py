@@ -71,9 +71,9 @@ def moved(folder: Path, layers: Sequence[Moved], alpha: float) -> Figure:
             axes.invert_yaxis()
             axes.set_title(title, loc="left")
             axes.locator_params(axis="x", nbins=4)  # small distances have long labels
-        for place, layer in enumerate(layers):
+        for row, layer in enumerate(layers):
             if layer.survives is None:
-                grid[0][1].text(0.015, place, "did not move", va="center", alpha=0.6)
+                grid[0][1].text(0.015, row, "did not move", va="center", alpha=0.6)
         grid[0][1].set_xlim(0, 1.02)
         caption = (
             "Left: ||theta1 - theta0|| over ||theta0|| by layer. Right: of the elements that training moved, the share "

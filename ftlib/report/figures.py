@@ -57,6 +57,7 @@ def training_curves(folder: Path, curves: Sequence[Curve]) -> Figure:
 
 
 def _loss(axes: Any, curve: Curve) -> None:
+    """Draw the training loss, its running mean, and the validation losses."""
     if curve.loss:
         steps, losses = zip(*curve.loss, strict=True)
         axes.plot(steps, losses, color=TARGET, linewidth=0.7, alpha=0.35)

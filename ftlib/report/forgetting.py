@@ -27,38 +27,40 @@ VERSION = 1
 """Raised when the comparison changes; kept results of another version are not read."""
 
 
-def divergences(found: Evidence, work: Workspace, reference: Checkpoint, watched: Sequence[str]) -> dict[str, Estimate]:
+def divergences(
+    evidence: Evidence, work: Workspace, reference: Checkpoint, watched: Sequence[str]
+) -> dict[str, Estimate]:
     """Return KL(reference || chosen) on evaluations where both were measured: per row of a classifier, else per token.
 
     A classifier's is read from tables. A language model's is a pass with both models in memory, which is kept: it is
     made once per (weights, weights, rows), like outcomes.
     """
     result: dict[str, Estimate] = {}
-    theirs, ours = (found.measured(name) for name in (reference.phase, found.selection.chosen.name))
+    theirs, ours = (evidence.measured(name) for name in (reference.phase, evidence.selection.chosen.name))
     for name in (name for name in watched if name in theirs and name in ours):
-        evaluation = found.recipe.evaluations[name]
-        resampling = Resampling(evaluation.resamples, evaluation.confidence, found.recipe.seed)
+        evaluation = evidence.recipe.evaluations[name]
+        resampling = Resampling(evaluation.resamples, evaluation.confidence, evidence.recipe.seed)
         before, after = (tables_in(work.root)(cells[name]) for cells in (theirs, ours))
         if after.diverges_by == "row":
             result[name] = divergence(cast(LabelOutcomes, before), cast(LabelOutcomes, after), resampling)
         elif after.diverges_by == "token":
-            sums = _token_sums(found, work, reference, name)
+            sums = _token_sums(evidence, work, reference, name)
             result[name] = divergence_per_token(sums, after.targets, resampling)
     return result
 
 
-def _token_sums(found: Evidence, work: Workspace, reference: Checkpoint, name: str) -> Float[np.ndarray, " rows"]:
+def _token_sums(evidence: Evidence, work: Workspace, reference: Checkpoint, name: str) -> Float[np.ndarray, " rows"]:
     """Return each row's divergence, from the file where it was computed before."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = found.prepared[found.recipe.evaluations[name].dataset]
-    key = digest([VERSION, reference.digest(), found.selection.chosen.digest(), data.digest(), REPORT])
+    data = evidence.prepared[evidence.recipe.evaluations[name].dataset]
+    key = digest([VERSION, reference.digest(), evidence.selection.chosen.digest(), data.digest(), REPORT])
     file = work.root / "divergences" / f"{key[:32]}.parquet"
     with exclusive(file.with_suffix(".lock"), wait=True):
         if not file.exists():
             buffer = io.BytesIO()
-            pq.write_table(pa.table({"divergence": _compared(found, reference, name)}), buffer)
+            pq.write_table(pa.table({"divergence": _compared(evidence, reference, name)}), buffer)
             write_durably(file, buffer.getvalue())
     try:
         return pq.read_table(file)["divergence"].to_numpy()
@@ -66,16 +68,16 @@ def _token_sums(found: Evidence, work: Workspace, reference: Checkpoint, name: s
         raise StorageError(f"{file} is damaged ({type(error).__name__}); delete it and run again") from error
 
 
-def _compared(found: Evidence, reference: Checkpoint, name: str) -> Float[np.ndarray, " rows"]:
+def _compared(evidence: Evidence, reference: Checkpoint, name: str) -> Float[np.ndarray, " rows"]:
     from ftlib.evaluation.divergence import token_divergence
     from ftlib.evaluation.forward_pass import resources
     from ftlib.kinds.loading import load
     from ftlib.kinds.open_split import open_split
     from ftlib.merging.in_memory import model_of
 
-    data, chosen = found.prepared[found.recipe.evaluations[name].dataset], found.selection.chosen
+    data, chosen = evidence.prepared[evidence.recipe.evaluations[name].dataset], evidence.selection.chosen
     split = open_split(split_file(data.path, REPORT), ())
-    with resources(found.recipe.compute) as device:
+    with resources(evidence.recipe.compute) as device:
         ours = model_of(chosen, data.kind)
         theirs = load(reference, data.kind).to(device)
         return token_divergence(

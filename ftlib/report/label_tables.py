@@ -32,15 +32,15 @@ def label_table(name: str, table: Labelled, resampling: Resampling) -> Table | N
     counts = _counts(table, np.arange(len(table))[None])
     golds, predictions = counts.golds[0], counts.predictions[0]
     f1 = np.nan_to_num(counts.score("f1")[0])
-    there = sorted(np.nonzero(golds + predictions)[0].tolist(), key=lambda label: (f1[label], -golds[label], label))
-    if not there:
+    occurring = sorted(np.nonzero(golds + predictions)[0].tolist(), key=lambda label: (f1[label], -golds[label], label))
+    if not occurring:
         return None
-    shown = there[:LONGEST]
-    found = label_scores(table, resampling)
-    columns = [estimates_on_one_scale([found[score][label] for label in shown]) for score in SCORES]
+    shown = occurring[:LONGEST]
+    scores = label_scores(table, resampling)
+    columns = [estimates_on_one_scale([scores[score][label] for label in shown]) for score in SCORES]
     tagged = isinstance(table, TaggedOutcomes)
     names = table.entities.types if tagged else table.labels
-    left = f", the {len(shown)} worst of {len(there)} by F1" if len(there) > len(shown) else ""
+    left = f", the {len(shown)} worst of {len(occurring)} by F1" if len(occurring) > len(shown) else ""
     return Table(
         ["type" if tagged else "label", "entities" if tagged else "rows", "answers", "precision", "recall", "F1"],
         [

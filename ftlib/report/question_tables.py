@@ -22,8 +22,8 @@ def question_table(name: str, table: SpanOutcomes, metrics: Sequence[Metric], re
         return None
     kinds = {"with an answer": ~table.unanswerable, "without": table.unanswerable}
     parts = {kind: table.take(np.nonzero(rows)[0]) for kind, rows in kinds.items() if rows.any()}
-    found = [estimates(part, metrics, resampling) for part in parts.values()]
-    columns = [estimates_on_one_scale([one[metric.name] for one in found]) for metric in metrics]
+    by_part = [estimates(part, metrics, resampling) for part in parts.values()]
+    columns = [estimates_on_one_scale([of_part[metric.name] for of_part in by_part]) for metric in metrics]
     silent = table.silent(threshold)
     return Table(
         ["questions", "rows", "no answer", *(metric.name.replace("_", " ") for metric in metrics)],

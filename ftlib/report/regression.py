@@ -1,4 +1,4 @@
-"""Whether scores are what the model says they are."""
+"""Draw the scores against what the model answers."""
 
 from __future__ import annotations
 

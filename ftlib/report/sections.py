@@ -36,22 +36,22 @@ _TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted
 
 def tiles(recipe: Recipe, rows: Sequence[Result], gains: Sequence[Difference]) -> list[Tile]:
     """Return the chosen model's first metric on every evaluation, and what it gained over the fine-tuned one."""
-    found: list[Tile] = []
+    shown: list[Tile] = []
     for row in rows:
         if not row.chosen:
             continue
-        wanted = recipe.select.by.partition("/")[2]
-        metric = wanted if wanted in row.metrics else next(iter(row.metrics))
+        selected = recipe.select.by.partition("/")[2]
+        metric = selected if selected in row.metrics else next(iter(row.metrics))
         estimate = row.metrics[metric]
         gain = next((g for g in gains if (g.evaluation, g.metric) == (row.evaluation, metric)), None)
         label = f"{row.evaluation} {metric}".replace("_", " ")
         if (three := estimate.numbers()) is None:
-            found.append(Tile(UNDEFINED, label, estimate.undefined))
+            shown.append(Tile(UNDEFINED, label, estimate.undefined))
             continue
         note = f"{number(three[0])} to {number(three[2])}"
         if gain is not None and gain.estimate.value:
             note += f" · {signed(gain.estimate.value)} against {gain.theirs}"
-        found.append(
+        shown.append(
             Tile(
                 number(three[1]),
                 label,
@@ -59,7 +59,7 @@ def tiles(recipe: Recipe, rows: Sequence[Result], gains: Sequence[Difference]) -
                 _TONES[gain.verdict] if gain and gain.verdict in ("better", "worse") else "",
             )
         )
-    return found
+    return shown
 
 
 def results_section(rows: Sequence[Result], confidence: float) -> Section:
@@ -79,7 +79,7 @@ def results_section(rows: Sequence[Result], confidence: float) -> Section:
                 caption=" · ".join(
                     dict.fromkeys(
                         [name, mine[0].role, f"{mine[0].rows:,} test rows"]
-                        + [f"{metric}: {said}" for metric, said in mine[0].signatures.items()]
+                        + [f"{metric}: {signature}" for metric, signature in mine[0].signatures.items()]
                     )
                 ),
             )
@@ -88,26 +88,27 @@ def results_section(rows: Sequence[Result], confidence: float) -> Section:
     return Section("results", "Results", lead, tables=tables)
 
 
-def differences_section(found: Sequence[Difference], chosen: str, same: Sequence[str]) -> Section:
+def differences_section(compared: Sequence[Difference], chosen: str, same: Sequence[str]) -> Section:
     """Return paired comparisons of the chosen model with what it was made from, but for those that are the `same`."""
     identical = f"{chosen} has the very weights of {' and '.join(same)}: there is nothing to compare. " if same else ""
-    if not found:
+    if not compared:
         return Section("differences", "Is the difference real?", identical.strip())
     tables: list[Table] = []
-    for theirs in dict.fromkeys(d.theirs for d in found):
-        mine = [d for d in found if d.theirs == theirs]
+    for theirs in dict.fromkeys(d.theirs for d in compared):
+        mine = [d for d in compared if d.theirs == theirs]
         tables.append(_difference_table(mine, f"{mine[0].ours} minus {theirs}"))
     lead = identical + (
         "Both models on the same rows, resampled together: a difference can be real where the two intervals above "
         "overlap. p is McNemar's exact test for accuracy and the paired bootstrap for the rest, after Holm's "
-        f"adjustment over all {len(found)} comparisons, so that looking at many does not make one stand out by luck. "
+        f"adjustment over all {len(compared)} comparisons, so that looking at many does not make one stand out by "
+        "luck. "
         f"{_SCALES}"
     )
     return Section("differences", "Is the difference real?", lead, tables=tables)
 
 
 def forgetting_section(
-    found: Sequence[Difference],
+    compared: Sequence[Difference],
     divergences: Mapping[str, Estimate],
     reference: Checkpoint | None,
     watched: Sequence[str],
@@ -131,8 +132,8 @@ def forgetting_section(
     lead = f"Retained skills, against {reference.phase}{why}. "
     if not named:
         lead = f"{missing}How far answers moved on {', '.join(watched)} is, from those of {reference.phase}{why}. "
-    tables = [_difference_table(found, "")] if found else []
-    if found:
+    tables = [_difference_table(compared, "")] if compared else []
+    if compared:
         lead += f"A loss is forgetting. {_SCALES} "
     if divergences:
         lead += "The divergence is how far the answers moved, right or wrong: 0 is nothing. It is per row, for a "
@@ -140,7 +141,7 @@ def forgetting_section(
         cells = estimates_on_one_scale(list(divergences.values()))
         rows = [Row([Cell(name), cell]) for name, cell in zip(divergences, cells, strict=True)]
         tables.append(Table(["evaluation", f"mean KL({reference.phase} || chosen), nats"], rows))
-    elif not found:
+    elif not compared:
         lead = f"{missing}How far its answers moved is known of answers with one label per row and of language models."
     return Section("forgetting", "Forgetting", lead.strip(), tables=tables)
 
@@ -150,10 +151,11 @@ def diagnosis_section(figures: Sequence[Figure], tables: Sequence[Table]) -> Sec
     return Section("diagnosis", "Behind the numbers", figures=figures, tables=tables) if figures or tables else None
 
 
-def _difference_table(found: Sequence[Difference], caption: str) -> Table:
+def _difference_table(compared: Sequence[Difference], caption: str) -> Table:
+    """Return a row for every comparison, with its interval as a bar, its p and its verdict."""
     cells: dict[int, Cell] = {}
-    for where in _of_one_scale(found):
-        cells |= zip(where, estimates_on_one_scale([found[i].estimate for i in where], zero=True), strict=True)
+    for group in _of_one_scale(compared):
+        cells |= zip(group, estimates_on_one_scale([compared[i].estimate for i in group], zero=True), strict=True)
     return Table(
         columns=["evaluation", "metric", "difference", "p", "verdict"],
         rows=[
@@ -166,21 +168,21 @@ def _difference_table(found: Sequence[Difference], caption: str) -> Table:
                     Cell(d.verdict, tone=_TONES[d.verdict]),
                 ]
             )
-            for i, d in enumerate(found)
+            for i, d in enumerate(compared)
         ],
         caption=caption,
     )
 
 
-def _of_one_scale(found: Sequence[Difference]) -> list[list[int]]:
+def _of_one_scale(compared: Sequence[Difference]) -> list[list[int]]:
     """Return which rows' bars are drawn on one scale; see `_SCALES`."""
     groups: list[list[int]] = []
-    for metric in dict.fromkeys(d.metric for d in found):
-        where = [i for i, d in enumerate(found) if d.metric == metric]
+    for metric in dict.fromkeys(d.metric for d in compared):
+        of_metric = [i for i, d in enumerate(compared) if d.metric == metric]
         # Perplexities of two corpora differ by orders of magnitude: the smaller would be a dot on zero.
-        ends = [three for i in where if (three := found[i].estimate.numbers()) is not None]
+        ends = [three for i in of_metric if (three := compared[i].estimate.numbers()) is not None]
         wide = any(max(abs(low), abs(high)) > 1.0 for low, _, high in ends)
-        groups += [[i] for i in where] if wide else [where]
+        groups += [[i] for i in of_metric] if wide else [of_metric]
     return groups
 
 
@@ -227,6 +229,7 @@ def slices_section(
 
 
 def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
+    """Return a row for every slice, the worst by the first metric on top; undefined ones last."""
     metrics = list(cell.metrics)
 
     def merit(item: tuple[str, SliceFacts]) -> float:

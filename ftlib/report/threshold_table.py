@@ -1,4 +1,4 @@
-"""What another threshold than 0.5 would have made of several labels' probabilities."""
+"""List the scores that other thresholds than 0.5 would have given, for rows of several labels."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ class Drift(Config):
     def __str__(self) -> str:
         """Say it in one line."""
         words = [f"{self.feature}: PSI {self.psi:.3f}, distance {self.distance:.3f}"]
-        for what, values in (("vanished", self.vanished), ("appeared", self.appeared)):
+        for change, values in (("vanished", self.vanished), ("appeared", self.appeared)):
             if values:
-                words.append(f"{what}: {some(values)}")
+                words.append(f"{change}: {some(values)}")
         return "; ".join(words)
 
 
@@ -68,15 +68,15 @@ def drift(before: Profile, now: Profile, limits: DriftLimits = _USUAL) -> tuple[
     """
     if min(before.rows, now.rows) < limits.rows:
         return ()
-    found = [_lengths("length", before.lengths, now.lengths, limits)] if before.lengths and now.lengths else []
+    drifts = [_lengths("length", before.lengths, now.lengths, limits)] if before.lengths and now.lengths else []
     for name in sorted(before.measures.keys() & now.measures.keys()):
-        found.append(_lengths(name, before.measures[name], now.measures[name], limits))
+        drifts.append(_lengths(name, before.measures[name], now.measures[name], limits))
     if before.labels and now.labels:
-        found.append(_values("label", before.labels, now.labels, limits))
+        drifts.append(_values("label", before.labels, now.labels, limits))
     for name in sorted(before.slices.keys() & now.slices.keys()):
         if OTHERS not in before.slices[name] and OTHERS not in now.slices[name]:
-            found.append(_values(f"slice:{name}", before.slices[name], now.slices[name], limits))
-    return tuple(found)
+            drifts.append(_values(f"slice:{name}", before.slices[name], now.slices[name], limits))
+    return tuple(drifts)
 
 
 def psi(before: Sequence[int], now: Sequence[int]) -> float:
@@ -120,10 +120,10 @@ def _gathered(before: Mapping[int, int], now: Mapping[int, int]) -> tuple[list[i
 
 def _by_identity(counts: Mapping[str, int]) -> Counter[str]:
     """Add up the rows of values that are one: an earlier profile may know them under several spellings."""
-    found: Counter[str] = Counter()
+    counter: Counter[str] = Counter()
     for name, rows in counts.items():
-        found[identity(name) or NONE] += rows
-    return found
+        counter[identity(name) or NONE] += rows
+    return counter
 
 
 def _values(feature: str, before: Mapping[str, int], now: Mapping[str, int], limits: DriftLimits) -> Drift:
@@ -132,7 +132,7 @@ def _values(feature: str, before: Mapping[str, int], now: Mapping[str, int], lim
     index = psi([before.get(name, 0) for name in names], [now.get(name, 0) for name in names])
     rows = sum(before.values()), sum(now.values())
     distance = sum(abs(now.get(name, 0) / rows[1] - before.get(name, 0) / rows[0]) for name in names) / 2
-    vanished, appeared = (tuple(sorted(one.keys() - other.keys())) for one, other in ((before, now), (now, before)))
+    vanished, appeared = (tuple(sorted(these.keys() - other.keys())) for these, other in ((before, now), (now, before)))
     changed = feature == "label" and bool(vanished or appeared)
     return Drift(
         feature=feature,

@@ -29,7 +29,7 @@ from ftlib.storage.store import Store
 ENTRIES_PER_SNAPSHOT = 32
 READS_AT_ONCE = 8
 
-R = TypeVar("R", "Entry", "Snapshot")
+R = TypeVar("R", "Entry", "LedgerSnapshot")
 Known = dict[str, tuple[str, int]]
 """uri: (version, bytes)."""
 
@@ -85,20 +85,20 @@ class Changes(Config):
 
 def compare(before: LedgerState, now: Iterable[ListedFile]) -> Changes:
     """Return what a listing shows against the files considered so far. Order and clocks do not matter."""
-    known, listed = {file.uri: file for file in before.files}, {file.uri: file for file in now}
-    found: dict[str, list[ListedFile]] = {name: [] for name in ("added", "edited", "unchanged", "waiting")}
+    considered, listed = {file.uri: file for file in before.files}, {file.uri: file for file in now}
+    sorted_out: dict[str, list[ListedFile]] = {name: [] for name in ("added", "edited", "unchanged", "waiting")}
     for uri in sorted(listed):
-        file, old = listed[uri], known.get(uri)
+        file, old = listed[uri], considered.get(uri)
         if old is not None and old.identity == file.identity:
-            found["unchanged"].append(file)
+            sorted_out["unchanged"].append(file)
         elif not file.settled:
-            found["waiting"].append(file)
+            sorted_out["waiting"].append(file)
         else:
-            found["added" if old is None else "edited"].append(file)
+            sorted_out["added" if old is None else "edited"].append(file)
     return Changes(
-        vanished=tuple(known[uri] for uri in sorted(known.keys() - listed.keys())),
-        known=len(known),
-        **{name: tuple(files) for name, files in found.items()},
+        vanished=tuple(considered[uri] for uri in sorted(considered.keys() - listed.keys())),
+        known=len(considered),
+        **{name: tuple(files) for name, files in sorted_out.items()},
     )
 
 
@@ -116,7 +116,7 @@ def check_vanished(changes: Changes, allowed: float, where: str) -> None:
 def fresh_places(raw: RawDataset, changes: Changes) -> frozenset[int]:
     """Return the places in `raw.files` (the column `_file` of its rows) of files that were not known before."""
     fresh = {file.uri for file in changes.fresh}
-    return frozenset(place for place, file in enumerate(raw.files) if file.uri in fresh)
+    return frozenset(number for number, file in enumerate(raw.files) if file.uri in fresh)
 
 
 class Entry(Config):
@@ -134,7 +134,7 @@ class Entry(Config):
     """UTC; for people. Nothing is ordered by it."""
 
 
-class Snapshot(Config):
+class LedgerSnapshot(Config):
     """The sum of the entries so far."""
 
     schema_version: Literal[1] = 1
@@ -155,7 +155,7 @@ class FileLedger:
         files: Known = {}
         sequence, decision = 0, None
         if snapshots := self._numbers("snapshots"):
-            snapshot = self._read(f"snapshots/{snapshots[-1]:08d}.json", Snapshot)
+            snapshot = self._read(f"snapshots/{snapshots[-1]:08d}.json", LedgerSnapshot)
             sequence, decision = snapshot.sequence, snapshot.decision
             files = {uri: (version, size) for uri, version, size in snapshot.files}
         for entry in self._entries(after=sequence):
@@ -189,9 +189,9 @@ class FileLedger:
         )
         if self.store.create(self._path(entry.sequence), record_bytes(entry, indent=None)):
             return True
-        there = self._path(entry.sequence)
-        if self.store.read(there) is None:
-            raise TransientError(f"{self.store.uri} refused {there} but does not show it; run again")
+        path = self._path(entry.sequence)
+        if self.store.read(path) is None:
+            raise TransientError(f"{self.store.uri} refused {path} but does not show it; run again")
         return self._read(f"{entry.sequence:08d}.json", Entry).nonce == entry.nonce
 
     def _compact(self, last: int) -> None:
@@ -201,7 +201,7 @@ class FileLedger:
         state = self.state()
         if state.decision is not None:
             files = tuple(file.identity for file in state.files)
-            snapshot = Snapshot(sequence=state.sequence, files=files, decision=state.decision)
+            snapshot = LedgerSnapshot(sequence=state.sequence, files=files, decision=state.decision)
             self.store.create(f"{self.folder}/snapshots/{state.sequence:08d}.json", record_bytes(snapshot, indent=None))
 
     def _entries(self, after: int) -> Iterator[Entry]:

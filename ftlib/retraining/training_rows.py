@@ -43,22 +43,22 @@ def leave_out(assignment: Assignment, raw: RawDataset, used: UsedRows, where: st
 def _outside(assignment: Assignment, raw: RawDataset, rule: Window, where: str) -> None:
     need_column(rule.column, raw.columns, f"{where}: retrain.rows")
     rows = zip(assignment.places, read_snapshot(raw.path / "rows.parquet"), strict=True)
-    moments = [as_date(values.get(rule.column)) if place == "train" else None for place, (_, values) in rows]
-    known = [moment for moment in moments if moment is not None]
-    if not known:
+    moments = [as_date(values.get(rule.column)) if assigned == "train" else None for assigned, (_, values) in rows]
+    dated = [moment for moment in moments if moment is not None]
+    if not dated:
         raise DataError(
             f"{where}: retrain.rows: column {rule.column!r} has no ISO 8601 date in a training row; name another column"
         )
-    first = max(known) - timedelta(days=rule.days).total_seconds()
-    for i, (place, moment) in enumerate(zip(assignment.places, moments, strict=True)):
-        if place == "train" and (moment is None or moment < first):
+    first = max(dated) - timedelta(days=rule.days).total_seconds()
+    for i, (assigned, moment) in enumerate(zip(assignment.places, moments, strict=True)):
+        if assigned == "train" and (moment is None or moment < first):
             assignment.places[i] = OUTSIDE_WINDOW
 
 
 def _not_replayed(assignment: Assignment, raw: RawDataset, rule: Replay, fresh: set[str]) -> None:
-    places = {place for place, file in enumerate(raw.files) if file.sha256 in fresh}
+    fresh_files = {number for number, file in enumerate(raw.files) if file.sha256 in fresh}
     origins = read_origins(raw.path / "rows.parquet")
     for i, (_, file) in enumerate(origins):
-        old = assignment.places[i] == "train" and file not in places
+        old = assignment.places[i] == "train" and file not in fresh_files
         if old and share("replay", assignment.keys[i]) >= rule.share:
             assignment.places[i] = NOT_REPLAYED

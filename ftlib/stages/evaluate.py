@@ -85,6 +85,7 @@ def _outcomes_file(job: EvaluateJob, candidate: Candidate) -> Path:
 
 
 def _check_rows(job: EvaluateJob) -> None:
+    """Raise DataError for a split with nothing to measure, or rows of other tokens or labels than a candidate's."""
     facts = job.data.splits.get(job.split)
     if facts is None or not facts.rows:
         raise DataError(

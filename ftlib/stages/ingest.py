@@ -55,6 +55,7 @@ def ingest(job: IngestJob, work: Workspace) -> RawDataset:
 
 
 def _build(job: IngestJob, folder: Path) -> RawDataset:
+    """Read every file once, write good rows and bad ones apart, and hold the limits against what was counted."""
     files = tuple(sorted(job.files, key=lambda file: (file.sha256, file.uri)))
     reading = _Reading(job, files)
     with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:

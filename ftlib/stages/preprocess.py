@@ -252,6 +252,7 @@ class _Tally:
 
 
 def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: Path) -> dict[Split, _Tally]:
+    """Write every row that has a split to that split's file, batch by batch; return what was counted of each."""
     format, total = job.dataset.format, len(assignment.places)
     tallies: dict[Split, _Tally] = {
         split: _Tally(format.yields, reader.inputs, texts=Profiler(format.slices)) for split in SPLITS
@@ -287,6 +288,7 @@ def _token_rows(
     reader: _Reader,
     tally: _Tally,
 ) -> list[PreparedRow]:
+    """Return the rows that a text format makes of examples, and count them in the tally."""
     format, found = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
     # A row with a place is an example: the filter only tells the type checker.
     examples = [(row_id, example.named(names)) for row_id, example in found if isinstance(example, Example)]

@@ -103,6 +103,7 @@ class S3Store(Store):
 
     @override
     def get_file(self, path: str, target: Path, sha256: str) -> None:
+        """Download in parts that several requests fetch at once, and hash them in order while they come."""
         size = self.size(path)
         if size is None:
             raise IntegrityError(missing(f"{self.uri}/{path}"))
@@ -149,7 +150,7 @@ class S3Store(Store):
         return True
 
     def leftovers(self, *, remove: bool) -> list[str]:
-        """See Store. Parts of killed uploads are the bucket's lifecycle rule's; nothing else is left half-written."""
+        """Return nothing: only parts of killed uploads are left, which the bucket's lifecycle rule removes."""
         return []
 
     def _key(self, path: str) -> str:

@@ -95,6 +95,7 @@ class S3Client:
         return True
 
     def _retry(self, what: str, attempt: Callable[[Any], T]) -> T:
+        """Repeat a request until its answer is final or the deadline is over; credentials are renewed once."""
         began, pause, renewed = time.monotonic(), FIRST_PAUSE, False
         client = self.connected()
         while True:
@@ -133,6 +134,7 @@ class S3Client:
             return self._client
 
     def _connect(self) -> Any:
+        """Return botocore's client, which repeats nothing itself and sends no checksum that many servers reject."""
         from botocore.config import Config
         from botocore.session import Session
 

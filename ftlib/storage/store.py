@@ -18,7 +18,7 @@ class Store(Protocol):
 
     @property
     def uri(self) -> str:
-        """Where it is, without credentials."""
+        """Return where it is, without credentials."""
         ...
 
     def read(self, path: str) -> bytes | None:

@@ -148,6 +148,7 @@ def _failures(folder: Path, what: str) -> Generator[None]:
 
 
 def _newest(checkpoints: Path, fingerprint: str) -> str | None:
+    """Return the newest whole checkpoint of a run; damaged ones are told and passed over."""
     if not checkpoints.is_dir():
         return None
     for folder in sorted(checkpoints.iterdir(), reverse=True):

@@ -90,6 +90,7 @@ def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Gen
     done = threading.Event()
 
     def watch() -> None:
+        """Show what the run's files say of its steps and restarts, until it is done."""
         seen, starts, ended = 0, 0, False
         latest: dict[str, float | int] = {}
         while not ended:

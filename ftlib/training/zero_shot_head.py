@@ -9,7 +9,7 @@ label, is a linear layer with weight scale * T A and bias scale * T a, which sto
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from ftlib.training.tuning.base import Facts, Problem
 from ftlib.training.zero_shot_encoders import Ids, Vectors, encoder
 from ftlib.wording import counted
 
-if TYPE_CHECKING:
-    from ftlib.training.tuning.zero_shot import ZeroShot
-
 ROWS = 20_000
 """Training rows that the map is fitted on at most, evenly spaced: it has a few hundred numbers for each of them."""
 _RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
@@ -35,33 +32,44 @@ _ROUNDING = 1e-10
 """Of the vectors' mean square: a variance below it is rounding. A decoder's first token is the same in every text."""
 
 
-def make_head(problem: Problem, tuning: ZeroShot) -> Facts:
-    """Write the head's last layer, and return what to record of it. Raises as `ZeroShot.solve` says."""
+def make_head(
+    problem: Problem,
+    spoken: Mapping[str, Sequence[str]],
+    embedding: Literal["mean", "first", "head"],
+    scale: float | Literal["auto"],
+    scales: Sequence[float],
+    usual: float,
+) -> Facts:
+    """Write the head's last layer out of what is `spoken` of each label, and return what to record of it.
+
+    `scale: auto` is what the encoder learned; else the value of `scales` that the validation rows choose, `usual`
+    without any. Raises RecipeError for sentences that do not tell the labels apart, or that the model cannot read;
+    TrainingError for rows that no map can be fitted on.
+    """
     model, train, validation, phase = problem.model, problem.train, problem.validation, problem.phase
     if len(train) < 2:
         raise TrainingError(f"zero_shot: a map needs at least 2 training rows, got {len(train)}; add rows")
     layer = last_linear(model, problem.head, len(problem.labels), "zero_shot")
     intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
     chosen = np.linspace(0, len(train) - 1, min(ROWS, len(train))).astype(np.int64)
-    with handing_on(layer), encoder(problem, tuning.embedding) as encodes:
-        sentences = encodes.tokenized(tuning.spoken(problem.labels))
+    with handing_on(layer), encoder(problem, embedding) as encodes:
+        sentences = encodes.tokenized(spoken)
         directions = label_embeddings(sentences, encodes.embedded)
         features, embedded = over_rows(model, train, phase, encodes.read, chosen)
-    if tuning.embedding == "head":
+    if embedding == "head":
         map = Map.onto_itself(features)
     else:
         map = Map.fitted(features, normalized(embedded), intercept=intercept is not None)
     weight, bias = directions @ map.weight, directions @ map.bias
-    if tuning.scale != "auto":
-        scale, chosen_on = tuning.scale, ""
-    elif encodes.scale is not None:
-        scale, chosen_on = encodes.scale, "what its encoder learned"
-    elif len(validation):
-        unseen = head_features(model, layer, validation, phase) @ weight.T + bias
-        scale = best_scale(unseen, gold_of(validation), tuning.SCALES)
-        chosen_on = counted(len(validation), "validation row")
-    else:
-        scale, chosen_on = tuning.USUAL, "nothing, without validation rows"
+    chosen_on = ""
+    if scale == "auto":
+        scale, chosen_on = usual, "nothing, without validation rows"
+        if encodes.scale is not None:
+            scale, chosen_on = encodes.scale, "what its encoder learned"
+        elif len(validation):
+            unseen = head_features(model, layer, validation, phase) @ weight.T + bias
+            scale = best_scale(unseen, gold_of(validation), scales)
+            chosen_on = counted(len(validation), "validation row")
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(scale * weight))
         if intercept is not None:

@@ -55,7 +55,7 @@ def is_training(work: Path) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_on_request(tiny_recipe: Path, tmp_path: Path, number: signal.Signals):
+def test_a_signal_ends_a_training_with_130_and_one_line(tiny_recipe: Path, tmp_path: Path, number: signal.Signals):
     process, mark = start(tiny_recipe, tmp_path, *LONG)
     wait_until(lambda: is_training(tmp_path))
     process.send_signal(number)

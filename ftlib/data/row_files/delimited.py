@@ -105,6 +105,7 @@ class _Record(NamedTuple):
 
 
 def _csv_records(lines: _CsvLines, uri: str, row_bytes: int, delimiter: str) -> Iterator[_Record | BadRow]:
+    """Yield the file's records; one that cannot be read is a bad row, and reading goes on behind it."""
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
     while True:
         lines.begin()

@@ -1,4 +1,4 @@
-"""Which dialect of csv a file is in, where it is not the one that is read: commas, quotes doubled, no preamble."""
+"""Tell which dialect of csv a file is in where it is not the one that is read: commas, doubled quotes, no preamble."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which encoding bytes that are not UTF-8 are probably in."""
+"""Guess the encoding of bytes that are not UTF-8."""
 
 from __future__ import annotations
 

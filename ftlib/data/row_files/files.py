@@ -1,4 +1,4 @@
-"""Which reader a file gets."""
+"""Choose the reader of a file by its name."""
 
 from __future__ import annotations
 

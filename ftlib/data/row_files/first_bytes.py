@@ -1,4 +1,4 @@
-"""What a file's first bytes say it is, where its name says something else; asked once a file, before its first row."""
+"""Tell by a file's first bytes that it is not what its name says; asked once a file, before its first row."""
 
 from __future__ import annotations
 

@@ -163,6 +163,7 @@ def _written(path: Path) -> tuple[str, list[str]]:
 
 
 def _expand(top: _Entry, pattern: Sequence[str]) -> Iterator[_Entry]:
+    """Yield what a pattern's parts mean below `top`, links followed."""
     if not pattern or not top.folder:
         if top.linked:
             _refuse_dangling(top.path)

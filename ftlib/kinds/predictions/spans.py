@@ -54,6 +54,7 @@ class SpanPredictor(Predictor):
 
     @override
     def prediction(self, asked: Asked) -> FoundAnswer:
+        """Return the best text of all the context's windows, or none where no answer scores above it."""
         from ftlib.kinds.heads.spans import best_span, null_scores
 
         windows: list[tuple[float, float, str]] = []

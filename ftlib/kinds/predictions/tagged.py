@@ -48,6 +48,7 @@ class EntityPredictor(Predictor):
 
     @override
     def prediction(self, asked: Asked) -> FoundEntities:
+        """Return the entities that the most probable tags make; an entity's probability is the mean of its words'."""
         (piece,), words = asked.pieces, asked.example.parts
         tags, sure = [OUTSIDE] * len(words), [1.0] * len(words)
         assert isinstance(piece.target, tuple)

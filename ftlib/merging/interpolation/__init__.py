@@ -1,4 +1,4 @@
-"""The last phase's ends, and siblings beside them, to candidates. Belongs to the interpolate stage."""
+"""Interpolations name candidates between the last phase's ends and their siblings. Belongs to the interpolate stage."""
 
 from typing import Annotated
 

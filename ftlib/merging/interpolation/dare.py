@@ -1,4 +1,4 @@
-"""Task vectors with most elements dropped at random."""
+"""DARE at several scales."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task-vector methods tried at several scales."""
+"""The base of interpolations that try a task-vector method at several scales."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Soup(WithSiblings):
         soups: list[Candidate] = []
         if self.order == "uniform":
             soups = [soup(tuple(range(len(tuned))))]
-        elif all(one.digest() in scores for one in alone):
+        elif all(candidate.digest() in scores for candidate in alone):
             ranked = sorted(range(len(tuned)), key=lambda i: (-scores[alone[i].digest()].value, i))
             kept, best = (ranked[0],), scores[alone[ranked[0]].digest()].value
             for i in ranked[1:]:

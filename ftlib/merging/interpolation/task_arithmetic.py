@@ -1,4 +1,4 @@
-"""Task vectors, added."""
+"""Task arithmetic at several scales."""
 
 from __future__ import annotations
 

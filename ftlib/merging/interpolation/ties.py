@@ -1,4 +1,4 @@
-"""Task vectors, trimmed and merged where their signs agree."""
+"""TIES-Merging at several scales."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight-space ensembles for fine-tuning."""
+"""Points of the straight line between the two ends (WiSE-FT), on a grid that may be refined."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class WiseFT(TwoEnds):
         points = {alpha: self._point(ends, alpha) for alpha in self.places}
         scores = ends.scores
         for _ in range(self.refine):
-            known = {alpha: scores[point.digest()] for alpha, point in points.items() if point.digest() in scores}
-            if len(known) < len(points) or (alpha := next_alpha(known)) is None:
+            measured = {alpha: scores[point.digest()] for alpha, point in points.items() if point.digest() in scores}
+            if len(measured) < len(points) or (alpha := next_alpha(measured)) is None:
                 break
             point = self._point(ends, alpha)
-            if point.digest() not in scores and is_settled(known):
+            if point.digest() not in scores and is_settled(measured):
                 break
             points[alpha] = point
         return tuple(point for _, point in sorted(points.items()))
@@ -106,11 +106,11 @@ def next_alpha(scores: Mapping[float, Score]) -> float | None:
     """
     alphas, _, near = _peak(scores)
     left, right = max(((alphas[i], alphas[i + 1]) for i in near[:-1]), key=lambda side: side[1] - side[0])
-    wanted = [(left + right) / 2]
+    proposed = [(left + right) / 2]
     if len(near) == 3:
-        wanted.insert(0, _vertex([(alphas[i], scores[alphas[i]].value) for i in near], wanted[0]))
-    rounded = [round(alpha, 3) for alpha in wanted]
-    return next((a for a in rounded if min(abs(a - known) for known in alphas) >= FINEST), None)
+        proposed.insert(0, _vertex([(alphas[i], scores[alphas[i]].value) for i in near], proposed[0]))
+    rounded = [round(alpha, 3) for alpha in proposed]
+    return next((a for a in rounded if min(abs(a - measured) for measured in alphas) >= FINEST), None)
 
 
 def _peak(scores: Mapping[float, Score]) -> tuple[list[float], int, list[int]]:

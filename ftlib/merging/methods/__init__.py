@@ -1,4 +1,4 @@
-"""Merge methods: several checkpoints' tensors to one. Arithmetic alone; points to try are in `interpolation/`."""
+"""Merge methods make one tensor of several checkpoints' tensors. `interpolation/` names the points to try."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""Task vectors with most of their elements dropped at random."""
+"""DARE: most elements of each task vector are dropped at random, the rest are scaled up."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Lerp(Kernel):
     kind: Literal["lerp"] = "lerp"
     alpha: Fraction
     modules: dict[str, Fraction] = {}
-    """Glob over tensor names to the alpha these tensors get instead; of several that fit, the first."""
+    """Glob over tensor names to the alpha these tensors get instead; the first that fits counts."""
     depth: tuple[Fraction, ...] = ()
     """Factors of alpha from the embeddings to the head, evenly spaced and linear between; empty for 1 everywhere."""
 
@@ -42,7 +42,7 @@ class Lerp(Kernel):
         return self.alpha * _on_curve(self.depth, chunk.depth) if self.depth else self.alpha
 
     def source_of(self, chunk: Chunk) -> int | None:
-        """Byte copies where a tensor's alpha is 0 or 1: no formula returns its ends bit for bit."""
+        """Return the end that a tensor's alpha of 0 or 1 copies: no formula returns its ends bit for bit."""
         alpha = self.alpha_at(chunk)
         return int(alpha) if alpha in (0.0, 1.0) else None
 

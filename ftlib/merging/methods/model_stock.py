@@ -44,7 +44,7 @@ class ModelStock(Kernel):
 def ratio(products: Products, count: int) -> float:
     """Return t for `count` fine-tunes."""
     cosines = [products.cosine(i, j) for i in range(count) for j in range(i)]
-    known = [cosine for cosine in cosines if cosine is not None]
-    cosine = sum(known) / len(known) if known else 0.0
+    defined = [cosine for cosine in cosines if cosine is not None]
+    cosine = sum(defined) / len(defined) if defined else 0.0
     below = 1.0 + (count - 1) * cosine
     return max(0.0, min(1.0, count * cosine / below)) if below > 0.0 else 0.0

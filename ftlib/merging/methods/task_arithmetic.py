@@ -1,4 +1,4 @@
-"""Task vectors, added."""
+"""Task arithmetic: the scaled sum of task vectors, added to theta0."""
 
 from __future__ import annotations
 

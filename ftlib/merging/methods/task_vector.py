@@ -1,4 +1,4 @@
-"""What the methods that add task vectors to theta0 have in common."""
+"""The base of methods that add task vectors to theta0."""
 
 from __future__ import annotations
 

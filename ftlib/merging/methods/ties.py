@@ -1,4 +1,4 @@
-"""Task vectors: trimmed, a sign elected, and only those that agree averaged."""
+"""TIES-Merging: task vectors are trimmed, a sign is elected, and the values that have it are averaged."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ class Thresholds(Meter):
         for i, tensor in enumerate(tensors[1:]):
             bits = (tensor.double() - start).float().abs().view(torch.int32)
             if turn == 0:
-                found = torch.bincount(bits >> _LOW_BITS, minlength=1 << (31 - _LOW_BITS))
+                histogram = torch.bincount(bits >> _LOW_BITS, minlength=1 << (31 - _LOW_BITS))
             else:
                 inside = bits[bits >> _LOW_BITS == self._high[i]]
-                found = torch.bincount(inside & ((1 << _LOW_BITS) - 1), minlength=1 << _LOW_BITS)
-            known = self._histograms[i]
-            self._histograms[i] = found if known is None else known.add_(found)
+                histogram = torch.bincount(inside & ((1 << _LOW_BITS) - 1), minlength=1 << _LOW_BITS)
+            before = self._histograms[i]
+            self._histograms[i] = histogram if before is None else before.add_(histogram)
 
     @override
     def close(self, turn: int) -> None:

@@ -75,6 +75,7 @@ def layer_places(model: nn.Module) -> dict[str, range | None]:
 
 
 def _check_depth(wanted: int, places: Mapping[str, range | None], model: nn.Module) -> None:
+    """Raise RecipeError for more layers than the model has, and for a border within a block of them."""
     found = {layers for layers in places.values() if layers is not None}
     depth = max((layers.stop for layers in found), default=0)
     if not found and wanted:

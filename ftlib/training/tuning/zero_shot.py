@@ -135,7 +135,8 @@ class ZeroShot(TuningBase):
         """
         from ftlib.training.zero_shot_head import make_head
 
-        return make_head(problem, self)
+        spoken = self.spoken(problem.labels)
+        return make_head(problem, spoken, self.embedding, self.scale, self.SCALES, self.USUAL)
 
     @override
     def solved(self, hidden: int, outputs: int) -> int:

@@ -23,13 +23,13 @@ def reglage(*arguments: object) -> Result:
     return CliRunner().invoke(main, prog_name="reglage", args=[str(argument) for argument in arguments])
 
 
-def test_a_recipe_that_fits_together_is_said_to():
+def test_check_says_that_a_recipe_fits_together():
     result = reglage("check", QUICKSTART)
     assert result.exit_code == 0
     assert "probe (linear_probe) > tune (full)" in result.stdout
 
 
-def test_check_as_json():
+def test_check_writes_json_for_scripts():
     facts = json.loads(reglage("check", QUICKSTART, "--json").stdout)
     assert (facts["ok"], facts["phases"]) == (True, ["probe", "tune"])
 

@@ -65,7 +65,7 @@ def as_json(result: Result) -> dict[str, object]:
     return json.loads(result.stdout)
 
 
-def test_list(registry: Path):
+def test_list_shows_the_newest_version_of_each_model_or_all_of_one(registry: Path):
     assert "demo@2" in call(registry, "registry", "list").stdout
     found = as_json(call(registry, "registry", "list", "--json"))
     assert found["registry"] == str(registry)
@@ -73,7 +73,7 @@ def test_list(registry: Path):
     assert "demo@1" in call(registry, "registry", "list", "demo").stdout
 
 
-def test_show(registry: Path):
+def test_show_prints_facts_metrics_and_lineage(registry: Path):
     text = call(registry, "registry", "show", "demo@1").stdout
     for part in ("demo@1, published", "Routes.", "held_out/accuracy", "0.2500", "model.safetensors", "code.python"):
         assert part in text
@@ -87,7 +87,9 @@ def test_show(registry: Path):
     assert (found["version"], found["manifest"]["metrics"]) == (2, {"held_out/accuracy": 0.5})
 
 
-def test_pull(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_version_is_pulled_once_and_another_never_over_it(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     assert call(registry, "registry", "pull", "demo@1").stdout == f"demo@1 is now in {tmp_path / 'demo'}\n"
     assert (tmp_path / "demo" / "README.md").read_text() == "version 1"
@@ -99,7 +101,7 @@ def test_pull(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "README.md has other bytes" in refused.stderr
 
 
-def test_verify(registry: Path):
+def test_a_version_as_it_was_published_has_no_fault(registry: Path):
     assert call(registry, "registry", "verify", "demo").stdout.endswith("all as recorded\n")
     assert as_json(call(registry, "registry", "verify", "demo", "--json"))["faults"] == []
 
@@ -155,7 +157,7 @@ def test_a_decision_that_came_too_late(moving: Path):
     assert error["kind"] == "ConflictError"
 
 
-def test_fsck(moving: Path):
+def test_fsck_exits_with_6_where_a_file_is_missing(moving: Path):
     assert call(moving, "registry", "fsck", "--deep").exit_code == 0
     assert as_json(call(moving, "registry", "fsck", "--json"))["ok"]
     opened = ModelRegistry(LocalStore(moving))
@@ -168,7 +170,7 @@ def test_fsck(moving: Path):
     assert [fault["path"][:6] for fault in as_json(broken)["faults"]] == ["blobs/"]
 
 
-def test_gc(moving: Path):
+def test_garbage_is_deleted_by_the_second_run_with_delete_and_not_before(moving: Path):
     garbage = moving / "blobs" / "sha256" / "ab" / ("ab" * 32)
     garbage.parent.mkdir(exist_ok=True)
     garbage.write_bytes(b"x")
@@ -190,7 +192,7 @@ def test_export_to_a_folder(registry: Path, tmp_path: Path):
     assert again["created"] is False
 
 
-def test_export_to_mlflow(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_export_to_mlflow_is_made_once(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     assert call(registry, "registry", "export", "mlflow", "demo").stdout == "demo@2 is now demo version 1 in MLflow\n"
@@ -198,7 +200,7 @@ def test_export_to_mlflow(registry: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (again["mlflow"]["created"], again["mlflow"]["version"]) == (False, "1")
 
 
-def test_export_without_mlflow(registry: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_export_without_mlflow_says_what_to_install(registry: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)  # what an import of a package that is not there meets
     result = call(registry, "registry", "export", "mlflow", "demo", "--tracking-uri", "sqlite://")
     assert result.exit_code == 2
@@ -218,12 +220,12 @@ def test_a_key_that_did_not_sign(registry: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_probe(tmp_path: Path):
+def test_a_folder_passes_the_probe(tmp_path: Path):
     found = as_json(call(tmp_path, "registry", "probe", "--rounds", "2", "--json"))
     assert (found["safe"], found["rounds"], found["writers"]) == (True, 2, 16)
 
 
-def test_predict(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_text_lines_and_json_hold_the_same_predictions(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     lines = "refund please\n\ncrash and freeze"
     rows = [line.split("\t") for line in call(registry, "predict", "demo", input=lines).stdout.splitlines()]
@@ -276,7 +278,7 @@ def test_mistakes_are_one_line(registry: Path, words: list[str], code: int, said
     assert result.stderr.count("\n") == 1
 
 
-def test_no_registry_there(tmp_path: Path):
+def test_a_folder_without_a_registry_is_told_and_not_made(tmp_path: Path):
     result = call(tmp_path / "typo", "registry", "list")
     assert result.exit_code == 6
     assert "there is no registry at" in result.stderr

@@ -23,7 +23,7 @@ def test_a_log_gets_a_line_for_every_stage_and_few_for_its_steps():
     assert text.getvalue().split() == ["✓", "train", "tune", "12.3", "s"]
 
 
-def test_a_stage_that_was_done_before_is_said_to():
+def test_a_stage_that_was_done_before_is_marked_done_before():
     assert "done before" in stage_line(Progress("base", 1, 1, STAGE, {"done_before": 1.0, "seconds": 3.0}))
 
 

@@ -72,7 +72,9 @@ def test_every_path_on_the_command_line_is_a_users(home: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [["--work=~/w", "--registry=~/r"], []])
-def test_options_and_variables(home: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
+def test_a_tilde_is_the_home_folder_in_options_and_variables(
+    home: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
     monkeypatch.setenv("REGLAGE_WORK", "~/w")
     monkeypatch.setenv("REGLAGE_REGISTRY", "~/r")
     found = CliRunner().invoke(main, ["doctor", *given])

@@ -125,7 +125,7 @@ def test_an_evaluation_without_rows_fails(tmp_path: Path, empty: str, use: str) 
         check_labels(recipe(), prepared_both)
 
 
-def test_one_class_fails(tmp_path: Path) -> None:
+def test_training_rows_of_one_class_are_refused(tmp_path: Path) -> None:
     rows = {split: [{"text": "x", "label": "only"}] for split in ("train", "validation", "test")}
     both = {name: prepared(tmp_path / name, rows) for name in ("mail", "shifted")}
     with pytest.raises(DataError, match=r"training rows have 1 label \(only\)"):

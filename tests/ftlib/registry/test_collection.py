@@ -223,7 +223,7 @@ class TestRaces:
         assert run(collector, days, 4, 4).deleted == ()
         assert fsck(ModelRegistry(store), deep=True).faults == ()
 
-    def test_two_collectors(self, store: Store, tmp_path: Path, days: Days):
+    def test_of_two_collectors_at_once_one_stops(self, store: Store, tmp_path: Path, days: Days):
         publish(store, tmp_path, "a", FILES)
         both = threading.Barrier(2)
 

@@ -81,7 +81,7 @@ assert publish(LocalStore(root), work, "b", {"a": "b"})[0].version == 2
 
 
 @pytest.mark.parametrize("mount", MOUNTS)
-def test_real_mounts(tmp_path: Path, mount: str):
+def test_a_mount_that_is_full_or_read_only_is_told_in_one_line(tmp_path: Path, mount: str):
     done = subprocess.run(
         ["unshare", "--mount", sys.executable, "-c", PRELUDE + ON_MOUNTS[mount], str(tmp_path)],
         capture_output=True,
@@ -91,7 +91,7 @@ def test_real_mounts(tmp_path: Path, mount: str):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_full_disk(tmp_path: Path):
+def test_a_full_disk_publishes_nothing_and_keeps_what_is_there(tmp_path: Path):
     """By the kernel's limit on a file's size, in a process of its own."""
     store = LocalStore(tmp_path / "r")
     version, _ = publish(store, tmp_path, "a", FILES)

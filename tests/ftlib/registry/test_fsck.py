@@ -38,14 +38,14 @@ def blob(registry: ModelRegistry, path: str, version: int = 2) -> str:
     return next(file.blob for file in files if file.path == path)
 
 
-def test_a_whole_registry(registry: ModelRegistry):
+def test_a_whole_registry_has_no_faults_and_everything_is_counted(registry: ModelRegistry):
     found = fsck(registry, deep=True)
     assert found.faults == found.unreferenced == found.temporary == found.leases == ()
     assert (found.models, found.versions, found.aliases, found.blobs) == (1, 3, 1, 6)
     assert found.bytes == sum(map(len, FILES.values())) + 3
 
 
-def test_no_registry(store: Store):
+def test_where_there_is_no_registry_that_is_said(store: Store):
     with pytest.raises(StorageError, match="there is no registry"):
         fsck(ModelRegistry(store))
 

@@ -40,7 +40,7 @@ def publish(store: S3Store, scratch: Path, key: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
-def test_random_kills(
+def test_random_kills_lose_no_version_and_tear_none(
     bucket, s3_store: S3Store, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ):
     monkeypatch.setattr(s3_module, "PART_BYTES", 5 * 2**20)

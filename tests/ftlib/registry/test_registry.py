@@ -240,11 +240,11 @@ class TestReading:
             ModelRegistry(store).versions("m")
 
     @pytest.mark.parametrize("spec", ["", "@1", "m@", "m@0", "m@X", "m@-1", "M", "../m", "m/n", "m@1@2", "m" * 64])
-    def test_bad_specs(self, spec: str):
+    def test_what_names_no_version_is_refused(self, spec: str):
         with pytest.raises(RecipeError):
             parse_spec(spec)
 
-    def test_good_specs(self):
+    def test_a_spec_is_a_name_with_a_number_or_an_alias(self):
         assert parse_spec("my-model_2") == ("my-model_2", None)
         assert parse_spec("m@12") == ("m", 12)
         assert parse_spec("m@champion") == ("m", "champion")
@@ -350,16 +350,16 @@ class TestKills:
             "models/m/versions/00000001.json",
         ]
 
-    def test_between_calls(self, tmp_path: Path):
+    def test_a_kill_between_calls_of_the_store_loses_nothing(self, tmp_path: Path):
         assert self.kill_everywhere(lambda n: LocalStore(tmp_path / f"r{n}"), tmp_path, "between") >= 24
 
-    def test_inside_local_calls(self, tmp_path: Path):
+    def test_a_kill_inside_a_call_of_a_folder_loses_nothing_and_leaves_no_temporary_file(self, tmp_path: Path):
         points = self.kill_everywhere(lambda n: LocalStore(tmp_path / f"r{n}"), tmp_path, "inside")
         assert points >= 20
         assert [p.name for n in range(points) for p in (tmp_path / f"r{n}" / ".tmp").iterdir()] == []
 
     @pytest.mark.slow
-    def test_between_calls_to_s3(self, tmp_path: Path, bucket, s3_endpoint: str):
+    def test_a_kill_between_calls_to_s3_loses_nothing(self, tmp_path: Path, bucket, s3_endpoint: str):
         points = self.kill_everywhere(lambda n: S3Store(bucket.name, f"r{n}", s3_endpoint), tmp_path, "between")
         assert points >= 24
 

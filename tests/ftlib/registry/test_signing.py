@@ -123,13 +123,13 @@ def test_a_signature_of_another_version_does_not_count(registry: ModelRegistry, 
 
 
 class TestKeys:
-    def test_other_curves(self, tmp_path: Path):
+    def test_keys_on_other_curves_than_p_256_are_refused(self, tmp_path: Path):
         private, public = make_keys(tmp_path, "other", "P-384")
         for read, path in ((Signer, private), (PublicKey, public)):
             with pytest.raises(RecipeError, match="allowed is ECDSA on P-256"):
                 read(path)
 
-    def test_other_kinds(self, tmp_path: Path):
+    def test_keys_of_other_kinds_than_ecdsa_are_refused(self, tmp_path: Path):
         openssl("genpkey", "-algorithm", "ED25519", "-out", str(tmp_path / "ed.pem"))
         with pytest.raises(RecipeError, match="allowed is ECDSA on P-256"):
             Signer(tmp_path / "ed.pem")

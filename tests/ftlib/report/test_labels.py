@@ -25,7 +25,7 @@ def crowded(seed: int) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("points", [STEEP, STEEP[::-1], NEAR, NEAR[::-1], SAME, *map(crowded, range(12))])
-def test_words_cover_nothing(points: list[tuple[float, float]]) -> None:
+def test_words_on_a_plot_cover_no_point_and_no_other_word(points: list[tuple[float, float]]) -> None:
     figure = Figure(figsize=(4.8, 4.0), layout="constrained")
     axes: Any = figure.subplots()
     axes.plot(*zip(*points, strict=True))

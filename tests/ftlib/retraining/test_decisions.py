@@ -53,7 +53,7 @@ def test_files_that_are_still_being_written_are_named_as_waiting():
 
 
 @pytest.mark.parametrize(("rows", "go"), [(99, False), (100, True)])
-def test_enough_fresh_rows(rows: int, go: bool):
+def test_a_training_is_worth_it_from_min_fresh_rows_on(rows: int, go: bool):
     verdict = worth_training(news(rows), champion(), Retrain(min_fresh_rows=100))
     assert verdict.go is go
     assert f"{rows} fresh rows (docs: 1 added)" in verdict.reasons[0]

@@ -137,7 +137,9 @@ def test_no_entry_without_the_one_before(store: Store) -> None:
     assert FileLedger(store, "m", "d").state() == LedgerState()
 
 
-def test_reading_stays_short(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_keeps_reading_short_however_many_entries_there_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(file_ledger, "ENTRIES_PER_SNAPSHOT", 4)
     for turn in range(11):
         consider(FileLedger(store, "m", "d"), listed(a=f"{turn}", **{f"b{turn}": "x"}))

@@ -126,7 +126,9 @@ class TestWhatPasses:
         proxy.plan(fault(), where=where, once_per_spot=name != "412 without a reason")
 
     @each_passing
-    def test_publish(self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path, fault: str):
+    def test_a_version_is_published_once_all_the_same(
+        self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path, fault: str
+    ):
         self.strike(proxy, fault)
         version = publish(store, folder)
         registry = ModelRegistry(clean)
@@ -139,7 +141,9 @@ class TestWhatPasses:
         assert len(registry.store.list("models/m/manifests")) == 1
 
     @each_passing
-    def test_pull(self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path, fault: str):
+    def test_a_version_is_pulled_whole_all_the_same(
+        self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path, fault: str
+    ):
         version = publish(clean, folder)
         self.strike(proxy, fault)
         assert ModelRegistry(store).pull(version, tmp_path / "out" / "pulled")
@@ -148,7 +152,7 @@ class TestWhatPasses:
         assert bool(proxy.struck) == (PASSING[fault][1] is not create)
 
     @each_passing
-    def test_alias(self, store: S3Store, clean: S3Store, proxy: FaultProxy, fault: str):
+    def test_an_alias_moves_once_all_the_same(self, store: S3Store, clean: S3Store, proxy: FaultProxy, fault: str):
         self.strike(proxy, fault)
         assert move_alias(store, 1, expected=None).sequence == 1
         with pytest.raises(ConflictError):  # decided against what has changed since
@@ -214,7 +218,9 @@ class TestWhatLasts:
         store.client.deadline = 3.0
 
     @each_lasting
-    def test_publish(self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, fault: str):
+    def test_nothing_is_published_and_the_next_attempt_works(
+        self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, fault: str
+    ):
         publish(store, folder, "earlier")
         (folder / "config.json").write_text("changed")
         self.one_line(store, proxy, fault, lambda: publish(store, folder))
@@ -222,7 +228,9 @@ class TestWhatLasts:
         assert [publish(store, folder).version for _ in range(2)] == [2, 2]
 
     @each_lasting
-    def test_pull(self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path, fault: str):
+    def test_no_folder_appears_and_the_next_pull_works(
+        self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path, fault: str
+    ):
         version = publish(clean, folder)
         (out := tmp_path / "out").mkdir()
         self.one_line(store, proxy, fault, lambda: ModelRegistry(store).pull(version, out / "pulled"))
@@ -230,7 +238,9 @@ class TestWhatLasts:
         assert ModelRegistry(store).pull(version, out / "pulled")
 
     @each_lasting
-    def test_alias(self, store: S3Store, clean: S3Store, proxy: FaultProxy, fault: str):
+    def test_the_alias_stays_and_the_next_move_works(
+        self, store: S3Store, clean: S3Store, proxy: FaultProxy, fault: str
+    ):
         self.one_line(store, proxy, fault, lambda: move_alias(store, 1, expected=None))
         assert AliasLog(clean, "m", CHAMPION).newest() is None
         assert move_alias(store, 1, expected=None).sequence == 1
@@ -240,7 +250,9 @@ class TestDamage:
     """Bytes that are wrong each time they are asked for."""
 
     @pytest.mark.parametrize(("fault", "kind"), [(flipped, IntegrityError), (truncated, TransientError)])
-    def test_nothing_is_published(self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, fault, kind):
+    def test_damage_at_reading_back_publishes_nothing(
+        self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, fault, kind
+    ):
         proxy.plan(fault(), where=download)
         store.client.deadline = 0.5
         with pytest.raises(kind):
@@ -250,7 +262,7 @@ class TestDamage:
         assert proxy.most_repeated(download) <= (4 if kind is IntegrityError else 12)
 
     @pytest.mark.parametrize(("fault", "kind"), [(flipped, IntegrityError), (truncated, TransientError)])
-    def test_nothing_appears(
+    def test_damage_at_a_pull_leaves_no_folder(
         self, store: S3Store, clean: S3Store, proxy: FaultProxy, folder: Path, tmp_path: Path, fault, kind
     ):
         version = publish(clean, folder)

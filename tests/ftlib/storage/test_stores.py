@@ -109,7 +109,7 @@ class TestBoth:
             with pytest.raises(StorageError, match="not a safe path"):
                 call()
 
-    def test_discard(self, store: Store):
+    def test_discarding_twice_is_as_good_as_once(self, store: Store):
         store.create("a", b"x")
         assert store.discard("a")
         assert store.read("a") is None
@@ -131,7 +131,7 @@ def test_a_path_that_is_let_through_stays_inside(path: str):
 @pytest.mark.parametrize(
     "path", ["", "/a", "a/", "a//b", ".", "a/./b", "../a", "a/..", "a\\..\\b", "c:x", "a\nb", "a\0"]
 )
-def test_unsafe_paths(path: str):
+def test_paths_that_lead_out_of_the_store_are_refused(path: str):
     with pytest.raises(StorageError, match="not a safe path"):
         safe_relpath(path)
 
@@ -286,7 +286,9 @@ class TestS3:
         with pytest.raises(TransientError, match="check the endpoint"):
             S3Store("b", "", "http://127.0.0.1:9", deadline=0.5).list("a")
 
-    def test_no_credentials(self, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def test_without_credentials_the_variables_to_set_are_named(
+        self, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ):
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -181,7 +181,7 @@ def test_a_library_that_is_absent_or_has_no_record(frobber: Path) -> None:
         ("Hugging Face hub, huggingface_hub", "_ hub, _"),
     ],
 )
-def test_masking(text: str, masked: str) -> None:
+def test_a_library_s_own_names_are_masked_wherever_they_stand(text: str, masked: str) -> None:
     libraries = [Library(name) for name in ("numpy", "torch", "scikit-learn", "huggingface-hub")]
     assert masking(name for library in libraries for name in library.names()).sub("_", text) == masked
 

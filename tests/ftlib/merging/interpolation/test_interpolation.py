@@ -101,7 +101,7 @@ def scored(values: Mapping[float, float], error: float = 0.0) -> dict[float, Sco
     return {alpha: Score(weights=str(alpha), value=value, error=error) for alpha, value in values.items()}
 
 
-def test_the_next_alpha() -> None:
+def test_the_next_alpha_is_near_the_best_one() -> None:
     assert next_alpha(scored({0.0: 0.0, 0.5: 1.0, 1.0: 0.0})) == 0.25  # the vertex is there: the wider gap's middle
     assert next_alpha(scored({0.0: 3.0, 0.4: 1.0, 1.0: 0.0})) == 0.2  # best at an end
     assert next_alpha(scored({0.0: 1.0, 0.5: 1.0, 1.0: 1.0})) == 0.25  # flat: toward theta0
