@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from flows.command_line.main import main
 from flows.finetune import finetune
 from ftlib.config import Config
 from ftlib.data.sources.files import Files
+from ftlib.data.sources.image_folder import ImageFolder
 from ftlib.data.sources.installed_text import InstalledText
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
@@ -32,6 +34,8 @@ from ftlib.testing import (
     LABELS,
     tiny_causal_lm,
     tiny_classifier,
+    tiny_image_classifier,
+    tiny_image_rows,
     tiny_questions,
     tiny_rows,
     tiny_tagged_rows,
@@ -171,10 +175,17 @@ def check_answers(version: ModelVersion, store: Store, folder: Path) -> None:
 
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
-    model = folder / "tiny-model"
-    _ = tiny_causal_lm(model) if KINDS[recipe.phases[0].objective.needs].language else tiny_classifier(model)
+    model, kind = folder / "tiny-model", recipe.kind(recipe.phases[0])
+    if kind == "labeled_images":
+        tiny_image_classifier(model, "efficientnet")
+    else:
+        _ = tiny_causal_lm(model) if KINDS[kind].language else tiny_classifier(model)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
+        if isinstance(dataset.source, ImageFolder):
+            write_images(folder / dataset.source.path)
+            overrides.append(f"datasets.{name}.format.pixels=32")
+            continue
         overrides.append(f"datasets.{name}.format.max_tokens=32")
         if dataset.format.kind == "question_answer":
             overrides.append(f"datasets.{name}.format.stride=8")
@@ -224,6 +235,14 @@ def write_tickets(path: Path) -> None:
             for i, row in enumerate(tiny_rows(150))
         ],
     )
+
+
+def write_images(folder: Path) -> None:
+    """Write images whose folder is their label; no theme has the images of another."""
+    for i, row in enumerate(tiny_image_rows(60, seed=zlib.crc32(folder.name.encode()))):
+        path = folder / row["label"] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(row["image"].partition(",")[2]))
 
 
 def write_tagged(path: Path) -> None:
