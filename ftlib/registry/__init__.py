@@ -8,7 +8,7 @@
     leases, collection, fsck, signing, hugging_face, mlflow_server: see there
 
 No object is ever changed, so a stale reader sees an older state, never a torn one; no step needs a lock, a clock or
-a delete permission. docs/registry.md has the layout and the reasons.
+a delete permission. docs/registry-reference.md has the layout and the reasons.
 """
 
 from ftlib.registry.aliases import CHAMPION, AliasEntry

@@ -7,7 +7,7 @@
     <root>/models/<name>/aliases/<alias>/00000007.json  create-only: the newest one says what the alias means
 
 Commits, aliases and the format are sealed records (`ftlib.storage.sealed_records`). `ftlib.registry` has the protocol,
-docs/registry.md the reasons.
+docs/registry-reference.md the reasons.
 """
 
 from __future__ import annotations

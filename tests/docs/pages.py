@@ -1,4 +1,4 @@
-"""What the how-tos in docs/add say to write and to change, read out of the pages and applied to a tree."""
+"""The pages, and what those in docs/add say to write and to change, read out of them and applied to a tree."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deployments/README.md"])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 

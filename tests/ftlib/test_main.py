@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import ftlib
 from ftlib.__main__ import shadowing
 from ftlib.testing import tiny_recipe
 
@@ -62,7 +63,7 @@ def test_ours_are_found_to_be_ours() -> None:
 
 def test_a_wheel_in_a_folder_with_packages_of_these_names(installed: Path, project: Path) -> None:
     version = run(installed / "reglage", "--version", cwd=project)
-    assert (version.returncode, version.stdout.split()[-1], version.stderr) == (0, "0.1.0", "")
+    assert (version.returncode, version.stdout.split()[-1], version.stderr) == (0, ftlib.__version__, "")
     # What the temporary server is started as, and a worker with the deployments' job variables.
     for options, variables in ((["-P"], {}), ([], {"PYTHONSAFEPATH": "1"})):
         where = "from importlib.util import find_spec as f; print(*(f(name).origin for name in NAMES))"
