@@ -17,14 +17,15 @@ from flows.command_line.model_places import model_folder
 from flows.command_line.registry_options import registry_options
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
+from ftlib.merging.batch_norm import RUNNING, moved_layers
 from ftlib.merging.methods import METHODS, Kernel, Merge
-from ftlib.merging.plan import Input, plan_merge
+from ftlib.merging.plan import Input, MergePlan, plan_merge
 from ftlib.merging.recorded import check_recorded, recorded
 from ftlib.models.folder import is_adapter
 from ftlib.recipe.file import explain
 from ftlib.storage import Place
 from ftlib.storage.model_folders import check_free, put_folder
-from ftlib.wording import some
+from ftlib.wording import counted, some
 from ftlib.workspace import make_cache, user_cache
 
 
@@ -115,10 +116,23 @@ def _merged_weights(
             whole[base], said = _completed(adapters[0], base, scratch)
             notes += said
         plan = plan_merge(kernel, [Input(spec, whole.get(folder, folder)) for spec, folder in named], reference=1)
+        notes += _mixed_statistics(plan)
         from ftlib.merging.files import write_merge  # torch, which no refusal needs
 
         merged = write_merge(plan, target, shard_bytes=shard_bytes, workers=workers, record=_record(kernel, named))
         return {**merged.model_dump(mode="json"), "warnings": [*notes, *merged.warnings]}
+
+
+def _mixed_statistics(plan: MergePlan) -> list[str]:
+    """Say which running statistics are mixed: they are not those of the mixed weights, and no rows are here."""
+    layers = moved_layers([item.folder for item in plan.inputs])
+    mixed = {tensor.name for tensor in plan.tensors if tensor.mixes}
+    if not any(f"{layer}.{name}" in mixed for layer in layers for name in RUNNING):
+        return []
+    return [
+        f"the running statistics of {counted(len(layers), 'BatchNorm layer')} are mixed, and what the mixed weights "
+        "compute has others: a run measures them again on its training rows"
+    ]
 
 
 def _record(kernel: Kernel, named: list[tuple[str, Path]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from flows.command_line.main import main
@@ -21,7 +21,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Manifest, file_of
 from ftlib.storage import LocalStore
-from ftlib.testing import LABELS, tiny_causal_lm, tiny_checkpoint
+from ftlib.testing import LABELS, tiny_causal_lm, tiny_checkpoint, tiny_image_classifier
 from ftlib.workspace import RECORD
 
 
@@ -316,3 +316,16 @@ def test_wrong_numbers_are_one_line(words: list[str], message: str, trail: list[
     assert result.exit_code == 2
     (line,) = result.output.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(("moved", "alpha", "says"), [(0, 0.5, False), (1, 0.5, True), (1, 0.0, False)])
+def test_statistics_that_are_mixed_are_said(moved: int, alpha: float, says: bool, tmp_path: Path) -> None:
+    start = tiny_image_classifier(tmp_path / "start", "resnet")
+    tuned = copied(start, tmp_path / "tuned")
+    weights = load_file(tuned / "model.safetensors")
+    running = [name for name in weights if name.endswith("running_mean")][:moved]
+    changed = {**weights, **{name: weights[name] + 1 for name in running}}
+    save_file(changed, tuned / "model.safetensors", metadata={"format": "pt"})
+    result = call(start, tuned, "--alpha", alpha, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert ("the running statistics of 1 BatchNorm layer are mixed" in result.output) == says
