@@ -192,7 +192,18 @@ def _interpolation(selection: Selection) -> str:
 
 
 def _paper(chosen: Candidate) -> str:
-    return f"This is {chosen.merge.paper}." if chosen.merge else ""
+    """Name the method of a mix, and say what of it was measured and not mixed."""
+    measured = chosen.statistics
+    return " ".join(
+        [
+            *([f"This is {chosen.merge.paper}."] if chosen.merge else []),
+            *(
+                [f"Its BatchNorm statistics were measured on {counted(measured.rows, 'training row')}."]
+                if measured
+                else []
+            ),
+        ]
+    )
 
 
 def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:

@@ -79,6 +79,7 @@ def lineage(
             "siblings": [sibling.weights for sibling in chosen.siblings],
             "alpha": chosen.alpha,
             "merge": chosen.merge.model_dump(mode="json") if chosen.merge else None,
+            **({"statistics": chosen.statistics.model_dump(exclude={"uri"})} if chosen.statistics else {}),
             "warnings": list(warnings),
         },
         **({"companions": companions} if (companions := _companions(evidence)) else {}),

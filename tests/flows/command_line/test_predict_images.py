@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.numpy import load_file
 
 from flows.command_line.main import main
 from flows.finetune import finetune
 from ftlib.data.images.cells import from_cell
 from ftlib.errors import IntegrityError
 from ftlib.evaluation.publish_check import check_image_processor
+from ftlib.fingerprint import file_digest
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion
 from ftlib.storage import LocalStore
@@ -42,7 +44,7 @@ phases:
 evaluations:
   icons: {{dataset: icons, metrics: [{{kind: accuracy}}], resamples: 100}}
 interpolation: {interpolation}
-select: {{by: icons/accuracy}}
+select: {{by: icons/accuracy{rule}}}
 publish: {{name: icons, to: {{kind: folder, path: {folder}/registry}}}}
 compute: {{workers: 0, threads: 1}}
 """
@@ -57,10 +59,12 @@ class Published(NamedTuple):
     registry: Path
 
 
-def publish(place: Path, family: ImageFamily, format: str, tuning: str, interpolation: str) -> Published:
+def publish(
+    place: Path, family: ImageFamily, format: str, tuning: str, interpolation: str, rule: str = ""
+) -> Published:
     tiny_image_classifier(place / "model", family)
     write_jsonl(place / "rows.jsonl", tiny_image_rows(72))
-    text = RECIPE.format(folder=place, format=format, tuning=tuning, interpolation=interpolation)
+    text = RECIPE.format(folder=place, format=format, tuning=tuning, interpolation=interpolation, rule=rule)
     (place / "recipe.yaml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.finetune.Runner", PlainRunner)
@@ -184,3 +188,18 @@ def test_an_image_processor_that_sizes_otherwise_is_not_published(icons: Publish
         says.write_text(json.dumps({**own, **changes}))
         with pytest.raises(IntegrityError, match=words):
             check_image_processor(folder, evidence.selection.chosen, format, data)
+
+
+@pytest.mark.slow
+def test_a_mix_is_published_with_the_statistics_that_were_measured_for_it(tmp_path: Path) -> None:
+    """Chosen at alpha 0.5: what its evaluation asked is what a version holds, and card and lineage say of it."""
+    updated = "{kind: full}\n    batch_norm: updated"
+    version = publish(tmp_path, "resnet", "pixels: 48", updated, LINE, ", rule: fixed, alpha: 0.5")
+    said = json.loads((version.folder / "manifest.json").read_text())["lineage"]["weights"]["statistics"]
+    (file,) = [path for path in (tmp_path / "work").rglob("*.safetensors") if file_digest(path) == said["sha256"]]
+    published, statistics = load_file(version.folder / "model.safetensors"), load_file(file)
+    assert len(statistics) == 2 * said["layers"] > 0
+    for name, values in statistics.items():
+        np.testing.assert_array_equal(published[name], values)
+    card = (version.folder / "README.md").read_text()
+    assert f"Its BatchNorm statistics were measured on {said['rows']} training rows." in card
