@@ -76,8 +76,8 @@ def newest_entry(opened: ModelRegistry, model: str, alias: str) -> AliasEntry:
     """Return what an alias means now. Raises StorageError, which names those there are, if it was never set."""
     opened.version(model_name(model))  # says what models there are
     if (entry := opened.alias(model, alias)) is None:
-        known = ", ".join(opened.aliases(model)) or "none"
-        raise StorageError(f"{opened.store.uri}: {model}@{alias} was never set; {model} has the aliases {known}")
+        aliases = ", ".join(opened.aliases(model)) or "none"
+        raise StorageError(f"{opened.store.uri}: {model}@{alias} was never set; {model} has the aliases {aliases}")
     return entry
 
 

@@ -56,8 +56,8 @@ def promote(
 ) -> None:
     """Let an alias (champion) mean a version, for everyone who reads NAME@champion from now on."""
     opened = open_registry(registry)
-    found = opened.resolve(version)
-    _make(AliasMove.promotion(opened, found.name, alias, found.version, expected), who, why, as_json)
+    entry = opened.resolve(version)
+    _make(AliasMove.promotion(opened, entry.name, alias, entry.version, expected), who, why, as_json)
 
 
 @click.command()

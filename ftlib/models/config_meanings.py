@@ -50,8 +50,8 @@ def compare_configs(ours: Path, theirs: Path, names: tuple[str, str], result: st
     both values, for those that give them another meaning.
     """
     refused, warned = list[str](), list[str]()
-    for field, (here, there), refuse in _differences(ours, theirs):
-        difference = f"{field} is {_shown(here)} in {names[0]!r} and {_shown(there)} in {names[1]!r}"
+    for field, (our_value, their_value), refuse in _differences(ours, theirs):
+        difference = f"{field} is {_shown(our_value)} in {names[0]!r} and {_shown(their_value)} in {names[1]!r}"
         (refused if refuse else warned).append(difference)
     if refused:
         raise ModelError(
@@ -69,28 +69,28 @@ def _differences(ours: Path, theirs: Path) -> Iterator[tuple[str, tuple[object, 
         return
     full = [_with_defaults(folder) for folder in (ours, theirs)]
     if full[0] is None or full[1] is None or raw[0].get("model_type") != raw[1].get("model_type"):
-        flat, known = [_flat(config) for config in raw], None
+        flat, fields = [_flat(config) for config in raw], None
     else:
-        flat, known = [_flat(config) for config, _ in (full[0], full[1])], full[0][1] | full[1][1]
+        flat, fields = [_flat(config) for config, _ in (full[0], full[1])], full[0][1] | full[1][1]
     for field in sorted(flat[0].keys() | flat[1].keys()):
         leaf = field.rpartition(".")[2]
-        here, there = (config.get(field, _FORMERLY.get(leaf)) for config in flat)
-        if here == there or (known is None and not here and not there):
+        our_value, their_value = (config.get(field, _FORMERLY.get(leaf)) for config in flat)
+        if our_value == their_value or (fields is None and not our_value and not their_value):
             continue
-        if leaf == "pad_token_id" and None in (here, there):
+        if leaf == "pad_token_id" and None in (our_value, their_value):
             continue  # one was trained before it needed any
         gradual = any(map(_GRADUAL.fullmatch, field.split(".")))
-        structural = leaf in _FORMERLY or (bool(_STRUCTURE.fullmatch(leaf)) if known is None else field in known)
-        yield field, (here, there), structural and not gradual
+        structural = leaf in _FORMERLY or (bool(_STRUCTURE.fullmatch(leaf)) if fields is None else field in fields)
+        yield field, (our_value, their_value), structural and not gradual
 
 
 def _problem(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, tuple[object, object], bool]]:
     """Compare what the logits are: transformers takes a number for one label, and else one label of several."""
-    said = [config.get("problem_type") for config in (ours, theirs)]
-    one = [len(config.get("id2label") or (0, 1)) == 1 for config in (ours, theirs)]
-    meant = [s or ("regression" if o else "single_label_classification") for s, o in zip(said, one, strict=True)]
-    if any(said) and meant[0] != meant[1]:
-        yield "problem_type", (said[0], said[1]), True
+    types = [config.get("problem_type") for config in (ours, theirs)]
+    single = [len(config.get("id2label") or (0, 1)) == 1 for config in (ours, theirs)]
+    meant = [s or ("regression" if o else "single_label_classification") for s, o in zip(types, single, strict=True)]
+    if any(types) and meant[0] != meant[1]:
+        yield "problem_type", (types[0], types[1]), True
 
 
 def _with_defaults(folder: Path) -> tuple[dict[str, Any], set[str]] | None:
@@ -106,15 +106,15 @@ def _with_defaults(folder: Path) -> tuple[dict[str, Any], set[str]] | None:
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, object]:
     """Return the fields that mean something, nested ones by their path."""
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for key, value in config.items():
         if _MEANINGLESS.fullmatch(key) or key == "problem_type":
             continue
         if isinstance(value, dict):
-            found |= _flat(cast("dict[str, Any]", value), f"{before}{key}.")
+            flat |= _flat(cast("dict[str, Any]", value), f"{before}{key}.")
         else:
-            found[f"{before}{key}"] = value
-    return found
+            flat[f"{before}{key}"] = value
+    return flat
 
 
 def _shown(value: object) -> str:

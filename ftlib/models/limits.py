@@ -59,8 +59,8 @@ def limits_of(folder: Path) -> Limits:
     """Return what the model in a folder can read. Raises ModelError for a config that makes no model."""
     config = load_config(folder)
     own = text_config(config)
-    said = [getattr(own, name, None) for name in ("max_position_embeddings", "max_decoder_position_embeddings")]
-    positions = [n for n in said if isinstance(n, int) and n > 0]
+    limits = [getattr(own, name, None) for name in ("max_position_embeddings", "max_decoder_position_embeddings")]
+    positions = [n for n in limits if isinstance(n, int) and n > 0]
     for name, module in without_weights(config, folder).named_modules():
         if name.rpartition(".")[2] in _TABLES and isinstance(module, nn.Embedding):
             positions.append(_usable(module))

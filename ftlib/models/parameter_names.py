@@ -17,8 +17,8 @@ def layer_of(name: str) -> int | None:
     Of a network of stages (ResNet, ConvNeXt) it is the stage, whose own layers are numbered from 0 again; of
     EfficientNet, the block.
     """
-    found = _LAYER.search(f".{name}")
-    return int(found[1]) if found else None
+    match = _LAYER.search(f".{name}")
+    return int(match[1]) if match else None
 
 
 def is_embedding(name: str) -> bool:

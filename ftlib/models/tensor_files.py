@@ -119,8 +119,8 @@ def _spans(path: Path, header: bytes) -> tuple[TensorSpan, ...]:
         entries.pop("__metadata__", None)
         spans = [_span(path, name, entry, len(header)) for name, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        said = str(error) if isinstance(error, ValueError) else repr(error)
-        raise ModelError(f"{path} is not a safetensors file: {said}; save it again") from error
+        problem = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ModelError(f"{path} is not a safetensors file: {problem}; save it again") from error
     spans.sort(key=lambda span: (span.offset, span.offset + span.bytes, span.name))
     ends = [len(header), *(span.offset + span.bytes for span in spans)]
     for span, end in zip(spans, ends, strict=False):
@@ -131,11 +131,11 @@ def _spans(path: Path, header: bytes) -> tuple[TensorSpan, ...]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is in its header twice")
-    return found
+    return members
 
 
 def _span(path: Path, name: str, entry: dict[str, Any], data_start: int) -> TensorSpan:
@@ -168,14 +168,14 @@ def read_tensors(path: Path) -> Iterator[tuple[TensorSpan, memoryview]]:
 
 def only_once(files: Sequence[TensorFile]) -> dict[str, TensorSpan]:
     """Return the tensors of several files by name, in their order. Raises ModelError for one that two files have."""
-    found: dict[str, TensorSpan] = {}
+    by_name: dict[str, TensorSpan] = {}
     for span in (span for file in files for span in file.spans):
-        if span.name in found:
+        if span.name in by_name:
             raise ModelError(
-                f"tensor {span.name!r} is in two files, {found[span.name].file} and {span.file.name}; remove one"
+                f"tensor {span.name!r} is in two files, {by_name[span.name].file} and {span.file.name}; remove one"
             )
-        found[span.name] = span
-    return found
+        by_name[span.name] = span
+    return by_name
 
 
 def lay_out(path: Path, spans: Sequence[TensorSpan]) -> TensorFile:

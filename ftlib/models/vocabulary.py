@@ -67,36 +67,36 @@ def _bytes(path: Path) -> bytes | None:
 def _vocabulary(folder: Path, name: str) -> dict[str, int]:
     """Read token strings and ids from `tokenizer.json`, or from the older files."""
     try:
-        found = _tokens(folder)
-        sound = all(type(id) is int for id in found.values())
+        ids = _tokens(folder)
+        sound = all(type(id) is int for id in ids.values())
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
         raise ModelError(f"{name!r} has damaged tokenizer files ({error!r}); save its tokenizer again") from error
     if not sound:
         raise ModelError(f"{name!r} has damaged tokenizer files (an id is no number); save its tokenizer again")
-    if not found:
+    if not ids:
         raise ModelError(
             f"{name!r} has no tokenizer.json, vocab.json or vocab.txt; its embeddings have another number of rows, and "
             "which of them mean the same can be told by the tokens alone"
         )
-    return found
+    return ids
 
 
 def _tokens(folder: Path) -> dict[str, int]:
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     if (folder / "tokenizer.json").is_file():
         content = _json(folder / "tokenizer.json")
         model = content["model"]["vocab"]
         # Unigram models hold a list of (token, score), all others a map.
-        found = dict(model) if isinstance(model, dict) else {entry[0]: i for i, entry in enumerate(model)}
-        found |= {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+        ids = dict(model) if isinstance(model, dict) else {entry[0]: i for i, entry in enumerate(model)}
+        ids |= {token["content"]: token["id"] for token in content.get("added_tokens", [])}
     elif (folder / "vocab.json").is_file():
-        found = dict(_json(folder / "vocab.json"))
+        ids = dict(_json(folder / "vocab.json"))
     elif (folder / "vocab.txt").is_file():
         lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-        found = {token: i for i, token in enumerate(lines)}
+        ids = {token: i for i, token in enumerate(lines)}
     if (folder / "added_tokens.json").is_file():
-        found |= _json(folder / "added_tokens.json")
-    return found
+        ids |= _json(folder / "added_tokens.json")
+    return ids
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -41,19 +41,19 @@ class Ancestry:
     def parents(self, name: str) -> list[str]:
         """Return what a version was made from; several versions of equal weights are all named."""
         version, manifest = self.manifests[name]
-        found = {parent for weights in _sources(manifest) for parent in self._of[weights]}
-        return sorted(parent for parent in found if self._came_before(parent, version))
+        parents = {parent for weights in _sources(manifest) for parent in self._of[weights]}
+        return sorted(parent for parent in parents if self._came_before(parent, version))
 
     def ancestors(self, name: str) -> list[str]:
         """Return parents, their parents, and so on."""
-        found: dict[str, None] = {}
+        ancestors: dict[str, None] = {}
         waiting = self.parents(name)
         while waiting:
             parent = waiting.pop(0)
-            if parent not in found and parent != name:
-                found[parent] = None
+            if parent not in ancestors and parent != name:
+                ancestors[parent] = None
                 waiting += self.parents(parent)
-        return list(found)
+        return list(ancestors)
 
     def _came_before(self, parent: str, version: Version) -> bool:
         other = self.manifests[parent][0]
@@ -81,5 +81,5 @@ def _sources(manifest: Manifest) -> set[str]:
     lineage = cast("dict[str, Any]", manifest.lineage)
     weights, base = lineage.get("weights") or {}, lineage.get("base_model") or {}
     below = manifest.base and manifest.base.weights
-    found = [*(weights.get("siblings") or ()), weights.get("start"), base.get("weights"), below]
-    return {str(source) for source in found if source}
+    sources = [*(weights.get("siblings") or ()), weights.get("start"), base.get("weights"), below]
+    return {str(source) for source in sources if source}

@@ -56,8 +56,8 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32, bases: Bas
     inputs, remaining = format.inputs(processor), iter(texts)
     while window := list(itertools.islice(remaining, batch_size if predictor.reads_files else WINDOW)):
         examples = [_example(predictor, text, keep_lines=format.keeps_lines) for text in window]
-        encoded = iter(format.encode([one for one in examples if isinstance(one, Example)], processor))
-        pieces = [next(encoded).pieces if isinstance(one, Example) else [] for one in examples]
+        encoded = iter(format.encode([example for example in examples if isinstance(example, Example)], processor))
+        pieces = [next(encoded).pieces if isinstance(example, Example) else [] for example in examples]
         asked = [piece for cut in pieces for piece in cut]
         logits = iter(_logits(model, kind.name, inputs, asked, batch_size))
         for example, cut in zip(examples, pieces, strict=True):
@@ -94,8 +94,8 @@ def _logits(model: Any, kind: BatchKind, inputs: Inputs, pieces: Sequence[Piece]
         if all(segments := [_segments(pieces[row]) for row in rows]):
             columns, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
         with torch.inference_mode():
-            said = model(**collate(cells, columns))
-        own = own_logits(kind, said, [sizes[row] for row in rows])
+            output = model(**collate(cells, columns))
+        own = own_logits(kind, output, [sizes[row] for row in rows])
         answers.update((row, one.double()) for row, one in zip(rows, own, strict=True))
     return [answers[row] for row in range(len(pieces))]
 

@@ -91,12 +91,12 @@ def rows_of(prepared: PreparedDataset, split: Split) -> NDArray[np.bytes_]:
     """Return the ids of a split's rows, each once, sorted; a text that was cut into pieces is one row."""
     import pyarrow as pa
 
-    found = bytearray()
+    packed = bytearray()
     with pa.memory_map(str(split_file(prepared.path, split))) as source:
         table = pa.ipc.open_file(source)
         for i in range(table.num_record_batches):
-            found += _packed(table.get_batch(i).column("row_id").to_pylist())
-    return _sorted(found)
+            packed += _packed(table.get_batch(i).column("row_id").to_pylist())
+    return _sorted(packed)
 
 
 def packed(row_ids: Iterable[str]) -> NDArray[np.bytes_]:

@@ -20,8 +20,7 @@ from ftlib.kinds.loading import is_adapted, load_encoder, load_tokenizer
 from ftlib.models.folder import read_config
 from ftlib.models.limits import limits_of
 from ftlib.training.frozen_features import BATCH, Reader, answers
-from ftlib.training.tuning.base import Problem
-from ftlib.training.tuning.zero_shot import ENCODER
+from ftlib.training.tuning.base import ENCODER, Problem
 
 Vectors = Float[np.ndarray, "_ width"]
 Ids = tuple[int, ...]

@@ -109,7 +109,7 @@ def test_a_frozen_model_that_the_memory_does_not_hold_is_refused(
 
 
 def small(*_: object) -> Footprint:
-    return Footprint(parameters=10, trained=1, computing=5, hidden=4, layers=1)
+    return Footprint(parameters=10, trained=1, computing=5, hidden=4, activation_bytes=1)
 
 
 def test_a_version_names_every_frozen_model_that_had_a_part_in_it(recipe: Recipe, large: Path, work: Workspace) -> None:

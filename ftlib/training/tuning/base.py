@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Facts = dict[str, float | int | str]
 """What a checkpoint says of how it was made."""
 
+ENCODER = "encoder"
+"""The companion that embeds sentences and images alike, where the model that trains reads no text."""
+
 
 def number_or_auto(*, zero: bool) -> BeforeValidator:
     """Return what refuses all but `auto` and numbers, in one sentence; a union of its own would say one of each member.

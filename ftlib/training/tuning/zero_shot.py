@@ -12,16 +12,13 @@ from ftlib.config import BatchKind
 from ftlib.data.identity import places
 from ftlib.errors import RecipeError
 from ftlib.models.checkpoint import Form
-from ftlib.training.tuning.base import Facts, Problem, TuningBase, number_or_auto
+from ftlib.training.tuning.base import ENCODER, Facts, Problem, TuningBase, number_or_auto
 from ftlib.wording import some
 
 if TYPE_CHECKING:
     from torch import nn
 
 _LABEL = "{label}"
-
-ENCODER = "encoder"
-"""The companion that embeds sentences and images alike, where the model that trains reads no text."""
 
 
 def _says_something(sentence: str) -> str:

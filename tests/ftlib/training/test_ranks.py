@@ -100,7 +100,7 @@ class Split:
     lengths = supervised = np.ones(5, np.int64)
     rows = torch.linspace(-1, 1, 25).reshape(5, 5).sin()
 
-    def batch(self, rows: np.ndarray, collate: object) -> Rows:
+    def batch(self, rows: np.ndarray, collate: object, augment: object = None) -> Rows:
         return Rows(self.rows[rows])
 
 
