@@ -34,7 +34,7 @@ class RunRecord(Config):
     @property
     def overhead_seconds(self) -> float:
         """Return the seconds of everything else: imports, Prefect, Ray, reading records."""
-        return self.wall_seconds - self.work_seconds
+        return max(0.0, self.wall_seconds - self.work_seconds)  # stages may have waited for another run's
 
     def all_done_before(self) -> bool:
         """Say whether an earlier run had made everything."""

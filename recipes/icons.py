@@ -56,6 +56,7 @@ def build(out: Path, packages: Sequence[Path] = ()) -> dict[str, int]:
     `packages` are the themes' .deb files; what is missing is downloaded by apt-get. Raises DataError if apt-get or
     dpkg is not there or refuses, or a package is not laid out as is known here.
     """
+    out = out.absolute()  # dpkg runs in another folder
     if out.exists():
         raise DataError(f"{out} exists already; icons are written to a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)

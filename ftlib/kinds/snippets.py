@@ -1,6 +1,7 @@
 """Python that people copy from a model card: how stock transformers asks a model of each kind as training did.
 
-`{folder}` is the model's; `{separator}`, `{most}` and `{split}` are what the recipe says of prompts.
+`{folder}` is the model's; `{separator}`, `{most}` and `{split}` are what the recipe says of prompts, `{background}` of
+images.
 """
 
 LABEL = """from transformers import pipeline
@@ -8,10 +9,14 @@ LABEL = """from transformers import pipeline
 model = pipeline("text-classification", model="{folder}")
 print(model("some text"))"""
 
-IMAGE = """from transformers import pipeline
+IMAGE = """from PIL import Image, ImageOps
+from transformers import pipeline
 
 model = pipeline("image-classification", model="{folder}")
-print(model("some.png"))"""
+image = ImageOps.exif_transpose(Image.open("some.png")).convert("RGBA")
+ground = Image.new("RGBA", image.size, "{background}")  # what transparent parts showed in training
+image = Image.alpha_composite(ground, image).convert("RGB")
+print(model(image))"""
 
 LABELS = """from transformers import pipeline
 

@@ -66,3 +66,7 @@ class FormatBase(Config):
     def prompting(self) -> Prompting | None:
         """Return how a user's text becomes what the model goes on from; None where it goes on from nothing."""
         return None
+
+    def snippet_words(self) -> Mapping[str, str]:
+        """Return what the code of a model's card is filled with, beside what all formats say."""
+        return {}

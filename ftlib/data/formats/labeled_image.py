@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.config import BatchKind
 from ftlib.data.formats.base import FormatBase
@@ -101,3 +102,7 @@ class LabeledImage(FormatBase):
     def sight(self, example: Example) -> Sight:
         """Return what an image looks like, by which near copies are found."""
         return sight(decode(from_cell(example.parts[0]), self.background, _ANY_SIZE).image)
+
+    @override
+    def snippet_words(self) -> Mapping[str, str]:
+        return {"background": self.background}

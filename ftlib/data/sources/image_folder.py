@@ -54,6 +54,11 @@ class ImageFolder(StoredFiles):
 
     @property
     @override
+    def wanted(self) -> tuple[str, ...]:
+        return IMAGE_SUFFIXES
+
+    @property
+    @override
     def image_columns(self) -> tuple[str, ...]:
         return ("image",)
 

@@ -45,7 +45,12 @@ class StoredFiles(SourceBase, ABC):
     @property
     @abstractmethod
     def suffixes(self) -> tuple[str, ...]:
-        """Return how the names of the files end, in lower case, as messages name them."""
+        """Return how the names of the files that are read end, in lower case."""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Return those of the suffixes that messages name: what is read only to be refused is none of them."""
+        return self.suffixes
 
     def is_read(self, uri: str) -> bool:
         """Say whether a file's name has such an end."""
@@ -61,7 +66,7 @@ class StoredFiles(SourceBase, ABC):
             if not self.is_read(file.uri):
                 suffix = Path(file.uri).suffix
                 raise DataError(
-                    f"{file.uri}: suffix {suffix!r}, allowed are {', '.join(self.suffixes)}; convert or rename it"
+                    f"{file.uri}: suffix {suffix!r}, allowed are {', '.join(self.wanted)}; convert or rename it"
                 )
         return self.listed(files, listing)
 
@@ -117,7 +122,7 @@ class StoredFiles(SourceBase, ABC):
 
     def _nothing(self, place: Place, listing: PathListing) -> str:
         if listing.what == "folder" and (listing.files or not place.remote):
-            return f"{place.uri}: no {', '.join(self.suffixes)} file in this folder; name the one that is meant"
+            return f"{place.uri}: no {', '.join(self.wanted)} file in this folder; name the one that is meant"
         wanted = "no file matches this glob" if listing.what == "glob" else "no such file or folder"
         looked = "" if place.remote else f" (looked in {Path.cwd()})"
         return f"{place.uri}: {wanted}{looked}; correct the source's path"
