@@ -153,6 +153,7 @@ def test_questions_from_a_recipe_to_answers_to_lines(tmp_path: Path, published: 
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_questions_without_an_answer_from_a_recipe_to_saying_so(tmp_path: Path, published: Any) -> None:
     rows = tiny_questions(240, unanswerable=3)
     write_jsonl(tmp_path / "rows.jsonl", rows)

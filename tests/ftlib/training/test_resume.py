@@ -220,7 +220,7 @@ def ray_workers() -> list[psutil.Process]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("ema_decay", [None, pytest.param(0.9, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+@pytest.mark.parametrize("sharding", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_kill_9_of_a_ray_worker_resumes_bit_identically(
     tmp_path: Path, ray_session: None, sharding: str, ema_decay: float | None
 ) -> None:
