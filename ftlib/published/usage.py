@@ -24,7 +24,7 @@ def usage(recipe: Recipe) -> str:
             separator=prompting.reads if prompting else "",
             most=max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64,
             split=", split_special_tokens=True" if reads_text(format) and format.special_tokens == "split" else "",
-            **format.snippet_words(),
+            **{"background": "white", **format.snippet_words()},  # a format from outside may say nothing of it
         )
     )
     said = kind.note if prompting is None or not reads_text(format) else _of_prompts(prompting, format.max_tokens)
