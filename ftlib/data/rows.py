@@ -18,6 +18,7 @@ from typing import Literal, cast
 import msgspec
 
 from ftlib.data.identity import NONE, identity
+from ftlib.data.images.decoding import ImageReason
 from ftlib.data.inputs import INPUT_IDS, Cell
 from ftlib.data.row_targets import Target
 from ftlib.errors import DataError
@@ -35,7 +36,7 @@ ROW_ID, FILE = "_row_id", "_file"
 """The columns that ingestion adds; a source must not have them."""
 
 BadReason = Literal[
-    "too_large",
+    ImageReason,
     "invalid_utf8",
     "broken_json",
     "not_an_object",
@@ -55,12 +56,6 @@ BadReason = Literal[
     "missing_key",
     "odd_updated",
     "odd_deleted",
-    "not_an_image",
-    "image_not_allowed",
-    "broken_image",
-    "image_too_large",
-    "missing_image_file",
-    "image_outside",
 ]
 
 DropReason = Literal[

@@ -74,10 +74,10 @@ def measure_here(plan: StatisticsPlan) -> None:
             layers = moved_layers([part.weights_folder for part in candidate.parts])
             mix_into(model, candidate, to_measure=layers)
             try:
-                found = measured(model, layers, inputs)
+                statistics = measured(model, layers, inputs)
             except torch.OutOfMemoryError as error:
                 raise _too_many(plan.rows) from error
-            write_durably(file, save(_as_stored(found, candidate)))
+            write_durably(file, save(_as_stored(statistics, candidate)))
 
 
 def measured(model: nn.Module, layers: Sequence[str], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -107,17 +107,17 @@ def measured(model: nn.Module, layers: Sequence[str], inputs: Mapping[str, Tenso
         for layer, norm in cast("dict[str, Any]", norms).items():
             norm.momentum = before[layer]
             norm.eval()
-    found = {f"{layer}.{name}": getattr(norm, name).clone() for layer, norm in norms.items() for name in RUNNING}
-    for name, tensor in found.items():
+    statistics = {f"{layer}.{name}": getattr(norm, name).clone() for layer, norm in norms.items() for name in RUNNING}
+    for name, tensor in statistics.items():
         if not tensor.isfinite().all():
             raise ModelError(f"{name!r} is not finite over {counted(_rows(inputs), 'training row')}: the mix overflows")
-    return found
+    return statistics
 
 
-def _as_stored(found: Mapping[str, Tensor], candidate: Candidate) -> dict[str, Tensor]:
+def _as_stored(statistics: Mapping[str, Tensor], candidate: Candidate) -> dict[str, Tensor]:
     """Round as the candidate's file will: what is measured is what is served."""
     spans = tensor_spans(candidate.end.weights_folder)
-    return {name: tensor.cpu().to(DTYPES[spans[name].dtype]).contiguous() for name, tensor in found.items()}
+    return {name: tensor.cpu().to(DTYPES[spans[name].dtype]).contiguous() for name, tensor in statistics.items()}
 
 
 def _inputs(plan: StatisticsPlan, model: nn.Module, labels: tuple[str, ...]) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ def score_rows(
     rows are done. Raises ModelError for a number that is not finite.
     """
     collate, done = Collator.of(model), 0
-    found: dict[int, Float[np.ndarray, " *row"]] = {}
+    scores_by_row: dict[int, Float[np.ndarray, " *row"]] = {}
     model.eval()
     with torch.inference_mode(), torch.autocast(collate.device.type, torch.bfloat16, enabled=precision == "bf16"):
         for rows in batches_of(split, share):
@@ -125,10 +125,12 @@ def score_rows(
             else:
                 said = cast(Any, model)(**batch.inputs).logits
             scores = said.float().cpu().numpy()
-            found |= dict(zip(rows.tolist(), scores, strict=True))
+            scores_by_row |= dict(zip(rows.tolist(), scores, strict=True))
             done += len(rows)
             on_rows(done)
-    scores = np.stack([found[row] for row in sorted(found)]) if found else np.zeros(0, np.float32)
+    scores = (
+        np.stack([scores_by_row[row] for row in sorted(scores_by_row)]) if scores_by_row else np.zeros(0, np.float32)
+    )
     if not np.isfinite(scores).all():
         raise ModelError("its answer is not finite on some rows: its weights overflow; choose another model")
     return scores

@@ -28,7 +28,7 @@ def contact_sheet(folder: Path, tables: Mapping[str, LabelOutcomes], splits: Map
 
     `splits` are the files of the rows that `tables` answer. None where no evaluation's rows are images.
     """
-    sheets = {name: (table, found) for name, table in tables.items() if (found := _images(splits[name]))}
+    sheets = {name: (table, images) for name, table in tables.items() if (images := _images(splits[name]))}
     if not sheets:
         return None
     lines = max(1, LINES // len(sheets))
@@ -81,11 +81,11 @@ def _bare(axes: Any) -> None:
 
 
 def _thumbnail(axes: Any, pixels: UInt8[np.ndarray, "height width 3"], table: LabelOutcomes, row: int) -> None:
-    gold, said = int(table.gold[row]), int(table.predicted[row])
-    sure = f"{table.probabilities[row, said]:.0%}"
+    gold, predicted = int(table.gold[row]), int(table.predicted[row])
+    sure = f"{table.probabilities[row, predicted]:.0%}"
     axes.imshow(pixels, interpolation="nearest")
     axes.set_xlabel(f"is {_short(table.labels[gold])}\n ", fontsize=7.5, labelpad=2)  # with room for a second line
-    answer = f"said {_short(table.labels[said])} {sure}"
+    answer = f"predicted {_short(table.labels[predicted])} {sure}"
     # In that line, and of another colour where it is wrong.
     axes.text(
         0.5,
@@ -95,7 +95,7 @@ def _thumbnail(axes: Any, pixels: UInt8[np.ndarray, "height width 3"], table: La
         ha="center",
         va="top",
         fontsize=7.5,
-        color=INK if gold == said else SHIFTED,
+        color=INK if gold == predicted else SHIFTED,
     )
 
 

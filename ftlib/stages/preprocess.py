@@ -270,7 +270,7 @@ def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: 
         for batch in in_batches(rows, lambda row: held + _bytes_of(row[1][1]), _BATCH, _BATCH_BYTES):
             for split in SPLITS:
                 kept = [row for place, row in batch if place == split]
-                writers[split].write(_token_rows(job.dataset, names, kept, reader, tallies[split]))
+                writers[split].write(_prepared_rows(job.dataset, names, kept, reader, tallies[split]))
             done += len(batch)
             emit(f"preprocess {job.name}", done, total, "rows")
     return tallies
@@ -281,14 +281,14 @@ def _bytes_of(values: Values) -> int:
     return sum(len(value) for value in values.values() if isinstance(value, str))
 
 
-def _token_rows(
+def _prepared_rows(
     dataset: Dataset,
     names: Mapping[str, str],
     kept: Sequence[tuple[str, Values]],
     reader: _Reader,
     tally: _Tally,
 ) -> list[PreparedRow]:
-    """Return the rows that a text format makes of examples, and count them in the tally."""
+    """Return the rows that the format makes of examples, and count them in the tally."""
     format, found = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
     # A row with a place is an example: the filter only tells the type checker.
     examples = [(row_id, example.named(names)) for row_id, example in found if isinstance(example, Example)]

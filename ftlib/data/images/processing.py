@@ -30,9 +30,9 @@ def for_pixels(processor: ImageProcessor, pixels: int | None) -> ImageProcessor:
     if pixels is None:
         return processor
     stock: Any = processor
-    said = stock.to_dict()
-    size, crop = _known(said.get("size")), _known(said.get("crop_size"))
-    if said.get("do_center_crop") and crop.keys() >= {"height", "width"}:
+    settings = stock.to_dict()
+    size, crop = _known(settings.get("size")), _known(settings.get("crop_size"))
+    if settings.get("do_center_crop") and crop.keys() >= {"height", "width"}:
         shorter = min(crop.values())
         changes = {
             "size": {name: round(value * pixels / shorter) for name, value in size.items()},
@@ -45,7 +45,7 @@ def for_pixels(processor: ImageProcessor, pixels: int | None) -> ImageProcessor:
             f"pixels: {pixels}, but {_name(processor)} sizes images by {', '.join(size) or 'nothing'}, which says no "
             "square; leave pixels out"
         )
-    return cast("ImageProcessor", type(stock).from_dict({**said, **changes}))
+    return cast("ImageProcessor", type(stock).from_dict({**settings, **changes}))
 
 
 def _known(size: Any) -> dict[str, int]:

@@ -25,13 +25,13 @@ def list_images(place: Place, images_in: str | None, rows: Sequence[ListedFile])
     folder = folder_of_images(place, images_in, (file.uri for file in rows))
     if place.remote:
         bucket = open_objects(place)
-        found = list_below(bucket, folder.removeprefix(bucket.uri("")).rstrip("/"))
+        files = list_below(bucket, folder.removeprefix(bucket.uri("")).rstrip("/"))
     else:
         if not os.path.isdir(folder):
             raise DataError(f"{folder}: no such folder (looked in {Path.cwd()}); correct source.images_in")
         real = os.path.realpath(folder)
-        found = [file for file in list_folder(Path(folder)) if _is_below(file.real, real)]
-    return [file for file in found if is_image(file.uri)]
+        files = [file for file in list_folder(Path(folder)) if _is_below(file.real, real)]
+    return [file for file in files if is_image(file.uri)]
 
 
 def is_image(uri: str) -> bool:

@@ -52,6 +52,10 @@ class ImageAugmentation(AugmentationBase):
 
     @override
     def change(self) -> Callable[[UInt8[np.ndarray, "3 height width"], int], Float[np.ndarray, "3 height width"]]:
+        """Return what runs kornia's steps on one image, drawn from a seed alone: uint8 in, float32 from 0 to 255 out.
+
+        Raises RecipeError where kornia is not installed.
+        """
         if importlib.util.find_spec("kornia") is None:
             raise RecipeError(
                 "phases[].augmentation needs kornia, which is not installed: pip install 'reglage[images]'"
