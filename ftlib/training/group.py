@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -16,7 +16,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ftlib.errors import TrainingError
+from ftlib import errors
+from ftlib.errors import ReglageError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,22 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
+    def together(self, work: Callable[[], None]) -> None:
+        """Do what may fail on one rank alone: a file that it cannot read. Where one fails, all raise its error.
+
+        Else the others would wait for it in the next exchange.
+        """
+        failure: ReglageError | None = None
+        try:
+            work()
+        except ReglageError as error:
+            failure = error
+        said = self.gather((type(failure).__name__, str(failure)) if failure else None)
+        if failure:
+            raise failure
+        for kind, message in (cast("tuple[str, str]", one) for one in said if one):
+            raise getattr(errors, kind, TrainingError)(message)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
@@ -101,8 +118,11 @@ class Group:
         return self.replicate(self.place(model, sharding))
 
     def place(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
-        """Return the model on this rank's device, its shard alone if it is to be sharded; no replica is bound yet."""
-        model.to(self.device)
+        """Return the model on this rank's device, its shard alone if it is to be sharded; no replica is bound yet.
+
+        What is on the meta device stays there: its values are read later, of a shard only the shard's.
+        """
+        _move(model, self.device)
         if self.world_size == 1 or sharding == "ddp":
             return model
         mesh = init_device_mesh(self.device.type, (self.world_size,))
@@ -120,6 +140,11 @@ class Group:
         if self.world_size == 1 or isinstance(placed, FSDPModule) or not trains:
             return placed
         return DistributedDataParallel(placed, gradient_as_bucket_view=True, forward_sync_buffers=False)
+
+
+def _move(model: nn.Module, device: torch.device) -> None:
+    """Put a model on a device, but for what is on the meta device: a copy of nothing."""
+    cast(Any, model)._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:
