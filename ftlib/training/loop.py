@@ -36,9 +36,10 @@ from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, unwrap
 from ftlib.training.modes import into_training, moving_statistics
-from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, total_steps
+from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
+from ftlib.training.schedule import schedule_factor
 from ftlib.training.unused import freeze_unused
 
 
@@ -106,7 +107,7 @@ class Loop:
             precision=plan.precision,
             micro_batch_size=plan.compute.micro_batch_size,
         )
-        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
+        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head, plan.seed)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None

@@ -107,7 +107,7 @@ def test_the_tuning_moves_biases_and_the_head_alone(followed: dict[str, Any]) ->
     assert len(followed["moved"]) > 10
 
 
-def test_the_optimiser_steps_as_torch_s_own(followed: dict[str, Any]) -> None:
+def test_the_optimiser_steps_as_its_formula(followed: dict[str, Any]) -> None:
     assert followed["away"] < 1e-6
 
 

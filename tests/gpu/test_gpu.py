@@ -26,7 +26,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import listen
 from ftlib.stages.train import train
 from ftlib.training import curves
-from ftlib.training.phase import Optimizer
+from ftlib.training.optimizers.adamw import AdamW
 from ftlib.workspace import Workspace
 from tests.gpu.bench import KINDS, Bench, losses
 
@@ -150,7 +150,7 @@ def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_
 
 
 def test_kill_9_and_resume_gives_bit_identical_weights(labeled: Bench, use_gpu: bool, tmp_path: Path) -> None:
-    settings = Optimizer(learning_rate=1e-3, epochs=12, batch_size=8)
+    settings = AdamW(learning_rate=1e-3, epochs=12, batch_size=8)
     job = labeled.job(use_gpu=use_gpu, precision="bf16", optimizer=settings, dropout=0.1)
     whole = train(job, Workspace(tmp_path / "whole"))
     often = job.model_copy(update={"compute": job.compute.model_copy(update=STOPPED)})
@@ -170,7 +170,7 @@ def test_kill_9_and_resume_gives_bit_identical_weights(labeled: Bench, use_gpu: 
 
 
 def test_a_loss_that_overflows_ends_the_run(labeled: Bench, use_gpu: bool, tmp_path: Path) -> None:
-    settings = Optimizer(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
+    settings = AdamW(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step"):
         labeled.train(tmp_path, use_gpu=use_gpu, optimizer=settings)
 
