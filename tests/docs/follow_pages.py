@@ -46,7 +46,7 @@ def plain_loop() -> tuple[dict[str, Tensor], list[float], list[float]]:
     moving = [p for p in model.parameters() if p.requires_grad]
     matrices, vectors = [p for p in moving if p.ndim > 1], [p for p in moving if p.ndim < 2]
     decayed = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.RMSprop(decayed, lr=settings.learning_rate, alpha=0.9)
+    optimizer = torch.optim.RMSprop(decayed, lr=settings.learning_rate, alpha=0.9, eps=0.01)
     split, collate = open_split(prepared.path / "train.arrow", start.labels), Collator.of(model, torch.device("cpu"))
     batches = global_batches(split.sizes, settings.batch_size, recipe.seed, 0)
     losses, penalties = list[float](), list[float]()
