@@ -138,12 +138,11 @@ class Group:
     def _mesh(self, compute: Compute) -> DeviceMesh | None:
         """Return how the ranks share shards: all of one model's, or of each copy's; None where nothing is sharded.
 
-        Alone on a GPU shards are whole, and worth it: bf16 layers come and go, beside fp32 masters.
+        One Ray worker on a GPU has shards that are whole, and worth it: bf16 layers come and go beside fp32 masters.
         """
-        if compute.sharding != "fsdp" or (self.world_size == 1 and self.device.type != "cuda"):
+        alone = self.world_size == 1 and self.device.type == "cpu"
+        if compute.sharding != "fsdp" or not dist.is_initialized() or alone:
             return None
-        if not dist.is_initialized():
-            dist.init_process_group(backend_of(compute), store=dist.HashStore(), rank=0, world_size=1)
         copies = min(compute.replicas, self.world_size)
         if copies == 1:
             return init_device_mesh(self.device.type, (self.world_size,))
