@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ftlib.data.prepared import split_file
-from ftlib.errors import RecipeError, TrainingError
+from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.progress import note
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, Order, by_length
 from ftlib.training.checkpoints import Checkpoints, State
@@ -62,6 +64,8 @@ class _Attempt:
     """Of the last step that was read."""
     wants_checkpoint: bool = False
     """The first rank's clock asked for one, and all ranks have heard of it."""
+    stops: bool = False
+    """The first rank was asked to stop, and all ranks have heard of it."""
     lacks_checkpoint: bool = False
     """A rank could not write its part of one, and all ranks have heard of it."""
     began: float = field(default_factory=time.monotonic)
@@ -120,7 +124,8 @@ class Loop:
     def run(self) -> Trained:
         """Train to the end, from the newest checkpoint if there is one.
 
-        Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written.
+        Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written,
+        Interrupted, behind a step whose checkpoint is whole, where somebody asked it to stop.
         """
         try:
             return self._run()
@@ -148,6 +153,8 @@ class Loop:
                 readings.settle()
                 self.checkpoints.save(*learnt, state)
                 attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
+                if attempt.stops:
+                    self._stop(state)
         readings.settle()
         self.checkpoints.settle()
         self.group.check_agreement(self.model, state.step)
@@ -155,6 +162,15 @@ class Loop:
             self.average.swap()  # for good: the phase ends with the average
         facts = self._facts(state, attempt)
         return Trained(self._weights(state), state, self.unused, facts)
+
+    def _stop(self, state: State) -> NoReturn:
+        """End behind a step that is saved. Raises Interrupted."""
+        self.checkpoints.settle()
+        where = f"stopped on request after step {state.step} of {self.steps}; the next run goes on from there"
+        if self.group.is_first:
+            with suppress(Interrupted):  # by whoever asked
+                note(f"train {self.plan.phase.name}", where)
+        raise Interrupted(f"phase {self.plan.phase.name}: {where}")
 
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
         """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
@@ -196,7 +212,8 @@ class Loop:
         pieces, count = self.asking.pieces(split, batch.rows)
         total = self._backward(split, pieces, count, self._augment(batch))
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
-        sums = self.group.summed(total, float(asks), float(self.checkpoints.has_failed), *pulled)
+        told = float(asks), float(self.curves.asks_to_stop), float(self.checkpoints.has_failed)
+        sums = self.group.summed(total, *told, *pulled)
         norm: Any = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
         )
@@ -235,7 +252,7 @@ class Loop:
 
         Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
         """
-        norm, total, asking, failed, *penalty = numbers
+        norm, total, asking, stopping, failed, *penalty = numbers
         loss = total / max(1, step.count)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -245,7 +262,6 @@ class Loop:
             )
         rows = len(step.batch.rows)
         attempt.loss, attempt.rows = loss, attempt.rows + rows
-        attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0
         attempt.lacks_checkpoint = attempt.lacks_checkpoint or failed > 0
         self.curves.write(
             step=step.number,
@@ -257,6 +273,9 @@ class Loop:
             **({"penalty": penalty[0]} if penalty else {}),
             **self._by_part("loss", {self.plan.parts[step.batch.part].name: loss}),
         )
+        alone = self.group.world_size == 1  # else all ranks must hear of it, in the next step
+        attempt.stops = attempt.stops or stopping > 0 or (alone and self.curves.asks_to_stop)
+        attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0 or attempt.stops
 
     def _by_part(self, what: str, losses: dict[str, float]) -> dict[str, float]:
         """Return losses under their parts' names; nothing where there is one part, whose loss is the phase's."""
