@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from ftlib.errors import TrainingError
+from ftlib.errors import Interrupted, TrainingError
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.publish_check import adapter_difference, logit_difference
 from ftlib.kinds.collate import Collator
@@ -132,16 +132,13 @@ def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_
     whole = train(job, Workspace(tmp_path / "whole"))
     assert train(job, Workspace(tmp_path / "again")).weights == whole.weights
 
-    class Stop(Exception):
-        pass
-
     def stop(progress: object) -> None:
         if getattr(progress, "done", 0) >= 7:
-            raise Stop
+            raise Interrupted("stopped on request")
 
     stopped = Workspace(tmp_path / "stopped")
     often = job.model_copy(update={"compute": job.compute.model_copy(update=STOPPED)})
-    with listen(stop), pytest.raises(Stop):
+    with listen(stop), pytest.raises(Interrupted):
         train(often, stopped)
     resumed = train(job, stopped)
     assert int(resumed.facts["resumed_from_step"]) > 0

@@ -23,7 +23,6 @@ from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
-from ftlib.progress import listen
 from ftlib.recipe.file import load_recipe
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
@@ -42,6 +41,7 @@ from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
+from tests.ftlib.training.stopping import stopped_at
 
 FAST = AdamW(learning_rate=3e-3, epochs=2, batch_size=16)
 
@@ -155,10 +155,6 @@ def test_the_split_of_a_batch_does_not_change_the_average(
         torch.testing.assert_close(tensor, weights(whole)[name], rtol=1e-3, atol=1e-4)
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     "tuning", [Full(), pytest.param(LoRA(rank=2, dropout=0.1), marks=pytest.mark.slow)], ids=["full", "lora"]
 )
@@ -169,14 +165,10 @@ def test_a_stopped_run_goes_on_with_the_average_it_had(
     asked = job(start, data, patient, checkpoint_seconds=1e-9)
     whole = train(asked, Workspace(tmp_path / "whole"))
 
-    def stop(sign: object) -> None:
-        if getattr(sign, "done", 0) == 6:
-            raise Stop
-
-    with listen(stop), pytest.raises(Stop):
+    with stopped_at(6):
         train(asked, Workspace(tmp_path / "stopped"))
     resumed = train(asked, Workspace(tmp_path / "stopped"))
-    assert resumed.facts["resumed_from_step"] == 5
+    assert resumed.facts["resumed_from_step"] == 6
     assert resumed.weights == whole.weights
     for kind in ("loss", "validation_loss"):
         assert losses(resumed, kind) == losses(whole, kind)
@@ -247,6 +239,10 @@ def test_swapping_twice_gives_the_same_bits(patterns: list[int]) -> None:
         assert all(torch.equal(p, mean[name]) for name, p in model.named_parameters())
     assert all(torch.equal(a, b) for a, b in zip(bits(model), before, strict=True))
     assert all(torch.equal(tensor, mean[name]) for name, tensor in average.tensors.items())
+
+
+class Stop(Exception):
+    pass
 
 
 def test_the_weights_come_back_when_measuring_fails() -> None:

@@ -36,6 +36,7 @@ from ftlib.training.phase import EarlyStopping, Phase
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
+from tests.ftlib.training.stopping import stopped_at
 
 
 def make_job(root: Path, ema_decay: float | None = None, **compute: object) -> TrainJob:
@@ -108,27 +109,30 @@ def test_kill_9_and_resume_gives_bit_identical_weights(tmp_path: Path, ema_decay
     assert not (resumed.path / "checkpoints").exists()
 
 
-def half_done(tmp_path: Path) -> tuple[TrainJob, Workspace, Path]:
-    """A run stopped in the middle by an exception, with checkpoints of every step so far."""
-    job = make_job(tmp_path)
+def half_done(tmp_path: Path, job: TrainJob | None = None) -> tuple[TrainJob, Workspace, Path]:
+    """A run stopped in the middle, with a checkpoint of its last step."""
+    job = job or make_job(tmp_path)
     workspace = Workspace(tmp_path / "half")
 
-    class Stop(Exception):
-        pass
-
-    def stop(progress: object) -> None:
-        if getattr(progress, "done", 0) >= 20:
-            raise Stop
-
-    with listen(stop), pytest.raises(Stop):
+    with stopped_at(20):
         train(job, workspace)
     return job, workspace, workspace.folder(job).with_suffix(".work")
+
+
+def test_a_training_that_is_asked_to_stop_loses_no_step(tmp_path: Path) -> None:
+    job = make_job(tmp_path, checkpoint_seconds=3600.0)
+    job, workspace, work = half_done(tmp_path, job)
+    assert [folder.name for folder in sorted((work / "checkpoints").glob("step-*"))] == ["step-00000020"]
+    resumed, whole = train(job, workspace), train(job, Workspace(tmp_path / "whole"))
+    assert resumed.facts["resumed_from_step"] == 20
+    assert resumed.weights == whole.weights
+    assert losses(resumed.path) == losses(whole.path)
 
 
 def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     job, workspace, work = half_done(tmp_path)
     newest = max((work / "checkpoints").iterdir())
-    shard = next(newest.glob("*.distcp"))
+    shard = newest / "rank-00000.safetensors"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
@@ -141,7 +145,7 @@ def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
     job, workspace, work = half_done(tmp_path)
     for folder in (work / "checkpoints").iterdir():
         (folder / "manifest.json").unlink()
-        (folder / ".metadata").write_bytes(b"not a pickle")  # would raise if it were opened
+        (folder / "state.json").write_bytes(b"not JSON")  # would raise if it were opened
     assert train(job, workspace).weights == train(job, Workspace(tmp_path / "whole")).weights
 
 
