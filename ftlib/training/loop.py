@@ -105,7 +105,9 @@ class Loop:
             companions=companions,
             precision=plan.precision,
             micro_batch_size=plan.compute.micro_batch_size,
+            pack_tokens=plan.compute.pack_tokens,
         )
+        self.asking.check_packing(self.train)
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
