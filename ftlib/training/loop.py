@@ -92,9 +92,10 @@ class Loop:
         tuned, head = build_model(plan, plan.phase.dropout)
         self.collate = Collator.of(tuned, group.device)
         companions = {
-            name: group.spread(one, plan.compute.sharding) for name, one in load_companions(plan, self.collate).items()
+            name: group.spread(one, plan.compute, plan.precision)
+            for name, one in load_companions(plan, self.collate).items()
         }
-        placed = group.place(tuned, plan.compute.sharding)
+        placed = group.place(tuned, plan.compute, plan.precision)
         self.unused = freeze_unused(placed, plan.phase.objective, companions, self.train, plan.precision)
         self.model = group.replicate(placed)
         self.asking = Asking(
@@ -105,7 +106,9 @@ class Loop:
             companions=companions,
             precision=plan.precision,
             micro_batch_size=plan.compute.micro_batch_size,
+            pack_tokens=plan.compute.pack_tokens,
         )
+        self.asking.check_packing(self.train)
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
@@ -197,7 +200,7 @@ class Loop:
         if self.average:
             self.average.update(first=state.step == 0)
         self.optimizer.zero_grad(set_to_none=True)
-        whole = getattr(norm, "full_tensor", lambda: norm)().double().reshape(1)
+        whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
 
     def _augment(self, batch: GlobalBatch) -> Augment | None:

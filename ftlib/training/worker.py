@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from ftlib.training.asking import Asking
 from ftlib.training.checkpoints import State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
+from ftlib.training.frozen_bf16 import as_started
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained, build_model
 from ftlib.training.modes import moving_statistics
@@ -125,6 +127,7 @@ def outcome(plan: Plan) -> dict[str, float | int | str]:
 def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None:
     """Check what was trained against what it started from, and write the model that stock transformers loads."""
     model, head = build_model(plan, dropout=None)
+    trained = replace(trained, weights=as_started(trained.weights, model))
     if plan.phase.tuning.moves_head_only:  # solved for, so no gradient said what moves
         for name in head:
             model.get_submodule(name).requires_grad_(True)

@@ -28,7 +28,7 @@ from ftlib.training.worker import _gradients, check_moved
 def rank(number: int, folder: str, nudge: float) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
     group = Group.join(2, use_gpu=False)
-    model = group.spread(nn.Linear(3, 3), "ddp")  # DDP starts all ranks from rank 0's weights
+    model = group.spread(nn.Linear(3, 3), Compute())  # DDP starts all ranks from rank 0's weights
     try:
         group.check_agreement(model, 1)
         if number == 1:

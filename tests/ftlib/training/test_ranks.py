@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ftlib.kinds.batch import LossSum
 from ftlib.training.asking import Asking
+from ftlib.training.compute import Compute
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
 from ftlib.training.objectives.prepared import Context, Prepared
@@ -63,7 +64,7 @@ PENALTY = L2SP(kind="l2_sp", alpha=0.3, beta=0.7)
 def penalised(group: Group, sharding: Literal["ddp", "fsdp"], number: int) -> list[list[float]]:
     """Each rank has two of a batch's four rows; return the penalty and the output after every step."""
     torch.manual_seed(0)
-    model = group.spread(Layers(), sharding)
+    model = group.spread(Layers(), Compute(sharding=sharding))
     pull = PENALTY.start(unwrap(model), ["head"])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     said: list[list[float]] = []
@@ -112,7 +113,10 @@ class Rows:
 def beside(group: Group, sharding: Literal["ddp", "fsdp"], number: int) -> list[list[float]]:
     """Return the loss of each of three steps, and the items it was divided by."""
     torch.manual_seed(0)
-    model, judge = group.spread(Layers(), sharding), group.spread(Layers().requires_grad_(False), sharding)
+    model, judge = (
+        group.spread(Layers(), Compute(sharding=sharding)),
+        group.spread(Layers().requires_grad_(False), Compute(sharding=sharding)),
+    )
     asking = Asking(Shares(), model, None, group, companions={"judge": judge}, micro_batch_size=1)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     said: list[list[float]] = []
@@ -135,7 +139,7 @@ def rank(number: int, folder: str) -> None:
     group, said = Group.join(2, use_gpu=False), {}
     for sharding in ("ddp", "fsdp"):
         torch.manual_seed(0)
-        model = group.spread(Layers(), sharding)
+        model = group.spread(Layers(), Compute(sharding=sharding))
         average = Average(model, 0.8)
         outputs: list[list[float]] = []
         rows = torch.ones(1, 5)
