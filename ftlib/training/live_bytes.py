@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,48 +47,53 @@ class Held:
 class LiveBytes:
     """A copy of a model without memory, and what its passes hold."""
 
-    def __init__(self, model: nn.Module, companions: dict[str, nn.Module], words: int = 0) -> None:
-        """Copy models in any place, on torch's meta device too; `words` is how many a language model predicts."""
+    def __init__(self, model: nn.Module, companions: Mapping[str, nn.Module], words: int = 0) -> None:
+        """Copy models from any device, torch's meta device too; `words` is how many a language model predicts."""
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._counter = _Counter(words)
         with self._fake:
-            self.model = self._without_memory(model)
-            self.companions = {name: self._without_memory(one) for name, one in companions.items()}
+            self.model = without_memory(model, "cpu")
+            self.companions = {name: without_memory(one, "cpu") for name, one in companions.items()}
+        for before, after in ((model, self.model), *((companions[name], one) for name, one in self.companions.items())):
+            for old, new in zip(before.buffers(), after.buffers(), strict=True):
+                if not (old.is_meta or old.is_floating_point()):
+                    self._counter.values[new] = old.detach().cpu()
 
-    def _without_memory(self, model: nn.Module) -> nn.Module:
-        """Copy a model; tensors that two modules share stay shared."""
-        memo: dict[int, Any] = {}
-        for parameter in model.parameters():
-            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
-            memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-        for buffer in model.buffers():
-            memo[id(buffer)] = empty = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
-            if not buffer.is_meta and not buffer.is_floating_point():
-                self._counter.values[empty] = buffer.detach().cpu()
-        for tensor in memo.values():
-            self._counter.ignore(tensor)
-        return copy.deepcopy(model, memo)
+    def peak(self, work: Callable[[], object], *, gradients: Literal["none", "kept", "handed on"] = "none") -> Held:
+        """Return what is held at the peak of `work`, which asks `model`, and its companions.
 
-    def peak(self, work: Callable[[], object], *, accumulating: bool = False) -> Held:
-        """Return what is held at the peak of `work`, which asks `model`.
-
-        `accumulating` says that earlier micro-batches have left their gradients.
+        `gradients`: none are there before; they are, from earlier micro-batches; or each is handed on, to where ranks
+        add them up, as soon as it is computed, and none is counted.
         """
         trained = [p for p in self.model.parameters() if p.requires_grad]
         with self._fake:
             for parameter in trained:
-                parameter.grad = torch.empty_like(parameter) if accumulating else None
-            before = sum(_bytes(p) for p in trained) if accumulating else 0
-            with self._counter.counting(trained, before):
+                parameter.grad = torch.empty_like(parameter) if gradients == "kept" else None
+            for model in (self.model, *self.companions.values()):
+                for tensor in (*model.parameters(), *model.buffers()):
+                    self._counter.ignore(tensor)
+            before = sum(bytes_of(p) for p in trained) if gradients == "kept" else 0
+            with self._counter.counting(trained, before, handed_on=gradients == "handed on"):
                 work()
         for parameter in trained:
             parameter.grad = None
         return self._counter.peak
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def without_memory(model: nn.Module, device: str) -> nn.Module:
+    """Copy a model with tensors of no values; those that two modules share stay shared."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+    return copy.deepcopy(model, memo)
 
+
+def bytes_of(tensor: Tensor) -> int:
+    """Return what a tensor's values take."""
+    return tensor.numel() * tensor.element_size()
 
 class _Counter(TorchDispatchMode):
     """Adds up the bytes of storages while they are alive."""
@@ -109,14 +114,15 @@ class _Counter(TorchDispatchMode):
         self._kinds[storage._cdata] = ("", 0)
 
     @contextmanager
-    def counting(self, trained: list[nn.Parameter], gradients: int) -> Generator[None]:
+    def counting(self, trained: list[nn.Parameter], gradients: int, *, handed_on: bool) -> Generator[None]:
         """Count from here; so many bytes of gradients are there before."""
         self._live = {"gradients": gradients, "logits": 0, "activations": 0}
         self.peak = Held(gradients=gradients)
         for parameter in trained:
             if parameter.grad is not None:
                 self._kinds[parameter.grad.untyped_storage()._cdata] = ("", 0)
-        hooks = [p.register_post_accumulate_grad_hook(self._take_gradient) for p in trained]
+        take = _hand_on if handed_on else self._take_gradient
+        hooks = [p.register_post_accumulate_grad_hook(take) for p in trained]
         try:
             with self:
                 yield
@@ -213,6 +219,10 @@ class _Counter(TorchDispatchMode):
         kind, size = self._kinds.pop(key)
         if kind:
             self._live[kind] -= size
+
+
+def _hand_on(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _is_kept(tensor: Tensor) -> bool:
