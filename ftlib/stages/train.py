@@ -102,7 +102,6 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     facts = outcome(plan)
     for leftover in ("checkpoints", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
-    (folder / "best.safetensors").unlink(missing_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(

@@ -1,65 +1,46 @@
-"""What this process holds of the machine's memory, and the most that it has held since it was last asked to forget."""
+"""The host's memory that is free for more than the training itself."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import math
+import os
 import resource
 import sys
-from functools import cache
 from pathlib import Path
 
-import torch
-
-_STATUS = Path("/proc/self/status")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""glibc's names of them, in malloc.h."""
+_CGROUP = Path("/sys/fs/cgroup")
 
 
-@cache
-def give_back_large_blocks() -> None:
-    """Let malloc ask the system for every block of a megabyte or more, and give it back when it is freed.
+def spare_memory() -> float:
+    """Return how many bytes of memory may be taken while a training goes on; infinity where nobody says.
 
-    glibc raises that limit to 32 MB by itself, and what is freed below it stays in pieces that the next batch, of
-    another width, does not fit into: training took up to 60 % more memory than its tensors. Does nothing elsewhere.
+    What this process gave back since its peak is not spare: the next step takes it again.
     """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 1 << 20)
-        mallopt(_TRIM_THRESHOLD, 64 << 20)
+    free = min(_of_the_machine(), _of_the_control_group())
+    return free - _below_its_peak() if math.isfinite(free) else free
 
 
-def now(device: torch.device) -> int:
-    """Return the bytes that this process holds: of a GPU its tensors, else what is resident."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)  # what earlier work has freed is not held
-    return _status("VmRSS") or peak(device)
+def _of_the_machine() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), math.inf)
 
 
-def forget_peak(device: torch.device) -> None:
-    """Let `peak` count from now on, where the system can forget."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def _of_the_control_group() -> float:
+    try:
+        limit, taken = (int((_CGROUP / f"memory.{what}").read_text()) for what in ("max", "current"))
+        facts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # there is none, or it says "max"
+        return math.inf
+    return float(limit - taken + int(facts.get("inactive_file", 0)))
 
 
-def peak(device: torch.device) -> int:
-    """Return the most bytes that this process has held."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    scale = 1 if sys.platform == "darwin" else 1024
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-
-
-def _status(name: str) -> int | None:
-    if not _STATUS.is_file():
-        return None
-    found = (line.split() for line in _STATUS.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in found if words[0] == f"{name}:"), None)
+def _below_its_peak() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return float(max(0, peak - pages * os.sysconf("SC_PAGE_SIZE")))

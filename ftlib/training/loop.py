@@ -26,10 +26,9 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import Augment, PreparedSplit
-from ftlib.training import checkpoints
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, Order, by_length
-from ftlib.training.checkpoints import State
+from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
@@ -63,9 +62,11 @@ class _Attempt:
     """Of the last step that was read."""
     wants_checkpoint: bool = False
     """The first rank's clock asked for one, and all ranks have heard of it."""
+    lacks_checkpoint: bool = False
+    """A rank could not write its part of one, and all ranks have heard of it."""
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was written."""
+    """When the last checkpoint was begun."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,21 @@ class Loop:
         self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
         self.steps = total_steps([len(split) for split in self.train], self.settings)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
+        self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
 
     def run(self) -> Trained:
-        """Train to the end, from the newest checkpoint if there is one. Raises TrainingError on a broken invariant."""
-        state = self._restored()
+        """Train to the end, from the newest checkpoint if there is one.
+
+        Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written.
+        """
+        try:
+            return self._run()
+        finally:
+            self.checkpoints.close()
+
+    def _run(self) -> Trained:
+        learnt = self.model, self.optimizer, self.average
+        state = self.checkpoints.restore(*learnt) or State()
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
         readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
@@ -133,28 +145,24 @@ class Loop:
                 readings.settle()
                 with averaged(self.average):
                     state = self._judge(state)
+            if attempt.lacks_checkpoint:
+                self.checkpoints.settle()  # says why
             if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
                 readings.settle()
-                self._save(state)
+                self.checkpoints.save(*learnt, state)
                 attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
         readings.settle()
+        self.checkpoints.settle()
         self.group.check_agreement(self.model, state.step)
         if self.average:
             self.average.swap()  # for good: the phase ends with the average
         facts = self._facts(state, attempt)
         return Trained(self._weights(state), state, self.unused, facts)
 
-    def _restored(self) -> State:
-        learnt = self.model, self.optimizer, self.average
-        return checkpoints.restore(Path(self.plan.run), self.plan.fingerprint, self.group, *learnt) or State()
-
-    def _save(self, state: State) -> None:
-        learnt = self.model, self.optimizer, self.average
-        checkpoints.save(Path(self.plan.run), self.plan.fingerprint, self.group, *learnt, state)
-
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
-        """Ask the first rank's clock; the others hear of it with the step's loss."""
-        return self.group.is_first and time.monotonic() - attempt.saved > self.plan.compute.checkpoint_seconds
+        """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
+        due = time.monotonic() - attempt.saved > self.plan.compute.checkpoint_seconds
+        return self.group.is_first and due and not self.checkpoints.is_writing
 
     def _is_time_to_judge(self, state: State) -> bool:
         due = state.step % self.evaluation_steps == 0 or state.step == self.steps
@@ -191,7 +199,7 @@ class Loop:
         pieces, count = self.asking.pieces(split, batch.rows)
         total = self._backward(split, pieces, count, self._augment(batch))
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
-        sums = self.group.summed(total, float(asks), *pulled)
+        sums = self.group.summed(total, float(asks), float(self.checkpoints.has_failed), *pulled)
         norm: Any = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
         )
@@ -230,7 +238,7 @@ class Loop:
 
         Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
         """
-        norm, total, asking, *penalty = numbers
+        norm, total, asking, failed, *penalty = numbers
         loss = total / max(1, step.count)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -241,6 +249,7 @@ class Loop:
         rows = len(step.batch.rows)
         attempt.loss, attempt.rows = loss, attempt.rows + rows
         attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0
+        attempt.lacks_checkpoint = attempt.lacks_checkpoint or failed > 0
         self.curves.write(
             step=step.number,
             epoch=step.number / self.order.steps_per_epoch,
@@ -290,27 +299,20 @@ class Loop:
         best = math.inf if state.best_loss is None else state.best_loss
         if loss < best - (stopping.min_delta if stopping else 0.0):
             if stopping:
-                self._keep_best()
+                self.checkpoints.keep_best(self.model, state.step)
             return state.changed(best_loss=loss, best_step=state.step, bad_evaluations=0, plateau_bad=0)
         state = state.changed(bad_evaluations=state.bad_evaluations + 1, plateau_bad=state.plateau_bad + 1)
         if self.settings.schedule == "plateau" and state.plateau_bad > self.settings.plateau_patience:
             state = state.changed(plateau_factor=state.plateau_factor * self.settings.plateau_factor, plateau_bad=0)
         return state.changed(stopped=bool(stopping) and state.bad_evaluations >= (stopping.patience if stopping else 0))
 
-    def _keep_best(self) -> None:
-        """Write the weights beside the checkpoints. A resumed run writes the same bytes again, so no order matters."""
-        weights = self._full_state()
-        if self.group.is_first:
-            checkpoints.write_weights(Path(self.plan.run) / "best.safetensors", weights)
-        self.group.barrier()
-
     def _kept_step(self, state: State) -> int:
         """Return the step whose weights are the phase's end: the last, or early stopping's best."""
         return state.best_step or state.step if self.plan.phase.early_stopping else state.step
 
     def _weights(self, state: State) -> dict[str, torch.Tensor]:
-        if self._kept_step(state) != state.step:
-            return checkpoints.read_weights(Path(self.plan.run) / "best.safetensors") if self.group.is_first else {}
+        if (kept := self._kept_step(state)) != state.step:
+            self.checkpoints.restore_best(self.model, kept)
         return self._full_state()
 
     def _full_state(self) -> dict[str, torch.Tensor]:
