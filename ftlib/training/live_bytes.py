@@ -95,6 +95,7 @@ def bytes_of(tensor: Tensor) -> int:
     """Return what a tensor's values take."""
     return tensor.numel() * tensor.element_size()
 
+
 class _Counter(TorchDispatchMode):
     """Adds up the bytes of storages while they are alive."""
 

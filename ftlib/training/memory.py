@@ -22,6 +22,7 @@ from ftlib.errors import ModelError, first_line
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.packed_attention import NAME, plain_model
 from ftlib.kinds.split import PreparedSplit
+from ftlib.storage.files import in_bytes
 from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
 from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
@@ -34,6 +35,11 @@ from ftlib.training.phase import Phase
 PROCESS = {"cpu": 700_000_000, "cuda": 1_200_000_000}
 """What a worker holds before it has a model: Python, torch and transformers; on a GPU the context of CUDA and its
 libraries, and what the allocator keeps in pieces."""
+
+
+PREDICTED = "predicted_"
+PREDICTED_TOTAL = "predicted_memory_bytes"
+MEASURED = "measured_memory_bytes"
 
 
 class Memory(Config):
@@ -52,7 +58,10 @@ class Memory(Config):
     logits: int = 0
     """Tensors as wide as the vocabulary: what a language model says of each token, its loss and their gradients."""
     exchange: int = 0
-    """What workers exchange: with fsdp, layers that are gathered for a time, and their gradients."""
+    """What workers exchange: with ddp the buckets that gradients are added up in; with fsdp, layers that are gathered
+    for a time, and their gradients."""
+    checkpoint: int = 0
+    """On CPUs the copy that a checkpoint is written from; only where one is, and there is room."""
     process: int = 0
     """What was there before."""
 
@@ -65,6 +74,18 @@ class Memory(Config):
     def total(self) -> int:
         """Return the sum of all parts."""
         return sum(self.model_dump().values())
+
+    def as_facts(self) -> dict[str, int]:
+        """Return the parts that are not nothing, and their sum but for `process`, as a record names them."""
+        parts = {name: size for name, size in self.model_dump().items() if size and name != "process"}
+        return {f"{PREDICTED}{name}_bytes": size for name, size in parts.items()} | {PREDICTED_TOTAL: self.held}
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, float | int | str]) -> Memory | None:
+        """Return what a record predicted; None of one that predicted nothing."""
+        if PREDICTED_TOTAL not in facts:
+            return None
+        return cls(**{name: int(facts.get(f"{PREDICTED}{name}_bytes", 0)) for name in cls.model_fields})
 
 
 @dataclass(frozen=True)
@@ -107,9 +128,17 @@ class Sized:
         return min(self.compute.micro_batch_size or share, share)
 
     @property
+    def sharded(self) -> bool:
+        """Say whether FSDP2 gathers layers: it does alone on a GPU too."""
+        return self.compute.sharding == "fsdp" and (self.workers > 1 or self.compute.use_gpu)
+
+    @property
     def hands_on(self) -> bool:
-        """Say whether a gradient leaves for where ranks add them up as soon as it is there."""
-        return self.workers > 1 or (self.compute.sharding == "fsdp" and self.compute.use_gpu)
+        """Say whether a gradient leaves for where ranks add them up as soon as it is there.
+
+        DDP adds up those of a step's last micro-batch alone; before, they are kept beside its buckets.
+        """
+        return self.sharded or (self.workers > 1 and not self.accumulates)
 
     @property
     def accumulates(self) -> bool:
@@ -117,8 +146,62 @@ class Sized:
         return self.compute.pack_tokens is not None or self.rows * self.workers < self.phase.optimizer.batch_size
 
 
-def predict(sized: Sized) -> Memory:
-    """Return what a worker of a phase will hold at its peak, by part.
+@dataclass(frozen=True)
+class Fitting:
+    """Settings of compute with which a phase fits into a memory."""
+
+    settings: Mapping[str, object]
+    memory: Memory
+
+    def __str__(self) -> str:
+        said = ", ".join(f"compute.{name} {value}" for name, value in self.settings.items())
+        return f"{said} ({in_bytes(self.memory.total)})"
+
+
+def fitting(sized: Sized, room: int) -> Fitting | None:
+    """Return the settings nearest to a phase's own with which a worker stays within `room` bytes; None if none does.
+
+    Tried are, in this order, fewer rows at a time; layers that are computed again; shards; both; and more workers.
+    """
+    again: dict[str, object] = {"activation_checkpointing": "full"}
+    shards: dict[str, object] = {"sharding": "fsdp"}
+    has_layers = bool(transformer_layers(sized.model)) and sized.compute.activation_checkpointing == "none"
+    ways: list[dict[str, object]] = [{}, *([again] if has_layers else [])]
+    if sized.compute.sharding == "ddp":
+        ways += [{**way, **shards} for way in ways] if sized.workers > 1 else []
+        more = [{**ways[-1], **shards, "workers": workers} for workers in (2, 4, 8, 16, 32, 64, 128, 256)]
+    else:
+        more = [{**ways[-1], "workers": workers} for workers in (2, 4, 8, 16, 32, 64, 128, 256)]
+    ways += [way for way in more if int(str(way["workers"])) > sized.workers and sized.device == "cuda"]
+    for way in ways:
+        if (found := _largest_micro_batch(sized.changed(**way), room)) is not None:
+            rows, memory = found
+            return Fitting({**way, **({} if rows == sized.rows else {"micro_batch_size": rows})}, memory)
+    return None
+
+
+def _largest_micro_batch(sized: Sized, room: int) -> tuple[int, Memory] | None:
+    """Return the most rows at a time, not above those of now, that stay within `room`; memory grows evenly in them."""
+
+    def of(rows: int) -> Memory:
+        return predict(sized.changed(micro_batch_size=rows))
+
+    if (now := predict(sized)).total <= room:
+        return sized.rows, now
+    if sized.compute.pack_tokens is not None or (least := of(1)).total > room:
+        return None
+    each = max(1, (now.total - least.total) // max(1, sized.rows - 1))
+    rows = min(sized.rows - 1, 1 + (room - least.total) // each)
+    rows = 1 << (max(1, rows).bit_length() - 1)
+    while rows > 1:
+        if (memory := of(rows)).total <= room:
+            return rows, memory
+        rows //= 2
+    return 1, least
+
+
+def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
+    """Return what a worker of a phase will hold at its peak, by part; `checkpointed` says that it writes checkpoints.
 
     Raises ModelError for a model or an objective whose pass cannot be followed without memory.
     """
@@ -137,8 +220,9 @@ def predict(sized: Sized) -> Memory:
     of_trained = ceil(sum(bytes_of(p) for p in shapes.parameters() if p.requires_grad) / sized.shards)
     if sized.compute.cpu_offload:
         of_trained = 0  # gradients, moments and copies are where the shards are
-    copies = (sized.phase.ema_decay is not None) + (sized.phase.penalty is not None)
-    exchange = _gathered(shapes, sized)
+    averaged = sized.phase.ema_decay is not None
+    copies = averaged + (sized.phase.penalty is not None)
+    buckets = of_trained if sized.workers > 1 and not sized.sharded else 0
     try:
         training, judging = _passes(sized, shapes, beside)
     except Exception as error:  # of a model's own code, which was never written for this
@@ -146,10 +230,9 @@ def predict(sized: Sized) -> Memory:
             f"phases[{sized.phase.name}]: what a pass of {type(sized.model).__name__} holds cannot be counted: "
             f"{first_line(error)}"
         ) from error
-    if sized.hands_on:
+    if sized.sharded:
         training = replace(training, gradients=of_trained)
-        judging = replace(judging, gradients=of_trained if sized.compute.sharding == "ddp" else 0)  # DDP's buckets stay
-    stepping = Held(gradients=of_trained)
+    stepping = Held(gradients=0 if buckets else of_trained)  # where DDP has added them up, they lie in its buckets
     most = max(training, judging, stepping, key=lambda held: held.total)
     return state.model_copy(
         update={
@@ -158,7 +241,8 @@ def predict(sized: Sized) -> Memory:
             "copies": copies * of_trained,
             "activations": most.activations,
             "logits": most.logits,
-            "exchange": exchange,
+            "exchange": buckets or _gathered(shapes, sized),
+            "checkpoint": (3 + averaged) * of_trained if checkpointed and sized.device == "cpu" else 0,
         }
     )
 
@@ -171,7 +255,7 @@ def _held_bytes(model: nn.Module, sized: Sized) -> int:
 
 def _gathered(model: nn.Module, sized: Sized) -> int:
     """Return what FSDP2 gathers beside its shards: what is outside of layers, and two layers with a gradient each."""
-    if sized.compute.sharding != "fsdp" or not sized.hands_on:
+    if not sized.sharded:
         return 0
     width = 2 if _gathers_bf16(model, sized) else 4
     layers = [[*layer.parameters()] for layer in transformer_layers(model)]
@@ -189,7 +273,7 @@ def _gathers_bf16(model: nn.Module, sized: Sized) -> bool:
 def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) -> tuple[Held, Held]:
     """Count the widest micro-batch's pass there and back, and that of a validation."""
     compute = sized.compute
-    if compute.sharding == "fsdp" and sized.hands_on and _gathers_bf16(shapes, sized):
+    if sized.sharded and _gathers_bf16(shapes, sized):
         for parameter in shapes.parameters():
             parameter.data = parameter.data.bfloat16()
     config, words = cast(Any, plain_model(shapes)).config, _words(shapes)
@@ -208,13 +292,13 @@ def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) ->
     )
 
     def there_and_back() -> None:
-        split, rows = _widest(sized.train, sized.rows, compute.pack_tokens)
+        split, rows = widest(sized.train, sized.rows, compute.pack_tokens)
         asking.loss(split, asking.pieces(split, rows)[0][0]).total.backward()
 
     @torch.no_grad()
     def there() -> None:
         share = ceil(2 * sized.phase.optimizer.batch_size / sized.workers)  # as the loop validates
-        split, rows = _widest(sized.validation, min(compute.micro_batch_size or share, share), compute.pack_tokens)
+        split, rows = widest(sized.validation, min(compute.micro_batch_size or share, share), compute.pack_tokens)
         asking.loss(split, asking.pieces(split, rows)[0][0])
 
     into_training(live.model, updated=False)
@@ -231,7 +315,7 @@ def _words(model: nn.Module) -> int:
     return 0 if weight is None else int(weight.shape[0])
 
 
-def _widest(
+def widest(
     splits: Sequence[PreparedSplit], rows: int, pack_tokens: int | None
 ) -> tuple[PreparedSplit, Int[np.ndarray, " rows"]]:
     """Return the widest rows there are, as many as a micro-batch or a pack holds, and the split that they are of."""
