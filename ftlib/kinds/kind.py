@@ -65,6 +65,9 @@ class Kind:
     language: bool
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
     of a row, one by one. One model answers all such kinds; a chat template may spell special tokens in their texts."""
+    packs: bool
+    """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
+    own tokens, and the model asks nothing of the row as a whole."""
     answers_by_token: bool
     """Whether there is an answer for every token, and none for the row as a whole."""
     reads_one_place: bool
@@ -161,6 +164,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=False,
         reads_one_place=True,
         pairs=False,
@@ -186,6 +190,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=False,
         reads_one_place=True,
         pairs=False,
@@ -211,6 +216,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=False,
         reads_one_place=True,
         pairs=False,
@@ -237,6 +243,7 @@ _ROWS = (
         whole_tags=True,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=True,
         reads_one_place=False,
         pairs=False,
@@ -263,6 +270,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=True,
         reads_one_place=False,
         pairs=True,
@@ -288,6 +296,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        packs=True,
         answers_by_token=False,
         reads_one_place=False,
         pairs=False,
@@ -313,6 +322,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        packs=True,
         answers_by_token=False,
         reads_one_place=False,
         pairs=False,
@@ -338,6 +348,7 @@ _ROWS = (
         whole_tags=False,
         modality="images",
         language=False,
+        packs=False,
         answers_by_token=False,
         reads_one_place=False,
         pairs=False,

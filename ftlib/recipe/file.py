@@ -288,6 +288,7 @@ _ELSEWHERE = {
         "phases.*.optimizer.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
         "phases.*.optimizer.batch_size": "per_device_train_batch_size train_batch_size global_batch_size bs",
         "compute.micro_batch_size": "gradient_accumulation_steps micro_batch per_device_batch_size",
+        "compute.pack_tokens": "packing sample_packing pack_length packing_length",
         "phases.*.optimizer.warmup": "warmup_ratio warmup_steps num_warmup_steps",
         "phases.*.optimizer.schedule": "lr_scheduler_type lr_scheduler scheduler",
         "phases.*.optimizer.weight_decay": "wd l2_decay",

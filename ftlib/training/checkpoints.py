@@ -108,6 +108,11 @@ class Checkpoints:
         return any(job is not None and not job.done() for job in (self._part, self._whole))
 
     @property
+    def copied_bytes(self) -> int:
+        """Return what the copies take in the host's memory that checkpoints are written from."""
+        return sum(tensor.nbytes for tensor in self._host.values())
+
+    @property
     def has_failed(self) -> bool:
         """Say whether what this rank began last came to nothing: `settle` says why."""
         done = [job for job in (self._part, self._whole) if job is not None and job.done()]

@@ -24,6 +24,9 @@ class Compute(Identified):
     """CPU threads per worker; all cores divided by the workers if unset."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Rows per worker and forward pass; the rest of the global batch is accumulated. The whole share if unset."""
+    pack_tokens: int | None = Field(default=None, gt=0)
+    """Rows of language models are packed: laid one behind the other, without padding, up to so many tokens per worker
+    and forward pass; the rest of the global batch is accumulated. null: rows of like length, padded."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """fsdp: FSDP2, parameters and optimiser state sharded over the workers. A layer is gathered for its forward pass,
     freed, and gathered again for its backward pass; with bf16 it is gathered in bf16, and masters and gradients stay
