@@ -113,9 +113,15 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, as
     quiet_libraries()
     loaded = load_recipe(recipe, overrides)
     from flows.command_line.plan import make_plan, print_plan
+    from ftlib.progress import NOTE, Progress, listen
     from ftlib.workspace import Workspace
 
-    run_plan = make_plan(loaded, Workspace(work), prepare=prepare)
+    def remark(sign: Progress) -> None:
+        if sign.unit == NOTE:
+            click.echo(f"note: {sign.text}", err=True)
+
+    with listen(remark):
+        run_plan = make_plan(loaded, Workspace(work), prepare=prepare)
     emit(lambda: print_plan(run_plan), run_plan.model_dump(mode="json"), as_json)
 
 

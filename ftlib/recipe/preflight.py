@@ -87,6 +87,27 @@ def spelling_notes(
     )
 
 
+def rare_label_notes(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
+    """Say of every dataset that trains which labels have too few rows for each of its splits that has any.
+
+    Such a label is learned and never measured, or measured on nothing; nothing fails, so nobody would notice.
+    """
+    return tuple(filter(None, (_rare_labels(name, prepared[name]) for name in sorted(recipe.training_datasets()))))
+
+
+def _rare_labels(name: str, data: PreparedDataset) -> str:
+    splits = [split for split, facts in data.splits.items() if facts.labels]
+    rows = sum((Counter(facts.labels) for facts in data.splits.values()), Counter[str]())
+    rare = sorted((label for label in rows if rows[label] < len(splits)), key=lambda label: (rows[label], label))
+    if not rare:
+        return ""
+    return (
+        f"{counted(len(rare), 'label')} of dataset {name!r} cannot be in each of {', '.join(splits)}, for lack of "
+        f"rows: {some([f'{label!r} has {rows[label]}' for label in rare])}; add rows, map these labels to others, or "
+        f"set datasets.{name}.limits.rows_per_label, which refuses them"
+    )
+
+
 def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
     """Raise DataError if the rule goes by a metric that its rows cannot define; before anything is trained.
 
