@@ -25,6 +25,7 @@ from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import (
     check_forms,
     check_labels,
+    check_modality,
     check_registry,
     check_rule,
     check_writing,
@@ -119,6 +120,7 @@ def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
 
 def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     """Ingest and preprocess every dataset, and check that they go together."""
+    check_modality(r, given.model.folder)
     raw = yield from ingested(r, given.files)
     prepared: dict[str, PreparedDataset] = {}
     for name in r.datasets:

@@ -79,10 +79,13 @@ def retrain(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool)
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a recipe: every problem on one line, with its path."""
-    from flows.command_line.recipe_notes import notes
+    from flows.command_line.recipe_notes import model_folder, notes
     from ftlib.recipe.file import load_recipe
+    from ftlib.recipe.preflight import check_modality
 
     loaded = load_recipe(recipe, overrides)
+    if (folder := model_folder(loaded)) is not None:
+        check_modality(loaded, folder)
     remarks = list(notes(loaded))
     facts = {
         "ok": True,
