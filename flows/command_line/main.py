@@ -106,7 +106,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @recipe_argument
 @set_option
 @work_option
-@click.option("--prepare", is_flag=True, help="Ingest and preprocess first: rows and tokens are known only then.")
+@click.option("--prepare", is_flag=True, help="Ingest and preprocess first: rows and their sizes are known only then.")
 @json_option
 def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, as_json: bool) -> None:
     """Show what a run would do: stages, rows, steps, parameters, and predicted memory and time."""

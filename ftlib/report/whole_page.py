@@ -10,6 +10,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences, results, retained_reference
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import rare_label_notes, spelling_notes
@@ -91,12 +92,14 @@ def _forgetting(evidence: Evidence, work: Workspace) -> sections.Section:
     # Where no set of old skills is named, how far the answers moved is still known, on the rows farthest from home.
     watched = retained or shifted or list(roles)
     reference = retained_reference(evidence.checkpoints)
+    per = "token" if KINDS[evidence.recipe.kind(evidence.recipe.phases[-1])].language else "row"
     if reference is None or _same_weights(evidence, reference.phase):
-        return sections.forgetting_section([], {}, reference, watched, named=bool(retained), same=reference is not None)
+        same = reference is not None
+        return sections.forgetting_section([], {}, reference, watched, named=bool(retained), per=per, same=same)
     measured = _differences(evidence, work, evidence.selection.chosen.name, reference.phase) if retained else []
     kept = adjusted([d for d in measured if d.evaluation in retained])
     moved = divergences(evidence, work, reference, watched)
-    return sections.forgetting_section(kept, moved, reference, watched, named=bool(retained))
+    return sections.forgetting_section(kept, moved, reference, watched, named=bool(retained), per=per)
 
 
 def _diagnosis(evidence: Evidence, work: Workspace, folder: Path) -> sections.Section | None:
