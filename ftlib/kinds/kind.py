@@ -100,6 +100,11 @@ class Kind:
     """What to know of the snippet's answer, in Markdown; may be empty."""
 
     @property
+    def size_unit(self) -> str:
+        """Return what a row's size counts: a text's tokens, or patches of 16 x 16 pixels of an image."""
+        return "tokens" if self.modality == "text" else "patches"
+
+    @property
     def labeled(self) -> bool:
         """Say whether targets are of a closed set of labels, which training finds and evaluation keeps to."""
         return self.least_labels > 0
