@@ -15,7 +15,7 @@ from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.processor import Processor
 from ftlib.errors import DataError
 from ftlib.evaluation.evaluation import Evaluation
-from ftlib.evaluation.forward_pass import Share, predict_split
+from ftlib.evaluation.forward_pass import Share, batches_for, predict_split
 from ftlib.evaluation.metrics import BitsPerByte, ExactMatch, Perplexity
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.completions import continued
@@ -196,7 +196,10 @@ def test_shares_of_the_rows_join_to_the_whole_table(data: PreparedDataset, start
         patch.setattr("ftlib.evaluation.forward_pass.ROWS", 3)  # so that there are several batches to deal out
         whole = predict_split(model, split, (), tiny_lm_tokenizer, max_new_tokens=most)
         parts = [
-            predict_split(model, split, (), tiny_lm_tokenizer, max_new_tokens=most, share=Share(i, 2)) for i in (0, 1)
+            predict_split(
+                model, split, (), tiny_lm_tokenizer, max_new_tokens=most, batches=batches_for(model, split, Share(i, 2))
+            )
+            for i in (0, 1)
         ]
     both = joined(parts)
     order = np.array([both.row_ids.index(row) for row in whole.row_ids])
