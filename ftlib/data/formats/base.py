@@ -58,6 +58,11 @@ class FormatBase(Config):
         return None
 
     @property
+    def chat_template(self) -> str | None:
+        """Return the chat template that rows are written by, or its name; None for the model's own, or none."""
+        return None
+
+    @property
     def may_be_unanswerable(self) -> bool:
         """Say whether a row may have no answer, so that a model learns to say so."""
         return False
