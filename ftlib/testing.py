@@ -221,7 +221,7 @@ def tiny_chat_lm(folder: Path, template: str = TINY_TEMPLATE, *, seed: int = 0, 
 
 
 def tiny_chats(count: int, *, seed: int = 0) -> list[dict[str, object]]:
-    """Make `count` rows with a column messages: one to three questions, each answered; some begin with a system turn."""
+    """Make `count` rows with a column messages: one to three questions, each answered; some with a system turn."""
     draw, asked = random.Random(seed), tiny_rows(3 * count, seed=seed, words=6, hints=2)
     rows: list[dict[str, object]] = []
     for i in range(count):

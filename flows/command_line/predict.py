@@ -48,7 +48,7 @@ def predict(
 
     A label and its probability; of a multi-label model, each label that applies and its probability, or nothing; of a
     regression, the number; of a tagger, the entities. A line to a model of chats is what the user says, or a JSON list
-    of all turns so far; the answer is what the assistant says next, its line breaks as \\n.
+    of all turns so far; the answer is what the assistant says next, with its line breaks escaped.
 
     A model of images is asked about the files given, or whose paths are the lines on stdin: a line begins with the
     file. One that is no image is said on stderr, the others are answered, and the command ends with 1.

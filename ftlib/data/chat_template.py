@@ -21,7 +21,8 @@ from ftlib.data.rows import Dropped
 from ftlib.errors import ModelError, first_line
 
 _MARKED = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-_PROBE: tuple[Message, ...] = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+PROBE: tuple[Message, ...] = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+"""The shortest chat that teaches something."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class ChatTemplate:
     @property
     def end(self) -> int | None:
         """Return the token that ends an answer; None for a template that ends it with none of its own."""
-        found = self.render(_PROBE)
+        found = self.render(PROBE)
         if isinstance(found, Dropped):
             return None
         last = found.ids[found.runs[-1][1] - 1]
@@ -75,6 +76,11 @@ class ChatTemplate:
     def prompt(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> list[int] | Dropped:
         """Return the tokens after which the assistant writes its next turn."""
         found = self._ids(messages, tools, spelt, add_generation_prompt=True)
+        return found if isinstance(found, Dropped) else found["input_ids"]
+
+    def tokens(self, messages: Sequence[Message]) -> list[int] | Dropped:
+        """Return the tokens of a chat, whoever wrote them."""
+        found = self._ids(messages, None, spelt=False)
         return found if isinstance(found, Dropped) else found["input_ids"]
 
     def render(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> Rendered | Dropped:

@@ -110,9 +110,8 @@ def _message(turn: Value, roles: Mapping[str, Role]) -> Message | Dropped:
     calls = fields.get("tool_calls")
     if not content.strip() and not calls:
         return Dropped("empty_content")
-    if calls:
-        fields["tool_calls"] = _calls(calls)
-    return {"role": role, "content": content, **fields}
+    message: Message = {"role": role, "content": content, **fields}
+    return {**message, "tool_calls": _calls(calls)} if calls else message
 
 
 def _text(content: Value) -> str | Dropped:
@@ -152,7 +151,7 @@ def _without_nulls(value: Value) -> Value:
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
-def tools_in(value: Value) -> list[Value] | None | Dropped:
+def tools_in(value: Value) -> list[Value] | Dropped | None:
     """Return the tools that a row offers, as JSON schemas; a text is read as JSON."""
     if value is None or value == "" or value == []:
         return None

@@ -124,7 +124,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "answer_not_in_context": "answer_start counts the characters of the context before the answer",
         "unanswerable": "unanswerable: keep teaches a model to say so",
         "completion_not_a_string": "the completion column holds numbers, lists or objects; write text",
-        "messages_not_a_list": "a chat is a list of turns, in csv as JSON; instruction and output columns are named apart",
+        "messages_not_a_list": "a chat is a list of turns, in csv as JSON; an instruction and an output are "
+        "columns of their own",
         "turn_not_an_object": "a turn is an object: role and content, or from and value",
         "unknown_role": "roles are system, user, assistant and tool, or what the format's roles call so",
         "empty_content": "a turn says something, or calls tools; take it out",
@@ -136,7 +137,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "assistant_first": "a chat begins with the user's turn, after that of the system",
         "tools_not_a_list": "tools are a list of JSON schemas",
         "template_refuses": "the chat template does not write such chats; change the rows, or give format.template",
-        "turn_not_rendered": "the chat template writes nothing of such a turn; join it to another, or give format.template",
+        "turn_not_rendered": "the chat template writes nothing of such a turn; join it to another, or give "
+        "format.template",
         "turns_not_told_apart": "the chat template writes earlier turns otherwise once others follow: give "
         "format.template one with {% generation %} marks, or learn chats of one answer",
         "too_long": "not even the first answer fits; raise format.max_tokens",

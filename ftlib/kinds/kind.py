@@ -65,7 +65,8 @@ class Kind:
     which its image processor makes."""
     language: bool
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
-    of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell special tokens in their texts."""
+    of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell
+    special tokens in their texts."""
     answers_by_token: bool
     """Whether there is an answer for every token, and none for the row as a whole."""
     reads_one_place: bool

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     """Return what each position but the last is to predict: the token after it; `UNTAUGHT` where not supervised.
 
-    Targets mark the supervised tokens (chats); without any they are each row's last. Padding is known by the rows' lengths, never by the pad id: where pad equals eos, that would unlearn stopping.
+    Targets mark the supervised tokens (chats); without any they are each row's last. Padding is known by the rows'
+    lengths, never by the pad id: where pad equals eos, that would unlearn stopping.
     """
     import torch
 

@@ -117,8 +117,8 @@ def _written(
     longest = max((len(piece.ids) for piece in pieces), default=0)
     if positions is not None and longest + most > positions:
         raise DataError(
-            f"a chat of {longest} tokens leaves no room for {most} more among the {positions} that the model reads; give "
-            "less of it, or lower --max-new-tokens"
+            f"a chat of {longest} tokens leaves no room for {most} more among the {positions} that the model reads; "
+            "give less of it, or lower --max-new-tokens"
         )
     answers: dict[int, str] = {}
     order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i].ids))

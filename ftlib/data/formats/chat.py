@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from ftlib.config import BatchKind, SpecialTokens
-from ftlib.data.chat_template import ChatTemplate, Rendered
+from ftlib.data.chat_template import PROBE, ChatTemplate, Rendered
 from ftlib.data.cleaning import clean
 from ftlib.data.conversations import ROLES, Message, Role, conversation, ordered, tools_in
 from ftlib.data.formats.text import TextFormat, text_piece
@@ -48,8 +48,8 @@ class Chat(TextFormat):
     max_tokens: int = Field(default=1024, gt=3)
     """Of a longer chat, `too_long` says what is left out."""
     too_long: Literal["drop_turns", "drop_row"] = "drop_turns"
-    """Whether a longer chat loses whole turns from its end, so that it ends with an answer that fits, or is dropped. One
-    whose first answer does not fit is dropped either way."""
+    """Whether a longer chat loses whole turns from its end, so that it ends with an answer that fits, or is dropped.
+    One whose first answer does not fit is dropped either way."""
     special_tokens: SpecialTokens = "split"
     """Whether a turn that spells one, `<|im_end|>` or `</s>`, is read as these characters, or as the token: `keep`."""
     slices: tuple[str, ...] = ()
@@ -78,10 +78,9 @@ class Chat(TextFormat):
         own = (self.messages, self.instruction, self.input, self.output, self.system, self.tools)
         return (*filter(None, own), *self.slices)
 
-    @property
     @override
-    def chat_template(self) -> str | None:
-        return self.template
+    def chat_template(self, processor: Processor) -> ChatTemplate:
+        return ChatTemplate(processor.tokenizer, self.template)
 
     def example(self, values: Values) -> Example | Dropped:
         """Return a row's turns, told apart by those before the last answer, or why there are none to learn from."""
@@ -120,7 +119,7 @@ class Chat(TextFormat):
 
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for an answer of one word to a question of one."""
-        found = ChatTemplate(tokenizer, self.template).render([_turn("user", "a"), _turn("assistant", "a")])
+        found = ChatTemplate(tokenizer, self.template).render(PROBE)
         return len(found.ids) if isinstance(found, Rendered) else 2
 
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
@@ -128,7 +127,7 @@ class Chat(TextFormat):
 
         Raises ModelError where there is no chat template.
         """
-        template, split = ChatTemplate(processor.tokenizer, self.template), self.special_tokens == "split"
+        template, split = self.chat_template(processor), self.special_tokens == "split"
         end = template.end
         return [
             self._encoded(example, template, end, spelt=split and template.is_spelt(example.parts))
@@ -161,15 +160,11 @@ class Chat(TextFormat):
 
 
 def chat_example(messages: Sequence[Message], tools: Any, slices: tuple[str, ...] = ()) -> Example:
-    """Return an example of messages: its text is what was said before the last answer, its parts are what is rendered."""
+    """Return an example of messages: its text is what was said before the last answer, its parts are rendered."""
     asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     text = "\n\n".join(f"{message['role']}: {message['content']}" for message in asked)
     parts = tuple(json.dumps(part, ensure_ascii=False) for part in (tools, *messages))
     return Example(text, None, slices, parts)
-
-
-def _turn(role: Role, content: str) -> Message:
-    return {"role": role, "content": content}
 
 
 def _one_text(values: Values, column: str, missing: Literal["missing_text", "missing_completion"]) -> str | Dropped:

@@ -43,8 +43,12 @@ class References(Targets):
     def __init__(self, texts: pa.ChunkedArray) -> None:
         self.texts = texts
 
-    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]) -> None:
+    @override
+    def tensor(
+        self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
+    ) -> Tensor | None:
         """Return nothing: the loss reads the tokens."""
+        return None
 
 
 class CompletionAnswers(TokenAnswers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import ClassVar, cast
 
@@ -33,10 +34,8 @@ class ChatPredictor(Predictor):
     def example(self, text: str, *, keep_lines: bool) -> Example:
         turns: Value = [{"role": "user", "content": text}]
         if text.lstrip()[:2].strip() in ("[{", "["):
-            try:
+            with contextlib.suppress(ValueError, RecursionError):  # a user may begin with a bracket
                 turns = cast(Value, json.loads(text))
-            except (ValueError, RecursionError):
-                pass  # a user may begin with a bracket
         messages = messages_of(turns, {})
         if isinstance(messages, Dropped):
             raise DataError(f"{text[:60]!r} is no chat: {messages.reason}; {REMEDIES.get(messages.reason, '')}")
