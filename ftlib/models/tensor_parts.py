@@ -21,6 +21,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from ftlib.errors import ModelError
 from ftlib.models.tensor_files import TensorSpan
 from ftlib.models.torch_dtypes import DTYPES
+from ftlib.storage.files import local_errors
 
 PIECE_BYTES = 2**24
 """What is in memory at once of a file."""
@@ -85,7 +86,8 @@ class Source:
     def pieces(self, span: TensorSpan, elements: Elements) -> Iterator[tuple[int, Shaped[torch.Tensor, " n"]]]:
         """Yield elements of a tensor with the index of the first, a piece at a time, in the file's own type.
 
-        The memory is used again for the next piece. Raises ModelError where the file is shorter than its header says.
+        The memory is used again for the next piece. Raises ModelError where the file is shorter than its header says,
+        StorageError where it cannot be read.
         """
         dtype = DTYPES[span.dtype]
         step = PIECE_BYTES // dtype.itemsize
@@ -104,11 +106,12 @@ class Source:
             target[begin - elements.first : begin - elements.first + piece.numel()].copy_(piece)
 
     def _read(self, span: TensorSpan, start: int, target: Shaped[torch.Tensor, " n"]) -> None:
-        if span.file not in self._open:
-            self._open[span.file] = os.open(span.file, os.O_RDONLY)
         view, offset = memory_of(target), span.offset + start
         while view:
-            count = os.preadv(self._open[span.file], [view[: 2**30]], offset)
+            with local_errors(span.file):
+                if span.file not in self._open:
+                    self._open[span.file] = os.open(span.file, os.O_RDONLY)
+                count = os.preadv(self._open[span.file], [view[: 2**30]], offset)
             if not count:
                 raise ModelError(f"{span.file} is cut off inside tensor {span.name!r}; copy or download it again")
             view, offset = view[count:], offset + count

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,11 +80,9 @@ def write_model(
 ) -> None:
     """Write a placed model, collectively, as a folder that stock transformers loads.
 
-    `trained` names what is taken from the model; all else is the start's own. Of an adapter that is to be merged, the
-    start has the trained values. Raises StorageError, on every rank, where a rank cannot write.
+    The folder has nothing yet. `trained` names what is taken from the model; all else is the start's own. Of an adapter
+    that is to be merged, the start has the trained values. Raises StorageError, on every rank, where one cannot write.
     """
-    if group.is_first:
-        shutil.rmtree(folder, ignore_errors=True)
     inside = plain(start)
     layout = _layout(inside.model, folder)
     if layout is None:
@@ -108,20 +105,23 @@ def write_model(
                 target(file.path, memoryview(file.header), 0)
         flush_folder(folder)
 
-    _do(prepare, group, folder, layout, first=True)
-    _do(write, group, folder, layout)
-    _do(complete, group, folder, layout, first=True)
+    needed = sum(file.size for file in layout.files)
+    on_first(prepare, group, folder, needed)
+    group.together(lambda: _told(write, folder, needed))
+    on_first(complete, group, folder, needed)
 
 
-def _do(step: Callable[[], None], group: Group, folder: Path, layout: _Layout | None, *, first: bool = False) -> None:
-    """Do a step on all ranks, or on the first alone while the others wait for it."""
-    needed = sum(file.size for file in layout.files) if layout else 0
+def on_first(step: Callable[[], None], group: Group, folder: Path, needed: int = 0) -> None:
+    """Do what writes into a folder on the first rank while the others wait for it.
 
-    def told() -> None:
-        with local_errors(folder, needed, elsewhere="choose another --work"):
-            step()
+    Raises StorageError, on every rank, where the disk refuses.
+    """
+    group.together(lambda: _told(step, folder, needed) if group.is_first else None)
 
-    group.together(told if group.is_first or not first else lambda: None)
+
+def _told(step: Callable[[], None], folder: Path, needed: int) -> None:
+    with local_errors(folder, needed, elsewhere="choose another --work"):
+        step()
 
 
 @dataclass(frozen=True)
@@ -272,4 +272,4 @@ def _write_whole(
             if name in gathered:
                 gathered[name].copy_(whole(live[name]))
 
-    _do(lambda: save_model(inside.model, folder, labels, processor_from), group, folder, None, first=True)
+    on_first(lambda: save_model(inside.model, folder, labels, processor_from), group, folder)

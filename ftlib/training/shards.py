@@ -24,13 +24,13 @@ from ftlib.training.group import Group, own_part
 _BORDER = 64
 
 
-def read_into(model: nn.Module, spans: Mapping[str, TensorSpan], group: Group) -> nn.Module:
-    """Give the parameters of a placed model that are on the meta device this rank's part of their values.
+def read_into(model: nn.Module, spans: Mapping[str, TensorSpan], group: Group, device: torch.device) -> nn.Module:
+    """Give the parameters of a placed model that are on the meta device this rank's part of their values, on `device`.
 
     `spans` says where they lie, by name. Raises ModelError, on every rank, for a value that is no number.
     """
     places = {id(parameter): spans[name] for name, parameter in model.named_parameters() if name in spans}
-    replace_parameters(model, lambda p: _with_memory(p, places[id(p)], group.device) if p.is_meta else p)
+    replace_parameters(model, lambda p: _with_memory(p, places[id(p)], device) if p.is_meta else p)
     bad: dict[str, float] = {}
 
     def read() -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,23 +21,26 @@ from torch import nn
 
 from ftlib import errors
 from ftlib.data.prepared import split_file
-from ftlib.errors import ReglageError, StorageError, TrainingError
+from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import is_adapted, save_adapter
 from ftlib.kinds.open_split import open_split
 from ftlib.models.adapter import base_of
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
+from ftlib.training import peak_memory
 from ftlib.training.asking import Asking
 from ftlib.training.checkpoints import State
-from ftlib.training.curves import Curves
-from ftlib.training.group import Group, own_part
+from ftlib.training.curves import STOP, Curves
+from ftlib.training.group import Group, own_part, shards_of
 from ftlib.training.loop import Loop, Trained, build_model, place
+from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
 from ftlib.training.plan import Plan
+from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
-from ftlib.training.saving import write_model
+from ftlib.training.saving import on_first, write_model
 from ftlib.training.shards import compare, gather_into
 from ftlib.training.tuning.base import Facts, Problem
 from ftlib.wording import some
@@ -79,10 +82,23 @@ def threads(plan: Plan) -> int:
 def _train(plan: Plan, group: Group) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
+    peak_memory.give_back_large_blocks()
+    before = peak_memory.now(group.device)
     with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
         loop = Loop(plan, group, log)
         log.total = loop.steps
-        return loop.run()
+        with enough_memory(loop.sized, group.device):
+            trained = loop.run()
+    measured = peak_memory.peak(group.device) - before
+    predicted = _predicted(loop) if group.is_first else {}
+    return replace(trained, facts={**trained.facts, **predicted, MEASURED: measured})
+
+
+def _predicted(loop: Loop) -> Facts:
+    try:
+        return {**predict(loop.sized, checkpointed=loop.checkpoints.copied_bytes > 0).as_facts()}
+    except ModelError:  # it cannot be counted
+        return {}
 
 
 def _solve(plan: Plan, group: Group) -> Trained:
@@ -108,6 +124,15 @@ def _solve(plan: Plan, group: Group) -> Trained:
         "precision": "fp32",
     }
     return Trained(model, State(step=1), frozenset(), facts)
+
+
+def begin(plan: Plan) -> None:
+    """Forget a request to stop that an earlier attempt was given, or has followed."""
+    run = Path(plan.run)
+    (run / STOP).unlink(missing_ok=True)
+    failure = run / FAILURE
+    if failure.exists() and json.loads(failure.read_bytes())["kind"] == Interrupted.__name__:
+        failure.unlink()
 
 
 def outcome(plan: Plan) -> dict[str, float | int | str]:
@@ -137,22 +162,26 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
     check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)
     if is_adapted(start):
         gather_into(start, trained.model, moves)
+    on_first(lambda: _remove(model_in(run), adapter_in(run)), group, run)  # of an attempt that was killed in a save
     if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
-        if group.is_first:
-            save_adapter(start, model_in(run), plan.start.folder, base_of(plan.start))
+        on_first(lambda: save_adapter(start, model_in(run), plan.start.folder, base_of(plan.start)), group, run)
     else:
-        if group.is_first:
-            plan.phase.tuning.finish(start, adapter_in(run))
+        on_first(lambda: plan.phase.tuning.finish(start, adapter_in(run)), group, run)
         beside: dict[str, Any] = {"labels": plan.labels, "processor_from": plan.start.folder}
         write_model(start, trained.model, {*moves, *_inside(updated)}, group, model_in(run), **beside)
     facts = {
         **trained.facts,
         "trained_parameters": sum(moves.values()),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory.peak(group.device),
         "worker_seconds": round(time.monotonic() - began, 3),
     }
     if group.is_first:
         write_durably(run / RESULT, json.dumps(facts).encode())
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _inside(modules: Mapping[str, nn.Module]) -> set[str]:
@@ -222,11 +251,15 @@ def _moved_buffers(start: nn.Module, trained: Trained, updated: Collection[str])
 def _gradients(trained: Trained, plan: Plan, group: Group) -> dict[str, float]:
     """Return every trained parameter's largest gradient at the end of training, on rows of all lengths.
 
-    Every rank asks about the same rows, the ranks of a sharded model together.
+    Every rank asks about the same rows, the ranks of a sharded model together; in fp32 where all weights are in it.
     """
     model, alone = trained.model, Group(rank=0, world_size=1, device=group.device)
     collate = Collator.of(model, group.device)
-    asking = Asking(plan.phase.objective, model.eval(), collate, alone, companions=trained.companions)
+    in_fp32 = shards_of(model) is None and all(p.dtype == torch.float32 for p in model.parameters())
+    precision = "fp32" if in_fp32 else plan.precision
+    asking = Asking(
+        plan.phase.objective, model.eval(), collate, alone, companions=trained.companions, precision=precision
+    )
     for part in plan.parts:
         split = open_split(split_file(Path(part.folder), "train"), plan.labels)
         spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
@@ -242,10 +275,3 @@ def _gradients(trained: Trained, plan: Plan, group: Group) -> dict[str, float]:
 def _largest(gradient: torch.Tensor | None) -> float:
     own = None if gradient is None else own_part(gradient)
     return 0.0 if own is None or not own.numel() else float(own.abs().max())
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
