@@ -41,14 +41,14 @@ class Plain:
 
     model: nn.Module
     names: Mapping[str, str]
-    """What the start calls each of its tensors."""
+    """What the start calls each of its tensors; of tied ones, by the name that `named_parameters` gives."""
     merged: Mapping[str, Any]
     """By the name of a tensor that an adapter is merged into: the layer of peft that does it."""
 
 
 def plain(start: nn.Module) -> Plain:
     """Take the stock model out of a start, which may be wrapped by peft and is not to be used afterwards."""
-    own = {id(tensor): name for name, tensor in _tensors(start)}
+    own = {id(tensor): name for name, tensor in reversed(_tensors(start))}  # of a tied one the first
     if not is_adapted(start):
         return Plain(start, {name: own[id(tensor)] for name, tensor in _tensors(start)}, {})
     from peft.tuners.tuners_utils import BaseTunerLayer
