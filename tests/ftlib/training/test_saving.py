@@ -87,7 +87,7 @@ def cases(folder: Path) -> dict[str, Plan]:
         "lora_lm": (llama, lora, "tokens"),
         "dora": (bert, LoRA(rank=2, alpha=4, use_dora=True), "labeled"),
         "adapter": (bert, LoRA(rank=2, alpha=4, keep="adapter"), "labeled"),
-        "going_on": (over, LoRA(rank=8, alpha=16, keep="adapter"), "labeled"),
+        "going_on": (over, LoRA(rank=2, alpha=4, targets=("query", "value"), keep="adapter"), "labeled"),
         "merged_first": (over, Full(), "labeled"),
     }
     return {name: make_plan(start, folder / name, tuning, kind) for name, (start, tuning, kind) in made.items()}
