@@ -23,6 +23,7 @@ from ftlib.kinds import token_log_probs
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
 from ftlib.training.asking import Asking
+from ftlib.training.compute import Compute
 from ftlib.training.group import Group, accumulating
 from ftlib.training.objectives.causal_lm import CausalLM
 
@@ -72,7 +73,7 @@ BATCH = np.array([2, 5, 7, 0, 1, 3, 4])
 
 def packed(group: Group, sharding: Literal["ddp", "fsdp"], most: int | None = 12) -> dict[str, Any]:
     """Return what a step over a batch's packs adds up to."""
-    model, rows = group.spread(made(), sharding), Rows()
+    model, rows = group.spread(made(), Compute(sharding=sharding)), Rows()
     asking = Asking(CausalLM(), model, Collator.of(made()), group, companions={}, pack_tokens=most)
     asking.check_packing([rows])  # type: ignore[list-item]
     pieces, count = asking.pieces(rows, BATCH)  # type: ignore[arg-type]
@@ -96,7 +97,7 @@ def rank(number: int, folder: str) -> None:
     token_log_probs.WHOLE, token_log_probs.PART = 0, 4 * WORDS * 4
     for sharding in ("ddp", "fsdp"):
         said[f"{sharding} packed"] = packed(group, sharding)
-        model = group.spread(made(), sharding)
+        model = group.spread(made(), Compute(sharding=sharding))
         total = torch.zeros(())
         for i, batch in enumerate(batches(number)):
             with accumulating(model, last=i == 1):
