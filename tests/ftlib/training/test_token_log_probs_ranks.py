@@ -22,6 +22,7 @@ from ftlib.data.inputs import TEXT
 from ftlib.kinds import token_log_probs
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.split import PreparedSplit
 from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group, accumulating
@@ -47,25 +48,18 @@ def batches(rank: int) -> list[Batch]:
     ]
 
 
-class Rows:
-    """Nine rows of a split, of which a batch has seven."""
+class Rows(PreparedSplit):
+    """Nine rows, of which a batch has seven."""
 
-    inputs = TEXT
-    lengths = sizes = np.array([7, 3, 9, 2, 4, 8, 5, 6, 1])
-    supervised = np.array([6, 1, 8, 2, 0, 7, 5, 6, 0])
-
-    def _of(self, rows: np.ndarray, collate: Collator) -> tuple[dict[str, list[list[int]]], torch.Tensor]:
-        ids = [[int(WORDS * abs(np.sin(7 * row + i))) for i in range(self.lengths[row])] for row in rows]
-        return {"input_ids": ids}, collate.sent(torch.from_numpy(self.supervised[rows]))
-
-    def batch(self, rows: np.ndarray, collate: Collator, augment: object = None) -> Batch:
-        ids, supervised = self._of(rows, collate)
-        return Batch(collate(ids, TEXT), supervised, rows=rows)
-
-    def pack(self, rows: np.ndarray, collate: Collator) -> Batch:
-        ids, supervised = self._of(rows, collate)
-        inputs, borders, longest = collate.pack(ids, TEXT)
-        return Batch(inputs, supervised, rows=rows, borders=borders, longest=longest)
+    def __init__(self) -> None:
+        self.inputs, self.kind = TEXT, "tokens"
+        self.lengths = self.sizes = np.array([7, 3, 9, 2, 4, 8, 5, 6, 1])
+        self.supervised = np.array([6, 1, 8, 2, 0, 7, 5, 6, 0])
+        ids = [
+            [int(WORDS * abs(np.sin(7 * row + i))) for i in range(length)] for row, length in enumerate(self.lengths)
+        ]
+        self._columns = {"input_ids": ids}  # type: ignore[assignment]
+        self.targets, self.scores = None, {}
 
 
 BATCH = np.array([2, 5, 7, 0, 1, 3, 4])
@@ -75,12 +69,12 @@ def packed(group: Group, sharding: Literal["ddp", "fsdp"], most: int | None = 12
     """Return what a step over a batch's packs adds up to."""
     model, rows = group.spread(made(), Compute(sharding=sharding)), Rows()
     asking = Asking(CausalLM(), model, Collator.of(made()), group, companions={}, pack_tokens=most)
-    asking.check_packing([rows])  # type: ignore[list-item]
-    pieces, count = asking.pieces(rows, BATCH)  # type: ignore[arg-type]
+    asking.check_packing([rows])
+    pieces, count = asking.pieces(rows, BATCH)
     total = torch.zeros(())
     for i, piece in enumerate(pieces):
         with accumulating(model, last=i == len(pieces) - 1):
-            loss = asking.loss(rows, piece).total * float(piece.counts)  # type: ignore[arg-type]
+            loss = asking.loss(rows, piece).total * float(piece.counts)
             (loss * group.world_size / count).backward()
         total += loss.detach()
     return {"total": group.sum(total)[0], "count": count, "packs": len(pieces), "grads": gradients(model)}
