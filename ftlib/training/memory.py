@@ -31,11 +31,7 @@ from ftlib.training.layers import checkpoint_activations, transformer_layers
 from ftlib.training.live_bytes import Held, LiveBytes, bytes_of, without_memory
 from ftlib.training.modes import batch_norms, into_training
 from ftlib.training.phase import Phase
-
-PROCESS = {"cpu": 700_000_000, "cuda": 1_200_000_000}
-"""What a worker holds before it has a model: Python, torch and transformers; on a GPU the context of CUDA and its
-libraries, and what the allocator keeps in pieces."""
-
+from ftlib.training.process_bytes import PROCESS
 
 PREDICTED = "predicted_"
 PREDICTED_TOTAL = "predicted_memory_bytes"
