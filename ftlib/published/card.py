@@ -168,7 +168,7 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
         return f"{trained} ({phase.tuning.solution(facts)})."
     return (
-        f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
+        f"{trained}; {optimizer.title}, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
         f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
 

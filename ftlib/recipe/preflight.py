@@ -50,7 +50,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
 
     Raises DataError if an evaluation has nothing to measure on, if there is one class only, or if an evaluation holds
     labels that training never sees: no model of this run could get such a row right. Raises RecipeError if a phase's
-    tuning cannot be asked for these labels.
+    tuning or objective cannot be asked for these labels.
     """
     for name, evaluation in recipe.evaluations.items():
         uses: dict[Split, str] = {SELECTION: "selection", REPORT: "the report"}
@@ -76,6 +76,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     _check_asked(recipe, prepared, seen)
     for phase in recipe.phases:
         phase.tuning.check_labels(seen)
+        getattr(phase.objective, "check_labels", lambda _: None)(seen)
     return tuple(names) if sorted(names) == list(seen) else seen
 
 
