@@ -26,7 +26,8 @@ from ftlib.progress import Progress, listen
 from ftlib.stages.train import TrainJob, train
 from ftlib.training.compute import Compute
 from ftlib.training.objectives.causal_lm import CausalLM
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.training.tuning.full import Full
 from ftlib.workspace import Workspace, read_record
 
@@ -101,7 +102,7 @@ def train_by_reglage(task: Task, folder: Path, clock: StepClock) -> Trained:
         dataset="rows",
         objective=CausalLM(),
         tuning=Full(),
-        optimizer=Optimizer(learning_rate=1e-4, epochs=task.epochs, batch_size=task.batch_size),
+        optimizer=AdamW(learning_rate=1e-4, epochs=task.epochs, batch_size=task.batch_size),
     )
     job = TrainJob(
         start=start,

@@ -405,15 +405,15 @@ def table_row(uri: str, number: int, size: int, cells: dict[str, object]) -> Row
     return row
 
 
-def need_column(column: str, have: Iterable[str], where: str) -> None:
-    """Raise DataError if a column is absent, naming those there are and the one that was probably meant."""
+def need_column(column: str, have: Iterable[str], where: str, hint: str = "") -> None:
+    """Raise DataError if a column is absent, naming those there are, and the hint or the one that was meant."""
     columns = sorted(have)
     if column in columns:
         return
     named = [name if len(name) <= _NAME else f"{name[:_NAME]}..." for name in columns]
     raise DataError(
         f"{where}: no column {column!r} in the rows; the columns are {some(named, _NAMES)}"
-        f"{held_by(column, columns) or _meant(column, columns)}"
+        f"{hint or held_by(column, columns) or _meant(column, columns)}"
     )
 
 

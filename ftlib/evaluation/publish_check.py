@@ -63,7 +63,8 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
     ours = model_of(candidate, data.kind)
     # The head is as random as a stranger's: what the adapter does not bring shows.
     bare, _ = load_with_gaps(base, data.kind, **KINDS[data.kind].head().config(candidate.end.labels))
-    theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
+    with quiet():
+        theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
     return _compared("adapter", theirs.eval(), ours, candidate, data, ADAPTER_TOLERANCE)
 
 

@@ -21,9 +21,9 @@ class Batch:
     """Rows as one model reads them: `model(**batch.inputs)`.
 
     Rows of tokens are padded on the right to the longest of them, and `attention_mask` says where. Where rows were
-    packed instead, the model reads one row: inputs are 1 x tokens without padding or mask, the rows lie one behind the
-    other in it, `borders` says where, and `positions` are among the inputs as `position_ids`. `supervised`, `targets`,
-    `rows` and `columns` count the rows, never the packs: `len(batch)` is the same for the same rows either way.
+    packed instead, the model reads one row: inputs are 1 x tokens without a mask, the rows lie one behind the other in
+    it, `borders` says where, and `position_ids` begin again at 0 with each. `supervised`, `targets`, `rows` and
+    `columns` count the rows, never the packs: `len(batch)` is the same for the same rows either way.
     """
 
     inputs: Mapping[str, Tensor]
@@ -38,10 +38,11 @@ class Batch:
     predicted. None where the tokens themselves are the targets."""
     rows: Int[np.ndarray, " rows"] | None = None
     """Each row's place in its split, whose `row_ids` name it."""
-    positions: Int[Tensor, "1 tokens"] | None = None
-    """Of a pack: each token's place in its own row, from 0."""
-    borders: Int[Tensor, " rows+1"] | None = None
-    """Of a pack: where each row begins, and where the last ends, as int32: what attention kernels call `cu_seqlens`."""
+    borders: Int[Tensor, " borders"] | None = None
+    """Of a pack: where each row begins, and where the last ends, as int32: what attention kernels call `cu_seqlens`.
+    Where padding fills the pack up, it is one more row, which no other field knows of."""
+    longest: int = 0
+    """Of a pack: the tokens between two borders at most, known without waiting for the device."""
     columns: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
     """Numbers that a frozen model gave each row, by name: one each, an array of one shape each, or one for every token,
     padded with 0. Read from the split's `score:<name>` columns; no gradient reaches them."""

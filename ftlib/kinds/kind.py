@@ -67,6 +67,9 @@ class Kind:
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
     of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell
     special tokens in their texts."""
+    packs: bool
+    """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
+    own tokens, and the model asks nothing of the row as a whole."""
     answers_by_token: bool
     """Whether there is an answer for every token, and none for the row as a whole."""
     reads_one_place: bool
@@ -97,6 +100,11 @@ class Kind:
     """Python of stock transformers that asks as training did (`ftlib.kinds.snippets`)."""
     note: str
     """What to know of the snippet's answer, in Markdown; may be empty."""
+
+    @property
+    def size_unit(self) -> str:
+        """Return what a row's size counts: a text's tokens, or patches of 16 x 16 pixels of an image."""
+        return "tokens" if self.modality == "text" else "patches"
 
     @property
     def labeled(self) -> bool:
@@ -169,6 +177,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=False,
         reads_one_place=True,
         pairs=False,
@@ -194,6 +203,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=False,
         reads_one_place=True,
         pairs=False,
@@ -219,6 +229,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=False,
         reads_one_place=True,
         pairs=False,
@@ -245,6 +256,7 @@ _ROWS = (
         whole_tags=True,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=True,
         reads_one_place=False,
         pairs=False,
@@ -271,6 +283,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        packs=False,
         answers_by_token=True,
         reads_one_place=False,
         pairs=True,
@@ -296,6 +309,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        packs=True,
         answers_by_token=False,
         reads_one_place=False,
         pairs=False,
@@ -321,6 +335,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        packs=True,
         answers_by_token=False,
         reads_one_place=False,
         pairs=False,
@@ -346,6 +361,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        packs=True,
         answers_by_token=False,
         reads_one_place=False,
         pairs=False,
@@ -371,6 +387,7 @@ _ROWS = (
         whole_tags=False,
         modality="images",
         language=False,
+        packs=False,
         answers_by_token=False,
         reads_one_place=False,
         pairs=False,

@@ -8,7 +8,7 @@ from ftlib.data.inputs import ATTENTION_MASK, INPUT_IDS
 from ftlib.kinds.batch import UNTAUGHT, Batch
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
     from torch import Tensor
 
 
@@ -16,14 +16,34 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     """Return what each position but the last is to predict: the token after it; `UNTAUGHT` where not supervised.
 
     Targets mark the supervised tokens (chats); without any they are each row's last. Padding is known by the rows'
-    lengths, never by the pad id: where pad equals eos, that would unlearn stopping.
+    lengths, never by the pad id: where pad equals eos, that would unlearn stopping. A pack is one row here, and the last
+    token of a row in it does not predict the first of the next.
     """
     import torch
 
     ids = batch.inputs[INPUT_IDS]
-    if batch.targets is not None:
-        return ids[:, 1:].masked_fill(~batch.targets[:, 1:], UNTAUGHT)
-    ends = batch.inputs[ATTENTION_MASK].sum(dim=1, keepdim=True)
     positions = torch.arange(1, ids.shape[1], device=ids.device)
-    supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])
+    if batch.borders is not None:
+        supervised = _in_pack(positions, batch, batch.borders)[None]
+    elif batch.targets is not None:
+        supervised = batch.targets[:, 1:]
+    else:
+        ends = batch.inputs[ATTENTION_MASK].sum(dim=1, keepdim=True)
+        supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])
     return ids[:, 1:].masked_fill(~supervised, UNTAUGHT)
+
+
+def _in_pack(
+    positions: Int[Tensor, " positions"], batch: Batch, borders: Int[Tensor, " borders"]
+) -> Bool[Tensor, " positions"]:
+    """Say which positions of a pack are supervised; padding behind its last row is not."""
+    import torch
+
+    more = len(borders) - 1 - len(batch)
+    row = torch.searchsorted(borders[1:], positions, right=True)
+    first, end = borders[row], borders[row + 1]
+    if batch.targets is not None:
+        marks = torch.nn.functional.pad(batch.targets, (0, 0, 0, more))
+        return (positions > first) & marks[row, (positions - first).clamp(max=marks.shape[1] - 1)]
+    supervised = torch.nn.functional.pad(batch.supervised, (0, more))
+    return (positions > first) & (positions >= end - supervised[row])

@@ -359,9 +359,10 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
     if kind.labeled and not train.labels:
         raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
     if len(train.labels) < kind.least_labels:
+        hint = "".join(map(job.dataset.source.column_hint, job.dataset.format.columns))
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
-            "a classifier needs at least two labels: check the format's columns"
+            f"a classifier needs at least two labels: check the format's columns{hint}"
         )
 
 

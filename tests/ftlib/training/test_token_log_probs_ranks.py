@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftlib.kinds import token_log_probs
 from ftlib.kinds.batch import Batch
+from ftlib.training.compute import Compute
 from ftlib.training.group import Group, accumulating
 from ftlib.training.objectives.causal_lm import CausalLM
 
@@ -46,7 +47,7 @@ def rank(number: int, folder: str) -> None:
     group, said = Group.join(2, use_gpu=False), {}
     token_log_probs.WHOLE, token_log_probs.PART = 0, 4 * WORDS * 4
     for sharding in ("ddp", "fsdp"):
-        model = group.spread(made(), sharding)
+        model = group.spread(made(), Compute(sharding=sharding))
         total = torch.zeros(())
         for i, batch in enumerate(batches(number)):
             with accumulating(model, last=i == 1):
