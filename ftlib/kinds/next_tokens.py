@@ -16,8 +16,8 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     """Return what each position but the last is to predict: the token after it; `UNTAUGHT` where not supervised.
 
     Targets mark the supervised tokens (chats); without any they are each row's last. Padding is known by the rows'
-    lengths, never by the pad id: where pad equals eos, that would unlearn stopping. A pack is one row here, and the last
-    token of a row in it does not predict the first of the next.
+    lengths, never by the pad id: where pad equals eos, that would unlearn stopping. A pack is one row here, and the
+    last token of a row in it does not predict the first of the next.
     """
     import torch
 
