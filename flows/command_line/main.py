@@ -24,6 +24,7 @@ class LazyGroup(ReglageGroup):
         "evaluate": "flows.command_line.evaluate",
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
+        "look": "flows.command_line.look",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
