@@ -29,7 +29,8 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.training import curves
 from ftlib.training.compute import Compute
 from ftlib.training.objectives.causal_lm import CausalLM
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace, read_record
@@ -115,10 +116,9 @@ def train_by_reglage(task: Task, folder: Path) -> Trained:
         dataset="rows",
         objective=CausalLM(),
         tuning=LoRA.model_validate({**LORA, "keep": "adapter"}) if task.model.lora else Full(),
-        optimizer=Optimizer.model_validate({**OPTIMIZER, "epochs": 1.0, "batch_size": task.batch_size}),
+        optimizer=AdamW.model_validate({**OPTIMIZER, "epochs": 1.0, "batch_size": task.batch_size}),
     )
     told = settings_of(task.contestant, task.model)
-    known = {name: value for name, value in told.items() if name in Compute.model_fields}
     job = TrainJob.model_validate(
         {
             "start": start,
@@ -126,7 +126,7 @@ def train_by_reglage(task: Task, folder: Path) -> Trained:
             "phase": phase,
             "precision": task.precision,
             "seed": task.seed,
-            "compute": Compute.model_validate({**known, "threads": task.threads, "use_gpu": task.use_gpu}),
+            "compute": Compute.model_validate({**told, "threads": task.threads, "use_gpu": task.use_gpu}),
         }
     )
     done = train(job, Workspace(folder))

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int, Real
 from torch import Tensor, nn
 
-from ftlib.data.inputs import SEGMENTS, TEXT, Inputs, Marks, Numbers, Pixels, Tokens
+from ftlib.data.inputs import INPUT_IDS, POSITIONS, SEGMENTS, TEXT, Inputs, Marks, Numbers, Pixels, Tokens
 from ftlib.errors import ModelError
 from ftlib.models.limits import text_config
 
@@ -47,9 +47,11 @@ class Collator:
     arguments: frozenset[str]
     """What the model's forward pass takes, by name: tokenizers give segments to models that have no use for them."""
     device: torch.device
+    width_multiple: int = 1
+    """Rows of tokens are padded to a multiple of so many: what is compiled, is compiled for fewer widths."""
 
     @classmethod
-    def of(cls, model: nn.Module, device: torch.device | None = None) -> Collator:
+    def of(cls, model: nn.Module, device: torch.device | None = None, *, width_multiple: int = 1) -> Collator:
         """Return the collator of a model's batches, which go to `device`: the model's own if none is given."""
         own = text_config(cast(Any, model).config)
         # Only where nothing reads the padding has a model none (`ftlib.kinds.padding`): then any token will do.
@@ -58,6 +60,7 @@ class Collator:
             tokens=getattr(own, "vocab_size", None),
             arguments=_arguments(model),
             device=next(model.parameters()).device if device is None else device,
+            width_multiple=width_multiple,
         )
 
     def __call__(
@@ -88,12 +91,34 @@ class Collator:
                 pixels = [cell if _is_augmented(cell) else column.array(cell) for cell in cells]
                 arrays[column.name] = in_the_models_unit(np.stack(pixels), column)
                 continue
-            mask = _mask([len(cell) for cell in cells], left=left)
+            mask = _mask([len(cell) for cell in cells], self.width_multiple, left=left)
             if isinstance(column, Tokens):
                 self._check(cells)
                 arrays[column.mask] = mask.astype(np.int64)
             arrays[column.name] = _filled(cells, mask, self.pad_token_id if isinstance(column, Tokens) else 0)
         return {name: self.sent(torch.from_numpy(array)) for name, array in arrays.items()}
+
+    def pack(self, rows: Mapping[str, Sequence[Any]], inputs: Inputs) -> tuple[dict[str, Tensor], Tensor, int]:
+        """Return rows of tokens as one, its borders and the tokens of the longest: the `inputs` and more of a `Batch`.
+
+        There is no mask: with one, even of ones alone, transformers takes a pack for one text, whose rows see each
+        other. Raises ModelError as a call does.
+        """
+        lengths = [len(cell) for cell in rows[INPUT_IDS]]
+        padding = _rounded_up(sum(lengths), self.width_multiple) - sum(lengths)
+        lengths += [padding] if padding else []
+        arrays = {POSITIONS: np.concatenate([np.arange(length) for length in lengths])}
+        for column in inputs:
+            if column.name not in self.arguments and isinstance(column, Marks):
+                continue
+            cells, fill = rows[column.name], 0
+            if isinstance(column, Tokens):
+                self._check(cells)
+                fill = self.pad_token_id
+            arrays[column.name] = np.concatenate([*cells, np.full(padding, fill)])
+        sent = {name: self.sent(torch.from_numpy(array.astype(np.int64))[None]) for name, array in arrays.items()}
+        borders = np.cumsum([0, *lengths]).astype(np.int32)
+        return sent, self.sent(torch.from_numpy(borders)), max(lengths)
 
     def sent(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the processor's on the model's device. A GPU's copy is queued and waits for nothing.
@@ -124,9 +149,13 @@ def in_the_models_unit(pixels: Real[np.ndarray, "rows 3 height width"], column: 
     return (pixels.astype(np.float32) * np.float32(column.scale) - mean) / std
 
 
-def _mask(lengths: Sequence[int], *, left: bool) -> Bool[np.ndarray, "rows width"]:
+def _rounded_up(width: int, multiple: int) -> int:
+    return -(-width // multiple) * multiple
+
+
+def _mask(lengths: Sequence[int], multiple: int, *, left: bool) -> Bool[np.ndarray, "rows width"]:
     """Return what is no padding."""
-    places = np.arange(width := max(lengths))
+    places = np.arange(width := _rounded_up(max(lengths), multiple))
     counts = np.array(lengths)[:, None]
     return places >= width - counts if left else places < counts
 

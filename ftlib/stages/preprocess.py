@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 from ftlib.config import BatchKind, Config, Split
@@ -82,11 +83,15 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
     dropped = assignment.dropped()
     check_duplicates(job.dataset.limits, dropped, len(assignment.places), where)
     _check_dropped(job, dropped)
+    lost = dropped
     if job.used:  # after the checks: what is left out on purpose is no loss
         leave_out(assignment, job.raw, job.used, where)
         dropped = assignment.dropped()
     reader = _Reader.of(job)
     tallies = _write(job, assignment, reader, folder)
+    if unread := sum((tally.dropped for tally in tallies.values()), Counter[str]()):
+        dropped = dict(sorted((Counter(dropped) + unread).items()))
+        _check_dropped(job, dict(Counter(lost) + unread), _details(tallies))
     splits: dict[Split, SplitFacts] = {split: tally.facts() for split, tally in tallies.items()}
     if job.trains:
         _check_train(job, splits["train"], dropped)
@@ -172,7 +177,7 @@ class _Reader:
     def spelt(self, example: Example) -> set[str]:
         """Return the special tokens that a row's texts spell."""
         written = example.target if isinstance(example.target, str) else ""
-        return set() if self._spelling is None else self._spelling.found([example.text, written])
+        return set() if self._spelling is None else self._spelling.found([example.text, written, *example.parts])
 
     def check(self, row: PreparedRow) -> None:
         """Raise ModelError for a token that the embedding has no row for, DataError for a second end."""
@@ -225,6 +230,10 @@ class _Tally:
     longest: int = 0
     special: Counter[str] = field(default_factory=Counter[str])
     changes: Counter[str] = field(default_factory=Counter[str])
+    dropped: Counter[str] = field(default_factory=Counter[str])
+    """Rows that the tokenizer has no place for, by reason."""
+    details: dict[str, str] = field(default_factory=dict[str, str])
+    """What there is to say of the first row of a reason."""
     labels: Counter[str] = field(default_factory=Counter[str])
     texts: Profiler = field(default_factory=Profiler)
 
@@ -297,6 +306,10 @@ def _prepared_rows(
     rows: list[PreparedRow] = []
     encoded = format.encode([example for _, example in examples], reader.processor)
     for (row_id, example), found in zip(examples, encoded, strict=True):
+        if found.dropped is not None:
+            tally.dropped[found.dropped.reason] += 1
+            tally.details.setdefault(found.dropped.reason, f"row {row_id}: {found.dropped.detail}")
+            continue
         tally.truncated += found.truncated
         tally.special.update(reader.spelt(example))
         tally.changes.update(found.changes)
@@ -316,13 +329,20 @@ def _content(job: PreprocessJob, inputs: Inputs, tallies: dict[Split, _Tally]) -
     return digest([format.yields, list(format.slices), rows, *layout])
 
 
-def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
+def _details(tallies: Mapping[Split, _Tally]) -> dict[str, str]:
+    """Return what there is to say of the first row of each reason that is known of the tokenizer alone."""
+    return {reason: said for tally in tallies.values() for reason, said in tally.details.items()}
+
+
+def _check_dropped(
+    job: PreprocessJob, dropped: dict[str, int], details: Mapping[str, str] = MappingProxyType({})
+) -> None:
     rows = job.raw.ledger.kept
     share, allowed = sum(dropped.values()) / max(rows, 1), job.dataset.limits.dropped_rows
     if share > allowed:
         raise DataError(
             f"datasets.{job.name}: {sum(dropped.values())} of {rows} rows ({share:.1%}) were dropped, allowed "
-            f"{allowed:.1%}: {_reasons(dropped)}; "
+            f"{allowed:.1%}: {_reasons(dropped)}{''.join(f'; {detail}' for detail in details.values())}; "
             f"correct the rows{'' if share == 1 else ' or raise limits.dropped_rows'}"
         )
 
@@ -339,9 +359,10 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
     if kind.labeled and not train.labels:
         raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
     if len(train.labels) < kind.least_labels:
+        hint = "".join(map(job.dataset.source.column_hint, job.dataset.format.columns))
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
-            "a classifier needs at least two labels: check the format's columns"
+            f"a classifier needs at least two labels: check the format's columns{hint}"
         )
 
 

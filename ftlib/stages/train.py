@@ -15,6 +15,7 @@ from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
+from ftlib.training.curves import STOP
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
@@ -70,7 +71,7 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
-    from ftlib.training.worker import outcome, work
+    from ftlib.training.worker import begin, outcome, work
 
     for name, companion in job.companions.items():
         # What a tuning asks is no head like the one that trains: it has no labels to compare.
@@ -93,6 +94,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         compute=compute,
         companions=job.companions,
     )
+    begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
@@ -102,7 +104,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     facts = outcome(plan)
     for leftover in ("checkpoints", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
-    (folder / "best.safetensors").unlink(missing_ok=True)
+    (folder / STOP).unlink(missing_ok=True)  # asked too late
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(

@@ -20,10 +20,15 @@ class Compute(Identified):
     """One GPU for each worker; without one the run does not start."""
     evaluation_workers: int = Field(default=1, ge=1)
     """Ray workers that share the batches of evaluations and `scores`, with the same numbers; 1 is this process."""
+    evaluation_memory_mb: int = Field(default=256, ge=0)
+    """What each process that evaluates may keep of what its candidates have in common; numbers do not depend on it."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads per worker; all cores divided by the workers if unset."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Rows per worker and forward pass; the rest of the global batch is accumulated. The whole share if unset."""
+    pack_tokens: int | None = Field(default=None, gt=0)
+    """Rows of language models are packed: laid one behind the other, without padding, up to so many tokens per worker
+    and forward pass; the rest of the global batch is accumulated. null: rows of like length, padded."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """fsdp: FSDP2, parameters and optimiser state sharded over the workers. A layer is gathered for its forward pass,
     freed, and gathered again for its backward pass; with bf16 it is gathered in bf16, and masters and gradients stay

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from ftlib.errors import TrainingError
+from ftlib.errors import Interrupted, TrainingError
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.publish_check import adapter_difference, logit_difference
 from ftlib.kinds.collate import Collator
@@ -26,7 +26,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import listen
 from ftlib.stages.train import train
 from ftlib.training import curves
-from ftlib.training.phase import Optimizer
+from ftlib.training.optimizers.adamw import AdamW
 from ftlib.workspace import Workspace
 from tests.gpu.bench import KINDS, Bench, losses
 
@@ -132,16 +132,13 @@ def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_
     whole = train(job, Workspace(tmp_path / "whole"))
     assert train(job, Workspace(tmp_path / "again")).weights == whole.weights
 
-    class Stop(Exception):
-        pass
-
     def stop(progress: object) -> None:
         if getattr(progress, "done", 0) >= 7:
-            raise Stop
+            raise Interrupted("stopped on request")
 
     stopped = Workspace(tmp_path / "stopped")
     often = job.model_copy(update={"compute": job.compute.model_copy(update=STOPPED)})
-    with listen(stop), pytest.raises(Stop):
+    with listen(stop), pytest.raises(Interrupted):
         train(often, stopped)
     resumed = train(job, stopped)
     assert int(resumed.facts["resumed_from_step"]) > 0
@@ -150,7 +147,7 @@ def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_
 
 
 def test_kill_9_and_resume_gives_bit_identical_weights(labeled: Bench, use_gpu: bool, tmp_path: Path) -> None:
-    settings = Optimizer(learning_rate=1e-3, epochs=12, batch_size=8)
+    settings = AdamW(learning_rate=1e-3, epochs=12, batch_size=8)
     job = labeled.job(use_gpu=use_gpu, precision="bf16", optimizer=settings, dropout=0.1)
     whole = train(job, Workspace(tmp_path / "whole"))
     often = job.model_copy(update={"compute": job.compute.model_copy(update=STOPPED)})
@@ -170,7 +167,7 @@ def test_kill_9_and_resume_gives_bit_identical_weights(labeled: Bench, use_gpu: 
 
 
 def test_a_loss_that_overflows_ends_the_run(labeled: Bench, use_gpu: bool, tmp_path: Path) -> None:
-    settings = Optimizer(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
+    settings = AdamW(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step"):
         labeled.train(tmp_path, use_gpu=use_gpu, optimizer=settings)
 

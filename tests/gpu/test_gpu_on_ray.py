@@ -20,7 +20,7 @@ from ftlib.merging.candidates import Candidate
 from ftlib.stages.train import train
 from ftlib.training import curves
 from ftlib.training.compute import Compute
-from ftlib.training.phase import Optimizer
+from ftlib.training.optimizers.adamw import AdamW
 from ftlib.workspace import Workspace
 from tests.gpu.bench import Bench, losses
 
@@ -50,7 +50,7 @@ def test_a_worker_on_the_gpu_is_killed_and_ends_with_the_same_bits(
     use_gpu: bool, ray_session: None, tmp_path: Path
 ) -> None:
     bench = Bench.make(tmp_path / "rows", "labeled")
-    settings = Optimizer(learning_rate=1e-3, epochs=20, batch_size=8)
+    settings = AdamW(learning_rate=1e-3, epochs=20, batch_size=8)
     job = bench.job(
         use_gpu=use_gpu,
         precision="bf16",
