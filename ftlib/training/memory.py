@@ -129,8 +129,9 @@ class Sized:
 
     @property
     def sharded(self) -> bool:
-        """Say whether FSDP2 gathers layers: it does alone on a GPU too."""
-        return self.compute.sharding == "fsdp" and (self.workers > 1 or self.compute.use_gpu)
+        """Say whether FSDP2 gathers layers: one Ray worker on a GPU does too."""
+        alone = self.compute.use_gpu and self.compute.workers == 1
+        return self.compute.sharding == "fsdp" and (self.workers > 1 or alone)
 
     @property
     def hands_on(self) -> bool:
