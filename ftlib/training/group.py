@@ -245,4 +245,5 @@ def bit_sums(model: nn.Module) -> list[int]:
         for p in (*model.parameters(), *model.buffers())
         if p.numel()
     ]
-    return torch.stack(sums).tolist() if sums else []
+    # Of shards in the host's memory, buffers are on the GPU all the same.
+    return torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []
