@@ -49,6 +49,11 @@ class Size:
         return 4 if self.lora else 6
 
     @property
+    def packs(self) -> int:
+        """Return how many packs of the longest row's length hold a step's rows, which are 0.4 of that on average."""
+        return max(1, round(0.4 * self.batch_size))
+
+    @property
     def micro(self) -> int:
         """Return the rows of a padded micro-batch."""
         return max(1, self.forward_tokens // self.longest)
@@ -129,6 +134,7 @@ def settings_of(contestant: Contestant, size: Size) -> dict[str, Any]:
                 "pack_tokens": size.forward_tokens,
                 "activation_checkpointing": "selective" if size.recompute else "none",
                 "compile": contestant == "reglage_compiled",
+                "checkpoint_seconds": 3600.0,  # nobody saves while the clock runs
             }
         case "trainer":
             return steps
@@ -145,8 +151,10 @@ def settings_of(contestant: Contestant, size: Size) -> dict[str, Any]:
         case "sft":  # without `max_length` it would cut rows at 1,024 tokens, and be measured on less
             return {**steps, "max_length": size.longest}
         case "sft_tuned":
+            micro = min(size.micro, size.packs)
             return {
-                **steps,
+                "per_device_train_batch_size": micro,
+                "gradient_accumulation_steps": max(1, size.packs // micro),
                 "max_length": size.longest,
                 "packing": True,
                 "packing_strategy": "bfd",

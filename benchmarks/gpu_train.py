@@ -85,7 +85,8 @@ def main(name: str, repetitions: int, only: tuple[str, ...], seconds: float, cpu
         **describe_machine(),
     }
     ratios = figures(outcomes, start.parameters, size, str(settings["gpu"]))
-    _print(outcomes, ratios, failed, title=f"{name}: {start.parameters / 1e9:.2f} B parameters, {size}")
+    title = f"{name}: {start.parameters / 1e9:.2f} B parameters, {settings['tokens']:,} tokens in {size.steps} steps"
+    _print(outcomes, ratios, failed, title)
     record = {"benchmark": "gpu_train", "ratios": ratios, "settings": settings}
     print(json.dumps(record))
     if not cpu:
@@ -151,6 +152,10 @@ def _model(folder: Path, size: Size, *, use_gpu: bool) -> Checkpoint:
     with torch.device("cuda" if use_gpu else "cpu"):
         model = LlamaForCausalLM(config).to(torch.bfloat16 if size.lora and use_gpu else torch.float32)
     model.save_pretrained(folder / "model")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    del model  # or the card would be short of it
+    if use_gpu:
+        torch.cuda.empty_cache()
     tiny_lm_tokenizer().save_pretrained(folder / "model")
     made = Checkpoint(
         uri=str(folder),
@@ -160,7 +165,7 @@ def _model(folder: Path, size: Size, *, use_gpu: bool) -> Checkpoint:
         phase="base",
         fresh_head=False,
         labels=(),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
         trained_parameters=0,
     )
     write_durably(folder / RECORD, made.model_dump_json().encode())
