@@ -18,7 +18,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.storage.files import in_bytes
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
-from ftlib.training.resources import Wanted, check_gpu
+from ftlib.training.resources import Wanted, check_bf16, check_gpu
 from ftlib.wording import counted
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def check_resources(
 
 def _check_machine(recipe: Recipe) -> None:
     check_gpu(recipe.compute)  # also what no worker does, a probe and the comparisons of the report, runs on it
+    if recipe.compute.use_gpu and any(phase.precision == "bf16" for phase in recipe.phases):
+        check_bf16()
     cores, gpus = os.cpu_count() or 1, _gpus(recipe.compute)
     for group in wanted(recipe):
         if group.gpus * group.workers > gpus:

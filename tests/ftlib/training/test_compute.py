@@ -23,7 +23,8 @@ from ftlib.training.group import _policy, _shard, accumulating, backend_of
 from ftlib.training.layers import transformer_layers
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.phase import Phase
-from ftlib.training.precision import check_bf16, resolve_precision
+from ftlib.training.precision import resolve_precision
+from ftlib.training.resources import check_bf16
 from ftlib.training.tuning.full import Full
 from tests.ftlib.training.test_layers import llama, rows
 
@@ -70,8 +71,7 @@ def test_a_card_without_bf16_is_told_and_auto_knows_it(monkeypatch: pytest.Monke
     )
     monkeypatch.setattr(torch, "cuda", card)
     with pytest.raises(RecipeError, match="bf16, but Tesla T4 does not compute it; set the phase's precision to fp32"):
-        check_bf16(torch.device("cuda"))
-    check_bf16(torch.device("cpu"))
+        check_bf16()
     phase = Phase(name="tune", dataset="d", objective=CausalLM(), tuning=Full())
     assert resolve_precision(phase, Compute(use_gpu=True)) == "fp32"
 
