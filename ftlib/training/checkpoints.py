@@ -337,6 +337,12 @@ class Checkpoints:
             read_parts(parts, [part.with_suffix(".json") for part in parts]).fill(once(tensors))
 
 
+def saved_step(run: Path) -> int:
+    """Return the step that a run would resume from, going by its manifests; 0 if there is none."""
+    manifests = sorted((run / FOLDER).glob(f"step-*/{_MANIFEST}"))
+    return int(manifests[-1].parent.name.partition("-")[2]) if manifests else 0
+
+
 def _part(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
 
