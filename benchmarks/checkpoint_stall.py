@@ -1,8 +1,8 @@
 """How long a step waits for its checkpoint: `python -m benchmarks.checkpoint_stall`.
 
 Three ways, in turn, of the same tensors: weights and two moments of AdamW. `torch` is torch's distributed checkpoint
-and a pass over its files for their digests, as the loop did until it wrote beside the steps; `waits` our parts, with the
-step waiting for them; `beside` the same as the loop does it. Also what the thread that writes takes from a step's work.
+and a pass over its files for their digests, as the loop did until it wrote beside the steps; `waits` our parts, with
+the step waiting for them; `beside` the same as the loop does it. Also what the writing takes from a step's work.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def main(millions: int, rounds: int, gpu: bool, folder: Path | None) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         checkpoints = Checkpoints(Path(place), "benchmark", Group(rank=0, world_size=1, device=device))
         checkpoints.restore(model, optimizer, None)
+        begin = _beginning(checkpoints, model, optimizer)
         stalls: dict[str, list[float]] = {"torch": [], "waits": [], "beside": []}
         whole: list[float] = []
         slower: list[float] = []
         for step in range(rounds):
             stalls["torch"].append(_seconds(lambda: _as_torch_does(model, optimizer, Path(place) / "torch")))
-            begin = _beginning(checkpoints, model, optimizer)
             stalls["waits"].append(_seconds(lambda step=step: (begin(2 * step + 1), checkpoints.settle())))
             alone = _seconds(lambda: _work(device))
             began = time.perf_counter()
@@ -58,22 +58,19 @@ def main(millions: int, rounds: int, gpu: bool, folder: Path | None) -> None:
             whole.append(time.perf_counter() - began)
         checkpoints.close()
     usual = {name: median(seconds[1:] or seconds) for name, seconds in stalls.items()}
+    parameters = sum(p.numel() for p in model.parameters())
     print_table(
-        "a step waits for its checkpoint",
+        f"A step waits for its checkpoint of {12 * parameters / 1e9:.2f} GB, whole after {median(whole):.1f} s",
         ["way", "seconds", "the first"],
         [[name, f"{usual[name]:.2f}", f"{seconds[0]:.2f}"] for name, seconds in stalls.items()],
     )
-    parameters = sum(p.numel() for p in model.parameters())
     print_result(
+        "checkpoint_stall",
         {
-            "ratios": {f"beside_over_{name}": usual["beside"] / usual[name] for name in ("torch", "waits")},
-            "stall_seconds": usual,
-            "seconds_until_whole": median(whole),
+            **{f"beside_over_{name}": usual["beside"] / usual[name] for name in ("torch", "waits")},
             "work_beside_a_write_over_alone": median(slower),
-            "gigabytes": 12 * parameters / 1e9,
-            "settings": {"parameters": parameters, "rounds": rounds, "device": str(device)},
-            "machine": describe_machine(),
-        }
+        },
+        {"parameters": parameters, "rounds": rounds, "device": str(device), **describe_machine()},
     )
 
 
