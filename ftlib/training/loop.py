@@ -36,7 +36,7 @@ from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, shards_of, unwrap
+from ftlib.training.group import Group, accumulating, shard_again, shards_of, unwrap
 from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
@@ -183,6 +183,7 @@ class Loop:
             self.average.swap()  # for good: the phase ends with the average
         facts = self._facts(state, attempt)
         self._take_best(state)
+        shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
         return Trained(unwrap(self.model), state, self.unused, facts, self.companions)
 
     def _stop(self, state: State) -> NoReturn:
@@ -372,10 +373,11 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
 def place(model: nn.Module, plan: Plan, group: Group) -> nn.Module:
     """Return a model as it is spread over the group, with this rank's part of what it has not read yet.
 
-    Raises ModelError, on every rank, for values that are no numbers.
+    What is solved for is asked in fp32, without autocast. Raises ModelError, on every rank, for values that are no
+    numbers.
     """
     spans = empty_unread(model)
-    placed = group.place(model, plan.compute, plan.precision)
+    placed = group.place(model, plan.compute, plan.precision if plan.phase.tuning.takes_steps else "fp32")
     offloaded = plan.compute.cpu_offload and shards_of(placed) is not None
     return read_into(placed, spans, group, torch.device("cpu") if offloaded else group.device)
 
