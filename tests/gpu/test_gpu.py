@@ -149,6 +149,35 @@ def test_the_kernel_of_packs_is_attention_row_by_row(
         torch.testing.assert_close(kernel.float(), rows.float(), rtol=3e-2, atol=3e-2 * float(rows.abs().max()))
 
 
+@pytest.mark.parametrize("policy", ["selective", "full", 2])
+def test_layers_that_are_computed_again_learn_the_same(
+    bench: Bench, use_gpu: bool, tmp_path: Path, policy: str | int
+) -> None:
+    fields: dict[str, Any] = {"use_gpu": use_gpu, "precision": "bf16", "dropout": 0.1}
+    whole = bench.train(tmp_path / "whole", **fields)
+    again = bench.train(tmp_path / "again", **fields, compute={"activation_checkpointing": policy})
+    assert losses(again) == pytest.approx(losses(whole), rel=1e-4)
+
+
+@pytest.mark.parametrize("tuning", [{"kind": "full"}, LORA])
+def test_compiled_layers_learn_the_same(bench: Bench, use_gpu: bool, tmp_path: Path, tuning: dict[str, Any]) -> None:
+    eager = bench.train(tmp_path / "eager", use_gpu=use_gpu, tuning=tuning)
+    compiled = bench.train(tmp_path / "compiled", use_gpu=use_gpu, tuning=tuning, compute={"compile": True})
+    agree(compiled, eager)
+
+
+def test_an_adapter_over_a_base_in_bf16_is_merged_into_the_base_of_the_file(
+    bench: Bench, use_gpu: bool, tmp_path: Path
+) -> None:
+    half = bench.train(tmp_path / "half", use_gpu=use_gpu, tuning=LORA, precision="bf16")
+    full = bench.train(tmp_path / "full", use_gpu=use_gpu, tuning=LORA)
+    assert losses(half)[:10] == pytest.approx(losses(full)[:10], rel=0.05)
+    before, after = (load_model(one.path / "model", bench.data.kind).state_dict() for one in (bench.start, half))
+    same = [name for name, tensor in before.items() if torch.equal(after[name].cpu(), tensor.cpu())]
+    assert any("embed" in name for name in same)
+    assert len(same) < len(before)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
