@@ -23,6 +23,7 @@ from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import (
+    audit_notes,
     check_forms,
     check_labels,
     check_modality,
@@ -132,6 +133,8 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     labels = check_labels(r, prepared, given.names)
     for words in (*spelling_notes(prepared, labels), *rare_label_notes(r, prepared)):
         note("labels", words)
+    for words in audit_notes(r, prepared):
+        note("supervision", words)
     check_rule(r, prepared)
     check_writing(r, prepared, lambda: _positions(Path(given.model.uri)))
     companions = {phase: dict(found) for phase, found in given.companions.items()}

@@ -26,7 +26,8 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     if batch.borders is not None:
         supervised = _in_pack(positions, batch, batch.borders)[None]
     elif batch.targets is not None:
-        supervised = batch.targets[:, 1:]
+        padding = ids.shape[1] - batch.targets.shape[1]  # widths may be rounded up
+        supervised = torch.nn.functional.pad(batch.targets, (0, padding))[:, 1:]
     else:
         ends = batch.inputs[ATTENTION_MASK].sum(dim=1, keepdim=True)
         supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])

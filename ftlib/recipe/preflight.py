@@ -109,6 +109,16 @@ def spelling_notes(
     )
 
 
+def audit_notes(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
+    """Say what every dataset that trains teaches a language model, and what is wrong with its rows."""
+    return tuple(
+        f"{name}: {words}"
+        for name in sorted(recipe.training_datasets())
+        if (audit := prepared[name].audit).rows
+        for words in audit.notes()
+    )
+
+
 def rare_label_notes(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
     """Say of every dataset that trains which labels have too few rows for each of its splits that has any.
 

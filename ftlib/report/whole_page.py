@@ -13,7 +13,7 @@ from ftlib.evaluation.results import Difference, adjusted, differences, results,
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
-from ftlib.recipe.preflight import rare_label_notes, spelling_notes
+from ftlib.recipe.preflight import audit_notes, rare_label_notes, spelling_notes
 from ftlib.recipe.recipe import Recipe
 from ftlib.report import diagnosis, sections
 from ftlib.report.answers import answer_figures, answer_tables, shown
@@ -41,6 +41,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
     notes = (
         *spelling_notes(evidence.prepared, evidence.checkpoints[0].labels),
         *rare_label_notes(recipe, evidence.prepared),
+        *audit_notes(recipe, evidence.prepared),
     )
     shown = [
         sections.selection_section(
