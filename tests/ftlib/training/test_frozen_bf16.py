@@ -10,7 +10,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from ftlib.training.frozen_bf16 import as_started, hold_frozen_in_bf16
+from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
+from ftlib.training.group import Group
+from ftlib.training.shards import compare
 from tests.ftlib.training.test_layers import SIZES, gradients, llama, llama_with_lora
 
 
@@ -69,14 +71,13 @@ def test_a_model_without_memory_gets_the_types_that_it_will_have() -> None:
     assert {p.dtype for name, p in model.named_parameters() if "base_layer" in name} == {torch.bfloat16}
 
 
-def test_what_is_saved_is_the_starts_own_and_what_moved_is_seen() -> None:
-    start = bert_with_a_head()
+def test_what_is_held_is_compared_with_the_start_in_that_type() -> None:
+    start, alone = bert_with_a_head(), Group(rank=0, world_size=1, device=torch.device("cpu"))
     trained = copy.deepcopy(start)
     hold_frozen_in_bf16(trained, exact=False)
-    weights = as_started(trained.state_dict(), start)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in start.state_dict().items())
+    assert all(each.same for each in compare(start, trained, alone).values())
     with torch.no_grad():
         trained.bert.pooler.dense.weight[0, 0] += 1.0
-    moved = as_started(trained.state_dict(), start)["bert.pooler.dense.weight"]
-    assert moved.dtype == torch.float32
-    assert not torch.equal(moved, start.state_dict()["bert.pooler.dense.weight"])
+    assert [name for name, each in compare(start, trained, alone).items() if not each.same] == [
+        "bert.pooler.dense.weight"
+    ]
