@@ -67,21 +67,21 @@ class ChatTemplate:
     @property
     def end(self) -> int | None:
         """Return the token that ends an answer; None for a template that ends it with none of its own."""
-        rendered = self.render(PROBE)
-        if isinstance(rendered, Dropped):
+        found = self.render(PROBE)
+        if isinstance(found, Dropped):
             return None
-        last = rendered.ids[rendered.runs[-1][1] - 1]
+        last = found.ids[found.runs[-1][1] - 1]
         return last if last in self._special else None
 
     def prompt(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> list[int] | Dropped:
         """Return the tokens after which the assistant writes its next turn."""
-        encoded = self._ids(messages, tools, spelt, add_generation_prompt=True)
-        return encoded if isinstance(encoded, Dropped) else encoded["input_ids"]
+        found = self._ids(messages, tools, spelt, add_generation_prompt=True)
+        return found if isinstance(found, Dropped) else found["input_ids"]
 
     def tokens(self, messages: Sequence[Message]) -> list[int] | Dropped:
         """Return the tokens of a chat, whoever wrote them."""
-        encoded = self._ids(messages, None, spelt=False)
-        return encoded if isinstance(encoded, Dropped) else encoded["input_ids"]
+        found = self._ids(messages, None, spelt=False)
+        return found if isinstance(found, Dropped) else found["input_ids"]
 
     def render(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> Rendered | Dropped:
         """Return a conversation's tokens with the assistant's turns, or why the template has no place for it.
@@ -89,32 +89,32 @@ class ChatTemplate:
         `spelt` says that texts spell special tokens, which are to be read as characters.
         """
         marked = self._marked and not spelt  # transformers cannot do both; texts that spell tokens are rare
-        encoded = self._ids(messages, tools, spelt, return_assistant_tokens_mask=marked)
-        if isinstance(encoded, Dropped):
-            return encoded
-        ids: list[int] = encoded["input_ids"]
+        found = self._ids(messages, tools, spelt, return_assistant_tokens_mask=marked)
+        if isinstance(found, Dropped):
+            return found
+        ids: list[int] = found["input_ids"]
         if (lost := self._not_rendered(messages, tools)) is not None:
             return lost
-        answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+        answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         if marked:
-            runs = _runs(encoded["assistant_masks"])
+            runs = _runs(found["assistant_masks"])
             if len(runs) != _groups(answers):
                 return Dropped("turns_not_told_apart", f"it marks {len(runs)} runs of tokens for {len(answers)} turns")
             return Rendered(ids, runs)
         runs: list[tuple[int, int]] = []
-        for turn in answers:
-            run = self._run(ids, messages, turn, tools, spelt)
+        for place in answers:
+            run = self._run(ids, messages, place, tools, spelt)
             if isinstance(run, Dropped):
                 return run
             runs.append(run)
         return Rendered(ids, runs)
 
     def _run(
-        self, ids: list[int], messages: Sequence[Message], turn: int, tools: Any, spelt: bool
+        self, ids: list[int], messages: Sequence[Message], place: int, tools: Any, spelt: bool
     ) -> tuple[int, int] | Dropped:
         """Return where an answer begins and ends by the rule of prefixes."""
-        before = self._ids(messages[:turn], tools, spelt, add_generation_prompt=True)
-        until = self._ids(messages[: turn + 1], tools, spelt)
+        before = self._ids(messages[:place], tools, spelt, add_generation_prompt=True)
+        until = self._ids(messages[: place + 1], tools, spelt)
         if isinstance(before, Dropped):
             return before
         if isinstance(until, Dropped):
@@ -123,13 +123,13 @@ class ChatTemplate:
         if ids[:first] != before["input_ids"] or ids[:end] != until["input_ids"] or first >= end:
             return Dropped(
                 "turns_not_told_apart",
-                f"turn {turn + 1} (assistant) and what stands before it is written otherwise in the whole chat",
+                f"turn {place + 1} (assistant) and what stands before it is written otherwise in the whole chat",
             )
         return first, self._end_of(ids, first, end)
 
     def _end_of(self, ids: list[int], first: int, end: int) -> int:
         """Return the place behind an answer's end token: the white space that a template puts there is no answer."""
-        last = next((position for position in range(end - 1, first - 1, -1) if ids[position] in self._special), None)
+        last = next((place for place in range(end - 1, first - 1, -1) if ids[place] in self._special), None)
         if last is None or str(self._tokenizer.decode(ids[last + 1 : end])).strip():
             return end
         return last + 1
@@ -153,12 +153,12 @@ class ChatTemplate:
             [*messages], tools=tools, chat_template=self.text, tokenize=False
         )
         letters = _letters(whole)
-        for turn, message in enumerate(messages):
+        for place, message in enumerate(messages):
             # Answers may be cut on purpose (reasoning), and are compared token by token.
             if message["role"] != "assistant" and _letters(message["content"]) not in letters:
                 return Dropped(
                     "turn_not_rendered",
-                    f"turn {turn + 1} ({message['role']}) is not in what the template writes",
+                    f"turn {place + 1} ({message['role']}) is not in what the template writes",
                 )
         return None
 

@@ -119,8 +119,8 @@ class Chat(TextFormat):
 
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for an answer of one word to a question of one."""
-        rendered = ChatTemplate(tokenizer, self.template).render(PROBE)
-        return len(rendered.ids) if isinstance(rendered, Rendered) else 2
+        found = ChatTemplate(tokenizer, self.template).render(PROBE)
+        return len(found.ids) if isinstance(found, Rendered) else 2
 
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per chat, or why it is dropped; one without an answer is a prompt, and teaches nothing.
@@ -141,22 +141,22 @@ class Chat(TextFormat):
             if isinstance(prompt, Dropped):
                 return Encoded([], dropped=prompt)
             return Encoded([text_piece(prompt, Turns(places=[], answer="", end=end), 0)])
-        ends = [turn + 1 for turn, message in enumerate(messages) if message["role"] == "assistant"]
+        ends = [place + 1 for place, message in enumerate(messages) if message["role"] == "assistant"]
         if self.too_long == "drop_row":
             ends = ends[-1:]
         for kept in reversed(ends):
-            rendered = template.render(messages[:kept], tools, spelt=spelt)
-            if isinstance(rendered, Dropped):
-                return Encoded([], dropped=rendered)
-            if len(rendered.ids) <= self.max_tokens:
-                return Encoded([self._piece(rendered, messages[kept - 1], end)], truncated=kept < len(messages))
+            found = template.render(messages[:kept], tools, spelt=spelt)
+            if isinstance(found, Dropped):
+                return Encoded([], dropped=found)
+            if len(found.ids) <= self.max_tokens:
+                return Encoded([self._piece(found, messages[kept - 1], end)], truncated=kept < len(messages))
         return Encoded([], dropped=Dropped("too_long", f"max_tokens: {self.max_tokens}"))
 
-    def _piece(self, rendered: Rendered, answer: Message, end: int | None) -> Any:
-        runs = rendered.runs if self.learn == "all" else rendered.runs[-1:]
+    def _piece(self, found: Rendered, answer: Message, end: int | None) -> Any:
+        runs = found.runs if self.learn == "all" else found.runs[-1:]
         runs = [(max(first, 1), last) for first, last in runs]  # nothing stands before a row's first token
         target = Turns(places=[place for run in runs for place in run], answer=answer["content"], end=end)
-        return text_piece(rendered.ids, target, sum(last - first for first, last in runs))
+        return text_piece(found.ids, target, sum(last - first for first, last in runs))
 
 
 def chat_example(messages: Sequence[Message], tools: Any, slices: tuple[str, ...] = ()) -> Example:
