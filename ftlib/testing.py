@@ -382,11 +382,18 @@ def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
 
 
 def tiny_checkpoint(
-    folder: Path, labels: Sequence[str] = LABELS, *, phase: str = "base", start: Checkpoint | None = None, seed: int = 0
+    folder: Path,
+    labels: Sequence[str] = LABELS,
+    *,
+    phase: str = "base",
+    start: Checkpoint | None = None,
+    seed: int = 0,
+    moved: Callable[[str], bool] = lambda _: True,
 ) -> Checkpoint:
     """Write a checkpoint, past the train stage; with `start`, one whose weights lie a random step from it.
 
-    Without `labels` it is a causal language model. Its tokenizer digest is that of `tiny_prepared`.
+    That step is taken by the parameters that `moved` says. Without `labels` it is a causal language model. Its
+    tokenizer digest is that of `tiny_prepared`.
     """
     from ftlib.kinds.loading import load_model, save_model
 
@@ -399,7 +406,7 @@ def tiny_checkpoint(
                 tiny_classifier(Path(fresh), labels, seed=seed) if labels else tiny_causal_lm(Path(fresh), seed=seed)
             )
         model = load_model(origin, kind)
-        _step_away(model, seed)  # freshly made weights are so small that every row gets the same answer
+        _step_away(model, seed, moved)  # freshly made weights are so small that every row gets the same answer
         save_model(model, model_in(folder), tuple(labels), origin)
     return Checkpoint(
         uri=str(folder.absolute()),

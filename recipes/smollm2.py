@@ -41,9 +41,7 @@ def build(out: Path, weights: Path | None = None) -> Path:
             model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
             tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **where)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"{file} cannot be read: {first_line(error)}; install {PROJECT} and {READER} again"
-        ) from error
+        raise ModelError(f"{file} cannot be read: {first_line(error)}; install {PROJECT} and {READER} again") from error
     # What is loaded is dense; transformers would refuse to save it for what it was made of.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -108,8 +108,9 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @set_option
 @work_option
 @click.option("--prepare", is_flag=True, help="Ingest and preprocess first: rows and their sizes are known only then.")
+@click.option("--card", help="Predict for workers with this GPU each, as H100-80, whatever this machine has.")
 @json_option
-def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, as_json: bool) -> None:
+def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, card: str | None, as_json: bool) -> None:
     """Show what a run would do: stages, rows, steps, parameters, and predicted memory and time."""
     from flows.command_line.quiet import quiet_libraries
     from ftlib.recipe.file import load_recipe
@@ -125,7 +126,7 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, as
             click.echo(f"note: {sign.text}", err=True)
 
     with listen(remark):
-        run_plan = make_plan(loaded, Workspace(work), prepare=prepare)
+        run_plan = make_plan(loaded, Workspace(work), prepare=prepare, card=card)
     emit(lambda: print_plan(run_plan), run_plan.model_dump(mode="json"), as_json)
 
 

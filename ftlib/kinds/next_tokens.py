@@ -26,7 +26,8 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     if batch.borders is not None:
         supervised = _in_pack(positions, batch, batch.borders)[None]
     elif batch.targets is not None:
-        supervised = batch.targets[:, 1:]
+        padding = ids.shape[1] - batch.targets.shape[1]  # widths may be rounded up
+        supervised = torch.nn.functional.pad(batch.targets, (0, padding))[:, 1:]
     else:
         ends = batch.inputs[ATTENTION_MASK].sum(dim=1, keepdim=True)
         supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])
@@ -39,11 +40,11 @@ def _in_pack(
     """Say which positions of a pack are supervised; padding behind its last row is not."""
     import torch
 
-    more = len(borders) - 1 - len(batch)
+    padding = len(borders) - 1 - len(batch)
+    supervised = torch.nn.functional.pad(batch.supervised, (0, padding))
     row = torch.searchsorted(borders[1:], positions, right=True)
     first, end = borders[row], borders[row + 1]
     if batch.targets is not None:
-        marks = torch.nn.functional.pad(batch.targets, (0, 0, 0, more))
-        return (positions > first) & marks[row, (positions - first).clamp(max=marks.shape[1] - 1)]
-    supervised = torch.nn.functional.pad(batch.supervised, (0, more))
+        marked = torch.nn.functional.pad(batch.targets, (0, 0, 0, padding))
+        return (positions > first) & marked[row, (positions - first).clamp(max=marked.shape[1] - 1)]
     return (positions > first) & (positions >= end - supervised[row])

@@ -256,6 +256,7 @@ def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
 
 
 _OF_ONE_RUN = frozenset({"samples_per_second", "seconds", "worker_seconds", "peak_memory_bytes", "resumed_from_step"})
+_OF_ONE_MACHINE = ("predicted_", "measured_")
 """Facts that differ between two runs that make the same weights. They stay in the run's record: the page is published,
 and equal content has an equal manifest."""
 
@@ -263,7 +264,7 @@ and equal content has an equal manifest."""
 def training_section(checkpoints: Sequence[Checkpoint], figures: Sequence[Figure]) -> Section:
     """Return what every phase did, as every run of it does."""
     told = (name for checkpoint in checkpoints for name in checkpoint.facts)
-    facts = [name for name in dict.fromkeys(told) if name not in _OF_ONE_RUN]
+    facts = [n for n in dict.fromkeys(told) if n not in _OF_ONE_RUN and not n.startswith(_OF_ONE_MACHINE)]
     return Section(
         "training",
         "Training",

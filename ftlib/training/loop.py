@@ -37,6 +37,7 @@ from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import into_training, moving_statistics
@@ -100,7 +101,7 @@ class Loop:
         self.train = [_learnable(part, plan.labels) for part in plan.parts]
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
-        self.collate = Collator.of(tuned, group.device)
+        self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
         beside = load_companions(plan, self.collate)
         shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
         asked = plan.phase, plan.compute, plan.precision, self.train, self.validation

@@ -74,7 +74,9 @@ def work(plan: Plan) -> None:
 
 
 def threads(plan: Plan) -> int:
-    """Return the CPU threads of one worker."""
+    """Return the CPU threads of one worker; in this process not more than there are cores."""
+    if plan.compute.threads and not plan.compute.workers:
+        return min(plan.compute.threads, os.cpu_count() or 1)
     return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.workers))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,14 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from ftlib.data.datasets import PreparedDataset
+from ftlib.errors import Interrupted
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
+from ftlib.progress import Progress, listen
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
-from ftlib.training import checkpoints, curves, worker
+from ftlib.training import curves, worker
 from ftlib.training.compute import Compute
 from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
@@ -70,17 +71,9 @@ def plan(start: Checkpoint, data: PreparedDataset, run: Path, tuned: str, **comp
     )
 
 
-class Killed(Exception):
-    pass
-
-
-def killed_at(step: int, save: Callable[..., None]) -> Callable[..., None]:
-    def saved(*args: Any) -> None:
-        save(*args)
-        if args[-1].step >= step:
-            raise Killed
-
-    return saved
+def stop(sign: Progress) -> None:
+    if sign.unit == curves.STEPS and sign.done >= 4:
+        raise Interrupted("stopped on request")
 
 
 def rank(number: int, folder: str, start: Checkpoint, data: PreparedDataset) -> None:
@@ -92,11 +85,13 @@ def rank(number: int, folder: str, start: Checkpoint, data: PreparedDataset) -> 
                 worker.work(plan(start, data, root / f"{placed}-{tuned}", tuned, **compute))
         for kept, resumed in (("hsdp", "fsdp"), ("fsdp", "hsdp"), ("hsdp", "one")):
             run = root / f"{kept}-then-{resumed}"
-            stopped = plan(start, data, run, "full", checkpoint_seconds=1e-9, **PLACED[kept])
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(checkpoints, "save", killed_at(5, checkpoints.save))
-                with pytest.raises(Killed):
-                    worker.work(stopped)
+            with listen(stop):
+                worker.work(plan(start, data, run, "full", **PLACED[kept]))
+            dist.barrier()
+            if number == 0:
+                assert json.loads((run / worker.FAILURE).read_text())["kind"] == "Interrupted"
+                (run / worker.FAILURE).unlink()
+            dist.barrier()
             if resumed in PLACED:  # what is left is resumed by the test's own process
                 worker.work(plan(start, data, run, "full", **PLACED[resumed]))
     except BaseException:
