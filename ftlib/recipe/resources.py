@@ -20,6 +20,7 @@ from ftlib.training.cards import Card
 from ftlib.training.compute import Compute
 from ftlib.training.peak_memory import of_machine
 from ftlib.training.phase import Phase
+from ftlib.training.precision import resolve_precision
 from ftlib.training.resources import Wanted, check_bf16, check_gpu
 from ftlib.wording import counted
 
