@@ -28,6 +28,7 @@ from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
 from ftlib.training import curves
+from ftlib.training.group import backend_of
 from ftlib.training.optimizer import total_steps
 from ftlib.training.plan import Plan
 from ftlib.training.worker import threads, work
@@ -48,6 +49,7 @@ def fit(plan: Plan) -> None:
 
 def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
     """Run Ray Train in this process's Ray. Raises TransientError if workers do not start, or were lost too often."""
+    torch_config.backend = backend_of(plan.compute)
     torch_config.timeout_s = int(plan.compute.collective_timeout_seconds)
     with session(plan.compute):  # of the flow's own, or a short one where a stage is called without a flow
         trainer = TorchTrainer(
@@ -101,8 +103,7 @@ class _OnThisMachine(TorchConfig):
 class _MeetInAFile(TorchConfig().backend_cls):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         file = f"{backend_config.rendezvous}-{uuid4().hex}"  # a group that starts again must not read the dead one's
-        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo"
-        of, timeout = len(worker_group), backend_config.timeout_s
+        backend, of, timeout = backend_config.backend, len(worker_group), backend_config.timeout_s
         joining = [
             worker_group.execute_single_async(rank, _join, file, backend, rank, of, timeout) for rank in range(of)
         ]
@@ -135,7 +136,8 @@ def _fit_as_job(plan: Plan) -> None:
         plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})}).model_dump_json()
     )
     entrypoint = f"python -P -m ftlib.on_ray.trainer {shlex.quote(str(spec))}"
-    run_job(entrypoint, f"train-{plan.fingerprint}", f"phase {plan.phase.name}", plan.compute)
+    asked_to_stop = (Path(plan.run) / curves.STOP).exists
+    run_job(entrypoint, f"train-{plan.fingerprint}", f"phase {plan.phase.name}", plan.compute, asked_to_stop)
 
 
 if __name__ == "__main__":

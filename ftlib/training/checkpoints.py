@@ -1,9 +1,15 @@
-"""What a killed run resumes from: torch's distributed checkpoints, with a manifest that says they are whole.
+"""What a killed run resumes from: each rank's part of a step, written while training goes on, and a manifest.
 
-    <run>/checkpoints/step-00000120/   one file per rank, `.metadata`, state.json, and manifest.json written last
+    <run>/checkpoints/step-00000120/   rank-00000.safetensors and rank-00000.json of each rank, state.json,
+                                       and manifest.json, written last
+    <run>/checkpoints/best-00000096/   the weights that early stopping may end with, likewise
+
+A step pays for a copy of its rank's part into the host's memory; a thread writes it, and hashes it in the same pass.
+The first rank's thread waits until every rank's part is described, then writes the manifest. No thread takes part in
+a collective call: the ranks meet in files.
 
 A folder without a manifest does not exist. The manifest names the run's fingerprint and every file's sha256, and is
-checked before torch sees a byte: `.metadata` is a pickle, and `weights_only` does not cover it.
+checked before anything is read.
 """
 
 from __future__ import annotations
@@ -11,32 +17,50 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
-import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, cast
+from uuid import uuid4
 
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as save_tensors
 from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
-from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
-from ftlib.errors import IntegrityError, StorageError, first_line
+from ftlib.errors import IntegrityError, ReglageError, StorageError, first_line
 from ftlib.fingerprint import file_digest
-from ftlib.storage.files import in_bytes, local_errors
+from ftlib.storage.files import flush_file, local_errors
+from ftlib.training import curves
+from ftlib.training.checkpoint_parts import (
+    once,
+    own_share,
+    place,
+    read_parts,
+    region,
+    regions_as_json,
+    write_part,
+)
 from ftlib.training.ema import Average
-from ftlib.training.group import Group, unwrap
+from ftlib.training.group import Group, own_part, unwrap
+from ftlib.training.host_memory import spare_memory
 from ftlib.workspace import write_durably
 
 log = logging.getLogger(__name__)
 
+FOLDER = "checkpoints"
 KEPT = 2
+_MANIFEST, _STATE = "manifest.json", "state.json"
+_LOOK_SECONDS = 0.02
+_OTHERS_SECONDS = 5.0
+"""How long a rank that fails waits for the others' parts of what it has begun."""
 
 
 @dataclass(frozen=True)
@@ -60,125 +84,334 @@ class State:
         return replace(self, **fields)
 
 
-def save(
-    run: Path,
-    fingerprint: str,
-    group: Group,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Average | None,
-    state: State,
-) -> None:
-    """Write a checkpoint of this step, collectively, and drop all but the newest two.
+class Checkpoints:
+    """One rank's share of a run's checkpoints: at most one is being written at a time.
 
-    Raises StorageError, on every rank, where a rank's part cannot be written.
+    `restore` begins an attempt. All methods but `close` are collective.
     """
-    folder = run / "checkpoints" / f"step-{state.step:08d}"
-    if group.is_first:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    group.barrier()
-    with _alone_on_purpose(), _failures(folder, "written"):
-        save_sharded(_content(model, optimizer, average), checkpoint_id=folder, no_dist=group.world_size == 1)
-    group.barrier()
-    if group.is_first:
-        (folder / "state.json").write_text(json.dumps(asdict(state)))
-        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-        manifest = {"fingerprint": fingerprint, "step": state.step, "files": files}
-        write_durably(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
-        for old in sorted(folder.parent.iterdir())[:-KEPT]:
-            shutil.rmtree(old)
-    group.barrier()
 
+    def __init__(self, run: Path, fingerprint: str, group: Group) -> None:
+        """Take the run's folder and name; nothing is read or written yet."""
+        self._run, self._folder, self._fingerprint, self._group = run, run / FOLDER, fingerprint, group
+        self._attempt = ""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._given_up = Event()
+        self._part: Future[None] | None = None
+        self._whole: Future[None] | None = None
+        """On the first rank alone: until the manifest is written."""
+        self._host: dict[str, torch.Tensor] = {}
+        """Copies, whose memory serves again."""
 
-def restore(
-    run: Path,
-    fingerprint: str,
-    group: Group,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Average | None,
-) -> State | None:
-    """Load the newest whole checkpoint into model, optimiser and average; None if there is none.
+    @property
+    def is_writing(self) -> bool:
+        """Say whether this rank still has work with what it began last."""
+        return any(job is not None and not job.done() for job in (self._part, self._whole))
 
-    A damaged one is passed over for the one before. Raises IntegrityError if one belongs to another run.
-    """
-    newest = _newest(run / "checkpoints", fingerprint) if group.is_first else None
-    found = group.gather(newest)[0]
-    if found is None:
-        return None
-    folder = Path(str(found))
-    content = _content(model, optimizer, average)
-    with _alone_on_purpose(), _failures(folder, "read"):
-        load_sharded(content, checkpoint_id=folder, no_dist=group.world_size == 1)
-    set_state_dict(unwrap(model), optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
-    return State(**json.loads((folder / "state.json").read_bytes()))
+    @property
+    def copied_bytes(self) -> int:
+        """Return what the copies take in the host's memory that checkpoints are written from."""
+        return sum(tensor.nbytes for tensor in self._host.values())
 
+    @property
+    def has_failed(self) -> bool:
+        """Say whether what this rank began last came to nothing: `settle` says why."""
+        done = [job for job in (self._part, self._whole) if job is not None and job.done()]
+        return any(job.exception() is not None for job in done)
 
-def _content(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> dict[str, Any]:
-    """Return what a checkpoint holds, sharded as it is; the average's tensors are the live ones, filled in place."""
-    weights, moments = get_state_dict(unwrap(model), optimizer)
-    return {"model": weights, "optimizer": moments, **({"average": average.tensors} if average else {})}
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, state: State) -> None:
+        """Begin a checkpoint of this step; of the whole ones the newest two are kept.
 
+        Raises, on every rank, StorageError where what was begun before could not be written.
+        """
+        moments = _moments(model, optimizer)
+        facts = {"state": asdict(state), "optimizer": _numbers(moments)}
+        self._begin(f"step-{state.step:08d}", _tensors(model, moments, average), facts)
 
-@contextlib.contextmanager
-def _alone_on_purpose() -> Generator[None]:
-    """Keep torch's warning about a missing process group away: a group of one has none."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        yield
+    def keep_best(self, model: nn.Module, step: int) -> None:
+        """Begin to write the weights of this step, as the model has them now: early stopping may end with them.
 
+        Raises what `save` raises.
+        """
+        self._begin(_best(step), _weights(model), {})
 
-@contextlib.contextmanager
-def _failures(folder: Path, what: str) -> Generator[None]:
-    """Turn torch's CheckpointException, which is no Exception and whose text is tracebacks, into one line."""
-    try:
-        yield
-    except CheckpointException as error:
-        reasons = [reason for reason, _ in error.failures.values()]
-        with local_errors(folder, elsewhere="choose another --work"):
-            for refused in (one for one in reasons if isinstance(one, OSError)):
-                raise refused from error
-        # A full disk in the middle of an archive looks like this too: torch only sees that it is too short.
-        free = in_bytes(shutil.disk_usage(folder.parent).free)
-        raise StorageError(
-            f"{folder}: the checkpoint was not {what}: {first_line(reasons[0])}; {free} are free there: "
-            "free space or choose another --work"
-        ) from error
+    def restore_best(self, model: nn.Module, step: int) -> None:
+        """Give the model, in place, the weights that `keep_best` kept of this step, bit for bit.
 
-
-def _newest(checkpoints: Path, fingerprint: str) -> str | None:
-    """Return the newest whole checkpoint of a run; damaged ones are told and passed over."""
-    if not checkpoints.is_dir():
-        return None
-    for folder in sorted(checkpoints.iterdir(), reverse=True):
-        if not (folder / "manifest.json").is_file():
-            continue
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        if manifest["fingerprint"] != fingerprint:
+        Raises, on every rank, StorageError where they could not be written, IntegrityError where they are damaged.
+        """
+        self.settle()
+        folder = self._folder / _best(step)
+        files = self._manifest(folder).get("files", {}) if self._group.is_first else {}
+        files = cast("dict[str, str]", self._group.gather(files)[0])
+        problem = self._damaged(folder, files) if files else _MANIFEST
+        if problem:
             raise IntegrityError(
-                f"{folder} belongs to run {manifest['fingerprint']}, not to {fingerprint}; "
-                "delete it or use another --work"
+                f"{folder}: the best weights are damaged ({problem}); delete {self._folder} to train again"
             )
-        if damaged := _damaged(folder, manifest["files"]):
-            log.warning("checkpoint %s is damaged (%s); going back to the one before", folder.name, damaged)
-            continue
-        return str(folder)
-    return None
+        self._fill(folder, files, _weights(model))
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> State | None:
+        """Load the newest whole checkpoint into model, optimiser and average; None if there is none.
+
+        A damaged one is passed over for the one before. What a killed attempt left unfinished is removed. Raises, on
+        every rank, IntegrityError if one belongs to another run.
+        """
+        self._attempt = str(self._group.gather(uuid4().hex)[0])
+        found = self._newest()
+        name = found[0] if found else None
+        if self._group.is_first:
+            self._remove_what_is_not_before(name)
+        self._group.barrier()
+        if found is None:
+            return None
+        folder, files = self._folder / found[0], found[1]
+        moments = _moments(model, optimizer)
+        self._fill(folder, files, _tensors(model, moments, average))
+        facts = json.loads((folder / _STATE).read_bytes())
+        _take_numbers(moments, facts["optimizer"])
+        set_optimizer_state_dict(unwrap(model), optimizer, moments)
+        return State(**facts["state"])
+
+    def settle(self) -> None:
+        """Wait, with all ranks, until what was begun is whole.
+
+        Raises StorageError, on every rank, where a rank's part or the manifest cannot be written.
+        """
+        for job in (self._part, self._whole if self._group.is_first else self._part):
+            if job is None:
+                return
+            problems = [str(problem) for problem in self._group.gather(_problem(job)) if problem]
+            if problems:
+                self.close()
+                raise StorageError(problems[0])
+        self._part = self._whole = None
+
+    def close(self) -> None:
+        """End the thread, alone: what was begun is whole, or does not exist. Never raises what it did."""
+        if self._whole is not None and self._part is not None and _problem(self._part) is None:
+            with contextlib.suppress(Exception):
+                self._whole.exception(timeout=_OTHERS_SECONDS)
+        self._given_up.set()
+        self._thread.shutdown()
+
+    def _begin(self, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        self.settle()
+        mine = own_share(once(tensors), self._group.rank, self._group.world_size)
+        regions = regions_as_json({name: region(tensor) for name, tensor in mine.items()})
+        parts = {name: own_part(tensor) for name, tensor in mine.items()}
+        folder = self._folder / name
+        copied = self._copied(parts)
+        if copied is None:  # there is no room for a copy: the step waits
+            self._part = _done(lambda: self._write_part(folder, parts, regions))
+        else:
+            self._part = self._thread.submit(self._write_part, folder, self._host_of(parts), regions, copied)
+        if self._group.is_first:
+            self._whole = self._thread.submit(self._complete, folder, facts)
+
+    def _host_of(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: self._host[name] for name in parts}
+
+    @torch.no_grad()
+    def _copied(self, parts: Mapping[str, torch.Tensor]) -> Callable[[], object] | None:
+        """Copy tensors to the host's memory; return what waits for the copies, None if there is no room for them.
+
+        A GPU's copies are queued before the next step's changes, and wait for nothing.
+        """
+        new = {name: tensor for name, tensor in parts.items() if name not in self._host}
+        needed = sum(tensor.nbytes for tensor in new.values())
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", self._group.world_size))
+        if needed and needed * neighbours > spare_memory():
+            return None
+        pinned = self._group.device.type == "cuda"
+        for name, tensor in new.items():
+            self._host[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+        for name, tensor in parts.items():
+            self._host[name].copy_(tensor, non_blocking=True)
+        if not pinned:
+            return lambda: None
+        copied = torch.cuda.Event()
+        copied.record()
+        return copied.synchronize
+
+    def _write_part(
+        self,
+        folder: Path,
+        tensors: Mapping[str, torch.Tensor],
+        regions: Mapping[str, Any],
+        copied: Callable[[], object] = lambda: None,
+    ) -> None:
+        copied()
+        with local_errors(folder, sum(t.nbytes for t in tensors.values()), elsewhere="choose another --work"):
+            folder.mkdir(parents=True, exist_ok=True)
+            sha256 = write_part(folder / _part(self._group.rank), tensors)
+        described = {"attempt": self._attempt, "sha256": sha256, "regions": regions}
+        write_durably(folder / _description(self._group.rank), json.dumps(described).encode())
+
+    def _complete(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write the manifest when all ranks' parts are there, and drop what no run would resume from."""
+        files: dict[str, str] = {}
+        for rank in range(self._group.world_size):
+            while (sha256 := self._sha256(folder, rank)) is None:
+                if self._given_up.wait(_LOOK_SECONDS):
+                    return
+            files |= {_part(rank): sha256, _description(rank): file_digest(folder / _description(rank))}
+        with local_errors(folder, elsewhere="choose another --work"):
+            write_durably(folder / _STATE, json.dumps(facts).encode())
+            files[_STATE] = file_digest(folder / _STATE)
+            if (curve := self._run / curves.FILE).exists():
+                flush_file(curve)  # a checkpoint of a step promises the curve up to it
+            manifest = {"fingerprint": self._fingerprint, "files": files}
+            write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+            self._drop_older()
+
+    def _sha256(self, folder: Path, rank: int) -> str | None:
+        """Return the digest of a rank's part if that is written, and by this attempt."""
+        try:
+            described = json.loads((folder / _description(rank)).read_bytes())
+        except FileNotFoundError:
+            return None
+        return described["sha256"] if described["attempt"] == self._attempt else None
+
+    def _drop_older(self) -> None:
+        whole = [folder for folder in sorted(self._folder.iterdir()) if (folder / _MANIFEST).exists()]
+        steps = [folder for folder in whole if folder.name.startswith("step-")]
+        best = [folder for folder in whole if folder.name.startswith("best-")]
+        needed = {_best(json.loads((kept / _STATE).read_bytes())["state"]["best_step"]) for kept in steps[-KEPT:]}
+        for folder in (*steps[:-KEPT], *(folder for folder in best[:-1] if folder.name not in needed)):
+            (folder / _MANIFEST).unlink()  # what is half removed does not exist
+            shutil.rmtree(folder)
+
+    def _newest(self) -> tuple[str, dict[str, str]] | None:
+        """Return the newest whole checkpoint and its files; damaged ones are told and passed over."""
+        listed = self._group.gather(self._listed() if self._group.is_first else None)[0]
+        if isinstance(listed, str):
+            raise IntegrityError(listed)
+        for name, files in cast("list[tuple[str, dict[str, str]]]", listed):
+            damaged = self._damaged(self._folder / name, files)
+            if not damaged:
+                return name, files
+            if self._group.is_first:
+                log.warning("checkpoint %s is damaged (%s); going back to the one before", name, damaged)
+        return None
+
+    def _listed(self) -> list[tuple[str, dict[str, str]]] | str:
+        """Return this run's checkpoints and their files, newest first; a message if one is another run's."""
+        if not self._folder.is_dir():
+            return []
+        found: list[tuple[str, dict[str, str]]] = []
+        for folder in sorted(self._folder.glob("step-*"), reverse=True):
+            if not (manifest := self._manifest(folder)):
+                continue
+            if manifest["fingerprint"] != self._fingerprint:
+                return (
+                    f"{folder} belongs to run {manifest['fingerprint']}, not to {self._fingerprint}; "
+                    "delete it or use another --work"
+                )
+            found.append((folder.name, manifest["files"]))
+        return found
+
+    def _manifest(self, folder: Path) -> dict[str, Any]:
+        """Return a folder's manifest; an empty one where there is none, or none that can be read."""
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_bytes())
+            files = dict(manifest["files"])
+            return {"fingerprint": str(manifest["fingerprint"]), "files": {**files, _part(0): files[_part(0)]}}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError):
+            log.warning("checkpoint %s is damaged (%s); going back to the one before", folder.name, _MANIFEST)
+            return {}
+
+    def _damaged(self, folder: Path, files: Mapping[str, str]) -> str | None:
+        """Return what is wrong with a checkpoint's files; each rank reads its share of them."""
+        mine = sorted(files)[self._group.rank :: self._group.world_size]
+        problem = next((problem for name in mine if (problem := _damage(folder / name, files[name]))), None)
+        return next((str(problem) for problem in self._group.gather(problem) if problem), None)
+
+    def _remove_what_is_not_before(self, found: str | None) -> None:
+        """Remove what is unfinished, damaged, or newer than the checkpoint that the run goes on from."""
+        step = int(found.partition("-")[2]) if found else -1
+        for folder in [*self._folder.iterdir()] if self._folder.is_dir() else []:
+            number = folder.name.partition("-")[2]
+            if not (folder / _MANIFEST).exists() or not number.isdigit() or int(number) > step:
+                shutil.rmtree(folder)
+
+    def _fill(self, folder: Path, files: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> None:
+        parts = [folder / name for name in sorted(files) if name.endswith(".safetensors")]
+        with local_errors(folder):
+            read_parts(parts, [part.with_suffix(".json") for part in parts]).fill(once(tensors))
 
 
-def _damaged(folder: Path, files: dict[str, str]) -> str | None:
-    present = {path.name for path in folder.iterdir()} - {"manifest.json"}
-    if present != set(files):
-        return f"files differ: {', '.join(sorted(present ^ set(files)))}"
-    return next((name for name, sha256 in files.items() if file_digest(folder / name) != sha256), None)
+def _part(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
 
 
-def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Write a state dict as safetensors: whole or not at all. Tied tensors are written once per name."""
-    write_durably(path, save_tensors({name: tensor.clone() for name, tensor in weights.items()}))
+def _description(rank: int) -> str:
+    return f"rank-{rank:05d}.json"
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read what `write_weights` wrote."""
-    return load_file(path)
+def _best(step: int) -> str:
+    return f"best-{step:08d}"
+
+
+def _damage(file: Path, sha256: str) -> str | None:
+    try:
+        return None if file_digest(file) == sha256 else file.name
+    except OSError as error:
+        return f"{file.name}: {error.strerror}"
+
+
+def _problem(job: Future[None]) -> str | None:
+    """Wait for a job; return in one line what it failed with."""
+    error = job.exception()
+    if error is None:
+        return None
+    return str(error) if isinstance(error, ReglageError) else f"the checkpoint was not written: {first_line(error)}"
+
+
+def _done(work: Callable[[], None]) -> Future[None]:
+    """Do work now, and return it as what was done."""
+    done = Future[None]()
+    try:
+        done.set_result(work())
+    except Exception as error:
+        done.set_exception(error)
+    return done
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what training changes of a model, sharded as it is and live: frozen parameters are the start's."""
+    state = cast("dict[str, torch.Tensor]", get_model_state_dict(unwrap(model)))  # also shards what FSDP2 has gathered
+    frozen = {place(parameter) for parameter in unwrap(model).parameters() if not parameter.requires_grad} - {None}
+    return {f"weights/{name}": tensor for name, tensor in state.items() if place(tensor) not in frozen}
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the optimiser's state by the parameters' names; of one that has not stepped yet, zeros."""
+    return cast("dict[str, Any]", get_optimizer_state_dict(unwrap(model), optimizer))
+
+
+def _entries(moments: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield everything in an optimiser's state: its name here, and the dictionary and key that hold it."""
+    for parameter, state in moments["state"].items():
+        yield from ((f"optimizer/{parameter}/{key}", state, key) for key in state)
+    for i, group in enumerate(moments["param_groups"]):
+        yield from ((f"group/{i}/{key}", group, key) for key in group)
+
+
+def _tensors(model: nn.Module, moments: Mapping[str, Any], average: Average | None) -> dict[str, torch.Tensor]:
+    """Return all tensors of a checkpoint by name, sharded as they are: the live ones, which are filled in place."""
+    held = {name: of[key] for name, of, key in _entries(moments) if isinstance(of[key], torch.Tensor)}
+    averages = {f"average/{name}": tensor for name, tensor in average.tensors.items()} if average else {}
+    return {**_weights(model), **held, **averages}
+
+
+def _numbers(moments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an optimiser remembers that is no tensor."""
+    return {name: of[key] for name, of, key in _entries(moments) if isinstance(of[key], bool | int | float)}
+
+
+def _take_numbers(moments: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
+    for name, of, key in _entries(moments):
+        if name in numbers:
+            of[key] = numbers[name]

@@ -7,7 +7,7 @@ from torch import nn
 from ftlib.errors import ModelError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import load
+from ftlib.kinds.loading import load_unread
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import labels_of
 from ftlib.training.plan import Plan
@@ -15,14 +15,14 @@ from ftlib.wording import some
 
 
 def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
-    """Load a phase's companions, by name, on the CPU: in fp32 and eval mode, and nothing of them trains.
+    """Build a phase's companions, by name, with weights that are unread: in eval mode, and nothing of them trains.
 
     They are asked the model's own batches, filled up by its `collate`. Raises ModelError for one that cannot be loaded,
     or that finds a row's end by another token than the model: it would answer, and wrongly.
     """
     companions: dict[str, nn.Module] = {}
     for name, found in plan.companions.items():
-        companion = load(found, plan.kind)
+        companion = load_unread(found, plan.kind)
         if (pad := Collator.of(companion).pad_token_id) != collate.pad_token_id and KINDS[plan.kind].reads_one_place:
             raise ModelError(
                 f"phases[{plan.phase.name}].companions.{name}: its pad_token_id is {pad}, the model's "
@@ -33,14 +33,14 @@ def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
 
 
 def check_companion(where: str, companion: FoundModel | Checkpoint, tokenizer: str, labels: tuple[str, ...]) -> None:
-    """Raise ModelError for a companion that reads other tokens than the model, or answers with other labels.
+    """Raise ModelError for a companion that reads other inputs than the model, or answers with other labels.
 
-    `tokenizer` is the digest of the model's, `labels` are in the order of its logits.
+    `tokenizer` is the digest of what makes the model's inputs, `labels` are in the order of its logits.
     """
     if companion.tokenizer != tokenizer:
         raise ModelError(
-            f"{where}: its tokenizer is not the model's, and rows are tokenised once, for the model; choose a "
-            "companion with the same tokenizer files"
+            f"{where}: its tokenizer or image processor is not the model's, and rows are prepared once, for the model; "
+            "choose a companion with the same files of them"
         )
     theirs = companion.labels if isinstance(companion, Checkpoint) else labels_of(companion.folder)
     if labels and theirs != labels:

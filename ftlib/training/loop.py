@@ -10,47 +10,58 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ftlib.data.prepared import split_file
-from ftlib.errors import RecipeError, TrainingError
+from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import head_modules, load, merged
+from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import Augment, PreparedSplit
-from ftlib.training import checkpoints
+from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
+from ftlib.progress import note
+from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, Order, by_length
-from ftlib.training.checkpoints import State
+from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.group import Group, accumulating, shards_of, unwrap
+from ftlib.training.layers import WIDTH
+from ftlib.training.live_bytes import without_memory
+from ftlib.training.memory import Sized
 from ftlib.training.modes import into_training, moving_statistics
-from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, total_steps
+from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
+from ftlib.training.rehearsal import rehearse
+from ftlib.training.schedule import schedule_factor
+from ftlib.training.shards import read_into
 from ftlib.training.unused import freeze_unused
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What every rank ends with; `weights` is the full state dict on the first rank and empty on the others."""
+    """What every rank ends with."""
 
-    weights: dict[str, torch.Tensor]
+    model: nn.Module
+    """As it is placed: this rank's shards, or a replica, with the weights that the phase ends with."""
     state: State
     unused: frozenset[str]
     """Parameters that no gradient reaches; they were frozen."""
     facts: dict[str, float | int | str]
+    companions: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    """As they are placed."""
 
 
 @dataclass
@@ -63,9 +74,13 @@ class _Attempt:
     """Of the last step that was read."""
     wants_checkpoint: bool = False
     """The first rank's clock asked for one, and all ranks have heard of it."""
+    stops: bool = False
+    """The first rank was asked to stop, and all ranks have heard of it."""
+    lacks_checkpoint: bool = False
+    """A rank could not write its part of one, and all ranks have heard of it."""
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was written."""
+    """When the last checkpoint was begun."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +105,27 @@ class Loop:
         self.train = [_learnable(part, plan.labels) for part in plan.parts]
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
-        self.collate = Collator.of(tuned, group.device)
-        companions = {
-            name: group.spread(one, plan.compute.sharding) for name, one in load_companions(plan, self.collate).items()
-        }
-        placed = group.place(tuned, plan.compute.sharding)
-        self.unused = freeze_unused(placed, plan.phase.objective, companions, self.train, plan.precision)
+        self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
+        beside = load_companions(plan, self.collate)
+        shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
+        asked = plan.phase, plan.compute, plan.precision, self.train, self.validation
+        self.sized = Sized(shapes[0], *asked, shapes[1])
+        self.companions = {name: place(one, plan, group) for name, one in beside.items()}
+        placed = place(tuned, plan, group)
+        self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
         self.model = group.replicate(placed)
         self.asking = Asking(
             plan.phase.objective,
             self.model,
             self.collate,
             group,
-            companions=companions,
+            companions=self.companions,
             precision=plan.precision,
             micro_batch_size=plan.compute.micro_batch_size,
+            pack_tokens=plan.compute.pack_tokens,
         )
-        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
+        self.asking.check_packing(self.train)
+        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head, plan.seed)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
@@ -114,10 +133,25 @@ class Loop:
         self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
         self.steps = total_steps([len(split) for split in self.train], self.settings)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
+        self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
 
     def run(self) -> Trained:
-        """Train to the end, from the newest checkpoint if there is one. Raises TrainingError on a broken invariant."""
-        state = self._restored()
+        """Train to the end, from the newest checkpoint if there is one.
+
+        Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written,
+        Interrupted, behind a step whose checkpoint is whole, where somebody asked it to stop.
+        """
+        try:
+            return self._run()
+        finally:
+            self.checkpoints.close()
+
+    def _run(self) -> Trained:
+        learnt = self.model, self.optimizer, self.average
+        state = self.checkpoints.restore(*learnt) or State()
+        if not state.step:
+            rehearse(self.sized, self.asking, self.optimizer, self.average, Path(self.plan.run))
+        peak_memory.forget_peak(self.group.device)
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
         readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
@@ -130,28 +164,36 @@ class Loop:
                 readings.settle()
                 with averaged(self.average):
                     state = self._judge(state)
+            if attempt.lacks_checkpoint:
+                self.checkpoints.settle()  # says why
             if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
                 readings.settle()
-                self._save(state)
+                self.checkpoints.save(*learnt, state)
                 attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
+                if attempt.stops:
+                    self._stop(state)
         readings.settle()
+        self.checkpoints.settle()
         self.group.check_agreement(self.model, state.step)
         if self.average:
             self.average.swap()  # for good: the phase ends with the average
         facts = self._facts(state, attempt)
-        return Trained(self._weights(state), state, self.unused, facts)
+        self._take_best(state)
+        return Trained(unwrap(self.model), state, self.unused, facts, self.companions)
 
-    def _restored(self) -> State:
-        learnt = self.model, self.optimizer, self.average
-        return checkpoints.restore(Path(self.plan.run), self.plan.fingerprint, self.group, *learnt) or State()
-
-    def _save(self, state: State) -> None:
-        learnt = self.model, self.optimizer, self.average
-        checkpoints.save(Path(self.plan.run), self.plan.fingerprint, self.group, *learnt, state)
+    def _stop(self, state: State) -> NoReturn:
+        """End behind a step that is saved. Raises Interrupted."""
+        self.checkpoints.settle()
+        where = f"stopped on request after step {state.step} of {self.steps}; the next run goes on from there"
+        if self.group.is_first:
+            with suppress(Interrupted):  # by whoever asked
+                note(f"train {self.plan.phase.name}", where)
+        raise Interrupted(f"phase {self.plan.phase.name}: {where}")
 
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
-        """Ask the first rank's clock; the others hear of it with the step's loss."""
-        return self.group.is_first and time.monotonic() - attempt.saved > self.plan.compute.checkpoint_seconds
+        """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
+        due = time.monotonic() - attempt.saved > self.plan.compute.checkpoint_seconds
+        return self.group.is_first and due and not self.checkpoints.is_writing
 
     def _is_time_to_judge(self, state: State) -> bool:
         due = state.step % self.evaluation_steps == 0 or state.step == self.steps
@@ -188,7 +230,8 @@ class Loop:
         pieces, count = self.asking.pieces(split, batch.rows)
         total = self._backward(split, pieces, count, self._augment(batch))
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
-        sums = self.group.summed(total, float(asks), *pulled)
+        told = float(asks), float(self.curves.asks_to_stop), float(self.checkpoints.has_failed)
+        sums = self.group.summed(total, *told, *pulled)
         norm: Any = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
         )
@@ -197,7 +240,7 @@ class Loop:
         if self.average:
             self.average.update(first=state.step == 0)
         self.optimizer.zero_grad(set_to_none=True)
-        whole = getattr(norm, "full_tensor", lambda: norm)().double().reshape(1)
+        whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
 
     def _augment(self, batch: GlobalBatch) -> Augment | None:
@@ -227,7 +270,7 @@ class Loop:
 
         Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
         """
-        norm, total, asking, *penalty = numbers
+        norm, total, asking, stopping, failed, *penalty = numbers
         loss = total / max(1, step.count)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -237,7 +280,7 @@ class Loop:
             )
         rows = len(step.batch.rows)
         attempt.loss, attempt.rows = loss, attempt.rows + rows
-        attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0
+        attempt.lacks_checkpoint = attempt.lacks_checkpoint or failed > 0
         self.curves.write(
             step=step.number,
             epoch=step.number / self.order.steps_per_epoch,
@@ -248,6 +291,9 @@ class Loop:
             **({"penalty": penalty[0]} if penalty else {}),
             **self._by_part("loss", {self.plan.parts[step.batch.part].name: loss}),
         )
+        alone = self.group.world_size == 1  # else all ranks must hear of it, in the next step
+        attempt.stops = attempt.stops or stopping > 0 or (alone and self.curves.asks_to_stop)
+        attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0 or attempt.stops
 
     def _by_part(self, what: str, losses: dict[str, float]) -> dict[str, float]:
         """Return losses under their parts' names; nothing where there is one part, whose loss is the phase's."""
@@ -287,33 +333,21 @@ class Loop:
         best = math.inf if state.best_loss is None else state.best_loss
         if loss < best - (stopping.min_delta if stopping else 0.0):
             if stopping:
-                self._keep_best()
+                self.checkpoints.keep_best(self.model, state.step)
             return state.changed(best_loss=loss, best_step=state.step, bad_evaluations=0, plateau_bad=0)
         state = state.changed(bad_evaluations=state.bad_evaluations + 1, plateau_bad=state.plateau_bad + 1)
         if self.settings.schedule == "plateau" and state.plateau_bad > self.settings.plateau_patience:
             state = state.changed(plateau_factor=state.plateau_factor * self.settings.plateau_factor, plateau_bad=0)
         return state.changed(stopped=bool(stopping) and state.bad_evaluations >= (stopping.patience if stopping else 0))
 
-    def _keep_best(self) -> None:
-        """Write the weights beside the checkpoints. A resumed run writes the same bytes again, so no order matters."""
-        weights = self._full_state()
-        if self.group.is_first:
-            checkpoints.write_weights(Path(self.plan.run) / "best.safetensors", weights)
-        self.group.barrier()
-
     def _kept_step(self, state: State) -> int:
         """Return the step whose weights are the phase's end: the last, or early stopping's best."""
         return state.best_step or state.step if self.plan.phase.early_stopping else state.step
 
-    def _weights(self, state: State) -> dict[str, torch.Tensor]:
-        if self._kept_step(state) != state.step:
-            return checkpoints.read_weights(Path(self.plan.run) / "best.safetensors") if self.group.is_first else {}
-        return self._full_state()
-
-    def _full_state(self) -> dict[str, torch.Tensor]:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state: dict[str, Any] = get_model_state_dict(unwrap(self.model), options=options)
-        return state
+    def _take_best(self, state: State) -> None:
+        """Give the model the weights of early stopping's best step, if that is not the last."""
+        if (kept := self._kept_step(state)) != state.step:
+            self.checkpoints.restore_best(self.model, kept)
 
 
 def _learnable(part: Part, labels: Sequence[str]) -> PreparedSplit:
@@ -331,17 +365,32 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
-    """Return the phase's model as it is before step 0, on the CPU, and its head's modules; the same bits every time.
+def place(model: nn.Module, plan: Plan, group: Group) -> nn.Module:
+    """Return a model as it is spread over the group, with this rank's part of what it has not read yet.
 
-    Raises RecipeError for a tuning, or something to be frozen or updated, that this model does not have.
+    Raises ModelError, on every rank, for values that are no numbers.
+    """
+    spans = empty_unread(model)
+    placed = group.place(model, plan.compute, plan.precision)
+    offloaded = plan.compute.cpu_offload and shards_of(placed) is not None
+    return read_into(placed, spans, group, torch.device("cpu") if offloaded else group.device)
+
+
+def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
+    """Return the phase's model as it is before step 0, and its head's modules; the same bits every time.
+
+    Parameters that its folder has are `Unread`; what it does not have, as an adapter that begins, is on the CPU. An
+    adapter that is to be merged into its base is, whole. Raises RecipeError for a tuning, or something to be frozen or
+    updated, that this model does not have.
     """
     torch.manual_seed(plan.seed)
-    model = load(plan.start, plan.kind, dropout)
-    if plan.phase.tuning.leaves == "dense":
-        model = merged(model)
+    model = load_unread(plan.start, plan.kind, dropout)
+    if plan.phase.tuning.leaves == "dense" and is_adapted(model):
+        model = merged(read_all(model))
     head, phase = head_modules(model), plan.phase
     tuned = phase.tuning.prepare(model, plan.kind, head)
+    if unread_names(tuned):
+        check_read_nothing(tuned, f"tuning {phase.tuning.kind}")
     freeze(tuned, phase.frozen, f"phases[{phase.name}]")
     if phase.batch_norm == "updated" and not moving_statistics(tuned):
         raise RecipeError(
