@@ -162,7 +162,14 @@ def test_base_probe_and_tune_share_what_they_share(
 
 
 @pytest.mark.parametrize(
-    "way", [Soup(), TaskArithmetic(), Ties(), Dare(), ModelStock(), Slerp(alphas=(0.3, 0.6))], ids=lambda way: way.kind
+    "way",
+    [
+        Soup(),
+        Dare(),
+        Slerp(alphas=(0.3, 0.6)),
+        *(pytest.param(way, marks=pytest.mark.slow) for way in (TaskArithmetic(), Ties(), ModelStock())),
+    ],
+    ids=lambda way: way.kind,
 )
 def test_whatever_the_method_frozen_layers_are_common(
     start: Checkpoint, siblings: tuple[Checkpoint, ...], data: PreparedDataset, tmp_path: Path, way: Any
