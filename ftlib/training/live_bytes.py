@@ -191,17 +191,19 @@ class _Counter(TorchDispatchMode):
     def _compute_beside(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Compute what is made of known values alone; what is random has none."""
         made = [tensor for tensor in tree_leaves(out) if isinstance(tensor, FakeTensor)]
-        if len(made) != 1 or not _is_kept(made[0]) or torch.Tag.nondeterministic_seeded in func.tags:
+        if not made or not all(map(_is_kept, made)) or torch.Tag.nondeterministic_seeded in func.tags:
             return
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(self._values_of(tensor) is None for tensor in given):
-            self.values.pop(made[0], None)  # written to with what is not known
+            for tensor in made:
+                self.values.pop(tensor, None)  # written to with what is not known
             return
         real_args, real_kwargs = tree_map(
             lambda leaf: self._values_of(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs)
         )
         with _disable_current_modes():
-            self.values[made[0]] = func(*real_args, **real_kwargs)
+            found = func(*real_args, **real_kwargs)
+        self.values.update(zip(made, tree_leaves(found), strict=True))  # several, where a list is made of a tensor
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
