@@ -1,10 +1,10 @@
 """`reglage plan`: what a run would do, how much is done already, and what the rest will take. See docs/plan.md."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.command_line.console import stdout_console
 from flows.jobs import bases, found_companions
@@ -12,26 +12,37 @@ from flows.steps import Inputs, pinned, scorings, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.prepared import split_file
+from ftlib.errors import ModelError
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.preflight import check_labels
 from ftlib.recipe.recipe import Recipe
-from ftlib.recipe.resources import check_resources
+from ftlib.recipe.resources import check_card, check_resources, precision_on, room_of
 from ftlib.stages.ingest import ingest
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.register import register
 from ftlib.stages.score import SCORED
 from ftlib.stages.step import Step, walk
+from ftlib.stages.train import train
+from ftlib.storage.files import in_bytes
+from ftlib.training.cards import Card, find_card
 from ftlib.training.phase import Phase
-from ftlib.training.speed import Speed, measured_speed, training_flops
+from ftlib.training.precision import resolve_precision
+from ftlib.training.process_bytes import PROCESS
+from ftlib.training.speed import EFFICIENCY, Speed, measured_speed, training_flops
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ftlib.kinds.split import PreparedSplit
     from ftlib.training.footprint import Footprint, Frozen
+    from ftlib.training.memory import Sized
 
 # The constants of the prediction; docs/plan.md says where they come from.
-PROCESS_BYTES = 700_000_000
 RUN_SECONDS = 15.0
 RAY_SECONDS = 15.0
 
@@ -55,8 +66,19 @@ class PhasePlan(Config):
     rows: int
     tokens: int
     steps: int
+    precision: str
+    rows_at_a_time: int
+    """Of one worker's largest micro-batch."""
+    memory: dict[str, int]
+    """Predicted bytes of one worker at its peak, by part; empty where they cannot be counted."""
     memory_bytes: int
-    """Predicted peak of one worker."""
+    """The sum of the parts."""
+    room_bytes: int
+    """What one worker has: a GPU, or its share of the machine."""
+    fits: str
+    """yes; the settings nearest to the recipe's that fit; or no."""
+    measured_bytes: int | None = None
+    """What the training held, where it is done: all parts but `process`."""
     seconds: float
     """Predicted; 0 where it is done."""
 
@@ -98,6 +120,8 @@ class Planner:
     """Make the data that is not there yet: rows and tokens are known only then."""
     stages: list[StagePlan] = field(default_factory=list[StagePlan])
     prepared: dict[str, PreparedDataset] = field(default_factory=dict[str, PreparedDataset])
+    trained: dict[str, Checkpoint] = field(default_factory=dict[str, Checkpoint])
+    """What trainings left that are done, by the name of the phase."""
     needs_ray: bool = False
     """Whether something that is still to do is done by Ray workers."""
 
@@ -109,6 +133,8 @@ class Planner:
         self.needs_ray |= step.on_ray and not output
         if isinstance(output, PreparedDataset) and step.stage is preprocess:
             self.prepared[step.which] = output
+        if isinstance(output, Checkpoint) and step.stage is train:
+            self.trained[output.phase] = output
         return output
 
     def _made(self, step: Step) -> Artifact | None:
@@ -132,10 +158,17 @@ def _facts(step: Step, output: Artifact | None) -> str:
     return f"{'' if step.job else 'up to '}{counted(step.candidates, 'candidate')}" if step.candidates else ""
 
 
-def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunPlan:
-    """Plan a run. Raises RecipeError, ModelError or DataError where the run would."""
+def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: str | None = None) -> RunPlan:
+    """Plan a run, on this machine or on workers with a named card each.
+
+    Raises RecipeError, ModelError or DataError where the run would, RecipeError for a card that is not known.
+    """
+    on = find_card(card) if card is not None else None
     model, companions = find_any(recipe.model, bases(recipe, work)), found_companions(recipe, work)
-    check_resources(recipe)
+    if on is None:
+        check_resources(recipe)
+    else:
+        check_card(recipe, on)
     planner = Planner(work, prepare)
     walk(steps(recipe, work, Inputs(model, pinned(recipe, work), companions=companions)), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
@@ -144,23 +177,29 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
         return plan
     from ftlib.training.footprint import footprint, frozen_beside  # torch, which what comes before does not need
 
-    check_resources(recipe, Path(model.uri), companions)
-    labels = len(check_labels(recipe, prepared))
+    if on is None:
+        check_resources(recipe, Path(model.uri), companions)
+    names = check_labels(recipe, prepared)
+    labels = len(names)
     sizes = [footprint(model.folder, recipe.kind(phase), labels, phase.tuning) for phase in recipe.phases]
     frozen = frozen_beside(recipe.phases, sizes, recipe.kind(recipe.phases[0]), model.folder, companions, labels)
-    speed = measured_speed(work, sizes[-1].hidden)
+    speed = _speed(recipe, on, work, sizes[-1])
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
+    sizing = _Sizing(recipe, on, model.folder, names, companions, prepared)
     every = [*zip(recipe.phases, sizes, frozen, strict=True)]
-    last, size, beside = every[-1]
-    again = [
-        (last.model_copy(update={"name": f"{last.name}-seed{n}"}), size, beside) for n in recipe.interpolation.seeds
-    ]
-    phases = tuple(
+    planned = [
         _phase_plan(
-            recipe, phase, size, [beside[name] for name in phase.companions], _seen(phase, prepared), speed, done
+            phase,
+            size,
+            [beside[name] for name in phase.companions],
+            _seen(phase, prepared),
+            speed,
+            done,
+            sizing.of(phase, planner.trained.get(phase.name)),
         )
-        for phase, size, beside in [*every, *again]
-    )
+        for phase, size, beside in every
+    ]
+    again = [planned[-1].model_copy(update={"name": f"{planned[-1].name}-seed{n}"}) for n in recipe.interpolation.seeds]
     scored = tuple(
         _scoring_plan(f"score {which}", beside[name], prepared[part], speed, done)
         for phase, _, beside in every
@@ -168,9 +207,72 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False) -> RunP
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
     seconds = RUN_SECONDS + planner.needs_ray * RAY_SECONDS + measuring
-    seconds += sum(one.seconds for one in (*phases, *scored))
-    found = {"phases": phases, "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
+    seconds += sum(one.seconds for one in (*planned, *again, *scored))
+    found = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
     return plan.model_copy(update=found)
+
+
+def _speed(recipe: Recipe, card: Card | None, work: Workspace, size: "Footprint") -> Speed:
+    if card is None or card.bf16_flops is None:
+        return measured_speed(work, size.hidden)
+    workers = max(1, recipe.compute.workers)
+    source = f"the data sheet of {card.name}: {card.bf16_flops / 1e12:.0f} TFLOP/s in bf16, {EFFICIENCY:.0%} of it"
+    return Speed(flops=EFFICIENCY * card.bf16_flops * workers, source=source)
+
+
+@dataclass(frozen=True)
+class _Sizing:
+    """Predicts what phases hold, on this machine or on a card."""
+
+    recipe: Recipe
+    card: Card | None
+    model: Path
+    labels: tuple[str, ...]
+    companions: Mapping[str, Mapping[str, FoundModel]]
+    prepared: Mapping[str, PreparedDataset]
+
+    def of(self, phase: Phase, trained: Checkpoint | None) -> dict[str, Any]:
+        """Return the fields of a `PhasePlan` about memory; of a phase that is done also what was measured."""
+        from ftlib.training.memory import MEASURED, fitting, predict
+
+        sized, room = self._sized(phase), room_of(self.recipe.compute, self.card)
+        fields: dict[str, Any] = {"precision": sized.precision, "rows_at_a_time": sized.rows, "room_bytes": room}
+        fields["measured_bytes"] = trained.facts.get(MEASURED) if trained else None
+        try:
+            memory = predict(sized)
+            near = None if memory.total <= room else fitting(sized, room)
+        except ModelError as error:
+            return {**fields, "memory": {}, "memory_bytes": 0, "fits": f"unknown: {error}"}
+        fits = "yes" if memory.total <= room else f"with {near}" if near else "no"
+        return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
+
+    def _sized(self, phase: Phase) -> "Sized":
+        from ftlib.training.footprint import shapes_of, without_weights
+        from ftlib.training.memory import Sized
+
+        kind, labels = self.recipe.kind(phase), len(self.labels)
+        found = self.companions.get(phase.name, {})
+        compute = self.recipe.compute
+        if not phase.tuning.takes_steps:
+            compute = compute.model_copy(update={"workers": 0})
+        return Sized(
+            shapes_of(self.model, kind, labels, phase),
+            phase,
+            compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
+            precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
+            self._splits(phase, "train"),
+            self._splits(phase, "validation"),
+            {
+                name: without_weights(found[name].folder if name in found else self.model, kind, labels)
+                for name in phase.companions
+            },
+        )
+
+    def _splits(self, phase: Phase, split: Split) -> "list[PreparedSplit]":
+        from ftlib.kinds.open_split import open_split
+
+        folders = [Path(self.prepared[name].uri) for name in phase.parts]
+        return [open_split(split_file(folder, split), self.labels) for folder in folders]
 
 
 @dataclass(frozen=True)
@@ -179,7 +281,6 @@ class _Seen:
 
     rows: int
     tokens: int
-    longest: int
     steps: int
 
 
@@ -190,19 +291,18 @@ def _seen(phase: Phase, prepared: dict[str, PreparedDataset]) -> _Seen:
     return _Seen(
         rows=rows,
         tokens=round(sum(rows * share * facts.tokens / max(1, facts.rows) for share, facts in parts)),
-        longest=max(facts.longest for _, facts in parts),
         steps=sum(ceil(facts.rows / phase.optimizer.batch_size) for _, facts in parts),
     )
 
 
 def _phase_plan(
-    recipe: Recipe,
     phase: Phase,
     size: "Footprint",
     beside: "Sequence[Frozen]",
     seen: _Seen,
     speed: Speed,
     done: Collection[str],
+    memory: Mapping[str, Any],
 ) -> PhasePlan:
     """Plan one training; `beside` are its companions, which are held and asked and never trained."""
     solved = not phase.tuning.takes_steps
@@ -219,8 +319,8 @@ def _phase_plan(
         rows=seen.rows,
         tokens=seen.tokens,
         steps=steps,
-        memory_bytes=_memory(recipe, phase, size, sum(one.parameters for one in beside), seen.longest),
         seconds=round(seconds, 1),
+        **memory,
     )
 
 
@@ -235,19 +335,9 @@ def _scoring_plan(
         parameters=model.parameters,
         rows=sum(one.rows for one in facts),
         tokens=tokens,
-        memory_bytes=PROCESS_BYTES + 4 * model.parameters,
+        memory_bytes=PROCESS["cpu"] + 4 * model.parameters,
         seconds=0.0 if label in done else round(tokens * 2.0 * model.computing / speed.flops, 1),
     )
-
-
-def _memory(recipe: Recipe, phase: Phase, size: "Footprint", beside: int, longest: int) -> int:
-    """Return the bytes of weights, gradients, Adam's moments and the average in fp32, and of activations."""
-    state = 4 * (size.parameters + beside)
-    if not phase.tuning.takes_steps:
-        return PROCESS_BYTES + state
-    batch = recipe.compute.micro_batch_size or ceil(phase.optimizer.batch_size / max(1, recipe.compute.workers))
-    activations = batch * longest * size.activation_bytes
-    return PROCESS_BYTES + state + (16 if phase.ema_decay else 12) * size.trained + activations
 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: "Footprint", speed: Speed) -> float:
@@ -283,4 +373,34 @@ def print_plan(plan: RunPlan) -> None:
         memory, took = f"{phase.memory_bytes / 1e9:.1f} GB", f"{phase.seconds:.0f} s" if phase.seconds else "done"
         table.add_row(phase.name, phase.tuning, trained, f"{phase.rows:,}", f"{phase.steps:,}", memory, took)
     console.print(table)
+    console.print(_memory_table(plan))
+    for phase in plan.phases:
+        if phase.fits != "yes":
+            console.print(f"{phase.name}: {_advice(phase)}", soft_wrap=True)
     console.print(f"about {plan.seconds:.0f} s in all; speed from {plan.speed}", soft_wrap=True)
+
+
+def _memory_table(plan: RunPlan) -> "Table":
+    """Return one column a phase, one line for each part that any of them has."""
+    from rich.table import Table
+
+    table = Table("one worker", *(phase.name for phase in plan.phases), title="memory", title_justify="left")
+    parts = dict.fromkeys(part for phase in plan.phases for part in phase.memory)
+    for part in parts:
+        sizes = [phase.memory.get(part, 0) for phase in plan.phases]
+        if any(sizes):
+            table.add_row(part, *(in_bytes(size) if size else "" for size in sizes))
+    predicted = [sum(phase.memory.values()) - phase.memory.get("process", 0) for phase in plan.phases]
+    table.add_row("predicted, but for the process", *(in_bytes(size) for size in predicted), style="bold")
+    if any(phase.measured_bytes is not None for phase in plan.phases):
+        measured = ("" if phase.measured_bytes is None else in_bytes(phase.measured_bytes) for phase in plan.phases)
+        table.add_row("measured", *measured, style="bold")
+    table.add_row("there is", *(in_bytes(phase.room_bytes) for phase in plan.phases))
+    return table
+
+
+def _advice(phase: PhasePlan) -> str:
+    if not phase.memory:
+        return phase.fits
+    over = f"needs {in_bytes(phase.memory_bytes)}, of {in_bytes(phase.room_bytes)}"
+    return f"{over}; it fits {phase.fits}" if phase.fits != "no" else f"{over}, and no setting of compute fits it"

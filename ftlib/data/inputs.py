@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INPUT_IDS, ATTENTION_MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
+POSITIONS = "position_ids"
 
 Cell: TypeAlias = "Sequence[int] | Sequence[float] | np.ndarray"
 """A row's value of one column: ids, marks, or an array of numbers."""

@@ -21,25 +21,28 @@ class Batch:
     """Rows as one model reads them: `model(**batch.inputs)`.
 
     Rows of tokens are padded on the right to the longest of them, and `attention_mask` says where. Where rows were
-    packed instead, the model reads one row: inputs are 1 x tokens without padding or mask, the rows lie one behind the
-    other in it, `borders` says where, and `positions` are among the inputs as `position_ids`. `supervised`, `targets`,
-    `rows` and `columns` count the rows, never the packs: `len(batch)` is the same for the same rows either way.
+    packed instead, the model reads one row: inputs are 1 x tokens without a mask, the rows lie one behind the other in
+    it, `borders` says where, and `position_ids` begin again at 0 with each. `supervised`, `targets`, `rows` and
+    `columns` count the rows, never the packs: `len(batch)` is the same for the same rows either way.
     """
 
     inputs: Mapping[str, Tensor]
     """By the names of the model's forward pass; the first dimension is the row, or 1 for a pack."""
     supervised: Int[Tensor, " rows"]
-    """Terms of each row's loss: 1 for a label; for a language model, the tokens at its end that are predicted."""
+    """Terms of each row's loss: 1 for a label; for a language model, the tokens that are predicted, at its end
+    where no targets say which."""
     targets: Tensor | None = None
     """What the rows are taught, as their head lays it out: for `labeled`, each row's position in the model's labels;
     for `tagged`, that of every token's tag, or `UNTAUGHT`; for `multi_labeled`, rows x labels of 0 and 1; for `scored`,
-    a number each; for `spans`, the places of first and last token. None where the tokens themselves are the targets."""
+    a number each; for `spans`, the places of first and last token; for `chats`, rows x tokens, which of them are
+    predicted. None where the tokens themselves are the targets."""
     rows: Int[np.ndarray, " rows"] | None = None
     """Each row's place in its split, whose `row_ids` name it."""
-    positions: Int[Tensor, "1 tokens"] | None = None
-    """Of a pack: each token's place in its own row, from 0."""
-    borders: Int[Tensor, " rows+1"] | None = None
-    """Of a pack: where each row begins, and where the last ends, as int32: what attention kernels call `cu_seqlens`."""
+    borders: Int[Tensor, " borders"] | None = None
+    """Of a pack: where each row begins, and where the last ends, as int32: what attention kernels call `cu_seqlens`.
+    Where padding fills the pack up, it is one more row, which no other field knows of."""
+    longest: int = 0
+    """Of a pack: the tokens between two borders at most, known without waiting for the device."""
     columns: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
     """Numbers that a frozen model gave each row, by name: one each, an array of one shape each, or one for every token,
     padded with 0. Read from the split's `score:<name>` columns; no gradient reaches them."""

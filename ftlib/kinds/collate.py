@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Int, Real
 from torch import Tensor, nn
 
-from ftlib.data.inputs import SEGMENTS, TEXT, Inputs, Marks, Numbers, Pixels, Tokens
+from ftlib.data.inputs import INPUT_IDS, POSITIONS, SEGMENTS, TEXT, Inputs, Marks, Numbers, Pixels, Tokens
 from ftlib.errors import ModelError
-from ftlib.models.limits import text_config
+from ftlib.models.limits import positions_of, text_config
 
 Row = Sequence[int] | Int[np.ndarray, " _"]
 
@@ -47,9 +47,13 @@ class Collator:
     arguments: frozenset[str]
     """What the model's forward pass takes, by name: tokenizers give segments to models that have no use for them."""
     device: torch.device
+    width_multiple: int = 1
+    """Rows of tokens are padded to a multiple of so many: what is compiled, is compiled for fewer widths."""
+    positions: int | None = None
+    """How long the model's rows can be: that far and no further are they padded. None: without a limit."""
 
     @classmethod
-    def of(cls, model: nn.Module, device: torch.device | None = None) -> Collator:
+    def of(cls, model: nn.Module, device: torch.device | None = None, *, width_multiple: int = 1) -> Collator:
         """Return the collator of a model's batches, which go to `device`: the model's own if none is given."""
         own = text_config(cast(Any, model).config)
         # Only where nothing reads the padding has a model none (`ftlib.kinds.padding`): then any token will do.
@@ -58,6 +62,8 @@ class Collator:
             tokens=getattr(own, "vocab_size", None),
             arguments=_arguments(model),
             device=next(model.parameters()).device if device is None else device,
+            width_multiple=width_multiple,
+            positions=positions_of(own, model),
         )
 
     def __call__(
@@ -88,12 +94,35 @@ class Collator:
                 pixels = [cell if _is_augmented(cell) else column.array(cell) for cell in cells]
                 arrays[column.name] = in_the_models_unit(np.stack(pixels), column)
                 continue
-            mask = _mask([len(cell) for cell in cells], left=left)
+            lengths = [len(cell) for cell in cells]
+            mask = _mask(lengths, self._width(max(lengths)), left=left)
             if isinstance(column, Tokens):
                 self._check(cells)
                 arrays[column.mask] = mask.astype(np.int64)
             arrays[column.name] = _filled(cells, mask, self.pad_token_id if isinstance(column, Tokens) else 0)
         return {name: self.sent(torch.from_numpy(array)) for name, array in arrays.items()}
+
+    def pack(self, rows: Mapping[str, Sequence[Any]], inputs: Inputs) -> tuple[dict[str, Tensor], Tensor, int]:
+        """Return rows of tokens as one, its borders and the tokens of the longest: the `inputs` and more of a `Batch`.
+
+        There is no mask: with one, even of ones alone, transformers takes a pack for one text, whose rows see each
+        other. Raises ModelError as a call does.
+        """
+        lengths = [len(cell) for cell in rows[INPUT_IDS]]
+        padding = -sum(lengths) % self.width_multiple
+        lengths += [padding] if padding else []
+        arrays = {POSITIONS: np.concatenate([np.arange(length) for length in lengths])}
+        for column in inputs:
+            if column.name not in self.arguments and isinstance(column, Marks):
+                continue
+            cells, fill = rows[column.name], 0
+            if isinstance(column, Tokens):
+                self._check(cells)
+                fill = self.pad_token_id
+            arrays[column.name] = np.concatenate([*cells, np.full(padding, fill)])
+        sent = {name: self.sent(torch.from_numpy(array.astype(np.int64))[None]) for name, array in arrays.items()}
+        borders = np.cumsum([0, *lengths]).astype(np.int32)
+        return sent, self.sent(torch.from_numpy(borders)), max(lengths)
 
     def sent(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the processor's on the model's device. A GPU's copy is queued and waits for nothing.
@@ -103,6 +132,10 @@ class Collator:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+    def _width(self, longest: int) -> int:
+        width = longest + -longest % self.width_multiple
+        return width if self.positions is None else max(longest, min(width, self.positions))
 
     def _check(self, rows: Sequence[Row]) -> None:
         highest = max(int(np.max(row, initial=0)) for row in rows)
@@ -124,9 +157,9 @@ def in_the_models_unit(pixels: Real[np.ndarray, "rows 3 height width"], column: 
     return (pixels.astype(np.float32) * np.float32(column.scale) - mean) / std
 
 
-def _mask(lengths: Sequence[int], *, left: bool) -> Bool[np.ndarray, "rows width"]:
+def _mask(lengths: Sequence[int], width: int, *, left: bool) -> Bool[np.ndarray, "rows width"]:
     """Return what is no padding."""
-    places = np.arange(width := max(lengths))
+    places = np.arange(width)
     counts = np.array(lengths)[:, None]
     return places >= width - counts if left else places < counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -63,6 +64,15 @@ class PreparedSplit:
         """Return the images of rows, as they lie in the file's column of that name."""
         return [self._columns[name][row] for row in rows]
 
+    def pack(self, rows: Rows, collate: Collator) -> Batch:
+        """Return these rows as a pack, one behind the other; of a kind that packs (`ftlib.kinds.kind`).
+
+        Raises ModelError for tokens that the collator's model does not have.
+        """
+        cells = {name: [column[row] for row in rows] for name, column in self._columns.items()}
+        inputs, borders, longest = collate.pack(cells, self.inputs)
+        return replace(self._taught(rows, collate), inputs=inputs, borders=borders, longest=longest)
+
     def batch(self, rows: Rows, collate: Collator, augment: Augment | None = None) -> Batch:
         """Return these rows as a batch of the collator's model, their pixels changed by `augment`, if it is given.
 
@@ -75,9 +85,13 @@ class PreparedSplit:
                 cells[column.name] = [augment(int(row), cell) for row, cell in pixels]
         if self.targets is not None and (segments := self.targets.segments(rows)) is not None:
             inputs, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
+        return replace(self._taught(rows, collate), inputs=collate(cells, inputs))
+
+    def _taught(self, rows: Rows, collate: Collator) -> Batch:
+        """Return all of a batch but its inputs."""
         targets = None if self.targets is None else self.targets.tensor(rows, self.lengths[rows])
         return Batch(
-            inputs=collate(cells, inputs),
+            inputs={},
             supervised=collate.sent(torch.from_numpy(self.supervised[rows])),
             targets=None if targets is None else collate.sent(targets),
             rows=np.asarray(rows, np.int64),

@@ -6,6 +6,11 @@ bits that torch's own cross-entropy gives them. Above, the model is run up to it
 to the supervised positions alone, `PART` bytes of logits at a time, and again in the backward pass instead of keeping
 them.
 
+That is a chunked linear cross-entropy of our own, and torch's (`F.linear_cross_entropy`, 2.13) is not used: it gives
+bf16 models their loss in bf16, off by 4e-2 where this is by 1e-6, reads a weight where an adapter of the last layer
+adds to it, and its `reduction="none"`, which objectives of whole rows need, is the slowest. docs/train-reference.md has
+the figures.
+
 The trap: not every family's logits are that layer's product. Gemma caps them (`final_logit_softcapping`), Cohere and
 Granite scale them (`logit_scale`, `logits_scaling`), and a config does not say which of its numbers do so. A copy of
 the model without memory is asked; where its logits are not the layer's very output, they are computed whole whatever
@@ -29,6 +34,7 @@ from torch.utils.checkpoint import checkpoint
 from ftlib.data.inputs import INPUT_IDS
 from ftlib.kinds.batch import UNTAUGHT, Batch
 from ftlib.kinds.next_tokens import next_tokens
+from ftlib.kinds.packed_attention import attends_in_packs, borders_of, plain_model
 
 WHOLE = 2 << 30
 """Bytes of a batch's logits in float32 up to which they are computed as one tensor: 2,048 tokens x 262,144 words, which
@@ -98,14 +104,16 @@ def _ask(model: Any, batch: Batch) -> _Said:
     Always through the model's own `forward`, which is where DDP and FSDP2 gather and reduce; and never twice, so that
     ranks with larger and with smaller batches call each other equally often.
     """
-    plain = _plain(model)
+    plain, inputs = plain_model(model), batch.inputs
+    if batch.borders is not None and attends_in_packs(plain):
+        inputs = {**inputs, **borders_of(batch)}
     layer: nn.Module | None = getattr(plain, "get_output_embeddings", lambda: None)()
     weight: Tensor | None = getattr(layer, "weight", None)
     words = 0 if weight is None else weight.shape[0]
     if layer is None or batch.inputs[INPUT_IDS].numel() * words * 4 <= WHOLE or not _is_last(plain):
-        return _Said(model(**batch.inputs, use_cache=False).logits)
+        return _Said(model(**inputs, use_cache=False).logits)
     with _handing_on(layer):
-        states = model(**batch.inputs, use_cache=False).logits
+        states = model(**inputs, use_cache=False).logits
     return _Said(states, layer, max(1, PART // (4 * words)))
 
 
@@ -118,11 +126,6 @@ def _of_part(
     if not torch.is_grad_enabled():
         return log_probs(states)
     return cast(Tensor, checkpoint(log_probs, states, use_reentrant=False))
-
-
-def _plain(model: Any) -> Any:
-    inner = getattr(model, "module", model)  # what DDP wraps
-    return getattr(inner, "get_base_model", lambda: inner)()  # what peft wraps
 
 
 @contextlib.contextmanager

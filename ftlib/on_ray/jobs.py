@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from ftlib.errors import Interrupted, TransientError, first_line
 from ftlib.on_ray.cluster import job_client
 from ftlib.on_ray.session import driver_environment, job_config, worker_environment
 from ftlib.training.compute import Compute
+from ftlib.workspace import write_durably
 
 P = TypeVar("P", bound=Config)
 
@@ -70,6 +72,18 @@ def run_job(
         lines = client.get_job_logs(job).strip().splitlines()
         reason = lines[-1][:300] if lines else "no log"
         raise TransientError(f"{what}: Ray job {job} ended as {status}: {reason}")
+
+
+def run_plan(module: str, plan: str, file: Path, what: str, compute: Compute) -> None:
+    """Run a module's `drive` as a job over a plan in JSON, which lies in a file of the work folder while it runs.
+
+    The job is called as the file. Raises what `run_job` raises.
+    """
+    write_durably(file, plan.encode())
+    try:
+        run_job(f"python -P -m {module} {shlex.quote(str(file))}", file.stem, what, compute)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _running(client: JobSubmissionClient, name: str) -> str | None:

@@ -30,6 +30,7 @@ from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
 from ftlib.training import curves
 from ftlib.training.checkpoints import saved_step
+from ftlib.training.group import backend_of
 from ftlib.training.heartbeat import lost
 from ftlib.training.optimizer import total_steps
 from ftlib.training.plan import Plan
@@ -51,6 +52,7 @@ def fit(plan: Plan) -> None:
 
 def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
     """Run Ray Train in this process's Ray. Raises TransientError if workers do not start, or were lost too often."""
+    torch_config.backend = backend_of(plan.compute)
     torch_config.timeout_s = int(plan.compute.collective_timeout_seconds)
     with session(plan.compute):  # of the flow's own, or a short one where a stage is called without a flow
         trainer = TorchTrainer(
@@ -104,8 +106,7 @@ class _OnThisMachine(TorchConfig):
 class _MeetInAFile(TorchConfig().backend_cls):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         file = f"{backend_config.rendezvous}-{uuid4().hex}"  # a group that starts again must not read the dead one's
-        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo"
-        of, timeout = len(worker_group), backend_config.timeout_s
+        backend, of, timeout = backend_config.backend, len(worker_group), backend_config.timeout_s
         joining = [
             worker_group.execute_single_async(rank, _join, file, backend, rank, of, timeout) for rank in range(of)
         ]

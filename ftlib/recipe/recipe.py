@@ -100,6 +100,8 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _evaluation_misfits(recipe)
     yield from _select_misfits(recipe)
     yield from _interpolation_misfits(recipe)
+    if recipe.compute.pack_tokens is not None and {*recipe.training_datasets()} <= {*recipe.datasets}:
+        yield from _packing_misfits(recipe)
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
@@ -157,6 +159,12 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
+    compute = recipe.compute
+    if compute.sharding == "fsdp" and compute.workers > 1 and not phase.optimizer.steps_shards:
+        yield (
+            f"{where}.optimizer: {phase.optimizer.kind!r} steps whole matrices, but compute.sharding: fsdp gives each "
+            "of the workers a part; use adamw or sgd, or set sharding to ddp"
+        )
     if phase.batch_norm == "updated":
         yield from _statistics_misfits(where, phase, recipe.compute)
     if phase.augmentation:
@@ -173,6 +181,28 @@ def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[
             f"{where}.batch_norm: updated normalises a row by all rows of its batch, which {split} split; set "
             "compute.workers to 0 or 1 and compute.micro_batch_size to null, or leave batch_norm at frozen"
         )
+
+
+def _packing_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which rows lie in no pack, or why an objective would read them wrong."""
+    if recipe.compute.micro_batch_size is not None:
+        yield (
+            f"compute.pack_tokens: a micro-batch is either packs of {recipe.compute.pack_tokens} tokens or "
+            f"{recipe.compute.micro_batch_size} rows; set one of pack_tokens and micro_batch_size to null"
+        )
+    packed = _these(repr(kind.name) for kind in KINDS.values() if kind.packs)
+    for phase in recipe.phases:
+        unpacked = [name for name in phase.parts if not KINDS[recipe.datasets[name].format.yields].packs]
+        for name in unpacked:
+            yield (
+                f"compute.pack_tokens: rows of {packed} are packed, those of {name!r}, on which phase {phase.name!r} "
+                f"trains, are {recipe.datasets[name].format.yields!r}; set it to null"
+            )
+        if not unpacked and not getattr(phase.objective, "packs", False):
+            yield (
+                f"compute.pack_tokens: objective {phase.objective.kind!r} of phase {phase.name!r} does not say that it "
+                "reads packed rows; set it to null"
+            )
 
 
 def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:

@@ -9,16 +9,19 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage.files import in_bytes
+from ftlib.training.cards import Card
 from ftlib.training.compute import Compute
+from ftlib.training.peak_memory import of_machine
 from ftlib.training.phase import Phase
-from ftlib.training.resources import Wanted, check_gpu
+from ftlib.training.precision import resolve_precision
+from ftlib.training.resources import Wanted, check_bf16, check_gpu
 from ftlib.wording import counted
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ def check_resources(
 
 def _check_machine(recipe: Recipe) -> None:
     check_gpu(recipe.compute)  # also what no worker does, a probe and the comparisons of the report, runs on it
+    if recipe.compute.use_gpu and any(phase.precision == "bf16" for phase in recipe.phases):
+        check_bf16()
     cores, gpus = os.cpu_count() or 1, _gpus(recipe.compute)
     for group in wanted(recipe):
         if group.gpus * group.workers > gpus:
@@ -77,6 +82,29 @@ def _check_machine(recipe: Recipe) -> None:
             )
 
 
+def check_card(recipe: Recipe, card: Card) -> None:
+    """Raise RecipeError for a phase that asks for bf16 where a card does not compute it."""
+    for phase in recipe.phases:
+        precision_on(card, phase)
+
+
+def precision_on(card: Card, phase: Phase) -> Literal["fp32", "bf16"]:
+    """Return a phase's precision with `auto` settled for a card. Raises RecipeError for bf16 where it has none."""
+    if phase.precision == "bf16" and card.bf16_flops is None:
+        raise RecipeError(
+            f"phases[{phase.name}].precision: bf16, which {card.name} does not compute; set it to fp32 or auto, or "
+            "choose a card of 2020 or later"
+        )
+    return phase.precision if phase.precision != "auto" else "fp32" if card.bf16_flops is None else "bf16"
+
+
+def room_of(compute: Compute, card: Card | None = None) -> int:
+    """Return the bytes that one worker has: a card's, this machine's GPU's, or its share of this machine's memory."""
+    if card is not None:
+        return card.memory
+    return _memory(compute) // (1 if compute.use_gpu else max(1, compute.workers))
+
+
 def _gpus(compute: Compute) -> int:
     if not compute.use_gpu:
         return 0
@@ -86,7 +114,7 @@ def _gpus(compute: Compute) -> int:
 
 
 def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[str, FoundModel]]) -> None:
-    """Compare the least that each phase holds, in fp32: weights, and for what trains a gradient and Adam's moments.
+    """Compare the least that each phase holds: weights, and for what trains a gradient and Adam's moments, in fp32.
 
     Companions are weights alone, and so are scorers, of which each has the workers that measure to itself.
     """
@@ -96,16 +124,19 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
         beside = sum(frozen[name].parameters for name in phase.companions)
         steps = phase.tuning.takes_steps
         workers = max(1, compute.workers) if steps else 1
-        least = 4 * (size.parameters + beside) + (12 * size.trained if steps else 0)
-        if compute.sharding == "fsdp":
-            least //= workers if compute.use_gpu else 1
-        elif not compute.use_gpu:
-            least *= workers
+        trained = size.trained if steps else 0
+        still = 2 if steps and resolve_precision(phase, compute) == "bf16" else 4  # frozen weights may be held in bf16
+        whole = 16 * trained + still * (max(0, size.parameters - trained) + beside)
+        sharded = compute.sharding == "fsdp" and steps
+        if sharded:
+            least = 0 if compute.cpu_offload else whole * (1 if compute.use_gpu else workers) // _shards(compute)
+        else:
+            least = whole * (1 if compute.use_gpu else workers)
         if least > memory:
             raise RecipeError(
                 f"phases[{phase.name}]: {counted(workers, 'worker')} with {size.parameters + beside:,} parameters, "
-                f"{size.trained:,} of them trained, hold at least {in_bytes(least)}, but {has}; choose a smaller "
-                "model, lora, or fewer workers"
+                f"{trained:,} of them trained, hold at least {in_bytes(least)}, but {has}; "
+                f"{_remedy(compute, whole, memory, steps=steps)}"
             )
         for name in phase.scores:
             workers, parameters = compute.evaluation_workers, frozen[name].parameters
@@ -115,6 +146,20 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
                     f"phases[{phase.name}].scores.{name}: {counted(workers, 'worker')} with {parameters:,} parameters "
                     f"hold at least {in_bytes(least)}, but {has}; choose a smaller model, or fewer evaluation_workers"
                 )
+
+
+def _shards(compute: Compute) -> int:
+    return max(1, compute.workers) // compute.replicas
+
+
+def _remedy(compute: Compute, whole: int, memory: int, *, steps: bool) -> str:
+    """Say what to change, with the number of workers between whom the model would fit."""
+    if steps and compute.use_gpu:
+        enough = 1 + whole // memory
+        return f"shard it over {enough} workers or more (compute.sharding fsdp), or choose a smaller model or lora"
+    if steps and compute.workers > 1 and _shards(compute) == 1 and whole <= memory:
+        return "share one copy between the workers (compute.sharding fsdp), or choose fewer workers or lora"
+    return "choose a smaller model, lora, or fewer workers"
 
 
 def _sizes(
@@ -142,13 +187,4 @@ def _memory(compute: Compute) -> int:
         import torch
 
         return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-    return min(_limits())
-
-
-def _limits() -> Iterator[int]:
-    """Yield the machine's memory, and what its control group may take of it."""
-    yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        file = Path(path)
-        if file.is_file() and (limit := file.read_text().strip()).isdigit():
-            yield int(limit)
+    return of_machine()

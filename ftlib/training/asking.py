@@ -5,6 +5,7 @@ An objective has `needs` and `loss(model, batch)`. Beside that it may have
     companions: ClassVar[tuple[str, ...]]     frozen models; `loss` and `prepare` get `companions`, a mapping of them
     prepare(model, batch) -> Prepared         a pass without gradients over the global batch; `loss` gets its `context`
     counts_known: ClassVar[bool] = False      how many items it counts is known only from `prepare`
+    packs: ClassVar[bool] = True              it reads packed rows right: of a `Batch` that has `borders`
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from torch import nn
 from ftlib.errors import TrainingError
 from ftlib.kinds.batch import LossSum
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.packing import settle_packing
 from ftlib.kinds.split import Augment, PreparedSplit
-from ftlib.training.batches import micro_batches
+from ftlib.training.batches import micro_batches, packs
 from ftlib.training.group import Group
 from ftlib.training.modes import answering
 from ftlib.training.objectives.prepared import Context, Prepared
@@ -51,10 +53,14 @@ class Asking:
         companions: Mapping[str, nn.Module],
         precision: Literal["fp32", "bf16"] = "fp32",
         micro_batch_size: int | None = None,
+        pack_tokens: int | None = None,
     ) -> None:
-        """Take a model and its companions as they are spread over the group."""
+        """Take a model and its companions as they are spread over the group.
+
+        With `pack_tokens` a micro-batch is a pack of at most so many tokens, and not `micro_batch_size` rows.
+        """
         self.objective, self.model, self.collate, self.group = objective, model, collate, group
-        self._precision, self._size = precision, micro_batch_size
+        self._precision, self._size, self._pack_tokens = precision, micro_batch_size, pack_tokens
         self._beside = {"companions": companions} if getattr(objective, "companions", ()) else {}
         self._prepare = getattr(objective, "prepare", None)
         self._counts_known: bool = getattr(objective, "counts_known", True)
@@ -62,12 +68,27 @@ class Asking:
     def pieces(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> tuple[list[Piece], int]:
         """Return this rank's pieces of a global batch, and the supervised items of all ranks' pieces.
 
-        Raises TrainingError if the objective should count, and did not.
+        Raises TrainingError if the objective should count, and did not, or for a row that is longer than a pack.
         """
-        dealt = micro_batches(rows, self.group.rank, self.group.world_size, self._size)
+        rank, world_size = self.group.rank, self.group.world_size
+        if self._pack_tokens is None:
+            dealt = micro_batches(rows, rank, world_size, self._size)
+        else:
+            dealt = packs(rows, split.sizes, rank, world_size, self._pack_tokens)
         pieces = [Piece(mine, counts) for mine, counts in dealt]
         count = int(split.supervised[rows].sum())
         return (pieces, count) if self._prepare is None else self._prepared(split, pieces, count)
+
+    def check_packing(self, parts: Sequence[PreparedSplit]) -> None:
+        """Prove that the model keeps the rows of a pack apart, where rows are to be packed.
+
+        Raises ModelError for a model that does not, TrainingError for a row that is longer than a pack.
+        """
+        if self._pack_tokens is None:
+            return
+        for split in parts:
+            with answering(self.model), self._autocast():
+                settle_packing(self.model, split, self.collate, self._pack_tokens)
 
     def loss(self, split: PreparedSplit, piece: Piece, augment: Augment | None = None) -> LossSum:
         """Return the objective's loss of one piece, whose rows `augment` changes first."""
@@ -100,6 +121,12 @@ class Asking:
     def _ask(
         self, method: Any, split: PreparedSplit, piece: Piece, more: Mapping[str, Any], augment: Augment | None = None
     ) -> Any:
-        batch = split.batch(piece.rows, self.collate, augment)
-        with torch.autocast(self.group.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+        if self._pack_tokens is None:
+            batch = split.batch(piece.rows, self.collate, augment)
+        else:
+            batch = split.pack(piece.rows, self.collate)
+        with self._autocast():
             return method(self.model, batch, **self._beside, **more)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self._precision == "bf16")

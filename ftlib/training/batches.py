@@ -10,12 +10,15 @@ order of their own, which goes on where the epoch before left it.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
+
+from ftlib.errors import TrainingError
 
 MEGA_BATCH = 64
 """Global batches that are sorted by length together: larger pads less, smaller mixes more."""
@@ -111,6 +114,45 @@ class Order:
             for rows in global_batches(lengths, self._size, self._seed, i, part)[skipped:]:
                 yield GlobalBatch(part, rows, i)
             skipped = 0
+
+
+def packs(
+    rows: Int[np.ndarray, " batch"], sizes: Int[np.ndarray, " split"], rank: int, world_size: int, most: int
+) -> list[tuple[Int[np.ndarray, " rows"], bool]]:
+    """Return a rank's share of a global batch as (rows, counts) packs of at most `most` tokens each.
+
+    A pure function of its arguments, for which every rank computes all packs: they are as few as hold the batch, in a
+    multiple of the ranks, since sharded forward passes are collective; and of about equal size, as the ranks wait for
+    the largest. Where a batch has fewer rows than that, a rank is given the batch's first row with `counts` False.
+
+    Raises TrainingError for a row that is longer than a pack.
+    """
+    order = rows[np.argsort(-sizes[rows], kind="stable")]
+    if (longest := int(sizes[order[0]])) > most:
+        raise TrainingError(f"compute.pack_tokens: a row of {longest} tokens is longer than a pack, which has {most}")
+    count = _multiple(-(-int(sizes[rows].sum()) // most), world_size)
+    while (filled := _filled(order, sizes, count, most)) is None:
+        count += world_size
+    mine = filled[rank::world_size]
+    return [(np.array(pack), True) if pack else (rows[:1], False) for pack in mine]
+
+
+def _multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
+
+
+def _filled(
+    order: Int[np.ndarray, " batch"], sizes: Int[np.ndarray, " split"], count: int, most: int
+) -> list[list[int]] | None:
+    """Put each row, the longest first, into the emptiest of `count` packs; None where one does not fit in."""
+    packs, filled = [list[int]() for _ in range(count)], [(0, i) for i in range(count)]
+    for row in order.tolist():
+        tokens, i = filled[0]
+        if (tokens := tokens + int(sizes[row])) > most:
+            return None
+        packs[i].append(row)
+        heapq.heapreplace(filled, (tokens, i))
+    return packs
 
 
 def micro_batches(

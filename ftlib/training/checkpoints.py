@@ -123,6 +123,11 @@ class Checkpoints:
         return any(not job.done() for job in self._step.jobs)
 
     @property
+    def copied_bytes(self) -> int:
+        """Return what the copies take in the host's memory that checkpoints are written from."""
+        return sum(copy.nbytes for writing in (self._step, self._best) for copy in writing.host.values())
+
+    @property
     def has_failed(self) -> bool:
         """Say whether something that this rank began came to nothing: `settle` says why."""
         return self._step.has_failed or self._best.has_failed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,11 +22,9 @@ from ftlib.models.limits import load_config
 from ftlib.models.parameter_names import is_embedding
 from ftlib.models.quiet import quiet
 from ftlib.models.tensor_files import read_header
+from ftlib.training.frozen import freeze
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import Tuning
-
-_ACTIVATION_BYTES = 68
-"""Of a transformer, for each token, hidden unit and layer; docs/plan.md says where it comes from."""
 
 
 class Footprint(Config):
@@ -39,8 +37,18 @@ class Footprint(Config):
     use a weight at many places, its multiplications for each patch of 16 x 16 pixels."""
     hidden: int
     """The width that the head reads."""
-    activation_bytes: int
-    """What a token, or a patch of an image, leaves for the way back."""
+
+
+def shapes_of(folder: Path, kind: BatchKind, labels: int, phase: Phase) -> nn.Module:
+    """Return a phase's model as it is before step 0, on torch's meta device; no weights are read.
+
+    Raises ModelError for a config that makes no model, RecipeError for something to be frozen that it does not have.
+    """
+    model = without_weights(folder, kind, labels)
+    with torch.device("meta"):
+        tuned = phase.tuning.prepare(model, kind, head_modules(model))
+    freeze(tuned, phase.frozen, f"phases[{phase.name}]")
+    return tuned
 
 
 def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Footprint:
@@ -48,10 +56,10 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
 
     Raises ModelError for a config that makes no model.
     """
-    model = _without_weights(folder, kind, labels)
+    model = without_weights(folder, kind, labels)
     config, images = cast(Any, model).config, KINDS[kind].modality == "images"
     hidden = _width_of_head(model) if images else config.hidden_size
-    work = _work_of_an_image(model, folder) if images else None
+    products = _products_of_a_patch(model, folder) if images else None
     parameters = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
         tables = _tables(model)
@@ -60,17 +68,9 @@ def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Foo
     return Footprint(
         parameters=parameters,
         trained=trained,
-        computing=work.products if work else parameters - tables,
+        computing=parameters - tables if products is None else products,
         hidden=hidden,
-        activation_bytes=work.bytes if work else hidden * config.num_hidden_layers * _ACTIVATION_BYTES,
     )
-
-
-class _Work(NamedTuple):
-    """Of one patch of an image, on the way through a network."""
-
-    products: int
-    bytes: int
 
 
 def _width_of_head(model: nn.Module) -> int:
@@ -79,17 +79,15 @@ def _width_of_head(model: nn.Module) -> int:
     return linear[-1].in_features if linear else 0
 
 
-def _work_of_an_image(model: nn.Module, folder: Path) -> _Work:
-    """Count what convolutions and linear layers multiply, and what all layers put out, by a pass without memory."""
+def _products_of_a_patch(model: nn.Module, folder: Path) -> int:
+    """Count what convolutions and linear layers multiply for a patch of an image, by a pass without memory."""
     column = pixels_of(load_processor(folder).image_processor)
-    products, numbers = [0], [0]
+    products = [0]
 
     def count(layer: nn.Module, _: object, out: object) -> None:
-        if isinstance(out, torch.Tensor):
-            numbers[0] += out.numel()
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
-                products[0] += out.numel() // channels * layer.weight.numel()
+        if isinstance(out, torch.Tensor) and isinstance(layer, nn.Conv2d | nn.Linear):
+            channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+            products[0] += out.numel() // channels * layer.weight.numel()
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if not any(True for _ in m.children())]
     try:
@@ -100,7 +98,7 @@ def _work_of_an_image(model: nn.Module, folder: Path) -> _Work:
     finally:
         for hook in hooks:
             hook.remove()
-    return _Work(products[0] // column.counts, 4 * numbers[0] // column.counts)
+    return products[0] // column.counts
 
 
 class Frozen(Config):
@@ -143,7 +141,7 @@ def frozen_beside(
 
 
 def _frozen(folder: Path, kind: BatchKind, labels: int) -> Frozen:
-    model = _without_weights(folder, kind, labels)
+    model = without_weights(folder, kind, labels)
     over = sum(math.prod(span.shape) for span in read_header(folder / WEIGHTS).spans) if is_adapter(folder) else 0
     parameters = sum(p.numel() for p in model.parameters())
     return Frozen(parameters=parameters + over, computing=parameters - _tables(model) + over)
@@ -154,7 +152,11 @@ def _tables(model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
 
 
-def _without_weights(folder: Path, kind: BatchKind, labels: int) -> nn.Module:
+def without_weights(folder: Path, kind: BatchKind, labels: int) -> nn.Module:
+    """Return the model that a folder describes, with a head for so many labels, on torch's meta device.
+
+    Raises ModelError for a config that makes no model.
+    """
     config, head = load_config(folder), KINDS[kind].head()
     config.update(head.config([str(i) for i in range(labels)]))
     with torch.device("meta"):

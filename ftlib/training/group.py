@@ -11,12 +11,17 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ftlib.errors import TrainingError
+from ftlib.training.compute import Compute
+from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
+from ftlib.training.layers import checkpoint_activations, compile_layers, transformer_layers
+from ftlib.training.modes import batch_norms
+from ftlib.training.resources import check_bf16
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,14 @@ class Group:
 
     def share_of(self, model: nn.Module) -> float:
         """Return by how much a sum over this rank's parameters counts in the sum over the model's."""
-        return 1.0 if isinstance(model, FSDPModule) else 1.0 / self.world_size
+        return 1.0 / len(self._alike(model))
+
+    def _alike(self, model: nn.Module) -> list[int]:
+        """Return the ranks that hold the same bits as this one: all of them, or those of the same shard."""
+        mesh = shards_of(model)
+        if mesh is None:
+            return list(range(self.world_size))
+        return mesh.mesh[:, mesh.get_local_rank("shard")].tolist() if mesh.ndim == 2 else [self.rank]
 
     def gather(self, value: object) -> list[object]:
         """Return every rank's value, in order of rank."""
@@ -86,30 +98,58 @@ class Group:
             dist.barrier()
 
     def check_agreement(self, model: nn.Module, step: int) -> None:
-        """Compare the bits of all replicated tensors over all ranks; sharded ones are each on one rank only.
+        """Compare the bits of tensors between all ranks that hold the same ones; without copies no two do.
 
         Raises TrainingError if two ranks train two models.
         """
-        if self.world_size == 1 or isinstance(model, FSDPModule):
+        alike = self._alike(model)
+        if self.world_size == 1 or (shards_of(model) is not None and len(alike) == 1):
             return
-        sums = self.gather(bit_sums(model))
-        if differing := [rank for rank, other in enumerate(sums) if other != sums[0]]:
+        told = self.gather((alike[0], bit_sums(model)))
+        sums = [cast("tuple[int, list[int]]", one) for one in told]
+        differing = [rank for rank, (first, mine) in enumerate(sums) if mine != sums[first][1]]
+        if differing:
             raise TrainingError(f"after step {step} the parameters of ranks {differing} differ from rank 0's")
 
-    def spread(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
-        """Return the model on this rank's device, replicated (DDP) or sharded (FSDP2) over the group."""
-        return self.replicate(self.place(model, sharding))
+    def spread(self, model: nn.Module, compute: Compute, precision: Literal["fp32", "bf16"] = "fp32") -> nn.Module:
+        """Return the model on this rank's device, replicated (DDP) or sharded (FSDP2, HSDP) over the group."""
+        return self.replicate(self.place(model, compute, precision))
 
-    def place(self, model: nn.Module, sharding: Literal["ddp", "fsdp"]) -> nn.Module:
-        """Return the model on this rank's device, its shard alone if it is to be sharded; no replica is bound yet."""
-        model.to(self.device)
-        if self.world_size == 1 or sharding == "ddp":
-            return model
-        mesh = init_device_mesh(self.device.type, (self.world_size,))
-        for layer in transformer_layers(model):
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+    def place(self, model: nn.Module, compute: Compute, precision: Literal["fp32", "bf16"] = "fp32") -> nn.Module:
+        """Return the model on this rank's device, its shard alone if it is to be sharded; no replica is bound yet.
+
+        What trains gets its layers' checkpointing and compilation; what is frozen is held in bf16 where that is
+        computed in. A model on torch's meta device stays there, with the shapes and types that it will have.
+
+        Raises RecipeError for a device without bf16, or a model without the layers that a setting works on.
+        """
+        if precision == "bf16":
+            if self.device.type == "cuda":
+                check_bf16()
+            hold_frozen_in_bf16(model, exact=self.device.type == "cpu")
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            checkpoint_activations(model, compute.activation_checkpointing)
+            if compute.compile:
+                compile_layers(model)
+        if (mesh := self._mesh(compute)) is None:
+            return model if any(p.is_meta for p in model.parameters()) else model.to(self.device)
+        _shard(model, mesh, _policy(model, precision), _offloading(compute, self.device))
         return model
+
+    def _mesh(self, compute: Compute) -> DeviceMesh | None:
+        """Return how the ranks share shards: all of one model's, or of each copy's; None where nothing is sharded.
+
+        One Ray worker on a GPU has shards that are whole, and worth it: bf16 layers come and go beside fp32 masters.
+        """
+        alone = self.world_size == 1 and self.device.type == "cpu"
+        if compute.sharding != "fsdp" or not dist.is_initialized() or alone:
+            return None
+        copies = min(compute.replicas, self.world_size)
+        if copies == 1:
+            return init_device_mesh(self.device.type, (self.world_size,))
+        return init_device_mesh(
+            self.device.type, (copies, self.world_size // copies), mesh_dim_names=("replicate", "shard")
+        )
 
     def replicate(self, placed: nn.Module) -> nn.Module:
         """Bind a placed model's replicas, so that gradients travel: of those parameters that train now.
@@ -122,10 +162,37 @@ class Group:
         return DistributedDataParallel(placed, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
 
-def transformer_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the modules of the longest ModuleList: what is sharded, and gathered, one at a time."""
-    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=len, default=[])
+def backend_of(compute: Compute) -> str:
+    """Return the process group's backends; shards in the host's memory are added up by gloo."""
+    if not compute.use_gpu:
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if compute.cpu_offload else "nccl"
+
+
+def _policy(model: nn.Module, precision: Literal["fp32", "bf16"]) -> MixedPrecisionPolicy:
+    """Return what layers are gathered in; their fp32 shards are what steps, and gradients are added up in fp32.
+
+    Autocast stays on: what it computes in fp32, losses among it, is computed so. BatchNorm wants weights in the type
+    of its statistics, so a model with it is gathered in fp32.
+    """
+    if precision == "fp32" or any(True for _ in batch_norms(model)):
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
+def _offloading(compute: Compute, device: torch.device) -> OffloadPolicy:
+    return CPUOffloadPolicy(pin_memory=device.type == "cuda") if compute.cpu_offload else OffloadPolicy()
+
+
+def _shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, offloading: OffloadPolicy) -> None:
+    """Shard a model in place, layer by layer, and then what is outside of layers.
+
+    A layer is freed after its forward pass, and gathered again for its backward pass. What is outside (embeddings,
+    head) stays gathered between the two: the head is needed at once.
+    """
+    for layer in transformer_layers(model):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=precision, offload_policy=offloading)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False, mp_policy=precision, offload_policy=offloading)
 
 
 @contextlib.contextmanager
@@ -138,6 +205,21 @@ def accumulating(model: nn.Module, *, last: bool) -> Generator[None]:
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
     yield
+
+
+def shards_of(model: nn.Module) -> DeviceMesh | None:
+    """Return the mesh that a model is sharded over: (shard), or (replicate, shard) with copies; None without shards."""
+    if not isinstance(model, FSDPModule):
+        return None
+    return next(p.device_mesh for p in model.parameters() if isinstance(p, DTensor))
+
+
+def computes_on(model: nn.Module) -> torch.device:
+    """Return the device that a model's batches go to, which is not where offloaded shards are."""
+    device, mesh = next(model.parameters()).device, shards_of(model)
+    return (
+        device if mesh is None or mesh.device_type == device.type else torch.device("cuda", torch.cuda.current_device())
+    )
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -160,8 +242,9 @@ def bit_sums(model: nn.Module) -> list[int]:
     """
     views = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
-        cast(Any, p.detach()).contiguous().view(views[p.element_size()]).sum(dtype=torch.int64)
+        cast(Any, own_part(p)).contiguous().view(views[p.element_size()]).sum(dtype=torch.int64)
         for p in (*model.parameters(), *model.buffers())
         if p.numel()
     ]
-    return torch.stack(sums).tolist() if sums else []
+    # Of shards in the host's memory, buffers are on the GPU all the same.
+    return torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []

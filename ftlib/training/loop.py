@@ -28,6 +28,7 @@ from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.progress import note
+from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, Order, by_length
 from ftlib.training.checkpoints import Checkpoints, State
@@ -37,10 +38,15 @@ from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, unwrap
 from ftlib.training.heartbeat import Heartbeat
+from ftlib.training.layers import WIDTH
+from ftlib.training.live_bytes import without_memory
+from ftlib.training.memory import Sized
 from ftlib.training.modes import into_training, moving_statistics
-from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, total_steps
+from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
+from ftlib.training.rehearsal import rehearse
+from ftlib.training.schedule import schedule_factor
 from ftlib.training.unused import freeze_unused
 
 
@@ -96,11 +102,13 @@ class Loop:
         self.train = [_learnable(part, plan.labels) for part in plan.parts]
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
-        self.collate = Collator.of(tuned, group.device)
-        companions = {
-            name: group.spread(one, plan.compute.sharding) for name, one in load_companions(plan, self.collate).items()
-        }
-        placed = group.place(tuned, plan.compute.sharding)
+        self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
+        beside = load_companions(plan, self.collate)
+        shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
+        asked = plan.phase, plan.compute, plan.precision, self.train, self.validation
+        self.sized = Sized(shapes[0], *asked, shapes[1])
+        companions = {name: group.spread(one, plan.compute, plan.precision) for name, one in beside.items()}
+        placed = group.place(tuned, plan.compute, plan.precision)
         self.unused = freeze_unused(placed, plan.phase.objective, companions, self.train, plan.precision)
         self.model = group.replicate(placed)
         self.asking = Asking(
@@ -111,8 +119,10 @@ class Loop:
             companions=companions,
             precision=plan.precision,
             micro_batch_size=plan.compute.micro_batch_size,
+            pack_tokens=plan.compute.pack_tokens,
         )
-        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
+        self.asking.check_packing(self.train)
+        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head, plan.seed)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
@@ -136,6 +146,9 @@ class Loop:
     def _run(self, heartbeat: Heartbeat) -> Trained:
         learnt = self.model, self.optimizer, self.average
         state = self.checkpoints.restore(*learnt) or State()
+        if not state.step:
+            rehearse(self.sized, self.asking, self.optimizer, self.average, Path(self.plan.run))
+        peak_memory.forget_peak(self.group.device)
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
         readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
@@ -226,7 +239,7 @@ class Loop:
         if self.average:
             self.average.update(first=state.step == 0)
         self.optimizer.zero_grad(set_to_none=True)
-        whole = getattr(norm, "full_tensor", lambda: norm)().double().reshape(1)
+        whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
 
     def _augment(self, batch: GlobalBatch) -> Augment | None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
+from ftlib.training.resources import gpu_has_bf16
 
 
 def resolve_precision(phase: Phase, compute: Compute) -> Literal["fp32", "bf16"]:
@@ -20,7 +21,7 @@ def resolve_precision(phase: Phase, compute: Compute) -> Literal["fp32", "bf16"]
     if compute.use_gpu:
         import torch
 
-        return "bf16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if not torch.cuda.is_available() or gpu_has_bf16() else "fp32"
     return "bf16" if _cpu_has_bf16() else "fp32"
 
 

@@ -11,7 +11,7 @@ from ftlib.errors import TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.asking import Asking
-from ftlib.training.group import Group
+from ftlib.training.group import Group, computes_on
 from ftlib.training.modes import into_training
 
 
@@ -29,10 +29,12 @@ def freeze_unused(
     a sharded model do it together. Raises TrainingError if the objective's loss counts other than the format did, or
     than what it prepared.
     """
-    alone = Group(rank=0, world_size=1, device=next(model.parameters()).device)
+    alone = Group(rank=0, world_size=1, device=computes_on(model))
     # Its statistics are not to move for a question.
     into_training(model, updated=False)
-    asking = Asking(objective, model, Collator.of(model), alone, companions=companions, precision=precision)
+    asking = Asking(
+        objective, model, Collator.of(model, alone.device), alone, companions=companions, precision=precision
+    )
     for part in parts:
         (piece,), expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
         loss = asking.loss(part, piece)

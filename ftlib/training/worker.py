@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +20,26 @@ from torch import nn
 
 from ftlib import errors
 from ftlib.data.prepared import split_file
-from ftlib.errors import Interrupted, ReglageError, StorageError, TrainingError, TransientError
+from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError, TransientError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import save_adapter, save_model
 from ftlib.kinds.open_split import open_split
 from ftlib.models.adapter import base_of
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
-from ftlib.training import heartbeat
+from ftlib.training import heartbeat, peak_memory
 from ftlib.training.asking import Asking
 from ftlib.training.checkpoints import State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import STOP, Curves
+from ftlib.training.frozen_bf16 import as_started
 from ftlib.training.group import Group
 from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.loop import Loop, Trained, build_model
+from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
 from ftlib.training.plan import Plan
+from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
 from ftlib.training.tuning.base import Facts, Problem
@@ -84,17 +86,32 @@ def work(plan: Plan) -> None:
 
 
 def threads(plan: Plan) -> int:
-    """Return the CPU threads of one worker."""
+    """Return the CPU threads of one worker; in this process not more than there are cores."""
+    if plan.compute.threads and not plan.compute.workers:
+        return min(plan.compute.threads, os.cpu_count() or 1)
     return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.workers))
 
 
 def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
+    peak_memory.give_back_large_blocks()
+    before = peak_memory.now(group.device)
     with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
         loop = Loop(plan, group, log)
         log.total = loop.steps
-        return loop.run(signs)
+        with enough_memory(loop.sized, group.device):
+            trained = loop.run(signs)
+    measured = peak_memory.peak(group.device) - before
+    predicted = _predicted(loop) if group.is_first else {}
+    return replace(trained, facts={**trained.facts, **predicted, MEASURED: measured})
+
+
+def _predicted(loop: Loop) -> Facts:
+    try:
+        return {**predict(loop.sized, checkpointed=loop.checkpoints.copied_bytes > 0).as_facts()}
+    except ModelError:  # it cannot be counted
+        return {}
 
 
 def _solve(plan: Plan, group: Group) -> Trained:
@@ -148,6 +165,7 @@ def outcome(plan: Plan) -> dict[str, float | int | str]:
 def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None:
     """Check what was trained against what it started from, and write the model that stock transformers loads."""
     model, head = build_model(plan, dropout=None)
+    trained = replace(trained, weights=as_started(trained.weights, model))
     if plan.phase.tuning.moves_head_only:  # solved for, so no gradient said what moves
         for name in head:
             model.get_submodule(name).requires_grad_(True)
@@ -163,7 +181,7 @@ def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None
     facts = {
         **trained.facts,
         "trained_parameters": sum(trainable),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory.peak(torch.device("cuda" if plan.compute.use_gpu else "cpu")),
         "worker_seconds": round(time.monotonic() - began, 3),
     }
     write_durably(run / RESULT, json.dumps(facts).encode())
@@ -237,10 +255,3 @@ def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, floa
     sizes = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in parameters}
     model.zero_grad(set_to_none=True)
     return sizes
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flows.command_line.main import main
-from flows.command_line.plan import PROCESS_BYTES, make_plan
+from flows.command_line.plan import make_plan
 from flows.steps import inputs, steps
 from ftlib.config import BatchKind, Config
 from ftlib.data.prepared import split_file
@@ -27,6 +27,7 @@ from ftlib.stages.step import walk
 from ftlib.testing import LABELS, tiny_classifier, tiny_recipe
 from ftlib.training.footprint import Footprint
 from ftlib.training.phase import Companion
+from ftlib.training.process_bytes import PROCESS
 from ftlib.workspace import Workspace
 
 # No union knows this objective, so pydantic doubts what it writes.
@@ -73,12 +74,13 @@ def test_plan_counts_what_frozen_models_hold_and_take(recipe: Recipe, large: Pat
     probe, tune = recipe.phases
     bare = tune.model_copy(update={"companions": {}, "scores": {}})
     alone = make_plan(recipe.model_copy(update={"phases": (probe, bare)}), work)
-    assert plan.phases[1].memory_bytes - alone.phases[1].memory_bytes == weight_bytes(large)
+    assert plan.phases[1].memory["companions"] == weight_bytes(large)
+    assert plan.phases[1].memory_bytes > alone.phases[1].memory_bytes + weight_bytes(large)
     assert plan.phases[0] == alone.phases[0].model_copy(update={"seconds": plan.phases[0].seconds})
     by_reference, by_judge = plan.scorings
     assert (by_reference.name, by_judge.name) == ("score home by reference for tune", "score home by judge for tune")
     assert {by_reference.name, by_judge.name} <= {stage.stage for stage in plan.stages}
-    assert by_judge.memory_bytes - PROCESS_BYTES == weight_bytes(large)
+    assert by_judge.memory_bytes - PROCESS["cpu"] == weight_bytes(large)
     held, read = (open_split(split_file(prepared_home(work), split), LABELS) for split in ("validation", "train"))
     assert by_judge.rows == len(held) + len(read)
     assert by_judge.tokens == int(held.sizes.sum() + read.sizes.sum())
@@ -98,7 +100,7 @@ def test_a_frozen_model_that_the_memory_does_not_hold_is_refused(
     tune = recipe.phases[1].model_copy(update={other: {}})
     asked = recipe.model_copy(update={"phases": (recipe.phases[0], tune)})
     bare = recipe.model_copy(update={"phases": (recipe.phases[0], tune.model_copy(update={part: {}}))})
-    monkeypatch.setattr(resources, "_limits", lambda: iter([weight_bytes(large) * 99 // 100]))
+    monkeypatch.setattr(resources, "of_machine", lambda: weight_bytes(large) * 99 // 100)
     found = {"tune": {name: find_model(said.model) for name, said in tune.beside.items() if said.model}}
     monkeypatch.setattr("ftlib.training.footprint.footprint", small)
     resources.check_resources(bare, model, found)

@@ -15,6 +15,7 @@ class CausalLM(Config):
     kind: Literal["causal_lm"] = "causal_lm"
 
     needs: ClassVar[BatchKind] = "tokens"
+    packs: ClassVar[bool] = True
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Return the summed negative log-likelihood in nats, and the number of predicted tokens."""

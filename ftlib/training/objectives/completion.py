@@ -19,6 +19,7 @@ class Completion(Config):
     kind: Literal["completion"] = "completion"
 
     needs: ClassVar[BatchKind] = "completions"
+    packs: ClassVar[bool] = True
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Return the summed negative log-likelihood in nats, and the number of the completions' tokens."""

@@ -96,9 +96,9 @@ def test_memory_is_counted_by_hand(recipe: Any, written: Path, monkeypatch: pyte
     config = AutoConfig.from_pretrained(model, num_labels=2)
     parameters = sum(p.numel() for p in BertForSequenceClassification(config).parameters())
     for workers, room in ((1, 16 * parameters), (2, 32 * parameters)):
-        monkeypatch.setattr(resources, "_limits", lambda room=room: iter([room]))
+        monkeypatch.setattr(resources, "of_machine", lambda room=room: room)
         check_resources(recipe(workers=workers), model)
-        monkeypatch.setattr(resources, "_limits", lambda room=room: iter([room - 1]))
+        monkeypatch.setattr(resources, "of_machine", lambda room=room: room - 1)
         with pytest.raises(RecipeError, match=rf"phases\[tune\]: {workers} workers? with .* hold at least .* has"):
             check_resources(recipe(workers=workers), model)
 

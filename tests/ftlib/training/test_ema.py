@@ -35,7 +35,8 @@ from ftlib.training.group import Group
 from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.loop import Loop, Trained
 from ftlib.training.objectives.classification import Classification
-from ftlib.training.phase import EarlyStopping, Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import EarlyStopping, Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
@@ -43,7 +44,7 @@ from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
 from tests.ftlib.training.stopping import stopped_at
 
-FAST = Optimizer(learning_rate=3e-3, epochs=2, batch_size=16)
+FAST = AdamW(learning_rate=3e-3, epochs=2, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_a_stopped_run_goes_on_with_the_average_it_had(
 
 def test_early_stopping_keeps_the_best_average(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
     """A rate that destroys the model: the phase ends with the very weights that were best when they were measured."""
-    rate = Optimizer(learning_rate=0.05, epochs=8, batch_size=16, schedule="constant", warmup=0)
+    rate = AdamW(learning_rate=0.05, epochs=8, batch_size=16, schedule="constant", warmup=0)
     stopping = {"optimizer": rate, "early_stopping": EarlyStopping(patience=4)}
     done = train(job(start, data, phase(0.6, **stopping)), Workspace(tmp_path))
     measured = losses(done, "validation_loss")

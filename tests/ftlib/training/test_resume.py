@@ -31,7 +31,8 @@ from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.compute import Compute
 from ftlib.training.objectives.classification import Classification
-from ftlib.training.phase import EarlyStopping, Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import EarlyStopping, Phase
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
@@ -47,7 +48,7 @@ def make_job(root: Path, ema_decay: float | None = None, **compute: object) -> T
 
 
 def build_job(start: Checkpoint, data: PreparedDataset, ema_decay: float | None = None, **compute: object) -> TrainJob:
-    settings = Optimizer(learning_rate=1e-3, epochs=5, batch_size=16, schedule="plateau", plateau_patience=0)
+    settings = AdamW(learning_rate=1e-3, epochs=5, batch_size=16, schedule="plateau", plateau_patience=0)
     phase = Phase(
         name="tune",
         dataset="d",
@@ -319,7 +320,7 @@ def test_what_ray_s_own_threads_print_goes_to_the_log(
 @pytest.mark.parametrize("ema_decay", [None, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None, ema_decay: float | None) -> None:
     job = make_job(tmp_path, ema_decay)
-    settings = Optimizer(learning_rate=1e-3, epochs=2, batch_size=15)  # 15 rows do not divide by two workers
+    settings = AdamW(learning_rate=1e-3, epochs=2, batch_size=15)  # 15 rows do not divide by two workers
     phase = job.phase.model_copy(update={"dropout": 0.0, "optimizer": settings, "early_stopping": None})
     curve = {}
     for workers, sharding in ((0, "ddp"), (1, "ddp"), (2, "ddp"), (2, "fsdp")):
@@ -335,7 +336,7 @@ def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None, ema_d
 @pytest.mark.ray
 def test_lora_trains_under_sharding(tmp_path: Path, ray_session: None) -> None:
     job = make_job(tmp_path, workers=2, sharding="fsdp")
-    settings = Optimizer(learning_rate=1e-2, epochs=2, batch_size=16)
+    settings = AdamW(learning_rate=1e-2, epochs=2, batch_size=16)
     phase = job.phase.model_copy(update={"tuning": LoRA(rank=2), "dropout": 0.0, "optimizer": settings})
     alone = job.model_copy(update={"phase": phase, "compute": Compute(workers=0, threads=1)})
     spread = train(job.model_copy(update={"phase": phase}), Workspace(tmp_path / "two"))
@@ -346,7 +347,7 @@ def test_lora_trains_under_sharding(tmp_path: Path, ray_session: None) -> None:
 @pytest.mark.ray
 def test_a_broken_invariant_crosses_ray_as_itself(tmp_path: Path, ray_session: None) -> None:
     job = make_job(tmp_path, workers=2)
-    settings = Optimizer(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
+    settings = AdamW(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
     phase = job.phase.model_copy(update={"optimizer": settings})
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step"):
         train(job.model_copy(update={"phase": phase}), Workspace(tmp_path / "work"))

@@ -1,0 +1,133 @@
+"""Memory of a worker, predicted beside measured, on this machine's CPU: the table of docs/plan.md.
+
+    python -m benchmarks.memory_table [NAME...]
+
+Each case trains a model of random weights for some steps in a process of its own. About five minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ftlib.config import BatchKind
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import config_digest, weights_digest
+from ftlib.testing import LABELS, tiny_lm_tokenizer, tiny_prepared, tiny_rows, tiny_tokenizer
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Phase
+from ftlib.training.plan import Part, Plan
+from ftlib.training.worker import outcome, work
+
+FULL, LORA = {"kind": "full"}, {"kind": "lora", "rank": 8}
+CASES: dict[str, tuple[str, dict[str, Any], int, int | None, dict[str, Any]]] = {
+    "bert-66m full, 16 rows": ("bert", FULL, 16, None, {}),
+    "bert-66m full, 16 rows by 4": ("bert", FULL, 16, 4, {}),
+    "bert-66m LoRA, 16 rows": ("bert", LORA, 16, None, {}),
+    "bert-66m full, average, 4 rows": ("bert", FULL, 4, None, {"ema_decay": 0.9}),
+    "bert-66m top layer, 16 rows": ("bert", {"kind": "frozen_layers", "layers": 5}, 16, None, {}),
+    "llama-66m full, 8 rows": ("llama", FULL, 8, None, {}),
+    "llama-66m full, 8 rows by 2": ("llama", FULL, 8, 2, {}),
+    "llama-66m LoRA, 8 rows": ("llama", LORA, 8, None, {}),
+    "llama-66m full, 8 rows, checkpointed": ("llama", FULL, 8, None, {"activation_checkpointing": "full"}),
+    "llama-66m full, 4 rows, bf16": ("llama", FULL, 4, None, {"precision": "bf16"}),
+    "bert-110m full, 8 rows": ("bert-large", FULL, 8, None, {}),
+}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Train one case in this process, and return its record's facts."""
+    family, tuning, rows, micro, more = CASES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        kind: BatchKind = "tokens" if family == "llama" else "labeled"
+        start = _checkpoint(root / "start", family)
+        texts = tiny_rows(2 * rows, words=60)
+        data = tiny_prepared(root / "data", {"train": texts, "validation": texts[:4]}, kind=kind)
+        phase = Phase.model_validate(
+            {
+                "name": "tune",
+                "dataset": "rows",
+                "objective": {"kind": "causal_lm" if kind == "tokens" else "classification"},
+                "tuning": tuning,
+                "optimizer": {"epochs": 1.5, "batch_size": rows},
+                **{key: value for key, value in more.items() if key in Phase.model_fields},
+            }
+        )
+        compute = {key: value for key, value in more.items() if key in Compute.model_fields}
+        (run := root / "run").mkdir()
+        plan = Plan(
+            fingerprint="memory",
+            start=start,
+            parts=(Part(name="rows", folder=data.uri),),
+            run=str(run),
+            kind=kind,
+            labels=start.labels,
+            phase=phase,
+            precision="bf16" if phase.precision == "bf16" else "fp32",
+            seed=0,
+            compute=Compute(workers=0, micro_batch_size=micro, checkpoint_seconds=3600.0, **compute),
+        )
+        work(plan)
+        return outcome(plan)
+
+
+def _checkpoint(folder: Path, family: str) -> Checkpoint:
+    """Write a model of random weights as a checkpoint."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+    from ftlib.models.checkpoint import model_in
+
+    if family == "llama":
+        sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}
+        config = LlamaConfig(vocab_size=32_000, num_key_value_heads=8, pad_token_id=0, **sizes)
+        model, tokenizer, labels = LlamaForCausalLM(config), tiny_lm_tokenizer(), ()
+    else:
+        labels = LABELS
+        config = BertConfig(num_hidden_layers=12 if family == "bert-large" else 6, num_labels=len(labels))
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+        model, tokenizer = BertForSequenceClassification(config), tiny_tokenizer()
+    model.save_pretrained(model_in(folder))
+    tokenizer.save_pretrained(model_in(folder))
+    parameters = sum(p.numel() for p in model.parameters())
+    del model
+    torch.zeros(1)
+    return Checkpoint(
+        uri=str(folder.absolute()),
+        weights=weights_digest(model_in(folder)),
+        parent=None,
+        tokenizer="tiny",
+        config=config_digest(model_in(folder)),
+        phase="base",
+        fresh_head=False,
+        labels=labels,
+        parameters=parameters,
+        trained_parameters=0,
+    )
+
+
+def main() -> None:
+    """Measure cases, each in a process of its own, and print their rows in Markdown."""
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(sys.argv[2])))
+        return
+    print("| case | predicted MB | measured MB | |\n|---|---|---|---|")
+    for name in sys.argv[1:] or CASES:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.memory_table", "--one", name],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        facts = json.loads(done.stdout.splitlines()[-1])
+        predicted, measured = facts["predicted_memory_bytes"], facts["measured_memory_bytes"]
+        said = f"| {name} | {predicted / 1e6:,.0f} | {measured / 1e6:,.0f} | {predicted / measured - 1:+.1%} |"
+        print(said, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What would fail after hours, before the first step: the widest micro-batch, an evaluation, a save and a reload.
+
+It happens on the real device, with the model spread over the group and Adam's moments in memory, and leaves no trace:
+weights, statistics, optimiser and random numbers are what they were, to the bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ftlib.errors import ReglageError, TrainingError, first_line
+from ftlib.storage.files import in_bytes
+from ftlib.training import peak_memory
+from ftlib.training.asking import Asking
+from ftlib.training.checkpoints import Checkpoints, State
+from ftlib.training.ema import Average
+from ftlib.training.group import accumulating, bit_sums, own_part
+from ftlib.training.memory import Memory, Sized, fitting, predict, widest
+from ftlib.training.modes import into_training
+
+log = logging.getLogger(__name__)
+
+
+def rehearse(
+    sized: Sized, asking: Asking, optimizer: torch.optim.Optimizer, average: Average | None, run: Path
+) -> None:
+    """Do once what a run does again and again, collectively, on the widest rows. `asking` asks the spread model.
+
+    Raises TrainingError where there is too little memory for it, with what would fit, or where a checkpoint that was
+    read back is not what was written; StorageError where it cannot be written.
+    """
+    model, group = asking.model, asking.group
+    devices = [group.device] if group.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), enough_memory(sized, group.device), _moments(optimizer):
+        peak_memory.forget_peak(group.device)
+        _pass(sized, asking)
+        _evaluation(sized, asking)
+        if group.is_first:
+            log.info("rehearsed the widest batch: %s at most", in_bytes(peak_memory.peak(group.device)))
+        before = bit_sums(model)
+        _save_and_reload(model, optimizer, average, asking, run / "rehearsal")
+        if bit_sums(model) != before:
+            raise TrainingError(
+                f"phase {sized.phase.name}: a checkpoint that was read back holds other weights than were written; "
+                "look at the disk of the work folder, or choose another --work"
+            )
+
+
+def _pass(sized: Sized, asking: Asking) -> None:
+    model = asking.model
+    into_training(model, updated=False)  # its statistics are not to move for a rehearsal
+    ddp = isinstance(model, DistributedDataParallel)
+    drops = [p.register_post_accumulate_grad_hook(_drop) for p in model.parameters() if p.requires_grad and ddp]
+    try:
+        # DDP settles the order of its buckets at the first exchange, and that is to be the first step's.
+        with accumulating(model, last=not ddp):
+            split, rows = widest(sized.train, sized.rows * sized.workers, _packs(sized))
+            asking.loss(split, asking.pieces(split, rows)[0][0]).total.backward()
+    finally:
+        for hook in drops:
+            hook.remove()
+    model.zero_grad(set_to_none=True)
+
+
+def _drop(parameter: torch.Tensor) -> None:
+    """Forget a gradient, as DDP moves it into its buckets."""
+    parameter.grad = None
+
+
+@torch.no_grad()
+def _evaluation(sized: Sized, asking: Asking) -> None:
+    if not any(map(len, sized.validation)):
+        return
+    asking.model.eval()
+    split, rows = widest(sized.validation, 2 * sized.phase.optimizer.batch_size, _packs(sized))
+    asking.loss(split, asking.pieces(split, rows)[0][0])
+
+
+def _packs(sized: Sized) -> int | None:
+    """Return the tokens that all workers read at a time, where rows are packed."""
+    return None if sized.compute.pack_tokens is None else sized.compute.pack_tokens * sized.workers
+
+
+@contextmanager
+def _moments(optimizer: torch.optim.Optimizer) -> Generator[None]:
+    """Let the optimiser have its moments, as zeros, while the block runs: a first step makes them, behind its peak."""
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        zeros = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in _MOMENTS}
+        optimizer.state[parameter] = {"step": torch.zeros((), device=own_part(parameter).device), **zeros}
+    try:
+        yield
+    finally:
+        optimizer.state.clear()
+        for group, before in zip(optimizer.param_groups, groups, strict=True):
+            group.update(before)
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _save_and_reload(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, asking: Asking, folder: Path
+) -> None:
+    checkpoints = Checkpoints(folder, "rehearsal", asking.group)
+    try:
+        if asking.group.is_first:
+            shutil.rmtree(folder, ignore_errors=True)
+        asking.group.barrier()
+        checkpoints.restore(model, optimizer, average)  # finds nothing
+        checkpoints.save(model, optimizer, average, State())
+        checkpoints.settle()
+        if checkpoints.restore(model, optimizer, average) != State():
+            raise TrainingError(f"{folder}: the checkpoint that was just written is not found again")
+    finally:
+        checkpoints.close()
+        asking.group.barrier()
+        if asking.group.is_first:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def enough_memory(sized: Sized, device: torch.device) -> Generator[None]:
+    """Turn what torch raises where memory ends into a TrainingError: the predicted parts, and what would fit."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_little(sized, device, error) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # the CPU's allocator has no class of its own
+            raise
+        raise _too_little(sized, device, error) from error
+
+
+def _too_little(sized: Sized, device: torch.device, error: BaseException) -> TrainingError:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        room = torch.cuda.get_device_properties(device).total_memory
+    else:
+        room = peak_memory.of_machine() // sized.workers
+    said = f"phase {sized.phase.name}: a worker's memory is too small ({first_line(error)})"
+    try:
+        memory, found = predict(sized), fitting(sized, room)
+    except ReglageError:  # of a model that cannot be counted
+        return TrainingError(f"{said}; lower compute.micro_batch_size, or set compute.sharding to fsdp")
+    remedy = f"set {found}" if found and found.settings else "lower compute.micro_batch_size, or use a larger card"
+    return TrainingError(f"{said}; predicted are {told(memory)}, of {in_bytes(room)}; {remedy}")
+
+
+def told(memory: Memory) -> str:
+    """Say a prediction in a line, its parts from the largest on."""
+    parts: dict[str, Any] = memory.model_dump()
+    largest = sorted(((size, name) for name, size in parts.items() if size), reverse=True)
+    return f"{in_bytes(memory.total)}: " + ", ".join(f"{name} {in_bytes(size)}" for size, name in largest)
