@@ -205,7 +205,7 @@ def test_a_stage_that_waits_says_for_whom(tmp_path: Path) -> None:
             held.close()  # else it would wait for ever
 
     with listen(hear), held:
-        work.once(Stage(), Refusal, lambda _: Refusal(reason="no", facts={}))
+        work.once(Stage(), Refusal, lambda _: Refusal(reasons=("no",)))
     (line,) = said
     assert re.fullmatch(
         rf"{lock.stem} is being made by process {os.getpid()} since [-\d]+ [:\d]+: waiting for it", line
