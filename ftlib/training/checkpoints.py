@@ -49,7 +49,7 @@ from ftlib.training.checkpoint_parts import (
     write_part,
 )
 from ftlib.training.ema import Average
-from ftlib.training.group import Group, own_part, unwrap
+from ftlib.training.group import Group, own_part, shard_again, unwrap
 from ftlib.training.host_memory import spare_memory
 from ftlib.workspace import write_durably
 
@@ -414,6 +414,7 @@ def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return the optimiser's state by the parameters' names; of one that has not stepped yet, zeros."""
+    shard_again(unwrap(model))
     return cast("dict[str, Any]", get_optimizer_state_dict(unwrap(model), optimizer))
 
 
