@@ -34,7 +34,7 @@ from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.group import Group, accumulating, own_part, unwrap
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import into_training, moving_statistics
@@ -101,6 +101,7 @@ class Loop:
         asked = plan.phase, plan.compute, plan.precision, self.train, self.validation
         self.sized = Sized(shapes[0], *asked, shapes[1])
         companions = {name: group.spread(one, plan.compute, plan.precision) for name, one in beside.items()}
+        self.companions = companions
         placed = group.place(tuned, plan.compute, plan.precision)
         self.unused = freeze_unused(placed, plan.phase.objective, companions, self.train, plan.precision)
         self.model = group.replicate(placed)
@@ -166,6 +167,16 @@ class Loop:
             self.average.swap()  # for good: the phase ends with the average
         facts = self._facts(state, attempt)
         return Trained(self._weights(state), state, self.unused, facts)
+
+    @property
+    def held_bytes(self) -> int:
+        """Return what this rank's models and their copies take, before anything has stepped."""
+        models = [unwrap(self.model), *self.companions.values()]
+        tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+        averages = self.average.tensors.values() if self.average else ()
+        pulls = self.optimizer.param_groups if self.pull else ()
+        copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
+        return sum(own_part(tensor).nbytes for tensor in (*tensors, *copies))
 
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
         """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
