@@ -255,16 +255,18 @@ class _Sizing:
         compute = self.recipe.compute
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
+        train, validation = (
+            [open_split(split_file(Path(self.prepared[name].uri), split), self.labels) for name in phase.parts]
+            for split in ("train", "validation")
+        )
         return Sized(
-            shapes_of(self.model, kind, labels, phase),
-            phase,
-            compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
-            precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
-            *(
-                [open_split(split_file(Path(self.prepared[name].uri), split), self.labels) for name in phase.parts]
-                for split in ("train", "validation")
-            ),
-            {
+            model=shapes_of(self.model, kind, labels, phase),
+            phase=phase,
+            compute=compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
+            precision=precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
+            train=train,
+            validation=validation,
+            companions={
                 name: without_weights(found[name].folder if name in found else self.model, kind, labels)
                 for name in phase.companions
             },
@@ -306,7 +308,8 @@ def _phase_plan(
     per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
     per_token += 2.0 * sum(one.computing for one in beside)
     steps = 1 if solved else max(1, round(seen.steps * epochs))
-    seconds = 0.0 if f"train {phase.name}" in done else seen.tokens * epochs * per_token / speed.flops
+    done_before = f"train {phase.name}" in done
+    seconds = 0.0 if done_before else max(0.1, seen.tokens * epochs * per_token / speed.flops)
     return PhasePlan(
         name=phase.name,
         tuning=phase.tuning.kind,

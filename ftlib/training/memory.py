@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -272,11 +272,11 @@ def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) ->
     if sized.sharded and _gathers_bf16(shapes, sized):
         for parameter in shapes.parameters():
             parameter.data = parameter.data.bfloat16()
-    config, words = cast(Any, plain_model(shapes)).config, _words(shapes)
+    config, words = plain_model(shapes).config, _words(shapes)
     live = LiveBytes(shapes, beside, words)
     checkpoint_activations(live.model, compute.activation_checkpointing)
     if compute.pack_tokens is not None and config._attn_implementation == "sdpa":
-        cast(Any, plain_model(live.model)).set_attn_implementation(NAME)
+        plain_model(live.model).set_attn_implementation(NAME)
     asking = Asking(
         sized.phase.objective,
         live.model,
