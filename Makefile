@@ -16,7 +16,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("reglage needs Python 3.11 or newer, this is %s; set PYTHON=" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "torch==2.13.0"
-	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images]"
+	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes]"
 	$(BIN)/python -m flows.prefect_server
 	@touch $@
 
@@ -29,12 +29,13 @@ test: $(READY)  ## all tests that need no special hardware, but for those that t
 test-slow: $(READY)  ## the ones that take minutes
 	$(BIN)/pytest -m "slow and not gpu" --timeout 1800
 
-gpu-check:  ## on a CUDA machine, network or not: the GPU tests, then training beside transformers' Trainer (6 minutes)
+gpu-check:  ## on a CUDA machine, network or not: the GPU tests, then 1 B parameters beside Trainer and SFTTrainer (10 minutes)
 	GPU_PYTHON="$${GPU_PYTHON:-python3}" infra/gpu_check.sh
 
-gpu-wheels:  ## what such a machine lacks, in two folders that travel one at a time: .gpu-wheels/core and .gpu-wheels/ray
+gpu-wheels:  ## what such a machine lacks, in folders that travel: .gpu-wheels/core, and ray for its tests or trl for training
 	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/core core
 	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/ray ray
+	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/trl trl
 
 ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
 	apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd ceph-common

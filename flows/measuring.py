@@ -16,6 +16,7 @@ from ftlib.models.adapter import ANYWHERE, Bases, find_any
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
+from ftlib.recipe.preflight import check_modality
 from ftlib.recipe.recipe import Recipe
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.preprocess import preprocess
@@ -39,6 +40,7 @@ def fitting(
     knows one of them twice.
     """
     model = find_any(ModelRef(path=str(folder.absolute())), bases)
+    check_modality(recipe, folder, name)
     kind = recipe.kind(recipe.phases[0])
     labels = labels_of(folder) if KINDS[kind].labeled else ()
     label_identities = identities(labels)

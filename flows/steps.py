@@ -22,7 +22,17 @@ from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
-from ftlib.recipe.preflight import check_forms, check_labels, check_registry, check_rule, check_writing, spelling_notes
+from ftlib.recipe.preflight import (
+    audit_notes,
+    check_forms,
+    check_labels,
+    check_modality,
+    check_registry,
+    check_rule,
+    check_writing,
+    rare_label_notes,
+    spelling_notes,
+)
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
 from ftlib.registry.outcome import ModelVersion, Refusal
@@ -111,6 +121,7 @@ def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
 
 def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     """Ingest and preprocess every dataset, and check that they go together."""
+    check_modality(r, given.model.folder)
     raw = yield from ingested(r, given.files)
     prepared: dict[str, PreparedDataset] = {}
     for name in r.datasets:
@@ -120,8 +131,10 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     if raw is None or len(prepared) < len(r.datasets):
         return None
     labels = check_labels(r, prepared, given.names)
-    for words in spelling_notes(prepared, labels):
+    for words in (*spelling_notes(prepared, labels), *rare_label_notes(r, prepared)):
         note("labels", words)
+    for words in audit_notes(r, prepared):
+        note("supervision", words)
     check_rule(r, prepared)
     check_writing(r, prepared, lambda: _positions(Path(given.model.uri)))
     companions = {phase: dict(found) for phase, found in given.companions.items()}

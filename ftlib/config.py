@@ -13,7 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from ftlib.errors import RecipeError
 
-BatchKind = Literal["labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions", "labeled_images"]
+BatchKind = Literal[
+    "labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions", "chats", "labeled_images"
+]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 
 What differs from kind to kind stands in `ftlib.kinds.kind`."""

@@ -2,7 +2,7 @@
 
 A distribution names its class, or its function, as an entry point of one of these groups; see docs/add/extension.md.
 
-    reglage.metric  .source  .format  .objective  .tuning  .interpolation     a class that joins the union
+    reglage.metric  .source  .format  .objective  .tuning  .optimizer  .interpolation     a class that joins the union
     reglage.checker                            a function of a Recipe that yields what does not fit together in it
 
 What cannot join is left out and remembered: reading a recipe is then refused, in one line for each
@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Union, cast, get_args
 
-from pydantic import BaseModel, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 
 from ftlib.config import Config, Origin
@@ -27,7 +27,7 @@ from ftlib.fingerprint import file_digest
 from ftlib.wording import some
 
 CHECKER = "reglage.checker"
-MEMBERS = ("metric", "source", "format", "objective", "tuning", "interpolation")
+MEMBERS = ("metric", "source", "format", "objective", "tuning", "optimizer", "interpolation")
 """The fields, or lists of them, whose union is open; their group is `reglage.` and this."""
 
 Checker = Callable[[Any], Iterable[str]]
@@ -43,15 +43,21 @@ class Open:
     have all that is asked of the others.
     """
 
-    def __init__(self, group: str) -> None:
-        self.group = group
+    def __init__(self, group: str, default: str | None = None) -> None:
+        """Take the group's name, and the kind that is meant where none is said."""
+        self.group, self.default = group, default
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the schema of the whole union."""
         members: Any = Union
-        return handler.generate_schema(
-            cast("Any", Annotated)[members[_joined(self.group, get_args(source))], Field(discriminator="kind")]
-        )
+        union: Any = members[_joined(self.group, get_args(source))]
+        annotated = cast("Any", Annotated)[union, Field(discriminator="kind"), BeforeValidator(self._with_kind)]
+        return handler.generate_schema(annotated)
+
+    def _with_kind(self, value: object) -> object:
+        if self.default is None or not isinstance(value, dict) or "kind" in value:
+            return cast("object", value)
+        return {"kind": self.default, **cast("dict[str, object]", value)}
 
 
 def check_extensions() -> None:

@@ -199,6 +199,40 @@ def tiny_lm_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+TINY_TEMPLATE = (
+    "{% for message in messages %}{{ bos_token }} {{ message.role }} : {{ message.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token }} assistant :{% endif %}"
+)
+"""A chat template without marks, which begins every turn with `[CLS]` and ends it with `[SEP]`."""
+
+
+def tiny_chat_tokenizer(template: str = TINY_TEMPLATE) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a tiny language model with a chat template."""
+    tokenizer = tiny_lm_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def tiny_chat_lm(folder: Path, template: str = TINY_TEMPLATE, *, seed: int = 0, hidden: int = 32) -> Path:
+    """Write a two-layer Llama with its tokenizer and a chat template."""
+    tiny_causal_lm(folder, seed=seed, hidden=hidden)
+    tiny_chat_tokenizer(template).save_pretrained(folder)
+    return folder
+
+
+def tiny_chats(count: int, *, seed: int = 0) -> list[dict[str, object]]:
+    """Make `count` rows with a column messages: one to three questions, each answered; some with a system turn."""
+    draw, asked = random.Random(seed), tiny_rows(3 * count, seed=seed, words=6, hints=2)
+    rows: list[dict[str, object]] = []
+    for i in range(count):
+        messages = [{"role": "system", "content": "please help"}] if i % 4 == 3 else []
+        for row in asked[3 * i : 3 * i + 1 + draw.randrange(3)]:
+            messages.append({"role": "user", "content": str(row["text"])})
+            messages.append({"role": "assistant", "content": f"ask the {row['label']} team"})
+        rows.append({"messages": messages})
+    return rows
+
+
 def tiny_prompts(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     """Make `count` rows with columns prompt and completion; which completion follows from the prompt's words."""
     return [
@@ -348,11 +382,18 @@ def _image_family(family: ImageFamily) -> tuple[PreTrainedConfig, Any]:
 
 
 def tiny_checkpoint(
-    folder: Path, labels: Sequence[str] = LABELS, *, phase: str = "base", start: Checkpoint | None = None, seed: int = 0
+    folder: Path,
+    labels: Sequence[str] = LABELS,
+    *,
+    phase: str = "base",
+    start: Checkpoint | None = None,
+    seed: int = 0,
+    moved: Callable[[str], bool] = lambda _: True,
 ) -> Checkpoint:
     """Write a checkpoint, past the train stage; with `start`, one whose weights lie a random step from it.
 
-    Without `labels` it is a causal language model. Its tokenizer digest is that of `tiny_prepared`.
+    That step is taken by the parameters that `moved` says. Without `labels` it is a causal language model. Its
+    tokenizer digest is that of `tiny_prepared`.
     """
     from ftlib.kinds.loading import load_model, save_model
 
@@ -365,7 +406,7 @@ def tiny_checkpoint(
                 tiny_classifier(Path(fresh), labels, seed=seed) if labels else tiny_causal_lm(Path(fresh), seed=seed)
             )
         model = load_model(origin, kind)
-        _step_away(model, seed)  # freshly made weights are so small that every row gets the same answer
+        _step_away(model, seed, moved)  # freshly made weights are so small that every row gets the same answer
         save_model(model, model_in(folder), tuple(labels), origin)
     return Checkpoint(
         uri=str(folder.absolute()),
@@ -431,7 +472,8 @@ def tiny_prepared(
     """
     if KINDS[kind].modality != "text":
         raise ValueError(f"tiny_prepared has rows of text, got {kind!r}; lay them out with tiny_prepared_as")
-    return tiny_prepared_as(folder, _format(kind), rows, Processor.of(tiny_tokenizer()))
+    tokenizer = tiny_chat_tokenizer() if kind == "chats" else tiny_tokenizer()
+    return tiny_prepared_as(folder, _format(kind), rows, Processor.of(tokenizer))
 
 
 def tiny_prepared_as(
@@ -472,7 +514,8 @@ def _format(kind: BatchKind) -> Format:
     """Return the first format that yields a kind, reading columns that are called as its own required fields are."""
     members: tuple[type[Format], ...] = get_args(get_args(Format)[0])
     format = next(member for member in members if member.yields == kind)
-    return format.model_validate({name: name for name, field in format.model_fields.items() if field.is_required()})
+    required = [name for name, field in format.model_fields.items() if field.is_required()]
+    return format.model_validate({name: name for name in required or ["messages"]})
 
 
 def _facts(rows: Sequence[PreparedRow], kind: BatchKind, inputs: Inputs) -> SplitFacts:

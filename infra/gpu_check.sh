@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# What must be seen on a GPU: the tests marked `gpu`, then the training benchmark beside transformers' Trainer.
+# What must be seen on a GPU: the tests marked `gpu`, then the training benchmark beside Trainer and SFTTrainer.
 #
 # For a bare CUDA machine without network, whose python3 has torch, transformers and peft. What it lacks is installed
-# from .gpu-wheels/ (`make gpu-wheels`): a folder for all, and one for Ray. Card, versions and figures are added to benchmarks/baselines/, and copied to $OUT where it is set.
+# from .gpu-wheels/ (`make gpu-wheels`): a folder for all, one for Ray and one for TRL. GPU_MODEL says which model trains
+# (1b, 8b-lora, 3b): one a call, of at most five minutes. Card, versions and figures are added to benchmarks/baselines/,
+# and copied to $OUT where it is set.
 #
 # GPU_REHEARSAL=1 does the same on the processor, with a tiny model, and adds nothing.
 set -uo pipefail
@@ -18,9 +20,9 @@ if [[ -z ${GPU_REHEARSAL:-} ]]; then
   done
   export PYTHONPATH=$site:$PYTHONPATH
   command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-  model=(--model 1b)
+  model=(--model "${GPU_MODEL:-1b}")
 else
-  model=(--model tiny --steps 6 --batch-size 4 --longest 64 --cpu)
+  model=(--model "${GPU_MODEL:-tiny}" --cpu)
 fi
 
 failed=()

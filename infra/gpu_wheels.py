@@ -1,6 +1,6 @@
-"""Wheels for a CUDA machine without network: `python infra/gpu_wheels.py FOLDER core|ray` (`make gpu-wheels`).
+"""Wheels for a CUDA machine without network: `python infra/gpu_wheels.py FOLDER core|ray|trl` (`make gpu-wheels`).
 
-Such a machine has torch, transformers and peft, and lacks some of what we import. What it lacks travels in two folders
+Such a machine has torch, transformers and peft, and lacks some of what we import. What it lacks travels in folders
 of at most 32 MiB each, at the locked versions. Large wheels are written again: without the parts we never load (Arrow's
 Flight and S3, Ray's Java and dashboard, botocore's 400 services), and compressed by LZMA, which pip reads as well.
 """
@@ -27,6 +27,11 @@ SETS = {
     "ray": (
         *("attrs", "jsonschema", "jsonschema-specifications", "msgpack", "ray", "referencing", "rpds-py"),
         "tensorboardx",
+    ),
+    # What benchmarks.gpu_train is measured against.
+    "trl": (
+        *("aiohappyeyeballs", "aiohttp", "aiosignal", "datasets", "dill", "frozenlist", "fsspec", "multidict"),
+        *("multiprocess", "pandas", "propcache", "python-dateutil", "six", "trl", "xxhash", "yarl"),
     ),
 }
 

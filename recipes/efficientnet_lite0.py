@@ -20,9 +20,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftlib.errors import ModelError, ReglageError, StorageError, first_line
+from ftlib.errors import ModelError, first_line
 from ftlib.merging.files import appearing
 from ftlib.models.quiet import quiet
+from recipes.building import build_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,19 +132,12 @@ def _installed() -> Path:
 def main(arguments: list[str]) -> int:
     """Build to the folder that is named; to models/efficientnet-lite0 where none is."""
     out = Path(arguments[0] if arguments else "models/efficientnet-lite0")
-    if (out / "config.json").is_file():
-        print(f"{out} is there already")
-        return 0
-    try:
+
+    def write() -> str:
         build(out)
-    except ReglageError as error:
-        print(f"efficientnet_lite0: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"efficientnet_lite0: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
-        return StorageError.exit_code
-    print(f"wrote {out}")
-    return 0
+        return ""
+
+    return build_once("efficientnet_lite0", out, out / "config.json", write)
 
 
 if __name__ == "__main__":

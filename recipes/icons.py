@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ftlib.errors import DataError, ReglageError, StorageError
+from ftlib.errors import DataError
 from ftlib.fingerprint import file_digest
+from recipes.building import build_once
 
 LEAST = 40
 """Icons of a context in the training theme."""
@@ -118,19 +119,11 @@ def _call(command: list[str], folder: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Build to the first argument, rows/icons where there is none, from the packages that the others name."""
     out, packages = Path(arguments[0] if arguments else "rows/icons"), [Path(name) for name in arguments[1:]]
-    if (out / "sources.txt").is_file():
-        print(f"{out} is there already")
-        return 0
-    try:
-        counts = build(out, packages)
-    except ReglageError as error:
-        print(f"icons: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"icons: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
-        return StorageError.exit_code
-    print(f"wrote {out}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
-    return 0
+
+    def write() -> str:
+        return ", ".join(f"{name} {count}" for name, count in build(out, packages).items())
+
+    return build_once("icons", out, out / "sources.txt", write)
 
 
 if __name__ == "__main__":

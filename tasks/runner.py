@@ -7,7 +7,7 @@ deleting the work folder re-runs the stages, and what a stage returns is always 
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from threading import Event, Timer, current_thread, main_thread
 from time import monotonic
@@ -37,6 +37,8 @@ A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
 
 
+SAVING_SECONDS = 20.0
+"""How long a training that was stopped may take to end its step and save it."""
 GRACE_SECONDS = 60.0
 """How long a stage that is over its time may take to end; then the process ends with it. It cannot lose anything: what
 is half made is invisible."""
@@ -148,8 +150,10 @@ class Runner:
                 _wait(future, self._name(label), task.timeout_seconds)
             except BaseException:
                 # Ctrl-C, a cancel, or its time is over: the thread ends at its next sign of life, and Prefect waits for
-                # that. So the listener stays.
+                # that. So the listener stays; and Ray, which ends with this block, for as long as workers may save.
                 stopped.set()
+                with suppress(Exception):
+                    future.wait(SAVING_SECONDS)
                 raise
             listening.close()
             return future.state

@@ -24,6 +24,7 @@ class LazyGroup(ReglageGroup):
         "evaluate": "flows.command_line.evaluate",
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
+        "look": "flows.command_line.look",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -79,10 +80,13 @@ def retrain(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool)
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a recipe: every problem on one line, with its path."""
-    from flows.command_line.recipe_notes import notes
+    from flows.command_line.recipe_notes import model_folder, notes
     from ftlib.recipe.file import load_recipe
+    from ftlib.recipe.preflight import check_modality
 
     loaded = load_recipe(recipe, overrides)
+    if (folder := model_folder(loaded)) is not None:
+        check_modality(loaded, folder)
     remarks = list(notes(loaded))
     facts = {
         "ok": True,
@@ -103,7 +107,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @recipe_argument
 @set_option
 @work_option
-@click.option("--prepare", is_flag=True, help="Ingest and preprocess first: rows and tokens are known only then.")
+@click.option("--prepare", is_flag=True, help="Ingest and preprocess first: rows and their sizes are known only then.")
 @click.option("--card", help="Predict for workers with this GPU each, as H100-80, whatever this machine has.")
 @json_option
 def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, card: str | None, as_json: bool) -> None:
@@ -114,9 +118,15 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, ca
     quiet_libraries()
     loaded = load_recipe(recipe, overrides)
     from flows.command_line.plan import make_plan, print_plan
+    from ftlib.progress import NOTE, Progress, listen
     from ftlib.workspace import Workspace
 
-    run_plan = make_plan(loaded, Workspace(work), prepare=prepare, card=card)
+    def remark(sign: Progress) -> None:
+        if sign.unit == NOTE:
+            click.echo(f"note: {sign.text}", err=True)
+
+    with listen(remark):
+        run_plan = make_plan(loaded, Workspace(work), prepare=prepare, card=card)
     emit(lambda: print_plan(run_plan), run_plan.model_dump(mode="json"), as_json)
 
 

@@ -38,6 +38,7 @@ from ftlib.workspace import Workspace
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ftlib.kinds.split import PreparedSplit
     from ftlib.training.footprint import Footprint, Frozen
     from ftlib.training.memory import Sized
 
@@ -246,7 +247,6 @@ class _Sizing:
         return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
 
     def _sized(self, phase: Phase) -> "Sized":
-        from ftlib.kinds.open_split import open_split
         from ftlib.training.footprint import shapes_of, without_weights
         from ftlib.training.memory import Sized
 
@@ -255,22 +255,24 @@ class _Sizing:
         compute = self.recipe.compute
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
-        train, validation = (
-            [open_split(split_file(Path(self.prepared[name].uri), split), self.labels) for name in phase.parts]
-            for split in ("train", "validation")
-        )
         return Sized(
             model=shapes_of(self.model, kind, labels, phase),
             phase=phase,
             compute=compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
             precision=precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
-            train=train,
-            validation=validation,
+            train=self._splits(phase, "train"),
+            validation=self._splits(phase, "validation"),
             companions={
                 name: without_weights(found[name].folder if name in found else self.model, kind, labels)
                 for name in phase.companions
             },
         )
+
+    def _splits(self, phase: Phase, split: Split) -> "list[PreparedSplit]":
+        from ftlib.kinds.open_split import open_split
+
+        folders = [Path(self.prepared[name].uri) for name in phase.parts]
+        return [open_split(split_file(folder, split), self.labels) for folder in folders]
 
 
 @dataclass(frozen=True)

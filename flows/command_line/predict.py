@@ -25,6 +25,11 @@ from ftlib.workspace import make_cache, user_cache
 @click.argument("version", metavar="NAME[@NUMBER|@ALIAS]|./FOLDER")
 @click.argument("files", metavar="[IMAGE]...", nargs=-1)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows at once.")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    help="Of a chat: how long an answer may be; by default as in the version's evaluations, or 256.",
+)
 @key_option
 @base_option
 @registry_options
@@ -33,6 +38,7 @@ def predict(
     version: str,
     files: tuple[str, ...],
     batch_size: int,
+    max_new_tokens: int | None,
     key: PublicKey | None,
     given: tuple[Path, ...],
     registry: Place,
@@ -41,7 +47,8 @@ def predict(
     """Answer the lines on stdin with a published version, a line each, tab-separated; or images, by their files.
 
     A label and its probability; of a multi-label model, each label that applies and its probability, or nothing; of a
-    regression, the number; of a tagger, the entities.
+    regression, the number; of a tagger, the entities. A line to a model of chats is what the user says, or a JSON list
+    of all turns so far; the answer is what the assistant says next, with its line breaks escaped.
 
     A model of images is asked about the files given, or whose paths are the lines on stdin: a line begins with the
     file. One that is no image is said on stderr, the others are answered, and the command ends with 1.
@@ -53,7 +60,9 @@ def predict(
     with called(name, folder):
         if files and not reads_files(folder):
             raise RecipeError(f"{name} answers texts, one a line on stdin, got the file {files[0]!r}; use < {files[0]}")
-        predictions = answer(folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given))
+        predictions = answer(
+            folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given), max_new_tokens
+        )
         answers: list[dict[str, object]] = []
         unasked = 0
         for prediction in predictions:

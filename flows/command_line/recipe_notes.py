@@ -2,15 +2,29 @@
 
 import difflib
 from collections.abc import Iterator
+from pathlib import Path
 
 from ftlib.config import user_path
+from ftlib.errors import ModelError
+from ftlib.models.folder import package_folder
 from ftlib.recipe.recipe import Recipe
+
+
+def model_folder(recipe: Recipe) -> Path | None:
+    """Return the folder of the base model; None where a run would ask the hub for it, or would not find it."""
+    folder = user_path(recipe.model.path)
+    if folder.is_dir():
+        return folder
+    try:
+        return package_folder(recipe.model.path) if recipe.model.path.startswith("package:") else None
+    except ModelError:
+        return None
 
 
 def notes(recipe: Recipe) -> Iterator[str]:
     """Yield a line for everything that a run would stop at after it has read rows or asked for the model."""
     path = recipe.model.path
-    if recipe.model.revision is None and not path.startswith("package:") and not user_path(path).is_dir():
+    if recipe.model.revision is None and not path.startswith("package:") and model_folder(recipe) is None:
         yield (
             f"model.path: {path!r} is no folder here; a model of the hub needs revision, the commit's hash of 40 hex "
             "digits"

@@ -17,14 +17,17 @@ from rich.progress import Progress as Bars
 from flows.progress_lines import facts_line, note_line, restart_line, stage_line
 from ftlib.errors import Interrupted
 from ftlib.progress import NOTE, Progress, listen
-from ftlib.training.curves import RESTART
+from ftlib.training.curves import RESTART, STEPS
 from tasks.runner import STAGE
 
 LINE_EVERY_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 """How long a stopped run may take to end by itself; a hard end loses nothing, since half-made output is invisible."""
+TRAINING_GRACE_SECONDS = 25.0
+"""The same while a phase trains, which ends its step and saves it: less than Kubernetes gives a pod by default."""
 
 STOPPED = "stopped; run the same command again to go on from where it was"
+STOPPED_IN_A_STEP = "stopped in the middle of a step; the same command goes on from the last checkpoint before it"
 
 
 @contextmanager
@@ -96,30 +99,45 @@ def stoppable(say: Callable[[str], None]) -> Generator[None]:
     GRACE_SECONDS, or at a second signal, it ends at once: records are written last, locks are the kernel's, and Ray
     and the Prefect server end with this process.
     """
-    asked, left = threading.Event(), threading.Event()
+    asked, left, ear = threading.Event(), threading.Event(), _Ear()
 
     def end_now() -> None:
         if not left.is_set():
-            say(STOPPED)
+            say(STOPPED_IN_A_STEP if ear.trains else STOPPED)
         os._exit(Interrupted.exit_code)
 
     def stop(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
             end_now()
         asked.set()
-        timer = threading.Timer(GRACE_SECONDS, end_now)
+        grace = TRAINING_GRACE_SECONDS if ear.trains else GRACE_SECONDS
+        if ear.trains:
+            say(f"stopping: the training ends its step and saves it, for at most {grace:g} s; Ctrl-C again ends it now")
+        timer = threading.Timer(grace, end_now)
         timer.daemon = True
         timer.start()
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with listen(ear):
+            yield
     finally:
         left.set()
         if not asked.is_set():  # else they stay, for the impatient
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@dataclass
+class _Ear:
+    """Hears whether a phase is training just now."""
+
+    trains: bool = False
+
+    def __call__(self, sign: Progress) -> None:
+        if sign.unit in (STEPS, STAGE):
+            self.trains = sign.unit == STEPS
 
 
 def say_on_stderr(line: str) -> None:

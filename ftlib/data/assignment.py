@@ -95,7 +95,7 @@ def profile_rows(raw: RawDataset, dataset: Dataset, files: Collection[int] | Non
 
 def _need_columns(raw: RawDataset, dataset: Dataset, where: str) -> None:
     for column in dataset.format.columns:
-        need_column(column, raw.columns, f"{where}.format")
+        need_column(column, raw.columns, f"{where}.format", dataset.source.column_hint(column))
     if dataset.key is not None:
         need_column(dataset.key, raw.columns, f"{where}.key")
     if dataset.split.column is not None:

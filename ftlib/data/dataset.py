@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
@@ -13,6 +14,7 @@ from ftlib.data.limits import Limits
 from ftlib.data.row_schema import Column
 from ftlib.data.sources import Source
 from ftlib.data.splitting import SplitPolicy
+from ftlib.data.supervision import Supervision
 
 _LEAST_ALIKE = 0.85
 """Of the bits of two images. Of a hundred thousand images, some agree in three quarters by chance."""
@@ -37,6 +39,10 @@ class Dataset(Config):
     """What happens to texts before they are tokenised."""
     split: SplitPolicy = SplitPolicy()
     """Which rows train, which choose, and which are only reported on."""
+    supervision: Supervision = Supervision()
+    """What of a language model's training rows ends the run."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"supervision": Supervision()}
 
     @model_validator(mode="after")
     def _near_images(self) -> Self:

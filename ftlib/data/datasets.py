@@ -6,6 +6,7 @@ from ftlib.artifacts import Artifact
 from ftlib.config import BatchKind, Config, Split
 from ftlib.data.listed import FileVersion
 from ftlib.data.profile import Profile
+from ftlib.data.supervision import Audit
 
 
 class Ledger(Config):
@@ -70,6 +71,8 @@ class PreparedDataset(Artifact):
     """The digest of the tokenizer that made the ids."""
     special_tokens: dict[str, int] = {}
     """The tokenizer's special tokens that rows' texts spell, and in how many rows each."""
+    audit: Audit = Audit()
+    """What the training rows teach, of language models' rows."""
     image_changes: dict[str, int] = {}
     """What was done to images so that all are 8-bit RGB and upright, and to how many each."""
 

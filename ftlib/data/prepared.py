@@ -70,10 +70,12 @@ def inputs_in(path: Path) -> Inputs:
 
 
 def longest_prompt(path: Path) -> int:
-    """Return the most tokens that stand before a row's supervised ones."""
+    """Return the most tokens that stand before a row's supervised ones; of a chat, before its last answer."""
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    if "target" in table.column_names and pa.types.is_struct(table["target"].type):
+        return max((turns["places"][-2] for turns in table["target"].to_pylist() if turns["places"]), default=0)
     lengths = (chunk.value_lengths().to_numpy() for chunk in table[INPUT_IDS].chunks)
     supervised = (chunk.to_numpy() for chunk in table["supervised"].chunks)
     return max((int((a - b).max()) for a, b in zip(lengths, supervised, strict=True) if len(a)), default=0)
@@ -92,6 +94,8 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             texts, numbers = pa.list_(pa.string()), pa.list_(pa.int32())
             place, answers = {"start": pa.int32(), "end": pa.int32()}, {"answers": texts, "optional": pa.bool_()}
             return pa.struct({**place, **answers, "spelt": texts, "segments": numbers})
+        case "chats":
+            return pa.struct({"places": pa.list_(pa.int32()), "answer": pa.string(), "end": pa.int32()})
         case "tokens":
             return None
         case "multi_labeled":

@@ -22,5 +22,16 @@ class Span(TypedDict):
     """Whether there may be no answer, so that the row's first token, which is no text's, is one like any other."""
 
 
-Target = str | int | float | tuple[str | None, ...] | Span | None
-"""What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, a span of them."""
+class Turns(TypedDict):
+    """Which tokens of a conversation are learnt."""
+
+    places: list[int]
+    """Of each turn that is learnt its first token and the one behind its last, one after the other."""
+    answer: str
+    """The text of the last one."""
+    end: int | None
+    """The token that ends a turn; None where the template ends it with none of its own."""
+
+
+Target = str | int | float | tuple[str | None, ...] | Span | Turns | None
+"""What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, places in them."""

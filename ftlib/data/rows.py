@@ -86,6 +86,22 @@ DropReason = Literal[
     "answer_not_in_context",
     "missing_image",
     "image_not_ingested",
+    "missing_messages",
+    "messages_not_a_list",
+    "turn_not_an_object",
+    "unknown_role",
+    "empty_content",
+    "content_not_a_text",
+    "image_in_chat",
+    "no_answer",
+    "several_system_turns",
+    "system_not_first",
+    "assistant_first",
+    "tools_not_a_list",
+    "template_refuses",
+    "turn_not_rendered",
+    "turns_not_told_apart",
+    "too_long",
 ]
 
 
@@ -108,6 +124,24 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "answer_not_in_context": "answer_start counts the characters of the context before the answer",
         "unanswerable": "unanswerable: keep teaches a model to say so",
         "completion_not_a_string": "the completion column holds numbers, lists or objects; write text",
+        "messages_not_a_list": "a chat is a list of turns, in csv as JSON; an instruction and an output are "
+        "columns of their own",
+        "turn_not_an_object": "a turn is an object: role and content, or from and value",
+        "unknown_role": "roles are system, user, assistant and tool, or what the format's roles call so",
+        "empty_content": "a turn says something, or calls tools; take it out",
+        "content_not_a_text": "what a turn says is a text, or a list of parts of text",
+        "image_in_chat": "a chat holds texts alone; take turns with images, audio or video out",
+        "no_answer": "no turn is the assistant's, so there is nothing to learn: name its role in the format's roles",
+        "several_system_turns": "a chat has one system turn at most; join them",
+        "system_not_first": "the system turn stands before all others",
+        "assistant_first": "a chat begins with the user's turn, after that of the system",
+        "tools_not_a_list": "tools are a list of JSON schemas",
+        "template_refuses": "the chat template does not write such chats; change the rows, or give format.template",
+        "turn_not_rendered": "the chat template writes nothing of such a turn; join it to another, or give "
+        "format.template",
+        "turns_not_told_apart": "the chat template writes earlier turns otherwise once others follow: give "
+        "format.template one with {% generation %} marks, or learn chats of one answer",
+        "too_long": "not even the first answer fits; raise format.max_tokens",
         "image_not_ingested": "the image column holds no images: name it in the source's images, which makes images of "
         "paths, bytes and base64",
     }
@@ -193,6 +227,8 @@ class Dropped:
     """A row that a format has no use for."""
 
     reason: DropReason
+    detail: str = ""
+    """What there is to say of this row beside its reason."""
 
 
 def labels_in(target: Target) -> tuple[str, ...]:
@@ -222,12 +258,15 @@ class Encoded:
     """One example as the model reads it: one piece, or several where a format cuts long texts."""
 
     pieces: list[Piece]
+    """None of a row that is dropped."""
     truncated: bool = False
     """Whether tokens were lost."""
     changes: tuple[str, ...] = ()
     """What was done to an image so that all are alike (`ftlib.data.images.decoding`)."""
     measures: Mapping[str, int] = field(default_factory=dict[str, int])
     """What a profile counts of it, by name, where that is not the length of a text."""
+    dropped: Dropped | None = None
+    """Why the model cannot read it, where only its tokenizer knows."""
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
@@ -366,15 +405,15 @@ def table_row(uri: str, number: int, size: int, cells: dict[str, object]) -> Row
     return row
 
 
-def need_column(column: str, have: Iterable[str], where: str) -> None:
-    """Raise DataError if a column is absent, naming those there are and the one that was probably meant."""
+def need_column(column: str, have: Iterable[str], where: str, hint: str = "") -> None:
+    """Raise DataError if a column is absent, naming those there are, and the hint or the one that was meant."""
     columns = sorted(have)
     if column in columns:
         return
     named = [name if len(name) <= _NAME else f"{name[:_NAME]}..." for name in columns]
     raise DataError(
         f"{where}: no column {column!r} in the rows; the columns are {some(named, _NAMES)}"
-        f"{held_by(column, columns) or _meant(column, columns)}"
+        f"{hint or held_by(column, columns) or _meant(column, columns)}"
     )
 
 

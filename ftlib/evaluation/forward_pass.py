@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from ftlib.errors import ModelError
+from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.kind import KINDS
@@ -36,6 +37,9 @@ class Share:
 
 EVERYTHING = Share(0, 1)
 
+Batches = Iterator[tuple[Int[np.ndarray, " batch"], AbstractContextManager[Batch]]]
+"""Rows of a split, and their batch: while it is open, a model is asked about it."""
+
 
 def batches_of(split: PreparedSplit, share: Share = EVERYTHING) -> list[Int[np.ndarray, " batch"]]:
     """Return a share of the split's batches.
@@ -55,26 +59,35 @@ def predict_split(
     tokenizer: Callable[[], Any],
     on_rows: Callable[[int], None] = lambda _: None,
     max_new_tokens: int = 0,
-    share: Share = EVERYTHING,
+    batches: Batches | None = None,
 ) -> Outcomes:
-    """Run a model in eval mode over every row of the share and return what it said, in the split's order.
+    """Run a model in eval mode over some batches of a split, and return what it said, in the split's order.
 
-    `on_rows` hears the rows done so far; `tokenizer` is loaded only for a kind of batch whose answers are text. After
-    prompts a model writes up to `max_new_tokens`. Raises ModelError for a result that is not finite.
+    Over all of them unless `batches` are given. `on_rows` hears the rows done so far; `tokenizer` is loaded only for a
+    kind of batch whose answers are text. After prompts a model writes up to `max_new_tokens`. Raises ModelError for a
+    result that is not finite.
     """
-    collate = Collator.of(model)
-    answers, done = KINDS[split.kind].head().answers(Request(split, labels, tokenizer, max_new_tokens)), 0
-    batches = batches_of(split, share)
+    answers = KINDS[split.kind].head().answers(Request(split, labels, tokenizer, max_new_tokens))
+    asked, done = [np.zeros(0, np.int64)], 0
     model.eval()
     with torch.inference_mode():
-        for rows in batches:
-            answers.add(model, split.batch(rows, collate), rows)
+        for rows, ready in batches_for(model, split) if batches is None else batches:
+            with ready as batch:
+                answers.add(model, batch, rows)
+            asked.append(rows)
             done += len(rows)
             on_rows(done)
     _check_finite(answers.nll, split)
     slices = {name: tuple(column.to_pylist()) for name, column in split.slices.items()}
     table = answers.outcomes({"row_ids": tuple(split.row_ids.to_pylist()), "slices": slices})
-    return table if done == len(split) else table.take(np.sort(np.concatenate([*batches, np.zeros(0, np.int64)])))
+    return table if done == len(split) else table.take(np.sort(np.concatenate(asked)))
+
+
+def batches_for(model: nn.Module, split: PreparedSplit, share: Share = EVERYTHING) -> Batches:
+    """Yield a share of the split's batches, made for one model."""
+    collate = Collator.of(model)
+    for rows in batches_of(split, share):
+        yield rows, nullcontext(split.batch(rows, collate))
 
 
 def _check_finite(nll: Float[np.ndarray, " rows"], split: PreparedSplit) -> None:

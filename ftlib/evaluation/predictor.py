@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, predict_split
 from ftlib.evaluation.inference import InferencePlan, Models
+from ftlib.evaluation.sweep import Holds, Sweep
 from ftlib.fingerprint import digest
 from ftlib.kinds.loading import load, load_tokenizer
 from ftlib.kinds.open_split import open_split
@@ -26,7 +28,11 @@ from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.merging.candidate_weights import mix_into
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.contents import Contents
 from ftlib.merging.in_memory import model_of
+from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.folder import read_config
+from ftlib.models.saved_names import saved_names
 from ftlib.workspace import exclusive, write_durably
 
 
@@ -84,52 +90,112 @@ class PredictionPlan(InferencePlan[Outcomes]):
 
 
 class Predictor(Models[Outcomes]):
-    """The last checkpoints as a model in memory: a sweep loads once, and mixes in place or scales the adapter."""
+    """The last candidates' model in memory: one of the same shape overwrites its weights, an adapter is scaled."""
 
     def __init__(self, plan: PredictionPlan, device: torch.device) -> None:
         self._plan, self._device = plan, device
         self._key: tuple[object, ...] | None = None
         self._model: nn.Module | None = None
         self._adapter: AdapterSweep | None = None
+        self._files: dict[str, list[str]] = {}
+        self._contents = Contents()
+        self._sweep: Sweep | None = None
+        self._labels: tuple[str, ...] = ()
 
     @override
     def answer(self, item: int, on_rows: Callable[[int], None] = lambda _: None, share: Share = EVERYTHING) -> Outcomes:
-        end = self._plan.candidates[item].end
-        model = self._at(self._plan.candidates[item])
+        candidate = self._plan.candidates[item]
+        model, sweep = self._at(candidate), self._asked(item, share)
         return predict_split(
             model,
-            self._plan.rows(item),
-            end.labels,
-            lambda: load_tokenizer(end.folder),
+            sweep.split,
+            candidate.end.labels,
+            lambda: load_tokenizer(candidate.end.folder),
             on_rows,
             self._plan.max_new_tokens,
-            share,
+            sweep.batches(model, self._holds(candidate), self._next_holds(item)),
         )
 
+    def _asked(self, item: int, share: Share) -> Sweep:
+        """Return the rows; those of the candidate before serve again for the same labels."""
+        labels = self._plan.candidates[item].end.labels
+        if self._sweep is None or self._sweep.share != share or self._labels != labels:
+            room = self._plan.compute.evaluation_memory_mb * 1_000_000
+            self._sweep, self._labels = Sweep(self._plan.rows(item), share, room), labels
+        return self._sweep
+
     def _at(self, candidate: Candidate) -> nn.Module:
-        """Return the model at a candidate's point; the one in memory serves again for the same checkpoints."""
-        scales = walks_by_scaling(candidate)
-        alone = candidate.end.form == "adapter" and not scales
-        key = (
-            scales,
-            alone and candidate.digest(),
-            *(part.digest() for part in (candidate.start, candidate.end, *candidate.siblings)),
-        )
-        if self._model is None or self._key != key:
-            self._model = self._adapter = None  # never two models in memory
-            self._model, self._adapter = self._load(candidate, scales=scales)
+        """Return the model at a candidate's point; never two are in memory."""
+        key = _in_memory_as(candidate)
+        made = self._model is None or self._key != key
+        if self._model is None or made:
+            self._model = self._adapter = self._sweep = None
+            self._model, self._adapter = self._load(candidate)
+            self._files = _names_in_files(self._model) if key[0] == "dense" else {}
             self._key = key
         if self._adapter is not None:
             return self._adapter.at(candidate.alpha or 0.0)
-        if candidate.mixes and not alone:
+        if key[0] == "dense" and (candidate.mixes or not made):
             mix_into(self._model, candidate)
         return self._model
 
-    def _load(self, candidate: Candidate, *, scales: bool) -> tuple[nn.Module, AdapterSweep | None]:
+    def _load(self, candidate: Candidate) -> tuple[nn.Module, AdapterSweep | None]:
         kind = self._plan.data.kind
-        if scales:
+        if walks_by_scaling(candidate):
             adapter = AdapterSweep(candidate, kind)
             return adapter.model.to(self._device), adapter
         if candidate.end.form == "adapter":
             return model_of(candidate, kind).to(self._device), None
-        return load(candidate.start, kind).to(self._device), None
+        return load(_described_by(candidate), kind).to(self._device), None
+
+    def _holds(self, candidate: Candidate) -> Holds | None:
+        """Return what the tensors of the model in memory hold for a candidate; None where that is not known."""
+        if self._plan.max_new_tokens:  # who writes asks the model token by token
+            return None
+        if self._adapter is not None:
+            moved = self._adapter.moved
+            return lambda name: candidate.alpha if name in moved else None
+        if self._key is None or self._key[0] != "dense":
+            return None
+
+        def holds(name: str) -> Hashable:
+            there = [saved for saved in self._files.get(name, []) if self._contents.has(candidate, saved)]
+            return self._contents.of(candidate, there[0]) if there else (candidate.digest(), name)
+
+        return holds
+
+    def _next_holds(self, item: int) -> Holds | None:
+        """Return the same of who is asked next, if by the same model."""
+        files = self._plan.files
+        following = next((i for i in range(item + 1, len(files)) if not Path(files[i]).exists()), None)
+        if following is None or _in_memory_as(self._plan.candidates[following]) != self._key:
+            return None
+        return self._holds(self._plan.candidates[following])
+
+
+def _in_memory_as(candidate: Candidate) -> tuple[object, ...]:
+    """Return what the model in memory must be made of to serve for a candidate: equal answers are the same module."""
+    ends = tuple(part.digest() for part in (candidate.start, candidate.end))
+    if walks_by_scaling(candidate):
+        return "scaled", *ends
+    if candidate.end.form == "adapter":
+        return "alone", candidate.digest()
+    described = _described_by(candidate)
+    config = json.dumps(read_config(described.folder), sort_keys=True)
+    return "dense", config, described.tokenizer, described.labels
+
+
+def _described_by(candidate: Candidate) -> Checkpoint:
+    """Return the checkpoint whose config and layout a dense candidate has."""
+    source = None if candidate.merge is None else candidate.merge.whole_copy()
+    return candidate.end if source is None else candidate.parts[source]
+
+
+def _names_in_files(model: nn.Module) -> dict[str, list[str]]:
+    """Return what each tensor of a model's state may be called in its files: tied ones have one name there."""
+    state, saved = model.state_dict(), saved_names(model)
+    called: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, tensor in state.items():
+        if name in saved:
+            called.setdefault((tensor.data_ptr(), tensor.shape), []).append(saved[name])
+    return {name: called.get((tensor.data_ptr(), tensor.shape), []) for name, tensor in state.items()}

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ftlib.config import REPORT, BatchKind
+from ftlib.data.chat_template import PROBE
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats import Format
 from ftlib.data.images.processing import to_uint8
@@ -27,6 +28,7 @@ from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
 from ftlib.models.checkpoint import Base
+from ftlib.models.limits import ids_of
 from ftlib.models.quiet import quiet
 
 ROWS = 8
@@ -61,7 +63,8 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
     ours = model_of(candidate, data.kind)
     # The head is as random as a stranger's: what the adapter does not bring shows.
     bare, _ = load_with_gaps(base, data.kind, **KINDS[data.kind].head().config(candidate.end.labels))
-    theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
+    with quiet():
+        theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
     return _compared("adapter", theirs.eval(), ours, candidate, data, ADAPTER_TOLERANCE)
 
 
@@ -118,6 +121,33 @@ def check_image_processor(folder: Path, candidate: Candidate, format: Format, da
             f"the image processor read back from the registry makes images of {theirs.shape[1:]} that differ by "
             f"{difference:.3g} from those of {ours.shape[1:]} that {candidate.name!r} learnt from, at most "
             f"{TOLERANCE:g} is allowed; nothing was published"
+        )
+
+
+def check_chat_template(folder: Path, candidate: Candidate, format: Format) -> None:
+    """Compare what a folder's stock tokenizer makes of a chat with what its model learnt from; other rows have none.
+
+    Raises IntegrityError if one token differs, or if stock `generate` would write beyond a turn's end.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
+
+    template = format.chat_template(load_processor(candidate.end.folder))
+    if template is None:
+        return
+    stock: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for chat, how in ((PROBE[:1], {"add_generation_prompt": True}), (PROBE, {})):
+        theirs = stock.apply_chat_template([*chat], return_dict=True, **how)["input_ids"]
+        ours = template.prompt(chat) if how else template.tokens(chat)
+        if theirs != ours:
+            raise IntegrityError(
+                f"the tokenizer read back from the registry writes a chat as {theirs}, and {candidate.name!r} learnt "
+                f"from {ours}; nothing was published"
+            )
+    ends = ids_of(GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id)
+    if template.end is not None and template.end not in ends:
+        raise IntegrityError(
+            f"the model read back from the registry stops at {ends}, and a turn ends with {template.end}; nothing was "
+            "published"
         )
 
 

@@ -50,20 +50,20 @@ class Rated:
         """Return what every candidate scores on a sum of metrics: `terms` are their weights by evaluation/metric."""
         return scores(terms, self.members, self._reports, self._evaluations, self._tables, self._seed)
 
-    def at(self, i: int, scored: Scores) -> str:
-        """Say which candidate it is and what it scores."""
-        return f"{self.names[i]} with {scored.said(i)}"
+    def best_by(self, i: int, scored: Scores) -> str:
+        """Say which candidate it is, and that and how it scores the best."""
+        return f"{self.names[i]} (the best {scored.name}, {scored.shown[i]:.4f})"
 
     def ties(self) -> str:
         """Say what decides between equals, where there are several."""
         return "; of equals, the one nearest to theta0" if len(self.members) > 1 else ""
 
     def ends(self) -> str:
-        """Say what the two ends score."""
+        """Say in a sentence what the two ends score, where they are two."""
         if len(self.members) == 1:
             return ""
         ends = " and ".join(f"{self.by.shown[i]:.4f} ({self.names[i]})" for i in (0, len(self.members) - 1))
-        return f"; the ends have {self.by.name} {'= ' if self.by.summed else ''}{ends}"
+        return f" The ends have {self.by.name} {'= ' if self.by.summed else ''}{ends}."
 
     def endpoint_verdict(self, chosen: int, beats: list[int]) -> str:
         """Say whether mixing was worth anything: a choice between the ends may owe its lead to chance."""
@@ -79,13 +79,10 @@ class Rated:
 
 
 def _best(rated: Rated) -> tuple[int, str, str]:
-    by, count = rated.by, len(rated.members)
+    by, candidates = rated.by, counted(len(rated.members), "candidate")
     best = by.best(rated.everyone)
-    return (
-        best,
-        f"the best {by.name} of {counted(count, 'candidate')}",
-        (f"{rated.at(best, by)} is the best of {counted(count, 'candidate')}"),
-    )
+    rule = f"the best {by.name} of {candidates}"
+    return best, rule, f"{rated.names[best]} has the best {by.name} of {candidates}, {by.shown[best]:.4f}."
 
 
 def _constrained(rated: Rated) -> tuple[int, str, str]:
@@ -94,14 +91,20 @@ def _constrained(rated: Rated) -> tuple[int, str, str]:
     end = bound.best([0, len(rated.members) - 1])
     allowed = [i for i in rated.everyone if bound.not_worse(i, end, margin)]
     best = by.best(allowed)
+    sure = f"with {bound.confidence:.0%} confidence"
     rule = (
-        f"the best {by.name} among candidates whose {bound.name} is at most {margin:g} worse than the better end's "
-        f"with {bound.confidence:.0%} confidence"
+        f"the best {by.name} among the candidates whose {bound.name} is, {sure}, at most {margin:g} worse than that of "
+        "the better end"
     )
+    limit = f"It is the better end by {bound.name}, {bound.shown[end]:.4f}."
+    if best != end:
+        limit = (
+            f"Its {bound.name} is {bound.shown[best]:.4f}; the better end, {rated.names[end]}, has "
+            f"{bound.shown[end]:.4f}, and the loss is at most {max(0.0, bound.largest_drop(best, end)):.4f} {sure}."
+        )
     why = (
-        f"{rated.at(best, by)} is the best among the {len(allowed)} of {len(rated.members)} candidates that are not "
-        f"worse by more than {margin:g} than the better end, {rated.at(end, bound)}; its own is "
-        f"{bound.shown[best]:.4f}, at most {max(0.0, bound.largest_drop(best, end)):.4f} worse"
+        f"{rated.names[best]} has the best {by.name}, {by.shown[best]:.4f}, of the candidates that keep "
+        f"{bound.name} within {margin:g} of the better end's ({len(allowed)} of {len(rated.members)}). {limit}"
     )
     return best, rule, why
 
@@ -116,12 +119,12 @@ def _knee(rated: Rated) -> tuple[int, str, str]:
         f"the candidate furthest beyond the straight line from the best {by.name} to the best {other.name}, and the "
         f"best {by.name} where none lies beyond it"
     )
-    line = f"the line from {rated.at(ahead, by)} to {rated.at(bound, other)}"
+    line = f"the straight line from {rated.best_by(ahead, by)} to {rated.best_by(bound, other)}"
     if beyond[knee] < _ROUNDING:
-        return ahead, rule, f"no candidate lies beyond {line}, so there is no knee, and {rated.at(ahead, by)} is taken"
+        return ahead, rule, f"No candidate lies beyond {line}. So there is no knee, and {rated.names[ahead]} is taken."
     why = (
-        f"{rated.at(knee, by)} and {other.said(knee)} lies {beyond[knee]:.2g} beyond {line}, both scores measured from "
-        "one to the other"
+        f"{rated.names[knee]} lies furthest beyond {line}: by {beyond[knee]:.2g}, with each metric scaled to 0 at one "
+        f"of the two and 1 at the other. It has {by.said(knee)} and {other.said(knee)}."
     )
     return knee, rule, why
 
@@ -131,20 +134,23 @@ def _one_standard_error(rated: Rated) -> tuple[int, str, str]:
     best = by.best(rated.everyone)
     near = next(i for i in rated.everyone if by.within_one_standard_error(i, best))
     rule = f"the candidate nearest to theta0 whose {by.name} is within one standard error of the best"
-    reach = "within one standard error of the best"
+    first = f"{rated.names[best]} has the best {by.name}, {by.shown[best]:.4f}"
     if near == best:
-        return near, rule, f"{rated.at(best, by)} is the best, and no candidate nearer to theta0 is {reach}"
-    why = f"{rated.at(near, by)} is the nearest to theta0 of the candidates {reach}, {rated.at(best, by)}"
+        return near, rule, f"{first}, and no candidate nearer to theta0 is within one standard error of it."
+    why = (
+        f"{first}. {rated.names[near]}, with {by.shown[near]:.4f}, is the nearest to theta0 of the candidates within "
+        "one standard error of it."
+    )
     return near, rule, why
 
 
 def _fixed(rated: Rated) -> tuple[int, str, str]:
-    alpha = rated.rule.alpha
+    alpha, by = rated.rule.alpha, rated.rule.by
     at = next((i for i, member in enumerate(rated.members) if member.alpha == alpha), None)
     if at is None:
         raise RecipeError(f"select.alpha: no candidate lies at {alpha}; there are {', '.join(rated.names)}")
-    chosen = f"{rated.names[at]} ({rated.rule.by} is undefined)" if rated.undefined else rated.at(at, rated.by)
-    return at, f"alpha {alpha:g}, whatever was measured", f"{chosen} was fixed beforehand"
+    score = f"{by} is undefined" if rated.undefined else f"it has {rated.by.said(at)}"
+    return at, f"alpha {alpha:g}, whatever was measured", f"{rated.names[at]} was fixed beforehand; {score}."
 
 
 RULES: dict[str, Callable[[Rated], tuple[int, str, str]]] = {

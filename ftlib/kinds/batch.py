@@ -29,11 +29,13 @@ class Batch:
     inputs: Mapping[str, Tensor]
     """By the names of the model's forward pass; the first dimension is the row, or 1 for a pack."""
     supervised: Int[Tensor, " rows"]
-    """Terms of each row's loss: 1 for a label; for a language model, the tokens at its end that are predicted."""
+    """Terms of each row's loss: 1 for a label; for a language model, the tokens that are predicted, at its end
+    where no targets say which."""
     targets: Tensor | None = None
     """What the rows are taught, as their head lays it out: for `labeled`, each row's position in the model's labels;
     for `tagged`, that of every token's tag, or `UNTAUGHT`; for `multi_labeled`, rows x labels of 0 and 1; for `scored`,
-    a number each; for `spans`, the places of first and last token. None where the tokens themselves are the targets."""
+    a number each; for `spans`, the places of first and last token; for `chats`, rows x tokens, which of them are
+    predicted. None where the tokens themselves are the targets."""
     rows: Int[np.ndarray, " rows"] | None = None
     """Each row's place in its split, whose `row_ids` name it."""
     borders: Int[Tensor, " borders"] | None = None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ftlib.data.inputs import INPUT_IDS, POSITIONS, SEGMENTS, TEXT, Inputs, Marks, Numbers, Pixels, Tokens
 from ftlib.errors import ModelError
-from ftlib.models.limits import text_config
+from ftlib.models.limits import positions_of, text_config
 
 Row = Sequence[int] | Int[np.ndarray, " _"]
 
@@ -49,6 +49,8 @@ class Collator:
     device: torch.device
     width_multiple: int = 1
     """Rows of tokens are padded to a multiple of so many: what is compiled, is compiled for fewer widths."""
+    positions: int | None = None
+    """How long the model's rows can be: that far and no further are they padded. None: without a limit."""
 
     @classmethod
     def of(cls, model: nn.Module, device: torch.device | None = None, *, width_multiple: int = 1) -> Collator:
@@ -61,6 +63,7 @@ class Collator:
             arguments=_arguments(model),
             device=next(model.parameters()).device if device is None else device,
             width_multiple=width_multiple,
+            positions=positions_of(own, model),
         )
 
     def __call__(
@@ -91,7 +94,8 @@ class Collator:
                 pixels = [cell if _is_augmented(cell) else column.array(cell) for cell in cells]
                 arrays[column.name] = in_the_models_unit(np.stack(pixels), column)
                 continue
-            mask = _mask([len(cell) for cell in cells], self.width_multiple, left=left)
+            lengths = [len(cell) for cell in cells]
+            mask = _mask(lengths, self._width(max(lengths)), left=left)
             if isinstance(column, Tokens):
                 self._check(cells)
                 arrays[column.mask] = mask.astype(np.int64)
@@ -105,7 +109,7 @@ class Collator:
         other. Raises ModelError as a call does.
         """
         lengths = [len(cell) for cell in rows[INPUT_IDS]]
-        padding = _rounded_up(sum(lengths), self.width_multiple) - sum(lengths)
+        padding = -sum(lengths) % self.width_multiple
         lengths += [padding] if padding else []
         arrays = {POSITIONS: np.concatenate([np.arange(length) for length in lengths])}
         for column in inputs:
@@ -129,6 +133,10 @@ class Collator:
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
+    def _width(self, longest: int) -> int:
+        width = longest + -longest % self.width_multiple
+        return width if self.positions is None else max(longest, min(width, self.positions))
+
     def _check(self, rows: Sequence[Row]) -> None:
         highest = max(int(np.max(row, initial=0)) for row in rows)
         if self.tokens is not None and highest >= self.tokens:
@@ -149,13 +157,9 @@ def in_the_models_unit(pixels: Real[np.ndarray, "rows 3 height width"], column: 
     return (pixels.astype(np.float32) * np.float32(column.scale) - mean) / std
 
 
-def _rounded_up(width: int, multiple: int) -> int:
-    return -(-width // multiple) * multiple
-
-
-def _mask(lengths: Sequence[int], multiple: int, *, left: bool) -> Bool[np.ndarray, "rows width"]:
+def _mask(lengths: Sequence[int], width: int, *, left: bool) -> Bool[np.ndarray, "rows width"]:
     """Return what is no padding."""
-    places = np.arange(width := _rounded_up(max(lengths), multiple))
+    places = np.arange(width)
     counts = np.array(lengths)[:, None]
     return places >= width - counts if left else places < counts
 

@@ -26,6 +26,7 @@ from ftlib.kinds.outcomes import (
     TokenOutcomes,
 )
 from ftlib.kinds.predictions import (
+    ChatPredictor,
     EntityPredictor,
     ImageLabelPredictor,
     LabelPredictor,
@@ -53,7 +54,7 @@ class Kind:
     outcomes: type[Outcomes]
     """The table of what a model said about a split's rows."""
     predictor: type[Predictor] | None
-    """How a published model answers a user's text; None where stock `generate` is the way to ask."""
+    """How a published model answers a user's text; None where it goes on from any text, as stock `generate` does."""
 
     least_labels: int
     """Labels that the training rows must name at least; 0 where targets are not labels of a closed set."""
@@ -64,7 +65,8 @@ class Kind:
     which its image processor makes."""
     language: bool
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
-    of a row, one by one. One model answers all such kinds; a chat template may spell special tokens in their texts."""
+    of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell
+    special tokens in their texts."""
     packs: bool
     """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
     own tokens, and the model asks nothing of the row as a whole."""
@@ -98,6 +100,11 @@ class Kind:
     """Python of stock transformers that asks as training did (`ftlib.kinds.snippets`)."""
     note: str
     """What to know of the snippet's answer, in Markdown; may be empty."""
+
+    @property
+    def size_unit(self) -> str:
+        """Return what a row's size counts: a text's tokens, or patches of 16 x 16 pixels of an image."""
+        return "tokens" if self.modality == "text" else "patches"
 
     @property
     def labeled(self) -> bool:
@@ -151,6 +158,12 @@ def _completion_head() -> Head:
     from ftlib.kinds.heads.completions import CompletionHead
 
     return CompletionHead()
+
+
+def _chat_head() -> Head:
+    from ftlib.kinds.heads.chats import ChatHead
+
+    return ChatHead()
 
 
 _ROWS = (
@@ -337,6 +350,32 @@ _ROWS = (
         answers="",
         snippet=snippets.COMPLETION,
         note="",
+    ),
+    Kind(
+        name="chats",
+        taught_as="completions",
+        head=_chat_head,
+        outcomes=CompletionOutcomes,
+        predictor=ChatPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        packs=True,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=True,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.CHAT,
+        note="The chat template that training rows were written by is part of the tokenizer's files.",
     ),
     Kind(
         name="labeled_images",

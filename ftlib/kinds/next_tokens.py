@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     """Return what each position but the last is to predict: the token after it; `UNTAUGHT` where not supervised.
 
-    Padding is known by the rows' lengths, never by the pad id: where pad equals eos, that would unlearn stopping. A
-    pack is one row here, and the last token of a row in it does not predict the first of the next.
+    Targets mark the supervised tokens (chats); without any they are each row's last. Padding is known by the rows'
+    lengths, never by the pad id: where pad equals eos, that would unlearn stopping. A pack is one row here, and the
+    last token of a row in it does not predict the first of the next.
     """
     import torch
 
@@ -24,6 +25,9 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     positions = torch.arange(1, ids.shape[1], device=ids.device)
     if batch.borders is not None:
         supervised = _in_pack(positions, batch, batch.borders)[None]
+    elif batch.targets is not None:
+        padding = ids.shape[1] - batch.targets.shape[1]  # widths may be rounded up
+        supervised = torch.nn.functional.pad(batch.targets, (0, padding))[:, 1:]
     else:
         ends = batch.inputs[ATTENTION_MASK].sum(dim=1, keepdim=True)
         supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])
@@ -36,7 +40,11 @@ def _in_pack(
     """Say which positions of a pack are supervised; padding behind its last row is not."""
     import torch
 
-    supervised = torch.nn.functional.pad(batch.supervised, (0, len(borders) - 1 - len(batch)))
+    padding = len(borders) - 1 - len(batch)
+    supervised = torch.nn.functional.pad(batch.supervised, (0, padding))
     row = torch.searchsorted(borders[1:], positions, right=True)
     first, end = borders[row], borders[row + 1]
+    if batch.targets is not None:
+        marked = torch.nn.functional.pad(batch.targets, (0, 0, 0, padding))
+        return (positions > first) & marked[row, (positions - first).clamp(max=marked.shape[1] - 1)]
     return (positions > first) & (positions >= end - supervised[row])

@@ -92,6 +92,7 @@ def _has_kernel(module: nn.Module, query: Tensor, value: Tensor, more: dict[str,
 def _by_kernel(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None, borders: Tensor, longest: int
 ) -> Tensor:
+    """Attend by one call for all rows of a pack. The kernel's window leaves out the token itself; ours counts it."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (one.transpose(1, 2).squeeze(0) for one in (query, key, value))

@@ -47,7 +47,8 @@ def settle_packing(model: nn.Module, split: PreparedSplit, collate: Collator, mo
         return
 
     def said(batch: Batch) -> Float[Tensor, " tokens"]:
-        whole = replace(batch, supervised=collate.sent(torch.from_numpy(split.lengths[batch.rows])))
+        every = collate.sent(torch.from_numpy(split.lengths[batch.rows]))
+        whole = replace(batch, supervised=every, targets=None)
         return token_log_probs(model, whole)[next_tokens(whole) != UNTAUGHT]
 
     alone = torch.cat([said(split.batch(row, collate)) for row in rows[:, None]])

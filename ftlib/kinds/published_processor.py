@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,8 @@ from ftlib.data.formats.text import reads_text
 from ftlib.data.inputs import SEGMENTS
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_processor, load_tokenizer
-from ftlib.models.limits import load_config, text_config, without_weights
+from ftlib.models.folder import CHAT_TEMPLATE, GENERATION_CONFIG
+from ftlib.models.limits import ids_of, load_config, text_config, without_weights
 
 _SAYS = "tokenizer_config.json"
 
@@ -21,11 +23,45 @@ def settle_processor(folder: Path, format: Format) -> None:
     """Write to a model's folder how the rows of a format were made, where its files say something else."""
     if reads_text(format):
         settle_tokenizer(folder, format.yields, format.special_tokens)
+        _settle_chats(folder, format)
         return
     own = load_processor(folder)
     sized: Any = format.image_processor(own)
     if sized is not None and sized.to_dict() != cast(Any, own.image_processor).to_dict():
         sized.save_pretrained(folder)
+
+
+def _settle_chats(folder: Path, format: Format) -> None:
+    """Write the chat template that rows were written by, and the token that ends a turn, where the files say otherwise.
+
+    Stock `generate` stops at the ends of generation_config.json, or else of config.json.
+    """
+    processor = load_processor(folder)
+    template = format.chat_template(processor)
+    if template is None:
+        return
+    if template.text != (own := cast(Any, processor.tokenizer).chat_template):
+        _without_templates(folder, named=isinstance(own, dict))
+        (folder / CHAT_TEMPLATE).write_text(template.text, "utf-8")
+    config, file = text_config(load_config(folder)), folder / GENERATION_CONFIG
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    said: dict[str, Any] = (
+        json.loads(file.read_bytes())
+        if file.is_file()
+        else {name: id for name in names if (id := getattr(config, name, None)) is not None}
+    )
+    if (end := template.end) is not None and end not in (ends := ids_of(said.get("eos_token_id"))):
+        said["eos_token_id"] = [*ends, end]
+        file.write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+
+
+def _without_templates(folder: Path, *, named: bool) -> None:
+    """Take the templates out of tokenizer_config.json, and those by name, which would come before the one file."""
+    said: dict[str, object] = json.loads((folder / _SAYS).read_bytes()) if (folder / _SAYS).is_file() else {}
+    if said.pop("chat_template", None) is not None:
+        (folder / _SAYS).write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    if named and (folder / "additional_chat_templates").is_dir():
+        shutil.rmtree(folder / "additional_chat_templates")
 
 
 def settle_tokenizer(folder: Path, kind: BatchKind, special_tokens: SpecialTokens) -> None:

@@ -65,3 +65,13 @@ model.generation_config = GenerationConfig(
 )
 said = model.generate(ids, attention_mask=torch.ones_like(ids))
 print(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))"""
+
+CHAT = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "{folder}"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+chat = [{{"role": "user", "content": "some text"}}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+said = model.generate(**inputs, do_sample=False, max_new_tokens={most})
+print(tokenizer.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""

@@ -6,6 +6,11 @@ bits that torch's own cross-entropy gives them. Above, the model is run up to it
 to the supervised positions alone, `PART` bytes of logits at a time, and again in the backward pass instead of keeping
 them.
 
+That is a chunked linear cross-entropy of our own, and torch's (`F.linear_cross_entropy`, 2.13) is not used: it gives
+bf16 models their loss in bf16, off by 4e-2 where this is by 1e-6, reads a weight where an adapter of the last layer
+adds to it, and its `reduction="none"`, which objectives of whole rows need, is the slowest. docs/train-reference.md has
+the figures.
+
 The trap: not every family's logits are that layer's product. Gemma caps them (`final_logit_softcapping`), Cohere and
 Granite scale them (`logit_scale`, `logits_scaling`), and a config does not say which of its numbers do so. A copy of
 the model without memory is asked; where its logits are not the layer's very output, they are computed whole whatever

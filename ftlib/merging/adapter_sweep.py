@@ -61,6 +61,14 @@ class AdapterSweep:
             for module in self.model.modules()
             if isinstance(module, LoraLayer)
         ]
+        layers = tuple(f"{name}." for name, module in self.model.named_modules() if isinstance(module, LoraLayer))
+        moved = {id(parameter) for parameter, _, _ in self._whole}
+        self.moved = frozenset(
+            name
+            for name, tensor in self.model.state_dict(keep_vars=True).items()
+            if name.startswith(layers) or id(tensor) in moved
+        )
+        """What alpha changes, or scales the effect of: names in the model's state."""
 
     def at(self, alpha: float) -> nn.Module:
         """Return the model at alpha; always scaled from the adapter's own scaling, never from the alpha before."""

@@ -54,6 +54,11 @@ def mix_into(model: nn.Module, candidate: Candidate, to_measure: Collection[str]
     _check_coverage(state, plan)
 
     def put(planned: PlannedTensor, first: int, values: Tensor) -> None:
+        if not planned.mixes and not (values.sum().isfinite() or values.isfinite().all()):
+            raise ModelError(
+                f"{candidate.name!r}: tensor {planned.name!r} holds NaN or infinity: the training that made it "
+                "broke, or the file is damaged; give another checkpoint"
+            )
         state[planned.name].view(-1)[first : first + len(values)].copy_(values)
 
     with torch.no_grad():

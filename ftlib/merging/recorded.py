@@ -51,7 +51,8 @@ def check_lineage(start: Checkpoint, tuned: Sequence[Checkpoint]) -> None:
         check_same_labels(start.labels, end.labels, (start.phase, end.phase))
         if start.tokenizer != end.tokenizer:
             raise ModelError(
-                f"{start.phase!r} and {end.phase!r} have different tokenizers; their embeddings do not match"
+                f"{start.phase!r} and {end.phase!r} have different tokenizers or image processors, so that equal "
+                "weights mean something else; give checkpoints that read the same inputs"
             )
     _check_head(start.phase, fresh=start.fresh_head)
 

@@ -29,6 +29,7 @@ from ftlib.models.tensor_files import (
 )
 from ftlib.wording import some
 
+CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -40,7 +41,7 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
 )
 IMAGE_PROCESSOR = "preprocessor_config.json"
 PROCESSOR_FILES = (*TOKENIZER_FILES, IMAGE_PROCESSOR)
@@ -54,7 +55,7 @@ _RUNS_CODE = ("auto_map", "_attn_implementation_internal", "custom_pipelines")
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 """Where a value `owner/name` makes transformers fetch and run kernels of the Hub."""
 
-_NOT_ALONE = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"}
+_NOT_ALONE = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", CHAT_TEMPLATE}
 """Files of a tokenizer that are none without others."""
 
 

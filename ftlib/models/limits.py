@@ -59,14 +59,20 @@ def limits_of(folder: Path) -> Limits:
     """Return what the model in a folder can read. Raises ModelError for a config that makes no model."""
     config = load_config(folder)
     own = text_config(config)
-    limits = [getattr(own, name, None) for name in ("max_position_embeddings", "max_decoder_position_embeddings")]
-    positions = [n for n in limits if isinstance(n, int) and n > 0]
-    for name, module in without_weights(config, folder).named_modules():
-        if name.rpartition(".")[2] in _TABLES and isinstance(module, nn.Embedding):
-            positions.append(_usable(module))
+    positions = positions_of(own, without_weights(config, folder))
     tokens: int | None = getattr(own, "vocab_size", None)
     ends = ids_of(getattr(own, "eos_token_id", None)) if config.is_encoder_decoder else []
-    return Limits(min(positions, default=None), tokens, next(iter(ends), None))
+    return Limits(positions, tokens, next(iter(ends), None))
+
+
+def positions_of(own: Any, model: nn.Module) -> int | None:
+    """Return how many tokens a row of a model can have, by the text part of its config and its tables of positions."""
+    limits = [getattr(own, name, None) for name in ("max_position_embeddings", "max_decoder_position_embeddings")]
+    positions = [n for n in limits if isinstance(n, int) and n > 0]
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in _TABLES and isinstance(module, nn.Embedding):
+            positions.append(_usable(module))
+    return min(positions, default=None)
 
 
 def _usable(table: nn.Embedding) -> int:

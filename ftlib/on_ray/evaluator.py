@@ -6,25 +6,23 @@ numbers, do not depend on how many workers there are. A lost worker is started a
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import ray
 import torch
 from pydantic import Field
-from ray.exceptions import RayActorError, RayTaskError
 
 from ftlib.config import Config
-from ftlib.errors import ReglageError, TransientError
+from ftlib.errors import TransientError
 from ftlib.evaluation.forward_pass import Share
 from ftlib.evaluation.inference import InferencePlan, threads_each
 from ftlib.evaluation.predictor import PredictionPlan
 from ftlib.evaluation.row_scores import ScorePlan
+from ftlib.on_ray.answers import answer_of
 from ftlib.on_ray.cluster import nodes_here, told
-from ftlib.on_ray.jobs import drive, run_job
+from ftlib.on_ray.jobs import drive, run_plan
 from ftlib.on_ray.session import session
 from ftlib.wording import counted
-from ftlib.workspace import write_durably
 
 
 class _Spec(Config):
@@ -42,13 +40,7 @@ def infer(plan: InferencePlan[Any]) -> None:
         _infer_here(plan)
         return
     local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
-    spec = plan.job_file
-    write_durably(spec, _spec(local).encode())
-    entrypoint = f"python -P -m ftlib.on_ray.evaluator {shlex.quote(str(spec))}"
-    try:
-        run_job(entrypoint, spec.stem, plan.what, plan.compute)
-    finally:
-        spec.unlink(missing_ok=True)
+    run_plan("ftlib.on_ray.evaluator", _spec(local), plan.job_file, plan.what, plan.compute)
 
 
 def _spec(plan: InferencePlan[Any]) -> str:
@@ -114,23 +106,9 @@ def _together(plan: InferencePlan[Any], workers: list[Any], item: int) -> Any:
     parts: dict[int, bytes] = {}
     while len(parts) < of:
         (ready,), _ = ray.wait([reference for reference, i in waiting.items() if i not in parts])
-        rows, parts[waiting[ready]] = _get(plan, ready)
+        rows, parts[waiting[ready]] = answer_of(ready, plan.what, plan.compute)
         plan.report(item, done := done + rows)
     return plan.whole(item, [parts[i] for i in range(of)])
-
-
-def _get(plan: InferencePlan[Any], reference: Any) -> tuple[int, bytes]:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, ReglageError):
-            raise error.cause from None
-        raise
-    except RayActorError as error:
-        raise TransientError(
-            f"{plan.what}: a worker was lost more than {plan.compute.max_failures} times; "
-            "what was finished is kept, and the next run goes on from there"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -14,10 +16,11 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ftlib.config import Config
-from ftlib.errors import TransientError, first_line
+from ftlib.errors import Interrupted, TransientError, first_line
 from ftlib.on_ray.cluster import job_client
 from ftlib.on_ray.session import driver_environment, job_config, worker_environment
 from ftlib.training.compute import Compute
+from ftlib.workspace import write_durably
 
 P = TypeVar("P", bound=Config)
 
@@ -30,10 +33,17 @@ def drive(kind: type[P], act: Callable[[P], None]) -> None:
     act(plan)
 
 
-def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
+STOPPING_SECONDS = 15.0
+"""How long a job that was asked to end may take."""
+
+
+def run_job(
+    entrypoint: str, name: str, what: str, compute: Compute, asked_to_stop: Callable[[], bool] = lambda: False
+) -> None:
     """Run a command on the cluster, or go on watching the one that is there: a retry must not start two.
 
-    Raises TransientError, which says `what` failed, if the cluster takes no job or the job does not succeed.
+    Raises TransientError, which says `what` failed, if the cluster takes no job or the job does not succeed, and
+    Interrupted if it was asked to stop, by a word of its own, and did not.
     """
     client = job_client(compute.ray_address)
     try:
@@ -49,7 +59,11 @@ def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
             "run again"
         ) from error
     try:
+        asked = math.inf
         while not (status := client.get_job_status(job)).is_terminal():
+            asked = min(asked, time.monotonic()) if asked_to_stop() else math.inf
+            if time.monotonic() - asked > STOPPING_SECONDS:
+                raise Interrupted(f"{what}: stopped on request; the next run goes on from the last checkpoint")
             time.sleep(1.0)
     except BaseException:  # Ctrl-C, Prefect's cancellation: the job must not outlive the run that asked for it
         client.stop_job(job)
@@ -58,6 +72,18 @@ def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
         lines = client.get_job_logs(job).strip().splitlines()
         reason = lines[-1][:300] if lines else "no log"
         raise TransientError(f"{what}: Ray job {job} ended as {status}: {reason}")
+
+
+def run_plan(module: str, plan: str, file: Path, what: str, compute: Compute) -> None:
+    """Run a module's `drive` as a job over a plan in JSON, which lies in a file of the work folder while it runs.
+
+    The job is called as the file. Raises what `run_job` raises.
+    """
+    write_durably(file, plan.encode())
+    try:
+        run_job(f"python -P -m {module} {shlex.quote(str(file))}", file.stem, what, compute)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _running(client: JobSubmissionClient, name: str) -> str | None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError, WorkerCrashedError
 
-from ftlib.errors import ReglageError, TransientError
 from ftlib.evaluation.batch_norm import StatisticsPlan, measure_here
 from ftlib.evaluation.inference import threads_each
 from ftlib.fingerprint import digest
-from ftlib.on_ray.jobs import drive, run_job
+from ftlib.on_ray.answers import answer_of
+from ftlib.on_ray.jobs import drive, run_plan
 from ftlib.on_ray.session import session
-from ftlib.workspace import write_durably
+
+_WHAT = "batch_norm"
 
 
 def measure(plan: StatisticsPlan) -> None:
@@ -27,13 +26,8 @@ def measure(plan: StatisticsPlan) -> None:
         _measure_here(plan)
         return
     local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
-    name = f"batch-norm-{digest(list(plan.files))[:16]}"
-    spec = Path(plan.files[0]).with_name(f"{name}.json")
-    write_durably(spec, local.model_dump_json().encode())
-    try:
-        run_job(f"python -P -m ftlib.on_ray.statistics {shlex.quote(str(spec))}", name, "batch_norm", plan.compute)
-    finally:
-        spec.unlink(missing_ok=True)
+    file = Path(plan.files[0]).with_name(f"batch-norm-{digest(list(plan.files))[:16]}.json")
+    run_plan("ftlib.on_ray.statistics", local.model_dump_json(), file, _WHAT, plan.compute)
 
 
 def _measure_here(plan: StatisticsPlan) -> None:
@@ -45,17 +39,7 @@ def _measure_here(plan: StatisticsPlan) -> None:
         options = task.options(
             num_cpus=threads_each(compute), num_gpus=1 if compute.use_gpu else 0, max_retries=compute.max_failures
         )
-        try:
-            ray.get(options.remote(one.model_dump_json()))
-        except RayTaskError as error:
-            if isinstance(error.cause, ReglageError):
-                raise error.cause from None
-            raise
-        except WorkerCrashedError as error:
-            raise TransientError(
-                f"batch_norm: its worker was lost more than {compute.max_failures} times; what was measured is kept, "
-                "and the next run goes on from there"
-            ) from error
+        answer_of(options.remote(one.model_dump_json()), _WHAT, compute)
 
 
 def _of_json(plan: str) -> None:

@@ -136,7 +136,8 @@ def _fit_as_job(plan: Plan) -> None:
         plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})}).model_dump_json()
     )
     entrypoint = f"python -P -m ftlib.on_ray.trainer {shlex.quote(str(spec))}"
-    run_job(entrypoint, f"train-{plan.fingerprint}", f"phase {plan.phase.name}", plan.compute)
+    asked_to_stop = (Path(plan.run) / curves.STOP).exists
+    run_job(entrypoint, f"train-{plan.fingerprint}", f"phase {plan.phase.name}", plan.compute, asked_to_stop)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
         return f"{trained} ({phase.tuning.solution(facts)})."
     return (
-        f"{trained}; AdamW, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
+        f"{trained}; {optimizer.title}, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
         f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
 
@@ -207,15 +207,16 @@ def _paper(chosen: Candidate) -> str:
 
 
 def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
-    header = ["dataset", "train", "validation", "test", "rows in", "dropped", "of them leaked", "truncated"]
-    return [header] + [
+    truncates = any(KINDS[data.kind].modality == "text" for data in prepared.values())
+    header = ["dataset", "train", "validation", "test", "rows in", "dropped", "of them leaked"]
+    return [header + ["truncated"] * truncates] + [
         [
             name,
             *(str(data.splits[split].rows if split in data.splits else 0) for split in ("train", "validation", "test")),
             str(data.ledger.rows_in),
             str(sum(data.ledger.dropped.values())),
             str(data.leaked),
-            str(sum(facts.truncated for facts in data.splits.values())),
+            *([str(sum(facts.truncated for facts in data.splits.values()))] if truncates else []),
         ]
         for name, data in sorted(prepared.items())
     ]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ftlib.config import BatchKind
 from ftlib.data.inputs import SEGMENTS, Inputs, Marks, row_size
-from ftlib.data.rows import Example, Piece
+from ftlib.data.rows import Encoded, Example, Piece
 from ftlib.errors import DataError, ModelError
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import Asked, Prediction, Predictor, Unasked
@@ -23,6 +23,8 @@ from ftlib.storage.sealed_records import parse
 if TYPE_CHECKING:
     from torch import Tensor
 
+ANSWER = 256
+"""Tokens that a model writes at most where nobody says."""
 WINDOW = 1024  # texts in memory at once; within it they are batched by length, which spares most of the padding
 
 
@@ -32,13 +34,20 @@ def reads_files(folder: Path) -> bool:
     return predictor is not None and predictor.reads_files
 
 
-def predict(folder: Path, texts: Iterable[str], batch_size: int = 32, bases: Bases = ANYWHERE) -> Iterator[Prediction]:
+def predict(
+    folder: Path,
+    texts: Iterable[str],
+    batch_size: int = 32,
+    bases: Bases = ANYWHERE,
+    max_new_tokens: int | None = None,
+) -> Iterator[Prediction]:
     """Yield one answer per text, in order, with memory bounded by `WINDOW` texts, or by `batch_size` images.
 
     `folder` is a pulled version: its manifest says how training cleaned and cut the text. A text for question answering
     is a JSON object with `question` and `context`; to a model of images it is a file's path, and what cannot be read
-    there is answered by `Unasked`. Raises ModelError for a folder that is none, or a language model; DataError for a
-    text that is no question.
+    there is answered by `Unasked`. To a model of chats it is what a user says, or a JSON list of all turns so far; what
+    it writes is at most `max_new_tokens` long, by default as in its evaluations. Raises ModelError for a folder that is
+    none, or a language model of no chats; DataError for a text that is no question, or no chat.
 
     A version that is an adapter is put over its base, which is looked for by name and compared by digest; `bases`
     is where else.
@@ -48,17 +57,26 @@ def predict(folder: Path, texts: Iterable[str], batch_size: int = 32, bases: Bas
     format, kind = dataset.format, KINDS[dataset.format.yields]
     if kind.predictor is None:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
+    most = max_new_tokens or _longest_answer(recipe)
     from ftlib.kinds.loading import load_folder, load_processor
+    from ftlib.models.limits import limits_of
 
     model = load_folder(folder, kind.name, bases)
     processor = load_processor(folder)
     predictor = kind.predictor(_labels(model), _answer_threshold(recipe), dataset.limits)
+    positions = limits_of(folder).positions if predictor.writes else None
     inputs, remaining = format.inputs(processor), iter(texts)
     while window := list(itertools.islice(remaining, batch_size if predictor.reads_files else WINDOW)):
         examples = [_example(predictor, text, keep_lines=format.keeps_lines) for text in window]
         encoded = iter(format.encode([example for example in examples if isinstance(example, Example)], processor))
-        pieces = [next(encoded).pieces if isinstance(example, Example) else [] for example in examples]
+        pieces = [_pieces(next(encoded), example) if isinstance(example, Example) else [] for example in examples]
         asked = [piece for cut in pieces for piece in cut]
+        if predictor.writes:
+            written = iter(_written(model, processor.tokenizer, asked, batch_size, most, positions))
+            for example, cut in zip(examples, pieces, strict=True):
+                if isinstance(example, Example):
+                    yield predictor.prediction(Asked(example, cut, (), next(written)))
+            continue
         logits = iter(_logits(model, kind.name, inputs, asked, batch_size))
         for example, cut in zip(examples, pieces, strict=True):
             if isinstance(example, Unasked):
@@ -75,6 +93,49 @@ def _example(predictor: Predictor, text: str, *, keep_lines: bool) -> Example | 
         if predictor.reads_files:
             return Unasked(file=text, error=str(error))
         raise
+
+
+def _pieces(found: Encoded, example: Example) -> list[Piece]:
+    """Return what the model reads of an example. Raises DataError where its tokenizer has no place for it."""
+    if found.dropped is not None:
+        raise DataError(f"{example.text[:60]!r}: {found.dropped.reason}, {found.dropped.detail}")
+    return found.pieces
+
+
+def _longest_answer(recipe: Recipe) -> int:
+    return max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or ANSWER
+
+
+def _written(
+    model: Any, tokenizer: Any, pieces: Sequence[Piece], batch_size: int, most: int, positions: int | None
+) -> list[str]:
+    """Return what the model writes behind each piece. Raises DataError where it has no positions left to write."""
+    import torch
+
+    from ftlib.kinds.heads.completions import continued
+
+    longest = max((len(piece.ids) for piece in pieces), default=0)
+    if positions is not None and longest + most > positions:
+        raise DataError(
+            f"a chat of {longest} tokens leaves no room for {most} more among the {positions} that the model reads; "
+            "give less of it, or lower --max-new-tokens"
+        )
+    answers: dict[int, str] = {}
+    order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i].ids))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        prompts = [torch.tensor(pieces[row].ids) for row in rows]
+        with torch.inference_mode():
+            found = continued(model, prompts, tokenizer, most, _ends(pieces[rows[0]]))
+        for row, ids in zip(rows, found, strict=True):
+            answers[row] = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [answers[row] for row in range(len(pieces))]
+
+
+def _ends(piece: Piece) -> set[int]:
+    """Return the token that ends a turn, where the piece's format knows one."""
+    end = piece.target.get("end") if isinstance(piece.target, dict) else None
+    return {end} if isinstance(end, int) else set()
 
 
 def _logits(model: Any, kind: BatchKind, inputs: Inputs, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
@@ -101,7 +162,7 @@ def _logits(model: Any, kind: BatchKind, inputs: Inputs, pieces: Sequence[Piece]
 
 
 def _segments(piece: Piece) -> list[int]:
-    return piece.target["segments"] if isinstance(piece.target, dict) else []
+    return piece.target["segments"] if isinstance(piece.target, dict) and "segments" in piece.target else []
 
 
 def _labels(model: Any) -> tuple[str, ...]:

@@ -189,7 +189,7 @@ def explain(error: ValidationError, data: Mapping[str, Any], schema: dict[str, A
 def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
     """Yield pydantic's problem in our words: the field's path, what was got, what is allowed, what was meant."""
     location: Location = problem["loc"]
-    where = _path(location, data)
+    where = _path(location, data, schema)
     context: dict[str, Any] = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
@@ -215,10 +215,10 @@ def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> I
             yield f"{where}: {message[:1].lower()}{message[1:]}, got {_short(problem['input'])}"
 
 
-def _path(location: Location, data: Any) -> str:
+def _path(location: Location, data: Any, schema: dict[str, Any]) -> str:
     """Write a location as the user would: no discriminator tags, and list members by name."""
     path, parent = "", data
-    for key in location:
+    for depth, key in enumerate(location):
         if isinstance(key, int) and isinstance(parent, list):
             members = cast("list[Any]", parent)
             parent = members[key] if key < len(members) else None
@@ -226,7 +226,7 @@ def _path(location: Location, data: Any) -> str:
             path += f"[{named or key}]"
         elif isinstance(parent, dict):
             mapping = cast("dict[str, Any]", parent)
-            if key not in mapping and key == mapping.get("kind"):
+            if key not in mapping and key in _tags(location[:depth], schema):
                 continue
             parent = mapping.get(str(key))
             path += f".{key}" if path else str(key)

@@ -15,10 +15,31 @@ from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, Form
+from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
 from ftlib.recipe.recipe import Recipe, end_form, form_misfits
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
 from ftlib.wording import counted, some
+
+
+def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
+    """Raise RecipeError if the model in a folder reads text and the rows are images, or the other way round.
+
+    What makes its inputs tells: an image processor or a tokenizer. A folder with neither is for others to refuse.
+    The model is `called` as the recipe does, if nothing else is said.
+    """
+    modalities = {"images": [IMAGE_PROCESSOR], "text": TOKENIZER_FILES}
+    reads = {modality for modality, files in modalities.items() if any((model / name).is_file() for name in files)}
+    for name, dataset in recipe.datasets.items():
+        kind = KINDS[dataset.format.yields]
+        if reads and kind.modality not in reads:
+            type = read_config(model).get("model_type", "nameless")
+            raise RecipeError(
+                f"{called or f'model.path: {recipe.model.path}'} is a {type!r} model, which reads {' and '.join(reads)}"
+                f", but the rows of dataset {name!r} are {kind.modality} ({kind.name!r}); give a model that "
+                f"transformers loads as {kind.auto_class}, with its "
+                f"{IMAGE_PROCESSOR if kind.modality == 'images' else 'tokenizer'}, or another format"
+            )
 
 
 def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -29,7 +50,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
 
     Raises DataError if an evaluation has nothing to measure on, if there is one class only, or if an evaluation holds
     labels that training never sees: no model of this run could get such a row right. Raises RecipeError if a phase's
-    tuning cannot be asked for these labels.
+    tuning or objective cannot be asked for these labels.
     """
     for name, evaluation in recipe.evaluations.items():
         uses: dict[Split, str] = {SELECTION: "selection", REPORT: "the report"}
@@ -55,6 +76,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     _check_asked(recipe, prepared, seen)
     for phase in recipe.phases:
         phase.tuning.check_labels(seen)
+        getattr(phase.objective, "check_labels", lambda _: None)(seen)
     return tuple(names) if sorted(names) == list(seen) else seen
 
 
@@ -84,6 +106,37 @@ def spelling_notes(
     return tuple(
         f"label {name!r} is also written {', '.join(others)}: one label, {called} {name!r}"
         for name, others in sorted(spellings.items())
+    )
+
+
+def audit_notes(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
+    """Say what every dataset that trains teaches a language model, and what is wrong with its rows."""
+    return tuple(
+        f"{name}: {words}"
+        for name in sorted(recipe.training_datasets())
+        if (audit := prepared[name].audit).rows
+        for words in audit.notes()
+    )
+
+
+def rare_label_notes(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> tuple[str, ...]:
+    """Say of every dataset that trains which labels have too few rows for each of its splits that has any.
+
+    Such a label is learned and never measured, or measured on nothing; nothing fails, so nobody would notice.
+    """
+    return tuple(filter(None, (_rare_labels(name, prepared[name]) for name in sorted(recipe.training_datasets()))))
+
+
+def _rare_labels(name: str, data: PreparedDataset) -> str:
+    splits = [split for split, facts in data.splits.items() if facts.labels]
+    rows = sum((Counter(facts.labels) for facts in data.splits.values()), Counter[str]())
+    rare = sorted((label for label in rows if rows[label] < len(splits)), key=lambda label: (rows[label], label))
+    if not rare:
+        return ""
+    return (
+        f"{counted(len(rare), 'label')} of dataset {name!r} cannot be in each of {', '.join(splits)}, for lack of "
+        f"rows: {some([f'{label!r} has {rows[label]}' for label in rare])}; add rows, map these labels to others, or "
+        f"set datasets.{name}.limits.rows_per_label, which refuses them"
     )
 
 

@@ -159,6 +159,12 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
+    compute = recipe.compute
+    if compute.sharding == "fsdp" and compute.workers > 1 and not phase.optimizer.steps_shards:
+        yield (
+            f"{where}.optimizer: {phase.optimizer.kind!r} steps whole matrices, but compute.sharding: fsdp gives each "
+            "of the workers a part; use adamw or sgd, or set sharding to ddp"
+        )
     if phase.batch_norm == "updated":
         yield from _statistics_misfits(where, phase, recipe.compute)
     if phase.augmentation:

@@ -20,8 +20,8 @@ from ftlib.training.cards import Card
 from ftlib.training.compute import Compute
 from ftlib.training.peak_memory import of_machine
 from ftlib.training.phase import Phase
-from ftlib.training.precision import check_bf16, resolve_precision
-from ftlib.training.resources import Wanted, check_gpu
+from ftlib.training.precision import resolve_precision
+from ftlib.training.resources import Wanted, check_bf16, check_gpu
 from ftlib.wording import counted
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def check_resources(
 
 def _check_machine(recipe: Recipe) -> None:
     check_gpu(recipe.compute)  # also what no worker does, a probe and the comparisons of the report, runs on it
-    _check_bf16(recipe)
+    if recipe.compute.use_gpu and any(phase.precision == "bf16" for phase in recipe.phases):
+        check_bf16()
     cores, gpus = os.cpu_count() or 1, _gpus(recipe.compute)
     for group in wanted(recipe):
         if group.gpus * group.workers > gpus:
@@ -79,13 +80,6 @@ def _check_machine(recipe: Recipe) -> None:
                 f"{group}, but this machine has {counted(cores, 'CPU')}; lower compute.{group.field} or "
                 "compute.threads, or name a cluster in compute.ray_address"
             )
-
-
-def _check_bf16(recipe: Recipe) -> None:
-    if recipe.compute.use_gpu and any(phase.precision == "bf16" for phase in recipe.phases):
-        import torch
-
-        check_bf16(torch.device("cuda"))
 
 
 def check_card(recipe: Recipe, card: Card) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf
+from typing import Literal
 
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import Estimate, EvalReport, Measured, SliceFacts
 from ftlib.evaluation.results import UNDEFINED, Difference, Result, number
 from ftlib.evaluation.selection import Selection
+from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidates
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
@@ -114,12 +116,14 @@ def forgetting_section(
     watched: Sequence[str],
     *,
     named: bool,
+    per: Literal["row", "token"],
     same: bool = False,
 ) -> Section:
     """Return what the chosen model lost of what the base model could do; says why where that cannot be said.
 
     `watched` are the evaluations of old skills if the recipe has `named` any; else those whose answers are compared.
-    `same` says that the chosen model has the reference's very weights.
+    Divergences are means `per` row or, of language models, token. `same` says that the chosen model has the reference's
+    very weights.
     """
     missing = "" if named else "No evaluation has role: retained, so what was lost of other skills is not measured. "
     if reference is None:
@@ -136,8 +140,7 @@ def forgetting_section(
     if compared:
         lead += f"A loss is forgetting. {_SCALES} "
     if divergences:
-        lead += "The divergence is how far the answers moved, right or wrong: 0 is nothing. It is per row, for a "
-        lead += "language model per token."
+        lead += f"The divergence is how far the answers moved, right or wrong: 0 is nothing. It is per {per}."
         cells = estimates_on_one_scale(list(divergences.values()))
         rows = [Row([Cell(name), cell]) for name, cell in zip(divergences, cells, strict=True)]
         tables.append(Table(["evaluation", f"mean KL({reference.phase} || chosen), nats"], rows))
@@ -308,21 +311,36 @@ def data_section(
     ledger: list[Row] = []
     for name in prepared:
         ledger += _ledger(name, raw[name], prepared[name])
-    splits = [
-        Row(texts(name, split, f.rows, f.tokens, f.supervised, f.longest, f.truncated, len(f.labels) or "–"))
-        for name, data in prepared.items()
-        for split, f in data.splits.items()
-    ]
-    columns = ["dataset", "split", "rows", "tokens", "targets", "longest", "truncated", "labels"]
+    units = dict.fromkeys(KINDS[data.kind].size_unit for data in prepared.values())
     return Section(
         "data",
         "Data",
         " ".join(["Rows in = rows kept + rows dropped, each with its reason.", *(f"{_capital(n)}." for n in notes)]),
         tables=[
             Table(["dataset", "", "rows"], ledger, "ledger", frozenset({2})),
-            Table(columns, splits, "splits", frozenset(range(2, 8))),
+            *(_splits(prepared, unit) for unit in units),
         ],
     )
+
+
+def _splits(prepared: Mapping[str, PreparedDataset], unit: str) -> Table:
+    """Return a row for every split of the datasets whose rows are counted in a unit; images are all of one size."""
+    of_unit = {name: data for name, data in prepared.items() if KINDS[data.kind].size_unit == unit}
+    sizes = ["longest", "truncated"] if unit == "tokens" else []
+    rows = [
+        Row(
+            texts(
+                *(name, split, facts.rows, facts.tokens, facts.supervised),
+                *(getattr(facts, size) for size in sizes),
+                len(facts.labels) or "–",
+            )
+        )
+        for name, data in of_unit.items()
+        for split, facts in data.splits.items()
+    ]
+    columns = ["dataset", "split", "rows", unit, "targets", *sizes, "labels"]
+    caption = "splits" if unit == "tokens" else "splits; a patch is 16 × 16 pixels"
+    return Table(columns, rows, caption, frozenset(range(2, len(columns))))
 
 
 def _capital(sentence: str) -> str:

@@ -10,9 +10,10 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences, results, retained_reference
+from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
-from ftlib.recipe.preflight import spelling_notes
+from ftlib.recipe.preflight import audit_notes, rare_label_notes, spelling_notes
 from ftlib.recipe.recipe import Recipe
 from ftlib.report import diagnosis, sections
 from ftlib.report.answers import answer_figures, answer_tables, shown
@@ -37,6 +38,11 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
     same = [name for name in parts if _same_weights(evidence, name)]
     compared = adjusted([d for name in parts if name not in same for d in _differences(evidence, work, chosen, name)])
     confidence = max(evaluation.confidence for evaluation in recipe.evaluations.values())
+    notes = (
+        *spelling_notes(evidence.prepared, evidence.checkpoints[0].labels),
+        *rare_label_notes(recipe, evidence.prepared),
+        *audit_notes(recipe, evidence.prepared),
+    )
     shown = [
         sections.selection_section(
             evidence.selection, evidence.candidates, evidence.sweep, _alpha_figures(evidence, folder)
@@ -47,9 +53,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
         sections.training_section(evidence.checkpoints, _training_figures(evidence.checkpoints, folder)),
-        sections.data_section(
-            evidence.raw, evidence.prepared, spelling_notes(evidence.prepared, evidence.checkpoints[0].labels)
-        ),
+        sections.data_section(evidence.raw, evidence.prepared, notes),
         sections.lineage_section(
             recipe, evidence.model, evidence.raw, evidence.prepared, evidence.checkpoints, evidence.selection
         ),
@@ -89,12 +93,14 @@ def _forgetting(evidence: Evidence, work: Workspace) -> sections.Section:
     # Where no set of old skills is named, how far the answers moved is still known, on the rows farthest from home.
     watched = retained or shifted or list(roles)
     reference = retained_reference(evidence.checkpoints)
+    per = "token" if KINDS[evidence.recipe.kind(evidence.recipe.phases[-1])].language else "row"
     if reference is None or _same_weights(evidence, reference.phase):
-        return sections.forgetting_section([], {}, reference, watched, named=bool(retained), same=reference is not None)
+        same = reference is not None
+        return sections.forgetting_section([], {}, reference, watched, named=bool(retained), per=per, same=same)
     measured = _differences(evidence, work, evidence.selection.chosen.name, reference.phase) if retained else []
     kept = adjusted([d for d in measured if d.evaluation in retained])
     moved = divergences(evidence, work, reference, watched)
-    return sections.forgetting_section(kept, moved, reference, watched, named=bool(retained))
+    return sections.forgetting_section(kept, moved, reference, watched, named=bool(retained), per=per)
 
 
 def _diagnosis(evidence: Evidence, work: Workspace, folder: Path) -> sections.Section | None:

@@ -53,7 +53,7 @@ def evaluate(job: EvaluateJob, work: Workspace) -> EvalReport:
     """Measure every candidate on every row of the split, with intervals and slices.
 
     Weights are mixed in memory. A table that was made before for the same weights and rows, by whatever job, is read.
-    Raises DataError for an empty split, a label the model does not know, or rows tokenised for another model;
+    Raises DataError for an empty split, a label the model does not know, or rows prepared for another model;
     ModelError for weights that do not load or whose answers are not finite.
     """
     _check_rows(job)
@@ -102,8 +102,8 @@ def _check_rows(job: EvaluateJob) -> None:
         check_room(job.name, job.evaluation.max_new_tokens, rows, partial(_reads, candidate.end.folder))
         if candidate.end.tokenizer != job.data.tokenizer:
             raise DataError(
-                f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was tokenised for another model than "
-                f"{candidate.name!r}; preprocess it with that model's tokenizer"
+                f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was prepared for another model than "
+                f"{candidate.name!r}; preprocess it with that model's tokenizer or image processor"
             )
         found = zip(facts.labels, places(facts.labels, candidate.end.labels), strict=True)
         if unknown := sorted(label for label, place in found if place is None):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 from ftlib.config import BatchKind, Config, Split
 from ftlib.data.assignment import LEAKED, Assignment, assign, clean_example
+from ftlib.data.chat_template import ChatTemplate
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.data.formats.text import TextFormat, reads_text
@@ -22,8 +25,9 @@ from ftlib.data.limits import check_duplicates, check_labels_of
 from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_writer
 from ftlib.data.processor import Processor
 from ftlib.data.profile import Profiler
-from ftlib.data.rows import Example, Values, labels_in, reasons, remedies
+from ftlib.data.rows import Example, Piece, Values, labels_in, reasons, remedies
 from ftlib.data.snapshot import in_batches, read_snapshot
+from ftlib.data.supervision import FINDINGS, Audit, Finding, learnt_places
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, identify
 from ftlib.kinds.kind import KINDS
@@ -31,6 +35,7 @@ from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import processor_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
+from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
 _BATCH, _BATCH_BYTES = 1000, 32 << 20
@@ -82,13 +87,19 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
     dropped = assignment.dropped()
     check_duplicates(job.dataset.limits, dropped, len(assignment.places), where)
     _check_dropped(job, dropped)
+    lost = dropped
     if job.used:  # after the checks: what is left out on purpose is no loss
         leave_out(assignment, job.raw, job.used, where)
         dropped = assignment.dropped()
     reader = _Reader.of(job)
     tallies = _write(job, assignment, reader, folder)
+    if unread := sum((tally.dropped for tally in tallies.values()), Counter[str]()):
+        dropped = dict(sorted((Counter(dropped) + unread).items()))
+        _check_dropped(job, dict(Counter(lost) + unread), _details(tallies))
     splits: dict[Split, SplitFacts] = {split: tally.facts() for split, tally in tallies.items()}
+    audit = tallies["train"].audit()
     if job.trains:
+        _check_audit(job, audit)
         _check_train(job, splits["train"], dropped)
         check_labels_of(job.dataset.limits, splits["train"].labels, where)
     kept = len(assignment.places) - sum(dropped.values())
@@ -103,6 +114,7 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         profile=tallies["train"].texts.profile(),
         tokenizer=job.tokenizer,
         special_tokens=dict(sorted(sum((tally.special for tally in tallies.values()), Counter[str]()).items())),
+        audit=audit,
         image_changes=dict(sorted(sum((tally.changes for tally in tallies.values()), Counter[str]()).items())),
     )
 
@@ -172,7 +184,41 @@ class _Reader:
     def spelt(self, example: Example) -> set[str]:
         """Return the special tokens that a row's texts spell."""
         written = example.target if isinstance(example.target, str) else ""
-        return set() if self._spelling is None else self._spelling.found([example.text, written])
+        return set() if self._spelling is None else self._spelling.found([example.text, written, *example.parts])
+
+    @functools.cached_property
+    def _other_template(self) -> bool:
+        template, own = self._job.dataset.format.chat_template(self.processor), self._own_template()
+        return template is not None and own is not None and template.text != own
+
+    def _own_template(self) -> str | None:
+        """Return the template that the model has by itself."""
+        try:
+            return ChatTemplate(self.processor.tokenizer).text
+        except ModelError:
+            return None
+
+    def audit(self, piece: Piece, *, cut: bool) -> Iterator[Finding]:
+        """Yield what is wrong with what a language model's row teaches."""
+        kind = KINDS[self._job.dataset.format.yields]
+        if not kind.language:
+            return
+        tokenizer: Any = self.processor.tokenizer
+        ids, runs = piece.ids, learnt_places(piece.target, piece.supervised, len(piece.ids))
+        if not piece.supervised:
+            yield "no_targets"
+        if cut:
+            yield "cut"
+        last = {ids[end - 1] for _, end in runs}
+        ends = {tokenizer.eos_token_id, *_own_end(piece)} - {None}
+        if kind.prompts and last - ends:
+            yield "end_not_learnt"
+        if tokenizer.pad_token_id in last & ends:
+            yield "end_is_padding"
+        if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+            yield "double_start"
+        if self._other_template:
+            yield "other_template"
 
     def check(self, row: PreparedRow) -> None:
         """Raise ModelError for a token that the embedding has no row for, DataError for a second end."""
@@ -225,6 +271,12 @@ class _Tally:
     longest: int = 0
     special: Counter[str] = field(default_factory=Counter[str])
     changes: Counter[str] = field(default_factory=Counter[str])
+    found: Counter[Finding] = field(default_factory=Counter[Finding])
+    """Rows by what is wrong with what they teach."""
+    dropped: Counter[str] = field(default_factory=Counter[str])
+    """Rows that the tokenizer has no place for, by reason."""
+    details: dict[str, str] = field(default_factory=dict[str, str])
+    """What there is to say of the first row of a reason."""
     labels: Counter[str] = field(default_factory=Counter[str])
     texts: Profiler = field(default_factory=Profiler)
 
@@ -239,6 +291,12 @@ class _Tally:
         self.sha256.update(
             json.dumps([row.row_id, *plain_cells(self.inputs, row.inputs), row.target, row.slices]).encode()
         )
+
+    def audit(self) -> Audit:
+        if not KINDS[self.kind].language:
+            return Audit()
+        found: dict[Finding, int] = {finding: self.found[finding] for finding in FINDINGS if self.found[finding]}
+        return Audit(rows=self.rows, tokens=self.tokens, supervised=self.supervised, findings=found)
 
     def facts(self) -> SplitFacts:
         return SplitFacts(
@@ -297,6 +355,10 @@ def _prepared_rows(
     rows: list[PreparedRow] = []
     encoded = format.encode([example for _, example in examples], reader.processor)
     for (row_id, example), found in zip(examples, encoded, strict=True):
+        if found.dropped is not None:
+            tally.dropped[found.dropped.reason] += 1
+            tally.details.setdefault(found.dropped.reason, f"row {row_id}: {found.dropped.detail}")
+            continue
         tally.truncated += found.truncated
         tally.special.update(reader.spelt(example))
         tally.changes.update(found.changes)
@@ -305,6 +367,7 @@ def _prepared_rows(
             name = row_id if len(found.pieces) == 1 else f"{row_id}-{i}"
             rows.append(PreparedRow(name, piece.inputs, piece.target, example.slices, piece.supervised))
             reader.check(rows[-1])
+            tally.found.update(reader.audit(piece, cut=found.truncated))
             tally.add(rows[-1])
     return rows
 
@@ -316,13 +379,35 @@ def _content(job: PreprocessJob, inputs: Inputs, tallies: dict[Split, _Tally]) -
     return digest([format.yields, list(format.slices), rows, *layout])
 
 
-def _check_dropped(job: PreprocessJob, dropped: dict[str, int]) -> None:
+def _own_end(piece: Piece) -> list[int | None]:
+    """Return the token that ends a turn of a chat."""
+    return [piece.target["end"]] if isinstance(piece.target, dict) and "end" in piece.target else []
+
+
+def _check_audit(job: PreprocessJob, audit: Audit) -> None:
+    """Raise DataError for a finding that the recipe does not let pass."""
+    for finding in job.dataset.supervision.fails:
+        if rows := audit.findings.get(finding, 0):
+            raise DataError(
+                f"datasets.{job.name}: {rows} of {counted(audit.rows, 'training row')} {FINDINGS[finding]}; correct "
+                f"them, or take {finding} out of supervision.fails; `reglage look` shows rows"
+            )
+
+
+def _details(tallies: Mapping[Split, _Tally]) -> dict[str, str]:
+    """Return what there is to say of the first row of each reason that is known of the tokenizer alone."""
+    return {reason: said for tally in tallies.values() for reason, said in tally.details.items()}
+
+
+def _check_dropped(
+    job: PreprocessJob, dropped: dict[str, int], details: Mapping[str, str] = MappingProxyType({})
+) -> None:
     rows = job.raw.ledger.kept
     share, allowed = sum(dropped.values()) / max(rows, 1), job.dataset.limits.dropped_rows
     if share > allowed:
         raise DataError(
             f"datasets.{job.name}: {sum(dropped.values())} of {rows} rows ({share:.1%}) were dropped, allowed "
-            f"{allowed:.1%}: {_reasons(dropped)}; "
+            f"{allowed:.1%}: {_reasons(dropped)}{''.join(f'; {detail}' for detail in details.values())}; "
             f"correct the rows{'' if share == 1 else ' or raise limits.dropped_rows'}"
         )
 
@@ -339,9 +424,10 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
     if kind.labeled and not train.labels:
         raise DataError(f"{where}: none of the {train.rows} training rows has a label; check the format's columns")
     if len(train.labels) < kind.least_labels:
+        hint = "".join(map(job.dataset.source.column_hint, job.dataset.format.columns))
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
-            "a classifier needs at least two labels: check the format's columns"
+            f"a classifier needs at least two labels: check the format's columns{hint}"
         )
 
 

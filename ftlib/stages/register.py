@@ -89,6 +89,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
     from ftlib.evaluation.publish_check import (
         adapter_difference,
         adapter_version_difference,
+        check_chat_template,
         check_image_processor,
         logit_difference,
     )
@@ -102,6 +103,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 
     def check(copy: Path) -> None:
         check_image_processor(copy, chosen, job.evidence.recipe.published_format(), data)
+        check_chat_template(copy, chosen, job.evidence.recipe.published_format())
         if stands_on:
             differences.append(adapter_version_difference(copy, stands_on, chosen, data))
             return

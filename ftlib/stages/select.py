@@ -42,12 +42,12 @@ def select(job: SelectJob, work: Workspace) -> Selection:
         rated = Rated(job.select, job.candidates.members, job.reports, job.evaluations, tables_in(work.root), job.seed)
         chosen, rule, why = RULES[job.select.rule](rated)
         if rated.undefined:
-            return Selection(chosen=job.candidates.members[chosen], rule=rule, why=f"{why}.")
+            return Selection(chosen=job.candidates.members[chosen], rule=rule, why=why)
         beats = rated.by.better_than_both_ends()
         return Selection(
             chosen=job.candidates.members[chosen],
             rule=rule + rated.ties(),
-            why=f"{why}{rated.ends()}.{rated.endpoint_verdict(chosen, beats)}",
+            why=f"{why}{rated.ends()}{rated.endpoint_verdict(chosen, beats)}",
             beats_both_ends=tuple(rated.names[i] for i in beats),
         )
 

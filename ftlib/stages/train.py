@@ -10,11 +10,13 @@ from typing import ClassVar, Literal
 
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
+from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job
 from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
+from ftlib.training.curves import STOP
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
@@ -67,11 +69,26 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
     return made.model_copy(update={"base": made.base.model_copy(update={"uri": place})})
 
 
+def _check_packs(job: TrainJob) -> None:
+    """Raise RecipeError where a pack is shorter than a row: what a pack holds is what a forward pass may cost."""
+    most = job.compute.pack_tokens
+    if most is None or not job.phase.tuning.takes_steps:
+        return
+    for name, data in zip(job.phase.parts, job.parts, strict=True):
+        longest = max(data.splits[split].longest for split in ("train", "validation"))
+        if longest > most:
+            raise RecipeError(
+                f"compute.pack_tokens: {most}, but the longest row of dataset {name!r} has {longest} tokens; raise it "
+                f"to {longest} or more, or lower the format's max_tokens"
+            )
+
+
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
-    from ftlib.training.worker import outcome, work
+    from ftlib.training.worker import begin, outcome, work
 
+    _check_packs(job)
     for name, companion in job.companions.items():
         # What a tuning asks is no head like the one that trains: it has no labels to compare.
         labels = () if name in job.phase.tuning.asks(job.parts[0].kind) else job.start.labels
@@ -93,6 +110,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         compute=compute,
         companions=job.companions,
     )
+    begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
@@ -102,6 +120,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     facts = outcome(plan)
     for leftover in ("checkpoints", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
+    (folder / STOP).unlink(missing_ok=True)  # asked too late
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(

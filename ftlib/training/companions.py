@@ -33,14 +33,14 @@ def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
 
 
 def check_companion(where: str, companion: FoundModel | Checkpoint, tokenizer: str, labels: tuple[str, ...]) -> None:
-    """Raise ModelError for a companion that reads other tokens than the model, or answers with other labels.
+    """Raise ModelError for a companion that reads other inputs than the model, or answers with other labels.
 
-    `tokenizer` is the digest of the model's, `labels` are in the order of its logits.
+    `tokenizer` is the digest of what makes the model's inputs, `labels` are in the order of its logits.
     """
     if companion.tokenizer != tokenizer:
         raise ModelError(
-            f"{where}: its tokenizer is not the model's, and rows are tokenised once, for the model; choose a "
-            "companion with the same tokenizer files"
+            f"{where}: its tokenizer or image processor is not the model's, and rows are prepared once, for the model; "
+            "choose a companion with the same files of them"
         )
     theirs = companion.labels if isinstance(companion, Checkpoint) else labels_of(companion.folder)
     if labels and theirs != labels:

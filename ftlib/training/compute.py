@@ -20,6 +20,8 @@ class Compute(Identified):
     """One GPU for each worker; without one the run does not start."""
     evaluation_workers: int = Field(default=1, ge=1)
     """Ray workers that share the batches of evaluations and `scores`, with the same numbers; 1 is this process."""
+    evaluation_memory_mb: int = Field(default=256, ge=0)
+    """What each process that evaluates may keep of what its candidates have in common; numbers do not depend on it."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads per worker; all cores divided by the workers if unset."""
     micro_batch_size: int | None = Field(default=None, gt=0)

@@ -1,24 +1,27 @@
 """The training's log: curves.jsonl, one JSON object per optimiser step or evaluation, written by the first rank.
 
 `starts.jsonl` beside it has a line for every time the workers began: the first at step 0, the others where a lost
-worker or a stopped run left off.
+worker or a stopped run left off. `stop` beside it asks the workers to end.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from ftlib.errors import Interrupted
 from ftlib.progress import emit
 
 FILE = "curves.jsonl"
 STARTS = "starts.jsonl"
+STOP = "stop"
 STEPS = "steps"
 """The unit of a training's signs of life."""
 RESTART = "restart"
@@ -34,6 +37,7 @@ class Curves:
         self._stream: TextIO | None = None
         self.total = 0
         """Steps the phase will take; for progress only."""
+        self._heard_stop = False
 
     def __enter__(self) -> Curves:
         return self
@@ -43,6 +47,11 @@ class Curves:
     ) -> None:
         if self._stream:
             self._stream.close()
+
+    @property
+    def asks_to_stop(self) -> bool:
+        """Say whether somebody who follows this training asked that it end: it ends behind a whole step."""
+        return self._active and (self._heard_stop or self._path.with_name(STOP).exists())
 
     def rewind(self, step: int) -> None:
         """Begin at `step`: the records after it are dropped, since a resumed run writes them again."""
@@ -64,7 +73,10 @@ class Curves:
             return
         self._stream.write(json.dumps(record) + "\n")
         self._stream.flush()
-        show(self._phase, self.total, record)
+        try:
+            show(self._phase, self.total, record)
+        except Interrupted:
+            self._heard_stop = True  # in the middle of a step nothing could be saved
 
 
 def read(path: Path) -> list[dict[str, float | int]]:
@@ -83,11 +95,17 @@ def show(phase: str, total: int, record: dict[str, float | int]) -> None:
 
 @contextmanager
 def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Generator[None]:
-    """Emit the records that other processes write, while the block runs.
+    """Emit the records that other processes write, while the block runs; a listener's Interrupted is passed to them.
 
     They are emitted in the caller's context: a run page files what it hears under the task that is running.
     """
     done = threading.Event()
+
+    def tell(what: Callable[[], None]) -> None:
+        try:
+            what()
+        except Interrupted:
+            (run / STOP).touch()
 
     def watch() -> None:
         """Show what the run's files say of its steps and restarts, until it is done."""
@@ -97,7 +115,7 @@ def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Gen
             ended = done.wait(every_seconds)  # one look more, at the last steps
             began = read(run / STARTS)
             for start in began[max(starts, 1) :]:
-                emit(f"train {phase}", int(start["step"]), total, RESTART)
+                tell(partial(emit, f"train {phase}", int(start["step"]), total, RESTART))
             starts = len(began)
             records = read(run / FILE)
             if len(records) < seen:  # a restarted worker rewound the file
@@ -105,7 +123,7 @@ def follow(run: Path, phase: str, total: int, every_seconds: float = 0.5) -> Gen
             for record in records[seen:]:
                 latest |= record  # a record has a step's loss or a validation's, and both are of interest
             if records[seen:]:
-                show(phase, total, latest)
+                tell(partial(show, phase, total, latest))
             seen = len(records)
 
     thread = threading.Thread(target=copy_context().run, args=(watch,), name=f"follow {phase}", daemon=True)

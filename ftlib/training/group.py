@@ -21,7 +21,7 @@ from ftlib.training.compute import Compute
 from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
 from ftlib.training.layers import checkpoint_activations, compile_layers, transformer_layers
 from ftlib.training.modes import batch_norms
-from ftlib.training.precision import check_bf16
+from ftlib.training.resources import check_bf16
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Group:
         Raises RecipeError for a device without bf16, or a model without the layers that a setting works on.
         """
         if precision == "bf16":
-            check_bf16(self.device)
+            if self.device.type == "cuda":
+                check_bf16()
             hold_frozen_in_bf16(model, exact=self.device.type == "cpu")
         if any(parameter.requires_grad for parameter in model.parameters()):
             checkpoint_activations(model, compute.activation_checkpointing)
@@ -138,12 +139,11 @@ class Group:
     def _mesh(self, compute: Compute) -> DeviceMesh | None:
         """Return how the ranks share shards: all of one model's, or of each copy's; None where nothing is sharded.
 
-        Alone on a GPU shards are whole, and worth it: bf16 layers come and go, beside fp32 masters.
+        One Ray worker on a GPU has shards that are whole, and worth it: bf16 layers come and go beside fp32 masters.
         """
-        if compute.sharding != "fsdp" or (self.world_size == 1 and self.device.type != "cuda"):
+        alone = self.world_size == 1 and self.device.type == "cpu"
+        if compute.sharding != "fsdp" or not dist.is_initialized() or alone:
             return None
-        if not dist.is_initialized():
-            dist.init_process_group(backend_of(compute), store=dist.HashStore(), rank=0, world_size=1)
         copies = min(compute.replicas, self.world_size)
         if copies == 1:
             return init_device_mesh(self.device.type, (self.world_size,))
@@ -246,4 +246,5 @@ def bit_sums(model: nn.Module) -> list[int]:
         for p in (*model.parameters(), *model.buffers())
         if p.numel()
     ]
-    return torch.stack(sums).tolist() if sums else []
+    # Of shards in the host's memory, buffers are on the GPU all the same.
+    return torch.stack([one.to(sums[0].device) for one in sums]).tolist() if sums else []

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial, wraps
 from os import environ
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -102,7 +102,7 @@ _products_kept = partial(create_selective_checkpoint_contexts, _policy)
 
 
 def _compiled(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
-    fast = cast(Callable[..., Any], torch.compile(forward, dynamic=True))
+    fast = torch.compile(forward, dynamic=True)
 
     @wraps(forward)
     def compiled(*args: Any, **kwargs: Any) -> Any:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ftlib.data.prepared import split_file
-from ftlib.errors import RecipeError, TrainingError
+from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, load, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.progress import note
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, Order, by_length
@@ -35,13 +37,15 @@ from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, own_part, unwrap
+from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import into_training, moving_statistics
-from ftlib.training.optimizer import build_optimizer, schedule_factor, set_rate, total_steps
+from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import rehearse
+from ftlib.training.schedule import schedule_factor
 from ftlib.training.unused import freeze_unused
 
 
@@ -66,6 +70,8 @@ class _Attempt:
     """Of the last step that was read."""
     wants_checkpoint: bool = False
     """The first rank's clock asked for one, and all ranks have heard of it."""
+    stops: bool = False
+    """The first rank was asked to stop, and all ranks have heard of it."""
     lacks_checkpoint: bool = False
     """A rank could not write its part of one, and all ranks have heard of it."""
     began: float = field(default_factory=time.monotonic)
@@ -95,7 +101,7 @@ class Loop:
         self.train = [_learnable(part, plan.labels) for part in plan.parts]
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
-        self.collate = Collator.of(tuned, group.device)
+        self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
         beside = load_companions(plan, self.collate)
         shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
         asked = plan.phase, plan.compute, plan.precision, self.train, self.validation
@@ -116,7 +122,7 @@ class Loop:
             pack_tokens=plan.compute.pack_tokens,
         )
         self.asking.check_packing(self.train)
-        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head)
+        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head, plan.seed)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
@@ -129,7 +135,8 @@ class Loop:
     def run(self) -> Trained:
         """Train to the end, from the newest checkpoint if there is one.
 
-        Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written.
+        Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written,
+        Interrupted, behind a step whose checkpoint is whole, where somebody asked it to stop.
         """
         try:
             return self._run()
@@ -160,6 +167,8 @@ class Loop:
                 readings.settle()
                 self.checkpoints.save(*learnt, state)
                 attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
+                if attempt.stops:
+                    self._stop(state)
         readings.settle()
         self.checkpoints.settle()
         self.group.check_agreement(self.model, state.step)
@@ -177,6 +186,15 @@ class Loop:
         pulls = self.optimizer.param_groups if self.pull else ()
         copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
         return sum(own_part(tensor).nbytes for tensor in (*tensors, *copies))
+
+    def _stop(self, state: State) -> NoReturn:
+        """End behind a step that is saved. Raises Interrupted."""
+        self.checkpoints.settle()
+        where = f"stopped on request after step {state.step} of {self.steps}; the next run goes on from there"
+        if self.group.is_first:
+            with suppress(Interrupted):  # by whoever asked
+                note(f"train {self.plan.phase.name}", where)
+        raise Interrupted(f"phase {self.plan.phase.name}: {where}")
 
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
         """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
@@ -218,7 +236,8 @@ class Loop:
         pieces, count = self.asking.pieces(split, batch.rows)
         total = self._backward(split, pieces, count, self._augment(batch))
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
-        sums = self.group.summed(total, float(asks), float(self.checkpoints.has_failed), *pulled)
+        told = float(asks), float(self.curves.asks_to_stop), float(self.checkpoints.has_failed)
+        sums = self.group.summed(total, *told, *pulled)
         norm: Any = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
         )
@@ -257,7 +276,7 @@ class Loop:
 
         Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
         """
-        norm, total, asking, failed, *penalty = numbers
+        norm, total, asking, stopping, failed, *penalty = numbers
         loss = total / max(1, step.count)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -267,7 +286,6 @@ class Loop:
             )
         rows = len(step.batch.rows)
         attempt.loss, attempt.rows = loss, attempt.rows + rows
-        attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0
         attempt.lacks_checkpoint = attempt.lacks_checkpoint or failed > 0
         self.curves.write(
             step=step.number,
@@ -279,6 +297,9 @@ class Loop:
             **({"penalty": penalty[0]} if penalty else {}),
             **self._by_part("loss", {self.plan.parts[step.batch.part].name: loss}),
         )
+        alone = self.group.world_size == 1  # else all ranks must hear of it, in the next step
+        attempt.stops = attempt.stops or stopping > 0 or (alone and self.curves.asks_to_stop)
+        attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0 or attempt.stops
 
     def _by_part(self, what: str, losses: dict[str, float]) -> dict[str, float]:
         """Return losses under their parts' names; nothing where there is one part, whose loss is the phase's."""

@@ -20,6 +20,7 @@ from torch import nn
 from ftlib.config import Config
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import head_modules
 from ftlib.kinds.packed_attention import NAME, plain_model
 from ftlib.kinds.split import PreparedSplit
 from ftlib.storage.files import in_bytes
@@ -30,6 +31,7 @@ from ftlib.training.group import Group
 from ftlib.training.layers import checkpoint_activations, transformer_layers
 from ftlib.training.live_bytes import Held, LiveBytes, bytes_of, without_memory
 from ftlib.training.modes import batch_norms, into_training
+from ftlib.training.optimizer import is_hidden_matrix
 from ftlib.training.phase import Phase
 from ftlib.training.process_bytes import PROCESS
 
@@ -125,8 +127,9 @@ class Sized:
 
     @property
     def sharded(self) -> bool:
-        """Say whether FSDP2 gathers layers: it does alone on a GPU too."""
-        return self.compute.sharding == "fsdp" and (self.workers > 1 or self.compute.use_gpu)
+        """Say whether FSDP2 gathers layers: one Ray worker on a GPU does too."""
+        alone = self.compute.use_gpu and self.compute.workers == 1
+        return self.compute.sharding == "fsdp" and (self.workers > 1 or alone)
 
     @property
     def hands_on(self) -> bool:
@@ -214,8 +217,9 @@ def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
     if not sized.phase.tuning.takes_steps:
         return state
     of_trained = ceil(sum(bytes_of(p) for p in shapes.parameters() if p.requires_grad) / sized.shards)
+    moments = ceil(_state_bytes(shapes, sized) / sized.shards)
     if sized.compute.cpu_offload:
-        of_trained = 0  # gradients, moments and copies are where the shards are
+        of_trained = moments = 0  # gradients, moments and copies are where the shards are
     averaged = sized.phase.ema_decay is not None
     copies = averaged + (sized.phase.penalty is not None)
     buckets = of_trained if sized.workers > 1 and not sized.sharded else 0
@@ -233,14 +237,21 @@ def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
     return state.model_copy(
         update={
             "gradients": most.gradients,
-            "moments": 2 * of_trained,
+            "moments": moments,
             "copies": copies * of_trained,
             "activations": most.activations,
             "logits": most.logits,
             "exchange": buckets or _gathered(shapes, sized),
-            "checkpoint": (3 + averaged) * of_trained if checkpointed and sized.device == "cpu" else 0,
+            "checkpoint": (1 + averaged) * of_trained + moments if checkpointed and sized.device == "cpu" else 0,
         }
     )
+
+
+def _state_bytes(model: nn.Module, sized: Sized) -> int:
+    """Return what the optimiser keeps of all trained parameters between two steps."""
+    optimizer, head = sized.phase.optimizer, head_modules(model)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return sum(optimizer.state_bytes(p.shape, hidden=is_hidden_matrix(name, p, head)) for name, p in trained)
 
 
 def _held_bytes(model: nn.Module, sized: Sized) -> int:

@@ -7,41 +7,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ftlib.config import Config, Fraction, Name, NamePattern
+from ftlib.config import Config, Name, NamePattern
 from ftlib.models.reference import ModelRef
 from ftlib.training.augmentation import Augmentation
 from ftlib.training.objectives import Objective
+from ftlib.training.optimizers import Optimizer
+from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.penalties import Penalty
 from ftlib.training.tuning import Tuning
-
-
-class Optimizer(Config):
-    """AdamW (Loshchilov & Hutter 2019) and its schedule. All of it is part of a checkpoint's identity."""
-
-    learning_rate: float = Field(default=2e-5, gt=0.0)
-    """The highest one, which warmup rises to and the schedule starts from."""
-    epochs: float = Field(default=3.0, gt=0.0)
-    """Passes over the training rows; a part of one is allowed."""
-    batch_size: int = Field(default=32, gt=0)
-    """Rows per optimiser step, over all workers."""
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    """Not applied to biases and norms."""
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """Decay of the gradient's running mean."""
-    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
-    """Decay of the squared gradient's running mean."""
-    epsilon: float = Field(default=1e-8, gt=0.0)
-    """Added to the root of the squared gradient's mean, against division by zero."""
-    clip_norm: float | None = Field(default=1.0, gt=0.0)
-    """A step's gradient is scaled down to at most this L2 norm; null: never."""
-    schedule: Literal["linear", "cosine", "constant", "plateau"] = "linear"
-    """After warmup. linear and cosine fall to 0 at the last step; plateau falls where the validation loss stays."""
-    warmup: Fraction = 0.06
-    """Share of all steps over which the rate rises from 0."""
-    plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0)
-    """What the rate is multiplied with at each cut; only for `plateau`."""
-    plateau_patience: int = Field(default=1, ge=0)
-    """Evaluations without a lower validation loss before the rate is cut; only for `plateau`."""
 
 
 class EarlyStopping(Config):
@@ -92,7 +65,7 @@ class Phase(Config):
     """The running statistics of BatchNorm. frozen: they stay, and rows are normalised by them, so a step does not
     depend on how its batch is split. updated: where the tuning trains a layer, each row is normalised by the rows of
     its batch, and the statistics follow them; with at most one worker, and no micro-batches."""
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = AdamW()
     """How they move, and for how long."""
     early_stopping: EarlyStopping | None = None
     """When to end before the last epoch; null: never."""

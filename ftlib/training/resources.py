@@ -37,6 +37,24 @@ def check_gpu(compute: Compute) -> None:
         raise RecipeError(f"compute.use_gpu is true, but {_no_gpu()}; set it to false or run where there is one")
 
 
+def check_bf16() -> None:
+    """Raise RecipeError where this process's GPU does not compute bf16: torch would emulate it, slower than fp32."""
+    import torch
+
+    if torch.cuda.is_available() and not gpu_has_bf16():
+        raise RecipeError(
+            f"precision bf16, but {torch.cuda.get_device_name()} does not compute it; set the phase's precision to "
+            "fp32 or auto, or use a card of 2020 or later (A100, L4, H100)"
+        )
+
+
+def gpu_has_bf16() -> bool:
+    """Say whether this process's GPU computes bf16 itself."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _no_gpu() -> str:
     import torch
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from ftlib import errors
 from ftlib.data.prepared import split_file
-from ftlib.errors import ModelError, ReglageError, StorageError, TrainingError
+from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import save_adapter, save_model
 from ftlib.kinds.open_split import open_split
@@ -30,7 +30,7 @@ from ftlib.training import peak_memory
 from ftlib.training.asking import Asking
 from ftlib.training.checkpoints import State
 from ftlib.training.companions import load_companions
-from ftlib.training.curves import Curves
+from ftlib.training.curves import STOP, Curves
 from ftlib.training.frozen_bf16 import as_started
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained, build_model
@@ -126,6 +126,15 @@ def _solve(plan: Plan, group: Group) -> Trained:
     }
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return Trained(weights, State(step=1), frozenset(), facts)
+
+
+def begin(plan: Plan) -> None:
+    """Forget a request to stop that an earlier attempt was given, or has followed."""
+    run = Path(plan.run)
+    (run / STOP).unlink(missing_ok=True)
+    failure = run / FAILURE
+    if failure.exists() and json.loads(failure.read_bytes())["kind"] == Interrupted.__name__:
+        failure.unlink()
 
 
 def outcome(plan: Plan) -> dict[str, float | int | str]:

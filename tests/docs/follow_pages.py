@@ -35,25 +35,25 @@ outcome = walk(steps(recipe, work, inputs(recipe, work)), lambda step: step.stag
 assert outcome is not None
 evidence, phase = outcome.evidence, recipe.phases[1]
 prepared, (_, start, end) = evidence.prepared["tickets"], evidence.checkpoints
-settings, gamma, strength = phase.optimizer, phase.objective.gamma, phase.penalty.strength
+settings, q, strength = phase.optimizer, phase.objective.q, phase.penalty.strength
 
 
 def plain_loop() -> tuple[dict[str, Tensor], list[float], list[float]]:
-    """Train as the pages say, in plain torch: focal loss, lasso, biases and the head alone, SGD with momentum."""
+    """Train as the pages say, in plain torch: robust loss, lasso, biases and the head alone, RMSprop."""
     model = load_model(start.path / "model", "labeled").eval()  # the recipe trains without dropout
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith(".bias") or name.startswith("classifier"))
     moving = [p for p in model.parameters() if p.requires_grad]
     matrices, vectors = [p for p in moving if p.ndim > 1], [p for p in moving if p.ndim < 2]
     decayed = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(decayed, lr=settings.learning_rate, momentum=settings.momentum)
+    optimizer = torch.optim.RMSprop(decayed, lr=settings.learning_rate, alpha=0.9, eps=0.01)
     split, collate = open_split(prepared.path / "train.arrow", start.labels), Collator.of(model, torch.device("cpu"))
     batches = global_batches(split.sizes, settings.batch_size, recipe.seed, 0)
     losses, penalties = list[float](), list[float]()
     for step, rows in enumerate(batches):
         batch = split.batch(rows, collate)
         nll = cross_entropy(model(**batch.inputs).logits, batch.targets, reduction="none")
-        loss = ((1 - torch.exp(-nll)) ** gamma * nll).mean()
+        loss = ((1 - torch.exp(-q * nll)) / q).mean()
         penalty = strength * torch.stack([p.abs().sum() for p in moving]).sum()
         (loss + penalty).backward()
         torch.nn.utils.clip_grad_norm_(moving, settings.clip_norm)

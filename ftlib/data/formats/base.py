@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.config import BatchKind, Config
 from ftlib.data.images.likeness import Sight
 from ftlib.data.inputs import TEXT, Inputs
 from ftlib.data.processor import ImageProcessor, Processor
 from ftlib.data.rows import Example
+
+if TYPE_CHECKING:
+    from ftlib.data.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class FormatBase(Config):
 
     def image_processor(self, processor: Processor) -> ImageProcessor | None:
         """Return what makes its images, with which a model that learnt from them is published; None for text."""
+        return None
+
+    def chat_template(self, processor: Processor) -> ChatTemplate | None:
+        """Return what writes its rows, and goes with a model that learnt from them; None for rows that are no chats."""
         return None
 
     @property

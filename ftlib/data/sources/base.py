@@ -23,6 +23,10 @@ class SourceBase(Config, ABC):
         """Return the columns whose cells are images (`ftlib.data.images.cells`): ingestion looks whether they are."""
         return ()
 
+    def column_hint(self, column: str) -> str:
+        """Return, to be added to a message, what of the source makes a column that lacks or says one thing only."""
+        return ""
+
     @abstractmethod
     def list(self) -> tuple[ListedFile, ...]:
         """List what is there without reading it. Raises DataError if there is nothing."""

@@ -62,6 +62,16 @@ class ImageFolder(StoredFiles):
     def image_columns(self) -> tuple[str, ...]:
         return ("image",)
 
+    @override
+    def column_hint(self, column: str) -> str:
+        if column != "label":
+            return ""
+        return (
+            f"; the label is the name of the folder at label_level {self.label_level} (1: the first below "
+            f"{self.path!r}, -1: the image's own): give another label_level, or as path the folder that holds the "
+            "labels' folders"
+        )
+
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the pinned files in the order of their digests."""
         bucket, base = self.bucket(), f"{base_of(self.place())}/"

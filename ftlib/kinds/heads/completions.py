@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,12 @@ class References(Targets):
     def __init__(self, texts: pa.ChunkedArray) -> None:
         self.texts = texts
 
-    def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]) -> None:
+    @override
+    def tensor(
+        self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
+    ) -> Tensor | None:
         """Return nothing: the loss reads the tokens."""
+        return None
 
 
 class CompletionAnswers(TokenAnswers):
@@ -60,10 +64,19 @@ class CompletionAnswers(TokenAnswers):
         super().add(model, batch, rows)
         if not self._max_new_tokens:
             return
-        ids, lengths = batch.inputs[INPUT_IDS], batch.inputs[ATTENTION_MASK].sum(dim=1) - batch.supervised
-        prompts = [row[:length] for row, length in zip(ids, lengths.tolist(), strict=True)]
-        for row, ids in zip(rows, continued(model, prompts, self.tokenizer, self._max_new_tokens), strict=True):
+        written = continued(model, self.prompts(batch, rows), self.tokenizer, self._max_new_tokens, self.ends)
+        for row, ids in zip(rows, written, strict=True):
             self._written[row] = self.spell(ids)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Return the tokens that end an answer beside the tokenizer's own end."""
+        return frozenset()
+
+    def prompts(self, batch: Batch, rows: Int[np.ndarray, " rows"]) -> list[Tensor]:
+        """Return what the model goes on from: each row's tokens before its answer."""
+        ids, lengths = batch.inputs[INPUT_IDS], batch.inputs[ATTENTION_MASK].sum(dim=1) - batch.supervised
+        return [row[:length] for row, length in zip(ids, lengths.tolist(), strict=True)]
 
     @override
     def outcomes(self, common: Mapping[str, Any]) -> CompletionOutcomes:
@@ -76,13 +89,18 @@ class CompletionAnswers(TokenAnswers):
         )
 
 
-def continued(model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_new_tokens: int) -> list[list[int]]:
-    """Return the tokens that follow each prompt (ids), the most probable one at each place, up to the end token.
+def continued(
+    model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_new_tokens: int, ends: Collection[int] = ()
+) -> list[list[int]]:
+    """Return the tokens that follow each prompt (ids), the most probable one at each place, up to an end token.
+
+    That is the tokenizer's, or one of `ends`.
 
     Prompts are padded on the left and masked; transformers counts positions from the mask, so a prompt's answer does
     not depend on what it is batched with, to the rounding of sums.
     """
-    end = tokenizer.eos_token_id
+    own = tokenizer.eos_token_id
+    stops = sorted({*ends} if own is None else {own, *ends})
     collate = Collator.of(model, prompts[0].device)
     batch = collate({INPUT_IDS: [prompt.tolist() for prompt in prompts]}, left=True)
     plain: Any = getattr(model, "get_base_model", lambda: model)()  # peft's adapter layers lie inside it
@@ -90,16 +108,16 @@ def continued(model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_n
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
-        eos_token_id=end,
-        pad_token_id=collate.pad_token_id if end is None else end,
+        eos_token_id=stops or None,
+        pad_token_id=collate.pad_token_id if own is None else own,
     )
     with _without_own_settings(plain):
         whole: Tensor = plain.generate(**batch, generation_config=settings)
-    return [_before(end, new) for new in whole[:, batch[INPUT_IDS].shape[1] :].tolist()]
+    return [_before(stops, new) for new in whole[:, batch[INPUT_IDS].shape[1] :].tolist()]
 
 
-def _before(end: int | None, ids: list[int]) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
+def _before(stops: Sequence[int], ids: list[int]) -> list[int]:
+    return ids[: next((place for place, id in enumerate(ids) if id in stops), len(ids))]
 
 
 @contextmanager

@@ -69,8 +69,11 @@ class TokenAnswers(Answers):
         """Return the text of these tokens, special ones aside."""
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def learnt(self, row: int) -> Int[np.ndarray, " tokens"]:
+        """Return the tokens of a row that are predicted."""
+        return self.split.tokens(row)[self.split.lengths[row] - self.split.supervised[row] :]
+
     def _target_bytes(self) -> Int[np.ndarray, " rows"]:
         """Return how many bytes of UTF-8 each row's targets spell."""
-        starts = self.split.lengths - self.split.supervised
-        texts = (self.spell(self.split.tokens(row)[start:]) for row, start in enumerate(starts))
+        texts = (self.spell(self.learnt(row)) for row in range(len(self.split)))
         return np.fromiter((len(text.encode()) for text in texts), np.int64, len(self.split))

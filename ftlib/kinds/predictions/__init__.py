@@ -1,6 +1,7 @@
 """How a published model answers a user's text, one file for each kind that a user asks here."""
 
 from ftlib.kinds.predictions.base import Asked, Prediction, Predictor, Unasked
+from ftlib.kinds.predictions.chats import ChatPrediction, ChatPredictor
 from ftlib.kinds.predictions.image_labels import ImageLabelPrediction, ImageLabelPredictor
 from ftlib.kinds.predictions.labels import LabelPrediction, LabelPredictor
 from ftlib.kinds.predictions.multi_labels import MultiLabelPrediction, MultiLabelPredictor
@@ -10,6 +11,8 @@ from ftlib.kinds.predictions.tagged import EntityPredictor, FoundEntities, Found
 
 __all__ = [
     "Asked",
+    "ChatPrediction",
+    "ChatPredictor",
     "EntityPredictor",
     "FoundAnswer",
     "FoundEntities",

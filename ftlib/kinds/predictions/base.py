@@ -46,7 +46,9 @@ class Asked:
     pieces: Sequence[Piece]
     """One, or several where the format cuts long texts."""
     logits: Sequence[Tensor]
-    """Of each piece: by label, or by its own tokens and label; in float64."""
+    """Of each piece: by label, or by its own tokens and label; in float64. None where the model writes."""
+    written: str = ""
+    """What it wrote, where it does."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Predictor(ABC):
 
     reads_files: ClassVar[bool] = False
     """Whether what is asked is the path of a file; one that cannot be asked is `Unasked`, and the others are."""
+    writes: ClassVar[bool] = False
+    """Whether the answer is what the model writes behind its only piece, and no logits."""
 
     def example(self, text: str, *, keep_lines: bool) -> Example:
         """Return what is asked, cleaned as in training. Raises DataError for a text that asks nothing."""

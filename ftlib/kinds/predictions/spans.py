@@ -61,6 +61,7 @@ class SpanPredictor(Predictor):
         nothing: list[tuple[float, float]] = []
         for piece, (start, end) in zip(asked.pieces, (one.unbind(dim=-1) for one in asked.logits), strict=True):
             assert isinstance(piece.target, dict)
+            assert "spelt" in piece.target
             of_all = float(start.logsumexp(0) + end.logsumexp(0))
             score, text = best_span(start, end, piece.target["spelt"])
             windows.append((score, of_all, text))

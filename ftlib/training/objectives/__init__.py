@@ -7,11 +7,21 @@ from ftlib.training.objectives.answer_span import AnswerSpan
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
+from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.multi_label import MultiLabel
+from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
 from ftlib.training.objectives.token_classification import TokenClassification
 
 Objective = Annotated[
-    Classification | MultiLabel | Regression | TokenClassification | AnswerSpan | CausalLM | Completion,
+    Classification
+    | Distillation
+    | RDrop
+    | MultiLabel
+    | Regression
+    | TokenClassification
+    | AnswerSpan
+    | CausalLM
+    | Completion,
     Open("reglage.objective"),
 ]

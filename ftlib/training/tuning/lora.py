@@ -55,7 +55,6 @@ class LoRA(TuningBase):
 
     @property
     @override
-    @override
     def leaves(self) -> Form:
         return "adapter" if self.keep == "adapter" else "dense"
 
@@ -73,6 +72,8 @@ class LoRA(TuningBase):
         """
         from peft import LoraConfig, get_peft_model
 
+        from ftlib.models.quiet import quiet
+
         if hasattr(model, "peft_config"):
             return self._going_on(model, kind, head)
         config = LoraConfig(
@@ -86,7 +87,8 @@ class LoRA(TuningBase):
             use_dora=self.use_dora,
         )
         try:
-            return cast("nn.Module", get_peft_model(cast(Any, model), config))
+            with quiet():
+                return cast("nn.Module", get_peft_model(cast(Any, model), config))
         except ValueError as error:
             raise RecipeError(
                 f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}; name modules "

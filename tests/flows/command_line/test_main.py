@@ -147,6 +147,30 @@ def test_check_remarks_on_what_a_run_would_stop_at(tiny_recipe: Path):
     assert "note: model.path: 'org/name' is no folder here; a model of the hub needs revision" in hub.stderr
 
 
+def test_check_refuses_a_model_of_another_sense_than_the_rows(tiny_recipe: Path, tmp_path: Path):
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "config.json").write_text('{"model_type": "resnet"}')
+    assert reglage("check", tiny_recipe, "--set", f"model={{path: {tmp_path}/net}}").exit_code == 0  # reads who knows
+    (tmp_path / "net" / "preprocessor_config.json").write_text("{}")
+    images = "datasets={home: {source: {kind: image_folder, path: x/}, format: {kind: labeled_image}}}"
+    one = ("--set", images, "--set", "evaluations={home: {dataset: home, metrics: [{kind: accuracy}]}}")
+    for model, rows, message in (
+        ("net", (), "net is a 'resnet' model, which reads images, but the rows of dataset 'home' are text ('labeled')"),
+        (
+            "model",
+            (*one, "--set", "select.by=home/accuracy"),
+            "model is a 'bert' model, which reads text, but the rows",
+        ),
+    ):
+        folder = tmp_path / model if model == "net" else tiny_recipe.parent / model
+        result = reglage("check", tiny_recipe, "--set", f"model={{path: {folder}}}", *rows)
+        (line,) = result.stderr.splitlines()
+        assert (result.exit_code, message in line) == (2, True), line
+        assert "give a model that transformers loads as AutoModelFor" in line
+        fitting = reglage("check", tiny_recipe, "--set", f"model={{path: {tmp_path}/net}}", *rows)
+        assert (fitting.exit_code == 0) == (model == "model")
+
+
 def test_the_doctor_finds_what_is_wrong(tmp_path):
     good = json.loads(reglage("doctor", "--work", tmp_path, "--registry", tmp_path / "registry", "--json").stdout)
     assert {finding["what"] for finding in good["findings"]} >= {"versions", "processor", "disk", "registry", "prefect"}
@@ -160,11 +184,17 @@ def test_the_plan_counts_what_is_known_and_says_what_waits(tiny_recipe, tmp_path
     before = json.loads(reglage("plan", tiny_recipe, "--work", tmp_path, "--json").stdout)
     assert [stage["state"] for stage in before["stages"]][:3] == ["to do", "to do", "waits"]
     assert before["seconds"] is None
-    after = json.loads(reglage("plan", tiny_recipe, "--work", tmp_path, "--prepare", "--json").stdout)
+    rows = (tiny_recipe.parent / "home.jsonl").read_text() + '{"text": "nor this", "label": "rare"}\n'
+    (tmp_path / "home.jsonl").write_text(rows)
+    source = ("--set", f"datasets.home.source.path={tmp_path}/home.jsonl")
+    planned = reglage("plan", tiny_recipe, "--work", tmp_path, "--prepare", "--json", *source)
+    (remark,) = planned.stderr.splitlines()
+    assert remark.startswith("note: 1 label of dataset 'home' cannot be in each of train, validation, test")
+    after = json.loads(planned.stdout)
     assert [stage["state"] for stage in after["stages"]][:5] == ["done"] * 4 + ["to do"]
     probe, tune = after["phases"]
     assert tune["trained"] == tune["parameters"]
-    assert probe["trained"] == 3 * 32 + 3  # the head of three labels on 32 features
+    assert probe["trained"] == 4 * 32 + 4  # the head of four labels on 32 features
     assert tune["steps"] == -(-tune["rows"] // 32)
     assert after["seconds"] > 0
 

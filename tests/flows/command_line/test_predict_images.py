@@ -137,6 +137,9 @@ def check_answers(version: Published, tmp_path: Path) -> None:
     assert "pipeline_tag: image-classification" in card
     size = record.evidence.recipe.datasets["icons"].format.pixels or 32
     assert f"It was trained on images of {size} x {size} pixels (`icons`)" in card
+    page = (record.report.path / record.report.markdown).read_text()
+    assert "| dataset | split | rows | patches | targets | labels |" in page
+    assert not re.search("token|truncated|longest", page + card)
     lines = predict(version, lines="".join(f"{path}\n" for path in paths)).stdout.splitlines()
     assert lines == [f"{one['file']}\t{one['label']}\t{one['probability']:.4f}" for one in said]
     if record.evidence.selection.chosen.end.form == "adapter":

@@ -40,7 +40,8 @@ from ftlib.training import curves
 from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
 from ftlib.training.objectives.classification import Classification
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.training.tuning.full import Full
 from ftlib.workspace import Workspace
 
@@ -148,7 +149,7 @@ def test_rows_of_numbers_go_from_their_file_through_the_real_loop(
         dataset="d",
         objective=Classification(),
         tuning=Full(),
-        optimizer=Optimizer(learning_rate=0.05, epochs=8, batch_size=16),
+        optimizer=AdamW(learning_rate=0.05, epochs=8, batch_size=16),
     )
     compute = Compute(workers=0, threads=1, micro_batch_size=5)
     end = train(

@@ -29,7 +29,8 @@ from ftlib.testing import LABELS, tiny_checkpoint, tiny_classifier, tiny_prepare
 from ftlib.training import curves
 from ftlib.training.compute import Compute
 from ftlib.training.objectives.classification import Classification
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.training.tuning.full import Full
 from ftlib.workspace import Workspace
 
@@ -79,7 +80,7 @@ def make_job(root: Path, epochs: float, **compute: object) -> TrainJob:
     data = tiny_prepared(root / "data", {"train": rows[:96], "validation": rows[96:]})
     model = find_model(ModelRef(path=str(tiny_classifier(root / "tiny"))))
     start = base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(root))
-    settings = Optimizer(learning_rate=1e-3, epochs=epochs, batch_size=16)
+    settings = AdamW(learning_rate=1e-3, epochs=epochs, batch_size=16)
     phase = Phase(name="tune", dataset="d", objective=Classification(), tuning=Full(), optimizer=settings, dropout=0.0)
     options = {"threads": 1, "checkpoint_seconds": 0.2, **compute}
     return TrainJob(

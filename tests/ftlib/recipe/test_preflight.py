@@ -8,7 +8,7 @@ import pytest
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.selection import Select
-from ftlib.recipe.preflight import check_labels, check_registry, check_rule, spelling_notes
+from ftlib.recipe.preflight import check_labels, check_registry, check_rule, rare_label_notes, spelling_notes
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.places.folder import Folder
 from ftlib.registry.publish import Publish
@@ -106,6 +106,22 @@ def test_datasets_that_spell_labels_otherwise_have_the_same_ones(tmp_path: Path)
     assert check_labels(recipe(), {"mail": counted, "shifted": shifted}) == ("False", "c", "true")
     (note,) = spelling_notes({"mail": counted}, ("False", "c", "true"))
     assert "'True' (2 rows of mail), 'tr\\xadue' (1 row of mail): one label, published as 'true'" in note
+
+
+def test_labels_with_fewer_rows_than_their_dataset_has_splits_are_named(tmp_path: Path) -> None:
+    rows = {split: tiny_rows(6, ("a", "b")) for split in ("train", "validation", "test")}
+    for split, label in (("train", "once"), ("train", "twice"), ("test", "twice"), ("train", "two"), ("train", "two")):
+        rows[split].append({"text": f"a word of its own {len(rows[split])}", "label": label})
+    both = {"mail": prepared(tmp_path / "mail", rows), "shifted": prepared(tmp_path / "shifted", rows)}
+    assert rare_label_notes(recipe(), both) == (
+        "3 labels of dataset 'mail' cannot be in each of train, validation, test, for lack of rows: 'once' has 1, "
+        "'twice' has 2, 'two' has 2; add rows, map these labels to others, or set "
+        "datasets.mail.limits.rows_per_label, which refuses them",
+    )
+    # A dataset whose held-out rows are another's has one split; there a single row is enough.
+    alone = prepared(tmp_path / "alone", {"train": rows["train"]})
+    assert rare_label_notes(recipe(), {**both, "mail": alone}) == ()
+    assert rare_label_notes(recipe(), {**both, "mail": prepared(tmp_path / "plain")}) == ()
 
 
 def test_a_label_only_held_out_of_its_own_dataset_fails(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_every_field_of_a_recipe_says_what_it_means():
     }
     assert len(said) > 250
     assert [field for field, text in said.items() if not words(text) - words(field.rpartition(".")[2])] == []
-    assert said["Optimizer.batch_size"] == "Rows per optimiser step, over all workers."
+    assert said["AdamW.batch_size"] == "Rows per optimiser step, over all workers."
     assert said["F1.label"] == "One of the model's labels."  # written at a base class
     assert said["MacroF1.kind"] == MacroF1.__doc__ != said["F1.kind"]
 

@@ -25,7 +25,8 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import tiny_classifier, write_jsonl
 from ftlib.training import curves
 from ftlib.training.compute import Compute
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
 COMPUTE = Compute(workers=0, threads=1)
@@ -79,7 +80,7 @@ class Bench:
                 "dataset": "mail",
                 "objective": {"kind": self.objective},
                 "tuning": {"kind": tuning},
-                "optimizer": Optimizer(learning_rate=3e-3, epochs=self.epochs, batch_size=16),
+                "optimizer": AdamW(learning_rate=3e-3, epochs=self.epochs, batch_size=16),
                 "dropout": 0.0,
             }
         )

@@ -33,7 +33,8 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_row_id, tiny_rows
 from ftlib.training.compute import Compute
 from ftlib.training.curves import FILE, read
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
 IDS = torch.tensor([[2, 7, 9, 11, 3], [2, 8, 5, 3, 0]])
@@ -58,7 +59,7 @@ def trained(root: Path, start: Checkpoint, data: PreparedDataset, seed: int = 3,
             "dataset": "d",
             "objective": {"kind": "classification" if start.labels else "causal_lm"},
             "tuning": {"kind": "lora", "rank": 2, "alpha": 8.0, **tuning},
-            "optimizer": Optimizer(learning_rate=1e-2, epochs=2, batch_size=16),
+            "optimizer": AdamW(learning_rate=1e-2, epochs=2, batch_size=16),
         }
     )
     job = TrainJob(
@@ -143,7 +144,7 @@ def test_a_dense_phase_merges_the_adapter_that_it_starts_from(
             "dataset": "d",
             "objective": {"kind": "classification"},
             "tuning": {"kind": "full"},
-            "optimizer": Optimizer(learning_rate=1e-3, epochs=1, batch_size=16),
+            "optimizer": AdamW(learning_rate=1e-3, epochs=1, batch_size=16),
         }
     )
     job = TrainJob(

@@ -14,7 +14,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.data.rows import canonical_json
-from ftlib.evaluation.forward_pass import Share, batches_of, predict_split
+from ftlib.evaluation.forward_pass import Share, batches_for, batches_of, predict_split
 from ftlib.evaluation.metrics import AnswerExactMatch, AnswerF1
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
@@ -188,7 +188,8 @@ def test_windows_asked_by_several_workers_make_the_same_table(bench: Bench, tune
     model = load_model(tuned.path / "model", "spans")
     whole = predict_split(model, split, (), lambda: None)
     shares = [Share(i, 3) for i in range(3)]
-    parts = [predict_split(model, split, (), lambda: None, share=share) for share in shares]
+    dealt = [batches_for(model, split, share) for share in shares]
+    parts = [predict_split(model, split, (), lambda: None, batches=batches) for batches in dealt]
     order = np.concatenate([np.sort(np.concatenate(batches_of(split, share))) for share in shares])
     back = joined(parts).take(np.argsort(order))
     assert back.by_example().to_parquet() == whole.by_example().to_parquet()

@@ -231,7 +231,7 @@ def test_progress_counts_every_row_of_every_candidate(
     ("message", "update"),
     [
         ("has no train rows", {"split": "train"}),
-        ("was tokenised for another model", {"data": {"tokenizer": "another"}}),
+        ("was prepared for another model", {"data": {"tokenizer": "another"}}),
     ],
 )
 def test_rows_that_cannot_be_measured_are_refused(

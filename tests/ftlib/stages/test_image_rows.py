@@ -106,6 +106,26 @@ def test_a_split_holds_the_pixels_of_the_models_size_and_says_what_was_done(benc
     assert bench.prepare(rows, format={**FORMAT, "pixels": 40}).content != prepared.content
 
 
+def test_a_folder_at_the_wrong_level_says_which_one_is_the_label(bench: Bench) -> None:
+    for i, image in enumerate(tiny_image_rows(12)):
+        file = bench.folder / "themes" / "oxygen" / image["label"] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(from_cell(image["image"]))
+
+    def prepare(path: str, **level: int) -> PreparedDataset:
+        source = {"kind": "image_folder", "path": f"{bench.folder}/{path}", **level}
+        raw, dataset = bench.ingest([], source=source, format={"kind": "labeled_image"})
+        return preprocess(bench.job(raw, dataset), bench.work)
+
+    hint = r"the label is the name of the folder at label_level 1 \(1: the first below '.*/{}', -1: the image's own\)"
+    with pytest.raises(DataError, match="no column 'label'.* are image, path; " + hint.format("themes/oxygen/bug/")):
+        prepare("themes/oxygen/bug/")
+    with pytest.raises(DataError, match="have the label 'oxygen'; .*format's columns; " + hint.format("themes/")):
+        prepare("themes/")
+    labels = ("billing", "bug", "sales")
+    assert prepare("themes/", label_level=-1).labels == prepare("themes/oxygen/").labels == labels
+
+
 def test_what_is_no_image_is_quarantined_and_the_ledger_balances(bench: Bench) -> None:
     large = row(Image.new("RGB", (60, 60), "red"))
     rows = [

@@ -160,8 +160,7 @@ def test_a_drop_that_may_be_larger_by_chance_is_not_allowed(folder: Path) -> Non
     rule = Select(rule="constrained", by="shifted/accuracy", subject_to="target/accuracy", max_drop=0.03)
     got = run(folder, rule, [start, middle, end], [end, start | end, middle])
     assert got.chosen.alpha == 0.0
-    assert "1 of" not in got.why
-    assert "2 of 3 candidates" in got.why
+    assert "(2 of 3)" in got.why
 
 
 def test_an_inferior_candidate_is_rarely_let_through(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -202,10 +201,10 @@ def test_the_knee_lies_furthest_beyond_the_line_between_the_best(
     distance = (along[0] * offset[:, 1] - along[1] * offset[:, 0]) / np.hypot(*along)  # signed, beyond is positive
     if np.isclose(distance.max(), 0.0):  # all on the line or short of it
         assert chosen == points[:, 1].argmax()
-        assert "no candidate lies beyond the line" in got.why
-        assert f"no knee, and {got.chosen.name} with shifted/accuracy" in got.why
+        assert "No candidate lies beyond the straight line" in got.why
+        assert f"no knee, and {got.chosen.name} is taken" in got.why
         return
-    assert f"{got.chosen.name} with shifted/accuracy" in got.why.partition(" beyond the line")[0]
+    assert got.why.startswith(f"{got.chosen.name} lies furthest beyond the straight line")
     assert np.isclose(distance[chosen], distance.max())
     assert not (np.isclose(distance, distance.max())[:chosen]).any()  # of equals, the one nearest to theta0
 
@@ -222,11 +221,13 @@ def test_one_standard_error_prefers_what_changed_least(folder: Path) -> None:
     assert position(got, 4) == 1
     assert "within one standard error of the best" in got.rule
     words = (
-        "alpha=0.333333 with target/accuracy .* is the nearest to theta0 of the candidates within one standard error of"
+        r"alpha=1 has the best target/accuracy, 0\.\d{4}\. alpha=0\.333333, with 0\.\d{4}, is the nearest to theta0 of"
     )
-    assert re.match(rf"{words} the best, alpha=1 with target/accuracy", got.why)
+    assert re.match(f"{words} the candidates within one standard error of it", got.why)
     alone = run(folder / "b", rule, [far, far, best], [best] * 3)
-    assert "is the best, and no candidate nearer to theta0 is within one standard error of the best" in alone.why
+    assert re.match(
+        r"alpha=1 has the best .*, and no candidate nearer to theta0 is within one standard error", alone.why
+    )
     drop = best.mean() - near.mean()
     assert 0 < drop < (best.astype(float) - near).std() / 20  # numpy's own standard error of the difference
 
@@ -248,19 +249,21 @@ def test_a_sum_of_metrics_weighs_and_turns_them(folder: Path) -> None:
     got = run(folder, rule, target, shifted)
     utility = [t.mean() - 0.5 * (1 + (1 - s.mean())) for t, s in zip(target, shifted, strict=True)]
     assert position(got, 3) == int(np.argmax(utility)) == 1
-    assert f"alpha=0.5 with (target/accuracy - 0.5 × shifted/log_loss) = {max(utility):.4f} is the best" in got.why
-    assert f"the ends have (target/accuracy - 0.5 × shifted/log_loss) = {utility[0]:.4f} (alpha=0) and" in got.why
+    terms = "(target/accuracy - 0.5 × shifted/log_loss)"
+    assert f"alpha=0.5 has the best {terms} of 3 candidates, {max(utility):.4f}." in got.why
+    assert f"The ends have (target/accuracy - 0.5 × shifted/log_loss) = {utility[0]:.4f} (alpha=0) and" in got.why
 
 
 def test_the_words_of_a_sum_add_up_to_its_number(folder: Path) -> None:
     rows = [np.arange(50) < k for k in (40, 44)]
     rule = Select(by="target/log_loss", plus={"shifted/log_loss": -2.0, "target/accuracy": 1.0})
     got = run(folder, rule, rows, rows)
-    said = re.search(r"with \(-target/log_loss \+ 2 × shifted/log_loss \+ target/accuracy\) = (-?\d\.\d+) is", got.why)
-    assert said, got.why
+    terms = r"\(-target/log_loss \+ 2 × shifted/log_loss \+ target/accuracy\)"
+    best = re.search(rf"has the best {terms} of 2 candidates, (-?\d\.\d+)\. The ends", got.why)
+    assert best, got.why
     losses = [1 + (1 - row.mean()) for row in rows]
     sums = [-loss + 2 * loss + row.mean() for loss, row in zip(losses, rows, strict=True)]
-    assert float(said[1]) == pytest.approx(max(sums), abs=1e-4)
+    assert float(best[1]) == pytest.approx(max(sums), abs=1e-4)
 
 
 def test_a_point_that_beats_both_ends_is_told_from_luck(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -288,12 +291,16 @@ def test_the_choice_is_explained_with_its_numbers(folder: Path) -> None:
     target, shifted = [right(k) for k in (60, 70, 79, 80)], [right(k) for k in (50, 90, 60, 40)]
     got = run(folder, rule, target, shifted)
     assert got.chosen.name == "alpha=0.666667"
-    assert "shifted/accuracy 0.6000 is the best among the 2 of 4 candidates that are not worse by more than 0.05" in (
-        got.why
+    assert re.sub(r"at most 0\.0\d{3}", "at most", got.why) == (
+        "alpha=0.666667 has the best shifted/accuracy, 0.6000, of the candidates that keep target/accuracy within "
+        "0.05 of the better end's (2 of 4). Its target/accuracy is 0.7900; the better end, alpha=1, has 0.8000, and "
+        "the loss is at most with 95% confidence. The ends have shifted/accuracy 0.5000 (alpha=0) and 0.4000 "
+        "(alpha=1). It beats both ends significantly (paired, 95%, Holm over 2 candidates)."
     )
-    assert "alpha=1 with target/accuracy 0.8000; its own is 0.7900, at most 0.0" in got.why
-    assert "0.5000 (alpha=0) and 0.4000 (alpha=1)" in got.why
-    assert "at most 0.05 worse than the better end's with 95% confidence" in got.rule
+    assert "whose target/accuracy is, with 95% confidence, at most 0.05 worse than that of the better end" in got.rule
+    alone = run(folder / "b", rule, [right(60), right(80)], [right(50), right(40)])
+    assert alone.why.startswith("alpha=1 has the best shifted/accuracy, 0.4000, of the candidates that keep")
+    assert "(1 of 2). It is the better end by target/accuracy, 0.8000. The ends have" in alone.why
 
 
 def test_the_chosen_candidate_knows_where_its_ends_are_also_when_read_back(folder: Path) -> None:
@@ -354,7 +361,7 @@ def test_a_metric_that_the_rows_do_not_define_decides_nothing(folder: Path) -> N
         ):
             select(job, work)
     fixed = job.model_copy(update={"select": Select(rule="fixed", alpha=0.5, by="shifted/auroc")})
-    assert select(fixed, work).why == "alpha=0.5 (shifted/auroc is undefined) was fixed beforehand."
+    assert select(fixed, work).why == "alpha=0.5 was fixed beforehand; shifted/auroc is undefined."
 
 
 def test_an_adaptive_method_is_told_values_and_paired_errors(folder: Path) -> None:

@@ -29,14 +29,15 @@ from ftlib.training.compute import Compute
 from ftlib.training.linear_probe_fit import best_l2
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
-from ftlib.training.phase import EarlyStopping, Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import EarlyStopping, Phase
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
 
-FAST = Optimizer(learning_rate=3e-3, epochs=2, batch_size=16)
+FAST = AdamW(learning_rate=3e-3, epochs=2, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(folder))
 
 
-def phase(tuning: object, optimizer: Optimizer = FAST, **fields: object) -> Phase:
+def phase(tuning: object, optimizer: AdamW = FAST, **fields: object) -> Phase:
     return Phase.model_validate(
         {
             "name": "tune",
@@ -87,7 +88,7 @@ def test_full_training_equals_a_plain_torch_loop(start: Checkpoint, data: Prepar
     """A second implementation: one unpadded row at a time, unfused AdamW, transformers' own loss and schedule."""
     from transformers import get_linear_schedule_with_warmup
 
-    settings = Optimizer(learning_rate=1e-3, epochs=2, batch_size=8, weight_decay=0.1, warmup=0.2, clip_norm=0.5)
+    settings = AdamW(learning_rate=1e-3, epochs=2, batch_size=8, weight_decay=0.1, warmup=0.2, clip_norm=0.5)
     ours = weights(run(start, data, phase(Full(), settings, dropout=0.0), tmp_path))
 
     torch.manual_seed(0)
@@ -136,7 +137,7 @@ def test_language_model_loss_counts_tokens_not_rows(data: PreparedDataset, tmp_p
     )
     model = find_model(ModelRef(path=str(tiny_causal_lm(tmp_path / "tiny"))))
     first = base(BaseJob(model=model, kind="tokens", labels=(), seed=1), Workspace(tmp_path))
-    settings = Optimizer(learning_rate=1e-3, epochs=1, batch_size=8)
+    settings = AdamW(learning_rate=1e-3, epochs=1, batch_size=8)
     job_phase = Phase(name="tune", dataset="d", objective=CausalLM(), tuning=Full(), optimizer=settings)
     losses = {}
     for micro in (None, 3):
@@ -295,7 +296,7 @@ def test_lora_checkpoint_is_the_merged_adapter(
 
 
 def test_layer_decay_slows_early_layers(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
-    settings = Optimizer(learning_rate=1e-3, epochs=0.2, batch_size=75, schedule="constant", warmup=0, weight_decay=0)
+    settings = AdamW(learning_rate=1e-3, epochs=0.2, batch_size=75, schedule="constant", warmup=0, weight_decay=0)
     before = weights(start)
     after = weights(run(start, data, phase(Full(layer_decay=0.5), settings), tmp_path))
     step = {n: float((after[n] - before[n]).abs().max()) for n in before}
@@ -309,7 +310,7 @@ def test_layer_decay_slows_early_layers(start: Checkpoint, data: PreparedDataset
 
 def test_early_stopping_keeps_the_best_weights(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
     """A rate that destroys the model: the kept weights are those of the best evaluation, not the last."""
-    settings = Optimizer(learning_rate=0.05, epochs=8, batch_size=16, schedule="constant", warmup=0)
+    settings = AdamW(learning_rate=0.05, epochs=8, batch_size=16, schedule="constant", warmup=0)
     stopped = run(start, data, phase(Full(), settings, early_stopping=EarlyStopping(patience=2)), tmp_path)
     records = [r for r in curves.read(stopped.path / curves.FILE) if "validation_loss" in r]
     best = min(records, key=lambda r: r["validation_loss"])
@@ -323,7 +324,7 @@ def test_early_stopping_keeps_the_best_weights(start: Checkpoint, data: Prepared
 
 
 def test_plateau_cuts_the_rate_when_validation_stalls(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
-    settings = Optimizer(
+    settings = AdamW(
         learning_rate=0.05,
         epochs=6,
         batch_size=16,
@@ -348,7 +349,7 @@ def test_plateau_cuts_the_rate_when_validation_stalls(start: Checkpoint, data: P
 def test_a_diverging_loss_fails_in_one_line_and_leaves_no_checkpoint(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
-    settings = Optimizer(learning_rate=1e30, epochs=5, batch_size=16, warmup=0, clip_norm=None)
+    settings = AdamW(learning_rate=1e30, epochs=5, batch_size=16, warmup=0, clip_norm=None)
     with pytest.raises(TrainingError, match=r"loss is (nan|inf) at step \d+ of 25.*lower optimizer.learning_rate"):
         run(start, data, phase(Full(), settings), tmp_path)
     assert not list((tmp_path / "stages" / "train").glob("*/artifact.json"))
@@ -358,7 +359,7 @@ def test_a_rate_too_small_to_move_a_weight_is_an_error(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match="did not move in 10 steps"):
-        run(start, data, phase(Full(), Optimizer(learning_rate=1e-30, epochs=2, batch_size=16)), tmp_path)
+        run(start, data, phase(Full(), AdamW(learning_rate=1e-30, epochs=2, batch_size=16)), tmp_path)
 
 
 def test_no_supervised_row_is_an_error(start: Checkpoint, tmp_path: Path) -> None:

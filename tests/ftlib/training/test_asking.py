@@ -170,7 +170,10 @@ def test_a_companion_counts_by_its_bytes(models: tuple[Checkpoint, Checkpoint], 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tokenizer": "other"}, r"phases\[tune\].companions.teacher: its tokenizer is not the model's"),
+        (
+            {"tokenizer": "other"},
+            r"phases\[tune\].companions.teacher: its tokenizer or image processor is not the model's",
+        ),
         ({"labels": LABELS[::-1]}, r"companions.teacher: its labels are sales, bug, billing, the model's billing, bug"),
         ({"uri": "/nowhere"}, "/nowhere/model"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftlib.data.prepared import PreparedRow, split_file, write_split
-from ftlib.errors import DataError
+from ftlib.errors import DataError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.open_split import open_split
-from ftlib.training.batches import by_length, global_batches, micro_batches
+from ftlib.training.batches import by_length, global_batches, micro_batches, packs
 
 lengths = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
 
@@ -46,6 +47,34 @@ def test_ranks_share_a_batch_without_loss_or_overlap(rows: int, world: int, size
     counted = [row for pieces in shares for piece, counts in pieces if counts for row in piece]
     assert sorted(counted) == list(batch)
     assert all(0 < len(piece) <= (size or rows) for pieces in shares for piece, _ in pieces)
+
+
+@settings(deadline=None, max_examples=80)
+@given(lengths, st.integers(1, 6), st.integers(200, 900), st.randoms(use_true_random=False))
+def test_ranks_share_packs_without_loss_or_overlap(lengths: np.ndarray, world: int, most: int, draw: Random) -> None:
+    batch = np.array(draw.sample(range(len(lengths)), draw.randint(1, len(lengths))))
+    shares = [packs(batch, lengths, rank, world, most) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1  # collective forward passes must pair up
+    counted = [pack for share in shares for pack, counts in share if counts]
+    assert sorted(np.concatenate(counted)) == sorted(batch)
+    tokens = [int(lengths[pack].sum()) for pack in counted]
+    assert max(tokens) <= most
+    assert all(np.array_equal(pack, batch[:1]) for share in shares for pack, counts in share if not counts)
+    # No more packs than it takes to fill them all by half, and of like size: the shortest row would fit in no other.
+    assert len(shares[0]) <= -(-2 * int(lengths[batch].sum()) // most // world) + 1
+    if len(batch) >= world * len(shares[0]):
+        assert max(tokens) - min(tokens) <= max(lengths[batch])
+
+
+def test_packs_are_a_pure_function_of_the_batch() -> None:
+    lengths = np.array([5, 9, 3, 9, 4, 2])
+    rows = np.array([4, 1, 0, 3])
+    found = [pack.tolist() for pack, _ in packs(rows, lengths, 0, 1, 14)]
+    assert found == [[1, 0], [3, 4]]  # longest first, each into the emptiest
+    assert [packs(rows, lengths, rank, 2, 14)[0][0].tolist() for rank in (0, 1)] == found
+    assert [(p.tolist(), counts) for p, counts in packs(rows[:1], lengths, 2, 3, 14)] == [([4], False)]
+    with pytest.raises(TrainingError, match=r"pack_tokens: a row of 9 tokens is longer than a pack, which has 8"):
+        packs(rows, lengths, 0, 1, 8)
 
 
 def test_bucketing_leaves_little_padding() -> None:

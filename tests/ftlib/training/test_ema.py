@@ -23,7 +23,6 @@ from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
-from ftlib.progress import listen
 from ftlib.recipe.file import load_recipe
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
@@ -35,14 +34,16 @@ from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group
 from ftlib.training.loop import Loop, Trained
 from ftlib.training.objectives.classification import Classification
-from ftlib.training.phase import EarlyStopping, Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import EarlyStopping, Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
+from tests.ftlib.training.stopping import stopped_at
 
-FAST = Optimizer(learning_rate=3e-3, epochs=2, batch_size=16)
+FAST = AdamW(learning_rate=3e-3, epochs=2, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +155,6 @@ def test_the_split_of_a_batch_does_not_change_the_average(
         torch.testing.assert_close(tensor, weights(whole)[name], rtol=1e-3, atol=1e-4)
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     "tuning", [Full(), pytest.param(LoRA(rank=2, dropout=0.1), marks=pytest.mark.slow)], ids=["full", "lora"]
 )
@@ -168,14 +165,10 @@ def test_a_stopped_run_goes_on_with_the_average_it_had(
     asked = job(start, data, patient, checkpoint_seconds=1e-9)
     whole = train(asked, Workspace(tmp_path / "whole"))
 
-    def stop(sign: object) -> None:
-        if getattr(sign, "done", 0) == 6:
-            raise Stop
-
-    with listen(stop), pytest.raises(Stop):
+    with stopped_at(6):
         train(asked, Workspace(tmp_path / "stopped"))
     resumed = train(asked, Workspace(tmp_path / "stopped"))
-    assert resumed.facts["resumed_from_step"] == 5
+    assert resumed.facts["resumed_from_step"] == 6
     assert resumed.weights == whole.weights
     for kind in ("loss", "validation_loss"):
         assert losses(resumed, kind) == losses(whole, kind)
@@ -183,7 +176,7 @@ def test_a_stopped_run_goes_on_with_the_average_it_had(
 
 def test_early_stopping_keeps_the_best_average(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
     """A rate that destroys the model: the phase ends with the very weights that were best when they were measured."""
-    rate = Optimizer(learning_rate=0.05, epochs=8, batch_size=16, schedule="constant", warmup=0)
+    rate = AdamW(learning_rate=0.05, epochs=8, batch_size=16, schedule="constant", warmup=0)
     stopping = {"optimizer": rate, "early_stopping": EarlyStopping(patience=4)}
     done = train(job(start, data, phase(0.6, **stopping)), Workspace(tmp_path))
     measured = losses(done, "validation_loss")
@@ -246,6 +239,10 @@ def test_swapping_twice_gives_the_same_bits(patterns: list[int]) -> None:
         assert all(torch.equal(p, mean[name]) for name, p in model.named_parameters())
     assert all(torch.equal(a, b) for a, b in zip(bits(model), before, strict=True))
     assert all(torch.equal(tensor, mean[name]) for name, tensor in average.tensors.items())
+
+
+class Stop(Exception):
+    pass
 
 
 def test_the_weights_come_back_when_measuring_fails() -> None:

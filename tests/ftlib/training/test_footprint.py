@@ -1,5 +1,6 @@
 """What frozen models beside a phase hold, against the models themselves in memory."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ftlib.training.footprint import footprint, frozen_beside
 from ftlib.training.phase import Companion, Phase
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.linear_probe import LinearProbe
+from ftlib.training.tuning.lora import LoRA
 
 
 def test_every_frozen_model_is_counted_as_it_is_in_memory(tmp_path: Path) -> None:
@@ -48,6 +50,13 @@ def test_every_frozen_model_is_counted_as_it_is_in_memory(tmp_path: Path) -> Non
     model = load_model(dense.folder, "labeled")
     tuned = tune.tuning.prepare(model, "labeled", head_modules(model))
     assert beside[2]["before"].parameters == sum(p.numel() for p in tuned.parameters()) > of_dense
+
+
+def test_counting_an_adapter_prints_no_warning_of_peft_or_transformers(tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path / "model").folder
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        footprint(model, "labeled", len(LABELS), LoRA())
 
 
 def test_a_resnet_50_multiplies_as_often_as_its_paper_says(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from ftlib.kinds.loading import load
 from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.parameter_names import layer_of
-from ftlib.progress import listen
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import ImageFamily
 from ftlib.training import curves
@@ -31,6 +30,7 @@ from ftlib.training.modes import into_training, moving_statistics
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 from tests.ftlib.training.image_kit import LABELS, image_data, image_phase, image_start, trained
+from tests.ftlib.training.stopping import stopped_at
 
 FAMILIES: tuple[ImageFamily, ...] = ("vit", "resnet", "efficientnet")
 LORA: dict[str, Any] = {"kind": "lora", "rank": 2}
@@ -243,14 +243,7 @@ def test_a_run_that_resumes_ends_with_the_same_bits(
     compute = Compute(workers=0, threads=1, checkpoint_seconds=1e-6)
     job = TrainJob(start=start, data=data, phase=phase, precision="fp32", seed=7, compute=compute)
 
-    class Stop(Exception):
-        pass
-
-    def stop(progress: object) -> None:
-        if getattr(progress, "done", 0) >= 4 and getattr(progress, "unit", "") == "steps":
-            raise Stop
-
-    with listen(stop), pytest.raises(Stop):
+    with stopped_at(4):
         train(job, Workspace(tmp_path / "half"))
     resumed = train(job, Workspace(tmp_path / "half"))
     whole = train(job, Workspace(tmp_path / "whole"))

@@ -19,7 +19,8 @@ from ftlib.training.compute import Compute
 from ftlib.training.group import Group
 from ftlib.training.loop import Trained
 from ftlib.training.objectives.classification import Classification
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.full import Full
 from ftlib.training.worker import _gradients, check_moved
@@ -99,7 +100,7 @@ def test_what_has_no_gradient_beside_the_others_need_not_move(start: nn.Module) 
 def test_the_keys_biases_of_attention_have_no_gradient_beside_the_others(tmp_path: Path) -> None:
     """Softmax ignores what they add to all of a row's scores; every other parameter of a BERT is learnt."""
     data, start = tiny_prepared(tmp_path / "data", {"train": tiny_rows(60)}), tiny_checkpoint(tmp_path / "start")
-    settings = Optimizer(learning_rate=1e-3, epochs=1, batch_size=8)
+    settings = AdamW(learning_rate=1e-3, epochs=1, batch_size=8)
     phase = Phase(name="tune", dataset="d", objective=Classification(), tuning=Full(), optimizer=settings)
     plan = Plan(
         fingerprint="f", start=start, parts=(Part(name="d", folder=data.uri),),

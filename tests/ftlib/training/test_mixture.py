@@ -26,6 +26,7 @@ from ftlib.training.compute import Compute
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
+from tests.ftlib.training.stopping import stopped_at
 
 parts_of = st.lists(st.tuples(st.integers(1, 60), st.floats(0.01, 100)), min_size=1, max_size=4)
 
@@ -168,21 +169,12 @@ def test_a_mixture_trains_on_its_parts_in_turn_and_watches_each(
 
 
 def test_a_mixture_that_was_stopped_goes_on_in_the_same_order(
-    start: Checkpoint, parts: tuple[PreparedDataset, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Checkpoint, parts: tuple[PreparedDataset, ...], tmp_path: Path
 ) -> None:
     job = mixed(start, parts, checkpoint_seconds=1e-9)
     whole = train(job, Workspace(tmp_path / "whole"))
-    write = curves.Curves.write
-
-    def interrupted(self: curves.Curves, **record: float) -> None:
-        if record["step"] == 17:
-            raise KeyboardInterrupt
-        write(self, **record)
-
-    monkeypatch.setattr(curves.Curves, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(16):
         train(job, Workspace(tmp_path / "stopped"))
-    monkeypatch.undo()
     resumed = train(job, Workspace(tmp_path / "stopped"))
     assert resumed.facts["resumed_from_step"] == 16
     assert resumed.weights == whole.weights

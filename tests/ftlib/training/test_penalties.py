@@ -20,6 +20,7 @@ from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
+from tests.ftlib.training.stopping import stopped_at
 
 SETTINGS = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "weight_decay": 0, "warmup": 0, "clip_norm": 0.5}
 
@@ -84,21 +85,12 @@ def test_l2_sp_is_the_same_as_the_penalty_written_into_the_loss(
 
 
 def test_a_resumed_run_is_pulled_to_where_the_phase_started(
-    start: Checkpoint, data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
     asked = job(start, data, {"kind": "l2_sp", "alpha": 2.0}, checkpoint_seconds=1e-9)
     whole = train(asked, Workspace(tmp_path / "whole"))
-    write = curves.Curves.write
-
-    def interrupted(self: curves.Curves, **record: float) -> None:
-        if record["step"] == 3:
-            raise KeyboardInterrupt
-        write(self, **record)
-
-    monkeypatch.setattr(curves.Curves, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(2):
         train(asked, Workspace(tmp_path / "stopped"))
-    monkeypatch.undo()
     resumed = train(asked, Workspace(tmp_path / "stopped"))
     assert (resumed.facts["resumed_from_step"], resumed.weights) == (2, whole.weights)
     assert whole.fingerprint != job(start, data, None).fingerprint

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -58,13 +57,20 @@ def batches() -> Iterator[torch.Tensor]:
     return (torch.randn(4, 5, generator=draw) for _ in range(6))
 
 
+SPREAD = {
+    "ddp": Compute(workers=2),
+    "fsdp": Compute(workers=2, sharding="fsdp"),
+    "hsdp": Compute(workers=2, sharding="fsdp", replicas=2),
+    # What a GPU keeps in the host's memory is there already, on the processor; the recipe refuses it.
+    "offloaded": Compute(workers=2, sharding="fsdp").model_copy(update={"cpu_offload": True}),
+}
 PENALTY = L2SP(kind="l2_sp", alpha=0.3, beta=0.7)
 
 
-def penalised(group: Group, sharding: Literal["ddp", "fsdp"], number: int) -> list[list[float]]:
+def penalised(group: Group, compute: Compute, number: int) -> list[list[float]]:
     """Each rank has two of a batch's four rows; return the penalty and the output after every step."""
     torch.manual_seed(0)
-    model = group.spread(Layers(), Compute(sharding=sharding))
+    model = group.spread(Layers(), compute)
     pull = PENALTY.start(unwrap(model), ["head"])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     said: list[list[float]] = []
@@ -110,13 +116,10 @@ class Rows:
     x: torch.Tensor
 
 
-def beside(group: Group, sharding: Literal["ddp", "fsdp"], number: int) -> list[list[float]]:
+def beside(group: Group, compute: Compute, number: int) -> list[list[float]]:
     """Return the loss of each of three steps, and the items it was divided by."""
     torch.manual_seed(0)
-    model, judge = (
-        group.spread(Layers(), Compute(sharding=sharding)),
-        group.spread(Layers().requires_grad_(False), Compute(sharding=sharding)),
-    )
+    model, judge = group.spread(Layers(), compute), group.spread(Layers().requires_grad_(False), compute)
     asking = Asking(Shares(), model, None, group, companions={"judge": judge}, micro_batch_size=1)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     said: list[list[float]] = []
@@ -137,9 +140,9 @@ def beside(group: Group, sharding: Literal["ddp", "fsdp"], number: int) -> list[
 def rank(number: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
     group, said = Group.join(2, use_gpu=False), {}
-    for sharding in ("ddp", "fsdp"):
+    for sharding, compute in SPREAD.items():
         torch.manual_seed(0)
-        model = group.spread(Layers(), Compute(sharding=sharding))
+        model = group.spread(Layers(), compute)
         average = Average(model, 0.8)
         outputs: list[list[float]] = []
         rows = torch.ones(1, 5)
@@ -151,8 +154,8 @@ def rank(number: int, folder: str) -> None:
                     inside = model(rows).item()
                 outputs.append([before, inside, model(rows).item()])
         said[sharding] = outputs
-        said[f"{sharding} penalised"] = penalised(group, sharding, number)
-        said[f"{sharding} beside"] = beside(group, sharding, number)
+        said[f"{sharding} penalised"] = penalised(group, compute, number)
+        said[f"{sharding} beside"] = beside(group, compute, number)
     Path(folder, f"rank{number}").write_text(json.dumps(said))
     os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
 
@@ -176,7 +179,7 @@ def test_the_average_of_two_ranks_is_the_average_of_one(two_ranks: list[dict[str
         live = model(rows).item()
         expected.append([live, reference(rows).item(), live])
     for said in two_ranks:
-        for sharding in ("ddp", "fsdp"):
+        for sharding in SPREAD:
             np.testing.assert_allclose(said[sharding], expected, rtol=1e-5, atol=1e-7)
             assert all(after == before for before, _, after in said[sharding])
 
@@ -198,7 +201,7 @@ def test_a_penalty_is_the_same_term_of_the_loss_on_two_ranks_as_on_one(
         optimizer.zero_grad()
         expected.append([penalty.item(), model(torch.ones(1, 5)).item()])
     for said in two_ranks:
-        for sharding in ("ddp", "fsdp"):
+        for sharding in SPREAD:
             np.testing.assert_allclose(said[f"{sharding} penalised"], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -218,5 +221,5 @@ def test_a_batch_is_prepared_and_companions_are_asked_alike_on_two_ranks_and_on_
         optimizer.step()
         optimizer.zero_grad()
     for said in two_ranks:
-        for sharding in ("ddp", "fsdp"):
+        for sharding in SPREAD:
             np.testing.assert_allclose(said[f"{sharding} beside"], expected, rtol=1e-4)

@@ -14,15 +14,16 @@ from ftlib.errors import TrainingError
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
-from ftlib.progress import listen
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
-from ftlib.training import checkpoints, curves, readings
+from ftlib.training import curves, readings
+from ftlib.training.checkpoints import Checkpoints
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 from ftlib.training.readings import Readings
 from ftlib.workspace import Workspace
+from tests.ftlib.training.stopping import stopped_at
 
 
 @pytest.fixture(params=[1, 3])
@@ -96,22 +97,16 @@ def test_a_checkpoint_holds_no_step_that_was_not_read(
 ) -> None:
     whole = train(job(made), Workspace(tmp_path / "whole"))
     saved: list[tuple[int, int]] = []
-    save = checkpoints.save
-
-    def watched(run: Path, *rest: Any) -> None:
-        saved.append((rest[-1].step, int(curves.read(run / curves.FILE)[-1]["step"])))
-        save(run, *rest)
-
-    class Stop(Exception):
-        pass
-
-    def stop(progress: object) -> None:
-        if getattr(progress, "done", 0) >= 9:
-            raise Stop
-
-    monkeypatch.setattr(checkpoints, "save", watched)
     killed = Workspace(tmp_path / "killed")
-    with listen(stop), pytest.raises(Stop):
+    curve = killed.folder(job(made)).with_suffix(".work") / curves.FILE
+    save = Checkpoints.save
+
+    def watched(self: Checkpoints, *rest: Any) -> None:
+        saved.append((rest[-1].step, int(curves.read(curve)[-1]["step"])))
+        save(self, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", watched)
+    with stopped_at(9, late):
         train(job(made, checkpoint_seconds=1e-6), killed)
     assert saved
     assert all(step == last for step, last in saved)

@@ -31,10 +31,12 @@ from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
 from ftlib.training.compute import Compute
 from ftlib.training.objectives.classification import Classification
-from ftlib.training.phase import EarlyStopping, Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import EarlyStopping, Phase
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
+from tests.ftlib.training.stopping import stopped_at
 
 
 def make_job(root: Path, ema_decay: float | None = None, **compute: object) -> TrainJob:
@@ -46,7 +48,7 @@ def make_job(root: Path, ema_decay: float | None = None, **compute: object) -> T
 
 
 def build_job(start: Checkpoint, data: PreparedDataset, ema_decay: float | None = None, **compute: object) -> TrainJob:
-    settings = Optimizer(learning_rate=1e-3, epochs=5, batch_size=16, schedule="plateau", plateau_patience=0)
+    settings = AdamW(learning_rate=1e-3, epochs=5, batch_size=16, schedule="plateau", plateau_patience=0)
     phase = Phase(
         name="tune",
         dataset="d",
@@ -107,27 +109,30 @@ def test_kill_9_and_resume_gives_bit_identical_weights(tmp_path: Path, ema_decay
     assert not (resumed.path / "checkpoints").exists()
 
 
-def half_done(tmp_path: Path) -> tuple[TrainJob, Workspace, Path]:
-    """A run stopped in the middle by an exception, with checkpoints of every step so far."""
-    job = make_job(tmp_path)
+def half_done(tmp_path: Path, job: TrainJob | None = None) -> tuple[TrainJob, Workspace, Path]:
+    """A run stopped in the middle, with a checkpoint of its last step."""
+    job = job or make_job(tmp_path)
     workspace = Workspace(tmp_path / "half")
 
-    class Stop(Exception):
-        pass
-
-    def stop(progress: object) -> None:
-        if getattr(progress, "done", 0) >= 20:
-            raise Stop
-
-    with listen(stop), pytest.raises(Stop):
+    with stopped_at(20):
         train(job, workspace)
     return job, workspace, workspace.folder(job).with_suffix(".work")
+
+
+def test_a_training_that_is_asked_to_stop_loses_no_step(tmp_path: Path) -> None:
+    job = make_job(tmp_path, checkpoint_seconds=3600.0)
+    job, workspace, work = half_done(tmp_path, job)
+    assert [folder.name for folder in sorted((work / "checkpoints").glob("step-*"))] == ["step-00000020"]
+    resumed, whole = train(job, workspace), train(job, Workspace(tmp_path / "whole"))
+    assert resumed.facts["resumed_from_step"] == 20
+    assert resumed.weights == whole.weights
+    assert losses(resumed.path) == losses(whole.path)
 
 
 def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     job, workspace, work = half_done(tmp_path)
     newest = max((work / "checkpoints").iterdir())
-    shard = next(newest.glob("*.distcp"))
+    shard = newest / "rank-00000.safetensors"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
@@ -140,7 +145,7 @@ def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
     job, workspace, work = half_done(tmp_path)
     for folder in (work / "checkpoints").iterdir():
         (folder / "manifest.json").unlink()
-        (folder / ".metadata").write_bytes(b"not a pickle")  # would raise if it were opened
+        (folder / "state.json").write_bytes(b"not JSON")  # would raise if it were opened
     assert train(job, workspace).weights == train(job, Workspace(tmp_path / "whole")).weights
 
 
@@ -283,7 +288,7 @@ def test_what_ray_s_own_threads_print_goes_to_the_log(
 @pytest.mark.parametrize("ema_decay", [None, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None, ema_decay: float | None) -> None:
     job = make_job(tmp_path, ema_decay)
-    settings = Optimizer(learning_rate=1e-3, epochs=2, batch_size=15)  # 15 rows do not divide by two workers
+    settings = AdamW(learning_rate=1e-3, epochs=2, batch_size=15)  # 15 rows do not divide by two workers
     phase = job.phase.model_copy(update={"dropout": 0.0, "optimizer": settings, "early_stopping": None})
     curve = {}
     for workers, sharding in ((0, "ddp"), (1, "ddp"), (2, "ddp"), (2, "fsdp")):
@@ -299,7 +304,7 @@ def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None, ema_d
 @pytest.mark.ray
 def test_lora_trains_under_sharding(tmp_path: Path, ray_session: None) -> None:
     job = make_job(tmp_path, workers=2, sharding="fsdp")
-    settings = Optimizer(learning_rate=1e-2, epochs=2, batch_size=16)
+    settings = AdamW(learning_rate=1e-2, epochs=2, batch_size=16)
     phase = job.phase.model_copy(update={"tuning": LoRA(rank=2), "dropout": 0.0, "optimizer": settings})
     alone = job.model_copy(update={"phase": phase, "compute": Compute(workers=0, threads=1)})
     spread = train(job.model_copy(update={"phase": phase}), Workspace(tmp_path / "two"))
@@ -310,7 +315,7 @@ def test_lora_trains_under_sharding(tmp_path: Path, ray_session: None) -> None:
 @pytest.mark.ray
 def test_a_broken_invariant_crosses_ray_as_itself(tmp_path: Path, ray_session: None) -> None:
     job = make_job(tmp_path, workers=2)
-    settings = Optimizer(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
+    settings = AdamW(learning_rate=1e30, epochs=1, batch_size=16, warmup=0, clip_norm=None)
     phase = job.phase.model_copy(update={"optimizer": settings})
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step"):
         train(job.model_copy(update={"phase": phase}), Workspace(tmp_path / "work"))

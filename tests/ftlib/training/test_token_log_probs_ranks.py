@@ -1,4 +1,4 @@
-"""Logits in parts where the model is spread: two ranks, replicated or in shards, against one process and whole logits.
+"""Logits in parts and rows in packs where the model is spread: two ranks, replicated or in shards, against one process.
 
 In a file of its own, since each rank imports it, and what it imports.
 """
@@ -8,16 +8,22 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ftlib.data.inputs import TEXT
 from ftlib.kinds import token_log_probs
 from ftlib.kinds.batch import Batch
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.split import PreparedSplit
+from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group, accumulating
 from ftlib.training.objectives.causal_lm import CausalLM
@@ -42,11 +48,49 @@ def batches(rank: int) -> list[Batch]:
     ]
 
 
+class Rows(PreparedSplit):
+    """Nine rows, of which a batch has seven."""
+
+    def __init__(self) -> None:
+        self.inputs, self.kind = TEXT, "tokens"
+        self.lengths = self.sizes = np.array([7, 3, 9, 2, 4, 8, 5, 6, 1])
+        self.supervised = np.array([6, 1, 8, 2, 0, 7, 5, 6, 0])
+        ids = [
+            [int(WORDS * abs(np.sin(7 * row + i))) for i in range(length)] for row, length in enumerate(self.lengths)
+        ]
+        self._columns = {"input_ids": ids}  # type: ignore[assignment]
+        self.targets, self.scores = None, {}
+
+
+BATCH = np.array([2, 5, 7, 0, 1, 3, 4])
+
+
+def packed(group: Group, sharding: Literal["ddp", "fsdp"], most: int | None = 12) -> dict[str, Any]:
+    """Return what a step over a batch's packs adds up to."""
+    model, rows = group.spread(made(), Compute(sharding=sharding)), Rows()
+    asking = Asking(CausalLM(), model, Collator.of(made()), group, companions={}, pack_tokens=most)
+    asking.check_packing([rows])
+    pieces, count = asking.pieces(rows, BATCH)
+    total = torch.zeros(())
+    for i, piece in enumerate(pieces):
+        with accumulating(model, last=i == len(pieces) - 1):
+            loss = asking.loss(rows, piece).total * float(piece.counts)
+            (loss * group.world_size / count).backward()
+        total += loss.detach()
+    return {"total": group.sum(total)[0], "count": count, "packs": len(pieces), "grads": gradients(model)}
+
+
+def gradients(model: nn.Module) -> dict[str, Any]:
+    grads = {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
+    return {name: getattr(grad, "full_tensor", lambda grad=grad: grad)().tolist() for name, grad in grads.items()}
+
+
 def rank(number: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
     group, said = Group.join(2, use_gpu=False), {}
     token_log_probs.WHOLE, token_log_probs.PART = 0, 4 * WORDS * 4
     for sharding in ("ddp", "fsdp"):
+        said[f"{sharding} packed"] = packed(group, sharding)
         model = group.spread(made(), Compute(sharding=sharding))
         total = torch.zeros(())
         for i, batch in enumerate(batches(number)):
@@ -54,8 +98,7 @@ def rank(number: int, folder: str) -> None:
                 loss = CausalLM().loss(model, batch).total
                 (2 * loss).backward()  # gradients are averaged over two ranks
                 total += loss.detach()
-        grads = {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
-        full = {name: getattr(grad, "full_tensor", lambda grad=grad: grad)().tolist() for name, grad in grads.items()}
+        full = gradients(model)
         with torch.no_grad():
             total += CausalLM().loss(model, batches(number)[0]).total
         said[sharding] = {"total": group.sum(total)[0], "grads": full}
@@ -72,7 +115,15 @@ def test_two_ranks_that_read_logits_in_parts_learn_what_one_process_learns(tmp_p
             loss = CausalLM().loss(model, batch).total
             loss.backward()
             total += (1 + (i == 0)) * loss.item()
-    for said in json.loads((tmp_path / "said.json").read_text()).values():
-        assert said["total"] == pytest.approx(total, rel=1e-5)
+    said = json.loads((tmp_path / "said.json").read_text())
+    alone = packed(Group(0, 1, torch.device("cpu")), "ddp", most=None)
+    assert alone["packs"] == 1
+    for sharding in ("ddp", "fsdp"):
+        packs, rows = said[f"{sharding} packed"], said[sharding]
+        assert (packs["count"], packs["packs"]) == (alone["count"], 2)
+        assert packs["total"] == pytest.approx(alone["total"], rel=1e-5)
+        for name, grad in alone["grads"].items():
+            torch.testing.assert_close(torch.tensor(packs["grads"][name]), torch.tensor(grad), rtol=1e-4, atol=1e-6)
+        assert rows["total"] == pytest.approx(total, rel=1e-5)
         for name, parameter in model.named_parameters():
-            torch.testing.assert_close(torch.tensor(said["grads"][name]), parameter.grad, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(torch.tensor(rows["grads"][name]), parameter.grad, rtol=1e-4, atol=1e-5)

@@ -35,7 +35,8 @@ from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_prepared, tiny_recipe, tiny_rows, tiny_tokenizer
 from ftlib.training.compute import Compute
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.training.tuning.zero_shot import ZeroShot
 from ftlib.workspace import Workspace
 
@@ -284,7 +285,7 @@ def test_alpha_0_is_the_zero_shot_model_to_the_bit(start: Checkpoint, data: Prep
                 "dataset": "d",
                 "objective": {"kind": "classification"},
                 "tuning": {"kind": "full"},
-                "optimizer": Optimizer(learning_rate=1e-3, epochs=1, batch_size=16),
+                "optimizer": AdamW(learning_rate=1e-3, epochs=1, batch_size=16),
             }
         ),
         precision="fp32",

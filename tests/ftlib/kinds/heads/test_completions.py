@@ -15,7 +15,7 @@ from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.processor import Processor
 from ftlib.errors import DataError
 from ftlib.evaluation.evaluation import Evaluation
-from ftlib.evaluation.forward_pass import Share, predict_split
+from ftlib.evaluation.forward_pass import Share, batches_for, predict_split
 from ftlib.evaluation.metrics import BitsPerByte, ExactMatch, Perplexity
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.completions import continued
@@ -35,7 +35,8 @@ from ftlib.training import curves
 from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
 from ftlib.training.objectives.completion import Completion
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
@@ -107,7 +108,7 @@ def test_no_gradient_comes_from_the_prompt_or_the_padding(data: PreparedDataset,
 def test_the_split_of_a_batch_does_not_change_the_loss(
     data: PreparedDataset, start: Checkpoint, tmp_path: Path, tuning: Full | LoRA
 ) -> None:
-    settings = Optimizer(learning_rate=1e-3, epochs=1, batch_size=8)
+    settings = AdamW(learning_rate=1e-3, epochs=1, batch_size=8)
     phase = Phase(name="tune", dataset="d", objective=Completion(), tuning=tuning, optimizer=settings)
     losses = []
     for micro in (None, 1, 3):
@@ -195,7 +196,10 @@ def test_shares_of_the_rows_join_to_the_whole_table(data: PreparedDataset, start
         patch.setattr("ftlib.evaluation.forward_pass.ROWS", 3)  # so that there are several batches to deal out
         whole = predict_split(model, split, (), tiny_lm_tokenizer, max_new_tokens=most)
         parts = [
-            predict_split(model, split, (), tiny_lm_tokenizer, max_new_tokens=most, share=Share(i, 2)) for i in (0, 1)
+            predict_split(
+                model, split, (), tiny_lm_tokenizer, max_new_tokens=most, batches=batches_for(model, split, Share(i, 2))
+            )
+            for i in (0, 1)
         ]
     both = joined(parts)
     order = np.array([both.row_ids.index(row) for row in whole.row_ids])
@@ -205,7 +209,7 @@ def test_shares_of_the_rows_join_to_the_whole_table(data: PreparedDataset, start
 def test_an_adapter_in_memory_writes_as_the_merged_weights(
     data: PreparedDataset, start: Checkpoint, tmp_path: Path
 ) -> None:
-    settings = Optimizer(learning_rate=2e-2, epochs=2, batch_size=8)
+    settings = AdamW(learning_rate=2e-2, epochs=2, batch_size=8)
     phase = Phase(name="tune", dataset="d", objective=Completion(), tuning=LoRA(rank=4), optimizer=settings)
     job = TrainJob(start=start, data=data, phase=phase, precision="fp32", seed=7, compute=Compute(workers=0, threads=1))
     end = train(job, Workspace(tmp_path))

@@ -38,7 +38,8 @@ from ftlib.training.compute import Compute
 from ftlib.training.objectives import Objective
 from ftlib.training.objectives.multi_label import MultiLabel
 from ftlib.training.objectives.regression import Regression
-from ftlib.training.phase import Optimizer, Phase
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
@@ -73,7 +74,7 @@ class Kind:
             dataset="d",
             objective=self.objective,
             tuning=tuning or Full(),
-            optimizer=Optimizer(learning_rate=3e-3, epochs=2, batch_size=16),
+            optimizer=AdamW(learning_rate=3e-3, epochs=2, batch_size=16),
             dropout=0.0,
         )
         run = Compute.model_validate({"workers": 0, "threads": 1, **compute})

@@ -1,0 +1,230 @@
+"""`reglage look`: rows as the model sees them, with what it is taught of each, before anything trains."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from flows.command_line.console import emit, json_option, stdout_console
+from flows.command_line.options import recipe_argument, set_option, work_option
+from flows.jobs import bases, ingest_job, preprocess_job
+from ftlib.config import Config, Split
+from ftlib.data.assignment import clean_example
+from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.inputs import INPUT_IDS
+from ftlib.data.prepared import SPLITS, split_file
+from ftlib.data.row_targets import Target
+from ftlib.data.rows import Example
+from ftlib.data.snapshot import read_snapshot
+from ftlib.data.sources.pins import pin
+from ftlib.data.supervision import learnt_places
+from ftlib.errors import DataError, RecipeError
+from ftlib.kinds.kind import KINDS, Kind
+from ftlib.models.adapter import find_any
+from ftlib.recipe.recipe import Recipe
+from ftlib.stages.ingest import ingest
+from ftlib.stages.preprocess import preprocess
+from ftlib.wording import counted
+from ftlib.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+class Part(Config):
+    """Neighbouring tokens that are learnt alike."""
+
+    text: str
+    learnt: bool
+    special: bool
+    """Whether it is a special token, as it is spelt."""
+    tag: str = ""
+    """What a word is taught, where words are taught apart."""
+
+
+class Seen(Config):
+    """A row as the model sees it."""
+
+    row: str
+    """Its id; with `-1` the second piece of it, where a format cuts long texts."""
+    tokens: int
+    learnt: int
+    truncated: bool
+    """Whether it was too long, and lost tokens or turns."""
+    parts: tuple[Part, ...]
+    learns: str = ""
+    """What is learnt of the row as a whole."""
+
+
+@click.command()
+@recipe_argument
+@set_option
+@work_option
+@click.option("--rows", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
+@click.option("--dataset", help="Which of the recipe's; by default the one that the last phase trains on.")
+@click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which rows.")
+@json_option
+def look(
+    recipe: Path, overrides: tuple[str, ...], work: Path, rows: int, dataset: str | None, split: Split, as_json: bool
+) -> None:
+    """Show rows as the model sees them: its special tokens, what is learnt, and what was cut.
+
+    What is learnt is green; where there is no colour, it stands between ⟦ and ⟧. Rows are ingested and prepared first,
+    as a run would do it, and are found there again by the run.
+    """
+    from flows.command_line.quiet import quiet_libraries
+    from ftlib.recipe.file import load_recipe
+
+    quiet_libraries()
+    loaded = load_recipe(recipe, overrides)
+    name = dataset or next(name for name, one in loaded.datasets.items() if one == loaded.published_dataset())
+    data, seen = look_at(loaded, Workspace(work), name, split, rows)
+    notes = [*data.audit.notes()] if data.audit.rows else []
+    record = {"dataset": name, "split": split, "rows": [one.model_dump(mode="json") for one in seen], "notes": notes}
+    emit(lambda: _print(name, split, seen, notes), record, as_json)
+
+
+def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int) -> tuple[PreparedDataset, list[Seen]]:
+    """Prepare a dataset and return the first rows of a split. Raises RecipeError for none of text, or none at all."""
+    if name not in recipe.datasets:
+        raise RecipeError(f"--dataset: {name!r} is not a dataset; there are {', '.join(sorted(recipe.datasets))}")
+    dataset = recipe.datasets[name]
+    kind = KINDS[dataset.format.yields]
+    if kind.modality != "text":
+        raise RecipeError(f"datasets.{name}: look shows rows of text, these are {kind.modality}; the report shows them")
+    model = find_any(recipe.model, bases(recipe, work))
+    guards = recipe.evaluation_datasets() if name in recipe.training_datasets() else ()
+    raw = {
+        one: ingest(ingest_job(recipe, one, pin(recipe.datasets[one].source, work)), work)
+        for one in dict.fromkeys((name, *guards))
+    }
+    data = preprocess(preprocess_job(recipe, name, raw, model), work)
+    from ftlib.kinds.loading import load_processor
+
+    processor = load_processor(Path(model.uri))
+    found = [*itertools.islice(_pieces(split_file(data.path, split)), rows)]
+    if not found:
+        raise DataError(f"datasets.{name}: the {split} split has no rows; look at another --split")
+    texts = _examples(raw[name], {row_id.partition("-")[0] for row_id, *_ in found})
+    cut = {
+        row_id: dataset.format.encode([example], processor)[0].truncated
+        for row_id, values in texts
+        if isinstance(example := clean_example(dataset, values), Example)
+    }
+    tokenizer: Any = processor.tokenizer
+    return data, [
+        Seen(
+            row=row_id,
+            tokens=len(ids),
+            learnt=supervised,
+            truncated=cut.get(row_id.partition("-")[0], False),
+            parts=tuple(_parts(tokenizer, ids, _learnt(kind, target, supervised, len(ids)))),
+            learns=_learns(kind, target),
+        )
+        for row_id, ids, supervised, target in found
+    ]
+
+
+def _pieces(path: Path) -> Iterator[tuple[str, list[int], int, Target]]:
+    """Yield a split's rows: id, tokens, supervised, target."""
+    import pyarrow as pa
+
+    file = pa.ipc.open_file(pa.memory_map(str(path)))
+    for i in range(file.num_record_batches):
+        for row in file.get_batch(i).to_pylist():
+            yield row["row_id"], row[INPUT_IDS], row["supervised"], row.get("target")
+
+
+def _examples(raw: RawDataset, wanted: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the snapshot's rows of these ids, as soon as they are found."""
+    left = {*wanted}
+    for row_id, values in read_snapshot(raw.path / "rows.parquet"):
+        if row_id in left:
+            yield row_id, values
+            left.remove(row_id)
+            if not left:
+                return
+
+
+def _learnt(kind: Kind, target: Target, supervised: int, length: int) -> list[str | None]:
+    """Return for every token what it is taught: a tag, nothing but to be predicted (an empty text), or None."""
+    taught: list[str | None] = [None] * length
+    if kind.language:
+        for first, end in learnt_places(target, supervised, length):
+            taught[first:end] = [""] * (end - first)
+    elif isinstance(target, dict) and "start" in target:
+        taught[target["start"] : target["end"] + 1] = [""] * (target["end"] + 1 - target["start"])
+    elif kind.answers_by_token and isinstance(target, list | tuple):
+        taught = [*cast("Sequence[str | None]", target)[:length]]
+    return taught
+
+
+def _learns(kind: Kind, target: Target) -> str:
+    if kind.language or kind.answers_by_token:
+        return ""
+    return ", ".join(map(str, target)) if isinstance(target, list | tuple) else str(target)
+
+
+def _parts(tokenizer: Any, ids: Sequence[int], taught: Sequence[str | None]) -> Iterator[Part]:
+    """Yield neighbours that are learnt alike, each special token apart."""
+    special = {*tokenizer.all_special_ids}
+    special |= {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    keys = [
+        (tag, place if id in special or tag else -1) for place, (id, tag) in enumerate(zip(ids, taught, strict=True))
+    ]
+    start, before = 0, 0
+    for (tag, _), group in itertools.groupby(keys):
+        end = start + len([*group])
+        # What they add to the text before them: alone, many tokenizers leave out a first blank.
+        text: str = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        yield Part(text=text[before:], learnt=tag is not None, special=ids[start] in special, tag=tag or "")
+        start, before = end, len(text)
+
+
+def _print(name: str, split: Split, seen: Sequence[Seen], notes: Sequence[str]) -> None:
+    """Print every row, in colour where there is some."""
+    from rich.text import Text
+
+    console = stdout_console()
+    plain = not console.is_terminal or console.no_color
+    for i, row in enumerate(seen, start=1):
+        cut = ", cut: it was too long" if row.truncated else ""
+        head = f"{name} {split} {i} · row {row.row[:12]} · {counted(row.tokens, 'token')}, {row.learnt:,} learnt{cut}"
+        console.print(Text(head, style="" if plain else "bold"), soft_wrap=True)
+        console.print(_marked(row.parts) if plain else _coloured(row.parts), soft_wrap=True)
+        if row.learns:
+            learns = f"⟦{row.learns}⟧" if plain else row.learns
+            console.print(Text("learns: ").append(learns, style="" if plain else "green"), soft_wrap=True)
+        console.print()
+    for words in notes:
+        console.print(Text(words), soft_wrap=True)
+
+
+def _marked(parts: Sequence[Part]) -> Text:
+    """Return parts without colour: what is learnt together stands between marks."""
+    from rich.text import Text
+
+    text = Text()
+    for (learnt, tag), group in itertools.groupby(parts, key=lambda part: (part.learnt, part.tag)):
+        said = "".join(_shown(part) for part in group)
+        text.append(f"⟦{said}{tag and f'/{tag}'}⟧" if learnt else said)
+    return text
+
+
+def _coloured(parts: Sequence[Part]) -> Text:
+    from rich.text import Text
+
+    text = Text()
+    for part in parts:
+        style = "green" if part.learnt else "dim cyan" if part.special else ""
+        text.append(_shown(part) + (part.tag and f"/{part.tag}"), style=style)
+    return text
+
+
+def _shown(part: Part) -> str:
+    """Return a part's text with its line breaks to be seen."""
+    return part.text.replace("\n", "⏎\n")

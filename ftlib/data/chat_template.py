@@ -1,0 +1,185 @@
+"""Conversations to tokens by a chat template, and which of them the assistant wrote.
+
+A template is data: transformers renders it in jinja's sandbox, and no code of a model runs. Where it marks what the
+assistant writes (`{% generation %}`), the marks say what is learnt. Where it does not, the chat is rendered turn by
+turn: what stands before an answer, and what stands up to its end, must be a prefix of the whole, token by token. A
+template that writes earlier turns otherwise once others follow (dropped reasoning, a date) has no such prefix, and the
+turn is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ftlib.data.conversations import Message
+from ftlib.data.processor import Tokenizer
+from ftlib.data.rows import Dropped
+from ftlib.errors import ModelError, first_line
+
+_MARKED = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+PROBE: tuple[Message, ...] = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+"""The shortest chat that teaches something."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as the model reads it."""
+
+    ids: list[int]
+    runs: list[tuple[int, int]]
+    """Of every turn of the assistant: its first token, and the one behind its last."""
+
+
+class ChatTemplate:
+    """A tokenizer's own template, one of several that it has by name, or one that is given."""
+
+    def __init__(self, tokenizer: Tokenizer, given: str | None = None) -> None:
+        """Raises ModelError where there is none, none of that name, or several and none is named."""
+        self._tokenizer: Any = tokenizer
+        try:
+            self.text: str = self._tokenizer.get_chat_template(given)
+        except ValueError as error:
+            raise ModelError(
+                f"the model's tokenizer has no chat template: {first_line(error)}; give one in format.template, or "
+                "take the model's chat version"
+            ) from error
+        if given is not None and self.text == given and "{" not in given:
+            own = self._tokenizer.chat_template
+            names = ", ".join(sorted(own)) if isinstance(own, dict) else "none"
+            raise ModelError(
+                f"format.template: the model's tokenizer has no template {given!r}, its named ones are {names}; give "
+                "one of them, or a template's text"
+            )
+        self._marked = bool(_MARKED.search(self.text))
+        added: dict[int, Any] = self._tokenizer.added_tokens_decoder
+        special = {id: str(token) for id, token in added.items() if token.special}
+        special |= dict(zip(self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens, strict=True))
+        self._special = special
+
+    def is_spelt(self, texts: Sequence[str]) -> bool:
+        """Say whether texts spell special tokens."""
+        return any(token in text for text in texts for token in self._special.values())
+
+    @property
+    def end(self) -> int | None:
+        """Return the token that ends an answer; None for a template that ends it with none of its own."""
+        found = self.render(PROBE)
+        if isinstance(found, Dropped):
+            return None
+        last = found.ids[found.runs[-1][1] - 1]
+        return last if last in self._special else None
+
+    def prompt(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> list[int] | Dropped:
+        """Return the tokens after which the assistant writes its next turn."""
+        found = self._ids(messages, tools, spelt, add_generation_prompt=True)
+        return found if isinstance(found, Dropped) else found["input_ids"]
+
+    def tokens(self, messages: Sequence[Message]) -> list[int] | Dropped:
+        """Return the tokens of a chat, whoever wrote them."""
+        found = self._ids(messages, None, spelt=False)
+        return found if isinstance(found, Dropped) else found["input_ids"]
+
+    def render(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> Rendered | Dropped:
+        """Return a conversation's tokens with the assistant's turns, or why the template has no place for it.
+
+        `spelt` says that texts spell special tokens, which are to be read as characters.
+        """
+        marked = self._marked and not spelt  # transformers cannot do both; texts that spell tokens are rare
+        found = self._ids(messages, tools, spelt, return_assistant_tokens_mask=marked)
+        if isinstance(found, Dropped):
+            return found
+        ids: list[int] = found["input_ids"]
+        if (lost := self._not_rendered(messages, tools)) is not None:
+            return lost
+        answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        if marked:
+            runs = _runs(found["assistant_masks"])
+            if len(runs) != _groups(answers):
+                return Dropped("turns_not_told_apart", f"it marks {len(runs)} runs of tokens for {len(answers)} turns")
+            return Rendered(ids, runs)
+        runs: list[tuple[int, int]] = []
+        for place in answers:
+            run = self._run(ids, messages, place, tools, spelt)
+            if isinstance(run, Dropped):
+                return run
+            runs.append(run)
+        return Rendered(ids, runs)
+
+    def _run(
+        self, ids: list[int], messages: Sequence[Message], place: int, tools: Any, spelt: bool
+    ) -> tuple[int, int] | Dropped:
+        """Return where an answer begins and ends by the rule of prefixes."""
+        before = self._ids(messages[:place], tools, spelt, add_generation_prompt=True)
+        until = self._ids(messages[: place + 1], tools, spelt)
+        if isinstance(before, Dropped):
+            return before
+        if isinstance(until, Dropped):
+            return until
+        first, end = len(before["input_ids"]), len(until["input_ids"])
+        if ids[:first] != before["input_ids"] or ids[:end] != until["input_ids"] or first >= end:
+            return Dropped(
+                "turns_not_told_apart",
+                f"turn {place + 1} (assistant) and what stands before it is written otherwise in the whole chat",
+            )
+        return first, self._end_of(ids, first, end)
+
+    def _end_of(self, ids: list[int], first: int, end: int) -> int:
+        """Return the place behind an answer's end token: the white space that a template puts there is no answer."""
+        last = next((place for place in range(end - 1, first - 1, -1) if ids[place] in self._special), None)
+        if last is None or str(self._tokenizer.decode(ids[last + 1 : end])).strip():
+            return end
+        return last + 1
+
+    def _ids(self, messages: Sequence[Message], tools: Any, spelt: bool, **how: Any) -> Any:
+        """Return what transformers makes of messages, or what the template says against them."""
+        from jinja2.exceptions import TemplateError
+
+        if spelt:
+            how["sanitize_control_tokens"] = True
+        try:
+            return self._tokenizer.apply_chat_template(
+                [*messages], tools=tools, chat_template=self.text, tokenize=True, return_dict=True, **how
+            )
+        except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
+            return Dropped("template_refuses", first_line(error))
+
+    def _not_rendered(self, messages: Sequence[Message], tools: Any) -> Dropped | None:
+        """Return the first turn of which the template writes nothing: one that has no place for its role."""
+        whole: str = self._tokenizer.apply_chat_template(
+            [*messages], tools=tools, chat_template=self.text, tokenize=False
+        )
+        letters = _letters(whole)
+        for place, message in enumerate(messages):
+            # Answers may be cut on purpose (reasoning), and are compared token by token.
+            if message["role"] != "assistant" and _letters(message["content"]) not in letters:
+                return Dropped(
+                    "turn_not_rendered",
+                    f"turn {place + 1} ({message['role']}) is not in what the template writes",
+                )
+        return None
+
+
+def _letters(text: str) -> str:
+    """Return letters and digits alone: templates trim, indent and escape the rest."""
+    return "".join(filter(str.isalnum, re.sub(r"\\u[0-9a-fA-F]{4}|\\[nrt]", "", text)))
+
+
+def _groups(places: Sequence[int]) -> int:
+    """Return how many runs of neighbours there are."""
+    return sum(place - 1 not in places for place in places)
+
+
+def _runs(mask: Sequence[int]) -> list[tuple[int, int]]:
+    """Return where a mask is 1: first places, and the places behind the last."""
+    runs: list[tuple[int, int]] = []
+    start = 0
+    for marked, group in groupby(mask):
+        end = start + len([*group])
+        if marked:
+            runs.append((start, end))
+        start = end
+    return runs

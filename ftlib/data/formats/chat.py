@@ -1,0 +1,176 @@
+"""A conversation, of which the assistant's turns are learnt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self, cast
+
+from pydantic import Field, model_validator
+from typing_extensions import override
+
+from ftlib.config import BatchKind, SpecialTokens
+from ftlib.data.chat_template import PROBE, ChatTemplate, Rendered
+from ftlib.data.cleaning import clean
+from ftlib.data.conversations import ROLES, Message, Role, conversation, ordered, tools_in
+from ftlib.data.formats.text import TextFormat, text_piece
+from ftlib.data.processor import Processor, Tokenizer
+from ftlib.data.row_targets import Turns
+from ftlib.data.rows import Dropped, Encoded, Example, Values, slice_values
+
+
+class Chat(TextFormat):
+    """A conversation as the model's own chat template writes it; the assistant's turns are learnt, their ends too.
+
+    Rows hold a list of turns, OpenAI's (`role`, `content`, `tool_calls`) or ShareGPT's (`from`, `value`), or, as Alpaca
+    has them, an instruction, an input that may be absent, and an output, each in a column of its own.
+    """
+
+    kind: Literal["chat"] = "chat"
+    messages: str | None = None
+    """The column that holds a list of turns; in csv, as JSON."""
+    instruction: str | None = None
+    """The column of what the user asks, where turns are no list."""
+    input: str | None = None
+    """The column of what the user asks about; it stands an empty line below the instruction."""
+    output: str | None = None
+    """The column of what the assistant answers."""
+    system: str | None = None
+    """The column of what stands before all turns."""
+    tools: str | None = None
+    """The column of the tools that the assistant may call: JSON schemas, a list for each row."""
+    roles: dict[str, Role] = {}
+    """What roles are called in the rows, beside system, developer, user, human, assistant, gpt, tool and function."""
+    learn: Literal["all", "last"] = "all"
+    """Whether all of the assistant's turns are learnt, or the last alone."""
+    template: str | None = None
+    """The text of a chat template, or the name of one of the model's; unset: the model's own."""
+    max_tokens: int = Field(default=1024, gt=3)
+    """Of a longer chat, `too_long` says what is left out."""
+    too_long: Literal["drop_turns", "drop_row"] = "drop_turns"
+    """Whether a longer chat loses whole turns from its end, so that it ends with an answer that fits, or is dropped.
+    One whose first answer does not fit is dropped either way."""
+    special_tokens: SpecialTokens = "split"
+    """Whether a turn that spells one, `<|im_end|>` or `</s>`, is read as these characters, or as the token: `keep`."""
+    slices: tuple[str, ...] = ()
+    """Columns whose values split the evaluation report."""
+
+    yields: ClassVar[BatchKind] = "chats"
+    keeps_lines: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _one_layout(self) -> Self:
+        apart = {"instruction": self.instruction, "input": self.input, "output": self.output}
+        given = [name for name, column in apart.items() if column is not None]
+        if self.messages is not None and given:
+            raise ValueError(
+                f"messages is a list of turns, and {', '.join(given)} are columns of single ones; give one"
+            )
+        if self.messages is None and not (self.instruction and self.output):
+            raise ValueError("give messages, the column of a list of turns, or instruction and output")
+        if strange := sorted({*self.roles.values()} - {*ROLES}):
+            raise ValueError(f"roles: {', '.join(strange)} are none; roles are {', '.join(ROLES)}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that must be there."""
+        own = (self.messages, self.instruction, self.input, self.output, self.system, self.tools)
+        return (*filter(None, own), *self.slices)
+
+    @override
+    def chat_template(self, processor: Processor) -> ChatTemplate:
+        return ChatTemplate(processor.tokenizer, self.template)
+
+    def example(self, values: Values) -> Example | Dropped:
+        """Return a row's turns, told apart by those before the last answer, or why there are none to learn from."""
+        messages = self._messages(values)
+        if isinstance(messages, Dropped):
+            return messages
+        tools = tools_in(values.get(self.tools)) if self.tools else None
+        if isinstance(tools, Dropped):
+            return tools
+        return chat_example(messages, tools, slice_values(values, self.slices))
+
+    def _messages(self, values: Values) -> list[Message] | Dropped:
+        if self.messages is not None:
+            messages = conversation(
+                values.get(self.messages), {name.lower(): role for name, role in self.roles.items()}
+            )
+        else:
+            asked = self._asked(values)
+            answer = _one_text(values, cast(str, self.output), "missing_completion")
+            if isinstance(asked, Dropped) or isinstance(answer, Dropped):
+                return asked if isinstance(asked, Dropped) else cast(Dropped, answer)
+            messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        if isinstance(messages, Dropped) or self.system is None or not values.get(self.system):
+            return messages
+        system = _one_text(values, self.system, "missing_text")
+        return system if isinstance(system, Dropped) else ordered([{"role": "system", "content": system}, *messages])
+
+    def _asked(self, values: Values) -> str | Dropped:
+        asked = _one_text(values, cast(str, self.instruction), "missing_text")
+        if isinstance(asked, Dropped) or self.input is None or not values.get(self.input):
+            return asked
+        about = _one_text(values, self.input, "missing_text")
+        if isinstance(about, Dropped):
+            return asked if about.reason == "empty_content" else about
+        return f"{asked}\n\n{about}"
+
+    def least_tokens(self, tokenizer: Tokenizer) -> int:
+        """Return what `max_tokens` must be for an answer of one word to a question of one."""
+        found = ChatTemplate(tokenizer, self.template).render(PROBE)
+        return len(found.ids) if isinstance(found, Rendered) else 2
+
+    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
+        """Return one piece per chat, or why it is dropped; one without an answer is a prompt, and teaches nothing.
+
+        Raises ModelError where there is no chat template.
+        """
+        template, split = self.chat_template(processor), self.special_tokens == "split"
+        end = template.end
+        return [
+            self._encoded(example, template, end, spelt=split and template.is_spelt(example.parts))
+            for example in examples
+        ]
+
+    def _encoded(self, example: Example, template: ChatTemplate, end: int | None, *, spelt: bool) -> Encoded:
+        tools, *messages = map(json.loads, example.parts)
+        if messages[-1]["role"] != "assistant":
+            prompt = template.prompt(messages, tools, spelt=spelt)
+            if isinstance(prompt, Dropped):
+                return Encoded([], dropped=prompt)
+            return Encoded([text_piece(prompt, Turns(places=[], answer="", end=end), 0)])
+        ends = [place + 1 for place, message in enumerate(messages) if message["role"] == "assistant"]
+        if self.too_long == "drop_row":
+            ends = ends[-1:]
+        for kept in reversed(ends):
+            found = template.render(messages[:kept], tools, spelt=spelt)
+            if isinstance(found, Dropped):
+                return Encoded([], dropped=found)
+            if len(found.ids) <= self.max_tokens:
+                return Encoded([self._piece(found, messages[kept - 1], end)], truncated=kept < len(messages))
+        return Encoded([], dropped=Dropped("too_long", f"max_tokens: {self.max_tokens}"))
+
+    def _piece(self, found: Rendered, answer: Message, end: int | None) -> Any:
+        runs = found.runs if self.learn == "all" else found.runs[-1:]
+        runs = [(max(first, 1), last) for first, last in runs]  # nothing stands before a row's first token
+        target = Turns(places=[place for run in runs for place in run], answer=answer["content"], end=end)
+        return text_piece(found.ids, target, sum(last - first for first, last in runs))
+
+
+def chat_example(messages: Sequence[Message], tools: Any, slices: tuple[str, ...] = ()) -> Example:
+    """Return an example of messages: its text is what was said before the last answer, its parts are rendered."""
+    asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    text = "\n\n".join(f"{message['role']}: {message['content']}" for message in asked)
+    parts = tuple(json.dumps(part, ensure_ascii=False) for part in (tools, *messages))
+    return Example(text, None, slices, parts)
+
+
+def _one_text(values: Values, column: str, missing: Literal["missing_text", "missing_completion"]) -> str | Dropped:
+    value = values.get(column)
+    if value is None:
+        return Dropped(missing)
+    if not isinstance(value, str):
+        return Dropped("content_not_a_text")
+    return clean(value, keep_lines=True) if value.strip() else Dropped("empty_content")

@@ -1,0 +1,267 @@
+"""One split asked of several models in turn: what they have in common is computed once, and kept while it fits.
+
+Candidates of one sweep are asked about the same batches, and where training left a model's first layers as they were,
+these layers say the same of a batch for every candidate: their output is kept, and the next candidate goes on from it.
+Of a linear probe that is all but the head; of a phase that froze layers, those below the first that trained; of LoRA
+in every layer, or of a full fine-tune, it is nothing.
+
+No number depends on what is kept. A kept output is what the same kernels gave for the same inputs, and every candidate
+shows on one batch that it goes on from there to the bits that it says without; else it is asked in full.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ftlib.evaluation.forward_pass import EVERYTHING, Batches, Share, batches_of
+from ftlib.kinds.batch import Batch
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.kind import KINDS
+from ftlib.kinds.split import PreparedSplit
+
+Holds = Callable[[str], Hashable]
+"""Says what a candidate's tensor of that name, in the model's state, holds: equal answers are equal bits."""
+
+
+class Sweep:
+    """A share of a split's batches, with what models say of them that are asked one after another."""
+
+    def __init__(self, split: PreparedSplit, share: Share = EVERYTHING, room: int = 0) -> None:
+        """Keep at most `room` bytes: batches, and what common first layers say of them."""
+        self.split, self.share = split, share
+        self._rows = batches_of(split, share)
+        self._room = room
+        self._collate: Collator | None = None
+        self._batches: dict[int, Batch] = {}
+        self._model: nn.Module | None = None
+        self._chain: Chain | None = None
+        self._said: _Said | None = None
+
+    def batches(self, model: nn.Module, holds: Holds | None = None, next_holds: Holds | None = None) -> Batches:
+        """Yield each batch with its rows; while it is open, the model, in eval mode, may be asked about it.
+
+        `holds` says what the model's tensors hold now, `next_holds` what they will when the same model is asked next,
+        where that is known. Without the first the model is asked in full.
+        """
+        self._settle(model)
+        with torch.inference_mode():
+            begun = self._begun(model, holds)
+            said = begun if begun is not None else self._to_be_kept(model, holds, next_holds)
+        for i, rows in enumerate(self._rows):
+            yield rows, self._open(i, said)
+
+    def _settle(self, model: nn.Module) -> None:
+        """Forget what was of another model."""
+        if (collate := Collator.of(model)) != self._collate:
+            self._room += sum(map(_bytes_of_batch, self._batches.values()))
+            self._batches.clear()
+            self._collate = collate
+        if model is not self._model:
+            self._forget()
+            self._model, self._chain = model, None
+
+    def _forget(self) -> None:
+        if self._said is not None:
+            self._room += sum(map(_bytes, self._said.of.values()))
+        self._said = None
+
+    def _begun(self, model: nn.Module, holds: Holds | None) -> _Said | None:
+        """Return what was kept, where this model's first blocks hold the same, and shows that it can go on there."""
+        said = self._said
+        if said is None or holds is None or not said.of or self._chain is None:
+            return None
+        if self._chain.common(said.holds, holds) >= len(said.blocks):
+            last = max(said.of)
+            in_full = self._logits(model, last)
+            with _going_on(said.blocks, said.of[last]):
+                if torch.equal(in_full, self._logits(model, last)):
+                    return said
+        self._forget()
+        return None
+
+    def _to_be_kept(self, model: nn.Module, holds: Holds | None, next_holds: Holds | None) -> _Said | None:
+        """Return where to keep what whoever is asked next can go on from; None if that is nothing."""
+        self._forget()
+        if holds is None or next_holds is None or not self._room or not self._rows:
+            return None
+        if self._chain is None:
+            self._chain = Chain.of(model, lambda: self._logits(model, len(self._rows) - 1))
+        if depth := self._chain.common(holds, next_holds):
+            self._said = _Said(holds, self._chain.blocks[:depth])
+        return self._said
+
+    @contextmanager
+    def _open(self, i: int, said: _Said | None) -> Generator[Batch]:
+        with ExitStack() as stack:
+            if said is not None and i in said.of:
+                stack.enter_context(_going_on(said.blocks, said.of[i]))
+            elif said is not None and said is self._said:
+                heard = stack.enter_context(_hearing(said.blocks[-1]))
+                stack.callback(self._keep, said, i, heard)
+            yield self._batch(i)
+
+    def _keep(self, said: _Said, i: int, heard: Sequence[Any]) -> None:
+        # Asked more often, it was asked about parts of the batch, or by a model that writes.
+        if len(heard) == 1 and (size := _bytes(heard[0])) <= self._room:
+            said.of[i] = heard[0]
+            self._room -= size
+
+    def _batch(self, i: int) -> Batch:
+        found = self._batches.get(i)
+        if found is None:
+            assert self._collate is not None
+            found = self.split.batch(self._rows[i], self._collate)
+            if (size := _bytes_of_batch(found)) <= self._room:
+                self._batches[i] = found
+                self._room -= size
+        return found
+
+    def _logits(self, model: nn.Module, i: int) -> Tensor:
+        kind = KINDS[self.split.kind]
+        more = {"use_cache": False} if kind.language else {}
+        return kind.head().logits(model(**self._batch(i).inputs, **more))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A model's blocks in the order in which they run, each once and one after the other, and what each of them reads.
+
+    Whatever may run before the last block has ended counts as read by the first.
+    """
+
+    blocks: tuple[nn.Module, ...]
+    reads: tuple[frozenset[str], ...]
+    """Names in the model's state, block by block."""
+
+    @classmethod
+    def of(cls, model: nn.Module, ask: Callable[[], object]) -> Chain:
+        """Find the longest chain, by its parameters, while `ask` runs the model once; it may have no block."""
+        calls = _calls(model, ask)
+        chains = [
+            list(blocks)
+            for blocks in model.modules()
+            if isinstance(blocks, nn.ModuleList) and _one_after_the_other(blocks, calls)
+        ]
+        if not chains:
+            return cls((), ())
+        blocks = max(chains, key=lambda chain: sum(p.numel() for block in chain for p in block.parameters()))
+        place = {module: i for i, block in enumerate(blocks) for module in block.modules()}
+        ((_, end),) = calls[blocks[-1]]
+        reads: list[set[str]] = [set() for _ in blocks]
+        for name in model.state_dict():
+            owner = model.get_submodule(name.rpartition(".")[0])
+            # What is never called may be read by others at any time.
+            if owner in place or not calls.get(owner) or calls[owner][0][0] < end:
+                reads[place.get(owner, 0)].add(name)
+        return cls(tuple(blocks), tuple(map(frozenset, reads)))
+
+    def common(self, one: Holds, other: Holds) -> int:
+        """Return how many of the first blocks read the same of both."""
+        for i, names in enumerate(self.reads):
+            if any(one(name) != other(name) for name in sorted(names)):
+                return i
+        return len(self.blocks)
+
+
+@dataclass
+class _Said:
+    """What a model's first blocks say of batches, for whoever holds the same in them."""
+
+    holds: Holds
+    blocks: tuple[nn.Module, ...]
+    of: dict[int, Any] = field(default_factory=dict[int, Any])
+    """By the batch's place."""
+
+
+_Calls = Mapping[nn.Module, Sequence[tuple[int, int]]]
+"""When each module's calls began and ended."""
+
+
+def _calls(model: nn.Module, ask: Callable[[], object]) -> _Calls:
+    clock, open_since = iter(range(1 << 62)), dict[nn.Module, int]()
+    calls: dict[nn.Module, list[tuple[int, int]]] = {}
+
+    def begin(module: nn.Module, _: object) -> None:
+        open_since[module] = next(clock)
+
+    def end(module: nn.Module, _: object, __: object) -> None:
+        calls.setdefault(module, []).append((open_since[module], next(clock)))
+
+    hooks = [
+        hook
+        for module in model.modules()
+        for hook in (module.register_forward_pre_hook(begin), module.register_forward_hook(end))
+    ]
+    try:
+        ask()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _one_after_the_other(blocks: nn.ModuleList, calls: _Calls) -> bool:
+    found = [calls.get(block, ()) for block in blocks]
+    return (
+        bool(found)
+        and all(len(each) == 1 for each in found)
+        and all(one[0][1] < other[0][0] for one, other in pairwise(found))
+    )
+
+
+@contextmanager
+def _hearing(block: nn.Module) -> Generator[list[Any]]:
+    """Give a list of what a block says while it is heard: copies, since later blocks may write over it."""
+    heard: list[Any] = []
+    hook = block.register_forward_hook(lambda _, __, said: heard.append(_copied(said)))
+    try:
+        yield heard
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _going_on(blocks: Sequence[nn.Module], said: Any) -> Generator[None]:
+    """Have a model's first blocks say what the last of them said, and compute nothing."""
+    own = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = lambda *_, **__: _copied(said)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+def _copied(said: Any) -> Any:
+    if isinstance(said, Tensor):
+        return said.clone()
+    if type(said) in (tuple, list):
+        parts = cast("Sequence[Any]", said)
+        return type(said)(map(_copied, parts))
+    return said
+
+
+def _bytes(said: Any) -> int:
+    """Return what it takes in memory: more than there is where `_copied` copies no such thing."""
+    if isinstance(said, Tensor):
+        return said.nbytes
+    if type(said) in (tuple, list):
+        return sum(map(_bytes, cast("Sequence[Any]", said)))
+    return 0 if said is None else sys.maxsize
+
+
+def _bytes_of_batch(batch: Batch) -> int:
+    tensors = (*batch.inputs.values(), batch.supervised, batch.targets, *batch.columns.values())
+    return sum(map(_bytes, tensors))

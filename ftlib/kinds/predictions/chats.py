@@ -1,0 +1,52 @@
+"""The next turn of a chat."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import ClassVar, cast
+
+from typing_extensions import override
+
+from ftlib.data.conversations import Message, messages_of
+from ftlib.data.formats.chat import chat_example
+from ftlib.data.rows import REMEDIES, Dropped, Example, Value
+from ftlib.errors import DataError
+from ftlib.kinds.predictions.base import Asked, Prediction, Predictor
+
+
+class ChatPrediction(Prediction):
+    """What the assistant says next."""
+
+    text: str
+
+    @override
+    def line(self) -> str:
+        return self.text.replace("\\", "\\\\").replace("\n", "\\n")  # an answer is one line
+
+
+class ChatPredictor(Predictor):
+    """A chat that the model goes on with: a line is what the user says, or, in JSON, all turns so far."""
+
+    writes: ClassVar[bool] = True
+
+    @override
+    def example(self, text: str, *, keep_lines: bool) -> Example:
+        turns: Value = [{"role": "user", "content": text}]
+        if text.lstrip()[:2].strip() in ("[{", "["):
+            with contextlib.suppress(ValueError, RecursionError):  # a user may begin with a bracket
+                turns = cast(Value, json.loads(text))
+        messages = messages_of(turns, {})
+        if isinstance(messages, Dropped):
+            raise DataError(f"{text[:60]!r} is no chat: {messages.reason}; {REMEDIES.get(messages.reason, '')}")
+        if (last := _last(messages)) == "assistant":
+            raise DataError(f"{text[:60]!r} ends with a turn of the {last}; give the turns before the next answer")
+        return chat_example(messages, None)
+
+    @override
+    def prediction(self, asked: Asked) -> ChatPrediction:
+        return ChatPrediction(text=asked.written)
+
+
+def _last(messages: list[Message]) -> str:
+    return messages[-1]["role"]

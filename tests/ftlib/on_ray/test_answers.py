@@ -1,0 +1,56 @@
+"""What inference and statistics share of Ray: errors in our words, and a plan as a job; without a Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+
+from ftlib.errors import ModelError, TransientError
+from ftlib.on_ray import answers, jobs
+from ftlib.on_ray.answers import answer_of
+from ftlib.on_ray.jobs import run_plan
+from ftlib.training.compute import Compute
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (RayTaskError("f", "traceback", ModelError("no such model")), "ModelError: no such model"),
+        (RayTaskError("f", "traceback", ValueError("odd")), "RayTaskError"),
+        (RayActorError(), "TransientError: batch_norm: a worker was lost more than 3 times"),
+        (WorkerCrashedError(), "TransientError: batch_norm: a worker was lost more than 3 times"),
+    ],
+)
+def test_a_workers_own_error_is_raised_and_a_lost_worker_may_be_asked_again(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, says: str
+) -> None:
+    def get(reference: str) -> str:
+        if reference == "fails":
+            raise raised
+        return f"answer of {reference}"
+
+    monkeypatch.setattr(answers.ray, "get", get)
+    assert answer_of("x", "batch_norm", Compute()) == "answer of x"
+    with pytest.raises((ModelError, RayTaskError, TransientError)) as error:
+        answer_of("fails", "batch_norm", Compute(max_failures=3))
+    assert f"{type(error.value).__name__}: {error.value}".startswith(says)
+
+
+def test_a_plans_file_is_there_while_the_job_runs_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file, calls = tmp_path / "a plan.json", list[tuple[str, str, str, str]]()
+
+    def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
+        calls.append((entrypoint, name, what, file.read_text()))
+        if what == "fails":
+            raise TransientError("lost")
+
+    monkeypatch.setattr(jobs, "run_job", run_job)
+    run_plan("ftlib.on_ray.statistics", "{}", file, "batch_norm", Compute())
+    with pytest.raises(TransientError):
+        run_plan("ftlib.on_ray.statistics", "{}", file, "fails", Compute())
+    assert calls[0] == (f"python -P -m ftlib.on_ray.statistics '{file}'", "a plan", "batch_norm", "{}")
+    assert not file.exists()
