@@ -147,7 +147,7 @@ class Loop:
         learnt = self.model, self.optimizer, self.average
         state = self.checkpoints.restore(*learnt) or State()
         if not state.step:
-            rehearse(self.sized, self.asking, self.optimizer, self.average, Path(self.plan.run))
+            rehearse(self.sized, self.asking, Path(self.plan.run))
         peak_memory.forget_peak(self.group.device)
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)

@@ -217,9 +217,9 @@ def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
     if not sized.phase.tuning.takes_steps:
         return state
     of_trained = ceil(sum(bytes_of(p) for p in shapes.parameters() if p.requires_grad) / sized.shards)
-    moments = ceil(_state_bytes(shapes, sized) / sized.shards)
+    moments = state_bytes(sized)
     if sized.compute.cpu_offload:
-        of_trained = moments = 0  # gradients, moments and copies are where the shards are
+        of_trained = 0  # gradients, moments and copies are where the shards are
     averaged = sized.phase.ema_decay is not None
     copies = averaged + (sized.phase.penalty is not None)
     buckets = of_trained if sized.workers > 1 and not sized.sharded else 0
@@ -247,11 +247,14 @@ def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
     )
 
 
-def _state_bytes(model: nn.Module, sized: Sized) -> int:
-    """Return what the optimiser keeps of all trained parameters between two steps."""
-    optimizer, head = sized.phase.optimizer, head_modules(model)
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return sum(optimizer.state_bytes(p.shape, hidden=is_hidden_matrix(name, p, head)) for name, p in trained)
+def state_bytes(sized: Sized) -> int:
+    """Return what a worker's part of the optimiser keeps between two steps, where the model computes."""
+    if sized.compute.cpu_offload:
+        return 0
+    optimizer, head = sized.phase.optimizer, head_modules(sized.model)
+    trained = [(name, p) for name, p in sized.model.named_parameters() if p.requires_grad]
+    whole = sum(optimizer.state_bytes(p.shape, hidden=is_hidden_matrix(name, p, head)) for name, p in trained)
+    return ceil(whole / sized.shards)
 
 
 def _held_bytes(model: nn.Module, sized: Sized) -> int:
