@@ -191,17 +191,20 @@ class _Counter(dispatch.TorchDispatchMode):
     def _compute_beside(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Compute what is made of known values alone; what is random has none."""
         made = [tensor for tensor in tree_leaves(out) if isinstance(tensor, FakeTensor)]
-        if len(made) != 1 or not _is_kept(made[0]) or torch.Tag.nondeterministic_seeded in func.tags:
+        if not made or not all(map(_is_kept, made)) or torch.Tag.nondeterministic_seeded in func.tags:
             return
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(self._values_of(tensor) is None for tensor in given):
-            self.values.pop(made[0], None)  # written to with what is not known
+            for tensor in made:
+                self.values.pop(tensor, None)  # written to with what is not known
             return
         real_args, real_kwargs = tree_map(
             lambda leaf: self._values_of(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs)
         )
         with _without_modes():
-            self.values[made[0]] = func(*real_args, **real_kwargs)
+            found = tree_leaves(func(*real_args, **real_kwargs))
+        for tensor, values in zip(made, (one for one in found if isinstance(one, Tensor)), strict=True):
+            self.values[tensor] = values
 
     def _note(self, tensor: Tensor) -> None:
         if (key := _key(tensor)) in self._kinds:

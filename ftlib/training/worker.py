@@ -83,7 +83,6 @@ def threads(plan: Plan) -> int:
 def _train(plan: Plan, group: Group) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
-    peak_memory.give_back_large_blocks()
     with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
         loop = Loop(plan, group, log)
         log.total = loop.steps
