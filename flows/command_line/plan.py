@@ -70,13 +70,13 @@ class PhasePlan(Config):
     rows_at_a_time: int
     """Of one worker's largest micro-batch."""
     memory: dict[str, int]
-    """Predicted bytes of one worker at its peak, by part; empty where they cannot be counted."""
+    """Predicted bytes of one worker at its peak, by part."""
     memory_bytes: int
     """The sum of the parts."""
     room_bytes: int
     """What one worker has: a GPU, or its share of the machine."""
     fits: str
-    """yes; the settings nearest to the recipe's that fit; or no."""
+    """yes; the settings nearest to the recipe's that fit; no; or why it is unknown what passes hold."""
     measured_bytes: int | None = None
     """What the training held, where it is done: all parts but `process`."""
     seconds: float
@@ -242,7 +242,9 @@ class _Sizing:
             memory = predict(sized)
             near = None if memory.total <= room else fitting(sized, room)
         except ModelError as error:
-            return {**fields, "memory": {}, "memory_bytes": 0, "fits": f"unknown: {error}"}
+            memory = predict(sized, passes=False)
+            fits = f"unknown, beside {in_bytes(memory.total)} that are held at least: {error}"
+            return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
         fits = "yes" if memory.total <= room else f"with {near}" if near else "no"
         return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
 
@@ -401,7 +403,7 @@ def _memory_table(plan: RunPlan) -> "Table":
 
 
 def _advice(phase: PhasePlan) -> str:
-    if not phase.memory:
-        return phase.fits
+    if phase.fits.startswith("unknown"):
+        return f"its memory is {phase.fits}"
     over = f"needs {in_bytes(phase.memory_bytes)}, of {in_bytes(phase.room_bytes)}"
     return f"{over}; it fits {phase.fits}" if phase.fits != "no" else f"{over}, and no setting of compute fits it"

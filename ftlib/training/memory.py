@@ -199,8 +199,10 @@ def _largest_micro_batch(sized: Sized, room: int) -> tuple[int, Memory] | None:
     return 1, least
 
 
-def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
+def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) -> Memory:
     """Return what a worker of a phase will hold at its peak, by part; `checkpointed` says that it writes checkpoints.
+
+    Without `passes` only what stands between two steps is counted, which no model or objective can refuse.
 
     Raises ModelError for a model or an objective whose pass cannot be followed without memory.
     """
@@ -224,7 +226,7 @@ def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
     copies = averaged + (sized.phase.penalty is not None)
     buckets = of_trained if sized.workers > 1 and not sized.sharded else 0
     try:
-        training, judging = _passes(sized, shapes, beside)
+        training, judging = _passes(sized, shapes, beside) if passes else (Held(), Held())
     except Exception as error:  # of a model's own code, which was never written for this
         raise ModelError(
             f"phases[{sized.phase.name}]: what a pass of {type(sized.model).__name__} holds cannot be counted: "
