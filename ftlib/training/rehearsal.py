@@ -22,7 +22,7 @@ from ftlib.storage.files import in_bytes
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking
 from ftlib.training.checkpoints import Checkpoints
-from ftlib.training.group import Group, accumulating, bit_sums
+from ftlib.training.group import Group, accumulating, bit_sums, shard_again, unwrap
 from ftlib.training.memory import Memory, Sized, fitting, predict, state_bytes, widest
 from ftlib.training.modes import into_training
 
@@ -42,6 +42,7 @@ def rehearse(sized: Sized, asking: Asking, run: Path) -> None:
         moments = torch.empty(state_bytes(sized), dtype=torch.uint8, device=group.device)
         _pass(sized, asking)
         _evaluation(sized, asking)
+        shard_again(unwrap(model))
         del moments
         if group.is_first:
             log.info("rehearsed the widest batch: %s at most", in_bytes(peak_memory.peak(group.device)))
