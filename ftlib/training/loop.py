@@ -38,7 +38,7 @@ from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, shard_again, shards_of, unwrap
+from ftlib.training.group import Group, accumulating, own_part, shard_again, shards_of, unwrap
 from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
@@ -158,7 +158,8 @@ class Loop:
         learnt = self.model, self.optimizer, self.average
         state = self.checkpoints.restore(*learnt) or State()
         if not state.step:
-            rehearse(self.sized, self.asking, self.optimizer, self.average, Path(self.plan.run))
+            heartbeat.at("in the rehearsal before step 1")
+            rehearse(self.sized, self.asking, Path(self.plan.run))
         peak_memory.forget_peak(self.group.device)
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
@@ -192,6 +193,16 @@ class Loop:
         self._take_best(state)
         shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
         return Trained(unwrap(self.model), state, self.unused, facts, self.companions)
+
+    @property
+    def held_bytes(self) -> int:
+        """Return what this rank's models and their copies take, before anything has stepped."""
+        models = [unwrap(self.model), *self.companions.values()]
+        tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+        averages = self.average.tensors.values() if self.average else ()
+        pulls = self.optimizer.param_groups if self.pull else ()
+        copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
+        return sum(own_part(tensor).nbytes for tensor in (*tensors, *copies))
 
     def _stop(self, state: State) -> NoReturn:
         """End behind a step that is saved. Raises Interrupted."""
