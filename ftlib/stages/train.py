@@ -118,7 +118,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     else:
         work(plan)
     facts = outcome(plan)
-    for leftover in ("checkpoints", "ray"):
+    for leftover in ("checkpoints", "ranks", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / STOP).unlink(missing_ok=True)  # asked too late
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))

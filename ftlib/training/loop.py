@@ -36,7 +36,8 @@ from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, shards_of, unwrap
+from ftlib.training.group import Group, accumulating, shard_again, shards_of, unwrap
+from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
@@ -135,18 +136,18 @@ class Loop:
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
 
-    def run(self) -> Trained:
-        """Train to the end, from the newest checkpoint if there is one.
+    def run(self, heartbeat: Heartbeat) -> Trained:
+        """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
 
         Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written,
         Interrupted, behind a step whose checkpoint is whole, where somebody asked it to stop.
         """
         try:
-            return self._run()
+            return self._run(heartbeat)
         finally:
             self.checkpoints.close()
 
-    def _run(self) -> Trained:
+    def _run(self, heartbeat: Heartbeat) -> Trained:
         learnt = self.model, self.optimizer, self.average
         state = self.checkpoints.restore(*learnt) or State()
         if not state.step:
@@ -156,17 +157,20 @@ class Loop:
         attempt = _Attempt(state.step)
         readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
         while state.step < self.steps and not state.stopped:
+            heartbeat.at(f"in step {state.step + 1} of {self.steps}")
             self._step(self.order.at(state.step), state, readings, asks=self._is_time_to_save(attempt))
             state = state.changed(step=state.step + 1)
             if state.step == 1:
                 self.group.check_agreement(self.model, state.step)
             if self._is_time_to_judge(state):
+                heartbeat.at(f"in the evaluation after step {state.step} of {self.steps}")
                 readings.settle()
                 with averaged(self.average):
                     state = self._judge(state)
             if attempt.lacks_checkpoint:
                 self.checkpoints.settle()  # says why
             if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
+                heartbeat.at(f"in the checkpoint of step {state.step} of {self.steps}")
                 readings.settle()
                 self.checkpoints.save(*learnt, state)
                 attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
@@ -179,6 +183,7 @@ class Loop:
             self.average.swap()  # for good: the phase ends with the average
         facts = self._facts(state, attempt)
         self._take_best(state)
+        shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
         return Trained(unwrap(self.model), state, self.unused, facts, self.companions)
 
     def _stop(self, state: State) -> NoReturn:
@@ -368,10 +373,11 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
 def place(model: nn.Module, plan: Plan, group: Group) -> nn.Module:
     """Return a model as it is spread over the group, with this rank's part of what it has not read yet.
 
-    Raises ModelError, on every rank, for values that are no numbers.
+    What is solved for is asked in fp32, without autocast. Raises ModelError, on every rank, for values that are no
+    numbers.
     """
     spans = empty_unread(model)
-    placed = group.place(model, plan.compute, plan.precision)
+    placed = group.place(model, plan.compute, plan.precision if plan.phase.tuning.takes_steps else "fp32")
     offloaded = plan.compute.cpu_offload and shards_of(placed) is not None
     return read_into(placed, spans, group, torch.device("cpu") if offloaded else group.device)
 
