@@ -161,6 +161,25 @@ def test_a_training_that_is_asked_to_stop_loses_no_step(tmp_path: Path) -> None:
     assert losses(resumed.path) == losses(whole.path)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("galore", "adamw_8bit"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("apollo", "muon", "adafactor", "sgd")),
+    ],
+)
+def test_every_optimiser_goes_on_from_a_checkpoint(tmp_path: Path, kind: str) -> None:
+    """GaLore's projections and the bytes of 8-bit moments lie in it, and are what they were."""
+    job = make_job(tmp_path)
+    fields: dict[str, object] = {"kind": kind, "learning_rate": 1e-3, "epochs": 5, "batch_size": 16}
+    fields |= {"rank": 4, "refresh": 7} if kind in ("galore", "apollo") else {}
+    phase = Phase.model_validate({**job.phase.model_dump(), "early_stopping": None, "optimizer": fields})
+    job, workspace, _ = half_done(tmp_path, job.model_copy(update={"phase": phase}))
+    resumed, whole = train(job, workspace), train(job, Workspace(tmp_path / "whole"))
+    assert resumed.facts["resumed_from_step"] == 20
+    assert resumed.weights == whole.weights
+
+
 def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     job, workspace, work = half_done(tmp_path)
     newest = max((work / "checkpoints").iterdir())
