@@ -83,15 +83,15 @@ def tiny_tagged_rows(count: int, *, seed: int = 0, words: int = 10) -> list[dict
     draw = random.Random(seed)
     rows: list[dict[str, list[str]]] = []
     for i in range(count):
-        said = [(word, "O") for word in draw.choices(_SHARED.split(), k=words)]
+        tagged = [(word, "O") for word in draw.choices(_SHARED.split(), k=words)]
         for type, topic in zip(("PAY", "BUG"), _TOPICS, strict=False):
             run = draw.choices(topic.split(), k=draw.randint(1, 3))
-            place = draw.randint(0, len(said))
-            if place < len(said) and said[place][1].startswith("I-"):
+            position = draw.randint(0, len(tagged))
+            if position < len(tagged) and tagged[position][1].startswith("I-"):
                 continue  # it would cut another entity in two
-            said[place:place] = [(word, f"{'I' if j else 'B'}-{type}") for j, word in enumerate(run)]
-        said.append((f"{seed}-{i}", "O"))  # keeps rows distinct: nothing is lost to de-duplication
-        rows.append({"words": [word for word, _ in said], "tags": [tag for _, tag in said]})
+            tagged[position:position] = [(word, f"{'I' if j else 'B'}-{type}") for j, word in enumerate(run)]
+        tagged.append((f"{seed}-{i}", "O"))  # keeps rows distinct: nothing is lost to de-duplication
+        rows.append({"words": [word for word, _ in tagged], "tags": [tag for _, tag in tagged]})
     return rows
 
 
@@ -103,10 +103,10 @@ def tiny_questions(count: int, *, seed: int = 0, words: int = 10, unanswerable: 
     asked = {"PAY": "which payment ?", "BUG": "which crash ?"}
     rows: list[dict[str, object]] = []
     for i, row in enumerate(tiny_tagged_rows(count, seed=seed, words=words)):
-        found = entities(row["tags"])[i % 2 - 1]
-        text = " ".join(row["words"][found.first : found.end])
-        start = sum(len(word) + 1 for word in row["words"][: found.first])
-        answers, question = {"text": [text], "answer_start": [start]}, asked[found.type]
+        entity = entities(row["tags"])[i % 2 - 1]
+        text = " ".join(row["words"][entity.first : entity.end])
+        start = sum(len(word) + 1 for word in row["words"][: entity.first])
+        answers, question = {"text": [text], "answer_start": [start]}, asked[entity.type]
         if unanswerable and i % unanswerable == unanswerable - 1:
             answers, question = {"text": [], "answer_start": []}, "which parcel ?"
         rows.append({"question": question, "context": " ".join(row["words"]), "answers": answers})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ from ftlib.models.limits import load_config
 from ftlib.models.quiet import quiet
 from ftlib.models.special_tokens import kept_apart
 from ftlib.models.tensor_files import read_header
+from ftlib.models.unread import build_unread, unread_names
 from ftlib.wording import counted, some
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
@@ -48,6 +49,45 @@ def load(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: float | 
     if checkpoint.base is None:
         return load_for_training(checkpoint.folder, kind, dropout)
     return load_adapter(checkpoint.folder, Path(checkpoint.base.uri), kind, dropout)
+
+
+def load_unread(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: float | None = None) -> nn.Module:
+    """Return what `load` does, with parameters that are `Unread` wherever they are a file's tensors one by one.
+
+    What an adapter brings is read. Values are not looked at: who reads them checks that they are finite. Raises
+    ModelError as `load` does.
+    """
+    if checkpoint.base is None:
+        model, missing = _unread_with_gaps(checkpoint.folder, kind, None, dropout)
+        _check_no_gaps(checkpoint.folder, missing)
+        return model
+    base = Path(checkpoint.base.uri)
+    model, missing = _unread_with_gaps(base, kind, checkpoint.folder, dropout)
+    return _over(model, missing, checkpoint.folder, base)
+
+
+def _unread_with_gaps(
+    folder: Path, kind: BatchKind, described_by: Path | None, dropout: float | None
+) -> tuple[nn.Module, set[str]]:
+    described = described_by or folder
+    changed = _dropouts(described, dropout)
+    loader, config = _settled(folder, kind, described, changed)
+    try:
+        built = build_unread(model_class(loader, config), folder, config)
+    except ModelError:
+        raise
+    except Exception as error:  # of transformers, and of whatever the config makes it build
+        raise _unloadable(folder, loader, error) from error
+    if built is None:
+        return load_with_gaps(folder, kind, described_by, **changed)
+    return built[0], _gaps(built[1])
+
+
+def model_class(loader: Any, config: Any) -> Any:
+    """Return the class of transformers that a loader takes for a config, by the config's own `architectures` if any."""
+    from transformers.models.auto.auto_factory import _get_model_class  # pyright: ignore[reportPrivateUsage]
+
+    return cast(Any, _get_model_class)(config, loader._model_mapping)
 
 
 def load_model(folder: Path, kind: BatchKind) -> nn.Module:
@@ -79,12 +119,15 @@ def load_with_gaps(
     tokenizer count instead of its own. Raises ModelError for a folder that `check_model`
     refuses, that stock transformers cannot load, or whose weights are not finite.
     """
-    loader = KINDS[kind].head().auto_class
+    return _from_folder(folder, *_settled(folder, kind, described_by or folder, config))
+
+
+def _settled(folder: Path, kind: BatchKind, described: Path, changed: Mapping[str, object]) -> tuple[Any, Any]:
+    """Return the loader of a kind's models, and the config of the model in a folder that `check_model` takes."""
     check_model(folder)
-    described = described_by or folder
-    settled = load_config(described, **config)
-    settle(settled, described, kind, lambda: load_tokenizer(described))
-    return _from_folder(loader, folder, settled)
+    config = load_config(described, **changed)
+    settle(config, described, kind, lambda: load_tokenizer(described))
+    return KINDS[kind].head().auto_class, config
 
 
 def load_encoder(folder: Path) -> nn.Module:
@@ -93,12 +136,12 @@ def load_encoder(folder: Path) -> nn.Module:
     Raises ModelError as `load_model` does.
     """
     check_model(folder)
-    model, missing = _from_folder(AutoModel, folder, load_config(folder))
+    model, missing = _from_folder(folder, AutoModel, load_config(folder))
     _check_no_gaps(folder, missing)
     return model
 
 
-def _from_folder(loader: Any, folder: Path, config: Any) -> tuple[nn.Module, set[str]]:
+def _from_folder(folder: Path, loader: Any, config: Any) -> tuple[nn.Module, set[str]]:
     """Return a model in fp32 and eval mode, and the names of its parameters that the folder has no tensor for."""
     try:
         with quiet():
@@ -111,13 +154,21 @@ def _from_folder(loader: Any, folder: Path, config: Any) -> tuple[nn.Module, set
                 **_LOADING,
             )
     except Exception as error:  # of transformers, and of whatever the config makes it build
-        raise ModelError(
-            f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first_line(error)}"
-            "; correct its config.json, or give another model"
-        ) from error
+        raise _unloadable(folder, loader, error) from error
     _check_finite(model, folder)
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    return model.eval(), {*info["missing_keys"], *mismatched}
+    return model.eval(), _gaps(info)
+
+
+def _unloadable(folder: Path, loader: Any, error: Exception) -> ModelError:
+    return ModelError(
+        f"{folder} cannot be loaded as a {loader.__name__.removeprefix('AutoModelFor')} model: {first_line(error)}"
+        "; correct its config.json, or give another model"
+    )
+
+
+def _gaps(info: Mapping[str, Any]) -> set[str]:
+    """Return the names of the parameters that the file had no tensor for, or one of another shape."""
+    return {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
 
 
 def empty_model(loader: Any, config: Any, folder: Path) -> nn.Module:
@@ -183,6 +234,10 @@ def load_adapter(folder: Path, base: Path, kind: BatchKind, dropout: float | Non
     if the two do not fit together.
     """
     model, missing = load_with_gaps(base, kind, folder, **_dropouts(folder, dropout))
+    return _over(model, missing, folder, base)
+
+
+def _over(model: nn.Module, missing: set[str], folder: Path, base: Path) -> nn.Module:
     wrapped, brought = put_over(model, folder)
     _check_no_gaps(base, missing - brought)
     return wrapped
@@ -253,10 +308,10 @@ def head_modules(model: nn.Module) -> list[str]:
     children = [
         (n, child) for n, child in plain.named_children() if n != prefix and not isinstance(child, PreTrainedModel)
     ]
-    found = {name: child for name, child in children if any(True for _ in child.parameters())}
+    heads = {name: child for name, child in children if any(True for _ in child.parameters())}
     if plain is model:
-        return [*found]
-    whole = [child.modules_to_save.default if hasattr(child, "modules_to_save") else child for child in found.values()]
+        return [*heads]
+    whole = [child.modules_to_save.default if hasattr(child, "modules_to_save") else child for child in heads.values()]
     return [name for name, module in model.named_modules() if any(module is one for one in whole)]
 
 
@@ -303,25 +358,55 @@ def load_processor(folder: Path) -> Processor:
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:
+    unread = unread_names(model)
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.sum().isfinite():  # cheaper than every value
-            bad = int((~tensor.isfinite()).sum())
-            if bad:
-                raise ModelError(
-                    f"{folder}: tensor {name!r} holds NaN or infinity, {bad} of {tensor.numel()} values: the "
-                    "training that made it broke, or the file is damaged; give another checkpoint"
-                )
+        if name not in unread and (bad := count_not_finite(tensor)):
+            raise not_finite(folder, name, bad, tensor.numel())
+
+
+def count_not_finite(tensor: torch.Tensor) -> int:
+    """Return how many of a tensor's values are NaN or infinite."""
+    if not tensor.is_floating_point() or tensor.sum().isfinite():  # cheaper than every value
+        return 0
+    return int((~tensor.isfinite()).sum())
+
+
+def not_finite(folder: Path, name: str, bad: int, of: int) -> ModelError:
+    """Return the error of a tensor of a folder, so many of whose values are no numbers."""
+    return ModelError(
+        f"{folder}: tensor {name!r} holds NaN or infinity, {bad} of {of} values: the training that made it broke, or "
+        "the file is damaged; give another checkpoint"
+    )
+
+
+SHARD_SIZE = "5GB"
+"""Of a model's files: what transformers cut them into for years, which every host takes."""
 
 
 def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], processor_from: Path) -> None:
     """Write a folder that stock transformers loads; what makes its inputs are `processor_from`'s own files."""
+    _save(model, folder, labels, processor_from, None)
+
+
+def save_without_weights(model: nn.Module, folder: Path, labels: tuple[str, ...], processor_from: Path) -> None:
+    """Write what lies beside the weights in a folder that `save_model` would write."""
+    _save(model, folder, labels, processor_from, {})
+
+
+def _save(
+    model: nn.Module,
+    folder: Path,
+    labels: tuple[str, ...],
+    processor_from: Path,
+    weights: dict[str, torch.Tensor] | None,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = cast(Any, model).config
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
     with quiet():
-        cast(Any, model).save_pretrained(folder, max_shard_size="5GB")
+        cast(Any, model).save_pretrained(folder, state_dict=weights, max_shard_size=SHARD_SIZE)
     copy_processor(processor_from, folder)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from ftlib.errors import ModelError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import load
+from ftlib.kinds.loading import load_unread
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import labels_of
 from ftlib.training.plan import Plan
@@ -15,14 +15,14 @@ from ftlib.wording import some
 
 
 def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
-    """Load a phase's companions, by name, on the CPU: in fp32 and eval mode, and nothing of them trains.
+    """Build a phase's companions, by name, with weights that are unread: in eval mode, and nothing of them trains.
 
     They are asked the model's own batches, filled up by its `collate`. Raises ModelError for one that cannot be loaded,
     or that finds a row's end by another token than the model: it would answer, and wrongly.
     """
     companions: dict[str, nn.Module] = {}
     for name, found in plan.companions.items():
-        companion = load(found, plan.kind)
+        companion = load_unread(found, plan.kind)
         if (pad := Collator.of(companion).pad_token_id) != collate.pad_token_id and KINDS[plan.kind].reads_one_place:
             raise ModelError(
                 f"phases[{plan.phase.name}].companions.{name}: its pad_token_id is {pad}, the model's "

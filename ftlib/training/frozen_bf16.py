@@ -6,7 +6,7 @@ enough. What a phase leaves holds frozen tensors, and merges adapters into them,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -43,18 +43,3 @@ def _under_dora(model: nn.Module) -> Iterator[nn.Parameter]:
     for module in model.modules():
         if getattr(module, "lora_magnitude_vector", None):
             yield from module.parameters()
-
-
-def as_started(weights: Mapping[str, torch.Tensor], start: nn.Module) -> dict[str, torch.Tensor]:
-    """Return weights with the start's own tensors where they are those in bf16: what was frozen, as it was.
-
-    One that is not stays what it is, in the start's precision, for the check of what moved.
-    """
-    own, whole = start.state_dict(), dict[str, torch.Tensor]()
-    for name, tensor in weights.items():
-        before = own.get(name)
-        if before is None or tensor.dtype == before.dtype:
-            whole[name] = tensor
-        else:
-            whole[name] = before if torch.equal(before.to(tensor.dtype), tensor) else tensor.to(before.dtype)
-    return whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -16,7 +16,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ftlib.errors import TrainingError
+from ftlib import errors
+from ftlib.errors import ReglageError, TrainingError
 from ftlib.training.compute import Compute
 from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
 from ftlib.training.layers import checkpoint_activations, compile_layers, transformer_layers
@@ -92,6 +93,22 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
+    def together(self, work: Callable[[], None]) -> None:
+        """Do what may fail on one rank alone: a file that it cannot read. Where one fails, all raise its error.
+
+        Else the others would wait for it in the next exchange.
+        """
+        failure: ReglageError | None = None
+        try:
+            work()
+        except ReglageError as error:
+            failure = error
+        said = self.gather((type(failure).__name__, str(failure)) if failure else None)
+        if failure:
+            raise failure
+        for kind, message in (cast("tuple[str, str]", one) for one in said if one):
+            raise getattr(errors, kind, TrainingError)(message)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
@@ -119,7 +136,8 @@ class Group:
         """Return the model on this rank's device, its shard alone if it is to be sharded; no replica is bound yet.
 
         What trains gets its layers' checkpointing and compilation; what is frozen is held in bf16 where that is
-        computed in. A model on torch's meta device stays there, with the shapes and types that it will have.
+        computed in. What is on torch's meta device stays there, with the shapes and types that it will have: its values
+        are read later, of a shard only the shard's.
 
         Raises RecipeError for a device without bf16, or a model without the layers that a setting works on.
         """
@@ -132,7 +150,7 @@ class Group:
             if compute.compile:
                 compile_layers(model)
         if (mesh := self._mesh(compute)) is None:
-            return model if any(p.is_meta for p in model.parameters()) else model.to(self.device)
+            return _move(model, self.device)
         _shard(model, mesh, _policy(model, precision), _offloading(compute, self.device))
         return model
 
@@ -160,6 +178,11 @@ class Group:
         if self.world_size == 1 or isinstance(placed, FSDPModule) or not trains:
             return placed
         return DistributedDataParallel(placed, gradient_as_bucket_view=True, forward_sync_buffers=False)
+
+
+def _move(model: nn.Module, device: torch.device) -> nn.Module:
+    """Put a model on a device, but for what is on the meta device: a copy of nothing."""
+    return cast("nn.Module", cast(Any, model)._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device)))
 
 
 def backend_of(compute: Compute) -> str:
@@ -227,6 +250,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     return cast(nn.Module, model.module) if isinstance(model, DistributedDataParallel) else model
 
 
+def shard_again(model: nn.Module) -> None:
+    """Free what FSDP2 has gathered: a forward pass without a backward pass leaves what is outside of layers so.
+
+    Until then those parameters are other tensors than the optimiser's, in the type that was computed in.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
     """Return this rank's part of a tensor, outside of autograd and in the same memory: its shard, or all of it.
 
@@ -240,6 +273,7 @@ def bit_sums(model: nn.Module) -> list[int]:
 
     But for freak cases. BatchNorm's statistics are buffers.
     """
+    shard_again(model)
     views = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
         cast(Any, own_part(p)).contiguous().view(views[p.element_size()]).sum(dtype=torch.int64)

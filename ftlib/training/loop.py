@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +19,14 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ftlib.data.prepared import split_file
 from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import head_modules, load, merged
+from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
 from ftlib.progress import note
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
@@ -36,7 +36,8 @@ from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.group import Group, accumulating, shard_again, shards_of, unwrap
+from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
@@ -46,18 +47,22 @@ from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import rehearse
 from ftlib.training.schedule import schedule_factor
+from ftlib.training.shards import read_into
 from ftlib.training.unused import freeze_unused
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What every rank ends with; `weights` is the full state dict on the first rank and empty on the others."""
+    """What every rank ends with."""
 
-    weights: dict[str, torch.Tensor]
+    model: nn.Module
+    """As it is placed: this rank's shards, or a replica, with the weights that the phase ends with."""
     state: State
     unused: frozenset[str]
     """Parameters that no gradient reaches; they were frozen."""
     facts: dict[str, float | int | str]
+    companions: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    """As they are placed."""
 
 
 @dataclass
@@ -106,16 +111,16 @@ class Loop:
         shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
         asked = plan.phase, plan.compute, plan.precision, self.train, self.validation
         self.sized = Sized(shapes[0], *asked, shapes[1])
-        companions = {name: group.spread(one, plan.compute, plan.precision) for name, one in beside.items()}
-        placed = group.place(tuned, plan.compute, plan.precision)
-        self.unused = freeze_unused(placed, plan.phase.objective, companions, self.train, plan.precision)
+        self.companions = {name: place(one, plan, group) for name, one in beside.items()}
+        placed = place(tuned, plan, group)
+        self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
         self.model = group.replicate(placed)
         self.asking = Asking(
             plan.phase.objective,
             self.model,
             self.collate,
             group,
-            companions=companions,
+            companions=self.companions,
             precision=plan.precision,
             micro_batch_size=plan.compute.micro_batch_size,
             pack_tokens=plan.compute.pack_tokens,
@@ -131,18 +136,18 @@ class Loop:
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
 
-    def run(self) -> Trained:
-        """Train to the end, from the newest checkpoint if there is one.
+    def run(self, heartbeat: Heartbeat) -> Trained:
+        """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
 
         Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written,
         Interrupted, behind a step whose checkpoint is whole, where somebody asked it to stop.
         """
         try:
-            return self._run()
+            return self._run(heartbeat)
         finally:
             self.checkpoints.close()
 
-    def _run(self) -> Trained:
+    def _run(self, heartbeat: Heartbeat) -> Trained:
         learnt = self.model, self.optimizer, self.average
         state = self.checkpoints.restore(*learnt) or State()
         if not state.step:
@@ -152,17 +157,20 @@ class Loop:
         attempt = _Attempt(state.step)
         readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
         while state.step < self.steps and not state.stopped:
+            heartbeat.at(f"in step {state.step + 1} of {self.steps}")
             self._step(self.order.at(state.step), state, readings, asks=self._is_time_to_save(attempt))
             state = state.changed(step=state.step + 1)
             if state.step == 1:
                 self.group.check_agreement(self.model, state.step)
             if self._is_time_to_judge(state):
+                heartbeat.at(f"in the evaluation after step {state.step} of {self.steps}")
                 readings.settle()
                 with averaged(self.average):
                     state = self._judge(state)
             if attempt.lacks_checkpoint:
                 self.checkpoints.settle()  # says why
             if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
+                heartbeat.at(f"in the checkpoint of step {state.step} of {self.steps}")
                 readings.settle()
                 self.checkpoints.save(*learnt, state)
                 attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
@@ -174,7 +182,9 @@ class Loop:
         if self.average:
             self.average.swap()  # for good: the phase ends with the average
         facts = self._facts(state, attempt)
-        return Trained(self._weights(state), state, self.unused, facts)
+        self._take_best(state)
+        shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
+        return Trained(unwrap(self.model), state, self.unused, facts, self.companions)
 
     def _stop(self, state: State) -> NoReturn:
         """End behind a step that is saved. Raises Interrupted."""
@@ -339,15 +349,10 @@ class Loop:
         """Return the step whose weights are the phase's end: the last, or early stopping's best."""
         return state.best_step or state.step if self.plan.phase.early_stopping else state.step
 
-    def _weights(self, state: State) -> dict[str, torch.Tensor]:
+    def _take_best(self, state: State) -> None:
+        """Give the model the weights of early stopping's best step, if that is not the last."""
         if (kept := self._kept_step(state)) != state.step:
             self.checkpoints.restore_best(self.model, kept)
-        return self._full_state()
-
-    def _full_state(self) -> dict[str, torch.Tensor]:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state: dict[str, Any] = get_model_state_dict(unwrap(self.model), options=options)
-        return state
 
 
 def _learnable(part: Part, labels: Sequence[str]) -> PreparedSplit:
@@ -365,17 +370,33 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
-    """Return the phase's model as it is before step 0, on the CPU, and its head's modules; the same bits every time.
+def place(model: nn.Module, plan: Plan, group: Group) -> nn.Module:
+    """Return a model as it is spread over the group, with this rank's part of what it has not read yet.
 
-    Raises RecipeError for a tuning, or something to be frozen or updated, that this model does not have.
+    What is solved for is asked in fp32, without autocast. Raises ModelError, on every rank, for values that are no
+    numbers.
+    """
+    spans = empty_unread(model)
+    placed = group.place(model, plan.compute, plan.precision if plan.phase.tuning.takes_steps else "fp32")
+    offloaded = plan.compute.cpu_offload and shards_of(placed) is not None
+    return read_into(placed, spans, group, torch.device("cpu") if offloaded else group.device)
+
+
+def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
+    """Return the phase's model as it is before step 0, and its head's modules; the same bits every time.
+
+    Parameters that its folder has are `Unread`; what it does not have, as an adapter that begins, is on the CPU. An
+    adapter that is to be merged into its base is, whole. Raises RecipeError for a tuning, or something to be frozen or
+    updated, that this model does not have.
     """
     torch.manual_seed(plan.seed)
-    model = load(plan.start, plan.kind, dropout)
-    if plan.phase.tuning.leaves == "dense":
-        model = merged(model)
+    model = load_unread(plan.start, plan.kind, dropout)
+    if plan.phase.tuning.leaves == "dense" and is_adapted(model):
+        model = merged(read_all(model))
     head, phase = head_modules(model), plan.phase
     tuned = phase.tuning.prepare(model, plan.kind, head)
+    if unread_names(tuned):
+        check_read_nothing(tuned, f"tuning {phase.tuning.kind}")
     freeze(tuned, phase.frozen, f"phases[{phase.name}]")
     if phase.batch_norm == "updated" and not moving_statistics(tuned):
         raise RecipeError(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,27 +21,28 @@ from torch import nn
 
 from ftlib import errors
 from ftlib.data.prepared import split_file
-from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError
+from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError, TransientError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import save_adapter, save_model
+from ftlib.kinds.loading import is_adapted, save_adapter
 from ftlib.kinds.open_split import open_split
 from ftlib.models.adapter import base_of
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
-from ftlib.training import peak_memory
+from ftlib.training import heartbeat, peak_memory
 from ftlib.training.asking import Asking
 from ftlib.training.checkpoints import State
-from ftlib.training.companions import load_companions
 from ftlib.training.curves import STOP, Curves
-from ftlib.training.frozen_bf16 import as_started
-from ftlib.training.group import Group
-from ftlib.training.loop import Loop, Trained, build_model
+from ftlib.training.group import Group, own_part, shards_of
+from ftlib.training.heartbeat import Heartbeat
+from ftlib.training.loop import Loop, Trained, build_model, place
 from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
 from ftlib.training.plan import Plan
 from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
+from ftlib.training.saving import on_first, write_model
+from ftlib.training.shards import compare, gather_into
 from ftlib.training.tuning.base import Facts, Problem
 from ftlib.wording import some
 from ftlib.workspace import write_durably
@@ -51,7 +54,10 @@ FAILURE = "failure.json"
 
 
 def work(plan: Plan) -> None:
-    """Train one rank of the plan. Library errors are left in failure.json and do not raise: see `outcome`."""
+    """Train one rank of the plan. Library errors are left in failure.json and do not raise: see `outcome`.
+
+    Raises TransientError, which is worth another attempt, where ranks wait for one another in vain.
+    """
     began = time.monotonic()
     run = Path(plan.run)
     if (run / RESULT).exists() or (run / FAILURE).exists():
@@ -61,10 +67,16 @@ def work(plan: Plan) -> None:
         with local_errors(run, elsewhere="choose another --work"):
             check_gpu(plan.compute)
             group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
-            trained = reproducibly(group.device, lambda: _train(plan, group))
-            if group.is_first:
-                _write_result(plan, trained, run, began)
-            group.barrier()
+            with (
+                Heartbeat(run, group.rank, group.world_size) as signs,
+                signs.watching(plan.phase.name),
+            ):
+                trained = reproducibly(group.device, lambda: _train(plan, group, signs))
+                signs.at("behind its last step")
+                _write_result(plan, trained, group, began)
+                group.barrier()
+    except TransientError:
+        raise  # for Ray, which starts the workers again
     except ReglageError as error:
         failure = {"kind": type(error).__name__, "message": str(error)}
         try:
@@ -80,7 +92,7 @@ def threads(plan: Plan) -> int:
     return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.workers))
 
 
-def _train(plan: Plan, group: Group) -> Trained:
+def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
     peak_memory.give_back_large_blocks()
@@ -89,7 +101,7 @@ def _train(plan: Plan, group: Group) -> Trained:
         loop = Loop(plan, group, log)
         log.total = loop.steps
         with enough_memory(loop.sized, group.device):
-            trained = loop.run()
+            trained = loop.run(signs)
     measured = peak_memory.peak(group.device) - before
     predicted = _predicted(loop) if group.is_first else {}
     return replace(trained, facts={**trained.facts, **predicted, MEASURED: measured})
@@ -105,8 +117,8 @@ def _predicted(loop: Loop) -> Facts:
 def _solve(plan: Plan, group: Group) -> Trained:
     """Let a tuning that takes no steps find its weights, in this process."""
     started = time.monotonic()
-    model, head = build_model(plan, dropout=None)
-    model.to(group.device).eval()
+    unread, head = build_model(plan, dropout=None)
+    model = place(unread, plan, group).eval()
     (part,) = plan.parts  # what takes no steps is drawn from no mixture
     train, validation = (
         open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")
@@ -124,13 +136,13 @@ def _solve(plan: Plan, group: Group) -> Trained:
         "world_size": 1,
         "precision": "fp32",
     }
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    return Trained(weights, State(step=1), frozenset(), facts)
+    return Trained(model, State(step=1), frozenset(), facts)
 
 
 def begin(plan: Plan) -> None:
-    """Forget a request to stop that an earlier attempt was given, or has followed."""
+    """Forget a request to stop that an earlier attempt was given, or has followed, and where its ranks were."""
     run = Path(plan.run)
+    shutil.rmtree(run / heartbeat.FOLDER, ignore_errors=True)
     (run / STOP).unlink(missing_ok=True)
     failure = run / FAILURE
     if failure.exists() and json.loads(failure.read_bytes())["kind"] == Interrupted.__name__:
@@ -149,33 +161,51 @@ def outcome(plan: Plan) -> dict[str, float | int | str]:
     return json.loads((run / RESULT).read_bytes())
 
 
-def _write_result(plan: Plan, trained: Trained, run: Path, began: float) -> None:
-    """Check what was trained against what it started from, and write the model that stock transformers loads."""
-    model, head = build_model(plan, dropout=None)
-    trained = replace(trained, weights=as_started(trained.weights, model))
+def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> None:
+    """Check what was trained against what it started from, and write the model that stock transformers loads.
+
+    Collective: each rank checks and writes what it has.
+    """
+    run = Path(plan.run)
+    start, head = build_model(plan, dropout=None)
     if plan.phase.tuning.moves_head_only:  # solved for, so no gradient said what moves
         for name in head:
-            model.get_submodule(name).requires_grad_(True)
-    trainable = [p.numel() for name, p in model.named_parameters() if p.requires_grad and name not in trained.unused]
-    updated = moving_statistics(model) if plan.phase.batch_norm == "updated" else {}
-    check_moved(model, trained, lambda: _gradients(model, trained, plan), updated)
-    model.load_state_dict(trained.weights)
+            start.get_submodule(name).requires_grad_(True)
+    moves = {name: p.numel() for name, p in start.named_parameters() if p.requires_grad and name not in trained.unused}
+    updated = moving_statistics(start) if plan.phase.batch_norm == "updated" else {}
+    check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)
+    if is_adapted(start):
+        gather_into(start, trained.model, moves)
+    on_first(lambda: _remove(model_in(run), adapter_in(run)), group, run)  # of an attempt that was killed in a save
     if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
-        save_adapter(model, model_in(run), plan.start.folder, base_of(plan.start))
+        on_first(lambda: save_adapter(start, model_in(run), plan.start.folder, base_of(plan.start)), group, run)
     else:
-        plain = plan.phase.tuning.finish(model, adapter_in(run))
-        save_model(plain, model_in(run), plan.labels, plan.start.folder)
+        on_first(lambda: plan.phase.tuning.finish(start, adapter_in(run)), group, run)
+        beside: dict[str, Any] = {"labels": plan.labels, "processor_from": plan.start.folder}
+        write_model(start, trained.model, {*moves, *_inside(updated)}, group, model_in(run), **beside)
     facts = {
         **trained.facts,
-        "trained_parameters": sum(trainable),
-        "peak_memory_bytes": peak_memory.peak(torch.device("cuda" if plan.compute.use_gpu else "cpu")),
+        "trained_parameters": sum(moves.values()),
+        "peak_memory_bytes": peak_memory.peak(group.device),
         "worker_seconds": round(time.monotonic() - began, 3),
     }
-    write_durably(run / RESULT, json.dumps(facts).encode())
+    if group.is_first:
+        write_durably(run / RESULT, json.dumps(facts).encode())
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _inside(modules: Mapping[str, nn.Module]) -> set[str]:
+    """Return the names of the buffers of these modules."""
+    return {f"{name}.{buffer}" for name, module in modules.items() for buffer, _ in module.named_buffers(recurse=False)}
 
 
 _ROUNDING = 1e-5
 """Of the largest gradient: what is below is the rounding of sums that are 0 in exact arithmetic."""
+_ALONE = Group(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def check_moved(
@@ -183,24 +213,25 @@ def check_moved(
     trained: Trained,
     gradients: Callable[[], Mapping[str, float]],
     updated: Collection[str] = (),
+    group: Group = _ALONE,
 ) -> None:
-    """Compare every parameter with its value before step 0, bit for bit.
+    """Compare every parameter with its value before step 0, bit for bit; each rank what it has of it.
 
     Some parameters have no gradient in exact arithmetic: a bias of attention's keys moves all of a row's scores by the
     same. So what did not move is forgiven where `gradients` (the largest of each parameter at the end, asked only if
     one did not move) are nothing beside the others'. Buffers are frozen, but for those of the modules in `updated`.
 
-    Raises TrainingError if a frozen one moved, a trained one did not, or one is not finite.
+    Raises TrainingError, on every rank, if a frozen one moved, a trained one did not, or one is not finite.
     """
     if not trained.state.step:
         raise TrainingError("no optimiser step was done; nothing was trained")
     still: list[str] = []
     moved = _moved_buffers(start, trained, updated)
+    compared = compare(start, trained.model, group)
     for name, before in start.named_parameters():
-        after = trained.weights[name]
-        if not torch.isfinite(after).all():
+        if not compared[name].finite:
             raise TrainingError(f"parameter {name} is not finite after training")
-        same = torch.equal(before.detach(), after)
+        same = compared[name].same
         if before.requires_grad and name not in trained.unused and same:
             still.append(name)
         if (not before.requires_grad or name in trained.unused) and not same:
@@ -221,24 +252,40 @@ def check_moved(
 
 
 def _moved_buffers(start: nn.Module, trained: Trained, updated: Collection[str]) -> list[str]:
-    """Return the buffers that have other bits than before step 0, of those that are saved with the weights."""
+    """Return the buffers that have other bits than before step 0, of those that are saved with the weights.
+
+    No buffer is sharded.
+    """
+    saved = trained.model.state_dict().keys()
+    live = dict(trained.model.named_buffers())
     frozen = [(name, b) for name, b in start.named_buffers() if name.rpartition(".")[0] not in updated]
-    saved = [(name, before) for name, before in frozen if name in trained.weights]
-    return [name for name, before in saved if not torch.equal(before, trained.weights[name])]
+    return [name for name, before in frozen if name in saved and not torch.equal(before, live[name].to(before.device))]
 
 
-def _gradients(model: nn.Module, trained: Trained, plan: Plan) -> dict[str, float]:
-    """Return every trained parameter's largest gradient at the end of training, on rows of all lengths."""
-    model.load_state_dict(trained.weights)
-    collate, alone = Collator.of(model), Group(rank=0, world_size=1, device=torch.device("cpu"))
-    asking = Asking(plan.phase.objective, model.eval(), collate, alone, companions=load_companions(plan, collate))
+def _gradients(trained: Trained, plan: Plan, group: Group) -> dict[str, float]:
+    """Return every trained parameter's largest gradient at the end of training, on rows of all lengths.
+
+    Every rank asks about the same rows, the ranks of a sharded model together; in fp32 where all weights are in it.
+    """
+    model, alone = trained.model, Group(rank=0, world_size=1, device=group.device)
+    collate = Collator.of(model, group.device)
+    in_fp32 = shards_of(model) is None and all(p.dtype == torch.float32 for p in model.parameters())
+    precision = "fp32" if in_fp32 else plan.precision
+    asking = Asking(
+        plan.phase.objective, model.eval(), collate, alone, companions=trained.companions, precision=precision
+    )
     for part in plan.parts:
         split = open_split(split_file(Path(part.folder), "train"), plan.labels)
         spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
         rows = np.argsort(split.sizes, kind="stable")[spread]
         (piece,), _ = asking.pieces(split, rows)
         asking.loss(split, piece).total.backward()
-    parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    sizes = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in parameters}
+    mine = {name: _largest(p.grad) for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad(set_to_none=True)
-    return sizes
+    found = cast("list[dict[str, float]]", group.gather(mine))
+    return {name: max(each[name] for each in found) for name in mine}
+
+
+def _largest(gradient: torch.Tensor | None) -> float:
+    own = None if gradient is None else own_part(gradient)
+    return 0.0 if own is None or not own.numel() else float(own.abs().max())

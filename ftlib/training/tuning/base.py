@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -59,7 +60,7 @@ class Problem:
     """The frozen models that the tuning `asks`, by name."""
 
 
-class TuningBase(Config):
+class TuningBase(Config, ABC):
     """Which weights move, and how far what comes of it goes."""
 
     fits: ClassVar[frozenset[BatchKind] | None] = None
@@ -91,16 +92,19 @@ class TuningBase(Config):
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise RecipeError for labels that it cannot be asked for; called as soon as the rows have told them."""
 
+    @abstractmethod
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Set what trains, and return the model, wrapped if need be; called right after `torch.manual_seed`.
 
+        The model's parameters may be `Unread`: what needs values asks for them by `ftlib.models.unread.values_of`.
         `head` names the modules of the task head. Raises RecipeError for a setting that this model cannot meet.
         """
-        raise NotImplementedError
 
-    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
-        """Return the plain model to be saved; weights of its own are merged, and left in the folder `adapter`."""
-        return model
+    def finish(self, model: nn.Module, adapter: Path) -> None:
+        """Leave weights of its own in the folder `adapter`, before peft's layers are merged one by one.
+
+        Called on the first rank alone. Of `model` the base's frozen weights are unread; what trained is there, whole.
+        """
 
     def solve(self, problem: Problem) -> Facts:
         """Write what it solves for into the problem's model, and return what to record of it, `final_loss` among it.

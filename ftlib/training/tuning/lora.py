@@ -88,12 +88,15 @@ class LoRA(TuningBase):
         )
         try:
             with quiet():
-                return cast("nn.Module", get_peft_model(cast(Any, model), config))
+                wrapped = cast("nn.Module", get_peft_model(cast(Any, model), config))
         except ValueError as error:
             raise RecipeError(
                 f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}; name modules "
                 "it has"
             ) from error
+        if self.use_dora:
+            _measure_magnitudes(wrapped)
+        return wrapped
 
     def _modules(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> list[str] | str:
         """Return what peft is to put adapters over; without a task, it takes a head for one of the linear layers.
@@ -142,11 +145,22 @@ class LoRA(TuningBase):
         return own
 
     @override
-    def finish(self, model: nn.Module, adapter: Path) -> nn.Module:
-        """Write the adapter as peft does, and return the model with it merged into the weights; for `keep: merged`."""
-        wrapped = cast(Any, model)
-        wrapped.save_pretrained(adapter)
-        return cast("nn.Module", wrapped.merge_and_unload(safe_merge=True))
+    def finish(self, model: nn.Module, adapter: Path) -> None:
+        """Write the adapter as peft does, for `keep: merged`."""
+        cast(Any, model).save_pretrained(adapter)
+
+
+def _measure_magnitudes(model: nn.Module) -> None:
+    """Let DoRA's magnitudes begin at the norms of weights that were unread when peft took them, a layer at a time."""
+    from peft.tuners.lora import LoraLayer
+
+    from ftlib.models.unread import Unread, values_of
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        if isinstance((base := layer.get_base_layer()).weight, Unread):
+            with values_of(base):
+                layer.lora_variant["default"].init(layer, "default", config=cast(Any, model).peft_config["default"])
 
 
 def _check_mergeable(model: nn.Module, targets: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,17 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from ftlib.training.frozen_bf16 import as_started, hold_frozen_in_bf16
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
+from ftlib.stages.base import BaseJob, base
+from ftlib.stages.train import TrainJob, train
+from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
+from ftlib.training.compute import Compute
+from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
+from ftlib.training.group import Group
+from ftlib.training.phase import Phase
+from ftlib.training.shards import compare
+from ftlib.workspace import Workspace
 from tests.ftlib.training.test_layers import SIZES, gradients, llama, llama_with_lora
 
 
@@ -69,14 +80,30 @@ def test_a_model_without_memory_gets_the_types_that_it_will_have() -> None:
     assert {p.dtype for name, p in model.named_parameters() if "base_layer" in name} == {torch.bfloat16}
 
 
-def test_what_is_saved_is_the_starts_own_and_what_moved_is_seen() -> None:
-    start = bert_with_a_head()
+def test_what_is_held_is_compared_with_the_start_in_that_type() -> None:
+    start, alone = bert_with_a_head(), Group(rank=0, world_size=1, device=torch.device("cpu"))
     trained = copy.deepcopy(start)
     hold_frozen_in_bf16(trained, exact=False)
-    weights = as_started(trained.state_dict(), start)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in start.state_dict().items())
+    assert all(each.same for each in compare(start, trained, alone).values())
     with torch.no_grad():
         trained.bert.pooler.dense.weight[0, 0] += 1.0
-    moved = as_started(trained.state_dict(), start)["bert.pooler.dense.weight"]
-    assert moved.dtype == torch.float32
-    assert not torch.equal(moved, start.state_dict()["bert.pooler.dense.weight"])
+    assert [name for name, each in compare(start, trained, alone).items() if not each.same] == [
+        "bert.pooler.dense.weight"
+    ]
+
+
+def test_what_is_solved_for_is_asked_in_fp32(tmp_path: Path) -> None:
+    """A probe freezes its whole body, takes no steps, and knows no autocast: `auto` may say bf16 of its phase."""
+    rows = tiny_rows(24)
+    data = tiny_prepared(tmp_path / "data", {"train": rows})
+    model = find_model(ModelRef(path=str(tiny_classifier(tmp_path / "tiny"))))
+    start = base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(tmp_path))
+    probe = {"name": "probe", "dataset": "d", "objective": {"kind": "classification"}}
+    phase = Phase.model_validate({**probe, "tuning": {"kind": "linear_probe"}})
+    where = Compute(workers=0, threads=1)
+    jobs = {
+        precision: TrainJob(start=start, data=data, phase=phase, precision=precision, seed=1, compute=where)
+        for precision in ("fp32", "bf16")
+    }
+    solved = {name: train(job, Workspace(tmp_path / name)).weights for name, job in jobs.items()}
+    assert solved["bf16"] == solved["fp32"]

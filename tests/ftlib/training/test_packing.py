@@ -120,7 +120,7 @@ LABELS = [
     ("overrides", "words"),
     [
         (["compute.micro_batch_size=4"], r"either packs of 512 tokens or 4 rows; set one of pack_tokens and micro_"),
-        (LABELS, r"rows of 'completions', 'tokens'.* are packed, those of 'texts', .* are 'labeled'; set"),
+        (LABELS, r"rows of 'chats', 'completions', 'tokens' are packed, those of 'texts', .* are 'labeled'; set"),
         (["compute.pack_tokens=0"], r"compute\.pack_tokens.*greater than 0|pack_tokens.*0"),
         (["compute.pack_tokens=many"], r"compute\.pack_tokens"),
         (["compute.sample_packing=true"], r"pack_tokens"),

@@ -1,0 +1,275 @@
+"""A placed model written as a folder that stock transformers loads: each rank writes what it has, where it belongs.
+
+    <run>/model/model.safetensors    as `save_pretrained` would lay it out, to the byte
+
+The first rank makes the files as large as they will be. Each rank then writes its shards of what trained, its share of
+what it has as all others do, its share of what did not train out of the start's own files, and whole some of the
+matrices that an adapter is merged into, one at a time. The headers are written last: until then no file is one of
+safetensors, and nothing takes it for a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Shaped
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_model, save_without_weights
+from ftlib.models.tensor_files import INDEX, TensorFile, TensorSpan, lay_out
+from ftlib.models.tensor_parts import PIECE_BYTES, Elements, Source, elements_of, is_first_copy, memory_of, reading
+from ftlib.models.torch_dtypes import DTYPES
+from ftlib.models.unread import values_of
+from ftlib.storage.files import flush_folder, local_errors
+from ftlib.training.group import Group, own_part
+from ftlib.training.shards import values, whole
+
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The stock model inside a start."""
+
+    model: nn.Module
+    names: Mapping[str, str]
+    """What the start calls each of its tensors; of tied ones, by the name that `named_parameters` gives."""
+    merged: Mapping[str, Any]
+    """By the name of a tensor that an adapter is merged into: the layer of peft that does it."""
+
+
+def plain(start: nn.Module) -> Plain:
+    """Take the stock model out of a start, which may be wrapped by peft and is not to be used afterwards."""
+    own = {id(tensor): name for name, tensor in reversed(_tensors(start))}  # of a tied one the first
+    if not is_adapted(start):
+        return Plain(start, {name: own[id(tensor)] for name, tensor in _tensors(start)}, {})
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in cast(Any, start).modules() if isinstance(module, BaseTunerLayer)]
+    merges = {id(p): layer for layer in layers for p in cast(Any, layer).get_base_layer().parameters(recurse=False)}
+    model = cast("nn.Module", cast(Any, start).unload())
+    tensors = _tensors(model)
+    return Plain(
+        model,
+        {name: own[id(tensor)] for name, tensor in tensors},
+        {name: merges[id(tensor)] for name, tensor in tensors if id(tensor) in merges},
+    )
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def write_model(
+    start: nn.Module,
+    model: nn.Module,
+    trained: Collection[str],
+    group: Group,
+    folder: Path,
+    *,
+    labels: tuple[str, ...],
+    processor_from: Path,
+) -> None:
+    """Write a placed model, collectively, as a folder that stock transformers loads.
+
+    The folder has nothing yet. `trained` names what is taken from the model; all else is the start's own. Of an adapter
+    that is to be merged, the start has the trained values. Raises StorageError, on every rank, where one cannot write.
+    """
+    inside = plain(start)
+    layout = _layout(inside.model, folder)
+    if layout is None:
+        _write_whole(inside, model, trained, group, folder, labels, processor_from)
+        return
+
+    def prepare() -> None:
+        save_without_weights(inside.model, folder, labels, processor_from)
+        _make_room(layout.files)
+
+    def write() -> None:
+        with reading() as source, _writing() as target:
+            _Writer(inside, model, trained, group, source, target).write(layout)
+
+    def complete() -> None:
+        if layout.index:
+            (folder / INDEX).write_text(layout.index, encoding="utf-8")
+        with _writing() as target:
+            for file in layout.files:
+                target(file.path, memoryview(file.header), 0)
+        flush_folder(folder)
+
+    needed = sum(file.size for file in layout.files)
+    on_first(prepare, group, folder, needed)
+    group.together(lambda: _told(write, folder, needed))
+    on_first(complete, group, folder, needed)
+
+
+def on_first(step: Callable[[], None], group: Group, folder: Path, needed: int = 0) -> None:
+    """Do what writes into a folder on the first rank while the others wait for it.
+
+    Raises StorageError, on every rank, where the disk refuses.
+    """
+    group.together(lambda: _told(step, folder, needed) if group.is_first else None)
+
+
+def _told(step: Callable[[], None], folder: Path, needed: int) -> None:
+    with local_errors(folder, needed, elsewhere="choose another --work"):
+        step()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    files: Sequence[TensorFile]
+    names: Mapping[str, str]
+    """What the model calls each tensor of the files."""
+    index: str
+    """Of several files, as JSON; of one it is empty."""
+
+
+def _layout(model: Any, folder: Path) -> _Layout | None:
+    """Return the files that `save_pretrained` would write; None if their tensors are not the model's one by one."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    state: dict[str, torch.Tensor] = model.state_dict()
+    for ignored in model._keys_to_ignore_on_save or ():
+        state.pop(ignored, None)
+    own = {id(tensor): name for name, tensor in state.items()}
+    saved = revert_weight_conversion(model, remove_tied_weights_from_state_dict(state, model))
+    if any(id(tensor) not in own for tensor in saved.values()):
+        return None
+    sizes = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in saved.items()}
+    split = split_torch_state_dict_into_shards(sizes, max_shard_size=SHARD_SIZE)
+    files = [
+        lay_out(folder / file, [_span(folder / file, name, sizes[name]) for name in names])
+        for file, names in split.filename_to_tensors.items()
+    ]
+    said = {"total_parameters": model.num_parameters(), **split.metadata}
+    index = json.dumps({"metadata": said, "weight_map": split.tensor_to_filename}, indent=2, sort_keys=True) + "\n"
+    return _Layout(files, {name: own[id(t)] for name, t in saved.items()}, index if split.is_sharded else "")
+
+
+def _span(path: Path, name: str, tensor: torch.Tensor) -> TensorSpan:
+    return TensorSpan(name, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), path, 0, tensor.nbytes)
+
+
+def _make_room(files: Sequence[TensorFile]) -> None:
+    """Make files without contents: a full disk is found now, and not after the last tensor."""
+    for file in files:
+        with file.path.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.size)
+
+
+@contextmanager
+def _writing() -> Generator[Callable[[Path, memoryview, int], None]]:
+    """Give what writes bytes into files that are there, and puts them onto the disk when the block ends."""
+    opened: dict[Path, int] = {}
+
+    def write(path: Path, data: memoryview, offset: int) -> None:
+        if path not in opened:
+            opened[path] = os.open(path, os.O_WRONLY)
+        while data:
+            count = os.pwrite(opened[path], data[: 2**30], offset)
+            data, offset = data[count:], offset + count
+
+    try:
+        yield write
+        for descriptor in opened.values():
+            os.fsync(descriptor)
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
+
+
+class _Writer:
+    """Writes one rank's part of tensors."""
+
+    def __init__(
+        self,
+        inside: Plain,
+        model: nn.Module,
+        trained: Collection[str],
+        group: Group,
+        source: Source,
+        target: Callable[[Path, memoryview, int], None],
+    ) -> None:
+        self._inside, self._trained, self._group, self._source, self._target = inside, trained, group, source, target
+        self._start = dict(_tensors(inside.model))
+        self._live = dict(_tensors(model))
+
+    def write(self, layout: _Layout) -> None:
+        """Write this rank's part of all tensors."""
+        merges: dict[int, list[tuple[TensorSpan, str]]] = {}
+        for span in (span for file in layout.files for span in file.spans):
+            name = layout.names[span.name]
+            if name in self._inside.merged:
+                merges.setdefault(id(self._inside.merged[name]), []).append((span, name))
+            elif self._inside.names[name] in self._trained:
+                self._write_trained(span, self._live[self._inside.names[name]])
+            else:
+                self._write_start(span, self._start[name])
+        for number, tensors in enumerate(merges.values()):
+            if number % self._group.world_size == self._group.rank:
+                self._write_merged(tensors)
+
+    def _write_trained(self, span: TensorSpan, live: torch.Tensor) -> None:
+        elements, own = elements_of(live), own_part(live).reshape(-1)
+        if not isinstance(live, DTensor):
+            elements = elements.shared_out(self._group.rank, self._group.world_size)
+            own = own[elements.first : elements.first + elements.count]
+        if is_first_copy(live):
+            self._put(span, elements.first, own)
+
+    def _write_start(self, span: TensorSpan, start: torch.Tensor) -> None:
+        mine = Elements(0, start.numel()).shared_out(self._group.rank, self._group.world_size)
+        for begin, piece in values(start, mine, self._source):
+            self._put(span, begin, piece)
+
+    def _write_merged(self, tensors: Sequence[tuple[TensorSpan, str]]) -> None:
+        """Let peft merge one layer, whose weights are read for that, and write what it is then."""
+        layer = self._inside.merged[tensors[0][1]]
+        base: nn.Module = layer.get_base_layer()
+        slots = {id(parameter): slot for slot, parameter in base.named_parameters(recurse=False)}
+        with values_of(base):
+            layer.merge(safe_merge=True)
+            for span, name in tensors:
+                self._put(span, 0, base.get_parameter(slots[id(self._start[name])]).detach().reshape(-1))
+
+    def _put(self, span: TensorSpan, first: int, elements: Shaped[torch.Tensor, " n"]) -> None:
+        dtype = DTYPES[span.dtype]
+        for number, piece in enumerate(elements.split(PIECE_BYTES)):
+            data = memory_of(piece.to("cpu", dtype).contiguous())
+            self._target(span.file, data, span.offset + (first + number * PIECE_BYTES) * dtype.itemsize)
+
+
+def _write_whole(
+    inside: Plain,
+    model: nn.Module,
+    trained: Collection[str],
+    group: Group,
+    folder: Path,
+    labels: tuple[str, ...],
+    processor_from: Path,
+) -> None:
+    """Write a model whose files have other tensors than it has in memory, as a family's fused experts: by one rank.
+
+    Every rank takes part, since shards are gathered; each has the whole model then.
+    """
+    for layer in {id(layer): layer for layer in inside.merged.values()}.values():
+        layer.merge(safe_merge=True)
+    gathered = {inside.names[name]: tensor for name, tensor in _tensors(inside.model)}
+    live = dict(_tensors(model))
+    with torch.no_grad():
+        for name in trained:
+            if name in gathered:
+                gathered[name].copy_(whole(live[name]))
+
+    on_first(lambda: save_model(inside.model, folder, labels, processor_from), group, folder)
