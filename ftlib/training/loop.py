@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from ftlib.training.batches import GlobalBatch, Order, by_length
 from ftlib.training.batches_ahead import AHEAD, BatchesAhead
 from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.companions import load_companions
+from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
@@ -113,8 +114,9 @@ class Loop:
         shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
         asked = plan.phase, plan.compute, plan.precision, self.train, self.validation
         self.sized = Sized(shapes[0], *asked, shapes[1])
-        self.companions = {name: place(one, plan, group) for name, one in beside.items()}
-        placed = place(tuned, plan, group)
+        where = plan.compute, plan.precision, group
+        self.companions = {name: place(one, *where) for name, one in beside.items()}
+        placed = place(tuned, *where)
         self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
         self.model = group.replicate(placed)
         self.asking = Asking(
@@ -394,15 +396,14 @@ def hash_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def place(model: nn.Module, plan: Plan, group: Group) -> nn.Module:
+def place(model: nn.Module, compute: Compute, precision: Literal["fp32", "bf16"], group: Group) -> nn.Module:
     """Return a model as it is spread over the group, with this rank's part of what it has not read yet.
 
-    What is solved for is asked in fp32, without autocast. Raises ModelError, on every rank, for values that are no
-    numbers.
+    Raises ModelError, on every rank, for values that are no numbers.
     """
     spans = empty_unread(model)
-    placed = group.place(model, plan.compute, plan.precision if plan.phase.tuning.takes_steps else "fp32")
-    offloaded = plan.compute.cpu_offload and shards_of(placed) is not None
+    placed = group.place(model, compute, precision)
+    offloaded = compute.cpu_offload and shards_of(placed) is not None
     return read_into(placed, spans, group, torch.device("cpu") if offloaded else group.device)
 
 

@@ -27,7 +27,7 @@ from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_model, save_without
 from ftlib.models.tensor_files import INDEX, TensorFile, TensorSpan, lay_out
 from ftlib.models.tensor_parts import PIECE_BYTES, Elements, Source, elements_of, is_first_copy, memory_of, reading
 from ftlib.models.torch_dtypes import DTYPES
-from ftlib.models.unread import values_of
+from ftlib.models.unread import read_all, values_of
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.training.group import Group, own_part
 from ftlib.training.shards import values, whole
@@ -263,6 +263,7 @@ def _write_whole(
 
     Every rank takes part, since shards are gathered; each has the whole model then.
     """
+    read_all(inside.model)
     for layer in {id(layer): layer for layer in inside.merged.values()}.values():
         layer.merge(safe_merge=True)
     gathered = {inside.names[name]: tensor for name, tensor in _tensors(inside.model)}

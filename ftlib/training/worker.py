@@ -117,7 +117,7 @@ def _solve(plan: Plan, group: Group) -> Trained:
     """Let a tuning that takes no steps find its weights, in this process."""
     started = time.monotonic()
     unread, head = build_model(plan, dropout=None)
-    model = place(unread, plan, group).eval()
+    model = place(unread, plan.compute, "fp32", group).eval()
     (part,) = plan.parts  # what takes no steps is drawn from no mixture
     train, validation = (
         open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")

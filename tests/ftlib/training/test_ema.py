@@ -117,10 +117,10 @@ def test_the_phase_ends_with_what_torchs_averaged_model_holds(
         reference.update_parameters(model)
     assert len(recorded.steps) == 10
     expected = reference.module.state_dict()
-    assert expected.keys() == recorded.trained.weights.keys()
+    assert expected.keys() == recorded.trained.model.state_dict().keys()
     last = recorded.steps[-1].state_dict()
     trainable = {name for name, p in recorded.start.named_parameters() if p.requires_grad}
-    for name, tensor in recorded.trained.weights.items():
+    for name, tensor in recorded.trained.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
         assert torch.equal(tensor, last[name]) == (name not in trainable), name
 

@@ -124,7 +124,7 @@ def write_by_stock(plan: Plan, folder: Path) -> None:
 def in_parts(plan: Plan, group: Group) -> None:
     """Read, compare with stock, move what trains, and write."""
     expected = stock(plan)
-    placed = place(build_model(plan, dropout=None)[0], plan, group).eval()
+    placed = place(build_model(plan, dropout=None)[0], plan.compute, "fp32", group).eval()
     for name, tensor in (*expected.named_parameters(), *expected.named_buffers()):
         found = placed.get_parameter(name) if isinstance(tensor, nn.Parameter) else placed.get_buffer(name)
         assert torch.equal(whole(found), tensor.detach()), name
@@ -206,6 +206,17 @@ def test_a_model_is_cut_into_the_files_that_transformers_would_write(
     assert_same_files(tmp_path / "parts", tmp_path / "stock")
 
 
+def test_a_family_whose_files_have_other_tensors_is_written_whole(
+    tmp_path: Path, plans: dict[str, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "_layout", lambda *_: None)
+    for name in ("tied", "lora"):
+        plan = plans[name].model_copy(update={"run": str(tmp_path / name)})
+        in_parts(plan, ALONE)
+        write_by_stock(plan, tmp_path / "stock" / name)
+        assert_same_files(tmp_path / name, tmp_path / "stock" / name)
+
+
 def test_no_weight_is_read_before_the_model_is_placed(plans: dict[str, Plan]) -> None:
     """Of LoRA over a base, memory is taken by the adapter, the head that trains, and buffers."""
     tuned, _ = build_model(plans["lora"], dropout=None)
@@ -242,12 +253,12 @@ def test_what_is_wrong_with_a_base_is_said_as_ever(tmp_path: Path, plans: dict[s
     ):
         broken = plan.model_copy(update={"start": damaged(plan.start, tmp_path / change.__name__, change)})
         with pytest.raises(ModelError, match=words):
-            place(build_model(broken, dropout=None)[0], broken, ALONE)
+            place(build_model(broken, dropout=None)[0], broken.compute, "fp32", ALONE)
 
 
 def test_tied_weights_stay_one_parameter_and_are_saved_once(plans: dict[str, Plan]) -> None:
     plan = plans["tied"]
-    model = cast(Any, place(build_model(plan, dropout=None)[0], plan, ALONE))
+    model = cast(Any, place(build_model(plan, dropout=None)[0], plan.compute, "fp32", ALONE))
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -257,7 +268,7 @@ def test_a_tied_weight_that_a_file_has_twice_is_tied_all_the_same(tmp_path: Path
 
     plan = plans["tied"]
     plan = plan.model_copy(update={"start": damaged(plan.start, tmp_path / "twice", twice)})
-    model = cast(Any, place(build_model(plan, dropout=None)[0], plan, ALONE))
+    model = cast(Any, place(build_model(plan, dropout=None)[0], plan.compute, "fp32", ALONE))
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -279,7 +290,7 @@ def test_a_tuning_that_computes_with_unread_weights_is_told(plans: dict[str, Pla
 
 def test_what_moved_though_frozen_is_found_in_parts(tmp_path: Path, plans: dict[str, Plan]) -> None:
     plan = plans["frozen"].model_copy(update={"run": str(tmp_path)})
-    placed = place(build_model(plan, dropout=None)[0], plan, ALONE)
+    placed = place(build_model(plan, dropout=None)[0], plan.compute, "fp32", ALONE)
     move(placed)
     with torch.no_grad():
         placed.get_parameter("bert.encoder.layer.0.output.dense.weight").view(-1)[-1].add_(1e-6)
