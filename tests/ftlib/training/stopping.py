@@ -14,12 +14,13 @@ from ftlib.training.curves import STEPS
 
 @contextmanager
 def stopped_at(step: int, late: int = 0) -> Generator[None]:
-    """Ask a training to stop when it has told of this step; it must end with that request, so many steps later."""
+    """Ask a training to stop when it has told of this step; it must end with that request, at most so many later."""
 
     def stop(sign: Progress) -> None:
         if sign.unit == STEPS and sign.done >= step:
             raise Interrupted("stopped on request")
 
-    asked = rf"stopped on request after step {step + late} of \d+; the next run goes on from there"
+    steps = "|".join(str(one) for one in range(step, step + late + 1))
+    asked = rf"stopped on request after step ({steps}) of \d+; the next run goes on from there"
     with listen(stop), pytest.raises(Interrupted, match=asked):
         yield

@@ -49,7 +49,10 @@ class Run:
 
     def __init__(self, group: Group, sharding: str, folder: Path) -> None:
         torch.manual_seed(0)
-        compute = {"sharding": sharding.removeprefix("h"), "replicas": 2 if sharding == "hfsdp" else 1}
+        compute = {
+            "sharding": sharding.removeprefix("h"),
+            "replicas": 2 if sharding == "hfsdp" and group.world_size > 1 else 1,
+        }
         self.model = group.spread(Layers(), Compute.model_validate({"workers": group.world_size, **compute}))
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], 0.1, fused=True)
         self.average = Average(self.model, 0.5)
