@@ -249,6 +249,7 @@ class _Sizing:
         return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
 
     def _sized(self, phase: Phase) -> "Sized":
+        """Return a phase with its model, data and compute, as the prediction takes it."""
         from ftlib.training.footprint import shapes_of, without_weights
         from ftlib.training.memory import Sized
 

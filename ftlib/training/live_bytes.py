@@ -143,6 +143,7 @@ class _Counter(dispatch.TorchDispatchMode):
                 self.peak = Held(**self._live)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation of torch without memory, but for whole numbers' values, and count what it makes."""
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
             values = self._values_of(args[0])

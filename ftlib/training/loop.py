@@ -157,6 +157,7 @@ class Loop:
             self.checkpoints.close()
 
     def _run(self, heartbeat: Heartbeat) -> Trained:
+        """Step, judge and save until the last step, or until early stopping; then take the weights that are kept."""
         learnt = self.model, self.optimizer, self.average
         state = self.checkpoints.restore(*learnt) or State()
         if not state.step:

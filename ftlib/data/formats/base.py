@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from ftlib.config import BatchKind, Config
+from ftlib.data.chat_template import ChatTemplate
 from ftlib.data.images.likeness import Sight
 from ftlib.data.inputs import TEXT, Inputs
 from ftlib.data.processor import ImageProcessor, Processor
 from ftlib.data.rows import Example
-
-if TYPE_CHECKING:
-    from ftlib.data.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True)
