@@ -105,14 +105,14 @@ def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, Fou
 
 
 def beside_phase(
-    phase: Phase, trail: Sequence[Checkpoint], found: Mapping[str, FoundModel]
+    phase: Phase, trail: Sequence[Checkpoint], elsewhere: Mapping[str, FoundModel]
 ) -> dict[str, FoundModel | Checkpoint]:
     """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
 
     `trail` has all checkpoints that come before, and may have more.
     """
     ends = {end.phase: end for end in trail}
-    return {name: found.get(name) or ends[str(said.phase)] for name, said in phase.beside.items()}
+    return {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}
 
 
 def score_job(

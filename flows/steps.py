@@ -126,8 +126,8 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     prepared: dict[str, PreparedDataset] = {}
     for name in r.datasets:
         job = None if raw is None else jobs.preprocess_job(r, name, raw, given.model, given.used.get(name))
-        if found := (yield from step(preprocess, job, name)):
-            prepared[name] = found
+        if models := (yield from step(preprocess, job, name)):
+            prepared[name] = models
     if raw is None or len(prepared) < len(r.datasets):
         return None
     labels = check_labels(r, prepared, given.names)
@@ -137,7 +137,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
         note("supervision", words)
     check_rule(r, prepared)
     check_writing(r, prepared, lambda: _positions(Path(given.model.uri)))
-    companions = {phase: dict(found) for phase, found in given.companions.items()}
+    companions = {phase: dict(models) for phase, models in given.companions.items()}
     return Data(model=given.model, companions=companions, raw=raw, prepared=prepared, labels=labels)
 
 
@@ -145,8 +145,8 @@ def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[d
     """Ingest every dataset."""
     raw: dict[str, RawDataset] = {}
     for name in r.datasets:
-        if found := (yield from step(ingest, jobs.ingest_job(r, name, files[name]), name)):
-            raw[name] = found
+        if made := (yield from step(ingest, jobs.ingest_job(r, name, files[name]), name)):
+            raw[name] = made
     return raw if len(raw) == len(r.datasets) else None
 
 
@@ -214,11 +214,11 @@ def scored(
     phase: Phase,
     trail: Sequence[Checkpoint] | None,
     prepared: Mapping[str, PreparedDataset] | None,
-    found: Mapping[str, FoundModel],
+    elsewhere: Mapping[str, FoundModel],
 ) -> Steps[Mapping[str, PreparedDataset] | None]:
     """Give a phase's datasets the columns that its objective reads of frozen models; most have none."""
     for name, part, which in scorings(phase):
-        job = jobs.score_job(r, phase, name, trail, prepared[part], found) if trail and prepared else None
+        job = jobs.score_job(r, phase, name, trail, prepared[part], elsewhere) if trail and prepared else None
         made = yield from step(score, job, which, on_ray=r.compute.infers_on_ray)
         prepared = {**prepared, part: made} if prepared and made else None
     return prepared
@@ -248,17 +248,17 @@ def sweep(
     members = yield from completed(r, named and named.members, prepared, count, norms=norms)
     reports = yield from measured(r, members, prepared, SELECTION, count)
     while r.interpolation.adaptive and job and named and members and reports:
-        known = {member.as_named.digest(): member for member in members}
+        by_digest = {member.as_named.digest(): member for member in members}
         job = job.model_copy(update={"scores": scores_so_far(members, reports, r, work)})
         named = yield from step(interpolate, job, candidates=count)
-        new = [member for member in named.members if member.digest() not in known] if named else []
+        new = [member for member in named.members if member.digest() not in by_digest] if named else []
         if not new:
             break
         new = yield from completed(r, new, prepared, len(new), norms=norms)
         more = yield from measured(r, new, prepared, SELECTION, len(new or ()))
         if named and new and more:
-            known |= {member.as_named.digest(): member for member in new}
-            members = [known[member.digest()] for member in named.members]
+            by_digest |= {member.as_named.digest(): member for member in new}
+            members = [by_digest[member.digest()] for member in named.members]
         reports = more and [*reports, *more]
     if not (named and members and reports):
         return None
@@ -304,11 +304,11 @@ def publish(evidence: Evidence | None) -> Steps[Outcome | None]:
     return Outcome(evidence, page, result) if evidence and page and result else None
 
 
-def whole(found: Iterable[T | None]) -> list[T] | None:
+def whole(parts: Iterable[T | None]) -> list[T] | None:
     """Return all of them, or None if one is not made."""
-    there = list(found)
-    made = [one for one in there if one is not None]
-    return made if len(made) == len(there) else None
+    listed = list(parts)
+    made = [one for one in listed if one is not None]
+    return made if len(made) == len(listed) else None
 
 
 def _positions(model: Path) -> int | None:

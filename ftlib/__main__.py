@@ -17,9 +17,9 @@ _HOME = Path(__file__).resolve().parents[1]
 def main() -> None:
     """Run the command line, or say in one line by what it is shadowed and end with exit code 2."""
     for name in ("flows", "tasks"):
-        if (found := shadowing(name)) is not None:
+        if (other := shadowing(name)) is not None:
             print(
-                f"reglage: Python finds another package {name!r}, {found}, before Réglage's in {_HOME}: take it "
+                f"reglage: Python finds another package {name!r}, {other}, before Réglage's in {_HOME}: take it "
                 "out of PYTHONPATH, or rename it",
                 file=sys.stderr,
             )

@@ -99,10 +99,10 @@ def user_path(path: str | Path) -> Path:
 
     Raises RecipeError where there is no home: a folder named `~` is what nobody meant.
     """
-    found = os.path.expanduser(path)  # Path.expanduser raises for an unknown user
-    if found == "~" or found.startswith("~/"):
+    expanded = os.path.expanduser(path)  # Path.expanduser raises for an unknown user
+    if expanded == "~" or expanded.startswith("~/"):
         raise RecipeError(f"{path}: no home folder is known here; write the whole path or set HOME")
-    return Path(found)
+    return Path(expanded)
 
 
 SELECTION: Split = "validation"

@@ -79,16 +79,16 @@ def misfits(recipe: Config) -> Iterator[str]:
 
 def in_use(recipe: Config) -> dict[str, dict[str, object]]:
     """Return which extensions a recipe holds, and which checked it, with their version and the files that say it."""
-    found = {f"checker {entry.name}": _as_record(_origin(entry, check)) for entry, check in _checkers()}
+    origins = {f"checker {entry.name}": _as_record(_origin(entry, check)) for entry, check in _checkers()}
     for kind, origin in _brought(recipe):
-        found[kind] = _as_record(origin)
-    return dict(sorted(found.items()))
+        origins[kind] = _as_record(origin)
+    return dict(sorted(origins.items()))
 
 
 def installed(group: str) -> tuple[EntryPoint, ...]:
     """Return what is installed for a group, in order of name."""
-    found = _all_installed().select(group=group)
-    return tuple(sorted(found, key=lambda entry: (entry.name, called(entry))))
+    entries = _all_installed().select(group=group)
+    return tuple(sorted(entries, key=lambda entry: (entry.name, called(entry))))
 
 
 _all_installed = cache(entry_points)
@@ -115,10 +115,10 @@ def _joined(group: str, own: tuple[type[Config], ...]) -> tuple[type[Config], ..
 
 def _member(entry: EntryPoint, own: tuple[type[Config], ...], joined: Iterable[type[Config]]) -> type[Config]:
     """Load a class and check that it can join. Raises RecipeError."""
-    found = _loaded(entry)
-    if not (isinstance(found, type) and issubclass(found, Config)):
+    member = _loaded(entry)
+    if not (isinstance(member, type) and issubclass(member, Config)):
         raise _refusal(entry, "is no class that extends ftlib.config.Config")
-    kind = kind_of(found)
+    kind = kind_of(member)
     if kind is None:
         raise _refusal(entry, 'has no field `kind: Literal["name"] = "name"`')
     if kind != entry.name:
@@ -128,12 +128,12 @@ def _member(entry: EntryPoint, own: tuple[type[Config], ...], joined: Iterable[t
     for other in joined:
         if kind == kind_of(other) and other.brought_by:
             raise _refusal(entry, f"has kind {kind!r}, as {other.brought_by.distribution} has")
-    if lacks := sorted(_words(own) - _has(found, own)):
+    if lacks := sorted(_words(own) - _has(member, own)):
         raise _refusal(entry, f"lacks {some(lacks)}, which every {entry.group.removeprefix('reglage.')} has")
-    if inspect.isabstract(found):
+    if inspect.isabstract(member):
         raise _refusal(entry, "is abstract")
-    found.brought_by = _origin(entry, found)
-    return found
+    member.brought_by = _origin(entry, member)
+    return member
 
 
 def kind_of(member: type[Config]) -> str | None:
@@ -153,26 +153,26 @@ def _words(own: tuple[type[Config], ...]) -> set[str]:
 
 def _has(member: type[Config], own: tuple[type[Config], ...]) -> set[str]:
     """Return which names a class has; one that should be a method counts only if it is one."""
-    found = {*dir(member), *member.model_fields}
+    names = {*dir(member), *member.model_fields}
     methods = {name for name in _words(own) if all(callable(getattr(of, name, None)) for of in own)}
-    return {name for name in found if name not in methods or callable(getattr(member, name, None))}
+    return {name for name in names if name not in methods or callable(getattr(member, name, None))}
 
 
 @cache
 def _checkers() -> tuple[tuple[EntryPoint, Checker], ...]:
     """Load the checkers, once. What cannot be used is remembered as refused."""
-    found: list[tuple[EntryPoint, Checker]] = []
+    checkers: list[tuple[EntryPoint, Checker]] = []
     refused: list[str] = []
     for entry in installed(CHECKER):
         try:
             check = _loaded(entry)
             if not callable(check):
                 raise _refusal(entry, "is no function of a Recipe")
-            found.append((entry, cast("Checker", check)))
+            checkers.append((entry, cast("Checker", check)))
         except RecipeError as error:
             refused.append(str(error))
     _REFUSED[CHECKER] = refused
-    return tuple(found)
+    return tuple(checkers)
 
 
 def _loaded(entry: EntryPoint) -> object:
@@ -184,10 +184,10 @@ def _loaded(entry: EntryPoint) -> object:
         raise _refusal(entry, f"cannot be loaded: {first_line(error)}") from error
 
 
-def _origin(entry: EntryPoint, found: object) -> Origin:
+def _origin(entry: EntryPoint, loaded: object) -> Origin:
     """Say where a class or function comes from: its own file, and those of its bases in the same package."""
     package = entry.module.partition(".")[0]
-    parts = inspect.getmro(found) if isinstance(found, type) else (found,)
+    parts = inspect.getmro(loaded) if isinstance(loaded, type) else (loaded,)
     modules = {part.__module__: part for part in cast("tuple[Any, ...]", parts)}
     try:
         files = {

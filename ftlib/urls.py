@@ -24,8 +24,8 @@ def secret_in(text: str) -> str | None:
     for url in _URL.findall(text):
         if _USERINFO.search(url):
             return f"a URL with a user's name or password in it ({redacted(url)})"
-        if found := _SECRET.search(url):
-            return f"a URL that is signed or holds a secret ({found[1]}{HIDDEN})"
+        if secret := _SECRET.search(url):
+            return f"a URL that is signed or holds a secret ({secret[1]}{HIDDEN})"
     return None
 
 

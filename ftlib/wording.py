@@ -26,7 +26,7 @@ def escaped(text: str) -> str:
     """Return text as one paragraph that is shown as it is: no markup, HTML, entity, table, list or link of its own."""
     line = " ".join("".join(c if c.isprintable() or c.isspace() else " " for c in text).split())
     line = _MARKUP.sub(r"\\\1", line)
-    line = _LINK.sub(lambda found: f"{found[0]}\\", line)
+    line = _LINK.sub(lambda match: f"{match[0]}\\", line)
     return _FIRST.sub(r"\1\\\2", line)
 
 

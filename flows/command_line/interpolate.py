@@ -113,8 +113,8 @@ def _merged_weights(
                 whole[adapter] = scratch / str(i)
                 write_merged(adapter, base, whole[adapter])
                 notes += notes_of[adapter]
-            whole[base], said = _completed(adapters[0], base, scratch)
-            notes += said
+            whole[base], warnings = _completed(adapters[0], base, scratch)
+            notes += warnings
         plan = plan_merge(kernel, [Input(spec, whole.get(folder, folder)) for spec, folder in named], reference=1)
         notes += _mixed_statistics(plan)
         from ftlib.merging.files import write_merge  # torch, which no refusal needs
@@ -169,9 +169,9 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
     base, adapter = folders
     notes = stands_elsewhere(adapter, base)
     with scratch_beside(target) as scratch, appearing(target) as work:
-        start, said = _completed(adapter, base, scratch)
+        start, warnings = _completed(adapter, base, scratch)
         mixed = write_scaled(adapter, start, alpha, work)
-    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": [*notes, *said]}
+    return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": [*notes, *warnings]}
 
 
 @contextmanager

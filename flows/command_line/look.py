@@ -106,10 +106,10 @@ def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int)
     from ftlib.kinds.loading import load_processor
 
     processor = load_processor(Path(model.uri))
-    found = [*itertools.islice(_pieces(split_file(data.path, split)), rows)]
-    if not found:
+    pieces = [*itertools.islice(_pieces(split_file(data.path, split)), rows)]
+    if not pieces:
         raise DataError(f"datasets.{name}: the {split} split has no rows; look at another --split")
-    texts = _examples(raw[name], {row_id.partition("-")[0] for row_id, *_ in found})
+    texts = _examples(raw[name], {row_id.partition("-")[0] for row_id, *_ in pieces})
     cut = {
         row_id: dataset.format.encode([example], processor)[0].truncated
         for row_id, values in texts
@@ -125,7 +125,7 @@ def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int)
             parts=tuple(_parts(tokenizer, ids, _learnt(kind, target, supervised, len(ids)))),
             learns=_learns(kind, target),
         )
-        for row_id, ids, supervised, target in found
+        for row_id, ids, supervised, target in pieces
     ]
 
 

@@ -55,29 +55,29 @@ def messages_of(value: Value, roles: Mapping[str, Role]) -> list[Message] | Drop
         return Dropped("messages_not_a_list")
     messages: list[Message] = []
     for turn in turns:
-        found = _message(turn, roles)
-        if isinstance(found, Dropped):
-            return found
-        messages.append(found)
+        message = _message(turn, roles)
+        if isinstance(message, Dropped):
+            return message
+        messages.append(message)
     return ordered(messages)
 
 
 def answered(messages: Sequence[Message]) -> list[Message] | Dropped:
     """Return messages up to the last of the assistant, if there is one."""
-    said = [message["role"] for message in messages]
-    if "assistant" not in said:
+    roles = [message["role"] for message in messages]
+    if "assistant" not in roles:
         return Dropped("no_answer")
-    return [*messages[: len(said) - said[::-1].index("assistant")]]
+    return [*messages[: len(roles) - roles[::-1].index("assistant")]]
 
 
 def ordered(messages: Sequence[Message]) -> list[Message] | Dropped:
     """Return the messages, or what is wrong with their order."""
-    said: list[str] = [message["role"] for message in messages]
-    if said.count("system") > 1:
+    roles: list[str] = [message["role"] for message in messages]
+    if roles.count("system") > 1:
         return Dropped("several_system_turns")
-    if "system" in said[1:]:
+    if "system" in roles[1:]:
         return Dropped("system_not_first")
-    if next((role for role in said if role != "system"), "") == "assistant":
+    if next((role for role in roles if role != "system"), "") == "assistant":
         return Dropped("assistant_first")
     return [*messages]
 

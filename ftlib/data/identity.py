@@ -163,20 +163,20 @@ def published(spellings: Mapping[str, int], names: Iterable[str] = ()) -> dict[s
 
 def _distinct(names: Iterable[str]) -> dict[str, str]:
     listed = list(names)
-    found = {identity(name) or name: name for name in listed}
-    return found if len(found) == len(listed) else {}
+    by_identity = {identity(name) or name: name for name in listed}
+    return by_identity if len(by_identity) == len(listed) else {}
 
 
 def identities(names: Iterable[str]) -> dict[str, str]:
     """Return labels by their identity; of several with one identity, the first."""
-    found: dict[str, str] = {}
+    by_identity: dict[str, str] = {}
     for name in names:
-        found.setdefault(identity(name) or name, name)
-    return found
+        by_identity.setdefault(identity(name) or name, name)
+    return by_identity
 
 
 def places(names: Iterable[str], labels: Sequence[str]) -> list[int | None]:
     """Return each name's place among labels: its own, or that of the first label it is one with; None for no place."""
-    known = {label: i for i, label in reversed([*enumerate(labels)])}
-    alike = {key: known[label] for key, label in identities(labels).items()}
-    return [known.get(name, alike.get(identity(name) or name)) for name in names]
+    index_of = {label: i for i, label in reversed([*enumerate(labels)])}
+    alike = {key: index_of[label] for key, label in identities(labels).items()}
+    return [index_of.get(name, alike.get(identity(name) or name)) for name in names]

@@ -194,8 +194,8 @@ def to_metadata(inputs: Inputs) -> dict[str, str]:
 
 def from_metadata(metadata: Mapping[bytes, bytes] | None) -> Inputs:
     """Return the inputs of a split by its schema's metadata."""
-    said = (metadata or {}).get(b"inputs")
-    return TEXT if said is None else _INPUTS.validate_json(said)
+    layout = (metadata or {}).get(b"inputs")
+    return TEXT if layout is None else _INPUTS.validate_json(layout)
 
 
 def fixed_bytes(inputs: Inputs) -> int:

@@ -41,23 +41,23 @@ def completed(tags: Iterable[str]) -> tuple[str, ...]:
 
 def entities(tags: Sequence[str]) -> list[Entity]:
     """Return the entities of a sequence of tags, in order."""
-    found: list[Entity] = []
-    for place, tag in enumerate(tags):
+    spans: list[Entity] = []
+    for position, tag in enumerate(tags):
         if tag == OUTSIDE:
             continue
-        before = found[-1] if found else None
-        if tag[0] == "I" and before is not None and before.end == place and before.type == tag[2:]:
-            found[-1] = before._replace(end=place + 1)
+        before = spans[-1] if spans else None
+        if tag[0] == "I" and before is not None and before.end == position and before.type == tag[2:]:
+            spans[-1] = before._replace(end=position + 1)
         else:
-            found.append(Entity(tag[2:], place, place + 1))
-    return found
+            spans.append(Entity(tag[2:], position, position + 1))
+    return spans
 
 
 def rewritten(tags: Sequence[str], gone: Iterable[int] = ()) -> tuple[str, ...]:
     """Return the tags without some places, in IOB2: the first that is left of an entity is its `B-`."""
-    lost, said = {*gone}, [OUTSIDE] * len(tags)
+    lost, written = {*gone}, [OUTSIDE] * len(tags)
     for entity in entities(tags):
-        left = [place for place in range(entity.first, entity.end) if place not in lost]
-        for i, place in enumerate(left):
-            said[place] = f"{'I' if i else 'B'}-{entity.type}"
-    return tuple(tag for place, tag in enumerate(said) if place not in lost)
+        left = [position for position in range(entity.first, entity.end) if position not in lost]
+        for i, position in enumerate(left):
+            written[position] = f"{'I' if i else 'B'}-{entity.type}"
+    return tuple(tag for position, tag in enumerate(written) if position not in lost)

@@ -100,13 +100,13 @@ def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def colliding(sketches: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Return which rows share a band with another one."""
-    found = np.zeros(len(sketches), bool)
+    suspected = np.zeros(len(sketches), bool)
     for band in sketches.T:
         order = np.argsort(band, kind="stable")
         same = np.flatnonzero(band[order][1:] == band[order][:-1])
-        found[order[same]] = True
-        found[order[same + 1]] = True
-    return found
+        suspected[order[same]] = True
+        suspected[order[same + 1]] = True
+    return suspected
 
 
 def own_shingles(text: str) -> NDArray[np.uint32]:

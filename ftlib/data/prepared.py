@@ -92,8 +92,8 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             return pa.list_(pa.string())
         case "spans":
             texts, numbers = pa.list_(pa.string()), pa.list_(pa.int32())
-            place, answers = {"start": pa.int32(), "end": pa.int32()}, {"answers": texts, "optional": pa.bool_()}
-            return pa.struct({**place, **answers, "spelt": texts, "segments": numbers})
+            bounds, answers = {"start": pa.int32(), "end": pa.int32()}, {"answers": texts, "optional": pa.bool_()}
+            return pa.struct({**bounds, **answers, "spelt": texts, "segments": numbers})
         case "chats":
             return pa.struct({"places": pa.list_(pa.int32()), "answer": pa.string(), "end": pa.int32()})
         case "tokens":

@@ -57,8 +57,8 @@ class Profiler:
         self._rows += 1
         if not measures:
             self._lengths[len(text)] += 1
-        for name, place in measures.items():
-            self._measures[name][place] += 1
+        for name, measure in measures.items():
+            self._measures[name][measure] += 1
         self._labels.update(labels)
         for counts, value in zip(self._slices.values(), slices, strict=True):
             counts[value if value in counts or len(counts) < _VALUES else OTHERS] += 1

@@ -79,7 +79,7 @@ def compile_schema(columns: Mapping[str, Column]) -> Schema | None:
         """Return the values as the schema holds them, or the row as a bad one that names the column to blame."""
         try:
             # Said by name, `strict` alone takes as long as the conversion.
-            found = msgspec.convert(values, shape, strict=False) if row.untyped else msgspec.convert(values, shape)
+            converted = msgspec.convert(values, shape, strict=False) if row.untyped else msgspec.convert(values, shape)
             for name in dates:
                 if (text := values.get(name)) is not None:
                     moment(text)
@@ -90,7 +90,7 @@ def compile_schema(columns: Mapping[str, Column]) -> Schema | None:
         if row.untyped:  # csv's texts become what was asked for
             return {
                 **values,
-                **{name: v for field, name in parsed if (v := getattr(found, field)) is not msgspec.UNSET},
+                **{name: v for field, name in parsed if (v := getattr(converted, field)) is not msgspec.UNSET},
             }
         for name in floats:
             if type(whole := values.get(name)) is int:
@@ -126,12 +126,12 @@ def _refusal(row: Row, values: Mapping[str, Value], required: list[str], message
     """Say which column is to blame, from msgspec's message: `Expected X, got Y - at $.column`."""
     for name in required:
         if name not in values:
-            there = ", ".join(map(repr, row.values))
+            present = ", ".join(map(repr, row.values))
             return _bad(
                 row,
                 "missing_value",
                 name,
-                "null" if name in row.values else f"absent; there are {there}{held_by(name, row.values)}",
+                "null" if name in row.values else f"absent; there are {present}{held_by(name, row.values)}",
             )
     where = _WHERE.search(message)
     if where is None:

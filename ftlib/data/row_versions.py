@@ -39,14 +39,14 @@ class RowVersions:
     def check(self, row: Row) -> BadRow | None:
         """Say what is wrong with a row's key, moment or deletion mark; None if nothing is."""
         if row_key(row.values.get(self.key)) is None:
-            found = row.values.get(self.key)
-            return BadRow(row.uri, row.line, row.bytes, "missing_key", f"{found!r:.80} is no key", self.key)
+            value = row.values.get(self.key)
+            return BadRow(row.uri, row.line, row.bytes, "missing_key", f"{value!r:.80} is no key", self.key)
         if is_tombstone(row.values.get(DELETED)) is None:
-            found = row.values[DELETED]
-            return BadRow(row.uri, row.line, row.bytes, "odd_deleted", f"{found!r:.80}, allowed: true, false", DELETED)
+            value = row.values[DELETED]
+            return BadRow(row.uri, row.line, row.bytes, "odd_deleted", f"{value!r:.80}, allowed: true, false", DELETED)
         if self.updated and self._moment(row.values.get(self.updated)) is None:
-            found = row.values[self.updated]
-            detail = f"{found!r:.80} is neither a number nor an ISO 8601 date"
+            value = row.values[self.updated]
+            detail = f"{value!r:.80} is neither a number nor an ISO 8601 date"
             return BadRow(row.uri, row.line, row.bytes, "odd_updated", detail, self.updated)
         return None
 

@@ -156,8 +156,8 @@ def reasons(dropped: Mapping[str, int]) -> str:
 
 def remedies(dropped: Iterable[str]) -> list[str]:
     """Return what to do about rows dropped for these reasons; with their names if there are several."""
-    found = [reason for reason in dropped if reason in REMEDIES]
-    return [REMEDIES[reason] if len(found) == 1 else f"{reason}: {REMEDIES[reason]}" for reason in found]
+    remediable = [reason for reason in dropped if reason in REMEDIES]
+    return [REMEDIES[reason] if len(remediable) == 1 else f"{reason}: {REMEDIES[reason]}" for reason in remediable]
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -290,10 +290,10 @@ def check_values(row: Row, row_bytes: int, schema: Schema | None = None, file: i
     if None in values.values():
         values: dict[str, Value] = {name: value for name, value in values.items() if value is not None}
     if schema is not None:
-        found = schema(row, values)
-        if isinstance(found, BadRow):
-            return found
-        values = found
+        checked = schema(row, values)
+        if isinstance(checked, BadRow):
+            return checked
+        values = checked
     try:
         encoded = canonical_json(values)
     except (ValueError, RecursionError):

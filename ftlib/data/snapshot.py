@@ -97,8 +97,8 @@ def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
 
 def read_origins(path: Path) -> Iterator[tuple[str, int | None]]:
     """Yield (row id, the place of its file in `RawDataset.files`) in order, reading nothing else."""
-    for row_id, place in read_column(path, FILE):
-        yield row_id, cast("int | None", place)
+    for row_id, file in read_column(path, FILE):
+        yield row_id, cast("int | None", file)
 
 
 def rows_by_file(path: Path) -> Counter[int | None]:

@@ -62,10 +62,10 @@ def share(salt: str, key: bytes) -> float:
 
 
 def _by_share(policy: SplitPolicy, key: bytes) -> Split:
-    place = share(policy.salt, key)
-    if place < policy.test:
+    point = share(policy.salt, key)
+    if point < policy.test:
         return "test"
-    return "validation" if place < policy.test + policy.validation else "train"
+    return "validation" if point < policy.test + policy.validation else "train"
 
 
 def _group(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
@@ -111,9 +111,9 @@ def _border(ordered: Sequence[float], fraction: float) -> float:
 def _moments(column: str | None, rows: Sequence[Keyed]) -> list[float]:
     for read in (as_number, as_date):
         moments = [read(row.value) for row in rows]
-        known = [moment for moment in moments if moment is not None]
-        if len(known) == len(moments):
-            return known
+        readable = [moment for moment in moments if moment is not None]
+        if len(readable) == len(moments):
+            return readable
     odd = next(row.value for row in rows if as_number(row.value) is None)
     raise DataError(
         f"split by 'time': column {column!r} says {odd!r}, allowed are all numbers or all ISO 8601 dates; correct "
@@ -123,14 +123,14 @@ def _moments(column: str | None, rows: Sequence[Keyed]) -> list[float]:
 
 def _given(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
     allowed: dict[str | None, Split] = {"train": "train", "validation": "validation", "test": "test"}
-    said = [folded(row.value) for row in rows]
-    for row, word in zip(rows, said, strict=True):
+    words = [folded(row.value) for row in rows]
+    for row, word in zip(rows, words, strict=True):
         if word not in allowed:
             names = ", ".join(allowed.values())
             raise DataError(
                 f"split by 'given': column {policy.column!r} says {row.value!r}, allowed are {names}; correct the rows"
             )
-    return [allowed[word] for word in said]
+    return [allowed[word] for word in words]
 
 
 class SplitPolicy(Config):

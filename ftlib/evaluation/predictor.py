@@ -159,8 +159,8 @@ class Predictor(Models[Outcomes]):
             return None
 
         def holds(name: str) -> Hashable:
-            there = [saved for saved in self._files.get(name, []) if self._contents.has(candidate, saved)]
-            return self._contents.of(candidate, there[0]) if there else (candidate.digest(), name)
+            at_hand = [saved for saved in self._files.get(name, []) if self._contents.has(candidate, saved)]
+            return self._contents.of(candidate, at_hand[0]) if at_hand else (candidate.digest(), name)
 
         return holds
 

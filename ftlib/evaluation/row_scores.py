@@ -121,10 +121,10 @@ def score_rows(
         for rows in batches_of(split, share):
             batch = split.batch(rows, collate)
             if KINDS[split.kind].language:
-                said = token_log_probs(model, batch).double().sum(dim=1)
+                answers = token_log_probs(model, batch).double().sum(dim=1)
             else:
-                said = cast(Any, model)(**batch.inputs).logits
-            scores = said.float().cpu().numpy()
+                answers = cast(Any, model)(**batch.inputs).logits
+            scores = answers.float().cpu().numpy()
             scores_by_row |= dict(zip(rows.tolist(), scores, strict=True))
             done += len(rows)
             on_rows(done)

@@ -16,16 +16,16 @@ def normalized(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def is_right(said: str, answers: Sequence[str]) -> bool:
+def is_right(predicted: str, answers: Sequence[str]) -> bool:
     """Return whether a text is one of the answers, once normalised."""
-    return normalized(said) in map(normalized, answers)
+    return normalized(predicted) in map(normalized, answers)
 
 
-def best_overlap(said: str, answers: Sequence[str]) -> float:
+def best_overlap(predicted: str, answers: Sequence[str]) -> float:
     """Return the best F1 of words in common with any of the answers; 0 without a word in common."""
-    return max((_overlap(normalized(said).split(), normalized(answer).split()) for answer in answers), default=0.0)
+    return max((_overlap(normalized(predicted).split(), normalized(answer).split()) for answer in answers), default=0.0)
 
 
-def _overlap(said: Sequence[str], answer: Sequence[str]) -> float:
-    shared = (Counter(said) & Counter(answer)).total()
-    return 2 * shared / (len(said) + len(answer)) if shared else 0.0
+def _overlap(predicted: Sequence[str], answer: Sequence[str]) -> float:
+    shared = (Counter(predicted) & Counter(answer)).total()
+    return 2 * shared / (len(predicted) + len(answer)) if shared else 0.0

@@ -36,6 +36,8 @@ class Batch:
     for `tagged`, that of every token's tag, or `UNTAUGHT`; for `multi_labeled`, rows x labels of 0 and 1; for `scored`,
     a number each; for `spans`, the places of first and last token; for `chats`, rows x tokens, which of them are
     predicted. None where the tokens themselves are the targets."""
+    terms: int | None = None
+    """What `supervised` sums to, known without waiting for the device; None where only the device knows."""
     rows: Int[np.ndarray, " rows"] | None = None
     """Each row's place in its split, whose `row_ids` name it."""
     borders: Int[Tensor, " borders"] | None = None
@@ -60,5 +62,6 @@ class LossSum:
     """
 
     total: Float[Tensor, ""]
-    count: int
-    """Supervised items in `total`: rows or tokens; what the rows' `supervised` sums to."""
+    count: int | Int[Tensor, ""]
+    """Supervised items in `total`: rows or tokens; what the rows' `supervised` sums to. A tensor is read only where it
+    is compared with what the format counted, so that a step on a GPU does not wait for it."""

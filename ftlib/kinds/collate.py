@@ -33,8 +33,8 @@ def takes(model: nn.Module, name: str) -> bool:
 
 def _arguments(model: nn.Module) -> frozenset[str]:
     plain = cast(Any, getattr(model, "get_base_model", lambda: model)())  # what peft wraps takes anything
-    found = inspect.signature(plain.forward).parameters.values()
-    return frozenset(one.name for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
+    parameters = inspect.signature(plain.forward).parameters.values()
+    return frozenset(one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
 
 
 @dataclass(frozen=True)

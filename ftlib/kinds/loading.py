@@ -308,10 +308,10 @@ def head_modules(model: nn.Module) -> list[str]:
     children = [
         (n, child) for n, child in plain.named_children() if n != prefix and not isinstance(child, PreTrainedModel)
     ]
-    found = {name: child for name, child in children if any(True for _ in child.parameters())}
+    heads = {name: child for name, child in children if any(True for _ in child.parameters())}
     if plain is model:
-        return [*found]
-    whole = [child.modules_to_save.default if hasattr(child, "modules_to_save") else child for child in found.values()]
+        return [*heads]
+    whole = [child.modules_to_save.default if hasattr(child, "modules_to_save") else child for child in heads.values()]
     return [name for name, module in model.named_modules() if any(module is one for one in whole)]
 
 

@@ -81,12 +81,11 @@ def attend(
 
 
 def _has_kernel(module: nn.Module, query: Tensor, value: Tensor, more: dict[str, Any]) -> bool:
-    """Say whether FlashAttention computes this: causal, in half precision, heads of one size up to 256, no dropout."""
+    """Say whether FlashAttention computes this: causal, in half precision, heads of one size in steps of 8 to 256."""
     plain = more.get("softcap") is None and more.get("position_bias") is None
     causal = more.get("is_causal", getattr(module, "is_causal", True))
-    return (
-        causal and plain and query.is_cuda and query.dtype.itemsize == 2 and value.shape[-1] == query.shape[-1] <= 256
-    )
+    fits = query.shape[-1] == value.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+    return causal and plain and fits and query.is_cuda and query.dtype.itemsize == 2
 
 
 def _by_kernel(

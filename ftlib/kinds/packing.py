@@ -48,7 +48,7 @@ def settle_packing(model: nn.Module, split: PreparedSplit, collate: Collator, mo
 
     def said(batch: Batch) -> Float[Tensor, " tokens"]:
         every = collate.sent(torch.from_numpy(split.lengths[batch.rows]))
-        whole = replace(batch, supervised=every, targets=None)
+        whole = replace(batch, supervised=every, targets=None, terms=None)
         return token_log_probs(model, whole)[next_tokens(whole) != UNTAUGHT]
 
     alone = torch.cat([said(split.batch(row, collate)) for row in rows[:, None]])

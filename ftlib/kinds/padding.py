@@ -47,16 +47,16 @@ def settle(config: Any, folder: Path, kind: BatchKind, tokenizer: Callable[[], A
 
     if fits(getattr(own, "pad_token_id", None)):
         return
-    found = next(filter(fits, _candidates(own, tokenizer)), None)
+    pad = next(filter(fits, _candidates(own, tokenizer)), None)
     # Without a vocabulary it reads no tokens: there is nothing to fill up.
-    if found is None and KINDS[kind].reads_one_place and hasattr(own, "vocab_size"):
+    if pad is None and KINDS[kind].reads_one_place and hasattr(own, "vocab_size"):
         end = " but its end token, which it reads at," if taken else ""
         raise ModelError(
             f"{folder}: neither config.json nor the tokenizer has a token{end} to fill rows up with, and the model "
             "finds the place where it reads by it; write the id of one into config.json as pad_token_id"
         )
     for part in (config, own):
-        part.pad_token_id = found
+        part.pad_token_id = pad
 
 
 def _candidates(own: Any, load: Callable[[], Any]) -> Iterator[object]:
@@ -69,9 +69,9 @@ def _candidates(own: Any, load: Callable[[], Any]) -> Iterator[object]:
     yield getattr(tokenizer, "eos_token_id", None)
 
 
-def own_logits(kind: BatchKind, said: Any, lengths: Sequence[int]) -> list[Tensor]:
+def own_logits(kind: BatchKind, output: Any, lengths: Sequence[int]) -> list[Tensor]:
     """Return what a model says of each row: its logits, without those at padding."""
-    logits = KINDS[kind].head().logits(said)
+    logits = KINDS[kind].head().logits(output)
     if logits.ndim == 2:
         return list(logits)
     return [row[:length] for row, length in zip(logits, lengths, strict=True)]
@@ -114,9 +114,9 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
         ]
         together = own_logits(kind, model(**batch), lengths)
     except (ValueError, TypeError, IndexError, RuntimeError, AssertionError) as error:
-        said = first_line(error)
+        reason = first_line(error)
         raise ModelError(
-            f"{name} ({what}) cannot answer a text with its own tokenizer: {said}; give another model"
+            f"{name} ({what}) cannot answer a text with its own tokenizer: {reason}; give another model"
         ) from error
     difference = moved_by_padding(together, alone, least=0.01)  # a fresh head's logits are small
     if not difference <= TOLERANCE:  # written so that NaN fails
@@ -132,7 +132,7 @@ def _alone(model: nn.Module, kind: BatchKind, row: Mapping[str, list[int]]) -> d
     Segments that are all 0 say nothing of one text: what is published has none for it
     (`ftlib.kinds.published_tokenizer`).
     """
-    known = {name: torch.tensor([values]) for name, values in row.items() if takes(model, name)}
-    if not KINDS[kind].pairs and SEGMENTS in known and not known[SEGMENTS].any():
-        del known[SEGMENTS]
-    return known
+    inputs = {name: torch.tensor([values]) for name, values in row.items() if takes(model, name)}
+    if not KINDS[kind].pairs and SEGMENTS in inputs and not inputs[SEGMENTS].any():
+        del inputs[SEGMENTS]
+    return inputs

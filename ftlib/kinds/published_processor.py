@@ -45,21 +45,21 @@ def _settle_chats(folder: Path, format: Format) -> None:
         (folder / CHAT_TEMPLATE).write_text(template.text, "utf-8")
     config, file = text_config(load_config(folder)), folder / GENERATION_CONFIG
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    said: dict[str, Any] = (
+    settings: dict[str, Any] = (
         json.loads(file.read_bytes())
         if file.is_file()
         else {name: id for name in names if (id := getattr(config, name, None)) is not None}
     )
-    if (end := template.end) is not None and end not in (ends := ids_of(said.get("eos_token_id"))):
-        said["eos_token_id"] = [*ends, end]
-        file.write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+    if (end := template.end) is not None and end not in (ends := ids_of(settings.get("eos_token_id"))):
+        settings["eos_token_id"] = [*ends, end]
+        file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
 def _without_templates(folder: Path, *, named: bool) -> None:
     """Take the templates out of tokenizer_config.json, and those by name, which would come before the one file."""
-    said: dict[str, object] = json.loads((folder / _SAYS).read_bytes()) if (folder / _SAYS).is_file() else {}
-    if said.pop("chat_template", None) is not None:
-        (folder / _SAYS).write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    settings: dict[str, object] = json.loads((folder / _SAYS).read_bytes()) if (folder / _SAYS).is_file() else {}
+    if settings.pop("chat_template", None) is not None:
+        (folder / _SAYS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if named and (folder / "additional_chat_templates").is_dir():
         shutil.rmtree(folder / "additional_chat_templates")
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def span_nll(said: Any, batch: Batch) -> Float[Tensor, " rows"]:
+def span_nll(output: Any, batch: Batch) -> Float[Tensor, " rows"]:
     """Return each row's negative log-likelihood of its span: the mean of its two ends'.
 
     Padding has no part in the distribution, as transformers lets it have: a row's loss would depend on its neighbours.
@@ -23,6 +23,6 @@ def span_nll(said: Any, batch: Batch) -> Float[Tensor, " rows"]:
     padding = batch.inputs[ATTENTION_MASK] == 0
     first, last = (
         cross_entropy(logits.float().masked_fill(padding, float("-inf")), targets, reduction="none")
-        for logits, targets in zip((said.start_logits, said.end_logits), batch.targets.unbind(dim=1), strict=True)
+        for logits, targets in zip((output.start_logits, output.end_logits), batch.targets.unbind(dim=1), strict=True)
     )
     return (first + last) / 2

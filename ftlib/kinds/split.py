@@ -94,6 +94,7 @@ class PreparedSplit:
             inputs={},
             supervised=collate.sent(torch.from_numpy(self.supervised[rows])),
             targets=None if targets is None else collate.sent(targets),
+            terms=int(self.supervised[rows].sum()),
             rows=np.asarray(rows, np.int64),
             columns={name: collate.sent(of.tensor(rows)) for name, of in self.scores.items()},
         )

@@ -26,7 +26,7 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 from torch.utils.checkpoint import checkpoint
@@ -62,7 +62,9 @@ def token_log_probs(model: Any, batch: Batch, *, measured: bool = False) -> Floa
         flat = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=UNTAUGHT)
         return -flat.view_as(targets)
     asked = targets != UNTAUGHT
-    parts = zip(*(of.split(said.positions) for of in (said.states[:, :-1][asked], targets[asked])), strict=True)
+    where = _places(asked, batch.terms)
+    flat = said.states[:, :-1].flatten(0, 1)[where], targets.flatten()[where]
+    parts = zip(*(of.split(said.positions) for of in flat), strict=True)
     found = torch.cat([_of_part(said.layer, states, words) for states, words in parts])  # of no position, an empty one
     return torch.zeros(targets.shape, device=targets.device).masked_scatter(asked, found)
 
@@ -86,6 +88,12 @@ def token_logits(model: Any, batch: Batch, positions: int) -> Iterator[Float[Ten
     for states in said.states[:, :-1][asked].split(positions):
         if len(states):
             yield states if said.layer is None else said.layer(states)
+
+
+def _places(asked: Bool[Tensor, "rows positions"], terms: int | None) -> Int[Tensor, " tokens"]:
+    """Return the places that are asked for. How many they are is on the device, unless the batch knows it."""
+    flat = asked.flatten()
+    return flat.nonzero().flatten() if terms is None else torch.nonzero_static(flat, size=terms).flatten()
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,13 @@ class Contents:
 
 
 def _digest(span: TensorSpan) -> Hashable:
-    found, left = hashlib.sha256(), span.bytes
+    sha256, left = hashlib.sha256(), span.bytes
     with span.file.open("rb") as stream:
         stream.seek(span.offset)
         while left:
             data = stream.read(min(left, _CHUNK))
             if not data:
                 raise IntegrityError(f"{span.file} is cut off inside tensor {span.name!r}; copy or download it again")
-            found.update(data)
+            sha256.update(data)
             left -= len(data)
-    return span.dtype, span.shape, found.hexdigest()
+    return span.dtype, span.shape, sha256.hexdigest()

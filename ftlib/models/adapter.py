@@ -61,8 +61,8 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
         raise ModelError(f"{folder} has no {ADAPTER_CONFIG}; it is not an adapter as peft writes it")
-    found = read_json(path)
-    config = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    content = read_json(path)
+    config = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
     if not isinstance(config.get("peft_type"), str):
         raise ModelError(f"{path} names no peft_type; it is not an adapter as peft writes it")
     check_no_code(folder)
@@ -85,17 +85,19 @@ def _check_scaling(path: Path, config: Mapping[str, Any], spans: Iterable[Tensor
                 raise ModelError(f"{path}: {name} must be a number, got {number!r}; save the adapter again")
     for span in spans:
         if span.name.endswith(".lora_A.weight") and span.shape[:1] and span.shape[0] not in {config["r"], *ranks}:
-            said = ", ".join(str(rank) for rank in dict.fromkeys((config["r"], *ranks)))
+            named = ", ".join(str(rank) for rank in dict.fromkeys((config["r"], *ranks)))
             raise ModelError(
-                f"{path} says rank {said}, but {span.name} has rank {span.shape[0]}: it would count by another factor "
+                f"{path} says rank {named}, but {span.name} has rank {span.shape[0]}: it would count by another factor "
                 "than it was trained with; restore the config that it was saved with"
             )
 
 
 def write_adapter_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write an adapter's config so that equal ones are equal bytes; peft writes its sets in any order."""
-    said = {key: sorted(cast("list[str]", value)) if _is_set(key, value) else value for key, value in config.items()}
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(said, indent=2, sort_keys=True) + "\n")
+    settings = {
+        key: sorted(cast("list[str]", value)) if _is_set(key, value) else value for key, value in config.items()
+    }
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def _is_set(key: str, value: object) -> bool:
@@ -132,21 +134,21 @@ def find_base(folder: Path, bases: Bases = ANYWHERE) -> Base:
     Raises ModelError, naming both, if it is not there or is another one.
     """
     base = read_base(folder)
-    given = {place: "" if is_adapter(place) else files_digest(place) for place in bases.given}
+    given = {path: "" if is_adapter(path) else files_digest(path) for path in bases.given}
     stands = f"the adapter in {folder} stands on {base.name}"
-    others = "".join(f", and {place} has {has[:12] or 'an adapter'}" for place, has in given.items())
+    others = "".join(f", and {path} has {has[:12] or 'an adapter'}" for path, has in given.items())
     try:
-        place = next((place for place, has in given.items() if has == base.weights), None) or _place(base.name, bases)
+        path = next((path for path, has in given.items() if has == base.weights), None) or _place(base.name, bases)
     except ModelError as error:
         remedy = others or "; name its folder: --base FOLDER"
         raise ModelError(f"{stands} with weights {base.weights[:12]}, which cannot be had: {error}{remedy}") from error
-    found = given.get(place) or ("" if is_adapter(place) else files_digest(place))
-    if found != base.weights:
+    actual = given.get(path) or ("" if is_adapter(path) else files_digest(path))
+    if actual != base.weights:
         raise ModelError(
-            f"{stands} with weights {base.weights[:12]}, but {place} has {found[:12] or 'an adapter'}{others}: "
+            f"{stands} with weights {base.weights[:12]}, but {path} has {actual[:12] or 'an adapter'}{others}: "
             "give back the model that it was trained over"
         )
-    return base.model_copy(update={"uri": str(place)})
+    return base.model_copy(update={"uri": str(path)})
 
 
 def _place(name: str, bases: Bases) -> Path:
@@ -161,8 +163,8 @@ def _place(name: str, bases: Bases) -> Path:
 def adapter_digest(folder: Path, base: Base) -> str:
     """Return the digest of the weights that an adapter makes of its base: its tensors, its config, and the base's."""
     config = {key: value for key, value in read_adapter(folder).items() if key not in _WHERE}
-    found = read_tensors(folder / WEIGHTS)
-    lines = ((span.name, span.dtype, span.shape, hashlib.sha256(data).hexdigest()) for span, data in found)
+    tensors = read_tensors(folder / WEIGHTS)
+    lines = ((span.name, span.dtype, span.shape, hashlib.sha256(data).hexdigest()) for span, data in tensors)
     return digest(["adapter", base.weights, digest_of_tensors(lines), json.dumps(config, sort_keys=True)])
 
 

@@ -127,12 +127,12 @@ def check_tokenizer(folder: Path) -> None:
 
     transformers makes one that knows no word where there is none, and the model answers nonsense.
     """
-    found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not {*found} - _NOT_ALONE:
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not {*names} - _NOT_ALONE:
         raise ModelError(
             f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}: save it there as well"
         )
-    for name in found:
+    for name in names:
         if name.endswith(".json"):
             read_json(folder / name)
 
@@ -147,8 +147,8 @@ def check_no_code(folder: Path) -> None:
             content = read_json(path)
         except ModelError:
             continue  # no loader reads it either; who needs the file says so
-        if found := next(_asks_for_code(content), None):
-            raise ModelError(f"{path} has {found}, which makes a loader run the folder's own code; remove it")
+        if key := next(_asks_for_code(content), None):
+            raise ModelError(f"{path} has {key}, which makes a loader run the folder's own code; remove it")
 
 
 def _asks_for_code(value: object) -> Iterator[str]:
@@ -166,8 +166,12 @@ def _asks_for_code(value: object) -> Iterator[str]:
 def _check_not_quantised(folder: Path, config: dict[str, Any]) -> None:
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     for part in cast("list[dict[str, Any]]", parts):
-        if found := part.get("quantization_config") or part.get("compression_config"):
-            method = cast("dict[str, Any]", found).get("quant_method", "unknown") if isinstance(found, dict) else found
+        if settings := part.get("quantization_config") or part.get("compression_config"):
+            method = (
+                cast("dict[str, Any]", settings).get("quant_method", "unknown")
+                if isinstance(settings, dict)
+                else settings
+            )
             raise _quantised(folder, str(method))
 
 
@@ -249,13 +253,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object; save the model's config again")
-    found = cast("dict[str, Any]", config)
-    if "transformers_weights" in found:
+    settings = cast("dict[str, Any]", config)
+    if "transformers_weights" in settings:
         raise ModelError(
             f"{path} has 'transformers_weights', which names other files of weights than model.safetensors; remove it"
         )
-    _labels(path, found.get("id2label"))
-    return found
+    _labels(path, settings.get("id2label"))
+    return settings
 
 
 def read_json(path: Path) -> object:
@@ -267,10 +271,10 @@ def read_json(path: Path) -> object:
     try:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        said, remedy = str(error) if data else "it is empty", "copy or download it again"
+        reason, remedy = str(error) if data else "it is empty", "copy or download it again"
         if data.startswith(b"version https://git-lfs"):
-            said, remedy = "it is a git-lfs pointer", "run `git lfs pull` in its checkout"
-        raise ModelError(f"{path} is not JSON: {said}; {remedy}") from error
+            reason, remedy = "it is a git-lfs pointer", "run `git lfs pull` in its checkout"
+        raise ModelError(f"{path} is not JSON: {reason}; {remedy}") from error
 
 
 def _adapter(folder: Path, *, beside: bool) -> str:
@@ -349,8 +353,8 @@ def _no_weights(folder: Path, single: Path) -> str:
 
 def _weight_map(index: Path) -> dict[str, str]:
     content = read_json(index)
-    found = cast("dict[str, object]", content).get("weight_map") if isinstance(content, dict) else None
-    names = cast("dict[str, object]", found) if isinstance(found, dict) else {}
+    mapping = cast("dict[str, object]", content).get("weight_map") if isinstance(content, dict) else None
+    names = cast("dict[str, object]", mapping) if isinstance(mapping, dict) else {}
     if not names or not all(isinstance(name, str) for name in names.values()):
         raise ModelError(
             f"{index} is not an index of safetensors files: its weight_map must name a file per tensor; copy or "
@@ -370,19 +374,19 @@ def tensor_spans(folder: Path) -> dict[str, TensorSpan]:
     Raises what `tensor_files` raises, and ModelError for a name that two files have, or that the index has in another.
     """
     files = tensor_files(folder)
-    found = only_once(files)
+    spans = only_once(files)
     if (folder / INDEX).is_file():
-        _check_index(folder / INDEX, found)
-    return found
+        _check_index(folder / INDEX, spans)
+    return spans
 
 
-def _check_index(index: Path, found: dict[str, TensorSpan]) -> None:
+def _check_index(index: Path, spans: dict[str, TensorSpan]) -> None:
     named = _weight_map(index)
-    for name in (*named, *found):
-        there, said = found.get(name), named.get(name)
-        if there is None or there.file.name != said:
-            where = f"is in {there.file.name}" if there else "is in no file"
-            tells = f"names {said} for" if said else "does not name"
+    for name in (*named, *spans):
+        span, indexed = spans.get(name), named.get(name)
+        if span is None or span.file.name != indexed:
+            where = f"is in {span.file.name}" if span else "is in no file"
+            tells = f"names {indexed} for" if indexed else "does not name"
             raise ModelError(f"{index} {tells} tensor {name!r}, which {where}; save the model again")
 
 

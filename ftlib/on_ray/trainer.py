@@ -21,6 +21,7 @@ import torch.distributed as dist
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from ftlib import errors
 from ftlib.data.prepared import split_file
 from ftlib.errors import TransientError
 from ftlib.kinds.open_split import open_split
@@ -28,7 +29,9 @@ from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
 from ftlib.training import curves
+from ftlib.training.checkpoints import saved_step
 from ftlib.training.group import backend_of
+from ftlib.training.heartbeat import lost
 from ftlib.training.optimizer import total_steps
 from ftlib.training.plan import Plan
 from ftlib.training.worker import threads, work
@@ -85,7 +88,7 @@ def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
         except TrainingFailedError as error:
             raise TransientError(
                 f"phase {plan.phase.name}: workers were lost more than {plan.compute.max_failures} times "
-                f"({_reason(error)}); the next run goes on from the last checkpoint in {plan.run}"
+                f"({'; '.join([_reason(error), *map(str, lost(Path(plan.run)))])}); {_goes_on(plan)}"
             ) from error
 
 
@@ -122,8 +125,14 @@ def _join(file: str, backend: str, rank: int, of: int, timeout: int) -> None:
 
 
 def _reason(error: BaseException) -> str:
+    """Return the last line of what Ray says, which is a traceback's: the worker's own words without our class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    return lines[-1].removeprefix(f"{errors.__name__}.{TransientError.__name__}: ")[:600] if lines else "no reason"
+
+
+def _goes_on(plan: Plan) -> str:
+    step = saved_step(Path(plan.run))
+    return f"the next run goes on from step {step}, in {plan.run}" if step else "no step was saved yet: it starts again"
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -85,10 +85,10 @@ def _adapter(evidence: Evidence) -> list[str]:
 def _signatures(evidence: Evidence) -> list[str]:
     """Return what the results must be cited with, where a metric has more than a name."""
     cells = evidence.measured(evidence.selection.chosen.name).values()
-    said = dict.fromkeys(
+    sentences = dict.fromkeys(
         f"{code(metric)} is {escaped(text)}." for cell in cells for metric, text in cell.signatures.items()
     )
-    return [" ".join(said)] if said else []
+    return [" ".join(sentences)] if sentences else []
 
 
 def _front_matter(evidence: Evidence) -> str:
@@ -157,13 +157,16 @@ def _confidence(recipe: Recipe) -> str:
 
 
 def _phase(phase: Phase, evidence: Evidence) -> str:
+    """Say in a sentence what a phase trained, on what, and what it was solved for or how it stepped."""
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
     parts = [
         f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the steps)" for name, share in phase.parts.items()
     ]
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
-    trained += "".join(_beside(phase, name, found) for name, found in evidence.companions.get(phase.name, {}).items())
+    trained += "".join(
+        _beside(phase, name, companion) for name, companion in evidence.companions.get(phase.name, {}).items()
+    )
     if not phase.tuning.takes_steps:
         facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
         return f"{trained} ({phase.tuning.solution(facts)})."
@@ -173,9 +176,9 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
     )
 
 
-def _beside(phase: Phase, name: str, found: FoundModel | Checkpoint) -> str:
+def _beside(phase: Phase, name: str, companion: FoundModel | Checkpoint) -> str:
     how = "beside the frozen" if name in phase.companions else "with scores of the frozen"
-    return f", {how} {code(name)} ({code(called(found))}, weights `{found.weights[:12]}`)"
+    return f", {how} {code(name)} ({code(called(companion))}, weights `{companion.weights[:12]}`)"
 
 
 def _interpolation(selection: Selection) -> str:

@@ -96,12 +96,12 @@ def _companions(evidence: Evidence) -> list[JsonValue]:
             "phase": phase.name,
             "name": name,
             "use": "companion" if name in phase.companions else "scores",
-            "model": called(found),
-            "weights": found.weights,
-            "tokenizer": found.tokenizer,
+            "model": called(companion),
+            "weights": companion.weights,
+            "tokenizer": companion.tokenizer,
         }
         for phase in evidence.recipe.phases
-        for name, found in evidence.companions.get(phase.name, {}).items()
+        for name, companion in evidence.companions.get(phase.name, {}).items()
     ]
 
 
@@ -123,8 +123,8 @@ def _files(raw: RawDataset) -> list[JsonValue]:
     rows = rows_by_file(raw.path / "rows.parquet")
     told = None not in rows
     return [
-        {**file.model_dump(exclude={"version"}), **({"rows": rows[place]} if told else {})}
-        for place, file in enumerate(raw.files)
+        {**file.model_dump(exclude={"version"}), **({"rows": rows[index]} if told else {})}
+        for index, file in enumerate(raw.files)
     ]
 
 
@@ -165,14 +165,14 @@ def trained_rows(registry: RegistryReader, version: Version) -> dict[str, NDArra
 
     manifest = registry.manifest(version)
     files = {file.path: file for file in manifest.files}
-    found: dict[str, NDArray[np.bytes_]] = {}
+    indexes: dict[str, NDArray[np.bytes_]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, index in indexes_of(version, manifest).items():
             if "train" in index.splits:
                 file = files[index_file(name, "train", ROWS)]
                 registry.store.get_file(file.blob, copy := Path(scratch, name), file.sha256)
-                found[name] = np.array(read_row_index(copy))
-    return found
+                indexes[name] = np.array(read_row_index(copy))
+    return indexes
 
 
 def indexed_rows(folder: Path, dataset: str, index: RowIndex) -> dict[Split, NDArray[np.bytes_]]:
@@ -181,7 +181,7 @@ def indexed_rows(folder: Path, dataset: str, index: RowIndex) -> dict[Split, NDA
 
 
 def compare_rows(
-    raw: RawDataset, prepared: PreparedDataset, files: Collection[int], known: Mapping[Split, NDArray[np.bytes_]]
+    raw: RawDataset, prepared: PreparedDataset, files: Collection[int], seen: Mapping[Split, NDArray[np.bytes_]]
 ) -> tuple[int, int]:
     """Count the rows of some files that a version has never seen, and the rows it was trained on that are gone.
 
@@ -192,9 +192,9 @@ def compare_rows(
 
     fresh = rows_from(raw, files)
     fresh = fresh[contains(np.sort(np.concatenate([rows_of(prepared, split) for split in SPLITS])), fresh)]
-    for rows in known.values():
+    for rows in seen.values():
         fresh = fresh[~contains(rows, fresh)]
-    gone = ~contains(rows_from(raw), known["train"]) if "train" in known else np.zeros(0, np.bool_)
+    gone = ~contains(rows_from(raw), seen["train"]) if "train" in seen else np.zeros(0, np.bool_)
     return len(fresh), int(gone.sum())
 
 

@@ -95,11 +95,11 @@ def _example(predictor: Predictor, text: str, *, keep_lines: bool) -> Example | 
         raise
 
 
-def _pieces(found: Encoded, example: Example) -> list[Piece]:
+def _pieces(encoded: Encoded, example: Example) -> list[Piece]:
     """Return what the model reads of an example. Raises DataError where its tokenizer has no place for it."""
-    if found.dropped is not None:
-        raise DataError(f"{example.text[:60]!r}: {found.dropped.reason}, {found.dropped.detail}")
-    return found.pieces
+    if encoded.dropped is not None:
+        raise DataError(f"{example.text[:60]!r}: {encoded.dropped.reason}, {encoded.dropped.detail}")
+    return encoded.pieces
 
 
 def _longest_answer(recipe: Recipe) -> int:
@@ -126,8 +126,8 @@ def _written(
         rows = order[start : start + batch_size]
         prompts = [torch.tensor(pieces[row].ids) for row in rows]
         with torch.inference_mode():
-            found = continued(model, prompts, tokenizer, most, _ends(pieces[rows[0]]))
-        for row, ids in zip(rows, found, strict=True):
+            written = continued(model, prompts, tokenizer, most, _ends(pieces[rows[0]]))
+        for row, ids in zip(rows, written, strict=True):
             answers[row] = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [answers[row] for row in range(len(pieces))]
 

@@ -132,14 +132,14 @@ def _keys(
     raw: RawDataset, column: str, salt: str, rows: Mapping[Split, NDArray[np.bytes_]]
 ) -> dict[Split, NDArray[np.bytes_]]:
     """Return the hashed keys of the rows of each split, sorted."""
-    found: dict[Split, bytearray] = {split: bytearray() for split in rows}
+    keys: dict[Split, bytearray] = {split: bytearray() for split in rows}
     pairs = read_column(raw.path / "rows.parquet", column)
     while batch := list(islice(pairs, _BATCH)):
         ids = _unsorted(_packed([row_id for row_id, _ in batch]))
         for split, index in rows.items():
             for i in contains(index, ids).nonzero()[0]:
-                found[split] += _hashed(row_key(batch[i][1]) or "", salt)
-    return {split: _sorted(hashes) for split, hashes in found.items()}
+                keys[split] += _hashed(row_key(batch[i][1]) or "", salt)
+    return {split: _sorted(hashes) for split, hashes in keys.items()}
 
 
 def _hashed(key: str, salt: str) -> bytes:

@@ -83,7 +83,7 @@ def find_rows(registry: RegistryReader, wanted: Sequence[Wanted], ancestry: Ance
     places = _places(ancestry, indexes)
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         answers = pool.map(lambda item: _ask(registry, item[0], item[1], wanted), places.items())
-        direct = [holding for found in answers for holding in found]
+        direct = [holding for holdings in answers for holding in holdings]
     keyed = any(asked.by == "key" for asked in wanted)
     return Holdings(
         found=tuple(sorted([*direct, *_inherited(direct, ancestry)], key=_order)),
@@ -94,27 +94,27 @@ def find_rows(registry: RegistryReader, wanted: Sequence[Wanted], ancestry: Ance
 
 
 def _indexes(ancestry: Ancestry) -> tuple[dict[str, dict[str, RowIndex]], list[str]]:
-    found: dict[str, dict[str, RowIndex]] = {}
+    indexes: dict[str, dict[str, RowIndex]] = {}
     without: list[str] = []
     for name, (version, manifest) in ancestry.manifests.items():
         try:
-            found[name] = indexes_of(version, manifest)
+            indexes[name] = indexes_of(version, manifest)
         except StorageError:
             without.append(name)
-    return found, without
+    return indexes, without
 
 
 def _places(ancestry: Ancestry, indexes: dict[str, dict[str, RowIndex]]) -> dict[File, list[_Place]]:
     """Return every index file with all the places that share its bytes."""
-    found: dict[str, tuple[File, list[_Place]]] = {}
+    by_digest: dict[str, tuple[File, list[_Place]]] = {}
     for name, datasets in indexes.items():
         files = {file.path: file for file in ancestry.manifests[name][1].files}
         for dataset, index in datasets.items():
             for split in index.splits:
                 for kind in (ROWS, KEYS) if index.key else (ROWS,):
                     file = files[index_file(dataset, split, kind)]
-                    found.setdefault(file.sha256, (file, []))[1].append(_Place(name, dataset, split, kind, index))
-    return dict(found.values())
+                    by_digest.setdefault(file.sha256, (file, []))[1].append(_Place(name, dataset, split, kind, index))
+    return dict(by_digest.values())
 
 
 def _ask(registry: RegistryReader, file: File, places: list[_Place], wanted: Sequence[Wanted]) -> list[Holding]:
@@ -123,16 +123,18 @@ def _ask(registry: RegistryReader, file: File, places: list[_Place], wanted: Seq
     asked = [item for item in wanted if (item.by == "key") == (kind == KEYS)]
     if not asked:
         return []
-    found: list[Holding] = []
+    holdings: list[Holding] = []
     with tempfile.TemporaryDirectory() as scratch:
         registry.store.get_file(file.blob, copy := Path(scratch, "index"), file.sha256)
         index = read_row_index(copy)
         for place in places:
             for item in asked:
                 if any(contains(index, stored).all() for stored in _stored(place, item)):
-                    found.append(Holding(wanted=item, version=place.version, dataset=place.dataset, split=place.split))
+                    holdings.append(
+                        Holding(wanted=item, version=place.version, dataset=place.dataset, split=place.split)
+                    )
         del index  # the mapping goes before its file
-    return found
+    return holdings
 
 
 def _stored(place: _Place, item: Wanted) -> tuple[bytes, ...]:

@@ -27,8 +27,8 @@ def usage(recipe: Recipe) -> str:
             **{"background": "white", **format.snippet_words()},  # a format from outside may say nothing of it
         )
     )
-    said = kind.note if prompting is None or not reads_text(format) else _of_prompts(prompting, format.max_tokens)
-    return f"{snippet}\n\n{said}" if said else snippet
+    note = kind.note if prompting is None or not reads_text(format) else _of_prompts(prompting, format.max_tokens)
+    return f"{snippet}\n\n{note}" if note else snippet
 
 
 def _of_prompts(prompting: Prompting, max_tokens: int) -> str:
@@ -53,7 +53,7 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
     outputs = kind.outputs or labels
     head = f", num_labels={outputs}" if outputs else ""
     head += "" if pad_token_id is None else f", pad_token_id={pad_token_id}"
-    place = f'{_quoted(name)}, revision="{revision}"' if revision else '"path/to/the/base/model"'
+    base_name = f'{_quoted(name)}, revision="{revision}"' if revision else '"path/to/the/base/model"'
     where = (
         ""
         if revision
@@ -65,7 +65,7 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
         f"Over the base model it is this model.{where}\n\n"
         + _python(
             f"from peft import PeftModel\nfrom transformers import {loader}\n\n"
-            f"base = {loader}.from_pretrained({place}{head})\n"
+            f"base = {loader}.from_pretrained({base_name}{head})\n"
             f'model = PeftModel.from_pretrained(base, "{_FOLDER}/adapter")'
         )
     )
@@ -75,7 +75,7 @@ def adapter_version_usage(recipe: Recipe, base: FoundModel | Base) -> str:
     """Return Markdown that loads a version that is an adapter, with stock peft over the stock base model."""
     loader, (name, _, revision) = KINDS[recipe.kind(recipe.phases[-1])].auto_class, base.name.partition("@")
     hub = bool(revision) and not revision.isdecimal()
-    place = f'{_quoted(name)}, revision="{revision}"' if hub else '"path/to/the/base/model"'
+    base_name = f'{_quoted(name)}, revision="{revision}"' if hub else '"path/to/the/base/model"'
     where = "" if hub else f" The base is {code(base.name)}: give its folder yourself."
     return (
         "This version is an adapter: it holds what training changed, and is put over the base model, whose weights "
@@ -84,7 +84,7 @@ def adapter_version_usage(recipe: Recipe, base: FoundModel | Base) -> str:
             f"from peft import PeftModel\nfrom transformers import AutoConfig, {loader}, AutoTokenizer\n\n"
             f'folder = "{_FOLDER}"\n'
             f"config = AutoConfig.from_pretrained(folder)\n"
-            f'base = {loader}.from_pretrained({place}, config=config, dtype="float32")\n'
+            f'base = {loader}.from_pretrained({base_name}, config=config, dtype="float32")\n'
             "model = PeftModel.from_pretrained(base, folder)\n"
             "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )

@@ -107,17 +107,17 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from form_misfits(recipe, "dense")
 
 
-def _secrets(value: object, place: str = "") -> Iterator[str]:
+def _secrets(value: object, path: str = "") -> Iterator[str]:
     """Say where a URL gives a secret away: a recipe is copied into records, run pages and every version's lineage."""
     if isinstance(value, str):
         if secret := secret_in(value):
-            yield f"{place}: {secret} would be published with the recipe; leave it to the environment"
+            yield f"{path}: {secret} would be published with the recipe; leave it to the environment"
     elif isinstance(value, dict):
         for key, member in cast("dict[str, object]", value).items():
-            yield from _secrets(member, f"{place}.{key}" if place else key)
+            yield from _secrets(member, f"{path}.{key}" if path else key)
     elif isinstance(value, list):
         for i, member in enumerate(cast("list[object]", value)):
-            yield from _secrets(member, f"{place}[{i}]")
+            yield from _secrets(member, f"{path}[{i}]")
 
 
 def _phase_misfits(recipe: Recipe) -> Iterator[str]:

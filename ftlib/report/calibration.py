@@ -51,17 +51,17 @@ def reliability(table: LabelOutcomes | MultiLabelOutcomes) -> Bins:
     """Return the bins of a table: of each row's answer, or of every yes and no of several labels."""
     import numpy as np
 
-    said, true = _answers(table)
-    bins = bin_of(said.ravel(), BINS)
+    predicted, true = _answers(table)
+    bins = bin_of(predicted.ravel(), BINS)
     held = np.bincount(bins, minlength=BINS)
     share = bin_means(bins, true.ravel(), BINS)
-    rows = np.repeat(np.arange(len(said)), said.shape[1])
+    rows = np.repeat(np.arange(len(predicted)), predicted.shape[1])
     # What a row says of several labels is not independent, so rows are what is counted: residuals are summed by row
     # before they are squared. For one answer a row that is sqrt(p (1 - p) / n).
-    residuals = np.bincount(bins + BINS * rows, true.ravel() - share[bins], BINS * len(said))
+    residuals = np.bincount(bins + BINS * rows, true.ravel() - share[bins], BINS * len(predicted))
     error = np.sqrt((residuals.reshape(-1, BINS) ** 2).sum(axis=0)) / held.clip(min=1)
     filled = held > 0
-    return Bins(bin_means(bins, said.ravel(), BINS)[filled], share[filled], error[filled], held[filled])
+    return Bins(bin_means(bins, predicted.ravel(), BINS)[filled], share[filled], error[filled], held[filled])
 
 
 def _answers(

@@ -65,9 +65,9 @@ def means(table: ScoreOutcomes) -> Bins:
     borders = np.unique(np.quantile(table.predicted, np.linspace(0, 1, count + 1)[1:-1]))
     _, bins = np.unique(np.searchsorted(borders, table.predicted), return_inverse=True)  # no bin is empty
     held = np.bincount(bins)
-    said, gold = (bin_means(bins, values, len(held)) for values in (table.predicted, table.gold))
+    predicted, gold = (bin_means(bins, values, len(held)) for values in (table.predicted, table.gold))
     squares = np.bincount(bins, (table.gold - gold[bins]) ** 2)
-    return Bins(said, gold, np.sqrt(squares / (held - 1).clip(min=1) / held), held)
+    return Bins(predicted, gold, np.sqrt(squares / (held - 1).clip(min=1) / held), held)
 
 
 def _limits(table: ScoreOutcomes) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def best_threshold(table: MultiLabelOutcomes) -> float | None:
 
 def micro_f1(table: MultiLabelOutcomes, threshold: float) -> float:
     """Return micro F1 if every label is said that is at least this probable; nan where no row has a label."""
-    said = table.probabilities >= threshold
+    predicted = table.probabilities >= threshold
     if not table.gold.any():
         return float("nan")
-    return float(2 * (table.gold & said).sum() / (table.gold.sum() + said.sum()))
+    return float(2 * (table.gold & predicted).sum() / (table.gold.sum() + predicted.sum()))

@@ -184,10 +184,10 @@ def _drawn(recipe: Recipe) -> dict[str, list[str]]:
 def _path(recipe: Recipe, evaluation: str, named: Sequence[str]) -> str:
     """Return an evaluation's metric that the rule names, there or elsewhere; its first one if there is none."""
     kinds = [metric.name for metric in recipe.evaluations[evaluation].metrics]
-    there = [path for path in named if path.startswith(f"{evaluation}/")]
+    named_here = [path for path in named if path.startswith(f"{evaluation}/")]
     elsewhere = (path.partition("/")[2] for path in named)
     metric = next((kind for kind in elsewhere if kind in kinds), kinds[0])
-    return there[0] if there else f"{evaluation}/{metric}"
+    return named_here[0] if named_here else f"{evaluation}/{metric}"
 
 
 def _line(evidence: Evidence, path: str) -> Line | None:
@@ -196,8 +196,8 @@ def _line(evidence: Evidence, path: str) -> Line | None:
     better = {kind.name: kind.higher_is_better for kind in evidence.recipe.evaluations[name].metrics}
     cells = {cell.candidate: cell for r in evidence.sweep for cell in r.measured if cell.evaluation == name}
     values = [cells[member.name].metrics[metric].numbers() for member in evidence.candidates.members]
-    known = tuple(Point(*three) for three in values if three is not None)
-    return Line(name, metric, known, better[metric]) if len(known) == len(values) else None
+    points = tuple(Point(*three) for three in values if three is not None)
+    return Line(name, metric, points, better[metric]) if len(points) == len(values) else None
 
 
 def _training_figures(checkpoints: Sequence[Checkpoint], folder: Path) -> list[Figure]:

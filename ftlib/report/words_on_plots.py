@@ -53,9 +53,9 @@ def label_apart(axes: Any, marks: Sequence[Mark], strokes: Sequence[Stroke] = ()
         places = _places(circle, size.width, size.height, scale)
         gap, (x, y) = min(
             places,
-            key=lambda place: _cost(
-                Bbox.from_bounds(place[1][0] - size.width / 2, place[1][1] - size.height / 2, size.width, size.height),
-                place[0],
+            key=lambda spot: _cost(
+                Bbox.from_bounds(spot[1][0] - size.width / 2, spot[1][1] - size.height / 2, size.width, size.height),
+                spot[0],
                 axes.bbox,
                 circles,
                 placed,

@@ -38,7 +38,7 @@ def batch_norm(job: BatchNormJob, work: Workspace) -> Candidates:
     """
 
     def build(folder: Path) -> Candidates:
-        layers = {i: found for i, member in enumerate(job.candidates) if (found := _to_measure(member))}
+        layers = {i: layers_of for i, member in enumerate(job.candidates) if (layers_of := _to_measure(member))}
         if layers:
             _measure(job, folder, layers)
         return Candidates(

@@ -105,8 +105,8 @@ def _check_rows(job: EvaluateJob) -> None:
                 f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was prepared for another model than "
                 f"{candidate.name!r}; preprocess it with that model's tokenizer or image processor"
             )
-        found = zip(facts.labels, places(facts.labels, candidate.end.labels), strict=True)
-        if unknown := sorted(label for label, place in found if place is None):
+        by_label = zip(facts.labels, places(facts.labels, candidate.end.labels), strict=True)
+        if unknown := sorted(label for label, index in by_label if index is None):
             raise DataError(
                 f"evaluation {job.name!r}: {candidate.name!r} has no label {some([*map(repr, unknown)])}; "
                 f"it has {', '.join(candidate.end.labels)}"
@@ -155,7 +155,7 @@ def _measured(job: EvaluateJob, candidate: Candidate, table: Outcomes, resamplin
         rows=len(table),
         outcomes=str(_outcomes_file(job, candidate)),
         metrics=estimates(table, job.evaluation.metrics, resampling),
-        signatures={metric.name: said for metric in job.evaluation.metrics if (said := metric.signature())},
+        signatures={metric.name: signature for metric in job.evaluation.metrics if (signature := metric.signature())},
         slices=dict(_slices(job, table, resampling)),
     )
 

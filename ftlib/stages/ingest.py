@@ -104,10 +104,10 @@ class _Reading:
     def good_rows(self, quarantine: IO[str]) -> Iterator[Checked]:
         """Yield the rows to write; put the bad ones into quarantine."""
         tally = self.tally
-        for found in self.job.source.read(self.job.files, self.job.limits.row_bytes):
+        for row in self.job.source.read(self.job.files, self.job.limits.row_bytes):
             tally.rows_in += 1
-            tally.bytes_in += found.bytes
-            checked = found if isinstance(found, BadRow) else self._take(found)
+            tally.bytes_in += row.bytes
+            checked = row if isinstance(row, BadRow) else self._take(row)
             if isinstance(checked, BadRow):
                 tally.refuse(checked)
                 quarantine.write(json.dumps(asdict(checked)) + "\n")

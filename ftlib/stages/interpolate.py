@@ -44,8 +44,8 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
             f"interpolation: {job.interpolation.kind!r} needs at least {job.interpolation.least} more fine-tune beside "
             "the last phase's; give it seeds or siblings"
         )
-    known = {score.weights: score for score in job.scores}
-    members = job.interpolation.points(Ends(job.start, job.end, job.siblings, known))
+    by_weights = {score.weights: score for score in job.scores}
+    members = job.interpolation.points(Ends(job.start, job.end, job.siblings, by_weights))
 
     def build(folder: Path) -> Candidates:
         del folder  # the record is all there is
@@ -71,10 +71,10 @@ def scores_so_far(
     Raises RecipeError if a metric of the rule was not measured for each, StorageError if a table of outcomes is gone.
     """
     terms, load = {recipe.select.by: 1.0, **recipe.select.plus}, tables_in(work.root)
-    found = scores(terms, members, reports, recipe.evaluations, load, recipe.seed)
-    best = found.best(range(len(members)))
-    errors = (found.resampled[best] - found.resampled).std(axis=1)
-    everyone = zip(members, found.merits, errors, strict=True)
+    scored = scores(terms, members, reports, recipe.evaluations, load, recipe.seed)
+    best = scored.best(range(len(members)))
+    errors = (scored.resampled[best] - scored.resampled).std(axis=1)
+    everyone = zip(members, scored.merits, errors, strict=True)
     told = (
         Score(weights=one.as_named.digest(), value=float(merit), error=float(error)) for one, merit, error in everyone
     )

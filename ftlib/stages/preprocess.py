@@ -121,10 +121,10 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
 
 def _spellings(written: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """Return the rows of every spelling of the labels that have another one than their name."""
-    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    by_name: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for spelling, name in published(written).items():
-        found[name][spelling] = written[spelling]
-    return {name: dict(sorted(found[name].items())) for name in sorted(found) if {*found[name]} != {name}}
+        by_name[name][spelling] = written[spelling]
+    return {name: dict(sorted(by_name[name].items())) for name in sorted(by_name) if {*by_name[name]} != {name}}
 
 
 def _assign(job: PreprocessJob, where: str) -> Assignment:
@@ -295,8 +295,8 @@ class _Tally:
     def audit(self) -> Audit:
         if not KINDS[self.kind].language:
             return Audit()
-        found: dict[Finding, int] = {finding: self.found[finding] for finding in FINDINGS if self.found[finding]}
-        return Audit(rows=self.rows, tokens=self.tokens, supervised=self.supervised, findings=found)
+        findings: dict[Finding, int] = {finding: self.found[finding] for finding in FINDINGS if self.found[finding]}
+        return Audit(rows=self.rows, tokens=self.tokens, supervised=self.supervised, findings=findings)
 
     def facts(self) -> SplitFacts:
         return SplitFacts(
@@ -347,27 +347,27 @@ def _prepared_rows(
     tally: _Tally,
 ) -> list[PreparedRow]:
     """Return the rows that the format makes of examples, and count them in the tally."""
-    format, found = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
+    format, cleaned = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
     # A row with a place is an example: the filter only tells the type checker.
-    examples = [(row_id, example.named(names)) for row_id, example in found if isinstance(example, Example)]
+    examples = [(row_id, example.named(names)) for row_id, example in cleaned if isinstance(example, Example)]
     if not examples:
         return []
     rows: list[PreparedRow] = []
     encoded = format.encode([example for _, example in examples], reader.processor)
-    for (row_id, example), found in zip(examples, encoded, strict=True):
-        if found.dropped is not None:
-            tally.dropped[found.dropped.reason] += 1
-            tally.details.setdefault(found.dropped.reason, f"row {row_id}: {found.dropped.detail}")
+    for (row_id, example), of_row in zip(examples, encoded, strict=True):
+        if of_row.dropped is not None:
+            tally.dropped[of_row.dropped.reason] += 1
+            tally.details.setdefault(of_row.dropped.reason, f"row {row_id}: {of_row.dropped.detail}")
             continue
-        tally.truncated += found.truncated
+        tally.truncated += of_row.truncated
         tally.special.update(reader.spelt(example))
-        tally.changes.update(found.changes)
-        tally.texts.add(example.text, example.labels, example.slices, found.measures)
-        for i, piece in enumerate(found.pieces):
-            name = row_id if len(found.pieces) == 1 else f"{row_id}-{i}"
+        tally.changes.update(of_row.changes)
+        tally.texts.add(example.text, example.labels, example.slices, of_row.measures)
+        for i, piece in enumerate(of_row.pieces):
+            name = row_id if len(of_row.pieces) == 1 else f"{row_id}-{i}"
             rows.append(PreparedRow(name, piece.inputs, piece.target, example.slices, piece.supervised))
             reader.check(rows[-1])
-            tally.found.update(reader.audit(piece, cut=found.truncated))
+            tally.found.update(reader.audit(piece, cut=of_row.truncated))
             tally.add(rows[-1])
     return rows
 
@@ -396,7 +396,7 @@ def _check_audit(job: PreprocessJob, audit: Audit) -> None:
 
 def _details(tallies: Mapping[Split, _Tally]) -> dict[str, str]:
     """Return what there is to say of the first row of each reason that is known of the tokenizer alone."""
-    return {reason: said for tally in tallies.values() for reason, said in tally.details.items()}
+    return {reason: detail for tally in tallies.values() for reason, detail in tally.details.items()}
 
 
 def _check_dropped(
@@ -413,6 +413,7 @@ def _check_dropped(
 
 
 def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int]) -> None:
+    """Raise DataError if the training rows hold nothing to learn: no targets, no label, or one label alone."""
     where = f"datasets.{job.name}"
     if train.supervised == 0:
         what = "no rows" if train.rows == 0 else "no targets"
@@ -433,5 +434,5 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
 
 def _reasons(dropped: dict[str, int]) -> str:
     """Return the counts by reason, and what to do about those that say little by themselves."""
-    said = "; ".join(remedies(dropped))
-    return (reasons(dropped) or "none") + (f" ({said})" if said else "")
+    advice = "; ".join(remedies(dropped))
+    return (reasons(dropped) or "none") + (f" ({advice})" if advice else "")

@@ -43,8 +43,8 @@ def register(job: RegisterJob, work: Workspace) -> ModelVersion | Refusal:
     if reasons := tuple(_refusals(job)):
         return work.once(job, Refusal, lambda _: Refusal(reasons=reasons))
     registry = ModelRegistry(job.evidence.recipe.publish.to.store())
-    if found := _published_before(job, work, registry):
-        return found
+    if published := _published_before(job, work, registry):
+        return published
     return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder))
 
 
@@ -77,8 +77,8 @@ def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry
     record = work.find(job, ModelVersion)
     if record is None:
         return None
-    there = registry.find(record.name, record.version) if record.registry == registry.store.uri else None
-    if there is None or there.manifest != record.manifest:
+    stored = registry.find(record.name, record.version) if record.registry == registry.store.uri else None
+    if stored is None or stored.manifest != record.manifest:
         (record.path / RECORD).unlink(missing_ok=True)
         return None
     return record.model_copy(update={"created": False})

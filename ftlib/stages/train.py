@@ -65,8 +65,8 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
     if made.base is None:
         return made
     # A record says no places: the job knows where the base is today.
-    place = job.start.base.uri if job.start.base else str(job.start.folder)
-    return made.model_copy(update={"base": made.base.model_copy(update={"uri": place})})
+    uri = job.start.base.uri if job.start.base else str(job.start.folder)
+    return made.model_copy(update={"base": made.base.model_copy(update={"uri": uri})})
 
 
 def _check_packs(job: TrainJob) -> None:
@@ -118,7 +118,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     else:
         work(plan)
     facts = outcome(plan)
-    for leftover in ("checkpoints", "ray"):
+    for leftover in ("checkpoints", "ranks", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / STOP).unlink(missing_ok=True)  # asked too late
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))

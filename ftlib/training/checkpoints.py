@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any, cast
@@ -49,7 +49,7 @@ from ftlib.training.checkpoint_parts import (
     write_part,
 )
 from ftlib.training.ema import Average
-from ftlib.training.group import Group, own_part, unwrap
+from ftlib.training.group import Group, own_part, shard_again, unwrap
 from ftlib.training.host_memory import spare_memory
 from ftlib.workspace import write_durably
 
@@ -84,8 +84,27 @@ class State:
         return replace(self, **fields)
 
 
+@dataclass
+class _Writing:
+    """What one rank has begun to write, of a step or of the best weights: one at a time of each."""
+
+    part: Future[None] | None = None
+    whole: Future[None] | None = None
+    """On the first rank alone: until the manifest is written."""
+    host: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    """Copies, whose memory serves again."""
+
+    @property
+    def jobs(self) -> list[Future[None]]:
+        return [job for job in (self.part, self.whole) if job is not None]
+
+    @property
+    def has_failed(self) -> bool:
+        return any(job.done() and job.exception() is not None for job in self.jobs)
+
+
 class Checkpoints:
-    """One rank's share of a run's checkpoints: at most one is being written at a time.
+    """One rank's share of a run's checkpoints.
 
     `restore` begins an attempt. All methods but `close` are collective.
     """
@@ -96,43 +115,38 @@ class Checkpoints:
         self._attempt = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._given_up = Event()
-        self._part: Future[None] | None = None
-        self._whole: Future[None] | None = None
-        """On the first rank alone: until the manifest is written."""
-        self._host: dict[str, torch.Tensor] = {}
-        """Copies, whose memory serves again."""
+        self._step, self._best = _Writing(), _Writing()
 
     @property
     def is_writing(self) -> bool:
-        """Say whether this rank still has work with what it began last."""
-        return any(job is not None and not job.done() for job in (self._part, self._whole))
+        """Say whether this rank still has work with the checkpoint that it began last."""
+        return any(not job.done() for job in self._step.jobs)
 
     @property
     def copied_bytes(self) -> int:
         """Return what the copies take in the host's memory that checkpoints are written from."""
-        return sum(tensor.nbytes for tensor in self._host.values())
+        return sum(copy.nbytes for writing in (self._step, self._best) for copy in writing.host.values())
 
     @property
     def has_failed(self) -> bool:
-        """Say whether what this rank began last came to nothing: `settle` says why."""
-        done = [job for job in (self._part, self._whole) if job is not None and job.done()]
-        return any(job.exception() is not None for job in done)
+        """Say whether something that this rank began came to nothing: `settle` says why."""
+        return self._step.has_failed or self._best.has_failed
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, state: State) -> None:
-        """Begin a checkpoint of this step; of the whole ones the newest two are kept.
+        """Begin a checkpoint of this step, when the one before is whole; the newest two are kept.
 
-        Raises, on every rank, StorageError where what was begun before could not be written.
+        Raises, on every rank, StorageError where the one before could not be written.
         """
         moments = _moments(model, optimizer)
         facts = {"state": asdict(state), "optimizer": _numbers(moments)}
-        self._begin(f"step-{state.step:08d}", _tensors(model, moments, average), facts)
+        self._begin(self._step, f"step-{state.step:08d}", _tensors(model, moments, average), facts)
 
     def keep_best(self, model: nn.Module, step: int) -> None:
         """Begin to write the weights of this step, as the model has them now: early stopping may end with them.
 
         Raises what `save` raises.
         """
-        self._begin(_best(step), _weights(model), {})
+        self._begin(self._best, _best(step), _weights(model), {})
 
     def restore_best(self, model: nn.Module, step: int) -> None:
         """Give the model, in place, the weights that `keep_best` kept of this step, bit for bit.
@@ -177,56 +191,60 @@ class Checkpoints:
 
         Raises StorageError, on every rank, where a rank's part or the manifest cannot be written.
         """
-        for job in (self._part, self._whole if self._group.is_first else self._part):
+        for writing in (self._step, self._best):
+            self._settle(writing)
+
+    def _settle(self, writing: _Writing) -> None:
+        for job in (writing.part, writing.whole if self._group.is_first else writing.part):
             if job is None:
                 return
             problems = [str(problem) for problem in self._group.gather(_problem(job)) if problem]
             if problems:
                 self.close()
                 raise StorageError(problems[0])
-        self._part = self._whole = None
+        writing.part = writing.whole = None
 
     def close(self) -> None:
         """End the thread, alone: what was begun is whole, or does not exist. Never raises what it did."""
-        if self._whole is not None and self._part is not None and _problem(self._part) is None:
-            with contextlib.suppress(Exception):
-                self._whole.exception(timeout=_OTHERS_SECONDS)
+        for writing in (self._step, self._best):
+            if writing.whole is not None and writing.part is not None and _problem(writing.part) is None:
+                with contextlib.suppress(TimeoutError):
+                    writing.whole.exception(timeout=_OTHERS_SECONDS)
         self._given_up.set()
         self._thread.shutdown()
 
-    def _begin(self, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        self.settle()
+    def _begin(
+        self, writing: _Writing, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        self._settle(writing)
         mine = own_share(once(tensors), self._group.rank, self._group.world_size)
         regions = regions_as_json({name: region(tensor) for name, tensor in mine.items()})
         parts = {name: own_part(tensor) for name, tensor in mine.items()}
         folder = self._folder / name
-        copied = self._copied(parts)
+        copied = self._copied(parts, writing.host)
         if copied is None:  # there is no room for a copy: the step waits
-            self._part = _done(lambda: self._write_part(folder, parts, regions))
+            writing.part = _done(lambda: self._write_part(folder, parts, regions))
         else:
-            self._part = self._thread.submit(self._write_part, folder, self._host_of(parts), regions, copied)
+            writing.part = self._thread.submit(self._write_part, folder, writing.host, regions, copied)
         if self._group.is_first:
-            self._whole = self._thread.submit(self._complete, folder, facts)
-
-    def _host_of(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: self._host[name] for name in parts}
+            writing.whole = self._thread.submit(self._complete, folder, facts)
 
     @torch.no_grad()
-    def _copied(self, parts: Mapping[str, torch.Tensor]) -> Callable[[], object] | None:
+    def _copied(self, parts: Mapping[str, torch.Tensor], host: dict[str, torch.Tensor]) -> Callable[[], object] | None:
         """Copy tensors to the host's memory; return what waits for the copies, None if there is no room for them.
 
         A GPU's copies are queued before the next step's changes, and wait for nothing.
         """
-        new = {name: tensor for name, tensor in parts.items() if name not in self._host}
+        new = {name: tensor for name, tensor in parts.items() if name not in host}
         needed = sum(tensor.nbytes for tensor in new.values())
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", self._group.world_size))
         if needed and needed * neighbours > spare_memory():
             return None
         pinned = self._group.device.type == "cuda"
         for name, tensor in new.items():
-            self._host[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+            host[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
         for name, tensor in parts.items():
-            self._host[name].copy_(tensor, non_blocking=True)
+            host[name].copy_(tensor, non_blocking=True)
         if not pinned:
             return lambda: None
         copied = torch.cuda.Event()
@@ -249,6 +267,8 @@ class Checkpoints:
 
     def _complete(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write the manifest when all ranks' parts are there, and drop what no run would resume from."""
+        if self._best.has_failed:
+            return  # a checkpoint promises the best weights before it
         files: dict[str, str] = {}
         for rank in range(self._group.world_size):
             while (sha256 := self._sha256(folder, rank)) is None:
@@ -342,6 +362,12 @@ class Checkpoints:
             read_parts(parts, [part.with_suffix(".json") for part in parts]).fill(once(tensors))
 
 
+def saved_step(run: Path) -> int:
+    """Return the step that a run would resume from, going by its manifests; 0 if there is none."""
+    manifests = sorted((run / FOLDER).glob(f"step-*/{_MANIFEST}"))
+    return int(manifests[-1].parent.name.partition("-")[2]) if manifests else 0
+
+
 def _part(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
 
@@ -388,6 +414,7 @@ def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return the optimiser's state by the parameters' names; of one that has not stepped yet, zeros."""
+    shard_again(unwrap(model))
     return cast("dict[str, Any]", get_optimizer_state_dict(unwrap(model), optimizer))
 
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ftlib.fingerprint import Identified
+
+_POLICIES = ("none", "selective", "full")
+
+
+def _policy_or_number(value: object) -> object:
+    """Refuse what is neither, in one sentence; a union of its own would say one of each member."""
+    if value not in _POLICIES and (not isinstance(value, int) or isinstance(value, bool) or value < 2):
+        raise ValueError(f"got {value!r}, allowed are {', '.join(_POLICIES)} and whole numbers from 2 on")
+    return value
+
 
 Checkpointing = Literal["none", "selective", "full"] | Annotated[int, Field(ge=2)]
 
@@ -36,7 +46,7 @@ class Compute(Identified):
     replicas: int = Field(default=1, gt=0)
     """Above 1, with fsdp: HSDP, so many copies of the model, each sharded over workers / replicas workers next to each
     other. One copy a node keeps the gathering of parameters within nodes: give the number of nodes."""
-    activation_checkpointing: Checkpointing = "none"
+    activation_checkpointing: Annotated[Checkpointing, BeforeValidator(_policy_or_number)] = "none"
     """What the forward pass leaves for the backward pass, which computes the rest again, layer by layer, with the same
     gradients to the bit. none: everything. selective: what matrix products and attention put out. full: what enters a
     layer. A number n: full for every n-th layer."""

@@ -15,9 +15,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
-from ftlib.training.group import own_part, unwrap
+from ftlib.training.group import own_part, shard_again, unwrap
 
 
 class Average:
@@ -51,10 +50,7 @@ class Average:
             kept = weights.clone()
             weights.copy_(average)
             average.copy_(kept)
-        # A forward pass leaves FSDP2's outermost parameters gathered, and the next one would compute with those.
-        for module in self._model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        shard_again(self._model)  # or the next forward pass would compute with what is gathered
 
 
 @contextmanager

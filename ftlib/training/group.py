@@ -250,6 +250,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     return cast(nn.Module, model.module) if isinstance(model, DistributedDataParallel) else model
 
 
+def shard_again(model: nn.Module) -> None:
+    """Free what FSDP2 has gathered: a forward pass without a backward pass leaves what is outside of layers so.
+
+    Until then those parameters are other tensors than the optimiser's, in the type that was computed in.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
     """Return this rank's part of a tensor, outside of autograd and in the same memory: its shard, or all of it.
 
@@ -263,6 +273,7 @@ def bit_sums(model: nn.Module) -> list[int]:
 
     But for freak cases. BatchNorm's statistics are buffers.
     """
+    shard_again(model)
     views = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
         cast(Any, own_part(p)).contiguous().view(views[p.element_size()]).sum(dtype=torch.int64)

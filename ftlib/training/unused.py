@@ -38,9 +38,9 @@ def freeze_unused(
     for part in parts:
         (piece,), expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
         loss = asking.loss(part, piece)
-        if loss.count != expected:
+        if (counted := int(loss.count)) != expected:
             raise TrainingError(
-                f"objective {objective.kind!r} counts {loss.count} supervised items where the format counted "
+                f"objective {objective.kind!r} counts {counted} supervised items where the format counted "
                 f"{expected}: the loss would be divided by the wrong number; make the two count alike"
             )
         loss.total.backward()

@@ -21,18 +21,19 @@ from torch import nn
 
 from ftlib import errors
 from ftlib.data.prepared import split_file
-from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError
+from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError, TransientError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import is_adapted, save_adapter
 from ftlib.kinds.open_split import open_split
 from ftlib.models.adapter import base_of
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
-from ftlib.training import peak_memory
+from ftlib.training import heartbeat, peak_memory
 from ftlib.training.asking import Asking
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import STOP, Curves
 from ftlib.training.group import Group, own_part, shards_of
+from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.loop import Loop, Trained, build_model, place
 from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
@@ -53,7 +54,10 @@ FAILURE = "failure.json"
 
 
 def work(plan: Plan) -> None:
-    """Train one rank of the plan. Library errors are left in failure.json and do not raise: see `outcome`."""
+    """Train one rank of the plan. Library errors are left in failure.json and do not raise: see `outcome`.
+
+    Raises TransientError, which is worth another attempt, where ranks wait for one another in vain.
+    """
     began = time.monotonic()
     run = Path(plan.run)
     if (run / RESULT).exists() or (run / FAILURE).exists():
@@ -63,9 +67,16 @@ def work(plan: Plan) -> None:
         with local_errors(run, elsewhere="choose another --work"):
             check_gpu(plan.compute)
             group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
-            trained = reproducibly(group.device, lambda: _train(plan, group))
-            _write_result(plan, trained, group, began)
-            group.barrier()
+            with (
+                Heartbeat(run, group.rank, group.world_size) as signs,
+                signs.watching(plan.phase.name),
+            ):
+                trained = reproducibly(group.device, lambda: _train(plan, group, signs))
+                signs.at("behind its last step")
+                _write_result(plan, trained, group, began)
+                group.barrier()
+    except TransientError:
+        raise  # for Ray, which starts the workers again
     except ReglageError as error:
         failure = {"kind": type(error).__name__, "message": str(error)}
         try:
@@ -81,16 +92,15 @@ def threads(plan: Plan) -> int:
     return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.workers))
 
 
-def _train(plan: Plan, group: Group) -> Trained:
+def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
-    peak_memory.give_back_large_blocks()
-    before = peak_memory.now(group.device)
     with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
         loop = Loop(plan, group, log)
         log.total = loop.steps
+        before = peak_memory.now(group.device) - loop.held_bytes
         with enough_memory(loop.sized, group.device):
-            trained = loop.run()
+            trained = loop.run(signs)
     measured = peak_memory.peak(group.device) - before
     predicted = _predicted(loop) if group.is_first else {}
     return replace(trained, facts={**trained.facts, **predicted, MEASURED: measured})
@@ -107,7 +117,7 @@ def _solve(plan: Plan, group: Group) -> Trained:
     """Let a tuning that takes no steps find its weights, in this process."""
     started = time.monotonic()
     unread, head = build_model(plan, dropout=None)
-    model = place(unread, plan.compute, "fp32", group).eval()
+    model = place(unread, plan, group).eval()
     (part,) = plan.parts  # what takes no steps is drawn from no mixture
     train, validation = (
         open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")
@@ -129,8 +139,9 @@ def _solve(plan: Plan, group: Group) -> Trained:
 
 
 def begin(plan: Plan) -> None:
-    """Forget a request to stop that an earlier attempt was given, or has followed."""
+    """Forget a request to stop that an earlier attempt was given, or has followed, and where its ranks were."""
     run = Path(plan.run)
+    shutil.rmtree(run / heartbeat.FOLDER, ignore_errors=True)
     (run / STOP).unlink(missing_ok=True)
     failure = run / FAILURE
     if failure.exists() and json.loads(failure.read_bytes())["kind"] == Interrupted.__name__:

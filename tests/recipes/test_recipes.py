@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from flows.command_line.main import main
 from flows.finetune import finetune
@@ -32,7 +32,8 @@ from ftlib.registry.places.s3 import S3
 from ftlib.storage import Store
 from ftlib.testing import (
     LABELS,
-    tiny_causal_lm,
+    tiny_chat_lm,
+    tiny_chats,
     tiny_classifier,
     tiny_image_classifier,
     tiny_image_rows,
@@ -146,6 +147,8 @@ def test_recipe_runs_to_a_published_version(
     assert all(count > 0 for count in steps.values())
     kind = record.evidence.recipe.published_format().yields
     dense = record.evidence.checkpoints[-1].form == "dense"  # tests/flows/test_adapter_version.py asks the others
+    if kind == "chats":
+        check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored"):
         check_answers(record.result, record.evidence.recipe.publish.to.store(), tmp_path / "pulled")
 
@@ -173,20 +176,41 @@ def check_answers(version: ModelVersion, store: Store, folder: Path) -> None:
                 raise AssertionError(f"no answer of {version.name} is looked at")
 
 
+def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
+    """Hold what `reglage predict` says against what stock transformers writes by the pulled folder's own template."""
+    registry = ModelRegistry(store)
+    registry.pull(registry.version(version.name, version.version), folder / "pulled")
+    pulled, own = folder / "pulled", folder / "tiny-model"
+    assert (pulled / "chat_template.jinja").read_bytes() == (own / "chat_template.jinja").read_bytes()
+    tokenizer, model = AutoTokenizer.from_pretrained(pulled), AutoModelForCausalLM.from_pretrained(pulled)
+    chats = [
+        [{"role": "user", "content": "the invoice and the card"}],
+        [{"role": "system", "content": "please help"}, {"role": "user", "content": "crash"}],
+    ]
+    lines = ["the invoice and the card", json.dumps(chats[1])]
+    for chat, said in zip(chats, predict(pulled, lines, max_new_tokens=8), strict=True):
+        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        inputs.pop("token_type_ids", None)  # of the tiny models' tokenizer, which is BERT's
+        whole = model.eval().generate(**inputs, do_sample=False, max_new_tokens=8)
+        new = whole[0, inputs["input_ids"].shape[1] :]
+        assert said.model_dump() == {"text": tokenizer.decode(new, skip_special_tokens=True)}
+        assert "\n" not in said.line()
+
+
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
     model, kind = folder / "tiny-model", recipe.kind(recipe.phases[0])
     if kind == "labeled_images":
         tiny_image_classifier(model, "efficientnet")
     else:
-        _ = tiny_causal_lm(model) if KINDS[kind].language else tiny_classifier(model)
+        _ = tiny_chat_lm(model) if KINDS[kind].language else tiny_classifier(model)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         if isinstance(dataset.source, ImageFolder):
             write_images(folder / dataset.source.path)
             overrides.append(f"datasets.{name}.format.pixels=32")
             continue
-        overrides.append(f"datasets.{name}.format.max_tokens=32")
+        overrides.append(f"datasets.{name}.format.max_tokens={96 if dataset.format.kind == 'chat' else 32}")
         if dataset.format.kind == "question_answer":
             overrides.append(f"datasets.{name}.format.stride=8")
         if isinstance(dataset.source, InstalledText):
@@ -257,5 +281,10 @@ def write_questions(path: Path) -> None:
     write_jsonl(path, tiny_questions(120, seed=zlib.crc32(path.name.encode())))
 
 
-ROWS = {"tagged_words": write_tagged, "question_answer": write_questions}
+def write_chats(path: Path) -> None:
+    """Write rows as the comment in recipes/chat.yaml shows them."""
+    write_jsonl(path, tiny_chats(60, seed=zlib.crc32(path.name.encode())))
+
+
+ROWS = {"chat": write_chats, "tagged_words": write_tagged, "question_answer": write_questions}
 """How the rows of a format look; the others' are tickets."""

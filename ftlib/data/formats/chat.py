@@ -135,6 +135,7 @@ class Chat(TextFormat):
         ]
 
     def _encoded(self, example: Example, template: ChatTemplate, end: int | None, *, spelt: bool) -> Encoded:
+        """Return a chat up to the last answer that fits, or the prompt that it is where the last turn is no answer."""
         tools, *messages = map(json.loads, example.parts)
         if messages[-1]["role"] != "assistant":
             prompt = template.prompt(messages, tools, spelt=spelt)

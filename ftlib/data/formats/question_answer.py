@@ -130,8 +130,8 @@ class QuestionAnswer(TextFormat):
         for i, row in enumerate(windows["overflow_to_sample_mapping"]):
             pieces[row].append(_piece(examples[row], windows, i, optional=self.unanswerable == "keep"))
         return [
-            Encoded(found, truncated=question != example.parts[0] or _lost(example, found))
-            for example, question, found in zip(examples, asked, pieces, strict=True)
+            Encoded(windows, truncated=question != example.parts[0] or _lost(example, windows))
+            for example, question, windows in zip(examples, asked, pieces, strict=True)
         ]
 
     def _cut_questions(self, questions: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -159,8 +159,8 @@ def _places(value: Value) -> list[_Place] | Dropped:
         value = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
     if value is None:
         return Dropped("missing_answer")
-    found = value if isinstance(value, list) else [value]
-    places = [_place(item) for item in found]
+    items = value if isinstance(value, list) else [value]
+    places = [_place(item) for item in items]
     return Dropped("odd_answer") if None in places else cast("list[_Place]", places)
 
 

@@ -64,7 +64,7 @@ class TaggedWords(TextFormat):
         if not all(map(is_tag, tags)):
             return Dropped("tag_not_iob2")
         cleaned = [clean(word) for word in words]
-        target = rewritten(tags, (place for place, word in enumerate(cleaned) if not word))
+        target = rewritten(tags, (position for position, word in enumerate(cleaned) if not word))
         parts = tuple(filter(None, cleaned))
         return Example(" ".join(parts), None, slice_values(values, self.slices), parts, target)
 
@@ -97,7 +97,7 @@ class TaggedWords(TextFormat):
     @staticmethod
     def _readable(example: Example, firsts: Sequence[int | None]) -> Example:
         """Return the example without the words of which the tokenizer reads nothing: a joiner, a variation mark."""
-        unread = [place for place, first in enumerate(firsts) if first is None]
+        unread = [position for position, first in enumerate(firsts) if first is None]
         if not unread:
             return example
         parts = tuple(word for word, first in zip(example.parts, firsts, strict=True) if first is not None)
@@ -130,8 +130,8 @@ def _encoded(
         verbose=False,
         split_special_tokens=split,
     )
-    found = zip(rows, encoding["input_ids"], encoding["offset_mapping"], strict=True)
-    return [(ids, first_tokens(words, offsets)) for words, ids, offsets in found]
+    encoded = zip(rows, encoding["input_ids"], encoding["offset_mapping"], strict=True)
+    return [(ids, first_tokens(words, offsets)) for words, ids, offsets in encoded]
 
 
 def first_tokens(words: Sequence[str], offsets: Offsets) -> list[int | None]:

@@ -73,12 +73,12 @@ class Files(StoredFiles):
         rows = sorted((file for file in files if self.is_read(file.uri)), key=lambda file: file.sha256)
         images = ImagesBeside(self.place(), self.images_in, files, rows, row_bytes) if self.images else None
         for file in rows:
-            found = (
+            of_file = (
                 read_file(file, row_bytes, drop, self.images)
                 if bucket is None
                 else _read_object(bucket, file, row_bytes, drop, self.images)
             )
-            yield from found if images is None else (with_images(row, self.images, images.read) for row in found)
+            yield from of_file if images is None else (with_images(row, self.images, images.read) for row in of_file)
 
 
 def _read_object(

@@ -90,8 +90,8 @@ class ImageFolder(StoredFiles):
     def _label(self, path: str) -> str | None:
         """Return the folder that is the label; None for an image that lies in too few of them."""
         folders = path.split("/")[:-1]
-        place = self.label_level - 1 if self.label_level > 0 else self.label_level
-        return folders[place] if -len(folders) <= place < len(folders) else None
+        index = self.label_level - 1 if self.label_level > 0 else self.label_level
+        return folders[index] if -len(folders) <= index < len(folders) else None
 
 
 def _ahead(bucket: Objects, files: Iterator[FileVersion]) -> Iterator[bytes]:

@@ -76,32 +76,32 @@ class ImagesBeside:
 
         Raises DataError if they are others than when the run started.
         """
-        said = f"names the file {path[:200]!r}"
+        claim = f"names the file {path[:200]!r}"
         if path.startswith(("/", "~")) or "://" in path or "\0" in path or ".." in PurePosixPath(path).parts:
-            raise refusal("image_outside", f"{said}, allowed are paths within {self._folder}")
+            raise refusal("image_outside", f"{claim}, allowed are paths within {self._folder}")
         named = f"{self._folder if self._fixed else uri.rpartition('/')[0]}/{PurePosixPath(path)}"
-        file = self._images.get(named) or self._linked(named, said)
+        file = self._images.get(named) or self._linked(named, claim)
         if file is None:
             raise refusal(
                 "missing_image_file",
-                f"{said}, which was no image in {self._folder} when the run started; paths count from the row's file, "
+                f"{claim}, which was no image in {self._folder} when the run started; paths count from the row's file, "
                 f"or from source.images_in, and end with {', '.join(IMAGE_SUFFIXES)}",
             )
         if file.bytes > self._row_bytes:
             raise refusal(
                 "too_large",
-                f"{said} of {file.bytes} bytes, allowed {self._row_bytes} for a row; raise limits.row_bytes, or store "
+                f"{claim} of {file.bytes} bytes, allowed {self._row_bytes} for a row; raise limits.row_bytes, or store "
                 "the image smaller",
             )
         return read_whole(self._bucket, file)
 
-    def _linked(self, named: str, said: str) -> FileVersion | None:
+    def _linked(self, named: str, claim: str) -> FileVersion | None:
         """Return the image that a path leads to by links. Raises ImageError for one out of the folder."""
         if self._bucket is not None or not os.path.exists(named):
             return None
         real = os.path.realpath(named)
         if not _is_below(f"{real}/", os.path.realpath(self._folder)):
-            raise refusal("image_outside", f"{said}, a link that leads out of {self._folder}")
+            raise refusal("image_outside", f"{claim}, a link that leads out of {self._folder}")
         return self._by_real.get(real)
 
     @functools.cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
@@ -41,6 +42,6 @@ class AnswerScore(MeanOverRows):
         silent = outcomes.silent(self.null_score_diff_threshold)
         return np.where(silent, outcomes.unanswerable, self.of_texts(outcomes)).astype(np.float64)
 
+    @abstractmethod
     def of_texts(self, outcomes: SpanOutcomes) -> Float[np.ndarray, " rows"]:
         """Return every row's own if its best text is the answer."""
-        raise NotImplementedError

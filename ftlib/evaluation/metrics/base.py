@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
-class MetricBase(Config):
+class MetricBase(Config, ABC):
     """A function of a table of outcomes. Its `kind` is its name, but for one label's."""
 
     reads: ClassVar[frozenset[BatchKind]]
@@ -54,13 +55,13 @@ class MetricBase(Config):
 
         return float(self.resampled(outcomes, np.arange(len(outcomes))[None])[0])
 
+    @abstractmethod
     def resampled(
         self,
         outcomes: Any,
         rows: Int[np.ndarray, "resamples rows"],
     ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample; nan where its rows do not define it."""
-        raise NotImplementedError
 
     def signature(self) -> str | None:
         """Return what a value must be cited with, where libraries and settings differ: versions and settings."""
@@ -74,9 +75,9 @@ class MetricBase(Config):
 class MeanOverRows(MetricBase):
     """A metric that every row has by itself: over more of them it is the mean."""
 
+    @abstractmethod
     def per_row(self, outcomes: Any) -> Float[np.ndarray, " rows"]:
         """Return every row's own."""
-        raise NotImplementedError
 
     def resampled(self, outcomes: Any, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
@@ -86,9 +87,9 @@ class MeanOverRows(MetricBase):
 class ShareOfRight(MeanOverRows):
     """The share of rows that are right."""
 
+    @abstractmethod
     def right(self, outcomes: Any) -> Bool[np.ndarray, " rows"]:
         """Return which rows are right."""
-        raise NotImplementedError
 
     @override
     def per_row(self, outcomes: Any) -> Float[np.ndarray, " rows"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
@@ -23,9 +24,9 @@ class CorpusScore(MetricBase):
     higher_is_better: ClassVar[bool] = True
     package: ClassVar[str | None] = "sacrebleu"
 
+    @abstractmethod
     def scorer(self) -> Any:
         """Return sacrebleu's own object."""
-        raise NotImplementedError
 
     @property
     @override

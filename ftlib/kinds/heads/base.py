@@ -63,9 +63,9 @@ class Head(ABC):
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Targets | None:
         """Return the targets of a split's `target` column. Raises DataError for a label the model does not have."""
 
-    def logits(self, said: Any) -> Tensor:
+    def logits(self, output: Any) -> Tensor:
         """Return all logits of what a model's forward pass returned, as one tensor."""
-        return said.logits
+        return output.logits
 
     @abstractmethod
     def answers(self, asked: Request) -> Answers:

@@ -117,7 +117,7 @@ def continued(
 
 
 def _before(stops: Sequence[int], ids: list[int]) -> list[int]:
-    return ids[: next((place for place, id in enumerate(ids) if id in stops), len(ids))]
+    return ids[: next((position for position, id in enumerate(ids) if id in stops), len(ids))]
 
 
 @contextmanager

@@ -88,8 +88,8 @@ def positions(column: pa.ChunkedArray, labels: Sequence[str], path: Path) -> Int
     if not len(chunk):
         return np.zeros(0, np.int64)
     names: list[str] = chunk.dictionary.to_pylist()
-    found = places(names, labels)
-    if unknown := sorted(name for name, place in zip(names, found, strict=True) if place is None):
+    indexes = places(names, labels)
+    if unknown := sorted(name for name, index in zip(names, indexes, strict=True) if index is None):
         raise DataError(f"{path}: the model has no label {some([*map(repr, unknown)])}; it has {', '.join(labels)}")
-    lookup = np.array(found, np.int64)
+    lookup = np.array(indexes, np.int64)
     return lookup[chunk.indices.to_numpy()]

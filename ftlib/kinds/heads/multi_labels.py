@@ -53,10 +53,10 @@ class MultiLabelTargets(Targets):
 
     def matrix(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> Bool[np.ndarray, "rows labels"]:
         """Return which of the rows have which labels."""
-        found = np.zeros((len(rows), self._labels), np.bool_)
+        gold = np.zeros((len(rows), self._labels), np.bool_)
         for i, row in enumerate(rows):
-            found[i, self._named[self._starts[row] : self._starts[row + 1]]] = True
-        return found
+            gold[i, self._named[self._starts[row] : self._starts[row + 1]]] = True
+        return gold
 
     def tensor(self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]) -> Tensor:
         """Return rows x labels of 0 and 1, as float32."""

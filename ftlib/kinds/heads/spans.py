@@ -42,8 +42,8 @@ class SpanHead(Head):
         return SpanTargets(column)
 
     @override
-    def logits(self, said: Any) -> Tensor:
-        return torch.stack([said.start_logits, said.end_logits], dim=-1)
+    def logits(self, output: Any) -> Tensor:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
     @override
     def answers(self, asked: Request) -> SpanAnswers:
@@ -67,8 +67,8 @@ class SpanTargets(Targets):
 
     @override
     def segments(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> list[list[int]] | None:
-        found = [self.of(int(row))["segments"] for row in rows]
-        return found if any(found) else None
+        segments = [self.of(int(row))["segments"] for row in rows]
+        return segments if any(segments) else None
 
 
 class SpanAnswers(Answers):
@@ -84,13 +84,13 @@ class SpanAnswers(Answers):
 
     @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        said: Any = model(**batch.inputs)
-        self.nll[rows] = span_nll(said, batch).double().cpu().numpy()
+        output: Any = model(**batch.inputs)
+        self.nll[rows] = span_nll(output, batch).double().cpu().numpy()
         if self._null_scores is not None:
-            self._null_scores[rows] = null_scores(said.start_logits, said.end_logits).cpu().numpy()
+            self._null_scores[rows] = null_scores(output.start_logits, output.end_logits).cpu().numpy()
         for i, row in enumerate(rows):
             spelt = self._targets.of(int(row))["spelt"]
-            self._scores[row], self._texts[row] = best_span(said.start_logits[i], said.end_logits[i], spelt)
+            self._scores[row], self._texts[row] = best_span(output.start_logits[i], output.end_logits[i], spelt)
 
     @override
     def outcomes(self, common: Mapping[str, Any]) -> SpanOutcomes:
@@ -122,7 +122,7 @@ def best_span(
         return -np.inf, ""
     sums = start[inside].double()[:, None] + end[inside].double()[None, :]
     allowed = torch.ones_like(sums, dtype=torch.bool).triu().tril(LONGEST_ANSWER - 1)
-    place = int(sums.masked_fill(~allowed, -torch.inf).argmax())
-    first, last = divmod(place, len(inside))
+    best = int(sums.masked_fill(~allowed, -torch.inf).argmax())
+    first, last = divmod(best, len(inside))
     text = "".join(spelt[token] or "" for token in inside[first : last + 1].tolist())
-    return float(sums.flatten()[place]), text.strip()
+    return float(sums.flatten()[best]), text.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
@@ -24,7 +25,7 @@ OF_ALL_ROWS = {"column": False}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcomes:
+class Outcomes(ABC):
     """One model on one split, rows in the split's order. Each kind of batch has a table of its own."""
 
     kind: ClassVar[BatchKind]
@@ -52,18 +53,18 @@ class Outcomes:
         """Return the whole split's table with one row per example, where its format cuts long ones into several."""
         return self
 
+    @abstractmethod
     def columns(self) -> dict[str, pa.Array]:
         """Return the kind's own columns, as they are written."""
-        raise NotImplementedError
 
     def header(self) -> dict[str, object]:
         """Return what holds for all rows, as JSON."""
         return {}
 
     @classmethod
+    @abstractmethod
     def read(cls, table: pa.Table, header: Mapping[str, Any], common: Mapping[str, Any]) -> Outcomes:
         """Return what `columns` and `header` wrote; `common` are the fields of this class."""
-        raise NotImplementedError
 
     def to_parquet(self) -> bytes:
         """Return the table as Parquet: row_id, the kind's own columns, nll, targets, `slice:<name>`."""

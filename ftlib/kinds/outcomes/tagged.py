@@ -54,9 +54,9 @@ class TaggedOutcomes(Outcomes):
         """Every row's entities, counted once for all metrics and all draws."""
         types = types_of(self.labels)
         gold = [{*entities(tags)} for tags in self.gold]
-        said = [{*entities(tags)} for tags in self.predicted]
-        hits = [ours & theirs for ours, theirs in zip(gold, said, strict=True)]
-        return EntityCounts(types, *(_by_type(found, types) for found in (hits, gold, said)))
+        predicted = [{*entities(tags)} for tags in self.predicted]
+        hits = [ours & theirs for ours, theirs in zip(gold, predicted, strict=True)]
+        return EntityCounts(types, *(_by_type(rows, types) for rows in (hits, gold, predicted)))
 
     @cached_property
     def words(self) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]:
@@ -85,8 +85,8 @@ class TaggedOutcomes(Outcomes):
         return cls(**common, labels=tuple(header["labels"]), gold=gold, predicted=predicted)
 
 
-def _by_type(found: Sequence[set[Any]], types: Sequence[str]) -> Int[np.ndarray, "rows types"]:
+def _by_type(rows: Sequence[set[Any]], types: Sequence[str]) -> Int[np.ndarray, "rows types"]:
     import numpy as np
 
-    counts = [Counter(entity.type for entity in row) for row in found]
-    return np.array([[row[type] for type in types] for row in counts], np.int64).reshape(len(found), len(types))
+    counts = [Counter(entity.type for entity in row) for row in rows]
+    return np.array([[row[type] for type in types] for row in counts], np.int64).reshape(len(rows), len(types))

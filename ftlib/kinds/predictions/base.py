@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Prediction(Config):
+class Prediction(Config, ABC):
     """What a model says to one text."""
 
+    @abstractmethod
     def line(self) -> str:
         """Return it as one line of fields with tabs between them."""
-        raise NotImplementedError
 
 
 class Unasked(Prediction):

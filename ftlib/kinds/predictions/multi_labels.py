@@ -26,6 +26,10 @@ class MultiLabelPredictor(Predictor):
 
     @override
     def prediction(self, asked: Asked) -> MultiLabelPrediction:
-        found: dict[str, float] = dict(zip(self.labels, asked.logits[0].sigmoid().tolist(), strict=True))
-        named = [label for label in sorted(found, key=lambda label: -found[label]) if found[label] >= THRESHOLD]
-        return MultiLabelPrediction(labels=tuple(named), probabilities=found)
+        probabilities: dict[str, float] = dict(zip(self.labels, asked.logits[0].sigmoid().tolist(), strict=True))
+        named = [
+            label
+            for label in sorted(probabilities, key=lambda label: -probabilities[label])
+            if probabilities[label] >= THRESHOLD
+        ]
+        return MultiLabelPrediction(labels=tuple(named), probabilities=probabilities)

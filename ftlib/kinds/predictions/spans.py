@@ -28,8 +28,8 @@ class FoundAnswer(Prediction):
 
     @override
     def line(self) -> str:
-        said = "(no answer)" if self.answer is None else " ".join(self.answer.split())
-        return f"{said}\t{self.probability:.4f}"
+        text = "(no answer)" if self.answer is None else " ".join(self.answer.split())
+        return f"{text}\t{self.probability:.4f}"
 
 
 class _Question(Config):

@@ -44,7 +44,7 @@ class EntityPredictor(Predictor):
     def example(self, text: str, *, keep_lines: bool) -> Example:
         """Return the text's words, each an entity named by its place: so a token's target says which word it begins."""
         words = tuple(clean(text, keep_lines=keep_lines).split())
-        return Example(text, parts=words, target=tuple(f"B-{place}" for place in range(len(words))))
+        return Example(text, parts=words, target=tuple(f"B-{position}" for position in range(len(words))))
 
     @override
     def prediction(self, asked: Asked) -> FoundEntities:
@@ -54,9 +54,9 @@ class EntityPredictor(Predictor):
         assert isinstance(piece.target, tuple)
         for word, values in zip(piece.target, asked.logits[0].softmax(dim=-1), strict=False):
             if word is not None:  # after the piece's tokens, the target has the words that were cut off
-                place, best = int(word[2:]), int(values.argmax())
-                tags[place], sure[place] = self.labels[best], float(values[best])
-        found = (
+                position, best = int(word[2:]), int(values.argmax())
+                tags[position], sure[position] = self.labels[best], float(values[best])
+        named = (
             FoundEntity(
                 type=entity.type,
                 text=" ".join(words[entity.first : entity.end]),
@@ -66,4 +66,4 @@ class EntityPredictor(Predictor):
             )
             for entity in entities(tags)
         )
-        return FoundEntities(entities=tuple(found), words=len(words), read=piece.supervised)
+        return FoundEntities(entities=tuple(named), words=len(words), read=piece.supervised)

@@ -13,4 +13,4 @@ def next_token_loss(model: Any, batch: Batch) -> LossSum:
     from ftlib.kinds.token_log_probs import nll_sum, token_log_probs
 
     total = nll_sum(token_log_probs(model, batch), batch)
-    return LossSum(total, int((next_tokens(batch) != UNTAUGHT).sum()))
+    return LossSum(total, (next_tokens(batch) != UNTAUGHT).sum())

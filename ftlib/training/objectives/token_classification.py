@@ -23,4 +23,4 @@ class TokenClassification(Config):
         logits = model(**batch.inputs).logits[:, : batch.targets.shape[1]]  # widths may be rounded up
         targets = batch.targets.flatten()
         total = cross_entropy(logits.float().flatten(0, 1), targets, reduction="sum", ignore_index=UNTAUGHT)
-        return LossSum(total, int((targets != UNTAUGHT).sum()))
+        return LossSum(total, (targets != UNTAUGHT).sum())

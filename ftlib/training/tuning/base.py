@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -59,7 +60,7 @@ class Problem:
     """The frozen models that the tuning `asks`, by name."""
 
 
-class TuningBase(Config):
+class TuningBase(Config, ABC):
     """Which weights move, and how far what comes of it goes."""
 
     fits: ClassVar[frozenset[BatchKind] | None] = None
@@ -91,13 +92,13 @@ class TuningBase(Config):
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise RecipeError for labels that it cannot be asked for; called as soon as the rows have told them."""
 
+    @abstractmethod
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Set what trains, and return the model, wrapped if need be; called right after `torch.manual_seed`.
 
         The model's parameters may be `Unread`: what needs values asks for them by `ftlib.models.unread.values_of`.
         `head` names the modules of the task head. Raises RecipeError for a setting that this model cannot meet.
         """
-        raise NotImplementedError
 
     def finish(self, model: nn.Module, adapter: Path) -> None:
         """Leave weights of its own in the folder `adapter`, before peft's layers are merged one by one.

@@ -83,11 +83,11 @@ def test_a_pack_has_the_loss_and_the_gradients_of_its_rows_alone(
     config, way = FAMILIES[family]
     packed, rows = made(config()), np.arange(6)
     alone, collate = copy.deepcopy(packed).double(), Collator.of(packed, width_multiple=7)
-    settle_packing(packed, split, collate, most=500)
-    assert packed.config._attn_implementation == way
     if in_parts:
         monkeypatch.setattr(logits_in_parts, "WHOLE", 0)
         monkeypatch.setattr(logits_in_parts, "PART", 5 * 4 * WORDS)
+    settle_packing(packed, split, collate, most=500)
+    assert packed.config._attn_implementation == way
     packed.double()
     batch = split.pack(rows, collate)
     assert batch.inputs["input_ids"].shape[1] % 7 == 0

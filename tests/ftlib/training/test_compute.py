@@ -38,9 +38,12 @@ from tests.ftlib.training.test_layers import llama, rows
         (["replicas=0"], "greater than 0"),
         (["cpu_offload=true", "sharding=fsdp"], "but use_gpu is false; remove it"),
         (["cpu_offload=true", "use_gpu=true"], "but sharding is ddp; set it to fsdp"),
-        (["activation_checkpointing=1"], "greater than or equal to 2"),
-        (["activation_checkpointing=some"], "activation_checkpointing"),
-        (["activation_checkpointing=true"], "activation_checkpointing"),
+        (["activation_checkpointing=1"], "got 1, allowed are none, selective, full and whole numbers from 2 on"),
+        (
+            ["activation_checkpointing=some"],
+            "got 'some', allowed are none, selective, full and whole numbers from 2 on",
+        ),
+        (["activation_checkpointing=true"], "got True, allowed are none, selective, full and whole numbers from 2 on"),
         (["compile=3"], "compile"),
     ],
 )

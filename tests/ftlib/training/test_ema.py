@@ -32,6 +32,7 @@ from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group
+from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.loop import Loop, Trained
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
@@ -100,7 +101,7 @@ class Recorded:
             self.loop = Loop(plan, Group.join(0, use_gpu=False), log)
             self.start = deepcopy(self.loop.model)
             hook = register_optimizer_step_post_hook(lambda *_: self.steps.append(deepcopy(self.loop.model)))
-            self.trained: Trained = self.loop.run()
+            self.trained: Trained = self.loop.run(Heartbeat(run, 0, 1))
             hook.remove()
 
 

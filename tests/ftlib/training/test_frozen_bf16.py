@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,17 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
+from ftlib.stages.base import BaseJob, base
+from ftlib.stages.train import TrainJob, train
+from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
+from ftlib.training.compute import Compute
 from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
 from ftlib.training.group import Group
+from ftlib.training.phase import Phase
 from ftlib.training.shards import compare
+from ftlib.workspace import Workspace
 from tests.ftlib.training.test_layers import SIZES, gradients, llama, llama_with_lora
 
 
@@ -81,3 +90,20 @@ def test_what_is_held_is_compared_with_the_start_in_that_type() -> None:
     assert [name for name, each in compare(start, trained, alone).items() if not each.same] == [
         "bert.pooler.dense.weight"
     ]
+
+
+def test_what_is_solved_for_is_asked_in_fp32(tmp_path: Path) -> None:
+    """A probe freezes its whole body, takes no steps, and knows no autocast: `auto` may say bf16 of its phase."""
+    rows = tiny_rows(24)
+    data = tiny_prepared(tmp_path / "data", {"train": rows})
+    model = find_model(ModelRef(path=str(tiny_classifier(tmp_path / "tiny"))))
+    start = base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(tmp_path))
+    probe = {"name": "probe", "dataset": "d", "objective": {"kind": "classification"}}
+    phase = Phase.model_validate({**probe, "tuning": {"kind": "linear_probe"}})
+    where = Compute(workers=0, threads=1)
+    jobs = {
+        precision: TrainJob(start=start, data=data, phase=phase, precision=precision, seed=1, compute=where)
+        for precision in ("fp32", "bf16")
+    }
+    solved = {name: train(job, Workspace(tmp_path / name)).weights for name, job in jobs.items()}
+    assert solved["bf16"] == solved["fp32"]

@@ -57,7 +57,7 @@ def rank(number: int, folder: str, world_size: int) -> None:
     peak_memory.give_back_large_blocks()
     build_model(plan, dropout=None)  # what is imported on the way is not the model's
     empty = forget_peak()
-    model: Any = place(build_model(plan, dropout=None)[0], plan.compute, "fp32", group)
+    model: Any = place(build_model(plan, dropout=None)[0], plan, group)
     loading = peak_over(empty)
     shard = sum(getattr(p, "_local_tensor", p).nbytes for p in model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)

@@ -109,6 +109,38 @@ def test_kill_9_and_resume_gives_bit_identical_weights(tmp_path: Path, ema_decay
     assert not (resumed.path / "checkpoints").exists()
 
 
+HANGING = """
+import time
+from ftlib.training import checkpoint_parts
+flush = checkpoint_parts.flush
+def hang(stream):
+    if "step-" in stream.name and int(stream.name.partition("step-")[2][:8]) > 6:
+        time.sleep(600)
+    flush(stream)
+checkpoint_parts.flush = hang
+"""
+
+
+def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    killed = Workspace(tmp_path / "killed")
+    work = killed.folder(job).with_suffix(".work")
+    process = subprocess.Popen([sys.executable, "-c", HANGING + SCRIPT, str(tmp_path / "job.json"), str(killed.root)])
+    wait_for_step(work, 17)  # training goes on beside the write, until best weights wait for the best before them
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    steps = sorted((work / "checkpoints").glob("step-*"))
+    whole = [folder for folder in steps if (folder / "manifest.json").exists()]
+    assert steps[-1] not in whole
+    assert list(steps[-1].glob(".*.part"))
+    resumed = train(job, killed)
+    assert resumed.facts["resumed_from_step"] == int(whole[-1].name[5:]) <= 6
+    expected = train(job, Workspace(tmp_path / "whole"))
+    assert resumed.weights == expected.weights
+    assert losses(resumed.path) == losses(expected.path)
+
+
 def half_done(tmp_path: Path, job: TrainJob | None = None) -> tuple[TrainJob, Workspace, Path]:
     """A run stopped in the middle, with a checkpoint of its last step."""
     job = job or make_job(tmp_path)
@@ -127,6 +159,25 @@ def test_a_training_that_is_asked_to_stop_loses_no_step(tmp_path: Path) -> None:
     assert resumed.facts["resumed_from_step"] == 20
     assert resumed.weights == whole.weights
     assert losses(resumed.path) == losses(whole.path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("galore", "adamw_8bit"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("apollo", "muon", "adafactor", "sgd")),
+    ],
+)
+def test_every_optimiser_goes_on_from_a_checkpoint(tmp_path: Path, kind: str) -> None:
+    """GaLore's projections and the bytes of 8-bit moments lie in it, and are what they were."""
+    job = make_job(tmp_path)
+    fields: dict[str, object] = {"kind": kind, "learning_rate": 1e-3, "epochs": 5, "batch_size": 16}
+    fields |= {"rank": 4, "refresh": 7} if kind in ("galore", "apollo") else {}
+    phase = Phase.model_validate({**job.phase.model_dump(), "early_stopping": None, "optimizer": fields})
+    job, workspace, _ = half_done(tmp_path, job.model_copy(update={"phase": phase}))
+    resumed, whole = train(job, workspace), train(job, Workspace(tmp_path / "whole"))
+    assert resumed.facts["resumed_from_step"] == 20
+    assert resumed.weights == whole.weights
 
 
 def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

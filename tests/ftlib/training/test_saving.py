@@ -124,7 +124,7 @@ def write_by_stock(plan: Plan, folder: Path) -> None:
 def in_parts(plan: Plan, group: Group) -> None:
     """Read, compare with stock, move what trains, and write."""
     expected = stock(plan)
-    placed = place(build_model(plan, dropout=None)[0], plan.compute, "fp32", group).eval()
+    placed = place(build_model(plan, dropout=None)[0], plan, group).eval()
     for name, tensor in (*expected.named_parameters(), *expected.named_buffers()):
         found = placed.get_parameter(name) if isinstance(tensor, nn.Parameter) else placed.get_buffer(name)
         assert torch.equal(whole(found), tensor.detach()), name
@@ -253,12 +253,12 @@ def test_what_is_wrong_with_a_base_is_said_as_ever(tmp_path: Path, plans: dict[s
     ):
         broken = plan.model_copy(update={"start": damaged(plan.start, tmp_path / change.__name__, change)})
         with pytest.raises(ModelError, match=words):
-            place(build_model(broken, dropout=None)[0], broken.compute, "fp32", ALONE)
+            place(build_model(broken, dropout=None)[0], broken, ALONE)
 
 
 def test_tied_weights_stay_one_parameter_and_are_saved_once(plans: dict[str, Plan]) -> None:
     plan = plans["tied"]
-    model = cast(Any, place(build_model(plan, dropout=None)[0], plan.compute, "fp32", ALONE))
+    model = cast(Any, place(build_model(plan, dropout=None)[0], plan, ALONE))
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -268,7 +268,7 @@ def test_a_tied_weight_that_a_file_has_twice_is_tied_all_the_same(tmp_path: Path
 
     plan = plans["tied"]
     plan = plan.model_copy(update={"start": damaged(plan.start, tmp_path / "twice", twice)})
-    model = cast(Any, place(build_model(plan, dropout=None)[0], plan.compute, "fp32", ALONE))
+    model = cast(Any, place(build_model(plan, dropout=None)[0], plan, ALONE))
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -290,7 +290,7 @@ def test_a_tuning_that_computes_with_unread_weights_is_told(plans: dict[str, Pla
 
 def test_what_moved_though_frozen_is_found_in_parts(tmp_path: Path, plans: dict[str, Plan]) -> None:
     plan = plans["frozen"].model_copy(update={"run": str(tmp_path)})
-    placed = place(build_model(plan, dropout=None)[0], plan.compute, "fp32", ALONE)
+    placed = place(build_model(plan, dropout=None)[0], plan, ALONE)
     move(placed)
     with torch.no_grad():
         placed.get_parameter("bert.encoder.layer.0.output.dense.weight").view(-1)[-1].add_(1e-6)

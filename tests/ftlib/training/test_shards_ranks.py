@@ -133,7 +133,10 @@ def test_four_ranks_learn_as_one_process_does(runs: Path, placed: str, tuned: st
     np.testing.assert_allclose(there, here, rtol=1e-4 if tuned == "full" else 2e-2)
     facts = json.loads((runs / f"{placed}-{tuned}" / "result.json").read_text())
     assert facts["world_size"] == 4
-    assert all(tensor.dtype == torch.float32 for tensor in weights(runs / f"{placed}-{tuned}").values())
+    saved = weights(runs / f"{placed}-{tuned}")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    head = saved["classifier.weight"]  # masters, and not what an evaluation has gathered in bf16
+    assert not torch.equal(head, head.bfloat16().float())
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftlib.config import BatchKind
 from ftlib.errors import DataError
 from ftlib.evaluation.metrics import (
     AUROC,
@@ -34,7 +35,9 @@ from ftlib.evaluation.metrics import (
     Recall,
     WeightedF1,
 )
+from ftlib.evaluation.metrics.base import MeanOverRows
 from ftlib.kinds.outcomes import LabelOutcomes, TokenOutcomes
+from ftlib.training.tuning.base import TuningBase
 
 ONE = "label 1"
 METRICS: tuple[Metric, ...] = (
@@ -249,3 +252,17 @@ def test_the_direction_of_each_metric_is_right() -> None:
     right = replace(right, nll=right.nll * 0.1, predicted=right.gold, probabilities=np.eye(3)[right.gold])
     for metric in METRICS[:-2]:
         assert (metric.compute(right) > metric.compute(wrong)) == metric.higher_is_better
+
+
+def test_a_part_that_leaves_out_what_it_is_for_cannot_be_made() -> None:
+    class Half(MeanOverRows):
+        kind: Literal["half"] = "half"
+        reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
+        higher_is_better: ClassVar[bool] = True
+
+    class Idle(TuningBase):
+        kind: Literal["idle"] = "idle"
+
+    for part, lacks in ((Half, "per_row"), (Idle, "prepare")):
+        with pytest.raises(TypeError, match=f"abstract method '?{lacks}"):
+            part()
