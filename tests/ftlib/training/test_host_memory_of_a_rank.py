@@ -17,7 +17,6 @@ import torch.multiprocessing as mp
 
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import config_digest, weights_digest
-from ftlib.training import peak_memory
 from ftlib.training.checkpoints import State
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group
@@ -54,7 +53,6 @@ def rank(number: int, folder: str, world_size: int) -> None:
     group, plan = Group.join(world_size, use_gpu=False), Plan.model_validate_json(Path(folder, "plan.json").read_text())
     plan = plan.model_copy(update={"run": f"{folder}/run{world_size}"})
     Path(plan.run).mkdir(exist_ok=True)
-    peak_memory.give_back_large_blocks()
     build_model(plan, dropout=None)  # what is imported on the way is not the model's
     empty = forget_peak()
     model: Any = place(build_model(plan, dropout=None)[0], plan.compute, "fp32", group)
