@@ -70,13 +70,13 @@ class PhasePlan(Config):
     rows_at_a_time: int
     """Of one worker's largest micro-batch."""
     memory: dict[str, int]
-    """Predicted bytes of one worker at its peak, by part; empty where they cannot be counted."""
+    """Predicted bytes of one worker at its peak, by part."""
     memory_bytes: int
     """The sum of the parts."""
     room_bytes: int
     """What one worker has: a GPU, or its share of the machine."""
     fits: str
-    """yes; the settings nearest to the recipe's that fit; or no."""
+    """yes; the settings nearest to the recipe's that fit; no; or why it is unknown what passes hold."""
     measured_bytes: int | None = None
     """What the training held, where it is done: all parts but `process`."""
     seconds: float
@@ -242,7 +242,9 @@ class _Sizing:
             memory = predict(sized)
             near = None if memory.total <= room else fitting(sized, room)
         except ModelError as error:
-            return {**fields, "memory": {}, "memory_bytes": 0, "fits": f"unknown: {error}"}
+            memory = predict(sized, passes=False)
+            fits = f"unknown, beside {in_bytes(memory.total)} that are held at least: {error}"
+            return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
         fits = "yes" if memory.total <= room else f"with {near}" if near else "no"
         return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
 
@@ -256,13 +258,13 @@ class _Sizing:
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
         return Sized(
-            shapes_of(self.model, kind, labels, phase),
-            phase,
-            compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
-            precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
-            self._splits(phase, "train"),
-            self._splits(phase, "validation"),
-            {
+            model=shapes_of(self.model, kind, labels, phase),
+            phase=phase,
+            compute=compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
+            precision=precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
+            train=self._splits(phase, "train"),
+            validation=self._splits(phase, "validation"),
+            companions={
                 name: without_weights(found[name].folder if name in found else self.model, kind, labels)
                 for name in phase.companions
             },
@@ -310,7 +312,8 @@ def _phase_plan(
     per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
     per_token += 2.0 * sum(one.computing for one in beside)
     steps = 1 if solved else max(1, round(seen.steps * epochs))
-    seconds = 0.0 if f"train {phase.name}" in done else seen.tokens * epochs * per_token / speed.flops
+    done_before = f"train {phase.name}" in done
+    seconds = 0.0 if done_before else max(0.1, seen.tokens * epochs * per_token / speed.flops)
     return PhasePlan(
         name=phase.name,
         tuning=phase.tuning.kind,
@@ -400,7 +403,7 @@ def _memory_table(plan: RunPlan) -> "Table":
 
 
 def _advice(phase: PhasePlan) -> str:
-    if not phase.memory:
-        return phase.fits
+    if phase.fits.startswith("unknown"):
+        return f"its memory is {phase.fits}"
     over = f"needs {in_bytes(phase.memory_bytes)}, of {in_bytes(phase.room_bytes)}"
     return f"{over}; it fits {phase.fits}" if phase.fits != "no" else f"{over}, and no setting of compute fits it"

@@ -15,12 +15,12 @@ import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils import _python_dispatch as dispatch
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -96,7 +96,7 @@ def bytes_of(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(dispatch.TorchDispatchMode):
     """Adds up the bytes of storages while they are alive."""
 
     def __init__(self, words: int) -> None:
@@ -105,14 +105,14 @@ class _Counter(TorchDispatchMode):
         """The values of tensors of whole numbers, by the tensor without memory."""
         self._words = words
         self._kinds: dict[int, tuple[str, int]] = {}
-        self._live = dict.fromkeys(("gradients", "logits", "activations"), 0)
+        self._live: dict[str, int] = dict.fromkeys(("gradients", "logits", "activations"), 0)
         self._ignored: list[Any] = []
         self.peak = Held()
 
     def ignore(self, tensor: Tensor) -> None:
         """Leave out a tensor that is there before and after."""
-        self._ignored.append(storage := tensor.untyped_storage())
-        self._kinds[storage._cdata] = ("", 0)
+        self._ignored.append(tensor.untyped_storage())
+        self._kinds[_key(tensor)] = ("", 0)
 
     @contextmanager
     def counting(self, trained: list[nn.Parameter], gradients: int, *, handed_on: bool) -> Generator[None]:
@@ -121,7 +121,7 @@ class _Counter(TorchDispatchMode):
         self.peak = Held(gradients=gradients)
         for parameter in trained:
             if parameter.grad is not None:
-                self._kinds[parameter.grad.untyped_storage()._cdata] = ("", 0)
+                self._kinds[_key(parameter.grad)] = ("", 0)
         take = _hand_on if handed_on else self._take_gradient
         hooks = [p.register_post_accumulate_grad_hook(take) for p in trained]
         try:
@@ -133,7 +133,7 @@ class _Counter(TorchDispatchMode):
 
     def _take_gradient(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        key = parameter.grad.untyped_storage()._cdata
+        key = _key(parameter.grad)
         kind, size = self._kinds.get(key, ("", 0))
         if kind in ("logits", "activations"):
             self._kinds[key] = ("gradients", size)
@@ -146,10 +146,10 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
             values = self._values_of(args[0])
-            with _disable_current_modes():
+            with _without_modes():
                 return 1.0 if values is None else values.item()
         if func is torch.ops.aten.nonzero.default and (values := self._values_of(args[0])) is not None:
-            with _disable_current_modes():
+            with _without_modes():
                 values = values.nonzero()
             return self._with_values(values)
         if func is torch.ops.aten.index.Tensor:
@@ -184,30 +184,32 @@ class _Counter(TorchDispatchMode):
         return places
 
     def _places_of(self, mask: Tensor) -> list[Tensor]:
-        with _disable_current_modes():
+        with _without_modes():
             places = mask.nonzero(as_tuple=True)
         return [self._with_values(one) for one in places]
 
     def _compute_beside(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Compute what is made of known values alone; what is random has none."""
         made = [tensor for tensor in tree_leaves(out) if isinstance(tensor, FakeTensor)]
-        if len(made) != 1 or not _is_kept(made[0]) or torch.Tag.nondeterministic_seeded in func.tags:
+        if not made or not all(map(_is_kept, made)) or torch.Tag.nondeterministic_seeded in func.tags:
             return
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(self._values_of(tensor) is None for tensor in given):
-            self.values.pop(made[0], None)  # written to with what is not known
+            for tensor in made:
+                self.values.pop(tensor, None)  # written to with what is not known
             return
         real_args, real_kwargs = tree_map(
             lambda leaf: self._values_of(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs)
         )
-        with _disable_current_modes():
-            self.values[made[0]] = func(*real_args, **real_kwargs)
+        with _without_modes():
+            found = tree_leaves(func(*real_args, **real_kwargs))
+        for tensor, values in zip(made, (one for one in found if isinstance(one, Tensor)), strict=True):
+            self.values[tensor] = values
 
     def _note(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._kinds:
+        if (key := _key(tensor)) in self._kinds:
             return
+        storage = tensor.untyped_storage()
         size = storage.nbytes()
         kind = "logits" if self._words and tensor.dim() > 1 and tensor.shape[-1] == self._words else "activations"
         self._kinds[key] = (kind, size)
@@ -220,6 +222,15 @@ class _Counter(TorchDispatchMode):
         kind, size = self._kinds.pop(key)
         if kind:
             self._live[kind] -= size
+
+
+def _key(tensor: Tensor) -> int:
+    """Return what tells a tensor's storage from others while it is alive."""
+    return cast(Any, tensor.untyped_storage())._cdata
+
+
+def _without_modes() -> Any:
+    return cast(Any, dispatch)._disable_current_modes()
 
 
 def _hand_on(parameter: Tensor) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,12 +32,13 @@ from ftlib.progress import note
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, Order, by_length
+from ftlib.training.batches_ahead import AHEAD, BatchesAhead
 from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, shard_again, shards_of, unwrap
+from ftlib.training.group import Group, accumulating, own_part, shard_again, shards_of, unwrap
 from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
@@ -135,6 +137,9 @@ class Loop:
         self.steps = total_steps([len(split) for split in self.train], self.settings)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
+        # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
+        is_ahead = group.device.type in AHEAD and plan.phase.augmentation is None
+        self.ahead = BatchesAhead(self._building, self.steps, group.device) if is_ahead else None
 
     def run(self, heartbeat: Heartbeat) -> Trained:
         """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
@@ -145,13 +150,16 @@ class Loop:
         try:
             return self._run(heartbeat)
         finally:
+            if self.ahead:
+                self.ahead.close()
             self.checkpoints.close()
 
     def _run(self, heartbeat: Heartbeat) -> Trained:
         learnt = self.model, self.optimizer, self.average
         state = self.checkpoints.restore(*learnt) or State()
         if not state.step:
-            rehearse(self.sized, self.asking, self.optimizer, self.average, Path(self.plan.run))
+            heartbeat.at("in the rehearsal before step 1")
+            rehearse(self.sized, self.asking, Path(self.plan.run))
         peak_memory.forget_peak(self.group.device)
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
@@ -186,6 +194,16 @@ class Loop:
         shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
         return Trained(unwrap(self.model), state, self.unused, facts, self.companions)
 
+    @property
+    def held_bytes(self) -> int:
+        """Return what this rank's models and their copies take, before anything has stepped."""
+        models = [unwrap(self.model), *self.companions.values()]
+        tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+        averages = self.average.tensors.values() if self.average else ()
+        pulls = self.optimizer.param_groups if self.pull else ()
+        copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
+        return sum(own_part(tensor).nbytes for tensor in (*tensors, *copies))
+
     def _stop(self, state: State) -> NoReturn:
         """End behind a step that is saved. Raises Interrupted."""
         self.checkpoints.settle()
@@ -194,6 +212,11 @@ class Loop:
             with suppress(Interrupted):  # by whoever asked
                 note(f"train {self.plan.phase.name}", where)
         raise Interrupted(f"phase {self.plan.phase.name}: {where}")
+
+    def _building(self, step: int) -> Callable[[], list[Piece]]:
+        """Return what builds this rank's pieces of a step's global batch."""
+        batch = self.order.at(step)
+        return partial(self.asking.build, self.train[batch.part], batch.rows)
 
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
         """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
@@ -232,7 +255,8 @@ class Loop:
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
         into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
         split, rate = self.train[batch.part], self._rate(state)
-        pieces, count = self.asking.pieces(split, batch.rows)
+        built = self.ahead.at(state.step) if self.ahead else None
+        pieces, count = self.asking.pieces(split, batch.rows, built)
         total = self._backward(split, pieces, count, self._augment(batch))
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
         told = float(asks), float(self.curves.asks_to_stop), float(self.checkpoints.has_failed)

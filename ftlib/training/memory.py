@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -199,14 +199,16 @@ def _largest_micro_batch(sized: Sized, room: int) -> tuple[int, Memory] | None:
     return 1, least
 
 
-def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
+def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) -> Memory:
     """Return what a worker of a phase will hold at its peak, by part; `checkpointed` says that it writes checkpoints.
+
+    Without `passes` only what stands between two steps is counted, which no model or objective can refuse.
 
     Raises ModelError for a model or an objective whose pass cannot be followed without memory.
     """
     shapes = without_memory(sized.model, "meta")
     beside = {name: without_memory(one, "meta") for name, one in sized.companions.items()}
-    if sized.precision == "bf16":
+    if sized.precision == "bf16" and sized.phase.tuning.takes_steps:
         for model in (shapes, *beside.values()):
             hold_frozen_in_bf16(model, exact=sized.device == "cpu")
     state = Memory(
@@ -217,14 +219,14 @@ def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
     if not sized.phase.tuning.takes_steps:
         return state
     of_trained = ceil(sum(bytes_of(p) for p in shapes.parameters() if p.requires_grad) / sized.shards)
-    moments = ceil(_state_bytes(shapes, sized) / sized.shards)
+    moments = state_bytes(sized)
     if sized.compute.cpu_offload:
-        of_trained = moments = 0  # gradients, moments and copies are where the shards are
+        of_trained = 0  # gradients, moments and copies are where the shards are
     averaged = sized.phase.ema_decay is not None
     copies = averaged + (sized.phase.penalty is not None)
     buckets = of_trained if sized.workers > 1 and not sized.sharded else 0
     try:
-        training, judging = _passes(sized, shapes, beside)
+        training, judging = _passes(sized, shapes, beside) if passes else (Held(), Held())
     except Exception as error:  # of a model's own code, which was never written for this
         raise ModelError(
             f"phases[{sized.phase.name}]: what a pass of {type(sized.model).__name__} holds cannot be counted: "
@@ -247,11 +249,14 @@ def predict(sized: Sized, *, checkpointed: bool = False) -> Memory:
     )
 
 
-def _state_bytes(model: nn.Module, sized: Sized) -> int:
-    """Return what the optimiser keeps of all trained parameters between two steps."""
-    optimizer, head = sized.phase.optimizer, head_modules(model)
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return sum(optimizer.state_bytes(p.shape, hidden=is_hidden_matrix(name, p, head)) for name, p in trained)
+def state_bytes(sized: Sized) -> int:
+    """Return what a worker's part of the optimiser keeps between two steps, where the model computes."""
+    if sized.compute.cpu_offload:
+        return 0
+    optimizer, head = sized.phase.optimizer, head_modules(sized.model)
+    trained = [(name, p) for name, p in sized.model.named_parameters() if p.requires_grad]
+    whole = sum(optimizer.state_bytes(p.shape, hidden=is_hidden_matrix(name, p, head)) for name, p in trained)
+    return ceil(whole / sized.shards)
 
 
 def _held_bytes(model: nn.Module, sized: Sized) -> int:
@@ -283,11 +288,11 @@ def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) ->
     if sized.sharded and _gathers_bf16(shapes, sized):
         for parameter in shapes.parameters():
             parameter.data = parameter.data.bfloat16()
-    config, words = cast(Any, plain_model(shapes)).config, _words(shapes)
+    config, words = plain_model(shapes).config, _words(shapes)
     live = LiveBytes(shapes, beside, words)
     checkpoint_activations(live.model, compute.activation_checkpointing)
     if compute.pack_tokens is not None and config._attn_implementation == "sdpa":
-        cast(Any, plain_model(live.model)).set_attn_implementation(NAME)
+        plain_model(live.model).set_attn_implementation(NAME)
     asking = Asking(
         sized.phase.objective,
         live.model,

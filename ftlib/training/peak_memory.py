@@ -7,7 +7,6 @@ import ctypes
 import os
 import resource
 import sys
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,23 +14,6 @@ if TYPE_CHECKING:
     import torch
 
 _STATUS = Path("/proc/self/status")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""glibc's names of them, in malloc.h."""
-
-
-@cache
-def give_back_large_blocks() -> None:
-    """Let malloc ask the system for every block of a megabyte or more, and give it back when it is freed.
-
-    glibc raises that limit to 32 MB by itself, and what is freed below it stays in pieces that the next batch, of
-    another width, does not fit into: training took up to 60 % more memory than its tensors. Does nothing elsewhere.
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 1 << 20)
-        mallopt(_TRIM_THRESHOLD, 64 << 20)
 
 
 def now(device: torch.device) -> int:

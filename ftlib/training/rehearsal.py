@@ -1,7 +1,7 @@
 """What would fail after hours, before the first step: the widest micro-batch, an evaluation, a save and a reload.
 
-It happens on the real device, with the model spread over the group and Adam's moments in memory, and leaves no trace:
-weights, statistics, optimiser and random numbers are what they were, to the bit.
+It happens on the real device, with the model spread over the group and room for what the optimiser remembers, and
+leaves no trace: weights, statistics, optimiser and random numbers are what they were, to the bit.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from ftlib.errors import ReglageError, TrainingError, first_line
 from ftlib.storage.files import in_bytes
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking
-from ftlib.training.checkpoints import Checkpoints, State
-from ftlib.training.ema import Average
-from ftlib.training.group import accumulating, bit_sums, own_part
-from ftlib.training.memory import Memory, Sized, fitting, predict, widest
+from ftlib.training.checkpoints import Checkpoints
+from ftlib.training.group import Group, accumulating, bit_sums, shard_again, unwrap
+from ftlib.training.memory import Memory, Sized, fitting, predict, state_bytes, widest
 from ftlib.training.modes import into_training
 
 log = logging.getLogger(__name__)
 
 
-def rehearse(
-    sized: Sized, asking: Asking, optimizer: torch.optim.Optimizer, average: Average | None, run: Path
-) -> None:
+def rehearse(sized: Sized, asking: Asking, run: Path) -> None:
     """Do once what a run does again and again, collectively, on the widest rows. `asking` asks the spread model.
 
-    Raises TrainingError where there is too little memory for it, with what would fit, or where a checkpoint that was
-    read back is not what was written; StorageError where it cannot be written.
+    Raises TrainingError where there is too little memory for it, with what would fit, or where weights that were read
+    back are not those that were written; StorageError where they cannot be written.
     """
     model, group = asking.model, asking.group
     devices = [group.device] if group.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), enough_memory(sized, group.device), _moments(optimizer):
-        peak_memory.forget_peak(group.device)
+    with torch.random.fork_rng(devices), enough_memory(sized, group.device):
+        # What the optimiser remembers is there from the second step on; of a CPU nothing is taken that is not written.
+        moments = torch.empty(state_bytes(sized), dtype=torch.uint8, device=group.device)
         _pass(sized, asking)
         _evaluation(sized, asking)
+        shard_again(unwrap(model))
+        del moments
         if group.is_first:
             log.info("rehearsed the widest batch: %s at most", in_bytes(peak_memory.peak(group.device)))
-        before = bit_sums(model)
-        _save_and_reload(model, optimizer, average, asking, run / "rehearsal")
-        if bit_sums(model) != before:
-            raise TrainingError(
-                f"phase {sized.phase.name}: a checkpoint that was read back holds other weights than were written; "
-                "look at the disk of the work folder, or choose another --work"
-            )
+    before = bit_sums(model)
+    _save_and_reload(model, asking.group, run / "rehearsal")
+    if bit_sums(model) != before:
+        raise TrainingError(
+            f"phase {sized.phase.name}: weights that were read back are not those that were written; look at the disk "
+            "of the work folder, or choose another --work"
+        )
 
 
 def _pass(sized: Sized, asking: Asking) -> None:
@@ -90,42 +90,16 @@ def _packs(sized: Sized) -> int | None:
     return None if sized.compute.pack_tokens is None else sized.compute.pack_tokens * sized.workers
 
 
-@contextmanager
-def _moments(optimizer: torch.optim.Optimizer) -> Generator[None]:
-    """Let the optimiser have its moments, as zeros, while the block runs: a first step makes them, behind its peak."""
-    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-        zeros = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in _MOMENTS}
-        optimizer.state[parameter] = {"step": torch.zeros((), device=own_part(parameter).device), **zeros}
+def _save_and_reload(model: nn.Module, group: Group, folder: Path) -> None:
+    checkpoints = Checkpoints(folder, "rehearsal", group)
     try:
-        yield
-    finally:
-        optimizer.state.clear()
-        for group, before in zip(optimizer.param_groups, groups, strict=True):
-            group.update(before)
-
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def _save_and_reload(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, asking: Asking, folder: Path
-) -> None:
-    checkpoints = Checkpoints(folder, "rehearsal", asking.group)
-    try:
-        if asking.group.is_first:
-            shutil.rmtree(folder, ignore_errors=True)
-        asking.group.barrier()
-        checkpoints.restore(model, optimizer, average)  # finds nothing
-        checkpoints.save(model, optimizer, average, State())
-        checkpoints.settle()
-        if checkpoints.restore(model, optimizer, average) != State():
-            raise TrainingError(f"{folder}: the checkpoint that was just written is not found again")
+        checkpoints.keep_best(model, step=0)
+        checkpoints.restore_best(model, step=0)
     finally:
         checkpoints.close()
-        asking.group.barrier()
-        if asking.group.is_first:
-            shutil.rmtree(folder, ignore_errors=True)
+    group.barrier()
+    if group.is_first:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

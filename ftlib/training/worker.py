@@ -95,11 +95,10 @@ def threads(plan: Plan) -> int:
 def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
-    peak_memory.give_back_large_blocks()
-    before = peak_memory.now(group.device)
     with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
         loop = Loop(plan, group, log)
         log.total = loop.steps
+        before = peak_memory.now(group.device) - loop.held_bytes
         with enough_memory(loop.sized, group.device):
             trained = loop.run(signs)
     measured = peak_memory.peak(group.device) - before
