@@ -23,7 +23,7 @@ def build_once(name: str, out: Path, last: Path, write: Callable[[], str]) -> in
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"{name}: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
+        print(f"{name}: {error.filename or out}: {error.strerror or error}", file=sys.stderr)
         return StorageError.exit_code
     print(": ".join(filter(None, [f"wrote {out}", words])))
     return 0

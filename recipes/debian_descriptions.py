@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ftlib.errors import DataError, ReglageError, StorageError
+from ftlib.errors import DataError
 from ftlib.fingerprint import file_digest
+from recipes.building import build_once
 
 SYNOPSES, QUESTIONS = 300, 100
 """Chats of each sort."""
@@ -146,19 +147,11 @@ def _call(command: list[str]) -> str:
 def main(arguments: list[str]) -> int:
     """Build to the first argument, rows/debian where there is none, from the files that the others name."""
     out, files = Path(arguments[0] if arguments else "rows/debian"), [Path(name) for name in arguments[1:]]
-    if (out / "sources.txt").is_file():
-        print(f"{out} is there already")
-        return 0
-    try:
-        counts = build(out, files)
-    except ReglageError as error:
-        print(f"debian_descriptions: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"debian_descriptions: {error.filename or out}: {error.strerror or error}", file=sys.stderr)
-        return StorageError.exit_code
-    print(f"wrote {out}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
-    return 0
+
+    def write() -> str:
+        return ", ".join(f"{name} {count}" for name, count in build(out, files).items())
+
+    return build_once("debian_descriptions", out, out / "sources.txt", write)
 
 
 if __name__ == "__main__":

