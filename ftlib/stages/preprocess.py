@@ -413,6 +413,7 @@ def _check_dropped(
 
 
 def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int]) -> None:
+    """Raise DataError if the training rows hold nothing to learn: no targets, no label, or one label alone."""
     where = f"datasets.{job.name}"
     if train.supervised == 0:
         what = "no rows" if train.rows == 0 else "no targets"

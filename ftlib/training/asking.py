@@ -20,7 +20,7 @@ from jaxtyping import Int
 from torch import nn
 
 from ftlib.errors import TrainingError
-from ftlib.kinds.batch import LossSum
+from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.packing import settle_packing
 from ftlib.kinds.split import Augment, PreparedSplit
@@ -38,6 +38,8 @@ class Piece:
     counts: bool
     """False for the rows that a rank repeats to take part in a collective pass; they weigh nothing."""
     context: Context | None = None
+    batch: Batch | None = None
+    """The rows as the model is given them, where they were built before they were asked about."""
 
 
 class Asking:
@@ -65,19 +67,32 @@ class Asking:
         self._prepare = getattr(objective, "prepare", None)
         self._counts_known: bool = getattr(objective, "counts_known", True)
 
-    def pieces(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> tuple[list[Piece], int]:
+    def pieces(
+        self, split: PreparedSplit, rows: Int[np.ndarray, " batch"], built: Sequence[Piece] | None = None
+    ) -> tuple[list[Piece], int]:
         """Return this rank's pieces of a global batch, and the supervised items of all ranks' pieces.
 
-        Raises TrainingError if the objective should count, and did not, or for a row that is longer than a pack.
+        `built` is what `build` made of the same rows. Raises TrainingError if the objective should count, and did not,
+        or for a row that is longer than a pack.
         """
+        pieces = self._dealt(split, rows) if built is None else [*built]
+        count = int(split.supervised[rows].sum())
+        return (pieces, count) if self._prepare is None else self._prepared(split, pieces, count)
+
+    def build(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> list[Piece]:
+        """Return this rank's pieces with their batches on the device; nothing is asked, so a thread may do it.
+
+        Raises TrainingError for a row that is longer than a pack.
+        """
+        return [replace(piece, batch=self._batch(split, piece, None)) for piece in self._dealt(split, rows)]
+
+    def _dealt(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> list[Piece]:
         rank, world_size = self.group.rank, self.group.world_size
         if self._pack_tokens is None:
             dealt = micro_batches(rows, rank, world_size, self._size)
         else:
             dealt = packs(rows, split.sizes, rank, world_size, self._pack_tokens)
-        pieces = [Piece(mine, counts) for mine, counts in dealt]
-        count = int(split.supervised[rows].sum())
-        return (pieces, count) if self._prepare is None else self._prepared(split, pieces, count)
+        return [Piece(mine, counts) for mine, counts in dealt]
 
     def check_packing(self, parts: Sequence[PreparedSplit]) -> None:
         """Prove that the model keeps the rows of a pack apart, where rows are to be packed.
@@ -121,12 +136,16 @@ class Asking:
     def _ask(
         self, method: Any, split: PreparedSplit, piece: Piece, more: Mapping[str, Any], augment: Augment | None = None
     ) -> Any:
-        if self._pack_tokens is None:
-            batch = split.batch(piece.rows, self.collate, augment)
-        else:
-            batch = split.pack(piece.rows, self.collate)
+        batch = self._batch(split, piece, augment)
         with self._autocast():
             return method(self.model, batch, **self._beside, **more)
+
+    def _batch(self, split: PreparedSplit, piece: Piece, augment: Augment | None) -> Batch:
+        if piece.batch is not None:
+            return piece.batch
+        if self._pack_tokens is None:
+            return split.batch(piece.rows, self.collate, augment)
+        return split.pack(piece.rows, self.collate)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self._precision == "bf16")

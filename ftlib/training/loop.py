@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +32,7 @@ from ftlib.progress import note
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, Order, by_length
+from ftlib.training.batches_ahead import AHEAD, BatchesAhead
 from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.companions import load_companions
 from ftlib.training.curves import Curves
@@ -135,6 +137,9 @@ class Loop:
         self.steps = total_steps([len(split) for split in self.train], self.settings)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
+        # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
+        is_ahead = group.device.type in AHEAD and plan.phase.augmentation is None
+        self.ahead = BatchesAhead(self._building, self.steps, group.device) if is_ahead else None
 
     def run(self, heartbeat: Heartbeat) -> Trained:
         """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
@@ -145,6 +150,8 @@ class Loop:
         try:
             return self._run(heartbeat)
         finally:
+            if self.ahead:
+                self.ahead.close()
             self.checkpoints.close()
 
     def _run(self, heartbeat: Heartbeat) -> Trained:
@@ -206,6 +213,11 @@ class Loop:
                 note(f"train {self.plan.phase.name}", where)
         raise Interrupted(f"phase {self.plan.phase.name}: {where}")
 
+    def _building(self, step: int) -> Callable[[], list[Piece]]:
+        """Return what builds this rank's pieces of a step's global batch."""
+        batch = self.order.at(step)
+        return partial(self.asking.build, self.train[batch.part], batch.rows)
+
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
         """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
         due = time.monotonic() - attempt.saved > self.plan.compute.checkpoint_seconds
@@ -243,7 +255,8 @@ class Loop:
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
         into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
         split, rate = self.train[batch.part], self._rate(state)
-        pieces, count = self.asking.pieces(split, batch.rows)
+        built = self.ahead.at(state.step) if self.ahead else None
+        pieces, count = self.asking.pieces(split, batch.rows, built)
         total = self._backward(split, pieces, count, self._augment(batch))
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
         told = float(asks), float(self.curves.asks_to_stop), float(self.checkpoints.has_failed)

@@ -208,7 +208,7 @@ def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) ->
     """
     shapes = without_memory(sized.model, "meta")
     beside = {name: without_memory(one, "meta") for name, one in sized.companions.items()}
-    if sized.precision == "bf16":
+    if sized.precision == "bf16" and sized.phase.tuning.takes_steps:
         for model in (shapes, *beside.values()):
             hold_frozen_in_bf16(model, exact=sized.device == "cpu")
     state = Memory(

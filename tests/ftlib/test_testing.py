@@ -15,6 +15,7 @@ from ftlib.kinds.kind import KINDS
 from ftlib.testing import (
     LABELS,
     tiny_causal_lm,
+    tiny_chats,
     tiny_classifier,
     tiny_multi_label_rows,
     tiny_prepared,
@@ -35,6 +36,7 @@ def test_there_are_prepared_rows_of_every_kind_of_text(tmp_path: Path) -> None:
         "spans": tiny_questions(6),
         "tokens": tiny_rows(6),
         "completions": tiny_prompts(6),
+        "chats": tiny_chats(6),
     }
     assert [*rows] == [kind.name for kind in KINDS.values() if kind.modality == "text"]
     for kind, made in rows.items():

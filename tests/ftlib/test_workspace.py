@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ import pytest
 
 from ftlib.errors import StorageError, TransientError
 from ftlib.fingerprint import Job
+from ftlib.progress import NOTE, Progress, listen
 from ftlib.registry.outcome import Refusal
 from ftlib.storage import LocalStore
 from ftlib.storage.files import in_bytes, local_errors, private_folder
@@ -189,3 +191,22 @@ def test_a_cache_that_cannot_be_names_the_variable(tmp_path: Path, monkeypatch) 
 def test_an_error_that_is_ours_is_told_as_it_is() -> None:
     with pytest.raises(StorageError, match=r"^hub: gone \(os error 2\)$"), local_errors(Path("x")):
         raise StorageError("hub: gone (os error 2)")
+
+
+def test_a_stage_that_waits_says_for_whom(tmp_path: Path) -> None:
+    work, said = Workspace(tmp_path), list[str]()
+    lock = work.folder(Stage()).with_suffix(".lock")
+    held = ExitStack()
+    held.enter_context(exclusive(lock, wait=False))
+
+    def hear(sign: Progress) -> None:
+        if sign.unit == NOTE:
+            said.append(sign.text)
+            held.close()  # else it would wait for ever
+
+    with listen(hear), held:
+        work.once(Stage(), Refusal, lambda _: Refusal(reasons=("no",)))
+    (line,) = said
+    assert re.fullmatch(
+        rf"{lock.stem} is being made by process {os.getpid()} since [-\d]+ [:\d]+: waiting for it", line
+    )

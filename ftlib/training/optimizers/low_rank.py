@@ -55,6 +55,7 @@ class LowRankSteps(torch.optim.Optimizer):
     def _direction(
         self, gradient: Float[Tensor, "short long"], state: dict[str, Any], number: int
     ) -> Float[Tensor, "short long"]:
+        """Return a matrix's step before it is scaled: Adam's, taken in the space that its gradient is projected to."""
         if not state:
             rank = min(self._rank, gradient.shape[0])
             state["step"] = torch.zeros((), dtype=torch.float32)

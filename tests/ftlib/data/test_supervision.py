@@ -84,7 +84,7 @@ def test_padding_that_is_the_end_is_told(tmp_path: Path) -> None:
     tokenizer = tiny_chat_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ftlib.testing.tiny_chat_tokenizer", lambda _=None: tokenizer)
+        patch.setattr("ftlib.testing.models.tiny_chat_tokenizer", lambda _=None: tokenizer)
         data = prepared(tmp_path)
     assert data.audit.findings["end_is_padding"] == data.splits["train"].rows
 

@@ -12,7 +12,7 @@ from ftlib.errors import ModelError
 from ftlib.models.checkpoint import Base, Checkpoint
 
 SOURCES = Path(ftlib.__file__).parents[1]
-KNOWS = {"ftlib/models/checkpoint.py", "ftlib/testing.py"}
+KNOWS = {"ftlib/models/checkpoint.py", "ftlib/testing/recipes.py"}
 """The one place, and the tests' own folders, which are no checkpoints."""
 WRITES_OUT = re.compile(r"""/ *f?["'](model|adapter)["'/]""")
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.training import checkpoints
 from ftlib.training.checkpoints import Checkpoints, State
+from ftlib.training.compute import Compute
 from ftlib.training.ema import Average
 from ftlib.training.group import Group, unwrap
 
@@ -47,7 +49,8 @@ class Run:
 
     def __init__(self, group: Group, sharding: str, folder: Path) -> None:
         torch.manual_seed(0)
-        self.model = group.spread(Layers(), sharding)  # type: ignore[arg-type]
+        compute = {"sharding": sharding.removeprefix("h"), "replicas": 2 if sharding == "hfsdp" else 1}
+        self.model = group.spread(Layers(), Compute.model_validate({"workers": group.world_size, **compute}))
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], 0.1, fused=True)
         self.average = Average(self.model, 0.5)
         self.checkpoints = Checkpoints(folder, "f" * 16, group)
@@ -149,12 +152,16 @@ def on_ranks(of: int, work: WORK, sharding: str, folder: Path) -> None:
         pytest.param(2, 4, "fsdp", marks=pytest.mark.slow),
         pytest.param(4, 2, "fsdp", marks=pytest.mark.slow),
         pytest.param(2, 1, "ddp", marks=pytest.mark.slow),
+        pytest.param(4, 1, "hfsdp", marks=pytest.mark.slow),
     ],
 )
 def test_parts_of_some_ranks_are_read_by_others(tmp_path: Path, wrote: int, reads: int, sharding: str) -> None:
     on_ranks(wrote, trained, sharding, tmp_path)
     parts = sorted((tmp_path / "checkpoints" / "step-00000002").glob("*.safetensors"))
     assert len(parts) == wrote
+    regions = [json.loads(part.with_suffix(".json").read_bytes())["regions"] for part in parts]
+    sizes = {name: prod(whole) for of in regions for name, (whole, _, _) in of.items()}
+    assert sum(prod(shape) for of in regions for _, _, shape in of.values()) == sum(sizes.values())  # each once
     on_ranks(reads, read_again, sharding, tmp_path)
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import ModelError, RecipeError
+from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import load_model
+from ftlib.kinds.open_split import open_split
+from ftlib.kinds.packed_attention import NAME
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import listen
 from ftlib.recipe.file import load_recipe
@@ -16,6 +22,8 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_prompts
 from ftlib.training import curves
 from ftlib.training.compute import Compute
+from ftlib.training.live_bytes import LiveBytes
+from ftlib.training.objectives.completion import Completion
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
@@ -140,3 +148,21 @@ def test_an_objective_says_that_it_reads_packs(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "texts.yaml").write_text(RECIPE)
     with pytest.raises(RecipeError, match=r"objective 'causal_lm' of phase 'tune' does not say that it reads packed"):
         load_recipe(tmp_path / "texts.yaml")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_pack_holds_is_counted_without_memory(
+    start: Checkpoint, data: PreparedDataset, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(start.path / "model", "completions")
+    live = LiveBytes(model, {}, model.config.vocab_size)
+    live.model.set_attn_implementation(NAME)
+    if not whole:
+        monkeypatch.setattr("ftlib.kinds.token_log_probs.WHOLE", 0)
+        monkeypatch.setattr("ftlib.kinds.token_log_probs.PART", 7 * 4 * model.config.vocab_size)
+    split, rows = open_split(data.path / "train.arrow", ()), np.arange(5)
+    collate = Collator.of(live.model, torch.device("cpu"))
+    held = live.peak(lambda: Completion().loss(live.model, split.pack(rows, collate)).total.backward())
+    logits = 4 * model.config.vocab_size * int(split.lengths[rows].sum())
+    assert (held.logits >= logits) == whole
+    assert held.activations > 0

@@ -102,7 +102,8 @@ def test_a_checkpoint_holds_no_step_that_was_not_read(
     save = Checkpoints.save
 
     def watched(self: Checkpoints, *rest: Any) -> None:
-        saved.append((rest[-1].step, int(curves.read(curve)[-1]["step"])))
+        if state := rest[-1].step:  # the rehearsal saves the model before any step
+            saved.append((state, int(curves.read(curve)[-1]["step"])))
         save(self, *rest)
 
     monkeypatch.setattr(Checkpoints, "save", watched)

@@ -1,0 +1,62 @@
+"""Tiny models and rows, shipped so that users test their own formats, tunings and metrics with what tests the product.
+
+The models are made from a config: random weights, a real tokenizer, milliseconds to train, folders that stock
+transformers loads. The rows are learnable: each label has words of its own among words that all labels share.
+"""
+
+from ftlib.testing.checkpoints import tiny_adapter, tiny_checkpoint
+from ftlib.testing.models import (
+    IMAGE_SIZE,
+    TINY_TEMPLATE,
+    ImageFamily,
+    tiny_causal_lm,
+    tiny_chat_lm,
+    tiny_chat_tokenizer,
+    tiny_classifier,
+    tiny_image_classifier,
+    tiny_lm_tokenizer,
+    tiny_tokenizer,
+)
+from ftlib.testing.prepared import tiny_prepared, tiny_prepared_as, tiny_row_id
+from ftlib.testing.recipes import tiny_recipe
+from ftlib.testing.rows import (
+    LABELS,
+    tiny_chats,
+    tiny_image_rows,
+    tiny_multi_label_rows,
+    tiny_prompts,
+    tiny_questions,
+    tiny_rows,
+    tiny_scored_rows,
+    tiny_tagged_rows,
+    write_jsonl,
+)
+
+__all__ = [
+    "IMAGE_SIZE",
+    "LABELS",
+    "TINY_TEMPLATE",
+    "ImageFamily",
+    "tiny_adapter",
+    "tiny_causal_lm",
+    "tiny_chat_lm",
+    "tiny_chat_tokenizer",
+    "tiny_chats",
+    "tiny_checkpoint",
+    "tiny_classifier",
+    "tiny_image_classifier",
+    "tiny_image_rows",
+    "tiny_lm_tokenizer",
+    "tiny_multi_label_rows",
+    "tiny_prepared",
+    "tiny_prepared_as",
+    "tiny_prompts",
+    "tiny_questions",
+    "tiny_recipe",
+    "tiny_row_id",
+    "tiny_rows",
+    "tiny_scored_rows",
+    "tiny_tagged_rows",
+    "tiny_tokenizer",
+    "write_jsonl",
+]
