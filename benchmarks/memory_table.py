@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int | None, dict[str, Any]]] = 
 }
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, *, use_gpu: bool = False) -> dict[str, Any]:
     """Train one case in this process, and return its record's facts."""
     family, tuning, rows, micro, more = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def measure(name: str) -> dict[str, Any]:
             phase=phase,
             precision="bf16" if phase.precision == "bf16" else "fp32",
             seed=0,
-            compute=Compute(workers=0, micro_batch_size=micro, checkpoint_seconds=3600.0, **compute),
+            compute=Compute(workers=0, use_gpu=use_gpu, micro_batch_size=micro, checkpoint_seconds=3600.0, **compute),
         )
         work(plan)
         return outcome(plan)

@@ -62,9 +62,9 @@ class Compute(Identified):
     """Time between checkpoints a killed run resumes from."""
     max_failures: int = Field(default=2, ge=0)
     """Lost workers a run survives."""
-    start_timeout_seconds: float = Field(default=60.0, gt=0.0)
+    start_timeout_seconds: float = Field(default=60.0, gt=0.0, le=2_592_000.0)
     """How long workers may take to start before the attempt counts as failed."""
-    collective_timeout_seconds: float = Field(default=600.0, gt=0.0)
+    collective_timeout_seconds: float = Field(default=600.0, gt=0.0, le=2_592_000.0)
     """How long a worker waits for the others in one exchange before the run counts as hung."""
 
     @model_validator(mode="after")

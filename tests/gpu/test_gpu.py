@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from benchmarks.memory_table import measure
 from ftlib.errors import Interrupted, TrainingError
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.publish_check import adapter_difference, logit_difference
@@ -304,3 +305,12 @@ def test_divergence_on_the_gpu_is_that_on_the_processor(
         sums.append(token_divergence(models[0], models[1], split))
     np.testing.assert_allclose(sums[0], sums[1], rtol=1e-3, atol=1e-5)
     assert sums[0].min() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["bert-66m full, 16 rows by 4", "llama-66m LoRA, 8 rows"])
+def test_what_is_predicted_is_within_a_tenth_of_what_tensors_took(case: str, use_gpu: bool) -> None:
+    if not use_gpu:
+        pytest.skip("tests/ftlib/training/test_memory.py measures the processor")
+    facts = measure(case, use_gpu=True)
+    assert facts["predicted_memory_bytes"] == pytest.approx(facts["measured_memory_bytes"], rel=0.1)

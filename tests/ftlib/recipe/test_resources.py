@@ -19,6 +19,7 @@ from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources, wanted
 from ftlib.testing import tiny_recipe
+from ftlib.training.cards import find_card
 from ftlib.training.compute import Compute
 from ftlib.training.resources import Wanted, lacking
 
@@ -185,3 +186,33 @@ def test_what_is_wanted_is_what_training_and_measuring_ask_ray_for(recipe: Any) 
         Wanted("workers", 2, 4, 1),
         Wanted("evaluation_workers", 3, threads_each(found.compute), 1),
     )
+
+
+@pytest.mark.parametrize("field", ["collective_timeout_seconds", "start_timeout_seconds"])
+@pytest.mark.parametrize("seconds", [0, 1e300, float("inf"), float("nan")])
+def test_no_one_waits_for_more_than_a_month(field: str, seconds: float) -> None:
+    """Of more seconds torch makes no time."""
+    with pytest.raises(ValueError, match=field):
+        Compute.model_validate({field: seconds})
+
+
+def test_the_remedy_says_between_how_many_workers_a_model_fits(
+    recipe: Any, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = SimpleNamespace(total_memory=200_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    asked = recipe(workers=1, use_gpu=True)
+    phases = tuple(phase.model_copy(update={"precision": "fp32"}) for phase in asked.phases)
+    with pytest.raises(RecipeError, match=r"but one GPU has 200 kB; shard it over 3 workers or more \(compute\.shardi"):
+        check_resources(asked.model_copy(update={"phases": phases}), written.parent / "model")
+
+
+def test_bf16_on_a_card_without_it_is_refused_before_anything(recipe: Any) -> None:
+    found = recipe()
+    phases = tuple(phase.model_copy(update={"precision": "bf16"}) for phase in found.phases)
+    asked = found.model_copy(update={"phases": phases})
+    with pytest.raises(RecipeError, match=r"phases\[probe\]\.precision: bf16, which T4-16 does not compute"):
+        resources.check_card(asked, find_card("T4-16"))
+    resources.check_card(asked, find_card("L4-24"))
+    assert resources.precision_on(find_card("V100-32"), found.phases[0]) == "fp32"
+    assert resources.room_of(Compute(), find_card("h100-80")) == 80_000_000_000
