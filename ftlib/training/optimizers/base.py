@@ -51,7 +51,8 @@ class OptimizerBase(Config, ABC):
     batch_size: int = Field(default=32, gt=0)
     """Rows per optimiser step, over all workers."""
     weight_decay: float = Field(default=0.01, ge=0.0)
-    """Decoupled: each step takes rate times this share of a weight away. Not applied to biases and norms."""
+    """Each step takes rate times this share of a weight away (`sgd` adds it to the gradient). Not applied to biases
+    and norms."""
     clip_norm: float | None = Field(default=1.0, gt=0.0)
     """A step's gradient is scaled down to at most this L2 norm; null: never."""
     schedule: Schedule = "linear"
@@ -67,7 +68,7 @@ class OptimizerBase(Config, ABC):
     plateau_factor: float = Field(default=0.5, gt=0.0, lt=1.0)
     """What the rate is multiplied with at each cut; only for `plateau`."""
     plateau_patience: int = Field(default=1, ge=0)
-    """Evaluations without a lower validation loss before the rate is cut; only for `plateau`."""
+    """The rate is cut after more than so many evaluations without a lower validation loss; only for `plateau`."""
 
     @property
     @abstractmethod
