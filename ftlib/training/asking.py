@@ -97,7 +97,7 @@ class Asking:
     def check_packing(self, parts: Sequence[PreparedSplit]) -> None:
         """Prove that the model keeps the rows of a pack apart, where rows are to be packed.
 
-        Raises ModelError for a model that does not, TrainingError for a row that is longer than a pack.
+        Raises ModelError for a model that does not.
         """
         if self._pack_tokens is None:
             return

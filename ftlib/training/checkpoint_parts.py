@@ -173,7 +173,10 @@ class Parts:
                     overlap.of(own, wanted).copy_(_read(piece, overlap))
                     missing -= prod(overlap.shape)
             if missing:
-                raise IntegrityError(f"{missing} numbers of {name} are in no part of the checkpoint")
+                raise IntegrityError(
+                    f"{missing} numbers of {name} are in no part of the checkpoint; delete it to go on from "
+                    "the one before"
+                )
 
 
 def _read(piece: _Piece, wanted: Region) -> torch.Tensor:

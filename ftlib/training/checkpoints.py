@@ -14,7 +14,6 @@ checked before anything is read.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -93,6 +92,8 @@ class _Writing:
     """On the first rank alone: until the manifest is written."""
     host: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     """Copies, whose memory serves again."""
+    turn: int = 0
+    """When it was begun, among all of the attempt; the same on all ranks."""
 
     @property
     def jobs(self) -> list[Future[None]]:
@@ -162,7 +163,7 @@ class Checkpoints:
             raise IntegrityError(
                 f"{folder}: the best weights are damaged ({problem}); delete {self._folder} to train again"
             )
-        self._fill(folder, files, _weights(model))
+        self._group.together(lambda: self._fill(folder, files, _weights(model)))
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> State | None:
         """Load the newest whole checkpoint into model, optimiser and average; None if there is none.
@@ -180,7 +181,7 @@ class Checkpoints:
             return None
         folder, files = self._folder / found[0], found[1]
         moments = _moments(model, optimizer)
-        self._fill(folder, files, _tensors(model, moments, average))
+        self._group.together(lambda: self._fill(folder, files, _tensors(model, moments, average)))
         facts = json.loads((folder / _STATE).read_bytes())
         _take_numbers(moments, facts["optimizer"])
         set_optimizer_state_dict(unwrap(model), optimizer, moments)
@@ -191,8 +192,12 @@ class Checkpoints:
 
         Raises StorageError, on every rank, where a rank's part or the manifest cannot be written.
         """
-        for writing in (self._step, self._best):
+        for writing in self._in_turn():
             self._settle(writing)
+
+    def _in_turn(self) -> list[_Writing]:
+        """Return what was begun, in the thread's order: nothing is waited for that waits behind another."""
+        return sorted((self._step, self._best), key=lambda writing: writing.turn)
 
     def _settle(self, writing: _Writing) -> None:
         for job in (writing.part, writing.whole if self._group.is_first else writing.part):
@@ -206,17 +211,22 @@ class Checkpoints:
 
     def close(self) -> None:
         """End the thread, alone: what was begun is whole, or does not exist. Never raises what it did."""
-        for writing in (self._step, self._best):
+        for writing in self._in_turn():
             if writing.whole is not None and writing.part is not None and _problem(writing.part) is None:
-                with contextlib.suppress(TimeoutError):
+                try:
                     writing.whole.exception(timeout=_OTHERS_SECONDS)
+                except TimeoutError:
+                    break  # another rank's part does not come, and what was begun later waits behind it
         self._given_up.set()
         self._thread.shutdown()
 
     def _begin(
         self, writing: _Writing, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> None:
-        self._settle(writing)
+        for earlier in self._in_turn():
+            if earlier.turn <= writing.turn:
+                self._settle(earlier)
+        writing.turn = 1 + max(self._step.turn, self._best.turn)
         mine = own_share(once(tensors), self._group.rank, self._group.world_size)
         regions = regions_as_json({name: region(tensor) for name, tensor in mine.items()})
         parts = {name: own_part(tensor) for name, tensor in mine.items()}
@@ -227,7 +237,7 @@ class Checkpoints:
         else:
             writing.part = self._thread.submit(self._write_part, folder, writing.host, regions, copied)
         if self._group.is_first:
-            writing.whole = self._thread.submit(self._complete, folder, facts)
+            writing.whole = self._thread.submit(self._complete, writing, folder, facts)
 
     @torch.no_grad()
     def _copied(self, parts: Mapping[str, torch.Tensor], host: dict[str, torch.Tensor]) -> Callable[[], object] | None:
@@ -265,10 +275,10 @@ class Checkpoints:
         described = {"attempt": self._attempt, "sha256": sha256, "regions": regions}
         write_durably(folder / _description(self._group.rank), json.dumps(described).encode())
 
-    def _complete(self, folder: Path, facts: Mapping[str, Any]) -> None:
+    def _complete(self, writing: _Writing, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write the manifest when all ranks' parts are there, and drop what no run would resume from."""
-        if self._best.has_failed:
-            return  # a checkpoint promises the best weights before it
+        if writing.has_failed or self._best.has_failed:
+            return  # this rank's own part is not there; or the best weights are not, which a checkpoint promises
         files: dict[str, str] = {}
         for rank in range(self._group.world_size):
             while (sha256 := self._sha256(folder, rank)) is None:

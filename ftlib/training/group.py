@@ -126,7 +126,10 @@ class Group:
         sums = [cast("tuple[int, list[int]]", one) for one in told]
         differing = [rank for rank, (first, mine) in enumerate(sums) if mine != sums[first][1]]
         if differing:
-            raise TrainingError(f"after step {step} the parameters of ranks {differing} differ from rank 0's")
+            raise TrainingError(
+                f"after step {step} the parameters of ranks {differing} differ from those of a rank with the same "
+                "part; look at these machines' memory and versions, and run it again"
+            )
 
     def spread(self, model: nn.Module, compute: Compute, precision: Literal["fp32", "bf16"] = "fp32") -> nn.Module:
         """Return the model on this rank's device, replicated (DDP) or sharded (FSDP2, HSDP) over the group."""

@@ -121,7 +121,7 @@ class _Counter(dispatch.TorchDispatchMode):
         self.peak = Held(gradients=gradients)
         for parameter in trained:
             if parameter.grad is not None:
-                self._kinds[_key(parameter.grad)] = ("", 0)
+                self.ignore(parameter.grad)
         take = _hand_on if handed_on else self._take_gradient
         hooks = [p.register_post_accumulate_grad_hook(take) for p in trained]
         try:

@@ -48,7 +48,7 @@ from ftlib.training.modes import into_training, moving_statistics
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
-from ftlib.training.rehearsal import rehearse
+from ftlib.training.rehearsal import enough_memory, rehearse
 from ftlib.training.schedule import schedule_factor
 from ftlib.training.shards import read_into
 from ftlib.training.unused import freeze_unused
@@ -117,7 +117,8 @@ class Loop:
         where = plan.compute, plan.precision, group
         self.companions = {name: place(one, *where) for name, one in beside.items()}
         placed = place(tuned, *where)
-        self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
+        with enough_memory(self.sized, group.device):
+            self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
         self.model = group.replicate(placed)
         self.asking = Asking(
             plan.phase.objective,
@@ -205,7 +206,8 @@ class Loop:
         averages = self.average.tensors.values() if self.average else ()
         pulls = self.optimizer.param_groups if self.pull else ()
         copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
-        return sum(own_part(tensor).nbytes for tensor in (*tensors, *copies))
+        parts = [own_part(tensor) for tensor in (*tensors, *copies)]
+        return sum(part.nbytes for part in parts if part.device.type == self.group.device.type)  # the rest is offloaded
 
     def _stop(self, state: State) -> NoReturn:
         """End behind a step that is saved. Raises Interrupted."""

@@ -47,7 +47,7 @@ class Memory(Config):
     """Of the model, this worker's shard of it, and its buffers."""
     gradients: int = 0
     moments: int = 0
-    """Adam's two."""
+    """What the optimiser keeps between steps."""
     copies: int = 0
     """Of what trains: the moving average, and where a penalty pulls to."""
     companions: int = 0

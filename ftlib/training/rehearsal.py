@@ -91,6 +91,9 @@ def _packs(sized: Sized) -> int | None:
 
 
 def _save_and_reload(model: nn.Module, group: Group, folder: Path) -> None:
+    if group.is_first:  # of an attempt that was killed in it, maybe with other ranks
+        shutil.rmtree(folder, ignore_errors=True)
+    group.barrier()
     checkpoints = Checkpoints(folder, "rehearsal", group)
     try:
         checkpoints.keep_best(model, step=0)
@@ -125,9 +128,21 @@ def _too_little(sized: Sized, device: torch.device, error: BaseException) -> Tra
     try:
         memory, found = predict(sized), fitting(sized, room)
     except ReglageError:  # of a model that cannot be counted
-        return TrainingError(f"{said}; lower compute.micro_batch_size, or set compute.sharding to fsdp")
-    remedy = f"set {found}" if found and found.settings else "lower compute.micro_batch_size, or use a larger card"
+        return TrainingError(f"{said}; {_less(sized)}")
+    remedy = f"set {found}" if found and found.settings else _less(sized)
     return TrainingError(f"{said}; predicted are {told(memory)}, of {in_bytes(room)}; {remedy}")
+
+
+def _less(sized: Sized) -> str:
+    """Say what takes less memory, of what this phase can still lower."""
+    compute = sized.compute
+    if compute.pack_tokens is not None:
+        return "lower compute.pack_tokens"
+    if sized.rows > 1:
+        return "lower compute.micro_batch_size"
+    if sized.workers > 1 and compute.sharding == "ddp":
+        return "set compute.sharding to fsdp"
+    return "choose a smaller model, lora, or a machine with more memory"
 
 
 def told(memory: Memory) -> str:

@@ -245,9 +245,10 @@ class _Writer:
 
     def _put(self, span: TensorSpan, first: int, elements: Shaped[torch.Tensor, " n"]) -> None:
         dtype = DTYPES[span.dtype]
-        for number, piece in enumerate(elements.split(PIECE_BYTES)):
+        step = PIECE_BYTES // dtype.itemsize
+        for number, piece in enumerate(elements.split(step)):
             data = memory_of(piece.to("cpu", dtype).contiguous())
-            self._target(span.file, data, span.offset + (first + number * PIECE_BYTES) * dtype.itemsize)
+            self._target(span.file, data, span.offset + (first + number * step) * dtype.itemsize)
 
 
 def _write_whole(
@@ -269,8 +270,8 @@ def _write_whole(
     gathered = {inside.names[name]: tensor for name, tensor in _tensors(inside.model)}
     live = dict(_tensors(model))
     with torch.no_grad():
-        for name in trained:
-            if name in gathered:
-                gathered[name].copy_(whole(live[name]))
+        for name, tensor in gathered.items():  # in an order that all ranks have: a set's differs between processes
+            if name in trained:
+                tensor.copy_(whole(live[name]))
 
     on_first(lambda: save_model(inside.model, folder, labels, processor_from), group, folder)

@@ -39,7 +39,7 @@ def read_into(model: nn.Module, spans: Mapping[str, TensorSpan], group: Group, d
                 if name in spans:
                     own = own_part(parameter).view(-1)
                     source.fill(spans[name], elements_of(parameter), own)
-                    if found := sum(count_not_finite(piece) for piece in own.split(PIECE_BYTES)):
+                    if found := sum(count_not_finite(piece) for piece in own.split(PIECE_BYTES // own.itemsize)):
                         bad[name] = found / copies_of(parameter, group.world_size)
 
     group.together(read)

@@ -24,7 +24,7 @@ def freeze_unused(
 ) -> frozenset[str]:
     """Freeze the trainable parameters that no gradient reaches, and return their names.
 
-    DDP would wait for such a parameter's gradient for ever, and AdamW's decay would move it. They are found by a pass
+    DDP would wait for such a parameter's gradient for ever, and AdamW's decay would move it. They are found by passes
     over the two widest rows of every part, where the model is to train: every rank does the same one, and the ranks of
     a sharded model do it together. Raises TrainingError if the objective's loss counts other than the format did, or
     than what it prepared.
@@ -33,17 +33,26 @@ def freeze_unused(
     # Its statistics are not to move for a question.
     into_training(model, updated=False)
     asking = Asking(
-        objective, model, Collator.of(model, alone.device), alone, companions=companions, precision=precision
+        objective,
+        model,
+        Collator.of(model, alone.device),
+        alone,
+        companions=companions,
+        precision=precision,
+        micro_batch_size=1,  # there may be no room for more
     )
     for part in parts:
-        (piece,), expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
-        loss = asking.loss(part, piece)
-        if (counted := int(loss.count)) != expected:
+        pieces, expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
+        counted = 0
+        for piece in pieces:
+            loss = asking.loss(part, piece)
+            loss.total.backward()
+            counted += int(loss.count)
+        if counted != expected:
             raise TrainingError(
                 f"objective {objective.kind!r} counts {counted} supervised items where the format counted "
                 f"{expected}: the loss would be divided by the wrong number; make the two count alike"
             )
-        loss.total.backward()
     unused = frozenset(name for name, p in model.named_parameters() if p.requires_grad and p.grad is None)
     for name, parameter in model.named_parameters():
         if name in unused:

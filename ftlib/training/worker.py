@@ -271,14 +271,20 @@ def _gradients(trained: Trained, plan: Plan, group: Group) -> dict[str, float]:
     in_fp32 = shards_of(model) is None and all(p.dtype == torch.float32 for p in model.parameters())
     precision = "fp32" if in_fp32 else plan.precision
     asking = Asking(
-        plan.phase.objective, model.eval(), collate, alone, companions=trained.companions, precision=precision
+        plan.phase.objective,
+        model.eval(),
+        collate,
+        alone,
+        companions=trained.companions,
+        precision=precision,
+        micro_batch_size=1,  # whatever training had room for
     )
     for part in plan.parts:
         split = open_split(split_file(Path(part.folder), "train"), plan.labels)
         spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
         rows = np.argsort(split.sizes, kind="stable")[spread]
-        (piece,), _ = asking.pieces(split, rows)
-        asking.loss(split, piece).total.backward()
+        for piece in asking.pieces(split, rows)[0]:
+            asking.loss(split, piece).total.backward()
     mine = {name: _largest(p.grad) for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad(set_to_none=True)
     found = cast("list[dict[str, float]]", group.gather(mine))
