@@ -241,6 +241,29 @@ def test_a_full_disk_is_told_at_the_next_step_and_the_last_whole_one_stays(
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fails", [0, 1])
+def test_what_was_begun_behind_a_part_that_failed_is_not_waited_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """Of a step and then the best weights, and the other way round: no thread looks for a part that does not come."""
+    written, write_part = list[Path](), checkpoints.write_part
+
+    def refuse_the_first(path: Path, tensors: Any) -> str:
+        written.append(path)
+        if len(written) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_part(path, tensors)
+
+    monkeypatch.setattr(checkpoints, "write_part", refuse_the_first)
+    begin = [lambda: run.checkpoints.save(*run.learnt, State(step=2)), lambda: run.checkpoints.keep_best(run.model, 2)]
+    begin[fails]()
+    begin[1 - fails]()
+    with pytest.raises(StorageError, match="No space left on device"):
+        run.checkpoints.settle()
+    assert again(tmp_path) is None
+
+
 def test_without_memory_for_a_copy_the_step_waits(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "spare_memory", lambda: 100.0)
     run.checkpoints.save(*run.learnt, State(step=1))
