@@ -96,19 +96,6 @@ def test_the_systems_error_in_the_words_of_a_library_written_in_rust(tmp_path: P
         Workspace(tmp_path / "work").once(Stage(), Refusal, build)
 
 
-def test_a_checkpoint_that_torch_could_not_write(tmp_path: Path) -> None:
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    from ftlib.training.checkpoints import _failures
-
-    for reason, said in (
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; .* are free: free space there"),
-        (RuntimeError("unexpected pos 704 vs 598\nmore"), "not written: unexpected pos 704 vs 598; .* are free there"),
-    ):
-        with pytest.raises(StorageError, match=said), _failures(tmp_path / "step-1", "written"):
-            raise CheckpointException("", {0: (reason, None)})  # type: ignore[dict-item]
-
-
 @pytest.mark.parametrize("act", ["lock", "write", "find"])
 def test_a_name_too_long_and_a_file_in_the_way(tmp_path: Path, act: str) -> None:
     (tmp_path / "file").write_text("")

@@ -122,7 +122,7 @@ def test_the_split_of_a_batch_does_not_change_the_loss(
     batch = split.batch(global_batches(split.lengths, 8, 7, 0)[0], Collator.of(model))
     with torch.no_grad():
         first = Completion().loss(model, batch)
-    assert losses[0][0] == pytest.approx(float(first.total) / first.count, rel=1e-5)
+    assert losses[0][0] == pytest.approx(float(first.total) / int(first.count), rel=1e-5)
 
 
 def test_a_batch_is_continued_as_each_prompt_alone_by_stock_transformers(
