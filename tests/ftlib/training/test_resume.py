@@ -336,7 +336,8 @@ def test_what_ray_s_own_threads_print_goes_to_the_log(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("ema_decay", [None, pytest.param(0.8, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_ranks.py and test_token_log_probs_ranks.py hold it without Ray
+@pytest.mark.parametrize("ema_decay", [None, 0.8])
 def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None, ema_decay: float | None) -> None:
     job = make_job(tmp_path, ema_decay)
     settings = AdamW(learning_rate=1e-3, epochs=2, batch_size=15)  # 15 rows do not divide by two workers
@@ -353,6 +354,7 @@ def test_workers_do_not_change_the_loss(tmp_path: Path, ray_session: None, ema_d
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_lora_trains_under_sharding(tmp_path: Path, ray_session: None) -> None:
     job = make_job(tmp_path, workers=2, sharding="fsdp")
     settings = AdamW(learning_rate=1e-2, epochs=2, batch_size=16)
