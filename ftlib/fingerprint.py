@@ -71,7 +71,11 @@ def _fields_of(value: BaseModel, left_out: frozenset[str] = frozenset()) -> dict
     fields = {name: identify(getattr(value, name)) for name in type(value).model_fields if name not in left_out}
     if not isinstance(value, Config):
         return fields
-    fields = {k: said for k, said in fields.items() if k not in (new := value.introduced) or said != identify(new[k])}
+    fields = {
+        k: identity
+        for k, identity in fields.items()
+        if k not in (new := value.introduced) or identity != identify(new[k])
+    }
     return fields | ({"@brought_by": identify(value.brought_by)} if value.brought_by else {})
 
 

@@ -210,8 +210,8 @@ def _marked(parts: Sequence[Part]) -> Text:
 
     text = Text()
     for (learnt, tag), group in itertools.groupby(parts, key=lambda part: (part.learnt, part.tag)):
-        said = "".join(_shown(part) for part in group)
-        text.append(f"⟦{said}{tag and f'/{tag}'}⟧" if learnt else said)
+        shown = "".join(_shown(part) for part in group)
+        text.append(f"⟦{shown}{tag and f'/{tag}'}⟧" if learnt else shown)
     return text
 
 

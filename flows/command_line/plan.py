@@ -208,8 +208,8 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
     seconds = RUN_SECONDS + planner.needs_ray * RAY_SECONDS + measuring
     seconds += sum(one.seconds for one in (*planned, *again, *scored))
-    found = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
-    return plan.model_copy(update=found)
+    fields = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
+    return plan.model_copy(update=fields)
 
 
 def _speed(recipe: Recipe, card: Card | None, work: Workspace, size: "Footprint") -> Speed:
@@ -254,7 +254,7 @@ class _Sizing:
         from ftlib.training.memory import Sized
 
         kind, labels = self.recipe.kind(phase), len(self.labels)
-        found = self.companions.get(phase.name, {})
+        models = self.companions.get(phase.name, {})
         compute = self.recipe.compute
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
@@ -266,7 +266,7 @@ class _Sizing:
             train=self._splits(phase, "train"),
             validation=self._splits(phase, "validation"),
             companions={
-                name: without_weights(found[name].folder if name in found else self.model, kind, labels)
+                name: without_weights(models[name].folder if name in models else self.model, kind, labels)
                 for name in phase.companions
             },
         )

@@ -54,21 +54,21 @@ class ChatTemplate:
     @property
     def end(self) -> int | None:
         """Return the token that ends an answer; None for a template that ends it with none of its own."""
-        found = self.render(PROBE)
-        if isinstance(found, Dropped):
+        probe = self.render(PROBE)
+        if isinstance(probe, Dropped):
             return None
-        last = found.ids[found.runs[-1][1] - 1]
+        last = probe.ids[probe.runs[-1][1] - 1]
         return last if last in self._special else None
 
     def prompt(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> list[int] | Dropped:
         """Return the tokens after which the assistant writes its next turn."""
-        found = self._ids(messages, tools, spelt, add_generation_prompt=True)
-        return found if isinstance(found, Dropped) else found["input_ids"]
+        encoded = self._ids(messages, tools, spelt, add_generation_prompt=True)
+        return encoded if isinstance(encoded, Dropped) else encoded["input_ids"]
 
     def tokens(self, messages: Sequence[Message]) -> list[int] | Dropped:
         """Return the tokens of a chat, whoever wrote them."""
-        found = self._ids(messages, None, spelt=False)
-        return found if isinstance(found, Dropped) else found["input_ids"]
+        encoded = self._ids(messages, None, spelt=False)
+        return encoded if isinstance(encoded, Dropped) else encoded["input_ids"]
 
     def render(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> Rendered | Dropped:
         """Return a conversation's tokens with the assistant's turns, or why the template has no place for it.
@@ -76,15 +76,15 @@ class ChatTemplate:
         `spelt` says that texts spell special tokens, which are to be read as characters.
         """
         marked = self._marked and not spelt  # transformers cannot do both; texts that spell tokens are rare
-        found = self._ids(messages, tools, spelt, return_assistant_tokens_mask=marked)
-        if isinstance(found, Dropped):
-            return found
-        ids: list[int] = found["input_ids"]
+        encoded = self._ids(messages, tools, spelt, return_assistant_tokens_mask=marked)
+        if isinstance(encoded, Dropped):
+            return encoded
+        ids: list[int] = encoded["input_ids"]
         if (lost := self._not_rendered(messages, tools)) is not None:
             return lost
         answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         if marked:
-            runs = _runs(found["assistant_masks"])
+            runs = _runs(encoded["assistant_masks"])
             if len(runs) != _groups(answers):
                 return Dropped("turns_not_told_apart", f"it marks {len(runs)} runs of tokens for {len(answers)} turns")
             return Rendered(ids, runs)

@@ -74,10 +74,10 @@ class Sweep:
 
     def _goes_on(self, holds: Holds | None) -> bool:
         """Say whether a model whose tensors hold this can go on from what was kept of the one before."""
-        said = self._said
-        if said is None or holds is None or self._chain is None:
+        kept = self._said
+        if kept is None or holds is None or self._chain is None:
             return False
-        return self._chain.common(said.holds, holds) >= len(said.blocks)
+        return self._chain.common(kept.holds, holds) >= len(kept.blocks)
 
     def _begin(self, model: nn.Module, holds: Holds | None, next_holds: Holds | None) -> None:
         """Find out which blocks whoever is asked next has in common with this model: what they say will be kept."""
@@ -96,20 +96,20 @@ class Sweep:
 
     @contextmanager
     def _open(self, model: nn.Module, i: int) -> Generator[Batch]:
-        batch, said = self._batch(i), self._said
-        if said is None:
+        batch, kept = self._batch(i), self._said
+        if kept is None:
             yield batch
-        elif i in said.of:
-            with _going_on(said.blocks, said.of[i]):
+        elif i in kept.of:
+            with _going_on(kept.blocks, kept.of[i]):
                 yield batch
         else:
-            with _hearing(said.blocks[-1]) as heard, _asking(model) as asked:
+            with _hearing(kept.blocks[-1]) as heard, _asking(model) as asked:
                 yield batch
             # Heard more often, it was asked about parts of the batch.
             if len(heard) == len(asked) == 1 and (size := _bytes(heard[0])) <= self._room:
-                said.of[i] = heard[0]
+                kept.of[i] = heard[0]
                 self._room -= size
-                self._show(model, said, i, asked[0])
+                self._show(model, kept, i, asked[0])
 
     def _show(self, model: nn.Module, said: _Said, i: int, asked: _Asked) -> None:
         """Have the model show, once, that going on from what it said comes to the bits that it came to in full."""
@@ -124,14 +124,14 @@ class Sweep:
             self._chain = NO_CHAIN
 
     def _batch(self, i: int) -> Batch:
-        found = self._batches.get(i)
-        if found is None:
+        batch = self._batches.get(i)
+        if batch is None:
             assert self._collate is not None
-            found = self.split.batch(self._rows[i], self._collate)
-            if (size := _bytes_of_batch(found)) <= self._room:
-                self._batches[i] = found
+            batch = self.split.batch(self._rows[i], self._collate)
+            if (size := _bytes_of_batch(batch)) <= self._room:
+                self._batches[i] = batch
                 self._room -= size
-        return found
+        return batch
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,11 @@ def _calls(model: nn.Module, ask: Callable[[], object]) -> _Calls:
 
 
 def _one_after_the_other(blocks: nn.ModuleList, calls: _Calls) -> bool:
-    found = [calls.get(block, ()) for block in blocks]
+    calls_of_blocks = [calls.get(block, ()) for block in blocks]
     return (
-        bool(found)
-        and all(len(each) == 1 for each in found)
-        and all(one[0][1] < other[0][0] for one, other in pairwise(found))
+        bool(calls_of_blocks)
+        and all(len(each) == 1 for each in calls_of_blocks)
+        and all(one[0][1] < other[0][0] for one, other in pairwise(calls_of_blocks))
     )
 
 

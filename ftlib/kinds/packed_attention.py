@@ -74,10 +74,10 @@ def attend(
         return _by_kernel(query, key, value, scaling, window, cu_seq_lens_q, max_length_q), None
     lengths = cu_seq_lens_q.diff().tolist()
     rows = zip(*(one.split(lengths, dim=2) for one in (query, key, value)), strict=True)
-    found = [
+    by_row = [
         sdpa_attention_forward(module, q, k, v, _window(q, window), dropout, scaling, **more)[0] for q, k, v in rows
     ]
-    return torch.cat(found, dim=1), None
+    return torch.cat(by_row, dim=1), None
 
 
 def _has_kernel(module: nn.Module, query: Tensor, value: Tensor, more: dict[str, Any]) -> bool:
@@ -95,7 +95,7 @@ def _by_kernel(
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (one.transpose(1, 2).squeeze(0) for one in (query, key, value))
-    found = varlen_attn(
+    attended = varlen_attn(
         query,
         key,
         value,
@@ -107,8 +107,8 @@ def _by_kernel(
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    assert isinstance(found, Tensor)  # another is returned only with `return_aux`
-    return found.unsqueeze(0)
+    assert isinstance(attended, Tensor)  # another is returned only with `return_aux`
+    return attended.unsqueeze(0)
 
 
 def _window(query: Tensor, window: int | None) -> Tensor | None:

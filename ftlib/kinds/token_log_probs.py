@@ -53,20 +53,22 @@ def token_log_probs(model: Any, batch: Batch, *, measured: bool = False) -> Floa
     otherwise, by about 1e-6, and what was measured before is to be measured again to the bit.
     """
     targets = next_tokens(batch)
-    said = _ask(model, batch)
-    if said.layer is None:
+    answer = _ask(model, batch)
+    if answer.layer is None:
         # What is not supervised is ignored and not multiplied away: a NaN on a padded position must not reach the sum.
-        logits = said.states[:, :-1].float()
+        logits = answer.states[:, :-1].float()
         if measured:
             return -cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=UNTAUGHT)
         flat = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=UNTAUGHT)
         return -flat.view_as(targets)
     asked = targets != UNTAUGHT
     where = _places(asked, batch.terms)
-    flat = said.states[:, :-1].flatten(0, 1)[where], targets.flatten()[where]
-    parts = zip(*(of.split(said.positions) for of in flat), strict=True)
-    found = torch.cat([_of_part(said.layer, states, words) for states, words in parts])  # of no position, an empty one
-    return torch.zeros(targets.shape, device=targets.device).masked_scatter(asked, found)
+    flat = answer.states[:, :-1].flatten(0, 1)[where], targets.flatten()[where]
+    parts = zip(*(of.split(answer.positions) for of in flat), strict=True)
+    log_probs = torch.cat(
+        [_of_part(answer.layer, states, words) for states, words in parts]
+    )  # of no position, an empty one
+    return torch.zeros(targets.shape, device=targets.device).masked_scatter(asked, log_probs)
 
 
 def nll_sum(log_probs: Float[Tensor, "rows positions"], batch: Batch) -> Float[Tensor, ""]:
@@ -84,10 +86,10 @@ def token_logits(model: Any, batch: Batch, positions: int) -> Iterator[Float[Ten
     For whole distributions: a divergence, a teacher's answers.
     """
     asked = next_tokens(batch) != UNTAUGHT
-    said = _ask(model, batch)
-    for states in said.states[:, :-1][asked].split(positions):
+    answer = _ask(model, batch)
+    for states in answer.states[:, :-1][asked].split(positions):
         if len(states):
-            yield states if said.layer is None else said.layer(states)
+            yield states if answer.layer is None else answer.layer(states)
 
 
 def _places(asked: Bool[Tensor, "rows positions"], terms: int | None) -> Int[Tensor, " tokens"]:
@@ -166,10 +168,10 @@ def _hands_out(plain: Any) -> bool:
             states = torch.zeros((1, 2, layer.weight.shape[1]))
             copy.base_model.forward = lambda *_, **__: _Body(states)  # masks ask for values, and here are none
             layer.register_forward_hook(lambda _, __, out: made.append(out))
-            said = copy(input_ids=torch.zeros((1, 2), dtype=torch.long), use_cache=False).logits
+            logits = copy(input_ids=torch.zeros((1, 2), dtype=torch.long), use_cache=False).logits
     except Exception:  # a model that cannot be asked without memory: its own code is right in any case
         return False
-    return len(made) == 1 and said is made[0]
+    return len(made) == 1 and logits is made[0]
 
 
 class _Body:
@@ -187,4 +189,4 @@ class _Body:
 
 def _class_of(plain: nn.Module) -> Any:
     """Return the model's own class; FSDP2 puts one of its own before it."""
-    return next(found for found in type(plain).__mro__ if not found.__name__.startswith("FSDP"))
+    return next(base for base in type(plain).__mro__ if not base.__name__.startswith("FSDP"))

@@ -112,10 +112,10 @@ def called(companion: FoundModel | Checkpoint) -> str:
 
 def _found(evidence: Evidence) -> dict[str, JsonValue]:
     """Return what each phase chose for itself, by the phase's name."""
-    found: dict[str, dict[str, JsonValue]] = {
+    facts_by_phase: dict[str, dict[str, JsonValue]] = {
         end.phase: {name: end.facts[name] for name in FOUND if name in end.facts} for end in evidence.checkpoints
     }
-    return {phase: facts for phase, facts in found.items() if facts}
+    return {phase: facts for phase, facts in facts_by_phase.items() if facts}
 
 
 def _files(raw: RawDataset) -> list[JsonValue]:

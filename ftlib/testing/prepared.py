@@ -54,8 +54,8 @@ def tiny_prepared_as(
         encoded = format.encode(kept, processor) if kept else []
         written = [
             PreparedRow(tiny_row_id(split, i), piece.inputs, piece.target, supervised=piece.supervised)
-            for i, found in enumerate(encoded)
-            for piece in found.pieces
+            for i, cut in enumerate(encoded)
+            for piece in cut.pieces
         ]
         write_split(split_file(folder, split), format.yields, written, inputs=inputs)
         splits[split] = _facts(written, format.yields, inputs)

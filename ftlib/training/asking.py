@@ -114,15 +114,15 @@ class Asking:
     def _prepared(self, split: PreparedSplit, pieces: list[Piece], count: int) -> tuple[list[Piece], int]:
         """Hand every piece its context; count the supervised items where nothing but the objective knows them."""
         with answering(self.model):
-            found: list[Prepared] = [self._ask(self._prepare, split, piece, {}) for piece in pieces]
+            prepared: list[Prepared] = [self._ask(self._prepare, split, piece, {}) for piece in pieces]
         weighs = [piece.counts for piece in pieces]
         sums: dict[str, torch.Tensor] = {}
-        for name, first in found[0].sums.items():
-            mine = torch.stack([one.sums[name].double() * counts for one, counts in zip(found, weighs, strict=True)])
+        for name, first in prepared[0].sums.items():
+            mine = torch.stack([one.sums[name].double() * counts for one, counts in zip(prepared, weighs, strict=True)])
             sums[name] = self.group.add_up(mine.sum(dim=0)).to(first.dtype)
         if not self._counts_known:
-            count = self._counted([one.count for one, counts in zip(found, weighs, strict=True) if counts])
-        contexts = [Context(sums, one.kept) for one in found]
+            count = self._counted([one.count for one, counts in zip(prepared, weighs, strict=True) if counts])
+        contexts = [Context(sums, one.kept) for one in prepared]
         return [replace(piece, context=context) for piece, context in zip(pieces, contexts, strict=True)], count
 
     def _counted(self, counts: Sequence[int | None]) -> int:

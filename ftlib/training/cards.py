@@ -45,7 +45,7 @@ CARDS = {
 
 def find_card(name: str) -> Card:
     """Return a card by its name, in any case. Raises RecipeError, with the names there are."""
-    by_name = {known.lower(): card for known, card in CARDS.items()}
-    if (found := by_name.get(name.lower())) is None:
+    by_name = {card_name.lower(): card for card_name, card in CARDS.items()}
+    if (card_of_name := by_name.get(name.lower())) is None:
         raise RecipeError(f"--card: got {name!r}, allowed are {', '.join(CARDS)}")
-    return found
+    return card_of_name

@@ -172,14 +172,14 @@ class Checkpoints:
         every rank, IntegrityError if one belongs to another run.
         """
         self._attempt = str(self._group.gather(uuid4().hex)[0])
-        found = self._newest()
-        name = found[0] if found else None
+        newest = self._newest()
+        name = newest[0] if newest else None
         if self._group.is_first:
             self._remove_what_is_not_before(name)
         self._group.barrier()
-        if found is None:
+        if newest is None:
             return None
-        folder, files = self._folder / found[0], found[1]
+        folder, files = self._folder / newest[0], newest[1]
         moments = _moments(model, optimizer)
         self._group.together(lambda: self._fill(folder, files, _tensors(model, moments, average)))
         facts = json.loads((folder / _STATE).read_bytes())
@@ -328,7 +328,7 @@ class Checkpoints:
         """Return this run's checkpoints and their files, newest first; a message if one is another run's."""
         if not self._folder.is_dir():
             return []
-        found: list[tuple[str, dict[str, str]]] = []
+        whole: list[tuple[str, dict[str, str]]] = []
         for folder in sorted(self._folder.glob("step-*"), reverse=True):
             if not (manifest := self._manifest(folder)):
                 continue
@@ -337,8 +337,8 @@ class Checkpoints:
                     f"{folder} belongs to run {manifest['fingerprint']}, not to {self._fingerprint}; "
                     "delete it or use another --work"
                 )
-            found.append((folder.name, manifest["files"]))
-        return found
+            whole.append((folder.name, manifest["files"]))
+        return whole
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
         """Return a folder's manifest; an empty one where there is none, or none that can be read."""

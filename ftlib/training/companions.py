@@ -21,8 +21,8 @@ def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
     or that finds a row's end by another token than the model: it would answer, and wrongly.
     """
     companions: dict[str, nn.Module] = {}
-    for name, found in plan.companions.items():
-        companion = load_unread(found, plan.kind)
+    for name, source in plan.companions.items():
+        companion = load_unread(source, plan.kind)
         if (pad := Collator.of(companion).pad_token_id) != collate.pad_token_id and KINDS[plan.kind].reads_one_place:
             raise ModelError(
                 f"phases[{plan.phase.name}].companions.{name}: its pad_token_id is {pad}, the model's "

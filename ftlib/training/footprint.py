@@ -126,10 +126,10 @@ def frozen_beside(
     end = _frozen(model, kind, labels) if any(phase.beside for phase in phases) else None
     ends, beside = {"base": end}, list[dict[str, Frozen]]()
     for phase, size in zip(phases, sizes, strict=True):
-        there = found.get(phase.name, {})
+        elsewhere = found.get(phase.name, {})
         counted: dict[str, Frozen] = {}
-        for name, said in phase.beside.items():
-            one = ends[said.phase] if said.phase else _frozen(there[name].folder, kind, labels)
+        for name, companion in phase.beside.items():
+            one = ends[companion.phase] if companion.phase else _frozen(elsewhere[name].folder, kind, labels)
             assert one is not None
             counted[name] = one
         beside.append(counted)

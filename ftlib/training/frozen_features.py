@@ -25,17 +25,17 @@ Reader = Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]
 
 def last_linear(model: nn.Module, head: Sequence[str], labels: int, tuning: str) -> nn.Linear:
     """Return the layer that makes the logits. Raises ModelError if the head ends in none."""
-    found = [
+    linears = [
         module
         for name in head
         for module in model.get_submodule(name).modules()
         if isinstance(module, nn.Linear) and module.out_features == labels
     ]
-    if not found:
+    if not linears:
         raise ModelError(
             f"{tuning}: the head ({', '.join(head)}) has no linear layer with {labels} outputs; tune it with full"
         )
-    return found[-1]
+    return linears[-1]
 
 
 def head_features(
@@ -59,8 +59,8 @@ def handing_on(layer: nn.Linear) -> Generator[None]:
 
 def answers(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Return a classifier's logits, or what its last layer hands on instead."""
-    said: Any = model(**inputs)
-    return said.logits
+    output: Any = model(**inputs)
+    return output.logits
 
 
 @torch.inference_mode()
@@ -73,9 +73,9 @@ def over_rows(
     arrays: list[np.ndarray] = []
     done = 0
     for places in by_length(split.sizes[asked], BATCH):
-        said = read(split.batch(asked[places], collate).inputs)
-        arrays = arrays or [np.empty((len(asked), *one.shape[1:]), np.float32) for one in said]
-        for array, one in zip(arrays, said, strict=True):
+        answers = read(split.batch(asked[places], collate).inputs)
+        arrays = arrays or [np.empty((len(asked), *one.shape[1:]), np.float32) for one in answers]
+        for array, one in zip(arrays, answers, strict=True):
             array[places] = one.float().cpu().numpy()
         done += len(places)
         emit(f"train {phase}", done, len(asked), "rows")

@@ -103,10 +103,10 @@ class Group:
             work()
         except ReglageError as error:
             failure = error
-        said = self.gather((type(failure).__name__, str(failure)) if failure else None)
+        failures = self.gather((type(failure).__name__, str(failure)) if failure else None)
         if failure:
             raise failure
-        for kind, message in (cast("tuple[str, str]", one) for one in said if one):
+        for kind, message in (cast("tuple[str, str]", one) for one in failures if one):
             raise getattr(errors, kind, TrainingError)(message)
 
     def barrier(self) -> None:

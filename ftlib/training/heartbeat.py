@@ -97,33 +97,33 @@ class Heartbeat:
 
     def _missing(self) -> list[Sign]:
         """Return the last signs of the ranks that have not given up too: the silent ones, if any are, else all."""
-        said = [sign for sign in signs(self._folder.parent) if sign.rank != self._rank and not sign.gave_up]
-        silent = [sign for sign in said if sign.age > _SILENT_SECONDS]
-        return silent or said
+        others = [sign for sign in signs(self._folder.parent) if sign.rank != self._rank and not sign.gave_up]
+        silent = [sign for sign in others if sign.age > _SILENT_SECONDS]
+        return silent or others
 
     def _beat(self) -> None:
         while not self._done.wait(_EVERY_SECONDS):
             self._say()
 
     def _say(self) -> None:
-        said = {"where": self._where, "seconds": time.monotonic() - self._since, "gave_up": self._gave_up}
+        sign = {"where": self._where, "seconds": time.monotonic() - self._since, "gave_up": self._gave_up}
         file = self._folder / f"{self._rank:05d}.json"
         with suppress(OSError):  # a full disk is told by what must be written
             part = file.with_suffix(f".{threading.get_ident()}.part")
-            part.write_text(json.dumps(said))
+            part.write_text(json.dumps(sign))
             part.replace(file)
 
 
 def signs(run: Path) -> list[Sign]:
     """Return what each rank of a run said last, in order of rank; ages are counted from the newest of them."""
-    found: list[tuple[float, int, dict[str, float | str | bool]]] = []
+    files: list[tuple[float, int, dict[str, float | str | bool]]] = []
     for file in sorted((run / FOLDER).glob("*.json")):
         with suppress(OSError, ValueError):
-            found.append((file.stat().st_mtime, int(file.stem), json.loads(file.read_text())))
-    newest = max((said for said, _, _ in found), default=0.0)
+            files.append((file.stat().st_mtime, int(file.stem), json.loads(file.read_text())))
+    newest = max((at for at, _, _ in files), default=0.0)
     return [
-        Sign(rank, str(said["where"]), float(said["seconds"]), bool(said["gave_up"]), newest - at)
-        for at, rank, said in found
+        Sign(rank, str(sign["where"]), float(sign["seconds"]), bool(sign["gave_up"]), newest - at)
+        for at, rank, sign in files
     ]
 
 

@@ -65,8 +65,8 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def _layers(model: nn.Module, field: str) -> list[nn.Module]:
-    if found := transformer_layers(model):
-        return found
+    if layers := transformer_layers(model):
+        return layers
     raise RecipeError(
         f"compute.{field}: works layer by layer, and {type(model).__name__} has no list of layers; leave it at its "
         "default"

@@ -203,8 +203,8 @@ class _Counter(dispatch.TorchDispatchMode):
             lambda leaf: self._values_of(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs)
         )
         with _without_modes():
-            found = tree_leaves(func(*real_args, **real_kwargs))
-        for tensor, values in zip(made, (one for one in found if isinstance(one, Tensor)), strict=True):
+            computed = tree_leaves(func(*real_args, **real_kwargs))
+        for tensor, values in zip(made, (one for one in computed if isinstance(one, Tensor)), strict=True):
             self.values[tensor] = values
 
     def _note(self, tensor: Tensor) -> None:

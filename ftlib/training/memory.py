@@ -153,8 +153,8 @@ class Fitting:
     memory: Memory
 
     def __str__(self) -> str:
-        said = ", ".join(f"compute.{name} {value}" for name, value in self.settings.items())
-        return f"{said} ({in_bytes(self.memory.total)})"
+        settings = ", ".join(f"compute.{name} {value}" for name, value in self.settings.items())
+        return f"{settings} ({in_bytes(self.memory.total)})"
 
 
 def fitting(sized: Sized, room: int) -> Fitting | None:
@@ -173,8 +173,8 @@ def fitting(sized: Sized, room: int) -> Fitting | None:
         more = [{**ways[-1], "workers": workers} for workers in (2, 4, 8, 16, 32, 64, 128, 256)]
     ways += [way for way in more if int(str(way["workers"])) > sized.workers and sized.device == "cuda"]
     for way in ways:
-        if (found := _largest_micro_batch(sized.changed(**way), room)) is not None:
-            rows, memory = found
+        if (largest := _largest_micro_batch(sized.changed(**way), room)) is not None:
+            rows, memory = largest
             return Fitting({**way, **({} if rows == sized.rows else {"micro_batch_size": rows})}, memory)
     return None
 

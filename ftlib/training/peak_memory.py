@@ -62,5 +62,5 @@ def of_machine() -> int:
 def _status(name: str) -> int | None:
     if not _STATUS.is_file():
         return None
-    found = (line.split() for line in _STATUS.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in found if words[0] == f"{name}:"), None)
+    lines = (line.split() for line in _STATUS.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == f"{name}:"), None)

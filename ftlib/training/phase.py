@@ -90,8 +90,8 @@ class Phase(Config):
     @model_validator(mode="after")
     def _has_data(self) -> Phase:
         if (self.dataset is None) == (not self.mixture):
-            said = "got both" if self.mixture else "got neither"
-            raise ValueError(f"give `dataset`, or a `mixture` of several with their weights, {said}")
+            got = "got both" if self.mixture else "got neither"
+            raise ValueError(f"give `dataset`, or a `mixture` of several with their weights, {got}")
         if len(self.mixture) == 1:
             raise ValueError(f"a mixture of one dataset, {next(iter(self.mixture))!r}; say it as `dataset`")
         return self

@@ -124,13 +124,13 @@ def _too_little(sized: Sized, device: torch.device, error: BaseException) -> Tra
         room = torch.cuda.get_device_properties(device).total_memory
     else:
         room = peak_memory.of_machine() // sized.workers
-    said = f"phase {sized.phase.name}: a worker's memory is too small ({first_line(error)})"
+    problem = f"phase {sized.phase.name}: a worker's memory is too small ({first_line(error)})"
     try:
-        memory, found = predict(sized), fitting(sized, room)
+        memory, near = predict(sized), fitting(sized, room)
     except ReglageError:  # of a model that cannot be counted
-        return TrainingError(f"{said}; {_less(sized)}")
-    remedy = f"set {found}" if found and found.settings else _less(sized)
-    return TrainingError(f"{said}; predicted are {told(memory)}, of {in_bytes(room)}; {remedy}")
+        return TrainingError(f"{problem}; {_less(sized)}")
+    remedy = f"set {near}" if near and near.settings else _less(sized)
+    return TrainingError(f"{problem}; predicted are {told(memory)}, of {in_bytes(room)}; {remedy}")
 
 
 def _less(sized: Sized) -> str:

@@ -152,8 +152,8 @@ def _layout(model: Any, folder: Path) -> _Layout | None:
         lay_out(folder / file, [_span(folder / file, name, sizes[name]) for name in names])
         for file, names in split.filename_to_tensors.items()
     ]
-    said = {"total_parameters": model.num_parameters(), **split.metadata}
-    index = json.dumps({"metadata": said, "weight_map": split.tensor_to_filename}, indent=2, sort_keys=True) + "\n"
+    metadata = {"total_parameters": model.num_parameters(), **split.metadata}
+    index = json.dumps({"metadata": metadata, "weight_map": split.tensor_to_filename}, indent=2, sort_keys=True) + "\n"
     return _Layout(files, {name: own[id(t)] for name, t in saved.items()}, index if split.is_sharded else "")
 
 

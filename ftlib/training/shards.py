@@ -39,14 +39,14 @@ def read_into(model: nn.Module, spans: Mapping[str, TensorSpan], group: Group, d
                 if name in spans:
                     own = own_part(parameter).view(-1)
                     source.fill(spans[name], elements_of(parameter), own)
-                    if found := sum(count_not_finite(piece) for piece in own.split(PIECE_BYTES // own.itemsize)):
-                        bad[name] = found / copies_of(parameter, group.world_size)
+                    if not_numbers := sum(count_not_finite(piece) for piece in own.split(PIECE_BYTES // own.itemsize)):
+                        bad[name] = not_numbers / copies_of(parameter, group.world_size)
 
     group.together(read)
     counts = [each for each in group.gather(bad) if isinstance(each, dict)]
     for name, parameter in model.named_parameters():
-        if found := round(sum(each.get(name, 0.0) for each in counts)):
-            raise not_finite(spans[name].file.parent, name, found, parameter.numel())
+        if not_numbers := round(sum(each.get(name, 0.0) for each in counts)):
+            raise not_finite(spans[name].file.parent, name, not_numbers, parameter.numel())
     return model
 
 
@@ -88,8 +88,8 @@ def compare(start: nn.Module, model: nn.Module, group: Group) -> dict[str, Compa
                 mine[name] = _compare(before, live[name], source)
 
     group.together(look)
-    found = [each for each in group.gather(mine) if isinstance(each, dict)]
-    return {name: Compared(*(all(each[name][i] for each in found) for i in (0, 1))) for name in mine}
+    of_ranks = [each for each in group.gather(mine) if isinstance(each, dict)]
+    return {name: Compared(*(all(each[name][i] for each in of_ranks) for i in (0, 1))) for name in mine}
 
 
 def _compare(before: nn.Parameter, live: torch.Tensor, source: Source) -> tuple[bool, bool]:

@@ -287,8 +287,8 @@ def _gradients(trained: Trained, plan: Plan, group: Group) -> dict[str, float]:
             asking.loss(split, piece).total.backward()
     mine = {name: _largest(p.grad) for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad(set_to_none=True)
-    found = cast("list[dict[str, float]]", group.gather(mine))
-    return {name: max(each[name] for each in found) for name in mine}
+    of_ranks = cast("list[dict[str, float]]", group.gather(mine))
+    return {name: max(each[name] for each in of_ranks) for name in mine}
 
 
 def _largest(gradient: torch.Tensor | None) -> float:

@@ -46,8 +46,8 @@ class Encoder:
     def embedded(self, sentences: Sequence[Ids]) -> Vectors:
         """Return the sentences' embeddings, in their order."""
         batches = [sentences[i : i + BATCH] for i in range(0, len(sentences), BATCH)]
-        found = [self.embed(self.collate({INPUT_IDS: batch})) for batch in batches]
-        return np.concatenate([one.float().cpu().numpy() for one in found])
+        embeddings = [self.embed(self.collate({INPUT_IDS: batch})) for batch in batches]
+        return np.concatenate([one.float().cpu().numpy() for one in embeddings])
 
     def tokenized(self, spoken: Mapping[str, Sequence[str]]) -> dict[str, list[Ids]]:
         """Return the ids of each label's sentences.
@@ -59,8 +59,8 @@ class Encoder:
         empty, owners = tokenizer.num_special_tokens_to_add(), dict[Ids, str]()
         ids_of: dict[str, list[Ids]] = {}
         for label, sentences in spoken.items():
-            found = tokenizer(list(sentences), verbose=False, split_special_tokens=True)[INPUT_IDS]
-            ids_of[label] = [*map(tuple, found)]
+            encoded = tokenizer(list(sentences), verbose=False, split_special_tokens=True)[INPUT_IDS]
+            ids_of[label] = [*map(tuple, encoded)]
             for sentence, ids in zip(sentences, ids_of[label], strict=True):
                 where = f"tuning.sentences: {sentence!r} of the label {label!r}"
                 if len(ids) <= empty:
@@ -78,13 +78,13 @@ class Encoder:
 @contextmanager
 def encoder(problem: Problem, embedding: Literal["mean", "first", "head"]) -> Generator[Encoder]:
     """Give the encoder of a problem: its companion if it has one, or else the model that trains."""
-    if found := problem.companions.get(ENCODER):
+    if companion := problem.companions.get(ENCODER):
         if embedding != "mean":
             raise RecipeError(
                 f"tuning.embedding: is of texts that the model itself reads, got {embedding!r}, and here the companion "
                 f"{ENCODER!r} embeds them in its own way; leave it out"
             )
-        yield _beside(problem.model, found.folder)
+        yield _beside(problem.model, companion.folder)
         return
     with _reading(problem.model, embedding) as read:
         collate = Collator.of(problem.model)

@@ -76,7 +76,7 @@ def make_head(
             intercept.copy_(torch.from_numpy(scale * bias))
     return {
         "final_loss": mean_loss(scale * (features @ weight.T + bias), gold_of(train)[chosen]),
-        "sentences": sum(len(said) for said in sentences.values()),
+        "sentences": sum(len(of_label) for of_label in sentences.values()),
         "scale": scale,
         **({"scale_chosen_on": chosen_on} if chosen_on else {}),
         **({} if map.explained is None else {"explained": round(map.explained, 4)}),
@@ -127,8 +127,8 @@ class Map(NamedTuple):
 
 def label_embeddings(sentences: Mapping[str, Sequence[Ids]], embed: Callable[[Sequence[Ids]], Vectors]) -> Vectors:
     """Return each label's embedding: the mean of its sentences' normalised ones, normalised again."""
-    every = normalized(embed([ids for said in sentences.values() for ids in said]))
-    ends = np.cumsum([len(said) for said in sentences.values()])
+    every = normalized(embed([ids for of_label in sentences.values() for ids in of_label]))
+    ends = np.cumsum([len(of_label) for of_label in sentences.values()])
     return normalized(np.stack([part.mean(axis=0) for part in np.split(every, ends[:-1])]))
 
 

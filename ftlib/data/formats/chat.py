@@ -119,8 +119,8 @@ class Chat(TextFormat):
 
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for an answer of one word to a question of one."""
-        found = ChatTemplate(tokenizer, self.template).render(PROBE)
-        return len(found.ids) if isinstance(found, Rendered) else 2
+        probe = ChatTemplate(tokenizer, self.template).render(PROBE)
+        return len(probe.ids) if isinstance(probe, Rendered) else 2
 
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per chat, or why it is dropped; one without an answer is a prompt, and teaches nothing.
@@ -146,11 +146,11 @@ class Chat(TextFormat):
         if self.too_long == "drop_row":
             ends = ends[-1:]
         for kept in reversed(ends):
-            found = template.render(messages[:kept], tools, spelt=spelt)
-            if isinstance(found, Dropped):
-                return Encoded([], dropped=found)
-            if len(found.ids) <= self.max_tokens:
-                return Encoded([self._piece(found, messages[kept - 1], end)], truncated=kept < len(messages))
+            rendered = template.render(messages[:kept], tools, spelt=spelt)
+            if isinstance(rendered, Dropped):
+                return Encoded([], dropped=rendered)
+            if len(rendered.ids) <= self.max_tokens:
+                return Encoded([self._piece(rendered, messages[kept - 1], end)], truncated=kept < len(messages))
         return Encoded([], dropped=Dropped("too_long", f"max_tokens: {self.max_tokens}"))
 
     def _piece(self, found: Rendered, answer: Message, end: int | None) -> Any:

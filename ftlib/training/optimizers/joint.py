@@ -52,5 +52,5 @@ class Joint(torch.optim.Optimizer):
 
 def joint(*parts: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
     """Return the one part that there is, or all as one."""
-    there = [part for part in parts if part is not None]
-    return there[0] if len(there) == 1 else Joint(there)
+    given = [part for part in parts if part is not None]
+    return given[0] if len(given) == 1 else Joint(given)

@@ -76,18 +76,18 @@ def layer_places(model: nn.Module) -> dict[str, range | None]:
 
 def _check_depth(wanted: int, places: Mapping[str, range | None], model: nn.Module) -> None:
     """Raise RecipeError for more layers than the model has, and for a border within a block of them."""
-    found = {layers for layers in places.values() if layers is not None}
-    depth = max((layers.stop for layers in found), default=0)
-    if not found and wanted:
+    blocks = {layers for layers in places.values() if layers is not None}
+    depth = max((layers.stop for layers in blocks), default=0)
+    if not blocks and wanted:
         raise RecipeError(
             f"tuning.layers: no parameter of {type(model).__name__} says which layer it is in, got {wanted}; name what "
             "is to be frozen by `also`, with layers: 0"
         )
     if wanted > depth:
         raise RecipeError(f"tuning.layers: the model has {depth} layers, got {wanted}; give fewer")
-    for layers in found:
+    for layers in blocks:
         if layers.start < wanted < layers.stop:
-            borders = sorted({0, *(each.stop for each in found)})
+            borders = sorted({0, *(each.stop for each in blocks)})
             raise RecipeError(
                 f"tuning.layers: layers {layers.start + 1} to {layers.stop} of the model are one set of weights, which "
                 f"is frozen as a whole or not at all, got {wanted}; allowed are {', '.join(map(str, borders))}"

@@ -100,22 +100,22 @@ class ZeroShot(TuningBase):
 
         Raises RecipeError for a label without a sentence, or sentences of what is no label.
         """
-        found = places([*self.sentences], labels)
-        if stray := [name for name, place in zip(self.sentences, found, strict=True) if place is None]:
+        positions = places([*self.sentences], labels)
+        if stray := [name for name, position in zip(self.sentences, positions, strict=True) if position is None]:
             raise RecipeError(
                 f"tuning.sentences: no row has the label {some([*map(repr, stray)])}; the rows have {some(labels)}: "
                 "remove it or correct its name"
             )
-        said = {place: self.sentences[name] for name, place in zip(self.sentences, found, strict=True)}
-        if len(said) < len(found):
+        given = {position: self.sentences[name] for name, position in zip(self.sentences, positions, strict=True)}
+        if len(given) < len(positions):
             raise RecipeError("tuning.sentences: two of its names are one label; join their sentences")
-        if self.sentences and (bare := [label for i, label in enumerate(labels) if i not in said]):
+        if self.sentences and (bare := [label for i, label in enumerate(labels) if i not in given]):
             raise RecipeError(
                 f"tuning.sentences: nothing is said of the label {some([*map(repr, bare)])}; give each label of the "
                 "rows at least one sentence"
             )
         return {
-            label: tuple(template.replace(_LABEL, one) for template in self.templates for one in said.get(i, (label,)))
+            label: tuple(template.replace(_LABEL, one) for template in self.templates for one in given.get(i, (label,)))
             for i, label in enumerate(labels)
         }
 
