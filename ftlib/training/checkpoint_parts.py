@@ -12,20 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from ftlib.errors import IntegrityError
 from ftlib.models.tensor_files import TensorSpan, lay_out, read_header
+from ftlib.models.tensor_parts import PIECE_BYTES, is_first_copy, memory_of
 from ftlib.models.torch_dtypes import DTYPES
 from ftlib.storage.files import appearing, flush
 from ftlib.training.group import own_part
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_AT_A_TIME = 2**24
 
 Place = tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...]]
 
@@ -92,16 +91,9 @@ def own_share(tensors: Mapping[str, torch.Tensor], rank: int, world_size: int) -
         if least == rank:
             mine[name] = tensor
     for name, tensor in tensors.items():
-        if isinstance(tensor, DTensor) and _is_first_copy(tensor):
+        if isinstance(tensor, DTensor) and is_first_copy(tensor):
             mine[name] = tensor
     return {name: tensor for name, tensor in mine.items() if own_part(tensor).numel()}
-
-
-def _is_first_copy(tensor: DTensor) -> bool:
-    """Say whether no rank before this one has the same shard: HSDP has one in every replica."""
-    coordinate = tensor.device_mesh.get_coordinate()
-    pairs = zip(coordinate or (), tensor.placements, strict=False)
-    return not any(place and isinstance(placement, Replicate) for place, placement in pairs)
 
 
 def write_part(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
@@ -115,9 +107,9 @@ def write_part(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
     with appearing(path) as stream:
         stream.write(file.header)
         for span in file.spans:
-            data = _bytes(tensors[span.name].detach().cpu().contiguous())
-            for first in range(0, len(data), _AT_A_TIME):
-                chunk = data[first : first + _AT_A_TIME]
+            data = memory_of(tensors[span.name].detach().cpu().contiguous().reshape(-1))
+            for first in range(0, len(data), PIECE_BYTES):
+                chunk = data[first : first + PIECE_BYTES]
                 running.update(chunk)
                 stream.write(chunk)
         flush(stream)
@@ -187,12 +179,7 @@ def _read(piece: _Piece, wanted: Region) -> torch.Tensor:
     before = rows.offset[0] - has.offset[0] if has.shape else 0
     with span.file.open("rb") as stream:
         stream.seek(span.offset + before * (prod(has.shape[1:]) * block.element_size()))
-        data = _bytes(block)
+        data = memory_of(block.reshape(-1))
         if stream.readinto(data) != len(data):
             raise IntegrityError(f"{span.file} is cut off inside {span.name}; delete {span.file.parent}")
     return wanted.of(block, rows)
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    """Return a contiguous tensor of the host's as its bytes, in the same memory."""
-    return memoryview(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))

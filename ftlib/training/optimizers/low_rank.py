@@ -7,6 +7,7 @@ drawn from (seed, matrix, refresh) and not from torch's generator, which differs
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 
-class LowRankSteps(torch.optim.Optimizer):
+class LowRankSteps(torch.optim.Optimizer, ABC):
     """Adam's direction in a space of low rank, and what a method makes of it."""
 
     def __init__(
@@ -74,12 +75,13 @@ class LowRankSteps(torch.optim.Optimizer):
         adam = (mean / (1.0 - beta1 ** (done + 1))).div_(root)
         return self._back(adam, projected, gradient, state)
 
+    @abstractmethod
     def _projection(
         self, gradient: Float[Tensor, "short long"], rank: int, number: int, done: int
     ) -> Float[Tensor, "rank short"]:
         """Return the projection of the matrix that is the `number`th of this optimiser, after so many steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _back(
         self,
         adam: Float[Tensor, "rank long"],
@@ -88,7 +90,6 @@ class LowRankSteps(torch.optim.Optimizer):
         state: dict[str, Any],
     ) -> Float[Tensor, "short long"]:
         """Return the matrix's step of Adam's step in the space of low rank."""
-        raise NotImplementedError
 
 
 class GaLoreSteps(LowRankSteps):
