@@ -60,7 +60,7 @@ def is_first_copy(tensor: torch.Tensor) -> bool:
     if not isinstance(tensor, DTensor):
         return True
     where = tensor.device_mesh.get_coordinate() or ()
-    return not any(place for place, placed in zip(where, tensor.placements, strict=True) if placed.is_replicate())
+    return not any(number for number, placed in zip(where, tensor.placements, strict=True) if placed.is_replicate())
 
 
 def copies_of(tensor: torch.Tensor, world_size: int) -> int:
