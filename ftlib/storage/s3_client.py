@@ -113,7 +113,7 @@ class S3Client:
                 if not isinstance(verdict, TransientError) or time.monotonic() + pause > began + patience:
                     raise verdict from error
                 time.sleep(pause * random.uniform(0.5, 1.0))  # many workers were turned away together
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause, client = min(2 * pause, LONGEST_PAUSE), self.connected()  # another may have renewed it
             else:
                 self._answered = True
                 return result
