@@ -24,7 +24,7 @@ class Evidence(Config):
     raw: dict[str, RawDataset]
     prepared: dict[str, PreparedDataset]
     checkpoints: tuple[Checkpoint, ...]
-    """`base`, then each phase's end."""
+    """`base`, then each phase's end; before that, where it is asked for, what it started from, in four bits."""
     candidates: Candidates
     sweep: tuple[EvalReport, ...]
     """The candidates on the selection split."""

@@ -126,7 +126,8 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
         workers = max(1, compute.workers) if steps else 1
         trained = size.trained if steps else 0
         still = 2 if steps and resolve_precision(phase, compute) == "bf16" else 4  # frozen weights may be held in bf16
-        whole = 16 * trained + still * (max(0, size.parameters - trained) + beside)
+        frozen_bytes = 0.5 if phase.tuning.quantization else still  # of four bits the least: embeddings are held whole
+        whole = int(16 * trained + frozen_bytes * max(0, size.parameters - trained) + still * beside)
         sharded = compute.sharding == "fsdp" and steps
         if sharded:
             least = 0 if compute.cpu_offload else whole * (1 if compute.use_gpu else workers) // _shards(compute)

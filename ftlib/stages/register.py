@@ -158,19 +158,22 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
         },
         lineage=lineage(job.evidence, merged.weights, merged.warnings, indexes),
         form=chosen.end.form,
-        base=StandsOn(name=stands_on.name, weights=stands_on.weights) if stands_on else None,
+        base=StandsOn(**stands_on.model_dump(exclude={"uri"})) if stands_on else None,
     )
 
 
 def _stands_on(evidence: Evidence) -> Base | None:
     """Return what a published adapter is put over: the base model, which everyone has; None for dense weights.
 
-    In the work folder it stands on the last phase's start, which has another head: the adapter brings its own.
+    In the work folder it stands on the last phase's start, which has another head: the adapter brings its own. What was
+    rounded there is rounded anew by whoever loads it.
     """
     if evidence.selection.chosen.end.form == "dense":
         return None
     model = evidence.model
-    return model.base or Base(name=model.name, weights=model.weights, uri=model.uri)
+    began = next((phase.tuning for phase in evidence.recipe.phases if phase.tuning.leaves == "adapter"), None)
+    rounded = began.quantization if began else None
+    return model.base or Base(name=model.name, weights=model.weights, uri=model.uri, quantization=rounded)
 
 
 def _stage_adapter(evidence: Evidence, folder: Path) -> None:
