@@ -20,13 +20,14 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import IntegrityError
 from ftlib.kinds.collate import Collator, in_the_models_unit
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import head_modules, load_processor, load_tokenizer, load_with_gaps
+from ftlib.kinds.loading import load_processor, load_tokenizer, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
 from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
+from ftlib.models.adapter import read_adapter
 from ftlib.models.checkpoint import Base
 from ftlib.models.four_bits import stock_config
 from ftlib.models.limits import ids_of
@@ -72,7 +73,8 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
 def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, data: PreparedDataset) -> float:
     """Do as `logit_difference` for an adapter's folder: stock peft puts it over the stock base, as its card says.
 
-    A base in four bits is loaded so by stock transformers, and taken back to what these stand for. Sums are the candidate's own, in its order, so no more is allowed than between dense weights read in fp32.
+    A base in four bits is loaded so by stock transformers, and taken back to what these stand for. Sums are the
+    candidate's own, in its order, so no more is allowed than between dense weights read in fp32.
     """
     from peft import PeftModel
     from transformers import AutoConfig
@@ -81,7 +83,7 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     loading: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     if base.quantization:
-        loading["quantization_config"] = stock_config(base.quantization, head_modules(ours))
+        loading["quantization_config"] = stock_config(base.quantization, read_adapter(folder).get("modules_to_save"))
     with quiet():
         stock: Any = (
             KINDS[data.kind]

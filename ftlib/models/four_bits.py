@@ -9,7 +9,7 @@ another one then. bitsandbytes computes it all, on CPUs in the bits that a GPU g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from ftlib.errors import ModelError
 from ftlib.models.checkpoint import Checkpoint, Quantization
+from ftlib.models.quiet import quiet
 
 FILE = "four_bits.safetensors"
 BLOCK = 64
@@ -39,15 +40,17 @@ def bitsandbytes() -> ModuleType:
         raise ModelError(
             "weights in four bits need bitsandbytes, which is not installed; pip install 'reglage[bitsandbytes]'"
         )
-    import bitsandbytes
-
-    import ftlib.models.quiet  # noqa: F401 - what it says of kernels when it is imported
+    with quiet():
+        import bitsandbytes
 
     return bitsandbytes
 
 
-def stock_config(quantization: Quantization, head: Collection[str]) -> Any:
-    """Return what stock transformers is given to hold the same layers in the same four bits."""
+def stock_config(quantization: Quantization, head: Sequence[str] | None) -> Any:
+    """Return what stock transformers is given to hold the same layers in the same four bits.
+
+    `head` names what an adapter brings whole; of None transformers finds the language model's head itself.
+    """
     from transformers import BitsAndBytesConfig
 
     bitsandbytes()
@@ -56,14 +59,15 @@ def stock_config(quantization: Quantization, head: Collection[str]) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=quantization == "nf4_double",
         bnb_4bit_compute_dtype=torch.float32,
-        llm_int8_skip_modules=[*{_plain(name).split(".")[0] for name in head}],
+        llm_int8_skip_modules=None if head is None else [*dict.fromkeys(head)],
     )
 
 
 def layers_to_quantize(model: nn.Module, head: Collection[str]) -> dict[str, nn.Linear]:
     """Return a plain model's linear layers by name, but for those of its head and what shares its weights with others.
 
-    A model's embeddings, norms and convolutions stay as they are. Raises ModelError for a model without such a layer.
+    A model's embeddings, norms and convolutions stay as they are. Raises ModelError for a model without such a layer,
+    or with one whose rows are no whole blocks.
     """
     owners: dict[int, set[int]] = {}
     for module in model.modules():
@@ -78,6 +82,12 @@ def layers_to_quantize(model: nn.Module, head: Collection[str]) -> dict[str, nn.
         raise ModelError(
             f"{type(model).__name__} has no linear layer in its body that could be held in four bits; use lora"
         )
+    for name, layer in layers.items():
+        if layer.in_features % BLOCK:  # seen with 0.50.2: rows of 32, 96 and 160 weights came back off by a quarter
+            raise ModelError(
+                f"{name} reads {layer.in_features} numbers, no multiple of {BLOCK}: bitsandbytes gives such rows other "
+                "scales on CPUs than on GPUs; use lora"
+            )
     return layers
 
 
@@ -211,9 +221,9 @@ def _frozen_layers(model: nn.Module, head: Collection[str]) -> Iterator[tuple[st
     heads = {_plain(name).split(".")[0] for name in head}
     for name, module in model.named_modules():
         copied = ".modules_to_save." in name or ".original_module." in f"{name}."
-        frozen = type(module) is nn.Linear and not module.weight.requires_grad
-        if frozen and not copied and _plain(name).split(".")[0] not in heads:
-            yield name, module
+        if type(module) is nn.Linear and not copied and _plain(name).split(".")[0] not in heads:
+            if not module.weight.requires_grad:
+                yield name, module
 
 
 def _plain(name: str) -> str:
