@@ -179,13 +179,14 @@ class _Product(torch.autograd.Function):
     @override
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = grad_outputs
-        *parts, code = ctx.saved_tensors
+        held = ctx.saved_tensors  # to be asked once: layers that are computed again give them once
+        *parts, code = held
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:
             of_x = gradient @ _values(ctx.shape, ctx.dtype, *parts, code=code)
         if ctx.needs_input_grad[1]:
             of_bias = gradient.flatten(0, -2).sum(0)
-        return (of_x, of_bias, None, *(None for _ in ctx.saved_tensors))
+        return (of_x, of_bias, None, *(None for _ in held))
 
 
 def written(layers: Mapping[str, FourBits]) -> dict[str, Tensor]:
@@ -221,9 +222,10 @@ def _frozen_layers(model: nn.Module, head: Collection[str]) -> Iterator[tuple[st
     heads = {_plain(name).split(".")[0] for name in head}
     for name, module in model.named_modules():
         copied = ".modules_to_save." in name or ".original_module." in f"{name}."
-        if type(module) is nn.Linear and not copied and _plain(name).split(".")[0] not in heads:
-            if not module.weight.requires_grad:
-                yield name, module
+        if copied or _plain(name).split(".")[0] in heads:
+            continue
+        if type(module) is nn.Linear and not module.weight.requires_grad:
+            yield name, module
 
 
 def _plain(name: str) -> str:

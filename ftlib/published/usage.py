@@ -85,8 +85,8 @@ def adapter_version_usage(recipe: Recipe, base: Base, head: Sequence[str] | None
     if base.quantization:
         rounded = (
             " It was trained over that model in four bits (NF4), so the base is loaded in them and taken back to what "
-            "they stand for; without that line it stays in four bits, which is the same model in an eighth of the "
-            "memory."
+            "they stand for; without that line it stays in them, in an eighth of the memory, and computes the same "
+            "but for rounding."
         )
         skipped = "" if head is None else f", llm_int8_skip_modules={json.dumps([*dict.fromkeys(head)])}"
         double = base.quantization == "nf4_double"

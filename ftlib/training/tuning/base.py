@@ -72,6 +72,11 @@ class TuningBase(Config, ABC):
     makes_adapter: ClassVar[bool] = False
     """Whether `finish` leaves an adapter that can be published beside the merged weights."""
 
+    package: ClassVar[str | None] = None
+    """The package that it needs and a plain installation lacks; the extra that brings it is called the same."""
+    without_package: ClassVar[str] = "lora"
+    """What to use where that is not installed."""
+
     @property
     def adapter_scales(self) -> bool:
         """Say whether its adapter times alpha is the model at alpha on the straight line."""

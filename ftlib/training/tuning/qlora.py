@@ -25,6 +25,8 @@ class QLoRA(LoRA):
     double_quantization: bool = True
     """Round the scale of each 64 weights too, to eight bits: 4.13 bits a weight instead of 4.5."""
 
+    package: ClassVar[str | None] = "bitsandbytes"
+
     @field_validator("use_dora")
     @classmethod
     def _has_norms(cls, use_dora: bool) -> bool:
