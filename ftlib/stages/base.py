@@ -16,6 +16,7 @@ from ftlib.models.adapter import FILES, adapter_digest, write_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, model_in
 from ftlib.models.folder import config_digest, files_digest, labels_of, processor_digest, read_config, weights_digest
 from ftlib.models.parameter_names import layer_of
+from ftlib.stages.quantize import write_rounded
 from ftlib.wording import some
 from ftlib.workspace import Workspace
 
@@ -95,7 +96,6 @@ def _build_adapter(job: BaseJob, folder: Path, final: Path) -> Checkpoint:
     A base in four bits is rounded here, once: what follows finds it in fp32 and in four bits.
     """
     from ftlib.kinds.loading import copy_beside, load, unread_with_gaps
-    from ftlib.stages.quantize import write_rounded
 
     source, base, target = Path(job.model.uri), job.model.base, model_in(folder)
     assert base is not None
