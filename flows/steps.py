@@ -160,6 +160,8 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
             check_patterns(patterns, start.weights_folder)
     trail = [start]
     for phase in r.phases:
+        if r.takes_new_head(phase):
+            trail.append((yield from given_head(r, phase, trail[-1], data)))
         trail.append((yield from trained(r, phase, trail, data)))
     siblings: list[Checkpoint | None] = [*elsewhere]
     for seed in r.interpolation.seeds:
@@ -169,8 +171,10 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
-    finalists = [*map(Candidate.of, checkpoints), selection.chosen] if checkpoints and selection else None
-    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) + 1)
+    same_head = len(r.answering_phases) + 1
+    ends = checkpoints and checkpoints[-same_head:]
+    finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
+    final = yield from measured(r, finalists, data and data.prepared, REPORT, same_head + 1)
     if not (data and checkpoints and swept and selection and final):
         return None
     return Evidence(
@@ -195,6 +199,12 @@ def _measures_norms(r: Recipe, model: FoundModel) -> bool:
     """Say whether mixes may have BatchNorm statistics to measure; an adapter leaves its base's."""
     asked = r.interpolation.mixes and r.interpolation.batch_norm == "measured"
     return asked and model.form == "dense" and has_batch_norm(model.folder)
+
+
+def given_head(r: Recipe, phase: Phase, end: Checkpoint | None, data: Data | None) -> Steps[Checkpoint | None]:
+    """Give the body that a phase ended with the head that the next one trains."""
+    made = yield from step(base, jobs.head_job(r, phase, end, data.labels) if end and data else None, phase.name)
+    return jobs.with_head(made, phase, end) if made and end else None
 
 
 def trained(

@@ -18,6 +18,7 @@ from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
     CompletionOutcomes,
     LabelOutcomes,
+    MaskedOutcomes,
     MultiLabelOutcomes,
     Outcomes,
     ScoreOutcomes,
@@ -28,6 +29,7 @@ from ftlib.kinds.outcomes import (
 from ftlib.kinds.predictions import (
     ChatPredictor,
     EntityPredictor,
+    HiddenPredictor,
     ImageLabelPredictor,
     LabelPredictor,
     MultiLabelPredictor,
@@ -67,6 +69,9 @@ class Kind:
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
     of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell
     special tokens in their texts."""
+    vocabulary: bool
+    """Whether what is said of a token is any token of the model's own vocabulary, by a head that models of this class
+    bring with their weights, often tied to the embedding: no labels ask for another, and an adapter does not copy it."""
     packs: bool
     """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
     own tokens, and the model asks nothing of the row as a whole."""
@@ -166,6 +171,12 @@ def _chat_head() -> Head:
     return ChatHead()
 
 
+def _masked_head() -> Head:
+    from ftlib.kinds.heads.masked import MaskedHead
+
+    return MaskedHead()
+
+
 _ROWS = (
     Kind(
         name="labeled",
@@ -177,6 +188,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -203,6 +215,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -229,6 +242,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -256,6 +270,7 @@ _ROWS = (
         whole_tags=True,
         modality="text",
         language=False,
+        vocabulary=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -283,6 +298,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -309,6 +325,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -335,6 +352,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -361,6 +379,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -387,6 +406,7 @@ _ROWS = (
         whole_tags=False,
         modality="images",
         language=False,
+        vocabulary=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=False,
@@ -401,6 +421,33 @@ _ROWS = (
         title="Image classification",
         answers="one of them to any image",
         snippet=snippets.IMAGE,
+        note="",
+    ),
+    Kind(
+        name="masked",
+        taught_as="masked",
+        head=_masked_head,
+        outcomes=MaskedOutcomes,
+        predictor=HiddenPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=True,
+        packs=False,
+        answers_by_token=True,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForMaskedLM",
+        architectures=("ForMaskedLM",),
+        task_type=None,
+        pipeline="fill-mask",
+        title="Masked language modelling",
+        answers="",
+        snippet=snippets.HIDDEN,
         note="",
     ),
 )

@@ -73,7 +73,7 @@ def settle_tokenizer(folder: Path, kind: BatchKind, special_tokens: SpecialToken
     """
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     changes: dict[str, object] = {}
-    if not KINDS[kind].language and tokenizer.split_special_tokens != (special_tokens == "split"):
+    if not KINDS[kind].vocabulary and tokenizer.split_special_tokens != (special_tokens == "split"):
         changes["split_special_tokens"] = special_tokens == "split"
     if KINDS[kind].reads_one_place and (pad := text_config(config).pad_token_id) != tokenizer.pad_token_id:
         changes["pad_token"] = tokenizer.convert_ids_to_tokens(pad)

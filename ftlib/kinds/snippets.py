@@ -33,6 +33,11 @@ TAGS = """from transformers import pipeline
 model = pipeline("token-classification", model="{folder}", aggregation_strategy="first")
 print(model("some text"))"""
 
+HIDDEN = """from transformers import pipeline
+
+model = pipeline("fill-mask", model="{folder}")
+print(model(f"some {{model.tokenizer.mask_token}} text"))"""
+
 TEXT = """from transformers import pipeline
 
 model = pipeline("text-generation", model="{folder}")

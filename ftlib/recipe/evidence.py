@@ -24,7 +24,7 @@ class Evidence(Config):
     raw: dict[str, RawDataset]
     prepared: dict[str, PreparedDataset]
     checkpoints: tuple[Checkpoint, ...]
-    """`base`, then each phase's end."""
+    """`base`, then each phase's end; before the end of one that takes another head, its start."""
     candidates: Candidates
     sweep: tuple[EvalReport, ...]
     """The candidates on the selection split."""
@@ -33,6 +33,17 @@ class Evidence(Config):
     """Checkpoints and the chosen candidate on the report split."""
     companions: dict[str, dict[str, FoundModel | Checkpoint]] = {}
     """The frozen models that had a part in a phase, beside the model or by their scores, by phase and name."""
+
+    @property
+    def ends(self) -> tuple[Checkpoint, ...]:
+        """Return `base` and each phase's end."""
+        made = {phase.name for phase in self.recipe.phases}
+        return tuple(end for i, end in enumerate(self.checkpoints) if i == 0 or end.phase in made)
+
+    @property
+    def answering(self) -> tuple[Checkpoint, ...]:
+        """Return the checkpoints that have the published head, from its start on: those that are measured."""
+        return self.checkpoints[-len(self.recipe.answering_phases) - 1 :]
 
     def measured(self, candidate: str) -> dict[str, Measured]:
         """Return what was measured of a candidate on the report splits, by evaluation."""

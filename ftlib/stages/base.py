@@ -59,7 +59,7 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     labels = labels_of(source) if keeps and job.labels else job.labels
     torch.manual_seed(job.seed)
     model, missing = load_with_gaps(source, job.kind, **head.config(labels))
-    if not kind.language and not keeps:
+    if not kind.vocabulary and not keeps:
         missing |= with_fresh_head(model)
     _check_gaps(job, missing)
     _check_padding(model, job)

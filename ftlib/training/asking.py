@@ -76,7 +76,7 @@ class Asking:
         or for a row that is longer than a pack.
         """
         pieces = self._dealt(split, rows) if built is None else [*built]
-        count = int(split.supervised[rows].sum())
+        count = int(split.terms(rows).sum())
         return (pieces, count) if self._prepare is None else self._prepared(split, pieces, count)
 
     def build(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> list[Piece]:

@@ -5,6 +5,7 @@ from typing import Annotated
 from ftlib.data.formats.chat import Chat
 from ftlib.data.formats.labeled_image import LabeledImage
 from ftlib.data.formats.labeled_text import LabeledText
+from ftlib.data.formats.masked_text import MaskedText
 from ftlib.data.formats.multi_label_text import MultiLabelText
 from ftlib.data.formats.plain_text import PlainText
 from ftlib.data.formats.prompt_completion import PromptCompletion
@@ -20,6 +21,7 @@ Format = Annotated[
     | TaggedWords
     | QuestionAnswer
     | PlainText
+    | MaskedText
     | PromptCompletion
     | Chat
     | LabeledImage,

@@ -3,6 +3,7 @@
 from ftlib.kinds.outcomes.base import Outcomes, joined
 from ftlib.kinds.outcomes.completions import CompletionOutcomes
 from ftlib.kinds.outcomes.labels import LabelOutcomes
+from ftlib.kinds.outcomes.masked import MaskedOutcomes
 from ftlib.kinds.outcomes.multi_labels import MultiLabelOutcomes
 from ftlib.kinds.outcomes.scores import ScoreOutcomes
 from ftlib.kinds.outcomes.spans import SpanOutcomes
@@ -12,6 +13,7 @@ from ftlib.kinds.outcomes.tokens import TokenOutcomes
 __all__ = [
     "CompletionOutcomes",
     "LabelOutcomes",
+    "MaskedOutcomes",
     "MultiLabelOutcomes",
     "Outcomes",
     "ScoreOutcomes",

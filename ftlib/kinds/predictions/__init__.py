@@ -4,6 +4,7 @@ from ftlib.kinds.predictions.base import Asked, Prediction, Predictor, Unasked
 from ftlib.kinds.predictions.chats import ChatPrediction, ChatPredictor
 from ftlib.kinds.predictions.image_labels import ImageLabelPrediction, ImageLabelPredictor
 from ftlib.kinds.predictions.labels import LabelPrediction, LabelPredictor
+from ftlib.kinds.predictions.masked import HiddenPrediction, HiddenPredictor
 from ftlib.kinds.predictions.multi_labels import MultiLabelPrediction, MultiLabelPredictor
 from ftlib.kinds.predictions.scores import ScorePrediction, ScorePredictor
 from ftlib.kinds.predictions.spans import FoundAnswer, SpanPredictor
@@ -17,6 +18,8 @@ __all__ = [
     "FoundAnswer",
     "FoundEntities",
     "FoundEntity",
+    "HiddenPrediction",
+    "HiddenPredictor",
     "ImageLabelPrediction",
     "ImageLabelPredictor",
     "LabelPrediction",

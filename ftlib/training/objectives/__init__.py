@@ -8,6 +8,7 @@ from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.distillation import Distillation
+from ftlib.training.objectives.masked_lm import MaskedLM
 from ftlib.training.objectives.multi_label import MultiLabel
 from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
@@ -22,6 +23,7 @@ Objective = Annotated[
     | TokenClassification
     | AnswerSpan
     | CausalLM
+    | MaskedLM
     | Completion,
     Open("reglage.objective"),
 ]
