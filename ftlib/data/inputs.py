@@ -29,7 +29,7 @@ Cell: TypeAlias = "Sequence[int] | Sequence[float] | np.ndarray"
 
 
 class Masking(Config):
-    """How tokens are hidden from a model that is to say them: 80 % behind the mask, 10 % behind any, 10 % not at all."""
+    """How tokens are hidden from a model that is to say them: 80 % by the mask, 10 % by any, 10 % not at all."""
 
     token: int
     """The tokenizer's mask."""

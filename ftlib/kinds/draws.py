@@ -26,4 +26,4 @@ class Draw:
 
 
 MEASURED = Draw(0, 0)
-"""The draw of everything that is measured: all candidates, and every evaluation while one trains, are asked the same."""
+"""The draw of all that is measured: candidates, and every evaluation while one trains, are asked the same."""

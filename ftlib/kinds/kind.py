@@ -71,7 +71,7 @@ class Kind:
     special tokens in their texts."""
     vocabulary: bool
     """Whether what is said of a token is any token of the model's own vocabulary, by a head that models of this class
-    bring with their weights, often tied to the embedding: no labels ask for another, and an adapter does not copy it."""
+    bring with their weights, often tied to the embedding: no labels ask for another, and an adapter copies none."""
     packs: bool
     """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
     own tokens, and the model asks nothing of the row as a whole."""

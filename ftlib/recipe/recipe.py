@@ -460,8 +460,8 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
         head = " or ".join(f"{kind} phase" for kind in _solving(first.objective.needs)) or "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
-            f"phase {first.name!r} starts {'from the base model' if len(recipe.phases) == 1 else 'with a new head'}: put "
-            f"a {head} before it (LP-FT)"
+            f"phase {first.name!r} starts from {'the base model' if len(recipe.phases) == 1 else 'a new head'}: put a "
+            f"{head} before it (LP-FT)"
         )
     method = recipe.interpolation
     if len(method.seeds) + len(method.siblings) < method.least:
@@ -516,8 +516,8 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
     for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
         if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
             yield (
-                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and {recipe.phases[i - 1].name!r} "
-                "ends in an adapter: set its tuning.keep to merged"
+                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
+                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
             )
     if (before, end) == ("adapter", "dense") and method.mixes:
         yield (

@@ -22,8 +22,8 @@ from ftlib.evaluation.metrics.log_loss import LogLoss
 from ftlib.evaluation.metrics.macro_f1 import MacroF1
 from ftlib.evaluation.metrics.macro_precision import MacroPrecision
 from ftlib.evaluation.metrics.macro_recall import MacroRecall
-from ftlib.evaluation.metrics.mcc import MCC
 from ftlib.evaluation.metrics.masked_accuracy import MaskedAccuracy
+from ftlib.evaluation.metrics.mcc import MCC
 from ftlib.evaluation.metrics.mean_absolute_error import MeanAbsoluteError
 from ftlib.evaluation.metrics.mean_squared_error import MeanSquaredError
 from ftlib.evaluation.metrics.micro_f1 import MicroF1
