@@ -142,7 +142,7 @@ def test_recipe_runs_to_a_published_version(
     assert record.result.version == 1
     assert record.result.logit_difference <= 1e-5
     assert record.result.name == load_recipe(path).publish.name
-    steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in record.evidence.checkpoints[1:]}
+    steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in record.evidence.ends[1:]}
     assert list(steps) == [phase.name for phase in load_recipe(path).phases]
     assert all(count > 0 for count in steps.values())
     kind = record.evidence.recipe.published_format().yields
@@ -247,6 +247,8 @@ def write_tickets(path: Path) -> None:
             {
                 "body": row["text"],
                 "queue": row["label"],
+                "text": row["text"],
+                "section": row["label"],
                 "tags": [label for label in LABELS[: i % 3] if label != row["label"]],
                 "urgency": 1 + i % 9 / 2,
                 "question": row["text"],
@@ -286,5 +288,15 @@ def write_chats(path: Path) -> None:
     write_jsonl(path, tiny_chats(60, seed=zlib.crc32(path.name.encode())))
 
 
-ROWS = {"chat": write_chats, "tagged_words": write_tagged, "question_answer": write_questions}
+def write_plain(path: Path) -> None:
+    """Write texts without labels; no file has the rows of another."""
+    write_jsonl(path, [{"text": row["text"]} for row in tiny_rows(60, seed=zlib.crc32(path.name.encode()))])
+
+
+ROWS = {
+    "chat": write_chats,
+    "masked_text": write_plain,
+    "question_answer": write_questions,
+    "tagged_words": write_tagged,
+}
 """How the rows of a format look; the others' are tickets."""
