@@ -24,6 +24,7 @@ BatchKind = Literal[
     "chats",
     "labeled_images",
     "masked",
+    "retrieved",
 ]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 

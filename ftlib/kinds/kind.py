@@ -21,6 +21,7 @@ from ftlib.kinds.outcomes import (
     MaskedOutcomes,
     MultiLabelOutcomes,
     Outcomes,
+    RetrievalOutcomes,
     ScoreOutcomes,
     SpanOutcomes,
     TaggedOutcomes,
@@ -36,6 +37,7 @@ from ftlib.kinds.predictions import (
     Predictor,
     ScorePredictor,
     SpanPredictor,
+    VectorPredictor,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class Kind:
     vocabulary: bool
     """Whether what is said of a token is any token of the model's own vocabulary, by a head that models of this class
     bring with their weights, often tied to the embedding: no labels ask for another, and an adapter copies none."""
+    pools: bool
+    """Whether a text's answer is one vector, the mean of what the model says of its tokens, without any head."""
     packs: bool
     """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
     own tokens, and the model asks nothing of the row as a whole."""
@@ -110,6 +114,11 @@ class Kind:
     def size_unit(self) -> str:
         """Return what a row's size counts: a text's tokens, or patches of 16 x 16 pixels of an image."""
         return "tokens" if self.modality == "text" else "patches"
+
+    @property
+    def answers_untrained(self) -> bool:
+        """Say whether the model that is found answers such rows already, since it brings its head, or needs none."""
+        return self.vocabulary or self.pools
 
     @property
     def labeled(self) -> bool:
@@ -177,6 +186,12 @@ def _masked_head() -> Head:
     return MaskedHead()
 
 
+def _retrieval_head() -> Head:
+    from ftlib.kinds.heads.retrieved import RetrievalHead
+
+    return RetrievalHead()
+
+
 _ROWS = (
     Kind(
         name="labeled",
@@ -189,6 +204,7 @@ _ROWS = (
         modality="text",
         language=False,
         vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -216,6 +232,7 @@ _ROWS = (
         modality="text",
         language=False,
         vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -243,6 +260,7 @@ _ROWS = (
         modality="text",
         language=False,
         vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -271,6 +289,7 @@ _ROWS = (
         modality="text",
         language=False,
         vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -299,6 +318,7 @@ _ROWS = (
         modality="text",
         language=False,
         vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -326,6 +346,7 @@ _ROWS = (
         modality="text",
         language=True,
         vocabulary=True,
+        pools=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -353,6 +374,7 @@ _ROWS = (
         modality="text",
         language=True,
         vocabulary=True,
+        pools=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -380,6 +402,7 @@ _ROWS = (
         modality="text",
         language=True,
         vocabulary=True,
+        pools=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -407,6 +430,7 @@ _ROWS = (
         modality="images",
         language=False,
         vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=False,
@@ -434,6 +458,7 @@ _ROWS = (
         modality="text",
         language=False,
         vocabulary=True,
+        pools=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -449,6 +474,35 @@ _ROWS = (
         answers="",
         snippet=snippets.HIDDEN,
         note="",
+    ),
+    Kind(
+        name="retrieved",
+        taught_as="retrieved",
+        head=_retrieval_head,
+        outcomes=RetrievalOutcomes,
+        predictor=VectorPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=False,
+        pools=True,
+        packs=False,
+        answers_by_token=True,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModel",
+        architectures=("Model",),
+        task_type="FEATURE_EXTRACTION",
+        pipeline="sentence-similarity",
+        title="Sentence embeddings",
+        answers="",
+        snippet=snippets.VECTOR,
+        note="The folder has the files of sentence-transformers too: `SentenceTransformer(folder).encode` says the "
+        "same.",
     ),
 )
 

@@ -456,7 +456,7 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
     if not recipe.interpolation.mixes or not recipe.phases:
         return
     *more, first = reversed(recipe.answering_phases if _all_there(recipe) else recipe.phases)
-    if not more and not KINDS[first.objective.needs].vocabulary:
+    if not more and not KINDS[first.objective.needs].answers_untrained:
         head = " or ".join(f"{kind} phase" for kind in _solving(first.objective.needs)) or "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "

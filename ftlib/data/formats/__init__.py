@@ -10,6 +10,7 @@ from ftlib.data.formats.multi_label_text import MultiLabelText
 from ftlib.data.formats.plain_text import PlainText
 from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.formats.question_answer import QuestionAnswer
+from ftlib.data.formats.retrieval_pairs import RetrievalPairs
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
 from ftlib.extensions import Open
@@ -22,6 +23,7 @@ Format = Annotated[
     | QuestionAnswer
     | PlainText
     | MaskedText
+    | RetrievalPairs
     | PromptCompletion
     | Chat
     | LabeledImage,

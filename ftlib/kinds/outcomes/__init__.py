@@ -5,6 +5,7 @@ from ftlib.kinds.outcomes.completions import CompletionOutcomes
 from ftlib.kinds.outcomes.labels import LabelOutcomes
 from ftlib.kinds.outcomes.masked import MaskedOutcomes
 from ftlib.kinds.outcomes.multi_labels import MultiLabelOutcomes
+from ftlib.kinds.outcomes.retrieved import RetrievalOutcomes
 from ftlib.kinds.outcomes.scores import ScoreOutcomes
 from ftlib.kinds.outcomes.spans import SpanOutcomes
 from ftlib.kinds.outcomes.tagged import TaggedOutcomes
@@ -16,6 +17,7 @@ __all__ = [
     "MaskedOutcomes",
     "MultiLabelOutcomes",
     "Outcomes",
+    "RetrievalOutcomes",
     "ScoreOutcomes",
     "SpanOutcomes",
     "TaggedOutcomes",

@@ -6,6 +6,7 @@ from ftlib.kinds.predictions.image_labels import ImageLabelPrediction, ImageLabe
 from ftlib.kinds.predictions.labels import LabelPrediction, LabelPredictor
 from ftlib.kinds.predictions.masked import HiddenPrediction, HiddenPredictor
 from ftlib.kinds.predictions.multi_labels import MultiLabelPrediction, MultiLabelPredictor
+from ftlib.kinds.predictions.retrieved import VectorPrediction, VectorPredictor
 from ftlib.kinds.predictions.scores import ScorePrediction, ScorePredictor
 from ftlib.kinds.predictions.spans import FoundAnswer, SpanPredictor
 from ftlib.kinds.predictions.tagged import EntityPredictor, FoundEntities, FoundEntity
@@ -32,4 +33,6 @@ __all__ = [
     "ScorePredictor",
     "SpanPredictor",
     "Unasked",
+    "VectorPrediction",
+    "VectorPredictor",
 ]

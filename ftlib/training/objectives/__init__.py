@@ -10,6 +10,7 @@ from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.masked_lm import MaskedLM
 from ftlib.training.objectives.multi_label import MultiLabel
+from ftlib.training.objectives.multiple_negatives import MultipleNegatives
 from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
 from ftlib.training.objectives.token_classification import TokenClassification
@@ -24,6 +25,7 @@ Objective = Annotated[
     | AnswerSpan
     | CausalLM
     | MaskedLM
+    | MultipleNegatives
     | Completion,
     Open("reglage.objective"),
 ]
