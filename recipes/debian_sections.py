@@ -1,4 +1,4 @@
-"""Descriptions of Debian's packages in three ways: plain text of a domain, texts with a label, pairs that mean the same.
+"""Descriptions of Debian's packages in three ways: plain text of a domain, texts with a label, pairs of one meaning.
 
     python -m recipes.debian_sections rows/sections                                      # fetches 30 MB by apt-get
     python -m recipes.debian_sections rows/sections Translation-en --packages Packages   # of files that are there

@@ -37,6 +37,7 @@ from ftlib.testing import (
     tiny_classifier,
     tiny_image_classifier,
     tiny_image_rows,
+    tiny_pairs,
     tiny_questions,
     tiny_rows,
     tiny_tagged_rows,
@@ -293,10 +294,16 @@ def write_plain(path: Path) -> None:
     write_jsonl(path, [{"text": row["text"]} for row in tiny_rows(60, seed=zlib.crc32(path.name.encode()))])
 
 
+def write_pairs(path: Path) -> None:
+    """Write rows as the comment in recipes/retrieval.yaml shows them."""
+    write_jsonl(path, [{"synopsis": row["anchor"], "description": row["positive"]} for row in tiny_pairs(60)])
+
+
 ROWS = {
     "chat": write_chats,
     "masked_text": write_plain,
     "question_answer": write_questions,
+    "retrieval_pairs": write_pairs,
     "tagged_words": write_tagged,
 }
 """How the rows of a format look; the others' are tickets."""
