@@ -182,7 +182,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     names = check_labels(recipe, prepared)
     labels = len(names)
     sizes = [footprint(model.folder, recipe.kind(phase), labels, phase.tuning) for phase in recipe.phases]
-    frozen = frozen_beside(recipe.phases, sizes, recipe.kind(recipe.phases[0]), model.folder, companions, labels)
+    frozen = frozen_beside(recipe.phases, sizes, recipe.answering_kind, model.folder, companions, labels)
     speed = _speed(recipe, on, work, sizes[-1])
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
     sizing = _Sizing(recipe, on, model.folder, names, companions, prepared)

@@ -60,7 +60,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
                     f"evaluations.{name}: dataset {evaluation.dataset!r} has no {split} rows, but {use} is measured on "
                     "them; give it more rows or a larger share in its split"
                 )
-    training = recipe.training_datasets()
+    training = recipe.answering_datasets()
     if not all(KINDS[prepared[name].kind].labeled for name in training):
         return ()
     counts: Counter[str] = Counter()
@@ -70,11 +70,11 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     seen = tuple(sorted({*published(counts, names).values()}))
     if any(KINDS[prepared[name].kind].whole_tags for name in training):
         seen = completed(seen)
-    if len(seen) < KINDS[recipe.kind(recipe.phases[0])].least_labels:
+    if len(seen) < KINDS[recipe.answering_kind].least_labels:
         labels = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
         raise DataError(f"training rows have {labels}; a classifier needs at least two")
     _check_asked(recipe, prepared, seen)
-    for phase in recipe.phases:
+    for phase in recipe.answering_phases:
         phase.tuning.check_labels(seen)
         getattr(phase.objective, "check_labels", lambda _: None)(seen)
     return tuple(names) if sorted(names) == list(seen) else seen

@@ -24,6 +24,7 @@ from torch import nn
 from ftlib.data.prepared import split_file
 from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.draws import Draw
 from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import Augment, PreparedSplit
@@ -224,7 +225,7 @@ class Loop:
     def _building(self, step: int) -> Callable[[], list[Piece]]:
         """Return what builds this rank's pieces of a step's global batch."""
         batch = self.order.at(step)
-        return partial(self.asking.build, self.train[batch.part], batch.rows)
+        return partial(self.asking.build, self._drawn(batch), batch.rows)
 
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
         """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
@@ -262,7 +263,7 @@ class Loop:
         began = time.monotonic()
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
         into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
-        split, rate = self.train[batch.part], self._rate(state)
+        split, rate = self._drawn(batch), self._rate(state)
         built = self.ahead.at(state.step) if self.ahead else None
         pieces, count = self.asking.pieces(split, batch.rows, built)
         total = self._backward(split, pieces, count, self._augment(batch))
@@ -279,6 +280,9 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
+
+    def _drawn(self, batch: GlobalBatch) -> PreparedSplit:
+        return self.train[batch.part].drawn(Draw(self.plan.seed, batch.epoch, batch.part))
 
     def _augment(self, batch: GlobalBatch) -> Augment | None:
         augmentation = self.plan.phase.augmentation

@@ -82,7 +82,7 @@ class LoRA(TuningBase):
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
             target_modules=self._modules(model, kind, head),
-            modules_to_save=None if KINDS[kind].language else sorted(head),
+            modules_to_save=None if KINDS[kind].vocabulary else sorted(head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
         )
