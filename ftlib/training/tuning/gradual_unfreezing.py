@@ -77,11 +77,11 @@ class GradualUnfreezing(TuningBase):
             if not parameter.requires_grad:
                 continue
             layers = places[name]
-            if in_modules(name, head):
-                depth = 0
-            elif layers is not None:
+            if layers is not None:
                 depth = 1 + borders.index(layers.stop) // self.layers_per_group
+            elif is_embedding(name):  # T5 has its own outside of its two stacks, where heads are
+                depth = below
             else:
-                depth = below if is_embedding(name) else 1
+                depth = 0 if in_modules(name, head) else 1
             depths.setdefault(depth, []).append(name)
         return [names for _, names in sorted(depths.items())]
