@@ -47,12 +47,12 @@ from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import into_training, moving_statistics, rest_frozen
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
-from ftlib.training.plan import Part, Plan
+from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
 from ftlib.training.schedule import schedule_factor
 from ftlib.training.shards import read_into
-from ftlib.training.thawing import AVERAGE, Thawing
+from ftlib.training.thawing import Thawing
 from ftlib.training.unused import freeze_unused
 
 

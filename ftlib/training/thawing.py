@@ -14,9 +14,6 @@ from torch import nn
 
 from ftlib.training.group import shard_again
 
-AVERAGE = "trained_on_average"
-"""The fact that says how many parameters learnt in a step, on average."""
-
 
 @dataclass(frozen=True)
 class Thawing:

@@ -39,6 +39,7 @@ class GradualUnfreezing(TuningBase):
     """What the learning rate is divided by from each group to the one below it; 1: all learn alike."""
 
     layer_decay: ClassVar[float] = 1.0
+    unfreezes: ClassVar[bool] = True
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

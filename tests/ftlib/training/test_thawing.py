@@ -125,7 +125,10 @@ def test_one_more_group_learns_from_each_epoch_on_and_none_moves_before(
             assert name in learning or torch.equal(tensor, before[name])
             assert step.rates[name] == pytest.approx(3e-3 / 2.6 ** group_of(name))
         assert {group_of(n) if "bert" in n else 0 for n in step.dropping} == {*range(i // EPOCH + 1)}
-    assert (done.facts["unfrozen_groups"], done.trained_parameters) == ("4 of 4", sum(t.numel() for t in before.values()))
+    assert (done.facts["unfrozen_groups"], done.trained_parameters) == (
+        "4 of 4",
+        sum(t.numel() for t in before.values()),
+    )
     sizes = np.array([sum(t.numel() for n, t in before.items() if group_of(n) == i) for i in range(4)])
     assert done.facts["trained_on_average"] == round(float(sizes @ [4, 3, 2, 1]) / 4)
 
@@ -178,9 +181,7 @@ def test_ended_before_the_second_group_it_is_frozen_layers(
     fields: dict[str, Any] = {"dropout": 0.0, "ema_decay": 0.8, "penalty": {"kind": "l2_sp"}}
     fields["optimizer"] = {"epochs": 1, "weight_decay": 0.5}
     frozen = {"kind": "frozen_layers", "layers": 2, "also": ["pooler"]}
-    early, known = (
-        train(job(start, data, tuning, **fields), Workspace(tmp_path)) for tuning in (GRADUAL, frozen)
-    )
+    early, known = (train(job(start, data, tuning, **fields), Workspace(tmp_path)) for tuning in (GRADUAL, frozen))
     assert early.weights == known.weights
     assert losses(early) == losses(known)
     assert early.trained_parameters == known.trained_parameters
@@ -249,8 +250,16 @@ def places(model: nn.Module, **fields: Any) -> dict[str, int]:
 
 
 def test_groups_of_models_that_tie_or_share_their_weights() -> None:
-    from transformers import AlbertConfig, AlbertForSequenceClassification, LlamaConfig, LlamaForCausalLM
-    from transformers import T5Config, T5ForConditionalGeneration, XLMConfig, XLMForSequenceClassification
+    from transformers import (
+        AlbertConfig,
+        AlbertForSequenceClassification,
+        LlamaConfig,
+        LlamaForCausalLM,
+        T5Config,
+        T5ForConditionalGeneration,
+        XLMConfig,
+        XLMForSequenceClassification,
+    )
 
     sizes = {"vocab_size": 20, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
     llama = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=5, tie_word_embeddings=True))
