@@ -268,7 +268,7 @@ class _Sizing:
         return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
 
     def thawing(self, phase: Phase, steps_per_epoch: int) -> "tuple[Thawing, dict[str, int], dict[str, int]]":
-        """Return when what trains begins to, and sizes: of all parameters, and of those that tokens are multiplied with."""
+        """Return when what trains begins to, and the sizes of all parameters, and of those that multiply tokens."""
         from ftlib.kinds.loading import head_modules
         from ftlib.models.parameter_names import is_embedding
         from ftlib.training.footprint import shapes_of
