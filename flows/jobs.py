@@ -19,6 +19,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.prune import PruneJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
@@ -64,6 +65,13 @@ def preprocess_job(
 def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
     """Say where training starts: a head for every label that training sees."""
     return BaseJob(model=model, kind=recipe.kind(recipe.phases[0]), labels=labels, seed=recipe.seed)
+
+
+def prune_job(recipe: Recipe, start: Checkpoint, prepared: Mapping[str, PreparedDataset]) -> PruneJob:
+    """Say which layers' influence to measure, and how many of them go."""
+    assert recipe.prune is not None
+    data = prepared[recipe.prune.dataset]
+    return PruneJob(start=start, data=data, prune=recipe.prune, seed=recipe.seed, compute=recipe.compute)
 
 
 def train_job(

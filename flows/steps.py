@@ -45,6 +45,7 @@ from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.register import RegisterJob, register
+from ftlib.stages.prune import prune
 from ftlib.stages.report import ReportJob, report
 from ftlib.stages.score import score
 from ftlib.stages.select import select
@@ -159,6 +160,8 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, start.weights_folder)
     trail = [start]
+    if r.prune:
+        trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
     for phase in r.phases:
         trail.append((yield from trained(r, phase, trail, data)))
     siblings: list[Checkpoint | None] = [*elsewhere]
