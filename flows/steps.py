@@ -27,6 +27,7 @@ from ftlib.recipe.preflight import (
     check_forms,
     check_labels,
     check_modality,
+    check_prune,
     check_registry,
     check_rule,
     check_writing,
@@ -44,8 +45,8 @@ from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
-from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.prune import prune
+from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
 from ftlib.stages.score import score
 from ftlib.stages.select import select
@@ -105,6 +106,7 @@ def inputs(
     check_registry(r)
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
+    check_prune(r, model)
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
 

@@ -11,6 +11,19 @@ from tasks.train import base, prune, score, train
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
-    for task in (ingest, preprocess, base, prune, score, train, interpolate, batch_norm, evaluate, select, report, register)
+    for task in (
+        ingest,
+        preprocess,
+        base,
+        prune,
+        score,
+        train,
+        interpolate,
+        batch_norm,
+        evaluate,
+        select,
+        report,
+        register,
+    )
 }
 """By the stage's name, in the order in which a run comes to them."""

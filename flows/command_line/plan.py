@@ -17,6 +17,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.pruning import describe_pruned, stack_of
 from ftlib.recipe.preflight import check_labels
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_card, check_resources, precision_on, room_of
@@ -196,11 +197,12 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
         check_resources(recipe, Path(model.uri), companions)
     names = check_labels(recipe, prepared)
     labels = len(names)
-    sizes = [footprint(model.folder, recipe.kind(phase), labels, phase.tuning) for phase in recipe.phases]
+    folder = _without_layers(recipe, model.folder, work)
+    sizes = [footprint(folder, recipe.kind(phase), labels, phase.tuning) for phase in recipe.phases]
     frozen = frozen_beside(recipe.phases, sizes, recipe.kind(recipe.phases[0]), model.folder, companions, labels)
     speed = _speed(recipe, on, work, sizes[-1])
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
-    sizing = _Sizing(recipe, on, model.folder, names, companions, prepared)
+    sizing = _Sizing(recipe, on, folder, model.folder, names, companions, prepared)
     every = [*zip(recipe.phases, sizes, frozen, strict=True)]
     planned = [
         _phase_plan(
@@ -231,6 +233,16 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     return plan.model_copy(update=fields)
 
 
+def _without_layers(recipe: Recipe, model: Path, work: Workspace) -> Path:
+    """Return a folder that describes the model which the first phase starts from; which layers went changes no size."""
+    if recipe.prune is None:
+        return model
+    depth = stack_of(model).depth
+    folder = work.root / "plans" / f"{recipe.name}-pruned"
+    describe_pruned(model, folder, range(depth - recipe.prune.number(depth), depth))
+    return folder
+
+
 def _speed(recipe: Recipe, card: Card | None, work: Workspace, size: "Footprint") -> Speed:
     if card is None or card.bf16_flops is None:
         return measured_speed(work, size.hidden)
@@ -246,6 +258,8 @@ class _Sizing:
     recipe: Recipe
     card: Card | None
     model: Path
+    whole: Path
+    """The base model before layers were removed; where none are, `model`."""
     labels: tuple[str, ...]
     companions: Mapping[str, Mapping[str, FoundModel]]
     prepared: Mapping[str, PreparedDataset]
@@ -298,7 +312,7 @@ class _Sizing:
             train=self._splits(phase, "train"),
             validation=self._splits(phase, "validation"),
             companions={
-                name: without_weights(models[name].folder if name in models else self.model, kind, labels)
+                name: without_weights(models[name].folder if name in models else self.whole, kind, labels)
                 for name in phase.companions
             },
         )

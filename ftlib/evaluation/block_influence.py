@@ -29,8 +29,8 @@ class Influences:
     influences: tuple[float, ...]
     """Of each layer 1 - cosine of its input and its output: block influence (Men et al. 2024, arXiv 2403.03853)."""
     distances: tuple[float, ...]
-    """Of `number` neighbours from each layer on, the angle between the first one's input and the last one's output, as a
-    share of 180 degrees (Gromov et al. 2024, arXiv 2403.17887, who take the last token alone)."""
+    """Of `number` neighbours from each layer on, the angle between the first one's input and the last one's output,
+    as a share of 180 degrees (Gromov et al. 2024, arXiv 2403.17887, who take the last token alone)."""
     tokens: int
 
 
@@ -90,7 +90,7 @@ def _hidden_states(model: nn.Module, blocks: nn.ModuleList, inputs: Inputs) -> l
         for hook in hooks:
             hook.remove()
     if len(states) != len(blocks) + 1:
-        raise ModelError(f"prune: {type(model).__name__} goes through its layers {len(states) - 1} times, not once each")
+        raise ModelError(f"prune: {type(model).__name__} goes through its layers {len(states) - 1} times")
     return states
 
 
@@ -144,8 +144,8 @@ def check_same(
             name = differing[0]
             raise ModelError(
                 f"prune: layer {old} would be another at number {new}: {name} {ours.get(name)!r} and not "
-                f"{theirs.get(name)!r} ({some(differing, 3)}); what a layer of {type(model).__name__} is follows from its "
-                "number, so choose another model, or layers behind which that stays (keep_first, keep_last)"
+                f"{theirs.get(name)!r} ({some(differing, 3)}); what a layer of {type(model).__name__} is follows from "
+                "its number, so choose another model, or layers behind which that stays (keep_first, keep_last)"
             )
     with torch.inference_mode():
         with skipping(blocks, removed):

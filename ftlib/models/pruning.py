@@ -168,10 +168,7 @@ def write_pruned(source: Path, target: Path, removed: Collection[int]) -> None:
     left = [layer for layer in range(stack.depth) if layer not in removed]
     places = {layer: place for place, layer in enumerate(left)}
     _check_alike(source, spans, stack, places)
-    target.mkdir(parents=True)
-    config = pruned_config(read_config(source), stack.depth, removed)
-    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
-    copy_processor(source, target)
+    describe_pruned(source, target, removed)
     if (source / GENERATION_CONFIG).is_file():
         (target / GENERATION_CONFIG).write_bytes((source / GENERATION_CONFIG).read_bytes())
     kept: list[dict[str, TensorSpan]] = []
@@ -186,6 +183,14 @@ def write_pruned(source: Path, target: Path, removed: Collection[int]) -> None:
         write_copies(file, file.path, named)
     if len(files) > 1:
         (target / INDEX).write_text(index_of(files) + "\n", encoding="utf-8")
+
+
+def describe_pruned(source: Path, target: Path, removed: Collection[int]) -> None:
+    """Write what a folder without some layers has beside weights: its config, and what makes inputs."""
+    target.mkdir(parents=True, exist_ok=True)
+    config = pruned_config(read_config(source), stack_of(source).depth, removed)
+    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+    copy_processor(source, target)
 
 
 def _renumbered(name: str, places: Mapping[int, int]) -> str | None:
