@@ -21,7 +21,7 @@ SIZES: dict[str, Any] = {"vocab_size": 20, "hidden_size": 16, "num_attention_hea
 
 @pytest.mark.parametrize("kind", ["labeled", "tokens"])
 def test_rates_are_those_of_pefts_loraplus(kind: BatchKind) -> None:
-    """But for vectors of the head and DoRA's magnitudes, which peft steps as it steps B; the paper speaks of B alone."""
+    """But for vectors of the head and DoRA's magnitudes, which peft steps as B; the paper speaks of B alone."""
     model: PreTrainedModel = (
         BertForSequenceClassification(BertConfig(**SIZES, num_hidden_layers=2))
         if kind == "labeled"
