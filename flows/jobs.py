@@ -20,6 +20,7 @@ from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.prune import PruneJob
+from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
@@ -72,6 +73,12 @@ def prune_job(recipe: Recipe, start: Checkpoint, prepared: Mapping[str, Prepared
     assert recipe.prune is not None
     data = prepared[recipe.prune.dataset]
     return PruneJob(start=start, data=data, prune=recipe.prune, seed=recipe.seed, compute=recipe.compute)
+
+
+def quantize_job(recipe: Recipe, phase: Phase, start: Checkpoint) -> QuantizeJob:
+    """Say how what a phase starts from is rounded."""
+    assert phase.tuning.quantization
+    return QuantizeJob(start=start, kind=recipe.kind(phase), quantization=phase.tuning.quantization)
 
 
 def train_job(

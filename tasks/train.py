@@ -4,6 +4,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages import base as _base
 from ftlib.stages import prune as _prune
+from ftlib.stages import quantize as _quantize
 from ftlib.stages import score as _score
 from ftlib.stages import train as _train
 from ftlib.workspace import Workspace
@@ -20,6 +21,12 @@ def base(job: _base.BaseJob, work: Workspace) -> Checkpoint:
 def prune(job: _prune.PruneJob, work: Workspace) -> Checkpoint:
     """Remove the base model's least influential layers."""
     return _prune.prune(job, work)
+
+
+@stage_task(hours=6)
+def quantize(job: _quantize.QuantizeJob, work: Workspace) -> Checkpoint:
+    """Round a checkpoint's linear layers to four bits."""
+    return _quantize.quantize(job, work)
 
 
 @stage_task(hours=24)

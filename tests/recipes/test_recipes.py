@@ -142,11 +142,8 @@ def test_recipe_runs_to_a_published_version(
     assert record.result.version == 1
     assert record.result.logit_difference <= 1e-5
     assert record.result.name == load_recipe(path).publish.name
-    steps = {
-        checkpoint.phase: checkpoint.facts["steps"]
-        for checkpoint in record.evidence.checkpoints[-len(load_recipe(path).phases) :]
-    }
-    assert list(steps) == [phase.name for phase in load_recipe(path).phases]
+    ends = {checkpoint.phase: checkpoint.facts for checkpoint in record.evidence.checkpoints}
+    steps = {phase.name: ends[phase.name]["steps"] for phase in load_recipe(path).phases}
     assert all(count > 0 for count in steps.values())
     kind = record.evidence.recipe.published_format().yields
     dense = record.evidence.checkpoints[-1].form == "dense"  # tests/flows/test_adapter_version.py asks the others
@@ -206,7 +203,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     if kind == "labeled_images":
         tiny_image_classifier(model, "efficientnet")
     else:
-        _ = tiny_chat_lm(model) if KINDS[kind].language else tiny_classifier(model)
+        hidden = 64 if any(phase.tuning.quantization for phase in recipe.phases) else 32  # one block of four bits
+        _ = tiny_chat_lm(model, hidden=hidden) if KINDS[kind].language else tiny_classifier(model, hidden=hidden)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         if isinstance(dataset.source, ImageFolder):

@@ -10,10 +10,11 @@ from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.gradual_unfreezing import GradualUnfreezing
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
+from ftlib.training.tuning.qlora import QLoRA
 from ftlib.training.tuning.zero_shot import ZeroShot
 
 Tuning = Annotated[
-    Full | FrozenLayers | GradualUnfreezing | LinearProbe | LoRA | ZeroShot,
+    Full | FrozenLayers | GradualUnfreezing | LinearProbe | LoRA | QLoRA | ZeroShot,
     Open("reglage.tuning"),
 ]
 
