@@ -154,6 +154,8 @@ def _prune_misfits(recipe: Recipe) -> Iterator[str]:
         )
     if "prune" in [phase.name for phase in recipe.phases]:
         yield "phases: 'prune' names the model that layers were removed from; choose another name"
+    if recipe.publish.adapter:
+        yield "publish.adapter: it would stand on a model without some layers, which nobody else has; remove it"
     if recipe.retrain.start == "champion":
         yield (
             "prune: retrain.start is 'champion', which has lost its layers already and would lose as many again with "

@@ -177,6 +177,7 @@ class Loop:
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
         readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
+        self._tell_of_groups()
         while state.step < self.steps and not state.stopped:
             heartbeat.at(f"in step {state.step + 1} of {self.steps}")
             self._thaw(state.step)
@@ -208,6 +209,17 @@ class Loop:
         shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
         still = self.unused | self.thawing.waiting(self._kept_step(state) - 1)
         return Trained(unwrap(self.model), state, still, facts, self.companions)
+
+    def _tell_of_groups(self) -> None:
+        """Say before the first step that some groups of layers will not come to learn."""
+        borders = self.thawing.borders
+        if self.group.is_first and (late := sum(border >= self.steps for border in borders)):
+            words = (
+                f"{late} of {len(borders)} groups of layers stay as they are: the last would begin to learn at step "
+                f"{borders[-1] + 1}, and there are {self.steps}"
+            )
+            with suppress(Interrupted):  # by whoever asked; the steps hear of it too
+                note(f"train {self.plan.phase.name}", words)
 
     def _thaw(self, step: int) -> None:
         """Let those parameters train that learn in a step, counted from 0; at a border bind the replicas anew.

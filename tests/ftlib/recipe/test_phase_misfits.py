@@ -64,6 +64,10 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
         (["prune={dataset: home, share: 1.5}"], "prune.share: input should be less than 1, got 1.5"),
         (["prune={dataset: home, layers: 1}", "phases.0.name=prune"], "phases: 'prune' names the model that layers"),
         (
+            ["prune={dataset: home, layers: 1}", "phases.tune.tuning={kind: lora}", "publish.adapter=true"],
+            "publish.adapter: it would stand on a model without some layers",
+        ),
+        (
             ["prune={dataset: home, layers: 1}", "retrain.start=champion"],
             "prune: retrain.start is 'champion', which has lost its layers already",
         ),

@@ -112,7 +112,7 @@ def by_numpy(hidden: Sequence[Sequence[np.ndarray]], number: int) -> tuple[list[
     return influences, angles
 
 
-@pytest.mark.parametrize("choose", ["lowest", "block"])
+@pytest.mark.parametrize("choose", ["lowest", pytest.param("block", marks=pytest.mark.slow)])
 def test_influences_are_those_of_stock_hidden_states(
     bert: Path, labeled: PreparedDataset, tmp_path: Path, choose: str
 ) -> None:

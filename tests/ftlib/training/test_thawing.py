@@ -133,6 +133,7 @@ def test_one_more_group_learns_from_each_epoch_on_and_none_moves_before(
     assert done.facts["trained_on_average"] == round(float(sizes @ [4, 3, 2, 1]) / 4)
 
 
+@pytest.mark.slow
 def test_it_equals_plain_torch_with_groups_added_at_each_border(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
@@ -191,7 +192,9 @@ def test_ended_before_the_second_group_it_is_frozen_layers(
 STOPPED = {"early_stopping": {"patience": 9}, "ema_decay": 0.7}
 
 
-@pytest.mark.parametrize("step", [EPOCH - 1, EPOCH, EPOCH + 1, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "step", [EPOCH, *(pytest.param(one, marks=pytest.mark.slow) for one in (EPOCH - 1, EPOCH + 1, 11))]
+)
 def test_stopped_around_a_border_it_goes_on_to_the_bit(
     start: Checkpoint, data: PreparedDataset, tmp_path_factory: pytest.TempPathFactory, step: int
 ) -> None:
@@ -207,6 +210,7 @@ def test_stopped_around_a_border_it_goes_on_to_the_bit(
     assert losses(resumed, "validation_loss") == losses(whole, "validation_loss")
 
 
+@pytest.mark.slow
 def test_early_stopping_takes_back_groups_that_began_after_the_best_step(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
