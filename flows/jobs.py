@@ -20,6 +20,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
@@ -81,6 +82,13 @@ def with_head(made: Checkpoint, phase: Phase, end: Checkpoint) -> Checkpoint:
 def _head_job(recipe: Recipe, phase: Phase, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
     kind = recipe.kind(phase)
     return BaseJob(model=model, kind=kind, labels=labels if KINDS[kind].labeled else (), seed=recipe.seed)
+
+
+def prune_job(recipe: Recipe, start: Checkpoint, prepared: Mapping[str, PreparedDataset]) -> PruneJob:
+    """Say which layers' influence to measure, and how many of them go."""
+    assert recipe.prune is not None
+    data = prepared[recipe.prune.dataset]
+    return PruneJob(start=start, data=data, prune=recipe.prune, seed=recipe.seed, compute=recipe.compute)
 
 
 def quantize_job(recipe: Recipe, phase: Phase, start: Checkpoint) -> QuantizeJob:

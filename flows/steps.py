@@ -27,6 +27,7 @@ from ftlib.recipe.preflight import (
     check_forms,
     check_labels,
     check_modality,
+    check_prune,
     check_registry,
     check_rule,
     check_writing,
@@ -44,6 +45,7 @@ from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
+from ftlib.stages.prune import prune
 from ftlib.stages.quantize import quantize
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
@@ -105,6 +107,7 @@ def inputs(
     check_registry(r)
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
+    check_prune(r, model)
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
 
@@ -160,6 +163,8 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, start.weights_folder)
     trail, form, answering = [start], model.form, 0
+    if r.prune:
+        trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
     for phase in r.phases:
         if r.takes_new_head(phase):
             answering = len(trail)

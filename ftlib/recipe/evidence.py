@@ -24,7 +24,8 @@ class Evidence(Config):
     raw: dict[str, RawDataset]
     prepared: dict[str, PreparedDataset]
     checkpoints: tuple[Checkpoint, ...]
-    """`base`, then each phase's end; before it its start where that is no end: with another head, or in four bits."""
+    """`base`, `prune` where layers were removed, then each phase's end; before it its start where that is no end: with
+    another head, or in four bits."""
     candidates: Candidates
     sweep: tuple[EvalReport, ...]
     """The candidates on the selection split."""

@@ -14,8 +14,9 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Checkpoint, Form, Quantization
+from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
+from ftlib.models.pruning import stack_of
 from ftlib.recipe.recipe import Recipe, end_form, form_misfits, quantization_misfits
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
@@ -175,6 +176,12 @@ def check_forms(
     ]
     if problems:
         raise RecipeError("\n".join(problems))
+
+
+def check_prune(recipe: Recipe, model: FoundModel) -> None:
+    """Raise RecipeError for more layers to remove than the model has, ModelError for one without a stack of layers."""
+    if recipe.prune and model.form == "dense":
+        recipe.prune.number(stack_of(model.folder).depth)
 
 
 _FORMS: Mapping[Form, str] = {"dense": "dense weights", "adapter": "an adapter"}

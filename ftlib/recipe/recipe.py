@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, cast
 
 from pydantic import model_validator
 
@@ -18,6 +18,7 @@ from ftlib.evaluation.selection import Select
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
 from ftlib.models.checkpoint import Form, Quantization
+from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
@@ -30,12 +31,16 @@ from ftlib.urls import secret_in
 class Recipe(Config):
     """A whole run."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"prune": None}
+
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
     model: ModelRef
     """The base model that the first phase starts from."""
     datasets: dict[Name, Dataset]
     """Rows by the name that phases and evaluations call them."""
+    prune: Prune | None = None
+    """Which layers of the base model are removed before the first phase; null: none."""
     phases: tuple[Phase, ...]
     """Trainings, one after the other: each starts where the one before ended."""
     evaluations: dict[Name, Evaluation]
@@ -116,6 +121,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     """Say which parts do not fit together: name, got, allowed."""
     yield from _secrets(recipe.model_dump(mode="json"))
     yield from _phase_misfits(recipe)
+    yield from _prune_misfits(recipe)
     yield from _dataset_misfits(recipe)
     yield from _evaluation_misfits(recipe)
     yield from _select_misfits(recipe)
@@ -152,7 +158,27 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     yield from _head_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
-        yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
+        yield from _companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
+
+
+def _prune_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why layers cannot be removed in this run, whatever the model."""
+    if recipe.prune is None:
+        return
+    if recipe.prune.dataset not in recipe.training_datasets():
+        yield (
+            f"prune.dataset: {recipe.prune.dataset!r} is no dataset that a phase trains on; there are "
+            f"{_these(recipe.training_datasets())}"
+        )
+    if "prune" in [phase.name for phase in recipe.phases]:
+        yield "phases: 'prune' names the model that layers were removed from; choose another name"
+    if recipe.publish.adapter:
+        yield "publish.adapter: it would stand on a model without some layers, which nobody else has; remove it"
+    if recipe.retrain.start == "champion":
+        yield (
+            "prune: retrain.start is 'champion', which has lost its layers already and would lose as many again with "
+            "every retraining; set it to base"
+        )
 
 
 def _head_misfits(recipe: Recipe) -> Iterator[str]:
@@ -512,6 +538,8 @@ def end_form(recipe: Recipe, start: Form, phases: int | None = None) -> Form:
 
 def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
     """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
+    if recipe.prune and start == "adapter":
+        yield "prune: an adapter stands on all layers of its base; start from a dense model"
     before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
     for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
@@ -538,6 +566,8 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
+    if recipe.prune:
+        yield f"{where} over a model without some layers, which nobody else has; set keep: merged"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
         yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
 

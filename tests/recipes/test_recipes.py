@@ -228,6 +228,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             overrides.append(f"datasets.{name}.source.settle_seconds=0")  # or what was just written would wait
     for name in recipe.evaluations:
         overrides.append(f"evaluations.{name}.resamples=100")
+    if recipe.prune:
+        overrides.append("prune.layers=1")  # of the tiny model's two
     for i, phase in enumerate(recipe.phases):
         overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
         if isinstance(phase.tuning, FrozenLayers):
