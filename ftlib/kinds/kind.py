@@ -34,6 +34,7 @@ from ftlib.kinds.predictions import (
     Predictor,
     ScorePredictor,
     SpanPredictor,
+    TextPredictor,
 )
 
 if TYPE_CHECKING:
@@ -64,9 +65,12 @@ class Kind:
     """What a row is made from: a text, which the model's tokenizer cuts and batches fill up, or an image of one size,
     which its image processor makes."""
     language: bool
-    """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
-    of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell
-    special tokens in their texts."""
+    """Whether a language model answers, which has no head of its own: it predicts the last `supervised` tokens of a
+    row, or those that its targets mark, one by one. One model answers all such kinds that it can be loaded for; to a
+    causal one a chat template may spell special tokens in their texts."""
+    decodes: bool
+    """Whether an encoder reads a row's source and a decoder writes its target: two sequences of tokens, and only models
+    of both halves. Other language models read and write one sequence, and no encoder-decoder is asked for it."""
     packs: bool
     """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
     own tokens, and the model asks nothing of the row as a whole."""
@@ -166,6 +170,12 @@ def _chat_head() -> Head:
     return ChatHead()
 
 
+def _text_to_text_head() -> Head:
+    from ftlib.kinds.heads.text_to_text import TextToTextHead
+
+    return TextToTextHead()
+
+
 _ROWS = (
     Kind(
         name="labeled",
@@ -177,6 +187,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -203,6 +214,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -229,6 +241,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -256,6 +269,7 @@ _ROWS = (
         whole_tags=True,
         modality="text",
         language=False,
+        decodes=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -283,6 +297,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        decodes=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -309,6 +324,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -330,11 +346,12 @@ _ROWS = (
         taught_as="completions",
         head=_completion_head,
         outcomes=CompletionOutcomes,
-        predictor=None,
+        predictor=TextPredictor,
         least_labels=0,
         whole_tags=False,
         modality="text",
         language=True,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -361,6 +378,7 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -378,6 +396,33 @@ _ROWS = (
         note="The chat template that training rows were written by is part of the tokenizer's files.",
     ),
     Kind(
+        name="text_to_text",
+        taught_as="completions",
+        head=_text_to_text_head,
+        outcomes=CompletionOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        decodes=True,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=True,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForSeq2SeqLM",
+        architectures=("ForConditionalGeneration", "MTModel", "EncoderDecoderModel"),
+        task_type="SEQ_2_SEQ_LM",
+        pipeline="text2text-generation",
+        title="Text to text",
+        answers="",
+        snippet=snippets.TEXT_TO_TEXT,
+        note="",
+    ),
+    Kind(
         name="labeled_images",
         taught_as="labeled",
         head=_image_label_head,
@@ -387,6 +432,7 @@ _ROWS = (
         whole_tags=False,
         modality="images",
         language=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=False,

@@ -11,6 +11,7 @@ from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.formats.question_answer import QuestionAnswer
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
+from ftlib.data.formats.text_to_text import TextToText
 from ftlib.extensions import Open
 
 Format = Annotated[
@@ -22,6 +23,7 @@ Format = Annotated[
     | PlainText
     | PromptCompletion
     | Chat
+    | TextToText
     | LabeledImage,
     Open("reglage.format"),
 ]

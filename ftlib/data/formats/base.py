@@ -24,6 +24,8 @@ class Prompting:
     """What follows it, as the recipe writes it."""
     reads: str
     """What follows it in what the model reads."""
+    prefix: str = ""
+    """What stands before it."""
 
 
 class FormatBase(Config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import TypeIs
@@ -26,6 +26,10 @@ class TextFormat(FormatBase, ABC):
     @abstractmethod
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for one token of a text to be read."""
+
+    def row_limits(self) -> Mapping[str, int]:
+        """Return how many tokens a sequence of a row may have, by the field that says so."""
+        return {"max_tokens": self.max_tokens}
 
     @abstractmethod
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
