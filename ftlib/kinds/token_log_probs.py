@@ -160,6 +160,7 @@ def _is_last(plain: Any) -> bool:
 
 
 def _hands_out(plain: Any) -> bool:
+    """Ask a copy without memory, whose body is left out."""
     made: list[Tensor] = []
     try:
         with torch.device("meta"), torch.no_grad():

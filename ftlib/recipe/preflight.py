@@ -50,12 +50,12 @@ def _check_halves(recipe: Recipe, model: Path, called: str) -> None:
     for name, dataset in recipe.datasets.items():
         kind = KINDS[dataset.format.yields]
         if kind.language and kind.decodes != has_both:
-            has, wants = ("an encoder-decoder", "causal ones") if has_both else ("no encoder-decoder", "those alone")
-            other = "text_to_text" if has_both else "prompt_completion, which has a prefix too"
+            has, wants = ("an encoder-decoder", "causal models") if has_both else ("no encoder-decoder", "those alone")
+            others = sorted(one.name for one in KINDS.values() if one.language and one.decodes == has_both)
             raise RecipeError(
                 f"{called or f'model.path: {recipe.model.path}'} is {has} ({config.get('model_type', 'nameless')}), "
-                f"and format {dataset.format.kind!r} of dataset {name!r} is for {wants}: use {other}, or a model that "
-                f"transformers loads as {kind.auto_class}"
+                f"and format {dataset.format.kind!r} of dataset {name!r} is for {wants}: use a format that yields "
+                f"{' or '.join(map(repr, others))}, or a model that transformers loads as {kind.auto_class}"
             )
 
 

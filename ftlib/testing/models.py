@@ -140,7 +140,8 @@ def _text_family(family: TextFamily, words: int, hidden: int) -> PreTrainedConfi
     ids: dict[str, Any] = {"vocab_size": words, "d_model": hidden, "pad_token_id": _PAD, "eos_token_id": _SEP}
     if family == "t5":
         ids |= {"d_kv": hidden // 4, "d_ff": 2 * hidden, "num_layers": 2, "num_heads": 4}
-        return T5Config(**ids | {"decoder_start_token_id": _PAD})
+        ids["decoder_start_token_id"] = _PAD
+        return T5Config(**ids)
     sizes: dict[str, Any] = {
         f"{half}_{what}": number
         for half in ("encoder", "decoder")
