@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from flows.command_line.main import main
 from flows.finetune import finetune
@@ -39,7 +45,9 @@ from ftlib.testing import (
     tiny_image_rows,
     tiny_questions,
     tiny_rows,
+    tiny_sources,
     tiny_tagged_rows,
+    tiny_text_to_text,
     write_jsonl,
 )
 from ftlib.training.tuning.frozen_layers import FrozenLayers
@@ -147,6 +155,8 @@ def test_recipe_runs_to_a_published_version(
     assert all(count > 0 for count in steps.values())
     kind = record.evidence.recipe.published_format().yields
     dense = record.evidence.checkpoints[-1].form == "dense"  # tests/flows/test_adapter_version.py asks the others
+    if kind == "text_to_text":
+        check_written(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored"):
@@ -197,13 +207,30 @@ def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
         assert "\n" not in said.line()
 
 
+def check_written(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
+    """Hold what `reglage predict` says against what stock transformers writes to sources behind the prefix."""
+    registry = ModelRegistry(recipe.publish.to.store())
+    registry.pull(registry.version(version.name, version.version), folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
+    prefix, end = getattr(recipe.published_format(), "prefix"), tokenizer.eos_token_id  # noqa: B009
+    model.generation_config = GenerationConfig(
+        max_new_tokens=8, num_beams=4, eos_token_id=end, pad_token_id=end, decoder_start_token_id=0
+    )
+    sources = ["the invoice and the card", "crash and freeze and reload again"]
+    for source, said in zip(sources, predict(folder, sources, max_new_tokens=8), strict=True):
+        inputs = tokenizer(prefix + source, return_tensors="pt", return_token_type_ids=False)
+        written = model.eval().generate(**inputs)[0, 1:]
+        assert said.model_dump() == {"text": tokenizer.decode(written, skip_special_tokens=True)}
+
+
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
     model, kind = folder / "tiny-model", recipe.kind(recipe.phases[0])
     if kind == "labeled_images":
         tiny_image_classifier(model, "efficientnet")
     else:
-        _ = tiny_chat_lm(model) if KINDS[kind].language else tiny_classifier(model)
+        write = tiny_text_to_text if KINDS[kind].decodes else tiny_chat_lm if KINDS[kind].language else tiny_classifier
+        write(model)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         if isinstance(dataset.source, ImageFolder):
@@ -224,8 +251,9 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
             write_rows(folder / path / "2026.jsonl" if path.endswith("/") else folder / path)
             overrides.append(f"datasets.{name}.source.settle_seconds=0")  # or what was just written would wait
-    for name in recipe.evaluations:
+    for name, evaluation in recipe.evaluations.items():
         overrides.append(f"evaluations.{name}.resamples=100")
+        overrides.append(f"evaluations.{name}.max_new_tokens={min(8, evaluation.max_new_tokens)}")
     for i, phase in enumerate(recipe.phases):
         overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
         if isinstance(phase.tuning, FrozenLayers):
@@ -286,5 +314,15 @@ def write_chats(path: Path) -> None:
     write_jsonl(path, tiny_chats(60, seed=zlib.crc32(path.name.encode())))
 
 
-ROWS = {"chat": write_chats, "tagged_words": write_tagged, "question_answer": write_questions}
+def write_translations(path: Path) -> None:
+    """Write rows as the comment in recipes/translation.yaml shows them."""
+    write_jsonl(path, [{"en": row["source"], "fr": row["target"]} for row in tiny_sources(150)])
+
+
+ROWS = {
+    "chat": write_chats,
+    "text_to_text": write_translations,
+    "tagged_words": write_tagged,
+    "question_answer": write_questions,
+}
 """How the rows of a format look; the others' are tickets."""
