@@ -1,13 +1,13 @@
 """Python that people copy from a model card: how stock transformers asks a model of each kind as training did.
 
-`{folder}` is the model's; `{prefix}`, `{separator}`, `{most}`, `{beams}` and `{split}` are what the recipe says of
-prompts, `{background}` of images.
+`{folder}` is the model's, `{asked}` a text or a pair of them; `{prefix}`, `{separator}`, `{most}`, `{beams}` and
+`{split}` are what the recipe says of prompts, `{background}` of images.
 """
 
 LABEL = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}")
-print(model("some text"))"""
+print(model({asked}))"""
 
 IMAGE = """from PIL import Image, ImageOps
 from transformers import pipeline
@@ -21,12 +21,12 @@ print(model(image))"""
 LABELS = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}", top_k=None)
-print(model("some text"))"""
+print(model({asked}))"""
 
 SCORE = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}", function_to_apply="none")
-print(model("some text")[0]["score"])"""
+print(model({asked})[0]["score"])"""
 
 TAGS = """from transformers import pipeline
 

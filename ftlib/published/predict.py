@@ -74,7 +74,7 @@ def predict(
     positions = limits_of(folder).positions if predictor.writes else None
     inputs, remaining = format.inputs(processor), iter(texts)
     while window := list(itertools.islice(remaining, batch_size if predictor.reads_files else WINDOW)):
-        examples = [_example(predictor, text, keep_lines=format.keeps_lines) for text in window]
+        examples = [format.asked(text) or _example(predictor, text, keep_lines=format.keeps_lines) for text in window]
         encoded = iter(format.encode([example for example in examples if isinstance(example, Example)], processor))
         pieces = [_pieces(next(encoded), example) if isinstance(example, Example) else [] for example in examples]
         asked = [piece for cut in pieces for piece in cut]

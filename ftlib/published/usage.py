@@ -25,6 +25,7 @@ def usage(recipe: Recipe) -> str:
             separator=prompting.reads if prompting else "",
             most=max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64,
             beams=recipe.beams,
+            asked='[{"text": "some text", "text_pair": "another"}]' if format.pairs else '"some text"',
             split=", split_special_tokens=True" if reads_text(format) and format.special_tokens == "split" else "",
             **{"background": "white", **format.snippet_words()},  # a format from outside may say nothing of it
         )

@@ -237,6 +237,11 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
+        if format.pairs and not phase.tuning.reads_pairs:
+            yield (
+                f"{where}: {phase.tuning.kind!r} compares what labels are called with one text, but rows of {name!r} "
+                "are pairs of texts; use another tuning"
+            )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
     ways = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
     if len({*ways.values()}) > 1:

@@ -160,18 +160,22 @@ def test_recipe_runs_to_a_published_version(
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored"):
-        check_answers(record.result, record.evidence.recipe.publish.to.store(), tmp_path / "pulled")
+        check_answers(record.result, record.evidence.recipe, tmp_path / "pulled")
 
 
-def check_answers(version: ModelVersion, store: Store, folder: Path) -> None:
+def check_answers(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
     """Hold what `reglage predict` says against the logits that stock transformers computes from the pulled folder."""
-    registry = ModelRegistry(store)
+    registry = ModelRegistry(recipe.publish.to.store())
     registry.pull(registry.version(version.name, version.version), folder)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
-    texts = ["the invoice", "", "crash and freeze and reload again"]
+    asked: list[tuple[str, ...]] = [("the invoice",), ("",), ("crash and freeze and reload again",)]
+    lines = [text for (text,) in asked]
+    if recipe.published_format().pairs:
+        asked = [("the invoice", "please ask"), ("crash and freeze and reload again", "a card")]
+        lines = [json.dumps({"question": question, "answer": answer}) for question, answer in asked]
     labels = list(model.config.id2label.values())
-    for text, said in zip(texts, predict(folder, texts, batch_size=2), strict=True):
-        logits = model.eval()(**tokenizer(text, return_tensors="pt")).logits[0].detach().double()
+    for texts, said in zip(asked, predict(folder, lines, batch_size=2), strict=True):
+        logits = model.eval()(**tokenizer(*texts, return_tensors="pt")).logits[0].detach().double()
         match said:
             case LabelPrediction():
                 assert said.label == labels[int(logits.argmax())]

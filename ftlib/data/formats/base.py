@@ -65,6 +65,18 @@ class FormatBase(Config):
         return None
 
     @property
+    def pairs(self) -> bool:
+        """Say whether a row is two texts that are read together, and a question both."""
+        return False
+
+    def asked(self, line: str) -> Example | None:
+        """Return what a user's line asks, where it is more than a text; None where it is one.
+
+        Raises DataError for a line that is not laid out so.
+        """
+        return None
+
+    @property
     def may_be_unanswerable(self) -> bool:
         """Say whether a row may have no answer, so that a model learns to say so."""
         return False
