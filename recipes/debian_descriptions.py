@@ -119,7 +119,7 @@ def _by_name(found: Sequence[Description]) -> list[Description]:
     return sorted(found, key=lambda one: hashlib.sha256(one.package.encode()).hexdigest())
 
 
-def _synopses(found: Iterator[Description] | Sequence[Description]) -> Iterator[dict[str, object]]:
+def _synopses(found: Collection[Description]) -> Iterator[dict[str, object]]:
     seen: set[str] = set()
     for one in _by_name([*found]):
         text = "\n\n".join(one.paragraphs)

@@ -68,7 +68,7 @@ class WholeText(TextFormat, ABC):
 
     @override
     def inputs(self, processor: Processor) -> Inputs:
-        if self.pair is None or SEGMENTS not in processor.tokenizer("a", "a"):
+        if self.pair is None or SEGMENTS not in processor.tokenizer("a", text_pair="a"):
             return TEXT
         return (*TEXT, Marks(name=SEGMENTS))
 
