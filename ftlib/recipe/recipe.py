@@ -104,6 +104,11 @@ class Recipe(Config):
         parts = self.phases[-1].parts
         return self.datasets[max(parts, key=parts.__getitem__)]
 
+    @property
+    def beams(self) -> int:
+        """Return how many beginnings of an answer the published model keeps while it writes: the most measured."""
+        return max((evaluation.num_beams for evaluation in self.evaluations.values()), default=1)
+
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
         return tuple(dict.fromkeys(evaluation.dataset for evaluation in self.evaluations.values()))
@@ -299,6 +304,11 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
+        if format.pairs and not phase.tuning.reads_pairs:
+            yield (
+                f"{where}: {phase.tuning.kind!r} compares what labels are called with one text, but rows of {name!r} "
+                "are pairs of texts; use another tuning"
+            )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
     ways = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
     if len({*ways.values()}) > 1:
@@ -425,6 +435,8 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
             )
     if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+    if evaluation.num_beams > 1 and not evaluation.max_new_tokens:
+        yield f"{where}.num_beams: {evaluation.num_beams} beams write nothing without max_new_tokens; give it"
 
 
 def _taught(recipe: Recipe) -> set[BatchKind]:
@@ -435,7 +447,8 @@ def _taught(recipe: Recipe) -> set[BatchKind]:
 
 def _one_model(*kinds: BatchKind) -> bool:
     """Say whether one model, with one head, answers batches of all these kinds."""
-    return len({*kinds}) < 2 or all(KINDS[kind].language for kind in kinds)
+    one = len({KINDS[kind].auto_class for kind in kinds}) < 2
+    return len({*kinds}) < 2 or (one and all(KINDS[kind].language for kind in kinds))
 
 
 def _select_misfits(recipe: Recipe) -> Iterator[str]:
