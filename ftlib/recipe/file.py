@@ -43,6 +43,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _missing_packages(recipe: Recipe) -> Iterator[str]:
     """Say what needs a package that is absent here: a valid recipe, which another machine may run."""
+    for name, dataset in recipe.datasets.items():
+        needed = dataset.source.package
+        if needed and importlib.util.find_spec(needed) is None:
+            yield (
+                f"datasets.{name}.source needs the package {needed!r}, which is not installed; "
+                "pip install 'reglage[sql]'"
+            )
     for phase in recipe.phases:
         needed = phase.augmentation and phase.augmentation.package
         if needed and importlib.util.find_spec(needed) is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ftlib.config import Config
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.image_folder import ImageFolder
 from ftlib.data.sources.installed_text import InstalledText
+from ftlib.data.sources.sql import Sql
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import LabelPrediction, MultiLabelPrediction, ScorePrediction
@@ -219,6 +222,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
                 f"datasets.{name}.source.libraries=[{some}]",
                 f"datasets.{name}.source.rows_per_library={min(60, dataset.source.rows_per_library)}",
             ]
+        if isinstance(dataset.source, Sql):
+            write_database(folder / dataset.source.uri)
         if isinstance(dataset.source, Files):
             path = dataset.source.path.replace("*", "2026")
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
@@ -259,6 +264,20 @@ def write_tickets(path: Path) -> None:
             for i, row in enumerate(tiny_rows(150))
         ],
     )
+
+
+def write_database(path: Path) -> None:
+    """Write the tables that the comment in recipes/sql.yaml shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("create table tickets (id integer primary key, channel text, opened text, queue_id integer)")
+        db.execute("create table queues (id integer primary key, name text)")
+        db.execute("create table messages (ticket_id integer, body text)")
+        db.executemany("insert into queues values (?, ?)", list(enumerate(LABELS)))
+        for i, row in enumerate(tiny_rows(150)):
+            channel = ("mail", "chat", None)[i % 3]
+            db.execute("insert into tickets values (?, ?, '2026-03-01', ?)", (i, channel, LABELS.index(row["label"])))
+            db.execute("insert into messages values (?, ?)", (i, row["text"]))
 
 
 def write_images(folder: Path) -> None:
