@@ -1,6 +1,6 @@
 """A PostgreSQL server on loopback for tests, in a folder of its own.
 
-    python infra/postgres.py pytest tests/ftlib/data/sources/test_sql_postgres.py     # runs a command beside it, and stops
+    python infra/postgres.py pytest tests/ftlib/data/sources/test_sql_postgres.py    # beside it
 
 The command finds PGHOST, PGPORT, PGUSER and PGPASSWORD in its environment. Nothing is installed here (`make postgres`
 does), nothing listens beyond loopback, and the server is ended by its own process id.

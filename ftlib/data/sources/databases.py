@@ -35,6 +35,8 @@ _BATCH_ROWS = 256
 _BATCH_BYTES = 4 << 20
 _CONNECT_SECONDS = 10
 _POLL = 0.2
+_WRITES = ("data-modifying", "in a read-only transaction", "transaction read-write mode")
+"""What PostgreSQL says of a query that writes, where no SQLSTATE comes with it."""
 _INSTALL = "pip install 'reglage[sql]'"
 _NO_FILE_SCHEMES = ("sqlite", "file")
 
@@ -243,15 +245,15 @@ class Postgres(Database):
 
     @override
     def _refusal(self, error: Exception) -> ReglageError:
-        state = str(getattr(error, "sqlstate", None) or "")
-        reason = re.sub(r"^.*?ERROR:\s+", "", first_line(error))
-        if state == "25006" or "data-modifying" in reason:
+        state = str(getattr(error, "sqlstate", None) or "")  # Arrow's error, after the first batch, has none
+        reason = re.sub(r"^.*?(ERROR|FATAL):\s+", "", first_line(error))
+        if state == "25006" or any(word in reason for word in _WRITES):
             return RecipeError(f"{self.shown}: the query writes ({reason}); source.query must only read")
         if state == "42501":
             return StorageError(f"{self.shown}: {reason}; grant SELECT to the user, or name another")
-        if state[:2] in ("08", "53", "57", "58") or not state:
+        if state[:2] in ("08", "53", "57", "58") or (not state and "ERROR:" not in str(error)):
             return TransientError(f"{self.shown}: the query ended half-way: {reason}; try again later")
-        if state[:2] == "22":
+        if state[:2] in ("22", ""):
             return DataError(f"{self.shown}: the query fails on a row: {reason}; correct source.query or the row")
         return self._refused_query(reason)
 

@@ -150,8 +150,9 @@ class _AskedRow(NamedTuple):
         """Return what is written of it: a letter for whether it is a good one, and JSON."""
         row, record = self.row, self.record
         if isinstance(row, Row) and len(record) > row_bytes:
-            largest = max(row.values, key=lambda name: len(_json({name: row.values[name]})))
-            row = too_large(uri, line, len(record), row_bytes, largest, image=str(row.values[largest])[:5] == "data:")
+            values = row.values
+            largest = max(values, key=lambda name: len(_json({name: values[name]})))
+            row = too_large(uri, line, len(record), row_bytes, largest, image=str(values[largest])[:5] == "data:")
         return b"r" + record if isinstance(row, Row) else b"b" + json.dumps(asdict(row)).encode()
 
 
