@@ -158,9 +158,7 @@ def test_a_query_that_takes_too_long_is_left(tmp_path: Path) -> None:
     )
     source = Sql(uri=make(tmp_path / "a.db", [(1, "one", 1)]), query=endless, timeout_seconds=0.1)
     began = time.monotonic()
-    with pytest.raises(
-        DataError, match=r"took longer than 0.1 seconds; make it faster or raise"
-    ):
+    with pytest.raises(DataError, match=r"took longer than 0.1 seconds; make it faster or raise"):
         source.list()
     assert time.monotonic() - began < 5
 
