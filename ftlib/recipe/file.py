@@ -293,6 +293,7 @@ _ELSEWHERE = {
         "model.path": "model_name_or_path model_name pretrained_model_name_or_path base_model",
         "phases.*.optimizer.learning_rate": "lr max_lr peak_lr adam_lr",
         "phases.*.optimizer.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
+        "phases.*.optimizer.batch_tokens": "max_tokens_per_batch tokens_per_batch batch_size_tokens",
         "phases.*.optimizer.batch_size": "per_device_train_batch_size train_batch_size global_batch_size bs",
         "compute.micro_batch_size": "gradient_accumulation_steps micro_batch per_device_batch_size",
         "compute.pack_tokens": "packing sample_packing pack_length packing_length",
