@@ -12,6 +12,8 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.stages.step import Step
 from ftlib.tracking.follower import Follower, Tracker
+from ftlib.tracking.mlflow_run import MlflowRun
+from ftlib.tracking.tensorboard import TensorBoard
 from ftlib.workspace import Workspace
 from tasks.runner import Runner
 
@@ -67,11 +69,7 @@ def _tell(follower: Follower, step: Step, artifact: Artifact) -> None:
 def _trackers(tracking: Tracking) -> list[Tracker]:
     trackers: list[Tracker] = []
     if tracking.tensorboard:
-        from ftlib.tracking.tensorboard import TensorBoard
-
         trackers.append(TensorBoard(tracking.tensorboard))
     if tracking.mlflow:
-        from ftlib.tracking.mlflow_run import MlflowRun
-
         trackers.append(MlflowRun(tracking.mlflow))
     return trackers
