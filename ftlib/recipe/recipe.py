@@ -555,12 +555,7 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         yield "prune: an adapter stands on all layers of its base; start from a dense model"
     before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
-    for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
-        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
-            yield (
-                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
-                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
-            )
+    yield from _new_head_misfits(recipe, start)
     if (before, end) == ("adapter", "dense") and method.mixes:
         yield (
             f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
@@ -583,6 +578,15 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         yield f"{where} over a model without some layers, which nobody else has; set keep: merged"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
         yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
+
+
+def _new_head_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
+    for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
+        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
+            yield (
+                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
+                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
+            )
 
 
 def quantization_misfits(recipe: Recipe, form: Form, rounded: Quantization | None = None) -> Iterator[str]:

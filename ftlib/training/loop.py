@@ -126,7 +126,8 @@ class Loop:
         with enough_memory(self.sized, group.device):
             self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
         shares = [part.share for part in plan.parts]
-        self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
+        sizes, batch = [split.sizes for split in self.train], self.settings
+        self.order = Order(sizes, shares, batch.batch_size, plan.seed, batch.batch_tokens)
         thaws = plan.phase.tuning.thaws(placed, head, self.order.steps_per_epoch)
         self.thawing = Thawing.of(placed, thaws)
         self._stage = len(self.thawing.borders)  # all of it trains while it is built and rehearsed
@@ -147,7 +148,7 @@ class Loop:
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
-        self.steps = total_steps([len(split) for split in self.train], self.settings)
+        self.steps = total_steps(sizes, batch, plan.seed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
@@ -385,7 +386,8 @@ class Loop:
         """Return the mean loss over a validation split; rows are spread over the ranks, the order is fixed."""
         self.model.eval()
         total, counted = torch.zeros((), dtype=torch.float64, device=self.group.device), 0
-        for rows in by_length(split.sizes, 2 * self.settings.batch_size):
+        tokens = self.settings.batch_tokens
+        for rows in by_length(split.sizes, 2 * self.settings.batch_size, tokens and 2 * tokens):
             pieces, count = self.asking.pieces(split, rows)
             counted += count
             for piece in pieces:
