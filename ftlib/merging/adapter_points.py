@@ -7,7 +7,8 @@ times the mean of the A_i. With shares w_i that sum to 1,
 
 which is exactly one adapter whose rank is the sum of theirs: the A_i below each other, the w_i s_i B_i side by side. A
 dense theta0 is the base itself, with w_0 and no matrices. What adapters hold whole, heads and biases, is mixed as the
-method mixes tensors. One adapter over a dense theta0 keeps its rank, and is scaled (`ftlib.merging.adapters`).
+method mixes tensors, and so are (IA)3's factors, which are 1 in the base. One adapter over a dense theta0 keeps its
+rank, and is scaled (`ftlib.merging.adapters`).
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ def _write_sum(candidate: Candidate, out: Path) -> None:
     first = read[adapters[0]]
     for i in adapters[1:]:
         odd = sorted(first.keys() ^ read[i].keys()) or [name for name in first if ".lora_embedding_" in name]
+        odd += [name for name in first if not odd and ".lora_" not in name and first[name].shape != read[i][name].shape]
         if odd:
             raise ModelError(
                 f"{parts[adapters[0]].phase!r} and {parts[i].phase!r} are adapters of different modules, among them "
@@ -107,11 +109,12 @@ def _write_sum(candidate: Candidate, out: Path) -> None:
             mixed = torch.empty_like(flat[0])
             merge.mix(Chunk(plain_name(name)), flat, None, mixed)
             made[name] = mixed.view(like.shape)
-    rank = sum(config["r"] for config in configs.values())
     out.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in made.items()}, out / WEIGHTS, metadata={"format": "pt"})
     like_end = read_adapter(candidate.end.folder)
-    write_adapter_config(out, {**like_end, "r": rank, "lora_alpha": float(rank), "use_rslora": False})
+    rank = sum(config.get("r", 0) for config in configs.values())
+    summed = {"r": rank, "lora_alpha": float(rank), "use_rslora": False} if like_end["peft_type"] == "LORA" else {}
+    write_adapter_config(out, {**like_end, **summed})
 
 
 def _read(part: Checkpoint, end: Checkpoint) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
-from ftlib.models.parameter_names import in_modules, is_embedding, layer_of
+from ftlib.models.parameter_names import in_modules, is_embedding, is_factor, layer_of
 from ftlib.training.batches import batches_in
 from ftlib.training.optimizers.base import OptimizerBase, ParameterGroup
 
@@ -40,7 +40,7 @@ def build_optimizer(
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            weight_decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+            weight_decay = settings.weight_decay if parameter.ndim >= 2 and not is_factor(name) else 0.0
             hidden = settings.steps_hidden_apart and is_hidden_matrix(name, parameter, head)
             groups.setdefault((rate_scale(name, layers, decay, head), weight_decay, hidden), []).append(parameter)
     return settings.build([ParameterGroup(parameters, *key) for key, parameters in sorted(groups.items())], seed)
@@ -48,7 +48,8 @@ def build_optimizer(
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter, head: Collection[str]) -> bool:
     """Say whether a parameter is a matrix of the body's layers: no embedding, no head, no vector, no convolution."""
-    return parameter.ndim == 2 and not is_embedding(name) and not in_modules(name, head)
+    outside = is_embedding(name) or is_factor(name) or in_modules(name, head)
+    return parameter.ndim == 2 and not outside
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

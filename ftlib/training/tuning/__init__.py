@@ -7,12 +7,13 @@ from ftlib.extensions import Open, kind_of
 from ftlib.training.tuning.base import TuningBase
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
+from ftlib.training.tuning.ia3 import IA3
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
 from ftlib.training.tuning.zero_shot import ZeroShot
 
 Tuning = Annotated[
-    Full | FrozenLayers | LinearProbe | LoRA | ZeroShot,
+    Full | FrozenLayers | IA3 | LinearProbe | LoRA | ZeroShot,
     Open("reglage.tuning"),
 ]
 

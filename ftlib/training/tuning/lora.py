@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 from typing_extensions import override
 
 from ftlib.config import BatchKind
-from ftlib.errors import RecipeError, first_line
+from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Form
 from ftlib.models.parameter_names import in_modules
-from ftlib.training.tuning.base import TuningBase
+from ftlib.training.tuning.by_peft import MergedOrKept, scalings_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
-class LoRA(TuningBase):
+class LoRA(MergedOrKept):
     """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full.
 
     `use_rslora` scales by alpha / sqrt(rank) (arXiv 2312.03732); `use_dora` splits magnitude and direction
     (arXiv 2402.09353).
-
-        keep      the phase ends in                              from an adapter checkpoint it
-        merged    dense weights, the adapter beside them         merges that, and begins an adapter of its own
-        adapter   the adapter and head, over what it began on    goes on with that adapter, which must be of its shape
     """
-
-    introduced: ClassVar[Mapping[str, object]] = {"keep": "merged"}
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=8, gt=0)
@@ -47,16 +39,8 @@ class LoRA(TuningBase):
     """Scale by alpha / sqrt(rank) instead."""
     use_dora: bool = False
     """Learn magnitude and direction apart."""
-    keep: Literal["merged", "adapter"] = "merged"
-    """What the phase ends in: dense weights, or the adapter alone, over the model that it was trained over."""
 
-    layer_decay: ClassVar[float] = 1.0
-    makes_adapter: ClassVar[bool] = True
-
-    @property
-    @override
-    def leaves(self) -> Form:
-        return "adapter" if self.keep == "adapter" else "dense"
+    takes_over: ClassVar[frozenset[str]] = frozenset({"LORA"})
 
     @property
     @override
@@ -65,38 +49,31 @@ class LoRA(TuningBase):
         return not self.use_dora
 
     @override
-    def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
-        """Wrap the model with adapters from torch's current seed, or go on with the one that is over it.
+    def settings(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> Any:
+        """Return peft's config. Raises RecipeError for a convolution that peft could not merge into."""
+        from peft import LoraConfig
 
-        Raises RecipeError if `targets` matches nothing, or if the adapter to go on with has another shape.
-        """
-        from peft import LoraConfig, get_peft_model
-
-        from ftlib.models.quiet import quiet
-
-        if hasattr(model, "peft_config"):
-            return self._going_on(model, kind, head)
-        config = LoraConfig(
+        return LoraConfig(
             task_type=KINDS[kind].task_type,
             r=self.rank,
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
             target_modules=self._modules(model, kind, head),
-            modules_to_save=None if KINDS[kind].language else sorted(head),
+            modules_to_save=self.whole_modules(kind, head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
         )
-        try:
-            with quiet():
-                wrapped = cast("nn.Module", get_peft_model(cast(Any, model), config))
-        except ValueError as error:
-            raise RecipeError(
-                f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}; name modules "
-                "it has"
-            ) from error
+
+    @override
+    def begin(self, model: nn.Module) -> None:
         if self.use_dora:
-            _measure_magnitudes(wrapped)
-        return wrapped
+            _measure_magnitudes(model)
+
+    @override
+    def misfit(self, reason: str) -> RecipeError:
+        return RecipeError(
+            f"tuning.targets: {self.targets!r} fits no module of this model: {reason}; name modules it has"
+        )
 
     def _modules(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> list[str] | str:
         """Return what peft is to put adapters over; without a task, it takes a head for one of the linear layers.
@@ -115,39 +92,14 @@ class LoRA(TuningBase):
         convolutions = [name for name, m in body if isinstance(m, nn.Conv2d) and m.groups == 1]
         return linear or convolutions or self.targets
 
-    def _going_on(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
-        """Put this tuning's own adapter where another is, with that one's weights: it computes the same.
-
-        B is multiplied by the old scaling over the new, since a point between start and end was scaled.
-        """
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-        from peft.tuners.lora import LoraLayer
-
-        old: Any = model
-        state = get_peft_model_state_dict(old)
-        scaling = {name: m.scaling["default"] for name, m in old.named_modules() if isinstance(m, LoraLayer)}
-        heads = [name.removeprefix("base_model.model.").removesuffix(".modules_to_save.default") for name in head]
-        own: Any = self.prepare(old.unload(), kind, heads)
-        shapes = {name: [*value.shape] for name, value in get_peft_model_state_dict(own).items()}
-        for name in sorted({*state, *shapes}):
-            theirs = [*state[name].shape] if name in state else None
-            if theirs != shapes.get(name):
-                raise RecipeError(
-                    f"tuning: the phase goes on with an adapter that has {name} of shape {theirs or 'none'}, but this "
-                    f"tuning makes {shapes.get(name) or 'none'}: give it that adapter's rank and targets, or start "
-                    "from the base"
-                )
-        for name, module in own.named_modules():
-            if isinstance(module, LoraLayer):
-                b = f"{name}.lora_B.weight"
-                state[b] = state[b] * (scaling[name] / module.scaling["default"])
-        set_peft_model_state_dict(own, state)
-        return own
-
     @override
-    def finish(self, model: nn.Module, adapter: Path) -> None:
-        """Write the adapter as peft does, for `keep: merged`."""
-        cast(Any, model).save_pretrained(adapter)
+    def carried(self, state: Mapping[str, Tensor], scalings: Mapping[str, float], own: nn.Module) -> dict[str, Tensor]:
+        """Multiply B by the old scaling over the new, since a point between start and end was scaled."""
+        rescaled = dict(state)
+        for name, scaling in scalings_of(own).items():
+            b = f"{name}.lora_B.weight"
+            rescaled[b] = rescaled[b] * (scalings[name] / scaling)
+        return rescaled
 
 
 def _measure_magnitudes(model: nn.Module) -> None:
