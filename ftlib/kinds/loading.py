@@ -17,7 +17,16 @@ from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
-from ftlib.models.adapter import ANYWHERE, WEIGHTS, Bases, find_base, read_adapter, write_adapter_config, write_base
+from ftlib.models.adapter import (
+    ANYWHERE,
+    WEIGHTS,
+    Bases,
+    find_base,
+    prefix_of,
+    read_adapter,
+    write_adapter_config,
+    write_base,
+)
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     GENERATION_CONFIG,
@@ -250,6 +259,8 @@ def put_over(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
+    from ftlib.kinds.soft_prompts import answering_for_its_input
+
     config = read_adapter(folder)
     try:
         with warnings.catch_warnings(), quiet():
@@ -268,11 +279,12 @@ def put_over(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
             f"them {stray[0]}; give the model that it was trained over"
         )
     _check_finite(wrapped, folder)
-    return cast("nn.Module", wrapped).eval(), {name.removeprefix(ADAPTED) for name in names}
+    prefix = prefix_of(config["peft_type"])
+    return answering_for_its_input(wrapped.eval()), {name.removeprefix(prefix) for name in names}
 
 
-ADAPTED = "base_model.model."
-"""What peft puts before the names of the parameters of the model that it wraps."""
+ADAPTED = prefix_of("LORA")
+"""What peft puts before the names of the parameters of a model that it wraps layer by layer."""
 
 
 def is_adapted(model: nn.Module) -> bool:

@@ -59,8 +59,8 @@ def write_scaled(
     """Write the adapter at `alpha` of the way from its base to it, and return the tensors that were mixed, not scaled.
 
     `lora_alpha` and every `alpha_pattern` are multiplied, the low-rank matrices keep their bytes, and modules that the
-    adapter holds whole are mixed with the base's, factors of (IA)3 with ones. At alpha 1 it is the adapter as it is, of any type. `stands_on`, a
-    name and revision, replaces what the config says of its base model.
+    adapter holds whole are mixed with the base's, factors of (IA)3 with ones. At alpha 1 it is the adapter as it is, of
+    any type. `stands_on`, a name and revision, replaces what the config says of its base model.
 
     Raises ModelError, naming what, for adapters that are no points of a line in these terms: DoRA normalises after
     adding, and some ways to start change the base.

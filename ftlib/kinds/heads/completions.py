@@ -20,6 +20,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.tokens import TokenAnswers, TokenHead
 from ftlib.kinds.outcomes import CompletionOutcomes
+from ftlib.kinds.soft_prompts import in_even_lengths, is_prompted
 from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
 
@@ -99,11 +100,20 @@ def continued(
     Prompts are padded on the left and masked; transformers counts positions from the mask, so a prompt's answer does
     not depend on what it is batched with, to the rounding of sums.
     """
+    if is_prompted(model):
+        return in_even_lengths(prompts, lambda even: _continued(model, even, tokenizer, max_new_tokens, ends))
+    return _continued(model, prompts, tokenizer, max_new_tokens, ends)
+
+
+def _continued(
+    model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_new_tokens: int, ends: Collection[int]
+) -> list[list[int]]:
     own = tokenizer.eos_token_id
     stops = sorted({*ends} if own is None else {own, *ends})
     collate = Collator.of(model, prompts[0].device)
     batch = collate({INPUT_IDS: [prompt.tolist() for prompt in prompts]}, left=True)
     plain: Any = getattr(model, "get_base_model", lambda: model)()  # peft's adapter layers lie inside it
+    writer: Any = model if is_prompted(model) else plain  # a prompt does not
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -112,7 +122,7 @@ def continued(
         pad_token_id=collate.pad_token_id if own is None else own,
     )
     with _without_own_settings(plain):
-        whole: Tensor = plain.generate(**batch, generation_config=settings)
+        whole: Tensor = writer.generate(**batch, generation_config=settings)
     return [_before(stops, new) for new in whole[:, batch[INPUT_IDS].shape[1] :].tolist()]
 
 

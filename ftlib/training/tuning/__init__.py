@@ -10,10 +10,13 @@ from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.ia3 import IA3
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
+from ftlib.training.tuning.p_tuning import PTuning
+from ftlib.training.tuning.prefix_tuning import PrefixTuning
+from ftlib.training.tuning.prompt_tuning import PromptTuning
 from ftlib.training.tuning.zero_shot import ZeroShot
 
 Tuning = Annotated[
-    Full | FrozenLayers | IA3 | LinearProbe | LoRA | ZeroShot,
+    Full | FrozenLayers | IA3 | LinearProbe | LoRA | PTuning | PrefixTuning | PromptTuning | ZeroShot,
     Open("reglage.tuning"),
 ]
 

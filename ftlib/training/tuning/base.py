@@ -72,6 +72,25 @@ class TuningBase(Config, ABC):
     makes_adapter: ClassVar[bool] = False
     """Whether `finish` leaves an adapter that can be published beside the merged weights."""
 
+    makes: ClassVar[str] = ""
+    """The adapter that it leaves, by peft's name for the method; empty for one of another make, or none."""
+    merges: ClassVar[bool] = True
+    """Whether the adapter that it leaves can be merged into dense weights."""
+    packs: ClassVar[bool] = True
+    """Whether a model that it has prepared keeps the rows of a pack apart as well as it did before."""
+    recomputes: ClassVar[bool] = True
+    """Whether layers can be computed again in the backward pass."""
+
+    @property
+    def takes_over(self) -> frozenset[str]:
+        """Return the adapters that it can go on with, by peft's names for their methods."""
+        return frozenset({self.makes})
+
+    @property
+    def places(self) -> int:
+        """Return how many of the places that the model reads it takes from every row."""
+        return 0
+
     @property
     def adapter_scales(self) -> bool:
         """Say whether its adapter times alpha is the model at alpha on the straight line."""

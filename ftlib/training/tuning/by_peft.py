@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from ftlib.config import BatchKind
 from ftlib.errors import RecipeError, first_line
+from ftlib.extensions import kind_of
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import prefix_of
 from ftlib.models.checkpoint import Form
@@ -20,11 +21,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+GOES_ON = {
+    "LORA": "lora",
+    "IA3": "ia3",
+    "PROMPT_TUNING": "prompt_tuning",
+    "P_TUNING": "prompt_tuning, since p_tuning's encoder is not saved",
+    "PREFIX_TUNING": "prefix_tuning without projection",
+}
+"""What a phase goes on by with an adapter, by peft's name for its method."""
+
+
 class PeftTuning(TuningBase):
     """An adapter of peft's over a frozen model; the head is trained in full beside it."""
-
-    takes_over: ClassVar[frozenset[str]] = frozenset()
-    """The adapters that it can go on with, by peft's names for their methods."""
 
     layer_decay: ClassVar[float] = 1.0
 
@@ -54,6 +62,7 @@ class PeftTuning(TuningBase):
         """
         from peft import get_peft_model
 
+        from ftlib.kinds.soft_prompts import answering_for_its_input
         from ftlib.models.quiet import quiet
 
         if hasattr(model, "peft_config"):
@@ -65,7 +74,7 @@ class PeftTuning(TuningBase):
         except ValueError as error:
             raise self.misfit(first_line(error)) from error
         self.begin(wrapped)
-        return wrapped
+        return answering_for_its_input(wrapped)
 
     @abstractmethod
     def misfit(self, reason: str) -> RecipeError:
@@ -79,10 +88,15 @@ class PeftTuning(TuningBase):
         """Put this tuning's own adapter where another is, with that one's weights: it computes the same."""
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
+        from ftlib.kinds.soft_prompts import method_of
+
         old: Any = model
-        method = old.peft_config["default"].peft_type.value
+        method = method_of(old)
         if method not in self.takes_over:
-            raise RecipeError(self._not_gone_on_with(method))
+            raise RecipeError(
+                f"tuning: the phase starts from an adapter of {method}, which {kind_of(type(self))!r} cannot go on "
+                f"with; use {GOES_ON.get(method, 'the tuning that made it')}, or start from the base"
+            )
         state, scalings = get_peft_model_state_dict(old), scalings_of(old)
         heads = [name.removeprefix(prefix_of(method)).removesuffix(".modules_to_save.default") for name in head]
         own: Any = self.prepare(_without_adapter(old), kind, heads)
@@ -97,13 +111,6 @@ class PeftTuning(TuningBase):
                 )
         set_peft_model_state_dict(own, self.carried(state, scalings, own))
         return own
-
-    def _not_gone_on_with(self, method: str) -> str:
-        named = getattr(self, "kind", type(self).__name__)
-        return (
-            f"tuning: the phase starts from an adapter of {method}, which {named!r} cannot go on with; use the tuning "
-            "that made it, or start from the base"
-        )
 
 
 class MergedOrKept(PeftTuning):

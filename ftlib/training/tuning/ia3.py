@@ -32,7 +32,7 @@ class IA3(MergedOrKept):
     feedforward: tuple[str, ...] | None = None
     """Those of `targets` whose inputs are scaled, and not their outputs; named with `targets` or not at all."""
 
-    takes_over: ClassVar[frozenset[str]] = frozenset({"IA3"})
+    makes: ClassVar[str] = "IA3"
 
     @model_validator(mode="after")
     def _check_pair(self) -> IA3:

@@ -40,7 +40,7 @@ class LoRA(MergedOrKept):
     use_dora: bool = False
     """Learn magnitude and direction apart."""
 
-    takes_over: ClassVar[frozenset[str]] = frozenset({"LORA"})
+    makes: ClassVar[str] = "LORA"
 
     @property
     @override

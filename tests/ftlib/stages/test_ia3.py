@@ -90,7 +90,7 @@ def test_a_phase_goes_on_with_the_factors_that_are_there(
     assert (from_dense.base, on.base) != (None, None)
     assert on.base == ends["adapter"].base
     assert losses(on)[0] == pytest.approx(losses(from_dense)[0], abs=1e-6)
-    with pytest.raises(RecipeError, match="of shape none, but this tuning makes|but this tuning makes none"):
+    with pytest.raises(RecipeError, match="but this tuning makes none"):
         tuned(tmp_path, ends["adapter"], data, keep="adapter", **NAMED)
     with pytest.raises(RecipeError, match="adapter of IA3, which 'lora' cannot go on with"):
         trained(tmp_path, ends["adapter"], data, keep="adapter")
