@@ -23,11 +23,13 @@ from ftlib.data.formats.plain_text import PlainText
 from ftlib.data.prepared import split_file
 from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, RecipeError
+from ftlib.evaluation.publish_check import adapter_version_difference
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.completions import continued
 from ftlib.kinds.loading import load, load_tokenizer, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.soft_prompts import answering_for_its_input, check_prompted
+from ftlib.merging.candidates import Candidate
 from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.limits import limits_of
@@ -71,7 +73,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    rows: Any = {"train": tiny_rows(32), "validation": tiny_rows(8, seed=1)}
+    rows: Any = {"train": tiny_rows(32), "validation": tiny_rows(8, seed=1), "test": tiny_rows(8, seed=2)}
     processor = Processor.of(tiny_lm_tokenizer())
     return tiny_prepared_as(tmp_path_factory.mktemp("texts"), PlainText(text="text", max_tokens=24), rows, processor)
 
@@ -150,6 +152,15 @@ def test_a_classifier_s_prompt_and_head_move_and_stock_peft_says_the_same(
     with pytest.raises(ModelError, match="has no merged form"):
         merged(load(end, "labeled"))
     assert limits_of(end.folder).positions == (limits_of(start.folder).positions or 0) - PLACES
+
+
+@pytest.mark.parametrize("name", ["prompt", "prefix", "p"])
+def test_the_publish_gate_compares_a_language_model_under_a_prompt_by_its_own_tokens(
+    texts: PreparedDataset, ends: dict[str, Checkpoint], name: str
+):
+    base = ends[name].base
+    assert base
+    assert adapter_version_difference(ends[name].folder, base, Candidate.of(ends[name]), texts) == 0.0
 
 
 def job(start: Checkpoint, data: PreparedDataset, tuning: dict[str, Any], **compute: Any) -> TrainJob:
