@@ -125,6 +125,12 @@ class TuningBase(Config, ABC):
         Called on the first rank alone. Of `model` the base's frozen weights are unread; what trained is there, whole.
         """
 
+    def saved(self, model: nn.Module, adapter: Path) -> None:
+        """Settle the adapter that peft has just saved of `model` in a folder, where it says less than the model does.
+
+        Called on the first rank alone, for a phase that leaves an adapter.
+        """
+
     def solve(self, problem: Problem) -> Facts:
         """Write what it solves for into the problem's model, and return what to record of it, `final_loss` among it.
 

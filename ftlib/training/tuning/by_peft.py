@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -69,7 +70,8 @@ class PeftTuning(TuningBase):
             return self._going_on(model, kind, head)
         config = self.settings(model, kind, head)
         try:
-            with quiet():
+            with quiet(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*_pattern keys did not match", RuntimeWarning)  # refused by `begin`
                 wrapped = cast("nn.Module", get_peft_model(cast(Any, model), config))
         except ValueError as error:
             raise self.misfit(first_line(error)) from error
@@ -137,6 +139,7 @@ class MergedOrKept(PeftTuning):
     def finish(self, model: nn.Module, adapter: Path) -> None:
         """Write the adapter as peft does, for `keep: merged`."""
         cast(Any, model).save_pretrained(adapter)
+        self.saved(model, adapter)
 
 
 def scalings_of(model: nn.Module) -> dict[str, float]:

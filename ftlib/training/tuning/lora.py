@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
-from ftlib.config import BatchKind
+from ftlib.config import BatchKind, NamePattern
 from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
+from ftlib.models.adapter import prefix_of
 from ftlib.models.parameter_names import in_modules
 from ftlib.training.tuning.by_peft import MergedOrKept, scalings_of
+from ftlib.training.tuning.pissa import convert, take_out
+from ftlib.wording import some
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,8 +28,13 @@ class LoRA(MergedOrKept):
     """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full.
 
     `use_rslora` scales by alpha / sqrt(rank) (arXiv 2312.03732); `use_dora` splits magnitude and direction
-    (arXiv 2402.09353).
+    (arXiv 2402.09353). `init: pissa` begins at W's own first `rank` directions, and freezes the rest of W (arXiv
+    2404.02948); what is saved is the difference, a plain adapter of twice the rank over W, as peft converts one.
     """
+
+    introduced: ClassVar[Mapping[str, object]] = {
+        **{"rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": (), "init": "default"}
+    }
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=8, gt=0)
@@ -39,6 +50,14 @@ class LoRA(MergedOrKept):
     """Scale by alpha / sqrt(rank) instead."""
     use_dora: bool = False
     """Learn magnitude and direction apart."""
+    rank_pattern: dict[NamePattern, Annotated[int, Field(gt=0)]] = {}
+    """Another rank for the modules whose names end with one of these regular expressions."""
+    alpha_pattern: dict[NamePattern, Annotated[float, Field(gt=0.0)]] = {}
+    """Another alpha for the modules whose names end with one of these regular expressions."""
+    modules_to_save: tuple[str, ...] = ()
+    """Endings of the names of modules that are trained in full beside the head, and lie in the adapter whole."""
+    init: Literal["default", "pissa"] = "default"
+    """What A and B begin as: random and 0, or W's first `rank` singular directions, which are taken out of W."""
 
     makes: ClassVar[str] = "LORA"
 
@@ -62,12 +81,43 @@ class LoRA(MergedOrKept):
             modules_to_save=self.whole_modules(kind, head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
+            rank_pattern=dict(self.rank_pattern),
+            alpha_pattern=cast("dict[str, int]", dict(self.alpha_pattern)),
         )
+
+    @model_validator(mode="after")
+    def _begins_one_way(self) -> LoRA:
+        if self.use_dora and self.init == "pissa":
+            raise ValueError("use_dora measures W, and init: pissa takes W apart; leave one of them out")
+        return self
+
+    @override
+    def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
+        if self.init == "pissa" and hasattr(model, "peft_config"):
+            raise RecipeError(
+                "tuning.init: pissa begins an adapter, and the phase goes on with one, which has twice its rank if it "
+                "began so; leave init out"
+            )
+        _check_whole(self.modules_to_save, model)
+        return super().prepare(model, kind, head)
 
     @override
     def begin(self, model: nn.Module) -> None:
+        _check_patterns(self.rank_pattern, "rank_pattern", model)
+        _check_patterns(self.alpha_pattern, "alpha_pattern", model)
         if self.use_dora:
             _measure_magnitudes(model)
+        if self.init == "pissa":
+            take_out(model)
+
+    @override
+    def whole_modules(self, kind: BatchKind, head: Collection[str]) -> list[str] | None:
+        return [*(super().whole_modules(kind, head) or ()), *self.modules_to_save] or None
+
+    @override
+    def saved(self, model: nn.Module, adapter: Path) -> None:
+        if self.init == "pissa":
+            convert(model, adapter)
 
     @override
     def misfit(self, reason: str) -> RecipeError:
@@ -100,6 +150,31 @@ class LoRA(MergedOrKept):
             b = f"{name}.lora_B.weight"
             rescaled[b] = rescaled[b] * (scalings[name] / scaling)
         return rescaled
+
+
+def _check_patterns(patterns: Collection[str], field: str, model: nn.Module) -> None:
+    """Raise RecipeError for a pattern that no adapter's module matches, as peft matches them."""
+    names = [name.removeprefix(prefix_of("LORA")) for name in scalings_of(model)]
+    for pattern in patterns:
+        if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+            raise RecipeError(
+                f"tuning.{field}: {pattern!r} matches no module with an adapter; there are {some(names, 3)}"
+            )
+
+
+def _check_whole(endings: Collection[str], model: nn.Module) -> None:
+    """Raise RecipeError for modules that are not there, or share weights: peft would train a copy for one of them."""
+    tied = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    for ending in endings:
+        named = [(name, m) for name, m in model.named_modules() if f".{name}".endswith(f".{ending}")]
+        if not named and not hasattr(model, "peft_config"):
+            raise RecipeError(f"tuning.modules_to_save: {ending!r} is no module of this model; name one it has")
+        for name, module in named:
+            if any(tied[id(p)] > 1 for p in module.parameters()):
+                raise RecipeError(
+                    f"tuning.modules_to_save: {name} shares its weights with another module, and peft would train a "
+                    "copy for one of them alone; leave it out, or use full"
+                )
 
 
 def _measure_magnitudes(model: nn.Module) -> None:
