@@ -22,8 +22,9 @@ from ftlib.kinds.split import PreparedSplit
 from ftlib.models.adapter import LENGTHENING, PROMPTS
 
 HALF_TOLERANCE = 0.05
-"""What padding may move in bf16, whose sums of another width are rounded by some thousandths; padding that is read moves
-far more."""
+"""What padding may move in bf16, whose sums of another width are rounded by some thousandths: less than padding that is
+read."""
+
 _BY_TOKEN = ("logits", "start_logits", "end_logits")
 
 

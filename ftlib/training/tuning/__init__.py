@@ -13,10 +13,11 @@ from ftlib.training.tuning.lora import LoRA
 from ftlib.training.tuning.p_tuning import PTuning
 from ftlib.training.tuning.prefix_tuning import PrefixTuning
 from ftlib.training.tuning.prompt_tuning import PromptTuning
+from ftlib.training.tuning.qlora import QLoRA
 from ftlib.training.tuning.zero_shot import ZeroShot
 
 Tuning = Annotated[
-    Full | FrozenLayers | IA3 | LinearProbe | LoRA | PTuning | PrefixTuning | PromptTuning | ZeroShot,
+    Full | FrozenLayers | IA3 | LinearProbe | LoRA | PTuning | PrefixTuning | PromptTuning | QLoRA | ZeroShot,
     Open("reglage.tuning"),
 ]
 

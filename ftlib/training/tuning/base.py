@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BeforeValidator
 
 from ftlib.config import BatchKind, Config
-from ftlib.models.checkpoint import Checkpoint, Form, FoundModel
+from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,6 +80,10 @@ class TuningBase(Config, ABC):
     """Whether a model that it has prepared keeps the rows of a pack apart as well as it did before."""
     recomputes: ClassVar[bool] = True
     """Whether layers can be computed again in the backward pass."""
+    package: ClassVar[str | None] = None
+    """The package that it needs and a plain installation lacks; the extra that brings it is called the same."""
+    without_package: ClassVar[str] = "lora"
+    """What to use where that is not installed."""
 
     @property
     def takes_over(self) -> frozenset[str]:
@@ -95,6 +99,14 @@ class TuningBase(Config, ABC):
     def adapter_scales(self) -> bool:
         """Say whether its adapter times alpha is the model at alpha on the straight line."""
         return self.makes_adapter
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """Return how the linear layers of what it starts from are rounded, and held while it trains; None: not at all.
+
+        The stage `quantize` rounds them, and the rounded model is where the phase starts.
+        """
+        return None
 
     @property
     def leaves(self) -> Form | None:

@@ -89,6 +89,8 @@ class LoRA(MergedOrKept):
     def _begins_one_way(self) -> LoRA:
         if self.use_dora and self.init == "pissa":
             raise ValueError("use_dora measures W, and init: pissa takes W apart; leave one of them out")
+        if self.quantization and self.init == "pissa":
+            raise ValueError("init: pissa takes W apart, which is held in four bits; use lora, or leave it out")
         return self
 
     @override
