@@ -26,7 +26,8 @@ from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.soft_prompts import check_prompted, is_prompted
+from ftlib.kinds.padding import check_prompted
+from ftlib.kinds.soft_prompts import is_prompted
 from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names

@@ -108,6 +108,7 @@ def continued(
 def _continued(
     model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_new_tokens: int, ends: Collection[int]
 ) -> list[list[int]]:
+    """Return what follows prompts in one padded batch."""
     own = tokenizer.eos_token_id
     stops = sorted({*ends} if own is None else {own, *ends})
     collate = Collator.of(model, prompts[0].device)

@@ -213,7 +213,7 @@ def test_an_adapter_without_a_merged_form_goes_through(tmp_path: Path, data: Pre
         }
     )
     ours = load(made, "tokens")
-    assert torch.equal(logits(ours), logits(wrapped))
+    assert torch.equal(logits(ours), logits(wrapped)[:, 3:])  # which answers for the prompt too
     with pytest.raises(ModelError, match="PROMPT_TUNING has no merged form"):
         merged(ours)
 

@@ -28,7 +28,8 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.completions import continued
 from ftlib.kinds.loading import load, load_tokenizer, merged
 from ftlib.kinds.open_split import open_split
-from ftlib.kinds.soft_prompts import answering_for_its_input, check_prompted
+from ftlib.kinds.padding import check_prompted
+from ftlib.kinds.soft_prompts import answering_for_its_input
 from ftlib.merging.candidates import Candidate
 from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import Checkpoint
