@@ -84,7 +84,7 @@ class PeftTuning(TuningBase):
 
     def whole_modules(self, kind: BatchKind, head: Collection[str]) -> list[str] | None:
         """Return the modules that train in full: the head, which language models have none of their own of."""
-        return None if KINDS[kind].language else sorted(head)
+        return None if KINDS[kind].vocabulary else sorted(head)
 
     def _going_on(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Put this tuning's own adapter where another is, with that one's weights: it computes the same."""

@@ -33,7 +33,7 @@ class LoRA(MergedOrKept):
     """
 
     introduced: ClassVar[Mapping[str, object]] = {
-        **{"rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": (), "init": "default"}
+        **{"b_rate_ratio": 1.0, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": (), "init": "default"}
     }
 
     kind: Literal["lora"] = "lora"
@@ -50,6 +50,8 @@ class LoRA(MergedOrKept):
     """Scale by alpha / sqrt(rank) instead."""
     use_dora: bool = False
     """Learn magnitude and direction apart."""
+    b_rate_ratio: float = Field(default=1.0, gt=0.0)
+    """What B's learning rate is, as a multiple of A's and the head's (LoRA+, Hayou et al. 2024, arXiv 2402.12354)."""
     rank_pattern: dict[NamePattern, Annotated[int, Field(gt=0)]] = {}
     """Another rank for the modules whose names end with one of these regular expressions."""
     alpha_pattern: dict[NamePattern, Annotated[float, Field(gt=0.0)]] = {}
@@ -66,6 +68,10 @@ class LoRA(MergedOrKept):
     def adapter_scales(self) -> bool:
         """DoRA normalises after adding: its adapter times alpha is another model."""
         return not self.use_dora
+
+    @override
+    def rate_factors(self, model: nn.Module, head: Collection[str]) -> Mapping[str, float]:
+        return {name: self.b_rate_ratio for name, _ in model.named_parameters() if ".lora_B." in name}
 
     @override
     def settings(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> Any:
