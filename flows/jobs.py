@@ -16,13 +16,16 @@ from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import BaseJob
 from ftlib.stages.batch_norm import BatchNormJob
 from ftlib.stages.evaluate import EvaluateJob
+from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
+from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
+from ftlib.training.penalties.ewc import EWC
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.workspace import Workspace
@@ -73,10 +76,12 @@ def train_job(
     prepared: Mapping[str, PreparedDataset],
     companions: Mapping[str, FoundModel],
     seed: int | None = None,
+    fisher: Fisher | None = None,
 ) -> TrainJob:
     """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's.
 
-    It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end.
+    It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end. `fisher` is what
+    its penalty reads, if it does.
     """
     parts = tuple(prepared[name] for name in phase.parts)
     beside = beside_phase(phase, trail, companions)
@@ -87,6 +92,24 @@ def train_job(
         companions={name: beside[name] for name in phase.companions},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
+        compute=recipe.compute,
+        fisher=fisher,
+    )
+
+
+def fisher_job(
+    recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset]
+) -> FisherJob | None:
+    """Say where and on which rows to measure what a phase's penalty weighs weights by; None for one that does not."""
+    if not isinstance(phase.penalty, EWC) or not phase.penalty.datasets:
+        return None
+    names = tuple(sorted(phase.penalty.datasets))
+    return FisherJob(
+        start=start,
+        data=tuple(prepared[name] for name in names),
+        names=names,
+        rows=phase.penalty.rows,
+        seed=recipe.seed,
         compute=recipe.compute,
     )
 

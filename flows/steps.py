@@ -41,6 +41,7 @@ from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
 from ftlib.stages.evaluate import evaluate
+from ftlib.stages.fisher import fisher
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
@@ -50,6 +51,7 @@ from ftlib.stages.score import score
 from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
+from ftlib.training.fisher import Fisher
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
@@ -204,8 +206,13 @@ def trained(
     ends = whole(trail)
     companions = data.companions.get(phase.name, {}) if data else {}
     prepared = yield from scored(r, phase, ends, data and data.prepared, companions)
-    job = jobs.train_job(r, phase, ends, prepared, companions, seed) if ends and prepared else None
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
+    weighed: Fisher | None = None
+    if weighs := bool(phase.penalty and phase.penalty.keeps):
+        weighing = jobs.fisher_job(r, phase, ends[-1], prepared) if ends and prepared else None
+        weighed = yield from step(fisher, weighing, f"for {which}", on_ray=runs_on_ray(phase, r.compute))
+    ready = weighed is not None or not weighs
+    job = jobs.train_job(r, phase, ends, prepared, companions, seed, weighed) if ends and prepared and ready else None
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
 
 

@@ -60,8 +60,9 @@ class Recipe(Config):
         return self
 
     def training_datasets(self) -> tuple[str, ...]:
-        """Return the datasets that some phase trains on, in order."""
-        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+        """Return the datasets whose rows some phase trains on, or is kept near, in order."""
+        kept = (name for phase in self.phases for name in (phase.penalty and phase.penalty.keeps) or ())
+        return tuple(dict.fromkeys([*(name for phase in self.phases for name in phase.parts), *kept]))
 
     def kind(self, phase: Phase) -> BatchKind:
         """Return the kind of the batches that a phase trains on."""
@@ -133,6 +134,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: one model must answer the batches of all; these train on {_these(kinds)}"
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
+        yield from _keeping_misfits(recipe, phase, first=i == 0)
         yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
 
 
@@ -169,6 +171,22 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         yield from _statistics_misfits(where, phase, recipe.compute)
     if phase.augmentation:
         yield from _augmentation_misfits(recipe, phase, where)
+
+
+def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[str]:
+    """Say which rows a penalty cannot measure its Fisher information on, or that it would read one of other weights."""
+    keeps = phase.penalty.keeps if phase.penalty else None
+    if phase.penalty is None or keeps is None:
+        return
+    where = f"phases[{phase.name}].penalty"
+    for name in keeps:
+        if name not in recipe.datasets:
+            yield f"{where}.datasets: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
+    if not keeps and not first:
+        yield (
+            f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
+            f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"
+        )
 
 
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:

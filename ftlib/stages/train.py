@@ -17,6 +17,7 @@ from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.curves import STOP
+from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
@@ -31,7 +32,7 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None}
 
     start: Checkpoint
     data: PreparedDataset | Mixture
@@ -40,6 +41,8 @@ class TrainJob(Job):
     seed: int
     compute: Compute
     companions: dict[Name, FoundModel | Checkpoint] = {}
+    fisher: Fisher | None = None
+    """What the phase's penalty weighs weights by, where it does."""
 
     @property
     def parts(self) -> tuple[PreparedDataset, ...]:
@@ -109,6 +112,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         seed=job.seed,
         compute=compute,
         companions=job.companions,
+        fisher=None if job.fisher is None else str(job.fisher.file),
     )
     begin(plan)
     if job.needs_ray():

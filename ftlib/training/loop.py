@@ -46,6 +46,7 @@ from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import into_training, moving_statistics
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
+from ftlib.training.penalties.base import Start
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
@@ -134,7 +135,7 @@ class Loop:
         self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head, plan.seed)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
-        self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
+        self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
         shares = [part.share for part in plan.parts]
         self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
         self.steps = total_steps([len(split) for split in self.train], self.settings)
@@ -143,6 +144,16 @@ class Loop:
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
         is_ahead = group.device.type in AHEAD and plan.phase.augmentation is None
         self.ahead = BatchesAhead(self._building, self.steps, group.device) if is_ahead else None
+
+    def _start(self, fresh: Sequence[str]) -> Start:
+        def over_shards(own: torch.Tensor) -> torch.Tensor:
+            """Add up parts over their ranks; what all ranks have whole they have computed alike."""
+            if shards_of(self.model) is None:
+                return own
+            return self.group.add_up(own.to(self.group.device)) * self.group.share_of(self.model)
+
+        fisher = None if self.plan.fisher is None else Path(self.plan.fisher)
+        return Start(unwrap(self.model), fresh, fisher, over_shards)
 
     def run(self, heartbeat: Heartbeat) -> Trained:
         """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
@@ -204,8 +215,8 @@ class Loop:
         models = [unwrap(self.model), *self.companions.values()]
         tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
         averages = self.average.tensors.values() if self.average else ()
-        pulls = self.optimizer.param_groups if self.pull else ()
-        copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        copies = [*averages, *trained * (self.plan.phase.penalty.copies if self.plan.phase.penalty else 0)]
         parts = [own_part(tensor) for tensor in (*tensors, *copies)]
         return sum(part.nbytes for part in parts if part.device.type == self.group.device.type)  # the rest is offloaded
 
@@ -271,6 +282,8 @@ class Loop:
         )
         set_rate(self.optimizer, rate)
         self.optimizer.step()
+        if self.pull:
+            self.pull.after_step()
         if self.average:
             self.average.update(first=state.step == 0)
         self.optimizer.zero_grad(set_to_none=True)
