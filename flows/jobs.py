@@ -25,7 +25,6 @@ from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
 from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
-from ftlib.training.penalties.ewc import EWC
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.workspace import Workspace
@@ -101,14 +100,15 @@ def fisher_job(
     recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset]
 ) -> FisherJob | None:
     """Say where and on which rows to measure what a phase's penalty weighs weights by; None for one that does not."""
-    if not isinstance(phase.penalty, EWC) or not phase.penalty.datasets:
+    kept = phase.penalty.keeps if phase.penalty else None
+    if kept is None or not kept.datasets:
         return None
-    names = tuple(sorted(phase.penalty.datasets))
+    names = tuple(sorted(kept.datasets))
     return FisherJob(
         start=start,
         data=tuple(prepared[name] for name in names),
         names=names,
-        rows=phase.penalty.rows,
+        rows=kept.rows,
         seed=recipe.seed,
         compute=recipe.compute,
     )

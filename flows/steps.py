@@ -208,7 +208,8 @@ def trained(
     prepared = yield from scored(r, phase, ends, data and data.prepared, companions)
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
     weighed: Fisher | None = None
-    if weighs := bool(phase.penalty and phase.penalty.keeps):
+    kept = phase.penalty.keeps if phase.penalty else None
+    if weighs := bool(kept and kept.datasets):
         weighing = jobs.fisher_job(r, phase, ends[-1], prepared) if ends and prepared else None
         weighed = yield from step(fisher, weighing, f"for {which}", on_ray=runs_on_ray(phase, r.compute))
     ready = weighed is not None or not weighs

@@ -61,7 +61,8 @@ class Recipe(Config):
 
     def training_datasets(self) -> tuple[str, ...]:
         """Return the datasets whose rows some phase trains on, or is kept near, in order."""
-        kept = (name for phase in self.phases for name in (phase.penalty and phase.penalty.keeps) or ())
+        penalties = (phase.penalty.keeps for phase in self.phases if phase.penalty)
+        kept = (name for one in penalties if one for name in one.datasets)
         return tuple(dict.fromkeys([*(name for phase in self.phases for name in phase.parts), *kept]))
 
     def kind(self, phase: Phase) -> BatchKind:
@@ -179,10 +180,10 @@ def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[s
     if phase.penalty is None or keeps is None:
         return
     where = f"phases[{phase.name}].penalty"
-    for name in keeps:
+    for name in keeps.datasets:
         if name not in recipe.datasets:
             yield f"{where}.datasets: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
-    if not keeps and not first:
+    if not keeps.datasets and not first:
         yield (
             f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
             f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"

@@ -12,6 +12,7 @@ from ftlib.training.objectives.multi_label import MultiLabel
 from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
 from ftlib.training.objectives.token_classification import TokenClassification
+from ftlib.training.objectives.token_distillation import CausalLMDistillation, CompletionDistillation
 
 Objective = Annotated[
     Classification
@@ -22,6 +23,8 @@ Objective = Annotated[
     | TokenClassification
     | AnswerSpan
     | CausalLM
-    | Completion,
+    | Completion
+    | CausalLMDistillation
+    | CompletionDistillation,
     Open("reglage.objective"),
 ]

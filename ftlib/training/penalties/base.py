@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from ftlib.config import Config
 
@@ -23,9 +23,18 @@ class Start:
     fresh: Collection[str]
     """Its modules whose weights are still as random as they were made, and mean nothing."""
     fisher: Path | None = None
-    """What the fisher stage left: a number for each element of each parameter; see `PenaltyBase.keeps`."""
+    """What the fisher stage left: a number for each element of each parameter, where the penalty `keeps` rows."""
     over_shards: Callable[[Tensor], Tensor] = lambda own: own
     """Adds up what each rank says of its own parts of the parameters; what all have alike it leaves as it is."""
+
+
+class Kept(NamedTuple):
+    """Rows on which the Fisher information is measured where a phase starts, before it."""
+
+    datasets: tuple[str, ...]
+    """None: the base model carries what was measured before."""
+    rows: int
+    """Of each dataset, at most."""
 
 
 class Pull(ABC):
@@ -50,11 +59,8 @@ class PenaltyBase(Config, ABC):
     """How many tensors it keeps beside each that trains: where that started, what it weighs."""
 
     @property
-    def keeps(self) -> tuple[str, ...] | None:
-        """Return the datasets on which the Fisher information is measured where the phase starts, before it.
-
-        None: it reads none. Empty: it reads the one that the base model carries.
-        """
+    def keeps(self) -> Kept | None:
+        """Return the rows that it is to keep, by the Fisher information on them; None where it reads none."""
         return None
 
     @abstractmethod

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from ftlib.config import Name
 from ftlib.models.parameter_names import in_modules
-from ftlib.training.penalties.base import PenaltyBase, Pull, Start
+from ftlib.training.penalties.base import Kept, PenaltyBase, Pull, Start
 
 
 class EWC(PenaltyBase):
@@ -34,8 +34,8 @@ class EWC(PenaltyBase):
 
     @property
     @override
-    def keeps(self) -> tuple[str, ...] | None:
-        return self.datasets
+    def keeps(self) -> Kept | None:
+        return Kept(self.datasets, self.rows)
 
     def start(self, at: Start) -> Pull:
         """Copy the weights before step 0, and read this rank's part of F."""
