@@ -12,6 +12,7 @@ from ftlib.models.adapter import Bases, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
+from ftlib.registry.publish import CarriedFisher
 from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import BaseJob
 from ftlib.stages.batch_norm import BatchNormJob
@@ -25,6 +26,7 @@ from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
 from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
+from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.workspace import Workspace
@@ -97,12 +99,9 @@ def train_job(
 
 
 def fisher_job(
-    recipe: Recipe, phase: Phase, start: Checkpoint, prepared: Mapping[str, PreparedDataset]
-) -> FisherJob | None:
-    """Say where and on which rows to measure what a phase's penalty weighs weights by; None for one that does not."""
-    kept = phase.penalty.keeps if phase.penalty else None
-    if kept is None or not kept.datasets:
-        return None
+    recipe: Recipe, kept: Kept | CarriedFisher, start: Checkpoint | Candidate, prepared: Mapping[str, PreparedDataset]
+) -> FisherJob:
+    """Say where and on which rows to measure a Fisher information."""
     names = tuple(sorted(kept.datasets))
     return FisherJob(
         start=start,

@@ -51,7 +51,7 @@ from ftlib.stages.score import score
 from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher import Fisher, read_carried
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
@@ -106,6 +106,8 @@ def inputs(
     check_registry(r)
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
+    if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
+        read_carried(model)  # what it lacks is said now, and not behind the rows
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
 
@@ -172,8 +174,13 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
     finalists = [*map(Candidate.of, checkpoints), selection.chosen] if checkpoints and selection else None
+    carried: Fisher | None = None
+    if r.publish.fisher:
+        at, rows = selection and selection.chosen, data and data.prepared
+        carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
+        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
     final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) + 1)
-    if not (data and checkpoints and swept and selection and final):
+    if not (data and checkpoints and swept and selection and final and (carried or not r.publish.fisher)):
         return None
     return Evidence(
         recipe=r,
@@ -190,6 +197,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
             for phase in r.phases
             if phase.beside
         },
+        fisher=carried,
     )
 
 
@@ -209,10 +217,12 @@ def trained(
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
     weighed: Fisher | None = None
     kept = phase.penalty.keeps if phase.penalty else None
-    if weighs := bool(kept and kept.datasets):
-        weighing = jobs.fisher_job(r, phase, ends[-1], prepared) if ends and prepared else None
+    if kept and kept.datasets:
+        weighing = jobs.fisher_job(r, kept, ends[-1], prepared) if ends and prepared else None
         weighed = yield from step(fisher, weighing, f"for {which}", on_ray=runs_on_ray(phase, r.compute))
-    ready = weighed is not None or not weighs
+    elif kept and data:
+        weighed = read_carried(data.model)
+    ready = weighed is not None or kept is None
     job = jobs.train_job(r, phase, ends, prepared, companions, seed, weighed) if ends and prepared and ready else None
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
 

@@ -107,6 +107,12 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
+    for name in recipe.publish.fisher.datasets if recipe.publish.fisher else ():
+        if name not in recipe.training_datasets():
+            yield (
+                f"publish.fisher.datasets: no phase trains on {name!r}, so the version knows nothing of its rows to "
+                f"keep; there are {_these(recipe.training_datasets())}"
+            )
 
 
 def _secrets(value: object, path: str = "") -> Iterator[str]:
@@ -506,6 +512,8 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         )
     elif method.mixes and not last.tuning.adapter_scales:
         yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
+    if recipe.publish.fisher:
+        yield f"publish.fisher: is of the weights themselves, and {last.name!r} ends in an adapter; set keep: merged"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:

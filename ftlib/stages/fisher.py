@@ -9,7 +9,8 @@ from typing import ClassVar
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job, file_digest
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.training.compute import Compute
 from ftlib.training.fisher import FILE, Fisher, FisherPlan
 from ftlib.training.plan import Part
@@ -23,7 +24,7 @@ class FisherJob(Job):
     version: ClassVar[int] = 1
     runtime: ClassVar[frozenset[str]] = frozenset({"names"})
 
-    start: Checkpoint
+    start: Checkpoint | Candidate
     data: tuple[PreparedDataset, ...]
     """Their training rows."""
     names: tuple[str, ...]
@@ -40,9 +41,10 @@ def fisher(job: FisherJob, work: Workspace) -> Fisher:
     Raises RecipeError for a head that is still random, or a kind of rows whose model gives no distribution; DataError
     for a dataset without training rows; ModelError where a gradient is not finite.
     """
-    if job.start.fresh_head:
+    end = job.start.end if isinstance(job.start, Candidate) else job.start
+    if end.fresh_head:
         raise RecipeError(
-            f"fisher: the head of {job.start.phase!r} is still random, so nothing is known that could be kept; put a "
+            f"fisher: the head of {end.phase!r} is still random, so nothing is known that could be kept; put a "
             "phase before it that trains the head, or use l2_sp or spd"
         )
     return work.once(job, Fisher, lambda folder: _build(job, folder))
@@ -50,14 +52,15 @@ def fisher(job: FisherJob, work: Workspace) -> Fisher:
 
 def _build(job: FisherJob, folder: Path) -> Fisher:
     """Run the plan here or on Ray, and say in a record what the workers left."""
+    start = job.start if isinstance(job.start, Checkpoint) else _as_checkpoint(job.start, folder / "mixed")
     plan = FisherPlan(
         fingerprint=job.fingerprint,
-        start=job.start,
+        start=start,
         parts=tuple(Part(name=name, folder=data.uri) for name, data in zip(job.names, job.data, strict=True)),
         rows=job.rows,
         run=str(folder),
         kind=job.data[0].kind,
-        labels=job.start.labels,
+        labels=start.labels,
         seed=job.seed,
         compute=job.compute,
     )
@@ -72,11 +75,24 @@ def _build(job: FisherJob, folder: Path) -> Fisher:
         work(plan)
     facts = outcome(plan)
     (folder / RESULT).unlink()
-    shutil.rmtree(folder / "ray", ignore_errors=True)
+    for leftover in ("ray", "mixed"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
     return Fisher(
         content=file_digest(folder / FILE),
-        weights=job.start.weights,
+        weights=start.weights,
         datasets=job.names,
         rows=int(facts["rows"]),
         trace=float(facts["trace"]),
     )
+
+
+def _as_checkpoint(candidate: Candidate, scratch: Path) -> Checkpoint:
+    """Return a candidate as a checkpoint: what it copies, or a mix that is written for it."""
+    source = 0 if candidate.merge is None else candidate.merge.whole_copy()
+    if source is not None:
+        return candidate.parts[source]
+    from ftlib.merging.candidate_weights import write_candidate
+
+    scratch.mkdir()
+    merged = write_candidate(candidate, model_in(scratch))
+    return candidate.end.model_copy(update={"uri": str(scratch), "weights": merged.weights})

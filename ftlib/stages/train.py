@@ -122,6 +122,8 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     else:
         work(plan)
     facts = outcome(plan)
+    if job.fisher:
+        facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
     for leftover in ("checkpoints", "ranks", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / STOP).unlink(missing_ok=True)  # asked too late

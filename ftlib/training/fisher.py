@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from pydantic import ValidationError
 from typing_extensions import override
 
 from ftlib.artifacts import Artifact
 from ftlib.config import BatchKind
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.errors import ModelError
+from ftlib.fingerprint import file_digest
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.training.plan import GroupPlan, Part
 
 FILE = "fisher.safetensors"
@@ -41,6 +45,36 @@ class Fisher(Artifact):
     def digest(self) -> str:
         """Return the digest of the file."""
         return self.content
+
+
+FOLDER, ABOUT = "fisher", "fisher.json"
+"""Where a version carries its own, and the record beside the file there."""
+
+
+def write_carried(fisher: Fisher, version: Path) -> None:
+    """Copy a Fisher information into the folder of a version that is to carry it."""
+    (version / FOLDER).mkdir()
+    shutil.copyfile(fisher.file, version / FOLDER / FILE)
+    about = fisher.model_copy(update={"uri": "", "seconds": 0.0})
+    (version / FOLDER / ABOUT).write_text(about.model_dump_json(indent=1), encoding="utf-8")
+
+
+def read_carried(model: FoundModel) -> Fisher:
+    """Return what a model's version carries. Raises ModelError if it carries none, or one with other bytes."""
+    folder = model.folder / FOLDER
+    try:
+        about = Fisher.model_validate_json((folder / ABOUT).read_bytes())
+        content = file_digest(folder / FILE)
+    except OSError:
+        raise ModelError(
+            f"{model.name} carries no Fisher information, which ewc keeps its weights by; give the penalty `datasets` "
+            "whose rows it is measured on, or start from a version that was published with publish.fisher"
+        ) from None
+    except ValidationError:
+        raise ModelError(f"{folder / ABOUT} is no record of a Fisher information; pull the version again") from None
+    if content != about.content:
+        raise ModelError(f"{folder / FILE} has other bytes than its record says; pull the version again")
+    return about.model_copy(update={"uri": str(folder)})
 
 
 class FisherPlan(GroupPlan):

@@ -171,6 +171,7 @@ def test_ewc_ends_where_the_two_tasks_curvatures_say(tmp_path: Path) -> None:
     torch.testing.assert_close(model.weight.detach()[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_strength_0_is_plain_training_and_a_greater_one_stays_nearer(
     start: Checkpoint, data: PreparedDataset, weighed: Fisher, tmp_path: Path
 ) -> None:
@@ -198,7 +199,10 @@ def test_ewc_of_another_model_is_refused(data: PreparedDataset, weighed: Fisher,
         train(job(other, data, {"kind": "ewc"}, weighed), Workspace(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["l2_sp", "ewc", "spd"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("kind", [pytest.param("l2_sp", marks=SLOW), "ewc", pytest.param("spd", marks=SLOW)])
 def test_a_resumed_run_is_pulled_to_where_the_phase_started(
     start: Checkpoint, data: PreparedDataset, weighed: Fisher, tmp_path: Path, kind: str
 ) -> None:
