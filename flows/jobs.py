@@ -21,6 +21,7 @@ from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
@@ -68,6 +69,12 @@ def preprocess_job(
 def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
     """Say where training starts: a head for every label that training sees."""
     return BaseJob(model=model, kind=recipe.kind(recipe.phases[0]), labels=labels, seed=recipe.seed)
+
+
+def quantize_job(recipe: Recipe, phase: Phase, start: Checkpoint) -> QuantizeJob:
+    """Say how what a phase starts from is rounded."""
+    assert phase.tuning.quantization
+    return QuantizeJob(start=start, kind=recipe.kind(phase), quantization=phase.tuning.quantization)
 
 
 def train_job(

@@ -7,13 +7,24 @@ from prefect import Task
 from tasks.assess import batch_norm, evaluate, interpolate, select
 from tasks.data import ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import base, fisher, score, train
+from tasks.train import base, fisher, quantize, score, train
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
     for task in (
-        *(ingest, preprocess, base, score, fisher, train),
-        *(interpolate, batch_norm, evaluate, select, report, register),
+        ingest,
+        preprocess,
+        base,
+        quantize,
+        score,
+        fisher,
+        train,
+        interpolate,
+        batch_norm,
+        evaluate,
+        select,
+        report,
+        register,
     )
 }
 """By the stage's name, in the order in which a run comes to them."""

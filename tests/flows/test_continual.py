@@ -20,9 +20,9 @@ from ftlib.workspace import Workspace
 LEARN = {"objective": {"kind": "classification"}, "optimizer": {"epochs": 1, "batch_size": 8}}
 
 
-def changed(path: Path, name: str, **changes: Any) -> Recipe:
+def changed(path: Path, file: str, **changes: Any) -> Recipe:
     """Return the recipe in a file with other top-level parts."""
-    other = path.with_name(f"{name}.yaml")
+    other = path.with_name(f"{file}.yaml")
     other.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}, sort_keys=False))
     return load_recipe(other, ["datasets.away.split.validation=0.2", "datasets.away.split.test=0.2"])
 
