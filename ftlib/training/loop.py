@@ -149,14 +149,8 @@ class Loop:
         self.ahead = BatchesAhead(self._building, self.steps, group.device) if is_ahead else None
 
     def _start(self, fresh: Sequence[str]) -> Start:
-        def over_shards(own: torch.Tensor) -> torch.Tensor:
-            """Add up parts over their ranks; what all ranks have whole they have computed alike."""
-            if shards_of(self.model) is None:
-                return own
-            return self.group.add_up(own.to(self.group.device)) * self.group.share_of(self.model)
-
         fisher = None if self.plan.fisher is None else Path(self.plan.fisher)
-        return Start(unwrap(self.model), fresh, fisher, over_shards)
+        return Start(unwrap(self.model), fresh, fisher, partial(self.group.over_shards, self.model))
 
     def run(self, heartbeat: Heartbeat) -> Trained:
         """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
