@@ -204,6 +204,9 @@ def _head_misfits(recipe: Recipe) -> Iterator[str]:
         kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts}
         if not _one_model(*kinds):
             yield f"phases[{phase.name}]: one head must answer all of its batches; these are {_these(kinds)}"
+    writing = {kind: KINDS[kind].decodes for kind in map(recipe.kind, recipe.phases) if KINDS[kind].language}
+    if len({*writing.values()}) > 1:  # no body of two halves is one of a decoder alone
+        yield f"phases: one model must answer the batches of all; these train on {_these(writing)}"
     before = recipe.phases[: len(recipe.phases) - len(recipe.answering_phases)]
     for phase in before:
         if KINDS[kind := recipe.kind(phase)].labeled:
