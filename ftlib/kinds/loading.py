@@ -138,6 +138,13 @@ def _settled(folder: Path, kind: BatchKind, described: Path, changed: Mapping[st
     """Return the loader of a kind's models, and the config of the model in a folder that `check_model` takes."""
     check_model(folder)
     config = load_config(described, **changed)
+    if KINDS[kind].language and KINDS[kind].decodes != config.is_encoder_decoder:
+        # transformers would load the decoder of some families (BART) alone, which has learnt to hear an encoder.
+        is_one = "is an encoder-decoder" if config.is_encoder_decoder else "is no encoder-decoder"
+        raise ModelError(
+            f"{folder} {is_one} ({config.model_type}), and asked for is {KINDS[kind].auto_class}: give another model, "
+            "or rows that are laid out for this one"
+        )
     settle(config, described, kind, lambda: load_tokenizer(described))
     return KINDS[kind].head().auto_class, config
 

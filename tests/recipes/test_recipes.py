@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
 from transformers import (
@@ -161,6 +162,8 @@ def test_recipe_runs_to_a_published_version(
     dense = record.evidence.checkpoints[-1].form == "dense"  # tests/flows/test_adapter_version.py asks the others
     if kind == "text_to_text":
         check_written(record.result, record.evidence.recipe, tmp_path / "pulled")
+    if kind == "completions" and dense:
+        check_completions(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored"):
@@ -213,6 +216,22 @@ def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
         new = whole[0, inputs["input_ids"].shape[1] :]
         assert said.model_dump() == {"text": tokenizer.decode(new, skip_special_tokens=True)}
         assert "\n" not in said.line()
+
+
+def check_completions(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
+    """Hold what `reglage predict` says against what stock transformers writes behind the prompt and its separator."""
+    registry = ModelRegistry(recipe.publish.to.store())
+    registry.pull(registry.version(version.name, version.version), folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    prompting, end = recipe.published_format().prompting, tokenizer.eos_token_id
+    assert prompting is not None
+    model.generation_config = GenerationConfig(max_new_tokens=8, eos_token_id=end, pad_token_id=end)
+    prompts = ["the invoice and the card", "crash and freeze and reload again"]
+    for prompt, said in zip(prompts, predict(folder, prompts, max_new_tokens=8), strict=True):
+        ids = tokenizer(prompting.prefix + prompt + prompting.reads, return_tensors="pt")["input_ids"]
+        ids = ids[:, :-1] if ids[0, -1] == end else ids  # the tiny tokenizer ends texts
+        written = model.eval().generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]
+        assert said.model_dump() == {"text": tokenizer.decode(written, skip_special_tokens=True)}
 
 
 def check_written(version: ModelVersion, recipe: Recipe, folder: Path) -> None:

@@ -12,12 +12,13 @@ from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats.text_to_text import TextToText
 from ftlib.data.processor import Processor
+from ftlib.errors import ModelError
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.evaluation.metrics import Bleu, ExactMatch
 from ftlib.kinds import token_log_probs as of_tokens
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import load
+from ftlib.kinds.loading import load, load_language_model
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import CompletionOutcomes
 from ftlib.models.checkpoint import Checkpoint
@@ -148,3 +149,10 @@ def test_long_vocabularies_are_read_in_parts_where_the_last_layer_says_the_logit
         parts = of_tokens.token_log_probs(model, batch)
     assert of_tokens._is_last(model) == (family == "t5")
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_decoder_is_not_loaded_without_its_encoder(tmp_path: Path) -> None:
+    """transformers has a class for BART's decoder alone, whose answers would mean nothing."""
+    folder = tiny_text_to_text(tmp_path, "bart")
+    with pytest.raises(ModelError, match=r"is an encoder-decoder \(bart\), and asked for is AutoModelForCausalLM"):
+        load_language_model(folder)
