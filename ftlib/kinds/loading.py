@@ -41,7 +41,7 @@ from ftlib.models.folder import (
     read_json,
 )
 from ftlib.models.four_bits import round_to_four_bits
-from ftlib.models.limits import load_config
+from ftlib.models.limits import decoder_start, load_config
 from ftlib.models.quiet import quiet
 from ftlib.models.special_tokens import kept_apart
 from ftlib.models.tensor_files import read_header
@@ -372,7 +372,9 @@ def load_processor(folder: Path) -> Processor:
 
     They raise as `load_tokenizer` and `load_image_processor` do.
     """
-    return Processor(lambda: load_tokenizer(folder), lambda: load_image_processor(folder))
+    return Processor(
+        lambda: load_tokenizer(folder), lambda: load_image_processor(folder), lambda: decoder_start(folder)
+    )
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:

@@ -29,6 +29,7 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
     What makes its inputs tells: an image processor or a tokenizer. A folder with neither is for others to refuse.
     The model is `called` as the recipe does, if nothing else is said.
     """
+    _check_halves(recipe, model, called)
     modalities = {"images": [IMAGE_PROCESSOR], "text": TOKENIZER_FILES}
     reads = {modality for modality, files in modalities.items() if any((model / name).is_file() for name in files)}
     for name, dataset in recipe.datasets.items():
@@ -40,6 +41,22 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
                 f", but the rows of dataset {name!r} are {kind.modality} ({kind.name!r}); give a model that "
                 f"transformers loads as {kind.auto_class}, with its "
                 f"{IMAGE_PROCESSOR if kind.modality == 'images' else 'tokenizer'}, or another format"
+            )
+
+
+def _check_halves(recipe: Recipe, model: Path, called: str) -> None:
+    """Raise RecipeError for rows that a decoder alone is to go on with and a model of two halves, or the reverse."""
+    config = read_config(model)
+    has_both = bool(config.get("is_encoder_decoder"))
+    for name, dataset in recipe.datasets.items():
+        kind = KINDS[dataset.format.yields]
+        if kind.language and kind.decodes != has_both:
+            has, wants = ("an encoder-decoder", "causal models") if has_both else ("no encoder-decoder", "those alone")
+            others = sorted(one.name for one in KINDS.values() if one.language and one.decodes == has_both)
+            raise RecipeError(
+                f"{called or f'model.path: {recipe.model.path}'} is {has} ({config.get('model_type', 'nameless')}), "
+                f"and format {dataset.format.kind!r} of dataset {name!r} is for {wants}: use a format that yields "
+                f"{' or '.join(map(repr, others))}, or a model that transformers loads as {kind.auto_class}"
             )
 
 

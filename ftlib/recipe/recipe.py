@@ -66,8 +66,10 @@ class Recipe(Config):
         return self
 
     def training_datasets(self) -> tuple[str, ...]:
-        """Return the datasets that some phase trains on, in order."""
-        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+        """Return the datasets whose rows some phase trains on, or is kept near, in order."""
+        penalties = (phase.penalty.keeps for phase in self.phases if phase.penalty)
+        kept = (name for one in penalties if one for name in one.datasets)
+        return tuple(dict.fromkeys([*(name for phase in self.phases for name in phase.parts), *kept]))
 
     def kind(self, phase: Phase) -> BatchKind:
         """Return the kind of the batches that a phase trains on."""
@@ -105,6 +107,11 @@ class Recipe(Config):
         parts = self.phases[-1].parts
         return self.datasets[max(parts, key=parts.__getitem__)]
 
+    @property
+    def beams(self) -> int:
+        """Return how many beginnings of an answer the published model keeps while it writes: the most measured."""
+        return max((evaluation.num_beams for evaluation in self.evaluations.values()), default=1)
+
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
         return tuple(dict.fromkeys(evaluation.dataset for evaluation in self.evaluations.values()))
@@ -132,6 +139,12 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":
         yield from _adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
+    for name in recipe.publish.fisher.datasets if recipe.publish.fisher else ():
+        if name not in recipe.training_datasets():
+            yield (
+                f"publish.fisher.datasets: no phase trains on {name!r}, so the version knows nothing of its rows to "
+                f"keep; there are {_these(recipe.training_datasets())}"
+            )
     yield from quantization_misfits(recipe, "dense")
 
 
@@ -159,6 +172,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     yield from _head_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
+        yield from _keeping_misfits(recipe, phase, first=i == 0)
         yield from _companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
 
 
@@ -249,6 +263,22 @@ def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str
         )
 
 
+def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[str]:
+    """Say which rows a penalty cannot measure its Fisher information on, or that it would read one of other weights."""
+    keeps = phase.penalty.keeps if phase.penalty else None
+    if phase.penalty is None or keeps is None:
+        return
+    where = f"phases[{phase.name}].penalty"
+    for name in keeps.datasets:
+        if name not in recipe.datasets:
+            yield f"{where}.datasets: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
+    if not keeps.datasets and not first:
+        yield (
+            f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
+            f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"
+        )
+
+
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
     """Say why statistics of a batch would depend on how it is split, which the identity of a phase does not know."""
     if not phase.tuning.takes_steps:
@@ -314,6 +344,11 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
             yield (
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
+            )
+        if format.pairs and not phase.tuning.reads_pairs:
+            yield (
+                f"{where}: {phase.tuning.kind!r} compares what labels are called with one text, but rows of {name!r} "
+                "are pairs of texts; use another tuning"
             )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
     ways = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
@@ -441,6 +476,8 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
             )
     if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+    if evaluation.num_beams > 1 and not evaluation.max_new_tokens:
+        yield f"{where}.num_beams: {evaluation.num_beams} beams write nothing without max_new_tokens; give it"
 
 
 def _taught(recipe: Recipe) -> set[BatchKind]:
@@ -451,7 +488,8 @@ def _taught(recipe: Recipe) -> set[BatchKind]:
 
 def _one_model(*kinds: BatchKind) -> bool:
     """Say whether one model, with one head, answers batches of all these kinds."""
-    return len({*kinds}) < 2 or all(KINDS[kind].language for kind in kinds)
+    one = len({KINDS[kind].auto_class for kind in kinds}) < 2
+    return len({*kinds}) < 2 or (one and all(KINDS[kind].language for kind in kinds))
 
 
 def _select_misfits(recipe: Recipe) -> Iterator[str]:
@@ -576,6 +614,8 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         )
     elif method.mixes and not last.tuning.adapter_scales:
         yield f"{where} that cannot be scaled; use interpolation: off{instead}"
+    if recipe.publish.fisher:
+        yield f"publish.fisher: is of the weights themselves, and {last.name!r} ends in an adapter{instead}"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
     if recipe.prune:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import nn
 
 from ftlib.models.parameter_names import in_modules, is_embedding, is_factor, layer_of
-from ftlib.training.batches import batches_in
+from ftlib.training.batches import epoch_batches
 from ftlib.training.optimizers.base import OptimizerBase, ParameterGroup
 
 
@@ -66,6 +68,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def total_steps(rows: Sequence[int], settings: OptimizerBase) -> int:
-    """Return the optimiser steps of a phase whose parts have so many rows; at least one."""
-    return max(1, round(settings.epochs * sum(batches_in(part, settings.batch_size) for part in rows)))
+def total_steps(lengths: Sequence[Int[np.ndarray, " _"]], settings: OptimizerBase, seed: int) -> int:
+    """Return the optimiser steps of a phase whose parts have rows of these lengths; at least one."""
+    passes = epoch_batches(lengths, settings.batch_size, seed, settings.batch_tokens)
+    return max(1, round(settings.epochs * sum(passes)))

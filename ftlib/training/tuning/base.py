@@ -67,6 +67,8 @@ class TuningBase(Config, ABC):
     """The kinds of batch that it can learn from; None for all."""
     takes_steps: ClassVar[bool] = True
     """Whether the optimiser moves weights step by step; if not, `solve` finds them."""
+    reads_pairs: ClassVar[bool] = True
+    """Whether it can learn from rows that are two texts."""
     moves_head_only: ClassVar[bool] = False
     """Whether the body stays the base model's: an adapter may stand on what it makes, a line from it leads nowhere."""
     unfreezes: ClassVar[bool] = False
