@@ -67,6 +67,7 @@ class Bottlenecks:
     activation: Activation
     whole: tuple[str, ...]
     """Parameters that an adapter's folder holds beside the bottlenecks: norms, and of a classifier its head."""
+    head: tuple[str, ...]
     task: str | None
 
 
@@ -96,7 +97,7 @@ def insert(model: nn.Module, width: int, activation: Activation, head: Collectio
     whole = {name for name, _ in model.named_parameters() if _inside(name, (*norms, *head))}
     read = {id(parameter) for name, parameter in model.named_parameters() if name in whole}
     replace_parameters(model, lambda p: _read(p) if id(p) in read else p)
-    cast(Any, model).bottlenecks = Bottlenecks(width, activation, tuple(sorted(whole)), task)
+    cast(Any, model).bottlenecks = Bottlenecks(width, activation, tuple(sorted(whole)), tuple(head), task)
 
 
 def _through(module: Any, _: object, out: Tensor) -> Tensor:
@@ -128,7 +129,8 @@ def write_bottlenecks(model: nn.Module, folder: Path) -> None:
     tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if name in names}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     told = {"peft_type": BOTTLENECK, "width": made.width, "activation": made.activation, "task_type": made.task}
-    write_adapter_config(folder, {**told, "base_model_name_or_path": None, "revision": None})
+    told |= {"modules_to_save": [*made.head], "base_model_name_or_path": None, "revision": None}
+    write_adapter_config(folder, told)
 
 
 def put_bottlenecks_over(model: nn.Module, folder: str | Path) -> nn.Module:
@@ -144,9 +146,8 @@ def put_bottlenecks_over(model: nn.Module, folder: str | Path) -> nn.Module:
             f"{folder}: adapter_config.json says width {width!r} and activation {activation!r}, which no "
             "bottleneck has; copy the folder again"
         )
-    heads = {name.split(".")[0] for name in tensors} & {name for name, _ in model.named_children()}
-    prefix = getattr(model, "base_model_prefix", "")
-    insert(model, width, cast(Activation, activation), heads - {prefix}, cast("str | None", config.get("task_type")))
+    head, task = config.get("modules_to_save") or (), config.get("task_type")
+    insert(model, width, cast(Activation, activation), cast("Collection[str]", head), cast("str | None", task))
     if stray := sorted(own_names(model) ^ tensors.keys()):
         raise ModelError(
             f"{folder} ({BOTTLENECK}) does not fit its base: {len(stray)} tensors are on one side only, among them "
