@@ -167,7 +167,7 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
 
 
 def _labels(evidence: Evidence) -> tuple[str, ...]:
-    return evidence.checkpoints[0].labels
+    return evidence.checkpoints[-1].labels
 
 
 def settle(r: Recipe, run: Runner, challenge: Challenge, approval: Approval | None) -> Challenge:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, cast
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import Field, TypeAdapter
 
@@ -23,18 +23,34 @@ if TYPE_CHECKING:
 
 INPUT_IDS, ATTENTION_MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
 POSITIONS = "position_ids"
+DECODER_IDS, DECODER_MASK = "decoder_input_ids", "decoder_attention_mask"
 
 Cell: TypeAlias = "Sequence[int] | Sequence[float] | np.ndarray"
 """A row's value of one column: ids, marks, or an array of numbers."""
 
 
+class Masking(Config):
+    """How tokens are hidden from a model that is to say them: 80 % by the mask, 10 % by any, 10 % not at all."""
+
+    token: int
+    """The tokenizer's mask."""
+    vocabulary: int = Field(gt=0)
+    """Its tokens, of which any stands for one in ten."""
+    rate: float
+    """The probability of a word to be hidden."""
+
+
 class Tokens(Config):
     """Token ids, special ones included. Rows are filled up with the `pad_token_id` of the model's config."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"masking": None}
 
     kind: Literal["tokens"] = "tokens"
     name: str = INPUT_IDS
     mask: str = ATTENTION_MASK
     """The input that says what is padding: 1 on tokens, 0 on padding."""
+    masking: Masking | None = None
+    """How some of them are hidden when they are read; the file holds them all."""
 
     def arrow_type(self) -> pa.DataType:
         """Return list<int32>."""
@@ -169,7 +185,15 @@ Inputs = tuple[Input, ...]
 TEXT: Inputs = (Tokens(),)
 """One sequence of tokens, as most formats write: `input_ids`, and so `attention_mask`."""
 
+TEXT_TO_TEXT: Inputs = (Tokens(), Tokens(name=DECODER_IDS, mask=DECODER_MASK))
+"""What an encoder reads, and what a decoder writes, behind the token that it begins with."""
+
 _INPUTS: TypeAdapter[Inputs] = TypeAdapter(Inputs)
+
+
+def answer_input(names: Container[str]) -> str:
+    """Return which of a row's inputs a language model predicts tokens of: its decoder's, where it has one apart."""
+    return DECODER_IDS if DECODER_IDS in names else INPUT_IDS
 
 
 def row_size(inputs: Inputs, cells: Mapping[str, Cell]) -> int:
@@ -189,7 +213,7 @@ def token_columns(inputs: Inputs) -> list[Tokens]:
 
 def to_metadata(inputs: Inputs) -> dict[str, str]:
     """Return what a split's schema says of its inputs: nothing for `TEXT`, as in splits from before there was more."""
-    return {} if inputs == TEXT else {"inputs": _INPUTS.dump_json(inputs).decode()}
+    return {} if inputs == TEXT else {"inputs": _INPUTS.dump_json(inputs, exclude_none=True).decode()}
 
 
 def from_metadata(metadata: Mapping[bytes, bytes] | None) -> Inputs:

@@ -18,8 +18,10 @@ from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
     CompletionOutcomes,
     LabelOutcomes,
+    MaskedOutcomes,
     MultiLabelOutcomes,
     Outcomes,
+    RetrievalOutcomes,
     ScoreOutcomes,
     SpanOutcomes,
     TaggedOutcomes,
@@ -28,12 +30,15 @@ from ftlib.kinds.outcomes import (
 from ftlib.kinds.predictions import (
     ChatPredictor,
     EntityPredictor,
+    HiddenPredictor,
     ImageLabelPredictor,
     LabelPredictor,
     MultiLabelPredictor,
     Predictor,
     ScorePredictor,
     SpanPredictor,
+    TextPredictor,
+    VectorPredictor,
 )
 
 if TYPE_CHECKING:
@@ -64,9 +69,17 @@ class Kind:
     """What a row is made from: a text, which the model's tokenizer cuts and batches fill up, or an image of one size,
     which its image processor makes."""
     language: bool
-    """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
-    of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell
-    special tokens in their texts."""
+    """Whether a language model answers, which has no head of its own: it predicts the last `supervised` tokens of a
+    row, or those that its targets mark, one by one. One model answers all such kinds that it can be loaded for; to a
+    causal one a chat template may spell special tokens in their texts."""
+    vocabulary: bool
+    """Whether what is said of a token is any token of the model's own vocabulary, by a head that models of this class
+    bring with their weights, often tied to the embedding: no labels ask for another, and an adapter copies none."""
+    pools: bool
+    """Whether a text's answer is one vector, the mean of what the model says of its tokens, without any head."""
+    decodes: bool
+    """Whether an encoder reads a row's source and a decoder writes its target: two sequences of tokens, and only models
+    of both halves. Other language models read and write one sequence, and no encoder-decoder is asked for it."""
     packs: bool
     """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
     own tokens, and the model asks nothing of the row as a whole."""
@@ -105,6 +118,11 @@ class Kind:
     def size_unit(self) -> str:
         """Return what a row's size counts: a text's tokens, or patches of 16 x 16 pixels of an image."""
         return "tokens" if self.modality == "text" else "patches"
+
+    @property
+    def answers_untrained(self) -> bool:
+        """Say whether the model that is found answers such rows already, since it brings its head, or needs none."""
+        return self.vocabulary or self.pools
 
     @property
     def labeled(self) -> bool:
@@ -166,6 +184,24 @@ def _chat_head() -> Head:
     return ChatHead()
 
 
+def _masked_head() -> Head:
+    from ftlib.kinds.heads.masked import MaskedHead
+
+    return MaskedHead()
+
+
+def _retrieval_head() -> Head:
+    from ftlib.kinds.heads.retrieved import RetrievalHead
+
+    return RetrievalHead()
+
+
+def _text_to_text_head() -> Head:
+    from ftlib.kinds.heads.text_to_text import TextToTextHead
+
+    return TextToTextHead()
+
+
 _ROWS = (
     Kind(
         name="labeled",
@@ -177,6 +213,9 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -203,6 +242,9 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -229,6 +271,9 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -256,6 +301,9 @@ _ROWS = (
         whole_tags=True,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -283,6 +331,9 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -309,6 +360,9 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -330,11 +384,14 @@ _ROWS = (
         taught_as="completions",
         head=_completion_head,
         outcomes=CompletionOutcomes,
-        predictor=None,
+        predictor=TextPredictor,
         least_labels=0,
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -361,6 +418,9 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -378,6 +438,35 @@ _ROWS = (
         note="The chat template that training rows were written by is part of the tokenizer's files.",
     ),
     Kind(
+        name="text_to_text",
+        taught_as="completions",
+        head=_text_to_text_head,
+        outcomes=CompletionOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=True,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=True,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForSeq2SeqLM",
+        architectures=("ForConditionalGeneration", "MTModel", "EncoderDecoderModel"),
+        task_type="SEQ_2_SEQ_LM",
+        pipeline="text2text-generation",
+        title="Text to text",
+        answers="",
+        snippet=snippets.TEXT_TO_TEXT,
+        note="",
+    ),
+    Kind(
         name="labeled_images",
         taught_as="labeled",
         head=_image_label_head,
@@ -387,6 +476,9 @@ _ROWS = (
         whole_tags=False,
         modality="images",
         language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=False,
@@ -402,6 +494,65 @@ _ROWS = (
         answers="one of them to any image",
         snippet=snippets.IMAGE,
         note="",
+    ),
+    Kind(
+        name="masked",
+        taught_as="masked",
+        head=_masked_head,
+        outcomes=MaskedOutcomes,
+        predictor=HiddenPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=True,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForMaskedLM",
+        architectures=("ForMaskedLM",),
+        task_type=None,
+        pipeline="fill-mask",
+        title="Masked language modelling",
+        answers="",
+        snippet=snippets.HIDDEN,
+        note="",
+    ),
+    Kind(
+        name="retrieved",
+        taught_as="retrieved",
+        head=_retrieval_head,
+        outcomes=RetrievalOutcomes,
+        predictor=VectorPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=False,
+        pools=True,
+        decodes=False,
+        packs=False,
+        answers_by_token=True,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModel",
+        architectures=("Model",),
+        task_type="FEATURE_EXTRACTION",
+        pipeline="sentence-similarity",
+        title="Sentence embeddings",
+        answers="",
+        snippet=snippets.VECTOR,
+        note="The folder has the files of sentence-transformers too: `SentenceTransformer(folder).encode` says the "
+        "same.",
     ),
 )
 

@@ -41,7 +41,7 @@ from ftlib.models.folder import (
     read_json,
 )
 from ftlib.models.four_bits import round_to_four_bits
-from ftlib.models.limits import load_config
+from ftlib.models.limits import decoder_start, load_config
 from ftlib.models.quiet import quiet
 from ftlib.models.special_tokens import kept_apart
 from ftlib.models.tensor_files import read_header
@@ -328,9 +328,10 @@ def head_modules(model: nn.Module) -> list[str]:
     """
     plain: Any = cast(Any, model).get_base_model() if is_adapted(model) else model
     prefix = plain.base_model_prefix
-    children = [
-        (n, child) for n, child in plain.named_children() if n != prefix and not isinstance(child, PreTrainedModel)
-    ]
+    bodies = {n for n, child in plain.named_children() if n == prefix or isinstance(child, PreTrainedModel)}
+    if not bodies:  # it is the body itself
+        return []
+    children = [(n, child) for n, child in plain.named_children() if n not in bodies]
     heads = {name: child for name, child in children if any(True for _ in child.parameters())}
     if plain is model:
         return [*heads]
@@ -377,7 +378,9 @@ def load_processor(folder: Path) -> Processor:
 
     They raise as `load_tokenizer` and `load_image_processor` do.
     """
-    return Processor(lambda: load_tokenizer(folder), lambda: load_image_processor(folder))
+    return Processor(
+        lambda: load_tokenizer(folder), lambda: load_image_processor(folder), lambda: decoder_start(folder)
+    )
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:

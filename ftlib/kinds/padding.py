@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ftlib.config import BatchKind
-from ftlib.data.inputs import INPUT_IDS, SEGMENTS
+from ftlib.data.inputs import DECODER_IDS, INPUT_IDS, SEGMENTS, TEXT_TO_TEXT, answer_input
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.collate import Collator, takes
+from ftlib.kinds.collate import SEGMENTED_TEXT, Collator, takes
 from ftlib.kinds.kind import KINDS
 from ftlib.models.limits import ids_of, text_config
 
@@ -104,9 +104,15 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
     rows = [row for row in encoded if row[INPUT_IDS]]
     if not rows:
         return
-    given = (INPUT_IDS, SEGMENTS) if KINDS[kind].pairs and SEGMENTS in rows[0] else (INPUT_IDS,)
-    lengths = [len(row[INPUT_IDS]) for row in rows]
-    batch = Collator.of(model)({input: [row[input] for row in rows] for input in given})
+    given, inputs = (INPUT_IDS,), SEGMENTED_TEXT
+    if KINDS[kind].pairs and SEGMENTS in rows[0]:
+        given = (INPUT_IDS, SEGMENTS)
+    elif KINDS[kind].decodes:
+        given, inputs = (INPUT_IDS, DECODER_IDS), TEXT_TO_TEXT
+        start: int = cast(Any, model).config.decoder_start_token_id
+        rows = [{**row, DECODER_IDS: [start, *row[INPUT_IDS]][:longest]} for row in rows]
+    lengths = [len(row[answer_input(row)]) for row in rows]
+    batch = Collator.of(model)({input: [row[input] for row in rows] for input in given}, inputs)
     what = type(model).__name__
     try:
         alone = [

@@ -1,4 +1,4 @@
-"""What a causal language model says of the tokens it is to predict: the one place where its logits are read.
+"""What a language model says of the tokens it is to predict: the one place where its logits are read.
 
 Logits are rows x positions x vocabulary, and most of a batch's memory: 8 rows of 4,096 tokens and 150,000 words are
 20 GB in float32, and the loss holds them three times. Up to `WHOLE` bytes they are computed as one tensor, with the
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 from torch.utils.checkpoint import checkpoint
 
-from ftlib.data.inputs import INPUT_IDS
+from ftlib.data.inputs import DECODER_IDS, answer_input
 from ftlib.kinds.batch import UNTAUGHT, Batch
 from ftlib.kinds.next_tokens import next_tokens
 from ftlib.kinds.packed_attention import attends_in_packs, borders_of, plain_model
@@ -120,7 +120,7 @@ def _ask(model: Any, batch: Batch) -> _Said:
     layer: nn.Module | None = getattr(plain, "get_output_embeddings", lambda: None)()
     weight: Tensor | None = getattr(layer, "weight", None)
     words = 0 if weight is None else weight.shape[0]
-    if layer is None or batch.inputs[INPUT_IDS].numel() * words * 4 <= WHOLE or not _is_last(plain):
+    if layer is None or batch.inputs[answer_input(batch.inputs)].numel() * words * 4 <= WHOLE or not _is_last(plain):
         return _Said(model(**inputs, use_cache=False).logits)
     with _handing_on(layer):
         states = model(**inputs, use_cache=False).logits
@@ -160,18 +160,28 @@ def _is_last(plain: Any) -> bool:
 
 
 def _hands_out(plain: Any) -> bool:
+    """Ask a copy without memory, whose body is left out."""
     made: list[Tensor] = []
     try:
         with torch.device("meta"), torch.no_grad():
             copy: Any = _class_of(plain)(plain.config).eval()
             layer = copy.get_output_embeddings()
             states = torch.zeros((1, 2, layer.weight.shape[1]))
-            copy.base_model.forward = lambda *_, **__: _Body(states)  # masks ask for values, and here are none
+            given = {"input_ids": torch.zeros((1, 2), dtype=torch.long)}
+            for body in _bodies(copy):  # masks ask for values, and here are none
+                body.forward = lambda *_, **__: _Body(states)
+            if copy.config.is_encoder_decoder:
+                given[DECODER_IDS] = given["input_ids"]
             layer.register_forward_hook(lambda _, __, out: made.append(out))
-            logits = copy(input_ids=torch.zeros((1, 2), dtype=torch.long), use_cache=False).logits
+            logits = copy(**given, use_cache=False).logits
     except Exception:  # a model that cannot be asked without memory: its own code is right in any case
         return False
     return len(made) == 1 and logits is made[0]
+
+
+def _bodies(copy: Any) -> list[nn.Module]:
+    """Return what a model asks before its last layer; T5 with that layer has encoder and decoder as its own parts."""
+    return [copy.get_encoder(), copy.get_decoder()] if copy.base_model is copy else [copy.base_model]
 
 
 class _Body:

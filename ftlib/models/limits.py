@@ -55,6 +55,17 @@ def ids_of(value: object) -> list[int]:
     return [id for id in values if isinstance(id, int) and not isinstance(id, bool)]
 
 
+def decoder_start(folder: Path) -> int:
+    """Return the token that a folder's decoder begins with. Raises ModelError where its config names none."""
+    start = next(iter(ids_of(getattr(load_config(folder), "decoder_start_token_id", None))), None)
+    if start is None:
+        raise ModelError(
+            f"{folder}/config.json names no decoder_start_token_id, with which an encoder-decoder begins what it "
+            "writes; write the id into it: T5 and Marian begin with the padding's, BART with the end token's"
+        )
+    return start
+
+
 def limits_of(folder: Path) -> Limits:
     """Return what the model in a folder can read. Raises ModelError for a config that makes no model."""
     config = load_config(folder)

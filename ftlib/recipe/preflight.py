@@ -14,8 +14,9 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Checkpoint, Form, Quantization
+from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
+from ftlib.models.pruning import stack_of
 from ftlib.recipe.recipe import Recipe, end_form, form_misfits, quantization_misfits
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
@@ -28,6 +29,7 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
     What makes its inputs tells: an image processor or a tokenizer. A folder with neither is for others to refuse.
     The model is `called` as the recipe does, if nothing else is said.
     """
+    _check_halves(recipe, model, called)
     modalities = {"images": [IMAGE_PROCESSOR], "text": TOKENIZER_FILES}
     reads = {modality for modality, files in modalities.items() if any((model / name).is_file() for name in files)}
     for name, dataset in recipe.datasets.items():
@@ -39,6 +41,22 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
                 f", but the rows of dataset {name!r} are {kind.modality} ({kind.name!r}); give a model that "
                 f"transformers loads as {kind.auto_class}, with its "
                 f"{IMAGE_PROCESSOR if kind.modality == 'images' else 'tokenizer'}, or another format"
+            )
+
+
+def _check_halves(recipe: Recipe, model: Path, called: str) -> None:
+    """Raise RecipeError for rows that a decoder alone is to go on with and a model of two halves, or the reverse."""
+    config = read_config(model)
+    has_both = bool(config.get("is_encoder_decoder"))
+    for name, dataset in recipe.datasets.items():
+        kind = KINDS[dataset.format.yields]
+        if kind.language and kind.decodes != has_both:
+            has, wants = ("an encoder-decoder", "causal models") if has_both else ("no encoder-decoder", "those alone")
+            others = sorted(one.name for one in KINDS.values() if one.language and one.decodes == has_both)
+            raise RecipeError(
+                f"{called or f'model.path: {recipe.model.path}'} is {has} ({config.get('model_type', 'nameless')}), "
+                f"and format {dataset.format.kind!r} of dataset {name!r} is for {wants}: use a format that yields "
+                f"{' or '.join(map(repr, others))}, or a model that transformers loads as {kind.auto_class}"
             )
 
 
@@ -60,7 +78,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
                     f"evaluations.{name}: dataset {evaluation.dataset!r} has no {split} rows, but {use} is measured on "
                     "them; give it more rows or a larger share in its split"
                 )
-    training = recipe.training_datasets()
+    training = recipe.answering_datasets()
     if not all(KINDS[prepared[name].kind].labeled for name in training):
         return ()
     counts: Counter[str] = Counter()
@@ -70,11 +88,11 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     seen = tuple(sorted({*published(counts, names).values()}))
     if any(KINDS[prepared[name].kind].whole_tags for name in training):
         seen = completed(seen)
-    if len(seen) < KINDS[recipe.kind(recipe.phases[0])].least_labels:
+    if len(seen) < KINDS[recipe.answering_kind].least_labels:
         labels = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
         raise DataError(f"training rows have {labels}; a classifier needs at least two")
     _check_asked(recipe, prepared, seen)
-    for phase in recipe.phases:
+    for phase in recipe.answering_phases:
         phase.tuning.check_labels(seen)
         getattr(phase.objective, "check_labels", lambda _: None)(seen)
     return tuple(names) if sorted(names) == list(seen) else seen
@@ -175,6 +193,12 @@ def check_forms(
     ]
     if problems:
         raise RecipeError("\n".join(problems))
+
+
+def check_prune(recipe: Recipe, model: FoundModel) -> None:
+    """Raise RecipeError for more layers to remove than the model has, ModelError for one without a stack of layers."""
+    if recipe.prune and model.form == "dense":
+        recipe.prune.number(stack_of(model.folder).depth)
 
 
 _FORMS: Mapping[Form, str] = {"dense": "dense weights", "adapter": "an adapter"}

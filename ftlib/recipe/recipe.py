@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, cast
 
 from pydantic import model_validator
 
@@ -18,6 +18,7 @@ from ftlib.evaluation.selection import Select
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
 from ftlib.models.checkpoint import Form, Quantization
+from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
@@ -30,12 +31,16 @@ from ftlib.urls import secret_in
 class Recipe(Config):
     """A whole run."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"prune": None}
+
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
     model: ModelRef
     """The base model that the first phase starts from."""
     datasets: dict[Name, Dataset]
     """Rows by the name that phases and evaluations call them."""
+    prune: Prune | None = None
+    """Which layers of the base model are removed before the first phase; null: none."""
     phases: tuple[Phase, ...]
     """Trainings, one after the other: each starts where the one before ended."""
     evaluations: dict[Name, Evaluation]
@@ -67,6 +72,26 @@ class Recipe(Config):
         """Return the kind of the batches that a phase trains on."""
         return self.datasets[next(iter(phase.parts))].format.yields
 
+    def takes_new_head(self, phase: Phase) -> bool:
+        """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""
+        place = self.phases.index(phase)
+        return place > 0 and not _one_model(self.kind(self.phases[place - 1]), self.kind(phase))
+
+    @property
+    def answering_phases(self) -> tuple[Phase, ...]:
+        """Return the last phases, as far back as they train one head: what is measured and published answers so."""
+        first = max((i for i, phase in enumerate(self.phases) if self.takes_new_head(phase)), default=0)
+        return self.phases[first:]
+
+    @property
+    def answering_kind(self) -> BatchKind:
+        """Return the kind of the batches that the published head is first trained on."""
+        return self.kind(self.answering_phases[0])
+
+    def answering_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that the published head is trained on, in order."""
+        return tuple(dict.fromkeys(name for phase in self.answering_phases for name in phase.parts))
+
     def published_format(self) -> Format:
         """Return how the last phase's rows are laid out, as the published model is asked.
 
@@ -78,6 +103,11 @@ class Recipe(Config):
         """Return the dataset that the last phase trains on; of a mixture, its part with the largest share."""
         parts = self.phases[-1].parts
         return self.datasets[max(parts, key=parts.__getitem__)]
+
+    @property
+    def beams(self) -> int:
+        """Return how many beginnings of an answer the published model keeps while it writes: the most measured."""
+        return max((evaluation.num_beams for evaluation in self.evaluations.values()), default=1)
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
@@ -96,11 +126,12 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     """Say which parts do not fit together: name, got, allowed."""
     yield from _secrets(recipe.model_dump(mode="json"))
     yield from _phase_misfits(recipe)
+    yield from _prune_misfits(recipe)
     yield from _dataset_misfits(recipe)
     yield from _evaluation_misfits(recipe)
     yield from _select_misfits(recipe)
     yield from _interpolation_misfits(recipe)
-    if recipe.compute.pack_tokens is not None and {*recipe.training_datasets()} <= {*recipe.datasets}:
+    if recipe.compute.pack_tokens is not None and _all_there(recipe):
         yield from _packing_misfits(recipe)
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
@@ -129,12 +160,52 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
     if {"base", "champion"} & {*names}:
         yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
-    kinds = _taught(recipe)
-    if not _one_model(*kinds):
-        yield f"phases: one model must answer the batches of all; these train on {_these(kinds)}"
+    yield from _head_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
-        yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
+        yield from _companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
+
+
+def _prune_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why layers cannot be removed in this run, whatever the model."""
+    if recipe.prune is None:
+        return
+    if recipe.prune.dataset not in recipe.training_datasets():
+        yield (
+            f"prune.dataset: {recipe.prune.dataset!r} is no dataset that a phase trains on; there are "
+            f"{_these(recipe.training_datasets())}"
+        )
+    if "prune" in [phase.name for phase in recipe.phases]:
+        yield "phases: 'prune' names the model that layers were removed from; choose another name"
+    if recipe.publish.adapter:
+        yield "publish.adapter: it would stand on a model without some layers, which nobody else has; remove it"
+    if recipe.retrain.start == "champion":
+        yield (
+            "prune: retrain.start is 'champion', which has lost its layers already and would lose as many again with "
+            "every retraining; set it to base"
+        )
+
+
+def _head_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which phases no head can be trained by, and which head would be thrown away with the labels it learnt."""
+    if not _all_there(recipe):
+        return
+    for phase in recipe.phases:
+        kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts}
+        if not _one_model(*kinds):
+            yield f"phases[{phase.name}]: one head must answer all of its batches; these are {_these(kinds)}"
+    before = recipe.phases[: len(recipe.phases) - len(recipe.answering_phases)]
+    for phase in before:
+        if KINDS[kind := recipe.kind(phase)].labeled:
+            yield (
+                f"phases[{phase.name}]: learns labels ({kind!r}) with a head that a later phase gives up for "
+                f"{recipe.answering_kind!r} batches; phases with labels come last"
+            )
+
+
+def _all_there(recipe: Recipe) -> bool:
+    """Say whether every phase's datasets are in the recipe."""
+    return {*recipe.training_datasets()} <= {*recipe.datasets}
 
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
@@ -232,6 +303,11 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
             yield (
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
+            )
+        if format.pairs and not phase.tuning.reads_pairs:
+            yield (
+                f"{where}: {phase.tuning.kind!r} compares what labels are called with one text, but rows of {name!r} "
+                "are pairs of texts; use another tuning"
             )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
     ways = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
@@ -359,16 +435,20 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
             )
     if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+    if evaluation.num_beams > 1 and not evaluation.max_new_tokens:
+        yield f"{where}.num_beams: {evaluation.num_beams} beams write nothing without max_new_tokens; give it"
 
 
 def _taught(recipe: Recipe) -> set[BatchKind]:
-    """Return the kinds of batch that the phases train on."""
-    return {recipe.datasets[name].format.yields for name in recipe.training_datasets() if name in recipe.datasets}
+    """Return the kinds of batch that the published head is trained on; those of all phases where one has no dataset."""
+    names = recipe.answering_datasets() if _all_there(recipe) else recipe.training_datasets()
+    return {recipe.datasets[name].format.yields for name in names if name in recipe.datasets}
 
 
 def _one_model(*kinds: BatchKind) -> bool:
     """Say whether one model, with one head, answers batches of all these kinds."""
-    return len({*kinds}) < 2 or all(KINDS[kind].language for kind in kinds)
+    one = len({KINDS[kind].auto_class for kind in kinds}) < 2
+    return len({*kinds}) < 2 or (one and all(KINDS[kind].language for kind in kinds))
 
 
 def _select_misfits(recipe: Recipe) -> Iterator[str]:
@@ -415,12 +495,13 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
     """Say why the interpolation cannot reach its points with these phases."""
     if not recipe.interpolation.mixes or not recipe.phases:
         return
-    first = recipe.phases[0]
-    if len(recipe.phases) == 1 and not KINDS[first.objective.needs].language:
+    *more, first = reversed(recipe.answering_phases if _all_there(recipe) else recipe.phases)
+    if not more and not KINDS[first.objective.needs].answers_untrained:
         head = " or ".join(f"{kind} phase" for kind in _solving(first.objective.needs)) or "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
-            f"phase {first.name!r} starts from the base model: put a {head} before it (LP-FT)"
+            f"phase {first.name!r} starts from {'the base model' if len(recipe.phases) == 1 else 'a new head'}: put a "
+            f"{head} before it (LP-FT)"
         )
     method = recipe.interpolation
     if len(method.seeds) + len(method.siblings) < method.least:
@@ -475,8 +556,16 @@ def end_form(recipe: Recipe, start: Form, phases: int | None = None) -> Form:
 
 def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
     """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
+    if recipe.prune and start == "adapter":
+        yield "prune: an adapter stands on all layers of its base; start from a dense model"
     before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
+    for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
+        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
+            yield (
+                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
+                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
+            )
     if (before, end) == ("adapter", "dense") and method.mixes:
         yield (
             f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
@@ -495,6 +584,8 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
+    if recipe.prune:
+        yield f"{where} over a model without some layers, which nobody else has; set keep: merged"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
         yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
 

@@ -24,6 +24,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_model, save_without_weights
+from ftlib.models.saved_names import never_saved
 from ftlib.models.tensor_files import INDEX, TensorFile, TensorSpan, lay_out
 from ftlib.models.tensor_parts import PIECE_BYTES, Elements, Source, elements_of, is_first_copy, memory_of, reading
 from ftlib.models.torch_dtypes import DTYPES
@@ -139,9 +140,8 @@ def _layout(model: Any, folder: Path) -> _Layout | None:
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    state: dict[str, torch.Tensor] = model.state_dict()
-    for ignored in model._keys_to_ignore_on_save or ():
-        state.pop(ignored, None)
+    computed = never_saved(model)
+    state: dict[str, torch.Tensor] = {name: t for name, t in model.state_dict().items() if name not in computed}
     own = {id(tensor): name for name, tensor in state.items()}
     saved = revert_weight_conversion(model, remove_tied_weights_from_state_dict(state, model))
     if any(id(tensor) not in own for tensor in saved.values()):

@@ -145,7 +145,8 @@ def test_every_kind_has_a_head_a_table_and_words_of_its_own() -> None:
         assert any(made.endswith(kind.architectures) for made in classes)
         assert bool(kind.answers) == kind.labeled
         assert (kind.predictor is None or kind.predictor.writes) == kind.language
-        compile(kind.snippet.format(folder="f", separator="\n", most=1, split="", background="white"), name, "exec")
+        words = {"folder": "f", "prefix": "", "separator": "\n", "most": 1, "beams": 1, "split": "", "asked": "'a'"}
+        compile(kind.snippet.format(**words, background="white"), name, "exec")
     assert len({type(kind.head()) for kind in KINDS.values()}) == len(KINDS) == len({*get_args(BatchKind)})
 
 

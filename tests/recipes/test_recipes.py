@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from flows.command_line.main import main
 from flows.finetune import finetune
@@ -37,9 +43,12 @@ from ftlib.testing import (
     tiny_classifier,
     tiny_image_classifier,
     tiny_image_rows,
+    tiny_pairs,
     tiny_questions,
     tiny_rows,
+    tiny_sources,
     tiny_tagged_rows,
+    tiny_text_to_text,
     write_jsonl,
 )
 from ftlib.training.tuning.frozen_layers import FrozenLayers
@@ -142,27 +151,32 @@ def test_recipe_runs_to_a_published_version(
     assert record.result.version == 1
     assert record.result.logit_difference <= 1e-5
     assert record.result.name == load_recipe(path).publish.name
-    trained = [one for one in record.evidence.checkpoints[1:] if "bits_of_a_rounded_parameter" not in one.facts]
-    steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in trained}
+    steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in record.evidence.ends[1:]}
     assert list(steps) == [phase.name for phase in load_recipe(path).phases]
     assert all(count > 0 for count in steps.values())
     kind = record.evidence.recipe.published_format().yields
     dense = record.evidence.checkpoints[-1].form == "dense"  # tests/flows/test_adapter_version.py asks the others
+    if kind == "text_to_text":
+        check_written(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored"):
-        check_answers(record.result, record.evidence.recipe.publish.to.store(), tmp_path / "pulled")
+        check_answers(record.result, record.evidence.recipe, tmp_path / "pulled")
 
 
-def check_answers(version: ModelVersion, store: Store, folder: Path) -> None:
+def check_answers(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
     """Hold what `reglage predict` says against the logits that stock transformers computes from the pulled folder."""
-    registry = ModelRegistry(store)
+    registry = ModelRegistry(recipe.publish.to.store())
     registry.pull(registry.version(version.name, version.version), folder)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
-    texts = ["the invoice", "", "crash and freeze and reload again"]
+    asked: list[tuple[str, ...]] = [("the invoice",), ("",), ("crash and freeze and reload again",)]
+    lines = [text for (text,) in asked]
+    if recipe.published_format().pairs:
+        asked = [("the invoice", "please ask"), ("crash and freeze and reload again", "a card")]
+        lines = [json.dumps({"question": question, "answer": answer}) for question, answer in asked]
     labels = list(model.config.id2label.values())
-    for text, said in zip(texts, predict(folder, texts, batch_size=2), strict=True):
-        logits = model.eval()(**tokenizer(text, return_tensors="pt")).logits[0].detach().double()
+    for texts, said in zip(asked, predict(folder, lines, batch_size=2), strict=True):
+        logits = model.eval()(**tokenizer(*texts, return_tensors="pt")).logits[0].detach().double()
         match said:
             case LabelPrediction():
                 assert said.label == labels[int(logits.argmax())]
@@ -198,6 +212,22 @@ def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
         assert "\n" not in said.line()
 
 
+def check_written(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
+    """Hold what `reglage predict` says against what stock transformers writes to sources behind the prefix."""
+    registry = ModelRegistry(recipe.publish.to.store())
+    registry.pull(registry.version(version.name, version.version), folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
+    prefix, end = getattr(recipe.published_format(), "prefix"), tokenizer.eos_token_id  # noqa: B009
+    model.generation_config = GenerationConfig(
+        max_new_tokens=8, num_beams=4, eos_token_id=end, pad_token_id=end, decoder_start_token_id=0
+    )
+    sources = ["the invoice and the card", "crash and freeze and reload again"]
+    for source, said in zip(sources, predict(folder, sources, max_new_tokens=8), strict=True):
+        inputs = tokenizer(prefix + source, return_tensors="pt", return_token_type_ids=False)
+        written = model.eval().generate(**inputs)[0, 1:]
+        assert said.model_dump() == {"text": tokenizer.decode(written, skip_special_tokens=True)}
+
+
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
     model, kind = folder / "tiny-model", recipe.kind(recipe.phases[0])
@@ -205,7 +235,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
         tiny_image_classifier(model, "efficientnet")
     else:
         hidden = 64 if any(phase.tuning.quantization for phase in recipe.phases) else 32  # one block of four bits
-        _ = tiny_chat_lm(model, hidden=hidden) if KINDS[kind].language else tiny_classifier(model, hidden=hidden)
+        write = tiny_text_to_text if KINDS[kind].decodes else tiny_chat_lm if KINDS[kind].language else tiny_classifier
+        write(model, hidden=hidden)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         if isinstance(dataset.source, ImageFolder):
@@ -226,8 +257,11 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
             write_rows(folder / path / "2026.jsonl" if path.endswith("/") else folder / path)
             overrides.append(f"datasets.{name}.source.settle_seconds=0")  # or what was just written would wait
-    for name in recipe.evaluations:
+    for name, evaluation in recipe.evaluations.items():
         overrides.append(f"evaluations.{name}.resamples=100")
+        overrides.append(f"evaluations.{name}.max_new_tokens={min(8, evaluation.max_new_tokens)}")
+    if recipe.prune:
+        overrides.append("prune.layers=1")  # of the tiny model's two
     for i, phase in enumerate(recipe.phases):
         overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
         if isinstance(phase.tuning, FrozenLayers):
@@ -249,6 +283,8 @@ def write_tickets(path: Path) -> None:
             {
                 "body": row["text"],
                 "queue": row["label"],
+                "text": row["text"],
+                "section": row["label"],
                 "tags": [label for label in LABELS[: i % 3] if label != row["label"]],
                 "urgency": 1 + i % 9 / 2,
                 "question": row["text"],
@@ -288,5 +324,27 @@ def write_chats(path: Path) -> None:
     write_jsonl(path, tiny_chats(60, seed=zlib.crc32(path.name.encode())))
 
 
-ROWS = {"chat": write_chats, "tagged_words": write_tagged, "question_answer": write_questions}
+def write_plain(path: Path) -> None:
+    """Write texts without labels; no file has the rows of another."""
+    write_jsonl(path, [{"text": row["text"]} for row in tiny_rows(60, seed=zlib.crc32(path.name.encode()))])
+
+
+def write_pairs(path: Path) -> None:
+    """Write rows as the comment in recipes/retrieval.yaml shows them."""
+    write_jsonl(path, [{"synopsis": row["anchor"], "description": row["positive"]} for row in tiny_pairs(60)])
+
+
+def write_translations(path: Path) -> None:
+    """Write rows as the comment in recipes/translation.yaml shows them."""
+    write_jsonl(path, [{"en": row["source"], "fr": row["target"]} for row in tiny_sources(150)])
+
+
+ROWS = {
+    "chat": write_chats,
+    "masked_text": write_plain,
+    "question_answer": write_questions,
+    "retrieval_pairs": write_pairs,
+    "tagged_words": write_tagged,
+    "text_to_text": write_translations,
+}
 """How the rows of a format look; the others' are tickets."""

@@ -30,6 +30,8 @@ class Request:
     """Loads the model's, for answers that are text."""
     max_new_tokens: int
     """How much it may write after a prompt, for the kind of batch that has prompts; 0: nothing."""
+    num_beams: int = 1
+    """How many beginnings of an answer it keeps while it writes; 1: the most probable token at each place."""
 
 
 class Answers(ABC):
