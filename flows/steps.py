@@ -27,6 +27,7 @@ from ftlib.recipe.preflight import (
     check_forms,
     check_labels,
     check_modality,
+    check_prompts,
     check_prune,
     check_registry,
     check_rule,
@@ -140,7 +141,10 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     for words in audit_notes(r, prepared):
         note("supervision", words)
     check_rule(r, prepared)
-    check_writing(r, prepared, lambda: _positions(Path(given.model.uri)))
+    places = max(phase.tuning.places for phase in r.phases)
+    if places:
+        check_prompts(r, prepared, given.model.form, _positions(Path(given.model.uri)))
+    check_writing(r, prepared, lambda: _positions(Path(given.model.uri), 0 if given.model.base else places))
     companions = {phase: dict(models) for phase, models in given.companions.items()}
     return Data(model=given.model, companions=companions, raw=raw, prepared=prepared, labels=labels)
 
@@ -331,7 +335,9 @@ def whole(parts: Iterable[T | None]) -> list[T] | None:
     return made if len(made) == len(listed) else None
 
 
-def _positions(model: Path) -> int | None:
+def _positions(model: Path, prompt: int = 0) -> int | None:
+    """Return how many tokens a model reads behind a prompt of so many places; None: without a limit."""
     from ftlib.models.limits import limits_of  # loads torch
 
-    return limits_of(model).positions
+    positions = limits_of(model).positions
+    return None if positions is None else positions - prompt

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +208,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
             phase,
             size,
             [beside[name] for name in phase.companions],
-            _seen(phase, prepared),
+            _seen(phase, prepared, sizing.steps(phase)),
             speed,
             done,
             sizing.of(phase, planner.trained.get(phase.name)),
@@ -317,6 +316,14 @@ class _Sizing:
             },
         )
 
+    def steps(self, phase: Phase) -> int:
+        """Return the optimiser steps of one epoch of a phase."""
+        from ftlib.training.batches import epoch_batches
+
+        sizes = [split.sizes for split in self._splits(phase, "train")]
+        optimizer = phase.optimizer
+        return sum(epoch_batches(sizes, optimizer.batch_size, self.recipe.seed, optimizer.batch_tokens))
+
     def _splits(self, phase: Phase, split: Split) -> "list[PreparedSplit]":
         from ftlib.kinds.open_split import open_split
 
@@ -333,14 +340,14 @@ class _Seen:
     steps: int
 
 
-def _seen(phase: Phase, prepared: dict[str, PreparedDataset]) -> _Seen:
+def _seen(phase: Phase, prepared: dict[str, PreparedDataset], steps: int) -> _Seen:
     """Return an epoch's rows and tokens: of a mixture every part's share of as many rows as all parts have."""
     parts = [(share, prepared[name].splits["train"]) for name, share in phase.parts.items()]
     rows = sum(facts.rows for _, facts in parts)
     return _Seen(
         rows=rows,
         tokens=round(sum(rows * share * facts.tokens / max(1, facts.rows) for share, facts in parts)),
-        steps=sum(ceil(facts.rows / phase.optimizer.batch_size) for _, facts in parts),
+        steps=steps,
     )
 
 

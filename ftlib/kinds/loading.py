@@ -22,6 +22,7 @@ from ftlib.models.adapter import (
     WEIGHTS,
     Bases,
     find_base,
+    prefix_of,
     read_adapter,
     read_base,
     write_adapter_config,
@@ -269,6 +270,8 @@ def put_over(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
         return with_bottlenecks, own_names(with_bottlenecks)
     from peft import PeftModel, get_peft_model_state_dict
 
+    from ftlib.kinds.soft_prompts import answering_for_its_input
+
     try:
         with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")  # transformers' own about its names; missing keys are looked for below
@@ -286,11 +289,12 @@ def put_over(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
             f"them {stray[0]}; give the model that it was trained over"
         )
     _check_finite(wrapped, folder)
-    return cast("nn.Module", wrapped).eval(), {name.removeprefix(ADAPTED) for name in names}
+    prefix = prefix_of(config["peft_type"])
+    return answering_for_its_input(wrapped.eval()), {name.removeprefix(prefix) for name in names}
 
 
-ADAPTED = "base_model.model."
-"""What peft puts before the names of the parameters of the model that it wraps."""
+ADAPTED = prefix_of("LORA")
+"""What peft puts before the names of the parameters of a model that it wraps layer by layer."""
 
 
 def is_adapted(model: nn.Module) -> bool:

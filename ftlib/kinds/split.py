@@ -101,7 +101,7 @@ class PreparedSplit:
                 pixels = zip(rows, cells[column.name], strict=True)
                 cells[column.name] = [augment(int(row), cell) for row, cell in pixels]
         if self.targets is not None and (read := self.targets.read(rows)) is not None:
-            cells[INPUT_IDS] = read
+            cells[self._answers] = read
         if self.targets is not None and (segments := self.targets.segments(rows)) is not None:
             inputs, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
         return replace(self._taught(rows, collate), inputs=collate(cells, inputs))

@@ -32,6 +32,11 @@ def is_embedding(name: str) -> bool:
     return layer_of(name) is None and any(mark in name for mark in ("embed", "wte", "wpe", "shared"))
 
 
+def is_factor(name: str) -> bool:
+    """Say whether a parameter holds (IA)3's factors: a vector, whatever its shape, that begins at 1 and not at 0."""
+    return ".ia3_l" in name
+
+
 def in_modules(name: str, modules: Iterable[str]) -> bool:
     """Say whether a parameter lies in one of these modules; wrappers (peft, DDP) may have put names before them."""
     return not set(name.split(".")).isdisjoint(modules)

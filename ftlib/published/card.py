@@ -194,7 +194,7 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         return f"{trained} ({phase.tuning.solution(facts)})."
     return (
         f"{trained}; {optimizer.title}, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "
-        f"{optimizer.batch_size}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
+        f"{optimizer.batch_words}, {optimizer.epochs:g} {'epoch' if optimizer.epochs == 1 else 'epochs'}."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ftlib.data.formats.base import Prompting
 from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS
+from ftlib.models.adapter import LENGTHENING
 from ftlib.models.checkpoint import BOTTLENECK, Base, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.wording import block, code
@@ -127,7 +128,22 @@ def adapter_version_usage(recipe: Recipe, base: Base, adapter: Mapping[str, Any]
             f"model = {put}(base, folder)\n"
             "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )
+        + _of_a_prompt(recipe)
     )
+
+
+def _of_a_prompt(recipe: Recipe) -> str:
+    """Return what to know of a model that stands under a prompt; empty for others."""
+    places, kind = max(phase.tuning.places for phase in recipe.phases), KINDS[recipe.kind(recipe.phases[-1])]
+    if not places:
+        return ""
+    by_token = kind.language or kind.answers_by_token
+    longer = any(phase.tuning.makes in LENGTHENING for phase in recipe.phases)
+    cut = (
+        f" Its logits begin with those of the prompt: take them from place {places} on." if by_token and longer else ""
+    )
+    alone = " Ask it to go on with texts of one length at a time, without padding on the left." if kind.language else ""
+    return f"\n\nA prompt of {places} places stands before every text, and nothing can be merged.{cut}{alone}"
 
 
 def _quoted(text: str) -> str:

@@ -212,6 +212,24 @@ def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], reads
             check_room(name, evaluation.max_new_tokens, file, reads)
 
 
+def check_prompts(recipe: Recipe, prepared: Mapping[str, PreparedDataset], start: Form, reads: int | None) -> None:
+    """Raise RecipeError if a phase puts more before a row than the model has places for; before anything is trained.
+
+    `reads` is how many tokens the base model reads, behind the prompt that it has itself if it is such an adapter.
+    """
+    if reads is None or start == "adapter":
+        return
+    for phase in recipe.phases:
+        for name in {*phase.parts, *(evaluation.dataset for evaluation in recipe.evaluations.values())}:
+            longest = max(facts.longest for facts in prepared[name].splits.values())
+            if phase.tuning.places and longest + phase.tuning.places > reads:
+                raise RecipeError(
+                    f"phases[{phase.name}].tuning.virtual_tokens: {phase.tuning.places} before the longest row of "
+                    f"dataset {name!r}, {longest} tokens, go beyond the {reads} that the model reads; lower it, or the "
+                    "format's max_tokens"
+                )
+
+
 def check_registry(recipe: Recipe) -> None:
     """Try the registry, and the key, before anything is trained for them.
 

@@ -25,6 +25,7 @@ from ftlib.retraining.policy import Retrain
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import tunings
+from ftlib.training.tuning.by_peft import GOES_ON
 from ftlib.urls import secret_in
 
 
@@ -133,7 +134,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _interpolation_misfits(recipe)
     if recipe.compute.pack_tokens is not None and _all_there(recipe):
         yield from _packing_misfits(recipe)
-    if recipe.publish.adapter and recipe.phases:
+    if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":
         yield from _adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
     yield from quantization_misfits(recipe, "dense")
@@ -217,7 +218,7 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
             yield f"{where}.{field}: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
         return
     yield from _format_misfits(recipe, phase, where)
-    if phase.penalty and phase.tuning.makes_adapter:
+    if phase.penalty and (phase.tuning.makes_adapter or phase.tuning.leaves == "adapter"):
         yield (
             f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning {phase.tuning.kind!r}, "
             "which leaves them and trains an adapter; remove it or use full or frozen_layers"
@@ -231,16 +232,26 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
-    compute = recipe.compute
+    yield from _compute_misfits(where, phase, recipe.compute)
+    if phase.batch_norm == "updated":
+        yield from _statistics_misfits(where, phase, recipe.compute)
+    if phase.augmentation:
+        yield from _augmentation_misfits(recipe, phase, where)
+
+
+def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
+    """Say why a phase cannot be computed as it is asked."""
+    if compute.activation_checkpointing != "none" and not phase.tuning.recomputes:
+        yield (
+            f"compute.activation_checkpointing: a layer that is computed again would see the keys of "
+            f"{phase.tuning.kind!r} twice, got {compute.activation_checkpointing!r}; set it to none, or use another "
+            f"tuning in phase {phase.name!r}"
+        )
     if compute.sharding == "fsdp" and compute.workers > 1 and not phase.optimizer.steps_shards:
         yield (
             f"{where}.optimizer: {phase.optimizer.kind!r} steps whole matrices, but compute.sharding: fsdp gives each "
             "of the workers a part; use adamw or sgd, or set sharding to ddp"
         )
-    if phase.batch_norm == "updated":
-        yield from _statistics_misfits(where, phase, recipe.compute)
-    if phase.augmentation:
-        yield from _augmentation_misfits(recipe, phase, where)
 
 
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -264,6 +275,11 @@ def _packing_misfits(recipe: Recipe) -> Iterator[str]:
         )
     packed = _these(repr(kind.name) for kind in KINDS.values() if kind.packs)
     for phase in recipe.phases:
+        if not phase.tuning.packs:
+            yield (
+                f"compute.pack_tokens: tuning {phase.tuning.kind!r} of phase {phase.name!r} puts its prompt before a "
+                "row, and a pack has many in one; set it to null"
+            )
         unpacked = [name for name in phase.parts if not KINDS[recipe.datasets[name].format.yields].packs]
         for name in unpacked:
             yield (
@@ -556,16 +572,11 @@ def end_form(recipe: Recipe, start: Form, phases: int | None = None) -> Form:
 
 def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
     """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
+    yield from _over_adapter_misfits(recipe, start)
     if recipe.prune and start == "adapter":
         yield "prune: an adapter stands on all layers of its base; start from a dense model"
     before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
-    for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
-        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
-            yield (
-                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
-                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
-            )
     if (before, end) == ("adapter", "dense") and method.mixes:
         yield (
             f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
@@ -575,19 +586,48 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         return
     last = recipe.phases[-1]
     where = f"phases[{last.name}].tuning: ends in an adapter"
-    if method.mixes and not method.is_sum:
+    instead = ", or set keep: merged" if last.tuning.merges else ""
+    if method.mixes and last.tuning.merges and not method.is_sum:
         yield (
             f"{where}, and adapters are added up with one share for all tensors; interpolation {method.kind!r} must be "
             "'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off', or set keep: merged"
         )
     elif method.mixes and not last.tuning.adapter_scales:
-        yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
+        yield f"{where} that cannot be scaled; use interpolation: off{instead}"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
     if recipe.prune:
         yield f"{where} over a model without some layers, which nobody else has; set keep: merged"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
-        yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
+        remedy = "set keep: merged" if last.tuning.merges else "let it be the only phase, or follow a linear_probe"
+        yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; {remedy}"
+
+
+def _over_adapter_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
+    """Say which phases start from an adapter that they can neither merge nor go on with, or give a head."""
+    for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
+        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
+            yield (
+                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
+                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
+            )
+    below: Phase | None = None
+    for phase in recipe.phases:
+        tuning = phase.tuning
+        where = f"phases[{phase.name}].tuning"
+        if below and tuning.leaves == "dense" and not below.tuning.merges:
+            yield (
+                f"{where}: {tuning.kind!r} starts from the adapter of {below.name!r}, and {below.tuning.kind!r} has no "
+                "merged form; use the same tuning, or put it last"
+            )
+        elif below and tuning.leaves == "adapter" and below.tuning.makes not in tuning.takes_over:
+            yield (
+                f"{where}: {tuning.kind!r} starts from the adapter of {below.name!r} and cannot go on with one of "
+                f"{below.tuning.kind!r}; use {GOES_ON.get(below.tuning.makes, below.tuning.kind)}, or start from the "
+                "base"
+            )
+        if tuning.leaves:
+            below = phase if tuning.leaves == "adapter" else None
 
 
 def quantization_misfits(recipe: Recipe, form: Form, rounded: Quantization | None = None) -> Iterator[str]:

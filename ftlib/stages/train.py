@@ -122,6 +122,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         compute=compute,
         companions=job.companions,
     )
+    (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
@@ -133,7 +134,6 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     for leftover in ("checkpoints", "ranks", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / STOP).unlink(missing_ok=True)  # asked too late
-    (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(
         weights=adapter_digest(model_in(folder), base) if base else weights_digest(model_in(folder)),

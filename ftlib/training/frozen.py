@@ -9,7 +9,9 @@ from typing import Any, cast
 from torch import nn
 
 from ftlib.errors import RecipeError
-from ftlib.kinds.loading import ADAPTED, is_adapted
+from ftlib.kinds.loading import is_adapted
+from ftlib.kinds.soft_prompts import method_of
+from ftlib.models.adapter import prefix_of
 from ftlib.models.saved_names import never_saved
 from ftlib.wording import some
 
@@ -45,7 +47,7 @@ def _own_name(name: str, model: nn.Module) -> str:
         if name.startswith(f"{prefix}.") and ".base_layer." not in name:
             name = f"{prefix}.weight"
             break
-    plain = name.removeprefix(ADAPTED).replace(".base_layer.", ".")
+    plain = name.removeprefix(prefix_of(method_of(model))).replace(".base_layer.", ".")
     return plain.replace(".modules_to_save.default.", ".").replace(".original_module.", ".")
 
 

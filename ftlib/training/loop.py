@@ -28,6 +28,8 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.loading import head_modules, load_unread, merged
 from ftlib.kinds.open_split import open_split
+from ftlib.kinds.padding import check_prompted
+from ftlib.kinds.soft_prompts import is_prompted
 from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
@@ -47,7 +49,7 @@ from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
-from ftlib.training.modes import into_training, moving_statistics, rest_frozen
+from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
 from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
@@ -124,9 +126,11 @@ class Loop:
         self.companions = {name: place(one, *where) for name, one in beside.items()}
         placed = place(tuned, *where)
         with enough_memory(self.sized, group.device):
+            self._check_prompted(placed)
             self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
         shares = [part.share for part in plan.parts]
-        self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
+        sizes, batch = [split.sizes for split in self.train], self.settings
+        self.order = Order(sizes, shares, batch.batch_size, plan.seed, batch.batch_tokens)
         thaws = plan.phase.tuning.thaws(placed, head, self.order.steps_per_epoch)
         self.thawing = Thawing.of(placed, thaws)
         self._stage = len(self.thawing.borders)  # all of it trains while it is built and rehearsed
@@ -147,12 +151,21 @@ class Loop:
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
-        self.steps = total_steps([len(split) for split in self.train], self.settings)
+        self.steps = total_steps(sizes, batch, plan.seed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
         is_ahead = group.device.type in AHEAD and plan.phase.augmentation is None
         self.ahead = BatchesAhead(self._building, self.steps, group.device) if is_ahead else None
+
+    def _check_prompted(self, placed: nn.Module) -> None:
+        """Prove that a model answers a row under a prompt as it does alone. Raises ModelError."""
+        if not is_prompted(placed):
+            return
+        autocast = torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
+        with answering(placed), autocast:
+            for split in self.train:
+                check_prompted(placed, split, self.collate)
 
     def run(self, heartbeat: Heartbeat) -> Trained:
         """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
@@ -385,7 +398,8 @@ class Loop:
         """Return the mean loss over a validation split; rows are spread over the ranks, the order is fixed."""
         self.model.eval()
         total, counted = torch.zeros((), dtype=torch.float64, device=self.group.device), 0
-        for rows in by_length(split.sizes, 2 * self.settings.batch_size):
+        tokens = self.settings.batch_tokens
+        for rows in by_length(split.sizes, 2 * self.settings.batch_size, tokens and 2 * tokens):
             pieces, count = self.asking.pieces(split, rows)
             counted += count
             for piece in pieces:

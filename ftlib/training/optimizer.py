@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import nn
 
-from ftlib.models.parameter_names import in_modules, is_embedding, layer_of
-from ftlib.training.batches import batches_in
+from ftlib.models.parameter_names import in_modules, is_embedding, is_factor, layer_of
+from ftlib.training.batches import epoch_batches
 from ftlib.training.optimizers.base import OptimizerBase, ParameterGroup
 
 
@@ -47,7 +49,7 @@ def build_optimizer(
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            weight_decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+            weight_decay = settings.weight_decay if parameter.ndim >= 2 and not is_factor(name) else 0.0
             hidden = settings.steps_hidden_apart and is_hidden_matrix(name, parameter, head)
             scale = rate_scale(name, layers, decay, head) * factors.get(name, 1.0)
             groups.setdefault((scale, weight_decay, hidden), []).append(parameter)
@@ -56,7 +58,8 @@ def build_optimizer(
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter, head: Collection[str]) -> bool:
     """Say whether a parameter is a matrix of the body's layers: no embedding, no head, no vector, no convolution."""
-    return parameter.ndim == 2 and not is_embedding(name) and not in_modules(name, head)
+    outside = is_embedding(name) or is_factor(name) or in_modules(name, head)
+    return parameter.ndim == 2 and not outside
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -65,6 +68,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def total_steps(rows: Sequence[int], settings: OptimizerBase) -> int:
-    """Return the optimiser steps of a phase whose parts have so many rows; at least one."""
-    return max(1, round(settings.epochs * sum(batches_in(part, settings.batch_size) for part in rows)))
+def total_steps(lengths: Sequence[Int[np.ndarray, " _"]], settings: OptimizerBase, seed: int) -> int:
+    """Return the optimiser steps of a phase whose parts have rows of these lengths; at least one."""
+    passes = epoch_batches(lengths, settings.batch_size, seed, settings.batch_tokens)
+    return max(1, round(settings.epochs * sum(passes)))

@@ -181,7 +181,7 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
         gather_into(start, trained.model, moves)
     on_first(lambda: _remove(model_in(run), adapter_in(run)), group, run)  # of an attempt that was killed in a save
     if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
-        on_first(lambda: save_adapter(start, model_in(run), plan.start.folder, base_of(plan.start)), group, run)
+        on_first(lambda: _save_adapter(start, plan), group, run)
     else:
         on_first(lambda: plan.phase.tuning.finish(start, adapter_in(run)), group, run)
         beside: dict[str, Any] = {"labels": plan.labels, "processor_from": plan.start.folder}
@@ -194,6 +194,12 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
     }
     if group.is_first:
         write_durably(run / RESULT, json.dumps(facts).encode())
+
+
+def _save_adapter(start: nn.Module, plan: Plan) -> None:
+    folder = model_in(Path(plan.run))
+    save_adapter(start, folder, plan.start.folder, base_of(plan.start))
+    plan.phase.tuning.saved(start, folder)
 
 
 def _remove(*folders: Path) -> None:

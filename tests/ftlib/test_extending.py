@@ -189,7 +189,7 @@ def test_a_merge_method_states_its_paper_and_the_command_line_knows_it() -> None
 
 def test_tunings_are_offered_by_their_words() -> None:
     assert tunings(lambda tuning: tuning.moves_head_only) == ["linear_probe", "zero_shot"]
-    assert tunings(lambda tuning: tuning.makes_adapter) == ["lora"]
+    assert tunings(lambda tuning: tuning.makes_adapter) == ["ia3", "lora", "qlora"]
     assert tunings(lambda tuning: not tuning.takes_steps) == ["linear_probe", "zero_shot"]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from ftlib.config import Config
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.image_folder import ImageFolder
 from ftlib.data.sources.installed_text import InstalledText
+from ftlib.data.sources.sql import Sql
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import LabelPrediction, MultiLabelPrediction, ScorePrediction
@@ -143,7 +146,7 @@ def test_recipe_runs_to_a_published_version(
     path: Path, work: Path, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flows.finetune.Runner", PlainRunner)
+    monkeypatch.setattr("flows.tracked.Runner", PlainRunner)
     monkeypatch.setattr("flows.finetune.RunPage", lambda *_: lambda *_: None)
     state = finetune.fn(str(path), overrides=tiny_overrides(load_recipe(path), tmp_path, registry), work=str(work))
     record = state.data
@@ -252,6 +255,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
                 f"datasets.{name}.source.libraries=[{some}]",
                 f"datasets.{name}.source.rows_per_library={min(60, dataset.source.rows_per_library)}",
             ]
+        if isinstance(dataset.source, Sql):
+            write_database(folder / dataset.source.uri)
         if isinstance(dataset.source, Files):
             path = dataset.source.path.replace("*", "2026")
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
@@ -297,6 +302,20 @@ def write_tickets(path: Path) -> None:
             for i, row in enumerate(tiny_rows(150))
         ],
     )
+
+
+def write_database(path: Path) -> None:
+    """Write the tables that the comment in recipes/sql.yaml shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("create table tickets (id integer primary key, channel text, opened text, queue_id integer)")
+        db.execute("create table queues (id integer primary key, name text)")
+        db.execute("create table messages (ticket_id integer, body text)")
+        db.executemany("insert into queues values (?, ?)", list(enumerate(LABELS)))
+        for i, row in enumerate(tiny_rows(150)):
+            channel = ("mail", "chat", None)[i % 3]
+            db.execute("insert into tickets values (?, ?, '2026-03-01', ?)", (i, channel, LABELS.index(row["label"])))
+            db.execute("insert into messages values (?, ?)", (i, row["text"]))
 
 
 def write_images(folder: Path) -> None:

@@ -20,6 +20,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.tokens import TokenAnswers, TokenHead
 from ftlib.kinds.outcomes import CompletionOutcomes
+from ftlib.kinds.soft_prompts import in_even_lengths, is_prompted
 from ftlib.kinds.targets import Targets
 
 
@@ -108,12 +109,29 @@ def continued(
     left end; its decoder begins with the config's `decoder_start_token_id`. Either way a prompt's answer does not
     depend on what it is batched with, to the rounding of sums.
     """
+
+    def go_on(prompts: Sequence[Tensor]) -> list[list[int]]:
+        return _continued(model, prompts, tokenizer, max_new_tokens, ends, num_beams)
+
+    return in_even_lengths(prompts, go_on) if is_prompted(model) else go_on(prompts)
+
+
+def _continued(
+    model: nn.Module,
+    prompts: Sequence[Tensor],
+    tokenizer: Any,
+    max_new_tokens: int,
+    ends: Collection[int],
+    num_beams: int,
+) -> list[list[int]]:
+    """Return what follows prompts in one padded batch."""
     own = tokenizer.eos_token_id
     stops = sorted({*ends} if own is None else {own, *ends})
     collate = Collator.of(model, prompts[0].device)
     plain: Any = getattr(model, "get_base_model", lambda: model)()  # peft's adapter layers lie inside it
     decodes: bool = plain.config.is_encoder_decoder
     batch = collate({INPUT_IDS: [prompt.tolist() for prompt in prompts]}, left=not decodes)
+    writer: Any = model if is_prompted(model) else plain  # a prompt does not
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -123,7 +141,7 @@ def continued(
         pad_token_id=collate.pad_token_id if own is None else own,
     )
     with _without_own_settings(plain):
-        whole: Tensor = plain.generate(**batch, generation_config=settings)
+        whole: Tensor = writer.generate(**batch, generation_config=settings)
     before = 1 if decodes else batch[INPUT_IDS].shape[1]
     return [_before(stops, new) for new in whole[:, before:].tolist()]
 

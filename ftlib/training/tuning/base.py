@@ -76,10 +76,28 @@ class TuningBase(Config, ABC):
     makes_adapter: ClassVar[bool] = False
     """Whether `finish` leaves an adapter that can be published beside the merged weights."""
 
+    makes: ClassVar[str] = ""
+    """The adapter that it leaves, by peft's name for the method; empty for one of another make, or none."""
+    merges: ClassVar[bool] = True
+    """Whether the adapter that it leaves can be merged into dense weights."""
+    packs: ClassVar[bool] = True
+    """Whether a model that it has prepared keeps the rows of a pack apart as well as it did before."""
+    recomputes: ClassVar[bool] = True
+    """Whether layers can be computed again in the backward pass."""
     package: ClassVar[str | None] = None
     """The package that it needs and a plain installation lacks; the extra that brings it is called the same."""
     without_package: ClassVar[str] = "lora"
     """What to use where that is not installed."""
+
+    @property
+    def takes_over(self) -> frozenset[str]:
+        """Return the adapters that it can go on with, by peft's names for their methods."""
+        return frozenset({self.makes})
+
+    @property
+    def places(self) -> int:
+        """Return how many of the places that the model reads it takes from every row."""
+        return 0
 
     @property
     def adapter_scales(self) -> bool:
@@ -133,6 +151,12 @@ class TuningBase(Config, ABC):
         """Leave weights of its own in the folder `adapter`, before peft's layers are merged one by one.
 
         Called on the first rank alone. Of `model` the base's frozen weights are unread; what trained is there, whole.
+        """
+
+    def saved(self, model: nn.Module, adapter: Path) -> None:
+        """Settle the adapter that peft has just saved of `model` in a folder, where it says less than the model does.
+
+        Called on the first rank alone, for a phase that leaves an adapter.
         """
 
     def solve(self, problem: Problem) -> Facts:

@@ -49,6 +49,39 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
             ["phases.tune.tuning={kind: lora}", "phases.tune.penalty={kind: l2_sp}"],
             "phases[tune].penalty: 'l2_sp' pulls",
         ),
+        (
+            ["phases.tune.tuning={kind: p_tuning}", "phases.tune.penalty={kind: l2_sp}"],
+            "phases[tune].penalty: 'l2_sp' pulls",
+        ),
+        (
+            ["phases.tune.tuning={kind: prompt_tuning}"],
+            "phases[tune].tuning: ends in an adapter that cannot be scaled; use interpolation: off",
+        ),
+        (
+            ["phases.tune.tuning={kind: prefix_tuning}", "compute.activation_checkpointing=full"],
+            "compute.activation_checkpointing: a layer that is computed again would see the keys of 'prefix_tuning'",
+        ),
+        (
+            ["phases.tune.tuning={kind: prefix_tuning}", "compute.pack_tokens=64"],
+            "compute.pack_tokens: tuning 'prefix_tuning' of phase 'tune' puts its prompt before a row",
+        ),
+        (
+            ["phases.tune.tuning={kind: prompt_tuning}", "publish.adapter=true"],
+            "publish.adapter: 'tune' ends in an adapter, so the version is one; remove it",
+        ),
+        (
+            ["phases.probe.tuning={kind: p_tuning}"],
+            "phases[tune].tuning: 'full' starts from the adapter of 'probe', an",
+        ),
+        (
+            ["phases.probe.tuning={kind: p_tuning}", "phases.tune.tuning={kind: p_tuning}"],
+            "phases[tune].tuning: 'p_tuning' starts from the adapter of 'probe' and cannot go on with one of 'p_tun",
+        ),
+        (
+            ["phases.probe.tuning={kind: ia3, keep: adapter}", "phases.tune.tuning={kind: lora, keep: adapter}"],
+            "phases[tune].tuning: 'lora' starts from the adapter of 'probe' and cannot go on with one of 'ia3'; use i",
+        ),
+        (["phases.tune.tuning={kind: ia3, targets: [key]}"], "phases[tune].tuning: targets and feedforward are named"),
         (["phases.probe.penalty={kind: l2_sp}"], "phases[probe].penalty: 'l2_sp' acts on steps, but 'linear_probe'"),
         (["phases.tune.penalty={kind: ewc}"], "phases[tune].penalty.kind: input should be 'l2_sp', got 'ewc'"),
         (["phases.tune.penalty={alpha: 1}"], "phases[tune].penalty.kind: required, but absent"),
