@@ -66,8 +66,10 @@ class Recipe(Config):
         return self
 
     def training_datasets(self) -> tuple[str, ...]:
-        """Return the datasets that some phase trains on, in order."""
-        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+        """Return the datasets whose rows some phase trains on, or is kept near, in order."""
+        penalties = (phase.penalty.keeps for phase in self.phases if phase.penalty)
+        kept = (name for one in penalties if one for name in one.datasets)
+        return tuple(dict.fromkeys([*(name for phase in self.phases for name in phase.parts), *kept]))
 
     def kind(self, phase: Phase) -> BatchKind:
         """Return the kind of the batches that a phase trains on."""
@@ -137,6 +139,12 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":
         yield from _adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
+    for name in recipe.publish.fisher.datasets if recipe.publish.fisher else ():
+        if name not in recipe.training_datasets():
+            yield (
+                f"publish.fisher.datasets: no phase trains on {name!r}, so the version knows nothing of its rows to "
+                f"keep; there are {_these(recipe.training_datasets())}"
+            )
     yield from quantization_misfits(recipe, "dense")
 
 
@@ -164,6 +172,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     yield from _head_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
+        yield from _keeping_misfits(recipe, phase, first=i == 0)
         yield from _companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
 
 
@@ -251,6 +260,22 @@ def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str
         yield (
             f"{where}.optimizer: {phase.optimizer.kind!r} steps whole matrices, but compute.sharding: fsdp gives each "
             "of the workers a part; use adamw or sgd, or set sharding to ddp"
+        )
+
+
+def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[str]:
+    """Say which rows a penalty cannot measure its Fisher information on, or that it would read one of other weights."""
+    keeps = phase.penalty.keeps if phase.penalty else None
+    if phase.penalty is None or keeps is None:
+        return
+    where = f"phases[{phase.name}].penalty"
+    for name in keeps.datasets:
+        if name not in recipe.datasets:
+            yield f"{where}.datasets: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
+    if not keeps.datasets and not first:
+        yield (
+            f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
+            f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"
         )
 
 
@@ -594,6 +619,8 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         )
     elif method.mixes and not last.tuning.adapter_scales:
         yield f"{where} that cannot be scaled; use interpolation: off{instead}"
+    if recipe.publish.fisher:
+        yield f"publish.fisher: is of the weights themselves, and {last.name!r} ends in an adapter{instead}"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
     if recipe.prune:

@@ -51,6 +51,7 @@ from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
+from ftlib.training.penalties.base import Start
 from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
@@ -150,7 +151,7 @@ class Loop:
         self.optimizer = build_optimizer(placed, self.settings, decay, head, plan.seed, factors)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
-        self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
+        self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
         self.steps = total_steps(sizes, batch, plan.seed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
@@ -166,6 +167,10 @@ class Loop:
         with answering(placed), autocast:
             for split in self.train:
                 check_prompted(placed, split, self.collate)
+
+    def _start(self, fresh: Sequence[str]) -> Start:
+        fisher = None if self.plan.fisher is None else Path(self.plan.fisher)
+        return Start(unwrap(self.model), fresh, fisher, partial(self.group.over_shards, self.model))
 
     def run(self, heartbeat: Heartbeat) -> Trained:
         """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
@@ -255,8 +260,8 @@ class Loop:
         models = [unwrap(self.model), *self.companions.values()]
         tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
         averages = self.average.tensors.values() if self.average else ()
-        pulls = self.optimizer.param_groups if self.pull else ()
-        copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        copies = [*averages, *trained * (self.plan.phase.penalty.copies if self.plan.phase.penalty else 0)]
         parts = [own_part(tensor) for tensor in (*tensors, *copies)]
         return sum(part.nbytes for part in parts if part.device.type == self.group.device.type)  # the rest is offloaded
 
@@ -328,6 +333,8 @@ class Loop:
         )
         set_rate(self.optimizer, rate)
         self.optimizer.step()
+        if self.pull:
+            self.pull.after_step()
         if self.average:
             self.average.update(first=state.step == 0)
         self.optimizer.zero_grad(set_to_none=True)
