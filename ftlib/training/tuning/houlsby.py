@@ -11,7 +11,7 @@ from typing_extensions import override
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError, RecipeError
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Activation, Form
+from ftlib.models.checkpoint import BOTTLENECK, Activation, Form
 from ftlib.training.tuning.base import TuningBase
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Houlsby(TuningBase):
     """Between D and U."""
 
     layer_decay: ClassVar[float] = 1.0
+    makes: ClassVar[str] = BOTTLENECK
+    merges: ClassVar[bool] = False
 
     @property
     @override
