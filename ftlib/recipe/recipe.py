@@ -571,6 +571,11 @@ def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
     if not last.tuning.makes_adapter:
         making = " or ".join(map(repr, tunings(lambda tuning: tuning.makes_adapter)))
         yield f"publish.adapter: tuning {last.tuning.kind!r} of the last phase makes none; use {making} or remove it"
+    elif last.tuning.quantization:
+        yield (
+            f"publish.adapter: {last.tuning.kind!r} trains over weights that are rounded to four bits, and the adapter "
+            "would be put over others; remove it, or publish the adapter alone by tuning.keep: adapter"
+        )
     elif method.mixes and not last.tuning.adapter_scales:
         yield "publish.adapter: scaling a DoRA adapter gives another model than interpolation; use interpolation: off"
     if moved := [phase.name for phase in before if not phase.tuning.moves_head_only]:

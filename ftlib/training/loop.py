@@ -26,7 +26,7 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
-from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
+from ftlib.kinds.loading import head_modules, load_unread, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import check_prompted
 from ftlib.kinds.soft_prompts import is_prompted
@@ -487,7 +487,7 @@ def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]
     """
     torch.manual_seed(plan.seed)
     model = load_unread(plan.start, plan.kind, dropout)
-    if plan.phase.tuning.leaves == "dense" and is_adapted(model):
+    if plan.phase.tuning.leaves == "dense" and plan.start.form == "adapter":
         model = merged(read_all(model))
     head, phase = head_modules(model), plan.phase
     tuned = phase.tuning.prepare(model, plan.kind, head)

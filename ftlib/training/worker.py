@@ -26,6 +26,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import is_adapted, save_adapter
 from ftlib.kinds.open_split import open_split
 from ftlib.models.adapter import base_of
+from ftlib.models.bottlenecks import bottlenecks_of
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
 from ftlib.training import heartbeat, peak_memory
@@ -185,7 +186,7 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
     moves = {name: p.numel() for name, p in start.named_parameters() if p.requires_grad}
     updated = moving_statistics(start) if plan.phase.batch_norm == "updated" else {}
     check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)
-    if is_adapted(start):
+    if is_adapted(start) or bottlenecks_of(start):
         gather_into(start, trained.model, moves)
     on_first(lambda: _remove(model_in(run), adapter_in(run)), group, run)  # of an attempt that was killed in a save
     if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
