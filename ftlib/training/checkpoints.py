@@ -133,14 +133,21 @@ class Checkpoints:
         """Say whether something that this rank began came to nothing: `settle` says why."""
         return self._step.has_failed or self._best.has_failed
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, state: State) -> None:
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average | None,
+        state: State,
+        teacher: Average | None = None,
+    ) -> None:
         """Begin a checkpoint of this step, when the one before is whole; the newest two are kept.
 
         Raises, on every rank, StorageError where the one before could not be written.
         """
         moments = _moments(model, optimizer)
         facts = {"state": asdict(state), "optimizer": _numbers(moments)}
-        self._begin(self._step, f"step-{state.step:08d}", _tensors(model, moments, average), facts)
+        self._begin(self._step, f"step-{state.step:08d}", _tensors(model, moments, average, teacher), facts)
 
     def keep_best(self, model: nn.Module, step: int) -> None:
         """Begin to write the weights of this step, as the model has them now: early stopping may end with them.
@@ -165,8 +172,14 @@ class Checkpoints:
             )
         self._group.together(lambda: self._fill(folder, files, _weights(model)))
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> State | None:
-        """Load the newest whole checkpoint into model, optimiser and average; None if there is none.
+    def restore(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average | None,
+        teacher: Average | None = None,
+    ) -> State | None:
+        """Load the newest whole checkpoint into model, optimiser, average and teacher; None if there is none.
 
         A damaged one is passed over for the one before. What a killed attempt left unfinished is removed. Raises, on
         every rank, IntegrityError if one belongs to another run.
@@ -181,7 +194,7 @@ class Checkpoints:
             return None
         folder, files = self._folder / newest[0], newest[1]
         moments = _moments(model, optimizer)
-        self._group.together(lambda: self._fill(folder, files, _tensors(model, moments, average)))
+        self._group.together(lambda: self._fill(folder, files, _tensors(model, moments, average, teacher)))
         facts = json.loads((folder / _STATE).read_bytes())
         _take_numbers(moments, facts["optimizer"])
         set_optimizer_state_dict(unwrap(model), optimizer, moments)
@@ -436,11 +449,14 @@ def _entries(moments: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], 
         yield from ((f"group/{i}/{key}", group, key) for key in group)
 
 
-def _tensors(model: nn.Module, moments: Mapping[str, Any], average: Average | None) -> dict[str, torch.Tensor]:
+def _tensors(
+    model: nn.Module, moments: Mapping[str, Any], average: Average | None, teacher: Average | None
+) -> dict[str, torch.Tensor]:
     """Return all tensors of a checkpoint by name, sharded as they are: the live ones, which are filled in place."""
     held = {name: of[key] for name, of, key in _entries(moments) if isinstance(of[key], torch.Tensor)}
-    averages = {f"average/{name}": tensor for name, tensor in average.tensors.items()} if average else {}
-    return {**_weights(model), **held, **averages}
+    beside = {"average": average, "teacher": teacher}
+    copies = {f"{what}/{name}": tensor for what, of in beside.items() if of for name, tensor in of.tensors.items()}
+    return {**_weights(model), **held, **copies}
 
 
 def _numbers(moments: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from ftlib.training.objectives.answer_span import AnswerSpan
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
+from ftlib.training.objectives.cosine import Cosine
 from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.masked_lm import MaskedLM
 from ftlib.training.objectives.multi_label import MultiLabel
@@ -19,6 +20,7 @@ Objective = Annotated[
     Classification
     | Distillation
     | RDrop
+    | Cosine
     | MultiLabel
     | Regression
     | TokenClassification
