@@ -73,8 +73,8 @@ class Phase(Config):
     """The phase's weights are the exponential moving average of those after each step, over about 1 / (1 - ema_decay)
     steps: what is validated, what early stopping keeps, and the phase's end."""
     self_kl: float = Field(default=0.0, ge=0.0)
-    """How much the loss counts KL(moving average || model) of the answers to the batch, in nats, so that the model stays
-    near where it has been (CaRot, arXiv 2311.01723). It needs ema_decay, and reads no labels."""
+    """How much the loss counts KL(moving average || model) of the answers to the batch, in nats: the model stays near
+    where it has been (CaRot, arXiv 2311.01723). It needs ema_decay, and reads no labels."""
     penalty: Penalty | None = None
     """What pulls at the weights beside the objective, for example back to where the phase started."""
     companions: dict[Name, Companion] = {}
