@@ -20,6 +20,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
@@ -74,12 +75,18 @@ def head_job(recipe: Recipe, phase: Phase, end: Checkpoint, labels: tuple[str, .
 
 def with_head(made: Checkpoint, phase: Phase, end: Checkpoint) -> Checkpoint:
     """Give what `head_job` made a name of its own, and the parent that its body is of."""
-    return made.model_copy(update={"phase": f"{phase.name}-start", "parent": end.weights})
+    return made.model_copy(update={"phase": phase.start, "parent": end.weights})
 
 
 def _head_job(recipe: Recipe, phase: Phase, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
     kind = recipe.kind(phase)
     return BaseJob(model=model, kind=kind, labels=labels if KINDS[kind].labeled else (), seed=recipe.seed)
+
+
+def quantize_job(recipe: Recipe, phase: Phase, start: Checkpoint) -> QuantizeJob:
+    """Say how what a phase starts from is rounded."""
+    assert phase.tuning.quantization
+    return QuantizeJob(start=start, kind=recipe.kind(phase), quantization=phase.tuning.quantization)
 
 
 def train_job(

@@ -44,6 +44,7 @@ from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
+from ftlib.stages.quantize import quantize
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
 from ftlib.stages.score import score
@@ -155,14 +156,18 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     elsewhere = jobs.found_siblings(r, work) if data else []
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels))
     if start:
-        check_forms(r, start.form, elsewhere)
+        check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, start.weights_folder)
-    trail = [start]
+    trail, form = [start], model.form
     for phase in r.phases:
         if r.takes_new_head(phase):
             trail.append((yield from given_head(r, phase, trail[-1], data)))
+        if phase.tuning.quantization and form == "dense":
+            job = trail[-1] and jobs.quantize_job(r, phase, trail[-1])
+            trail.append((yield from step(quantize, job, f"for {phase.name}")))
         trail.append((yield from trained(r, phase, trail, data)))
+        form = phase.tuning.leaves or form
     siblings: list[Checkpoint | None] = [*elsewhere]
     for seed in r.interpolation.seeds:
         again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)
@@ -171,10 +176,9 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
-    same_head = len(r.answering_phases) + 1
-    ends = checkpoints and checkpoints[-same_head:]
+    ends = checkpoints and r.answering(checkpoints)
     finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
-    final = yield from measured(r, finalists, data and data.prepared, REPORT, same_head + 1)
+    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(ends or trail) + 1)
     if not (data and checkpoints and swept and selection and final):
         return None
     return Evidence(

@@ -17,8 +17,17 @@ from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
-from ftlib.models.adapter import ANYWHERE, WEIGHTS, Bases, find_base, read_adapter, write_adapter_config, write_base
-from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
+from ftlib.models.adapter import (
+    ANYWHERE,
+    WEIGHTS,
+    Bases,
+    find_base,
+    read_adapter,
+    read_base,
+    write_adapter_config,
+    write_base,
+)
+from ftlib.models.checkpoint import BASE, Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     GENERATION_CONFIG,
     IMAGE_PROCESSOR,
@@ -30,11 +39,12 @@ from ftlib.models.folder import (
     read_config,
     read_json,
 )
+from ftlib.models.four_bits import round_to_four_bits
 from ftlib.models.limits import load_config
 from ftlib.models.quiet import quiet
 from ftlib.models.special_tokens import kept_apart
 from ftlib.models.tensor_files import read_header
-from ftlib.models.unread import build_unread, unread_names
+from ftlib.models.unread import build_unread, read_all, unread_names
 from ftlib.wording import counted, some
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
@@ -58,17 +68,18 @@ def load_unread(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: f
     ModelError as `load` does.
     """
     if checkpoint.base is None:
-        model, missing = _unread_with_gaps(checkpoint.folder, kind, None, dropout)
+        model, missing = unread_with_gaps(checkpoint.folder, kind, None, dropout)
         _check_no_gaps(checkpoint.folder, missing)
         return model
     base = Path(checkpoint.base.uri)
-    model, missing = _unread_with_gaps(base, kind, checkpoint.folder, dropout)
+    model, missing = unread_with_gaps(base, kind, checkpoint.folder, dropout)
     return _over(model, missing, checkpoint.folder, base)
 
 
-def _unread_with_gaps(
-    folder: Path, kind: BatchKind, described_by: Path | None, dropout: float | None
+def unread_with_gaps(
+    folder: Path, kind: BatchKind, described_by: Path | None = None, dropout: float | None = None
 ) -> tuple[nn.Module, set[str]]:
+    """Return what `load_with_gaps` does, with parameters that are `Unread`; see `load_unread`."""
     described = described_by or folder
     changed = _dropouts(described, dropout)
     loader, config = _settled(folder, kind, described, changed)
@@ -230,14 +241,16 @@ def _check_no_gaps(folder: Path, missing: Collection[str]) -> None:
 def load_adapter(folder: Path, base: Path, kind: BatchKind, dropout: float | None = None) -> nn.Module:
     """Load a base's weights with an adapter's config, and put the adapter over them by peft; frozen, in eval mode.
 
-    What the base lacks the adapter must bring whole, as a head that was trained. Raises ModelError if it does not, or
-    if the two do not fit together.
+    What the base lacks the adapter must bring whole, as a head that was trained. A base that it says is rounded to four
+    bits is rounded first. Raises ModelError if it does not, or if the two do not fit together.
     """
     model, missing = load_with_gaps(base, kind, folder, **_dropouts(folder, dropout))
     return _over(model, missing, folder, base)
 
 
 def _over(model: nn.Module, missing: set[str], folder: Path, base: Path) -> nn.Module:
+    if (folder / BASE).is_file() and (quantization := read_base(folder).quantization):
+        round_to_four_bits(read_all(model), head_modules(model), quantization)
     wrapped, brought = put_over(model, folder)
     _check_no_gaps(base, missing - brought)
     return wrapped

@@ -10,7 +10,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.evaluation.measured import EvalReport, Measured
 from ftlib.evaluation.selection import Selection
 from ftlib.merging.candidates import Candidates
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 
 
@@ -24,7 +24,8 @@ class Evidence(Config):
     raw: dict[str, RawDataset]
     prepared: dict[str, PreparedDataset]
     checkpoints: tuple[Checkpoint, ...]
-    """`base`, then each phase's end; before the end of one that takes another head, its start."""
+    """`base`, then each phase's end; before the end of a phase its start, where that is no other's end: with another
+    head, or in four bits."""
     candidates: Candidates
     sweep: tuple[EvalReport, ...]
     """The candidates on the selection split."""
@@ -43,7 +44,21 @@ class Evidence(Config):
     @property
     def answering(self) -> tuple[Checkpoint, ...]:
         """Return the checkpoints that have the published head, from its start on: those that are measured."""
-        return self.checkpoints[-len(self.recipe.answering_phases) - 1 :]
+        return self.recipe.answering(self.checkpoints)
+
+    @property
+    def stands_on(self) -> Base | None:
+        """What a published adapter is put over: the base model, which everyone has; None for dense weights.
+
+        In the work folder it stands on the last phase's start, which has another head: the adapter brings its own. What
+        was rounded there is rounded anew by whoever loads it.
+        """
+        if self.selection.chosen.end.form == "dense":
+            return None
+        began = next((phase.tuning for phase in self.recipe.phases if phase.tuning.leaves == "adapter"), None)
+        rounded = began.quantization if began else None
+        model = self.model
+        return model.base or Base(name=model.name, weights=model.weights, uri=model.uri, quantization=rounded)
 
     def measured(self, candidate: str) -> dict[str, Measured]:
         """Return what was measured of a candidate on the report splits, by evaluation."""

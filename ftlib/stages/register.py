@@ -10,7 +10,7 @@ from typing import ClassVar
 from ftlib.config import REPORT
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
-from ftlib.models.checkpoint import Base, adapter_in
+from ftlib.models.checkpoint import adapter_in
 from ftlib.models.shards import write_shards
 from ftlib.published.card import model_card
 from ftlib.published.lineage import index_rows, lineage
@@ -94,7 +94,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
         logit_difference,
     )
 
-    stands_on = _stands_on(job.evidence)
+    stands_on = job.evidence.stands_on
     staging = folder / "staging"
     manifest = _stage(job, staging)
     chosen = job.evidence.selection.chosen
@@ -131,7 +131,7 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     from ftlib.merging.candidate_weights import write_candidate
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
-    stands_on = _stands_on(job.evidence)
+    stands_on = job.evidence.stands_on
     merged = write_candidate(chosen, staging, stands_on)
     settle_processor(staging, recipe.published_format())
     if not stands_on:
@@ -158,19 +158,8 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
         },
         lineage=lineage(job.evidence, merged.weights, merged.warnings, indexes),
         form=chosen.end.form,
-        base=StandsOn(name=stands_on.name, weights=stands_on.weights) if stands_on else None,
+        base=StandsOn(**stands_on.model_dump(exclude={"uri"})) if stands_on else None,
     )
-
-
-def _stands_on(evidence: Evidence) -> Base | None:
-    """Return what a published adapter is put over: the base model, which everyone has; None for dense weights.
-
-    In the work folder it stands on the last phase's start, which has another head: the adapter brings its own.
-    """
-    if evidence.selection.chosen.end.form == "dense":
-        return None
-    model = evidence.model
-    return model.base or Base(name=model.name, weights=model.weights, uri=model.uri)
 
 
 def _stage_adapter(evidence: Evidence, folder: Path) -> None:

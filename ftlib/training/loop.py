@@ -28,6 +28,7 @@ from ftlib.kinds.draws import Draw
 from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
 from ftlib.progress import note
 from ftlib.training import peak_memory
@@ -110,6 +111,8 @@ class Loop:
         self.train = [_learnable(part, plan.labels) for part in plan.parts]
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
+        if quantization := plan.phase.tuning.quantization:
+            hold_in_four_bits(tuned, head, quantization, four_bits_of(plan.start))
         self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
         beside = load_companions(plan, self.collate)
         shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}

@@ -204,7 +204,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     if kind == "labeled_images":
         tiny_image_classifier(model, "efficientnet")
     else:
-        _ = tiny_chat_lm(model) if KINDS[kind].language else tiny_classifier(model)
+        hidden = 64 if any(phase.tuning.quantization for phase in recipe.phases) else 32  # one block of four bits
+        _ = tiny_chat_lm(model, hidden=hidden) if KINDS[kind].language else tiny_classifier(model, hidden=hidden)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         if isinstance(dataset.source, ImageFolder):
