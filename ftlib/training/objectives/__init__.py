@@ -10,6 +10,7 @@ from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.cosine import Cosine
 from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.masked_lm import MaskedLM
+from ftlib.training.objectives.mixup import Mixup
 from ftlib.training.objectives.multi_label import MultiLabel
 from ftlib.training.objectives.multiple_negatives import MultipleNegatives
 from ftlib.training.objectives.r_drop import RDrop
@@ -20,6 +21,7 @@ Objective = Annotated[
     Classification
     | Distillation
     | RDrop
+    | Mixup
     | Cosine
     | MultiLabel
     | Regression
