@@ -220,7 +220,7 @@ class Example:
         if not names or self.target is None:
             return self
         if isinstance(self.target, tuple):
-            return replace(self, target=tuple(label and names[label] for label in self.target))
+            return replace(self, target=tuple(label and names[str(label)] for label in self.target))
         return replace(self, target=names[str(self.target)])
 
 

@@ -165,7 +165,7 @@ def _head_misfits(recipe: Recipe) -> Iterator[str]:
     if not _all_there(recipe):
         return
     for phase in recipe.phases:
-        kinds = {recipe.datasets[name].format.yields for name in phase.parts}
+        kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts}
         if not _one_model(*kinds):
             yield f"phases[{phase.name}]: one head must answer all of its batches; these are {_these(kinds)}"
     before = recipe.phases[: len(recipe.phases) - len(recipe.answering_phases)]
