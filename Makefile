@@ -11,7 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Each call of these packages is checked against its annotations, shapes too; it takes a quarter more time.
 SHAPES := --jaxtyping-packages=ftlib.training,ftlib.kinds,ftlib.merging,ftlib.evaluation,beartype.beartype
 
-.PHONY: run test test-shapes test-slow gpu-check gpu-wheels test-s3 ceph lint types contracts imports check format clean
+.PHONY: run test test-shapes test-slow gpu-check gpu-wheels test-s3 ceph postgres lint types contracts imports check
+.PHONY: format clean
 .DEFAULT_GOAL := run
 
 # The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
@@ -19,7 +20,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("reglage needs Python 3.11 or newer, this is %s; set PYTHON=" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "torch==2.13.0"
-	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes]"
+	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql]"
 	$(BIN)/python -m flows.prefect_server
 	@touch $@
 
@@ -45,6 +46,9 @@ gpu-wheels:  ## what such a machine lacks, in folders that travel: .gpu-wheels/c
 
 ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
 	apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
+
+postgres:  ## PostgreSQL's server from Debian's packages, for the slow tests of SQL sources (as root)
+	apt-get install --yes --no-install-recommends postgresql
 
 test-s3: $(READY)  ## store and registry against a real S3 server on loopback, kills and races too
 	$(BIN)/python infra/radosgw.py $(BIN)/pytest -m "not gpu" --timeout 1800 tests/ftlib/storage tests/ftlib/registry

@@ -13,15 +13,15 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.finetune_form import Computing, Publishing, Training, answered_recipe
+from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
 from flows.one_line_errors import one_line_errors
 from flows.run_page import PageProgress, RunPage
 from flows.run_record import RunRecord, installed_versions
 from flows.steps import inputs, steps
+from flows.tracked import tracked
 from ftlib.progress import listen
 from ftlib.registry.outcome import Refusal
 from ftlib.workspace import Workspace, exclusive
-from tasks.runner import Runner
 
 one_line_errors()
 
@@ -36,6 +36,7 @@ def finetune(
     training: Training = Training(),
     publishing: Publishing = Publishing(),
     computing: Computing = Computing(),
+    tracking: Tracking = Tracking(),
     overrides: list[str] = [],  # noqa: B006, a default_factory would not reach Prefect's form
     work: str = "work",
 ) -> State[Any]:
@@ -48,13 +49,18 @@ def finetune(
         training: How the last phase trains. None is what the recipe says.
         publishing: What is published, and where. None is what the recipe says.
         computing: Where it runs, and how fast. None is what the recipe says.
+        tracking: Where the run is shown beside Prefect's page.
         overrides: Any other field of the recipe, as path=value.
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
     r = answered_recipe(recipe, training, publishing, computing, overrides)
-    run = Runner(Workspace(work), r.compute, RunPage(r.name, r.datasets))
-    folder = run.work.root / "runs" / r.name
-    with exclusive(folder.with_suffix(".lock"), wait=False), listen(PageProgress(r.name)):
+    place = Workspace(work)
+    folder = place.root / "runs" / r.name
+    with (
+        exclusive(folder.with_suffix(".lock"), wait=False),
+        listen(PageProgress(r.name)),
+        tracked(tracking, r, place, RunPage(r.name, r.datasets)) as run,
+    ):
         given = inputs(r, run.work)
         evidence, page, result = run.through(lambda: steps(r, run.work, given))
         record = RunRecord(

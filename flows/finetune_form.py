@@ -97,6 +97,25 @@ class Computing(BaseModel):
         return _set({"compute.workers": self.workers, "compute.threads": self.threads})
 
 
+class Tracking(BaseModel):
+    """Where the run is shown while it goes on, beside Prefect's page; it changes no result, and fails no run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tensorboard: str | None = Field(
+        default=None,
+        title="TensorBoard folder",
+        description="Event files are written below it.",
+        json_schema_extra={"position": 0},
+    )
+    mlflow: str | None = Field(
+        default=None,
+        title="MLflow",
+        description="A server, or sqlite:///mlflow.db.",
+        json_schema_extra={"position": 1},
+    )
+
+
 def answered_recipe(
     recipe: str, training: Training, publishing: Publishing, computing: Computing, overrides: list[str]
 ) -> Recipe:

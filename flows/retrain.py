@@ -11,13 +11,13 @@ from prefect.states import Completed
 
 from flows.approval import Approval, asks_a_person, one_at_a_time
 from flows.challenge import challenge, settle
-from flows.finetune_form import Computing, Publishing, Training, answered_recipe
+from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
 from flows.one_line_errors import one_line_errors
 from flows.retrain_page import markdown, show_retraining
 from flows.run_page import PageProgress, RunPage, report_url
+from flows.tracked import tracked
 from ftlib.progress import listen
 from ftlib.workspace import Workspace, exclusive
-from tasks.runner import Runner
 
 one_line_errors()
 
@@ -30,6 +30,7 @@ def _run_name() -> str:
 def retrain(
     recipe: str = "recipes/fresh_data.yaml",
     computing: Computing = Computing(),
+    tracking: Tracking = Tracking(),
     overrides: list[str] = [],  # noqa: B006, a default_factory would not reach Prefect's form
     work: str = "work",
 ) -> State[Any]:
@@ -41,13 +42,19 @@ def retrain(
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees. Its `retrain` part holds the rules.
         computing: Where it runs, and how fast. None is what the recipe says.
+        tracking: Where the run is shown beside Prefect's page.
         overrides: Any other field of the recipe, as path=value.
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
     r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
-    run, approval = Runner(Workspace(work), r.compute, RunPage(r.name, r.datasets)), None
-    lock = run.work.root / "runs" / f"{r.name}.lock"
-    with one_at_a_time(r.publish.name), exclusive(lock, wait=True), listen(PageProgress(r.name)):
+    place, approval = Workspace(work), None
+    lock = place.root / "runs" / f"{r.name}.lock"
+    with (
+        one_at_a_time(r.publish.name),
+        exclusive(lock, wait=True),
+        listen(PageProgress(r.name)),
+        tracked(tracking, r, place, RunPage(r.name, r.datasets)) as run,
+    ):
         judged = challenge(r, run, str(flow_run.id))
     show_retraining(judged, run.work)
     if judged.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process

@@ -27,6 +27,8 @@ from ftlib.recipe.preflight import (
     check_forms,
     check_labels,
     check_modality,
+    check_prompts,
+    check_prune,
     check_registry,
     check_rule,
     check_writing,
@@ -41,9 +43,11 @@ from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
 from ftlib.stages.evaluate import evaluate
+from ftlib.stages.fisher import fisher
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
+from ftlib.stages.prune import prune
 from ftlib.stages.quantize import quantize
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
@@ -51,6 +55,7 @@ from ftlib.stages.score import score
 from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
+from ftlib.training.fisher import Fisher, read_carried
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
@@ -105,6 +110,9 @@ def inputs(
     check_registry(r)
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
+    check_prune(r, model)
+    if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
+        read_carried(model)  # what it lacks is said now, and not behind the rows
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
 
@@ -137,7 +145,10 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     for words in audit_notes(r, prepared):
         note("supervision", words)
     check_rule(r, prepared)
-    check_writing(r, prepared, lambda: _positions(Path(given.model.uri)))
+    places = max(phase.tuning.places for phase in r.phases)
+    if places:
+        check_prompts(r, prepared, given.model.form, _positions(Path(given.model.uri)))
+    check_writing(r, prepared, lambda: _positions(Path(given.model.uri), 0 if given.model.base else places))
     companions = {phase: dict(models) for phase, models in given.companions.items()}
     return Data(model=given.model, companions=companions, raw=raw, prepared=prepared, labels=labels)
 
@@ -159,9 +170,12 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, start.weights_folder)
-    trail, form = [start], model.form
+    trail, form, answering = [start], model.form, 0
+    if r.prune:
+        trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
     for phase in r.phases:
         if r.takes_new_head(phase):
+            answering = len(trail)
             trail.append((yield from given_head(r, phase, trail[-1], data)))
         if phase.tuning.quantization and form == "dense":
             job = trail[-1] and jobs.quantize_job(r, phase, trail[-1])
@@ -176,10 +190,15 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
-    ends = checkpoints and r.answering(checkpoints)
+    ends = checkpoints and checkpoints[answering:]
     finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
-    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(ends or trail) + 1)
-    if not (data and checkpoints and swept and selection and final):
+    carried: Fisher | None = None
+    if r.publish.fisher:
+        at, rows = selection and selection.chosen, data and data.prepared
+        carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
+        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
+    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1)
+    if not (data and checkpoints and swept and selection and final and (carried or not r.publish.fisher)):
         return None
     return Evidence(
         recipe=r,
@@ -196,6 +215,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
             for phase in r.phases
             if phase.beside
         },
+        fisher=carried,
     )
 
 
@@ -218,8 +238,16 @@ def trained(
     ends = whole(trail)
     companions = data.companions.get(phase.name, {}) if data else {}
     prepared = yield from scored(r, phase, ends, data and data.prepared, companions)
-    job = jobs.train_job(r, phase, ends, prepared, companions, seed) if ends and prepared else None
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
+    weighed: Fisher | None = None
+    kept = phase.penalty.keeps if phase.penalty else None
+    if kept and kept.datasets:
+        weighing = jobs.fisher_job(r, kept, ends[-1], prepared) if ends and prepared else None
+        weighed = yield from step(fisher, weighing, f"for {which}", on_ray=runs_on_ray(phase, r.compute))
+    elif kept and data:
+        weighed = read_carried(data.model)
+    ready = weighed is not None or kept is None
+    job = jobs.train_job(r, phase, ends, prepared, companions, seed, weighed) if ends and prepared and ready else None
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
 
 
@@ -325,7 +353,9 @@ def whole(parts: Iterable[T | None]) -> list[T] | None:
     return made if len(made) == len(listed) else None
 
 
-def _positions(model: Path) -> int | None:
+def _positions(model: Path, prompt: int = 0) -> int | None:
+    """Return how many tokens a model reads behind a prompt of so many places; None: without a limit."""
     from ftlib.models.limits import limits_of  # loads torch
 
-    return limits_of(model).positions
+    positions = limits_of(model).positions
+    return None if positions is None else positions - prompt

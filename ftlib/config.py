@@ -22,6 +22,7 @@ BatchKind = Literal[
     "tokens",
     "completions",
     "chats",
+    "text_to_text",
     "labeled_images",
     "masked",
     "retrieved",

@@ -1,12 +1,14 @@
-"""Descriptions of Debian's packages, as chats: a long one to be told in a line, and questions answered at length.
+"""Descriptions of Debian's packages: as chats, and in English and French.
 
-    python -m recipes.debian_descriptions rows/debian                  # fetches 30 MB by apt-get; no root needed
-    python -m recipes.debian_descriptions rows/debian Translation-en   # of a file that is there
+    python -m recipes.debian_descriptions rows/debian                  # fetches 40 MB by apt-get; no root needed
+    python -m recipes.debian_descriptions rows/debian Translation-en Translation-fr   # of files that are there
 
 writes `rows/debian/synopses.jsonl`, 300 chats that ask for a package's synopsis, and `rows/debian/questions.jsonl`, 100
-that ask what another package is and get its first paragraph: what instruction tuning on the former may cost. Which
-packages they are follows from their names, so every build of the same lists gives the same rows. The texts are their
-packages' own and as free as these (Debian main). `sources.txt` says which files they come from.
+that ask what another package is and get its first paragraph: what instruction tuning on the former may cost. Where a
+Translation-fr is there, `rows/debian/translations.jsonl` has every synopsis that Debian's translators put into French,
+by the package whose description has the same digest in both lists. Which packages they are follows from their names, so
+every build of the same lists gives the same rows. The texts are their packages' own and as free as these (Debian main).
+`sources.txt` says which files they come from.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +30,7 @@ SYNOPSES, QUESTIONS = 300, 100
 """Chats of each sort."""
 SHORTEST, LONGEST = 200, 900
 """Characters of a description that is told in a line."""
+_DIGEST = "Description-md5"
 _HELPER = "/usr/lib/apt/apt-helper"
 
 
@@ -36,15 +39,17 @@ class Description:
     """What a package says of itself."""
 
     package: str
+    digest: str
+    """Of the English description, by which translations name what they translate."""
     synopsis: str
     paragraphs: tuple[str, ...]
 
 
 def build(out: Path, files: Sequence[Path] = ()) -> dict[str, int]:
-    """Write the chats below `out`, which must not exist, and return how many of each sort there are.
+    """Write the rows below `out`, which must not exist, and return how many of each sort there are.
 
-    `files` are Debian's Translation-en, packed or not; without any they are downloaded by apt-get. Raises DataError if
-    apt-get is not there or refuses, or too few descriptions are found.
+    `files` are Debian's Translation-en and Translation-fr, packed or not; without any they are downloaded by apt-get.
+    Raises DataError if apt-get is not there or refuses, or too few descriptions are found.
     """
     out = out.absolute()
     if out.exists():
@@ -53,12 +58,15 @@ def build(out: Path, files: Sequence[Path] = ()) -> dict[str, int]:
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         files = files or fetched(Path(scratch))
         found = {one.package: one for file in files for one in descriptions(text_of(file))}
+        french = {one.digest: one.synopsis for file in files for one in descriptions(text_of(file), "fr")}
         chats = {"synopses": [*_synopses(found.values())][:SYNOPSES]}
         taken = {chat["package"] for chat in chats["synopses"]}
         rest = [one for one in found.values() if one.package not in taken]
         chats["questions"] = [*_questions(rest)][:QUESTIONS]
+        if french:
+            chats["translations"] = [*_translations(found.values(), french)]
         if not all(chats.values()):
-            raise DataError(f"no descriptions in {', '.join(file.name for file in files)}; give a Translation-en")
+            raise DataError(f"no descriptions in {', '.join(file.name for file in files)}; give its Translation-en")
         work = Path(scratch) / "rows"
         work.mkdir()
         for name, rows in chats.items():
@@ -71,11 +79,11 @@ def build(out: Path, files: Sequence[Path] = ()) -> dict[str, int]:
 
 
 def fetched(scratch: Path) -> list[Path]:
-    """Download the lists into `scratch/lists`, and return every Translation-en there."""
+    """Download the lists into `scratch/lists`, and return every Translation there."""
     lists = scratch / "lists"
     (lists / "partial").mkdir(parents=True)
-    _call(["apt-get", "-o", "Acquire::Languages=en", "-o", f"Dir::State::Lists={lists}", "update"])
-    found = sorted(lists.glob("*_main_i18n_Translation-en*"))
+    _call(["apt-get", "-o", "Acquire::Languages=en,fr", "-o", f"Dir::State::Lists={lists}", "update"])
+    found = sorted(lists.glob("*_main_i18n_Translation-*"))
     if not found:
         raise DataError("apt-get update brought no Translation-en of main; give the file as an argument")
     return found
@@ -88,11 +96,14 @@ def text_of(file: Path) -> str:
     return _call([_HELPER, "cat-file", str(file)])
 
 
-def descriptions(text: str) -> Iterator[Description]:
-    """Yield every entry of a Translation-en: a package, a synopsis, and paragraphs told apart by a line with a dot."""
+def descriptions(text: str, language: str = "en") -> Iterator[Description]:
+    """Yield every entry of a list in a language: a package, a synopsis, and paragraphs told apart by a line with a dot.
+
+    A list in another language has none.
+    """
     for entry in text.split("\n\n"):
-        head, _, body = entry.partition("\nDescription-en: ")
-        package = head.partition("Package: ")[2].partition("\n")[0]
+        head, _, body = entry.partition(f"\nDescription-{language}: ")
+        package, digest = (head.partition(f"{field}: ")[2].partition("\n")[0] for field in ("Package", _DIGEST))
         synopsis, *lines = body.split("\n")
         paragraphs: list[list[str]] = [[]]
         for line in lines:
@@ -102,7 +113,7 @@ def descriptions(text: str) -> Iterator[Description]:
                 paragraphs[-1].append(line.strip())
         said = tuple(joined for one in paragraphs if (joined := " ".join(one).strip()))
         if package and synopsis.strip() and said:
-            yield Description(package, synopsis.strip(), said)
+            yield Description(package, digest, synopsis.strip(), said)
 
 
 def by_name(found: Sequence[Description]) -> list[Description]:
@@ -110,7 +121,7 @@ def by_name(found: Sequence[Description]) -> list[Description]:
     return sorted(found, key=lambda one: hashlib.sha256(one.package.encode()).hexdigest())
 
 
-def _synopses(found: Iterator[Description] | Sequence[Description]) -> Iterator[dict[str, object]]:
+def _synopses(found: Collection[Description]) -> Iterator[dict[str, object]]:
     seen: set[str] = set()
     for one in by_name([*found]):
         text = "\n\n".join(one.paragraphs)
@@ -126,6 +137,16 @@ def _questions(found: Sequence[Description]) -> Iterator[dict[str, object]]:
         if 100 <= len(one.paragraphs[0]) <= LONGEST and one.paragraphs[0] not in seen:
             seen.add(one.paragraphs[0])
             yield _chat(one.package, f"What is the Debian package {one.package}?", one.paragraphs[0])
+
+
+def _translations(found: Collection[Description], french: Mapping[str, str]) -> Iterator[dict[str, object]]:
+    """Yield each English synopsis once, with its French; names that are the same in both are no translation."""
+    seen: set[str] = set()
+    for one in by_name([*found]):
+        other = french.get(one.digest, one.synopsis)
+        if other != one.synopsis and one.synopsis not in seen:
+            seen.add(one.synopsis)
+            yield {"package": one.package, "en": one.synopsis, "fr": other}
 
 
 def _chat(package: str, asked: str, answer: str) -> dict[str, object]:

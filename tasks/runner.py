@@ -31,7 +31,7 @@ from ftlib.workspace import RECORD, Workspace
 from tasks.assess import batch_norm, evaluate
 from tasks.ray_when_needed import RayWhenNeeded
 from tasks.stages import TASKS
-from tasks.train import score, train
+from tasks.train import fisher, prune, score, train
 
 A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
@@ -73,6 +73,10 @@ def _unseen(step: Step, artifact: Artifact) -> None:
     del step, artifact
 
 
+def _unheard(step: Step) -> None:
+    del step
+
+
 @dataclass
 class Runner:
     """Runs stages in one workspace and lists what it ran."""
@@ -82,6 +86,8 @@ class Runner:
     """Where Ray is, for the steps that need it."""
     made: Callable[[Step, Artifact], object] = _unseen
     """Called with each step and what its stage made."""
+    begun: Callable[[Step], object] = _unheard
+    """Called with each step before it is made."""
     steps: list[StageRun] = field(default_factory=list[StageRun])
     whose: str = ""
     """Said before every stage's name, where a run has the same stages for another model."""
@@ -113,8 +119,9 @@ class Runner:
             meanwhile = ray.stop
         elif to_do and following[0].on_ray:
             meanwhile = ray.start
+        self.begun(step)
         # What asks models on Ray only waits for it, and does so here.
-        if task is train or (task in (batch_norm, evaluate, score) and not step.on_ray):
+        if task in (prune, train, fisher) or (task in (batch_norm, evaluate, score) and not step.on_ray):
             artifact = self.on_thread(task, job, step.label, meanwhile)
         else:
             artifact = self.here(task, job, step.label)
@@ -123,7 +130,7 @@ class Runner:
 
     def about(self, whose: str) -> "Runner":
         """Return the runner of the same run for the stages of another model, which have names of their own."""
-        return replace(self, whose=whose, made=_unseen)
+        return replace(self, whose=whose, made=_unseen, begun=_unheard)
 
     def here(self, task: Task[..., A], job: Job, label: str) -> A:
         """Run a stage on this thread and return its artifact. Raises whatever the stage raises."""

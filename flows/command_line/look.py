@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,7 @@ from flows.jobs import bases, ingest_job, preprocess_job
 from ftlib.config import Config, Split
 from ftlib.data.assignment import clean_example
 from ftlib.data.datasets import PreparedDataset, RawDataset
-from ftlib.data.inputs import INPUT_IDS
+from ftlib.data.inputs import INPUT_IDS, answer_input
 from ftlib.data.prepared import SPLITS, split_file
 from ftlib.data.row_targets import NO_WORD, Target
 from ftlib.data.rows import Example
@@ -119,24 +119,24 @@ def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int)
     return data, [
         Seen(
             row=row_id,
-            tokens=len(ids),
+            tokens=sum(len(inputs[name]) for name in {INPUT_IDS, answer_input(inputs)}),
             learnt=supervised,
             truncated=cut.get(row_id.partition("-")[0], False),
-            parts=tuple(_parts(tokenizer, ids, _learnt(kind, target, supervised, len(ids)))),
+            parts=tuple(_of_row(tokenizer, kind, inputs, supervised, target)),
             learns=_learns(kind, target),
         )
-        for row_id, ids, supervised, target in pieces
+        for row_id, inputs, supervised, target in pieces
     ]
 
 
-def _pieces(path: Path) -> Iterator[tuple[str, list[int], int, Target]]:
-    """Yield a split's rows: id, tokens, supervised, target."""
+def _pieces(path: Path) -> Iterator[tuple[str, Mapping[str, list[int]], int, Target]]:
+    """Yield a split's rows: id, inputs by name (and more columns), supervised, target."""
     import pyarrow as pa
 
     file = pa.ipc.open_file(pa.memory_map(str(path)))
     for i in range(file.num_record_batches):
         for row in file.get_batch(i).to_pylist():
-            yield row["row_id"], row[INPUT_IDS], row["supervised"], row.get("target")
+            yield row["row_id"], row, row["supervised"], row.get("target")
 
 
 def _examples(raw: RawDataset, wanted: set[str]) -> Iterator[tuple[str, Any]]:
@@ -148,6 +148,18 @@ def _examples(raw: RawDataset, wanted: set[str]) -> Iterator[tuple[str, Any]]:
             left.remove(row_id)
             if not left:
                 return
+
+
+def _of_row(
+    tokenizer: Any, kind: Kind, inputs: Mapping[str, list[int]], supervised: int, target: Target
+) -> Iterator[Part]:
+    """Yield the parts of a row, after those of what its encoder reads where it has a decoder too."""
+    ids = inputs[name := answer_input(inputs)]
+    if name != INPUT_IDS:
+        source = inputs[INPUT_IDS]
+        yield from _parts(tokenizer, source, [None] * len(source))
+        yield Part(text=" → ", learnt=False, special=False)
+    yield from _parts(tokenizer, ids, _learnt(kind, target, supervised, len(ids)))
 
 
 def _learnt(kind: Kind, target: Target, supervised: int, length: int) -> list[str | None]:

@@ -9,7 +9,7 @@ import click
 
 import ftlib
 from flows.command_line.console import ReglageGroup, emit, json_option
-from flows.command_line.options import recipe_argument, set_option, work_option
+from flows.command_line.options import recipe_argument, set_option, tracking_options, work_option
 
 STARTED = monotonic()
 
@@ -22,6 +22,7 @@ class LazyGroup(ReglageGroup):
         "predict": "flows.command_line.predict",
         "interpolate": "flows.command_line.interpolate",
         "evaluate": "flows.command_line.evaluate",
+        "tensorboard": "flows.command_line.tensorboard",
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
         "look": "flows.command_line.look",
@@ -48,12 +49,15 @@ def main() -> None:
 @recipe_argument
 @set_option
 @work_option
+@tracking_options
 @json_option
-def run(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool) -> None:
+def run(
+    recipe: Path, overrides: tuple[str, ...], work: Path, tensorboard: str | None, mlflow: str | None, as_json: bool
+) -> None:
     """Run a recipe from raw rows to a published version. What is done already is not done again."""
     from flows.command_line.run import run_recipe
 
-    record = run_recipe(recipe, overrides, work, STARTED)
+    record = run_recipe(recipe, overrides, work, STARTED, tensorboard, mlflow)
     from flows.command_line.run_summary import as_record, print_summary
 
     emit(lambda: print_summary(record, work), as_record(record, work), as_json)
@@ -63,12 +67,15 @@ def run(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool) -> 
 @recipe_argument
 @set_option
 @work_option
+@tracking_options
 @json_option
-def retrain(recipe: Path, overrides: tuple[str, ...], work: Path, as_json: bool) -> None:
+def retrain(
+    recipe: Path, overrides: tuple[str, ...], work: Path, tensorboard: str | None, mlflow: str | None, as_json: bool
+) -> None:
     """Retrain if the sources hold something new; promote the result only if it holds against the champion."""
     from flows.command_line.run import run_retraining
 
-    challenge = run_retraining(recipe, overrides, work)
+    challenge = run_retraining(recipe, overrides, work, tensorboard, mlflow)
     from flows.command_line.retrain_summary import as_record, print_retraining
 
     emit(lambda: print_retraining(challenge, work), as_record(challenge), as_json)

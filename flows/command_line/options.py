@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -28,3 +29,23 @@ work_option = click.option(
     envvar="REGLAGE_WORK",
     help="The folder that keeps what every stage made.",
 )
+
+
+def tracking_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that trains `--tensorboard` and `--mlflow`."""
+    for option in (
+        click.option(
+            "--mlflow",
+            envvar="REGLAGE_MLFLOW",
+            metavar="URI",
+            help="Also show the run in MLflow: a server, or sqlite:///mlflow.db.",
+        ),
+        click.option(
+            "--tensorboard",
+            envvar="REGLAGE_TENSORBOARD",
+            metavar="DIR",
+            help="Also write event files for TensorBoard while it trains.",
+        ),
+    ):
+        command = option(command)
+    return command

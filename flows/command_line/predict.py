@@ -28,7 +28,12 @@ from ftlib.workspace import make_cache, user_cache
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
-    help="Of a chat: how long an answer may be; by default as in the version's evaluations, or 256.",
+    help="Of what writes: how long an answer may be; by default as in the version's evaluations, or 256.",
+)
+@click.option(
+    "--num-beams",
+    type=click.IntRange(min=1, max=64),
+    help="Of what writes: beginnings of an answer it keeps; by default as in the version's evaluations.",
 )
 @key_option
 @base_option
@@ -39,6 +44,7 @@ def predict(
     files: tuple[str, ...],
     batch_size: int,
     max_new_tokens: int | None,
+    num_beams: int | None,
     key: PublicKey | None,
     given: tuple[Path, ...],
     registry: Place,
@@ -48,7 +54,8 @@ def predict(
 
     A label and its probability; of a multi-label model, each label that applies and its probability, or nothing; of a
     regression, the number; of a tagger, the entities. A line to a model of chats is what the user says, or a JSON list
-    of all turns so far; the answer is what the assistant says next, with its line breaks escaped.
+    of all turns so far; the answer is what the assistant says next, with its line breaks escaped. So is what a model
+    writes to a source or a prompt.
 
     A model of images is asked about the files given, or whose paths are the lines on stdin: a line begins with the
     file. One that is no image is said on stderr, the others are answered, and the command ends with 1.
@@ -61,7 +68,7 @@ def predict(
         if files and not reads_files(folder):
             raise RecipeError(f"{name} answers texts, one a line on stdin, got the file {files[0]!r}; use < {files[0]}")
         predictions = answer(
-            folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given), max_new_tokens
+            folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given), max_new_tokens, num_beams
         )
         answers: list[dict[str, object]] = []
         unasked = 0

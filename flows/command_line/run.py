@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from flows.run_record import RunRecord
 
 
-def run_recipe(path: Path, overrides: Sequence[str], work: Path, started: float) -> "RunRecord":
+def run_recipe(
+    path: Path,
+    overrides: Sequence[str],
+    work: Path,
+    started: float,
+    tensorboard: str | None = None,
+    mlflow: str | None = None,
+) -> "RunRecord":
     """Run a recipe and return its record, timed from `started` (monotonic seconds).
 
     Raises whatever a stage raises, RecipeError before anything starts, BusyError if the same recipe is running.
@@ -25,8 +32,10 @@ def run_recipe(path: Path, overrides: Sequence[str], work: Path, started: float)
 
     def load() -> Callable[[], "State[Any]"]:
         from flows.finetune import finetune
+        from flows.finetune_form import Tracking
 
-        return lambda: finetune(str(path), overrides=list(overrides), work=str(work), return_state=True)
+        shown = Tracking(tensorboard=tensorboard, mlflow=mlflow)
+        return lambda: finetune(str(path), tracking=shown, overrides=list(overrides), work=str(work), return_state=True)
 
     folder = _folder(path, overrides, work)
     record = cast("RunRecord", _run(load, folder))
@@ -35,13 +44,17 @@ def run_recipe(path: Path, overrides: Sequence[str], work: Path, started: float)
     return timed
 
 
-def run_retraining(path: Path, overrides: Sequence[str], work: Path) -> "Challenge":
+def run_retraining(
+    path: Path, overrides: Sequence[str], work: Path, tensorboard: str | None = None, mlflow: str | None = None
+) -> "Challenge":
     """Retrain a recipe's model if that is worth it. Raises what `run_recipe` raises."""
 
     def load() -> Callable[[], "State[Any]"]:
+        from flows.finetune_form import Tracking
         from flows.retrain import retrain
 
-        return lambda: retrain(str(path), overrides=list(overrides), work=str(work), return_state=True)
+        shown = Tracking(tensorboard=tensorboard, mlflow=mlflow)
+        return lambda: retrain(str(path), tracking=shown, overrides=list(overrides), work=str(work), return_state=True)
 
     return cast("Challenge", _run(load, _folder(path, overrides, work)))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import Field, TypeAdapter
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 INPUT_IDS, ATTENTION_MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
 POSITIONS = "position_ids"
+DECODER_IDS, DECODER_MASK = "decoder_input_ids", "decoder_attention_mask"
 
 Cell: TypeAlias = "Sequence[int] | Sequence[float] | np.ndarray"
 """A row's value of one column: ids, marks, or an array of numbers."""
@@ -184,7 +185,15 @@ Inputs = tuple[Input, ...]
 TEXT: Inputs = (Tokens(),)
 """One sequence of tokens, as most formats write: `input_ids`, and so `attention_mask`."""
 
+TEXT_TO_TEXT: Inputs = (Tokens(), Tokens(name=DECODER_IDS, mask=DECODER_MASK))
+"""What an encoder reads, and what a decoder writes, behind the token that it begins with."""
+
 _INPUTS: TypeAdapter[Inputs] = TypeAdapter(Inputs)
+
+
+def answer_input(names: Container[str]) -> str:
+    """Return which of a row's inputs a language model predicts tokens of: its decoder's, where it has one apart."""
+    return DECODER_IDS if DECODER_IDS in names else INPUT_IDS
 
 
 def row_size(inputs: Inputs, cells: Mapping[str, Cell]) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftlib.config import BatchKind, Split
-from ftlib.data.inputs import INPUT_IDS, TEXT, Cell, Inputs, arrow_column, from_metadata, to_metadata
+from ftlib.data.inputs import TEXT, Cell, Inputs, answer_input, arrow_column, from_metadata, to_metadata
 from ftlib.data.row_targets import Target
 
 if TYPE_CHECKING:
@@ -70,13 +70,16 @@ def inputs_in(path: Path) -> Inputs:
 
 
 def longest_prompt(path: Path) -> int:
-    """Return the most tokens that stand before a row's supervised ones; of a chat, before its last answer."""
+    """Return the most tokens that stand before a row's supervised ones; of a chat, before its last answer.
+
+    Where a decoder writes, that is the one that it begins with.
+    """
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     if "target" in table.column_names and pa.types.is_struct(table["target"].type):
         return max((turns["places"][-2] for turns in table["target"].to_pylist() if turns["places"]), default=0)
-    lengths = (chunk.value_lengths().to_numpy() for chunk in table[INPUT_IDS].chunks)
+    lengths = (chunk.value_lengths().to_numpy() for chunk in table[answer_input(table.column_names)].chunks)
     supervised = (chunk.to_numpy() for chunk in table["supervised"].chunks)
     return max((int((a - b).max()) for a, b in zip(lengths, supervised, strict=True) if len(a)), default=0)
 
@@ -86,7 +89,7 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
     import pyarrow as pa
 
     match kind:
-        case "labeled" | "labeled_images" | "completions":
+        case "labeled" | "labeled_images" | "completions" | "text_to_text":
             return pa.string()
         case "tagged":
             return pa.list_(pa.string())

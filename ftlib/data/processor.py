@@ -13,8 +13,8 @@ class Tokenizer(Protocol):
 
     eos_token_id: Any
 
-    def __call__(self, text: Any, **options: Any) -> Any:
-        """Return `input_ids`, a list of ids for every text."""
+    def __call__(self, text: Any = None, **options: Any) -> Any:
+        """Return `input_ids`, a list of ids for every text; of every `text_target` where that is given instead."""
         ...
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
@@ -40,11 +40,12 @@ class Processor:
 
     load_tokenizer: Callable[[], Tokenizer]
     load_image_processor: Callable[[], ImageProcessor]
+    find_decoder_start: Callable[[], int]
 
     @classmethod
-    def of(cls, tokenizer: Any = None, image_processor: Any = None) -> Processor:
+    def of(cls, tokenizer: Any = None, image_processor: Any = None, decoder_start: int = 0) -> Processor:
         """Return the processor of parts that are loaded."""
-        return cls(lambda: tokenizer, lambda: image_processor)
+        return cls(lambda: tokenizer, lambda: image_processor, lambda: decoder_start)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -55,3 +56,8 @@ class Processor:
     def image_processor(self) -> ImageProcessor:
         """The image processor. Raises ModelError where the model has none that can be loaded."""
         return self.load_image_processor()
+
+    @functools.cached_property
+    def decoder_start(self) -> int:
+        """The token that an encoder-decoder's decoder begins with. Raises ModelError where the model names none."""
+        return self.find_decoder_start()

@@ -19,7 +19,7 @@ import msgspec
 
 from ftlib.data.identity import NONE, identity
 from ftlib.data.images.decoding import ImageReason
-from ftlib.data.inputs import INPUT_IDS, Cell
+from ftlib.data.inputs import INPUT_IDS, Cell, answer_input
 from ftlib.data.row_targets import Target
 from ftlib.errors import DataError
 from ftlib.wording import some
@@ -220,7 +220,8 @@ class Example:
         if not names or self.target is None:
             return self
         if isinstance(self.target, tuple):
-            return replace(self, target=tuple(label and names[str(label)] for label in self.target))
+            labels = (names[one] if one and isinstance(one, str) else one for one in self.target)
+            return replace(self, target=tuple(labels))
         return replace(self, target=names[str(self.target)])
 
 
@@ -251,8 +252,13 @@ class Piece:
 
     @property
     def ids(self) -> list[int]:
-        """Return the token ids of a row of text."""
+        """Return the token ids of a row of text, as the model reads it."""
         return cast("list[int]", self.inputs[INPUT_IDS])
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """Return the token ids among which those that a language model is taught stand last, or are marked."""
+        return cast("list[int]", self.inputs[answer_input(self.inputs)])
 
 
 @dataclass(frozen=True, slots=True)

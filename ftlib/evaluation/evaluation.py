@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,4 +25,8 @@ class Evaluation(Config):
     confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
     """Level of every interval: 0.95 is a 95 % interval."""
     max_new_tokens: int = Field(default=0, ge=0)
-    """Tokens that a model may write after each prompt, always its most probable one; 0 writes nothing."""
+    """Tokens that a model may write after each prompt; 0 writes nothing."""
+    num_beams: int = Field(default=1, ge=1, le=64)
+    """Beginnings of an answer that a model keeps while it writes; 1: always its most probable token (greedy)."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"num_beams": 1}

@@ -60,14 +60,16 @@ def predict_split(
     on_rows: Callable[[int], None] = lambda _: None,
     max_new_tokens: int = 0,
     batches: Batches | None = None,
+    *,
+    num_beams: int = 1,
 ) -> Outcomes:
     """Run a model in eval mode over some batches of a split, and return what it said, in the split's order.
 
     Over all of them unless `batches` are given. `on_rows` hears the rows done so far; `tokenizer` is loaded only for a
-    kind of batch whose answers are text. After prompts a model writes up to `max_new_tokens`. Raises ModelError for a
-    result that is not finite.
+    kind of batch whose answers are text. After prompts a model writes up to `max_new_tokens`, the most probable token
+    each time, or the most probable text that `num_beams` find. Raises ModelError for a result that is not finite.
     """
-    answers = KINDS[split.kind].head().answers(Request(split, labels, tokenizer, max_new_tokens))
+    answers = KINDS[split.kind].head().answers(Request(split, labels, tokenizer, max_new_tokens, num_beams))
     asked, done = [np.zeros(0, np.int64)], 0
     model.eval()
     with torch.inference_mode():

@@ -47,6 +47,7 @@ class PredictionPlan(InferencePlan[Outcomes]):
     split: Split
     max_new_tokens: int
     """What a model writes at most after a prompt; 0 where it writes nothing."""
+    num_beams: int = 1
 
     @property
     @override
@@ -114,6 +115,7 @@ class Predictor(Models[Outcomes]):
             on_rows,
             self._plan.max_new_tokens,
             sweep.batches(model, self._holds(candidate), self._next_holds(item)),
+            num_beams=self._plan.num_beams,
         )
 
     def _asked(self, item: int, share: Share) -> Sweep:

@@ -24,6 +24,7 @@ from ftlib.kinds.loading import load_processor, load_tokenizer, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
 from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
+from ftlib.kinds.soft_prompts import answering_for_its_input
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
@@ -92,7 +93,8 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
                 base.uri, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
             )
         )
-        theirs: Any = PeftModel.from_pretrained(stock.dequantize() if base.quantization else stock, folder)
+        over: Any = PeftModel.from_pretrained(stock.dequantize() if base.quantization else stock, folder)
+        theirs = answering_for_its_input(over)  # as the card says
     _check_labels(theirs, candidate.end.labels)
     _check_tokenizer(theirs, folder, data.kind)
     return _compared("adapter", theirs.eval(), ours, candidate, data, TOLERANCE)

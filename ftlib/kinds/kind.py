@@ -37,6 +37,7 @@ from ftlib.kinds.predictions import (
     Predictor,
     ScorePredictor,
     SpanPredictor,
+    TextPredictor,
     VectorPredictor,
 )
 
@@ -68,14 +69,17 @@ class Kind:
     """What a row is made from: a text, which the model's tokenizer cuts and batches fill up, or an image of one size,
     which its image processor makes."""
     language: bool
-    """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
-    of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell
-    special tokens in their texts."""
+    """Whether a language model answers, which has no head of its own: it predicts the last `supervised` tokens of a
+    row, or those that its targets mark, one by one. One model answers all such kinds that it can be loaded for; to a
+    causal one a chat template may spell special tokens in their texts."""
     vocabulary: bool
     """Whether what is said of a token is any token of the model's own vocabulary, by a head that models of this class
     bring with their weights, often tied to the embedding: no labels ask for another, and an adapter copies none."""
     pools: bool
     """Whether a text's answer is one vector, the mean of what the model says of its tokens, without any head."""
+    decodes: bool
+    """Whether an encoder reads a row's source and a decoder writes its target: two sequences of tokens, and only models
+    of both halves. Other language models read and write one sequence, and no encoder-decoder is asked for it."""
     packs: bool
     """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
     own tokens, and the model asks nothing of the row as a whole."""
@@ -197,6 +201,12 @@ def _retrieval_head() -> Head:
     return RetrievalHead()
 
 
+def _text_to_text_head() -> Head:
+    from ftlib.kinds.heads.text_to_text import TextToTextHead
+
+    return TextToTextHead()
+
+
 _ROWS = (
     Kind(
         name="labeled",
@@ -210,6 +220,7 @@ _ROWS = (
         language=False,
         vocabulary=False,
         pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -238,6 +249,7 @@ _ROWS = (
         language=False,
         vocabulary=False,
         pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -266,6 +278,7 @@ _ROWS = (
         language=False,
         vocabulary=False,
         pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -295,6 +308,7 @@ _ROWS = (
         language=False,
         vocabulary=False,
         pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -324,6 +338,7 @@ _ROWS = (
         language=False,
         vocabulary=False,
         pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -352,6 +367,7 @@ _ROWS = (
         language=True,
         vocabulary=True,
         pools=False,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -373,13 +389,14 @@ _ROWS = (
         taught_as="completions",
         head=_completion_head,
         outcomes=CompletionOutcomes,
-        predictor=None,
+        predictor=TextPredictor,
         least_labels=0,
         whole_tags=False,
         modality="text",
         language=True,
         vocabulary=True,
         pools=False,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -408,6 +425,7 @@ _ROWS = (
         language=True,
         vocabulary=True,
         pools=False,
+        decodes=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -425,6 +443,35 @@ _ROWS = (
         note="The chat template that training rows were written by is part of the tokenizer's files.",
     ),
     Kind(
+        name="text_to_text",
+        taught_as="completions",
+        head=_text_to_text_head,
+        outcomes=CompletionOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=True,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=True,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForSeq2SeqLM",
+        architectures=("ForConditionalGeneration", "MTModel", "EncoderDecoderModel"),
+        task_type="SEQ_2_SEQ_LM",
+        pipeline="text2text-generation",
+        title="Text to text",
+        answers="",
+        snippet=snippets.TEXT_TO_TEXT,
+        note="",
+    ),
+    Kind(
         name="labeled_images",
         taught_as="labeled",
         head=_image_label_head,
@@ -436,6 +483,7 @@ _ROWS = (
         language=False,
         vocabulary=False,
         pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=False,
@@ -464,6 +512,7 @@ _ROWS = (
         language=False,
         vocabulary=True,
         pools=False,
+        decodes=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -492,6 +541,7 @@ _ROWS = (
         language=False,
         vocabulary=False,
         pools=True,
+        decodes=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,

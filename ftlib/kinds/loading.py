@@ -22,6 +22,7 @@ from ftlib.models.adapter import (
     WEIGHTS,
     Bases,
     find_base,
+    prefix_of,
     read_adapter,
     read_base,
     write_adapter_config,
@@ -40,7 +41,7 @@ from ftlib.models.folder import (
     read_json,
 )
 from ftlib.models.four_bits import round_to_four_bits
-from ftlib.models.limits import load_config
+from ftlib.models.limits import decoder_start, load_config
 from ftlib.models.quiet import quiet
 from ftlib.models.special_tokens import kept_apart
 from ftlib.models.tensor_files import read_header
@@ -263,6 +264,8 @@ def put_over(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
+    from ftlib.kinds.soft_prompts import answering_for_its_input
+
     config = read_adapter(folder)
     try:
         with warnings.catch_warnings(), quiet():
@@ -281,11 +284,12 @@ def put_over(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
             f"them {stray[0]}; give the model that it was trained over"
         )
     _check_finite(wrapped, folder)
-    return cast("nn.Module", wrapped).eval(), {name.removeprefix(ADAPTED) for name in names}
+    prefix = prefix_of(config["peft_type"])
+    return answering_for_its_input(wrapped.eval()), {name.removeprefix(prefix) for name in names}
 
 
-ADAPTED = "base_model.model."
-"""What peft puts before the names of the parameters of the model that it wraps."""
+ADAPTED = prefix_of("LORA")
+"""What peft puts before the names of the parameters of a model that it wraps layer by layer."""
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -368,7 +372,9 @@ def load_processor(folder: Path) -> Processor:
 
     They raise as `load_tokenizer` and `load_image_processor` do.
     """
-    return Processor(lambda: load_tokenizer(folder), lambda: load_image_processor(folder))
+    return Processor(
+        lambda: load_tokenizer(folder), lambda: load_image_processor(folder), lambda: decoder_start(folder)
+    )
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:

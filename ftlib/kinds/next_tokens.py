@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftlib.data.inputs import ATTENTION_MASK, INPUT_IDS
+from ftlib.data.inputs import ATTENTION_MASK, DECODER_IDS, DECODER_MASK, answer_input
 from ftlib.kinds.batch import UNTAUGHT, Batch
 
 if TYPE_CHECKING:
@@ -16,12 +16,13 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     """Return what each position but the last is to predict: the token after it; `UNTAUGHT` where not supervised.
 
     Targets mark the supervised tokens (chats); without any they are each row's last. Padding is known by the rows'
-    lengths, never by the pad id: where pad equals eos, that would unlearn stopping. A pack is one row here, and the
+    lengths, never by the pad id: where pad equals eos, that would unlearn stopping. Of an encoder-decoder the rows are
+    its decoder's, whose first token is the one that it begins with. A pack is one row here, and the
     last token of a row in it does not predict the first of the next.
     """
     import torch
 
-    ids = batch.inputs[INPUT_IDS]
+    ids = batch.inputs[name := answer_input(batch.inputs)]
     positions = torch.arange(1, ids.shape[1], device=ids.device)
     if batch.borders is not None:
         supervised = _in_pack(positions, batch, batch.borders)[None]
@@ -29,7 +30,7 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
         padding = ids.shape[1] - batch.targets.shape[1]  # widths may be rounded up
         supervised = torch.nn.functional.pad(batch.targets, (0, padding))[:, 1:]
     else:
-        ends = batch.inputs[ATTENTION_MASK].sum(dim=1, keepdim=True)
+        ends = batch.inputs[DECODER_MASK if name == DECODER_IDS else ATTENTION_MASK].sum(dim=1, keepdim=True)
         supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])
     return ids[:, 1:].masked_fill(~supervised, UNTAUGHT)
 

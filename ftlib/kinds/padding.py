@@ -11,17 +11,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from ftlib.config import BatchKind
-from ftlib.data.inputs import INPUT_IDS, SEGMENTS
+from ftlib.data.inputs import DECODER_IDS, INPUT_IDS, SEGMENTS, TEXT_TO_TEXT, answer_input
 from ftlib.errors import ModelError, first_line
-from ftlib.kinds.collate import Collator, takes
+from ftlib.kinds.collate import SEGMENTED_TEXT, Collator, takes
 from ftlib.kinds.kind import KINDS
+from ftlib.kinds.soft_prompts import method_of
+from ftlib.kinds.split import PreparedSplit
 from ftlib.models.limits import ids_of, text_config
 
 TOLERANCE = 1e-4
 """What padding may move; the rounding of fp32 sums of another width is 1e-6."""
+
+HALF_TOLERANCE = 0.05
+"""What padding may move in bf16, whose sums of another width are rounded by some thousandths: less than padding that is
+read."""
 
 _TEXTS = (
     "a",
@@ -104,9 +111,15 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
     rows = [row for row in encoded if row[INPUT_IDS]]
     if not rows:
         return
-    given = (INPUT_IDS, SEGMENTS) if KINDS[kind].pairs and SEGMENTS in rows[0] else (INPUT_IDS,)
-    lengths = [len(row[INPUT_IDS]) for row in rows]
-    batch = Collator.of(model)({input: [row[input] for row in rows] for input in given})
+    given, inputs = (INPUT_IDS,), SEGMENTED_TEXT
+    if KINDS[kind].pairs and SEGMENTS in rows[0]:
+        given = (INPUT_IDS, SEGMENTS)
+    elif KINDS[kind].decodes:
+        given, inputs = (INPUT_IDS, DECODER_IDS), TEXT_TO_TEXT
+        start: int = cast(Any, model).config.decoder_start_token_id
+        rows = [{**row, DECODER_IDS: [start, *row[INPUT_IDS]][:longest]} for row in rows]
+    lengths = [len(row[answer_input(row)]) for row in rows]
+    batch = Collator.of(model)({input: [row[input] for row in rows] for input in given}, inputs)
     what = type(model).__name__
     try:
         alone = [
@@ -136,3 +149,39 @@ def _alone(model: nn.Module, kind: BatchKind, row: Mapping[str, list[int]]) -> d
     if not KINDS[kind].pairs and SEGMENTS in inputs and not inputs[SEGMENTS].any():
         del inputs[SEGMENTS]
     return inputs
+
+
+@torch.no_grad()
+def check_prompted(model: nn.Module, split: PreparedSplit, collate: Collator) -> None:
+    """Ask a model in eval mode about two rows together and each alone; before anything is trained.
+
+    All ranks of a sharded model call this together. Raises ModelError for a model that cannot be prompted, and for one
+    whose answer depends on the padding: a decoder's head for whole rows finds the row's last token by its id, and under
+    a prompt it is given no ids.
+    """
+    rows = _two_rows(split.lengths)
+    what, method = type(cast(Any, model).get_base_model()).__name__, method_of(model)
+
+    def said(asked: Int[Any, " rows"]) -> list[Tensor]:
+        output = model(**split.batch(asked, collate).inputs)
+        return own_logits(split.kind, output, split.lengths[asked].tolist())
+
+    try:
+        alone = [said(rows[i : i + 1])[0] for i in range(len(rows))]
+        together = said(rows)
+    except (ValueError, TypeError, IndexError, RuntimeError, AttributeError, NotImplementedError) as error:
+        raise ModelError(
+            f"tuning: {what} cannot be asked under an adapter of {method}: {first_line(error)}; use another tuning"
+        ) from error
+    difference = moved_by_padding(together, alone, least=0.01)  # a fresh head's logits are small
+    in_half = torch.is_autocast_enabled(collate.device.type)
+    if not difference <= (HALF_TOLERANCE if in_half else TOLERANCE):  # written so that NaN fails
+        raise ModelError(
+            f"tuning: under an adapter of {method} {what} answers a row otherwise in a padded batch than alone, by "
+            f"{difference:.2g}: it does not know where the row ends; use prefix_tuning, lora or ia3"
+        )
+
+
+def _two_rows(lengths: Int[Any, " rows"]) -> Int[Any, " two"]:
+    order = lengths.argsort(kind="stable")
+    return order[[0, -1]] if len(order) > 1 else order

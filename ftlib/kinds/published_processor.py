@@ -87,17 +87,18 @@ def _without_templates(folder: Path, *, named: bool) -> None:
 def settle_tokenizer(folder: Path, kind: BatchKind, special_tokens: SpecialTokens) -> None:
     """Write to a folder's tokenizer_config.json what its model was trained with, where it says something else.
 
-    That is: whether texts that spell special tokens are split (a language model's is left alone: chat templates spell
+    That is: whether texts that spell special tokens are split (a causal model's is left alone: chat templates spell
     them); the token that fills rows up, where the model finds the place it reads by it; and no `token_type_ids` for a
     model that has no table of them. The tokens of all other texts stay as they are.
     """
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     changes: dict[str, object] = {}
-    if not KINDS[kind].vocabulary and tokenizer.split_special_tokens != (special_tokens == "split"):
+    chats = KINDS[kind].vocabulary and not KINDS[kind].decodes
+    if not chats and tokenizer.split_special_tokens != (special_tokens == "split"):
         changes["split_special_tokens"] = special_tokens == "split"
     if KINDS[kind].reads_one_place and (pad := text_config(config).pad_token_id) != tokenizer.pad_token_id:
         changes["pad_token"] = tokenizer.convert_ids_to_tokens(pad)
-    if not KINDS[kind].language and SEGMENTS in tokenizer("a") and not _has_segments(config, folder):
+    if not chats and SEGMENTS in tokenizer("a") and not _has_segments(config, folder):
         changes["model_input_names"] = [name for name in tokenizer.model_input_names if name != SEGMENTS]
     if changes:
         own: dict[str, object] = json.loads((folder / _SAYS).read_bytes()) if (folder / _SAYS).is_file() else {}

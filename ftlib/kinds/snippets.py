@@ -1,13 +1,13 @@
 """Python that people copy from a model card: how stock transformers asks a model of each kind as training did.
 
-`{folder}` is the model's; `{separator}`, `{most}` and `{split}` are what the recipe says of prompts, `{background}` of
-images.
+`{folder}` is the model's, `{asked}` a text or a pair of them; `{prefix}`, `{separator}`, `{most}`, `{beams}` and
+`{split}` are what the recipe says of prompts, `{background}` of images.
 """
 
 LABEL = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}")
-print(model("some text"))"""
+print(model({asked}))"""
 
 IMAGE = """from PIL import Image, ImageOps
 from transformers import pipeline
@@ -21,12 +21,12 @@ print(model(image))"""
 LABELS = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}", top_k=None)
-print(model("some text"))"""
+print(model({asked}))"""
 
 SCORE = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}", function_to_apply="none")
-print(model("some text")[0]["score"])"""
+print(model({asked})[0]["score"])"""
 
 TAGS = """from transformers import pipeline
 
@@ -71,16 +71,30 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-prompt = "some text" + {separator!r}
+prompt = {prefix!r} + "some text" + {separator!r}
 plain = tokenizer(prompt, add_special_tokens=False{split})["input_ids"]
 whole = tokenizer(prompt{split})["input_ids"]  # with what begins a text; some tokenizers also put a token behind it
 ids = torch.tensor([whole[: len(whole) - whole[::-1].index(plain[-1])]])
 end = tokenizer.eos_token_id
 model.generation_config = GenerationConfig(
-    do_sample=False, max_new_tokens={most}, eos_token_id=end, pad_token_id=end
+    do_sample=False, num_beams={beams}, max_new_tokens={most}, eos_token_id=end, pad_token_id=end
 )
 said = model.generate(ids, attention_mask=torch.ones_like(ids))
 print(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))"""
+
+TEXT_TO_TEXT = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+
+folder = "{folder}"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+inputs = tokenizer({prefix!r} + "some text"{split}, return_tensors="pt")
+end, start = tokenizer.eos_token_id, model.config.decoder_start_token_id
+model.generation_config = GenerationConfig(
+    do_sample=False, num_beams={beams}, max_new_tokens={most}, eos_token_id=end, pad_token_id=end,
+    decoder_start_token_id=start,
+)
+said = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+print(tokenizer.decode(said[0, 1:], skip_special_tokens=True))"""
 
 CHAT = """from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ftlib.config import BatchKind
-from ftlib.data.inputs import INPUT_IDS, SEGMENTS, Input, Marks, Numbers, Pixels, Tokens, from_metadata
+from ftlib.data.inputs import SEGMENTS, Input, Marks, Numbers, Pixels, Tokens, answer_input, from_metadata
 from ftlib.data.prepared import SCORE, SLICE
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
@@ -42,11 +42,12 @@ class PreparedSplit:
         self._columns = {column.name: _column(table[column.name], column) for column in self.inputs}
         self.sizes: Int[np.ndarray, " rows"] = _sizes(self.inputs, self._columns, len(table))
         """What each row costs: batches are built by it. For text, its tokens."""
-        ids = self._columns.get(INPUT_IDS)
+        self._answers = answer_input(self._columns)
+        ids = self._columns.get(self._answers)
         self.lengths: Int[np.ndarray, " rows"] = (
             ids.lengths if isinstance(ids, Lists) else np.zeros(len(table), np.int32)
         )
-        """Each row's tokens, where it has `input_ids`; else 0."""
+        """Each row's tokens, where it has `input_ids`; else 0. Of an encoder-decoder's rows, its decoder's."""
         self.row_ids: pa.ChunkedArray = table["row_id"]
         self.slices = {name.removeprefix(SLICE): table[name] for name in table.column_names if name.startswith(SLICE)}
         self.scores = {
@@ -59,8 +60,8 @@ class PreparedSplit:
         return len(self.supervised)
 
     def tokens(self, row: SupportsIndex) -> Int[np.ndarray, " tokens"]:
-        """Return the ids of one row's `input_ids`, as they lie in the file."""
-        return self._columns[INPUT_IDS][row]
+        """Return the ids of one row's `input_ids`, or of its decoder's, as they lie in the file."""
+        return self._columns[self._answers][row]
 
     def drawn(self, draw: Draw) -> PreparedSplit:
         """Return the same rows under another draw, in the same memory; of a kind that draws nothing, this split."""
@@ -100,7 +101,7 @@ class PreparedSplit:
                 pixels = zip(rows, cells[column.name], strict=True)
                 cells[column.name] = [augment(int(row), cell) for row, cell in pixels]
         if self.targets is not None and (read := self.targets.read(rows)) is not None:
-            cells[INPUT_IDS] = read
+            cells[self._answers] = read
         if self.targets is not None and (segments := self.targets.segments(rows)) is not None:
             inputs, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
         return replace(self._taught(rows, collate), inputs=collate(cells, inputs))

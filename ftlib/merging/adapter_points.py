@@ -7,11 +7,14 @@ times the mean of the A_i. With shares w_i that sum to 1,
 
 which is exactly one adapter whose rank is the sum of theirs: the A_i below each other, the w_i s_i B_i side by side. A
 dense theta0 is the base itself, with w_0 and no matrices. What adapters hold whole, heads and biases, is mixed as the
-method mixes tensors. One adapter over a dense theta0 keeps its rank, and is scaled (`ftlib.merging.adapters`).
+method mixes tensors, and so are (IA)3's factors, which are 1 in the base. One adapter over a dense theta0 keeps its
+rank, and is scaled (`ftlib.merging.adapters`).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,7 @@ def _write_sum(candidate: Candidate, out: Path) -> None:
     first = read[adapters[0]]
     for i in adapters[1:]:
         odd = sorted(first.keys() ^ read[i].keys()) or [name for name in first if ".lora_embedding_" in name]
+        odd += [name for name in first if not odd and ".lora_" not in name and first[name].shape != read[i][name].shape]
         if odd:
             raise ModelError(
                 f"{parts[adapters[0]].phase!r} and {parts[i].phase!r} are adapters of different modules, among them "
@@ -96,22 +100,35 @@ def _write_sum(candidate: Candidate, out: Path) -> None:
             )
     configs = {i: read_adapter(parts[i].folder) for i in adapters}
     made: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
     for name, like in first.items():
         if ".lora_A." in name:
             made[name] = torch.cat([read[i][name].to(like.dtype) for i in adapters])
         elif ".lora_B." in name:
-            scaled = [_scaling(configs[i]) * shares[i] * read[i][name].to(like.dtype) for i in adapters]
+            module = plain_name(name).removesuffix(".lora_B.weight")
+            scaled = [_scaling(configs[i], module) * shares[i] * read[i][name].to(like.dtype) for i in adapters]
             made[name] = torch.cat(scaled, dim=1)
+            ranks[module] = made[name].shape[1]
         else:
             flat = [tensors[name].to(like.dtype).flatten() for tensors in read]
             mixed = torch.empty_like(flat[0])
             merge.mix(Chunk(plain_name(name)), flat, None, mixed)
             made[name] = mixed.view(like.shape)
-    rank = sum(config["r"] for config in configs.values())
     out.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in made.items()}, out / WEIGHTS, metadata={"format": "pt"})
     like_end = read_adapter(candidate.end.folder)
-    write_adapter_config(out, {**like_end, "r": rank, "lora_alpha": float(rank), "use_rslora": False})
+    write_adapter_config(out, {**like_end, **(_unscaled(ranks, configs.values()) if ranks else {})})
+
+
+def _unscaled(ranks: Mapping[str, int], configs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return what says that every module's matrices count once, whatever their ranks."""
+    rank = sum(config["r"] for config in configs)
+    others = {re.escape(module): other for module, other in ranks.items() if other != rank}
+    alphas = {module: float(other) for module, other in others.items()}
+    return {
+        **{"r": rank, "lora_alpha": float(rank), "use_rslora": False},
+        **{"rank_pattern": others, "alpha_pattern": alphas},
+    }
 
 
 def _read(part: Checkpoint, end: Checkpoint) -> dict[str, Tensor]:
@@ -122,7 +139,10 @@ def _read(part: Checkpoint, end: Checkpoint) -> dict[str, Tensor]:
     return {name: whole[plain_name(name)][0] for name in adapter_tensors(end.folder) if plain_name(name) in whole}
 
 
-def _scaling(config: dict[str, Any]) -> float:
-    if config.get("rank_pattern") or config.get("alpha_pattern"):
-        raise ModelError("an adapter with a rank or alpha of its own for some modules is not mixed with another one")
-    return config["lora_alpha"] / (sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+def _scaling(config: dict[str, Any], module: str) -> float:
+    """Return what peft multiplies a module's B A with."""
+    rank, alpha = (
+        next((value for key, value in (config.get(own) or {}).items() if re.match(rf"(.*\.)?({key})$", module)), usual)
+        for own, usual in (("rank_pattern", config["r"]), ("alpha_pattern", config["lora_alpha"]))
+    )
+    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)

@@ -1,9 +1,10 @@
 """The line from theta0 to a LoRA fine-tune, walked by scaling the adapter: no weights are read or merged per alpha.
 
 W0 + alpha (s B A) is what mixing the merged weights gives, so it is the same model to rounding; a switch of alpha
-takes milliseconds at any model size. It holds for LoRA and rsLoRA that moved nothing else. DoRA normalises after
-adding, and a trained head, bias or token embedding is not scaled by anything: a dense end with those is mixed as merged
-weights, an adapter's own are mixed here with the start's.
+takes milliseconds at any model size. It holds for LoRA and rsLoRA that moved nothing else, and for an adapter of
+(IA)3, whose factors are mixed with ones. DoRA normalises after adding, and a trained head, bias or token embedding is
+not scaled by anything: a dense end with those is mixed as merged weights, an adapter's own are mixed here with the
+start's.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 W0 + alpha (s B A) is (1 - alpha) W0 + alpha (W0 + s B A), so an adapter is moved along the line by multiplying its
 scaling: no weights are read. Whatever else it holds has to be treated too, or the result is another model: modules
-that were trained in full (heads, biases) lie in the folder as they ended and are mixed with the base's.
+that were trained in full (heads, biases) lie in the folder as they ended and are mixed with the base's. So are the
+factors of (IA)3, with ones: (1 - alpha) W0 + alpha diag(l) W0 is diag(1 + alpha (l - 1)) W0.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ftlib.merging.methods.lerp import lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import copy_processor, labels_of, read_config
+from ftlib.models.parameter_names import is_factor
 from ftlib.models.saved_names import spans_in_memory
 from ftlib.models.tensor_files import TensorSpan, read_header
 from ftlib.models.torch_dtypes import DTYPES
@@ -39,6 +41,7 @@ def unscaled(adapter: Path) -> list[str]:
     """Return what of an adapter its scaling does not reach; empty for plain LoRA and rsLoRA."""
     config = read_adapter(adapter)
     parts = [*immovable(config), *(["modules_to_save"] if config.get("modules_to_save") else [])]
+    parts += ["peft_type"] if config["peft_type"] == "IA3" and "peft_type" not in parts else []
     return [*parts, *(["bias"] if config.get("bias", "none") != "none" else [])]
 
 
@@ -47,7 +50,7 @@ def immovable(config: dict[str, Any]) -> list[str]:
     parts = [name for name in ("use_dora", "trainable_token_indices", "lora_bias") if config.get(name)]
     start = str(config.get("init_lora_weights")).lower()
     parts += ["init_lora_weights"] if start.startswith(_BASE_MOVED) else []
-    return [*parts, *(["peft_type"] if config["peft_type"] != "LORA" else [])]
+    return [*parts, *(["peft_type"] if config["peft_type"] not in ("LORA", "IA3") else [])]
 
 
 def write_scaled(
@@ -56,8 +59,8 @@ def write_scaled(
     """Write the adapter at `alpha` of the way from its base to it, and return the tensors that were mixed, not scaled.
 
     `lora_alpha` and every `alpha_pattern` are multiplied, the low-rank matrices keep their bytes, and modules that the
-    adapter holds whole are mixed with the base's. At alpha 1 it is the adapter as it is, of any type. `stands_on`, a
-    name and revision, replaces what the config says of its base model.
+    adapter holds whole are mixed with the base's, factors of (IA)3 with ones. At alpha 1 it is the adapter as it is, of
+    any type. `stands_on`, a name and revision, replaces what the config says of its base model.
 
     Raises ModelError, naming what, for adapters that are no points of a line in these terms: DoRA normalises after
     adding, and some ways to start change the base.
@@ -73,11 +76,11 @@ def write_scaled(
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
     whole = [name for name in tensors if ".lora_" not in name] if alpha != 1.0 else []
-    if alpha != 1.0:
+    if alpha != 1.0 and config["peft_type"] == "LORA":
         config["lora_alpha"] = config["lora_alpha"] * alpha
         config["alpha_pattern"] = {key: value * alpha for key, value in (config.get("alpha_pattern") or {}).items()}
     for name in whole:
-        tensors[name] = _mixed(_base_span(name, tensors[name], spans, base), tensors[name], alpha)
+        tensors[name] = _mixed(_start_of(name, tensors[name], spans, base), tensors[name], alpha)
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     if stands_on:
@@ -147,23 +150,36 @@ def _base_span(name: str, tensor: Tensor, spans: dict[str, TensorSpan], base: Pa
     return span
 
 
+def _start_of(name: str, end: Tensor, spans: dict[str, TensorSpan], base: Path) -> Tensor:
+    """Return what stands at alpha 0 for a tensor that an adapter holds whole: the base's own, or ones for factors."""
+    if is_factor(name):
+        scaled = spans.get(plain_name(name).removesuffix(".ia3_l") + ".weight")
+        if scaled is None or end.numel() not in scaled.shape:
+            raise ModelError(
+                f"the adapter scales {plain_name(name)!r} by {end.numel()} factors, and {base} has "
+                f"{'no such layer' if scaled is None else f'one of shape {[*scaled.shape]}'}; give the model that the "
+                "adapter was trained over"
+            )
+        return torch.ones_like(end)
+    span = _base_span(name, end, spans, base)
+    with safe_open(span.file, "pt") as file:
+        return cast(Tensor, file.get_tensor(span.name)).to(end.dtype)
+
+
 def whole_ends(adapter: Path, base: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the start and the end of what an adapter holds whole, by the parameter's name in the plain model."""
     tensors, spans = adapter_tensors(adapter), spans_in_memory(base)
     whole = {name: end for name, end in tensors.items() if ".lora_" not in name}
-    return {
-        plain_name(name): (_mixed(_base_span(name, end, spans, base), end, 0.0), end) for name, end in whole.items()
-    }
+    return {plain_name(name): (_start_of(name, end, spans, base), end) for name, end in whole.items()}
 
 
 def plain_name(name: str) -> str:
-    """Return what a parameter under an adapter is called in the plain model."""
-    return _WRAPPERS.sub(".", name.removeprefix(ADAPTED).replace(".modules_to_save.default.", ".modules_to_save."))
+    """Return what a parameter under an adapter is called in the plain model; a factor has a name in its layer."""
+    own = name.removeprefix(ADAPTED).replace(".modules_to_save.default.", ".modules_to_save.")
+    return _WRAPPERS.sub(".", own.removesuffix(".default") if is_factor(own) else own)
 
 
-def _mixed(span: TensorSpan, end: Tensor, alpha: float) -> Tensor:
-    with safe_open(span.file, "pt") as file:
-        start = cast(Tensor, file.get_tensor(span.name)).to(end.dtype)
+def _mixed(start: Tensor, end: Tensor, alpha: float) -> Tensor:
     if alpha == 0.0:
         return start
     out = torch.empty_like(end)
@@ -186,7 +202,7 @@ def write_completed(adapter: Path, base: Path, out: Path) -> list[str]:
     """
     spans = spans_in_memory(base)
     over = _put_over(adapter, base)
-    lacks = [name for name in map(plain_name, adapter_tensors(adapter)) if ".lora_" not in name and name not in spans]
+    lacks = [name for name in map(plain_name, adapter_tensors(adapter)) if _is_whole(name) and name not in spans]
     _write_dense(cast(Any, over).unload(), adapter, base, out)
     return lacks
 
@@ -197,7 +213,12 @@ def lacks_head(adapter: Path, base: Path) -> bool:
         return False
     spans = spans_in_memory(base)
     names = (span.name for span in read_header(adapter / WEIGHTS).spans)
-    return any(".lora_" not in name and plain_name(name) not in spans for name in names)
+    return any(_is_whole(name) and plain_name(name) not in spans for name in names)
+
+
+def _is_whole(name: str) -> bool:
+    """Say whether a tensor of an adapter stands in the place of one of the model's."""
+    return ".lora_" not in name and not is_factor(name)
 
 
 def _put_over(adapter: Path, base: Path) -> nn.Module:

@@ -48,6 +48,18 @@ class Bases:
 
 ANYWHERE = Bases()
 
+PROMPTS = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"})
+"""The methods, by peft's names, that put something before every row and leave the model's layers as they are."""
+
+LENGTHENING = PROMPTS - {"PREFIX_TUNING"}
+"""Those of them whose model answers for the prompt's places too."""
+
+
+def prefix_of(method: str) -> str:
+    """Return what peft, with an adapter of that method, puts before the names of the model that it wraps."""
+    return "base_model." if method in PROMPTS else "base_model.model."
+
+
 _WHERE = ("base_model_name_or_path", "revision")
 """What an adapter's config says of a place, which is not part of what it is."""
 

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from ftlib.errors import ModelError, first_line
-from ftlib.models.folder import read_config
+from ftlib.models.checkpoint import ADAPTER_CONFIG
+from ftlib.models.folder import is_adapter, read_config, read_json
 from ftlib.models.quiet import quiet
 
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "wpe", "positions_embed")
@@ -55,14 +56,37 @@ def ids_of(value: object) -> list[int]:
     return [id for id in values if isinstance(id, int) and not isinstance(id, bool)]
 
 
+def decoder_start(folder: Path) -> int:
+    """Return the token that a folder's decoder begins with. Raises ModelError where its config names none."""
+    start = next(iter(ids_of(getattr(load_config(folder), "decoder_start_token_id", None))), None)
+    if start is None:
+        raise ModelError(
+            f"{folder}/config.json names no decoder_start_token_id, with which an encoder-decoder begins what it "
+            "writes; write the id into it: T5 and Marian begin with the padding's, BART with the end token's"
+        )
+    return start
+
+
 def limits_of(folder: Path) -> Limits:
-    """Return what the model in a folder can read. Raises ModelError for a config that makes no model."""
+    """Return what the model in a folder can read, behind a prompt that its adapter has.
+
+    Raises ModelError for a config that makes no model.
+    """
     config = load_config(folder)
     own = text_config(config)
     positions = positions_of(own, without_weights(config, folder))
+    if positions is not None:
+        positions -= _places_of_prompt(folder)
     tokens: int | None = getattr(own, "vocab_size", None)
     ends = ids_of(getattr(own, "eos_token_id", None)) if config.is_encoder_decoder else []
     return Limits(positions, tokens, next(iter(ends), None))
+
+
+def _places_of_prompt(folder: Path) -> int:
+    """Return the places that the adapter in a folder takes from every row; 0 of dense weights and other adapters."""
+    config = read_json(folder / ADAPTER_CONFIG) if is_adapter(folder) else {}
+    places = cast("dict[str, object]", config).get("num_virtual_tokens") if isinstance(config, dict) else None
+    return places if isinstance(places, int) else 0
 
 
 def positions_of(own: Any, model: nn.Module) -> int | None:

@@ -17,13 +17,24 @@ def layer_of(name: str) -> int | None:
     Of a network of stages (ResNet, ConvNeXt) it is the stage, whose own layers are numbered from 0 again; of
     EfficientNet, the block.
     """
+    parts = split_at_layer(name)
+    return parts[1] if parts else None
+
+
+def split_at_layer(name: str) -> tuple[str, int, str] | None:
+    """Return what comes before a layer's number in a parameter's name, the number, and what comes behind it."""
     match = _LAYER.search(f".{name}")
-    return int(match[1]) if match else None
+    return (f".{name}"[1 : match.start(1) - 1], int(match[1]), f".{name}"[match.end() :]) if match else None
 
 
 def is_embedding(name: str) -> bool:
     """Say whether a parameter outside the layers comes before them."""
     return layer_of(name) is None and any(mark in name for mark in ("embed", "wte", "wpe", "shared"))
+
+
+def is_factor(name: str) -> bool:
+    """Say whether a parameter holds (IA)3's factors: a vector, whatever its shape, that begins at 1 and not at 0."""
+    return ".ia3_l" in name
 
 
 def in_modules(name: str, modules: Iterable[str]) -> bool:

@@ -18,14 +18,20 @@ from ftlib.models.quiet import quiet
 from ftlib.models.tensor_files import TensorSpan
 
 
+def never_saved(model: nn.Module) -> frozenset[str]:
+    """Return the names of tables that transformers computes and writes to no file, as Marian's sines of positions."""
+    return frozenset(getattr(model, "_keys_to_ignore_on_save", None) or ())
+
+
 def saved_names(model: nn.Module) -> dict[str, str]:
     """Return what each tensor of a model is called in its files, by its name in memory.
 
-    What is not saved as the one tensor that it is, as a family's fused experts, is left out.
+    What is not saved as the one tensor that it is, as a family's fused experts, is left out; so is what no file has.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    state = model.state_dict()
+    computed = never_saved(model)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in computed}
     names = {id(tensor): name for name, tensor in state.items()}
     saved = revert_weight_conversion(cast(Any, model), state)
     return {names[id(tensor)]: name for name, tensor in saved.items() if id(tensor) in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -20,6 +20,7 @@ from ftlib.models.adapter import ANYWHERE, Bases
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST, Manifest
 from ftlib.storage.sealed_records import parse
+from ftlib.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,14 +42,16 @@ def predict(
     batch_size: int = 32,
     bases: Bases = ANYWHERE,
     max_new_tokens: int | None = None,
+    num_beams: int | None = None,
 ) -> Iterator[Prediction]:
     """Yield one answer per text, in order, with memory bounded by `WINDOW` texts, or by `batch_size` images.
 
     `folder` is a pulled version: its manifest says how training cleaned and cut the text. A text for question answering
     is a JSON object with `question` and `context`; to a model of images it is a file's path, and what cannot be read
     there is answered by `Unasked`. To a model of chats it is what a user says, or a JSON list of all turns so far; what
-    it writes is at most `max_new_tokens` long, by default as in its evaluations. Raises ModelError for a folder that is
-    none, or a language model of no chats; DataError for a text that is no question, or no chat.
+    it writes is at most `max_new_tokens` long, found by `num_beams`, by default both as in its evaluations. Raises
+    ModelError for a folder that is none, or a language model of plain text; DataError for a text that is no question,
+    or no chat.
 
     A version that is an adapter is put over its base, which is looked for by name and compared by digest; `bases`
     is where else.
@@ -58,7 +61,11 @@ def predict(
     format, kind = dataset.format, KINDS[dataset.format.yields]
     if kind.predictor is None:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
-    most = max_new_tokens or _longest_answer(recipe)
+    writing = _Writing(
+        max_new_tokens or _longest_answer(recipe),
+        recipe.beams if num_beams is None else num_beams,
+        decodes=kind.decodes,
+    )
     from ftlib.kinds.loading import load_folder, load_processor
     from ftlib.models.limits import limits_of
 
@@ -72,12 +79,12 @@ def predict(
     positions = limits_of(folder).positions if predictor.writes else None
     inputs, remaining = format.inputs(processor), iter(texts)
     while window := list(itertools.islice(remaining, batch_size if predictor.reads_files else WINDOW)):
-        examples = [_example(predictor, text, keep_lines=format.keeps_lines) for text in window]
+        examples = [format.asked(text) or _example(predictor, text, keep_lines=format.keeps_lines) for text in window]
         encoded = iter(format.encode([example for example in examples if isinstance(example, Example)], processor))
         pieces = [_pieces(next(encoded), example) if isinstance(example, Example) else [] for example in examples]
         asked = [piece for cut in pieces for piece in cut]
         if predictor.writes:
-            written = iter(_written(model, processor.tokenizer, asked, batch_size, most, positions))
+            written = iter(_written(model, processor.tokenizer, asked, batch_size, writing, positions))
             for example, cut in zip(examples, pieces, strict=True):
                 if isinstance(example, Example):
                     yield predictor.prediction(Asked(example, cut, (), next(written)))
@@ -111,19 +118,29 @@ def _longest_answer(recipe: Recipe) -> int:
     return max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or ANSWER
 
 
+class _Writing(NamedTuple):
+    """How a model writes."""
+
+    most: int
+    """Tokens."""
+    beams: int
+    decodes: bool
+    """Whether it writes by a decoder of its own, behind one token, and not behind what it reads."""
+
+
 def _written(
-    model: Any, tokenizer: Any, pieces: Sequence[Piece], batch_size: int, most: int, positions: int | None
+    model: Any, tokenizer: Any, pieces: Sequence[Piece], batch_size: int, writing: _Writing, positions: int | None
 ) -> list[str]:
-    """Return what the model writes behind each piece. Raises DataError where it has no positions left to write."""
+    """Return what the model writes to each piece. Raises DataError where it has no positions left to write."""
     import torch
 
     from ftlib.kinds.heads.completions import continued
 
-    longest = max((len(piece.ids) for piece in pieces), default=0)
-    if positions is not None and longest + most > positions:
+    longest = 1 if writing.decodes else max((len(piece.ids) for piece in pieces), default=0)
+    if positions is not None and longest + writing.most > positions:
         raise DataError(
-            f"a chat of {longest} tokens leaves no room for {most} more among the {positions} that the model reads; "
-            "give less of it, or lower --max-new-tokens"
+            f"a prompt of {counted(longest, 'token')} leaves no room for {writing.most} more among the {positions} "
+            "that the model reads; give less of it, or lower --max-new-tokens"
         )
     answers: dict[int, str] = {}
     order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i].ids))
@@ -131,7 +148,8 @@ def _written(
         rows = order[start : start + batch_size]
         prompts = [torch.tensor(pieces[row].ids) for row in rows]
         with torch.inference_mode():
-            written = continued(model, prompts, tokenizer, most, _ends(pieces[rows[0]]))
+            ends = _ends(pieces[rows[0]])
+            written = continued(model, prompts, tokenizer, writing.most, ends, num_beams=writing.beams)
         for row, ids in zip(rows, written, strict=True):
             answers[row] = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [answers[row] for row in range(len(pieces))]

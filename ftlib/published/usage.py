@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ftlib.data.formats.base import Prompting
 from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS
+from ftlib.models.adapter import LENGTHENING
 from ftlib.models.checkpoint import Base, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.wording import block, code
@@ -22,21 +23,35 @@ def usage(recipe: Recipe) -> str:
     snippet = _python(
         kind.snippet.format(
             folder=_FOLDER,
+            prefix=prompting.prefix if prompting else "",
             separator=prompting.reads if prompting else "",
             most=max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64,
+            beams=recipe.beams,
+            asked='[{"text": "some text", "text_pair": "another"}]' if format.pairs else '"some text"',
             split=", split_special_tokens=True" if reads_text(format) and format.special_tokens == "split" else "",
             **{"background": "white", **format.snippet_words()},  # a format from outside may say nothing of it
         )
     )
-    note = kind.note if prompting is None or not reads_text(format) else _of_prompts(prompting, format.max_tokens)
+    note = kind.note
+    if prompting is not None and reads_text(format):
+        note = (_of_sources if kind.decodes else _of_prompts)(prompting, format.max_tokens)
     return f"{snippet}\n\n{note}" if note else snippet
 
 
+def _of_sources(prompting: Prompting, max_tokens: int) -> str:
+    prefix = f"the prefix {code(repr(prompting.prefix))} and " if prompting.prefix else ""
+    return (
+        f"A source is {prefix}the text of the column {code(prompting.column)}. In training, sources were cleaned of "
+        f"blanks at the ends of lines and cut to {max_tokens} tokens."
+    )
+
+
 def _of_prompts(prompting: Prompting, max_tokens: int) -> str:
+    prefix = f"the prefix {code(repr(prompting.prefix))}, then " if prompting.prefix else ""
     between = f"the separator {code(repr(prompting.separator))}" if prompting.separator else "no separator"
     return (
-        f"A prompt is the text of the column {code(prompting.column)}, then {between}, with the token that begins a "
-        "text where the tokenizer has one and without one that ends it. "
+        f"A prompt is {prefix}the text of the column {code(prompting.column)}, then {between}, with the token that "
+        "begins a text where the tokenizer has one and without one that ends it. "
         + ("Blanks at the separator's end are left to the answer. " if prompting.reads != prompting.separator else "")
         + "The model writes the answer, always the most probable token, and then its end token. In training, prompts "
         f"were cleaned of blanks at the ends of lines, and of a row beyond {max_tokens} tokens the prompt lost its "
@@ -106,7 +121,22 @@ def adapter_version_usage(recipe: Recipe, base: Base, head: Sequence[str] | None
             "model = PeftModel.from_pretrained(base, folder)\n"
             "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )
+        + _of_a_prompt(recipe)
     )
+
+
+def _of_a_prompt(recipe: Recipe) -> str:
+    """Return what to know of a model that stands under a prompt; empty for others."""
+    places, kind = max(phase.tuning.places for phase in recipe.phases), KINDS[recipe.kind(recipe.phases[-1])]
+    if not places:
+        return ""
+    by_token = kind.language or kind.answers_by_token
+    longer = any(phase.tuning.makes in LENGTHENING for phase in recipe.phases)
+    cut = (
+        f" Its logits begin with those of the prompt: take them from place {places} on." if by_token and longer else ""
+    )
+    alone = " Ask it to go on with texts of one length at a time, without padding on the left." if kind.language else ""
+    return f"\n\nA prompt of {places} places stands before every text, and nothing can be merged.{cut}{alone}"
 
 
 def _quoted(text: str) -> str:

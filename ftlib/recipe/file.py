@@ -43,6 +43,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _missing_packages(recipe: Recipe) -> Iterator[str]:
     """Say what needs a package that is absent here: a valid recipe, which another machine may run."""
+    for name, dataset in recipe.datasets.items():
+        needed = dataset.source.package
+        if needed and importlib.util.find_spec(needed) is None:
+            yield (
+                f"datasets.{name}.source needs the package {needed!r}, which is not installed; "
+                "pip install 'reglage[sql]'"
+            )
     for phase in recipe.phases:
         needed = phase.augmentation and phase.augmentation.package
         if needed and importlib.util.find_spec(needed) is None:
@@ -266,7 +273,7 @@ def _resolve(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in resolved:
         return root.get("$defs", {}).get(resolved["$ref"].rsplit("/", 1)[-1], {})
     for branch in resolved.get("anyOf", []):
-        if "$ref" in branch:
+        if "$ref" in branch or "discriminator" in branch:
             return _resolve(branch, root)
     return resolved
 
@@ -286,6 +293,7 @@ _ELSEWHERE = {
         "model.path": "model_name_or_path model_name pretrained_model_name_or_path base_model",
         "phases.*.optimizer.learning_rate": "lr max_lr peak_lr adam_lr",
         "phases.*.optimizer.epochs": "num_train_epochs num_epochs n_epochs max_epochs",
+        "phases.*.optimizer.batch_tokens": "max_tokens_per_batch tokens_per_batch batch_size_tokens",
         "phases.*.optimizer.batch_size": "per_device_train_batch_size train_batch_size global_batch_size bs",
         "compute.micro_batch_size": "gradient_accumulation_steps micro_batch per_device_batch_size",
         "compute.pack_tokens": "packing sample_packing pack_length packing_length",

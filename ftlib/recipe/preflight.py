@@ -14,8 +14,9 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Checkpoint, Form, Quantization
+from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
+from ftlib.models.pruning import stack_of
 from ftlib.recipe.recipe import Recipe, end_form, form_misfits, quantization_misfits
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
@@ -28,6 +29,7 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
     What makes its inputs tells: an image processor or a tokenizer. A folder with neither is for others to refuse.
     The model is `called` as the recipe does, if nothing else is said.
     """
+    _check_halves(recipe, model, called)
     modalities = {"images": [IMAGE_PROCESSOR], "text": TOKENIZER_FILES}
     reads = {modality for modality, files in modalities.items() if any((model / name).is_file() for name in files)}
     for name, dataset in recipe.datasets.items():
@@ -39,6 +41,22 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
                 f", but the rows of dataset {name!r} are {kind.modality} ({kind.name!r}); give a model that "
                 f"transformers loads as {kind.auto_class}, with its "
                 f"{IMAGE_PROCESSOR if kind.modality == 'images' else 'tokenizer'}, or another format"
+            )
+
+
+def _check_halves(recipe: Recipe, model: Path, called: str) -> None:
+    """Raise RecipeError for rows that a decoder alone is to go on with and a model of two halves, or the reverse."""
+    config = read_config(model)
+    has_both = bool(config.get("is_encoder_decoder"))
+    for name, dataset in recipe.datasets.items():
+        kind = KINDS[dataset.format.yields]
+        if kind.language and kind.decodes != has_both:
+            has, wants = ("an encoder-decoder", "causal models") if has_both else ("no encoder-decoder", "those alone")
+            others = sorted(one.name for one in KINDS.values() if one.language and one.decodes == has_both)
+            raise RecipeError(
+                f"{called or f'model.path: {recipe.model.path}'} is {has} ({config.get('model_type', 'nameless')}), "
+                f"and format {dataset.format.kind!r} of dataset {name!r} is for {wants}: use a format that yields "
+                f"{' or '.join(map(repr, others))}, or a model that transformers loads as {kind.auto_class}"
             )
 
 
@@ -177,6 +195,12 @@ def check_forms(
         raise RecipeError("\n".join(problems))
 
 
+def check_prune(recipe: Recipe, model: FoundModel) -> None:
+    """Raise RecipeError for more layers to remove than the model has, ModelError for one without a stack of layers."""
+    if recipe.prune and model.form == "dense":
+        recipe.prune.number(stack_of(model.folder).depth)
+
+
 _FORMS: Mapping[Form, str] = {"dense": "dense weights", "adapter": "an adapter"}
 
 
@@ -186,6 +210,24 @@ def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], reads
         for split in (SELECTION, REPORT):
             file = split_file(prepared[evaluation.dataset].path, split)
             check_room(name, evaluation.max_new_tokens, file, reads)
+
+
+def check_prompts(recipe: Recipe, prepared: Mapping[str, PreparedDataset], start: Form, reads: int | None) -> None:
+    """Raise RecipeError if a phase puts more before a row than the model has places for; before anything is trained.
+
+    `reads` is how many tokens the base model reads, behind the prompt that it has itself if it is such an adapter.
+    """
+    if reads is None or start == "adapter":
+        return
+    for phase in recipe.phases:
+        for name in {*phase.parts, *(evaluation.dataset for evaluation in recipe.evaluations.values())}:
+            longest = max(facts.longest for facts in prepared[name].splits.values())
+            if phase.tuning.places and longest + phase.tuning.places > reads:
+                raise RecipeError(
+                    f"phases[{phase.name}].tuning.virtual_tokens: {phase.tuning.places} before the longest row of "
+                    f"dataset {name!r}, {longest} tokens, go beyond the {reads} that the model reads; lower it, or the "
+                    "format's max_tokens"
+                )
 
 
 def check_registry(recipe: Recipe) -> None:

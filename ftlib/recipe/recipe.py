@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, cast
 
 from pydantic import model_validator
 
@@ -17,18 +17,22 @@ from ftlib.evaluation.metrics import Metric
 from ftlib.evaluation.selection import Select
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
-from ftlib.models.checkpoint import Checkpoint, Form, Quantization
+from ftlib.models.checkpoint import Form, Quantization
+from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import tunings
+from ftlib.training.tuning.by_peft import GOES_ON
 from ftlib.urls import secret_in
 
 
 class Recipe(Config):
     """A whole run."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"prune": None}
 
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
@@ -36,6 +40,8 @@ class Recipe(Config):
     """The base model that the first phase starts from."""
     datasets: dict[Name, Dataset]
     """Rows by the name that phases and evaluations call them."""
+    prune: Prune | None = None
+    """Which layers of the base model are removed before the first phase; null: none."""
     phases: tuple[Phase, ...]
     """Trainings, one after the other: each starts where the one before ended."""
     evaluations: dict[Name, Evaluation]
@@ -60,8 +66,10 @@ class Recipe(Config):
         return self
 
     def training_datasets(self) -> tuple[str, ...]:
-        """Return the datasets that some phase trains on, in order."""
-        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+        """Return the datasets whose rows some phase trains on, or is kept near, in order."""
+        penalties = (phase.penalty.keeps for phase in self.phases if phase.penalty)
+        kept = (name for one in penalties if one for name in one.datasets)
+        return tuple(dict.fromkeys([*(name for phase in self.phases for name in phase.parts), *kept]))
 
     def kind(self, phase: Phase) -> BatchKind:
         """Return the kind of the batches that a phase trains on."""
@@ -83,11 +91,6 @@ class Recipe(Config):
         """Return the kind of the batches that the published head is first trained on."""
         return self.kind(self.answering_phases[0])
 
-    def answering(self, checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
-        """Return the checkpoints of a run that have the published head, from its start on: those that are measured."""
-        start = self.answering_phases[0].start
-        return tuple(checkpoints[max((i for i, one in enumerate(checkpoints) if one.phase == start), default=0) :])
-
     def answering_datasets(self) -> tuple[str, ...]:
         """Return the datasets that the published head is trained on, in order."""
         return tuple(dict.fromkeys(name for phase in self.answering_phases for name in phase.parts))
@@ -103,6 +106,11 @@ class Recipe(Config):
         """Return the dataset that the last phase trains on; of a mixture, its part with the largest share."""
         parts = self.phases[-1].parts
         return self.datasets[max(parts, key=parts.__getitem__)]
+
+    @property
+    def beams(self) -> int:
+        """Return how many beginnings of an answer the published model keeps while it writes: the most measured."""
+        return max((evaluation.num_beams for evaluation in self.evaluations.values()), default=1)
 
     def evaluation_datasets(self) -> tuple[str, ...]:
         """Return the datasets that some evaluation reads, in order."""
@@ -121,15 +129,22 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     """Say which parts do not fit together: name, got, allowed."""
     yield from _secrets(recipe.model_dump(mode="json"))
     yield from _phase_misfits(recipe)
+    yield from _prune_misfits(recipe)
     yield from _dataset_misfits(recipe)
     yield from _evaluation_misfits(recipe)
     yield from _select_misfits(recipe)
     yield from _interpolation_misfits(recipe)
     if recipe.compute.pack_tokens is not None and _all_there(recipe):
         yield from _packing_misfits(recipe)
-    if recipe.publish.adapter and recipe.phases:
+    if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":
         yield from _adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
+    for name in recipe.publish.fisher.datasets if recipe.publish.fisher else ():
+        if name not in recipe.training_datasets():
+            yield (
+                f"publish.fisher.datasets: no phase trains on {name!r}, so the version knows nothing of its rows to "
+                f"keep; there are {_these(recipe.training_datasets())}"
+            )
     yield from quantization_misfits(recipe, "dense")
 
 
@@ -157,7 +172,28 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     yield from _head_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
-        yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
+        yield from _keeping_misfits(recipe, phase, first=i == 0)
+        yield from _companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
+
+
+def _prune_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why layers cannot be removed in this run, whatever the model."""
+    if recipe.prune is None:
+        return
+    if recipe.prune.dataset not in recipe.training_datasets():
+        yield (
+            f"prune.dataset: {recipe.prune.dataset!r} is no dataset that a phase trains on; there are "
+            f"{_these(recipe.training_datasets())}"
+        )
+    if "prune" in [phase.name for phase in recipe.phases]:
+        yield "phases: 'prune' names the model that layers were removed from; choose another name"
+    if recipe.publish.adapter:
+        yield "publish.adapter: it would stand on a model without some layers, which nobody else has; remove it"
+    if recipe.retrain.start == "champion":
+        yield (
+            "prune: retrain.start is 'champion', which has lost its layers already and would lose as many again with "
+            "every retraining; set it to base"
+        )
 
 
 def _head_misfits(recipe: Recipe) -> Iterator[str]:
@@ -191,7 +227,7 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
             yield f"{where}.{field}: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
         return
     yield from _format_misfits(recipe, phase, where)
-    if phase.penalty and phase.tuning.makes_adapter:
+    if phase.penalty and (phase.tuning.makes_adapter or phase.tuning.leaves == "adapter"):
         yield (
             f"{where}.penalty: {phase.penalty.kind!r} pulls at the model's weights, got tuning {phase.tuning.kind!r}, "
             "which leaves them and trains an adapter; remove it or use full or frozen_layers"
@@ -205,16 +241,42 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
-    compute = recipe.compute
+    yield from _compute_misfits(where, phase, recipe.compute)
+    if phase.batch_norm == "updated":
+        yield from _statistics_misfits(where, phase, recipe.compute)
+    yield from _augmentation_misfits(recipe, phase, where)
+    yield from _self_kl_misfits(recipe, phase, where)
+
+
+def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
+    """Say why a phase cannot be computed as it is asked."""
+    if compute.activation_checkpointing != "none" and not phase.tuning.recomputes:
+        yield (
+            f"compute.activation_checkpointing: a layer that is computed again would see the keys of "
+            f"{phase.tuning.kind!r} twice, got {compute.activation_checkpointing!r}; set it to none, or use another "
+            f"tuning in phase {phase.name!r}"
+        )
     if compute.sharding == "fsdp" and compute.workers > 1 and not phase.optimizer.steps_shards:
         yield (
             f"{where}.optimizer: {phase.optimizer.kind!r} steps whole matrices, but compute.sharding: fsdp gives each "
             "of the workers a part; use adamw or sgd, or set sharding to ddp"
         )
-    if phase.batch_norm == "updated":
-        yield from _statistics_misfits(where, phase, recipe.compute)
-    yield from _augmentation_misfits(recipe, phase, where)
-    yield from _self_kl_misfits(recipe, phase, where)
+
+
+def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[str]:
+    """Say which rows a penalty cannot measure its Fisher information on, or that it would read one of other weights."""
+    keeps = phase.penalty.keeps if phase.penalty else None
+    if phase.penalty is None or keeps is None:
+        return
+    where = f"phases[{phase.name}].penalty"
+    for name in keeps.datasets:
+        if name not in recipe.datasets:
+            yield f"{where}.datasets: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
+    if not keeps.datasets and not first:
+        yield (
+            f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
+            f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"
+        )
 
 
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -238,6 +300,11 @@ def _packing_misfits(recipe: Recipe) -> Iterator[str]:
         )
     packed = _these(repr(kind.name) for kind in KINDS.values() if kind.packs)
     for phase in recipe.phases:
+        if not phase.tuning.packs:
+            yield (
+                f"compute.pack_tokens: tuning {phase.tuning.kind!r} of phase {phase.name!r} puts its prompt before a "
+                "row, and a pack has many in one; set it to null"
+            )
         unpacked = [name for name in phase.parts if not KINDS[recipe.datasets[name].format.yields].packs]
         for name in unpacked:
             yield (
@@ -292,6 +359,11 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
             yield (
                 f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
+            )
+        if format.pairs and not phase.tuning.reads_pairs:
+            yield (
+                f"{where}: {phase.tuning.kind!r} compares what labels are called with one text, but rows of {name!r} "
+                "are pairs of texts; use another tuning"
             )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
     ways = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
@@ -419,6 +491,8 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
             )
     if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+    if evaluation.num_beams > 1 and not evaluation.max_new_tokens:
+        yield f"{where}.num_beams: {evaluation.num_beams} beams write nothing without max_new_tokens; give it"
 
 
 def _taught(recipe: Recipe) -> set[BatchKind]:
@@ -429,7 +503,8 @@ def _taught(recipe: Recipe) -> set[BatchKind]:
 
 def _one_model(*kinds: BatchKind) -> bool:
     """Say whether one model, with one head, answers batches of all these kinds."""
-    return len({*kinds}) < 2 or all(KINDS[kind].language for kind in kinds)
+    one = len({KINDS[kind].auto_class for kind in kinds}) < 2
+    return len({*kinds}) < 2 or (one and all(KINDS[kind].language for kind in kinds))
 
 
 def _select_misfits(recipe: Recipe) -> Iterator[str]:
@@ -532,14 +607,11 @@ def end_form(recipe: Recipe, start: Form, phases: int | None = None) -> Form:
 
 def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
     """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
+    yield from _over_adapter_misfits(recipe, start)
+    if recipe.prune and start == "adapter":
+        yield "prune: an adapter stands on all layers of its base; start from a dense model"
     before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
-    for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
-        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
-            yield (
-                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
-                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
-            )
     if (before, end) == ("adapter", "dense") and method.mixes:
         yield (
             f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
@@ -549,17 +621,50 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         return
     last = recipe.phases[-1]
     where = f"phases[{last.name}].tuning: ends in an adapter"
-    if method.mixes and not method.is_sum:
+    instead = ", or set keep: merged" if last.tuning.merges else ""
+    if method.mixes and last.tuning.merges and not method.is_sum:
         yield (
             f"{where}, and adapters are added up with one share for all tensors; interpolation {method.kind!r} must be "
             "'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off', or set keep: merged"
         )
     elif method.mixes and not last.tuning.adapter_scales:
-        yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
+        yield f"{where} that cannot be scaled; use interpolation: off{instead}"
+    if recipe.publish.fisher:
+        yield f"publish.fisher: is of the weights themselves, and {last.name!r} ends in an adapter{instead}"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
+    if recipe.prune:
+        yield f"{where} over a model without some layers, which nobody else has; set keep: merged"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
-        yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
+        remedy = "set keep: merged" if last.tuning.merges else "let it be the only phase, or follow a linear_probe"
+        yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; {remedy}"
+
+
+def _over_adapter_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
+    """Say which phases start from an adapter that they can neither merge nor go on with, or give a head."""
+    for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
+        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
+            yield (
+                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
+                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
+            )
+    below: Phase | None = None
+    for phase in recipe.phases:
+        tuning = phase.tuning
+        where = f"phases[{phase.name}].tuning"
+        if below and tuning.leaves == "dense" and not below.tuning.merges:
+            yield (
+                f"{where}: {tuning.kind!r} starts from the adapter of {below.name!r}, and {below.tuning.kind!r} has no "
+                "merged form; use the same tuning, or put it last"
+            )
+        elif below and tuning.leaves == "adapter" and below.tuning.makes not in tuning.takes_over:
+            yield (
+                f"{where}: {tuning.kind!r} starts from the adapter of {below.name!r} and cannot go on with one of "
+                f"{below.tuning.kind!r}; use {GOES_ON.get(below.tuning.makes, below.tuning.kind)}, or start from the "
+                "base"
+            )
+        if tuning.leaves:
+            below = phase if tuning.leaves == "adapter" else None
 
 
 def quantization_misfits(recipe: Recipe, form: Form, rounded: Quantization | None = None) -> Iterator[str]:

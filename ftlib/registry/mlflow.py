@@ -57,7 +57,7 @@ def export_to_mlflow(
     """
     if secret := secret_in(tracking_uri):
         raise RecipeError(f"--tracking-uri is {secret}; give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
-    client = _client(tracking_uri)
+    client = mlflow_client(tracking_uri)
     from mlflow.exceptions import MlflowException
 
     manifest = registry.manifest(version, key)
@@ -91,7 +91,8 @@ def export_to_mlflow(
     )
 
 
-def _client(tracking_uri: str) -> MlflowClient:
+def mlflow_client(tracking_uri: str) -> MlflowClient:
+    """Return a quiet client. Raises RecipeError if MLflow is not installed."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:

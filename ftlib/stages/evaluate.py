@@ -72,16 +72,19 @@ def evaluate(job: EvaluateJob, work: Workspace) -> EvalReport:
     return work.once(job, EvalReport, build)
 
 
-def outcomes_file(candidate: Candidate, data: PreparedDataset, split: Split, max_new_tokens: int) -> Path:
+def outcomes_file(
+    candidate: Candidate, data: PreparedDataset, split: Split, max_new_tokens: int, num_beams: int = 1
+) -> Path:
     """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root."""
     asked = [data.digest(), split, *([max_new_tokens] if max_new_tokens else [])]
+    asked += [f"{num_beams} beams"] if num_beams > 1 else []
     # The end's own: its tokenizer spells the answers, whatever the weights are mixed of.
     key = digest([OUTCOMES_VERSION, candidate.digest(), candidate.end.tokenizer, list(candidate.end.labels), *asked])
     return Path("outcomes") / f"{key[:32]}.parquet"
 
 
 def _outcomes_file(job: EvaluateJob, candidate: Candidate) -> Path:
-    return outcomes_file(candidate, job.data, job.split, job.evaluation.max_new_tokens)
+    return outcomes_file(candidate, job.data, job.split, job.evaluation.max_new_tokens, job.evaluation.num_beams)
 
 
 def _check_rows(job: EvaluateJob) -> None:
@@ -134,6 +137,7 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
         data=job.data,
         split=job.split,
         max_new_tokens=job.evaluation.max_new_tokens,
+        num_beams=job.evaluation.num_beams,
         compute=job.compute,
     )
     if job.compute.infers_on_ray:

@@ -204,7 +204,8 @@ class _Reader:
         if not kind.language:
             return
         tokenizer: Any = self.processor.tokenizer
-        ids, runs = piece.ids, learnt_places(piece.target, piece.supervised, len(piece.ids))
+        ids = piece.answer_ids
+        runs = learnt_places(piece.target, piece.supervised, len(ids))
         if not piece.supervised:
             yield "no_targets"
         if cut:
@@ -246,10 +247,9 @@ def _check_lengths(job: PreprocessJob, format: TextFormat, tokenizer: Any, posit
     # transformers says 1e30 for a tokenizer that does not know.
     longest = min(int(tokenizer.model_max_length), positions or int(tokenizer.model_max_length))
     where = f"datasets.{job.name}.format"
-    if format.max_tokens > longest:
-        raise RecipeError(
-            f"{where}.max_tokens: {format.max_tokens}, but {job.model.name} reads at most {longest}; lower it"
-        )
+    for name, tokens in format.row_limits().items():
+        if tokens > longest:
+            raise RecipeError(f"{where}.{name}: {tokens}, but {job.model.name} reads at most {longest}; lower it")
     if format.max_tokens < (least := format.least_tokens(tokenizer)):
         raise RecipeError(
             f"{where}.max_tokens: {format.max_tokens} leaves no room for a token of text beside the tokenizer's "

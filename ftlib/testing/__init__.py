@@ -9,12 +9,14 @@ from ftlib.testing.models import (
     IMAGE_SIZE,
     TINY_TEMPLATE,
     ImageFamily,
+    TextFamily,
     tiny_causal_lm,
     tiny_chat_lm,
     tiny_chat_tokenizer,
     tiny_classifier,
     tiny_image_classifier,
     tiny_lm_tokenizer,
+    tiny_text_to_text,
     tiny_tokenizer,
 )
 from ftlib.testing.prepared import tiny_prepared, tiny_prepared_as, tiny_row_id
@@ -29,6 +31,7 @@ from ftlib.testing.rows import (
     tiny_questions,
     tiny_rows,
     tiny_scored_rows,
+    tiny_sources,
     tiny_tagged_rows,
     write_jsonl,
 )
@@ -38,6 +41,7 @@ __all__ = [
     "LABELS",
     "TINY_TEMPLATE",
     "ImageFamily",
+    "TextFamily",
     "tiny_adapter",
     "tiny_causal_lm",
     "tiny_chat_lm",
@@ -58,7 +62,9 @@ __all__ = [
     "tiny_row_id",
     "tiny_rows",
     "tiny_scored_rows",
+    "tiny_sources",
     "tiny_tagged_rows",
+    "tiny_text_to_text",
     "tiny_tokenizer",
     "write_jsonl",
 ]

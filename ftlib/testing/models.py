@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 ImageFamily = Literal["vit", "resnet", "efficientnet"]
+TextFamily = Literal["t5", "bart", "marian"]
 
 IMAGE_SIZE = 32
 """Pixels of a side of what the tiny image classifiers read."""
@@ -112,6 +113,45 @@ def tiny_causal_lm(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_text_to_text(folder: Path, family: TextFamily = "t5", *, seed: int = 0, hidden: int = 32) -> Path:
+    """Write an encoder-decoder of two layers each with its tokenizer; `[SEP]` ends a text.
+
+    T5 has relative positions and one table of words; BART learnt positions, and begins with the end token; Marian sines
+    of positions, which are in no file.
+    """
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    tokenizer = tiny_lm_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSeq2SeqLM.from_config(_text_family(family, len(tokenizer), hidden))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _text_family(family: TextFamily, words: int, hidden: int) -> PreTrainedConfig:
+    """Return the config of a tiny encoder-decoder."""
+    from transformers import BartConfig, MarianConfig, T5Config
+
+    ids: dict[str, Any] = {"vocab_size": words, "d_model": hidden, "pad_token_id": _PAD, "eos_token_id": _SEP}
+    if family == "t5":
+        ids |= {"d_kv": hidden // 4, "d_ff": 2 * hidden, "num_layers": 2, "num_heads": 4}
+        ids["decoder_start_token_id"] = _PAD
+        return T5Config(**ids)
+    sizes: dict[str, Any] = {
+        f"{half}_{what}": number
+        for half in ("encoder", "decoder")
+        for what, number in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 2 * hidden))
+    }
+    if family == "bart":
+        ids |= {"bos_token_id": _CLS, "decoder_start_token_id": _SEP, "forced_eos_token_id": _SEP}
+        return BartConfig(**ids, **sizes, max_position_embeddings=128)
+    ids |= {"decoder_start_token_id": _PAD, "forced_eos_token_id": _SEP}
+    return MarianConfig(**ids, **sizes, max_position_embeddings=128, decoder_vocab_size=words)
 
 
 def tiny_image_classifier(

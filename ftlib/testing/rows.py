@@ -143,6 +143,11 @@ def tiny_pairs(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     ]
 
 
+def tiny_sources(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+    """Make `count` rows with columns source and target; which target follows from the source's words."""
+    return [{"source": row["prompt"], "target": row["completion"]} for row in tiny_prompts(count, seed=seed)]
+
+
 def tiny_image_rows(
     count: int, labels: Sequence[str] = LABELS, *, seed: int = 0, pixels: int = 24, noise: float = 0.15
 ) -> list[dict[str, str]]:

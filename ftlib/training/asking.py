@@ -123,15 +123,17 @@ class Asking:
         return [Piece(mine, counts) for mine, counts in dealt]
 
     def check_packing(self, parts: Sequence[PreparedSplit]) -> None:
-        """Prove that the model keeps the rows of a pack apart, where rows are to be packed.
+        """Prove that the model, and who is asked beside it, keep the rows of a pack apart, where rows are packed.
 
         Raises ModelError for a model that does not.
         """
         if self._pack_tokens is None:
             return
-        for split in parts:
-            with answering(self.model), self._autocast():
-                settle_packing(self.model, split, self.collate, self._pack_tokens)
+        beside = self._beside.get("companions", {}).values()
+        for model in (self.model, *beside):
+            for split in parts:
+                with answering(model), self._autocast():
+                    settle_packing(model, split, self.collate, self._pack_tokens)
 
     def loss(self, split: PreparedSplit, piece: Piece, augment: Augment | None = None) -> LossSum:
         """Return the objective's loss of one piece, whose rows `augment` changes first."""

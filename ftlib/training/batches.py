@@ -4,6 +4,8 @@ Rows are bucketed by length: a permutation of them is cut into mega-batches, eac
 batches, whose order is then shuffled. Padding all but vanishes while the order stays random at the scale of a
 mega-batch. A rank takes every world-th row of a global batch, so all ranks get rows of like length.
 
+A batch has a number of rows, or as many as a budget of tokens holds once they are padded.
+
 A phase's data is one dataset, or a mixture of several parts. Each global batch is of one part; a part's rows have an
 order of their own, which goes on where the epoch before left it.
 """
@@ -24,9 +26,16 @@ MEGA_BATCH = 64
 """Global batches that are sorted by length together: larger pads less, smaller mixes more."""
 
 
-def by_length(lengths: Int[np.ndarray, " rows"], size: int) -> list[Int[np.ndarray, " batch"]]:
-    """Return all rows in batches of `size`, longest first: the fixed order of every forward-only pass."""
+def by_length(
+    lengths: Int[np.ndarray, " rows"], size: int, tokens: int | None = None
+) -> list[Int[np.ndarray, " batch"]]:
+    """Return all rows in batches, longest first: the fixed order of every forward-only pass.
+
+    A batch has `size` rows, or those that `tokens` hold.
+    """
     order = np.argsort(-lengths, kind="stable")
+    if tokens is not None:
+        return _within(order, lengths[order], tokens)
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
@@ -49,18 +58,69 @@ def global_batches(
     return [batches[i] for i in random.permutation(len(batches))]
 
 
+def token_batches(
+    lengths: Int[np.ndarray, " rows"], tokens: int, seed: int, epoch: int, part: int = 0
+) -> list[Int[np.ndarray, " batch"]]:
+    """Return a part's global batches in order: every row once, each batch at most `tokens` once it is padded.
+
+    A longer row is a batch of its own. Rows of one length change places from epoch to epoch, and what lengths a batch
+    has does not: so every epoch has as many batches, and a schedule knows its steps. A pure function of its arguments.
+    """
+    random = np.random.default_rng([seed, epoch, part])
+    order = random.permutation(len(lengths))
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    batches = [order[places] for places in token_places(lengths, tokens, seed, part)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def token_places(
+    lengths: Int[np.ndarray, " rows"], tokens: int, seed: int, part: int = 0
+) -> list[Int[np.ndarray, " batch"]]:
+    """Return which places each global batch of `tokens` has in the order of the rows from the longest on."""
+    if not len(lengths):
+        return []
+    longest_first = -np.sort(-lengths)
+    megas = max(1, round(float(lengths.sum()) / (tokens * MEGA_BATCH)))
+    # A seed of four numbers, by which no epoch's order is drawn.
+    places = np.random.default_rng([seed, 0, part, 1]).permutation(len(lengths))
+    sorted_places = [np.sort(mega) for mega in np.array_split(places, megas)]
+    return [batch for mega in sorted_places for batch in _within(mega, longest_first[mega], tokens)]
+
+
+def _within(
+    rows: Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"], tokens: int
+) -> list[Int[np.ndarray, " batch"]]:
+    """Cut rows, given from the longest on, into batches that take in as many as `tokens` hold, and one at least."""
+    batches: list[Int[np.ndarray, " batch"]] = []
+    start = 0
+    while start < len(rows):
+        count = max(1, tokens // max(1, int(lengths[start])))
+        batches.append(rows[start : start + count])
+        start += count
+    return batches
+
+
 def batches_in(rows: int, size: int) -> int:
     """Return the global batches of one pass over so many rows."""
     return -(-rows // size)
 
 
-def batches_of_parts(rows: Sequence[int], shares: Sequence[float], size: int) -> list[int]:
-    """Return how many of an epoch's global batches each part gives.
+def epoch_batches(
+    lengths: Sequence[Int[np.ndarray, " _"]], size: int, seed: int, tokens: int | None = None
+) -> list[int]:
+    """Return the global batches of one pass over each part, whose rows have these lengths."""
+    if tokens is None:
+        return [batches_in(len(part), size) for part in lengths]
+    return [len(token_places(part, tokens, seed, i)) for i, part in enumerate(lengths)]
+
+
+def batches_of_parts(passes: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """Return how many of an epoch's global batches each part gives, of which one pass over it has `passes`.
 
     An epoch has as many batches as one pass over every part; each part gives its share of them, rounded by largest
     remainder, and at least one. `shares` sum to 1; parts have at least one row.
     """
-    total = sum(batches_in(count, size) for count in rows)
+    total = sum(passes)
     wanted = np.array(shares) * total
     given = np.maximum(1, np.floor(wanted)).astype(np.int64)
     while given.sum() < total:
@@ -84,10 +144,21 @@ class GlobalBatch:
 class Order:
     """A phase's global batches, by step: what a resumed run asks at its position and needs nothing else for."""
 
-    def __init__(self, lengths: Sequence[Int[np.ndarray, " _"]], shares: Sequence[float], size: int, seed: int) -> None:
-        """Settle how many batches of an epoch each part gives; `lengths` are those of each part's rows."""
-        self._lengths, self._size, self._seed = lengths, size, seed
-        self._given = batches_of_parts([len(part) for part in lengths], shares, size)
+    def __init__(
+        self,
+        lengths: Sequence[Int[np.ndarray, " _"]],
+        shares: Sequence[float],
+        size: int,
+        seed: int,
+        tokens: int | None = None,
+    ) -> None:
+        """Settle how many batches of an epoch each part gives; `lengths` are those of each part's rows.
+
+        A batch has `size` rows, or those that `tokens` hold.
+        """
+        self._lengths, self._size, self._seed, self._tokens = lengths, size, seed, tokens
+        self._passes = epoch_batches(lengths, size, seed, tokens)
+        self._given = batches_of_parts(self._passes, shares)
         self.steps_per_epoch = sum(self._given)
         self._epoch, self._batches = -1, list[GlobalBatch]()
 
@@ -108,12 +179,17 @@ class Order:
 
     def _from(self, part: int, first: int) -> Iterator[GlobalBatch]:
         """Yield a part's batches from its `first` on: all its rows, then all of them again in another order."""
-        lengths = self._lengths[part]
-        passes, skipped = divmod(first, batches_in(len(lengths), self._size))
+        passes, skipped = divmod(first, self._passes[part])
         for i in itertools.count(passes):
-            for rows in global_batches(lengths, self._size, self._seed, i, part)[skipped:]:
+            for rows in self._pass(part, i)[skipped:]:
                 yield GlobalBatch(part, rows, i)
             skipped = 0
+
+    def _pass(self, part: int, epoch: int) -> list[Int[np.ndarray, " batch"]]:
+        lengths = self._lengths[part]
+        if self._tokens is None:
+            return global_batches(lengths, self._size, self._seed, epoch, part)
+        return token_batches(lengths, self._tokens, self._seed, epoch, part)
 
 
 def packs(

@@ -9,14 +9,18 @@ from typing import Any, cast
 from torch import nn
 
 from ftlib.errors import RecipeError
-from ftlib.kinds.loading import ADAPTED, is_adapted
+from ftlib.kinds.loading import is_adapted
+from ftlib.kinds.soft_prompts import method_of
+from ftlib.models.adapter import prefix_of
+from ftlib.models.saved_names import never_saved
 from ftlib.wording import some
 
 
 def freeze(model: nn.Module, patterns: Sequence[str], where: str) -> None:
     """Freeze the parameters whose names match a pattern, and what an adapter would learn of them.
 
-    `where` is the phase, for messages.
+    Tables that transformers computes and never saves are frozen in any case: what they learnt would be lost. `where` is
+    the phase, for messages.
 
     Raises RecipeError if a pattern matches none, or if nothing is left to train of a model that was to train.
     """
@@ -27,8 +31,9 @@ def freeze(model: nn.Module, patterns: Sequence[str], where: str) -> None:
             raise RecipeError(
                 f"{where}.frozen: {pattern!r} matches no parameter; there are {some([name for name, _ in named], 3)}"
             )
+    computed = never_saved(cast(Any, model).get_base_model() if is_adapted(model) else model)
     for name, parameter in named:
-        if any(re.search(pattern, name) for pattern in patterns):
+        if name in computed or any(re.search(pattern, name) for pattern in patterns):
             parameter.requires_grad_(False)
     if trained and not any(p.requires_grad for _, p in named):
         raise RecipeError(f"{where}.frozen: every parameter is frozen; nothing is left to train")
@@ -42,7 +47,7 @@ def _own_name(name: str, model: nn.Module) -> str:
         if name.startswith(f"{prefix}.") and ".base_layer." not in name:
             name = f"{prefix}.weight"
             break
-    plain = name.removeprefix(ADAPTED).replace(".base_layer.", ".")
+    plain = name.removeprefix(prefix_of(method_of(model))).replace(".base_layer.", ".")
     return plain.replace(".modules_to_save.default.", ".").replace(".original_module.", ".")
 
 

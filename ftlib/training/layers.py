@@ -26,9 +26,28 @@ WIDTH = 64
 
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the modules of the longest ModuleList: what is sharded, gathered, computed again and compiled as one."""
-    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=len, default=[])
+    """Return the modules of the longest ModuleList: what is sharded, gathered, computed again and compiled as one.
+
+    Of an encoder-decoder that writes, those of both halves.
+    """
+    if halves := _halves(model):
+        return [layer for half in halves for layer in _longest(half, outermost=True)]
+    return _longest(model)
+
+
+def _halves(model: nn.Module) -> list[nn.Module]:
+    plain: Any = getattr(model, "get_base_model", lambda: model)()
+    if not (getattr(getattr(plain, "config", None), "is_encoder_decoder", False) and plain.can_generate()):
+        return []
+    return [plain.get_encoder(), plain.get_decoder()]
+
+
+def _longest(model: nn.Module, *, outermost: bool = False) -> list[nn.Module]:
+    """Return the modules of the longest list, or of the longest that lies in no other: T5's blocks hold lists too."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    if outermost:
+        lists = {name: one for name, one in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
+    return max(map(list, lists.values()), key=len, default=[])
 
 
 def checkpoint_activations(model: nn.Module, policy: Checkpointing) -> None:

@@ -8,6 +8,7 @@ resumed ends with bit-identical weights.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
 from ftlib.kinds.open_split import open_split
+from ftlib.kinds.padding import check_prompted
+from ftlib.kinds.soft_prompts import is_prompted
 from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
@@ -46,13 +49,15 @@ from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
-from ftlib.training.modes import into_training, moving_statistics
+from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
-from ftlib.training.plan import Part, Plan
+from ftlib.training.penalties.base import Start
+from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
 from ftlib.training.schedule import schedule_factor
 from ftlib.training.shards import read_into
+from ftlib.training.thawing import Thawing
 from ftlib.training.unused import freeze_unused
 
 
@@ -64,7 +69,7 @@ class Trained:
     """As it is placed: this rank's shards, or a replica, with the weights that the phase ends with."""
     state: State
     unused: frozenset[str]
-    """Parameters that no gradient reaches; they were frozen."""
+    """Parameters that were to train and are as they were: no gradient reaches them, or their turn did not come."""
     facts: dict[str, float | int | str]
     companions: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     """As they are placed."""
@@ -122,7 +127,14 @@ class Loop:
         self.companions = {name: place(one, *where) for name, one in beside.items()}
         placed = place(tuned, *where)
         with enough_memory(self.sized, group.device):
+            self._check_prompted(placed)
             self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
+        shares = [part.share for part in plan.parts]
+        sizes, batch = [split.sizes for split in self.train], self.settings
+        self.order = Order(sizes, shares, batch.batch_size, plan.seed, batch.batch_tokens)
+        thaws = plan.phase.tuning.thaws(placed, head, self.order.steps_per_epoch)
+        self.thawing = Thawing.of(placed, thaws)
+        self._stage = len(self.thawing.borders)  # all of it trains while it is built and rehearsed
         self.model = group.replicate(placed)
         self.asking = Asking(
             plan.phase.objective,
@@ -135,21 +147,33 @@ class Loop:
             pack_tokens=plan.compute.pack_tokens,
         )
         self.asking.check_packing(self.train)
-        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head, plan.seed)
+        decay, factors = plan.phase.tuning.layer_decay, plan.phase.tuning.rate_factors(placed, head)
+        self.optimizer = build_optimizer(placed, self.settings, decay, head, plan.seed, factors)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.renewal: int | None = getattr(plan.phase.objective, "renewal", None)
         self.teacher = Average(self.model, 0.0) if self.renewal else None
         self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
-        self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
-        shares = [part.share for part in plan.parts]
-        self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
-        self.steps = total_steps([len(split) for split in self.train], self.settings)
+        self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
+        self.steps = total_steps(sizes, batch, plan.seed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
-        self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
+        self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
         is_ahead = group.device.type in AHEAD and plan.phase.augmentation is None
         self.ahead = BatchesAhead(self._building, self.steps, group.device) if is_ahead else None
+
+    def _check_prompted(self, placed: nn.Module) -> None:
+        """Prove that a model answers a row under a prompt as it does alone. Raises ModelError."""
+        if not is_prompted(placed):
+            return
+        autocast = torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
+        with answering(placed), autocast:
+            for split in self.train:
+                check_prompted(placed, split, self.collate)
+
+    def _start(self, fresh: Sequence[str]) -> Start:
+        fisher = None if self.plan.fisher is None else Path(self.plan.fisher)
+        return Start(unwrap(self.model), fresh, fisher, partial(self.group.over_shards, self.model))
 
     def run(self, heartbeat: Heartbeat) -> Trained:
         """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
@@ -166,8 +190,8 @@ class Loop:
 
     def _run(self, heartbeat: Heartbeat) -> Trained:
         """Step, judge and save until the last step, or until early stopping; then take the weights that are kept."""
-        learnt = self.model, self.optimizer, self.average
-        state = self.checkpoints.restore(*learnt, self.teacher) or State()
+        learnt = unwrap(self.model), self.optimizer, self.average
+        state = self.checkpoints.restore(*learnt, lambda step: self._thaw(step - 1), self.teacher) or State()
         if not state.step:
             heartbeat.at("in the rehearsal before step 1")
             rehearse(self.sized, self.asking, Path(self.plan.run))
@@ -175,8 +199,10 @@ class Loop:
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
         readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
+        self._tell_of_groups()
         while state.step < self.steps and not state.stopped:
             heartbeat.at(f"in step {state.step + 1} of {self.steps}")
+            self._thaw(state.step)
             self._step(self.order.at(state.step), state, readings, asks=self._is_time_to_save(attempt))
             state = state.changed(step=state.step + 1)
             if state.step == 1:
@@ -203,7 +229,33 @@ class Loop:
         facts = self._facts(state, attempt)
         self._take_best(state)
         shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
-        return Trained(unwrap(self.model), state, self.unused, facts, self.companions)
+        still = self.unused | self.thawing.waiting(self._kept_step(state) - 1)
+        return Trained(unwrap(self.model), state, still, facts, self.companions)
+
+    def _tell_of_groups(self) -> None:
+        """Say before the first step that some groups of layers will not come to learn."""
+        borders = self.thawing.borders
+        if self.group.is_first and (late := sum(border >= self.steps for border in borders)):
+            words = (
+                f"{late} of {len(borders)} groups of layers stay as they are: the last would begin to learn at step "
+                f"{borders[-1] + 1}, and there are {self.steps}"
+            )
+            with suppress(Interrupted):  # by whoever asked; the steps hear of it too
+                note(f"train {self.plan.phase.name}", words)
+
+    def _thaw(self, step: int) -> None:
+        """Let those parameters train that learn in a step, counted from 0; at a border bind the replicas anew.
+
+        DDP's buckets are of what trained when they were made, and it would wait for the rest for ever.
+        """
+        if (stage := self.thawing.stage(step)) == self._stage:
+            return
+        self._stage = stage
+        plain = unwrap(self.model)
+        self.model = self.asking.model = plain  # the old replicas' hooks go with them, and only then
+        gc.collect()
+        self.thawing.enter(plain, step)
+        self.model = self.asking.model = self.group.replicate(plain)
 
     @property
     def held_bytes(self) -> int:
@@ -211,8 +263,8 @@ class Loop:
         models = [unwrap(self.model), *self.companions.values()]
         tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
         averages = [tensor for of in (self.average, self.teacher) if of for tensor in of.tensors.values()]
-        pulls = self.optimizer.param_groups if self.pull else ()
-        copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        copies = [*averages, *trained * (self.plan.phase.penalty.copies if self.plan.phase.penalty else 0)]
         parts = [own_part(tensor) for tensor in (*tensors, *copies)]
         return sum(part.nbytes for part in parts if part.device.type == self.group.device.type)  # the rest is offloaded
 
@@ -255,6 +307,10 @@ class Loop:
         }
         if state.best_loss is not None:
             facts |= {"best_validation_loss": state.best_loss, "best_step": state.best_step}
+        if (groups := len(self.thawing.borders)) > 1:
+            facts["unfrozen_groups"] = f"{self.thawing.stage(self._kept_step(state) - 1)} of {groups}"
+            sizes = {name: p.numel() for name, p in unwrap(self.model).named_parameters()}
+            facts[AVERAGE] = round(self.thawing.trained_on_average(sizes, state.step))
         if self.plan.phase.ema_decay:
             facts["ema_share_of_step_1"] = self.plan.phase.ema_decay ** (self._kept_step(state) - 1)
         if attempt.first_step:
@@ -266,6 +322,8 @@ class Loop:
         began = time.monotonic()
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
         into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
+        if len(self.thawing.borders) > 1:
+            rest_frozen(self.model)
         split, rate = self._drawn(batch), self._rate(state)
         built = self.ahead.at(state.step) if self.ahead else None
         pieces, count = self.asking.pieces(split, batch.rows, built)
@@ -278,6 +336,8 @@ class Loop:
         )
         set_rate(self.optimizer, rate)
         self.optimizer.step()
+        if self.pull:
+            self.pull.after_step()
         if self.average:
             self.average.update(first=state.step == 0)
         if self.teacher and self.renewal and (state.step + 1) % self.renewal == 0:
@@ -350,7 +410,8 @@ class Loop:
         """Return the mean loss over a validation split; rows are spread over the ranks, the order is fixed."""
         self.model.eval()
         total, counted = torch.zeros((), dtype=torch.float64, device=self.group.device), 0
-        for rows in by_length(split.sizes, 2 * self.settings.batch_size):
+        tokens = self.settings.batch_tokens
+        for rows in by_length(split.sizes, 2 * self.settings.batch_size, tokens and 2 * tokens):
             pieces, count = self.asking.pieces(split, rows)
             counted += count
             for piece in pieces:

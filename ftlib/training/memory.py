@@ -121,9 +121,20 @@ class Sized:
     @property
     def rows(self) -> int:
         """Return the rows of the largest micro-batch."""
-        share = ceil(self.phase.optimizer.batch_size / self.workers)
+        share = ceil(self.batch_rows(self.train) / self.workers)
         share = min(share, max(1, max(len(split) for split in self.train)))
         return min(self.compute.micro_batch_size or share, share)
+
+    def batch_rows(self, splits: Sequence[PreparedSplit], times: int = 1) -> int:
+        """Return the rows of the widest batch of some splits, `times` the size of a global one.
+
+        Of tokens as many as of the longest rows go into one: those of shorter rows have more, and are as wide.
+        """
+        optimizer = self.phase.optimizer
+        if optimizer.batch_tokens is None:
+            return times * optimizer.batch_size
+        longest = max((int(split.sizes.max()) for split in splits if len(split)), default=1)
+        return max(1, times * optimizer.batch_tokens // max(1, longest))
 
     @property
     def sharded(self) -> bool:
@@ -142,7 +153,13 @@ class Sized:
     @property
     def accumulates(self) -> bool:
         """Say whether a step has several micro-batches."""
-        return self.compute.pack_tokens is not None or self.rows * self.workers < self.phase.optimizer.batch_size
+        if self.compute.pack_tokens is not None:
+            return True
+        most, optimizer = self.batch_rows(self.train), self.phase.optimizer
+        if optimizer.batch_tokens is not None and self.compute.micro_batch_size is not None:
+            shortest = min((int(split.sizes.min()) for split in self.train if len(split)), default=1)
+            most = optimizer.batch_tokens // max(1, shortest)
+        return self.rows * self.workers < most
 
 
 @dataclass(frozen=True)
@@ -224,7 +241,7 @@ def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) ->
         of_trained = 0  # gradients, moments and copies are where the shards are
     averaged = sized.phase.ema_decay is not None
     taught = getattr(sized.phase.objective, "renewal", None) is not None
-    copies = averaged + taught + (sized.phase.penalty is not None)
+    copies = averaged + taught + (sized.phase.penalty.copies if sized.phase.penalty else 0)
     buckets = of_trained if sized.workers > 1 and not sized.sharded else 0
     try:
         training, judging = _passes(sized, shapes, beside) if passes else (Held(), Held())
@@ -312,7 +329,7 @@ def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) ->
 
     @torch.no_grad()
     def there() -> None:
-        share = ceil(2 * sized.phase.optimizer.batch_size / sized.workers)  # as the loop validates
+        share = ceil(sized.batch_rows(sized.validation, 2) / sized.workers)  # as the loop validates
         split, rows = widest(sized.validation, min(compute.micro_batch_size or share, share), compute.pack_tokens)
         asking.loss(split, asking.pieces(split, rows)[0][0])
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import nn
 
-from ftlib.models.parameter_names import in_modules, is_embedding, layer_of
-from ftlib.training.batches import batches_in
+from ftlib.models.parameter_names import in_modules, is_embedding, is_factor, layer_of
+from ftlib.training.batches import epoch_batches
 from ftlib.training.optimizers.base import OptimizerBase, ParameterGroup
 
 
@@ -27,10 +30,16 @@ def rate_scale(name: str, layers: int, decay: float, head: Collection[str]) -> f
 
 
 def build_optimizer(
-    model: nn.Module, settings: OptimizerBase, decay: float, head: Collection[str], seed: int
+    model: nn.Module,
+    settings: OptimizerBase,
+    decay: float,
+    head: Collection[str],
+    seed: int,
+    factors: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """Return the phase's optimiser over the trainable parameters; each group remembers its `scale` of the rate.
 
+    A parameter's scale is layer-wise decay's, times its entry in `factors` where it has one.
     Biases, norms and other vectors get no weight decay. Frozen parameters are not in it at all: decay would move them.
     Raises RecipeError if it cannot step these parameters.
     """
@@ -40,15 +49,17 @@ def build_optimizer(
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            weight_decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+            weight_decay = settings.weight_decay if parameter.ndim >= 2 and not is_factor(name) else 0.0
             hidden = settings.steps_hidden_apart and is_hidden_matrix(name, parameter, head)
-            groups.setdefault((rate_scale(name, layers, decay, head), weight_decay, hidden), []).append(parameter)
+            scale = rate_scale(name, layers, decay, head) * factors.get(name, 1.0)
+            groups.setdefault((scale, weight_decay, hidden), []).append(parameter)
     return settings.build([ParameterGroup(parameters, *key) for key, parameters in sorted(groups.items())], seed)
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter, head: Collection[str]) -> bool:
     """Say whether a parameter is a matrix of the body's layers: no embedding, no head, no vector, no convolution."""
-    return parameter.ndim == 2 and not is_embedding(name) and not in_modules(name, head)
+    outside = is_embedding(name) or is_factor(name) or in_modules(name, head)
+    return parameter.ndim == 2 and not outside
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -57,6 +68,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def total_steps(rows: Sequence[int], settings: OptimizerBase) -> int:
-    """Return the optimiser steps of a phase whose parts have so many rows; at least one."""
-    return max(1, round(settings.epochs * sum(batches_in(part, settings.batch_size) for part in rows)))
+def total_steps(lengths: Sequence[Int[np.ndarray, " _"]], settings: OptimizerBase, seed: int) -> int:
+    """Return the optimiser steps of a phase whose parts have rows of these lengths; at least one."""
+    passes = epoch_batches(lengths, settings.batch_size, seed, settings.batch_tokens)
+    return max(1, round(settings.epochs * sum(passes)))

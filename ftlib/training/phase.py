@@ -100,11 +100,6 @@ class Phase(Config):
         return self
 
     @property
-    def start(self) -> str:
-        """Return what a checkpoint is called that it starts from, where that is no other phase's end."""
-        return f"{self.name}-start"
-
-    @property
     def beside(self) -> dict[str, Companion]:
         """Return all frozen models that have a part in it, by name."""
         return {**self.companions, **self.scores}

@@ -81,7 +81,7 @@ def _evaluation(sized: Sized, asking: Asking) -> None:
     if not any(map(len, sized.validation)):
         return
     asking.model.eval()
-    split, rows = widest(sized.validation, 2 * sized.phase.optimizer.batch_size, _packs(sized))
+    split, rows = widest(sized.validation, sized.batch_rows(sized.validation, 2), _packs(sized))
     asking.loss(split, asking.pieces(split, rows)[0][0])
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_model, save_without_weights
+from ftlib.models.saved_names import never_saved
 from ftlib.models.tensor_files import INDEX, TensorFile, TensorSpan, lay_out
 from ftlib.models.tensor_parts import PIECE_BYTES, Elements, Source, elements_of, is_first_copy, memory_of, reading
 from ftlib.models.torch_dtypes import DTYPES
@@ -91,16 +92,16 @@ def write_model(
 
     def prepare() -> None:
         save_without_weights(inside.model, folder, labels, processor_from)
-        _make_room(layout.files)
+        make_room(layout.files)
 
     def write() -> None:
-        with reading() as source, _writing() as target:
+        with reading() as source, writing() as target:
             _Writer(inside, model, trained, group, source, target).write(layout)
 
     def complete() -> None:
         if layout.index:
             (folder / INDEX).write_text(layout.index, encoding="utf-8")
-        with _writing() as target:
+        with writing() as target:
             for file in layout.files:
                 target(file.path, memoryview(file.header), 0)
         flush_folder(folder)
@@ -139,9 +140,8 @@ def _layout(model: Any, folder: Path) -> _Layout | None:
     from transformers.core_model_loading import revert_weight_conversion
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    state: dict[str, torch.Tensor] = model.state_dict()
-    for ignored in model._keys_to_ignore_on_save or ():
-        state.pop(ignored, None)
+    computed = never_saved(model)
+    state: dict[str, torch.Tensor] = {name: t for name, t in model.state_dict().items() if name not in computed}
     own = {id(tensor): name for name, tensor in state.items()}
     saved = revert_weight_conversion(model, remove_tied_weights_from_state_dict(state, model))
     if any(id(tensor) not in own for tensor in saved.values()):
@@ -161,7 +161,7 @@ def _span(path: Path, name: str, tensor: torch.Tensor) -> TensorSpan:
     return TensorSpan(name, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), path, 0, tensor.nbytes)
 
 
-def _make_room(files: Sequence[TensorFile]) -> None:
+def make_room(files: Sequence[TensorFile]) -> None:
     """Make files without contents: a full disk is found now, and not after the last tensor."""
     for file in files:
         with file.path.open("wb") as stream:
@@ -169,7 +169,7 @@ def _make_room(files: Sequence[TensorFile]) -> None:
 
 
 @contextmanager
-def _writing() -> Generator[Callable[[Path, memoryview, int], None]]:
+def writing() -> Generator[Callable[[Path, memoryview, int], None]]:
     """Give what writes bytes into files that are there, and puts them onto the disk when the block ends."""
     opened: dict[Path, int] = {}
 

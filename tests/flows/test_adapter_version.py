@@ -245,3 +245,41 @@ def test_a_recipe_whose_adapter_leads_nowhere_is_refused_before_training(
     path.write_text(yaml.safe_dump(recipe))
     with pytest.raises(RecipeError, match=said):
         load_recipe(path)
+
+
+@pytest.mark.slow
+def test_a_version_under_a_prompt_is_asked_and_trained_on(tmp_path: Path):
+    """P-tuning's prompt: its card says what stock peft needs, and prompt tuning goes on with it."""
+    prompted = {"kind": "p_tuning", "virtual_tokens": 4, "hidden": 8}
+    path = written(tmp_path, interpolation={"kind": "off"}, select={"rule": "best", "by": "away/accuracy"})
+    content = yaml.safe_load(path.read_text())
+    content["phases"][1]["tuning"] = prompted
+    path.write_text(yaml.safe_dump(content))
+    recipe, work = load_recipe(path), Workspace(tmp_path / "work")
+    given = Inputs(find_model(recipe.model), pinned(recipe, work))
+    outcome = walk(steps(recipe, work, given), lambda step: step.stage(step.job, work))
+    assert outcome is not None
+    assert isinstance(outcome.result, ModelVersion)
+    assert outcome.result.logit_difference == 0.0
+    registry, pulled = ModelRegistry(recipe.publish.to.store()), tmp_path / "pulled"
+    registry.pull(registry.version(recipe.publish.name), pulled)
+    config = AutoConfig.from_pretrained(pulled)
+    stock = AutoModelForSequenceClassification.from_pretrained(given.model.uri, config=config, dtype=torch.float32)
+    theirs: Any = peft.PeftModel.from_pretrained(stock, pulled).eval()
+    with torch.inference_mode():
+        tokens = AutoTokenizer.from_pretrained(pulled)(TEXTS, padding=True, return_tensors="pt")
+        said = theirs(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits.softmax(-1)
+    ours = list(predict(pulled, TEXTS))
+    np.testing.assert_allclose([[*one.model_dump()["probabilities"].values()] for one in ours], said, atol=1e-5)
+    assert "A prompt of 4 places stands before every text" in (pulled / "README.md").read_text()
+    model = find_any(ModelRef(path=str(pulled)), jobs.bases(recipe, work))
+    evidence = outcome.evidence
+    assert evidence is not None
+    start = base(jobs.base_job(recipe, model, evidence.checkpoints[0].labels), work)
+    again = {**prompted, "kind": "prompt_tuning"}
+    del again["hidden"]
+    phase = type(recipe.phases[1]).model_validate({**recipe.phases[1].model_dump(), "tuning": again})
+    after = train(jobs.train_job(recipe, phase, [start], evidence.prepared, {}), work)
+    assert (after.form, after.base) == ("adapter", model.base)
+    with pytest.raises(RecipeError, match="encoder is not saved"):
+        train(jobs.train_job(recipe, recipe.phases[1], [start], evidence.prepared, {}), work)

@@ -41,11 +41,13 @@ def test_every_field_has_a_title_a_place_and_a_default(schema):
 
 def test_the_form_asks_for_what_people_change(schema):
     groups = {name: list(part["properties"]) for name, part in schema["definitions"].items()}
-    assert list(schema["properties"]) == ["recipe", "training", "publishing", "computing", "overrides", "work"]
+    parameters = ["recipe", "training", "publishing", "computing", "tracking", "overrides", "work"]
+    assert list(schema["properties"]) == parameters
     assert groups == {
         "Training": ["tuning", "learning_rate", "epochs", "batch_size", "lora_rank", "frozen_layers", "seed"],
         "Publishing": ["name", "registry_folder", "description"],
         "Computing": ["workers", "threads"],
+        "Tracking": ["tensorboard", "mlflow"],
     }
 
 

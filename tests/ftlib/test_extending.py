@@ -145,7 +145,8 @@ def test_every_kind_has_a_head_a_table_and_words_of_its_own() -> None:
         assert any(made.endswith(kind.architectures) for made in classes)
         assert bool(kind.answers) == kind.labeled
         assert (kind.predictor is None or kind.predictor.writes) == kind.language
-        compile(kind.snippet.format(folder="f", separator="\n", most=1, split="", background="white"), name, "exec")
+        words = {"folder": "f", "prefix": "", "separator": "\n", "most": 1, "beams": 1, "split": "", "asked": "'a'"}
+        compile(kind.snippet.format(**words, background="white"), name, "exec")
     assert len({type(kind.head()) for kind in KINDS.values()}) == len(KINDS) == len({*get_args(BatchKind)})
 
 
@@ -188,7 +189,7 @@ def test_a_merge_method_states_its_paper_and_the_command_line_knows_it() -> None
 
 def test_tunings_are_offered_by_their_words() -> None:
     assert tunings(lambda tuning: tuning.moves_head_only) == ["linear_probe", "zero_shot"]
-    assert tunings(lambda tuning: tuning.makes_adapter) == ["lora"]
+    assert tunings(lambda tuning: tuning.makes_adapter) == ["ia3", "lora", "qlora"]
     assert tunings(lambda tuning: not tuning.takes_steps) == ["linear_probe", "zero_shot"]
 
 

@@ -24,6 +24,7 @@ from ftlib.testing import (
     tiny_questions,
     tiny_rows,
     tiny_scored_rows,
+    tiny_sources,
     tiny_tagged_rows,
 )
 
@@ -40,6 +41,7 @@ def test_there_are_prepared_rows_of_every_kind_of_text(tmp_path: Path) -> None:
         "chats": tiny_chats(6),
         "masked": tiny_rows(6),
         "retrieved": tiny_pairs(6),
+        "text_to_text": tiny_sources(6),
     }
     assert [*rows] == [kind.name for kind in KINDS.values() if kind.modality == "text"]
     for kind, made in rows.items():

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from flows.command_line.main import main
 from flows.finetune import finetune
@@ -20,6 +28,7 @@ from ftlib.config import Config
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.image_folder import ImageFolder
 from ftlib.data.sources.installed_text import InstalledText
+from ftlib.data.sources.sql import Sql
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import LabelPrediction, MultiLabelPrediction, ScorePrediction
@@ -40,7 +49,9 @@ from ftlib.testing import (
     tiny_pairs,
     tiny_questions,
     tiny_rows,
+    tiny_sources,
     tiny_tagged_rows,
+    tiny_text_to_text,
     write_jsonl,
 )
 from ftlib.training.tuning.frozen_layers import FrozenLayers
@@ -135,7 +146,7 @@ def test_recipe_runs_to_a_published_version(
     path: Path, work: Path, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flows.finetune.Runner", PlainRunner)
+    monkeypatch.setattr("flows.tracked.Runner", PlainRunner)
     monkeypatch.setattr("flows.finetune.RunPage", lambda *_: lambda *_: None)
     state = finetune.fn(str(path), overrides=tiny_overrides(load_recipe(path), tmp_path, registry), work=str(work))
     record = state.data
@@ -148,21 +159,27 @@ def test_recipe_runs_to_a_published_version(
     assert all(count > 0 for count in steps.values())
     kind = record.evidence.recipe.published_format().yields
     dense = record.evidence.checkpoints[-1].form == "dense"  # tests/flows/test_adapter_version.py asks the others
+    if kind == "text_to_text":
+        check_written(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored"):
-        check_answers(record.result, record.evidence.recipe.publish.to.store(), tmp_path / "pulled")
+        check_answers(record.result, record.evidence.recipe, tmp_path / "pulled")
 
 
-def check_answers(version: ModelVersion, store: Store, folder: Path) -> None:
+def check_answers(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
     """Hold what `reglage predict` says against the logits that stock transformers computes from the pulled folder."""
-    registry = ModelRegistry(store)
+    registry = ModelRegistry(recipe.publish.to.store())
     registry.pull(registry.version(version.name, version.version), folder)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
-    texts = ["the invoice", "", "crash and freeze and reload again"]
+    asked: list[tuple[str, ...]] = [("the invoice",), ("",), ("crash and freeze and reload again",)]
+    lines = [text for (text,) in asked]
+    if recipe.published_format().pairs:
+        asked = [("the invoice", "please ask"), ("crash and freeze and reload again", "a card")]
+        lines = [json.dumps({"question": question, "answer": answer}) for question, answer in asked]
     labels = list(model.config.id2label.values())
-    for text, said in zip(texts, predict(folder, texts, batch_size=2), strict=True):
-        logits = model.eval()(**tokenizer(text, return_tensors="pt")).logits[0].detach().double()
+    for texts, said in zip(asked, predict(folder, lines, batch_size=2), strict=True):
+        logits = model.eval()(**tokenizer(*texts, return_tensors="pt")).logits[0].detach().double()
         match said:
             case LabelPrediction():
                 assert said.label == labels[int(logits.argmax())]
@@ -198,6 +215,22 @@ def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
         assert "\n" not in said.line()
 
 
+def check_written(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
+    """Hold what `reglage predict` says against what stock transformers writes to sources behind the prefix."""
+    registry = ModelRegistry(recipe.publish.to.store())
+    registry.pull(registry.version(version.name, version.version), folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
+    prefix, end = getattr(recipe.published_format(), "prefix"), tokenizer.eos_token_id  # noqa: B009
+    model.generation_config = GenerationConfig(
+        max_new_tokens=8, num_beams=4, eos_token_id=end, pad_token_id=end, decoder_start_token_id=0
+    )
+    sources = ["the invoice and the card", "crash and freeze and reload again"]
+    for source, said in zip(sources, predict(folder, sources, max_new_tokens=8), strict=True):
+        inputs = tokenizer(prefix + source, return_tensors="pt", return_token_type_ids=False)
+        written = model.eval().generate(**inputs)[0, 1:]
+        assert said.model_dump() == {"text": tokenizer.decode(written, skip_special_tokens=True)}
+
+
 def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     """Make a recipe small, with its rows and model in `folder`: what it shows stays as it is."""
     model, kind = folder / "tiny-model", recipe.kind(recipe.phases[0])
@@ -205,7 +238,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
         tiny_image_classifier(model, "efficientnet")
     else:
         hidden = 64 if any(phase.tuning.quantization for phase in recipe.phases) else 32  # one block of four bits
-        _ = tiny_chat_lm(model, hidden=hidden) if KINDS[kind].language else tiny_classifier(model, hidden=hidden)
+        write = tiny_text_to_text if KINDS[kind].decodes else tiny_chat_lm if KINDS[kind].language else tiny_classifier
+        write(model, hidden=hidden)
     overrides = [f"model={{path: {model}}}", "compute={workers: 0, threads: 1}", "select.gates=[]"]
     for name, dataset in recipe.datasets.items():
         if isinstance(dataset.source, ImageFolder):
@@ -221,17 +255,28 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
                 f"datasets.{name}.source.libraries=[{some}]",
                 f"datasets.{name}.source.rows_per_library={min(60, dataset.source.rows_per_library)}",
             ]
+        if isinstance(dataset.source, Sql):
+            write_database(folder / dataset.source.uri)
         if isinstance(dataset.source, Files):
             path = dataset.source.path.replace("*", "2026")
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
+            if getattr(dataset.format, "text", None) == "text":
+                write_rows = write_texts
             write_rows(folder / path / "2026.jsonl" if path.endswith("/") else folder / path)
             overrides.append(f"datasets.{name}.source.settle_seconds=0")  # or what was just written would wait
-    for name in recipe.evaluations:
+    for name, evaluation in recipe.evaluations.items():
         overrides.append(f"evaluations.{name}.resamples=100")
+        overrides.append(f"evaluations.{name}.max_new_tokens={min(8, evaluation.max_new_tokens)}")
+    if recipe.prune:
+        overrides.append("prune.layers=1")  # of the tiny model's two
     for i, phase in enumerate(recipe.phases):
         overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
         if isinstance(phase.tuning, FrozenLayers):
             overrides.append(f"phases.{i}.tuning.layers=1")  # of the tiny model's two
+        for name, beside in phase.companions.items():
+            if beside.model:
+                teacher = tiny_chat_lm(folder / "tiny-teacher", seed=1)
+                overrides.append(f"phases.{i}.companions.{name}={{model: {{path: {teacher}}}}}")
         source = recipe.datasets[next(iter(phase.parts))].source
         if isinstance(phase.tuning, ZeroShot) and isinstance(source, InstalledText):
             said = {name: list(phase.tuning.sentences[name]) for name in source.libraries[:3]}
@@ -263,6 +308,26 @@ def write_tickets(path: Path) -> None:
             for i, row in enumerate(tiny_rows(150))
         ],
     )
+
+
+def write_database(path: Path) -> None:
+    """Write the tables that the comment in recipes/sql.yaml shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("create table tickets (id integer primary key, channel text, opened text, queue_id integer)")
+        db.execute("create table queues (id integer primary key, name text)")
+        db.execute("create table messages (ticket_id integer, body text)")
+        db.executemany("insert into queues values (?, ?)", list(enumerate(LABELS)))
+        for i, row in enumerate(tiny_rows(150)):
+            channel = ("mail", "chat", None)[i % 3]
+            db.execute("insert into tickets values (?, ?, '2026-03-01', ?)", (i, channel, LABELS.index(row["label"])))
+            db.execute("insert into messages values (?, ?)", (i, row["text"]))
+
+
+def write_texts(path: Path) -> None:
+    """Write rows as the comment in recipes/continual.yaml shows them; no file has the rows of another."""
+    rows = tiny_rows(60, seed=zlib.crc32(path.name.encode()))
+    write_jsonl(path, [{"id": i, "text": row["text"], "label": row["label"]} for i, row in enumerate(rows)])
 
 
 def write_images(folder: Path) -> None:
@@ -300,11 +365,17 @@ def write_pairs(path: Path) -> None:
     write_jsonl(path, [{"synopsis": row["anchor"], "description": row["positive"]} for row in tiny_pairs(60)])
 
 
+def write_translations(path: Path) -> None:
+    """Write rows as the comment in recipes/translation.yaml shows them."""
+    write_jsonl(path, [{"en": row["source"], "fr": row["target"]} for row in tiny_sources(150)])
+
+
 ROWS = {
     "chat": write_chats,
     "masked_text": write_plain,
     "question_answer": write_questions,
     "retrieval_pairs": write_pairs,
     "tagged_words": write_tagged,
+    "text_to_text": write_translations,
 }
 """How the rows of a format look; the others' are tickets."""

@@ -13,6 +13,7 @@ from ftlib.data.formats.question_answer import QuestionAnswer
 from ftlib.data.formats.retrieval_pairs import RetrievalPairs
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
+from ftlib.data.formats.text_to_text import TextToText
 from ftlib.extensions import Open
 
 Format = Annotated[
@@ -26,6 +27,7 @@ Format = Annotated[
     | RetrievalPairs
     | PromptCompletion
     | Chat
+    | TextToText
     | LabeledImage,
     Open("reglage.format"),
 ]

@@ -24,6 +24,8 @@ class Prompting:
     """What follows it, as the recipe writes it."""
     reads: str
     """What follows it in what the model reads."""
+    prefix: str = ""
+    """What stands before it."""
 
 
 class FormatBase(Config):
@@ -60,6 +62,18 @@ class FormatBase(Config):
 
     def chat_template(self, processor: Processor) -> ChatTemplate | None:
         """Return what writes its rows, and goes with a model that learnt from them; None for rows that are no chats."""
+        return None
+
+    @property
+    def pairs(self) -> bool:
+        """Say whether a row is two texts that are read together, and a question both."""
+        return False
+
+    def asked(self, line: str) -> Example | None:
+        """Return what a user's line asks, where it is more than a text; None where it is one.
+
+        Raises DataError for a line that is not laid out so.
+        """
         return None
 
     @property

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.formats.spelt_lists import spells_list
-from ftlib.data.formats.text import TextFormat, encode_texts, text_of
+from ftlib.data.formats.whole_text import WholeText
 from ftlib.data.identity import identity, written
-from ftlib.data.processor import Processor, Tokenizer
-from ftlib.data.rows import Dropped, Encoded, Example, Value, Values, slice_values
+from ftlib.data.rows import Dropped, Example, Value, Values, slice_values
 
 
-class LabeledText(TextFormat):
-    """A text column and a label column, for sequence classification."""
+class LabeledText(WholeText):
+    """A text column, or a pair of them, and a label column, for sequence classification."""
 
     kind: Literal["labeled_text"] = "labeled_text"
     text: str
     """The column that holds the text."""
     label: str
     """The column that holds the label: a string, a whole number or a truth value."""
+    pair: str | None = None
+    """The column that holds a second text, which is read together with the first: a premise and a hypothesis."""
     max_tokens: int = Field(default=256, gt=1)
     """Longer texts are cut; how many is reported."""
     special_tokens: SpecialTokens = "split"
     """Whether a text that spells one, `[SEP]` or `</s>`, is read as these characters, or as the token: `keep`."""
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"pair": None}
 
     yields: ClassVar[BatchKind] = "labeled"
     keeps_lines: ClassVar[bool] = False
@@ -38,26 +42,18 @@ class LabeledText(TextFormat):
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that must be there."""
-        return (self.text, self.label, *self.slices)
+        return (*self.text_columns, self.label, *self.slices)
 
     def example(self, values: Values) -> Example | Dropped:
         """Return text and label of a row, or why it has none. Truth values and whole numbers are labels by name."""
-        text, label = text_of(values, self.text), label_name(values.get(self.label))
-        if isinstance(text, Dropped):
-            return text
+        texts, label = self.texts(values), label_name(values.get(self.label))
+        if isinstance(texts, Dropped):
+            return texts
         if isinstance(label, Dropped):
             return label
         if spells_list(values.get(self.label)):
             return Dropped("list_as_text")
-        return Example(text, identity(label), slice_values(values, self.slices), target=label)
-
-    def least_tokens(self, tokenizer: Tokenizer) -> int:
-        """Return what `max_tokens` must be for one token of a text to be read."""
-        return tokenizer.num_special_tokens_to_add() + 1
-
-    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
-        """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        return encode_texts(examples, processor.tokenizer, self.max_tokens, self.special_tokens)
+        return replace(texts, label=identity(label), slices=slice_values(values, self.slices), target=label)
 
 
 def label_name(value: Value) -> str | Dropped:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -11,14 +12,13 @@ from pydantic import Field
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.formats.labeled_text import label_name
 from ftlib.data.formats.spelt_lists import spells_list
-from ftlib.data.formats.text import TextFormat, encode_texts, text_of
+from ftlib.data.formats.whole_text import WholeText
 from ftlib.data.identity import identities
-from ftlib.data.processor import Processor, Tokenizer
-from ftlib.data.rows import Dropped, Encoded, Example, Value, Values, slice_values
+from ftlib.data.rows import Dropped, Example, Value, Values, slice_values
 
 
-class MultiLabelText(TextFormat):
-    """A text column and a column of labels, none of which excludes another; a row may have none.
+class MultiLabelText(WholeText):
+    """A text column, or a pair of them, and a column of labels, none of which excludes another; a row may have none.
 
     The column holds a list, or with `separator` a text: `billing; bug`. An absent list is a dropped row; an absent
     text is a row without labels, since csv has no other way to write one.
@@ -29,6 +29,8 @@ class MultiLabelText(TextFormat):
     """The column that holds the text."""
     labels: str
     """The column that holds a row's labels."""
+    pair: str | None = None
+    """The column that holds a second text, which is read together with the first: a premise and a hypothesis."""
     separator: str | None = Field(default=None, min_length=1)
     """What lies between the labels of a text; unset, the column holds lists."""
     max_tokens: int = Field(default=256, gt=1)
@@ -38,6 +40,8 @@ class MultiLabelText(TextFormat):
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"pair": None}
+
     yields: ClassVar[BatchKind] = "multi_labeled"
     keeps_lines: ClassVar[bool] = False
     names_labels: ClassVar[bool] = True
@@ -46,13 +50,13 @@ class MultiLabelText(TextFormat):
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that must be there."""
-        return (self.text, self.labels, *self.slices)
+        return (*self.text_columns, self.labels, *self.slices)
 
     def example(self, values: Values) -> Example | Dropped:
         """Return text and labels of a row, or why it has none. The order of labels and their repetition say nothing."""
-        text, listed = text_of(values, self.text), self._listed(values.get(self.labels))
-        if isinstance(text, Dropped):
-            return text
+        texts, listed = self.texts(values), self._listed(values.get(self.labels))
+        if isinstance(texts, Dropped):
+            return texts
         if isinstance(listed, Dropped):
             return listed
         names: set[str] = set()
@@ -64,7 +68,8 @@ class MultiLabelText(TextFormat):
         told_apart = identities(sorted(names))
         # As JSON, since any other separator may be part of a label: these sets must not be taken for one another.
         label = json.dumps(sorted(told_apart), ensure_ascii=False)
-        return Example(text, label, slice_values(values, self.slices), target=tuple(sorted(told_apart.values())))
+        slices, target = slice_values(values, self.slices), tuple(sorted(told_apart.values()))
+        return replace(texts, label=label, slices=slices, target=target)
 
     def _listed(self, value: Value) -> Sequence[Value] | Dropped:
         if spells_list(value, self.separator):
@@ -74,11 +79,3 @@ class MultiLabelText(TextFormat):
         if value is None:
             return Dropped("missing_label")
         return value if isinstance(value, list) else Dropped("labels_not_a_list")
-
-    def least_tokens(self, tokenizer: Tokenizer) -> int:
-        """Return what `max_tokens` must be for one token of a text to be read."""
-        return tokenizer.num_special_tokens_to_add() + 1
-
-    def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
-        """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-        return encode_texts(examples, processor.tokenizer, self.max_tokens, self.special_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -29,15 +29,20 @@ class PromptCompletion(TextFormat):
     """The column that holds what is asked."""
     completion: str
     """The column that holds what the model is to answer."""
+    prefix: str = ""
+    """What stands before every prompt and names the task: `Translate to French: `."""
     separator: str = "\n"
     """Stands between the two."""
     max_tokens: int = Field(default=512, gt=3)
-    """Of a longer row, the prompt loses its beginning; the completion loses its end only if it alone is too long."""
+    """Of a longer row, the prompt loses its beginning, but for the prefix; the completion loses its end only if it
+    alone is too long."""
     special_tokens: SpecialTokens = "split"
     """Whether a text that spells one, `<|im_start|>` or `</s>`, is read as these characters, or as the token: `keep`,
     for texts that a chat template wrote."""
     slices: tuple[str, ...] = ()
     """Columns whose values split the evaluation report."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"prefix": ""}
 
     yields: ClassVar[BatchKind] = "completions"
     keeps_lines: ClassVar[bool] = True
@@ -45,7 +50,8 @@ class PromptCompletion(TextFormat):
     @property
     @override
     def prompting(self) -> Prompting:
-        return Prompting(column=self.prompt, separator=self.separator, reads=self.before(""))
+        reads = self.separator.rstrip(" ")
+        return Prompting(column=self.prompt, separator=self.separator, reads=reads, prefix=self.prefix)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,32 +60,34 @@ class PromptCompletion(TextFormat):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return a row's prompt, by which rows are the same, and completion, or why it has none."""
-        prompt, completion = text_of(values, self.prompt), values.get(self.completion)
+        prompt, answer = text_of(values, self.prompt), completion_of(values, self.completion)
         if isinstance(prompt, Dropped):
             return prompt
-        if completion is None:
-            return Dropped("missing_completion")
-        if not isinstance(completion, str):
-            return Dropped("completion_not_a_string")
-        answer = clean(completion, keep_lines=True)
-        if not answer.strip():
-            return Dropped("empty_completion")
+        if isinstance(answer, Dropped):
+            return answer
         return Example(prompt, slices=slice_values(values, self.slices), target=answer)
 
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for one token of prompt and completion each to be read."""
-        return len(_leading(tokenizer)) + 2
+        return len(_leading(tokenizer)) + len(self._plain_ids([self.prefix], tokenizer)[0]) + 2
 
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
-        """Return one piece per row; its target is the completion's text, its supervised tokens are the last ones."""
+        """Return one piece per row; its target is the completion's text, its supervised tokens are the last ones.
+
+        An example without a completion is a prompt, and teaches nothing.
+        """
         tokenizer = processor.tokenizer
         first, end = _leading(tokenizer), tokenizer.eos_token_id
         prompts = self._plain_ids([self.before(example.text) for example in examples], tokenizer)
+        (prefix,) = self._plain_ids([self.prefix], tokenizer)
         blanks = self.separator[len(self.separator.rstrip(" ")) :]
-        answers = self._plain_ids([f"{blanks}{example.target}" for example in examples], tokenizer)
+        texts = [example.target if isinstance(example.target, str) else "" for example in examples]
+        answers = self._plain_ids([f"{blanks}{text}" for text in texts], tokenizer)
         return [
-            self._encoded(str(example.target), [first, prompt, answer if end is None else [*answer, end]])
-            for example, prompt, answer in zip(examples, prompts, answers, strict=True)
+            self._encoded(text, prefix, [first, prompt, answer if end is None else [*answer, end]])
+            if text
+            else Encoded([text_piece([*first, *prompt], "", 0)])
+            for text, prompt, answer in zip(texts, prompts, answers, strict=True)
         ]
 
     def _plain_ids(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
@@ -88,16 +96,28 @@ class PromptCompletion(TextFormat):
 
     def before(self, prompt: str) -> str:
         """Return what a cleaned prompt becomes before it is tokenised."""
-        return prompt + self.separator.rstrip(" ")
+        return self.prefix + prompt + self.separator.rstrip(" ")
 
-    def _encoded(self, text: str, parts: list[list[int]]) -> Encoded:
+    def _encoded(self, text: str, prefix: list[int], parts: list[list[int]]) -> Encoded:
         first, prompt, answer = parts
         room = max(1, self.max_tokens - len(first) - len(answer))
-        before = first + prompt[-room:]
+        kept = prefix if len(prompt) > room > len(prefix) else []
+        before = first + kept + prompt[len(kept) - room :]
         ids = (before + answer)[: self.max_tokens]
         # Without a token before it, the completion's first one has nothing to be predicted from.
         piece = text_piece(ids, text, len(ids) - max(1, len(before)))
         return Encoded([piece], truncated=len(ids) < sum(map(len, parts)))
+
+
+def completion_of(values: Values, column: str) -> str | Dropped:
+    """Return the cleaned text that a model is to write, or why a row's column holds none."""
+    completion = values.get(column)
+    if completion is None:
+        return Dropped("missing_completion")
+    if not isinstance(completion, str):
+        return Dropped("completion_not_a_string")
+    answer = clean(completion, keep_lines=True)
+    return answer if answer.strip() else Dropped("empty_completion")
 
 
 def _leading(tokenizer: Tokenizer) -> list[int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeIs
 
 from ftlib.config import SpecialTokens
 from ftlib.data.formats.base import FormatBase
-from ftlib.data.inputs import INPUT_IDS
+from ftlib.data.inputs import INPUT_IDS, SEGMENTS
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_targets import Target
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Values
@@ -26,6 +26,10 @@ class TextFormat(FormatBase, ABC):
     @abstractmethod
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for one token of a text to be read."""
+
+    def row_limits(self) -> Mapping[str, int]:
+        """Return how many tokens a sequence of a row may have, by the field that says so."""
+        return {"max_tokens": self.max_tokens}
 
     @abstractmethod
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
@@ -53,14 +57,29 @@ def text_of(values: Values, column: str) -> str | Dropped:
 def encode_texts(
     examples: Sequence[Example], tokenizer: Tokenizer, max_tokens: int, special_tokens: SpecialTokens
 ) -> list[Encoded]:
-    """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule."""
-    texts, split = [example.text for example in examples], special_tokens == "split"
-    whole: list[list[int]] = tokenizer(texts, verbose=False, split_special_tokens=split)["input_ids"]
-    encoded = [Encoded([text_piece(ids, example.target)]) for example, ids in zip(examples, whole, strict=True)]
-    long = [i for i, ids in enumerate(whole) if len(ids) > max_tokens]
+    """Return one piece per text, special tokens included, cut to `max_tokens` by the tokenizer's own rule.
+
+    An example of two parts is a pair of texts, of which the longer loses tokens first; its piece has `token_type_ids`
+    where the tokenizer makes them.
+    """
+    split = special_tokens == "split"
+
+    def pieces(of: Sequence[Example], **options: Any) -> Iterator[Piece]:
+        texts = [[example.parts[i] if example.parts else example.text for example in of] for i in range(_texts_in(of))]
+        made = tokenizer(*texts, split_special_tokens=split, **options)
+        names = [name for name in (INPUT_IDS, SEGMENTS) if name in made]
+        names = names if len(texts) > 1 else [INPUT_IDS]  # segments say nothing of one text
+        for i, example in enumerate(of):
+            yield Piece({name: made[name][i] for name in names}, example.target)
+
+    encoded = [Encoded([piece]) for piece in pieces(examples, verbose=False)]
+    long = [i for i, one in enumerate(encoded) if len(one.pieces[0].ids) > max_tokens]
     if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
-        again = [texts[i] for i in long]
-        cut = tokenizer(again, truncation=True, max_length=max_tokens, split_special_tokens=split)["input_ids"]
-        for i, ids in zip(long, cut, strict=True):
-            encoded[i] = Encoded([text_piece(ids, examples[i].target)], truncated=True)
+        again = pieces([examples[i] for i in long], truncation=True, max_length=max_tokens)
+        for i, piece in zip(long, again, strict=True):
+            encoded[i] = Encoded([piece], truncated=True)
     return encoded
+
+
+def _texts_in(examples: Sequence[Example]) -> int:
+    return max(1, len(examples[0].parts)) if examples else 1

@@ -6,6 +6,7 @@ from ftlib.data.sources.files import Files
 from ftlib.data.sources.huggingface import HuggingFace
 from ftlib.data.sources.image_folder import ImageFolder
 from ftlib.data.sources.installed_text import InstalledText
+from ftlib.data.sources.sql import Sql
 from ftlib.extensions import Open
 
-Source = Annotated[Files | HuggingFace | InstalledText | ImageFolder, Open("reglage.source")]
+Source = Annotated[Files | HuggingFace | InstalledText | ImageFolder | Sql, Open("reglage.source")]

@@ -23,6 +23,11 @@ class SourceBase(Config, ABC):
         """Return the columns whose cells are images (`ftlib.data.images.cells`): ingestion looks whether they are."""
         return ()
 
+    @property
+    def package(self) -> str | None:
+        """Return the optional package that it needs."""
+        return None
+
     def column_hint(self, column: str) -> str:
         """Return, to be added to a message, what of the source makes a column that lacks or says one thing only."""
         return ""

@@ -28,7 +28,7 @@ class ChatHead(CompletionHead):
 
     @override
     def answers(self, asked: Request) -> ChatAnswers:
-        return ChatAnswers(asked.split, asked.tokenizer, asked.max_new_tokens)
+        return ChatAnswers(asked)
 
 
 class TurnTargets(References):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.tokens import TokenAnswers, TokenHead
 from ftlib.kinds.outcomes import CompletionOutcomes
-from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.soft_prompts import in_even_lengths, is_prompted
 from ftlib.kinds.targets import Targets
 
 
@@ -34,7 +34,7 @@ class CompletionHead(TokenHead):
 
     @override
     def answers(self, asked: Request) -> CompletionAnswers:
-        return CompletionAnswers(asked.split, asked.tokenizer, asked.max_new_tokens)
+        return CompletionAnswers(asked)
 
 
 class References(Targets):
@@ -54,17 +54,18 @@ class References(Targets):
 class CompletionAnswers(TokenAnswers):
     """Collects the likelihood of every completion, and the texts that the model writes."""
 
-    def __init__(self, split: PreparedSplit, tokenizer: Callable[[], Any], max_new_tokens: int) -> None:
-        super().__init__(split, tokenizer)
-        self._max_new_tokens = max_new_tokens
-        self._written = [""] * len(split)
+    def __init__(self, asked: Request) -> None:
+        super().__init__(asked.split, asked.tokenizer)
+        self._asked = asked
+        self._written = [""] * len(asked.split)
 
     @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
         super().add(model, batch, rows)
-        if not self._max_new_tokens:
+        if not self._asked.max_new_tokens:
             return
-        written = continued(model, self.prompts(batch, rows), self.tokenizer, self._max_new_tokens, self.ends)
+        prompts, beams = self.prompts(batch, rows), self._asked.num_beams
+        written = continued(model, prompts, self.tokenizer, self._asked.max_new_tokens, self.ends, num_beams=beams)
         for row, ids in zip(rows, written, strict=True):
             self._written[row] = self.spell(ids)
 
@@ -85,35 +86,64 @@ class CompletionAnswers(TokenAnswers):
             **common,
             **self.likelihoods(),
             references=tuple(self.split.targets.texts.to_pylist()),
-            predicted=tuple(self._written) if self._max_new_tokens else None,
+            predicted=tuple(self._written) if self._asked.max_new_tokens else None,
         )
 
 
 def continued(
-    model: nn.Module, prompts: Sequence[Tensor], tokenizer: Any, max_new_tokens: int, ends: Collection[int] = ()
+    model: nn.Module,
+    prompts: Sequence[Tensor],
+    tokenizer: Any,
+    max_new_tokens: int,
+    ends: Collection[int] = (),
+    *,
+    num_beams: int = 1,
 ) -> list[list[int]]:
-    """Return the tokens that follow each prompt (ids), the most probable one at each place, up to an end token.
+    """Return the tokens that a model writes after each prompt (ids), up to an end token.
 
-    That is the tokenizer's, or one of `ends`.
+    That is the tokenizer's, or one of `ends`. Written is the most probable token at each place, or, with several
+    beams, the most probable text per token that they found.
 
-    Prompts are padded on the left and masked; transformers counts positions from the mask, so a prompt's answer does
-    not depend on what it is batched with, to the rounding of sums.
+    A causal model goes on from a prompt, so prompts are padded on the left and masked; transformers counts positions
+    from the mask. An encoder-decoder reads it by its encoder, padded on the right, since BART counts positions from the
+    left end; its decoder begins with the config's `decoder_start_token_id`. Either way a prompt's answer does not
+    depend on what it is batched with, to the rounding of sums.
     """
+
+    def go_on(prompts: Sequence[Tensor]) -> list[list[int]]:
+        return _continued(model, prompts, tokenizer, max_new_tokens, ends, num_beams)
+
+    return in_even_lengths(prompts, go_on) if is_prompted(model) else go_on(prompts)
+
+
+def _continued(
+    model: nn.Module,
+    prompts: Sequence[Tensor],
+    tokenizer: Any,
+    max_new_tokens: int,
+    ends: Collection[int],
+    num_beams: int,
+) -> list[list[int]]:
+    """Return what follows prompts in one padded batch."""
     own = tokenizer.eos_token_id
     stops = sorted({*ends} if own is None else {own, *ends})
     collate = Collator.of(model, prompts[0].device)
-    batch = collate({INPUT_IDS: [prompt.tolist() for prompt in prompts]}, left=True)
     plain: Any = getattr(model, "get_base_model", lambda: model)()  # peft's adapter layers lie inside it
+    decodes: bool = plain.config.is_encoder_decoder
+    batch = collate({INPUT_IDS: [prompt.tolist() for prompt in prompts]}, left=not decodes)
+    writer: Any = model if is_prompted(model) else plain  # a prompt does not
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        num_beams=1,
+        num_beams=num_beams,
+        decoder_start_token_id=plain.config.decoder_start_token_id if decodes else None,
         eos_token_id=stops or None,
         pad_token_id=collate.pad_token_id if own is None else own,
     )
     with _without_own_settings(plain):
-        whole: Tensor = plain.generate(**batch, generation_config=settings)
-    return [_before(stops, new) for new in whole[:, batch[INPUT_IDS].shape[1] :].tolist()]
+        whole: Tensor = writer.generate(**batch, generation_config=settings)
+    before = 1 if decodes else batch[INPUT_IDS].shape[1]
+    return [_before(stops, new) for new in whole[:, before:].tolist()]
 
 
 def _before(stops: Sequence[int], ids: list[int]) -> list[int]:

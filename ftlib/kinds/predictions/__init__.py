@@ -1,7 +1,7 @@
 """How a published model answers a user's text, one file for each kind that a user asks here."""
 
 from ftlib.kinds.predictions.base import Asked, Prediction, Predictor, Unasked
-from ftlib.kinds.predictions.chats import ChatPrediction, ChatPredictor
+from ftlib.kinds.predictions.chats import ChatPredictor
 from ftlib.kinds.predictions.image_labels import ImageLabelPrediction, ImageLabelPredictor
 from ftlib.kinds.predictions.labels import LabelPrediction, LabelPredictor
 from ftlib.kinds.predictions.masked import HiddenPrediction, HiddenPredictor
@@ -10,10 +10,10 @@ from ftlib.kinds.predictions.retrieved import VectorPrediction, VectorPredictor
 from ftlib.kinds.predictions.scores import ScorePrediction, ScorePredictor
 from ftlib.kinds.predictions.spans import FoundAnswer, SpanPredictor
 from ftlib.kinds.predictions.tagged import EntityPredictor, FoundEntities, FoundEntity
+from ftlib.kinds.predictions.text import TextPredictor, WrittenText
 
 __all__ = [
     "Asked",
-    "ChatPrediction",
     "ChatPredictor",
     "EntityPredictor",
     "FoundAnswer",
@@ -32,7 +32,9 @@ __all__ = [
     "ScorePrediction",
     "ScorePredictor",
     "SpanPredictor",
+    "TextPredictor",
     "Unasked",
     "VectorPrediction",
     "VectorPredictor",
+    "WrittenText",
 ]

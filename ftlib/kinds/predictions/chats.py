@@ -12,17 +12,8 @@ from ftlib.data.conversations import Message, messages_of
 from ftlib.data.formats.chat import chat_example
 from ftlib.data.rows import REMEDIES, Dropped, Example, Value
 from ftlib.errors import DataError
-from ftlib.kinds.predictions.base import Asked, Prediction, Predictor
-
-
-class ChatPrediction(Prediction):
-    """What the assistant says next."""
-
-    text: str
-
-    @override
-    def line(self) -> str:
-        return self.text.replace("\\", "\\\\").replace("\n", "\\n")  # an answer is one line
+from ftlib.kinds.predictions.base import Asked, Predictor
+from ftlib.kinds.predictions.text import WrittenText
 
 
 class ChatPredictor(Predictor):
@@ -44,8 +35,9 @@ class ChatPredictor(Predictor):
         return chat_example(messages, None)
 
     @override
-    def prediction(self, asked: Asked) -> ChatPrediction:
-        return ChatPrediction(text=asked.written)
+    def prediction(self, asked: Asked) -> WrittenText:
+        """Return what the assistant says next."""
+        return WrittenText(text=asked.written)
 
 
 def _last(messages: list[Message]) -> str:

@@ -16,6 +16,7 @@ from ftlib.training.objectives.multiple_negatives import MultipleNegatives
 from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
 from ftlib.training.objectives.token_classification import TokenClassification
+from ftlib.training.objectives.token_distillation import CausalLMDistillation, CompletionDistillation
 
 Objective = Annotated[
     Classification
@@ -30,6 +31,8 @@ Objective = Annotated[
     | CausalLM
     | MaskedLM
     | MultipleNegatives
-    | Completion,
+    | Completion
+    | CausalLMDistillation
+    | CompletionDistillation,
     Open("reglage.objective"),
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ftlib.config import Config, Fraction
 
@@ -24,7 +24,7 @@ class ParameterGroup:
 
     parameters: Sequence[nn.Parameter]
     scale: float
-    """Layer-wise decay's factor of the learning rate."""
+    """The factor of the learning rate: layer-wise decay's, times the tuning's own."""
     weight_decay: float
     """0 for biases, norms and other vectors."""
     hidden: bool
@@ -38,7 +38,7 @@ class ParameterGroup:
 class OptimizerBase(Config, ABC):
     """How a phase's weights move, and for how long. All of it is part of a checkpoint's identity."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"floor": 0.0, "decay": 0.2}
+    introduced: ClassVar[Mapping[str, object]] = {"floor": 0.0, "decay": 0.2, "batch_tokens": None}
     steps_shards: ClassVar[bool] = False
     """Whether it steps the shards of FSDP2 as it steps whole tensors."""
     steps_hidden_apart: ClassVar[bool] = False
@@ -55,6 +55,9 @@ class OptimizerBase(Config, ABC):
     """Passes over the training rows; a part of one is allowed."""
     batch_size: int = Field(default=32, gt=0)
     """Rows per optimiser step, over all workers."""
+    batch_tokens: int | None = Field(default=None, gt=0)
+    """Instead of `batch_size`: tokens per optimiser step, over all workers: a step's rows times the longest of them. A
+    longer row is a step of its own."""
     weight_decay: float = Field(default=0.01, ge=0.0)
     """Each step takes rate times this share of a weight away (`sgd` adds it to the gradient). Not applied to biases
     and norms."""
@@ -74,6 +77,21 @@ class OptimizerBase(Config, ABC):
     """What the rate is multiplied with at each cut; only for `plateau`."""
     plateau_patience: int = Field(default=1, ge=0)
     """The rate is cut after more than so many evaluations without a lower validation loss; only for `plateau`."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        rows = type(self).model_fields["batch_size"].default
+        if self.batch_tokens is not None and self.batch_size != rows:
+            raise ValueError(
+                f"batch_size: {self.batch_size} and batch_tokens: {self.batch_tokens}: a step has so many rows or so "
+                "many tokens; remove one"
+            )
+        return self
+
+    @property
+    def batch_words(self) -> str:
+        """Say how much a step reads: `32`, or `4096 tokens`."""
+        return str(self.batch_size) if self.batch_tokens is None else f"{self.batch_tokens} tokens"
 
     @property
     @abstractmethod

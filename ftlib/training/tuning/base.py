@@ -67,15 +67,37 @@ class TuningBase(Config, ABC):
     """The kinds of batch that it can learn from; None for all."""
     takes_steps: ClassVar[bool] = True
     """Whether the optimiser moves weights step by step; if not, `solve` finds them."""
+    reads_pairs: ClassVar[bool] = True
+    """Whether it can learn from rows that are two texts."""
     moves_head_only: ClassVar[bool] = False
     """Whether the body stays the base model's: an adapter may stand on what it makes, a line from it leads nowhere."""
+    unfreezes: ClassVar[bool] = False
+    """Whether some of what trains waits at first: `thaws` says until when."""
     makes_adapter: ClassVar[bool] = False
     """Whether `finish` leaves an adapter that can be published beside the merged weights."""
 
+    makes: ClassVar[str] = ""
+    """The adapter that it leaves, by peft's name for the method; empty for one of another make, or none."""
+    merges: ClassVar[bool] = True
+    """Whether the adapter that it leaves can be merged into dense weights."""
+    packs: ClassVar[bool] = True
+    """Whether a model that it has prepared keeps the rows of a pack apart as well as it did before."""
+    recomputes: ClassVar[bool] = True
+    """Whether layers can be computed again in the backward pass."""
     package: ClassVar[str | None] = None
     """The package that it needs and a plain installation lacks; the extra that brings it is called the same."""
     without_package: ClassVar[str] = "lora"
     """What to use where that is not installed."""
+
+    @property
+    def takes_over(self) -> frozenset[str]:
+        """Return the adapters that it can go on with, by peft's names for their methods."""
+        return frozenset({self.makes})
+
+    @property
+    def places(self) -> int:
+        """Return how many of the places that the model reads it takes from every row."""
+        return 0
 
     @property
     def adapter_scales(self) -> bool:
@@ -105,6 +127,18 @@ class TuningBase(Config, ABC):
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise RecipeError for labels that it cannot be asked for; called as soon as the rows have told them."""
 
+    def rate_factors(self, model: nn.Module, head: Collection[str]) -> Mapping[str, float]:
+        """Return what the learning rate is multiplied with, by parameter, beside layer-wise decay; else it is 1."""
+        return {}
+
+    def thaws(self, model: nn.Module, head: Collection[str], steps_per_epoch: int) -> Mapping[str, int]:
+        """Return the step, counted from 0, from which on a parameter trains; of those not named, from the first.
+
+        `model` is as `prepare` returned it, with what never trains frozen. Until its step a parameter is frozen, bit
+        for bit.
+        """
+        return {}
+
     @abstractmethod
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
         """Set what trains, and return the model, wrapped if need be; called right after `torch.manual_seed`.
@@ -117,6 +151,12 @@ class TuningBase(Config, ABC):
         """Leave weights of its own in the folder `adapter`, before peft's layers are merged one by one.
 
         Called on the first rank alone. Of `model` the base's frozen weights are unread; what trained is there, whole.
+        """
+
+    def saved(self, model: nn.Module, adapter: Path) -> None:
+        """Settle the adapter that peft has just saved of `model` in a folder, where it says less than the model does.
+
+        Called on the first rank alone, for a phase that leaves an adapter.
         """
 
     def solve(self, problem: Problem) -> Facts:

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
-from ftlib.config import BatchKind
-from ftlib.errors import RecipeError, first_line
+from ftlib.config import BatchKind, NamePattern
+from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Form
+from ftlib.models.adapter import prefix_of
 from ftlib.models.parameter_names import in_modules
-from ftlib.training.tuning.base import TuningBase
+from ftlib.training.tuning.by_peft import MergedOrKept, scalings_of
+from ftlib.training.tuning.pissa import convert, take_out
+from ftlib.wording import some
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
-class LoRA(TuningBase):
+class LoRA(MergedOrKept):
     """W = W0 + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685), by peft; the head is trained in full.
 
     `use_rslora` scales by alpha / sqrt(rank) (arXiv 2312.03732); `use_dora` splits magnitude and direction
-    (arXiv 2402.09353).
-
-        keep      the phase ends in                              from an adapter checkpoint it
-        merged    dense weights, the adapter beside them         merges that, and begins an adapter of its own
-        adapter   the adapter and head, over what it began on    goes on with that adapter, which must be of its shape
+    (arXiv 2402.09353). `init: pissa` begins at W's own first `rank` directions, and freezes the rest of W (arXiv
+    2404.02948); what is saved is the difference, a plain adapter of twice the rank over W, as peft converts one.
     """
 
-    introduced: ClassVar[Mapping[str, object]] = {"keep": "merged"}
+    introduced: ClassVar[Mapping[str, object]] = {
+        **{"b_rate_ratio": 1.0, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": (), "init": "default"}
+    }
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=8, gt=0)
@@ -47,16 +50,18 @@ class LoRA(TuningBase):
     """Scale by alpha / sqrt(rank) instead."""
     use_dora: bool = False
     """Learn magnitude and direction apart."""
-    keep: Literal["merged", "adapter"] = "merged"
-    """What the phase ends in: dense weights, or the adapter alone, over the model that it was trained over."""
+    b_rate_ratio: float = Field(default=1.0, gt=0.0)
+    """What B's learning rate is, as a multiple of A's and the head's (LoRA+, Hayou et al. 2024, arXiv 2402.12354)."""
+    rank_pattern: dict[NamePattern, Annotated[int, Field(gt=0)]] = {}
+    """Another rank for the modules whose names end with one of these regular expressions."""
+    alpha_pattern: dict[NamePattern, Annotated[float, Field(gt=0.0)]] = {}
+    """Another alpha for the modules whose names end with one of these regular expressions."""
+    modules_to_save: tuple[str, ...] = ()
+    """Endings of the names of modules that are trained in full beside the head, and lie in the adapter whole."""
+    init: Literal["default", "pissa"] = "default"
+    """What A and B begin as: random and 0, or W's first `rank` singular directions, which are taken out of W."""
 
-    layer_decay: ClassVar[float] = 1.0
-    makes_adapter: ClassVar[bool] = True
-
-    @property
-    @override
-    def leaves(self) -> Form:
-        return "adapter" if self.keep == "adapter" else "dense"
+    makes: ClassVar[str] = "LORA"
 
     @property
     @override
@@ -65,38 +70,68 @@ class LoRA(TuningBase):
         return not self.use_dora
 
     @override
-    def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
-        """Wrap the model with adapters from torch's current seed, or go on with the one that is over it.
+    def rate_factors(self, model: nn.Module, head: Collection[str]) -> Mapping[str, float]:
+        return {name: self.b_rate_ratio for name, _ in model.named_parameters() if ".lora_B." in name}
 
-        Raises RecipeError if `targets` matches nothing, or if the adapter to go on with has another shape.
-        """
-        from peft import LoraConfig, get_peft_model
+    @override
+    def settings(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> Any:
+        """Return peft's config. Raises RecipeError for a convolution that peft could not merge into."""
+        from peft import LoraConfig
 
-        from ftlib.models.quiet import quiet
-
-        if hasattr(model, "peft_config"):
-            return self._going_on(model, kind, head)
-        config = LoraConfig(
+        return LoraConfig(
             task_type=KINDS[kind].task_type,
             r=self.rank,
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
             target_modules=self._modules(model, kind, head),
-            modules_to_save=None if KINDS[kind].vocabulary else sorted(head),
+            modules_to_save=self.whole_modules(kind, head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
+            rank_pattern=dict(self.rank_pattern),
+            alpha_pattern=cast("dict[str, int]", dict(self.alpha_pattern)),
         )
-        try:
-            with quiet():
-                wrapped = cast("nn.Module", get_peft_model(cast(Any, model), config))
-        except ValueError as error:
+
+    @model_validator(mode="after")
+    def _begins_one_way(self) -> LoRA:
+        if self.use_dora and self.init == "pissa":
+            raise ValueError("use_dora measures W, and init: pissa takes W apart; leave one of them out")
+        if self.quantization and self.init == "pissa":
+            raise ValueError("init: pissa takes W apart, which is held in four bits; use lora, or leave it out")
+        return self
+
+    @override
+    def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
+        if self.init == "pissa" and hasattr(model, "peft_config"):
             raise RecipeError(
-                f"tuning.targets: {self.targets!r} fits no module of this model: {first_line(error)}; name modules "
-                "it has"
-            ) from error
+                "tuning.init: pissa begins an adapter, and the phase goes on with one, which has twice its rank if it "
+                "began so; leave init out"
+            )
+        _check_whole(self.modules_to_save, model)
+        return super().prepare(model, kind, head)
+
+    @override
+    def begin(self, model: nn.Module) -> None:
+        _check_patterns(self.rank_pattern, "rank_pattern", model)
+        _check_patterns(self.alpha_pattern, "alpha_pattern", model)
         if self.use_dora:
-            _measure_magnitudes(wrapped)
-        return wrapped
+            _measure_magnitudes(model)
+        if self.init == "pissa":
+            take_out(model)
+
+    @override
+    def whole_modules(self, kind: BatchKind, head: Collection[str]) -> list[str] | None:
+        return [*(super().whole_modules(kind, head) or ()), *self.modules_to_save] or None
+
+    @override
+    def saved(self, model: nn.Module, adapter: Path) -> None:
+        if self.init == "pissa":
+            convert(model, adapter)
+
+    @override
+    def misfit(self, reason: str) -> RecipeError:
+        return RecipeError(
+            f"tuning.targets: {self.targets!r} fits no module of this model: {reason}; name modules it has"
+        )
 
     def _modules(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> list[str] | str:
         """Return what peft is to put adapters over; without a task, it takes a head for one of the linear layers.
@@ -115,39 +150,39 @@ class LoRA(TuningBase):
         convolutions = [name for name, m in body if isinstance(m, nn.Conv2d) and m.groups == 1]
         return linear or convolutions or self.targets
 
-    def _going_on(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
-        """Put this tuning's own adapter where another is, with that one's weights: it computes the same.
-
-        B is multiplied by the old scaling over the new, since a point between start and end was scaled.
-        """
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-        from peft.tuners.lora import LoraLayer
-
-        old: Any = model
-        state = get_peft_model_state_dict(old)
-        scaling = {name: m.scaling["default"] for name, m in old.named_modules() if isinstance(m, LoraLayer)}
-        heads = [name.removeprefix("base_model.model.").removesuffix(".modules_to_save.default") for name in head]
-        own: Any = self.prepare(old.unload(), kind, heads)
-        shapes = {name: [*value.shape] for name, value in get_peft_model_state_dict(own).items()}
-        for name in sorted({*state, *shapes}):
-            theirs = [*state[name].shape] if name in state else None
-            if theirs != shapes.get(name):
-                raise RecipeError(
-                    f"tuning: the phase goes on with an adapter that has {name} of shape {theirs or 'none'}, but this "
-                    f"tuning makes {shapes.get(name) or 'none'}: give it that adapter's rank and targets, or start "
-                    "from the base"
-                )
-        for name, module in own.named_modules():
-            if isinstance(module, LoraLayer):
-                b = f"{name}.lora_B.weight"
-                state[b] = state[b] * (scaling[name] / module.scaling["default"])
-        set_peft_model_state_dict(own, state)
-        return own
-
     @override
-    def finish(self, model: nn.Module, adapter: Path) -> None:
-        """Write the adapter as peft does, for `keep: merged`."""
-        cast(Any, model).save_pretrained(adapter)
+    def carried(self, state: Mapping[str, Tensor], scalings: Mapping[str, float], own: nn.Module) -> dict[str, Tensor]:
+        """Multiply B by the old scaling over the new, since a point between start and end was scaled."""
+        rescaled = dict(state)
+        for name, scaling in scalings_of(own).items():
+            b = f"{name}.lora_B.weight"
+            rescaled[b] = rescaled[b] * (scalings[name] / scaling)
+        return rescaled
+
+
+def _check_patterns(patterns: Collection[str], field: str, model: nn.Module) -> None:
+    """Raise RecipeError for a pattern that no adapter's module matches, as peft matches them."""
+    names = [name.removeprefix(prefix_of("LORA")) for name in scalings_of(model)]
+    for pattern in patterns:
+        if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+            raise RecipeError(
+                f"tuning.{field}: {pattern!r} matches no module with an adapter; there are {some(names, 3)}"
+            )
+
+
+def _check_whole(endings: Collection[str], model: nn.Module) -> None:
+    """Raise RecipeError for modules that are not there, or share weights: peft would train a copy for one of them."""
+    tied = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    for ending in endings:
+        named = [(name, m) for name, m in model.named_modules() if f".{name}".endswith(f".{ending}")]
+        if not named and not hasattr(model, "peft_config"):
+            raise RecipeError(f"tuning.modules_to_save: {ending!r} is no module of this model; name one it has")
+        for name, module in named:
+            if any(tied[id(p)] > 1 for p in module.parameters()):
+                raise RecipeError(
+                    f"tuning.modules_to_save: {name} shares its weights with another module, and peft would train a "
+                    "copy for one of them alone; leave it out, or use full"
+                )
 
 
 def _measure_magnitudes(model: nn.Module) -> None:

@@ -65,6 +65,7 @@ class ZeroShot(TuningBase):
     layer_decay: ClassVar[float] = 1.0
     fits: ClassVar[frozenset[BatchKind] | None] = frozenset({"labeled"})
     takes_steps: ClassVar[bool] = False
+    reads_pairs: ClassVar[bool] = False
     moves_head_only: ClassVar[bool] = True
 
     @field_validator("templates")

@@ -23,7 +23,9 @@ from ftlib.testing import (
     tiny_prompts,
     tiny_questions,
     tiny_rows,
+    tiny_sources,
     tiny_tagged_rows,
+    tiny_text_to_text,
     write_jsonl,
 )
 
@@ -44,6 +46,13 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any], str, str]] = {
         tiny_causal_lm,
         tiny_prompts,
         {"prompt": "prompt", "completion": "completion", "max_tokens": 90},
+        "completion",
+        "perplexity",
+    ),
+    "text_to_text": (
+        tiny_text_to_text,
+        tiny_sources,
+        {"source": "source", "target": "target", "max_tokens": 60, "max_target_tokens": 60},
         "completion",
         "perplexity",
     ),
@@ -105,7 +114,8 @@ def test_what_is_shown_spells_the_rows_and_what_they_are_taught(tmp_path: Path, 
     assert len(shown) == 4
     for row, said in enumerate(shown):
         assert said["row"] == str(split.row_ids[row])
-        assert "".join(part["text"] for part in said["parts"]) == tokenizer.decode(split.tokens(row))
+        spelt = "".join(part["text"] for part in said["parts"]).rpartition(" → ")[2]
+        assert spelt == tokenizer.decode(split.tokens(row))
         assert said["learnt"] == int(split.supervised[row])
         assert any(part["special"] for part in said["parts"])
         learnt = "".join(part["text"] for part in said["parts"] if part["learnt"])
@@ -113,6 +123,9 @@ def test_what_is_shown_spells_the_rows_and_what_they_are_taught(tmp_path: Path, 
             case "chat":
                 assert learnt.endswith("team [SEP]")
                 assert "user" not in learnt
+            case "text_to_text":
+                assert said["tokens"] == split.sizes[row] > len(split.tokens(row)) == said["learnt"] + 1
+                assert learnt.strip().endswith("order [SEP]")
             case "prompt_completion":
                 assert learnt.strip() == tokenizer.decode(split.tokens(row)[-said["learnt"] :])
             case "retrieval_pairs":

@@ -49,13 +49,67 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
             ["phases.tune.tuning={kind: lora}", "phases.tune.penalty={kind: l2_sp}"],
             "phases[tune].penalty: 'l2_sp' pulls",
         ),
+        (
+            ["phases.tune.tuning={kind: p_tuning}", "phases.tune.penalty={kind: l2_sp}"],
+            "phases[tune].penalty: 'l2_sp' pulls",
+        ),
+        (
+            ["phases.tune.tuning={kind: prompt_tuning}"],
+            "phases[tune].tuning: ends in an adapter that cannot be scaled; use interpolation: off",
+        ),
+        (
+            ["phases.tune.tuning={kind: prefix_tuning}", "compute.activation_checkpointing=full"],
+            "compute.activation_checkpointing: a layer that is computed again would see the keys of 'prefix_tuning'",
+        ),
+        (
+            ["phases.tune.tuning={kind: prefix_tuning}", "compute.pack_tokens=64"],
+            "compute.pack_tokens: tuning 'prefix_tuning' of phase 'tune' puts its prompt before a row",
+        ),
+        (
+            ["phases.tune.tuning={kind: prompt_tuning}", "publish.adapter=true"],
+            "publish.adapter: 'tune' ends in an adapter, so the version is one; remove it",
+        ),
+        (
+            ["phases.probe.tuning={kind: p_tuning}"],
+            "phases[tune].tuning: 'full' starts from the adapter of 'probe', an",
+        ),
+        (
+            ["phases.probe.tuning={kind: p_tuning}", "phases.tune.tuning={kind: p_tuning}"],
+            "phases[tune].tuning: 'p_tuning' starts from the adapter of 'probe' and cannot go on with one of 'p_tun",
+        ),
+        (
+            ["phases.probe.tuning={kind: ia3, keep: adapter}", "phases.tune.tuning={kind: lora, keep: adapter}"],
+            "phases[tune].tuning: 'lora' starts from the adapter of 'probe' and cannot go on with one of 'ia3'; use i",
+        ),
+        (["phases.tune.tuning={kind: ia3, targets: [key]}"], "phases[tune].tuning: targets and feedforward are named"),
         (["phases.probe.penalty={kind: l2_sp}"], "phases[probe].penalty: 'l2_sp' acts on steps, but 'linear_probe'"),
-        (["phases.tune.penalty={kind: ewc}"], "phases[tune].penalty.kind: input should be 'l2_sp', got 'ewc'"),
-        (["phases.tune.penalty={alpha: 1}"], "phases[tune].penalty.kind: required, but absent"),
+        (["phases.tune.penalty={kind: ewk}"], "phases[tune].penalty.kind: unknown kind 'ewk'; did you mean 'ewc'?"),
+        (["phases.tune.penalty={alpha: 1}"], "phases[tune].penalty: needs a kind; allowed: ewc, l2_sp, spd"),
+        (["phases.tune.penalty={kind: ewc, datasets: [hom]}"], "phases[tune].penalty.datasets: 'hom' is not a dataset"),
+        (["phases.tune.penalty={kind: ewc}"], "phases[tune].penalty: the Fisher information that the base model carri"),
         (["phases.tune.penalty={kind: l2_sp, alpha: -1}"], "phases[tune].penalty.alpha: input should be greater than"),
         (["phases.tune.companions={t: {phase: tun}}"], "phases[tune].companions: 'classification' asks none, got t"),
         (["phases.tune.companions={t: {phase: tune}}"], "phases[tune].companions.t: 'tune' is no end of an earlier ph"),
         (["phases.tune.scores={t: {phase: base}}"], "phases[tune].scores: 'classification' asks none, got t"),
+        (
+            ["prune={dataset: gone, layers: 1}"],
+            "prune.dataset: 'gone' is no dataset that a phase trains on; there are ",
+        ),
+        (["prune={dataset: home}"], "prune: give `layers` or `share`, got neither"),
+        (["prune={dataset: home, share: 1.5}"], "prune.share: input should be less than 1, got 1.5"),
+        (["prune={dataset: home, layers: 1}", "phases.0.name=prune"], "phases: 'prune' names the model that layers"),
+        (
+            ["prune={dataset: home, layers: 1}", "phases.tune.tuning={kind: lora}", "publish.adapter=true"],
+            "publish.adapter: it would stand on a model without some layers",
+        ),
+        (
+            ["prune={dataset: home, layers: 1}", "retrain.start=champion"],
+            "prune: retrain.start is 'champion', which has lost its layers already",
+        ),
+        (
+            ["prune={dataset: home, layers: 1}", "phases.tune.tuning={kind: lora, keep: adapter}"],
+            "phases[tune].tuning: ends in an adapter over a model without some layers, which nobody else has",
+        ),
         (["phases.tune.scores={t: {}}"], "phases[tune].scores.t: give `model` or `phase`, got neither"),
     ],
 )

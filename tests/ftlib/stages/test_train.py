@@ -24,7 +24,7 @@ from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
-from ftlib.training.batches import global_batches
+from ftlib.training.batches import global_batches, token_batches
 from ftlib.training.compute import Compute
 from ftlib.training.linear_probe_fit import best_l2
 from ftlib.training.objectives.causal_lm import CausalLM
@@ -36,6 +36,7 @@ from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
+from tests.ftlib.training.stopping import stopped_at
 
 FAST = AdamW(learning_rate=3e-3, epochs=2, batch_size=16)
 
@@ -155,6 +156,41 @@ def test_language_model_loss_counts_tokens_not_rows(data: PreparedDataset, tmp_p
             total += float(stock(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
         tokens += ids.shape[1] - 1
     assert losses[None][0] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_batches_of_tokens_are_split_packed_and_resumed_like_others(tmp_path: Path) -> None:
+    rows = tiny_rows(60)
+    for i, row in enumerate(rows):
+        row["text"] = " ".join(str(row["text"]).split()[: 2 + i % 9])  # of lengths that tell
+    texts = tiny_prepared(tmp_path / "data", {"train": rows[:50], "validation": rows[50:]}, kind="tokens")
+    model = find_model(ModelRef(path=str(tiny_causal_lm(tmp_path / "tiny"))))
+    first = base(BaseJob(model=model, kind="tokens", labels=(), seed=1), Workspace(tmp_path))
+    settings = AdamW(learning_rate=1e-3, epochs=2, batch_tokens=64)
+    fields = {"name": "tune", "dataset": "d", "objective": CausalLM(), "tuning": Full(), "optimizer": settings}
+    job_phase = Phase.model_validate({**fields, "dropout": 0.0})
+    split = open_split(texts.path / "train.arrow", ())
+    order = [batch for epoch in (0, 1) for batch in token_batches(split.sizes, 64, 7, epoch)]
+    assert len({len(batch) for batch in order}) > 2
+    losses = {}
+    for way in ({}, {"micro_batch_size": 2}, {"pack_tokens": 40}):
+        done = run(first, texts, job_phase, tmp_path / str(len(losses)), **way)
+        losses[len(losses)] = [r["loss"] for r in curves.read(done.path / curves.FILE) if "loss" in r]
+        assert done.facts["steps"] == len(order)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)
+    stock, total, tokens = load_model(first.path / "model", "tokens"), 0.0, 0
+    for row in order[0]:
+        ids = torch.tensor(split.tokens(row)).long()[None]
+        with torch.no_grad():
+            total += float(stock(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    assert losses[0][0] == pytest.approx(total / tokens, rel=1e-5)
+    with stopped_at(5):
+        run(first, texts, job_phase, tmp_path / "stopped")
+    resumed = run(first, texts, job_phase, tmp_path / "stopped")
+    assert resumed.facts["resumed_from_step"] == 5
+    again = [r["loss"] for r in curves.read(resumed.path / curves.FILE) if "loss" in r]
+    assert again == losses[0]
 
 
 def test_frozen_layers_stay_bit_identical_and_the_rest_moves(

@@ -10,12 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
 
 from ftlib.data.prepared import PreparedRow, split_file, write_split
 from ftlib.errors import DataError, TrainingError
+from ftlib.fingerprint import identify
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.open_split import open_split
-from ftlib.training.batches import by_length, global_batches, micro_batches, packs
+from ftlib.training.batches import Order, by_length, global_batches, micro_batches, packs, token_batches
+from ftlib.training.optimizer import total_steps
+from ftlib.training.optimizers import AdamW
 
 lengths = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
 
@@ -108,3 +113,86 @@ def test_a_label_the_model_lacks_is_named(tmp_path: Path) -> None:
     write_split(path, "labeled", [PreparedRow("r", {"input_ids": [1]}, "spam")])
     with pytest.raises(DataError, match="no label 'spam'; it has ham, eggs"):
         open_split(path, ("ham", "eggs"))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    lengths=arrays(np.int64, st.integers(1, 300), elements=st.integers(1, 60)),
+    tokens=st.integers(1, 200),
+    seed=st.integers(0, 3),
+)
+def test_token_batches_hold_every_row_once_and_take_in_what_fits(lengths: np.ndarray, tokens: int, seed: int) -> None:
+    epochs = [token_batches(lengths, tokens, seed, epoch) for epoch in range(3)]
+    again = [token_batches(lengths, tokens, seed, epoch) for epoch in range(3)]
+    for batches, same in zip(epochs, again, strict=True):
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+        assert all(map(np.array_equal, batches, same))
+        for batch in batches:
+            assert len(batch) == 1 or len(batch) * int(lengths[batch].max()) <= tokens
+    shapes = [sorted(tuple(sorted(lengths[batch].tolist())) for batch in batches) for batches in epochs]
+    assert shapes[0] == shapes[1] == shapes[2], "a schedule knows its steps"
+    if lengths.sum() <= 32 * tokens:  # all rows are sorted together: no batch could take the next row
+        left, expected = sorted(lengths.tolist(), reverse=True), []
+        while left:
+            count = 1
+            while count < len(left) and (count + 1) * left[0] <= tokens:
+                count += 1
+            expected.append(tuple(sorted(left[:count])))
+            left = left[count:]
+        assert shapes[0] == sorted(expected)
+
+
+def test_token_batches_mix_rows_of_one_length_and_little_padding() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 20_000)
+    first, second = (token_batches(lengths, 4096, 7, epoch) for epoch in (0, 1))
+    assert len(first) == len(second)
+    seen = {tuple(sorted(batch.tolist())) for batch in first}
+    assert sum(tuple(sorted(batch.tolist())) in seen for batch in second) < len(first) / 20
+    assert [len(batch) for batch in first] != [len(batch) for batch in second], "nor is their order the same"
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in first)
+    assert padded < 1.05 * lengths.sum()
+    full = [batch for batch in first if len(batch) * lengths[batch].max() > 0.9 * 4096]
+    assert len(full) > 0.9 * len(first)
+
+
+def test_forward_passes_hold_to_the_budget() -> None:
+    lengths = np.random.default_rng(0).integers(1, 90, 500)
+    batches = by_length(lengths, 4, 256)
+    assert np.array_equal(np.concatenate(batches), np.argsort(-lengths, kind="stable"))
+    assert all(len(batch) * lengths[batch].max() <= 256 for batch in batches)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_mixtures_of_token_batches_are_known_by_step(data: st.DataObject) -> None:
+    sizes = st.integers(1, 40)
+    parts = [data.draw(arrays(np.int64, st.integers(1, 80), elements=sizes)) for _ in range(2)]
+    order = Order(parts, [0.7, 0.3], 4, 3, 64)
+    passes = [len(token_batches(part, 64, 3, 0, i)) for i, part in enumerate(parts)]
+    assert order.steps_per_epoch == sum(passes)
+    taken: list[list[int]] = [[], []]
+    for step in range(6 * order.steps_per_epoch):
+        batch = order.at(step)
+        taken[batch.part] += batch.rows.tolist()
+        assert batch.part in (0, 1)
+    for part, rows in enumerate(taken):  # pass after pass, each row once
+        whole = len(rows) // len(parts[part])
+        for i in range(whole):
+            one = rows[i * len(parts[part]) : (i + 1) * len(parts[part])]
+            assert sorted(one) == list(range(len(parts[part])))
+    step = data.draw(st.integers(0, 5 * order.steps_per_epoch))
+    resumed = Order(parts, [0.7, 0.3], 4, 3, 64).at(step)
+    assert np.array_equal(resumed.rows, order.at(step).rows)
+
+
+def test_settings_say_one_size() -> None:
+    with pytest.raises(ValidationError, match="batch_size: 16 and batch_tokens: 512: a step has so many rows or so"):
+        AdamW(batch_size=16, batch_tokens=512)
+    optimizer = AdamW.model_validate(AdamW(batch_tokens=512).model_dump())  # as a plan travels
+    assert optimizer.batch_words == "512 tokens"
+    lengths = np.random.default_rng(0).integers(1, 90, 500)
+    steps = total_steps([lengths, lengths[:100]], optimizer, 5)
+    passes = [len(token_batches(part, 512, 5, 0, i)) for i, part in enumerate((lengths, lengths[:100]))]
+    assert steps == round(optimizer.epochs * sum(passes))
+    assert identify(AdamW()) == identify(AdamW.model_validate({"batch_tokens": None}))
+    assert "batch_tokens" not in str(identify(AdamW()))

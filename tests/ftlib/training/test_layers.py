@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from ftlib.errors import RecipeError, TrainingError
+from ftlib.testing import TextFamily, tiny_text_to_text
 from ftlib.training import layers
 from ftlib.training.compute import Checkpointing
-from ftlib.training.layers import checkpoint_activations, compile_layers
+from ftlib.training.layers import checkpoint_activations, compile_layers, transformer_layers
 
 SIZES: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 
@@ -173,3 +181,13 @@ def test_compiled_layers_learn_the_same_and_are_compiled_once(policy: Checkpoint
         model(input_ids=torch.ones(2, width, dtype=torch.long)).logits.sum().backward()
     assert counters["stats"]["unique_graphs"] <= 2
     assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_the_layers_of_an_encoder_decoder_are_those_of_both_halves(tmp_path: Path, family: TextFamily) -> None:
+    """Blocks of T5 hold lists themselves, one of them longer than the tiny model is deep."""
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(tiny_text_to_text(tmp_path, family))
+    halves = [model.get_encoder(), model.get_decoder()]
+    expected = [layer for half in halves for layer in getattr(half, "block" if family == "t5" else "layers")]
+    assert [*map(id, transformer_layers(model))] == [*map(id, expected)]
+    assert len(expected) == 4

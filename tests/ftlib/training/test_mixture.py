@@ -103,9 +103,9 @@ def test_parts_are_shuffled_and_their_rows_are_drawn_apart() -> None:
 
 
 def test_a_share_of_less_than_a_step_is_one() -> None:
-    assert batches_of_parts([100, 100], [0.999, 0.001], 10) == [19, 1]
-    assert batches_of_parts([3, 3, 94], [0.98, 0.01, 0.01], 10) == [10, 1, 1]
-    assert batches_of_parts([100, 50], [2 / 3, 1 / 3], 10) == [10, 5]
+    assert batches_of_parts([10, 10], [0.999, 0.001]) == [19, 1]
+    assert batches_of_parts([1, 1, 10], [0.98, 0.01, 0.01]) == [10, 1, 1]
+    assert batches_of_parts([10, 5], [2 / 3, 1 / 3]) == [10, 5]
 
 
 @pytest.fixture(scope="module")

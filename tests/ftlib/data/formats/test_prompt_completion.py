@@ -109,3 +109,24 @@ def test_a_prompt_has_the_same_tokens_whatever_follows_it() -> None:
         (piece,) = encoded.pieces
         alone = tokenizer(row.text, add_special_tokens=False)["input_ids"]
         assert piece.ids[: len(piece.ids) - piece.supervised] == [tokenizer.bos_token_id, *alone]
+
+
+def test_a_prefix_stands_before_every_prompt_and_survives_the_cut() -> None:
+    tokenizer = tiny_lm_tokenizer()
+    format = PromptCompletion(prompt="q", completion="a", prefix="ask : ", max_tokens=16)
+    short, long = Example("the bug", target="the"), Example("the bug again " * 9, target="the")
+    whole, cut = (one.pieces[0].ids for one in format.encode([short, long], Processor.of(tokenizer)))
+    asked = tokenizer("ask : the bug", add_special_tokens=False)["input_ids"]
+    assert whole[1 : 1 + len(asked)] == asked
+    prefix = tokenizer("ask :", add_special_tokens=False)["input_ids"]
+    assert (len(cut), cut[1 : 1 + len(prefix)]) == (16, prefix)
+    assert format.least_tokens(tokenizer) == len(prefix) + 3
+
+
+def test_an_example_without_a_completion_is_the_prompt() -> None:
+    tokenizer = tiny_lm_tokenizer()
+    format = PromptCompletion(prompt="q", completion="a")
+    asked, taught = format.encode([Example("the bug"), Example("the bug", target="the")], Processor.of(tokenizer))
+    (prompt,), (row,) = asked.pieces, taught.pieces
+    assert prompt.supervised == 0
+    assert prompt.ids == row.ids[: len(row.ids) - row.supervised]
