@@ -247,8 +247,8 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
     yield from _compute_misfits(where, phase, recipe.compute)
     if phase.batch_norm == "updated":
         yield from _statistics_misfits(where, phase, recipe.compute)
-    if phase.augmentation:
-        yield from _augmentation_misfits(recipe, phase, where)
+    yield from _augmentation_misfits(recipe, phase, where)
+    yield from _self_kl_misfits(recipe, phase, where)
 
 
 def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -323,7 +323,8 @@ def _packing_misfits(recipe: Recipe) -> Iterator[str]:
 
 def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which rows an augmentation cannot change, or that they are seen once, as they are."""
-    assert phase.augmentation
+    if not phase.augmentation:
+        return
     changes = phase.augmentation.changes
     for name in phase.parts:
         kind = KINDS[recipe.datasets[name].format.yields]
@@ -337,6 +338,20 @@ def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[
             f"{where}.augmentation: changes rows step by step, but {phase.tuning.kind!r} is solved for and takes none; "
             "remove it or use another tuning"
         )
+
+
+def _self_kl_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    """Say why there is no moving average to stay near to, or no answer of one among several."""
+    if not phase.self_kl:
+        return
+    if phase.ema_decay is None:
+        yield f"{where}.self_kl: compares with the moving average of the weights; give ema_decay, for example 0.99"
+    if recipe.compute.pack_tokens is not None:
+        yield f"{where}.self_kl: is not told of packed rows; set compute.pack_tokens to null"
+    for name in phase.parts:
+        kind = KINDS[recipe.datasets[name].format.yields]
+        if kind.diverges_by is None:
+            yield f"{where}.self_kl: answers to {kind.name!r} rows, as those of {name!r}, have no divergence; remove it"
 
 
 def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:

@@ -151,6 +151,9 @@ class Loop:
         self.optimizer = build_optimizer(placed, self.settings, decay, head, plan.seed, factors)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
+        self.renewal: int | None = getattr(plan.phase.objective, "renewal", None)
+        self.teacher = Average(self.model, 0.0) if self.renewal else None
+        self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
         self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
         self.steps = total_steps(sizes, batch, plan.seed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
@@ -188,7 +191,7 @@ class Loop:
     def _run(self, heartbeat: Heartbeat) -> Trained:
         """Step, judge and save until the last step, or until early stopping; then take the weights that are kept."""
         learnt = unwrap(self.model), self.optimizer, self.average
-        state = self.checkpoints.restore(*learnt, lambda step: self._thaw(step - 1)) or State()
+        state = self.checkpoints.restore(*learnt, lambda step: self._thaw(step - 1), self.teacher) or State()
         if not state.step:
             heartbeat.at("in the rehearsal before step 1")
             rehearse(self.sized, self.asking, Path(self.plan.run))
@@ -214,7 +217,7 @@ class Loop:
             if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
                 heartbeat.at(f"in the checkpoint of step {state.step} of {self.steps}")
                 readings.settle()
-                self.checkpoints.save(*learnt, state)
+                self.checkpoints.save(*learnt, state, self.teacher)
                 attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
                 if attempt.stops:
                     self._stop(state)
@@ -259,7 +262,7 @@ class Loop:
         """Return what this rank's models and their copies take, before anything has stepped."""
         models = [unwrap(self.model), *self.companions.values()]
         tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
-        averages = self.average.tensors.values() if self.average else ()
+        averages = [tensor for of in (self.average, self.teacher) if of for tensor in of.tensors.values()]
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         copies = [*averages, *trained * (self.plan.phase.penalty.copies if self.plan.phase.penalty else 0)]
         parts = [own_part(tensor) for tensor in (*tensors, *copies)]
@@ -337,6 +340,8 @@ class Loop:
             self.pull.after_step()
         if self.average:
             self.average.update(first=state.step == 0)
+        if self.teacher and self.renewal and (state.step + 1) % self.renewal == 0:
+            self.teacher.take()
         self.optimizer.zero_grad(set_to_none=True)
         whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
