@@ -162,11 +162,11 @@ def batch_norm_job(
     recipe: Recipe, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset]
 ) -> BatchNormJob:
     """Say whose BatchNorm statistics to measure: on rows that the last phase trains on."""
-    parts = recipe.phases[-1].parts
+    shares = recipe.phases[-1].shares(prepared)
     return BatchNormJob(
         candidates=tuple(members),
-        data=tuple(prepared[name] for name in parts),
-        shares=tuple(parts.values()),
+        data=tuple(prepared[name] for name in shares),
+        shares=tuple(shares.values()),
         rows=recipe.interpolation.batch_norm_rows,
         seed=recipe.seed,
         compute=recipe.compute,

@@ -27,6 +27,7 @@ from ftlib.recipe.preflight import (
     check_forms,
     check_labels,
     check_modality,
+    check_parts,
     check_registry,
     check_rule,
     check_writing,
@@ -131,6 +132,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     if raw is None or len(prepared) < len(r.datasets):
         return None
     labels = check_labels(r, prepared, given.names)
+    check_parts(r, prepared)
     for words in (*spelling_notes(prepared, labels), *rare_label_notes(r, prepared)):
         note("labels", words)
     for words in audit_notes(r, prepared):

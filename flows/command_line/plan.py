@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from ftlib.stages.score import SCORED
 from ftlib.stages.step import Step, walk
 from ftlib.stages.train import train
 from ftlib.storage.files import in_bytes
+from ftlib.training.batches import steps_of_epoch
 from ftlib.training.cards import Card, find_card
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
@@ -272,10 +272,12 @@ class _Sizing:
         )
 
     def _splits(self, phase: Phase, split: Split) -> "list[PreparedSplit]":
-        from ftlib.kinds.open_split import open_split
+        from ftlib.kinds.open_split import open_split, open_splits
 
-        folders = [Path(self.prepared[name].uri) for name in phase.parts]
-        return [open_split(split_file(folder, split), self.labels) for folder in folders]
+        files = [split_file(Path(self.prepared[name].uri), split) for name in phase.parts]
+        if phase.mixes_rows and split == "train":
+            return [open_splits(files, self.labels)]
+        return [open_split(file, self.labels) for file in files]
 
 
 @dataclass(frozen=True)
@@ -289,12 +291,12 @@ class _Seen:
 
 def _seen(phase: Phase, prepared: dict[str, PreparedDataset]) -> _Seen:
     """Return an epoch's rows and tokens: of a mixture every part's share of as many rows as all parts have."""
-    parts = [(share, prepared[name].splits["train"]) for name, share in phase.parts.items()]
+    parts = [(share, prepared[name].splits["train"]) for name, share in phase.shares(prepared).items()]
     rows = sum(facts.rows for _, facts in parts)
     return _Seen(
         rows=rows,
         tokens=round(sum(rows * share * facts.tokens / max(1, facts.rows) for share, facts in parts)),
-        steps=sum(ceil(facts.rows / phase.optimizer.batch_size) for _, facts in parts),
+        steps=steps_of_epoch([facts.rows for _, facts in parts], phase.optimizer.batch_size, mixed=phase.mixes_rows),
     )
 
 

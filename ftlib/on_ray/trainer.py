@@ -43,7 +43,9 @@ def fit(plan: Plan) -> None:
     Raises TransientError if workers were lost more often than `max_failures`; the next attempt resumes.
     """
     rows = [len(open_split(split_file(Path(part.folder), "train"), plan.labels)) for part in plan.parts]
-    with curves.follow(Path(plan.run), plan.phase.name, total_steps(rows, plan.phase.optimizer)):
+    with curves.follow(
+        Path(plan.run), plan.phase.name, total_steps(rows, plan.phase.optimizer, mixed=plan.phase.mixes_rows)
+    ):
         if plan.compute.ray_address == "local":
             _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))
         else:

@@ -160,9 +160,8 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
     """Say in a sentence what a phase trained, on what, and what it was solved for or how it stepped."""
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
-    parts = [
-        f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the steps)" for name, share in phase.parts.items()
-    ]
+    of, shares = "rows" if phase.mixes_rows else "steps", phase.shares(evidence.prepared)
+    parts = [f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the {of})" for name, share in shares.items()]
     trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
     trained += "".join(
         _beside(phase, name, companion) for name, companion in evidence.companions.get(phase.name, {}).items()

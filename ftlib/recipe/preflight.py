@@ -42,6 +42,18 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
             )
 
 
+def check_parts(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
+    """Raise DataError for a part of a phase that has nothing to learn from; before anything is trained."""
+    for phase in recipe.phases:
+        for name in phase.parts:
+            facts = prepared[name].splits["train"]
+            if not facts.supervised:
+                raise DataError(
+                    f"phases[{phase.name}]: dataset {name!r} has {counted(facts.rows, 'training row')}"
+                    f"{' with nothing to learn' if facts.rows else ''}; give it more, or leave it out"
+                )
+
+
 def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the labels that training sees, sorted; empty for a recipe without labels.
 

@@ -233,6 +233,12 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
+    kinds = {name: format.yields for name, format in formats.items()}
+    if phase.mixes_rows and len({*kinds.values()}) > 1:
+        yield (
+            f"{where}.mixing: rows of one kind are mixed in a batch, got "
+            f"{', '.join(f'{kind!r} of {name!r}' for name, kind in kinds.items())}; set batches: apart"
+        )
     ways = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
     if len({*ways.values()}) > 1:
         yield (

@@ -42,6 +42,11 @@ class TrainJob(Job):
     companions: dict[Name, FoundModel | Checkpoint] = {}
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Return how much of each part is seen, by name."""
+        return self.phase.shares(dict(zip(self.phase.parts, self.parts, strict=True)))
+
+    @property
     def parts(self) -> tuple[PreparedDataset, ...]:
         """Return the datasets that it trains on, in the order of the phase's parts."""
         return self.data.parts if isinstance(self.data, Mixture) else (self.data,)
@@ -99,7 +104,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         start=job.start,
         parts=tuple(
             Part(name=name, folder=part.uri, share=share)
-            for (name, share), part in zip(job.phase.parts.items(), job.parts, strict=True)
+            for (name, share), part in zip(job.shares.items(), job.parts, strict=True)
         ),
         run=str(folder),
         kind=job.parts[0].kind,

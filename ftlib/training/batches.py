@@ -4,8 +4,9 @@ Rows are bucketed by length: a permutation of them is cut into mega-batches, eac
 batches, whose order is then shuffled. Padding all but vanishes while the order stays random at the scale of a
 mega-batch. A rank takes every world-th row of a global batch, so all ranks get rows of like length.
 
-A phase's data is one dataset, or a mixture of several parts. Each global batch is of one part; a part's rows have an
-order of their own, which goes on where the epoch before left it.
+A phase's data is one dataset, or a mixture of several parts. Each global batch is of one part, or has rows of all that
+lie in one split, part after part; a part's rows have an order of their own, which goes on where the epoch before left
+it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ def global_batches(
 def batches_in(rows: int, size: int) -> int:
     """Return the global batches of one pass over so many rows."""
     return -(-rows // size)
+
+
+def steps_of_epoch(rows: Sequence[int], size: int, *, mixed: bool = False) -> int:
+    """Return the global batches of one pass over parts of so many rows, each apart or all mixed."""
+    return batches_in(sum(rows), size) if mixed else sum(batches_in(part, size) for part in rows)
 
 
 def batches_of_parts(rows: Sequence[int], shares: Sequence[float], size: int) -> list[int]:
@@ -114,6 +120,50 @@ class Order:
             for rows in global_batches(lengths, self._size, self._seed, i, part)[skipped:]:
                 yield GlobalBatch(part, rows, i)
             skipped = 0
+
+
+class MixedOrder:
+    """As `Order`, of a split in which the parts' rows lie one after the other: a batch takes any of them.
+
+    An epoch has as many rows as all parts together, and of each its share of them, rounded by largest remainder.
+    """
+
+    def __init__(
+        self,
+        lengths: Int[np.ndarray, " split"],
+        rows: Sequence[int],
+        shares: Sequence[float],
+        size: int,
+        seed: int,
+    ) -> None:
+        """Settle how many rows of an epoch each part gives; `rows` are how many each has."""
+        self._lengths, self._rows, self._size, self._seed = lengths, rows, size, seed
+        self._given = batches_of_parts(rows, shares, 1)
+        self._starts = np.cumsum([0, *rows])
+        self.steps_per_epoch = batches_in(sum(rows), size)
+        self._epoch, self._batches = -1, list[GlobalBatch]()
+
+    def at(self, step: int) -> GlobalBatch:
+        """Return the global batch of a step, from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch != epoch:
+            self._epoch, self._batches = epoch, self.batches(epoch)
+        return self._batches[position]
+
+    def batches(self, epoch: int) -> list[GlobalBatch]:
+        """Return an epoch's global batches in order."""
+        drawn = np.concatenate([self._drawn(part, epoch) for part in range(len(self._rows))])
+        # A seed that no part's rows are drawn by.
+        batches = global_batches(self._lengths[drawn], self._size, self._seed, epoch, len(self._rows))
+        return [GlobalBatch(0, drawn[batch], epoch) for batch in batches]
+
+    def _drawn(self, part: int, epoch: int) -> Int[np.ndarray, " drawn"]:
+        """Return the rows that a part gives to an epoch: all of them before any is given again."""
+        rows, given = self._rows[part], self._given[part]
+        first, last = epoch * given // rows, ((epoch + 1) * given - 1) // rows
+        passes = [np.random.default_rng([self._seed, i, part]).permutation(rows) for i in range(first, last + 1)]
+        skipped = epoch * given - first * rows
+        return self._starts[part] + np.concatenate(passes)[skipped : skipped + given]
 
 
 def packs(

@@ -25,13 +25,13 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
-from ftlib.kinds.open_split import open_split
+from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
 from ftlib.progress import note
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
-from ftlib.training.batches import GlobalBatch, Order, by_length
+from ftlib.training.batches import GlobalBatch, MixedOrder, Order, by_length
 from ftlib.training.batches_ahead import AHEAD, BatchesAhead
 from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.companions import load_companions
@@ -106,7 +106,9 @@ class Loop:
         """Load data and model and spread the model over the group. Raises DataError, ModelError, RecipeError."""
         self.plan, self.group, self.curves = plan, group, curves
         self.settings = plan.phase.optimizer
-        self.train = [_learnable(part, plan.labels) for part in plan.parts]
+        parts = [_learnable(part, plan.labels) for part in plan.parts]
+        self.train = [_joined(plan)] if plan.phase.mixes_rows else parts
+        """What global batches take rows of: each part, or all of them as one."""
         self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
         tuned, head = build_model(plan, plan.phase.dropout)
         self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
@@ -135,9 +137,8 @@ class Loop:
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
-        shares = [part.share for part in plan.parts]
-        self.order = Order([split.sizes for split in self.train], shares, self.settings.batch_size, plan.seed)
-        self.steps = total_steps([len(split) for split in self.train], self.settings)
+        self.order = _order(plan, parts, self.train)
+        self.steps = total_steps([*map(len, parts)], self.settings, mixed=plan.phase.mixes_rows)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
@@ -323,7 +324,7 @@ class Loop:
             grad_norm=norm,
             samples_per_second=rows / seconds,
             **({"penalty": penalty[0]} if penalty else {}),
-            **self._by_part("loss", {self.plan.parts[step.batch.part].name: loss}),
+            **self._of_part(step.batch, loss),
         )
         alone = self.group.world_size == 1  # else all ranks must hear of it, in the next step
         attempt.stops = attempt.stops or stopping > 0 or (alone and self.curves.asks_to_stop)
@@ -332,6 +333,10 @@ class Loop:
     def _by_part(self, what: str, losses: dict[str, float]) -> dict[str, float]:
         """Return losses under their parts' names; nothing where there is one part, whose loss is the phase's."""
         return {f"{what}:{name}": loss for name, loss in losses.items()} if len(self.plan.parts) > 1 else {}
+
+    def _of_part(self, batch: GlobalBatch, loss: float) -> dict[str, float]:
+        """Return a step's loss under the name of its part; a batch of several parts has none."""
+        return {} if self.plan.phase.mixes_rows else self._by_part("loss", {self.plan.parts[batch.part].name: loss})
 
     @torch.no_grad()
     def _validation_loss(self, split: PreparedSplit) -> float:
@@ -382,6 +387,18 @@ class Loop:
         """Give the model the weights of early stopping's best step, if that is not the last."""
         if (kept := self._kept_step(state)) != state.step:
             self.checkpoints.restore_best(self.model, kept)
+
+
+def _joined(plan: Plan) -> PreparedSplit:
+    """Open the training rows of all parts as one split."""
+    return open_splits([split_file(Path(part.folder), "train") for part in plan.parts], plan.labels)
+
+
+def _order(plan: Plan, parts: Sequence[PreparedSplit], train: Sequence[PreparedSplit]) -> Order | MixedOrder:
+    shares, size = [part.share for part in plan.parts], plan.phase.optimizer.batch_size
+    if plan.phase.mixes_rows:
+        return MixedOrder(train[0].sizes, [*map(len, parts)], shares, size, plan.seed)
+    return Order([split.sizes for split in train], shares, size, plan.seed)
 
 
 def _learnable(part: Part, labels: Sequence[str]) -> PreparedSplit:

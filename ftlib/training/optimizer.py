@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ftlib.models.parameter_names import in_modules, is_embedding, layer_of
-from ftlib.training.batches import batches_in
+from ftlib.training.batches import steps_of_epoch
 from ftlib.training.optimizers.base import OptimizerBase, ParameterGroup
 
 
@@ -57,6 +57,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def total_steps(rows: Sequence[int], settings: OptimizerBase) -> int:
-    """Return the optimiser steps of a phase whose parts have so many rows; at least one."""
-    return max(1, round(settings.epochs * sum(batches_in(part, settings.batch_size) for part in rows)))
+def total_steps(rows: Sequence[int], settings: OptimizerBase, *, mixed: bool = False) -> int:
+    """Return the optimiser steps of a phase whose parts, apart or mixed, have so many rows; at least one."""
+    return max(1, round(settings.epochs * steps_of_epoch(rows, settings.batch_size, mixed=mixed)))

@@ -8,8 +8,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ftlib.config import Config, Name, NamePattern
+from ftlib.data.datasets import PreparedDataset
 from ftlib.models.reference import ModelRef
 from ftlib.training.augmentation import Augmentation
+from ftlib.training.mixture import Mixing
 from ftlib.training.objectives import Objective
 from ftlib.training.optimizers import Optimizer
 from ftlib.training.optimizers.adamw import AdamW
@@ -46,15 +48,18 @@ class Phase(Config):
 
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
-        **{"frozen": (), "batch_norm": "frozen", "augmentation": None},
+        **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "mixing": Mixing()},
     }
 
     name: Name
     """What stages, candidates and curves call it."""
     dataset: str | None = None
     """The dataset of the recipe whose training split it learns from; or else `mixture` says several."""
-    mixture: dict[Name, Annotated[float, Field(gt=0.0)]] = {}
-    """Datasets, and how much each weighs: its share of the optimiser steps is its weight's share of all weights."""
+    mixture: dict[Name, Annotated[float, Field(ge=0.0)]] = {}
+    """Datasets, and how much each weighs: its share of the optimiser steps is its weight's share of all weights, unless
+    `mixing` says more. One that weighs 0 is left out."""
+    mixing: Mixing = Mixing()
+    """What else the shares of a mixture follow, and whether its parts meet inside a batch."""
     objective: Objective
     """What is minimised."""
     tuning: Tuning
@@ -94,6 +99,12 @@ class Phase(Config):
             raise ValueError(f"give `dataset`, or a `mixture` of several with their weights, {got}")
         if len(self.mixture) == 1:
             raise ValueError(f"a mixture of one dataset, {next(iter(self.mixture))!r}; say it as `dataset`")
+        if self.mixture and not any(self.mixture.values()):
+            raise ValueError(f"mixture: the weights of {', '.join(self.mixture)} sum to 0; give one that is above 0")
+        if not self.mixture and self.mixing != Mixing():
+            raise ValueError(f"mixing: says how the parts of a `mixture` are mixed, got dataset {self.dataset!r}")
+        if self.mixing.limit is not None and self.mixing.by != "rows":
+            raise ValueError(f"mixing.limit: {self.mixing.limit} rows, but shares follow weights; set by: rows")
         return self
 
     @property
@@ -103,9 +114,17 @@ class Phase(Config):
 
     @property
     def parts(self) -> dict[str, float]:
-        """Return the datasets it trains on, by name, and each one's share of the optimiser steps."""
+        """Return the datasets it trains on, by name, and what each weighs."""
         if self.dataset is not None:
             return {self.dataset: 1.0}
-        whole = sum(self.mixture.values())
         # Sorted, as in the fingerprint: the order in which a recipe names them changes nothing.
-        return {name: weight / whole for name, weight in sorted(self.mixture.items())}
+        return {name: weight for name, weight in sorted(self.mixture.items()) if weight}
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Say whether a batch has rows of several parts."""
+        return self.mixing.batches == "mixed" and len(self.parts) > 1
+
+    def shares(self, prepared: Mapping[str, PreparedDataset]) -> dict[str, float]:
+        """Return each part's share of the optimiser steps or, of mixed batches, of the rows; together they are 1."""
+        return self.mixing.shares(self.parts, {name: prepared[name].splits["train"].rows for name in self.parts})

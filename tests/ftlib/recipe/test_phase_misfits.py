@@ -26,7 +26,7 @@ def loaded(path: Path, *overrides: str) -> Recipe:
 def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
     recipe = loaded(written, *MIXED)
     assert recipe.training_datasets() == ("home", "away")
-    assert recipe.phases[1].parts == {"away": 0.25, "home": 0.75}
+    assert recipe.phases[1].parts == {"away": 1, "home": 3}
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 
@@ -35,7 +35,18 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
     [
         (["phases.tune.mixture={home: 1, gone: 2}"], "phases[tune].mixture: 'gone' is not a dataset; there are away"),
         (["phases.tune.dataset=home"], "phases[tune]: give `dataset`, or a `mixture` of several with their weights"),
-        (["phases.tune.mixture.away=-1"], "phases[tune].mixture.away: input should be greater than 0, got -1"),
+        (["phases.tune.mixture.away=-1"], "phases[tune].mixture.away: input should be greater than or equal to 0"),
+        (["phases.tune.mixture={home: 0, away: 0}"], "phases[tune]: mixture: the weights of home, away sum to 0; give"),
+        (["phases.tune.mixing={limit: 9}"], "phases[tune]: mixing.limit: 9 rows, but shares follow weights; set by: r"),
+        (["phases.tune.mixing.temperature=0"], "phases[tune].mixing.temperature: input should be greater than 0, got"),
+        (
+            ["phases.probe.mixing.batches=mixed"],
+            "phases[probe]: mixing: says how the parts of a `mixture` are mixed, got dataset 'home'",
+        ),
+        (
+            ["datasets.away.format={kind: plain_text, text: text}", "phases.tune.mixing.batches=mixed"],
+            "phases[tune].mixing: rows of one kind are mixed in a batch, got 'tokens' of 'away', 'labeled' of 'home'",
+        ),
         (["phases.tune.tuning={kind: linear_probe}"], "phases[tune].mixture: is drawn from step by step, but"),
         (
             ["datasets.away.format={kind: plain_text, text: text}"],
