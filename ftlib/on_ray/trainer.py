@@ -22,9 +22,7 @@ from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, 
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ftlib import errors
-from ftlib.data.prepared import split_file
 from ftlib.errors import TransientError
-from ftlib.kinds.open_split import open_split
 from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
@@ -33,6 +31,7 @@ from ftlib.training.checkpoints import saved_step
 from ftlib.training.group import backend_of
 from ftlib.training.heartbeat import lost
 from ftlib.training.optimizer import total_steps
+from ftlib.training.parts import open_part
 from ftlib.training.plan import Plan
 from ftlib.training.worker import threads, work
 
@@ -42,7 +41,7 @@ def fit(plan: Plan) -> None:
 
     Raises TransientError if workers were lost more often than `max_failures`; the next attempt resumes.
     """
-    rows = [len(open_split(split_file(Path(part.folder), "train"), plan.labels)) for part in plan.parts]
+    rows = [len(open_part(plan, part, "train")) for part in plan.parts]
     with curves.follow(
         Path(plan.run), plan.phase.name, total_steps(rows, plan.phase.optimizer, mixed=plan.phase.mixes_rows)
     ):

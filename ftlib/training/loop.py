@@ -21,11 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ftlib.data.prepared import split_file
 from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
-from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
 from ftlib.progress import note
@@ -33,6 +31,7 @@ from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, MixedOrder, Order, by_length
 from ftlib.training.batches_ahead import AHEAD, BatchesAhead
+from ftlib.training.by_task import minimised
 from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.companions import load_companions
 from ftlib.training.compute import Compute
@@ -46,6 +45,7 @@ from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import into_training, moving_statistics
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
+from ftlib.training.parts import joined_parts, open_part
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
@@ -106,10 +106,11 @@ class Loop:
         """Load data and model and spread the model over the group. Raises DataError, ModelError, RecipeError."""
         self.plan, self.group, self.curves = plan, group, curves
         self.settings = plan.phase.optimizer
-        parts = [_learnable(part, plan.labels) for part in plan.parts]
-        self.train = [_joined(plan)] if plan.phase.mixes_rows else parts
+        parts = [_learnable(plan, part) for part in plan.parts]
+        self.train = [joined_parts(plan)] if plan.phase.mixes_rows else parts
         """What global batches take rows of: each part, or all of them as one."""
-        self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
+        self.validation = [open_part(plan, part, "validation") for part in plan.parts]
+        objective = minimised(plan.phase, parts)
         tuned, head = build_model(plan, plan.phase.dropout)
         self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
         beside = load_companions(plan, self.collate)
@@ -120,10 +121,10 @@ class Loop:
         self.companions = {name: place(one, *where) for name, one in beside.items()}
         placed = place(tuned, *where)
         with enough_memory(self.sized, group.device):
-            self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
+            self.unused = freeze_unused(placed, objective, self.companions, self.train, plan.precision)
         self.model = group.replicate(placed)
         self.asking = Asking(
-            plan.phase.objective,
+            objective,
             self.model,
             self.collate,
             group,
@@ -389,11 +390,6 @@ class Loop:
             self.checkpoints.restore_best(self.model, kept)
 
 
-def _joined(plan: Plan) -> PreparedSplit:
-    """Open the training rows of all parts as one split."""
-    return open_splits([split_file(Path(part.folder), "train") for part in plan.parts], plan.labels)
-
-
 def _order(plan: Plan, parts: Sequence[PreparedSplit], train: Sequence[PreparedSplit]) -> Order | MixedOrder:
     shares, size = [part.share for part in plan.parts], plan.phase.optimizer.batch_size
     if plan.phase.mixes_rows:
@@ -401,9 +397,9 @@ def _order(plan: Plan, parts: Sequence[PreparedSplit], train: Sequence[PreparedS
     return Order([split.sizes for split in train], shares, size, plan.seed)
 
 
-def _learnable(part: Part, labels: Sequence[str]) -> PreparedSplit:
+def _learnable(plan: Plan, part: Part) -> PreparedSplit:
     """Open a part's training rows. Raises TrainingError if there is nothing to learn from."""
-    split = open_split(split_file(Path(part.folder), "train"), labels)
+    split = open_part(plan, part, "train")
     if not split.supervised.sum():
         raise TrainingError(
             f"{part.folder}: no supervised example in {len(split)} training rows; nothing to learn from"

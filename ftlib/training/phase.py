@@ -43,12 +43,21 @@ class Companion(Config):
         return self
 
 
+class TaskLoss(Config):
+    """How one of several tasks is learnt."""
+
+    objective: Objective | None = None
+    """What is minimised on its rows; null: the phase's."""
+    weight: float = Field(default=1.0, gt=0.0)
+    """What its loss is multiplied with: a step on its rows minimises its weight times their mean loss."""
+
+
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
-        **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "mixing": Mixing()},
+        **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "mixing": Mixing(), "tasks": {}},
     }
 
     name: Name
@@ -61,7 +70,9 @@ class Phase(Config):
     mixing: Mixing = Mixing()
     """What else the shares of a mixture follow, and whether its parts meet inside a batch."""
     objective: Objective
-    """What is minimised."""
+    """What is minimised; of several tasks, on the rows of those that `tasks` gives no other."""
+    tasks: dict[Name, TaskLoss] = {}
+    """Of tasks that a dataset names: what else is minimised on their rows, and how much it weighs."""
     tuning: Tuning
     """Which weights move."""
     frozen: tuple[NamePattern, ...] = ()
@@ -119,6 +130,15 @@ class Phase(Config):
             return {self.dataset: 1.0}
         # Sorted, as in the fingerprint: the order in which a recipe names them changes nothing.
         return {name: weight for name, weight in sorted(self.mixture.items()) if weight}
+
+    def objective_of(self, task: str | None) -> Objective:
+        """Return what is minimised on the rows of a task."""
+        own = self.tasks.get(task) if task else None
+        return self.objective if own is None or own.objective is None else own.objective
+
+    def loss_weight(self, task: str) -> float:
+        """Return what a task's loss is multiplied with."""
+        return self.tasks[task].weight if task in self.tasks else 1.0
 
     @property
     def mixes_rows(self) -> bool:
