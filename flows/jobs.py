@@ -13,7 +13,7 @@ from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.training_rows import UsedRows
-from ftlib.stages.base import BaseJob
+from ftlib.stages.base import BaseJob, TaskHead
 from ftlib.stages.batch_norm import BatchNormJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
@@ -61,9 +61,13 @@ def preprocess_job(
     )
 
 
-def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
-    """Say where training starts: a head for every label that training sees."""
-    return BaseJob(model=model, kind=recipe.kind(recipe.phases[0]), labels=labels, seed=recipe.seed)
+def base_job(
+    recipe: Recipe, model: FoundModel, labels: tuple[str, ...], tasks: Mapping[str, tuple[str, ...]]
+) -> BaseJob:
+    """Say where training starts: a head for every label that training sees, or one for every task."""
+    views = {task: recipe.of_task(task) for task in tasks}
+    heads = {task: TaskHead(kind=one.kind(one.phases[0]), labels=tasks[task]) for task, one in views.items()}
+    return BaseJob(model=model, kind=recipe.kind(recipe.phases[0]), labels=labels, seed=recipe.seed, tasks=heads)
 
 
 def train_job(
@@ -83,6 +87,7 @@ def train_job(
     return TrainJob(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
+        tasks=tuple(recipe.datasets[name].task for name in phase.parts) if recipe.tasks else (),
         phase=phase.model_copy(update={"companions": {}, "scores": {}}),  # told by their bytes instead
         companions={name: beside[name] for name in phase.companions},
         precision=resolve_precision(phase, recipe.compute),
@@ -178,10 +183,11 @@ def evaluate_job(
 ) -> EvaluateJob:
     """Say what to measure: every member on one split of one evaluation."""
     evaluation = recipe.evaluations[name]
+    task = recipe.datasets[evaluation.dataset].task
     return EvaluateJob(
         name=name,
         evaluation=evaluation,
-        candidates=tuple(members),
+        candidates=tuple(member.of_task(task) for member in members),
         data=prepared[evaluation.dataset],
         split=split,
         seed=recipe.seed,

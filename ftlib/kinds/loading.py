@@ -314,7 +314,8 @@ def head_modules(model: nn.Module) -> list[str]:
     """Return the names of the top-level modules with parameters that are not the body: the task head.
 
     Under an adapter they are those of the copies that it trains; of several tasks, those of all. The body has the name
-    that its class says, or is a model of its own: CLIP's image classifier calls it `vision_model`, and CLIP's prefix is `clip`.
+    that its class says, or is a model of its own: CLIP's image classifier calls it `vision_model`, and CLIP's prefix is
+    `clip`.
     """
     if isinstance(model, TaskModel):
         return [f"{module_of(task)}.{name}" for task, one in model.models for name in head_modules(one)]

@@ -22,6 +22,7 @@ from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
 from ftlib.training.compute import Compute
+from ftlib.training.objectives import Objective
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import tunings
 from ftlib.urls import secret_in
@@ -63,8 +64,30 @@ class Recipe(Config):
         """Return the datasets that some phase trains on, in order."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the tasks that one model learns, by name; none where one head answers all rows."""
+        return tuple(sorted({dataset.task for dataset in self.datasets.values() if dataset.task is not None}))
+
+    def of_task(self, task: str | None) -> Recipe:
+        """Return what the recipe says of one task: its datasets, evaluations and phases; not a recipe to be run.
+
+        It chooses by the recipe's metric if that is the task's, else by the task's first. Without a task it is itself.
+        """
+        if task is None:
+            return self
+        lone = {"task": None}
+        datasets = {name: one.model_copy(update=lone) for name, one in self.datasets.items() if one.task == task}
+        evaluations = {name: one for name, one in self.evaluations.items() if one.dataset in datasets}
+        paths = [f"{name}/{metric.name}" for name, one in evaluations.items() for metric in one.metrics]
+        by = self.select.by if self.select.by in paths or not paths else paths[0]
+        phases = [phase.of_task(datasets, task) for phase in self.phases if {*phase.parts} & {*datasets}]
+        select = self.select.model_copy(update={"by": by})
+        named = {"datasets": datasets, "evaluations": evaluations, "phases": tuple(phases), "select": select}
+        return self.model_copy(update=named)
+
     def kind(self, phase: Phase) -> BatchKind:
-        """Return the kind of the batches that a phase trains on."""
+        """Return the kind of the batches that a phase trains on; of several tasks, that of its first part's."""
         return self.datasets[next(iter(phase.parts))].format.yields
 
     def published_format(self) -> Format:
@@ -128,9 +151,12 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
     if {"base", "champion"} & {*names}:
         yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
-    kinds = _taught(recipe)
-    if not _one_model(*kinds):
-        yield f"phases: one model must answer the batches of all; these train on {_these(kinds)}"
+    for task in recipe.tasks or (None,):
+        kinds = _taught(recipe, task)
+        if not _one_model(*kinds):
+            whose = "phases" if task is None else f"phases: of task {task!r}"
+            yield f"{whose}: one model must answer the batches of all; these train on {_these(kinds)}"
+    yield from _task_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
         yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
@@ -152,11 +178,12 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if all(recipe.datasets[name].split.validation == 0 for name in phase.parts):
         yield from _unwatched_misfits(where, phase)
-    if phase.tuning.fits is not None and phase.objective.needs not in phase.tuning.fits:
-        yield (
-            f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
-            f"{phase.objective.kind!r} learns {phase.objective.needs!r} ones: use another tuning"
-        )
+    for objective in _objectives(recipe, phase):
+        if phase.tuning.fits is not None and objective.needs not in phase.tuning.fits:
+            yield (
+                f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
+                f"{objective.kind!r} learns {objective.needs!r} ones: use another tuning"
+            )
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
     compute = recipe.compute
@@ -226,10 +253,10 @@ def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[
 def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which of a phase's datasets its objective cannot learn from, or not beside the others."""
     for name in phase.parts:
-        format = recipe.datasets[name].format
-        if phase.objective.needs != KINDS[format.yields].taught_as:
+        format, objective = recipe.datasets[name].format, phase.objective_of(recipe.datasets[name].task)
+        if objective.needs != KINDS[format.yields].taught_as:
             yield (
-                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+                f"{where}: {objective.kind!r} needs {objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
@@ -245,6 +272,72 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
             f"{where}.mixture: one model reads special tokens in one way, got special_tokens "
             f"{', '.join(f'{way!r} of {name!r}' for name, way in ways.items())}; say the same in their formats"
         )
+
+
+def _objectives(recipe: Recipe, phase: Phase) -> list[Objective]:
+    """Return what a phase minimises on any of its parts, each once."""
+    tasks = {recipe.datasets[name].task for name in phase.parts if name in recipe.datasets}
+    objectives = [phase.objective_of(task) for task in sorted(tasks, key=str)] or [phase.objective]
+    return [one for i, one in enumerate(objectives) if one not in objectives[:i]]
+
+
+def _task_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say what one model cannot learn as several tasks, and which of them nobody trains."""
+    tasks = recipe.tasks
+    for phase in recipe.phases:
+        if stray := {*phase.tasks} - {recipe.datasets[name].task for name in phase.parts if name in recipe.datasets}:
+            yield (
+                f"phases[{phase.name}].tasks: {_these(map(repr, stray))} is the task of none of its datasets; there are "
+                f"{_these(map(repr, tasks))}"
+            )
+    if not tasks:
+        return
+    if without := [name for name, dataset in recipe.datasets.items() if dataset.task is None]:
+        yield f"datasets: {_these(without)} has no task, and others have {_these(tasks)}; give each a task"
+    trained = {recipe.datasets[name].task for name in recipe.training_datasets() if name in recipe.datasets}
+    if idle := {*tasks} - trained:
+        yield f"datasets: no phase trains the task {_these(idle)}; train it, or leave it out"
+    measured = {recipe.datasets[name].task for name in recipe.evaluation_datasets() if name in recipe.datasets}
+    if unmeasured := {*tasks} - measured:
+        yield f"evaluations: none measures the task {_these(unmeasured)}; give one on a dataset of it"
+    kinds: set[BatchKind] = {dataset.format.yields for dataset in recipe.datasets.values()}
+    if any(KINDS[kind].language for kind in kinds) or len({KINDS[kind].modality for kind in kinds}) > 1:
+        yield (
+            f"datasets: tasks have heads of their own over one body, got {_these(kinds)} batches; a language model has "
+            "no such head: mix text to text in one phase by mixing.batches: mixed, without tasks"
+        )
+    for phase in recipe.phases:
+        yield from _phase_of_tasks_misfits(recipe, phase)
+    method = recipe.interpolation
+    if method.mixes and not method.is_sum:
+        yield (
+            f"interpolation: the bodies of several tasks are mixed with one share for all tensors, so {method.kind!r} "
+            "must be 'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off'"
+        )
+    if recipe.publish.adapter:
+        yield "publish.adapter: an adapter has one head, and the model one for each task; remove it"
+    if method.siblings:
+        yield "interpolation.siblings: fine-tunes from elsewhere have one head; use seeds, or leave them out"
+
+
+def _phase_of_tasks_misfits(recipe: Recipe, phase: Phase) -> Iterator[str]:
+    where = f"phases[{phase.name}]"
+    if not phase.tuning.several_heads:
+        moving = _these(tunings(lambda tuning: tuning.several_heads))
+        yield f"{where}.tuning: {phase.tuning.kind!r} trains one head, got tasks {_these(recipe.tasks)}; use {moving}"
+    named = {recipe.datasets[name].task for name in phase.parts if name in recipe.datasets}
+    if phase.mixes_rows and len(named) > 1:
+        yield f"{where}.mixing: a batch is of one task, got {_these(map(str, named))}; set batches: apart"
+    asking = [one.kind for one in _objectives(recipe, phase) if hasattr(one, "prepare") or _asks(one)]
+    if asking or phase.beside:
+        yield (
+            f"{where}: {_these(map(repr, asking)) if asking else 'companions and scores'} asks frozen models, which have "
+            "one head; train that task alone"
+        )
+
+
+def _asks(objective: Objective) -> bool:
+    return bool(getattr(objective, "companions", ()) or getattr(objective, "scores", ()))
 
 
 def _companion_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Iterator[str]:
@@ -346,7 +439,7 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     """Say what cannot be computed from what the evaluation's rows make the recipe's model say."""
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
-    kinds = _taught(recipe)
+    kinds = _taught(recipe, dataset.task)
     if _one_model(*kinds) and not _one_model(*kinds, yields):
         yield f"{where}: a model trained on {_these(kinds)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
@@ -366,9 +459,10 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
 
 
-def _taught(recipe: Recipe) -> set[BatchKind]:
-    """Return the kinds of batch that the phases train on."""
-    return {recipe.datasets[name].format.yields for name in recipe.training_datasets() if name in recipe.datasets}
+def _taught(recipe: Recipe, task: str | None) -> set[BatchKind]:
+    """Return the kinds of batch that the phases train on, or a task of theirs."""
+    datasets = [recipe.datasets[name] for name in recipe.training_datasets() if name in recipe.datasets]
+    return {dataset.format.yields for dataset in datasets if dataset.task == task}
 
 
 def _one_model(*kinds: BatchKind) -> bool:
@@ -421,8 +515,10 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
     if not recipe.interpolation.mixes or not recipe.phases:
         return
     first = recipe.phases[0]
-    if len(recipe.phases) == 1 and not KINDS[first.objective.needs].language:
-        head = " or ".join(f"{kind} phase" for kind in _solving(first.objective.needs)) or "phase that trains the head"
+    needs = first.objective.needs
+    if len(recipe.phases) == 1 and not KINDS[needs].language:
+        solving = [] if recipe.tasks else _solving(needs)
+        head = " or ".join(f"{kind} phase" for kind in solving) or "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
             f"phase {first.name!r} starts from the base model: put a {head} before it (LP-FT)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -130,6 +130,13 @@ class Phase(Config):
             return {self.dataset: 1.0}
         # Sorted, as in the fingerprint: the order in which a recipe names them changes nothing.
         return {name: weight for name, weight in sorted(self.mixture.items()) if weight}
+
+    def of_task(self, parts: Collection[str], task: str) -> Phase:
+        """Return what the phase does for one task, whose datasets these are: not a phase that could be run."""
+        mine = {name: weight for name, weight in self.parts.items() if name in parts}
+        lone = next(iter(mine)) if len(mine) == 1 else None
+        data = {"dataset": lone, "mixture": {} if lone else mine, "mixing": Mixing() if lone else self.mixing}
+        return self.model_copy(update={**data, "objective": self.objective_of(task), "tasks": {}})
 
     def objective_of(self, task: str | None) -> Objective:
         """Return what is minimised on the rows of a task."""

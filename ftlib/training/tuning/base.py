@@ -69,6 +69,8 @@ class TuningBase(Config, ABC):
     """Whether the optimiser moves weights step by step; if not, `solve` finds them."""
     moves_head_only: ClassVar[bool] = False
     """Whether the body stays the base model's: an adapter may stand on what it makes, a line from it leads nowhere."""
+    several_heads: ClassVar[bool] = False
+    """Whether it moves a body that the heads of several tasks share, as it moves a model of one."""
     makes_adapter: ClassVar[bool] = False
     """Whether `finish` leaves an adapter that can be published beside the merged weights."""
 
