@@ -77,14 +77,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     labels that training never sees: no model of this run could get such a row right. Raises RecipeError if a phase's
     tuning or objective cannot be asked for these labels.
     """
-    for name, evaluation in recipe.evaluations.items():
-        uses: dict[Split, str] = {SELECTION: "selection", REPORT: "the report"}
-        for split, use in uses.items():
-            if prepared[evaluation.dataset].splits[split].rows == 0:
-                raise DataError(
-                    f"evaluations.{name}: dataset {evaluation.dataset!r} has no {split} rows, but {use} is measured on "
-                    "them; give it more rows or a larger share in its split"
-                )
+    _check_measurable(recipe, prepared)
     if recipe.tasks:
         return ()  # each has its own
     training = recipe.training_datasets()
@@ -105,6 +98,17 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
         phase.tuning.check_labels(seen)
         getattr(phase.objective, "check_labels", lambda _: None)(seen)
     return tuple(names) if sorted(names) == list(seen) else seen
+
+
+def _check_measurable(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
+    for name, evaluation in recipe.evaluations.items():
+        uses: dict[Split, str] = {SELECTION: "selection", REPORT: "the report"}
+        for split, use in uses.items():
+            if prepared[evaluation.dataset].splits[split].rows == 0:
+                raise DataError(
+                    f"evaluations.{name}: dataset {evaluation.dataset!r} has no {split} rows, but {use} is measured on "
+                    "them; give it more rows or a larger share in its split"
+                )
 
 
 def _check_asked(recipe: Recipe, prepared: Mapping[str, PreparedDataset], seen: Sequence[str]) -> None:

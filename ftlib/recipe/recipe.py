@@ -19,10 +19,10 @@ from ftlib.kinds.kind import KINDS
 from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
 from ftlib.models.checkpoint import Form
 from ftlib.models.reference import ModelRef
+from ftlib.recipe.task_misfits import task_misfits
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
 from ftlib.training.compute import Compute
-from ftlib.training.objectives import Objective
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import tunings
 from ftlib.urls import secret_in
@@ -156,7 +156,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         if not _one_model(*kinds):
             whose = "phases" if task is None else f"phases: of task {task!r}"
             yield f"{whose}: one model must answer the batches of all; these train on {_these(kinds)}"
-    yield from _task_misfits(recipe)
+    yield from task_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
         yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
@@ -178,12 +178,7 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if all(recipe.datasets[name].split.validation == 0 for name in phase.parts):
         yield from _unwatched_misfits(where, phase)
-    for objective in _objectives(recipe, phase):
-        if phase.tuning.fits is not None and objective.needs not in phase.tuning.fits:
-            yield (
-                f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
-                f"{objective.kind!r} learns {objective.needs!r} ones: use another tuning"
-            )
+    yield from _unfit_objectives(recipe, phase, where)
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
     compute = recipe.compute
@@ -196,6 +191,18 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         yield from _statistics_misfits(where, phase, recipe.compute)
     if phase.augmentation:
         yield from _augmentation_misfits(recipe, phase, where)
+
+
+def _unfit_objectives(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    """Say which objectives learn from batches that the tuning cannot learn from."""
+    tasks = {recipe.datasets[name].task for name in phase.parts}
+    objectives = {objective.kind: objective for objective in map(phase.objective_of, sorted(tasks, key=str))}
+    for objective in objectives.values():
+        if phase.tuning.fits is not None and objective.needs not in phase.tuning.fits:
+            yield (
+                f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
+                f"{objective.kind!r} learns {objective.needs!r} ones: use another tuning"
+            )
 
 
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -272,72 +279,6 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
             f"{where}.mixture: one model reads special tokens in one way, got special_tokens "
             f"{', '.join(f'{way!r} of {name!r}' for name, way in ways.items())}; say the same in their formats"
         )
-
-
-def _objectives(recipe: Recipe, phase: Phase) -> list[Objective]:
-    """Return what a phase minimises on any of its parts, each once."""
-    tasks = {recipe.datasets[name].task for name in phase.parts if name in recipe.datasets}
-    objectives = [phase.objective_of(task) for task in sorted(tasks, key=str)] or [phase.objective]
-    return [one for i, one in enumerate(objectives) if one not in objectives[:i]]
-
-
-def _task_misfits(recipe: Recipe) -> Iterator[str]:
-    """Say what one model cannot learn as several tasks, and which of them nobody trains."""
-    tasks = recipe.tasks
-    for phase in recipe.phases:
-        if stray := {*phase.tasks} - {recipe.datasets[name].task for name in phase.parts if name in recipe.datasets}:
-            yield (
-                f"phases[{phase.name}].tasks: {_these(map(repr, stray))} is the task of none of its datasets; there are "
-                f"{_these(map(repr, tasks))}"
-            )
-    if not tasks:
-        return
-    if without := [name for name, dataset in recipe.datasets.items() if dataset.task is None]:
-        yield f"datasets: {_these(without)} has no task, and others have {_these(tasks)}; give each a task"
-    trained = {recipe.datasets[name].task for name in recipe.training_datasets() if name in recipe.datasets}
-    if idle := {*tasks} - trained:
-        yield f"datasets: no phase trains the task {_these(idle)}; train it, or leave it out"
-    measured = {recipe.datasets[name].task for name in recipe.evaluation_datasets() if name in recipe.datasets}
-    if unmeasured := {*tasks} - measured:
-        yield f"evaluations: none measures the task {_these(unmeasured)}; give one on a dataset of it"
-    kinds: set[BatchKind] = {dataset.format.yields for dataset in recipe.datasets.values()}
-    if any(KINDS[kind].language for kind in kinds) or len({KINDS[kind].modality for kind in kinds}) > 1:
-        yield (
-            f"datasets: tasks have heads of their own over one body, got {_these(kinds)} batches; a language model has "
-            "no such head: mix text to text in one phase by mixing.batches: mixed, without tasks"
-        )
-    for phase in recipe.phases:
-        yield from _phase_of_tasks_misfits(recipe, phase)
-    method = recipe.interpolation
-    if method.mixes and not method.is_sum:
-        yield (
-            f"interpolation: the bodies of several tasks are mixed with one share for all tensors, so {method.kind!r} "
-            "must be 'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off'"
-        )
-    if recipe.publish.adapter:
-        yield "publish.adapter: an adapter has one head, and the model one for each task; remove it"
-    if method.siblings:
-        yield "interpolation.siblings: fine-tunes from elsewhere have one head; use seeds, or leave them out"
-
-
-def _phase_of_tasks_misfits(recipe: Recipe, phase: Phase) -> Iterator[str]:
-    where = f"phases[{phase.name}]"
-    if not phase.tuning.several_heads:
-        moving = _these(tunings(lambda tuning: tuning.several_heads))
-        yield f"{where}.tuning: {phase.tuning.kind!r} trains one head, got tasks {_these(recipe.tasks)}; use {moving}"
-    named = {recipe.datasets[name].task for name in phase.parts if name in recipe.datasets}
-    if phase.mixes_rows and len(named) > 1:
-        yield f"{where}.mixing: a batch is of one task, got {_these(map(str, named))}; set batches: apart"
-    asking = [one.kind for one in _objectives(recipe, phase) if hasattr(one, "prepare") or _asks(one)]
-    if asking or phase.beside:
-        yield (
-            f"{where}: {_these(map(repr, asking)) if asking else 'companions and scores'} asks frozen models, which have "
-            "one head; train that task alone"
-        )
-
-
-def _asks(objective: Objective) -> bool:
-    return bool(getattr(objective, "companions", ()) or getattr(objective, "scores", ()))
 
 
 def _companion_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Iterator[str]:
