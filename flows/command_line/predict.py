@@ -30,6 +30,7 @@ from ftlib.workspace import make_cache, user_cache
     type=click.IntRange(min=1),
     help="Of a chat: how long an answer may be; by default as in the version's evaluations, or 256.",
 )
+@click.option("--task", help="Which task of a version that has several.")
 @key_option
 @base_option
 @registry_options
@@ -39,6 +40,7 @@ def predict(
     files: tuple[str, ...],
     batch_size: int,
     max_new_tokens: int | None,
+    task: str | None,
     key: PublicKey | None,
     given: tuple[Path, ...],
     registry: Place,
@@ -61,7 +63,7 @@ def predict(
         if files and not reads_files(folder):
             raise RecipeError(f"{name} answers texts, one a line on stdin, got the file {files[0]!r}; use < {files[0]}")
         predictions = answer(
-            folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given), max_new_tokens
+            folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given), max_new_tokens, task
         )
         answers: list[dict[str, object]] = []
         unasked = 0

@@ -23,7 +23,7 @@ from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import read_config
 from ftlib.published.lineage import called
-from ftlib.published.usage import adapter_usage, adapter_version_usage, usage
+from ftlib.published.usage import adapter_usage, adapter_version_usage, tasks_usage, usage
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST
@@ -68,6 +68,8 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
 
 
 def _use(evidence: Evidence) -> list[str]:
+    if evidence.recipe.tasks:
+        return tasks_usage(evidence.recipe)
     if evidence.selection.chosen.end.form == "adapter":
         return [adapter_version_usage(evidence.recipe, evidence.model.base or evidence.model)]
     return [usage(evidence.recipe), *_adapter(evidence)]
@@ -162,7 +164,9 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
     tuning = phase.tuning.kind.replace("_", " ")
     of, shares = "rows" if phase.mixes_rows else "steps", phase.shares(evidence.prepared)
     parts = [f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the {of})" for name, share in shares.items()]
-    trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
+    objectives = dict.fromkeys(phase.objective_of(evidence.recipe.datasets[name].task).kind for name in phase.parts)
+    minimised = ", ".join(objectives).replace("_", " ")
+    trained = f"**{phase.name}**: {minimised} on {' and '.join(parts)}, {tuning}"
     trained += "".join(
         _beside(phase, name, companion) for name, companion in evidence.companions.get(phase.name, {}).items()
     )
@@ -239,10 +243,11 @@ def _read(name: str, format: Format, data: PreparedDataset) -> str:
 
 def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
     """Yield what bounds the model: labels, training data, what was not measured, the smallest test split."""
-    labels = selection.chosen.end.labels
-    if labels:
-        what = _kind(recipe).answers
-        yield f"It knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
+    for task in recipe.tasks or (None,):
+        labels = selection.chosen.end.of_task(task).labels
+        if labels:
+            what, who = _kind(recipe.of_task(task)).answers, "It" if task is None else f"Task `{task}`"
+            yield f"{who} knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
     for name in recipe.training_datasets():
         format = recipe.datasets[name].format
         yield f"It was trained on {_read(name, format, prepared[name])}."
