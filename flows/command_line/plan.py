@@ -16,7 +16,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.recipe.preflight import check_labels
+from ftlib.recipe.preflight import check_labels, check_tasks
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_card, check_resources, precision_on, room_of
 from ftlib.stages.ingest import ingest
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ftlib.kinds.split import PreparedSplit
-    from ftlib.training.footprint import Footprint, Frozen
+    from ftlib.training.footprint import Footprint, Frozen, Heads
     from ftlib.training.memory import Sized
 
 # The constants of the prediction; docs/plan.md says where they come from.
@@ -179,13 +179,13 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
 
     if on is None:
         check_resources(recipe, Path(model.uri), companions)
-    names = check_labels(recipe, prepared)
-    labels = len(names)
-    sizes = [footprint(model.folder, recipe.kind(phase), labels, phase.tuning) for phase in recipe.phases]
+    names, of_tasks = check_labels(recipe, prepared), check_tasks(recipe, prepared)
+    labels, heads = len(names), _heads(recipe, of_tasks)
+    sizes = [footprint(model.folder, recipe.kind(phase), labels, phase.tuning, heads) for phase in recipe.phases]
     frozen = frozen_beside(recipe.phases, sizes, recipe.kind(recipe.phases[0]), model.folder, companions, labels)
     speed = _speed(recipe, on, work, sizes[-1])
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
-    sizing = _Sizing(recipe, on, model.folder, names, companions, prepared)
+    sizing = _Sizing(recipe, on, model.folder, names, of_tasks, companions, prepared)
     every = [*zip(recipe.phases, sizes, frozen, strict=True)]
     planned = [
         _phase_plan(
@@ -212,6 +212,12 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     return plan.model_copy(update=fields)
 
 
+def _heads(recipe: Recipe, tasks: Mapping[str, Sequence[str]]) -> "Heads":
+    """Return each task's kind and how many labels it has."""
+    views = {task: recipe.of_task(task) for task in tasks}
+    return {task: (one.kind(one.phases[0]), len(tasks[task])) for task, one in views.items()}
+
+
 def _speed(recipe: Recipe, card: Card | None, work: Workspace, size: "Footprint") -> Speed:
     if card is None or card.bf16_flops is None:
         return measured_speed(work, size.hidden)
@@ -228,6 +234,8 @@ class _Sizing:
     card: Card | None
     model: Path
     labels: tuple[str, ...]
+    tasks: Mapping[str, tuple[str, ...]]
+    """The labels of every task, where there are several."""
     companions: Mapping[str, Mapping[str, FoundModel]]
     prepared: Mapping[str, PreparedDataset]
 
@@ -259,7 +267,7 @@ class _Sizing:
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
         return Sized(
-            model=shapes_of(self.model, kind, labels, phase),
+            model=shapes_of(self.model, kind, labels, phase, _heads(self.recipe, self.tasks)),
             phase=phase,
             compute=compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
             precision=precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
@@ -274,10 +282,13 @@ class _Sizing:
     def _splits(self, phase: Phase, split: Split) -> "list[PreparedSplit]":
         from ftlib.kinds.open_split import open_split, open_splits
 
-        files = [split_file(Path(self.prepared[name].uri), split) for name in phase.parts]
+        files = {name: split_file(Path(self.prepared[name].uri), split) for name in phase.parts}
+        tasks = {name: self.recipe.datasets[name].task for name in files}
+        labels = {name: self.labels if task is None else self.tasks[task] for name, task in tasks.items()}
+        first = next(iter(files))
         if phase.mixes_rows and split == "train":
-            return [open_splits(files, self.labels)]
-        return [open_split(file, self.labels) for file in files]
+            return [open_splits([*files.values()], labels[first], tasks[first])]
+        return [open_split(file, labels[name], tasks[name]) for name, file in files.items()]
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,8 @@ def _front_matter(evidence: Evidence) -> str:
         metrics=sorted({metric for cell in cells for metric in cell.metrics}),
         eval_results=[
             EvalResult(
-                task_type=kind.pipeline,
-                task_name=kind.title,
+                task_type=_kind_of(recipe, cell.evaluation).pipeline,
+                task_name=_kind_of(recipe, cell.evaluation).title,
                 dataset_type=recipe.evaluations[cell.evaluation].dataset,
                 dataset_name=f"{cell.evaluation} ({recipe.evaluations[cell.evaluation].role})",
                 dataset_split=cell.split,
@@ -131,6 +131,11 @@ def _front_matter(evidence: Evidence) -> str:
 
 def _kind(recipe: Recipe) -> Kind:
     return KINDS[recipe.kind(recipe.phases[-1])]
+
+
+def _kind_of(recipe: Recipe, evaluation: str) -> Kind:
+    """Return the kind of what answers an evaluation's rows: the model, or its task."""
+    return _kind(recipe.of_task(recipe.datasets[recipe.evaluations[evaluation].dataset].task))
 
 
 def _is_hub_name(name: str) -> bool:
