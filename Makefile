@@ -8,7 +8,10 @@ RECIPE ?= recipes/quickstart.yaml
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow gpu-check gpu-wheels test-s3 ceph lint types contracts imports check format clean
+# Each call of these packages is checked against its annotations, shapes too; it takes a quarter more time.
+SHAPES := --jaxtyping-packages=ftlib.training,ftlib.kinds,ftlib.merging,ftlib.evaluation,beartype.beartype
+
+.PHONY: run test test-shapes test-slow gpu-check gpu-wheels test-s3 ceph lint types contracts imports check format clean
 .DEFAULT_GOAL := run
 
 # The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
@@ -27,7 +30,10 @@ test: $(READY)  ## all tests that need no special hardware, but for those that t
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(READY)  ## the ones that take minutes
-	$(BIN)/pytest -m "slow and not gpu" --timeout 1800
+	$(BIN)/pytest -m "slow and not gpu" --timeout 1800 $(SHAPES)
+
+test-shapes: $(READY)  ## the tests of what computes, with every tensor's shape checked against its annotation
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu" $(SHAPES) $(addprefix tests/ftlib/,training kinds merging evaluation)
 
 gpu-check:  ## on a CUDA machine, network or not: the GPU tests, then 1 B parameters beside Trainer and SFTTrainer (10 minutes)
 	GPU_PYTHON="$${GPU_PYTHON:-python3}" infra/gpu_check.sh

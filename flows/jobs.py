@@ -19,6 +19,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
@@ -68,6 +69,12 @@ def base_job(
     views = {task: recipe.of_task(task) for task in tasks}
     heads = {task: TaskHead(kind=one.kind(one.phases[0]), labels=tasks[task]) for task, one in views.items()}
     return BaseJob(model=model, kind=recipe.kind(recipe.phases[0]), labels=labels, seed=recipe.seed, tasks=heads)
+
+
+def quantize_job(recipe: Recipe, phase: Phase, start: Checkpoint) -> QuantizeJob:
+    """Say how what a phase starts from is rounded."""
+    assert phase.tuning.quantization
+    return QuantizeJob(start=start, kind=recipe.kind(phase), quantization=phase.tuning.quantization)
 
 
 def train_job(

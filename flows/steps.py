@@ -46,6 +46,7 @@ from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
+from ftlib.stages.quantize import quantize
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
 from ftlib.stages.score import score
@@ -163,12 +164,16 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     elsewhere = jobs.found_siblings(r, work) if data else []
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels, data.tasks))
     if start:
-        check_forms(r, start.form, elsewhere)
+        check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, start.weights_folder)
-    trail = [start]
+    trail, form = [start], model.form
     for phase in r.phases:
+        if phase.tuning.quantization and form == "dense":
+            job = trail[-1] and jobs.quantize_job(r, phase, trail[-1])
+            trail.append((yield from step(quantize, job, f"for {phase.name}")))
         trail.append((yield from trained(r, phase, trail, data)))
+        form = phase.tuning.leaves or form
     siblings: list[Checkpoint | None] = [*elsewhere]
     for seed in r.interpolation.seeds:
         again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)

@@ -33,7 +33,7 @@ step() {
   if "$@"; then echo "== $name: ok, $((SECONDS - began)) s"; else failed+=("$name") && echo "== $name: FAILED, $((SECONDS - began)) s"; fi
 }
 steps=${GPU_STEPS:-tests train}
-# Without beartype, which is not there either; SIGINT at the end of the time, so that pytest still says what failed.
+# Without what pyproject.toml adds, which is not all there; SIGINT at the end of the time, so that pytest still says what failed.
 [[ $steps == *tests* ]] && step tests timeout -s INT "${GPU_TEST_SECONDS:-300}" $python -m pytest -o addopts= --import-mode=importlib \
   -p no:cacheprovider -m gpu -q -rfE --tb=short --durations=8 ${GPU_TESTS:-tests/gpu}
 [[ $steps == *train* ]] && step train $python -m benchmarks.gpu_train "${model[@]}" ${GPU_TRAIN:-}

@@ -7,10 +7,23 @@ from prefect import Task
 from tasks.assess import batch_norm, evaluate, interpolate, select
 from tasks.data import ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import base, score, train
+from tasks.train import base, quantize, score, train
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
-    for task in (ingest, preprocess, base, score, train, interpolate, batch_norm, evaluate, select, report, register)
+    for task in (
+        ingest,
+        preprocess,
+        base,
+        quantize,
+        score,
+        train,
+        interpolate,
+        batch_norm,
+        evaluate,
+        select,
+        report,
+        register,
+    )
 }
 """By the stage's name, in the order in which a run comes to them."""

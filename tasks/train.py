@@ -3,6 +3,7 @@
 from ftlib.data.datasets import PreparedDataset
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages import base as _base
+from ftlib.stages import quantize as _quantize
 from ftlib.stages import score as _score
 from ftlib.stages import train as _train
 from ftlib.workspace import Workspace
@@ -13,6 +14,12 @@ from tasks.policy import stage_task
 def base(job: _base.BaseJob, work: Workspace) -> Checkpoint:
     """Give the base model the head that the objective needs."""
     return _base.base(job, work)
+
+
+@stage_task(hours=6)
+def quantize(job: _quantize.QuantizeJob, work: Workspace) -> Checkpoint:
+    """Round a checkpoint's linear layers to four bits."""
+    return _quantize.quantize(job, work)
 
 
 @stage_task(hours=24)

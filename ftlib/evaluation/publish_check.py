@@ -27,7 +27,9 @@ from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
+from ftlib.models.adapter import read_adapter
 from ftlib.models.checkpoint import Base
+from ftlib.models.four_bits import stock_config
 from ftlib.models.limits import ids_of
 from ftlib.models.quiet import quiet
 
@@ -71,7 +73,8 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
 def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, data: PreparedDataset) -> float:
     """Do as `logit_difference` for an adapter's folder: stock peft puts it over the stock base, as its card says.
 
-    Sums are the candidate's own, in its order, so no more is allowed than between dense weights read in fp32.
+    A base in four bits is loaded so by stock transformers, and taken back to what these stand for. Sums are the
+    candidate's own, in its order, so no more is allowed than between dense weights read in fp32.
     """
     from peft import PeftModel
     from transformers import AutoConfig
@@ -79,15 +82,17 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
     ours = model_of(candidate, data.kind)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     loading: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
+    if base.quantization:
+        loading["quantization_config"] = stock_config(base.quantization, read_adapter(folder).get("modules_to_save"))
     with quiet():
-        stock = (
+        stock: Any = (
             KINDS[data.kind]
             .head()
             .auto_class.from_pretrained(
                 base.uri, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
             )
         )
-        theirs: Any = PeftModel.from_pretrained(stock, folder)
+        theirs: Any = PeftModel.from_pretrained(stock.dequantize() if base.quantization else stock, folder)
     _check_labels(theirs, candidate.end.labels)
     _check_tokenizer(theirs, folder, data.kind)
     return _compared("adapter", theirs.eval(), ours, candidate, data, TOLERANCE)

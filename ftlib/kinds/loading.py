@@ -18,8 +18,17 @@ from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
 from ftlib.kinds.task_model import TaskModel, module_of
-from ftlib.models.adapter import ANYWHERE, WEIGHTS, Bases, find_base, read_adapter, write_adapter_config, write_base
-from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
+from ftlib.models.adapter import (
+    ANYWHERE,
+    WEIGHTS,
+    Bases,
+    find_base,
+    read_adapter,
+    read_base,
+    write_adapter_config,
+    write_base,
+)
+from ftlib.models.checkpoint import BASE, Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     GENERATION_CONFIG,
     IMAGE_PROCESSOR,
@@ -31,11 +40,12 @@ from ftlib.models.folder import (
     read_config,
     read_json,
 )
+from ftlib.models.four_bits import round_to_four_bits
 from ftlib.models.limits import load_config
 from ftlib.models.quiet import quiet
 from ftlib.models.special_tokens import kept_apart
 from ftlib.models.tensor_files import read_header
-from ftlib.models.unread import build_unread, unread_names
+from ftlib.models.unread import build_unread, read_all, unread_names
 from ftlib.wording import counted, some
 
 _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
@@ -64,11 +74,11 @@ def load_unread(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: f
     if tasks := _tasks(checkpoint):
         return TaskModel({name: load_unread(one, kind, dropout) for name, (one, kind) in tasks.items()})
     if checkpoint.base is None:
-        model, missing = _unread_with_gaps(checkpoint.folder, kind, None, dropout)
+        model, missing = unread_with_gaps(checkpoint.folder, kind, None, dropout)
         _check_no_gaps(checkpoint.folder, missing)
         return model
     base = Path(checkpoint.base.uri)
-    model, missing = _unread_with_gaps(base, kind, checkpoint.folder, dropout)
+    model, missing = unread_with_gaps(base, kind, checkpoint.folder, dropout)
     return _over(model, missing, checkpoint.folder, base)
 
 
@@ -79,9 +89,10 @@ def _tasks(checkpoint: Checkpoint | FoundModel) -> dict[str, tuple[Checkpoint, B
     return {task.name: (checkpoint.of_task(task.name), task.kind) for task in checkpoint.tasks}
 
 
-def _unread_with_gaps(
-    folder: Path, kind: BatchKind, described_by: Path | None, dropout: float | None
+def unread_with_gaps(
+    folder: Path, kind: BatchKind, described_by: Path | None = None, dropout: float | None = None
 ) -> tuple[nn.Module, set[str]]:
+    """Return what `load_with_gaps` does, with parameters that are `Unread`; see `load_unread`."""
     described = described_by or folder
     changed = _dropouts(described, dropout)
     loader, config = _settled(folder, kind, described, changed)
@@ -243,14 +254,16 @@ def _check_no_gaps(folder: Path, missing: Collection[str]) -> None:
 def load_adapter(folder: Path, base: Path, kind: BatchKind, dropout: float | None = None) -> nn.Module:
     """Load a base's weights with an adapter's config, and put the adapter over them by peft; frozen, in eval mode.
 
-    What the base lacks the adapter must bring whole, as a head that was trained. Raises ModelError if it does not, or
-    if the two do not fit together.
+    What the base lacks the adapter must bring whole, as a head that was trained. A base that it says is rounded to four
+    bits is rounded first. Raises ModelError if it does not, or if the two do not fit together.
     """
     model, missing = load_with_gaps(base, kind, folder, **_dropouts(folder, dropout))
     return _over(model, missing, folder, base)
 
 
 def _over(model: nn.Module, missing: set[str], folder: Path, base: Path) -> nn.Module:
+    if (folder / BASE).is_file() and (quantization := read_base(folder).quantization):
+        round_to_four_bits(read_all(model), head_modules(model), quantization)
     wrapped, brought = put_over(model, folder)
     _check_no_gaps(base, missing - brought)
     return wrapped

@@ -106,7 +106,9 @@ def _is_set(key: str, value: object) -> bool:
 
 def write_base(folder: Path, base: Base) -> None:
     """Write which model the adapter in a folder stands on."""
-    (folder / BASE).write_text(json.dumps({"name": base.name, "weights": base.weights}, indent=1) + "\n", "utf-8")
+    told = {"name": base.name, "weights": base.weights}
+    told |= {"quantization": base.quantization} if base.quantization else {}
+    (folder / BASE).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
 
 
 def read_base(folder: Path) -> Base:
@@ -165,7 +167,7 @@ def adapter_digest(folder: Path, base: Base) -> str:
     config = {key: value for key, value in read_adapter(folder).items() if key not in _WHERE}
     tensors = read_tensors(folder / WEIGHTS)
     lines = ((span.name, span.dtype, span.shape, hashlib.sha256(data).hexdigest()) for span, data in tensors)
-    return digest(["adapter", base.weights, digest_of_tensors(lines), json.dumps(config, sort_keys=True)])
+    return digest(["adapter", base.digest, digest_of_tensors(lines), json.dumps(config, sort_keys=True)])
 
 
 def find_any(ref: ModelRef, bases: Bases = ANYWHERE) -> FoundModel:
@@ -197,4 +199,4 @@ FILES = ("config.json", ADAPTER_CONFIG, WEIGHTS)
 
 def found_adapter_digest(files: Mapping[str, str], base: Base) -> str:
     """Return the `FoundModel.weights` of an adapter from the sha256 of its `FILES`."""
-    return digest([*([name, files[name]] for name in FILES), base.weights])
+    return digest([*([name, files[name]] for name in FILES), base.digest])

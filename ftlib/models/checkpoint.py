@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ftlib.artifacts import Artifact
 from ftlib.config import BatchKind, Config, Name
@@ -13,6 +14,9 @@ from ftlib.fingerprint import Identified, digest
 Form = Literal["dense", "adapter"]
 """How a checkpoint holds its weights: every tensor, or what peft puts over the tensors of another model."""
 
+Quantization = Literal["nf4", "nf4_double"]
+"""How linear layers are rounded to four bits: `double` has the scales of 64 weights rounded too, to eight."""
+
 ADAPTER_CONFIG = "adapter_config.json"
 BASE = "base.json"
 """Beside an adapter's config: which model it stands on, by name and digest."""
@@ -21,12 +25,21 @@ BASE = "base.json"
 class Base(Config):
     """The model that an adapter stands on."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"quantization": None}
+
     name: str
     """How it is found again: a folder, `package:module/folder`, `owner/name@<commit>`, or a version `name@3`."""
     weights: str
     """Its `FoundModel.weights`, by which it is known to be the same."""
     uri: str = ""
     """Its folder on this machine; not part of the identity."""
+    quantization: Quantization | None = None
+    """How its linear layers are rounded before the adapter is put over them; None: they are as they are."""
+
+    @property
+    def digest(self) -> str:
+        """Return what identifies the weights that the adapter is put over."""
+        return self.weights if self.quantization is None else digest([self.weights, self.quantization])
 
 
 def model_in(folder: Path) -> Path:

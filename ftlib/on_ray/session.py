@@ -20,6 +20,7 @@ import ray
 from ray._private import ray_constants
 from ray.job_config import JobConfig
 
+from ftlib.on_ray.guard import guarded
 from ftlib.training.compute import Compute
 from ftlib.training.reproducible import CUBLAS, CUBLAS_VALUE
 
@@ -127,7 +128,8 @@ def _own_folder() -> Generator[str]:
     with folder.joinpath(_LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            yield str(folder / "r")
+            with guarded(str(folder)):
+                yield str(folder / "r")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -68,7 +68,7 @@ def _identities(manifest: Manifest) -> Iterator[str]:
     files = {file.path: file.sha256 for file in manifest.files if "/" not in file.path}
     if manifest.base:
         if {*FILES} <= files.keys():
-            stands_on = Base(name=manifest.base.name, weights=manifest.base.weights)
+            stands_on = Base(**manifest.base.model_dump())
             yield found_adapter_digest(files, stands_on)
         return
     shards = sorted(path for path in files if path.endswith(".safetensors"))

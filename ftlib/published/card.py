@@ -20,6 +20,7 @@ from ftlib.evaluation.results import results, text_table
 from ftlib.evaluation.selection import Selection
 from ftlib.kinds.kind import KINDS, Kind
 from ftlib.merging.candidates import Candidate
+from ftlib.models.adapter import read_adapter
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import read_config
 from ftlib.published.lineage import called
@@ -70,8 +71,9 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
 def _use(evidence: Evidence) -> list[str]:
     if evidence.recipe.tasks:
         return tasks_usage(evidence.recipe)
-    if evidence.selection.chosen.end.form == "adapter":
-        return [adapter_version_usage(evidence.recipe, evidence.model.base or evidence.model)]
+    if base := evidence.stands_on:
+        head = read_adapter(evidence.selection.chosen.end.folder).get("modules_to_save")
+        return [adapter_version_usage(evidence.recipe, base, head)]
     return [usage(evidence.recipe), *_adapter(evidence)]
 
 

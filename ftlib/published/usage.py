@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from ftlib.data.formats.base import Prompting
 from ftlib.data.formats.text import reads_text
@@ -87,20 +88,37 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
     )
 
 
-def adapter_version_usage(recipe: Recipe, base: FoundModel | Base) -> str:
-    """Return Markdown that loads a version that is an adapter, with stock peft over the stock base model."""
+def adapter_version_usage(recipe: Recipe, base: Base, head: Sequence[str] | None) -> str:
+    """Return Markdown that loads a version that is an adapter, with stock peft over the stock base model.
+
+    `head` names the modules that the adapter brings whole, which are never in four bits.
+    """
     loader, (name, _, revision) = KINDS[recipe.kind(recipe.phases[-1])].auto_class, base.name.partition("@")
     hub = bool(revision) and not revision.isdecimal()
     base_name = f'{_quoted(name)}, revision="{revision}"' if hub else '"path/to/the/base/model"'
     where = "" if hub else f" The base is {code(base.name)}: give its folder yourself."
+    settings, given, back, more, rounded = "", "", "", "", ""
+    if base.quantization:
+        rounded = (
+            " It was trained over that model in four bits (NF4), so the base is loaded in them and taken back to what "
+            "they stand for; without that line it stays in them, in an eighth of the memory, and computes the same "
+            "but for rounding."
+        )
+        skipped = "" if head is None else f", llm_int8_skip_modules={json.dumps([*dict.fromkeys(head)])}"
+        double = base.quantization == "nf4_double"
+        settings = (
+            'four_bits = BitsAndBytesConfig(\n    load_in_4bit=True, bnb_4bit_quant_type="nf4", '
+            f"bnb_4bit_use_double_quant={double}{skipped}\n)\n"
+        )
+        given, back, more = ", quantization_config=four_bits", "base = base.dequantize()\n", ", BitsAndBytesConfig"
     return (
         "This version is an adapter: it holds what training changed, and is put over the base model, whose weights "
-        f"have the digest `{base.weights[:16]}`.{where} `reglage predict` finds and compares it.\n\n"
+        f"have the digest `{base.weights[:16]}`.{where}{rounded} `reglage predict` finds and compares it.\n\n"
         + _python(
-            f"from peft import PeftModel\nfrom transformers import AutoConfig, {loader}, AutoTokenizer\n\n"
+            f"from peft import PeftModel\nfrom transformers import AutoConfig, {loader}, AutoTokenizer{more}\n\n"
             f'folder = "{_FOLDER}"\n'
-            f"config = AutoConfig.from_pretrained(folder)\n"
-            f'base = {loader}.from_pretrained({base_name}, config=config, dtype="float32")\n'
+            f"config = AutoConfig.from_pretrained(folder)\n{settings}"
+            f'base = {loader}.from_pretrained({base_name}, config=config, dtype="float32"{given})\n{back}'
             "model = PeftModel.from_pretrained(base, folder)\n"
             "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )

@@ -10,7 +10,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.evaluation.measured import EvalReport, Measured
 from ftlib.evaluation.selection import Selection
 from ftlib.merging.candidates import Candidates
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 
 
@@ -24,7 +24,7 @@ class Evidence(Config):
     raw: dict[str, RawDataset]
     prepared: dict[str, PreparedDataset]
     checkpoints: tuple[Checkpoint, ...]
-    """`base`, then each phase's end."""
+    """`base`, then each phase's end; before that, where it is asked for, what it started from, in four bits."""
     candidates: Candidates
     sweep: tuple[EvalReport, ...]
     """The candidates on the selection split."""
@@ -33,6 +33,20 @@ class Evidence(Config):
     """Checkpoints and the chosen candidate on the report split."""
     companions: dict[str, dict[str, FoundModel | Checkpoint]] = {}
     """The frozen models that had a part in a phase, beside the model or by their scores, by phase and name."""
+
+    @property
+    def stands_on(self) -> Base | None:
+        """What a published adapter is put over: the base model, which everyone has; None for dense weights.
+
+        In the work folder it stands on the last phase's start, which has another head: the adapter brings its own. What
+        was rounded there is rounded anew by whoever loads it.
+        """
+        if self.selection.chosen.end.form == "dense":
+            return None
+        began = next((phase.tuning for phase in self.recipe.phases if phase.tuning.leaves == "adapter"), None)
+        rounded = began.quantization if began else None
+        model = self.model
+        return model.base or Base(name=model.name, weights=model.weights, uri=model.uri, quantization=rounded)
 
     def measured(self, candidate: str) -> dict[str, Measured]:
         """Return what was measured of a candidate on the report splits, by evaluation."""

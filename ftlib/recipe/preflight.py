@@ -15,9 +15,9 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Checkpoint, Form
+from ftlib.models.checkpoint import Checkpoint, Form, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
-from ftlib.recipe.recipe import Recipe, end_form, form_misfits
+from ftlib.recipe.recipe import Recipe, end_form, form_misfits, quantization_misfits
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
 from ftlib.wording import counted, some
@@ -197,12 +197,15 @@ def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
             )
 
 
-def check_forms(recipe: Recipe, start: Form, siblings: Sequence[Checkpoint] = ()) -> None:
+def check_forms(
+    recipe: Recipe, start: Form, siblings: Sequence[Checkpoint] = (), quantization: Quantization | None = None
+) -> None:
     """Raise RecipeError if what the phases end in, from a base model of this form, cannot be interpolated as asked.
 
-    `siblings` are the checkpoints from elsewhere that are mixed with it.
+    `siblings` are the checkpoints from elsewhere that are mixed with it; `quantization` is how what the
+    base model stands on is rounded, where that is an adapter.
     """
-    problems = list(form_misfits(recipe, start))
+    problems = [*form_misfits(recipe, start), *quantization_misfits(recipe, start, quantization)]
     end = end_form(recipe, start)
     keep = {"dense": "merged", "adapter": "adapter"}
     problems += [

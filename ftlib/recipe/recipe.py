@@ -17,7 +17,7 @@ from ftlib.evaluation.metrics import Metric
 from ftlib.evaluation.selection import Select
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
-from ftlib.models.checkpoint import Form
+from ftlib.models.checkpoint import Form, Quantization
 from ftlib.models.reference import ModelRef
 from ftlib.recipe.task_misfits import task_misfits
 from ftlib.registry.publish import Publish
@@ -128,6 +128,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
+    yield from quantization_misfits(recipe, "dense")
 
 
 def _secrets(value: object, path: str = "") -> Iterator[str]:
@@ -534,6 +535,25 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
         yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
+
+
+def quantization_misfits(recipe: Recipe, form: Form, rounded: Quantization | None = None) -> Iterator[str]:
+    """Say which phases would train in four bits over an adapter whose base is not rounded so.
+
+    `form` is that of the base model, and `rounded` how what it stands on is rounded.
+    """
+    for phase in recipe.phases:
+        tuning, where = phase.tuning, f"phases[{phase.name}].tuning: {phase.tuning.kind!r}"
+        if form == "adapter" and tuning.quantization and tuning.leaves != "adapter":
+            yield f"{where} starts from an adapter, which it would merge; set keep: adapter, which goes on with it"
+        elif form == "adapter" and tuning.quantization and tuning.quantization != rounded:
+            yield (
+                f"{where} holds the base in {tuning.quantization}, and goes on with an adapter that was trained over "
+                f"{rounded or 'unrounded weights'}; use the tuning that the adapter was trained with"
+            )
+        if tuning.leaves == "adapter" and form == "dense":
+            rounded = tuning.quantization
+        form = tuning.leaves or form
 
 
 def _these(names: Iterable[str]) -> str:

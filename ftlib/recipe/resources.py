@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -54,6 +55,7 @@ def check_resources(
     With the folder of the base model, its weights are compared with the memory too. Raises RecipeError, which names
     what is asked for, what there is and what to change; TransientError for a cluster that does not answer.
     """
+    _check_packages(recipe)
     if recipe.compute.ray_address == "local":
         _check_machine(recipe)
     else:
@@ -62,6 +64,17 @@ def check_resources(
         check_cluster(recipe.compute, wanted(recipe))
     if model is not None and recipe.compute.ray_address == "local":
         _check_memory(recipe, model, companions)
+
+
+def _check_packages(recipe: Recipe) -> None:
+    """Raise RecipeError for a part of a phase that asks for a package which is not installed here."""
+    for phase in recipe.phases:
+        for where, part in (("tuning", phase.tuning), ("optimizer", phase.optimizer)):
+            if part.package and find_spec(part.package) is None:
+                raise RecipeError(
+                    f"phases[{phase.name}].{where}: {part.kind!r} needs {part.package}, which is not installed; pip "
+                    f"install 'reglage[{part.package}]', or use {part.without_package!r}"
+                )
 
 
 def _check_machine(recipe: Recipe) -> None:
@@ -126,7 +139,8 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
         workers = max(1, compute.workers) if steps else 1
         trained = size.trained if steps else 0
         still = 2 if steps and resolve_precision(phase, compute) == "bf16" else 4  # frozen weights may be held in bf16
-        whole = 16 * trained + still * (max(0, size.parameters - trained) + beside)
+        frozen_bytes = 0.5 if phase.tuning.quantization else still  # of four bits the least: embeddings are held whole
+        whole = int(16 * trained + frozen_bytes * max(0, size.parameters - trained) + still * beside)
         sharded = compute.sharding == "fsdp" and steps
         if sharded:
             least = 0 if compute.cpu_offload else whole * (1 if compute.use_gpu else workers) // _shards(compute)

@@ -62,6 +62,8 @@ class StandsOn(Config):
     """A folder, `package:module/folder`, `owner/name@<commit>` of the hub, or a version `name@3`."""
     weights: str
     """The digest of its config and weight files."""
+    quantization: Literal["nf4", "nf4_double"] | None = None
+    """How its linear layers are rounded before the adapter is put over them; None: they are as they are."""
 
 
 class Manifest(Config):
@@ -100,6 +102,8 @@ class Manifest(Config):
     def canonical(self) -> bytes:
         """Return the bytes that are stored and hashed; of dense weights as they were before there were forms."""
         fields = self.model_dump(mode="json", exclude={"form", "base"} if self.form == "dense" else set())
+        if self.base and self.base.quantization is None:  # as it was before bases were rounded
+            del fields["base"]["quantization"]
         return json.dumps(fields, sort_keys=True, indent=1, ensure_ascii=False).encode()
 
     def digest(self) -> str:

@@ -13,10 +13,11 @@ from ftlib.errors import ModelError
 from ftlib.fingerprint import Job, digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import FILES, adapter_digest, write_base
-from ftlib.models.checkpoint import Checkpoint, FoundModel, Task, model_in, task_in
-from ftlib.models.folder import config_digest, labels_of, processor_digest, read_config, weights_digest
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Task, model_in, task_in
+from ftlib.models.folder import config_digest, files_digest, labels_of, processor_digest, read_config, weights_digest
 from ftlib.models.parameter_names import layer_of
 from ftlib.models.shards import write_shared_shards
+from ftlib.stages.quantize import write_rounded
 from ftlib.wording import some
 from ftlib.workspace import Workspace
 
@@ -62,8 +63,16 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
         return work.once(job, Checkpoint, lambda folder: _build_tasks(job, folder))
     if job.model.base is None:
         return work.once(job, Checkpoint, lambda folder: _build(job, folder))
-    made = work.once(job, Checkpoint, lambda folder: _build_adapter(job, folder))
+    made = work.once(job, Checkpoint, lambda folder: _build_adapter(job, folder, work.folder(job)))
+    if made.base and job.model.base.quantization:
+        rounded = _rounded_in(made.path)
+        return made.model_copy(update={"base": made.base.model_copy(update={"name": rounded, "uri": rounded})})
     return made.model_copy(update={"base": job.model.base})  # which says where the base is today
+
+
+def _rounded_in(folder: Path) -> str:
+    """Return where the stage keeps the base of an adapter that was trained over it in four bits."""
+    return str(model_in(folder / "base").absolute())
 
 
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
@@ -153,9 +162,12 @@ def _build_tasks(job: BaseJob, folder: Path) -> Checkpoint:
     )
 
 
-def _build_adapter(job: BaseJob, folder: Path) -> Checkpoint:
-    """Hand an adapter version on as it is, over its own base: its head must fit the rows already."""
-    from ftlib.kinds.loading import copy_beside, load
+def _build_adapter(job: BaseJob, folder: Path, final: Path) -> Checkpoint:
+    """Hand an adapter version on as it is, over its own base: its head must fit the rows already.
+
+    A base in four bits is rounded here, once: what follows finds it in fp32 and in four bits.
+    """
+    from ftlib.kinds.loading import copy_beside, load, unread_with_gaps
 
     source, base, target = Path(job.model.uri), job.model.base, model_in(folder)
     assert base is not None
@@ -170,6 +182,10 @@ def _build_adapter(job: BaseJob, folder: Path) -> Checkpoint:
     for name in FILES:
         shutil.copyfile(source / name, target / name)
     copy_beside(source, target)
+    if base.quantization:
+        rounded = Path(_rounded_in(folder))
+        write_rounded(unread_with_gaps(Path(base.uri), job.kind, source)[0], Path(base.uri), base.quantization, rounded)
+        base = Base(name=_rounded_in(final), weights=files_digest(rounded), uri=str(rounded))
     write_base(target, base)
     made = Checkpoint(
         uri=str(folder),

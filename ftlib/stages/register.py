@@ -12,7 +12,7 @@ from ftlib.config import REPORT
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
 from ftlib.merging.candidates import Candidate
-from ftlib.models.checkpoint import Base, adapter_in, task_in
+from ftlib.models.checkpoint import adapter_in, task_in
 from ftlib.models.shards import write_shards, write_shared_shards
 from ftlib.published.card import model_card
 from ftlib.published.lineage import index_rows, lineage
@@ -97,7 +97,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
         logit_difference,
     )
 
-    stands_on = _stands_on(job.evidence)
+    stands_on = job.evidence.stands_on
     staging = folder / "staging"
     manifest = _stage(job, staging)
     differences: list[float] = []
@@ -138,7 +138,7 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     from ftlib.merging.candidate_weights import write_candidate
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
-    stands_on, most = _stands_on(job.evidence), int(1e6 * recipe.publish.shard_mb)
+    stands_on, most = job.evidence.stands_on, int(1e6 * recipe.publish.shard_mb)
     models = _models(job.evidence, staging)
     merged = {one.folder: write_candidate(one.chosen, one.folder, stands_on) for one in models}
     for one in models:
@@ -174,7 +174,7 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
             indexes,
         ),
         form=chosen.end.form,
-        base=StandsOn(name=stands_on.name, weights=stands_on.weights) if stands_on else None,
+        base=StandsOn(**stands_on.model_dump(exclude={"uri"})) if stands_on else None,
     )
 
 
@@ -199,17 +199,6 @@ def _models(evidence: Evidence, folder: Path) -> list[_Model]:
     if not recipe.tasks:
         return [_Model(None, folder, chosen, recipe)]
     return [_Model(t, task_in(folder, t), chosen.of_task(t), recipe.of_task(t)) for t in recipe.tasks]
-
-
-def _stands_on(evidence: Evidence) -> Base | None:
-    """Return what a published adapter is put over: the base model, which everyone has; None for dense weights.
-
-    In the work folder it stands on the last phase's start, which has another head: the adapter brings its own.
-    """
-    if evidence.selection.chosen.end.form == "dense":
-        return None
-    model = evidence.model
-    return model.base or Base(name=model.name, weights=model.weights, uri=model.uri)
 
 
 def _stage_adapter(evidence: Evidence, folder: Path) -> None:

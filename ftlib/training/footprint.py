@@ -20,6 +20,7 @@ from ftlib.kinds.task_model import TaskModel
 from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import is_adapter
+from ftlib.models.four_bits import hold_in_four_bits
 from ftlib.models.limits import load_config
 from ftlib.models.parameter_names import is_embedding
 from ftlib.models.quiet import quiet
@@ -47,14 +48,16 @@ ONE_HEAD: Heads = MappingProxyType({})
 
 
 def shapes_of(folder: Path, kind: BatchKind, labels: int, phase: Phase, tasks: Heads = ONE_HEAD) -> nn.Module:
-    """Return a phase's model as it is before step 0, on torch's meta device; no weights are read.
+    """Return a phase's model as it is held while it trains, on torch's meta device; no weights are read.
 
     Raises ModelError for a config that makes no model, RecipeError for something to be frozen that it does not have.
     """
     model = without_weights(folder, kind, labels, tasks)
     with torch.device("meta"):
-        tuned = phase.tuning.prepare(model, kind, head_modules(model))
+        tuned = phase.tuning.prepare(model, kind, head := head_modules(model))
     freeze(tuned, phase.frozen, f"phases[{phase.name}]")
+    if phase.tuning.quantization:
+        hold_in_four_bits(tuned, head, phase.tuning.quantization, file=None)
     return tuned
 
 

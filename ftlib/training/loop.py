@@ -25,6 +25,7 @@ from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
 from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
 from ftlib.progress import note
 from ftlib.training import peak_memory
@@ -112,6 +113,8 @@ class Loop:
         self.validation = [open_part(plan, part, "validation") for part in plan.parts]
         objective = minimised(plan.phase, parts)
         tuned, head = build_model(plan, plan.phase.dropout)
+        if quantization := plan.phase.tuning.quantization:
+            hold_in_four_bits(tuned, head, quantization, four_bits_of(plan.start))
         self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
         beside = load_companions(plan, self.collate)
         shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}

@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ftlib.kinds.loading import count_not_finite, not_finite
+from ftlib.models.four_bits import four_bit_weights
 from ftlib.models.tensor_files import TensorSpan
 from ftlib.models.tensor_parts import PIECE_BYTES, Elements, Source, copies_of, elements_of, reading
 from ftlib.models.torch_dtypes import DTYPES
@@ -77,15 +78,17 @@ class Compared:
 def compare(start: nn.Module, model: nn.Module, group: Group) -> dict[str, Compared]:
     """Compare a placed model's parameters with what they were at its start; every rank is told the same, by name.
 
-    What is kept in another type than the start has is compared with the start in that type.
+    What is kept in another type than the start has is compared with the start in that type; what is held in four bits,
+    by the values that these stand for.
     """
-    live = dict(model.named_parameters())
+    live, rounded = dict(model.named_parameters()), four_bit_weights(model)
     mine: dict[str, tuple[bool, bool]] = {}
 
     def look() -> None:
         with reading() as source:
             for name, before in start.named_parameters():
-                mine[name] = _compare(before, live[name], source)
+                after = live[name] if name in live else rounded[name].values()
+                mine[name] = _compare(before, after, source)
 
     group.together(look)
     of_ranks = [each for each in group.gather(mine) if isinstance(each, dict)]

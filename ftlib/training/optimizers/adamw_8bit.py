@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from typing_extensions import override
 
@@ -28,6 +28,8 @@ class AdamW8bit(HiddenMatrices):
     """
 
     kind: Literal["adamw_8bit"] = "adamw_8bit"
+
+    package: ClassVar[str | None] = "bitsandbytes"
 
     @property
     @override

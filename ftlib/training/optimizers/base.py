@@ -44,6 +44,11 @@ class OptimizerBase(Config, ABC):
     steps_hidden_apart: ClassVar[bool] = False
     """Whether it steps the matrices of the body's layers in another way than the rest."""
 
+    package: ClassVar[str | None] = None
+    """The package that it needs and a plain installation lacks; the extra that brings it is called the same."""
+    without_package: ClassVar[str] = "adamw"
+    """What to use where that is not installed."""
+
     learning_rate: float = Field(default=2e-5, gt=0.0)
     """The highest one, which warmup rises to and the schedule starts from."""
     epochs: float = Field(default=3.0, gt=0.0)

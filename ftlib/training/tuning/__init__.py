@@ -9,10 +9,11 @@ from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
+from ftlib.training.tuning.qlora import QLoRA
 from ftlib.training.tuning.zero_shot import ZeroShot
 
 Tuning = Annotated[
-    Full | FrozenLayers | LinearProbe | LoRA | ZeroShot,
+    Full | FrozenLayers | LinearProbe | LoRA | QLoRA | ZeroShot,
     Open("reglage.tuning"),
 ]
 

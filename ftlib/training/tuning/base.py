@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BeforeValidator
 
 from ftlib.config import BatchKind, Config
-from ftlib.models.checkpoint import Checkpoint, Form, FoundModel
+from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,10 +74,23 @@ class TuningBase(Config, ABC):
     makes_adapter: ClassVar[bool] = False
     """Whether `finish` leaves an adapter that can be published beside the merged weights."""
 
+    package: ClassVar[str | None] = None
+    """The package that it needs and a plain installation lacks; the extra that brings it is called the same."""
+    without_package: ClassVar[str] = "lora"
+    """What to use where that is not installed."""
+
     @property
     def adapter_scales(self) -> bool:
         """Say whether its adapter times alpha is the model at alpha on the straight line."""
         return self.makes_adapter
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """Return how the linear layers of what it starts from are rounded, and held while it trains; None: not at all.
+
+        The stage `quantize` rounds them, and the rounded model is where the phase starts.
+        """
+        return None
 
     @property
     def leaves(self) -> Form | None:

@@ -76,6 +76,11 @@ def test_tied_weights_are_copied_as_one() -> None:
     assert copied[1].weight is copied[0].weight  # type: ignore[index]
 
 
+@pytest.fixture(autouse=True)
+def quick_prediction() -> None:
+    """Predict the passes too."""
+
+
 @pytest.fixture(scope="module")
 def sized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sized]:
     root = tmp_path_factory.mktemp("sized")

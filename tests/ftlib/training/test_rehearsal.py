@@ -26,6 +26,11 @@ from ftlib.training.worker import outcome, work
 ALONE = Group(rank=0, world_size=1, device=torch.device("cpu"))
 
 
+@pytest.fixture(autouse=True)
+def quick_prediction() -> None:
+    """Predict the passes too."""
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     start = tiny_checkpoint(tmp_path / "start")

@@ -1,0 +1,63 @@
+"""A process beside a local Ray that ends what is left of it when the run is gone, however it went.
+
+Ray's own processes share their parent's fate, but a worker that the raylet has only begun to start looks for it for a
+minute. Run as a script, without this package: nothing is imported but the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+_SCANS, _PAUSE_SECONDS = 3, 0.2
+"""Looks in a row that must find nothing: the raylet may have been starting a process when it died."""
+
+
+@contextlib.contextmanager
+def guarded(folder: str) -> Generator[None]:
+    """End every process whose command line names `folder` once the block ends, or this process does."""
+    if not Path("/proc/self/cmdline").exists():
+        yield
+        return
+    # Its end of the pipe is closed by the kernel, also after SIGKILL; a Ctrl-C in the terminal must not end it first.
+    command = [sys.executable, "-I", "-S", __file__, folder]
+    guard = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        guard.communicate()
+
+
+def _main(folder: str) -> None:
+    sys.stdin.buffer.read()
+    empty = 0
+    while empty < _SCANS:
+        left = _named(folder)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        empty = 0 if left else empty + 1
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _named(folder: str) -> list[int]:
+    """Return the processes of this user, other than this one, whose command line names the folder."""
+    pids: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            mine = process.stat().st_uid == os.getuid() and process.name != str(os.getpid())
+            if mine and f"{folder}/".encode() in process.joinpath("cmdline").read_bytes():
+                pids.append(int(process.name))
+    return pids
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
