@@ -77,6 +77,8 @@ def _end_misfits(recipe: Recipe) -> Iterator[str]:
         )
     if method.siblings:
         yield "interpolation.siblings: fine-tunes from elsewhere have one head; use seeds, or leave them out"
+    if recipe.retrain.start == "champion":
+        yield "retrain.start: the champion of several tasks has a head for each, and a start has one; use base"
     if recipe.publish.adapter:
         yield "publish.adapter: an adapter has one head, and the model one for each task; remove it"
 
