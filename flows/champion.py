@@ -85,6 +85,8 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
             own, asked, home = r.of_task(task), data.labels, folder
             if task is not None:
                 asked, home = data.tasks[task], task_in(folder, task)
+                if not home.is_dir():  # it was published before there was the task
+                    continue
             finished = yield from fitting(CHAMPION, home, own, asked, bases(r, run.work))
             measured = finished and (yield from measure(finished, own, data.raw, REPORT))
             reports += measured or ()

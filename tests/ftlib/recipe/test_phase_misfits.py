@@ -30,6 +30,48 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 
+TASKS = [*MIXED, "datasets.home.task=home", "datasets.away.task=away", "phases.probe.tuning={kind: full}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["datasets.away.task=null"], "datasets: away has no task, and others have home; give each a task"),
+        (["phases.tune.mixture={home: 1, away: 0}"], "datasets: no phase trains the task away; train it, or leave"),
+        (["evaluations.away.dataset=home"], "evaluations: none measures the task away; give one on a dataset of it"),
+        (["phases.tune.tasks={there: {}}"], "phases[tune].tasks: there is the task of none of its datasets; there are"),
+        (["phases.tune.tasks={home: {weight: 0}}"], "phases[tune].tasks.home.weight: input should be greater than 0"),
+        (
+            ["phases.tune.tasks={home: {objective: {kind: regression}}}"],
+            "phases[tune]: 'regression' needs 'scored' batches, but dataset 'home' has format 'labeled_text'",
+        ),
+        (
+            ["phases.tune.tuning={kind: lora}"],
+            "phases[tune].tuning: 'lora' trains one head, got tasks away, home; use frozen_layers, full",
+        ),
+        (["phases.tune.mixing.batches=mixed"], "phases[tune].mixing: a batch is of one task, got away, home; set"),
+        (["phases.tune.objective={kind: distillation}"], "phases[tune]: 'distillation' of task 'away' asks frozen mod"),
+        (["interpolation={kind: ties, seeds: [1]}"], "interpolation: the bodies of several tasks are mixed with one"),
+        (["retrain.start=champion"], "retrain.start: the champion of several tasks has a head for each"),
+    ],
+)
+def test_tasks_that_do_not_fit_are_told_apart(written: Path, overrides: list[str], line: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        loaded(written, *TASKS, *overrides)
+    assert any(one.removeprefix(f"{written}: ").lstrip().startswith(line) for one in str(refused.value).splitlines())
+
+
+def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
+    recipe = loaded(written, *TASKS, "phases.tune.tasks={home: {weight: 2}}")
+    assert recipe.tasks == ("away", "home")
+    away, home = recipe.of_task("away"), recipe.of_task("home")
+    assert ([*away.datasets], [*home.datasets]) == (["away"], ["home"])
+    assert ([p.name for p in away.phases], [p.name for p in home.phases]) == (["tune"], ["probe", "tune"])
+    assert home.phases[-1].dataset == "home"
+    assert (away.select.by, home.select.by) == ("away/accuracy", "home/accuracy")
+    assert away.tasks == home.tasks == ()
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
