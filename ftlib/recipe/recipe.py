@@ -145,6 +145,7 @@ def _secrets(value: object, path: str = "") -> Iterator[str]:
 
 
 def _phase_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say what of the phases, their names and their models does not fit together."""
     if not recipe.phases:
         yield "phases: empty; give at least one phase"
     names = [phase.name for phase in recipe.phases]
