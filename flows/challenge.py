@@ -161,7 +161,7 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     if champion.facts.version == version.version:
         reason = f"version {version.version} is in place: these rows give the same version again"
         return so_far.ended("not_promoted", reason).model_copy(update={"champion": champion.facts})
-    first = evidence.checkpoints[0]
+    first = evidence.checkpoints[-1]
     tasks = {task.name: task.labels for task in first.tasks}
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=first.labels, tasks=tasks)
     folder = champion.pull(registry, run)

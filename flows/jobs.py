@@ -6,6 +6,7 @@ from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.evaluation.measured import EvalReport
+from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
 from ftlib.models.adapter import Bases, find_any
@@ -19,6 +20,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
@@ -65,10 +67,32 @@ def preprocess_job(
 def base_job(
     recipe: Recipe, model: FoundModel, labels: tuple[str, ...], tasks: Mapping[str, tuple[str, ...]]
 ) -> BaseJob:
-    """Say where training starts: a head for every label that training sees, or one for every task."""
+    """Say where training starts: a head for every label that the first phases' rows name, or one for every task."""
     views = {task: recipe.of_task(task) for task in tasks}
     heads = {task: TaskHead(kind=one.kind(one.phases[0]), labels=tasks[task]) for task, one in views.items()}
-    return BaseJob(model=model, kind=recipe.kind(recipe.phases[0]), labels=labels, seed=recipe.seed, tasks=heads)
+    return _head_job(recipe, recipe.phases[0], model, labels).model_copy(update={"tasks": heads})
+
+
+def head_job(recipe: Recipe, phase: Phase, end: Checkpoint, labels: tuple[str, ...]) -> BaseJob:
+    """Say where a phase starts that takes another head than the one before, which ended in `end`."""
+    return _head_job(recipe, phase, end.as_found(), labels)
+
+
+def with_head(made: Checkpoint, phase: Phase, end: Checkpoint) -> Checkpoint:
+    """Give what `head_job` made a name of its own, and the parent that its body is of."""
+    return made.model_copy(update={"phase": f"{phase.name}-start", "parent": end.weights})
+
+
+def _head_job(recipe: Recipe, phase: Phase, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
+    kind = recipe.kind(phase)
+    return BaseJob(model=model, kind=kind, labels=labels if KINDS[kind].labeled else (), seed=recipe.seed)
+
+
+def prune_job(recipe: Recipe, start: Checkpoint, prepared: Mapping[str, PreparedDataset]) -> PruneJob:
+    """Say which layers' influence to measure, and how many of them go."""
+    assert recipe.prune is not None
+    data = prepared[recipe.prune.dataset]
+    return PruneJob(start=start, data=data, prune=recipe.prune, seed=recipe.seed, compute=recipe.compute)
 
 
 def quantize_job(recipe: Recipe, phase: Phase, start: Checkpoint) -> QuantizeJob:

@@ -41,7 +41,7 @@ def fitting(
     """
     model = find_any(ModelRef(path=str(folder.absolute())), bases)
     check_modality(recipe, folder, name)
-    kind = recipe.kind(recipe.phases[0])
+    kind = recipe.answering_kind
     labels = labels_of(folder) if KINDS[kind].labeled else ()
     label_identities = identities(labels)
     if KINDS[kind].labeled and (not labels or identities(asked).keys() - label_identities.keys()):

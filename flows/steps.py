@@ -28,6 +28,7 @@ from ftlib.recipe.preflight import (
     check_labels,
     check_modality,
     check_parts,
+    check_prune,
     check_registry,
     check_rule,
     check_tasks,
@@ -46,6 +47,7 @@ from ftlib.stages.evaluate import evaluate
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
+from ftlib.stages.prune import prune
 from ftlib.stages.quantize import quantize
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
@@ -111,6 +113,7 @@ def inputs(
     check_registry(r)
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
+    check_prune(r, model)
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
 
@@ -167,8 +170,13 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, start.weights_folder)
-    trail, form = [start], model.form
+    trail, form, answering = [start], model.form, 0
+    if r.prune:
+        trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
     for phase in r.phases:
+        if r.takes_new_head(phase):
+            answering = len(trail)
+            trail.append((yield from given_head(r, phase, trail[-1], data)))
         if phase.tuning.quantization and form == "dense":
             job = trail[-1] and jobs.quantize_job(r, phase, trail[-1])
             trail.append((yield from step(quantize, job, f"for {phase.name}")))
@@ -182,8 +190,9 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
-    finalists = [*map(Candidate.of, checkpoints), selection.chosen] if checkpoints and selection else None
-    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) + 1)
+    ends = checkpoints and checkpoints[answering:]
+    finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
+    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1)
     if not (data and checkpoints and swept and selection and final):
         return None
     return Evidence(
@@ -208,6 +217,12 @@ def _measures_norms(r: Recipe, model: FoundModel) -> bool:
     """Say whether mixes may have BatchNorm statistics to measure; an adapter leaves its base's."""
     asked = r.interpolation.mixes and r.interpolation.batch_norm == "measured"
     return asked and model.form == "dense" and has_batch_norm(model.folder)
+
+
+def given_head(r: Recipe, phase: Phase, end: Checkpoint | None, data: Data | None) -> Steps[Checkpoint | None]:
+    """Give the body that a phase ended with the head that the next one trains."""
+    made = yield from step(base, jobs.head_job(r, phase, end, data.labels) if end and data else None, phase.name)
+    return jobs.with_head(made, phase, end) if made and end else None
 
 
 def trained(

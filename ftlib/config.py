@@ -14,7 +14,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from ftlib.errors import RecipeError
 
 BatchKind = Literal[
-    "labeled", "multi_labeled", "scored", "tagged", "spans", "tokens", "completions", "chats", "labeled_images"
+    "labeled",
+    "multi_labeled",
+    "scored",
+    "tagged",
+    "spans",
+    "tokens",
+    "completions",
+    "chats",
+    "labeled_images",
+    "masked",
+    "retrieved",
 ]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 

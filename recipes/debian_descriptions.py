@@ -51,8 +51,8 @@ def build(out: Path, files: Sequence[Path] = ()) -> dict[str, int]:
         raise DataError(f"{out} exists already; rows are written to a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        files = files or _fetched(Path(scratch))
-        found = {one.package: one for file in files for one in _descriptions(_text(file))}
+        files = files or fetched(Path(scratch))
+        found = {one.package: one for file in files for one in descriptions(text_of(file))}
         chats = {"synopses": [*_synopses(found.values())][:SYNOPSES]}
         taken = {chat["package"] for chat in chats["synopses"]}
         rest = [one for one in found.values() if one.package not in taken]
@@ -70,7 +70,8 @@ def build(out: Path, files: Sequence[Path] = ()) -> dict[str, int]:
     return {name: len(rows) for name, rows in chats.items()}
 
 
-def _fetched(scratch: Path) -> list[Path]:
+def fetched(scratch: Path) -> list[Path]:
+    """Download the lists into `scratch/lists`, and return every Translation-en there."""
     lists = scratch / "lists"
     (lists / "partial").mkdir(parents=True)
     _call(["apt-get", "-o", "Acquire::Languages=en", "-o", f"Dir::State::Lists={lists}", "update"])
@@ -80,13 +81,14 @@ def _fetched(scratch: Path) -> list[Path]:
     return found
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """Return the text of one of apt's files, packed or not."""
     if file.suffix not in (".lz4", ".xz", ".bz2", ".gz"):
         return file.read_text(encoding="utf-8")
     return _call([_HELPER, "cat-file", str(file)])
 
 
-def _descriptions(text: str) -> Iterator[Description]:
+def descriptions(text: str) -> Iterator[Description]:
     """Yield every entry of a Translation-en: a package, a synopsis, and paragraphs told apart by a line with a dot."""
     for entry in text.split("\n\n"):
         head, _, body = entry.partition("\nDescription-en: ")
@@ -103,14 +105,14 @@ def _descriptions(text: str) -> Iterator[Description]:
             yield Description(package, synopsis.strip(), said)
 
 
-def _by_name(found: Sequence[Description]) -> list[Description]:
+def by_name(found: Sequence[Description]) -> list[Description]:
     """Return them in an order that says nothing: alphabetically, one family of packages would follow another."""
     return sorted(found, key=lambda one: hashlib.sha256(one.package.encode()).hexdigest())
 
 
 def _synopses(found: Iterator[Description] | Sequence[Description]) -> Iterator[dict[str, object]]:
     seen: set[str] = set()
-    for one in _by_name([*found]):
+    for one in by_name([*found]):
         text = "\n\n".join(one.paragraphs)
         if SHORTEST <= len(text) <= LONGEST and not {text, one.synopsis} & seen:
             seen |= {text, one.synopsis}
@@ -120,7 +122,7 @@ def _synopses(found: Iterator[Description] | Sequence[Description]) -> Iterator[
 
 def _questions(found: Sequence[Description]) -> Iterator[dict[str, object]]:
     seen: set[str] = set()
-    for one in _by_name(found):
+    for one in by_name(found):
         if 100 <= len(one.paragraphs[0]) <= LONGEST and one.paragraphs[0] not in seen:
             seen.add(one.paragraphs[0])
             yield _chat(one.package, f"What is the Debian package {one.package}?", one.paragraphs[0])

@@ -31,7 +31,7 @@ from ftlib.workspace import RECORD, Workspace
 from tasks.assess import batch_norm, evaluate
 from tasks.ray_when_needed import RayWhenNeeded
 from tasks.stages import TASKS
-from tasks.train import score, train
+from tasks.train import prune, score, train
 
 A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
@@ -114,7 +114,7 @@ class Runner:
         elif to_do and following[0].on_ray:
             meanwhile = ray.start
         # What asks models on Ray only waits for it, and does so here.
-        if task is train or (task in (batch_norm, evaluate, score) and not step.on_ray):
+        if task in (prune, train) or (task in (batch_norm, evaluate, score) and not step.on_ray):
             artifact = self.on_thread(task, job, step.label, meanwhile)
         else:
             artifact = self.here(task, job, step.label)

@@ -7,7 +7,7 @@ from prefect import Task
 from tasks.assess import batch_norm, evaluate, interpolate, select
 from tasks.data import ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import base, quantize, score, train
+from tasks.train import base, prune, quantize, score, train
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
@@ -15,6 +15,7 @@ TASKS: dict[str, Task[..., Any]] = {
         ingest,
         preprocess,
         base,
+        prune,
         quantize,
         score,
         train,

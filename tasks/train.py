@@ -1,8 +1,9 @@
-"""Weights: the base model with its head, then one phase after another, and what frozen models say for them."""
+"""Weights: the base model with its head, maybe pruned, then one phase after another; and what frozen models say."""
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages import base as _base
+from ftlib.stages import prune as _prune
 from ftlib.stages import quantize as _quantize
 from ftlib.stages import score as _score
 from ftlib.stages import train as _train
@@ -14,6 +15,12 @@ from tasks.policy import stage_task
 def base(job: _base.BaseJob, work: Workspace) -> Checkpoint:
     """Give the base model the head that the objective needs."""
     return _base.base(job, work)
+
+
+@stage_task(hours=12)
+def prune(job: _prune.PruneJob, work: Workspace) -> Checkpoint:
+    """Remove the base model's least influential layers."""
+    return _prune.prune(job, work)
 
 
 @stage_task(hours=6)

@@ -130,7 +130,7 @@ def _measured(
     with called(name, folder):
         reports = walk(steps(), call)
     if reports is None:
-        kind = recipe.kind(recipe.phases[0])
+        kind = recipe.answering_kind
         raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")
     return reports
 

@@ -16,6 +16,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.pruning import describe_pruned, stack_of
 from ftlib.recipe.preflight import check_labels, check_tasks
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_card, check_resources, precision_on, room_of
@@ -31,7 +32,7 @@ from ftlib.training.cards import Card, find_card
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.training.process_bytes import PROCESS
-from ftlib.training.speed import EFFICIENCY, Speed, measured_speed, training_flops
+from ftlib.training.speed import EFFICIENCY, Speed, measured_speed, thawing_flops, training_flops
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ftlib.kinds.split import PreparedSplit
     from ftlib.training.footprint import Footprint, Frozen, Heads
     from ftlib.training.memory import Sized
+    from ftlib.training.thawing import Thawing
 
 # The constants of the prediction; docs/plan.md says where they come from.
 RUN_SECONDS = 15.0
@@ -54,6 +56,18 @@ class StagePlan(Config):
     state: str
     """done; to do; waits, where its input is not made yet; or every run."""
     facts: str = ""
+
+
+class ThawPlan(Config):
+    """One stage of a training whose layers begin to learn one after another."""
+
+    step: int
+    """Its first, counted from 1."""
+    steps: int
+    """0 of a stage that the training ends before."""
+    trained: int
+    seconds: float
+    """Predicted; 0 where the training is done."""
 
 
 class PhasePlan(Config):
@@ -81,6 +95,8 @@ class PhasePlan(Config):
     """What the training held, where it is done: all parts but `process`."""
     seconds: float
     """Predicted; 0 where it is done."""
+    thaws: tuple[ThawPlan, ...] = ()
+    """Its stages, where layers begin to learn one after another; memory is the last one's."""
 
 
 class ScoringPlan(Config):
@@ -181,11 +197,12 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
         check_resources(recipe, Path(model.uri), companions)
     names, of_tasks = check_labels(recipe, prepared), check_tasks(recipe, prepared)
     labels, heads = len(names), _heads(recipe, of_tasks)
-    sizes = [footprint(model.folder, recipe.kind(phase), labels, phase.tuning, heads) for phase in recipe.phases]
-    frozen = frozen_beside(recipe.phases, sizes, recipe.kind(recipe.phases[0]), model.folder, companions, labels)
+    folder = _without_layers(recipe, model.folder, work)
+    sizes = [footprint(folder, recipe.kind(phase), labels, phase.tuning, heads) for phase in recipe.phases]
+    frozen = frozen_beside(recipe.phases, sizes, recipe.answering_kind, model.folder, companions, labels)
     speed = _speed(recipe, on, work, sizes[-1])
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
-    sizing = _Sizing(recipe, on, model.folder, names, of_tasks, companions, prepared)
+    sizing = _Sizing(recipe, on, folder, model.folder, names, of_tasks, companions, prepared)
     every = [*zip(recipe.phases, sizes, frozen, strict=True)]
     planned = [
         _phase_plan(
@@ -198,6 +215,10 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
             sizing.of(phase, planner.trained.get(phase.name)),
         )
         for phase, size, beside in every
+    ]
+    planned = [
+        _by_depth(one, phase, size, sizing, _seen(phase, prepared), speed) if phase.tuning.unfreezes else one
+        for one, (phase, size, _) in zip(planned, every, strict=True)
     ]
     again = [planned[-1].model_copy(update={"name": f"{planned[-1].name}-seed{n}"}) for n in recipe.interpolation.seeds]
     scored = tuple(
@@ -218,6 +239,16 @@ def _heads(recipe: Recipe, tasks: Mapping[str, Sequence[str]]) -> "Heads":
     return {task: (one.kind(one.phases[0]), len(tasks[task])) for task, one in views.items()}
 
 
+def _without_layers(recipe: Recipe, model: Path, work: Workspace) -> Path:
+    """Return a folder that describes the model which the first phase starts from; which layers went changes no size."""
+    if recipe.prune is None:
+        return model
+    depth = stack_of(model).depth
+    folder = work.root / "plans" / f"{recipe.name}-pruned"
+    describe_pruned(model, folder, range(depth - recipe.prune.number(depth), depth))
+    return folder
+
+
 def _speed(recipe: Recipe, card: Card | None, work: Workspace, size: "Footprint") -> Speed:
     if card is None or card.bf16_flops is None:
         return measured_speed(work, size.hidden)
@@ -233,6 +264,8 @@ class _Sizing:
     recipe: Recipe
     card: Card | None
     model: Path
+    whole: Path
+    """The base model before layers were removed; where none are, `model`."""
     labels: tuple[str, ...]
     tasks: Mapping[str, tuple[str, ...]]
     """The labels of every task, where there are several."""
@@ -256,6 +289,19 @@ class _Sizing:
         fits = "yes" if memory.total <= room else f"with {near}" if near else "no"
         return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
 
+    def thawing(self, phase: Phase, steps_per_epoch: int) -> "tuple[Thawing, dict[str, int], dict[str, int]]":
+        """Return when what trains begins to, and the sizes of all parameters, and of those that multiply tokens."""
+        from ftlib.kinds.loading import head_modules
+        from ftlib.models.parameter_names import is_embedding
+        from ftlib.training.footprint import shapes_of
+        from ftlib.training.thawing import Thawing
+
+        model = shapes_of(self.model, self.recipe.kind(phase), len(self.labels), phase)
+        thaws = phase.tuning.thaws(model, head_modules(model), steps_per_epoch)
+        sizes = {name: p.numel() for name, p in model.named_parameters()}
+        tables = {name for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1}
+        return Thawing.of(model, thaws), sizes, {n: 0 if n in tables else size for n, size in sizes.items()}
+
     def _sized(self, phase: Phase) -> "Sized":
         """Return a phase with its model, data and compute, as the prediction takes it."""
         from ftlib.training.footprint import shapes_of, without_weights
@@ -274,7 +320,7 @@ class _Sizing:
             train=self._splits(phase, "train"),
             validation=self._splits(phase, "validation"),
             companions={
-                name: without_weights(models[name].folder if name in models else self.model, kind, labels)
+                name: without_weights(models[name].folder if name in models else self.whole, kind, labels)
                 for name in phase.companions
             },
         )
@@ -341,6 +387,23 @@ def _phase_plan(
     )
 
 
+def _by_depth(
+    plan: PhasePlan, phase: Phase, size: "Footprint", sizing: _Sizing, seen: _Seen, speed: Speed
+) -> PhasePlan:
+    """Plan the stages of a training whose layers begin to learn one after another."""
+    thawing, sizes, computing = sizing.thawing(phase, max(1, seen.steps))
+    whole, tokens = sum(computing.values()), seen.tokens / max(1, seen.steps)
+    thaws: list[ThawPlan] = []
+    for begin, end in zip(thawing.borders, (*thawing.borders[1:], plan.steps), strict=True):
+        steps = max(0, min(end, plan.steps) - begin)
+        learning = size.computing * thawing.trained(computing, begin) / whole
+        seconds = steps * tokens * thawing_flops(size.computing, learning) / speed.flops if plan.seconds else 0.0
+        trained = thawing.trained(sizes, begin)
+        thaws.append(ThawPlan(step=begin + 1, steps=steps, trained=trained, seconds=round(seconds, 1)))
+    seconds = max(0.1, round(sum(one.seconds for one in thaws), 1)) if plan.seconds else 0.0
+    return plan.model_copy(update={"thaws": tuple(thaws), "seconds": seconds})
+
+
 def _scoring_plan(
     label: str, model: "Frozen", data: PreparedDataset, speed: Speed, done: Collection[str]
 ) -> ScoringPlan:
@@ -389,6 +452,9 @@ def print_plan(plan: RunPlan) -> None:
         trained = f"{phase.trained:,} of {phase.parameters:,}"
         memory, took = f"{phase.memory_bytes / 1e9:.1f} GB", f"{phase.seconds:.0f} s" if phase.seconds else "done"
         table.add_row(phase.name, phase.tuning, trained, f"{phase.rows:,}", f"{phase.steps:,}", memory, took)
+        for thaw in phase.thaws:
+            when, took = f"  from step {thaw.step:,}", f"{thaw.seconds:.0f} s" if thaw.seconds else ""
+            table.add_row(when, "" if thaw.steps else "never", f"{thaw.trained:,}", "", f"{thaw.steps:,}", "", took)
     console.print(table)
     console.print(_memory_table(plan))
     for phase in plan.phases:

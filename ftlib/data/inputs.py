@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import Field, TypeAdapter
 
@@ -28,13 +28,28 @@ Cell: TypeAlias = "Sequence[int] | Sequence[float] | np.ndarray"
 """A row's value of one column: ids, marks, or an array of numbers."""
 
 
+class Masking(Config):
+    """How tokens are hidden from a model that is to say them: 80 % by the mask, 10 % by any, 10 % not at all."""
+
+    token: int
+    """The tokenizer's mask."""
+    vocabulary: int = Field(gt=0)
+    """Its tokens, of which any stands for one in ten."""
+    rate: float
+    """The probability of a word to be hidden."""
+
+
 class Tokens(Config):
     """Token ids, special ones included. Rows are filled up with the `pad_token_id` of the model's config."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"masking": None}
 
     kind: Literal["tokens"] = "tokens"
     name: str = INPUT_IDS
     mask: str = ATTENTION_MASK
     """The input that says what is padding: 1 on tokens, 0 on padding."""
+    masking: Masking | None = None
+    """How some of them are hidden when they are read; the file holds them all."""
 
     def arrow_type(self) -> pa.DataType:
         """Return list<int32>."""
@@ -189,7 +204,7 @@ def token_columns(inputs: Inputs) -> list[Tokens]:
 
 def to_metadata(inputs: Inputs) -> dict[str, str]:
     """Return what a split's schema says of its inputs: nothing for `TEXT`, as in splits from before there was more."""
-    return {} if inputs == TEXT else {"inputs": _INPUTS.dump_json(inputs).decode()}
+    return {} if inputs == TEXT else {"inputs": _INPUTS.dump_json(inputs, exclude_none=True).decode()}
 
 
 def from_metadata(metadata: Mapping[bytes, bytes] | None) -> Inputs:

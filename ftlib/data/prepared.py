@@ -98,6 +98,8 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             return pa.struct({"places": pa.list_(pa.int32()), "answer": pa.string(), "end": pa.int32()})
         case "tokens":
             return None
+        case "masked" | "retrieved":
+            return pa.list_(pa.int32())
         case "multi_labeled":
             return pa.list_(pa.string())
         case "scored":

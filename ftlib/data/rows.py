@@ -102,6 +102,7 @@ DropReason = Literal[
     "turn_not_rendered",
     "turns_not_told_apart",
     "too_long",
+    "no_word_to_hide",
 ]
 
 
@@ -142,6 +143,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "turns_not_told_apart": "the chat template writes earlier turns otherwise once others follow: give "
         "format.template one with {% generation %} marks, or learn chats of one answer",
         "too_long": "not even the first answer fits; raise format.max_tokens",
+        "no_word_to_hide": "the tokenizer knows no word of such a text",
         "image_not_ingested": "the image column holds no images: name it in the source's images, which makes images of "
         "paths, bytes and base64",
     }
@@ -218,7 +220,8 @@ class Example:
         if not names or self.target is None:
             return self
         if isinstance(self.target, tuple):
-            return replace(self, target=tuple(label and names[label] for label in self.target))
+            labels = (names[one] if one and isinstance(one, str) else one for one in self.target)
+            return replace(self, target=tuple(labels))
         return replace(self, target=names[str(self.target)])
 
 

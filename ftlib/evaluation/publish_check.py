@@ -15,7 +15,7 @@ from ftlib.data.chat_template import PROBE
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats import Format
 from ftlib.data.images.processing import to_uint8
-from ftlib.data.inputs import Pixels
+from ftlib.data.inputs import ATTENTION_MASK, Pixels
 from ftlib.data.prepared import split_file
 from ftlib.errors import IntegrityError
 from ftlib.kinds.collate import Collator, in_the_models_unit
@@ -172,7 +172,7 @@ def _compared(
             f"the {what} read back from the registry gives logits that differ by {difference:.3g} from those of "
             f"{candidate.name!r}, at most {tolerance:g} is allowed; nothing was published"
         )
-    alone = [_logits(theirs, split, rows[i : i + 1])[0] for i in range(len(rows))]
+    alone = [one for i in range(len(rows)) for one in _logits(theirs, split, rows[i : i + 1])]
     padded = moved_by_padding(together, alone)
     if not padded <= max(tolerance, PADDING_TOLERANCE):
         raise IntegrityError(
@@ -218,6 +218,8 @@ def _some_rows(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
 
 @torch.inference_mode()
 def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows"]) -> list[Tensor]:
-    """Return each row's logits, asked in one batch, padded as the model's own config says."""
+    """Return the logits of each row, or of each text of a row, asked in one batch, padded as the config says."""
     batch = split.batch(rows, Collator.of(model))
-    return own_logits(split.kind, model(**batch.inputs), split.lengths[rows].tolist())
+    mask = batch.inputs.get(ATTENTION_MASK)
+    lengths = split.lengths[rows].tolist() if mask is None else mask.sum(1).tolist()
+    return own_logits(split.kind, model(**batch.inputs), lengths)

@@ -18,8 +18,10 @@ from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
     CompletionOutcomes,
     LabelOutcomes,
+    MaskedOutcomes,
     MultiLabelOutcomes,
     Outcomes,
+    RetrievalOutcomes,
     ScoreOutcomes,
     SpanOutcomes,
     TaggedOutcomes,
@@ -28,12 +30,14 @@ from ftlib.kinds.outcomes import (
 from ftlib.kinds.predictions import (
     ChatPredictor,
     EntityPredictor,
+    HiddenPredictor,
     ImageLabelPredictor,
     LabelPredictor,
     MultiLabelPredictor,
     Predictor,
     ScorePredictor,
     SpanPredictor,
+    VectorPredictor,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +71,11 @@ class Kind:
     """Whether a causal language model answers, which has no head of its own: it predicts the last `supervised` tokens
     of a row, or those that its targets mark, one by one. One model answers all such kinds; a chat template may spell
     special tokens in their texts."""
+    vocabulary: bool
+    """Whether what is said of a token is any token of the model's own vocabulary, by a head that models of this class
+    bring with their weights, often tied to the embedding: no labels ask for another, and an adapter copies none."""
+    pools: bool
+    """Whether a text's answer is one vector, the mean of what the model says of its tokens, without any head."""
     packs: bool
     """Whether rows can lie one behind the other in one, told apart by `position_ids`: what a row is taught lies in its
     own tokens, and the model asks nothing of the row as a whole."""
@@ -105,6 +114,11 @@ class Kind:
     def size_unit(self) -> str:
         """Return what a row's size counts: a text's tokens, or patches of 16 x 16 pixels of an image."""
         return "tokens" if self.modality == "text" else "patches"
+
+    @property
+    def answers_untrained(self) -> bool:
+        """Say whether the model that is found answers such rows already, since it brings its head, or needs none."""
+        return self.vocabulary or self.pools
 
     @property
     def labeled(self) -> bool:
@@ -166,6 +180,18 @@ def _chat_head() -> Head:
     return ChatHead()
 
 
+def _masked_head() -> Head:
+    from ftlib.kinds.heads.masked import MaskedHead
+
+    return MaskedHead()
+
+
+def _retrieval_head() -> Head:
+    from ftlib.kinds.heads.retrieved import RetrievalHead
+
+    return RetrievalHead()
+
+
 _ROWS = (
     Kind(
         name="labeled",
@@ -177,6 +203,8 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -203,6 +231,8 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -229,6 +259,8 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=True,
@@ -256,6 +288,8 @@ _ROWS = (
         whole_tags=True,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -283,6 +317,8 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=False,
+        vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=True,
         reads_one_place=False,
@@ -309,6 +345,8 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
+        pools=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -335,6 +373,8 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
+        pools=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -361,6 +401,8 @@ _ROWS = (
         whole_tags=False,
         modality="text",
         language=True,
+        vocabulary=True,
+        pools=False,
         packs=True,
         answers_by_token=False,
         reads_one_place=False,
@@ -387,6 +429,8 @@ _ROWS = (
         whole_tags=False,
         modality="images",
         language=False,
+        vocabulary=False,
+        pools=False,
         packs=False,
         answers_by_token=False,
         reads_one_place=False,
@@ -402,6 +446,63 @@ _ROWS = (
         answers="one of them to any image",
         snippet=snippets.IMAGE,
         note="",
+    ),
+    Kind(
+        name="masked",
+        taught_as="masked",
+        head=_masked_head,
+        outcomes=MaskedOutcomes,
+        predictor=HiddenPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=True,
+        pools=False,
+        packs=False,
+        answers_by_token=True,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForMaskedLM",
+        architectures=("ForMaskedLM",),
+        task_type=None,
+        pipeline="fill-mask",
+        title="Masked language modelling",
+        answers="",
+        snippet=snippets.HIDDEN,
+        note="",
+    ),
+    Kind(
+        name="retrieved",
+        taught_as="retrieved",
+        head=_retrieval_head,
+        outcomes=RetrievalOutcomes,
+        predictor=VectorPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=False,
+        pools=True,
+        packs=False,
+        answers_by_token=True,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModel",
+        architectures=("Model",),
+        task_type="FEATURE_EXTRACTION",
+        pipeline="sentence-similarity",
+        title="Sentence embeddings",
+        answers="",
+        snippet=snippets.VECTOR,
+        note="The folder has the files of sentence-transformers too: `SentenceTransformer(folder).encode` says the "
+        "same.",
     ),
 )
 

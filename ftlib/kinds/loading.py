@@ -334,9 +334,10 @@ def head_modules(model: nn.Module) -> list[str]:
         return [f"{module_of(task)}.{name}" for task, one in model.models for name in head_modules(one)]
     plain: Any = cast(Any, model).get_base_model() if is_adapted(model) else model
     prefix = plain.base_model_prefix
-    children = [
-        (n, child) for n, child in plain.named_children() if n != prefix and not isinstance(child, PreTrainedModel)
-    ]
+    bodies = {n for n, child in plain.named_children() if n == prefix or isinstance(child, PreTrainedModel)}
+    if not bodies:  # it is the body itself
+        return []
+    children = [(n, child) for n, child in plain.named_children() if n not in bodies]
     heads = {name: child for name, child in children if any(True for _ in child.parameters())}
     if plain is model:
         return [*heads]

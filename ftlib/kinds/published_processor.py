@@ -24,6 +24,8 @@ def settle_processor(folder: Path, format: Format) -> None:
     if reads_text(format):
         settle_tokenizer(folder, format.yields, format.special_tokens)
         _settle_chats(folder, format)
+        if KINDS[format.yields].pools:
+            _say_pooling(folder, format.max_tokens)
         return
     own = load_processor(folder)
     sized: Any = format.image_processor(own)
@@ -55,6 +57,24 @@ def _settle_chats(folder: Path, format: Format) -> None:
         file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
+def _say_pooling(folder: Path, max_tokens: int) -> None:
+    """Write the files by which sentence-transformers knows how a text's vector is made: the mean, of length 1."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    width = text_config(load_config(folder)).hidden_size
+    means = {"word_embedding_dimension": width, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling").mkdir()
+    for name, says in (
+        ("modules.json", modules),
+        ("1_Pooling/config.json", means),
+        ("sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False}),
+    ):
+        (folder / name).write_text(json.dumps(says, indent=2) + "\n", "utf-8")
+
+
 def _without_templates(folder: Path, *, named: bool) -> None:
     """Take the templates out of tokenizer_config.json, and those by name, which would come before the one file."""
     settings: dict[str, object] = json.loads((folder / _SAYS).read_bytes()) if (folder / _SAYS).is_file() else {}
@@ -73,7 +93,7 @@ def settle_tokenizer(folder: Path, kind: BatchKind, special_tokens: SpecialToken
     """
     config, tokenizer = load_config(folder), load_tokenizer(folder)
     changes: dict[str, object] = {}
-    if not KINDS[kind].language and tokenizer.split_special_tokens != (special_tokens == "split"):
+    if not KINDS[kind].vocabulary and tokenizer.split_special_tokens != (special_tokens == "split"):
         changes["split_special_tokens"] = special_tokens == "split"
     if KINDS[kind].reads_one_place and (pad := text_config(config).pad_token_id) != tokenizer.pad_token_id:
         changes["pad_token"] = tokenizer.convert_ids_to_tokens(pad)

@@ -33,6 +33,22 @@ TAGS = """from transformers import pipeline
 model = pipeline("token-classification", model="{folder}", aggregation_strategy="first")
 print(model("some text"))"""
 
+HIDDEN = """from transformers import pipeline
+
+model = pipeline("fill-mask", model="{folder}")
+print(model(f"some {{model.tokenizer.mask_token}} text"))"""
+
+VECTOR = """import torch
+from transformers import AutoModel, AutoTokenizer
+
+folder = "{folder}"
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+inputs = tokenizer(["some text", "another"], padding=True, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    said, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+vectors = torch.nn.functional.normalize((said * mask).sum(1) / mask.sum(1), dim=1)
+print(vectors[0] @ vectors[1])"""
+
 TEXT = """from transformers import pipeline
 
 model = pipeline("text-generation", model="{folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ftlib.data.inputs import INPUT_IDS, SEGMENTS, Input, Marks, Numbers, Pixels
 from ftlib.data.prepared import SCORE, SLICE
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.draws import Draw
 from ftlib.kinds.targets import Targets
 
 Rows = Sequence[int] | Int[np.ndarray, " rows"]
@@ -42,7 +44,7 @@ class PreparedSplit:
         """What each row costs: batches are built by it. For text, its tokens."""
         ids = self._columns.get(INPUT_IDS)
         self.lengths: Int[np.ndarray, " rows"] = (
-            ids.lengths if isinstance(ids, _Lists) else np.zeros(len(table), np.int32)
+            ids.lengths if isinstance(ids, Lists) else np.zeros(len(table), np.int32)
         )
         """Each row's tokens, where it has `input_ids`; else 0."""
         self.row_ids: pa.ChunkedArray = table["row_id"]
@@ -59,6 +61,20 @@ class PreparedSplit:
     def tokens(self, row: SupportsIndex) -> Int[np.ndarray, " tokens"]:
         """Return the ids of one row's `input_ids`, as they lie in the file."""
         return self._columns[INPUT_IDS][row]
+
+    def drawn(self, draw: Draw) -> PreparedSplit:
+        """Return the same rows under another draw, in the same memory; of a kind that draws nothing, this split."""
+        targets = self.targets and self.targets.drawn(draw)
+        if targets is self.targets:
+            return self
+        other = copy.copy(self)
+        other.targets = targets
+        return other
+
+    def terms(self, rows: Rows) -> Int[np.ndarray, " rows"]:
+        """Return the terms of each row's loss: what the format counted, or what this draw comes to."""
+        counted = None if self.targets is None else self.targets.terms(rows)
+        return self.supervised[rows] if counted is None else counted
 
     def pixels(self, rows: Rows, name: str) -> list[UInt8[np.ndarray, "3 height width"]]:
         """Return the images of rows, as they lie in the file's column of that name."""
@@ -83,6 +99,8 @@ class PreparedSplit:
             for column in (one for one in inputs if isinstance(one, Pixels)):
                 pixels = zip(rows, cells[column.name], strict=True)
                 cells[column.name] = [augment(int(row), cell) for row, cell in pixels]
+        if self.targets is not None and (read := self.targets.read(rows)) is not None:
+            cells[INPUT_IDS] = read
         if self.targets is not None and (segments := self.targets.segments(rows)) is not None:
             inputs, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
         return replace(self._taught(rows, collate), inputs=collate(cells, inputs))
@@ -90,18 +108,19 @@ class PreparedSplit:
     def _taught(self, rows: Rows, collate: Collator) -> Batch:
         """Return all of a batch but its inputs."""
         targets = None if self.targets is None else self.targets.tensor(rows, self.lengths[rows])
+        terms = self.terms(rows)
         return Batch(
             inputs={},
-            supervised=collate.sent(torch.from_numpy(self.supervised[rows])),
+            supervised=collate.sent(torch.from_numpy(terms)),
             targets=None if targets is None else collate.sent(targets),
-            terms=int(self.supervised[rows].sum()),
+            terms=int(terms.sum()),
             rows=np.asarray(rows, np.int64),
             columns={name: collate.sent(of.tensor(rows)) for name, of in self.scores.items()},
             task=self.task,
         )
 
 
-class _Lists:
+class Lists:
     """A column of lists: one (offsets, values) pair for each record batch, as combining them would copy the split."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
@@ -157,21 +176,21 @@ class _Values:
         return torch.from_numpy(self._values[rows])
 
 
-def _column(column: pa.ChunkedArray, input: Input) -> _Lists | _Arrays:
-    return _Arrays(column, input.shape) if isinstance(input, Numbers | Pixels) else _Lists(column)
+def _column(column: pa.ChunkedArray, input: Input) -> Lists | _Arrays:
+    return _Arrays(column, input.shape) if isinstance(input, Numbers | Pixels) else Lists(column)
 
 
-def _scores(column: pa.ChunkedArray) -> _Lists | _Arrays | _Values:
+def _scores(column: pa.ChunkedArray) -> Lists | _Arrays | _Values:
     if pa.types.is_fixed_size_list(column.type):
         return _Arrays(column, (column.type.list_size,))
-    return _Lists(column) if pa.types.is_list(column.type) else _Values(column.to_numpy())
+    return Lists(column) if pa.types.is_list(column.type) else _Values(column.to_numpy())
 
 
-def _sizes(inputs: Sequence[Input], columns: Mapping[str, _Lists | _Arrays], rows: int) -> Int[np.ndarray, " rows"]:
+def _sizes(inputs: Sequence[Input], columns: Mapping[str, Lists | _Arrays], rows: int) -> Int[np.ndarray, " rows"]:
     """Return what `ftlib.data.inputs.row_size` says of every row, without reading any."""
     lists = [columns[input.name] for input in inputs if isinstance(input, Tokens)]
     constant = sum(input.counts for input in inputs if isinstance(input, Numbers | Pixels))
-    lengths = [column.lengths for column in lists if isinstance(column, _Lists)]
+    lengths = [column.lengths for column in lists if isinstance(column, Lists)]
     if len(lengths) == 1 and not constant:
         return lengths[0]
     return np.sum([np.full(rows, constant, np.int64), *lengths], axis=0)

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from ftlib.kinds.draws import Draw
+
 
 class Targets(ABC):
     """What the rows of a split are taught."""
@@ -18,6 +20,18 @@ class Targets(ABC):
         self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
     ) -> Tensor | None:
         """Return the targets of these rows on the CPU; `lengths` are their tokens. None: the tokens are the targets."""
+
+    def drawn(self, draw: Draw) -> Targets:
+        """Return what they are under another draw; most draw nothing, and are themselves."""
+        return self
+
+    def read(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> list[Int[np.ndarray, " tokens"]] | None:
+        """Return what the model reads instead of these rows' tokens. None: their own tokens."""
+        return None
+
+    def terms(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"] | None:
+        """Return the terms of each row's loss under this draw. None: what the format counted."""
+        return None
 
     def segments(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> list[list[int]] | None:
         """Return these rows' `token_type_ids`, if they have any."""

@@ -173,6 +173,11 @@ class Checkpoint(Artifact):
             )
         return self.folder
 
+    def as_found(self) -> FoundModel:
+        """Return it as a model to start from, as dense weights are given another head. Raises ModelError for none."""
+        uri, weights = str(self.weights_folder), digest([self.weights, self.config])
+        return FoundModel(name=self.phase, uri=uri, weights=weights, tokenizer=self.tokenizer)
+
     def digest(self) -> str:
         """Return the digest of all that its folder hands on: equal tensors beside another tokenizer are another one."""
         of_tasks = [digest([task.name, task.config, *task.labels]) for task in self.tasks]

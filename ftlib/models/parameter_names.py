@@ -17,8 +17,14 @@ def layer_of(name: str) -> int | None:
     Of a network of stages (ResNet, ConvNeXt) it is the stage, whose own layers are numbered from 0 again; of
     EfficientNet, the block.
     """
+    parts = split_at_layer(name)
+    return parts[1] if parts else None
+
+
+def split_at_layer(name: str) -> tuple[str, int, str] | None:
+    """Return what comes before a layer's number in a parameter's name, the number, and what comes behind it."""
     match = _LAYER.search(f".{name}")
-    return int(match[1]) if match else None
+    return (f".{name}"[1 : match.start(1) - 1], int(match[1]), f".{name}"[match.end() :]) if match else None
 
 
 def is_embedding(name: str) -> bool:

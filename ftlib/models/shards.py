@@ -36,7 +36,7 @@ def _write_shards(folder: Path, shards: Sequence[Sequence[TensorSpan]], spans: M
     old = weight_files(folder)
     files = [lay_out(folder / name, shard) for name, shard in zip(shard_names(len(shards)), shards, strict=True)]
     for file in files:  # under another name until all are written: a new shard may have an old one's name
-        _write(file, _unfinished(file), spans)
+        write_copies(file, _unfinished(file), spans)
     for path in (*old, folder / INDEX):
         path.unlink(missing_ok=True)
     for file in files:
@@ -127,7 +127,8 @@ def _unfinished(file: TensorFile) -> Path:
     return file.path.with_name(f"{file.path.name}.part")
 
 
-def _write(file: TensorFile, path: Path, sources: Mapping[str, TensorSpan]) -> None:
+def write_copies(file: TensorFile, path: Path, sources: Mapping[str, TensorSpan]) -> None:
+    """Write a file that is laid out to `path`, each tensor's bytes from where `sources` has them by its name there."""
     with path.open("wb") as target:
         target.write(file.header)
         for span in file.spans:

@@ -81,7 +81,8 @@ def build_unread(model_class: Any, folder: Path, config: Any) -> tuple[nn.Module
     if model.can_generate():
         _read_generation_config(model, folder)
     _read_buffers(model, places)
-    replace_parameters(model, lambda p: unread(span) if (span := _place(p, places)) else p)
+    copied = _copied(model, spans)
+    replace_parameters(model, lambda p: unread(span) if (span := _place(p, places) or copied.get(id(p))) else p)
     return model, info
 
 
@@ -104,6 +105,17 @@ def _given(span: TensorSpan) -> torch.Tensor:
 def _place(tensor: torch.Tensor, places: Mapping[int, TensorSpan]) -> TensorSpan | None:
     """Return which tensor of the file a placeholder stands for; None for a tensor that is none."""
     return places.get(tensor.untyped_storage().data_ptr()) if tensor.numel() > 1 else None
+
+
+def _copied(model: nn.Module, spans: Mapping[str, TensorSpan]) -> dict[int, TensorSpan]:
+    """Return the tensor of the file for each parameter that is a copy of its placeholder, by the parameter's id.
+
+    transformers pads the bias of a head that it ties to an embedding, which copies it, however much there is to pad.
+    """
+    named = [(p, spans[name]) for name, p in model.named_parameters() if name in spans]
+    return {
+        id(p): span for p, span in named if p.numel() > 1 and (*p.shape,) == (*span.shape,) and bool(p.isnan().all())
+    }
 
 
 def _converts(model: Any) -> bool:

@@ -53,6 +53,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 *_signatures(evidence),
                 *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})" for plot in plots if plot.endswith(".png")),
                 "## How it was made",
+                *_removed(evidence),
                 "\n".join(f"{i}. {_phase(phase, evidence)}" for i, phase in enumerate(recipe.phases, start=1)),
                 f"{_interpolation(selection)} The rule, on the {SELECTION} splits: "
                 f"{escaped(selection.rule.rstrip('.'))}. Its reason: {escaped(selection.why.rstrip('.'))}.",
@@ -163,6 +164,19 @@ def _is_merged(chosen: Candidate) -> bool:
 def _confidence(recipe: Recipe) -> str:
     levels = sorted({evaluation.confidence for evaluation in recipe.evaluations.values()})
     return " and ".join(f"{100 * level:.4g} %" for level in levels)
+
+
+def _removed(evidence: Evidence) -> list[str]:
+    """Say in a sentence which layers the base model lost before the first phase; nothing where it lost none."""
+    found = next((end.facts for end in evidence.checkpoints if "removed_layers" in end.facts), None)
+    if found is None or evidence.recipe.prune is None:
+        return []
+    gone = str(found["removed_layers"]).replace(" ", ", ")
+    how = {
+        "lowest": "change hidden states least ([block influence](https://arxiv.org/abs/2403.03853))",
+        "block": "turn hidden states least together ([Gromov et al. 2024](https://arxiv.org/abs/2403.17887))",
+    }[evidence.recipe.prune.choose]
+    return [f"{found['layers']} layers of the base model are left: without {gone}, counted from 0, which {how}."]
 
 
 def _phase(phase: Phase, evidence: Evidence) -> str:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FOUND = ("l2", "l2_chosen_on", "sentences", "scale", "scale_chosen_on", "explained")
+FOUND = ("l2", "l2_chosen_on", "sentences", "scale", "scale_chosen_on", "explained", "removed_layers")
 """Facts of a training that the recipe left open; they depend on its rows alone, so equal runs say the same."""
 
 _SOURCE = Path(ftlib.__file__).resolve().parents[1]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ftlib.config import BatchKind
 from ftlib.data.inputs import SEGMENTS, Inputs, Marks, row_size
+from ftlib.data.processor import Processor
 from ftlib.data.rows import Encoded, Example, Piece
 from ftlib.errors import DataError, ModelError
 from ftlib.kinds.kind import KINDS
@@ -66,7 +67,11 @@ def predict(
 
     model = load_folder(folder, kind.name, bases)
     processor = load_processor(folder)
-    predictor = kind.predictor(_labels(model), _answer_threshold(recipe), dataset.limits)
+    predictor = kind.predictor(
+        _spelt(processor, model) if kind.vocabulary and not kind.language else _labels(model),
+        _answer_threshold(recipe),
+        dataset.limits,
+    )
     positions = limits_of(folder).positions if predictor.writes else None
     inputs, remaining = format.inputs(processor), iter(texts)
     while window := list(itertools.islice(remaining, batch_size if predictor.reads_files else WINDOW)):
@@ -170,6 +175,12 @@ def _segments(piece: Piece) -> list[int]:
 
 def _labels(model: Any) -> tuple[str, ...]:
     return tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+
+
+def _spelt(processor: Processor, model: Any) -> tuple[str, ...]:
+    """Return the token of every logit of a model that answers by its vocabulary."""
+    tokenizer: Any = processor.tokenizer
+    return tuple(str(token) for token in tokenizer.convert_ids_to_tokens(range(model.config.vocab_size)))
 
 
 def _answer_threshold(recipe: Recipe) -> float:

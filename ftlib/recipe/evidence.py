@@ -24,7 +24,8 @@ class Evidence(Config):
     raw: dict[str, RawDataset]
     prepared: dict[str, PreparedDataset]
     checkpoints: tuple[Checkpoint, ...]
-    """`base`, then each phase's end; before that, where it is asked for, what it started from, in four bits."""
+    """`base`, `prune` where layers were removed, then each phase's end; before it its start where that is no end: with
+    another head, or in four bits."""
     candidates: Candidates
     sweep: tuple[EvalReport, ...]
     """The candidates on the selection split."""
@@ -47,6 +48,19 @@ class Evidence(Config):
         rounded = began.quantization if began else None
         model = self.model
         return model.base or Base(name=model.name, weights=model.weights, uri=model.uri, quantization=rounded)
+
+    @property
+    def ends(self) -> tuple[Checkpoint, ...]:
+        """Return `base` and each phase's end."""
+        made = {phase.name for phase in self.recipe.phases}
+        return tuple(end for i, end in enumerate(self.checkpoints) if i == 0 or end.phase in made)
+
+    @property
+    def answering(self) -> tuple[Checkpoint, ...]:
+        """Return the checkpoints that have the published head, from its start on: those that are measured."""
+        before = {phase.name for phase in self.recipe.phases} - {phase.name for phase in self.recipe.answering_phases}
+        first = max((i + 1 for i, one in enumerate(self.checkpoints) if one.phase in before), default=0)
+        return self.checkpoints[first:]
 
     def measured(self, candidate: str) -> dict[str, Measured]:
         """Return what was measured of a candidate on the report splits, by evaluation."""

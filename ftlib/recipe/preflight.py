@@ -15,8 +15,9 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
-from ftlib.models.checkpoint import Checkpoint, Form, Quantization
+from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
+from ftlib.models.pruning import stack_of
 from ftlib.recipe.recipe import Recipe, end_form, form_misfits, quantization_misfits
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
@@ -80,7 +81,7 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     _check_measurable(recipe, prepared)
     if recipe.tasks:
         return ()  # each has its own
-    training = recipe.training_datasets()
+    training = recipe.answering_datasets()
     if not all(KINDS[prepared[name].kind].labeled for name in training):
         return ()
     counts: Counter[str] = Counter()
@@ -90,11 +91,11 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     seen = tuple(sorted({*published(counts, names).values()}))
     if any(KINDS[prepared[name].kind].whole_tags for name in training):
         seen = completed(seen)
-    if len(seen) < KINDS[recipe.kind(recipe.phases[0])].least_labels:
+    if len(seen) < KINDS[recipe.answering_kind].least_labels:
         labels = f"{counted(len(seen), 'label')} ({', '.join(seen)})" if seen else "no label"
         raise DataError(f"training rows have {labels}; a classifier needs at least two")
     _check_asked(recipe, prepared, seen)
-    for phase in recipe.phases:
+    for phase in recipe.answering_phases:
         phase.tuning.check_labels(seen)
         getattr(phase.objective, "check_labels", lambda _: None)(seen)
     return tuple(names) if sorted(names) == list(seen) else seen
@@ -216,6 +217,12 @@ def check_forms(
     ]
     if problems:
         raise RecipeError("\n".join(problems))
+
+
+def check_prune(recipe: Recipe, model: FoundModel) -> None:
+    """Raise RecipeError for more layers to remove than the model has, ModelError for one without a stack of layers."""
+    if recipe.prune and model.form == "dense":
+        recipe.prune.number(stack_of(model.folder).depth)
 
 
 _FORMS: Mapping[Form, str] = {"dense": "dense weights", "adapter": "an adapter"}

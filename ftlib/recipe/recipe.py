@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, cast
 
 from pydantic import model_validator
 
@@ -18,6 +18,7 @@ from ftlib.evaluation.selection import Select
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
 from ftlib.models.checkpoint import Form, Quantization
+from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.recipe.task_misfits import task_misfits
 from ftlib.registry.publish import Publish
@@ -31,12 +32,16 @@ from ftlib.urls import secret_in
 class Recipe(Config):
     """A whole run."""
 
+    introduced: ClassVar[Mapping[str, object]] = {"prune": None}
+
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
     model: ModelRef
     """The base model that the first phase starts from."""
     datasets: dict[Name, Dataset]
     """Rows by the name that phases and evaluations call them."""
+    prune: Prune | None = None
+    """Which layers of the base model are removed before the first phase; null: none."""
     phases: tuple[Phase, ...]
     """Trainings, one after the other: each starts where the one before ended."""
     evaluations: dict[Name, Evaluation]
@@ -90,6 +95,26 @@ class Recipe(Config):
         """Return the kind of the batches that a phase trains on; of several tasks, that of its first part's."""
         return self.datasets[next(iter(phase.parts))].format.yields
 
+    def takes_new_head(self, phase: Phase) -> bool:
+        """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""
+        place = self.phases.index(phase)
+        return not self.tasks and place > 0 and not _one_model(self.kind(self.phases[place - 1]), self.kind(phase))
+
+    @property
+    def answering_phases(self) -> tuple[Phase, ...]:
+        """Return the last phases, as far back as they train one head: what is measured and published answers so."""
+        first = max((i for i, phase in enumerate(self.phases) if self.takes_new_head(phase)), default=0)
+        return self.phases[first:]
+
+    @property
+    def answering_kind(self) -> BatchKind:
+        """Return the kind of the batches that the published head is first trained on."""
+        return self.kind(self.answering_phases[0])
+
+    def answering_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that the published head is trained on, in order."""
+        return tuple(dict.fromkeys(name for phase in self.answering_phases for name in phase.parts))
+
     def published_format(self) -> Format:
         """Return how the last phase's rows are laid out, as the published model is asked.
 
@@ -119,11 +144,12 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     """Say which parts do not fit together: name, got, allowed."""
     yield from _secrets(recipe.model_dump(mode="json"))
     yield from _phase_misfits(recipe)
+    yield from _prune_misfits(recipe)
     yield from _dataset_misfits(recipe)
     yield from _evaluation_misfits(recipe)
     yield from _select_misfits(recipe)
     yield from _interpolation_misfits(recipe)
-    if recipe.compute.pack_tokens is not None and {*recipe.training_datasets()} <= {*recipe.datasets}:
+    if recipe.compute.pack_tokens is not None and _all_there(recipe):
         yield from _packing_misfits(recipe)
     if recipe.publish.adapter and recipe.phases:
         yield from _adapter_misfits(recipe)
@@ -154,14 +180,53 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     if {"base", "champion"} & {*names}:
         yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
     for task in recipe.tasks or (None,):
-        kinds = _taught(recipe, task)
-        if not _one_model(*kinds):
-            whose = "phases" if task is None else f"phases: of task {task!r}"
-            yield f"{whose}: one model must answer the batches of all; these train on {_these(kinds)}"
+        yield from _head_misfits(recipe.of_task(task))
     yield from task_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
-        yield from _companion_misfits(recipe, phase, ("base", *names[:i]))
+        yield from _companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
+
+
+def _prune_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why layers cannot be removed in this run, whatever the model."""
+    if recipe.prune is None:
+        return
+    if recipe.prune.dataset not in recipe.training_datasets():
+        yield (
+            f"prune.dataset: {recipe.prune.dataset!r} is no dataset that a phase trains on; there are "
+            f"{_these(recipe.training_datasets())}"
+        )
+    if "prune" in [phase.name for phase in recipe.phases]:
+        yield "phases: 'prune' names the model that layers were removed from; choose another name"
+    if recipe.publish.adapter:
+        yield "publish.adapter: it would stand on a model without some layers, which nobody else has; remove it"
+    if recipe.retrain.start == "champion":
+        yield (
+            "prune: retrain.start is 'champion', which has lost its layers already and would lose as many again with "
+            "every retraining; set it to base"
+        )
+
+
+def _head_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say which phases no head can be trained by, and which head would be thrown away with the labels it learnt."""
+    if not _all_there(recipe):
+        return
+    for phase in recipe.phases:
+        kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts}
+        if not _one_model(*kinds):
+            yield f"phases[{phase.name}]: one head must answer all of its batches; these are {_these(kinds)}"
+    before = recipe.phases[: len(recipe.phases) - len(recipe.answering_phases)]
+    for phase in before:
+        if KINDS[kind := recipe.kind(phase)].labeled:
+            yield (
+                f"phases[{phase.name}]: learns labels ({kind!r}) with a head that a later phase gives up for "
+                f"{recipe.answering_kind!r} batches; phases with labels come last"
+            )
+
+
+def _all_there(recipe: Recipe) -> bool:
+    """Say whether every phase's datasets are in the recipe."""
+    return {*recipe.training_datasets()} <= {*recipe.datasets}
 
 
 def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
@@ -382,7 +447,7 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     """Say what cannot be computed from what the evaluation's rows make the recipe's model say."""
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
-    kinds = _taught(recipe, dataset.task)
+    kinds = _taught(recipe.of_task(dataset.task))
     if _one_model(*kinds) and not _one_model(*kinds, yields):
         yield f"{where}: a model trained on {_these(kinds)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
@@ -402,10 +467,10 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
 
 
-def _taught(recipe: Recipe, task: str | None) -> set[BatchKind]:
-    """Return the kinds of batch that the phases train on, or a task of theirs."""
-    datasets = [recipe.datasets[name] for name in recipe.training_datasets() if name in recipe.datasets]
-    return {dataset.format.yields for dataset in datasets if dataset.task == task}
+def _taught(recipe: Recipe) -> set[BatchKind]:
+    """Return the kinds of batch that the published head is trained on; those of all phases where one has no dataset."""
+    names = recipe.answering_datasets() if _all_there(recipe) else recipe.training_datasets()
+    return {recipe.datasets[name].format.yields for name in names if name in recipe.datasets}
 
 
 def _one_model(*kinds: BatchKind) -> bool:
@@ -457,14 +522,14 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
     """Say why the interpolation cannot reach its points with these phases."""
     if not recipe.interpolation.mixes or not recipe.phases:
         return
-    first = recipe.phases[0]
-    needs = first.objective.needs
-    if len(recipe.phases) == 1 and not KINDS[needs].language:
-        solving = [] if recipe.tasks else _solving(needs)
+    *more, first = reversed(recipe.answering_phases if _all_there(recipe) else recipe.phases)
+    if not more and not KINDS[first.objective.needs].answers_untrained:
+        solving = [] if recipe.tasks else _solving(first.objective.needs)
         head = " or ".join(f"{kind} phase" for kind in solving) or "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
-            f"phase {first.name!r} starts from the base model: put a {head} before it (LP-FT)"
+            f"phase {first.name!r} starts from {'the base model' if len(recipe.phases) == 1 else 'a new head'}: put a "
+            f"{head} before it (LP-FT)"
         )
     method = recipe.interpolation
     if len(method.seeds) + len(method.siblings) < method.least:
@@ -514,8 +579,16 @@ def end_form(recipe: Recipe, start: Form, phases: int | None = None) -> Form:
 
 def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
     """Say what cannot be interpolated or published for the forms that phases end in, given that of the base model."""
+    if recipe.prune and start == "adapter":
+        yield "prune: an adapter stands on all layers of its base; start from a dense model"
     before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
+    for i, phase in enumerate(recipe.phases if _all_there(recipe) else ()):
+        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
+            yield (
+                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
+                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
+            )
     if (before, end) == ("adapter", "dense") and method.mixes:
         yield (
             f"interpolation: {method.kind!r} mixes dense weights, and phase {recipe.phases[-1].name!r} starts from an "
@@ -534,6 +607,8 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         yield f"{where} that cannot be scaled; use interpolation: off, or set keep: merged"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
+    if recipe.prune:
+        yield f"{where} over a model without some layers, which nobody else has; set keep: merged"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
         yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; set keep: merged"
 

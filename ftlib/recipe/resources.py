@@ -186,7 +186,7 @@ def _sizes(
     from ftlib.training.footprint import footprint, frozen_beside
 
     phases = recipe.phases
-    kind = recipe.kind(phases[0])
+    kind = recipe.answering_kind
     labels = KINDS[kind].least_labels and 2
     try:
         sizes = [footprint(model, recipe.kind(phase), labels, phase.tuning) for phase in phases]

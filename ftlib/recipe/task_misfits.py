@@ -77,6 +77,8 @@ def _end_misfits(recipe: Recipe) -> Iterator[str]:
         )
     if method.siblings:
         yield "interpolation.siblings: fine-tunes from elsewhere have one head; use seeds, or leave them out"
+    if recipe.prune is not None:
+        yield "prune: layers are removed from a model of one head, got several tasks; remove it"
     if recipe.retrain.start == "champion":
         yield "retrain.start: the champion of several tasks has a head for each, and a start has one; use base"
     if recipe.publish.adapter:

@@ -255,7 +255,12 @@ def _slice_table(cell: Measured, *, higher_is_better: bool) -> Table:
     )
 
 
-_OF_ONE_RUN = frozenset({"samples_per_second", "seconds", "worker_seconds", "peak_memory_bytes", "resumed_from_step"})
+_OF_ONE_RUN = frozenset(
+    {
+        *("samples_per_second", "seconds", "worker_seconds", "peak_memory_bytes", "resumed_from_step"),
+        *("rows_per_second_before", "rows_per_second_after"),
+    }
+)
 _OF_ONE_MACHINE = ("predicted_", "measured_")
 """Facts that differ between two runs that make the same weights. They stay in the run's record: the page is published,
 and equal content has an equal manifest."""

@@ -21,6 +21,7 @@ from ftlib.report.contact_sheet import contact_sheet
 from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
+from ftlib.report.pruned import pruned_section
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
 from ftlib.wording import counted
@@ -42,8 +43,8 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         *task_spelling_notes(
             recipe,
             evidence.prepared,
-            evidence.checkpoints[0].labels,
-            {task.name: task.labels for task in evidence.checkpoints[0].tasks},
+            evidence.checkpoints[-1].labels,
+            {task.name: task.labels for task in evidence.checkpoints[-1].tasks},
         ),
         *rare_label_notes(recipe, evidence.prepared),
         *audit_notes(recipe, evidence.prepared),
@@ -57,7 +58,8 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         _forgetting(evidence, work),
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
-        sections.training_section(evidence.checkpoints, _training_figures(evidence.checkpoints, folder)),
+        pruned_section(evidence.checkpoints, folder),
+        sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
         sections.data_section(evidence.raw, evidence.prepared, notes),
         sections.lineage_section(
             recipe, evidence.model, evidence.raw, evidence.prepared, evidence.checkpoints, evidence.selection
@@ -99,7 +101,7 @@ def _forgetting(evidence: Evidence, work: Workspace) -> sections.Section:
     retained, shifted = ([name for name in roles if roles[name] == role] for role in ("retained", "shifted"))
     # Where no set of old skills is named, how far the answers moved is still known, on the rows farthest from home.
     watched = retained or shifted or list(roles)
-    reference = retained_reference(evidence.checkpoints)
+    reference = retained_reference(evidence.answering)
     per = "token" if KINDS[evidence.recipe.kind(evidence.recipe.phases[-1])].language else "row"
     if reference is None or _same_weights(evidence, reference.phase):
         same = reference is not None
@@ -220,3 +222,8 @@ def _curve(checkpoint: Checkpoint) -> Curve:
         return [(record["step"], record[name]) for record in records if name in record]
 
     return Curve(checkpoint.phase, series("loss"), series("validation_loss"), series("learning_rate"))
+
+
+def _with_facts(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Return the base, and the checkpoints that something was found out about: a phase's, and what was rounded."""
+    return [one for i, one in enumerate(checkpoints) if i == 0 or one.facts]

@@ -17,6 +17,7 @@ from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Task, model_in
 from ftlib.models.folder import config_digest, files_digest, labels_of, processor_digest, read_config, weights_digest
 from ftlib.models.parameter_names import layer_of
 from ftlib.models.shards import write_shared_shards
+from ftlib.progress import note
 from ftlib.stages.quantize import write_rounded
 from ftlib.wording import some
 from ftlib.workspace import Workspace
@@ -107,9 +108,11 @@ def _with_head(job: BaseJob) -> tuple[nn.Module, tuple[str, ...], set[str]]:
     labels = labels_of(source) if keeps and job.labels else job.labels
     torch.manual_seed(job.seed)
     model, missing = load_with_gaps(source, job.kind, **head.config(labels))
-    if not kind.language and not keeps:
+    if not kind.vocabulary and not keeps:
         missing |= with_fresh_head(model)
     _check_gaps(job, missing)
+    if kind.vocabulary and missing:
+        note("base", f"{job.model.name} has no head for {kind.title.lower()}: it begins fresh, {_tied(model)}")
     _check_padding(model, job)
     return model, labels, missing
 
@@ -228,6 +231,11 @@ def _knows(source: Path, wanted: Mapping[str, object], job: BaseJob) -> bool:
 
 def _told_apart(labels: Sequence[str]) -> list[str]:
     return sorted(identity(label) or label for label in labels)
+
+
+def _tied(model: nn.Module) -> str:
+    parameters = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
+    return "its output tied to the embedding" if len({*parameters}) < len(parameters) else "its output untied"
 
 
 def _check_gaps(job: BaseJob, missing: set[str]) -> None:

@@ -12,6 +12,7 @@ from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job, digest
+from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
@@ -90,12 +91,23 @@ def _check_packs(job: TrainJob) -> None:
             )
 
 
+def _check_fresh_head(job: TrainJob) -> None:
+    """Raise RecipeError where a head that is still random would stay so: an adapter copies no vocabulary to train."""
+    kind = KINDS[job.parts[0].kind]
+    if job.start.fresh_head and job.phase.tuning.makes_adapter and kind.vocabulary:
+        raise RecipeError(
+            f"phases[{job.phase.name}].tuning: {job.phase.tuning.kind!r} trains no head of {kind.title.lower()}, and "
+            "the model brings none, so it would stay random; use full, or give a model that was trained for it"
+        )
+
+
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
     from ftlib.training.worker import begin, outcome, work
 
     _check_packs(job)
+    _check_fresh_head(job)
     for name, companion in job.companions.items():
         # What a tuning asks is no head like the one that trains: it has no labels to compare.
         labels = () if name in job.phase.tuning.asks(job.parts[0].kind) else job.start.labels

@@ -135,6 +135,14 @@ def tiny_prompts(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     ]
 
 
+def tiny_pairs(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+    """Make `count` rows with columns anchor and positive, which have the words of a topic in common."""
+    return [
+        {"anchor": str(row["text"]), "positive": f"{' '.join(str(row['text']).split()[::2])} {row['label']}"}
+        for row in tiny_rows(count, seed=seed)
+    ]
+
+
 def tiny_image_rows(
     count: int, labels: Sequence[str] = LABELS, *, seed: int = 0, pixels: int = 24, noise: float = 0.15
 ) -> list[dict[str, str]]:

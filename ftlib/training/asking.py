@@ -76,8 +76,8 @@ class Asking:
         or for a row that is longer than a pack.
         """
         pieces = self._dealt(split, rows) if built is None else [*built]
-        count = int(split.supervised[rows].sum())
-        return (pieces, count) if self._prepare is None else self._prepared(split, pieces, count)
+        count = int(split.terms(rows).sum())
+        return (pieces, count) if self._prepare is None else self._prepared(split, pieces, rows, count)
 
     def build(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> list[Piece]:
         """Return this rank's pieces with their batches on the device; nothing is asked, so a thread may do it.
@@ -111,7 +111,9 @@ class Asking:
         return self._ask(self.objective.loss, split, piece, context, augment)
 
     @torch.no_grad()
-    def _prepared(self, split: PreparedSplit, pieces: list[Piece], count: int) -> tuple[list[Piece], int]:
+    def _prepared(
+        self, split: PreparedSplit, pieces: list[Piece], rows: Int[np.ndarray, " batch"], count: int
+    ) -> tuple[list[Piece], int]:
         """Hand every piece its context; count the supervised items where nothing but the objective knows them."""
         with answering(self.model):
             prepared: list[Prepared] = [self._ask(self._prepare, split, piece, {}) for piece in pieces]
@@ -122,8 +124,26 @@ class Asking:
             sums[name] = self.group.add_up(mine.sum(dim=0)).to(first.dtype)
         if not self._counts_known:
             count = self._counted([one.count for one, counts in zip(prepared, weighs, strict=True) if counts])
-        contexts = [Context(sums, one.kept) for one in prepared]
+        places = [torch.from_numpy(places_of(piece.rows, rows)) for piece in pieces]
+        together = self._together(prepared, weighs, places, len(rows))
+        contexts = [
+            Context(sums, one.kept, together, where.to(self.group.device))
+            for one, where in zip(prepared, places, strict=True)
+        ]
         return [replace(piece, context=context) for piece, context in zip(pieces, contexts, strict=True)], count
+
+    def _together(
+        self, prepared: Sequence[Prepared], weighs: Sequence[bool], places: Sequence[torch.Tensor], rows: int
+    ) -> dict[str, torch.Tensor]:
+        """Bring what each row came to together from all pieces of all ranks; a row that is repeated counts once."""
+        together: dict[str, torch.Tensor] = {}
+        for name, first in prepared[0].rows.items():
+            mine = torch.zeros((rows, *first.shape[1:]), dtype=torch.float64, device=first.device)
+            for one, counts, where in zip(prepared, weighs, places, strict=True):
+                if counts:
+                    mine[where.to(first.device)] = one.rows[name].double()
+            together[name] = self.group.add_up(mine).to(first.dtype)
+        return together
 
     def _counted(self, counts: Sequence[int | None]) -> int:
         if None in counts:
@@ -149,3 +169,9 @@ class Asking:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+
+
+def places_of(some: Int[np.ndarray, " rows"], rows: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " rows"]:
+    """Return where some of a batch's rows stand in it."""
+    order = np.argsort(rows, kind="stable")
+    return order[np.searchsorted(rows, some, sorter=order)]

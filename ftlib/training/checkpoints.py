@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -110,8 +110,12 @@ class Checkpoints:
     `restore` begins an attempt. All methods but `close` are collective.
     """
 
-    def __init__(self, run: Path, fingerprint: str, group: Group) -> None:
-        """Take the run's folder and name; nothing is read or written yet."""
+    def __init__(self, run: Path, fingerprint: str, group: Group, later: Collection[str] = ()) -> None:
+        """Take the run's folder and name; nothing is read or written yet.
+
+        `later` are parameters that are frozen now or then and train in other steps: they are saved with what trains.
+        """
+        self._later = later
         self._run, self._folder, self._fingerprint, self._group = run, run / FOLDER, fingerprint, group
         self._attempt = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -140,14 +144,14 @@ class Checkpoints:
         """
         moments = _moments(model, optimizer)
         facts = {"state": asdict(state), "optimizer": _numbers(moments)}
-        self._begin(self._step, f"step-{state.step:08d}", _tensors(model, moments, average), facts)
+        self._begin(self._step, f"step-{state.step:08d}", self._tensors(model, moments, average), facts)
 
     def keep_best(self, model: nn.Module, step: int) -> None:
         """Begin to write the weights of this step, as the model has them now: early stopping may end with them.
 
         Raises what `save` raises.
         """
-        self._begin(self._best, _best(step), _weights(model), {})
+        self._begin(self._best, _best(step), self._weights(model), {})
 
     def restore_best(self, model: nn.Module, step: int) -> None:
         """Give the model, in place, the weights that `keep_best` kept of this step, bit for bit.
@@ -163,11 +167,19 @@ class Checkpoints:
             raise IntegrityError(
                 f"{folder}: the best weights are damaged ({problem}); delete {self._folder} to train again"
             )
-        self._group.together(lambda: self._fill(folder, files, _weights(model)))
+        self._group.together(lambda: self._fill(folder, files, self._weights(model)))
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> State | None:
+    def restore(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average | None,
+        before: Callable[[int], None] = lambda step: None,
+    ) -> State | None:
         """Load the newest whole checkpoint into model, optimiser and average; None if there is none.
 
+        `before` is told the step that it was written behind, and sets what trained there: the optimiser has state of
+        that alone.
         A damaged one is passed over for the one before. What a killed attempt left unfinished is removed. Raises, on
         every rank, IntegrityError if one belongs to another run.
         """
@@ -180,8 +192,9 @@ class Checkpoints:
         if newest is None:
             return None
         folder, files = self._folder / newest[0], newest[1]
+        before(_number(newest[0]))
         moments = _moments(model, optimizer)
-        self._group.together(lambda: self._fill(folder, files, _tensors(model, moments, average)))
+        self._group.together(lambda: self._fill(folder, files, self._tensors(model, moments, average)))
         facts = json.loads((folder / _STATE).read_bytes())
         _take_numbers(moments, facts["optimizer"])
         set_optimizer_state_dict(unwrap(model), optimizer, moments)
@@ -360,11 +373,30 @@ class Checkpoints:
 
     def _remove_what_is_not_before(self, found: str | None) -> None:
         """Remove what is unfinished, damaged, or newer than the checkpoint that the run goes on from."""
-        step = int(found.partition("-")[2]) if found else -1
+        step = _number(found) if found else -1
         for folder in [*self._folder.iterdir()] if self._folder.is_dir() else []:
             number = folder.name.partition("-")[2]
             if not (folder / _MANIFEST).exists() or not number.isdigit() or int(number) > step:
                 shutil.rmtree(folder)
+
+    def _weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Return what training changes of a model, sharded as it is and live: frozen parameters are the start's."""
+        # which also shards what FSDP2 has gathered
+        state = cast("dict[str, torch.Tensor]", get_model_state_dict(unwrap(model)))
+        frozen = {
+            place(parameter)
+            for name, parameter in unwrap(model).named_parameters()
+            if not parameter.requires_grad and name not in self._later
+        } - {None}
+        return {f"weights/{name}": tensor for name, tensor in state.items() if place(tensor) not in frozen}
+
+    def _tensors(
+        self, model: nn.Module, moments: Mapping[str, Any], average: Average | None
+    ) -> dict[str, torch.Tensor]:
+        """Return all tensors of a checkpoint by name, sharded as they are: the live ones, which are filled in place."""
+        held = {name: of[key] for name, of, key in _entries(moments) if isinstance(of[key], torch.Tensor)}
+        averages = {f"average/{name}": tensor for name, tensor in average.tensors.items()} if average else {}
+        return {**self._weights(model), **held, **averages}
 
     def _fill(self, folder: Path, files: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> None:
         parts = [folder / name for name in sorted(files) if name.endswith(".safetensors")]
@@ -375,7 +407,11 @@ class Checkpoints:
 def saved_step(run: Path) -> int:
     """Return the step that a run would resume from, going by its manifests; 0 if there is none."""
     manifests = sorted((run / FOLDER).glob(f"step-*/{_MANIFEST}"))
-    return int(manifests[-1].parent.name.partition("-")[2]) if manifests else 0
+    return _number(manifests[-1].parent.name) if manifests else 0
+
+
+def _number(folder: str) -> int:
+    return int(folder.partition("-")[2])
 
 
 def _part(rank: int) -> str:
@@ -415,13 +451,6 @@ def _done(work: Callable[[], None]) -> Future[None]:
     return done
 
 
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what training changes of a model, sharded as it is and live: frozen parameters are the start's."""
-    state = cast("dict[str, torch.Tensor]", get_model_state_dict(unwrap(model)))  # also shards what FSDP2 has gathered
-    frozen = {place(parameter) for parameter in unwrap(model).parameters() if not parameter.requires_grad} - {None}
-    return {f"weights/{name}": tensor for name, tensor in state.items() if place(tensor) not in frozen}
-
-
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return the optimiser's state by the parameters' names; of one that has not stepped yet, zeros."""
     shard_again(unwrap(model))
@@ -434,13 +463,6 @@ def _entries(moments: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], 
         yield from ((f"optimizer/{parameter}/{key}", state, key) for key in state)
     for i, group in enumerate(moments["param_groups"]):
         yield from ((f"group/{i}/{key}", group, key) for key in group)
-
-
-def _tensors(model: nn.Module, moments: Mapping[str, Any], average: Average | None) -> dict[str, torch.Tensor]:
-    """Return all tensors of a checkpoint by name, sharded as they are: the live ones, which are filled in place."""
-    held = {name: of[key] for name, of, key in _entries(moments) if isinstance(of[key], torch.Tensor)}
-    averages = {f"average/{name}": tensor for name, tensor in average.tensors.items()} if average else {}
-    return {**_weights(model), **held, **averages}
 
 
 def _numbers(moments: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def frozen_beside(
     where it is an adapter, the adapter.
     """
     end = _frozen(model, kind, labels) if any(phase.beside for phase in phases) else None
-    ends, beside = {"base": end}, list[dict[str, Frozen]]()
+    ends, beside = {"base": end, "prune": end}, list[dict[str, Frozen]]()  # without some layers it is smaller
     for phase, size in zip(phases, sizes, strict=True):
         elsewhere = found.get(phase.name, {})
         counted: dict[str, Frozen] = {}

@@ -8,6 +8,7 @@ resumed ends with bit-identical weights.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from torch import nn
 
 from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.draws import Draw
 from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
 from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
@@ -44,14 +46,15 @@ from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
-from ftlib.training.modes import into_training, moving_statistics
+from ftlib.training.modes import into_training, moving_statistics, rest_frozen
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
 from ftlib.training.parts import joined_parts, open_part
-from ftlib.training.plan import Part, Plan
+from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
 from ftlib.training.schedule import schedule_factor
 from ftlib.training.shards import read_into
+from ftlib.training.thawing import Thawing
 from ftlib.training.unused import freeze_unused
 
 
@@ -63,7 +66,7 @@ class Trained:
     """As it is placed: this rank's shards, or a replica, with the weights that the phase ends with."""
     state: State
     unused: frozenset[str]
-    """Parameters that no gradient reaches; they were frozen."""
+    """Parameters that were to train and are as they were: no gradient reaches them, or their turn did not come."""
     facts: dict[str, float | int | str]
     companions: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     """As they are placed."""
@@ -125,6 +128,10 @@ class Loop:
         placed = place(tuned, *where)
         with enough_memory(self.sized, group.device):
             self.unused = freeze_unused(placed, objective, self.companions, self.train, plan.precision)
+        self.order = _order(plan, parts, self.train)
+        thaws = plan.phase.tuning.thaws(placed, head, self.order.steps_per_epoch)
+        self.thawing = Thawing.of(placed, thaws)
+        self._stage = len(self.thawing.borders)  # all of it trains while it is built and rehearsed
         self.model = group.replicate(placed)
         self.asking = Asking(
             objective,
@@ -137,14 +144,14 @@ class Loop:
             pack_tokens=plan.compute.pack_tokens,
         )
         self.asking.check_packing(self.train)
-        self.optimizer = build_optimizer(self.model, self.settings, plan.phase.tuning.layer_decay, head, plan.seed)
+        decay, factors = plan.phase.tuning.layer_decay, plan.phase.tuning.rate_factors(placed, head)
+        self.optimizer = build_optimizer(placed, self.settings, decay, head, plan.seed, factors)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
         self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
-        self.order = _order(plan, parts, self.train)
         self.steps = total_steps([*map(len, parts)], self.settings, mixed=plan.phase.mixes_rows)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
-        self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group)
+        self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
         is_ahead = group.device.type in AHEAD and plan.phase.augmentation is None
         self.ahead = BatchesAhead(self._building, self.steps, group.device) if is_ahead else None
@@ -164,8 +171,8 @@ class Loop:
 
     def _run(self, heartbeat: Heartbeat) -> Trained:
         """Step, judge and save until the last step, or until early stopping; then take the weights that are kept."""
-        learnt = self.model, self.optimizer, self.average
-        state = self.checkpoints.restore(*learnt) or State()
+        learnt = unwrap(self.model), self.optimizer, self.average
+        state = self.checkpoints.restore(*learnt, lambda step: self._thaw(step - 1)) or State()
         if not state.step:
             heartbeat.at("in the rehearsal before step 1")
             rehearse(self.sized, self.asking, Path(self.plan.run))
@@ -173,8 +180,10 @@ class Loop:
         self.curves.rewind(state.step)
         attempt = _Attempt(state.step)
         readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
+        self._tell_of_groups()
         while state.step < self.steps and not state.stopped:
             heartbeat.at(f"in step {state.step + 1} of {self.steps}")
+            self._thaw(state.step)
             self._step(self.order.at(state.step), state, readings, asks=self._is_time_to_save(attempt))
             state = state.changed(step=state.step + 1)
             if state.step == 1:
@@ -201,7 +210,33 @@ class Loop:
         facts = self._facts(state, attempt)
         self._take_best(state)
         shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
-        return Trained(unwrap(self.model), state, self.unused, facts, self.companions)
+        still = self.unused | self.thawing.waiting(self._kept_step(state) - 1)
+        return Trained(unwrap(self.model), state, still, facts, self.companions)
+
+    def _tell_of_groups(self) -> None:
+        """Say before the first step that some groups of layers will not come to learn."""
+        borders = self.thawing.borders
+        if self.group.is_first and (late := sum(border >= self.steps for border in borders)):
+            words = (
+                f"{late} of {len(borders)} groups of layers stay as they are: the last would begin to learn at step "
+                f"{borders[-1] + 1}, and there are {self.steps}"
+            )
+            with suppress(Interrupted):  # by whoever asked; the steps hear of it too
+                note(f"train {self.plan.phase.name}", words)
+
+    def _thaw(self, step: int) -> None:
+        """Let those parameters train that learn in a step, counted from 0; at a border bind the replicas anew.
+
+        DDP's buckets are of what trained when they were made, and it would wait for the rest for ever.
+        """
+        if (stage := self.thawing.stage(step)) == self._stage:
+            return
+        self._stage = stage
+        plain = unwrap(self.model)
+        self.model = self.asking.model = plain  # the old replicas' hooks go with them, and only then
+        gc.collect()
+        self.thawing.enter(plain, step)
+        self.model = self.asking.model = self.group.replicate(plain)
 
     @property
     def held_bytes(self) -> int:
@@ -226,7 +261,7 @@ class Loop:
     def _building(self, step: int) -> Callable[[], list[Piece]]:
         """Return what builds this rank's pieces of a step's global batch."""
         batch = self.order.at(step)
-        return partial(self.asking.build, self.train[batch.part], batch.rows)
+        return partial(self.asking.build, self._drawn(batch), batch.rows)
 
     def _is_time_to_save(self, attempt: _Attempt) -> bool:
         """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
@@ -253,6 +288,10 @@ class Loop:
         }
         if state.best_loss is not None:
             facts |= {"best_validation_loss": state.best_loss, "best_step": state.best_step}
+        if (groups := len(self.thawing.borders)) > 1:
+            facts["unfrozen_groups"] = f"{self.thawing.stage(self._kept_step(state) - 1)} of {groups}"
+            sizes = {name: p.numel() for name, p in unwrap(self.model).named_parameters()}
+            facts[AVERAGE] = round(self.thawing.trained_on_average(sizes, state.step))
         if self.plan.phase.ema_decay:
             facts["ema_share_of_step_1"] = self.plan.phase.ema_decay ** (self._kept_step(state) - 1)
         if attempt.first_step:
@@ -264,7 +303,9 @@ class Loop:
         began = time.monotonic()
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
         into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
-        split, rate = self.train[batch.part], self._rate(state)
+        if len(self.thawing.borders) > 1:
+            rest_frozen(self.model)
+        split, rate = self._drawn(batch), self._rate(state)
         built = self.ahead.at(state.step) if self.ahead else None
         pieces, count = self.asking.pieces(split, batch.rows, built)
         total = self._backward(split, pieces, count, self._augment(batch))
@@ -281,6 +322,9 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
+
+    def _drawn(self, batch: GlobalBatch) -> PreparedSplit:
+        return self.train[batch.part].drawn(Draw(self.plan.seed, batch.epoch, batch.part))
 
     def _augment(self, batch: GlobalBatch) -> Augment | None:
         augmentation = self.plan.phase.augmentation

@@ -37,6 +37,16 @@ def into_training(model: nn.Module, *, updated: bool) -> nn.Module:
     return model
 
 
+def rest_frozen(model: nn.Module) -> None:
+    """Put into eval mode the modules that have parameters, all of them frozen, with all that is in them: dropout."""
+    for module in model.children():
+        parameters = [*module.parameters()]
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+        elif parameters:
+            rest_frozen(module)
+
+
 @contextmanager
 def answering(model: nn.Module) -> Generator[None]:
     """Put a model into eval mode while the block runs, and then each of its modules back into the mode it had."""

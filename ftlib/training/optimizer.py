@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -27,10 +28,16 @@ def rate_scale(name: str, layers: int, decay: float, head: Collection[str]) -> f
 
 
 def build_optimizer(
-    model: nn.Module, settings: OptimizerBase, decay: float, head: Collection[str], seed: int
+    model: nn.Module,
+    settings: OptimizerBase,
+    decay: float,
+    head: Collection[str],
+    seed: int,
+    factors: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """Return the phase's optimiser over the trainable parameters; each group remembers its `scale` of the rate.
 
+    A parameter's scale is layer-wise decay's, times its entry in `factors` where it has one.
     Biases, norms and other vectors get no weight decay. Frozen parameters are not in it at all: decay would move them.
     Raises RecipeError if it cannot step these parameters.
     """
@@ -42,7 +49,8 @@ def build_optimizer(
         if parameter.requires_grad:
             weight_decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
             hidden = settings.steps_hidden_apart and is_hidden_matrix(name, parameter, head)
-            groups.setdefault((rate_scale(name, layers, decay, head), weight_decay, hidden), []).append(parameter)
+            scale = rate_scale(name, layers, decay, head) * factors.get(name, 1.0)
+            groups.setdefault((scale, weight_decay, hidden), []).append(parameter)
     return settings.build([ParameterGroup(parameters, *key) for key, parameters in sorted(groups.items())], seed)
 
 

@@ -9,6 +9,9 @@ from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 
+AVERAGE = "trained_on_average"
+"""The fact that says how many parameters learnt in a step, on average, where not all did from the first on."""
+
 
 class Part(Config):
     """One dataset of a phase."""

@@ -12,7 +12,7 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import StorageError
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint
-from ftlib.training.plan import Plan
+from ftlib.training.plan import AVERAGE, Plan
 from ftlib.workspace import Workspace, read_record
 
 EFFICIENCY = 0.5
@@ -32,6 +32,11 @@ def training_flops(parameters: int, trained: int) -> float:
     2 per parameter each (Kaplan et al. 2020, arXiv 2001.08361); attention's own products are left out.
     """
     return 4.0 * parameters + 2.0 * trained
+
+
+def thawing_flops(parameters: float, trained: float) -> float:
+    """Return the operations per token where the first layers are frozen: the way back ends where what trains begins."""
+    return 2.0 * parameters + 4.0 * trained
 
 
 def measured_speed(work: Workspace, hidden: int) -> Speed:
@@ -56,7 +61,12 @@ def _speed_of(folder: Path) -> Speed | None:
     if checkpoint is None or len(rows) < len(parts) or not plan.phase.tuning.takes_steps:
         return None
     tokens = sum(share * facts.tokens / facts.rows for share, facts in rows)
-    per_row = training_flops(*_computing(plan, checkpoint)) * tokens
+    computing, learning = _computing(plan, checkpoint)
+    average = checkpoint.facts.get(AVERAGE)
+    per_token = training_flops(computing, learning)
+    if average is not None:
+        per_token = thawing_flops(computing, computing * float(average) / checkpoint.parameters)
+    per_row = per_token * tokens
     rate = float(checkpoint.facts["samples_per_second"])
     return Speed(
         flops=rate * per_row, source=f"{rate:.0f} samples/s measured in phase {checkpoint.phase!r} of {folder.name}"

@@ -169,7 +169,10 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
     if plan.phase.tuning.moves_head_only:  # solved for, so no gradient said what moves
         for name in head:
             start.get_submodule(name).requires_grad_(True)
-    moves = {name: p.numel() for name, p in start.named_parameters() if p.requires_grad and name not in trained.unused}
+    for name, parameter in start.named_parameters():
+        if name in trained.unused:
+            parameter.requires_grad_(False)
+    moves = {name: p.numel() for name, p in start.named_parameters() if p.requires_grad}
     updated = moving_statistics(start) if plan.phase.batch_norm == "updated" else {}
     check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)
     if is_adapted(start):

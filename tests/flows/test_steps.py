@@ -33,6 +33,7 @@ from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import PreprocessJob
+from ftlib.stages.prune import PruneJob
 from ftlib.stages.register import RegisterJob
 from ftlib.stages.report import ReportJob
 from ftlib.stages.score import ScoreJob
@@ -74,6 +75,9 @@ def made_up(job: Job) -> Artifact:
             return job.data.model_copy(update={"content": digest})
         case BaseJob():
             return checkpoint(digest, None, job.model.tokenizer, "base", "dense", job.labels)
+        case PruneJob():
+            start = job.start
+            return checkpoint(digest, start.weights, start.tokenizer, "prune", start.form, start.labels)
         case TrainJob():
             form = job.phase.tuning.leaves or job.start.form
             return checkpoint(digest, job.start.weights, job.start.tokenizer, job.phase.name, form, job.start.labels)
@@ -150,6 +154,7 @@ RECIPES: dict[str, tuple[dict[str, Any], Callable[[Recipe], Recipe]]] = {
         as_is,
     ),
     "one adapter": ({"phases": [HEAD, LORA]}, as_is),
+    "pruned": ({"phases": [HEAD, WARM], "prune": {"dataset": "home", "layers": 1}}, as_is),
     "no interpolation": ({"phases": [WARM], "interpolation": {"kind": "off"}}, as_is),
     "on Ray": ({"phases": [HEAD, WARM, MIXED], "compute": ON_RAY}, scored),
     "a search": ({"interpolation": {"kind": "wise_ft", "alphas": [0, 0.5, 1], "refine": 3}}, as_is),

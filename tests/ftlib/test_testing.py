@@ -18,6 +18,7 @@ from ftlib.testing import (
     tiny_chats,
     tiny_classifier,
     tiny_multi_label_rows,
+    tiny_pairs,
     tiny_prepared,
     tiny_prompts,
     tiny_questions,
@@ -37,6 +38,8 @@ def test_there_are_prepared_rows_of_every_kind_of_text(tmp_path: Path) -> None:
         "tokens": tiny_rows(6),
         "completions": tiny_prompts(6),
         "chats": tiny_chats(6),
+        "masked": tiny_rows(6),
+        "retrieved": tiny_pairs(6),
     }
     assert [*rows] == [kind.name for kind in KINDS.values() if kind.modality == "text"]
     for kind, made in rows.items():

@@ -79,7 +79,15 @@ def test_every_kind_trains_on_the_gpu_as_on_the_processor(bench: Bench, use_gpu:
     assert np.mean(losses(there)[-5:]) < np.mean(losses(there)[:5])
 
 
-@pytest.mark.parametrize("tuning", [LORA, {"kind": "frozen_layers", "layers": 1}, {"kind": "full", "layer_decay": 0.8}])
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        LORA,
+        {"kind": "frozen_layers", "layers": 1},
+        {"kind": "gradual_unfreezing"},
+        {"kind": "full", "layer_decay": 0.8},
+    ],
+)
 def test_every_tuning_trains_on_the_gpu_as_on_the_processor(
     labeled: Bench, use_gpu: bool, tmp_path: Path, tuning: dict[str, Any]
 ) -> None:

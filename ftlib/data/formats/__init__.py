@@ -5,10 +5,12 @@ from typing import Annotated
 from ftlib.data.formats.chat import Chat
 from ftlib.data.formats.labeled_image import LabeledImage
 from ftlib.data.formats.labeled_text import LabeledText
+from ftlib.data.formats.masked_text import MaskedText
 from ftlib.data.formats.multi_label_text import MultiLabelText
 from ftlib.data.formats.plain_text import PlainText
 from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.formats.question_answer import QuestionAnswer
+from ftlib.data.formats.retrieval_pairs import RetrievalPairs
 from ftlib.data.formats.scored_text import ScoredText
 from ftlib.data.formats.tagged_words import TaggedWords
 from ftlib.extensions import Open
@@ -20,6 +22,8 @@ Format = Annotated[
     | TaggedWords
     | QuestionAnswer
     | PlainText
+    | MaskedText
+    | RetrievalPairs
     | PromptCompletion
     | Chat
     | LabeledImage,

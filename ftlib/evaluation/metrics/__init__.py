@@ -22,12 +22,15 @@ from ftlib.evaluation.metrics.log_loss import LogLoss
 from ftlib.evaluation.metrics.macro_f1 import MacroF1
 from ftlib.evaluation.metrics.macro_precision import MacroPrecision
 from ftlib.evaluation.metrics.macro_recall import MacroRecall
+from ftlib.evaluation.metrics.masked_accuracy import MaskedAccuracy
 from ftlib.evaluation.metrics.mcc import MCC
 from ftlib.evaluation.metrics.mean_absolute_error import MeanAbsoluteError
 from ftlib.evaluation.metrics.mean_squared_error import MeanSquaredError
 from ftlib.evaluation.metrics.micro_f1 import MicroF1
 from ftlib.evaluation.metrics.micro_precision import MicroPrecision
 from ftlib.evaluation.metrics.micro_recall import MicroRecall
+from ftlib.evaluation.metrics.mrr import MRR
+from ftlib.evaluation.metrics.ndcg import NDCG
 from ftlib.evaluation.metrics.nuclear_norm import NuclearNorm
 from ftlib.evaluation.metrics.pearson import Pearson
 from ftlib.evaluation.metrics.perplexity import Perplexity
@@ -35,6 +38,7 @@ from ftlib.evaluation.metrics.precision import Precision
 from ftlib.evaluation.metrics.r2 import R2
 from ftlib.evaluation.metrics.ranking_precision import RankingPrecision
 from ftlib.evaluation.metrics.recall import Recall
+from ftlib.evaluation.metrics.recall_at import RecallAt
 from ftlib.evaluation.metrics.rouge import Rouge
 from ftlib.evaluation.metrics.samples_f1 import SamplesF1
 from ftlib.evaluation.metrics.spearman import Spearman
@@ -73,11 +77,15 @@ Metric = Annotated[
     | HammingLoss
     | RankingPrecision
     | MeanSquaredError
+    | MaskedAccuracy
     | MeanAbsoluteError
     | R2
     | Pearson
     | Spearman
     | Perplexity
+    | RecallAt
+    | MRR
+    | NDCG
     | BitsPerByte
     | ExactMatch
     | Rouge

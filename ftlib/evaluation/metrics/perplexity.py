@@ -9,7 +9,7 @@ from typing_extensions import override
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.metrics.draws import share
-from ftlib.kinds.outcomes import TokenOutcomes
+from ftlib.kinds.outcomes import Outcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 class Perplexity(MetricBase):
-    """exp(sum of negative log-likelihoods / number of tokens), over the corpus and not a mean over batches."""
+    """exp(sum of negative log-likelihoods / number of tokens), over the corpus and not a mean over batches.
+
+    Of hidden tokens it is that of the tokens that are hidden, given all that are not.
+    """
 
     kind: Literal["perplexity"] = "perplexity"
 
-    reads: ClassVar[frozenset[BatchKind]] = frozenset({"tokens", "completions"})
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"tokens", "completions", "masked"})
     higher_is_better: ClassVar[bool] = False
 
     @property
@@ -29,9 +32,7 @@ class Perplexity(MetricBase):
     def undefined_where(self) -> str:
         return "the rows have no token to predict"
 
-    def resampled(
-        self, outcomes: TokenOutcomes, rows: Int[np.ndarray, "resamples rows"]
-    ) -> Float[np.ndarray, " resamples"]:
+    def resampled(self, outcomes: Outcomes, rows: Int[np.ndarray, "resamples rows"]) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
         import numpy as np
 

@@ -3,7 +3,9 @@
 from ftlib.kinds.outcomes.base import Outcomes, joined
 from ftlib.kinds.outcomes.completions import CompletionOutcomes
 from ftlib.kinds.outcomes.labels import LabelOutcomes
+from ftlib.kinds.outcomes.masked import MaskedOutcomes
 from ftlib.kinds.outcomes.multi_labels import MultiLabelOutcomes
+from ftlib.kinds.outcomes.retrieved import RetrievalOutcomes
 from ftlib.kinds.outcomes.scores import ScoreOutcomes
 from ftlib.kinds.outcomes.spans import SpanOutcomes
 from ftlib.kinds.outcomes.tagged import TaggedOutcomes
@@ -12,8 +14,10 @@ from ftlib.kinds.outcomes.tokens import TokenOutcomes
 __all__ = [
     "CompletionOutcomes",
     "LabelOutcomes",
+    "MaskedOutcomes",
     "MultiLabelOutcomes",
     "Outcomes",
+    "RetrievalOutcomes",
     "ScoreOutcomes",
     "SpanOutcomes",
     "TaggedOutcomes",

@@ -4,7 +4,9 @@ from ftlib.kinds.predictions.base import Asked, Prediction, Predictor, Unasked
 from ftlib.kinds.predictions.chats import ChatPrediction, ChatPredictor
 from ftlib.kinds.predictions.image_labels import ImageLabelPrediction, ImageLabelPredictor
 from ftlib.kinds.predictions.labels import LabelPrediction, LabelPredictor
+from ftlib.kinds.predictions.masked import HiddenPrediction, HiddenPredictor
 from ftlib.kinds.predictions.multi_labels import MultiLabelPrediction, MultiLabelPredictor
+from ftlib.kinds.predictions.retrieved import VectorPrediction, VectorPredictor
 from ftlib.kinds.predictions.scores import ScorePrediction, ScorePredictor
 from ftlib.kinds.predictions.spans import FoundAnswer, SpanPredictor
 from ftlib.kinds.predictions.tagged import EntityPredictor, FoundEntities, FoundEntity
@@ -17,6 +19,8 @@ __all__ = [
     "FoundAnswer",
     "FoundEntities",
     "FoundEntity",
+    "HiddenPrediction",
+    "HiddenPredictor",
     "ImageLabelPrediction",
     "ImageLabelPredictor",
     "LabelPrediction",
@@ -29,4 +33,6 @@ __all__ = [
     "ScorePredictor",
     "SpanPredictor",
     "Unasked",
+    "VectorPrediction",
+    "VectorPredictor",
 ]

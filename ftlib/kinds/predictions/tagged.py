@@ -53,7 +53,7 @@ class EntityPredictor(Predictor):
         tags, sure = [OUTSIDE] * len(words), [1.0] * len(words)
         assert isinstance(piece.target, tuple)
         for word, values in zip(piece.target, asked.logits[0].softmax(dim=-1), strict=False):
-            if word is not None:  # after the piece's tokens, the target has the words that were cut off
+            if isinstance(word, str):  # after the piece's tokens, the target has the words that were cut off
                 position, best = int(word[2:]), int(values.argmax())
                 tags[position], sure[position] = self.labels[best], float(values[best])
         named = (

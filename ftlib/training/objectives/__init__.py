@@ -8,7 +8,9 @@ from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.distillation import Distillation
+from ftlib.training.objectives.masked_lm import MaskedLM
 from ftlib.training.objectives.multi_label import MultiLabel
+from ftlib.training.objectives.multiple_negatives import MultipleNegatives
 from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
 from ftlib.training.objectives.token_classification import TokenClassification
@@ -22,6 +24,8 @@ Objective = Annotated[
     | TokenClassification
     | AnswerSpan
     | CausalLM
+    | MaskedLM
+    | MultipleNegatives
     | Completion,
     Open("reglage.objective"),
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
     from torch import Tensor
 
 
@@ -20,6 +21,9 @@ class Prepared:
 
     sums: Mapping[str, Tensor]
     """By name; each is added up over all pieces of all ranks. The same names and shapes for every piece."""
+    rows: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
+    """By name, what each of the piece's rows comes to, as rows x anything: brought together over all pieces of all
+    ranks, in the batch's order. Whole numbers are exact up to 2^53."""
     count: int | None = None
     """Supervised items that the piece's loss will count: of an objective with `counts_known = False`."""
     kept: Any = None
@@ -34,3 +38,7 @@ class Context:
     """Over the whole global batch."""
     kept: Any
     """Of this piece."""
+    rows: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
+    """Of every row of the global batch, in its order."""
+    places: Int[Tensor, " rows"] | None = None
+    """Where this piece's rows stand in that order."""

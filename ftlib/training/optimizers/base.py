@@ -24,7 +24,7 @@ class ParameterGroup:
 
     parameters: Sequence[nn.Parameter]
     scale: float
-    """Layer-wise decay's factor of the learning rate."""
+    """The factor of the learning rate: layer-wise decay's, times the tuning's own."""
     weight_decay: float
     """0 for biases, norms and other vectors."""
     hidden: bool

@@ -28,6 +28,8 @@ class Quadratic(Pull):
     def add_gradient(self) -> torch.Tensor:
         loss = torch.zeros((), dtype=torch.float64)
         for parameter, strength, target in self._pulls:
+            if not parameter.requires_grad:  # it waits for its turn, and a gradient would have it stepped
+                continue
             weights = own_part(parameter)
             away = weights if target is None else weights - target
             if parameter.grad is None:  # nothing of this batch reached it: the pull does

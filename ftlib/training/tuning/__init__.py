@@ -7,13 +7,14 @@ from ftlib.extensions import Open, kind_of
 from ftlib.training.tuning.base import TuningBase
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
+from ftlib.training.tuning.gradual_unfreezing import GradualUnfreezing
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
 from ftlib.training.tuning.qlora import QLoRA
 from ftlib.training.tuning.zero_shot import ZeroShot
 
 Tuning = Annotated[
-    Full | FrozenLayers | LinearProbe | LoRA | QLoRA | ZeroShot,
+    Full | FrozenLayers | GradualUnfreezing | LinearProbe | LoRA | QLoRA | ZeroShot,
     Open("reglage.tuning"),
 ]
 

@@ -71,6 +71,8 @@ class TuningBase(Config, ABC):
     """Whether the body stays the base model's: an adapter may stand on what it makes, a line from it leads nowhere."""
     several_heads: ClassVar[bool] = False
     """Whether it moves a body that the heads of several tasks share, as it moves a model of one."""
+    unfreezes: ClassVar[bool] = False
+    """Whether some of what trains waits at first: `thaws` says until when."""
     makes_adapter: ClassVar[bool] = False
     """Whether `finish` leaves an adapter that can be published beside the merged weights."""
 
@@ -106,6 +108,18 @@ class TuningBase(Config, ABC):
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise RecipeError for labels that it cannot be asked for; called as soon as the rows have told them."""
+
+    def rate_factors(self, model: nn.Module, head: Collection[str]) -> Mapping[str, float]:
+        """Return what the learning rate is multiplied with, by parameter, beside layer-wise decay; else it is 1."""
+        return {}
+
+    def thaws(self, model: nn.Module, head: Collection[str], steps_per_epoch: int) -> Mapping[str, int]:
+        """Return the step, counted from 0, from which on a parameter trains; of those not named, from the first.
+
+        `model` is as `prepare` returned it, with what never trains frozen. Until its step a parameter is frozen, bit
+        for bit.
+        """
+        return {}
 
     @abstractmethod
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

@@ -31,7 +31,7 @@ class LoRA(TuningBase):
         adapter   the adapter and head, over what it began on    goes on with that adapter, which must be of its shape
     """
 
-    introduced: ClassVar[Mapping[str, object]] = {"keep": "merged"}
+    introduced: ClassVar[Mapping[str, object]] = {"keep": "merged", "b_rate_ratio": 1.0}
 
     kind: Literal["lora"] = "lora"
     rank: int = Field(default=8, gt=0)
@@ -47,6 +47,8 @@ class LoRA(TuningBase):
     """Scale by alpha / sqrt(rank) instead."""
     use_dora: bool = False
     """Learn magnitude and direction apart."""
+    b_rate_ratio: float = Field(default=1.0, gt=0.0)
+    """What B's learning rate is, as a multiple of A's and the head's (LoRA+, Hayou et al. 2024, arXiv 2402.12354)."""
     keep: Literal["merged", "adapter"] = "merged"
     """What the phase ends in: dense weights, or the adapter alone, over the model that it was trained over."""
 
@@ -63,6 +65,10 @@ class LoRA(TuningBase):
     def adapter_scales(self) -> bool:
         """DoRA normalises after adding: its adapter times alpha is another model."""
         return not self.use_dora
+
+    @override
+    def rate_factors(self, model: nn.Module, head: Collection[str]) -> Mapping[str, float]:
+        return {name: self.b_rate_ratio for name, _ in model.named_parameters() if ".lora_B." in name}
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:
@@ -82,7 +88,7 @@ class LoRA(TuningBase):
             lora_alpha=cast(int, self.alpha),  # peft annotates int, divides as float
             lora_dropout=self.dropout,
             target_modules=self._modules(model, kind, head),
-            modules_to_save=None if KINDS[kind].language else sorted(head),
+            modules_to_save=None if KINDS[kind].vocabulary else sorted(head),
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
         )

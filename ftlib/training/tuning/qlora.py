@@ -19,7 +19,7 @@ class QLoRA(LoRA):
     alpha 0 is the model that the adapter was trained over. Embeddings and the head stay as they are.
     """
 
-    introduced: ClassVar[Mapping[str, object]] = {"keep": "merged"}
+    introduced: ClassVar[Mapping[str, object]] = {"keep": "merged", "b_rate_ratio": 1.0}
 
     kind: Literal["qlora"] = "qlora"  # pyright: ignore[reportIncompatibleVariableOverride]
     double_quantization: bool = True

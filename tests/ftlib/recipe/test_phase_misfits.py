@@ -109,6 +109,25 @@ def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
         (["phases.tune.companions={t: {phase: tun}}"], "phases[tune].companions: 'classification' asks none, got t"),
         (["phases.tune.companions={t: {phase: tune}}"], "phases[tune].companions.t: 'tune' is no end of an earlier ph"),
         (["phases.tune.scores={t: {phase: base}}"], "phases[tune].scores: 'classification' asks none, got t"),
+        (
+            ["prune={dataset: gone, layers: 1}"],
+            "prune.dataset: 'gone' is no dataset that a phase trains on; there are ",
+        ),
+        (["prune={dataset: home}"], "prune: give `layers` or `share`, got neither"),
+        (["prune={dataset: home, share: 1.5}"], "prune.share: input should be less than 1, got 1.5"),
+        (["prune={dataset: home, layers: 1}", "phases.0.name=prune"], "phases: 'prune' names the model that layers"),
+        (
+            ["prune={dataset: home, layers: 1}", "phases.tune.tuning={kind: lora}", "publish.adapter=true"],
+            "publish.adapter: it would stand on a model without some layers",
+        ),
+        (
+            ["prune={dataset: home, layers: 1}", "retrain.start=champion"],
+            "prune: retrain.start is 'champion', which has lost its layers already",
+        ),
+        (
+            ["prune={dataset: home, layers: 1}", "phases.tune.tuning={kind: lora, keep: adapter}"],
+            "phases[tune].tuning: ends in an adapter over a model without some layers, which nobody else has",
+        ),
         (["phases.tune.scores={t: {}}"], "phases[tune].scores.t: give `model` or `phase`, got neither"),
     ],
 )
