@@ -15,6 +15,7 @@ from ftlib.data.identity import identities
 from ftlib.errors import ConflictError, DataError
 from ftlib.evaluation.measured import EvalReport
 from ftlib.evaluation.results import Difference
+from ftlib.models.checkpoint import task_in
 from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
 from ftlib.recipe.evidence import Evidence
@@ -93,15 +94,18 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     folder = champion.pull(registry, run) if champion else None
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
-    names = labels_of(folder) if folder else ()
+    names = labels_of(folder) if folder and not r.tasks else ()
     given = inputs(recipe, run.work, files, used_rows(r, listing, files, champion), names)
+    given = given._replace(task_names=_task_names(r, folder))
     data = run.through(lambda: prepare(recipe, given))
     fresh = news(r, listing, data, champion, folder)
     worth = worth_training(fresh, so_far.champion, r.retrain)
     so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": fresh})
     if not worth.go:
         return so_far
-    _check_labels(r, data, names)
+    _check_labels(r, data.labels, names)
+    for task, before in given.task_names.items():
+        _check_labels(r, data.tasks[task], before)
     evidence = _named(run.through(lambda: find_best(recipe, run.work, data, data.model)), champion)
     _, page, result = run.through(lambda: publish(evidence))
     so_far = so_far.model_copy(update={"evidence": evidence, "report": page, "steps": tuple(run.steps)})
@@ -125,11 +129,19 @@ def _named(evidence: Evidence, champion: InPlace | None) -> Evidence:
     return evidence.model_copy(update={"recipe": recipe, "model": evidence.model.model_copy(update={"name": name})})
 
 
-def _check_labels(r: Recipe, data: Data, names: Sequence[str]) -> None:
+def _task_names(r: Recipe, champion: Path | None) -> dict[str, tuple[str, ...]]:
+    """Return the labels of the champion's tasks that the recipe has too, in the order of its logits."""
+    if champion is None:
+        return {}
+    folders = {task: task_in(champion, task) for task in r.tasks}
+    return {task: labels_of(folder) for task, folder in folders.items() if folder.is_dir()}
+
+
+def _check_labels(r: Recipe, labels: Sequence[str], names: Sequence[str]) -> None:
     """Refuse labels that appear or vanish, unless the recipe opts in: they are more often a mistake than news."""
-    if not names or not data.labels or r.retrain.labels_may_change:
+    if not names or not labels or r.retrain.labels_may_change:
         return
-    before, now = identities(names), identities(data.labels)
+    before, now = identities(names), identities(labels)
     new, gone = (sorted(a[key] for key in a.keys() - b.keys()) for a, b in ((now, before), (before, now)))
     if new or gone:
         raise DataError(
@@ -149,7 +161,9 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     if champion.facts.version == version.version:
         reason = f"version {version.version} is in place: these rows give the same version again"
         return so_far.ended("not_promoted", reason).model_copy(update={"champion": champion.facts})
-    data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=_labels(evidence))
+    first = evidence.checkpoints[-1]
+    tasks = {task.name: task.labels for task in first.tasks}
+    data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=first.labels, tasks=tasks)
     folder = champion.pull(registry, run)
     cells = measured(r, run, data, folder)
     differences, left_out = against_champion(evidence, cells, run, champion.trained_on(folder))
@@ -164,10 +178,6 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
             "steps": tuple(run.steps),
         }
     )
-
-
-def _labels(evidence: Evidence) -> tuple[str, ...]:
-    return evidence.checkpoints[-1].labels
 
 
 def settle(r: Recipe, run: Runner, challenge: Challenge, approval: Approval | None) -> Challenge:

@@ -13,6 +13,7 @@ from ftlib.data.profile import Profile
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, differences
 from ftlib.kinds.outcomes import Outcomes
+from ftlib.models.checkpoint import task_in
 from ftlib.published.lineage import indexed_rows
 from ftlib.published.row_index import RowIndex, contains, packed
 from ftlib.recipe.evidence import Evidence
@@ -79,9 +80,17 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
     """Measure the champion on the report splits, tokenised its own way; nothing if it does not know what rows ask."""
 
     def steps() -> Steps[tuple[EvalReport, ...]]:
-        finished = yield from fitting(CHAMPION, folder, r, data.labels, bases(r, run.work))
-        reports = finished and (yield from measure(finished, r, data.raw, REPORT))
-        return tuple(reports or ())
+        reports: list[EvalReport] = []
+        for task in r.tasks or (None,):
+            own, asked, home = r.of_task(task), data.labels, folder
+            if task is not None:
+                asked, home = data.tasks[task], task_in(folder, task)
+                if not home.is_dir():  # it was published before there was the task
+                    continue
+            finished = yield from fitting(CHAMPION, home, own, asked, bases(r, run.work))
+            measured = finished and (yield from measure(finished, own, data.raw, REPORT))
+            reports += measured or ()
+        return tuple(reports)
 
     return run.about(CHAMPION).through(steps)
 

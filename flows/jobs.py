@@ -15,7 +15,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.publish import CarriedFisher
 from ftlib.retraining.training_rows import UsedRows
-from ftlib.stages.base import BaseJob
+from ftlib.stages.base import BaseJob, TaskHead
 from ftlib.stages.batch_norm import BatchNormJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.fisher import FisherJob
@@ -68,9 +68,13 @@ def preprocess_job(
     )
 
 
-def base_job(recipe: Recipe, model: FoundModel, labels: tuple[str, ...]) -> BaseJob:
-    """Say where training starts: a head for every label that the first phases' rows name."""
-    return _head_job(recipe, recipe.phases[0], model, labels)
+def base_job(
+    recipe: Recipe, model: FoundModel, labels: tuple[str, ...], tasks: Mapping[str, tuple[str, ...]]
+) -> BaseJob:
+    """Say where training starts: a head for every label that the first phases' rows name, or one for every task."""
+    views = {task: recipe.of_task(task) for task in tasks}
+    heads = {task: TaskHead(kind=one.kind(one.phases[0]), labels=tasks[task]) for task, one in views.items()}
+    return _head_job(recipe, recipe.phases[0], model, labels).model_copy(update={"tasks": heads})
 
 
 def head_job(recipe: Recipe, phase: Phase, end: Checkpoint, labels: tuple[str, ...]) -> BaseJob:
@@ -120,6 +124,7 @@ def train_job(
     return TrainJob(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
+        tasks=tuple(recipe.datasets[name].task for name in phase.parts) if recipe.tasks else (),
         phase=phase.model_copy(update={"companions": {}, "scores": {}}),  # told by their bytes instead
         companions={name: beside[name] for name in phase.companions},
         precision=resolve_precision(phase, recipe.compute),
@@ -215,11 +220,11 @@ def batch_norm_job(
     recipe: Recipe, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset]
 ) -> BatchNormJob:
     """Say whose BatchNorm statistics to measure: on rows that the last phase trains on."""
-    parts = recipe.phases[-1].parts
+    shares = recipe.phases[-1].shares(prepared)
     return BatchNormJob(
         candidates=tuple(members),
-        data=tuple(prepared[name] for name in parts),
-        shares=tuple(parts.values()),
+        data=tuple(prepared[name] for name in shares),
+        shares=tuple(shares.values()),
         rows=recipe.interpolation.batch_norm_rows,
         seed=recipe.seed,
         compute=recipe.compute,
@@ -231,10 +236,11 @@ def evaluate_job(
 ) -> EvaluateJob:
     """Say what to measure: every member on one split of one evaluation."""
     evaluation = recipe.evaluations[name]
+    task = recipe.datasets[evaluation.dataset].task
     return EvaluateJob(
         name=name,
         evaluation=evaluation,
-        candidates=tuple(members),
+        candidates=tuple(member.of_task(task) for member in members),
         data=prepared[evaluation.dataset],
         split=split,
         seed=recipe.seed,

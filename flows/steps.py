@@ -27,13 +27,15 @@ from ftlib.recipe.preflight import (
     check_forms,
     check_labels,
     check_modality,
+    check_parts,
     check_prompts,
     check_prune,
     check_registry,
     check_rule,
+    check_tasks,
     check_writing,
     rare_label_notes,
-    spelling_notes,
+    task_spelling_notes,
 )
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources
@@ -74,6 +76,8 @@ class Inputs(NamedTuple):
     """The labels of a version that is to be replaced: they are called as there."""
     companions: Mapping[str, Mapping[str, FoundModel]] = MappingProxyType({})
     """The phases' companions that are models from elsewhere, by phase and name."""
+    task_names: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """As `names`, of each of the version's tasks."""
 
 
 class Data(Config):
@@ -83,7 +87,9 @@ class Data(Config):
     raw: dict[str, RawDataset]
     prepared: dict[str, PreparedDataset]
     labels: tuple[str, ...]
-    """The labels that training sees; empty where there are none."""
+    """The labels that training sees; empty where there are none, or each task has its own."""
+    tasks: dict[str, tuple[str, ...]] = {}
+    """The labels of every task, where there are several."""
     companions: dict[str, dict[str, FoundModel]] = {}
     """See `Inputs`."""
 
@@ -140,7 +146,9 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     if raw is None or len(prepared) < len(r.datasets):
         return None
     labels = check_labels(r, prepared, given.names)
-    for words in (*spelling_notes(prepared, labels), *rare_label_notes(r, prepared)):
+    tasks = check_tasks(r, prepared, given.task_names)
+    check_parts(r, prepared)
+    for words in (*task_spelling_notes(r, prepared, labels, tasks), *rare_label_notes(r, prepared)):
         note("labels", words)
     for words in audit_notes(r, prepared):
         note("supervision", words)
@@ -150,7 +158,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
         check_prompts(r, prepared, given.model.form, _positions(Path(given.model.uri)))
     check_writing(r, prepared, lambda: _positions(Path(given.model.uri), 0 if given.model.base else places))
     companions = {phase: dict(models) for phase, models in given.companions.items()}
-    return Data(model=given.model, companions=companions, raw=raw, prepared=prepared, labels=labels)
+    return Data(model=given.model, companions=companions, raw=raw, prepared=prepared, labels=labels, tasks=tasks)
 
 
 def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[dict[str, RawDataset] | None]:
@@ -165,7 +173,7 @@ def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[d
 def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) -> Steps[Evidence | None]:
     """Train every phase of a model, interpolate, measure, choose, and measure the choice beside every phase's end."""
     elsewhere = jobs.found_siblings(r, work) if data else []
-    start = yield from step(base, data and jobs.base_job(r, data.model, data.labels))
+    start = yield from step(base, data and jobs.base_job(r, data.model, data.labels, data.tasks))
     if start:
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
         if patterns := r.interpolation.patterns():

@@ -17,7 +17,7 @@ from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.pruning import describe_pruned, stack_of
-from ftlib.recipe.preflight import check_labels
+from ftlib.recipe.preflight import check_labels, check_tasks
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_card, check_resources, precision_on, room_of
 from ftlib.stages.ingest import ingest
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ftlib.kinds.split import PreparedSplit
-    from ftlib.training.footprint import Footprint, Frozen
+    from ftlib.training.footprint import Footprint, Frozen, Heads
     from ftlib.training.memory import Sized
     from ftlib.training.thawing import Thawing
 
@@ -198,14 +198,14 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
 
     if on is None:
         check_resources(recipe, Path(model.uri), companions)
-    names = check_labels(recipe, prepared)
-    labels = len(names)
+    names, of_tasks = check_labels(recipe, prepared), check_tasks(recipe, prepared)
+    labels, heads = len(names), _heads(recipe, of_tasks)
     folder = _without_layers(recipe, model.folder, work)
-    sizes = [footprint(folder, recipe.kind(phase), labels, phase.tuning) for phase in recipe.phases]
+    sizes = [footprint(folder, recipe.kind(phase), labels, phase.tuning, heads) for phase in recipe.phases]
     frozen = frozen_beside(recipe.phases, sizes, recipe.answering_kind, model.folder, companions, labels)
     speed = _speed(recipe, on, work, sizes[-1])
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
-    sizing = _Sizing(recipe, on, folder, model.folder, names, companions, prepared)
+    sizing = _Sizing(recipe, on, folder, model.folder, names, of_tasks, companions, prepared)
     every = [*zip(recipe.phases, sizes, frozen, strict=True)]
     planned = [
         _phase_plan(
@@ -220,7 +220,9 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
         for phase, size, beside in every
     ]
     planned = [
-        _by_depth(one, phase, size, sizing, _seen(phase, prepared), speed) if phase.tuning.unfreezes else one
+        _by_depth(one, phase, size, sizing, _seen(phase, prepared, sizing.steps(phase)), speed)
+        if phase.tuning.unfreezes
+        else one
         for one, (phase, size, _) in zip(planned, every, strict=True)
     ]
     again = [planned[-1].model_copy(update={"name": f"{planned[-1].name}-seed{n}"}) for n in recipe.interpolation.seeds]
@@ -235,6 +237,12 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     seconds += sum(one.seconds for one in (*planned, *again, *scored))
     fields = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
     return plan.model_copy(update=fields)
+
+
+def _heads(recipe: Recipe, tasks: Mapping[str, Sequence[str]]) -> "Heads":
+    """Return each task's kind and how many labels it has."""
+    views = {task: recipe.of_task(task) for task in tasks}
+    return {task: (one.kind(one.phases[0]), len(tasks[task])) for task, one in views.items()}
 
 
 def _without_layers(recipe: Recipe, model: Path, work: Workspace) -> Path:
@@ -265,6 +273,8 @@ class _Sizing:
     whole: Path
     """The base model before layers were removed; where none are, `model`."""
     labels: tuple[str, ...]
+    tasks: Mapping[str, tuple[str, ...]]
+    """The labels of every task, where there are several."""
     companions: Mapping[str, Mapping[str, FoundModel]]
     prepared: Mapping[str, PreparedDataset]
 
@@ -309,7 +319,7 @@ class _Sizing:
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
         return Sized(
-            model=shapes_of(self.model, kind, labels, phase),
+            model=shapes_of(self.model, kind, labels, phase, _heads(self.recipe, self.tasks)),
             phase=phase,
             compute=compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
             precision=precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
@@ -330,10 +340,15 @@ class _Sizing:
         return sum(epoch_batches(sizes, optimizer.batch_size, self.recipe.seed, optimizer.batch_tokens))
 
     def _splits(self, phase: Phase, split: Split) -> "list[PreparedSplit]":
-        from ftlib.kinds.open_split import open_split
+        from ftlib.kinds.open_split import open_split, open_splits
 
-        folders = [Path(self.prepared[name].uri) for name in phase.parts]
-        return [open_split(split_file(folder, split), self.labels) for folder in folders]
+        files = {name: split_file(Path(self.prepared[name].uri), split) for name in phase.parts}
+        tasks = {name: self.recipe.datasets[name].task for name in files}
+        labels = {name: self.labels if task is None else self.tasks[task] for name, task in tasks.items()}
+        first = next(iter(files))
+        if phase.mixes_rows and split == "train":
+            return [open_splits([*files.values()], labels[first], tasks[first])]
+        return [open_split(file, labels[name], tasks[name]) for name, file in files.items()]
 
 
 @dataclass(frozen=True)
@@ -347,7 +362,7 @@ class _Seen:
 
 def _seen(phase: Phase, prepared: dict[str, PreparedDataset], steps: int) -> _Seen:
     """Return an epoch's rows and tokens: of a mixture every part's share of as many rows as all parts have."""
-    parts = [(share, prepared[name].splits["train"]) for name, share in phase.parts.items()]
+    parts = [(share, prepared[name].splits["train"]) for name, share in phase.shares(prepared).items()]
     rows = sum(facts.rows for _, facts in parts)
     return _Seen(
         rows=rows,

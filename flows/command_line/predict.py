@@ -35,6 +35,7 @@ from ftlib.workspace import make_cache, user_cache
     type=click.IntRange(min=1, max=64),
     help="Of what writes: beginnings of an answer it keeps; by default as in the version's evaluations.",
 )
+@click.option("--task", help="Which task of a version that has several.")
 @key_option
 @base_option
 @registry_options
@@ -45,6 +46,7 @@ def predict(
     batch_size: int,
     max_new_tokens: int | None,
     num_beams: int | None,
+    task: str | None,
     key: PublicKey | None,
     given: tuple[Path, ...],
     registry: Place,
@@ -68,7 +70,13 @@ def predict(
         if files and not reads_files(folder):
             raise RecipeError(f"{name} answers texts, one a line on stdin, got the file {files[0]!r}; use < {files[0]}")
         predictions = answer(
-            folder, files or _lines(sys.stdin.buffer), batch_size, bases(registry, given), max_new_tokens, num_beams
+            folder,
+            files or _lines(sys.stdin.buffer),
+            batch_size,
+            bases(registry, given),
+            max_new_tokens,
+            num_beams,
+            task,
         )
         answers: list[dict[str, object]] = []
         unasked = 0

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from pydantic import model_validator
 
-from ftlib.config import Config
+from ftlib.config import Config, Name
 from ftlib.data.cleaning import Cleaning
 from ftlib.data.formats import Format
 from ftlib.data.limits import Limits
@@ -41,8 +41,10 @@ class Dataset(Config):
     """Which rows train, which choose, and which are only reported on."""
     supervision: Supervision = Supervision()
     """What of a language model's training rows ends the run."""
+    task: Name | None = None
+    """Which task its rows are of, where one model learns several: each has a head of its own over one body."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"supervision": Supervision()}
+    introduced: ClassVar[Mapping[str, object]] = {"supervision": Supervision(), "task": None}
 
     @model_validator(mode="after")
     def _near_images(self) -> Self:

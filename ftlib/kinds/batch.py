@@ -49,6 +49,9 @@ class Batch:
     """Numbers that a frozen model gave each row, by name: one each, an array of one shape each, or one for every token,
     padded with 0. Read from the split's `score:<name>` columns; no gradient reaches them."""
 
+    task: str | None = None
+    """Which task the rows are of, where a model has several; `LossSum` and head are that task's."""
+
     def __len__(self) -> int:
         """Return how many rows there are."""
         return len(self.supervised)

@@ -17,6 +17,7 @@ from ftlib.data.processor import Processor
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.padding import settle
+from ftlib.kinds.task_model import TaskModel, module_of
 from ftlib.models.adapter import (
     ANYWHERE,
     WEIGHTS,
@@ -55,9 +56,12 @@ _LOADING: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "
 def load(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: float | None = None) -> nn.Module:
     """Return the model of a checkpoint, or of a model that was found, in any form: in fp32 and eval mode.
 
-    Dropouts of its config are set to `dropout` if that is given. Raises ModelError if it cannot be loaded or if a
-    tensor would be left at random.
+    Of a checkpoint of several tasks it is a `TaskModel`, and `kind` counts for nothing: each task has its own. Dropouts
+    of its config are set to `dropout` if that is given. Raises ModelError if it cannot be loaded or if a tensor would
+    be left at random.
     """
+    if tasks := _tasks(checkpoint):
+        return TaskModel({name: load(one, kind, dropout) for name, (one, kind) in tasks.items()})
     if checkpoint.base is None:
         return load_for_training(checkpoint.folder, kind, dropout)
     return load_adapter(checkpoint.folder, Path(checkpoint.base.uri), kind, dropout)
@@ -69,6 +73,8 @@ def load_unread(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: f
     What an adapter brings is read. Values are not looked at: who reads them checks that they are finite. Raises
     ModelError as `load` does.
     """
+    if tasks := _tasks(checkpoint):
+        return TaskModel({name: load_unread(one, kind, dropout) for name, (one, kind) in tasks.items()})
     if checkpoint.base is None:
         model, missing = unread_with_gaps(checkpoint.folder, kind, None, dropout)
         _check_no_gaps(checkpoint.folder, missing)
@@ -76,6 +82,13 @@ def load_unread(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: f
     base = Path(checkpoint.base.uri)
     model, missing = unread_with_gaps(base, kind, checkpoint.folder, dropout)
     return _over(model, missing, checkpoint.folder, base)
+
+
+def _tasks(checkpoint: Checkpoint | FoundModel) -> dict[str, tuple[Checkpoint, BatchKind]]:
+    """Return what each of several tasks is asked of, and by what kind of batch."""
+    if isinstance(checkpoint, FoundModel):
+        return {}
+    return {task.name: (checkpoint.of_task(task.name), task.kind) for task in checkpoint.tasks}
 
 
 def unread_with_gaps(
@@ -334,9 +347,12 @@ def merged(model: nn.Module) -> nn.Module:
 def head_modules(model: nn.Module) -> list[str]:
     """Return the names of the top-level modules with parameters that are not the body: the task head.
 
-    Under an adapter they are those of the copies that it trains. The body has the name that its class says, or is a
-    model of its own: CLIP's image classifier calls it `vision_model`, and CLIP's prefix is `clip`.
+    Under an adapter they are those of the copies that it trains; of several tasks, those of all. The body has the name
+    that its class says, or is a model of its own: CLIP's image classifier calls it `vision_model`, and CLIP's prefix is
+    `clip`.
     """
+    if isinstance(model, TaskModel):
+        return [f"{module_of(task)}.{name}" for task, one in model.models for name in head_modules(one)]
     plain: Any = cast(Any, model).get_base_model() if is_adapted(model) else model
     prefix = plain.base_model_prefix
     bodies = {n for n, child in plain.named_children() if n == prefix or isinstance(child, PreTrainedModel)}
@@ -416,8 +432,8 @@ def not_finite(folder: Path, name: str, bad: int, of: int) -> ModelError:
     )
 
 
-SHARD_SIZE = "5GB"
-"""Of a model's files: what transformers cut them into for years, which every host takes."""
+SHARD_SIZE = 5_000_000_000
+"""Bytes of a model's files: what transformers cut them into for years, which every host takes."""
 
 
 def save_model(model: nn.Module, folder: Path, labels: tuple[str, ...], processor_from: Path) -> None:

@@ -34,10 +34,10 @@ class PreparedSplit:
     `ftlib.kinds.open_split` opens one.
     """
 
-    def __init__(self, table: pa.Table, kind: BatchKind, targets: Targets | None) -> None:
+    def __init__(self, table: pa.Table, kind: BatchKind, targets: Targets | None, task: str | None = None) -> None:
         """Read `table` in place; `targets` are what its rows are taught, where the tokens do not say it themselves."""
         self.kind: BatchKind = kind
-        self.targets = targets
+        self.targets, self.task = targets, task
         self.inputs = from_metadata(table.schema.metadata)
         self._columns = {column.name: _column(table[column.name], column) for column in self.inputs}
         self.sizes: Int[np.ndarray, " rows"] = _sizes(self.inputs, self._columns, len(table))
@@ -117,6 +117,7 @@ class PreparedSplit:
             terms=int(terms.sum()),
             rows=np.asarray(rows, np.int64),
             columns={name: collate.sent(of.tensor(rows)) for name, of in self.scores.items()},
+            task=self.task,
         )
 
 

@@ -34,6 +34,14 @@ class Candidate(Identified):
         """Return the point `(1 - alpha) * start + alpha * end`."""
         return cls(name=f"alpha={alpha:g}", start=start, end=end, merge=Lerp(alpha=alpha))
 
+    def of_task(self, name: str | None) -> Candidate:
+        """Return the candidate that one of several tasks is asked of; without a name, or tasks, itself."""
+        if name is None:
+            return self
+        siblings = tuple(sibling.of_task(name) for sibling in self.siblings)
+        ends = {"start": self.start.of_task(name), "end": self.end.of_task(name)}
+        return self.model_copy(update={**ends, "siblings": siblings})
+
     @property
     def mixes(self) -> bool:
         """Say whether it is made of several checkpoints, or an end of what is; a plain checkpoint is not."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ftlib.artifacts import Artifact
-from ftlib.config import Config
+from ftlib.config import BatchKind, Config, Name
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Identified, digest
 
@@ -86,12 +86,37 @@ class FoundModel(Identified):
         return digest([self.weights, self.tokenizer, *([self.generation] if self.generation else [])])
 
 
+class Task(Config):
+    """One of several tasks of a checkpoint: the body with this task's head, as a model of its own."""
+
+    name: Name
+    kind: BatchKind
+    labels: tuple[str, ...]
+    weights: str
+    """As a checkpoint's: of the body and this head."""
+    parent: str | None
+    config: str
+
+
+def tasks_in(folder: Path) -> Path:
+    """Return where a stage writes the folders of several tasks."""
+    return folder / "tasks"
+
+
+def task_in(folder: Path, task: str) -> Path:
+    """Return where a stage writes what a checkpoint of one task alone would have."""
+    return tasks_in(folder) / task
+
+
 class Checkpoint(Artifact):
     """Weights in the folder `model/`, with config and tokenizer; `form` says how they load.
 
         form     model/ holds                                  load
         dense    safetensors of every tensor                   as stock transformers does
         adapter  what peft saves, heads included; no merge     the base's weights with this config, then peft over them
+
+    Of several tasks there is a `tasks/<name>/model/` for each instead: a stock folder of the body and that task's head.
+    The tensors that all of them have are one file, which lies in each by a hard link. `of_task` is one of them.
 
     `ftlib.kinds.loading.load` makes a module of either. A phase's end also has `curves.jsonl` (one JSON object per
     optimiser step or evaluation) and, where an adapter was merged into dense weights, `adapter/`.
@@ -117,11 +142,21 @@ class Checkpoint(Artifact):
     form: Form = "dense"
     base: Base | None = None
     """What an adapter stands on; None for dense weights."""
+    tasks: tuple[Task, ...] = ()
+    """By name, where there are several; empty where one head answers all rows, whose labels are `labels`."""
 
     @property
     def folder(self) -> Path:
-        """Return the folder with config and tokenizer and, whatever its form, the weights."""
-        return model_in(self.path)
+        """Return the folder with config and tokenizer and, whatever its form, the weights; of tasks, the first's."""
+        return model_in(task_in(self.path, self.tasks[0].name) if self.tasks else self.path)
+
+    def of_task(self, name: str | None) -> Checkpoint:
+        """Return what one task alone is asked of; without a name, or tasks, the checkpoint itself."""
+        task = next((task for task in self.tasks if task.name == name), None)
+        if task is None:
+            return self
+        own = {"weights": task.weights, "parent": task.parent, "config": task.config, "labels": task.labels}
+        return self.model_copy(update={"uri": str(task_in(self.path, task.name)), "tasks": (), **own})
 
     @property
     def adapter(self) -> Path | None:
@@ -151,4 +186,5 @@ class Checkpoint(Artifact):
 
     def digest(self) -> str:
         """Return the digest of all that its folder hands on: equal tensors beside another tokenizer are another one."""
-        return digest([self.weights, self.tokenizer, self.config, list(self.labels)])
+        of_tasks = [digest([task.name, task.config, *task.labels]) for task in self.tasks]
+        return digest([self.weights, self.tokenizer, self.config, list(self.labels), *of_tasks])

@@ -39,4 +39,4 @@ def is_factor(name: str) -> bool:
 
 def in_modules(name: str, modules: Iterable[str]) -> bool:
     """Say whether a parameter lies in one of these modules; wrappers (peft, DDP) may have put names before them."""
-    return not set(name.split(".")).isdisjoint(modules)
+    return any(f".{module}." in f".{name}." for module in modules)

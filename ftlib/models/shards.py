@@ -7,6 +7,7 @@ come last, so that a new label moves no border.
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,9 +28,12 @@ def write_shards(folder: Path, most: int) -> None:
     """
     spans = tensor_spans(folder)
     shards = shard_layout(spans.values(), most)
+    if len(shards) > 1 or len(weight_files(folder)) > 1:
+        _write_shards(folder, shards, spans)
+
+
+def _write_shards(folder: Path, shards: Sequence[Sequence[TensorSpan]], spans: Mapping[str, TensorSpan]) -> None:
     old = weight_files(folder)
-    if len(shards) == len(old) == 1:
-        return
     files = [lay_out(folder / name, shard) for name, shard in zip(shard_names(len(shards)), shards, strict=True)]
     for file in files:  # under another name until all are written: a new shard may have an old one's name
         write_copies(file, _unfinished(file), spans)
@@ -39,6 +43,37 @@ def write_shards(folder: Path, most: int) -> None:
         _unfinished(file).rename(file.path)
     if len(files) > 1:
         (folder / INDEX).write_text(index_of(files) + "\n", encoding="utf-8")
+
+
+def write_shared_shards(folders: Sequence[Path], most: int) -> None:
+    """Cut the weights of models with one body so that the body lies in shards of its own, which are one file on disk.
+
+    The body is what the largest module has in all of the folders. Shards of at most `most` bytes each, as of
+    `write_shards`; where the disk has no hard links each folder keeps its copy. Raises IntegrityError for bodies that
+    differ.
+    """
+    spans = [tensor_spans(folder) for folder in folders]
+    top = _order_of_tops(spans[0].values())[0]
+    body = {name for name in spans[0] if name.partition(".")[0] == top and all(name in each for each in spans)}
+    for folder, each in zip(folders, spans, strict=True):
+        shared, own = ([span for name, span in each.items() if (name in body) is inside] for inside in (True, False))
+        shards = [shard for part in (shared, own) if part for shard in shard_layout(part, most)]
+        _write_shards(folder, shards, each)
+    count = len(shard_layout([spans[0][name] for name in body], most))
+    for folder in folders[1:]:
+        for first, copy in zip(weight_files(folders[0])[:count], weight_files(folder)[:count], strict=True):
+            _link(first, copy)
+
+
+def _link(first: Path, copy: Path) -> None:
+    if not filecmp.cmp(first, copy, shallow=False):
+        raise IntegrityError(f"{copy} and {first} hold one body and differ; train these tasks again")
+    link = copy.with_name(f"{copy.name}.part")
+    try:
+        link.hardlink_to(first)
+    except OSError:  # no links here: the copy stays
+        return
+    link.rename(copy)
 
 
 def shard_layout(spans: Iterable[TensorSpan], most: int) -> list[list[TensorSpan]]:
@@ -59,17 +94,22 @@ def shard_layout(spans: Iterable[TensorSpan], most: int) -> list[list[TensorSpan
 
 def _layers(spans: Sequence[TensorSpan]) -> Iterator[list[TensorSpan]]:
     """Yield tensors of one layer together, the body (the largest part of the model) first."""
+    tops = _order_of_tops(spans)
+
+    def order(span: TensorSpan) -> tuple[int, list[tuple[int, str]], str]:
+        return tops.index(span.name.partition(".")[0]), _natural(_layer(span.name)), span.name
+
+    for _, layer in itertools.groupby(sorted(spans, key=order), key=lambda span: _layer(span.name)):
+        yield list(layer)
+
+
+def _order_of_tops(spans: Iterable[TensorSpan]) -> list[str]:
+    """Return the model's top modules, the largest first."""
     tops: dict[str, int] = {}
     for span in spans:
         top = span.name.partition(".")[0]
         tops[top] = tops.get(top, 0) + span.bytes
-
-    def order(span: TensorSpan) -> tuple[int, str, list[tuple[int, str]], str]:
-        top = span.name.partition(".")[0]
-        return -tops[top], top, _natural(_layer(span.name)), span.name
-
-    for _, layer in itertools.groupby(sorted(spans, key=order), key=lambda span: _layer(span.name)):
-        yield list(layer)
+    return sorted(tops, key=lambda top: (-tops[top], top))
 
 
 def _layer(name: str) -> str:

@@ -23,9 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from ftlib import errors
 from ftlib.config import Config
-from ftlib.data.prepared import split_file
 from ftlib.errors import TransientError
-from ftlib.kinds.open_split import open_split
 from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
@@ -35,6 +33,7 @@ from ftlib.training.fisher import FisherPlan
 from ftlib.training.group import backend_of
 from ftlib.training.heartbeat import lost
 from ftlib.training.optimizer import total_steps
+from ftlib.training.parts import drawn_from
 from ftlib.training.plan import Plan
 from ftlib.training.worker import threads, work
 
@@ -44,7 +43,7 @@ def fit(plan: Plan) -> None:
 
     Raises TransientError if workers were lost more often than `max_failures`; the next attempt resumes.
     """
-    sizes = [open_split(split_file(Path(part.folder), "train"), plan.labels).sizes for part in plan.parts]
+    sizes = [split.sizes for split in drawn_from(plan)]
     with curves.follow(Path(plan.run), plan.phase.name, total_steps(sizes, plan.phase.optimizer, plan.seed)):
         if plan.compute.ray_address == "local":
             _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))

@@ -24,7 +24,7 @@ from ftlib.models.adapter import read_adapter
 from ftlib.models.checkpoint import BOTTLENECK, Checkpoint, FoundModel
 from ftlib.models.folder import read_config
 from ftlib.published.lineage import called
-from ftlib.published.usage import adapter_usage, adapter_version_usage, usage
+from ftlib.published.usage import adapter_usage, adapter_version_usage, tasks_usage, usage
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST
@@ -77,6 +77,8 @@ def _library(selection: Selection) -> str:
 
 
 def _use(evidence: Evidence) -> list[str]:
+    if evidence.recipe.tasks:
+        return tasks_usage(evidence.recipe)
     if base := evidence.stands_on:
         return [adapter_version_usage(evidence.recipe, base, read_adapter(evidence.selection.chosen.end.folder))]
     return [usage(evidence.recipe), *_adapter(evidence)]
@@ -118,8 +120,8 @@ def _front_matter(evidence: Evidence) -> str:
         metrics=sorted({metric for cell in cells for metric in cell.metrics}),
         eval_results=[
             EvalResult(
-                task_type=kind.pipeline,
-                task_name=kind.title,
+                task_type=_kind_of(recipe, cell.evaluation).pipeline,
+                task_name=_kind_of(recipe, cell.evaluation).title,
                 dataset_type=recipe.evaluations[cell.evaluation].dataset,
                 dataset_name=f"{cell.evaluation} ({recipe.evaluations[cell.evaluation].role})",
                 dataset_split=cell.split,
@@ -138,6 +140,11 @@ def _front_matter(evidence: Evidence) -> str:
 
 def _kind(recipe: Recipe) -> Kind:
     return KINDS[recipe.kind(recipe.phases[-1])]
+
+
+def _kind_of(recipe: Recipe, evaluation: str) -> Kind:
+    """Return the kind of what answers an evaluation's rows: the model, or its task."""
+    return _kind(recipe.of_task(recipe.datasets[recipe.evaluations[evaluation].dataset].task))
 
 
 def _is_hub_name(name: str) -> bool:
@@ -182,10 +189,11 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
     """Say in a sentence what a phase trained, on what, and what it was solved for or how it stepped."""
     optimizer = phase.optimizer
     tuning = phase.tuning.kind.replace("_", " ")
-    parts = [
-        f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the steps)" for name, share in phase.parts.items()
-    ]
-    trained = f"**{phase.name}**: {phase.objective.kind.replace('_', ' ')} on {' and '.join(parts)}, {tuning}"
+    of, shares = "rows" if phase.mixes_rows else "steps", phase.shares(evidence.prepared)
+    parts = [f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the {of})" for name, share in shares.items()]
+    objectives = dict.fromkeys(phase.objective_of(evidence.recipe.datasets[name].task).kind for name in phase.parts)
+    minimised = ", ".join(objectives).replace("_", " ")
+    trained = f"**{phase.name}**: {minimised} on {' and '.join(parts)}, {tuning}"
     trained += "".join(
         _beside(phase, name, companion) for name, companion in evidence.companions.get(phase.name, {}).items()
     )
@@ -262,10 +270,11 @@ def _read(name: str, format: Format, data: PreparedDataset) -> str:
 
 def _limits(recipe: Recipe, prepared: Mapping[str, PreparedDataset], selection: Selection) -> Iterator[str]:
     """Yield what bounds the model: labels, training data, what was not measured, the smallest test split."""
-    labels = selection.chosen.end.labels
-    if labels:
-        what = _kind(recipe).answers
-        yield f"It knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
+    for task in recipe.tasks or (None,):
+        labels = selection.chosen.end.of_task(task).labels
+        if labels:
+            what, who = _kind(recipe.of_task(task)).answers, "It" if task is None else f"Task `{task}`"
+            yield f"{who} knows {counted(len(labels), 'label')} and answers {what}: {escaped(', '.join(labels))}."
     for name in recipe.training_datasets():
         format = recipe.datasets[name].format
         yield f"It was trained on {_read(name, format, prepared[name])}."

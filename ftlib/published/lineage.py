@@ -51,11 +51,15 @@ _SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
 def lineage(
-    evidence: Evidence, weights: str, warnings: Sequence[str] = (), indexes: Mapping[str, RowIndex] | None = None
+    evidence: Evidence,
+    weights: Mapping[str | None, str],
+    warnings: Sequence[str] = (),
+    indexes: Mapping[str, RowIndex] | None = None,
 ) -> dict[str, JsonValue]:
     """Return a version's lineage as JSON.
 
-    `weights` is the digest of the published tensors, `warnings` the merge's, `indexes` what `index_rows` wrote.
+    `weights` are the digests of the published tensors, by task, or by None where there is one model; `warnings` are the
+    merge's, `indexes` what `index_rows` wrote.
     """
     recipe, model, chosen = evidence.recipe, evidence.model, evidence.selection.chosen
     return {
@@ -76,7 +80,8 @@ def lineage(
             for name, data in sorted(evidence.prepared.items())
         },
         "weights": {
-            "published": weights,
+            "published": weights[None] if None in weights else digest([*weights.values()]),
+            **({} if None in weights else {"tasks": {str(task): one for task, one in weights.items()}}),
             "candidate": chosen.name,
             "start": chosen.start.weights if chosen.mixes else chosen.end.parent,
             "end": chosen.end.weights,

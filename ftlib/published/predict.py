@@ -17,6 +17,7 @@ from ftlib.errors import DataError, ModelError
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import Asked, Prediction, Predictor, Unasked
 from ftlib.models.adapter import ANYWHERE, Bases
+from ftlib.models.checkpoint import task_in
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST, Manifest
 from ftlib.storage.sealed_records import parse
@@ -43,20 +44,21 @@ def predict(
     bases: Bases = ANYWHERE,
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
+    task: str | None = None,
 ) -> Iterator[Prediction]:
     """Yield one answer per text, in order, with memory bounded by `WINDOW` texts, or by `batch_size` images.
 
     `folder` is a pulled version: its manifest says how training cleaned and cut the text. A text for question answering
     is a JSON object with `question` and `context`; to a model of images it is a file's path, and what cannot be read
     there is answered by `Unasked`. To a model of chats it is what a user says, or a JSON list of all turns so far; what
-    it writes is at most `max_new_tokens` long, found by `num_beams`, by default both as in its evaluations. Raises
-    ModelError for a folder that is none, or a language model of plain text; DataError for a text that is no question,
-    or no chat.
+    it writes is at most `max_new_tokens` long, found by `num_beams`, by default both as in its evaluations. Of several
+    tasks it answers as `task`. Raises ModelError for a folder that is none, a language model of plain text, or a task
+    that it does not have; DataError for a text that is no question, or no chat.
 
     A version that is an adapter is put over its base, which is looked for by name and compared by digest; `bases`
     is where else.
     """
-    recipe = _recipe(folder)
+    recipe, folder = _asked(folder, task)
     dataset = recipe.published_dataset()
     format, kind = dataset.format, KINDS[dataset.format.yields]
     if kind.predictor is None:
@@ -201,6 +203,19 @@ def _spelt(processor: Processor, model: Any) -> tuple[str, ...]:
 def _answer_threshold(recipe: Recipe) -> float:
     metric = recipe.metric(recipe.select.by)[1]
     return metric.answer_threshold or 0.0
+
+
+def _asked(folder: Path, task: str | None) -> tuple[Recipe, Path]:
+    """Return the recipe and the folder of a version's task, or its own. Raises ModelError where they do not fit."""
+    recipe = _recipe(folder)
+    if task in recipe.tasks:
+        return recipe.of_task(task), task_in(folder, str(task))
+    if recipe.tasks:
+        got = "none" if task is None else repr(task)
+        raise ModelError(f"{folder} answers several tasks, got {got}; give --task, one of {', '.join(recipe.tasks)}")
+    if task is not None:
+        raise ModelError(f"{folder} has one head and no tasks, got {task!r}; leave --task out")
+    return recipe, folder
 
 
 def _recipe(folder: Path) -> Recipe:

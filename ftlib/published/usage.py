@@ -17,13 +17,16 @@ from ftlib.wording import block, code
 _FOLDER = "path/to/this/folder"
 
 
-def usage(recipe: Recipe) -> str:
-    """Return Markdown: a snippet of stock transformers that asks as training did, and what to know of the answer."""
+def usage(recipe: Recipe, folder: str = _FOLDER) -> str:
+    """Return Markdown: a snippet of stock transformers that asks as training did, and what to know of the answer.
+
+    The model lies in `folder`.
+    """
     format = recipe.published_format()
     kind, prompting = KINDS[format.yields], format.prompting
     snippet = _python(
         kind.snippet.format(
-            folder=_FOLDER,
+            folder=folder,
             prefix=prompting.prefix if prompting else "",
             separator=prompting.reads if prompting else "",
             most=max((evaluation.max_new_tokens for evaluation in recipe.evaluations.values()), default=0) or 64,
@@ -45,6 +48,19 @@ def _of_sources(prompting: Prompting, max_tokens: int) -> str:
         f"A source is {prefix}the text of the column {code(prompting.column)}. In training, sources were cleaned of "
         f"blanks at the ends of lines and cut to {max_tokens} tokens."
     )
+
+
+def tasks_usage(recipe: Recipe) -> list[str]:
+    """Return Markdown of a version of several tasks: a snippet for each, and how `reglage predict` is told which."""
+    first = recipe.tasks[0]
+    shared = (
+        "Each task is a folder of its own, with the one body and its head. Their body is the same file, byte for byte; "
+        f"`reglage predict {recipe.publish.name} --task {first}` answers as one of them."
+    )
+    return [
+        shared,
+        *(f"### {task}\n\n{usage(recipe.of_task(task), f'{_FOLDER}/tasks/{task}')}" for task in recipe.tasks),
+    ]
 
 
 def _of_prompts(prompting: Prompting, max_tokens: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from ftlib.config import REPORT, SELECTION, Split
 from ftlib.data.datasets import PreparedDataset
@@ -21,6 +22,8 @@ from ftlib.recipe.recipe import Recipe, end_form, form_misfits, quantization_mis
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
 from ftlib.wording import counted, some
+
+NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
@@ -60,6 +63,28 @@ def _check_halves(recipe: Recipe, model: Path, called: str) -> None:
             )
 
 
+def check_parts(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
+    """Raise DataError for a part of a phase that has nothing to learn from; before anything is trained."""
+    for phase in recipe.phases:
+        for name in phase.parts:
+            facts = prepared[name].splits["train"]
+            if not facts.supervised:
+                raise DataError(
+                    f"phases[{phase.name}]: dataset {name!r} has {counted(facts.rows, 'training row')}"
+                    f"{' with nothing to learn' if facts.rows else ''}; give it more, or leave it out"
+                )
+
+
+def check_tasks(
+    recipe: Recipe, prepared: Mapping[str, PreparedDataset], names: Mapping[str, Sequence[str]] = NO_NAMES
+) -> dict[str, tuple[str, ...]]:
+    """Return the labels of every task, as `check_labels` does for one, by its name; none without tasks.
+
+    `names` are those of a version that is to be replaced, by task.
+    """
+    return {task: check_labels(recipe.of_task(task), prepared, names.get(task, ())) for task in recipe.tasks}
+
+
 def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the labels that training sees, sorted; empty for a recipe without labels.
 
@@ -70,14 +95,9 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     labels that training never sees: no model of this run could get such a row right. Raises RecipeError if a phase's
     tuning or objective cannot be asked for these labels.
     """
-    for name, evaluation in recipe.evaluations.items():
-        uses: dict[Split, str] = {SELECTION: "selection", REPORT: "the report"}
-        for split, use in uses.items():
-            if prepared[evaluation.dataset].splits[split].rows == 0:
-                raise DataError(
-                    f"evaluations.{name}: dataset {evaluation.dataset!r} has no {split} rows, but {use} is measured on "
-                    "them; give it more rows or a larger share in its split"
-                )
+    _check_measurable(recipe, prepared)
+    if recipe.tasks:
+        return ()  # each has its own
     training = recipe.answering_datasets()
     if not all(KINDS[prepared[name].kind].labeled for name in training):
         return ()
@@ -98,6 +118,17 @@ def check_labels(recipe: Recipe, prepared: Mapping[str, PreparedDataset], names:
     return tuple(names) if sorted(names) == list(seen) else seen
 
 
+def _check_measurable(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
+    for name, evaluation in recipe.evaluations.items():
+        uses: dict[Split, str] = {SELECTION: "selection", REPORT: "the report"}
+        for split, use in uses.items():
+            if prepared[evaluation.dataset].splits[split].rows == 0:
+                raise DataError(
+                    f"evaluations.{name}: dataset {evaluation.dataset!r} has no {split} rows, but {use} is measured on "
+                    "them; give it more rows or a larger share in its split"
+                )
+
+
 def _check_asked(recipe: Recipe, prepared: Mapping[str, PreparedDataset], seen: Sequence[str]) -> None:
     for name, evaluation in recipe.evaluations.items():
         splits = prepared[evaluation.dataset].splits
@@ -108,6 +139,16 @@ def _check_asked(recipe: Recipe, prepared: Mapping[str, PreparedDataset], seen: 
                 f"evaluations.{name}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
                 "map or drop these rows, or train on some of them"
             )
+
+
+def task_spelling_notes(
+    recipe: Recipe, prepared: Mapping[str, PreparedDataset], labels: Sequence[str], tasks: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """Say what `spelling_notes` does of the labels of every task, or of those that all rows share."""
+    if not tasks:
+        return spelling_notes(prepared, labels)
+    of_task = {task: {name: prepared[name] for name in recipe.of_task(task).datasets} for task in tasks}
+    return tuple(words for task, mine in of_task.items() for words in spelling_notes(mine, tasks[task]))
 
 
 def spelling_notes(

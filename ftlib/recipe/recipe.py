@@ -20,6 +20,7 @@ from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
 from ftlib.models.checkpoint import Form, Quantization
 from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
+from ftlib.recipe.task_misfits import task_misfits
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
 from ftlib.training.compute import Compute
@@ -71,14 +72,36 @@ class Recipe(Config):
         kept = (name for one in penalties if one for name in one.datasets)
         return tuple(dict.fromkeys([*(name for phase in self.phases for name in phase.parts), *kept]))
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the tasks that one model learns, by name; none where one head answers all rows."""
+        return tuple(sorted({dataset.task for dataset in self.datasets.values() if dataset.task is not None}))
+
+    def of_task(self, task: str | None) -> Recipe:
+        """Return what the recipe says of one task: its datasets, evaluations and phases; not a recipe to be run.
+
+        It chooses by the recipe's metric if that is the task's, else by the task's first. Without a task it is itself.
+        """
+        if task is None:
+            return self
+        lone = {"task": None}
+        datasets = {name: one.model_copy(update=lone) for name, one in self.datasets.items() if one.task == task}
+        evaluations = {name: one for name, one in self.evaluations.items() if one.dataset in datasets}
+        paths = [f"{name}/{metric.name}" for name, one in evaluations.items() for metric in one.metrics]
+        by = self.select.by if self.select.by in paths or not paths else paths[0]
+        phases = [phase.of_task(datasets, task) for phase in self.phases if {*phase.parts} & {*datasets}]
+        select = self.select.model_copy(update={"by": by})
+        named = {"datasets": datasets, "evaluations": evaluations, "phases": tuple(phases), "select": select}
+        return self.model_copy(update=named)
+
     def kind(self, phase: Phase) -> BatchKind:
-        """Return the kind of the batches that a phase trains on."""
+        """Return the kind of the batches that a phase trains on; of several tasks, that of its first part's."""
         return self.datasets[next(iter(phase.parts))].format.yields
 
     def takes_new_head(self, phase: Phase) -> bool:
         """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""
         place = self.phases.index(phase)
-        return place > 0 and not _one_model(self.kind(self.phases[place - 1]), self.kind(phase))
+        return not self.tasks and place > 0 and not _one_model(self.kind(self.phases[place - 1]), self.kind(phase))
 
     @property
     def answering_phases(self) -> tuple[Phase, ...]:
@@ -162,6 +185,7 @@ def _secrets(value: object, path: str = "") -> Iterator[str]:
 
 
 def _phase_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say what of the phases, their names and their models does not fit together."""
     if not recipe.phases:
         yield "phases: empty; give at least one phase"
     names = [phase.name for phase in recipe.phases]
@@ -169,7 +193,9 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"phases: the name {name!r} is used {names.count(name)} times; names must differ"
     if {"base", "champion"} & {*names}:
         yield "phases: 'base' and 'champion' name models that are not a phase's end; choose another name"
-    yield from _head_misfits(recipe)
+    for task in recipe.tasks or (None,):
+        yield from _head_misfits(recipe.of_task(task))
+    yield from task_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
         yield from _keeping_misfits(recipe, phase, first=i == 0)
@@ -237,11 +263,7 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         )
     if all(recipe.datasets[name].split.validation == 0 for name in phase.parts):
         yield from _unwatched_misfits(where, phase)
-    if phase.tuning.fits is not None and phase.objective.needs not in phase.tuning.fits:
-        yield (
-            f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
-            f"{phase.objective.kind!r} learns {phase.objective.needs!r} ones: use another tuning"
-        )
+    yield from _unfit_objectives(recipe, phase, where)
     if not phase.tuning.takes_steps:
         yield from _solved_misfits(where, phase)
     yield from _compute_misfits(where, phase, recipe.compute)
@@ -280,6 +302,18 @@ def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[s
             f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
             f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"
         )
+
+
+def _unfit_objectives(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    """Say which objectives learn from batches that the tuning cannot learn from."""
+    tasks = {recipe.datasets[name].task for name in phase.parts}
+    objectives = {objective.kind: objective for objective in map(phase.objective_of, sorted(tasks, key=str))}
+    for objective in objectives.values():
+        if phase.tuning.fits is not None and objective.needs not in phase.tuning.fits:
+            yield (
+                f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
+                f"{objective.kind!r} learns {objective.needs!r} ones: use another tuning"
+            )
 
 
 def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -357,10 +391,10 @@ def _self_kl_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
 def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which of a phase's datasets its objective cannot learn from, or not beside the others."""
     for name in phase.parts:
-        format = recipe.datasets[name].format
-        if phase.objective.needs != KINDS[format.yields].taught_as:
+        format, objective = recipe.datasets[name].format, phase.objective_of(recipe.datasets[name].task)
+        if objective.needs != KINDS[format.yields].taught_as:
             yield (
-                f"{where}: {phase.objective.kind!r} needs {phase.objective.needs!r} batches, but dataset "
+                f"{where}: {objective.kind!r} needs {objective.needs!r} batches, but dataset "
                 f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
             )
         if format.pairs and not phase.tuning.reads_pairs:
@@ -369,6 +403,12 @@ def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
                 "are pairs of texts; use another tuning"
             )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
+    kinds = {name: format.yields for name, format in formats.items()}
+    if phase.mixes_rows and len({*kinds.values()}) > 1:
+        yield (
+            f"{where}.mixing: rows of one kind are mixed in a batch, got "
+            f"{', '.join(f'{kind!r} of {name!r}' for name, kind in kinds.items())}; set batches: apart"
+        )
     ways = {name: format.special_tokens for name, format in formats.items() if reads_text(format)}
     if len({*ways.values()}) > 1:
         yield (
@@ -476,7 +516,7 @@ def _reading_misfits(recipe: Recipe, where: str, evaluation: Evaluation) -> Iter
     """Say what cannot be computed from what the evaluation's rows make the recipe's model say."""
     dataset = recipe.datasets[evaluation.dataset]
     yields: BatchKind = dataset.format.yields
-    kinds = _taught(recipe)
+    kinds = _taught(recipe.of_task(dataset.task))
     if _one_model(*kinds) and not _one_model(*kinds, yields):
         yield f"{where}: a model trained on {_these(kinds)} does not answer {yields!r} batches; use another dataset"
     for metric in evaluation.metrics:
@@ -556,7 +596,8 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
         return
     *more, first = reversed(recipe.answering_phases if _all_there(recipe) else recipe.phases)
     if not more and not KINDS[first.objective.needs].answers_untrained:
-        head = " or ".join(f"{kind} phase" for kind in _solving(first.objective.needs)) or "phase that trains the head"
+        solving = [] if recipe.tasks else _solving(first.objective.needs)
+        head = " or ".join(f"{kind} phase" for kind in solving) or "phase that trains the head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
             f"phase {first.name!r} starts from {'the base model' if len(recipe.phases) == 1 else 'a new head'}: put a "

@@ -13,7 +13,7 @@ from ftlib.evaluation.results import Difference, adjusted, differences, results,
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
-from ftlib.recipe.preflight import audit_notes, rare_label_notes, spelling_notes
+from ftlib.recipe.preflight import audit_notes, rare_label_notes, task_spelling_notes
 from ftlib.recipe.recipe import Recipe
 from ftlib.report import diagnosis, sections
 from ftlib.report.answers import answer_figures, answer_tables, shown
@@ -41,7 +41,12 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
     compared = adjusted([d for name in parts if name not in same for d in _differences(evidence, work, chosen, name)])
     confidence = max(evaluation.confidence for evaluation in recipe.evaluations.values())
     notes = (
-        *spelling_notes(evidence.prepared, evidence.checkpoints[-1].labels),
+        *task_spelling_notes(
+            recipe,
+            evidence.prepared,
+            evidence.checkpoints[-1].labels,
+            {task.name: task.labels for task in evidence.checkpoints[-1].tasks},
+        ),
         *rare_label_notes(recipe, evidence.prepared),
         *audit_notes(recipe, evidence.prepared),
     )
@@ -62,7 +67,9 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
             recipe, evidence.model, evidence.raw, evidence.prepared, evidence.checkpoints, evidence.selection
         ),
     ]
-    phases = ", then ".join(f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {p.dataset})" for p in recipe.phases)
+    phases = ", then ".join(
+        f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {', '.join(p.parts)})" for p in recipe.phases
+    )
     return Page(
         title=recipe.name,
         subtitle=f"{evidence.model.name}: {phases}. Published, if the gates agree, as {recipe.publish.name}.",

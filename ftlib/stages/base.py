@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ftlib.config import BatchKind
+from ftlib.config import BatchKind, Config, Name
 from ftlib.data.identity import identity
 from ftlib.errors import ModelError
-from ftlib.fingerprint import Job
+from ftlib.fingerprint import Job, digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import FILES, adapter_digest, write_base
-from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, model_in
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Task, model_in, task_in
 from ftlib.models.folder import config_digest, files_digest, labels_of, processor_digest, read_config, weights_digest
 from ftlib.models.parameter_names import layer_of
+from ftlib.models.shards import write_shared_shards
 from ftlib.progress import note
 from ftlib.stages.quantize import write_rounded
 from ftlib.wording import some
@@ -25,16 +26,32 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class TaskHead(Config):
+    """What one of several tasks wants of its head."""
+
+    kind: BatchKind
+    labels: tuple[str, ...]
+
+
 class BaseJob(Job):
     """Which model, with a head for which labels. A head the model already has for just this is kept, and no other."""
 
     stage: ClassVar[str] = "base"
     version: ClassVar[int] = 3
+    introduced: ClassVar[Mapping[str, object]] = {"tasks": {}}
 
     model: FoundModel
     kind: BatchKind
     labels: tuple[str, ...]
     seed: int
+    tasks: dict[Name, TaskHead] = {}
+    """Of several tasks, each one's head; `kind` is the first one's then, and `labels` are none."""
+
+    def of_task(self, task: str) -> BaseJob:
+        """Return the job of one task alone, whose head is drawn from a seed of its own."""
+        head, place = self.tasks[task], sorted(self.tasks).index(task)
+        drawn = {"kind": head.kind, "labels": head.labels, "seed": self.seed + place}
+        return self.model_copy(update={"tasks": {}, **drawn})
 
 
 def base(job: BaseJob, work: Workspace) -> Checkpoint:
@@ -43,6 +60,8 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
     An adapter is copied as it is, and must have that head. Raises ModelError if more than its head would be random, if
     there is no such token, or if an answer would depend on it.
     """
+    if job.tasks:
+        return work.once(job, Checkpoint, lambda folder: _build_tasks(job, folder))
     if job.model.base is None:
         return work.once(job, Checkpoint, lambda folder: _build(job, folder))
     made = work.once(job, Checkpoint, lambda folder: _build_adapter(job, folder, work.folder(job)))
@@ -59,11 +78,31 @@ def _rounded_in(folder: Path) -> str:
 
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     """Load the found model, give it the head that the rows want, and write it with what makes its inputs."""
+    from ftlib.kinds.loading import head_modules, save_model
+
+    model, labels, missing = _with_head(job)
+    save_model(model, model_in(folder), labels, job.model.folder)
+    _check_processor(job, model_in(folder))
+    return Checkpoint(
+        weights=weights_digest(model_in(folder)),
+        parent=None,
+        tokenizer=job.model.tokenizer,
+        config=config_digest(model_in(folder)),
+        phase="base",
+        fresh_head=any(name.split(".")[0] in head_modules(model) for name in missing),
+        labels=labels,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained_parameters=0,
+    )
+
+
+def _with_head(job: BaseJob) -> tuple[nn.Module, tuple[str, ...], set[str]]:
+    """Return the found model with the head that the rows want, its labels, and which parameters are random."""
     import torch
 
-    from ftlib.kinds.loading import head_modules, load_with_gaps, save_model, with_fresh_head
+    from ftlib.kinds.loading import load_with_gaps, with_fresh_head
 
-    source, kind = Path(job.model.uri), KINDS[job.kind]
+    source, kind = job.model.folder, KINDS[job.kind]
     head = kind.head()
     keeps = _knows(source, head.config(job.labels), job)
     labels = labels_of(source) if keeps and job.labels else job.labels
@@ -75,21 +114,54 @@ def _build(job: BaseJob, folder: Path) -> Checkpoint:
     if kind.vocabulary and missing:
         note("base", f"{job.model.name} has no head for {kind.title.lower()}: it begins fresh, {_tied(model)}")
     _check_padding(model, job)
-    save_model(model, model_in(folder), labels, source)
-    if processor_digest(model_in(folder)) != job.model.tokenizer:
+    return model, labels, missing
+
+
+def _check_processor(job: BaseJob, folder: Path) -> None:
+    if processor_digest(folder) != job.model.tokenizer:
         raise ModelError(
-            f"{source}: image processor or tokenizer files changed or vanished since the run started; run again"
+            f"{job.model.uri}: image processor or tokenizer files changed or vanished since the run started; run again"
         )
+
+
+def _build_tasks(job: BaseJob, folder: Path) -> Checkpoint:
+    """Write a stock model for each task: the body, and the task's head."""
+    from ftlib.kinds.loading import SHARD_SIZE, head_modules, save_model
+    from ftlib.kinds.task_model import TaskModel
+
+    if job.model.base is not None:
+        raise ModelError(
+            f"{job.model.name} is an adapter, and several tasks need a body of their own; start from a model"
+        )
+    made = {task: _with_head(job.of_task(task)) for task in sorted(job.tasks)}
+    model = TaskModel({task: one for task, (one, _, _) in made.items()})  # what is random of the body is so once
+    folders = {task: model_in(task_in(folder, task)) for task in made}
+    for task, (one, labels, _) in made.items():
+        save_model(one, folders[task], labels, job.model.folder)
+        _check_processor(job, folders[task])
+    write_shared_shards([*folders.values()], SHARD_SIZE)
+    tasks = tuple(
+        Task(
+            name=task,
+            kind=job.tasks[task].kind,
+            labels=labels,
+            weights=weights_digest(folders[task]),
+            parent=None,
+            config=config_digest(folders[task]),
+        )
+        for task, (_, labels, _) in made.items()
+    )
+    fresh = {name.split(".")[0] in head_modules(one) for one, _, missing in made.values() for name in missing}
     return Checkpoint(
-        weights=weights_digest(model_in(folder)),
+        weights=digest([task.weights for task in tasks]),
         parent=None,
         tokenizer=job.model.tokenizer,
-        config=config_digest(model_in(folder)),
         phase="base",
-        fresh_head=any(name.split(".")[0] in head_modules(model) for name in missing),
-        labels=labels,
+        fresh_head=True in fresh,
+        labels=(),
         parameters=sum(p.numel() for p in model.parameters()),
         trained_parameters=0,
+        tasks=tasks,
     )
 
 

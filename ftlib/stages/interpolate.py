@@ -56,7 +56,8 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
             from ftlib.merging.candidate_weights import check_candidate
 
             for member in members:
-                check_candidate(member)
+                for task in [task.name for task in member.end.tasks] or [None]:
+                    check_candidate(member.of_task(task))
         return Candidates(members=members)
 
     # A record keeps no folders: the checkpoints are taken from the job, which knows where they are today.

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from ftlib.config import REPORT
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
-from ftlib.models.checkpoint import adapter_in
-from ftlib.models.shards import write_shards
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import adapter_in, task_in
+from ftlib.models.shards import write_shards, write_shared_shards
 from ftlib.published.card import model_card
 from ftlib.published.lineage import index_rows, lineage
 from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.signing import Signer
@@ -98,18 +101,22 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
     stands_on = job.evidence.stands_on
     staging = folder / "staging"
     manifest = _stage(job, staging)
-    chosen = job.evidence.selection.chosen
-    data = job.evidence.prepared[job.evidence.recipe.evaluation_datasets()[0]]
     differences: list[float] = []
 
     def check(copy: Path) -> None:
-        check_image_processor(copy, chosen, job.evidence.recipe.published_format(), data)
-        check_chat_template(copy, chosen, job.evidence.recipe.published_format())
+        for published in _models(job.evidence, copy):
+            check_one(published)
+
+    def check_one(published: _Model) -> None:
+        copy, chosen, recipe = published.folder, published.chosen, published.recipe
+        data = job.evidence.prepared[published.measured_on]
+        check_image_processor(copy, chosen, recipe.published_format(), data)
+        check_chat_template(copy, chosen, recipe.published_format())
         if stands_on:
             differences.append(adapter_version_difference(copy, stands_on, chosen, data))
             return
         differences.append(logit_difference(copy, chosen, data))
-        if job.evidence.recipe.publish.adapter:
+        if recipe.publish.adapter:
             adapter_difference(adapter_in(copy), Path(job.evidence.model.uri), chosen, data)
 
     key = job.evidence.recipe.publish.sign_with
@@ -121,7 +128,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
         version=version.version,
         registry=registry.store.uri,
         manifest=version.manifest,
-        logit_difference=differences[-1],
+        logit_difference=max(differences),
         created=created,
     )
 
@@ -132,11 +139,15 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     from ftlib.merging.candidate_weights import write_candidate
 
     recipe, chosen = job.evidence.recipe, job.evidence.selection.chosen
-    stands_on = job.evidence.stands_on
-    merged = write_candidate(chosen, staging, stands_on)
-    settle_processor(staging, recipe.published_format())
-    if not stands_on:
-        write_shards(staging, int(1e6 * recipe.publish.shard_mb))
+    stands_on, most = job.evidence.stands_on, int(1e6 * recipe.publish.shard_mb)
+    models = _models(job.evidence, staging)
+    merged = {one.folder: write_candidate(one.chosen, one.folder, stands_on) for one in models}
+    for one in models:
+        settle_processor(one.folder, one.recipe.published_format())
+    if recipe.tasks:
+        write_shared_shards([*merged], most)
+    elif not stands_on:
+        write_shards(staging, most)
     if recipe.publish.adapter:
         _stage_adapter(job.evidence, adapter_in(staging))
     if job.evidence.fisher:
@@ -159,10 +170,38 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
             for evaluation, cell in job.evidence.measured(chosen.name).items()
             for kind, estimate in cell.metrics.items()
         },
-        lineage=lineage(job.evidence, merged.weights, merged.warnings, indexes),
+        lineage=lineage(
+            job.evidence,
+            {one.task: merged[one.folder].weights for one in models},
+            [*dict.fromkeys(warning for one in merged.values() for warning in one.warnings)],
+            indexes,
+        ),
         form=chosen.end.form,
         base=StandsOn(**stands_on.model_dump(exclude={"uri"})) if stands_on else None,
     )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A stock model of a version: the only one, or that of a task."""
+
+    task: str | None
+    folder: Path
+    chosen: Candidate
+    recipe: Recipe
+
+    @property
+    def measured_on(self) -> str:
+        """Return a dataset whose rows it is asked about."""
+        return self.recipe.evaluation_datasets()[0]
+
+
+def _models(evidence: Evidence, folder: Path) -> list[_Model]:
+    """Return the stock models that a version's folder holds."""
+    recipe, chosen = evidence.recipe, evidence.selection.chosen
+    if not recipe.tasks:
+        return [_Model(None, folder, chosen, recipe)]
+    return [_Model(t, task_in(folder, t), chosen.of_task(t), recipe.of_task(t)) for t in recipe.tasks]
 
 
 def _stage_adapter(evidence: Evidence, folder: Path) -> None:

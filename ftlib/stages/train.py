@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import RecipeError
-from ftlib.fingerprint import Job
+from ftlib.fingerprint import Job, digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import adapter_digest, read_base
-from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
+from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.curves import STOP
@@ -33,10 +33,12 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": ()}
 
     start: Checkpoint
     data: PreparedDataset | Mixture
+    tasks: tuple[Name | None, ...] = ()
+    """Of several tasks, which one each part's rows are of."""
     phase: Phase
     precision: Literal["fp32", "bf16"]
     seed: int
@@ -44,6 +46,11 @@ class TrainJob(Job):
     companions: dict[Name, FoundModel | Checkpoint] = {}
     fisher: Fisher | None = None
     """What the phase's penalty weighs weights by, where it does."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return how much of each part is seen, by name."""
+        return self.phase.shares(dict(zip(self.phase.parts, self.parts, strict=True)))
 
     @property
     def parts(self) -> tuple[PreparedDataset, ...]:
@@ -113,8 +120,10 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         fingerprint=job.fingerprint,
         start=job.start,
         parts=tuple(
-            Part(name=name, folder=part.uri, share=share)
-            for (name, share), part in zip(job.phase.parts.items(), job.parts, strict=True)
+            Part(name=name, folder=part.uri, share=share, task=task)
+            for (name, share), part, task in zip(
+                job.shares.items(), job.parts, job.tasks or [None] * len(job.parts), strict=True
+            )
         ),
         run=str(folder),
         kind=job.parts[0].kind,
@@ -140,6 +149,8 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     for leftover in ("checkpoints", "ranks", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / STOP).unlink(missing_ok=True)  # asked too late
+    if job.start.tasks:
+        return _of_tasks(job.start, folder, job.phase.name, facts)
     base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(
         weights=adapter_digest(model_in(folder), base) if base else weights_digest(model_in(folder)),
@@ -154,4 +165,30 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         facts=facts,
         form="adapter" if base else "dense",
         base=base,
+    )
+
+
+def _of_tasks(start: Checkpoint, folder: Path, phase: str, facts: dict[str, float | int | str]) -> Checkpoint:
+    """Say in a record what a phase of several tasks left in a folder."""
+    tasks = tuple(
+        task.model_copy(
+            update={
+                "weights": weights_digest(model_in(task_in(folder, task.name))),
+                "parent": task.weights,
+                "config": config_digest(model_in(task_in(folder, task.name))),
+            }
+        )
+        for task in start.tasks
+    )
+    return Checkpoint(
+        weights=digest([task.weights for task in tasks]),
+        parent=start.weights,
+        tokenizer=start.tokenizer,
+        phase=phase,
+        fresh_head=False,
+        labels=(),
+        parameters=start.parameters,
+        trained_parameters=int(facts.pop("trained_parameters")),
+        facts=facts,
+        tasks=tasks,
     )

@@ -6,8 +6,9 @@ mega-batch. A rank takes every world-th row of a global batch, so all ranks get 
 
 A batch has a number of rows, or as many as a budget of tokens holds once they are padded.
 
-A phase's data is one dataset, or a mixture of several parts. Each global batch is of one part; a part's rows have an
-order of their own, which goes on where the epoch before left it.
+A phase's data is one dataset, or a mixture of several parts. Each global batch is of one part, or has rows of all that
+lie in one split, part after part; a part's rows have an order of their own, which goes on where the epoch before left
+it.
 """
 
 from __future__ import annotations
@@ -190,6 +191,50 @@ class Order:
         if self._tokens is None:
             return global_batches(lengths, self._size, self._seed, epoch, part)
         return token_batches(lengths, self._tokens, self._seed, epoch, part)
+
+
+class MixedOrder:
+    """As `Order`, of a split in which the parts' rows lie one after the other: a batch takes any of them.
+
+    An epoch has as many rows as all parts together, and of each its share of them, rounded by largest remainder.
+    """
+
+    def __init__(
+        self,
+        lengths: Int[np.ndarray, " split"],
+        rows: Sequence[int],
+        shares: Sequence[float],
+        size: int,
+        seed: int,
+    ) -> None:
+        """Settle how many rows of an epoch each part gives; `rows` are how many each has."""
+        self._lengths, self._rows, self._size, self._seed = lengths, rows, size, seed
+        self._given = batches_of_parts(rows, shares)
+        self._starts = np.cumsum([0, *rows])
+        self.steps_per_epoch = batches_in(sum(rows), size)
+        self._epoch, self._batches = -1, list[GlobalBatch]()
+
+    def at(self, step: int) -> GlobalBatch:
+        """Return the global batch of a step, from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch != epoch:
+            self._epoch, self._batches = epoch, self.batches(epoch)
+        return self._batches[position]
+
+    def batches(self, epoch: int) -> list[GlobalBatch]:
+        """Return an epoch's global batches in order."""
+        drawn = np.concatenate([self._drawn(part, epoch) for part in range(len(self._rows))])
+        # A seed that no part's rows are drawn by.
+        batches = global_batches(self._lengths[drawn], self._size, self._seed, epoch, len(self._rows))
+        return [GlobalBatch(0, drawn[batch], epoch) for batch in batches]
+
+    def _drawn(self, part: int, epoch: int) -> Int[np.ndarray, " drawn"]:
+        """Return the rows that a part gives to an epoch: all of them before any is given again."""
+        rows, given = self._rows[part], self._given[part]
+        first, last = epoch * given // rows, ((epoch + 1) * given - 1) // rows
+        passes = [np.random.default_rng([self._seed, i, part]).permutation(rows) for i in range(first, last + 1)]
+        skipped = epoch * given - first * rows
+        return self._starts[part] + np.concatenate(passes)[skipped : skipped + given]
 
 
 def packs(

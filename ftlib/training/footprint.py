@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from ftlib.data.images.processing import pixels_of
 from ftlib.errors import ModelError, first_line
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import empty_model, head_modules, load_processor
+from ftlib.kinds.task_model import TaskModel
 from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import is_adapter
@@ -40,12 +42,17 @@ class Footprint(Config):
     """The width that the head reads."""
 
 
-def shapes_of(folder: Path, kind: BatchKind, labels: int, phase: Phase) -> nn.Module:
+Heads = Mapping[str, tuple[BatchKind, int]]
+"""Of several tasks, each one's kind and how many labels it has; empty where there is one head."""
+ONE_HEAD: Heads = MappingProxyType({})
+
+
+def shapes_of(folder: Path, kind: BatchKind, labels: int, phase: Phase, tasks: Heads = ONE_HEAD) -> nn.Module:
     """Return a phase's model as it is held while it trains, on torch's meta device; no weights are read.
 
     Raises ModelError for a config that makes no model, RecipeError for something to be frozen that it does not have.
     """
-    model = without_weights(folder, kind, labels)
+    model = without_weights(folder, kind, labels, tasks)
     with torch.device("meta"):
         tuned = phase.tuning.prepare(model, kind, head := head_modules(model))
     freeze(tuned, phase.frozen, f"phases[{phase.name}]")
@@ -54,12 +61,12 @@ def shapes_of(folder: Path, kind: BatchKind, labels: int, phase: Phase) -> nn.Mo
     return tuned
 
 
-def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning) -> Footprint:
+def footprint(folder: Path, kind: BatchKind, labels: int, tuning: Tuning, tasks: Heads = ONE_HEAD) -> Footprint:
     """Count a phase's parameters from the model's config; no weights are read.
 
     Raises ModelError for a config that makes no model.
     """
-    model = without_weights(folder, kind, labels)
+    model = without_weights(folder, kind, labels, tasks)
     config, images = cast(Any, model).config, KINDS[kind].modality == "images"
     hidden = _width_of_head(model) if images else config.hidden_size
     products = _products_of_a_patch(model, folder) if images else None
@@ -155,11 +162,13 @@ def _tables(model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1)
 
 
-def without_weights(folder: Path, kind: BatchKind, labels: int) -> nn.Module:
-    """Return the model that a folder describes, with a head for so many labels, on torch's meta device.
+def without_weights(folder: Path, kind: BatchKind, labels: int, tasks: Heads = ONE_HEAD) -> nn.Module:
+    """Return the model that a folder describes, with a head for so many labels or each task, on torch's meta device.
 
     Raises ModelError for a config that makes no model.
     """
+    if tasks:
+        return TaskModel({task: without_weights(folder, *wanted) for task, wanted in tasks.items()})
     config, head = load_config(folder), KINDS[kind].head()
     config.update(head.config([str(i) for i in range(labels)]))
     with torch.device("meta"):

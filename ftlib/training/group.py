@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ftlib import errors
 from ftlib.errors import ReglageError, TrainingError
+from ftlib.kinds.task_model import TaskModel
 from ftlib.training.compute import Compute
 from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
 from ftlib.training.layers import checkpoint_activations, compile_layers, transformer_layers
@@ -186,7 +187,12 @@ class Group:
         trains = any(parameter.requires_grad for parameter in placed.parameters())
         if self.world_size == 1 or isinstance(placed, FSDPModule) or not trains:
             return placed
-        return DistributedDataParallel(placed, gradient_as_bucket_view=True, forward_sync_buffers=False)
+        return DistributedDataParallel(
+            placed,
+            gradient_as_bucket_view=True,
+            forward_sync_buffers=False,
+            find_unused_parameters=isinstance(placed, TaskModel),  # a batch leaves the other tasks' heads alone
+        )
 
 
 def _move(model: nn.Module, device: torch.device) -> nn.Module:

@@ -22,12 +22,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ftlib.data.prepared import split_file
 from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.loading import head_modules, load_unread, merged
-from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import check_prompted
 from ftlib.kinds.soft_prompts import is_prompted
 from ftlib.kinds.split import Augment, PreparedSplit
@@ -36,8 +34,9 @@ from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unre
 from ftlib.progress import note
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
-from ftlib.training.batches import GlobalBatch, Order, by_length
+from ftlib.training.batches import GlobalBatch, MixedOrder, Order, by_length
 from ftlib.training.batches_ahead import AHEAD, BatchesAhead
+from ftlib.training.by_task import minimised
 from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.companions import load_companions
 from ftlib.training.compute import Compute
@@ -51,6 +50,7 @@ from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
+from ftlib.training.parts import drawn_from, open_part
 from ftlib.training.penalties.base import Start
 from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
@@ -113,8 +113,11 @@ class Loop:
         """Load data and model and spread the model over the group. Raises DataError, ModelError, RecipeError."""
         self.plan, self.group, self.curves = plan, group, curves
         self.settings = plan.phase.optimizer
-        self.train = [_learnable(part, plan.labels) for part in plan.parts]
-        self.validation = [open_split(split_file(Path(part.folder), "validation"), plan.labels) for part in plan.parts]
+        parts = [_learnable(plan, part) for part in plan.parts]
+        self.train = drawn_from(plan, parts)
+        """What global batches take rows of: each part, or all of them as one."""
+        self.validation = [open_part(plan, part, "validation") for part in plan.parts]
+        objective = minimised(plan.phase, parts)
         tuned, head = build_model(plan, plan.phase.dropout)
         if quantization := plan.phase.tuning.quantization:
             hold_in_four_bits(tuned, head, quantization, four_bits_of(plan.start))
@@ -128,16 +131,14 @@ class Loop:
         placed = place(tuned, *where)
         with enough_memory(self.sized, group.device):
             self._check_prompted(placed)
-            self.unused = freeze_unused(placed, plan.phase.objective, self.companions, self.train, plan.precision)
-        shares = [part.share for part in plan.parts]
-        sizes, batch = [split.sizes for split in self.train], self.settings
-        self.order = Order(sizes, shares, batch.batch_size, plan.seed, batch.batch_tokens)
+            self.unused = freeze_unused(placed, objective, self.companions, self.train, plan.precision)
+        self.order = _order(plan, parts, self.train)
         thaws = plan.phase.tuning.thaws(placed, head, self.order.steps_per_epoch)
         self.thawing = Thawing.of(placed, thaws)
         self._stage = len(self.thawing.borders)  # all of it trains while it is built and rehearsed
         self.model = group.replicate(placed)
         self.asking = Asking(
-            plan.phase.objective,
+            objective,
             self.model,
             self.collate,
             group,
@@ -155,7 +156,7 @@ class Loop:
         self.teacher = Average(self.model, 0.0) if self.renewal else None
         self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
         self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
-        self.steps = total_steps(sizes, batch, plan.seed)
+        self.steps = total_steps([split.sizes for split in self.train], self.settings, plan.seed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
@@ -395,7 +396,7 @@ class Loop:
             grad_norm=norm,
             samples_per_second=rows / seconds,
             **({"penalty": penalty[0]} if penalty else {}),
-            **self._by_part("loss", {self.plan.parts[step.batch.part].name: loss}),
+            **self._of_part(step.batch, loss),
         )
         alone = self.group.world_size == 1  # else all ranks must hear of it, in the next step
         attempt.stops = attempt.stops or stopping > 0 or (alone and self.curves.asks_to_stop)
@@ -404,6 +405,10 @@ class Loop:
     def _by_part(self, what: str, losses: dict[str, float]) -> dict[str, float]:
         """Return losses under their parts' names; nothing where there is one part, whose loss is the phase's."""
         return {f"{what}:{name}": loss for name, loss in losses.items()} if len(self.plan.parts) > 1 else {}
+
+    def _of_part(self, batch: GlobalBatch, loss: float) -> dict[str, float]:
+        """Return a step's loss under the name of its part; a batch of several parts has none."""
+        return {} if self.plan.phase.mixes_rows else self._by_part("loss", {self.plan.parts[batch.part].name: loss})
 
     @torch.no_grad()
     def _validation_loss(self, split: PreparedSplit) -> float:
@@ -457,9 +462,17 @@ class Loop:
             self.checkpoints.restore_best(self.model, kept)
 
 
-def _learnable(part: Part, labels: Sequence[str]) -> PreparedSplit:
+def _order(plan: Plan, parts: Sequence[PreparedSplit], train: Sequence[PreparedSplit]) -> Order | MixedOrder:
+    shares, settings = [part.share for part in plan.parts], plan.phase.optimizer
+    size, tokens = settings.batch_size, settings.batch_tokens
+    if plan.phase.mixes_rows:
+        return MixedOrder(train[0].sizes, [*map(len, parts)], shares, size, plan.seed)
+    return Order([split.sizes for split in train], shares, size, plan.seed, tokens)
+
+
+def _learnable(plan: Plan, part: Part) -> PreparedSplit:
     """Open a part's training rows. Raises TrainingError if there is nothing to learn from."""
-    split = open_split(split_file(Path(part.folder), "train"), labels)
+    split = open_part(plan, part, "train")
     if not split.supervised.sum():
         raise TrainingError(
             f"{part.folder}: no supervised example in {len(split)} training rows; nothing to learn from"

@@ -25,6 +25,7 @@ from ftlib.kinds.packed_attention import NAME, plain_model
 from ftlib.kinds.split import PreparedSplit
 from ftlib.storage.files import in_bytes
 from ftlib.training.asking import Asking
+from ftlib.training.by_task import minimised
 from ftlib.training.compute import Compute
 from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
 from ftlib.training.group import Group
@@ -314,7 +315,7 @@ def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) ->
     if compute.pack_tokens is not None and config._attn_implementation == "sdpa":
         plain_model(live.model).set_attn_implementation(NAME)
     asking = Asking(
-        sized.phase.objective,
+        minimised(sized.phase, sized.train),
         live.model,
         Collator.of(live.model, torch.device("cpu")),
         Group(rank=0, world_size=1, device=torch.device("cpu")),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from ftlib.config import Config, Name, NamePattern
+from ftlib.data.datasets import PreparedDataset
 from ftlib.models.reference import ModelRef
 from ftlib.training.augmentation import Augmentation
+from ftlib.training.mixture import Mixing
 from ftlib.training.objectives import Objective
 from ftlib.training.optimizers import Optimizer
 from ftlib.training.optimizers.adamw import AdamW
@@ -41,22 +43,37 @@ class Companion(Config):
         return self
 
 
+class TaskLoss(Config):
+    """How one of several tasks is learnt."""
+
+    objective: Objective | None = None
+    """What is minimised on its rows; null: the phase's."""
+    weight: float = Field(default=1.0, gt=0.0)
+    """What its loss is multiplied with: a step on its rows minimises its weight times their mean loss."""
+
+
 class Phase(Config):
     """One training: objective x tuning x optimiser. Phases chain: each starts where the one before ended."""
 
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
         **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "self_kl": 0.0},
+        **{"mixing": Mixing(), "tasks": {}},
     }
 
     name: Name
     """What stages, candidates and curves call it."""
     dataset: str | None = None
     """The dataset of the recipe whose training split it learns from; or else `mixture` says several."""
-    mixture: dict[Name, Annotated[float, Field(gt=0.0)]] = {}
-    """Datasets, and how much each weighs: its share of the optimiser steps is its weight's share of all weights."""
+    mixture: dict[Name, Annotated[float, Field(ge=0.0)]] = {}
+    """Datasets, and how much each weighs: its share of the optimiser steps is its weight's share of all weights, unless
+    `mixing` says more. One that weighs 0 is left out."""
+    mixing: Mixing = Mixing()
+    """What else the shares of a mixture follow, and whether its parts meet inside a batch."""
     objective: Objective
-    """What is minimised."""
+    """What is minimised; of several tasks, on the rows of those that `tasks` gives no other."""
+    tasks: dict[Name, TaskLoss] = {}
+    """Of tasks that a dataset names: what else is minimised on their rows, and how much it weighs."""
     tuning: Tuning
     """Which weights move."""
     frozen: tuple[NamePattern, ...] = ()
@@ -97,6 +114,12 @@ class Phase(Config):
             raise ValueError(f"give `dataset`, or a `mixture` of several with their weights, {got}")
         if len(self.mixture) == 1:
             raise ValueError(f"a mixture of one dataset, {next(iter(self.mixture))!r}; say it as `dataset`")
+        if self.mixture and not any(self.mixture.values()):
+            raise ValueError(f"mixture: the weights of {', '.join(self.mixture)} sum to 0; give one that is above 0")
+        if not self.mixture and self.mixing != Mixing():
+            raise ValueError(f"mixing: says how the parts of a `mixture` are mixed, got dataset {self.dataset!r}")
+        if self.mixing.limit is not None and self.mixing.by != "rows":
+            raise ValueError(f"mixing.limit: {self.mixing.limit} rows, but shares follow weights; set by: rows")
         return self
 
     @property
@@ -106,9 +129,33 @@ class Phase(Config):
 
     @property
     def parts(self) -> dict[str, float]:
-        """Return the datasets it trains on, by name, and each one's share of the optimiser steps."""
+        """Return the datasets it trains on, by name, and what each weighs."""
         if self.dataset is not None:
             return {self.dataset: 1.0}
-        whole = sum(self.mixture.values())
         # Sorted, as in the fingerprint: the order in which a recipe names them changes nothing.
-        return {name: weight / whole for name, weight in sorted(self.mixture.items())}
+        return {name: weight for name, weight in sorted(self.mixture.items()) if weight}
+
+    def of_task(self, parts: Collection[str], task: str) -> Phase:
+        """Return what the phase does for one task, whose datasets these are: not a phase that could be run."""
+        mine = {name: weight for name, weight in self.parts.items() if name in parts}
+        lone = next(iter(mine)) if len(mine) == 1 else None
+        data = {"dataset": lone, "mixture": {} if lone else mine, "mixing": Mixing() if lone else self.mixing}
+        return self.model_copy(update={**data, "objective": self.objective_of(task), "tasks": {}})
+
+    def objective_of(self, task: str | None) -> Objective:
+        """Return what is minimised on the rows of a task."""
+        own = self.tasks.get(task) if task else None
+        return self.objective if own is None or own.objective is None else own.objective
+
+    def loss_weight(self, task: str) -> float:
+        """Return what a task's loss is multiplied with."""
+        return self.tasks[task].weight if task in self.tasks else 1.0
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Say whether a batch has rows of several parts."""
+        return self.mixing.batches == "mixed" and len(self.parts) > 1
+
+    def shares(self, prepared: Mapping[str, PreparedDataset]) -> dict[str, float]:
+        """Return each part's share of the optimiser steps or, of mixed batches, of the rows; together they are 1."""
+        return self.mixing.shares(self.parts, {name: prepared[name].splits["train"].rows for name in self.parts})

@@ -23,6 +23,8 @@ class Part(Config):
     """The prepared dataset's."""
     share: float = 1.0
     """Of the phase's global batches; all parts' sum to 1."""
+    task: str | None = None
+    """Which task its rows are of, where the model has several."""
 
 
 class GroupPlan(Config):

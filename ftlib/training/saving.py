@@ -24,6 +24,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_model, save_without_weights
+from ftlib.kinds.task_model import TaskModel, module_of
 from ftlib.models.saved_names import never_saved
 from ftlib.models.tensor_files import INDEX, TensorFile, TensorSpan, lay_out
 from ftlib.models.tensor_parts import PIECE_BYTES, Elements, Source, elements_of, is_first_copy, memory_of, reading
@@ -47,9 +48,15 @@ class Plain:
     """By the name of a tensor that an adapter is merged into: the layer of peft that does it."""
 
 
-def plain(start: nn.Module) -> Plain:
-    """Take the stock model out of a start, which may be wrapped by peft and is not to be used afterwards."""
+def plain(start: nn.Module, task: str | None = None) -> Plain:
+    """Take the stock model, or that of a task, out of a start.
+
+    Where peft has wrapped it, the start is not to be used afterwards.
+    """
     own = {id(tensor): name for name, tensor in reversed(_tensors(start))}  # of a tied one the first
+    if isinstance(start, TaskModel) and task is not None:
+        model = start.get_submodule(module_of(task))
+        return Plain(model, {name: own[id(tensor)] for name, tensor in _tensors(model)}, {})
     if not is_adapted(start):
         return Plain(start, {name: own[id(tensor)] for name, tensor in _tensors(start)}, {})
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -78,13 +85,14 @@ def write_model(
     *,
     labels: tuple[str, ...],
     processor_from: Path,
+    task: str | None = None,
 ) -> None:
-    """Write a placed model, collectively, as a folder that stock transformers loads.
+    """Write a placed model, or its `task`, collectively, as a folder that stock transformers loads.
 
     The folder has nothing yet. `trained` names what is taken from the model; all else is the start's own. Of an adapter
     that is to be merged, the start has the trained values. Raises StorageError, on every rank, where one cannot write.
     """
-    inside = plain(start)
+    inside = plain(start, task)
     layout = _layout(inside.model, folder)
     if layout is None:
         _write_whole(inside, model, trained, group, folder, labels, processor_from)

@@ -20,17 +20,17 @@ import torch
 from torch import nn
 
 from ftlib import errors
-from ftlib.data.prepared import split_file
 from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError, TransientError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import is_adapted, save_adapter
-from ftlib.kinds.open_split import open_split
+from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_adapter
 from ftlib.models.adapter import base_of
 from ftlib.models.bottlenecks import bottlenecks_of
-from ftlib.models.checkpoint import adapter_in, model_in
+from ftlib.models.checkpoint import adapter_in, model_in, task_in, tasks_in
+from ftlib.models.shards import write_shared_shards
 from ftlib.storage.files import local_errors
 from ftlib.training import heartbeat, peak_memory
 from ftlib.training.asking import Asking
+from ftlib.training.by_task import minimised
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import STOP, Curves
 from ftlib.training.group import Group, own_part, shards_of
@@ -38,6 +38,7 @@ from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.loop import Loop, Trained, build_model, place
 from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
+from ftlib.training.parts import open_part
 from ftlib.training.plan import GroupPlan, Plan
 from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
@@ -129,9 +130,7 @@ def _solve(plan: Plan, group: Group) -> Trained:
     unread, head = build_model(plan, dropout=None)
     model = place(unread, plan.compute, "fp32", group).eval()
     (part,) = plan.parts  # what takes no steps is drawn from no mixture
-    train, validation = (
-        open_split(split_file(Path(part.folder), split), plan.labels) for split in ("train", "validation")
-    )
+    train, validation = open_part(plan, part, "train"), open_part(plan, part, "validation")
     start, beside = plan.start.folder, plan.companions
     problem = Problem(plan.phase.name, model, head, plan.labels, train, validation, start, beside)
     solved = plan.phase.tuning.solve(problem)
@@ -188,13 +187,19 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
     check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)
     if is_adapted(start) or bottlenecks_of(start):
         gather_into(start, trained.model, moves)
-    on_first(lambda: _remove(model_in(run), adapter_in(run)), group, run)  # of an attempt that was killed in a save
+    on_first(
+        lambda: _remove(model_in(run), adapter_in(run), tasks_in(run)), group, run
+    )  # of an attempt that was killed in a save
     if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
         on_first(lambda: _save_adapter(start, plan), group, run)
     else:
         on_first(lambda: plan.phase.tuning.finish(start, adapter_in(run)), group, run)
-        beside: dict[str, Any] = {"labels": plan.labels, "processor_from": plan.start.folder}
-        write_model(start, trained.model, {*moves, *_inside(updated)}, group, model_in(run), **beside)
+        for task, labels, folder in _folders(plan):
+            beside: dict[str, Any] = {"labels": labels, "processor_from": plan.start.folder, "task": task}
+            write_model(start, trained.model, {*moves, *_inside(updated)}, group, folder, **beside)
+        if plan.start.tasks:
+            folders = [folder for _, _, folder in _folders(plan)]
+            on_first(lambda: write_shared_shards(folders, SHARD_SIZE), group, run)
     facts = {
         **trained.facts,
         "trained_parameters": sum(moves.values()),
@@ -209,6 +214,13 @@ def _save_adapter(start: nn.Module, plan: Plan) -> None:
     folder = model_in(Path(plan.run))
     save_adapter(start, folder, plan.start.folder, base_of(plan.start))
     plan.phase.tuning.saved(start, folder)
+
+
+def _folders(plan: Plan) -> list[tuple[str | None, tuple[str, ...], Path]]:
+    """Return the task, labels and folder of every stock model that the phase leaves."""
+    run = Path(plan.run)
+    of_tasks = [(task.name, task.labels, model_in(task_in(run, task.name))) for task in plan.start.tasks]
+    return [*of_tasks] or [(None, plan.labels, model_in(run))]
 
 
 def _remove(*folders: Path) -> None:
@@ -289,8 +301,9 @@ def _gradients(trained: Trained, plan: Plan, group: Group) -> dict[str, float]:
     collate = Collator.of(model, group.device)
     in_fp32 = shards_of(model) is None and all(p.dtype == torch.float32 for p in model.parameters())
     precision = "fp32" if in_fp32 else plan.precision
+    splits = [open_part(plan, part, "train") for part in plan.parts]
     asking = Asking(
-        plan.phase.objective,
+        minimised(plan.phase, splits),
         model.eval(),
         collate,
         alone,
@@ -298,8 +311,7 @@ def _gradients(trained: Trained, plan: Plan, group: Group) -> dict[str, float]:
         precision=precision,
         micro_batch_size=1,  # whatever training had room for
     )
-    for part in plan.parts:
-        split = open_split(split_file(Path(part.folder), "train"), plan.labels)
+    for split in splits:
         spread = np.linspace(0, len(split) - 1, num=min(_ROWS, len(split))).astype(np.int64)
         rows = np.argsort(split.sizes, kind="stable")[spread]
         for piece in asking.pieces(split, rows)[0]:

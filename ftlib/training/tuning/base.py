@@ -71,6 +71,8 @@ class TuningBase(Config, ABC):
     """Whether it can learn from rows that are two texts."""
     moves_head_only: ClassVar[bool] = False
     """Whether the body stays the base model's: an adapter may stand on what it makes, a line from it leads nowhere."""
+    several_heads: ClassVar[bool] = False
+    """Whether it moves a body that the heads of several tasks share, as it moves a model of one."""
     unfreezes: ClassVar[bool] = False
     """Whether some of what trains waits at first: `thaws` says until when."""
     makes_adapter: ClassVar[bool] = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 from typing_extensions import override
@@ -30,6 +30,8 @@ class FrozenLayers(TuningBase):
     """Regular expressions, searched for in parameter names."""
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
+
+    several_heads: ClassVar[bool] = True
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -25,6 +25,8 @@ class Full(TuningBase):
     kind: Literal["full"] = "full"
     layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
+
+    several_heads: ClassVar[bool] = True
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

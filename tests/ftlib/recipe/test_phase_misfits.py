@@ -26,8 +26,50 @@ def loaded(path: Path, *overrides: str) -> Recipe:
 def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
     recipe = loaded(written, *MIXED)
     assert recipe.training_datasets() == ("home", "away")
-    assert recipe.phases[1].parts == {"away": 0.25, "home": 0.75}
+    assert recipe.phases[1].parts == {"away": 1, "home": 3}
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+TASKS = [*MIXED, "datasets.home.task=home", "datasets.away.task=away", "phases.probe.tuning={kind: full}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["datasets.away.task=null"], "datasets: away has no task, and others have home; give each a task"),
+        (["phases.tune.mixture={home: 1, away: 0}"], "datasets: no phase trains the task away; train it, or leave"),
+        (["evaluations.away.dataset=home"], "evaluations: none measures the task away; give one on a dataset of it"),
+        (["phases.tune.tasks={there: {}}"], "phases[tune].tasks: there is the task of none of its datasets; there are"),
+        (["phases.tune.tasks={home: {weight: 0}}"], "phases[tune].tasks.home.weight: input should be greater than 0"),
+        (
+            ["phases.tune.tasks={home: {objective: {kind: regression}}}"],
+            "phases[tune]: 'regression' needs 'scored' batches, but dataset 'home' has format 'labeled_text'",
+        ),
+        (
+            ["phases.tune.tuning={kind: lora}"],
+            "phases[tune].tuning: 'lora' trains one head, got tasks away, home; use frozen_layers, full",
+        ),
+        (["phases.tune.mixing.batches=mixed"], "phases[tune].mixing: a batch is of one task, got away, home; set"),
+        (["phases.tune.objective={kind: distillation}"], "phases[tune]: 'distillation' of task 'away' asks frozen mod"),
+        (["interpolation={kind: ties, seeds: [1]}"], "interpolation: the bodies of several tasks are mixed with one"),
+        (["retrain.start=champion"], "retrain.start: the champion of several tasks has a head for each"),
+    ],
+)
+def test_tasks_that_do_not_fit_are_told_apart(written: Path, overrides: list[str], line: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        loaded(written, *TASKS, *overrides)
+    assert any(one.removeprefix(f"{written}: ").lstrip().startswith(line) for one in str(refused.value).splitlines())
+
+
+def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
+    recipe = loaded(written, *TASKS, "phases.tune.tasks={home: {weight: 2}}")
+    assert recipe.tasks == ("away", "home")
+    away, home = recipe.of_task("away"), recipe.of_task("home")
+    assert ([*away.datasets], [*home.datasets]) == (["away"], ["home"])
+    assert ([p.name for p in away.phases], [p.name for p in home.phases]) == (["tune"], ["probe", "tune"])
+    assert home.phases[-1].dataset == "home"
+    assert (away.select.by, home.select.by) == ("away/accuracy", "home/accuracy")
+    assert away.tasks == home.tasks == ()
 
 
 @pytest.mark.parametrize(
@@ -35,7 +77,18 @@ def test_every_part_of_a_mixture_is_a_training_dataset(written: Path) -> None:
     [
         (["phases.tune.mixture={home: 1, gone: 2}"], "phases[tune].mixture: 'gone' is not a dataset; there are away"),
         (["phases.tune.dataset=home"], "phases[tune]: give `dataset`, or a `mixture` of several with their weights"),
-        (["phases.tune.mixture.away=-1"], "phases[tune].mixture.away: input should be greater than 0, got -1"),
+        (["phases.tune.mixture.away=-1"], "phases[tune].mixture.away: input should be greater than or equal to 0"),
+        (["phases.tune.mixture={home: 0, away: 0}"], "phases[tune]: mixture: the weights of home, away sum to 0; give"),
+        (["phases.tune.mixing={limit: 9}"], "phases[tune]: mixing.limit: 9 rows, but shares follow weights; set by: r"),
+        (["phases.tune.mixing.temperature=0"], "phases[tune].mixing.temperature: input should be greater than 0, got"),
+        (
+            ["phases.probe.mixing.batches=mixed"],
+            "phases[probe]: mixing: says how the parts of a `mixture` are mixed, got dataset 'home'",
+        ),
+        (
+            ["datasets.away.format={kind: plain_text, text: text}", "phases.tune.mixing.batches=mixed"],
+            "phases[tune].mixing: rows of one kind are mixed in a batch, got 'tokens' of 'away', 'labeled' of 'home'",
+        ),
         (["phases.tune.tuning={kind: linear_probe}"], "phases[tune].mixture: is drawn from step by step, but"),
         (
             ["datasets.away.format={kind: plain_text, text: text}"],

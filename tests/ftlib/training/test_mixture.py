@@ -15,15 +15,15 @@ from pydantic import ValidationError
 from ftlib.data.datasets import PreparedDataset
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
-from ftlib.kinds.open_split import open_split
+from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training import curves
-from ftlib.training.batches import Order, batches_in, batches_of_parts
+from ftlib.training.batches import MixedOrder, Order, batches_in, batches_of_parts
 from ftlib.training.compute import Compute
-from ftlib.training.mixture import Mixture
+from ftlib.training.mixture import Mixing, Mixture
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 from tests.ftlib.training.stopping import stopped_at
@@ -80,6 +80,54 @@ def test_a_part_gives_all_its_rows_before_it_gives_one_again(parts: list[tuple[i
             assert sorted(np.concatenate(given[first : first + passes])) == list(range(rows))
 
 
+ROWS = {"long": 900, "mid": 100, "short": 25}
+EVEN = dict.fromkeys(ROWS, 1.0)
+
+
+def shares_of(weights: dict[str, float] = EVEN, **mixing: object) -> list[float]:
+    return [*Mixing.model_validate(mixing).shares(weights, ROWS).values()]
+
+
+def test_shares_are_the_rates_of_t5_by_hand() -> None:
+    assert shares_of({"long": 3.0, "mid": 1.0, "short": 4.0}) == [3 / 8, 1 / 8, 4 / 8]
+    assert shares_of(by="rows") == [900 / 1025, 100 / 1025, 25 / 1025]
+    assert shares_of(by="rows", limit=100) == [100 / 225, 100 / 225, 25 / 225]
+    assert shares_of(by="rows", temperature=2) == pytest.approx([30 / 45, 10 / 45, 5 / 45], abs=1e-15)
+    assert shares_of({"long": 1.0, "mid": 9.0, "short": 36.0}, by="rows", temperature=2) == pytest.approx([1 / 3] * 3)
+    third = [1 / 3] * 3
+    assert shares_of(by="rows", limit=1) == shares_of() == third  # equal mixing
+    assert shares_of(by="rows", limit=10**9) == shares_of(by="rows")  # proportional
+    assert shares_of(by="rows", temperature=1e12) == pytest.approx(third, abs=1e-9)
+    assert shares_of(by="rows", temperature=1e-3) == pytest.approx([1, 0, 0])  # no rate overflows
+
+
+@settings(deadline=None, max_examples=40)
+@given(parts_of, st.integers(1, 20), st.data())
+def test_mixed_batches_have_every_parts_share_of_rows_exactly(
+    parts: list[tuple[int, float]], size: int, data: st.DataObject
+) -> None:
+    rows, whole = [count for count, _ in parts], sum(weight for _, weight in parts)
+    lengths = np.random.default_rng(1).integers(1, 90, sum(rows))
+    order = MixedOrder(lengths, rows, [weight / whole for _, weight in parts], size, 3)
+    starts, seen = np.cumsum([0, *rows]), [list[int]() for _ in rows]
+    for epoch in range(3):
+        batches = order.batches(epoch)
+        assert len(batches) == order.steps_per_epoch == batches_in(sum(rows), size)
+        drawn = np.concatenate([batch.rows for batch in batches])
+        assert len(drawn) == sum(rows)
+        for part, (count, weight) in enumerate(parts):
+            mine = drawn[(drawn >= starts[part]) & (drawn < starts[part + 1])] - starts[part]
+            assert len(mine) >= 1
+            if all(w / whole * sum(rows) >= 1 for _, w in parts):
+                assert abs(len(mine) - weight / whole * sum(rows)) < 1
+            seen[part] += mine.tolist()
+            times = np.bincount(seen[part], minlength=count)
+            assert times.max() - times.min() <= 1  # all rows before one again
+    step = data.draw(st.integers(0, 3 * order.steps_per_epoch - 1))
+    again = MixedOrder(lengths, rows, [weight / whole for _, weight in parts], size, 3)
+    assert np.array_equal(again.at(step).rows, order.batches(step // order.steps_per_epoch)[step % len(batches)].rows)
+
+
 def test_one_dataset_has_the_order_it_always_had() -> None:
     lengths = np.random.default_rng(0).integers(1, 90, 200)
     order = Order([lengths], [1.0], 8, 7)
@@ -122,11 +170,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedDataset, Pr
     )
 
 
-def mixed(start: Checkpoint, parts: tuple[PreparedDataset, ...], **compute: object) -> TrainJob:
+def mixed(
+    start: Checkpoint, parts: tuple[PreparedDataset, ...], mixing: dict[str, object] | None = None, **compute: object
+) -> TrainJob:
     phase = Phase.model_validate(
         {
             "name": "tune",
             "mixture": {"replay": 1, "new": 3},
+            "mixing": mixing or {},
             "objective": {"kind": "classification"},
             "tuning": {"kind": "full"},
             "optimizer": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 6},
@@ -168,6 +219,30 @@ def test_a_mixture_trains_on_its_parts_in_turn_and_watches_each(
     assert last["validation_loss"] == pytest.approx(0.75 * each[0] + 0.25 * each[1], rel=1e-4)
 
 
+def test_mixed_batches_divide_by_the_items_of_all_parts(
+    start: Checkpoint, parts: tuple[PreparedDataset, ...], tmp_path: Path
+) -> None:
+    alike = tiny_rows(30, seed=5)  # as long as the others, so that a batch has rows of both
+    parts = parts[0], tiny_prepared(tmp_path / "alike", {"train": alike[:20], "validation": alike[20:]})
+    job = mixed(start, parts, {"batches": "mixed", "by": "rows", "temperature": 2}, micro_batch_size=4)
+    rates = (3 * 45) ** 0.5, 20**0.5
+    assert job.shares == pytest.approx({"new": rates[0] / sum(rates), "replay": rates[1] / sum(rates)})
+    done = train(job, Workspace(tmp_path))
+    records = [record for record in curves.read(done.path / curves.FILE) if "loss" in record]
+    joined = open_splits([part.path / "train.arrow" for part in parts], LABELS)
+    order = MixedOrder(joined.sizes, [45, 20], [*job.shares.values()], 6, 7)
+    assert len(records) == done.facts["steps"] == 2 * 11
+    assert not any(key.startswith("loss:") for record in records for key in record)
+    first, stock = order.at(0), load_model(start.path / "model", "labeled")
+    rows = first.rows.tolist()
+    assert {row < 45 for row in rows} == {True, False}
+    assert records[0]["loss"] == pytest.approx(mean_loss(stock, joined, first.rows), rel=1e-5)
+    alone = [open_split(part.path / "train.arrow", LABELS) for part in parts]
+    each = [mean_loss(stock, alone[row >= 45], np.array([row - 45 * (row >= 45)])) for row in rows]
+    assert records[0]["loss"] == pytest.approx(np.mean(each), rel=1e-5)
+    assert {"validation_loss:new", "validation_loss:replay"} <= curves.read(done.path / curves.FILE)[-1].keys()
+
+
 def test_a_mixture_that_was_stopped_goes_on_in_the_same_order(
     start: Checkpoint, parts: tuple[PreparedDataset, ...], tmp_path: Path
 ) -> None:
@@ -187,7 +262,8 @@ def test_identity_is_the_parts_rows_and_weights_and_not_the_order_they_are_named
     named = {"mixture": {"new": 3, "replay": 1}, "dataset": None}
     again = Phase.model_validate({**job.phase.model_dump(), **named})
     assert job.model_copy(update={"phase": again}).fingerprint == job.fingerprint
-    assert [*again.parts.items()] == [*job.phase.parts.items()] == [("new", 0.75), ("replay", 0.25)]
+    assert [*again.parts.items()] == [*job.phase.parts.items()] == [("new", 3.0), ("replay", 1.0)]
+    assert job.shares == {"new": 0.75, "replay": 0.25}
     other = Phase.model_validate({**job.phase.model_dump(), "mixture": {"new": 3, "replay": 2}})
     assert job.model_copy(update={"phase": other}).fingerprint != job.fingerprint
     assert mixed(start, parts[::-1]).fingerprint != job.fingerprint
@@ -199,7 +275,8 @@ def test_identity_is_the_parts_rows_and_weights_and_not_the_order_they_are_named
         ({}, "give `dataset`, or a `mixture` of several with their weights, got neither"),
         ({"dataset": "a", "mixture": {"a": 1, "b": 1}}, "got both"),
         ({"mixture": {"a": 1}}, "a mixture of one dataset, 'a'; say it as `dataset`"),
-        ({"mixture": {"a": 1, "b": 0}}, "greater than 0"),
+        ({"mixture": {"a": 1, "b": -1}}, "greater than or equal to 0"),
+        ({"mixture": {"a": 0, "b": 0}}, "the weights of a, b sum to 0"),
         ({"mixture": {"a": 1, "b": float("inf")}}, "finite number"),
         ({"mixture": ["a", "b"]}, "valid dictionary"),
     ],

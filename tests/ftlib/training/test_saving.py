@@ -197,8 +197,8 @@ def test_one_process_reads_and_writes_the_same_in_small_pieces(
 def test_a_model_is_cut_into_the_files_that_transformers_would_write(
     tmp_path: Path, plans: dict[str, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftlib.kinds.loading.SHARD_SIZE", "40KB")
-    monkeypatch.setattr(saving, "SHARD_SIZE", "40KB")
+    monkeypatch.setattr("ftlib.kinds.loading.SHARD_SIZE", 40_000)
+    monkeypatch.setattr(saving, "SHARD_SIZE", 40_000)
     plan = plans["encoder"].model_copy(update={"run": str(tmp_path / "parts")})
     in_parts(plan, ALONE)
     write_by_stock(plan, tmp_path / "stock")

@@ -1,0 +1,129 @@
+"""What one model cannot learn as several tasks, with a head for each over one body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from ftlib.config import BatchKind
+from ftlib.data.dataset import Dataset
+from ftlib.kinds.kind import KINDS
+from ftlib.merging.interpolation import Interpolation
+from ftlib.models.pruning import Prune
+from ftlib.registry.publish import Publish
+from ftlib.retraining.policy import Retrain
+from ftlib.training.phase import Phase
+from ftlib.training.tuning import tunings
+
+
+class Recipe(Protocol):
+    """What is read of a recipe here, which imports this."""
+
+    datasets: dict[str, Dataset]
+    phases: tuple[Phase, ...]
+    interpolation: Interpolation
+    prune: Prune | None
+    retrain: Retrain
+    publish: Publish
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the tasks that one model learns, by name."""
+        ...
+
+    def training_datasets(self) -> tuple[str, ...]:
+        """Return the datasets whose rows some phase trains on."""
+        ...
+
+    def evaluation_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that are measured."""
+        ...
+
+
+def task_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say what of a recipe's tasks does not fit together: name, got, allowed. Recipes without tasks have none."""
+    for phase in recipe.phases:
+        yield from _strays(recipe, phase)
+        if phase.mixes_rows and phase.optimizer.batch_tokens is not None:
+            yield (
+                f"phases[{phase.name}].mixing: a batch of {phase.optimizer.batch_tokens} tokens is of one part; set "
+                "batches: apart, or give optimizer.batch_size"
+            )
+    if not recipe.tasks:
+        return
+    yield from _dataset_misfits(recipe)
+    for phase in recipe.phases:
+        yield from _phase_misfits(recipe, phase)
+    yield from _end_misfits(recipe)
+
+
+def _of(recipe: Recipe, datasets: Iterable[str]) -> set[str]:
+    """Return the tasks that datasets name; a name that is no dataset is for others to refuse."""
+    return {task for name in datasets if name in recipe.datasets and (task := recipe.datasets[name].task) is not None}
+
+
+def _strays(recipe: Recipe, phase: Phase) -> Iterator[str]:
+    if stray := {*phase.tasks} - _of(recipe, phase.parts):
+        there_are = _these(_of(recipe, phase.parts))
+        yield f"phases[{phase.name}].tasks: {_these(stray)} is the task of none of its datasets; there are {there_are}"
+
+
+def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
+    tasks = {*recipe.tasks}
+    if without := [name for name, dataset in recipe.datasets.items() if dataset.task is None]:
+        yield f"datasets: {_these(without)} has no task, and others have {_these(tasks)}; give each a task"
+    if idle := tasks - _of(recipe, recipe.training_datasets()):
+        yield f"datasets: no phase trains the task {_these(idle)}; train it, or leave it out"
+    if unmeasured := tasks - _of(recipe, recipe.evaluation_datasets()):
+        yield f"evaluations: none measures the task {_these(unmeasured)}; give one on a dataset of it"
+    kinds: set[BatchKind] = {dataset.format.yields for dataset in recipe.datasets.values()}
+    if any(KINDS[kind].language for kind in kinds) or len({KINDS[kind].modality for kind in kinds}) > 1:
+        yield (
+            f"datasets: tasks have heads of their own over one body, got {_these(kinds)} batches; a language model has "
+            "no such head: mix text to text in one phase by mixing.batches: mixed, without tasks"
+        )
+
+
+def _phase_misfits(recipe: Recipe, phase: Phase) -> Iterator[str]:
+    where, tasks = f"phases[{phase.name}]", _of(recipe, phase.parts)
+    if not phase.tuning.several_heads:
+        moving = _these(tunings(lambda tuning: tuning.several_heads))
+        yield f"{where}.tuning: {phase.tuning.kind!r} trains one head, got tasks {_these(recipe.tasks)}; use {moving}"
+    if phase.mixes_rows and len(tasks) > 1:
+        yield f"{where}.mixing: a batch is of one task, got {_these(tasks)}; set batches: apart"
+    for task in sorted(tasks):
+        objective = phase.objective_of(task)
+        if any(getattr(objective, word, None) for word in ("prepare", "companions", "scores")):
+            yield f"{where}: {objective.kind!r} of task {task!r} asks frozen models of one head; train that task alone"
+    if phase.self_kl:
+        yield f"{where}.self_kl: {phase.self_kl:g}, but what is compared is what one head says; set it to 0"
+    if phase.penalty and phase.penalty.keeps:
+        yield (
+            f"{where}.penalty: {phase.penalty.kind!r} weighs weights by what one head says, got tasks "
+            f"{_these(recipe.tasks)}; use l2_sp"
+        )
+    if phase.batch_norm == "updated":
+        yield f"{where}.batch_norm: updated, but a row of one task would move what all are normalised by; use frozen"
+
+
+def _end_misfits(recipe: Recipe) -> Iterator[str]:
+    method = recipe.interpolation
+    if method.mixes and not method.is_sum:
+        yield (
+            f"interpolation: the bodies of several tasks are mixed with one share for all tensors, so {method.kind!r} "
+            "must be 'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off'"
+        )
+    if method.siblings:
+        yield "interpolation.siblings: fine-tunes from elsewhere have one head; use seeds, or leave them out"
+    if recipe.prune is not None:
+        yield "prune: layers are removed from a model of one head, got several tasks; remove it"
+    if recipe.retrain.start == "champion":
+        yield "retrain.start: the champion of several tasks has a head for each, and a start has one; use base"
+    if recipe.publish.fisher:
+        yield "publish.fisher: is measured of what one head says, and the model has one for each task; remove it"
+    if recipe.publish.adapter:
+        yield "publish.adapter: an adapter has one head, and the model one for each task; remove it"
+
+
+def _these(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
