@@ -1,6 +1,7 @@
 """Memory of a worker, predicted beside measured, on this machine's CPU: the table of docs/plan.md.
 
     python -m benchmarks.memory_table [NAME...]
+    python -m benchmarks.memory_table --every          # each tuning by each optimiser, on one model
 
 Each case trains a model of random weights for some steps in a process of its own. About five minutes on two cores.
 malloc is told to give freed blocks back at once, so that what is measured is what tensors take: left alone, glibc keeps
@@ -20,13 +21,16 @@ from typing import Any
 from ftlib.config import BatchKind
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import config_digest, weights_digest
+from ftlib.stages.quantize import QuantizeJob, quantize
 from ftlib.testing import LABELS, tiny_lm_tokenizer, tiny_prepared, tiny_rows, tiny_tokenizer
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.training.worker import outcome, work
+from ftlib.workspace import Workspace
 
-FULL, LORA = {"kind": "full"}, {"kind": "lora", "rank": 8}
+FULL, LORA, QLORA = {"kind": "full"}, {"kind": "lora", "rank": 8}, {"kind": "qlora", "rank": 8}
+BOTTLENECKS = {"kind": "houlsby"}
 CASES: dict[str, tuple[str, dict[str, Any], int, int | None, dict[str, Any]]] = {
     "bert-66m full, 16 rows": ("bert", FULL, 16, None, {}),
     "bert-66m full, 16 rows by 4": ("bert", FULL, 16, 4, {}),
@@ -39,12 +43,27 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int | None, dict[str, Any]]] = 
     "llama-66m full, 8 rows, checkpointed": ("llama", FULL, 8, None, {"activation_checkpointing": "full"}),
     "llama-66m full, 4 rows, bf16": ("llama", FULL, 4, None, {"precision": "bf16"}),
     "bert-110m full, 8 rows": ("bert-large", FULL, 8, None, {}),
+    "llama-66m QLoRA, 8 rows": ("llama", QLORA, 8, None, {}),
+    "bert-66m houlsby, 16 rows": ("bert", BOTTLENECKS, 16, None, {}),
+}
+TUNINGS: dict[str, dict[str, Any]] = {
+    "full": FULL,
+    "top layers": {"kind": "frozen_layers", "layers": 3},
+    "LoRA": LORA,
+    "QLoRA": QLORA,
+    "houlsby": BOTTLENECKS,
+}
+OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "adamw_8bit", "galore", "apollo")
+EVERY = {
+    f"{named}, {optimizer}": ("bert", tuning, 8, None, {"optimizer": optimizer})
+    for named, tuning in TUNINGS.items()
+    for optimizer in OPTIMIZERS
 }
 
 
 def measure(name: str, *, use_gpu: bool = False) -> dict[str, Any]:
     """Train one case in this process, and return its record's facts."""
-    family, tuning, rows, micro, more = CASES[name]
+    family, tuning, rows, micro, more = (CASES | EVERY)[name]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         kind: BatchKind = "tokens" if family == "llama" else "labeled"
@@ -57,10 +76,12 @@ def measure(name: str, *, use_gpu: bool = False) -> dict[str, Any]:
                 "dataset": "rows",
                 "objective": {"kind": "causal_lm" if kind == "tokens" else "classification"},
                 "tuning": tuning,
-                "optimizer": {"epochs": 1.5, "batch_size": rows},
-                **{key: value for key, value in more.items() if key in Phase.model_fields},
+                "optimizer": {"kind": more.get("optimizer", "adamw"), "epochs": 1.5, "batch_size": rows},
+                **{key: value for key, value in more.items() if key in Phase.model_fields and key != "optimizer"},
             }
         )
+        if quantization := phase.tuning.quantization:
+            start = quantize(QuantizeJob(start=start, kind=kind, quantization=quantization), Workspace(root / "work"))
         compute = {key: value for key, value in more.items() if key in Compute.model_fields}
         (run := root / "run").mkdir()
         plan = Plan(
@@ -127,7 +148,7 @@ def main() -> None:
         print(json.dumps(measure(sys.argv[2])))
         return
     print("| case | predicted MB | measured MB | |\n|---|---|---|---|")
-    for name in sys.argv[1:] or CASES:
+    for name in EVERY if sys.argv[1:] == ["--every"] else sys.argv[1:] or CASES:
         predicted, measured = alone(name)
         said = f"| {name} | {predicted / 1e6:,.0f} | {measured / 1e6:,.0f} | {predicted / measured - 1:+.1%} |"
         print(said, flush=True)

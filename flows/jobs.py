@@ -13,10 +13,12 @@ from ftlib.models.adapter import Bases, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
+from ftlib.registry.publish import CarriedFisher
 from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import BaseJob
 from ftlib.stages.batch_norm import BatchNormJob
 from ftlib.stages.evaluate import EvaluateJob
+from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
@@ -25,7 +27,9 @@ from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.score import ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
+from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
+from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.workspace import Workspace
@@ -104,10 +108,12 @@ def train_job(
     prepared: Mapping[str, PreparedDataset],
     companions: Mapping[str, FoundModel],
     seed: int | None = None,
+    fisher: Fisher | None = None,
 ) -> TrainJob:
     """Say what one phase trains, with the precision settled for this machine; `seed` instead of the recipe's.
 
-    It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end.
+    It starts at the end of `trail`; a companion is a model that was found, or an earlier phase's end. `fisher` is what
+    its penalty reads, if it does.
     """
     parts = tuple(prepared[name] for name in phase.parts)
     beside = beside_phase(phase, trail, companions)
@@ -118,6 +124,22 @@ def train_job(
         companions={name: beside[name] for name in phase.companions},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
+        compute=recipe.compute,
+        fisher=fisher,
+    )
+
+
+def fisher_job(
+    recipe: Recipe, kept: Kept | CarriedFisher, start: Checkpoint | Candidate, prepared: Mapping[str, PreparedDataset]
+) -> FisherJob:
+    """Say where and on which rows to measure a Fisher information."""
+    names = tuple(sorted(kept.datasets))
+    return FisherJob(
+        start=start,
+        data=tuple(prepared[name] for name in names),
+        names=names,
+        rows=kept.rows,
+        seed=recipe.seed,
         compute=recipe.compute,
     )
 

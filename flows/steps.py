@@ -43,6 +43,7 @@ from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
 from ftlib.stages.evaluate import evaluate
+from ftlib.stages.fisher import fisher
 from ftlib.stages.ingest import ingest
 from ftlib.stages.interpolate import interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
@@ -54,6 +55,7 @@ from ftlib.stages.score import score
 from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
+from ftlib.training.fisher import Fisher, read_carried
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 
@@ -109,6 +111,8 @@ def inputs(
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
     check_prune(r, model)
+    if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
+        read_carried(model)  # what it lacks is said now, and not behind the rows
     return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
 
 
@@ -188,8 +192,13 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     checkpoints = whole(trail)
     ends = checkpoints and checkpoints[answering:]
     finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
+    carried: Fisher | None = None
+    if r.publish.fisher:
+        at, rows = selection and selection.chosen, data and data.prepared
+        carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
+        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
     final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1)
-    if not (data and checkpoints and swept and selection and final):
+    if not (data and checkpoints and swept and selection and final and (carried or not r.publish.fisher)):
         return None
     return Evidence(
         recipe=r,
@@ -206,6 +215,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
             for phase in r.phases
             if phase.beside
         },
+        fisher=carried,
     )
 
 
@@ -228,8 +238,16 @@ def trained(
     ends = whole(trail)
     companions = data.companions.get(phase.name, {}) if data else {}
     prepared = yield from scored(r, phase, ends, data and data.prepared, companions)
-    job = jobs.train_job(r, phase, ends, prepared, companions, seed) if ends and prepared else None
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
+    weighed: Fisher | None = None
+    kept = phase.penalty.keeps if phase.penalty else None
+    if kept and kept.datasets:
+        weighing = jobs.fisher_job(r, kept, ends[-1], prepared) if ends and prepared else None
+        weighed = yield from step(fisher, weighing, f"for {which}", on_ray=runs_on_ray(phase, r.compute))
+    elif kept and data:
+        weighed = read_carried(data.model)
+    ready = weighed is not None or kept is None
+    job = jobs.train_job(r, phase, ends, prepared, companions, seed, weighed) if ends and prepared and ready else None
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
 
 

@@ -3,10 +3,12 @@
 from ftlib.data.datasets import PreparedDataset
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages import base as _base
+from ftlib.stages import fisher as _fisher
 from ftlib.stages import prune as _prune
 from ftlib.stages import quantize as _quantize
 from ftlib.stages import score as _score
 from ftlib.stages import train as _train
+from ftlib.training.fisher import Fisher
 from ftlib.workspace import Workspace
 from tasks.policy import stage_task
 
@@ -33,6 +35,12 @@ def quantize(job: _quantize.QuantizeJob, work: Workspace) -> Checkpoint:
 def score(job: _score.ScoreJob, work: Workspace) -> PreparedDataset:
     """Compute a frozen model's numbers for every row that trains."""
     return _score.score(job, work)
+
+
+@stage_task(hours=24)
+def fisher(job: _fisher.FisherJob, work: Workspace) -> Fisher:
+    """Measure which weights some rows need, where a phase starts."""
+    return _fisher.fisher(job, work)
 
 
 @stage_task(hours=None)

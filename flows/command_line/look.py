@@ -17,7 +17,7 @@ from ftlib.data.assignment import clean_example
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.inputs import INPUT_IDS, answer_input
 from ftlib.data.prepared import SPLITS, split_file
-from ftlib.data.row_targets import Target
+from ftlib.data.row_targets import NO_WORD, Target
 from ftlib.data.rows import Example
 from ftlib.data.snapshot import read_snapshot
 from ftlib.data.sources.pins import pin
@@ -168,9 +168,11 @@ def _learnt(kind: Kind, target: Target, supervised: int, length: int) -> list[st
     if kind.language:
         for first, end in learnt_places(target, supervised, length):
             taught[first:end] = [""] * (end - first)
+    elif kind.vocabulary and isinstance(target, list | tuple):  # each token's word, any of which may be hidden
+        taught = [None if word == NO_WORD else "" for word in target[:length]]
     elif isinstance(target, dict) and "start" in target:
         taught[target["start"] : target["end"] + 1] = [""] * (target["end"] + 1 - target["start"])
-    elif kind.answers_by_token and isinstance(target, list | tuple):
+    elif kind.answers_by_token and not kind.pools and isinstance(target, list | tuple):
         taught = [*cast("Sequence[str | None]", target)[:length]]
     return taught
 

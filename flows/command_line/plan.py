@@ -28,6 +28,8 @@ from ftlib.stages.step import Step, walk
 from ftlib.stages.train import train
 from ftlib.storage.files import in_bytes
 from ftlib.training.cards import Card, find_card
+from ftlib.training.fisher import Fisher
+from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.training.process_bytes import PROCESS
@@ -170,6 +172,8 @@ def _facts(step: Step, output: Artifact | None) -> str:
         return ", ".join(f"{name} {facts.rows:,}" for name, facts in output.splits.items()) + " rows"
     if isinstance(output, Candidates):
         return counted(len(output.members), "candidate")
+    if isinstance(output, Fisher):
+        return counted(output.rows, "row")
     return f"{'' if step.job else 'up to '}{counted(step.candidates, 'candidate')}" if step.candidates else ""
 
 
@@ -227,6 +231,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
     seconds = RUN_SECONDS + planner.needs_ray * RAY_SECONDS + measuring
+    seconds += _fisher_seconds(recipe, prepared, sizes[-1], speed, done)
     seconds += sum(one.seconds for one in (*planned, *again, *scored))
     fields = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
     return plan.model_copy(update=fields)
@@ -412,6 +417,21 @@ def _scoring_plan(
         memory_bytes=PROCESS["cpu"] + 4 * model.parameters,
         seconds=0.0 if label in done else round(tokens * 2.0 * model.computing / speed.flops, 1),
     )
+
+
+def _fisher_seconds(
+    recipe: Recipe, prepared: Mapping[str, PreparedDataset], size: "Footprint", speed: Speed, done: Collection[str]
+) -> float:
+    """Return the seconds of a pass forward and back for every row that a Fisher information is measured on."""
+    asked = {f"fisher for {phase.name}": phase.penalty.keeps for phase in recipe.phases if phase.penalty}
+    to_do = [kept for label, kept in asked.items() if label not in done]
+    if recipe.publish.fisher and "fisher to publish" not in done:
+        to_do.append(Kept(recipe.publish.fisher.datasets, recipe.publish.fisher.rows))
+    tokens = 0.0
+    for kept in filter(None, to_do):
+        for facts in (prepared[name].splits["train"] for name in kept.datasets):
+            tokens += min(kept.rows, facts.rows) * facts.tokens / max(1, facts.rows)
+    return tokens * training_flops(size.computing, size.computing) / speed.flops
 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: "Footprint", speed: Speed) -> float:

@@ -29,7 +29,8 @@ from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
 from ftlib.models.adapter import read_adapter
-from ftlib.models.checkpoint import Base
+from ftlib.models.bottlenecks import put_bottlenecks_over
+from ftlib.models.checkpoint import BOTTLENECK, Base
 from ftlib.models.four_bits import stock_config
 from ftlib.models.limits import ids_of
 from ftlib.models.quiet import quiet
@@ -72,7 +73,7 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
 
 
 def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, data: PreparedDataset) -> float:
-    """Do as `logit_difference` for an adapter's folder: stock peft puts it over the stock base, as its card says.
+    """Do as `logit_difference` for an adapter's folder: it is put over the stock base as its card says.
 
     A base in four bits is loaded so by stock transformers, and taken back to what these stand for. Sums are the
     candidate's own, in its order, so no more is allowed than between dense weights read in fp32.
@@ -93,8 +94,11 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
                 base.uri, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
             )
         )
-        over: Any = PeftModel.from_pretrained(stock.dequantize() if base.quantization else stock, folder)
-        theirs = answering_for_its_input(over)  # as the card says
+        stock = stock.dequantize() if base.quantization else stock
+        if read_adapter(folder)["peft_type"] == BOTTLENECK:
+            theirs: Any = put_bottlenecks_over(stock, folder)
+        else:
+            theirs = answering_for_its_input(cast(Any, PeftModel.from_pretrained(stock, folder)))
     _check_labels(theirs, candidate.end.labels)
     _check_tokenizer(theirs, folder, data.kind)
     return _compared("adapter", theirs.eval(), ours, candidate, data, TOLERANCE)

@@ -120,6 +120,11 @@ class Kind:
         return "tokens" if self.modality == "text" else "patches"
 
     @property
+    def diverges_by(self) -> Literal["row", "token"] | None:
+        """Return per what an answer is one of several that exclude each other; None where there is no such answer."""
+        return self.outcomes.diverges_by
+
+    @property
     def answers_untrained(self) -> bool:
         """Say whether the model that is found answers such rows already, since it brings its head, or needs none."""
         return self.vocabulary or self.pools

@@ -28,7 +28,8 @@ from ftlib.models.adapter import (
     write_adapter_config,
     write_base,
 )
-from ftlib.models.checkpoint import BASE, Base, Checkpoint, FoundModel
+from ftlib.models.bottlenecks import bottlenecks_of, own_names, put_bottlenecks_over, write_bottlenecks
+from ftlib.models.checkpoint import BASE, BOTTLENECK, Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
     GENERATION_CONFIG,
     IMAGE_PROCESSOR,
@@ -269,11 +270,15 @@ def put_over(model: nn.Module, folder: Path) -> tuple[nn.Module, set[str]]:
 
     Raises ModelError if a tensor of the adapter has no place in the model, or a place no tensor.
     """
+    config = read_adapter(folder)
+    if config["peft_type"] == BOTTLENECK:
+        with_bottlenecks = put_bottlenecks_over(model, folder)
+        _check_finite(with_bottlenecks, folder)
+        return with_bottlenecks, own_names(with_bottlenecks)
     from peft import PeftModel, get_peft_model_state_dict
 
     from ftlib.kinds.soft_prompts import answering_for_its_input
 
-    config = read_adapter(folder)
     try:
         with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")  # transformers' own about its names; missing keys are looked for below
@@ -309,6 +314,11 @@ def merged(model: nn.Module) -> nn.Module:
 
     Raises ModelError for an adapter that has no merged form, as prompts have none.
     """
+    if bottlenecks_of(model):
+        raise ModelError(
+            "bottleneck adapters have no merged form, and stock transformers loads none: go on with houlsby, or start "
+            "from the base"
+        )
     if not is_adapted(model):
         return model
     wrapped: Any = model
@@ -438,14 +448,17 @@ def _save(
 
 
 def save_adapter(model: nn.Module, folder: Path, like: Path, base: Base) -> None:
-    """Write what peft has put over a model, and what says how it is asked: nothing is merged.
+    """Write what is put over a model, and what says how it is asked: nothing is merged.
 
     Config and processor are byte copies of those in `like`, the checkpoint that it was trained from. `base` is what a
     loader puts it over.
     """
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of peft, that the base has no config it could fetch
-        cast(Any, model).save_pretrained(folder)
+    if bottlenecks_of(model):
+        write_bottlenecks(model, folder)
+    else:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of peft, that the base has no config it could fetch
+            cast(Any, model).save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # a card without contents
     write_adapter_config(folder, {**read_adapter(folder), "base_model_name_or_path": base.name, "revision": None})
     write_base(folder, base)

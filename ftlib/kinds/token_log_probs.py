@@ -20,13 +20,13 @@ they take, by the model's own code.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 from torch.utils.checkpoint import checkpoint
@@ -41,6 +41,9 @@ WHOLE = 2 << 30
 is the most that is ever measured at a time."""
 PART = 64 << 20
 """Bytes of logits in float32 that are computed at a time where the whole would be too many."""
+
+Term: TypeAlias = Callable[..., Float[Tensor, " tokens"]]
+"""See `token_terms`."""
 
 
 def token_log_probs(model: Any, batch: Batch, *, measured: bool = False) -> Float[Tensor, "rows positions"]:
@@ -61,14 +64,44 @@ def token_log_probs(model: Any, batch: Batch, *, measured: bool = False) -> Floa
             return -cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=UNTAUGHT)
         flat = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=UNTAUGHT)
         return -flat.view_as(targets)
+    return _terms([answer], targets, batch.terms, lambda words, logits: -cross_entropy(logits, words, reduction="none"))
+
+
+def token_terms(
+    models: Sequence[Any], batch: Batch, term: Term, *of_tokens: Shaped[Tensor, " tokens"]
+) -> Float[Tensor, "rows positions"]:
+    """Return a number for each supervised token, at the position that predicts it; 0 where nothing is supervised.
+
+    It is what `term` makes of the logits of all models there, which read the same rows and have the same words:
+    `term(words, *of_tokens, *logits)` with the tokens, more numbers of each (one for each supervised token, row by
+    row), and each model's tokens x words in float32. Gradients reach the models that have any.
+
+    Where a model's logits would be too many, `term` sees a part of the tokens at a time, and again in the backward
+    pass: what it draws at random it must draw from `of_tokens`.
+    """
+    return _terms([_ask(model, batch) for model in models], next_tokens(batch), batch.terms, term, *of_tokens)
+
+
+def _terms(
+    answers: Sequence[_Said], targets: Int[Tensor, "rows positions"], terms: int | None, term: Term, *of_tokens: Tensor
+) -> Float[Tensor, "rows positions"]:
     asked = targets != UNTAUGHT
-    where = _places(asked, batch.terms)
-    flat = answer.states[:, :-1].flatten(0, 1)[where], targets.flatten()[where]
-    parts = zip(*(of.split(answer.positions) for of in flat), strict=True)
-    log_probs = torch.cat(
-        [_of_part(answer.layer, states, words) for states, words in parts]
-    )  # of no position, an empty one
-    return torch.zeros(targets.shape, device=targets.device).masked_scatter(asked, log_probs)
+    where = _places(asked, terms)
+    given = 1 + len(of_tokens)
+
+    def of_part(*part: Tensor) -> Tensor:
+        states = zip(answers, part[given:], strict=True)
+        logits = [(of if answer.layer is None else answer.layer(of)).float() for answer, of in states]
+        return term(*part[:given], *logits)
+
+    columns = [targets.flatten()[where], *of_tokens, *(one.states[:, :-1].flatten(0, 1)[where] for one in answers)]
+    at_once = min((one.positions for one in answers if one.layer is not None), default=max(1, len(columns[0])))
+    in_parts = any(one.layer is not None for one in answers) and torch.is_grad_enabled()
+    numbers = [
+        cast(Tensor, checkpoint(of_part, *part, use_reentrant=False)) if in_parts else of_part(*part)
+        for part in zip(*(of.split(at_once) for of in columns), strict=True)
+    ]  # of no token, an empty one
+    return torch.zeros(targets.shape, device=targets.device).masked_scatter(asked, torch.cat(numbers))
 
 
 def nll_sum(log_probs: Float[Tensor, "rows positions"], batch: Batch) -> Float[Tensor, ""]:
@@ -125,17 +158,6 @@ def _ask(model: Any, batch: Batch) -> _Said:
     with _handing_on(layer):
         states = model(**inputs, use_cache=False).logits
     return _Said(states, layer, max(1, PART // (4 * words)))
-
-
-def _of_part(
-    layer: nn.Module, states: Float[Tensor, "tokens width"], words: Int[Tensor, " tokens"]
-) -> Float[Tensor, " tokens"]:
-    def log_probs(states: Tensor) -> Tensor:
-        return -cross_entropy(layer(states).float(), words, reduction="none")
-
-    if not torch.is_grad_enabled():
-        return log_probs(states)
-    return cast(Tensor, checkpoint(log_probs, states, use_reentrant=False))
 
 
 @contextlib.contextmanager

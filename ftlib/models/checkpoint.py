@@ -17,6 +17,12 @@ Form = Literal["dense", "adapter"]
 Quantization = Literal["nf4", "nf4_double"]
 """How linear layers are rounded to four bits: `double` has the scales of 64 weights rounded too, to eight."""
 
+Activation = Literal["gelu", "relu", "silu", "tanh"]
+"""What lies between a bottleneck's two layers."""
+
+BOTTLENECK = "BOTTLENECK"
+"""The `peft_type` of adapters that are ours, where peft has none."""
+
 ADAPTER_CONFIG = "adapter_config.json"
 BASE = "base.json"
 """Beside an adapter's config: which model it stands on, by name and digest."""

@@ -22,14 +22,16 @@ from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, 
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ftlib import errors
+from ftlib.config import Config
 from ftlib.data.prepared import split_file
 from ftlib.errors import TransientError
 from ftlib.kinds.open_split import open_split
 from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
-from ftlib.training import curves
+from ftlib.training import curves, fisher_pass
 from ftlib.training.checkpoints import saved_step
+from ftlib.training.fisher import FisherPlan
 from ftlib.training.group import backend_of
 from ftlib.training.heartbeat import lost
 from ftlib.training.optimizer import total_steps
@@ -50,14 +52,31 @@ def fit(plan: Plan) -> None:
             _fit_as_job(plan)
 
 
-def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
+def measure_fisher(plan: FisherPlan) -> None:
+    """Measure a Fisher information on the workers of a training, with the model spread as there.
+
+    Raises TransientError if workers were lost more often than `max_failures`.
+    """
+    if plan.compute.ray_address == "local":
+        _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))
+    else:
+        _fit_as_job(plan, "fisher")
+
+
+class _Work(Config):
+    """What workers do together, as it crosses to them in JSON."""
+
+    plan: Plan | FisherPlan
+
+
+def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
     """Run Ray Train in this process's Ray. Raises TransientError if workers do not start, or were lost too often."""
     torch_config.backend = backend_of(plan.compute)
     torch_config.timeout_s = int(plan.compute.collective_timeout_seconds)
     with session(plan.compute):  # of the flow's own, or a short one where a stage is called without a flow
         trainer = TorchTrainer(
             _train_worker,
-            train_loop_config=plan.model_dump(mode="json"),
+            train_loop_config=_Work(plan=plan).model_dump(mode="json"),
             torch_config=torch_config,
             scaling_config=ScalingConfig(
                 num_workers=plan.compute.workers,
@@ -79,7 +98,7 @@ def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
             trainer.fit()
         except ControllerError as error:
             raise TransientError(
-                f"phase {plan.phase.name}: its workers did not start in {plan.compute.max_failures + 1} attempts of "
+                f"{plan.what}: its workers did not start in {plan.compute.max_failures + 1} attempts of "
                 f"{plan.compute.start_timeout_seconds:g} s ({_reason(error)}): {plan.compute.workers} of "
                 f"{threads(plan)} CPUs{' and 1 GPU' if plan.compute.use_gpu else ''} each are asked for, and "
                 f"{told('the cluster', nodes_here())}; lower compute.workers or compute.threads, or raise "
@@ -87,7 +106,7 @@ def _fit_here(plan: Plan, torch_config: TorchConfig) -> None:
             ) from error
         except TrainingFailedError as error:
             raise TransientError(
-                f"phase {plan.phase.name}: workers were lost more than {plan.compute.max_failures} times "
+                f"{plan.what}: workers were lost more than {plan.compute.max_failures} times "
                 f"({'; '.join([_reason(error), *map(str, lost(Path(plan.run)))])}); {_goes_on(plan)}"
             ) from error
 
@@ -130,24 +149,27 @@ def _reason(error: BaseException) -> str:
     return lines[-1].removeprefix(f"{errors.__name__}.{TransientError.__name__}: ")[:600] if lines else "no reason"
 
 
-def _goes_on(plan: Plan) -> str:
+def _goes_on(plan: Plan | FisherPlan) -> str:
     step = saved_step(Path(plan.run))
     return f"the next run goes on from step {step}, in {plan.run}" if step else "no step was saved yet: it starts again"
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    work(Plan.model_validate(config))
+    plan = _Work.model_validate(config).plan
+    if isinstance(plan, Plan):
+        work(plan)
+    else:
+        fisher_pass.work(plan)
 
 
-def _fit_as_job(plan: Plan) -> None:
+def _fit_as_job(plan: Plan | FisherPlan, called: str = "train") -> None:
     spec = Path(plan.run) / "job.json"
-    spec.write_text(
-        plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})}).model_dump_json()
-    )
+    local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
+    spec.write_text(_Work(plan=local).model_dump_json())
     entrypoint = f"python -P -m ftlib.on_ray.trainer {shlex.quote(str(spec))}"
     asked_to_stop = (Path(plan.run) / curves.STOP).exists
-    run_job(entrypoint, f"train-{plan.fingerprint}", f"phase {plan.phase.name}", plan.compute, asked_to_stop)
+    run_job(entrypoint, f"{called}-{plan.fingerprint}", plan.what, plan.compute, asked_to_stop)
 
 
 if __name__ == "__main__":
-    drive(Plan, lambda plan: _fit_here(plan, TorchConfig()))
+    drive(_Work, lambda asked: _fit_here(asked.plan, TorchConfig()))

@@ -21,7 +21,7 @@ from ftlib.evaluation.selection import Selection
 from ftlib.kinds.kind import KINDS, Kind
 from ftlib.merging.candidates import Candidate
 from ftlib.models.adapter import read_adapter
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.checkpoint import BOTTLENECK, Checkpoint, FoundModel
 from ftlib.models.folder import read_config
 from ftlib.published.lineage import called
 from ftlib.published.usage import adapter_usage, adapter_version_usage, usage
@@ -69,10 +69,16 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
     )
 
 
+def _library(selection: Selection) -> str:
+    """Return what loads the version."""
+    end = selection.chosen.end
+    ours = end.form == "adapter" and read_adapter(end.folder)["peft_type"] == BOTTLENECK
+    return "reglage" if ours else "peft" if end.form == "adapter" else "transformers"
+
+
 def _use(evidence: Evidence) -> list[str]:
     if base := evidence.stands_on:
-        head = read_adapter(evidence.selection.chosen.end.folder).get("modules_to_save")
-        return [adapter_version_usage(evidence.recipe, base, head)]
+        return [adapter_version_usage(evidence.recipe, base, read_adapter(evidence.selection.chosen.end.folder))]
     return [usage(evidence.recipe), *_adapter(evidence)]
 
 
@@ -106,7 +112,7 @@ def _front_matter(evidence: Evidence) -> str:
         license=recipe.publish.license,
         base_model=stands_on.partition("@")[0] if _is_hub_name(stands_on) else None,
         datasets=_hub_datasets(recipe) or None,
-        library_name="peft" if selection.chosen.end.form == "adapter" else "transformers",
+        library_name=_library(selection),
         pipeline_tag=kind.pipeline,
         tags=_tags(recipe, selection),
         metrics=sorted({metric for cell in cells for metric in cell.metrics}),

@@ -40,9 +40,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FOUND = ("l2", "l2_chosen_on", "sentences", "scale", "scale_chosen_on", "explained", "removed_layers")
+FOUND = (
+    *("l2", "l2_chosen_on", "sentences", "scale", "scale_chosen_on", "explained"),
+    *("removed_layers", "fisher", "fisher_rows"),
+)
 """Facts of a training that the recipe left open; they depend on its rows alone, so equal runs say the same."""
 
+_OF_A_PLACE = {"uri", "seconds", "schema_version"}
 _SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
@@ -83,6 +87,7 @@ def lineage(
             "warnings": list(warnings),
         },
         **({"companions": companions} if (companions := _companions(evidence)) else {}),
+        **({"fisher": evidence.fisher.model_dump(mode="json", exclude=_OF_A_PLACE)} if evidence.fisher else {}),
         "found": _found(evidence),
         "code": code_facts(),
         **({"extensions": cast("JsonValue", brought)} if (brought := in_use(recipe)) else {}),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from ftlib.data.formats.base import Prompting
 from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import LENGTHENING
-from ftlib.models.checkpoint import Base, FoundModel
+from ftlib.models.checkpoint import BOTTLENECK, Base, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.wording import block, code
 
@@ -87,10 +88,10 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
     )
 
 
-def adapter_version_usage(recipe: Recipe, base: Base, head: Sequence[str] | None) -> str:
-    """Return Markdown that loads a version that is an adapter, with stock peft over the stock base model.
+def adapter_version_usage(recipe: Recipe, base: Base, adapter: Mapping[str, Any]) -> str:
+    """Return Markdown that loads a version that is an adapter, over the stock base model.
 
-    `head` names the modules that the adapter brings whole, which are never in four bits.
+    `adapter` is its config: stock peft loads it, or where peft has none of its kind, our own loader.
     """
     loader, (name, _, revision) = KINDS[recipe.kind(recipe.phases[-1])].auto_class, base.name.partition("@")
     hub = bool(revision) and not revision.isdecimal()
@@ -103,6 +104,7 @@ def adapter_version_usage(recipe: Recipe, base: Base, head: Sequence[str] | None
             "they stand for; without that line it stays in them, in an eighth of the memory, and computes the same "
             "but for rounding."
         )
+        head = adapter.get("modules_to_save")  # never in four bits
         skipped = "" if head is None else f", llm_int8_skip_modules={json.dumps([*dict.fromkeys(head)])}"
         double = base.quantization == "nf4_double"
         settings = (
@@ -110,15 +112,20 @@ def adapter_version_usage(recipe: Recipe, base: Base, head: Sequence[str] | None
             f"bnb_4bit_use_double_quant={double}{skipped}\n)\n"
         )
         given, back, more = ", quantization_config=four_bits", "base = base.dequantize()\n", ", BitsAndBytesConfig"
+    ours = adapter["peft_type"] == BOTTLENECK
+    put, imports = ("PeftModel.from_pretrained", "from peft import PeftModel")
+    if ours:
+        put, imports = "put_bottlenecks_over", "from ftlib.models.bottlenecks import put_bottlenecks_over"
+        rounded += " peft has no such adapter: its loader comes with `pip install reglage`."
     return (
         "This version is an adapter: it holds what training changed, and is put over the base model, whose weights "
         f"have the digest `{base.weights[:16]}`.{where}{rounded} `reglage predict` finds and compares it.\n\n"
         + _python(
-            f"from peft import PeftModel\nfrom transformers import AutoConfig, {loader}, AutoTokenizer{more}\n\n"
+            f"{imports}\nfrom transformers import AutoConfig, {loader}, AutoTokenizer{more}\n\n"
             f'folder = "{_FOLDER}"\n'
             f"config = AutoConfig.from_pretrained(folder)\n{settings}"
             f'base = {loader}.from_pretrained({base_name}, config=config, dtype="float32"{given})\n{back}'
-            "model = PeftModel.from_pretrained(base, folder)\n"
+            f"model = {put}(base, folder)\n"
             "tokenizer = AutoTokenizer.from_pretrained(folder)"
         )
         + _of_a_prompt(recipe)

@@ -12,12 +12,13 @@ from ftlib.evaluation.selection import Selection
 from ftlib.merging.candidates import Candidates
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
+from ftlib.training.fisher import Fisher
 
 
 class Evidence(Config):
     """The records of one run, from the rows to the choice."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None}
 
     recipe: Recipe
     model: FoundModel
@@ -34,6 +35,9 @@ class Evidence(Config):
     """Checkpoints and the chosen candidate on the report split."""
     companions: dict[str, dict[str, FoundModel | Checkpoint]] = {}
     """The frozen models that had a part in a phase, beside the model or by their scores, by phase and name."""
+
+    fisher: Fisher | None = None
+    """What the version is to carry of its rows, if it is."""
 
     @property
     def stands_on(self) -> Base | None:

@@ -273,7 +273,7 @@ def _resolve(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in resolved:
         return root.get("$defs", {}).get(resolved["$ref"].rsplit("/", 1)[-1], {})
     for branch in resolved.get("anyOf", []):
-        if "$ref" in branch:
+        if "$ref" in branch or "discriminator" in branch:
             return _resolve(branch, root)
     return resolved
 

@@ -66,8 +66,10 @@ class Recipe(Config):
         return self
 
     def training_datasets(self) -> tuple[str, ...]:
-        """Return the datasets that some phase trains on, in order."""
-        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.parts))
+        """Return the datasets whose rows some phase trains on, or is kept near, in order."""
+        penalties = (phase.penalty.keeps for phase in self.phases if phase.penalty)
+        kept = (name for one in penalties if one for name in one.datasets)
+        return tuple(dict.fromkeys([*(name for phase in self.phases for name in phase.parts), *kept]))
 
     def kind(self, phase: Phase) -> BatchKind:
         """Return the kind of the batches that a phase trains on."""
@@ -137,6 +139,12 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":
         yield from _adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
+    for name in recipe.publish.fisher.datasets if recipe.publish.fisher else ():
+        if name not in recipe.training_datasets():
+            yield (
+                f"publish.fisher.datasets: no phase trains on {name!r}, so the version knows nothing of its rows to "
+                f"keep; there are {_these(recipe.training_datasets())}"
+            )
     yield from quantization_misfits(recipe, "dense")
 
 
@@ -164,6 +172,7 @@ def _phase_misfits(recipe: Recipe) -> Iterator[str]:
     yield from _head_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
+        yield from _keeping_misfits(recipe, phase, first=i == 0)
         yield from _companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
 
 
@@ -195,6 +204,9 @@ def _head_misfits(recipe: Recipe) -> Iterator[str]:
         kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts}
         if not _one_model(*kinds):
             yield f"phases[{phase.name}]: one head must answer all of its batches; these are {_these(kinds)}"
+    writing = {kind: KINDS[kind].decodes for kind in map(recipe.kind, recipe.phases) if KINDS[kind].language}
+    if len({*writing.values()}) > 1:  # no body of two halves is one of a decoder alone
+        yield f"phases: one model must answer the batches of all; these train on {_these(writing)}"
     before = recipe.phases[: len(recipe.phases) - len(recipe.answering_phases)]
     for phase in before:
         if KINDS[kind := recipe.kind(phase)].labeled:
@@ -235,8 +247,8 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
     yield from _compute_misfits(where, phase, recipe.compute)
     if phase.batch_norm == "updated":
         yield from _statistics_misfits(where, phase, recipe.compute)
-    if phase.augmentation:
-        yield from _augmentation_misfits(recipe, phase, where)
+    yield from _augmentation_misfits(recipe, phase, where)
+    yield from _self_kl_misfits(recipe, phase, where)
 
 
 def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -251,6 +263,22 @@ def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str
         yield (
             f"{where}.optimizer: {phase.optimizer.kind!r} steps whole matrices, but compute.sharding: fsdp gives each "
             "of the workers a part; use adamw or sgd, or set sharding to ddp"
+        )
+
+
+def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[str]:
+    """Say which rows a penalty cannot measure its Fisher information on, or that it would read one of other weights."""
+    keeps = phase.penalty.keeps if phase.penalty else None
+    if phase.penalty is None or keeps is None:
+        return
+    where = f"phases[{phase.name}].penalty"
+    for name in keeps.datasets:
+        if name not in recipe.datasets:
+            yield f"{where}.datasets: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
+    if not keeps.datasets and not first:
+        yield (
+            f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
+            f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"
         )
 
 
@@ -295,7 +323,8 @@ def _packing_misfits(recipe: Recipe) -> Iterator[str]:
 
 def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which rows an augmentation cannot change, or that they are seen once, as they are."""
-    assert phase.augmentation
+    if not phase.augmentation:
+        return
     changes = phase.augmentation.changes
     for name in phase.parts:
         kind = KINDS[recipe.datasets[name].format.yields]
@@ -309,6 +338,20 @@ def _augmentation_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[
             f"{where}.augmentation: changes rows step by step, but {phase.tuning.kind!r} is solved for and takes none; "
             "remove it or use another tuning"
         )
+
+
+def _self_kl_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
+    """Say why there is no moving average to stay near to, or no answer of one among several."""
+    if not phase.self_kl:
+        return
+    if phase.ema_decay is None:
+        yield f"{where}.self_kl: compares with the moving average of the weights; give ema_decay, for example 0.99"
+    if recipe.compute.pack_tokens is not None:
+        yield f"{where}.self_kl: is not told of packed rows; set compute.pack_tokens to null"
+    for name in phase.parts:
+        kind = KINDS[recipe.datasets[name].format.yields]
+        if kind.diverges_by is None:
+            yield f"{where}.self_kl: answers to {kind.name!r} rows, as those of {name!r}, have no divergence; remove it"
 
 
 def _format_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
@@ -543,6 +586,11 @@ def _adapter_misfits(recipe: Recipe) -> Iterator[str]:
     if not last.tuning.makes_adapter:
         making = " or ".join(map(repr, tunings(lambda tuning: tuning.makes_adapter)))
         yield f"publish.adapter: tuning {last.tuning.kind!r} of the last phase makes none; use {making} or remove it"
+    elif last.tuning.quantization:
+        yield (
+            f"publish.adapter: {last.tuning.kind!r} trains over weights that are rounded to four bits, and the adapter "
+            "would be put over others; remove it, or publish the adapter alone by tuning.keep: adapter"
+        )
     elif method.mixes and not last.tuning.adapter_scales:
         yield "publish.adapter: scaling a DoRA adapter gives another model than interpolation; use interpolation: off"
     if moved := [phase.name for phase in before if not phase.tuning.moves_head_only]:
@@ -589,6 +637,8 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         )
     elif method.mixes and not last.tuning.adapter_scales:
         yield f"{where} that cannot be scaled; use interpolation: off{instead}"
+    if recipe.publish.fisher:
+        yield f"publish.fisher: is of the weights themselves, and {last.name!r} ends in an adapter{instead}"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
     if recipe.prune:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from ftlib.config import Config, Name
 from ftlib.registry.places import HERE, Registry
 
 
+class CarriedFisher(Config):
+    """The rows on which the published model's Fisher information is measured, which its version then carries."""
+
+    datasets: tuple[Name, ...] = Field(min_length=1)
+    """Datasets that phases train on."""
+    rows: int = Field(default=1000, gt=0)
+    """How many training rows of each at most, drawn by the recipe's seed."""
+
+
 class Publish(Config):
     """Under which name a version is published, and where."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"fisher": None}
 
     name: Name
     """What versions are called: NAME@1, NAME@2 and so on."""
@@ -25,3 +39,6 @@ class Publish(Config):
     """A private key (PEM, ECDSA on P-256) that signs the manifest."""
     adapter: bool = False
     """Also publish the last phase's adapter, moved to the chosen alpha: for servers that hold many over one base."""
+    fisher: CarriedFisher | None = None
+    """Also publish which weights these rows need, so that a later run that starts from the version can keep them by the
+    penalty `ewc`, without the rows. It takes as many bytes as the weights in float32."""

@@ -98,7 +98,7 @@ def differences_section(compared: Sequence[Difference], chosen: str, same: Seque
     tables: list[Table] = []
     for theirs in dict.fromkeys(d.theirs for d in compared):
         mine = [d for d in compared if d.theirs == theirs]
-        tables.append(_difference_table(mine, f"{mine[0].ours} minus {theirs}"))
+        tables.append(difference_table(mine, f"{mine[0].ours} minus {theirs}"))
     lead = identical + (
         "Both models on the same rows, resampled together: a difference can be real where the two intervals above "
         "overlap. p is McNemar's exact test for accuracy and the paired bootstrap for the rest, after Holm's "
@@ -136,7 +136,7 @@ def forgetting_section(
     lead = f"Retained skills, against {reference.phase}{why}. "
     if not named:
         lead = f"{missing}How far answers moved on {', '.join(watched)} is, from those of {reference.phase}{why}. "
-    tables = [_difference_table(compared, "")] if compared else []
+    tables = [difference_table(compared, "")] if compared else []
     if compared:
         lead += f"A loss is forgetting. {_SCALES} "
     if divergences:
@@ -154,7 +154,7 @@ def diagnosis_section(figures: Sequence[Figure], tables: Sequence[Table]) -> Sec
     return Section("diagnosis", "Behind the numbers", figures=figures, tables=tables) if figures or tables else None
 
 
-def _difference_table(compared: Sequence[Difference], caption: str) -> Table:
+def difference_table(compared: Sequence[Difference], caption: str) -> Table:
     """Return a row for every comparison, with its interval as a bar, its p and its verdict."""
     cells: dict[int, Cell] = {}
     for group in _of_one_scale(compared):

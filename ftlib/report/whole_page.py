@@ -21,6 +21,7 @@ from ftlib.report.contact_sheet import contact_sheet
 from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
+from ftlib.report.phases import learnt_in, phases_section, watched_metric
 from ftlib.report.pruned import pruned_section
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
@@ -50,6 +51,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         ),
         sections.results_section(rows, confidence),
         sections.differences_section(compared, chosen, same),
+        _phase_by_phase(evidence, work),
         _forgetting(evidence, work),
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
@@ -87,6 +89,20 @@ def _differences(evidence: Evidence, work: Workspace, ours: str, theirs: str) ->
 def _same_weights(evidence: Evidence, phase: str) -> bool:
     """Say whether the chosen model is that checkpoint: alpha 0 and 1 are copies, and no copy differs from itself."""
     return evidence.selection.chosen.weights == next(c.weights for c in evidence.checkpoints if c.phase == phase)
+
+
+def _phase_by_phase(evidence: Evidence, work: Workspace) -> sections.Section | None:
+    recipe, chosen = evidence.recipe, evidence.selection.chosen.name
+    learnt = learnt_in(recipe)
+    compared = [
+        difference
+        for phase in dict.fromkeys(learnt.values())
+        if phase != recipe.phases[-1].name and not _same_weights(evidence, phase)
+        for difference in _differences(evidence, work, chosen, phase)
+        if learnt.get(difference.evaluation) == phase
+        and difference.metric == watched_metric(recipe, difference.evaluation)
+    ]
+    return phases_section(recipe, evidence.final, chosen, adjusted(compared))
 
 
 def _forgetting(evidence: Evidence, work: Workspace) -> sections.Section:

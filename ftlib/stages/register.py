@@ -20,6 +20,7 @@ from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.signing import Signer
 from ftlib.registry.versions import Manifest, StandsOn, file_of
 from ftlib.report.report import Report
+from ftlib.training.fisher import write_carried
 from ftlib.workspace import RECORD, Workspace
 
 
@@ -138,6 +139,8 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
         write_shards(staging, int(1e6 * recipe.publish.shard_mb))
     if recipe.publish.adapter:
         _stage_adapter(job.evidence, adapter_in(staging))
+    if job.evidence.fisher:
+        write_carried(job.evidence.fisher, staging)
     (staging / "plots").mkdir()
     for plot in job.report.plots:
         shutil.copyfile(job.report.path / plot, staging / "plots" / plot)

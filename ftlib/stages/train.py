@@ -18,6 +18,7 @@ from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.curves import STOP
+from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
@@ -32,7 +33,7 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None}
 
     start: Checkpoint
     data: PreparedDataset | Mixture
@@ -41,6 +42,8 @@ class TrainJob(Job):
     seed: int
     compute: Compute
     companions: dict[Name, FoundModel | Checkpoint] = {}
+    fisher: Fisher | None = None
+    """What the phase's penalty weighs weights by, where it does."""
 
     @property
     def parts(self) -> tuple[PreparedDataset, ...]:
@@ -121,6 +124,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         seed=job.seed,
         compute=compute,
         companions=job.companions,
+        fisher=None if job.fisher is None else str(job.fisher.file),
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     begin(plan)
@@ -131,6 +135,8 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     else:
         work(plan)
     facts = outcome(plan)
+    if job.fisher:
+        facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
     for leftover in ("checkpoints", "ranks", "ray"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / STOP).unlink(missing_ok=True)  # asked too late

@@ -5,6 +5,9 @@ An objective has `needs` and `loss(model, batch)`. Beside that it may have
     companions: ClassVar[tuple[str, ...]]     frozen models; `loss` and `prepare` get `companions`, a mapping of them
     prepare(model, batch) -> Prepared         a pass without gradients over the global batch; `loss` gets its `context`
     counts_known: ClassVar[bool] = False      how many items it counts is known only from `prepare`
+    remember(model, batch) -> Prepared        as `prepare`, by the weights of the teacher: those of some steps ago
+    renewal: int                              every how many steps the teacher takes the weights; first it is the start
+    count_of(rows) -> int                     how many items it counts, of the `rows` of what was prepared
     packs: ClassVar[bool] = True              it reads packed rows right: of a `Batch` that has `borders`
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,15 +23,19 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
+from ftlib.config import BatchKind
+from ftlib.data.inputs import ATTENTION_MASK
 from ftlib.errors import TrainingError
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.packing import settle_packing
 from ftlib.kinds.split import Augment, PreparedSplit
 from ftlib.training.batches import micro_batches, packs
+from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group
 from ftlib.training.modes import answering
-from ftlib.training.objectives.prepared import Context, Prepared
+from ftlib.training.objectives.prepared import NOTHING, Context, Prepared, joined
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,10 @@ class Piece:
     context: Context | None = None
     batch: Batch | None = None
     """The rows as the model is given them, where they were built before they were asked about."""
+    recalled: torch.Tensor | None = None
+    """What the moving average of the weights says of the rows, in logits."""
+    recall: float = 0.0
+    """What the divergence from that counts, for each answer of the piece."""
 
 
 class Asking:
@@ -65,7 +77,19 @@ class Asking:
         self._precision, self._size, self._pack_tokens = precision, micro_batch_size, pack_tokens
         self._beside = {"companions": companions} if getattr(objective, "companions", ()) else {}
         self._prepare = getattr(objective, "prepare", None)
+        self._remember = getattr(objective, "remember", None)
+        self._count_of = getattr(objective, "count_of", None)
+        self._teacher: Average | None = None
+        self._average: Average | None = None
+        self._self_kl = 0.0
         self._counts_known: bool = getattr(objective, "counts_known", True)
+
+    def remembers(self, teacher: Average | None, average: Average | None, self_kl: float) -> None:
+        """Let it ask the model by weights of before: an objective's teacher, and the moving average.
+
+        Without a teacher the model is its own. `self_kl` weighs the divergence from the average, in training.
+        """
+        self._teacher, self._average, self._self_kl = teacher, average, self_kl
 
     def pieces(
         self, split: PreparedSplit, rows: Int[np.ndarray, " batch"], built: Sequence[Piece] | None = None
@@ -77,7 +101,11 @@ class Asking:
         """
         pieces = self._dealt(split, rows) if built is None else [*built]
         count = int(split.terms(rows).sum())
-        return (pieces, count) if self._prepare is None else self._prepared(split, pieces, rows, count)
+        if self._prepare is not None or self._remember is not None:
+            pieces, count = self._prepared(split, pieces, rows, count)
+        if self._self_kl and torch.is_grad_enabled():
+            pieces = self._recalled(split, pieces, rows, count)
+        return pieces, count
 
     def build(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> list[Piece]:
         """Return this rank's pieces with their batches on the device; nothing is asked, so a thread may do it.
@@ -95,20 +123,26 @@ class Asking:
         return [Piece(mine, counts) for mine, counts in dealt]
 
     def check_packing(self, parts: Sequence[PreparedSplit]) -> None:
-        """Prove that the model keeps the rows of a pack apart, where rows are to be packed.
+        """Prove that the model, and who is asked beside it, keep the rows of a pack apart, where rows are packed.
 
         Raises ModelError for a model that does not.
         """
         if self._pack_tokens is None:
             return
-        for split in parts:
-            with answering(self.model), self._autocast():
-                settle_packing(self.model, split, self.collate, self._pack_tokens)
+        beside = self._beside.get("companions", {}).values()
+        for model in (self.model, *beside):
+            for split in parts:
+                with answering(model), self._autocast():
+                    settle_packing(model, split, self.collate, self._pack_tokens)
 
     def loss(self, split: PreparedSplit, piece: Piece, augment: Augment | None = None) -> LossSum:
         """Return the objective's loss of one piece, whose rows `augment` changes first."""
         context = {} if piece.context is None else {"context": piece.context}
-        return self._ask(self.objective.loss, split, piece, context, augment)
+        found: LossSum = self._ask(self.objective.loss, split, piece, context, augment)
+        if piece.recalled is None:
+            return found
+        said = self._ask(partial(_answers, split.kind), split, piece, {}, augment)
+        return replace(found, total=found.total + piece.recall * _divergence(piece.recalled, said))
 
     @torch.no_grad()
     def _prepared(
@@ -116,21 +150,40 @@ class Asking:
     ) -> tuple[list[Piece], int]:
         """Hand every piece its context; count the supervised items where nothing but the objective knows them."""
         with answering(self.model):
-            prepared: list[Prepared] = [self._ask(self._prepare, split, piece, {}) for piece in pieces]
+            prepared = [self._ask(self._prepare, split, piece, {}) if self._prepare else NOTHING for piece in pieces]
+            if self._remember:
+                with averaged(self._teacher):
+                    remembered = [self._ask(self._remember, split, piece, {}) for piece in pieces]
+                prepared = [joined(*both) for both in zip(remembered, prepared, strict=True)]
         weighs = [piece.counts for piece in pieces]
         sums: dict[str, torch.Tensor] = {}
         for name, first in prepared[0].sums.items():
             mine = torch.stack([one.sums[name].double() * counts for one, counts in zip(prepared, weighs, strict=True)])
             sums[name] = self.group.add_up(mine.sum(dim=0)).to(first.dtype)
-        if not self._counts_known:
+        if not self._counts_known and self._count_of is None:
             count = self._counted([one.count for one, counts in zip(prepared, weighs, strict=True) if counts])
         places = [torch.from_numpy(places_of(piece.rows, rows)) for piece in pieces]
         together = self._together(prepared, weighs, places, len(rows))
+        count = count if self._count_of is None else self._count_of(together)
         contexts = [
             Context(sums, one.kept, together, where.to(self.group.device))
             for one, where in zip(prepared, places, strict=True)
         ]
         return [replace(piece, context=context) for piece, context in zip(pieces, contexts, strict=True)], count
+
+    @torch.no_grad()
+    def _recalled(
+        self, split: PreparedSplit, pieces: list[Piece], rows: Int[np.ndarray, " batch"], count: int
+    ) -> list[Piece]:
+        """Ask the moving average about every piece; its divergence is a mean over the batch's answers, whatever counts.
+
+        The average has dropout off.
+        """
+        with answering(self.model), averaged(self._average):
+            recalled = [self._ask(partial(_answers, split.kind), split, piece, {}) for piece in pieces]
+        answers = int(split.lengths[rows].sum()) if KINDS[split.kind].diverges_by == "token" else len(rows)
+        share = self._self_kl * count / max(1, answers)
+        return [replace(piece, recalled=one, recall=share) for piece, one in zip(pieces, recalled, strict=True)]
 
     def _together(
         self, prepared: Sequence[Prepared], weighs: Sequence[bool], places: Sequence[torch.Tensor], rows: int
@@ -169,6 +222,18 @@ class Asking:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.group.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+
+
+def _answers(kind: BatchKind, model: nn.Module, batch: Batch, **_: object) -> torch.Tensor:
+    """Return answers x logits: of each row, or of each token that is no padding."""
+    logits = KINDS[kind].head().logits(model(**batch.inputs)).float()
+    return logits if logits.ndim == 2 else logits[batch.inputs[ATTENTION_MASK].bool()]
+
+
+def _divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Return KL(teacher || student) in nats, summed over answers."""
+    p, q = teacher.log_softmax(-1), student.log_softmax(-1)
+    return nn.functional.kl_div(q, p, reduction="sum", log_target=True)
 
 
 def places_of(some: Int[np.ndarray, " rows"], rows: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " rows"]:

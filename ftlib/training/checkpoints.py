@@ -137,14 +137,21 @@ class Checkpoints:
         """Say whether something that this rank began came to nothing: `settle` says why."""
         return self._step.has_failed or self._best.has_failed
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, state: State) -> None:
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: Average | None,
+        state: State,
+        teacher: Average | None = None,
+    ) -> None:
         """Begin a checkpoint of this step, when the one before is whole; the newest two are kept.
 
         Raises, on every rank, StorageError where the one before could not be written.
         """
         moments = _moments(model, optimizer)
         facts = {"state": asdict(state), "optimizer": _numbers(moments)}
-        self._begin(self._step, f"step-{state.step:08d}", self._tensors(model, moments, average), facts)
+        self._begin(self._step, f"step-{state.step:08d}", self._tensors(model, moments, average, teacher), facts)
 
     def keep_best(self, model: nn.Module, step: int) -> None:
         """Begin to write the weights of this step, as the model has them now: early stopping may end with them.
@@ -175,8 +182,9 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         average: Average | None,
         before: Callable[[int], None] = lambda step: None,
+        teacher: Average | None = None,
     ) -> State | None:
-        """Load the newest whole checkpoint into model, optimiser and average; None if there is none.
+        """Load the newest whole checkpoint into model, optimiser, average and teacher; None if there is none.
 
         `before` is told the step that it was written behind, and sets what trained there: the optimiser has state of
         that alone.
@@ -194,7 +202,7 @@ class Checkpoints:
         folder, files = self._folder / newest[0], newest[1]
         before(_number(newest[0]))
         moments = _moments(model, optimizer)
-        self._group.together(lambda: self._fill(folder, files, self._tensors(model, moments, average)))
+        self._group.together(lambda: self._fill(folder, files, self._tensors(model, moments, average, teacher)))
         facts = json.loads((folder / _STATE).read_bytes())
         _take_numbers(moments, facts["optimizer"])
         set_optimizer_state_dict(unwrap(model), optimizer, moments)
@@ -391,12 +399,13 @@ class Checkpoints:
         return {f"weights/{name}": tensor for name, tensor in state.items() if place(tensor) not in frozen}
 
     def _tensors(
-        self, model: nn.Module, moments: Mapping[str, Any], average: Average | None
+        self, model: nn.Module, moments: Mapping[str, Any], average: Average | None, teacher: Average | None
     ) -> dict[str, torch.Tensor]:
         """Return all tensors of a checkpoint by name, sharded as they are: the live ones, which are filled in place."""
         held = {name: of[key] for name, of, key in _entries(moments) if isinstance(of[key], torch.Tensor)}
-        averages = {f"average/{name}": tensor for name, tensor in average.tensors.items()} if average else {}
-        return {**self._weights(model), **held, **averages}
+        beside = {"average": average, "teacher": teacher}
+        copies = {f"{what}/{name}": tensor for what, of in beside.items() if of for name, tensor in of.tensors.items()}
+        return {**self._weights(model), **held, **copies}
 
     def _fill(self, folder: Path, files: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> None:
         parts = [folder / name for name in sorted(files) if name.endswith(".safetensors")]

@@ -37,11 +37,17 @@ class Average:
     @torch.no_grad()
     def update(self, *, first: bool) -> None:
         """Take in the weights after an optimiser step; the first step's are the average."""
+        if first:
+            self.take()
+            return
         for average, weights in self._pairs():
-            if first:
-                average.copy_(weights)
-            else:
-                average.lerp_(weights, 1.0 - self._decay)
+            average.lerp_(weights, 1.0 - self._decay)
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Begin again at the weights: a teacher that is renewed now and then is an average that only does this."""
+        for average, weights in self._pairs():
+            average.copy_(weights)
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -85,6 +85,12 @@ class Group:
             return list(range(self.world_size))
         return mesh.mesh[:, mesh.get_local_rank("shard")].tolist() if mesh.ndim == 2 else [self.rank]
 
+    def over_shards(self, model: nn.Module, own: torch.Tensor) -> torch.Tensor:
+        """Return the sum of what each rank says of its own shards of a model; of a whole one all have said the same."""
+        if shards_of(model) is None:
+            return own
+        return self.add_up(own.to(self.device)) * self.share_of(model)
+
     def gather(self, value: object) -> list[object]:
         """Return every rank's value, in order of rank."""
         if self.world_size == 1:

@@ -26,7 +26,7 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import Interrupted, RecipeError, TrainingError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
-from ftlib.kinds.loading import head_modules, is_adapted, load_unread, merged
+from ftlib.kinds.loading import head_modules, load_unread, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import check_prompted
 from ftlib.kinds.soft_prompts import is_prompted
@@ -51,6 +51,7 @@ from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
 from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
+from ftlib.training.penalties.base import Start
 from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
@@ -150,7 +151,10 @@ class Loop:
         self.optimizer = build_optimizer(placed, self.settings, decay, head, plan.seed, factors)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
         fresh = head if plan.start.fresh_head else []
-        self.pull = plan.phase.penalty.start(unwrap(self.model), fresh) if plan.phase.penalty else None
+        self.renewal: int | None = getattr(plan.phase.objective, "renewal", None)
+        self.teacher = Average(self.model, 0.0) if self.renewal else None
+        self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
+        self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
         self.steps = total_steps(sizes, batch, plan.seed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
@@ -166,6 +170,10 @@ class Loop:
         with answering(placed), autocast:
             for split in self.train:
                 check_prompted(placed, split, self.collate)
+
+    def _start(self, fresh: Sequence[str]) -> Start:
+        fisher = None if self.plan.fisher is None else Path(self.plan.fisher)
+        return Start(unwrap(self.model), fresh, fisher, partial(self.group.over_shards, self.model))
 
     def run(self, heartbeat: Heartbeat) -> Trained:
         """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
@@ -183,7 +191,7 @@ class Loop:
     def _run(self, heartbeat: Heartbeat) -> Trained:
         """Step, judge and save until the last step, or until early stopping; then take the weights that are kept."""
         learnt = unwrap(self.model), self.optimizer, self.average
-        state = self.checkpoints.restore(*learnt, lambda step: self._thaw(step - 1)) or State()
+        state = self.checkpoints.restore(*learnt, lambda step: self._thaw(step - 1), self.teacher) or State()
         if not state.step:
             heartbeat.at("in the rehearsal before step 1")
             rehearse(self.sized, self.asking, Path(self.plan.run))
@@ -209,7 +217,7 @@ class Loop:
             if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
                 heartbeat.at(f"in the checkpoint of step {state.step} of {self.steps}")
                 readings.settle()
-                self.checkpoints.save(*learnt, state)
+                self.checkpoints.save(*learnt, state, self.teacher)
                 attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
                 if attempt.stops:
                     self._stop(state)
@@ -254,9 +262,9 @@ class Loop:
         """Return what this rank's models and their copies take, before anything has stepped."""
         models = [unwrap(self.model), *self.companions.values()]
         tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
-        averages = self.average.tensors.values() if self.average else ()
-        pulls = self.optimizer.param_groups if self.pull else ()
-        copies = [*averages, *(parameter for group in pulls for parameter in group["params"])]
+        averages = [tensor for of in (self.average, self.teacher) if of for tensor in of.tensors.values()]
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        copies = [*averages, *trained * (self.plan.phase.penalty.copies if self.plan.phase.penalty else 0)]
         parts = [own_part(tensor) for tensor in (*tensors, *copies)]
         return sum(part.nbytes for part in parts if part.device.type == self.group.device.type)  # the rest is offloaded
 
@@ -328,8 +336,12 @@ class Loop:
         )
         set_rate(self.optimizer, rate)
         self.optimizer.step()
+        if self.pull:
+            self.pull.after_step()
         if self.average:
             self.average.update(first=state.step == 0)
+        if self.teacher and self.renewal and (state.step + 1) % self.renewal == 0:
+            self.teacher.take()
         self.optimizer.zero_grad(set_to_none=True)
         whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
@@ -480,7 +492,7 @@ def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]
     """
     torch.manual_seed(plan.seed)
     model = load_unread(plan.start, plan.kind, dropout)
-    if plan.phase.tuning.leaves == "dense" and is_adapted(model):
+    if plan.phase.tuning.leaves == "dense" and plan.start.form == "adapter":
         model = merged(read_all(model))
     head, phase = head_modules(model), plan.phase
     tuned = phase.tuning.prepare(model, plan.kind, head)

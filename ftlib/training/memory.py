@@ -240,7 +240,8 @@ def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) ->
     if sized.compute.cpu_offload:
         of_trained = 0  # gradients, moments and copies are where the shards are
     averaged = sized.phase.ema_decay is not None
-    copies = averaged + (sized.phase.penalty is not None)
+    taught = getattr(sized.phase.objective, "renewal", None) is not None
+    copies = averaged + taught + (sized.phase.penalty.copies if sized.phase.penalty else 0)
     buckets = of_trained if sized.workers > 1 and not sized.sharded else 0
     try:
         training, judging = _passes(sized, shapes, beside) if passes else (Held(), Held())
@@ -261,7 +262,9 @@ def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) ->
             "activations": most.activations,
             "logits": most.logits,
             "exchange": buckets or _gathered(shapes, sized),
-            "checkpoint": (1 + averaged) * of_trained + moments if checkpointed and sized.device == "cpu" else 0,
+            "checkpoint": (1 + averaged + taught) * of_trained + moments
+            if checkpointed and sized.device == "cpu"
+            else 0,
         }
     )
 

@@ -46,7 +46,7 @@ class Phase(Config):
 
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
-        **{"frozen": (), "batch_norm": "frozen", "augmentation": None},
+        **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "self_kl": 0.0},
     }
 
     name: Name
@@ -72,6 +72,9 @@ class Phase(Config):
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
     """The phase's weights are the exponential moving average of those after each step, over about 1 / (1 - ema_decay)
     steps: what is validated, what early stopping keeps, and the phase's end."""
+    self_kl: float = Field(default=0.0, ge=0.0)
+    """How much the loss counts KL(moving average || model) of the answers to the batch, in nats: the model stays near
+    where it has been (CaRot, arXiv 2311.01723). It needs ema_decay, and reads no labels."""
     penalty: Penalty | None = None
     """What pulls at the weights beside the objective, for example back to where the phase started."""
     companions: dict[Name, Companion] = {}

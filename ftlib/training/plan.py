@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from typing_extensions import override
+
 from ftlib.config import BatchKind, Config
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.training.compute import Compute
@@ -23,21 +25,38 @@ class Part(Config):
     """Of the phase's global batches; all parts' sum to 1."""
 
 
-class Plan(Config):
-    """One phase of training, resolved to folders that every worker sees under the same path."""
+class GroupPlan(Config):
+    """What a group of workers does together, and where it leaves what comes of it."""
 
     fingerprint: str
     """The job's: the run's name, and what its checkpoints are compared with."""
+    run: str
+    """Where checkpoints, curves and the result go; survives a kill."""
+    compute: Compute
+
+    @property
+    def what(self) -> str:
+        """Return what errors call it."""
+        raise NotImplementedError
+
+
+class Plan(GroupPlan):
+    """One phase of training, resolved to folders that every worker sees under the same path."""
+
     start: Checkpoint
     parts: tuple[Part, ...]
     """What it trains on: one dataset, or the parts of a mixture, by name."""
-    run: str
-    """Where checkpoints, curves and the result go; survives a kill."""
     kind: BatchKind
     labels: tuple[str, ...]
     phase: Phase
     precision: Literal["fp32", "bf16"]
     seed: int
-    compute: Compute
     companions: dict[str, FoundModel | Checkpoint] = {}
     """Frozen models beside the one that trains, by name."""
+    fisher: str | None = None
+    """The file of the Fisher information that the penalty reads."""
+
+    @property
+    @override
+    def what(self) -> str:
+        return f"phase {self.phase.name}"

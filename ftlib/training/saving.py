@@ -92,16 +92,16 @@ def write_model(
 
     def prepare() -> None:
         save_without_weights(inside.model, folder, labels, processor_from)
-        _make_room(layout.files)
+        make_room(layout.files)
 
     def write() -> None:
-        with reading() as source, _writing() as target:
+        with reading() as source, writing() as target:
             _Writer(inside, model, trained, group, source, target).write(layout)
 
     def complete() -> None:
         if layout.index:
             (folder / INDEX).write_text(layout.index, encoding="utf-8")
-        with _writing() as target:
+        with writing() as target:
             for file in layout.files:
                 target(file.path, memoryview(file.header), 0)
         flush_folder(folder)
@@ -161,7 +161,7 @@ def _span(path: Path, name: str, tensor: torch.Tensor) -> TensorSpan:
     return TensorSpan(name, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), path, 0, tensor.nbytes)
 
 
-def _make_room(files: Sequence[TensorFile]) -> None:
+def make_room(files: Sequence[TensorFile]) -> None:
     """Make files without contents: a full disk is found now, and not after the last tensor."""
     for file in files:
         with file.path.open("wb") as stream:
@@ -169,7 +169,7 @@ def _make_room(files: Sequence[TensorFile]) -> None:
 
 
 @contextmanager
-def _writing() -> Generator[Callable[[Path, memoryview, int], None]]:
+def writing() -> Generator[Callable[[Path, memoryview, int], None]]:
     """Give what writes bytes into files that are there, and puts them onto the disk when the block ends."""
     opened: dict[Path, int] = {}
 

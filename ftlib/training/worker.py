@@ -26,6 +26,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import is_adapted, save_adapter
 from ftlib.kinds.open_split import open_split
 from ftlib.models.adapter import base_of
+from ftlib.models.bottlenecks import bottlenecks_of
 from ftlib.models.checkpoint import adapter_in, model_in
 from ftlib.storage.files import local_errors
 from ftlib.training import heartbeat, peak_memory
@@ -37,7 +38,7 @@ from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.loop import Loop, Trained, build_model, place
 from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
-from ftlib.training.plan import Plan
+from ftlib.training.plan import GroupPlan, Plan
 from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
@@ -54,11 +55,28 @@ FAILURE = "failure.json"
 
 
 def work(plan: Plan) -> None:
-    """Train one rank of the plan. Library errors are left in failure.json and do not raise: see `outcome`.
-
-    Raises TransientError, which is worth another attempt, where ranks wait for one another in vain.
-    """
+    """Train one rank of the plan. Raises TransientError as `take_part` does."""
     began = time.monotonic()
+
+    def act(group: Group) -> None:
+        with (
+            Heartbeat(Path(plan.run), group.rank, group.world_size) as signs,
+            signs.watching(plan.phase.name),
+        ):
+            trained = reproducibly(group.device, lambda: _train(plan, group, signs))
+            signs.at("behind its last step")
+            _write_result(plan, trained, group, began)
+            group.barrier()
+
+    take_part(plan, act)
+
+
+def take_part(plan: GroupPlan, act: Callable[[Group], None]) -> None:
+    """Do one rank's part of a plan, which ends with `RESULT` in the run's folder, unless it has ended before.
+
+    Library errors are left in failure.json and do not raise: see `outcome`. Raises TransientError, which is worth
+    another attempt, where ranks wait for one another in vain.
+    """
     run = Path(plan.run)
     if (run / RESULT).exists() or (run / FAILURE).exists():
         return
@@ -66,15 +84,7 @@ def work(plan: Plan) -> None:
     try:
         with local_errors(run, elsewhere="choose another --work"):
             check_gpu(plan.compute)
-            group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
-            with (
-                Heartbeat(run, group.rank, group.world_size) as signs,
-                signs.watching(plan.phase.name),
-            ):
-                trained = reproducibly(group.device, lambda: _train(plan, group, signs))
-                signs.at("behind its last step")
-                _write_result(plan, trained, group, began)
-                group.barrier()
+            act(Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu))
     except TransientError:
         raise  # for Ray, which starts the workers again
     except ReglageError as error:
@@ -85,7 +95,7 @@ def work(plan: Plan) -> None:
             raise error from None
 
 
-def threads(plan: Plan) -> int:
+def threads(plan: GroupPlan) -> int:
     """Return the CPU threads of one worker; in this process not more than there are cores."""
     if plan.compute.threads and not plan.compute.workers:
         return min(plan.compute.threads, os.cpu_count() or 1)
@@ -148,7 +158,7 @@ def begin(plan: Plan) -> None:
         failure.unlink()
 
 
-def outcome(plan: Plan) -> dict[str, float | int | str]:
+def outcome(plan: GroupPlan) -> dict[str, float | int | str]:
     """Return the facts of a finished run. Raises the worker's own error, or TrainingError if nothing was trained."""
     run = Path(plan.run)
     if (run / FAILURE).exists():
@@ -156,7 +166,7 @@ def outcome(plan: Plan) -> dict[str, float | int | str]:
         (run / FAILURE).unlink()  # the next attempt is the user's decision, and must not find this one's failure
         raise getattr(errors, failure["kind"], TrainingError)(failure["message"])
     if not (run / RESULT).exists():
-        raise TrainingError(f"phase {plan.phase.name}: the workers ended without a result; nothing was trained")
+        raise TrainingError(f"{plan.what}: the workers ended without a result; nothing was made")
     return json.loads((run / RESULT).read_bytes())
 
 
@@ -176,7 +186,7 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
     moves = {name: p.numel() for name, p in start.named_parameters() if p.requires_grad}
     updated = moving_statistics(start) if plan.phase.batch_norm == "updated" else {}
     check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)
-    if is_adapted(start):
+    if is_adapted(start) or bottlenecks_of(start):
         gather_into(start, trained.model, moves)
     on_first(lambda: _remove(model_in(run), adapter_in(run)), group, run)  # of an attempt that was killed in a save
     if (plan.phase.tuning.leaves or plan.start.form) == "adapter":

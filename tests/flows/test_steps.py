@@ -30,6 +30,7 @@ from ftlib.registry.outcome import ModelVersion
 from ftlib.report.report import Report
 from ftlib.stages.base import BaseJob
 from ftlib.stages.evaluate import EvaluateJob
+from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import PreprocessJob
@@ -41,6 +42,7 @@ from ftlib.stages.select import SelectJob
 from ftlib.stages.step import Step, walk
 from ftlib.stages.train import TrainJob
 from ftlib.testing import LABELS, tiny_recipe
+from ftlib.training.fisher import Fisher
 from ftlib.training.phase import Companion
 from ftlib.workspace import Workspace
 from tasks import runner
@@ -81,6 +83,8 @@ def made_up(job: Job) -> Artifact:
         case TrainJob():
             form = job.phase.tuning.leaves or job.start.form
             return checkpoint(digest, job.start.weights, job.start.tokenizer, job.phase.name, form, job.start.labels)
+        case FisherJob():
+            return Fisher(content=digest, weights=job.start.weights, datasets=job.names, rows=30, trace=1.0)
         case InterpolateJob():
             scores = {score.weights: score for score in job.scores}
             return Candidates(members=job.interpolation.points(Ends(job.start, job.end, job.siblings, scores)))
@@ -144,6 +148,7 @@ MIXED = {
 }
 LORA = {**HEAD, "name": "tune", "tuning": {"kind": "lora", "rank": 2, "keep": "adapter"}}
 WARM = {**HEAD, "name": "warm", "tuning": {"kind": "full"}}
+KEPT = {"kind": "ewc", "datasets": ["home", "away"], "rows": 9}
 ON_RAY = {"workers": 2, "evaluation_workers": 2, "threads": 1}
 RECIPES: dict[str, tuple[dict[str, Any], Callable[[Recipe], Recipe]]] = {
     "as it is": ({}, as_is),
@@ -155,6 +160,10 @@ RECIPES: dict[str, tuple[dict[str, Any], Callable[[Recipe], Recipe]]] = {
     ),
     "one adapter": ({"phases": [HEAD, LORA]}, as_is),
     "pruned": ({"phases": [HEAD, WARM], "prune": {"dataset": "home", "layers": 1}}, as_is),
+    "kept rows": (
+        {"phases": [HEAD, {**WARM, "penalty": KEPT}], "interpolation": {"kind": "soup", "seeds": [5]}},
+        as_is,
+    ),
     "no interpolation": ({"phases": [WARM], "interpolation": {"kind": "off"}}, as_is),
     "on Ray": ({"phases": [HEAD, WARM, MIXED], "compute": ON_RAY}, scored),
     "a search": ({"interpolation": {"kind": "wise_ft", "alphas": [0, 0.5, 1], "refine": 3}}, as_is),
@@ -266,6 +275,28 @@ def test_the_order_is_the_one_that_the_recipe_says(recipe: Recipe, tmp_path: Pat
         *("interpolate", "evaluate home validation", "evaluate away validation", "select"),
         *("evaluate home test", "evaluate away test", "report", "register"),
     ]
+
+
+@pytest.mark.parametrize("recipe", ["kept rows"], indirect=True)
+def test_what_earlier_rows_need_is_measured_where_the_phase_starts(recipe: Recipe, tmp_path: Path) -> None:
+    seen: dict[str, Job] = {}
+
+    def answer(step: Step) -> Artifact:
+        assert step.job
+        seen[step.label] = step.job
+        return made_up(step.job)
+
+    work = Workspace(tmp_path)
+    walk(steps(recipe, work, given(recipe, work)), answer)
+    assert [*seen][5:8] == ["train probe", "fisher for warm", "train warm"]
+    measuring, training = seen["fisher for warm"], seen["train warm"]
+    assert isinstance(measuring, FisherJob)
+    assert isinstance(training, TrainJob)
+    assert (measuring.start.phase, measuring.names, measuring.rows) == ("probe", ("away", "home"), 9)
+    assert training.fisher is not None
+    assert training.fisher.digest() == measuring.fingerprint
+    again = seen["fisher for warm-seed5"]
+    assert again.fingerprint == measuring.fingerprint  # at the same weights: it is found, not made again
 
 
 @pytest.mark.parametrize("recipe", ["scorers"], indirect=True)

@@ -279,6 +279,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
         if isinstance(dataset.source, Files):
             path = dataset.source.path.replace("*", "2026")
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
+            if getattr(dataset.format, "text", None) == "text":
+                write_rows = write_texts
             write_rows(folder / path / "2026.jsonl" if path.endswith("/") else folder / path)
             overrides.append(f"datasets.{name}.source.settle_seconds=0")  # or what was just written would wait
     for name, evaluation in recipe.evaluations.items():
@@ -290,6 +292,10 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
         overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
         if isinstance(phase.tuning, FrozenLayers):
             overrides.append(f"phases.{i}.tuning.layers=1")  # of the tiny model's two
+        for name, beside in phase.companions.items():
+            if beside.model:
+                teacher = tiny_chat_lm(folder / "tiny-teacher", seed=1)
+                overrides.append(f"phases.{i}.companions.{name}={{model: {{path: {teacher}}}}}")
         source = recipe.datasets[next(iter(phase.parts))].source
         if isinstance(phase.tuning, ZeroShot) and isinstance(source, InstalledText):
             said = {name: list(phase.tuning.sentences[name]) for name in source.libraries[:3]}
@@ -335,6 +341,12 @@ def write_database(path: Path) -> None:
             channel = ("mail", "chat", None)[i % 3]
             db.execute("insert into tickets values (?, ?, '2026-03-01', ?)", (i, channel, LABELS.index(row["label"])))
             db.execute("insert into messages values (?, ?)", (i, row["text"]))
+
+
+def write_texts(path: Path) -> None:
+    """Write rows as the comment in recipes/continual.yaml shows them; no file has the rows of another."""
+    rows = tiny_rows(60, seed=zlib.crc32(path.name.encode()))
+    write_jsonl(path, [{"id": i, "text": row["text"], "label": row["label"]} for i, row in enumerate(rows)])
 
 
 def write_images(folder: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ftlib.errors import RecipeError
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.split import PreparedSplit
@@ -68,6 +69,17 @@ class Head(ABC):
     def logits(self, output: Any) -> Tensor:
         """Return all logits of what a model's forward pass returned, as one tensor."""
         return output.logits
+
+    def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
+        """Return log p(y | rows) of answers y that are drawn from the model itself; gradients reach the model.
+
+        Summed over all that the batch is taught: rows, tags, supervised tokens. Raises RecipeError for a kind of batch
+        whose model gives no distribution to draw from.
+        """
+        raise RecipeError(
+            f"{type(self).__name__.removesuffix('Head')}: no Fisher information is measured for this kind of rows, "
+            "so ewc cannot be asked to keep them; use l2_sp or spd"
+        )
 
     @abstractmethod
     def answers(self, asked: Request) -> Answers:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
 from ftlib.data.identity import places
 from ftlib.errors import DataError
 from ftlib.kinds.batch import Batch
+from ftlib.kinds.drawn_answers import drawn_log_probs, uniforms
 from ftlib.kinds.heads.base import Answers, Request
 from ftlib.kinds.heads.sequence import SequenceHead, logits_of
 from ftlib.kinds.outcomes import LabelOutcomes
@@ -35,6 +36,11 @@ class LabelHead(SequenceHead):
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> LabelTargets:
         assert column is not None
         return LabelTargets(positions(column, labels, path))
+
+    @override
+    def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
+        logits: Tensor = model(**batch.inputs).logits
+        return drawn_log_probs(logits, uniforms(random, len(batch), logits.device)).sum()
 
     @override
     def answers(self, asked: Request) -> LabelAnswers:

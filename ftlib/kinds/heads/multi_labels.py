@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from typing_extensions import override
 
 from ftlib.kinds.batch import Batch
+from ftlib.kinds.drawn_answers import uniforms
 from ftlib.kinds.heads.base import Answers, Request
 from ftlib.kinds.heads.labels import positions
 from ftlib.kinds.heads.sequence import SequenceHead, logits_of
@@ -39,6 +40,14 @@ class MultiLabelHead(SequenceHead):
         counts = lists.value_lengths().to_numpy().astype(np.int64)
         named = positions(pa.chunked_array([lists.flatten()]), labels, path)
         return MultiLabelTargets(np.concatenate([[0], counts.cumsum()]), named, len(labels))
+
+    @override
+    def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
+        """Return that of a yes or no for every label, which are independent of each other."""
+        logits = model(**batch.inputs).logits.float()
+        at = uniforms(random, logits.numel(), logits.device).view_as(logits)
+        says = (at < logits.detach().double().sigmoid()).float()
+        return -binary_cross_entropy_with_logits(logits, says, reduction="sum")
 
     @override
     def answers(self, asked: Request) -> MultiLabelAnswers:

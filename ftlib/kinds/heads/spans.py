@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForQuestionAnswering
 from typing_extensions import override
 
+from ftlib.data.inputs import ATTENTION_MASK
 from ftlib.data.row_targets import Span
 from ftlib.kinds.batch import Batch
+from ftlib.kinds.drawn_answers import drawn_log_probs, uniforms
 from ftlib.kinds.heads.base import Answers, Head, Request
 from ftlib.kinds.outcomes import SpanOutcomes
 from ftlib.kinds.span_nll import span_nll
@@ -44,6 +46,14 @@ class SpanHead(Head):
     @override
     def logits(self, output: Any) -> Tensor:
         return torch.stack([output.start_logits, output.end_logits], dim=-1)
+
+    @override
+    def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
+        """Return that of a first and a last token, which the model says independently of each other."""
+        padding = batch.inputs[ATTENTION_MASK] == 0
+        ends = self.logits(model(**batch.inputs)).float().masked_fill(padding[:, :, None], float("-inf"))
+        logits = ends.transpose(1, 2).flatten(0, 1)
+        return drawn_log_probs(logits, uniforms(random, len(logits), logits.device)).sum()
 
     @override
     def answers(self, asked: Request) -> SpanAnswers:

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification
 from typing_extensions import override
 
 from ftlib.data.iob2 import OUTSIDE
 from ftlib.kinds.batch import UNTAUGHT, Batch
+from ftlib.kinds.drawn_answers import drawn_log_probs, uniforms
 from ftlib.kinds.heads.base import Answers, Head, Request
 from ftlib.kinds.heads.labels import positions
 from ftlib.kinds.outcomes import TaggedOutcomes
@@ -37,6 +38,14 @@ class TagHead(Head):
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> TagTargets:
         assert column is not None
         return TagTargets(column, labels, path)
+
+    @override
+    def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
+        """Return that of a tag for every word that is taught one."""
+        assert batch.targets is not None
+        taught = batch.targets != UNTAUGHT
+        logits: Tensor = model(**batch.inputs).logits[:, : taught.shape[1]][taught]
+        return drawn_log_probs(logits, uniforms(random, len(logits), logits.device)).sum()
 
     @override
     def answers(self, asked: Request) -> TagAnswers:

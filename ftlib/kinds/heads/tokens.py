@@ -9,17 +9,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from typing_extensions import override
 
-from ftlib.kinds.batch import Batch
+from ftlib.kinds.batch import UNTAUGHT, Batch
+from ftlib.kinds.drawn_answers import drawn_log_probs, uniforms
 from ftlib.kinds.heads.base import Answers, Head, Request
+from ftlib.kinds.next_tokens import next_tokens
 from ftlib.kinds.outcomes import TokenOutcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
-from ftlib.kinds.token_log_probs import token_log_probs
+from ftlib.kinds.token_log_probs import token_log_probs, token_terms
 
 
 class TokenHead(Head):
@@ -35,6 +37,16 @@ class TokenHead(Head):
 
     def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Targets | None:
         """Return nothing: the tokens are the targets."""
+
+    @override
+    def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
+        """Return that of another word for every supervised token, after the words that are there before it.
+
+        Each is drawn alone, so the gradient's square is on average the sum of the tokens' own squares.
+        """
+        where = next_tokens(batch) != UNTAUGHT
+        at = uniforms(random, int(where.sum()), where.device)
+        return token_terms([model], batch, lambda _, at, logits: drawn_log_probs(logits, at), at).sum()
 
     @override
     def answers(self, asked: Request) -> TokenAnswers:

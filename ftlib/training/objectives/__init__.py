@@ -7,18 +7,23 @@ from ftlib.training.objectives.answer_span import AnswerSpan
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
+from ftlib.training.objectives.cosine import Cosine
 from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.masked_lm import MaskedLM
+from ftlib.training.objectives.mixup import Mixup
 from ftlib.training.objectives.multi_label import MultiLabel
 from ftlib.training.objectives.multiple_negatives import MultipleNegatives
 from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
 from ftlib.training.objectives.token_classification import TokenClassification
+from ftlib.training.objectives.token_distillation import CausalLMDistillation, CompletionDistillation
 
 Objective = Annotated[
     Classification
     | Distillation
     | RDrop
+    | Mixup
+    | Cosine
     | MultiLabel
     | Regression
     | TokenClassification
@@ -26,6 +31,8 @@ Objective = Annotated[
     | CausalLM
     | MaskedLM
     | MultipleNegatives
-    | Completion,
+    | Completion
+    | CausalLMDistillation
+    | CompletionDistillation,
     Open("reglage.objective"),
 ]

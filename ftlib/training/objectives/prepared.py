@@ -30,6 +30,14 @@ class Prepared:
     """What the loss of the same piece is given back as it is."""
 
 
+NOTHING = Prepared({})
+
+
+def joined(one: Prepared, other: Prepared) -> Prepared:
+    """Return what two passes over one piece found, under names that differ; the second one says what is kept."""
+    return Prepared({**one.sums, **other.sums}, {**one.rows, **other.rows}, other.count, other.kept)
+
+
 @dataclass(frozen=True)
 class Context:
     """What `loss` is given of what `prepare` found."""

@@ -1,6 +1,11 @@
 """What pulls at the weights beside the loss, once a step. Belongs to the train stage."""
 
-from ftlib.training.penalties.l2_sp import L2SP
+from typing import Annotated
 
-Penalty = L2SP
-"""A second member makes it `Annotated[L2SP | EWC, Field(discriminator="kind")]`; pydantic has no union of one."""
+from pydantic import Field
+
+from ftlib.training.penalties.ewc import EWC
+from ftlib.training.penalties.l2_sp import L2SP
+from ftlib.training.penalties.spd import SPD
+
+Penalty = Annotated[L2SP | EWC | SPD, Field(discriminator="kind")]

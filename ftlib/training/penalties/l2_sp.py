@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ftlib.models.parameter_names import in_modules
-from ftlib.training.penalties.base import PenaltyBase, Pull
-
-if TYPE_CHECKING:
-    from torch import nn
+from ftlib.training.penalties.base import PenaltyBase, Pull, Start
 
 
 class L2SP(PenaltyBase):
@@ -28,11 +24,11 @@ class L2SP(PenaltyBase):
     beta: float = Field(default=0.01, ge=0.0)
     """How strongly a fresh head is pulled to 0; a head that was trained before goes by `alpha`."""
 
-    def start(self, model: nn.Module, fresh: Collection[str]) -> Pull:
+    def start(self, at: Start) -> Pull:
         """Copy the weights before step 0."""
         from ftlib.training.penalties.quadratic import Quadratic
 
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        pulled = [(p, self.alpha, True) for name, p in trained if not in_modules(name, fresh)]
-        shrunk = [(p, self.beta, False) for name, p in trained if in_modules(name, fresh)]
+        trained = [(name, p) for name, p in at.model.named_parameters() if p.requires_grad]
+        pulled = [(p, self.alpha, True) for name, p in trained if not in_modules(name, at.fresh)]
+        shrunk = [(p, self.beta, False) for name, p in trained if in_modules(name, at.fresh)]
         return Quadratic([*pulled, *shrunk])

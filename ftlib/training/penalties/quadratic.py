@@ -1,4 +1,4 @@
-"""strength/2 * ||w - target||^2 of many parameters: what L2-SP and its kin are made of."""
+"""strength/2 * ||w - target||^2 of many parameters: what L2-SP, EWC and their kin are made of."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from ftlib.training.penalties.base import Pull
 class Quadratic(Pull):
     """A pull of each parameter to what it was when this was made, or to 0."""
 
-    def __init__(self, parameters: Sequence[tuple[nn.Parameter, float, bool]]) -> None:
-        """Take parameters with the strength of their pull; True: to their values now, False: to 0."""
+    def __init__(self, parameters: Sequence[tuple[nn.Parameter, float | torch.Tensor, bool]]) -> None:
+        """Take parameters with the strength of their pull; True: to their values now, False: to 0.
+
+        A strength is one number, or one for each element of this rank's part of the parameter.
+        """
         self._pulls = [
             (parameter, strength, own_part(parameter).clone() if back else None)
             for parameter, strength, back in parameters
-            if strength
+            if isinstance(strength, torch.Tensor) or strength
         ]
 
     @torch.no_grad()
@@ -34,6 +37,10 @@ class Quadratic(Pull):
             away = weights if target is None else weights - target
             if parameter.grad is None:  # nothing of this batch reached it: the pull does
                 parameter.grad = torch.zeros_like(parameter)
+            if isinstance(strength, torch.Tensor):
+                own_part(parameter.grad).addcmul_(away, strength)
+                loss = loss + (away.double().square() * strength).sum() / 2
+                continue
             own_part(parameter.grad).add_(away, alpha=strength)
             loss = loss + strength / 2 * away.double().square().sum()
         return loss

@@ -8,6 +8,7 @@ from ftlib.training.tuning.base import TuningBase
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.gradual_unfreezing import GradualUnfreezing
+from ftlib.training.tuning.houlsby import Houlsby
 from ftlib.training.tuning.ia3 import IA3
 from ftlib.training.tuning.linear_probe import LinearProbe
 from ftlib.training.tuning.lora import LoRA
@@ -21,6 +22,7 @@ Tuning = Annotated[
     Full
     | FrozenLayers
     | GradualUnfreezing
+    | Houlsby
     | IA3
     | LinearProbe
     | LoRA

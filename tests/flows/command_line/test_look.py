@@ -19,6 +19,7 @@ from ftlib.testing import (
     tiny_classifier,
     tiny_image_classifier,
     tiny_image_rows,
+    tiny_pairs,
     tiny_prompts,
     tiny_questions,
     tiny_rows,
@@ -76,6 +77,14 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any], str, str]] = {
         "answer_span",
         "answer_f1",
     ),
+    "masked_text": (tiny_classifier, tiny_rows, {"text": "text", "max_tokens": 40}, "masked_lm", "masked_accuracy"),
+    "retrieval_pairs": (
+        tiny_classifier,
+        tiny_pairs,
+        {"anchor": "anchor", "positive": "positive", "max_tokens": 40},
+        "multiple_negatives",
+        "mrr",
+    ),
 }
 
 
@@ -119,6 +128,9 @@ def test_what_is_shown_spells_the_rows_and_what_they_are_taught(tmp_path: Path, 
                 assert learnt.strip().endswith("order [SEP]")
             case "prompt_completion":
                 assert learnt.strip() == tokenizer.decode(split.tokens(row)[-said["learnt"] :])
+            case "retrieval_pairs":
+                assert not learnt
+                assert sum(part["text"].count("[CLS]") for part in said["parts"]) == 2
             case "labeled_text":
                 assert said["learns"] in ("billing", "bug", "sales")
                 assert not learnt

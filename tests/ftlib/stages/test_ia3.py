@@ -96,7 +96,7 @@ def test_a_phase_goes_on_with_the_factors_that_are_there(
         trained(tmp_path, ends["adapter"], data, keep="adapter")
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("alpha", [0.3, *(pytest.param(end, marks=pytest.mark.slow) for end in (0.0, 1.0))])
 def test_a_point_of_the_line_is_the_mix_of_the_merged_weights(
     start: Checkpoint, ends: dict[str, Checkpoint], tmp_path: Path, alpha: float
 ):
@@ -113,6 +113,7 @@ def test_a_point_of_the_line_is_the_mix_of_the_merged_weights(
     torch.testing.assert_close(logits(theirs), wanted, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_sum_of_adapters_mixes_their_factors(
     start: Checkpoint, ends: dict[str, Checkpoint], data: PreparedDataset, tmp_path: Path
 ):

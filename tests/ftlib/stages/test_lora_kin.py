@@ -29,7 +29,7 @@ KIN: dict[str, dict[str, Any]] = {
     "pissa": {"init": "pissa"},
     "pissa_ranks": {"init": "pissa", "use_rslora": True, "rank_pattern": {"query": 3}, "alpha_pattern": {"key": 2.0}},
 }
-FEW = ["patterns", "pissa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("whole", "pissa_ranks"))]
+FEW = ["pissa_ranks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("patterns", "whole", "pissa"))]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,8 @@ def test_kept_or_merged_it_is_one_training_and_stock_peft_s_model(
 LORA: dict[str, Any] = {"kind": "lora", "rank": 2, "alpha": 8.0}
 
 
-@pytest.mark.parametrize("other", ["patterns", pytest.param("pissa", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["patterns", "pissa"])
 def test_a_sum_gives_every_module_the_sum_of_its_ranks(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path, other: str
 ):

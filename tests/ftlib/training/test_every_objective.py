@@ -58,7 +58,7 @@ ROWS: dict[BatchKind, Callable[[int], Sequence[Any]]] = {
     "retrieved": tiny_pairs,
 }
 """Rows of every kind that an objective may need, as `tiny_prepared` reads them."""
-FIELDS: dict[str, dict[str, Any]] = {}
+FIELDS: dict[str, dict[str, Any]] = {"cosine": {"threshold": 1e-3}}  # a tiny model is sure of nothing
 """What an objective must be told, by its kind."""
 TUNINGS = {"full": Full(), "lora": LoRA(rank=2)}
 OBJECTIVES: list[type[Any]] = [*get_args(get_args(Objective)[0])]

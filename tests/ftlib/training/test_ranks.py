@@ -25,6 +25,7 @@ from ftlib.training.compute import Compute
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
 from ftlib.training.objectives.prepared import Context, Prepared
+from ftlib.training.penalties.base import Start
 from ftlib.training.penalties.l2_sp import L2SP
 
 
@@ -71,7 +72,7 @@ def penalised(group: Group, compute: Compute, number: int) -> list[list[float]]:
     """Each rank has two of a batch's four rows; return the penalty and the output after every step."""
     torch.manual_seed(0)
     model = group.spread(Layers(), compute)
-    pull = PENALTY.start(unwrap(model), ["head"])
+    pull = PENALTY.start(Start(unwrap(model), ["head"]))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     said: list[list[float]] = []
     for batch in batches():

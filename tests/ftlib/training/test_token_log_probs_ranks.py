@@ -27,12 +27,13 @@ from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group, accumulating
 from ftlib.training.objectives.causal_lm import CausalLM
+from ftlib.training.objectives.token_distillation import CausalLMDistillation
 
 WORDS = 53
 
 
-def made() -> LlamaForCausalLM:
-    torch.manual_seed(0)
+def made(seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
     small: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     return LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, hidden_size=16, intermediate_size=24, **small))
 
@@ -80,6 +81,19 @@ def packed(group: Group, sharding: Literal["ddp", "fsdp"], most: int | None = 12
     return {"total": group.sum(total)[0], "count": count, "packs": len(pieces), "grads": gradients(model)}
 
 
+def distilled(group: Group, sharding: Literal["ddp", "fsdp"], mine: list[Batch]) -> dict[str, Any]:
+    """Return what a student adds up beside a teacher that is spread as it is."""
+    compute = Compute(sharding=sharding)
+    model, teacher = group.spread(made(), compute), group.place(made(seed=1).requires_grad_(False), compute)
+    objective, total = CausalLMDistillation(temperature=2.0, soft=0.7), torch.zeros(())
+    for i, batch in enumerate(mine):
+        with accumulating(model, last=i == 1):
+            loss = objective.loss(model, batch, {"teacher": teacher}).total
+            (group.world_size * loss).backward()
+            total += loss.detach()
+    return {"total": group.sum(total)[0], "grads": gradients(model)}
+
+
 def gradients(model: nn.Module) -> dict[str, Any]:
     grads = {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
     return {name: getattr(grad, "full_tensor", lambda grad=grad: grad)().tolist() for name, grad in grads.items()}
@@ -99,6 +113,7 @@ def rank(number: int, folder: str) -> None:
                 (2 * loss).backward()  # gradients are averaged over two ranks
                 total += loss.detach()
         full = gradients(model)
+        said[f"{sharding} distilled"] = distilled(group, sharding, batches(number))
         with torch.no_grad():
             total += CausalLM().loss(model, batches(number)[0]).total
         said[sharding] = {"total": group.sum(total)[0], "grads": full}
@@ -118,8 +133,14 @@ def test_two_ranks_that_read_logits_in_parts_learn_what_one_process_learns(tmp_p
     said = json.loads((tmp_path / "said.json").read_text())
     alone = packed(Group(0, 1, torch.device("cpu")), "ddp", most=None)
     assert alone["packs"] == 1
+    both = [*batches(0), *batches(1)]
+    taught = distilled(Group(0, 1, torch.device("cpu")), "ddp", both)
     for sharding in ("ddp", "fsdp"):
         packs, rows = said[f"{sharding} packed"], said[sharding]
+        beside = said[f"{sharding} distilled"]
+        assert beside["total"] == pytest.approx(taught["total"], rel=1e-5)
+        for name, grad in taught["grads"].items():
+            torch.testing.assert_close(torch.tensor(beside["grads"][name]), torch.tensor(grad), rtol=1e-4, atol=1e-5)
         assert (packs["count"], packs["packs"]) == (alone["count"], 2)
         assert packs["total"] == pytest.approx(alone["total"], rel=1e-5)
         for name, grad in alone["grads"].items():
