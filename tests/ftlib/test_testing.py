@@ -39,9 +39,9 @@ def test_there_are_prepared_rows_of_every_kind_of_text(tmp_path: Path) -> None:
         "tokens": tiny_rows(6),
         "completions": tiny_prompts(6),
         "chats": tiny_chats(6),
+        "text_to_text": tiny_sources(6),
         "masked": tiny_rows(6),
         "retrieved": tiny_pairs(6),
-        "text_to_text": tiny_sources(6),
     }
     assert [*rows] == [kind.name for kind in KINDS.values() if kind.modality == "text"]
     for kind, made in rows.items():
