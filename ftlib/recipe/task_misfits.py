@@ -85,6 +85,7 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def _phase_misfits(recipe: Recipe, phase: Phase) -> Iterator[str]:
+    """Say what a phase asks for that several heads have no place for."""
     where, tasks = f"phases[{phase.name}]", _of(recipe, phase.parts)
     if not phase.tuning.several_heads:
         moving = _these(tunings(lambda tuning: tuning.several_heads))
@@ -107,6 +108,7 @@ def _phase_misfits(recipe: Recipe, phase: Phase) -> Iterator[str]:
 
 
 def _end_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say what the recipe asks for beside its phases that takes a model of one head."""
     method = recipe.interpolation
     if method.mixes and not method.is_sum:
         yield (
