@@ -1,6 +1,7 @@
 """Make each stage's job of the recipe and what earlier stages made. `flows.steps` says their order."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
@@ -33,6 +34,8 @@ from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.workspace import Workspace
+
+NO_TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def ingest_job(recipe: Recipe, name: str, files: tuple[FileVersion, ...] | None = None) -> IngestJob:
@@ -69,7 +72,7 @@ def preprocess_job(
 
 
 def base_job(
-    recipe: Recipe, model: FoundModel, labels: tuple[str, ...], tasks: Mapping[str, tuple[str, ...]]
+    recipe: Recipe, model: FoundModel, labels: tuple[str, ...], tasks: Mapping[str, tuple[str, ...]] = NO_TASKS
 ) -> BaseJob:
     """Say where training starts: a head for every label that the first phases' rows name, or one for every task."""
     views = {task: recipe.of_task(task) for task in tasks}

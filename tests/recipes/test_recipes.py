@@ -279,7 +279,10 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
         if isinstance(dataset.source, Files):
             path = dataset.source.path.replace("*", "2026")
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
-            if getattr(dataset.format, "text", None) == "text":
+            if dataset.format.kind == "labeled_text" and (dataset.format.text, dataset.format.label) == (
+                "text",
+                "label",
+            ):
                 write_rows = write_texts
             write_rows(folder / path / "2026.jsonl" if path.endswith("/") else folder / path)
             overrides.append(f"datasets.{name}.source.settle_seconds=0")  # or what was just written would wait
@@ -358,10 +361,11 @@ def write_images(folder: Path) -> None:
 
 
 def write_tagged(path: Path) -> None:
-    """Write rows as the comment in recipes/token_classification.yaml shows them; no file has the rows of another."""
+    """Write rows as the comments in the recipes that tag words show them; no file has the rows of another."""
     names = {"PAY": "PER", "BUG": "LOC"}
     rows = tiny_tagged_rows(120, seed=zlib.crc32(path.name.encode()))
-    write_jsonl(path, [{**row, "tags": [tag[:2] + names.get(tag[2:], "") for tag in row["tags"]]} for row in rows])
+    spelt = [{**row, "tags": [tag[:2] + names.get(tag[2:], "") for tag in row["tags"]]} for row in rows]
+    write_jsonl(path, [{**row, "module": f"a:{i % 20}"} for i, row in enumerate(spelt)])
 
 
 def write_questions(path: Path) -> None:

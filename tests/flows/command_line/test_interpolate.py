@@ -232,15 +232,15 @@ def test_an_adapter_of_another_type_is_copied_at_alpha_one_and_moved_nowhere_els
     trail: list[Checkpoint], tmp_path: Path
 ) -> None:
     base = trail[0].path / "model"
-    config = peft.IA3Config(target_modules=["query"], feedforward_modules=[], task_type="SEQ_CLS")
+    config = peft.LoHaConfig(target_modules=["query"], task_type="SEQ_CLS")
     peft.get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), config).save_pretrained(
-        tmp_path / "ia3"
+        tmp_path / "loha"
     )
-    result = call(base, tmp_path / "ia3", "--alpha", 1, "--as-adapter", "--out", tmp_path / "out")
+    result = call(base, tmp_path / "loha", "--alpha", 1, "--as-adapter", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ia3", "out"))
+    before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("loha", "out"))
     assert {k: v.tobytes() for k, v in before.items()} == {k: v.tobytes() for k, v in after.items()}
-    result = call(base, tmp_path / "ia3", "--alpha", 0.5, "--as-adapter", "--out", tmp_path / "half")
+    result = call(base, tmp_path / "loha", "--alpha", 0.5, "--as-adapter", "--out", tmp_path / "half")
     assert result.exit_code == 4
     assert "cannot be scaled (peft_type)" in result.output
     assert not (tmp_path / "half").exists()

@@ -38,7 +38,7 @@ def test_check_writes_json_for_scripts():
     ("override", "says"),
     [
         ("phases.tune.optimzer.epochs=1", "did you mean 'optimizer'?"),
-        ("phases.tune.tuning.kind=lorra", "allowed: full, frozen_layers, gradual_unfreezing, ia3, linear_probe, lora"),
+        ("phases.tune.tuning.kind=lorra", "full, frozen_layers, gradual_unfreezing, houlsby, ia3, linear_probe, lora"),
         ("select.by=shifted/f1", "'shifted/f1' is not measured"),
         ("no_equals_sign", "is no override"),
     ],

@@ -63,9 +63,9 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     passes: list[int] = []
     real = forward_pass.predict_split
 
-    def counted(*args: object) -> object:
+    def counted(*args: object, **named: object) -> object:
         passes.append(1)
-        return real(*args)
+        return real(*args, **named)
 
     monkeypatch.setattr(predictor, "predict_split", counted)
     return passes

@@ -63,7 +63,7 @@ class SelfTaught(Config):
     def prepare(self, model: Any, batch: Batch) -> Prepared:
         answer = logits_of(model, batch).softmax(-1)
         sure = answer.max(-1).values > SURE
-        return Prepared({"each": answer.sum(0)}, int(sure.sum()) if self.counts else None, kept=(answer, sure))
+        return Prepared({"each": answer.sum(0)}, count=int(sure.sum()) if self.counts else None, kept=(answer, sure))
 
     def loss(self, model: Any, batch: Batch, context: Context) -> LossSum:
         answer, sure = context.kept

@@ -111,6 +111,9 @@ class Split:
     def batch(self, rows: np.ndarray, collate: object, augment: object = None) -> Rows:
         return Rows(self.rows[rows])
 
+    def terms(self, rows: np.ndarray) -> np.ndarray:
+        return self.supervised[rows]
+
 
 @dataclass
 class Rows:

@@ -18,7 +18,7 @@ from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves, readings
-from ftlib.training.checkpoints import Checkpoints
+from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 from ftlib.training.readings import Readings
@@ -102,8 +102,9 @@ def test_a_checkpoint_holds_no_step_that_was_not_read(
     save = Checkpoints.save
 
     def watched(self: Checkpoints, *rest: Any) -> None:
-        if state := rest[-1].step:  # the rehearsal saves the model before any step
-            saved.append((state, int(curves.read(curve)[-1]["step"])))
+        (state,) = (one for one in rest if isinstance(one, State))
+        if state.step:  # the rehearsal saves the model before any step
+            saved.append((state.step, int(curves.read(curve)[-1]["step"])))
         save(self, *rest)
 
     monkeypatch.setattr(Checkpoints, "save", watched)

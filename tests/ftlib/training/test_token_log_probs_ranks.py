@@ -60,7 +60,7 @@ class Rows(PreparedSplit):
             [int(WORDS * abs(np.sin(7 * row + i))) for i in range(length)] for row, length in enumerate(self.lengths)
         ]
         self._columns = {"input_ids": ids}  # type: ignore[assignment]
-        self.targets, self.scores = None, {}
+        self.targets, self.scores, self.task = None, {}, None
 
 
 BATCH = np.array([2, 5, 7, 0, 1, 3, 4])
