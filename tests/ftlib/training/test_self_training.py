@@ -135,6 +135,17 @@ def test_the_teacher_is_renewed_and_a_resumed_run_has_the_same(
     assert said[0][3] != said[1][3]
 
 
+def test_a_validation_of_which_no_row_counts_has_no_loss(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    """A teacher that is sure of nothing: 0 would be the best loss of all, for good."""
+    unsure, one_step = Cosine(threshold=1.0), AdamW(learning_rate=3e-3, epochs=1, batch_size=32)
+    done = train(job(start, data, objective=unsure, optimizer=one_step), Workspace(tmp_path))
+    assert done.facts["steps"] == 1
+    assert not {"best_validation_loss", "best_step"} & done.facts.keys()
+    assert not any("validation_loss" in record for record in curves.read(done.path / curves.FILE))
+
+
 def test_self_kl_is_the_divergence_from_the_average_beside_any_loss(start: Checkpoint, data: PreparedDataset) -> None:
     model, split = load_model(start.folder, "labeled"), open_split(data.path / "train.arrow", LABELS)
     average, collate = Average(model, 0.9), Collator.of(model)
