@@ -196,6 +196,11 @@ def answer_input(names: Container[str]) -> str:
     return DECODER_IDS if DECODER_IDS in names else INPUT_IDS
 
 
+def answer_mask(names: Container[str]) -> str:
+    """Return which of a row's inputs says what of `answer_input` is padding."""
+    return DECODER_MASK if DECODER_IDS in names else ATTENTION_MASK
+
+
 def row_size(inputs: Inputs, cells: Mapping[str, Cell]) -> int:
     """Return what a row costs: batches are built by it, and budgets count it. For texts, all their tokens."""
     return sum(column.size(cells[column.name]) for column in inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftlib.data.inputs import ATTENTION_MASK, DECODER_IDS, DECODER_MASK, answer_input
+from ftlib.data.inputs import answer_input, answer_mask
 from ftlib.kinds.batch import UNTAUGHT, Batch
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     """
     import torch
 
-    ids = batch.inputs[name := answer_input(batch.inputs)]
+    ids = batch.inputs[answer_input(batch.inputs)]
     positions = torch.arange(1, ids.shape[1], device=ids.device)
     if batch.borders is not None:
         supervised = _in_pack(positions, batch, batch.borders)[None]
@@ -30,7 +30,7 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
         padding = ids.shape[1] - batch.targets.shape[1]  # widths may be rounded up
         supervised = torch.nn.functional.pad(batch.targets, (0, padding))[:, 1:]
     else:
-        ends = batch.inputs[DECODER_MASK if name == DECODER_IDS else ATTENTION_MASK].sum(dim=1, keepdim=True)
+        ends = batch.inputs[answer_mask(batch.inputs)].sum(dim=1, keepdim=True)
         supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])
     return ids[:, 1:].masked_fill(~supervised, UNTAUGHT)
 

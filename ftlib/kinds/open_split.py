@@ -45,5 +45,4 @@ def _table(path: Path) -> pa.Table:
 
 def _split(table: pa.Table, labels: Sequence[str], path: Path, task: str | None) -> PreparedSplit:
     kind = cast(BatchKind, (table.schema.metadata or {})[b"kind"].decode())
-    column = table["target"] if "target" in table.column_names else None
-    return PreparedSplit(table, kind, KINDS[kind].head().targets(column, labels, path), task)
+    return PreparedSplit(table, kind, KINDS[kind].head().targets(table, labels, path), task)

@@ -24,7 +24,7 @@ from jaxtyping import Int
 from torch import nn
 
 from ftlib.config import BatchKind
-from ftlib.data.inputs import ATTENTION_MASK
+from ftlib.data.inputs import answer_mask
 from ftlib.errors import TrainingError
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.collate import Collator
@@ -225,9 +225,9 @@ class Asking:
 
 
 def _answers(kind: BatchKind, model: nn.Module, batch: Batch, **_: object) -> torch.Tensor:
-    """Return answers x logits: of each row, or of each token that is no padding."""
+    """Return answers x logits: of each row, or of each token that is no padding; of two stacks, the decoder's."""
     logits = KINDS[kind].head().logits(model(**batch.inputs)).float()
-    return logits if logits.ndim == 2 else logits[batch.inputs[ATTENTION_MASK].bool()]
+    return logits if logits.ndim == 2 else logits[batch.inputs[answer_mask(batch.inputs)].bool()]
 
 
 def _divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:

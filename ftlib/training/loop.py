@@ -411,8 +411,11 @@ class Loop:
         return {} if self.plan.phase.mixes_rows else self._by_part("loss", {self.plan.parts[batch.part].name: loss})
 
     @torch.no_grad()
-    def _validation_loss(self, split: PreparedSplit) -> float:
-        """Return the mean loss over a validation split; rows are spread over the ranks, the order is fixed."""
+    def _validation_loss(self, split: PreparedSplit) -> float | None:
+        """Return the mean loss over a validation split; None where the objective counts nothing in it.
+
+        Rows are spread over the ranks, the order is fixed.
+        """
         self.model.eval()
         total, counted = torch.zeros((), dtype=torch.float64, device=self.group.device), 0
         tokens = self.settings.batch_tokens
@@ -422,18 +425,21 @@ class Loop:
             for piece in pieces:
                 total += self.asking.loss(split, piece).total * float(piece.counts)
         (summed,) = self.group.sum(total)
-        return summed / max(1, counted)
+        return summed / counted if counted else None  # no loss is not a loss of 0, which nothing would ever beat
 
     def _judge(self, state: State) -> State:
         """Measure the validation loss and update what plateau and early stopping remember.
 
-        Of a mixture it is the mean over the parts that have validation rows, weighted by their shares.
+        Of a mixture it is the mean over the parts whose validation rows have one, weighted by their shares. Where none
+        has one, nothing is remembered.
         """
         watched = [
-            (part, self._validation_loss(split))
+            (part, loss)
             for part, split in zip(self.plan.parts, self.validation, strict=True)
-            if len(split)
+            if len(split) and (loss := self._validation_loss(split)) is not None
         ]
+        if not watched:
+            return state
         loss = sum(part.share * each for part, each in watched) / sum(part.share for part, _ in watched)
         self.curves.write(
             step=state.step,

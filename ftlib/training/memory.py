@@ -323,6 +323,7 @@ def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) ->
         precision=sized.precision,
         pack_tokens=compute.pack_tokens,
     )
+    asking.remembers(None, None, sized.phase.self_kl)  # the average takes the weights' place, and is counted apart
 
     def there_and_back() -> None:
         split, rows = widest(sized.train, sized.rows, compute.pack_tokens)

@@ -63,8 +63,12 @@ class Head(ABC):
         """Return what a model's config must say for these labels, beside their names."""
 
     @abstractmethod
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Targets | None:
-        """Return the targets of a split's `target` column. Raises DataError for a label the model does not have."""
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> Targets | None:
+        """Return what the rows of a split are taught, by the `target` column of its table or by the tokens.
+
+        The table may be several files' (mixed batches); `path` is the first one's, for errors alone. Raises DataError
+        for a label the model does not have.
+        """
 
     def logits(self, output: Any) -> Tensor:
         """Return all logits of what a model's forward pass returned, as one tensor."""

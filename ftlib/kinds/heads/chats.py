@@ -22,9 +22,8 @@ class ChatHead(CompletionHead):
     """Turns of a chat: those that its targets mark are predicted, and the last is written where it is asked for."""
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> TurnTargets:
-        assert column is not None
-        return TurnTargets(column)
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> TurnTargets:
+        return TurnTargets(table["target"])
 
     @override
     def answers(self, asked: Request) -> ChatAnswers:

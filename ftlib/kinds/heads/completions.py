@@ -28,9 +28,8 @@ class CompletionHead(TokenHead):
     """Prompts and what follows them: the tokens of the completion are predicted, and written where it is asked for."""
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> References:
-        assert column is not None
-        return References(column)
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> References:
+        return References(table["target"])
 
     @override
     def answers(self, asked: Request) -> CompletionAnswers:

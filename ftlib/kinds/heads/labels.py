@@ -33,9 +33,8 @@ class LabelHead(SequenceHead):
         return {"num_labels": len(labels), "problem_type": "single_label_classification"}
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> LabelTargets:
-        assert column is not None
-        return LabelTargets(positions(column, labels, path))
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> LabelTargets:
+        return LabelTargets(positions(table["target"], labels, path))
 
     @override
     def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 from typing_extensions import override
 
-from ftlib.data.inputs import INPUT_IDS, Masking, token_columns
-from ftlib.data.prepared import inputs_in
+from ftlib.data.inputs import INPUT_IDS, Masking, from_metadata, token_columns
 from ftlib.data.row_targets import NO_WORD
 from ftlib.kinds.batch import UNTAUGHT, Batch
 from ftlib.kinds.draws import MEASURED, Draw
@@ -41,11 +40,9 @@ class MaskedHead(Head):
         return {}
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> HiddenWords:
-        assert column is not None
-        masking = next(one.masking for one in token_columns(inputs_in(path)) if one.masking)
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        return HiddenWords(Lists(table[INPUT_IDS]), Lists(column), masking)
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> HiddenWords:
+        masking = next(one.masking for one in token_columns(from_metadata(table.schema.metadata)) if one.masking)
+        return HiddenWords(Lists(table[INPUT_IDS]), Lists(table["target"]), masking)
 
     @override
     def answers(self, asked: Request) -> MaskedAnswers:

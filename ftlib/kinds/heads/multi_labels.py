@@ -32,8 +32,8 @@ class MultiLabelHead(SequenceHead):
         return {"num_labels": len(labels), "problem_type": "multi_label_classification"}
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> MultiLabelTargets:
-        assert column is not None
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> MultiLabelTargets:
+        column = table["target"]
         lists: Any = column.combine_chunks()
         if isinstance(lists, pa.ChunkedArray):  # what pyarrow makes of no chunks at all
             lists = pa.array([], column.type)

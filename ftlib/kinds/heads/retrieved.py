@@ -35,10 +35,8 @@ class RetrievalHead(Head):
         return {}
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Texts:
-        assert column is not None
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        return Texts(Lists(table[INPUT_IDS]), Lists(column))
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> Texts:
+        return Texts(Lists(table[INPUT_IDS]), Lists(table["target"]))
 
     @override
     def logits(self, output: Any) -> Tensor:

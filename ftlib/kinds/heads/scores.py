@@ -30,9 +30,8 @@ class ScoreHead(SequenceHead):
         return {"num_labels": 1, "problem_type": "regression"}
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> ScoreTargets:
-        assert column is not None
-        return ScoreTargets(column.to_numpy())
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> ScoreTargets:
+        return ScoreTargets(table["target"].to_numpy())
 
     @override
     def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:

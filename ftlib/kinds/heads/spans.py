@@ -39,9 +39,8 @@ class SpanHead(Head):
         return {"num_labels": 2}
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> SpanTargets:
-        assert column is not None
-        return SpanTargets(column)
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> SpanTargets:
+        return SpanTargets(table["target"])
 
     @override
     def logits(self, output: Any) -> Tensor:

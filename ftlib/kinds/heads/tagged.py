@@ -35,9 +35,8 @@ class TagHead(Head):
         return {"num_labels": len(labels)}
 
     @override
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> TagTargets:
-        assert column is not None
-        return TagTargets(column, labels, path)
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> TagTargets:
+        return TagTargets(table["target"], labels, path)
 
     @override
     def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:

@@ -35,7 +35,7 @@ class TokenHead(Head):
     def config(self, labels: Sequence[str]) -> dict[str, object]:
         return {}
 
-    def targets(self, column: pa.ChunkedArray | None, labels: Sequence[str], path: Path) -> Targets | None:
+    def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> Targets | None:
         """Return nothing: the tokens are the targets."""
 
     @override

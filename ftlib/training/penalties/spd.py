@@ -78,4 +78,5 @@ class _Projection(Pull):
         with torch.no_grad():
             for (parameter, start), share in zip(self._starts, shares, strict=True):
                 weights = own_part(parameter)
-                weights.sub_((weights - start) * share.to(weights.dtype))
+                # Offloaded shards are on the CPU, and what was added up over them is on the GPU.
+                weights.sub_((weights - start) * share.to(weights.device, weights.dtype))

@@ -90,7 +90,7 @@ def sized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sized]:
 
     def of(tuning: dict[str, Any] | None = None, *, tokens: bool = False, **more: Any) -> Sized:
         kind = "tokens" if tokens else "labeled"
-        settings = {key: more.pop(key) for key in ("ema_decay", "penalty") if key in more}
+        settings = {key: more.pop(key) for key in ("ema_decay", "penalty", "self_kl") if key in more}
         phase = Phase.model_validate(
             {
                 "name": "tune",
@@ -158,6 +158,12 @@ def test_rows_at_a_time_and_layers_that_are_computed_again_take_less(sized: Any)
     again = predict(sized(tokens=True, micro_batch_size=8, activation_checkpointing="full"))
     assert again.activations < 0.8 * of_rows[2].activations
     assert predict(sized(tokens=True, pack_tokens=64)).activations > 0
+
+
+def test_what_the_average_says_is_held_beside_what_the_model_says(sized: Any) -> None:
+    without, beside = (predict(sized(tokens=True, micro_batch_size=4, ema_decay=0.9, self_kl=kl)) for kl in (0.0, 0.5))
+    assert beside.logits > without.logits
+    assert beside.copies == without.copies
 
 
 def test_what_fits_is_told_and_fits(sized: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForSequenceClassification
 
 from ftlib.data.datasets import PreparedDataset
@@ -149,6 +150,18 @@ def test_ewc_is_the_pull_by_hand_and_spd_the_projection_by_numpy(
                 projected += far > near
         np.testing.assert_allclose(p.detach().numpy(), new, rtol=1e-4, atol=1e-7)
     assert 3 < projected < len(body) - 3
+
+
+def test_spd_moves_offloaded_shards_by_what_is_added_up_on_the_gpu() -> None:
+    """On tensors without memory, which mind which device each is on; the meta device stands for the GPU."""
+    with FakeTensorMode():
+        layer = nn.Linear(4, 3)
+        spd = SPD(kind="spd").start(Start(layer, [], over_shards=lambda own: own.to("meta")))
+        for p in layer.parameters():
+            p.grad = torch.ones_like(p)
+        spd.add_gradient()
+        spd.after_step()
+        assert layer.weight.device.type == "cpu"
 
 
 def test_ewc_ends_where_the_two_tasks_curvatures_say(tmp_path: Path) -> None:

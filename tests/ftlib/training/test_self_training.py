@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats.text_to_text import TextToText
+from ftlib.data.processor import Processor
 from ftlib.errors import RecipeError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
@@ -17,13 +20,24 @@ from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.file import load_recipe
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_recipe, tiny_rows
+from ftlib.testing import (
+    LABELS,
+    tiny_checkpoint,
+    tiny_lm_tokenizer,
+    tiny_prepared,
+    tiny_prepared_as,
+    tiny_recipe,
+    tiny_rows,
+    tiny_sources,
+    tiny_text_to_text,
+)
 from ftlib.training import curves
 from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
 from ftlib.training.ema import Average
 from ftlib.training.group import Group
 from ftlib.training.objectives.classification import Classification
+from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.cosine import Cosine
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase
@@ -121,6 +135,17 @@ def test_the_teacher_is_renewed_and_a_resumed_run_has_the_same(
     assert said[0][3] != said[1][3]
 
 
+def test_a_validation_of_which_no_row_counts_has_no_loss(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    """A teacher that is sure of nothing: 0 would be the best loss of all, for good."""
+    unsure, one_step = Cosine(threshold=1.0), AdamW(learning_rate=3e-3, epochs=1, batch_size=32)
+    done = train(job(start, data, objective=unsure, optimizer=one_step), Workspace(tmp_path))
+    assert done.facts["steps"] == 1
+    assert not {"best_validation_loss", "best_step"} & done.facts.keys()
+    assert not any("validation_loss" in record for record in curves.read(done.path / curves.FILE))
+
+
 def test_self_kl_is_the_divergence_from_the_average_beside_any_loss(start: Checkpoint, data: PreparedDataset) -> None:
     model, split = load_model(start.folder, "labeled"), open_split(data.path / "train.arrow", LABELS)
     average, collate = Average(model, 0.9), Collator.of(model)
@@ -139,6 +164,35 @@ def test_self_kl_is_the_divergence_from_the_average_beside_any_loss(start: Check
     assert ours - plain == pytest.approx(0.5 * float((p * (p / q).log()).sum()), rel=1e-3)
     with torch.no_grad():  # what is measured is the objective alone
         assert all(piece.recalled is None for piece in asking.pieces(split, np.arange(8))[0])
+
+
+def test_self_kl_of_an_encoder_decoder_reads_what_its_decoder_says(tmp_path: Path) -> None:
+    """Sources are longer than targets here, in tokens and in padding."""
+    format = TextToText(source="source", target="target", max_tokens=96, max_target_tokens=32)
+    rows = [
+        {"source": (row["source"] + " ") * (1 + i), "target": row["target"]} for i, row in enumerate(tiny_sources(4))
+    ]
+    data = tiny_prepared_as(tmp_path, format, {"train": rows}, Processor.of(tiny_lm_tokenizer(), decoder_start=0))
+    model = load_model(tiny_text_to_text(tmp_path / "model", "t5"), "text_to_text").eval()
+    split, average = open_split(data.path / "train.arrow", ()), Average(model, 0.9)
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 3
+    asking = Asking(Completion(), model, Collator.of(model), ALONE, companions={}, micro_batch_size=2)
+    plain = sum(float(asking.loss(split, piece).total) for piece in asking.pieces(split, np.arange(4))[0])
+    asking.remembers(None, average, 0.5)
+    pieces, count = asking.pieces(split, np.arange(4))
+    ours = sum(float(asking.loss(split, piece).total) for piece in pieces)
+    batch, old, divergence, answers = split.batch(range(4), Collator.of(model)), copy.deepcopy(model), 0.0, 0
+    with torch.no_grad():
+        for name, parameter in old.named_parameters():
+            parameter.copy_(average.tensors[name])
+        p, q = (one(**batch.inputs).logits.double().softmax(-1) for one in (old, model))
+        for row, mask in enumerate(batch.inputs["decoder_attention_mask"]):
+            tokens = int(mask.sum())
+            answers += tokens
+            divergence += float((p[row, :tokens] * (p[row, :tokens] / q[row, :tokens]).log()).sum())
+    assert divergence > 1e-3
+    assert ours - plain == pytest.approx(0.5 * count / answers * divergence, rel=1e-2)
 
 
 def test_self_kl_trains_otherwise_and_resumes_to_the_bit(

@@ -24,7 +24,7 @@ from ftlib.kinds.batch import UNTAUGHT
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.heads.masked import hide
-from ftlib.kinds.open_split import open_split
+from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
@@ -118,6 +118,17 @@ def test_a_draw_is_a_function_of_seed_epoch_and_row_alone(made: Made) -> None:
     first = read(split.drawn(Draw(3, 1)), [5, 2, 9])
     assert first == read(split.drawn(Draw(3, 1)), [9, 2, 5])[::-1] != read(split.drawn(Draw(3, 2)), [5, 2, 9])
     assert read(split, [5]) == read(made.split(), [5])  # what is measured is asked the same every time
+
+
+def test_rows_of_a_later_file_of_a_mixed_batch_are_hidden_in_their_own_tokens(made: Made) -> None:
+    paths = [split_file(made.data.path, name) for name in ("train", "test")]
+    joined, alone, collate = open_splits(paths, ()), open_split(paths[1], ()), Collator.of(made.stock())
+    batch = joined.batch([24, 29], collate)
+    assert batch.targets is not None
+    whole = torch.where(batch.targets == UNTAUGHT, batch.inputs["input_ids"], batch.targets)
+    for row, ours in zip([0, 5], whole.tolist(), strict=True):
+        theirs = alone.tokens(row).tolist()
+        assert ours[: len(theirs)] == theirs
 
 
 def test_loss_and_table_are_stock_transformers_own(made: Made) -> None:

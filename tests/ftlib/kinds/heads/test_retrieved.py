@@ -23,7 +23,7 @@ from ftlib.evaluation.metrics.mrr import MRR
 from ftlib.evaluation.metrics.ndcg import NDCG
 from ftlib.evaluation.metrics.recall_at import RecallAt
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.open_split import open_split
+from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.kinds.outcomes import RetrievalOutcomes
 from ftlib.kinds.outcomes_file import parse_outcomes
 from ftlib.kinds.pooling import pooled
@@ -128,6 +128,16 @@ def test_the_gradient_is_that_of_one_pass_over_the_whole_batch(made: Made) -> No
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_of_a_later_file_of_a_mixed_batch_have_their_own_texts(made: Made) -> None:
+    paths = [split_file(made.data.path, name) for name in ("train", "test")]
+    collate = Collator.of(made.stock())
+    ours, theirs = open_splits(paths, ()).batch([24, 29], collate), open_split(paths[1], ()).batch([0, 5], collate)
+    assert ours.targets is not None
+    assert theirs.targets is not None
+    assert torch.equal(ours.targets, theirs.targets)
+    assert torch.equal(ours.inputs["input_ids"], theirs.inputs["input_ids"])
 
 
 def test_texts_are_read_as_stock_reads_them_and_ranked_as_counting_says(made: Made) -> None:
