@@ -227,8 +227,6 @@ def _logits(model: nn.Module, split: PreparedSplit, rows: Int[np.ndarray, " rows
     """Return the logits of each row, or of each text of a row, asked in one batch, padded as the config says."""
     batch = split.batch(rows, Collator.of(model))
     mask = batch.inputs.get(ATTENTION_MASK)
-    if mask is None or KINDS[split.kind].decodes:  # the mask of an encoder-decoder is its encoder's
-        lengths = split.lengths[rows].tolist()
-    else:
-        lengths = mask.sum(1).tolist()
+    # The mask of an encoder-decoder is its encoder's.
+    lengths = split.lengths[rows].tolist() if mask is None or KINDS[split.kind].decodes else mask.sum(1).tolist()
     return own_logits(split.kind, model(**batch.inputs), lengths)
