@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
-from ftlib.training.optimizer import build_optimizer, set_rate, total_steps
+from ftlib.training.optimizer import build_optimizer, set_rate, too_slow, total_steps
 from ftlib.training.parts import drawn_from, open_part
 from ftlib.training.penalties.base import Start
 from ftlib.training.plan import AVERAGE, Part, Plan
@@ -157,6 +157,7 @@ class Loop:
         self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
         self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
         self.steps = total_steps([split.sizes for split in self.train], self.settings, plan.seed)
+        self._check_rates(placed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
@@ -171,6 +172,24 @@ class Loop:
         with answering(placed), autocast:
             for split in self.train:
                 check_prompted(placed, split, self.collate)
+
+    def _check_rates(self, placed: nn.Module) -> None:
+        """Find before the first step what would be found behind the last. Raises RecipeError, on every rank.
+
+        What does not come to learn need not move, and of one step nobody expects that it moves everything.
+        """
+        slow = too_slow(placed, self.optimizer, self.settings)
+        of_ranks = cast("list[dict[str, float]]", self.group.gather(slow))
+        late = self.thawing.waiting(self.steps - 1)
+        still = [name for name in slow if all(name in each for each in of_ranks) and name not in late]
+        if still and self.steps > 1:
+            slowest, tuning = min(still, key=lambda name: slow[name]), self.plan.phase.tuning
+            raise RecipeError(
+                f"phases[{self.plan.phase.name}]: {len(still)} trainable parameters would not move, among them "
+                f"{slowest}: its learning rate is {slow[slowest]:.1e} at most, and a step of that is rounded away; "
+                + (f"{tuning.speeds_up}, or " if slow[slowest] < self.settings.learning_rate else "")
+                + "raise optimizer.learning_rate"
+            )
 
     def _start(self, fresh: Sequence[str]) -> Start:
         fisher = None if self.plan.fisher is None else Path(self.plan.fisher)

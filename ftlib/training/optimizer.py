@@ -12,6 +12,7 @@ from torch import nn
 
 from ftlib.models.parameter_names import in_modules, is_embedding, is_factor, layer_of
 from ftlib.training.batches import epoch_batches
+from ftlib.training.group import own_part
 from ftlib.training.optimizers.base import OptimizerBase, ParameterGroup
 
 
@@ -60,6 +61,29 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter, head: Collection[str]) 
     """Say whether a parameter is a matrix of the body's layers: no embedding, no head, no vector, no convolution."""
     outside = is_embedding(name) or is_factor(name) or in_modules(name, head)
     return parameter.ndim == 2 and not outside
+
+
+def too_slow(model: nn.Module, optimizer: torch.optim.Optimizer, settings: OptimizerBase) -> dict[str, float]:
+    """Return the highest rate of each vector of which no step changes an element of this rank's part, by name.
+
+    A step below half of what its type tells apart rounds back to where it was, and so does every further one. A norm's
+    weights are about 1, where fp32 has steps of 6e-8; a matrix always has some element small enough.
+    """
+    scales = {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    slow: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in scales or parameter.ndim >= 2:
+            continue
+        rate, own = settings.learning_rate * scales[id(parameter)], own_part(parameter).detach()
+        if not own.numel() or rate * settings.largest_step < _rounding(own):
+            slow[name] = rate
+    return slow
+
+
+def _rounding(tensor: torch.Tensor) -> float:
+    """Return the least change that is not rounded away from every element; 0 where an element is."""
+    least = torch.linalg.vector_norm(tensor, -torch.inf).cpu()
+    return float((least - torch.nextafter(least, torch.zeros_like(least))).double()) / 2
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

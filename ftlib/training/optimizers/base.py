@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ class OptimizerBase(Config, ABC):
     @abstractmethod
     def title(self) -> str:
         """What the model card calls it."""
+
+    @property
+    def largest_step(self) -> float:
+        """The most that a step changes an element of a vector by, at a rate of 1; infinite: as the gradient says."""
+        return math.inf
 
     @abstractmethod
     def build(self, groups: Sequence[ParameterGroup], seed: int) -> torch.optim.Optimizer:

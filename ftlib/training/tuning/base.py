@@ -75,6 +75,8 @@ class TuningBase(Config, ABC):
     """Whether it moves a body that the heads of several tasks share, as it moves a model of one."""
     unfreezes: ClassVar[bool] = False
     """Whether some of what trains waits at first: `thaws` says until when."""
+    speeds_up: ClassVar[str] = ""
+    """What raises the rates of those that learn more slowly than the rest, where some do."""
     makes_adapter: ClassVar[bool] = False
     """Whether `finish` leaves an adapter that can be published beside the merged weights."""
 

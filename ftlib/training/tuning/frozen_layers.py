@@ -32,6 +32,7 @@ class FrozenLayers(TuningBase):
     """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
 
     several_heads: ClassVar[bool] = True
+    speeds_up: ClassVar[str] = "raise tuning.layer_decay"
 
     @override
     def prepare(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> nn.Module:

@@ -30,6 +30,7 @@ from ftlib.training.linear_probe_fit import best_l2
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.optimizers.sgd import SGD
 from ftlib.training.phase import EarlyStopping, Phase
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
@@ -56,7 +57,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(folder))
 
 
-def phase(tuning: object, optimizer: AdamW = FAST, **fields: object) -> Phase:
+def phase(tuning: object, optimizer: AdamW | SGD = FAST, **fields: object) -> Phase:
     return Phase.model_validate(
         {
             "name": "tune",
@@ -395,7 +396,7 @@ def test_a_rate_too_small_to_move_a_weight_is_an_error(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError, match="did not move in 10 steps"):
-        run(start, data, phase(Full(), AdamW(learning_rate=1e-30, epochs=2, batch_size=16)), tmp_path)
+        run(start, data, phase(Full(), SGD(learning_rate=1e-30, epochs=2, batch_size=16)), tmp_path)
 
 
 def test_no_supervised_row_is_an_error(start: Checkpoint, tmp_path: Path) -> None:

@@ -212,6 +212,20 @@ def test_muon_steps_are_nearly_orthogonal_and_as_large_as_adams() -> None:
     assert inside - np.diag(np.diag(inside)) == pytest.approx(np.zeros((6, 6)), abs=0.02)
 
 
+def test_no_step_of_adamw_is_larger_than_its_bound_and_growing_gradients_reach_it() -> None:
+    settings = AdamW(learning_rate=1.0, beta2=0.99)
+    net = nn.ParameterDict({"bias": nn.Parameter(torch.zeros(1, dtype=torch.float64))})
+    optimizer, vector, steps = make(settings, net), net["bias"], list[float]()
+    for gradient in [0.0] * 900 + [(0.99 / 0.9) ** i for i in range(100)]:
+        before = vector.item()
+        vector.grad = torch.full_like(vector, gradient)
+        optimizer.step()
+        steps.append(abs(vector.item() - before))
+    assert 0.99 * settings.largest_step < max(steps) <= settings.largest_step
+    assert AdamW().largest_step == pytest.approx(7.27, abs=0.01)
+    assert AdamW(beta2=0.5).largest_step == SGD().largest_step == math.inf
+
+
 def test_muon_leaves_embeddings_head_and_vectors_to_adamw() -> None:
     net, twin = Net(), Net()
     muon, adamw = make(Muon(learning_rate=1e-3), net), make(AdamW(learning_rate=1e-3), twin)

@@ -189,6 +189,20 @@ def test_ended_before_the_second_group_it_is_frozen_layers(
     assert early.facts["unfrozen_groups"] == "1 of 4"
 
 
+def test_a_group_that_its_rate_cannot_move_is_refused_before_the_first_step(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path
+) -> None:
+    """A new norm's weights are 1, which steps below 3e-8 leave as it is; AdamW's are at most 7.3 times its rate."""
+    slow = {**GRADUAL, "rate_divisor": 18.0}
+    words = (
+        r"\[tune\]: 1 trainable .* bert\.embeddings\.LayerNorm\.weight: .* 3\.4e-09 at .*; lower tuning\.rate_divisor,"
+    )
+    with pytest.raises(RecipeError, match=words):
+        train(job(start, data, slow, optimizer={"learning_rate": 2e-5}), Workspace(tmp_path))
+    early = job(start, data, slow, optimizer={"learning_rate": 2e-5, "epochs": 1})  # its turn does not come
+    assert train(early, Workspace(tmp_path)).facts["unfrozen_groups"] == "1 of 4"
+
+
 STOPPED = {"early_stopping": {"patience": 9}, "ema_decay": 0.7}
 
 
