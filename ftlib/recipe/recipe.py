@@ -594,14 +594,15 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
     """Say why the interpolation cannot reach its points with these phases."""
     if not recipe.interpolation.mixes or not recipe.phases:
         return
-    *more, first = reversed(recipe.answering_phases if _all_there(recipe) else recipe.phases)
-    if not more and not KINDS[first.objective.needs].answers_untrained:
-        solving = [] if recipe.tasks else _solving(first.objective.needs)
+    if untrained := [task for task in recipe.tasks or (None,) if _head_is_new(recipe, task)]:
+        last = recipe.phases[-1]
+        solving = [] if recipe.tasks else _solving(last.objective.needs)
         head = " or ".join(f"{kind} phase" for kind in solving) or "phase that trains the head"
+        start = "the base model" if len(recipe.phases) == 1 else "a new head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
-            f"phase {first.name!r} starts from {'the base model' if len(recipe.phases) == 1 else 'a new head'}: put a "
-            f"{head} before it (LP-FT)"
+            f"phase {last.name!r} starts from {start}{f' of {_these(filter(None, untrained))}' if recipe.tasks else ''}"
+            f": put a {head} before it (LP-FT)"
         )
     method = recipe.interpolation
     if len(method.seeds) + len(method.siblings) < method.least:
@@ -613,6 +614,15 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"interpolation.seeds: {_these(map(str, method.seeds))} and the recipe's {recipe.seed} must all differ"
     if (last := recipe.phases[-1].tuning).moves_head_only:
         yield f"interpolation: the last phase is a {last.kind}, which moves the head only; add a phase or use kind: off"
+
+
+def _head_is_new(recipe: Recipe, task: str | None) -> bool:
+    """Say whether the last phase is the first that trains the head, or that of a task."""
+    mine = recipe.of_task(task)
+    phases = mine.answering_phases if _all_there(recipe) else mine.phases
+    if [phase.name for phase in phases] != [recipe.phases[-1].name]:  # or an earlier one trained it
+        return False
+    return not KINDS[phases[0].objective.needs].answers_untrained
 
 
 def _solving(kind: BatchKind) -> list[str]:

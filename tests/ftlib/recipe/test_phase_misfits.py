@@ -51,6 +51,21 @@ TASKS = [*MIXED, "datasets.home.task=home", "datasets.away.task=away", "phases.p
         ),
         (["phases.tune.mixing.batches=mixed"], "phases[tune].mixing: a batch is of one task, got away, home; set"),
         (["phases.tune.objective={kind: distillation}"], "phases[tune]: 'distillation' of task 'away' asks frozen mod"),
+        (
+            [
+                "datasets.away.format={kind: masked_text, text: text}",
+                "phases.tune.tasks={away: {objective: {kind: masked_lm}}}",
+            ],
+            "datasets: tasks have heads of their own over one body, got labeled, masked batches; a model of words or",
+        ),
+        (
+            [],
+            "interpolation: 'wise_ft' starts from weights whose head means something, but phase 'tune' starts from a n",
+        ),
+        (
+            ["phases.probe.dataset=away"],
+            "interpolation: 'wise_ft' starts from weights whose head means something, but p",
+        ),
         (["interpolation={kind: ties, seeds: [1]}"], "interpolation: the bodies of several tasks are mixed with one"),
         (["retrain.start=champion"], "retrain.start: the champion of several tasks has a head for each"),
     ],
@@ -62,7 +77,7 @@ def test_tasks_that_do_not_fit_are_told_apart(written: Path, overrides: list[str
 
 
 def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
-    recipe = loaded(written, *TASKS, "phases.tune.tasks={home: {weight: 2}}")
+    recipe = loaded(written, *TASKS, "phases.tune.tasks={home: {weight: 2}}", "interpolation={kind: off}")
     assert recipe.tasks == ("away", "home")
     away, home = recipe.of_task("away"), recipe.of_task("home")
     assert ([*away.datasets], [*home.datasets]) == (["away"], ["home"])
