@@ -211,6 +211,13 @@ def _prune_misfits(recipe: Recipe) -> Iterator[str]:
             f"prune.dataset: {recipe.prune.dataset!r} is no dataset that a phase trains on; there are "
             f"{_these(recipe.training_datasets())}"
         )
+    elif _all_there(recipe) and recipe.phases:
+        first, rows = recipe.kind(recipe.phases[0]), recipe.datasets[recipe.prune.dataset].format.yields
+        if not _one_model(first, rows):
+            yield (
+                f"prune.dataset: rows of {recipe.prune.dataset!r} are {rows!r}, but the model that layers are removed "
+                f"from is that of the first phase, of {first!r} rows; name a dataset of such rows"
+            )
     if "prune" in [phase.name for phase in recipe.phases]:
         yield "phases: 'prune' names the model that layers were removed from; choose another name"
     if recipe.publish.adapter:
@@ -294,13 +301,24 @@ def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[s
     if phase.penalty is None or keeps is None:
         return
     where = f"phases[{phase.name}].penalty"
+    kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
     for name in keeps.datasets:
         if name not in recipe.datasets:
             yield f"{where}.datasets: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
+        elif _one_model(*kinds) and not _one_model(*kinds, rows := recipe.datasets[name].format.yields):
+            yield (
+                f"{where}.datasets: rows of {name!r} are {rows!r}, and the phase's model answers {_these(kinds)}; name "
+                "datasets of such rows"
+            )
     if not keeps.datasets and not first:
         yield (
             f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
             f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"
+        )
+    elif not keeps.datasets and recipe.prune:  # what is left has new numbers: names and shapes would fit all the same
+        yield (
+            f"{where}: the Fisher information that the base model carries is of all its layers, and prune takes some; "
+            f"{phase.penalty.kind!r} needs `datasets`, whose rows it is measured on behind that"
         )
 
 

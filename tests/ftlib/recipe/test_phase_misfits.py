@@ -11,6 +11,7 @@ from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.testing import tiny_recipe
 
+PLAIN = "{source: {kind: files, path: x}, format: {kind: plain_text, text: text}}"
 MIXED = ["phases.tune.dataset=null", "phases.tune.mixture={home: 3, away: 1}", "datasets.away.split.test=0.25"]
 
 
@@ -156,12 +157,32 @@ def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
         (["phases.tune.penalty={kind: ewc, datasets: [hom]}"], "phases[tune].penalty.datasets: 'hom' is not a dataset"),
         (["phases.tune.penalty={kind: ewc}"], "phases[tune].penalty: the Fisher information that the base model carri"),
         (["phases.tune.penalty={kind: l2_sp, alpha: -1}"], "phases[tune].penalty.alpha: input should be greater than"),
+        (
+            ["phases.tune.penalty={kind: ewc, datasets: [words]}", f"datasets.words={PLAIN}"],
+            "phases[tune].penalty.datasets: rows of 'words' are 'tokens', and the phase's model answers labeled; name",
+        ),
+        (
+            [
+                "phases.probe={name: probe, dataset: home, objective: {kind: classification}, tuning: {kind: full}, "
+                "penalty: {kind: ewc}}",
+                "prune={dataset: home, layers: 1}",
+            ],
+            "phases[probe].penalty: the Fisher information that the base model carries is of all its layers, and prune",
+        ),
         (["phases.tune.companions={t: {phase: tun}}"], "phases[tune].companions: 'classification' asks none, got t"),
         (["phases.tune.companions={t: {phase: tune}}"], "phases[tune].companions.t: 'tune' is no end of an earlier ph"),
         (["phases.tune.scores={t: {phase: base}}"], "phases[tune].scores: 'classification' asks none, got t"),
         (
             ["prune={dataset: gone, layers: 1}"],
             "prune.dataset: 'gone' is no dataset that a phase trains on; there are ",
+        ),
+        (
+            [
+                "prune={dataset: words, layers: 1}",
+                "phases.tune.penalty={kind: ewc, datasets: [words]}",
+                f"datasets.words={PLAIN}",
+            ],
+            "prune.dataset: rows of 'words' are 'tokens', but the model that layers are removed from is that of the",
         ),
         (["prune={dataset: home}"], "prune: give `layers` or `share`, got neither"),
         (["prune={dataset: home, share: 1.5}"], "prune.share: input should be less than 1, got 1.5"),
