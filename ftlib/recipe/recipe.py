@@ -20,6 +20,7 @@ from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
 from ftlib.models.checkpoint import Form, Quantization
 from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
+from ftlib.recipe.batch_misfits import batch_misfits, objectives_of
 from ftlib.recipe.task_misfits import task_misfits
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
@@ -278,6 +279,7 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         yield from _statistics_misfits(where, phase, recipe.compute)
     yield from _augmentation_misfits(recipe, phase, where)
     yield from _self_kl_misfits(recipe, phase, where)
+    yield from batch_misfits(where, phase, recipe.datasets)
 
 
 def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -324,9 +326,7 @@ def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[s
 
 def _unfit_objectives(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which objectives learn from batches that the tuning cannot learn from."""
-    tasks = {recipe.datasets[name].task for name in phase.parts}
-    objectives = {objective.kind: objective for objective in map(phase.objective_of, sorted(tasks, key=str))}
-    for objective in objectives.values():
+    for objective in objectives_of(phase, recipe.datasets):
         if phase.tuning.fits is not None and objective.needs not in phase.tuning.fits:
             yield (
                 f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
@@ -400,6 +400,8 @@ def _self_kl_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
         yield f"{where}.self_kl: compares with the moving average of the weights; give ema_decay, for example 0.99"
     if recipe.compute.pack_tokens is not None:
         yield f"{where}.self_kl: is not told of packed rows; set compute.pack_tokens to null"
+    if phase.batch_norm == "updated":
+        yield f"{where}.self_kl: asks twice, and batch_norm: updated moves its statistics at each; set it to frozen"
     for name in phase.parts:
         kind = KINDS[recipe.datasets[name].format.yields]
         if kind.diverges_by is None:

@@ -169,6 +169,26 @@ def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
             ],
             "phases[probe].penalty: the Fisher information that the base model carries is of all its layers, and prune",
         ),
+        (
+            ["phases.tune.mixing.batches=mixed", "phases.tune.objective={kind: mixup}"],
+            "phases[tune].mixing: 'mixup' asks about a whole batch first, each row once, got batches: mixed of",
+        ),
+        (
+            ["phases.tune.mixing.batches=mixed", "phases.tune.objective={kind: cosine}"],
+            "phases[tune].mixing: 'cosine' asks about a whole batch first, each row once, got batches: mixed of",
+        ),
+        (
+            ["phases.tune.early_stopping={}", "phases.tune.objective={kind: cosine}"],
+            "phases[tune].early_stopping: watches the validation loss, but 'cosine' measures it against a teacher that",
+        ),
+        (
+            ["phases.tune.optimizer.schedule=plateau", "phases.tune.objective={kind: cosine}"],
+            "phases[tune].optimizer.schedule: 'plateau' watches the validation loss, but 'cosine' measures it against",
+        ),
+        (
+            ["phases.tune.self_kl=1", "phases.tune.ema_decay=0.9", "phases.tune.batch_norm=updated"],
+            "phases[tune].self_kl: asks twice, and batch_norm: updated moves its statistics at each; set it to frozen",
+        ),
         (["phases.tune.companions={t: {phase: tun}}"], "phases[tune].companions: 'classification' asks none, got t"),
         (["phases.tune.companions={t: {phase: tune}}"], "phases[tune].companions.t: 'tune' is no end of an earlier ph"),
         (["phases.tune.scores={t: {phase: base}}"], "phases[tune].scores: 'classification' asks none, got t"),
