@@ -96,6 +96,8 @@ class Task(Config):
     """As a checkpoint's: of the body and this head."""
     parent: str | None
     config: str
+    fresh_head: bool | None = None
+    """As a checkpoint's, of this head alone; None in records of before it was kept: the checkpoint's."""
 
 
 def tasks_in(folder: Path) -> Path:
@@ -133,7 +135,8 @@ class Checkpoint(Artifact):
     phase: str
     """The phase that made it; `base` for the base model with its new head."""
     fresh_head: bool
-    """True while the task head is still as random as it was made: such weights must not be interpolated."""
+    """True while the task head is still as random as it was made: such weights must not be interpolated. Of several
+    tasks, while one of the heads is."""
     labels: tuple[str, ...]
     parameters: int
     trained_parameters: int
@@ -156,7 +159,10 @@ class Checkpoint(Artifact):
         if task is None:
             return self
         own = {"weights": task.weights, "parent": task.parent, "config": task.config, "labels": task.labels}
-        return self.model_copy(update={"uri": str(task_in(self.path, task.name)), "tasks": (), **own})
+        fresh = self.fresh_head if task.fresh_head is None else task.fresh_head
+        return self.model_copy(
+            update={"uri": str(task_in(self.path, task.name)), "tasks": (), "fresh_head": fresh, **own}
+        )
 
     @property
     def adapter(self) -> Path | None:

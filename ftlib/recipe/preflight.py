@@ -130,13 +130,19 @@ def _check_measurable(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -
 
 
 def _check_asked(recipe: Recipe, prepared: Mapping[str, PreparedDataset], seen: Sequence[str]) -> None:
-    for name, evaluation in recipe.evaluations.items():
-        splits = prepared[evaluation.dataset].splits
-        asked = sorted({label for split in (SELECTION, REPORT) for label in splits[split].labels})
-        unseen = [label for label, index in zip(asked, places(asked, seen), strict=True) if index is None]
+    measured: tuple[Split, ...] = (SELECTION, REPORT)
+    asked = [(f"evaluations.{name}", one.dataset, measured) for name, one in recipe.evaluations.items()]
+    train: tuple[Split, ...] = ("train",)
+    for phase in recipe.answering_phases:
+        if phase.penalty and phase.penalty.keeps:
+            where = f"phases[{phase.name}].penalty.datasets"
+            asked += [(f"{where}: {name!r}", name, train) for name in phase.penalty.keeps.datasets]
+    for where, dataset, of in asked:
+        labels = sorted({label for split in of for label in prepared[dataset].splits[split].labels})
+        unseen = [label for label, index in zip(labels, places(labels, seen), strict=True) if index is None]
         if unseen:
             raise DataError(
-                f"evaluations.{name}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
+                f"{where}: labels that training never sees: {some(unseen)}; training has {some(seen)}: "
                 "map or drop these rows, or train on some of them"
             )
 

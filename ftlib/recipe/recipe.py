@@ -20,6 +20,7 @@ from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
 from ftlib.models.checkpoint import Form, Quantization
 from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
+from ftlib.recipe.batch_misfits import batch_misfits, objectives_of
 from ftlib.recipe.task_misfits import task_misfits
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
@@ -211,6 +212,13 @@ def _prune_misfits(recipe: Recipe) -> Iterator[str]:
             f"prune.dataset: {recipe.prune.dataset!r} is no dataset that a phase trains on; there are "
             f"{_these(recipe.training_datasets())}"
         )
+    elif _all_there(recipe) and recipe.phases:
+        first, rows = recipe.kind(recipe.phases[0]), recipe.datasets[recipe.prune.dataset].format.yields
+        if not _one_model(first, rows):
+            yield (
+                f"prune.dataset: rows of {recipe.prune.dataset!r} are {rows!r}, but the model that layers are removed "
+                f"from is that of the first phase, of {first!r} rows; name a dataset of such rows"
+            )
     if "prune" in [phase.name for phase in recipe.phases]:
         yield "phases: 'prune' names the model that layers were removed from; choose another name"
     if recipe.publish.adapter:
@@ -271,6 +279,7 @@ def _misfits_of(recipe: Recipe, phase: Phase) -> Iterator[str]:
         yield from _statistics_misfits(where, phase, recipe.compute)
     yield from _augmentation_misfits(recipe, phase, where)
     yield from _self_kl_misfits(recipe, phase, where)
+    yield from batch_misfits(where, phase, recipe.datasets)
 
 
 def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str]:
@@ -294,21 +303,30 @@ def _keeping_misfits(recipe: Recipe, phase: Phase, *, first: bool) -> Iterator[s
     if phase.penalty is None or keeps is None:
         return
     where = f"phases[{phase.name}].penalty"
+    kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
     for name in keeps.datasets:
         if name not in recipe.datasets:
             yield f"{where}.datasets: {name!r} is not a dataset; there are {_these(recipe.datasets)}"
+        elif _one_model(*kinds) and not _one_model(*kinds, rows := recipe.datasets[name].format.yields):
+            yield (
+                f"{where}.datasets: rows of {name!r} are {rows!r}, and the phase's model answers {_these(kinds)}; name "
+                "datasets of such rows"
+            )
     if not keeps.datasets and not first:
         yield (
             f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
             f"phase starts there; {phase.penalty.kind!r} of a later one needs `datasets`, whose rows it is measured on"
         )
+    elif not keeps.datasets and recipe.prune:  # what is left has new numbers: names and shapes would fit all the same
+        yield (
+            f"{where}: the Fisher information that the base model carries is of all its layers, and prune takes some; "
+            f"{phase.penalty.kind!r} needs `datasets`, whose rows it is measured on behind that"
+        )
 
 
 def _unfit_objectives(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
     """Say which objectives learn from batches that the tuning cannot learn from."""
-    tasks = {recipe.datasets[name].task for name in phase.parts}
-    objectives = {objective.kind: objective for objective in map(phase.objective_of, sorted(tasks, key=str))}
-    for objective in objectives.values():
+    for objective in objectives_of(phase, recipe.datasets):
         if phase.tuning.fits is not None and objective.needs not in phase.tuning.fits:
             yield (
                 f"{where}: {phase.tuning.kind!r} fits {_these(map(repr, phase.tuning.fits))} batches; "
@@ -382,6 +400,8 @@ def _self_kl_misfits(recipe: Recipe, phase: Phase, where: str) -> Iterator[str]:
         yield f"{where}.self_kl: compares with the moving average of the weights; give ema_decay, for example 0.99"
     if recipe.compute.pack_tokens is not None:
         yield f"{where}.self_kl: is not told of packed rows; set compute.pack_tokens to null"
+    if phase.batch_norm == "updated":
+        yield f"{where}.self_kl: asks twice, and batch_norm: updated moves its statistics at each; set it to frozen"
     for name in phase.parts:
         kind = KINDS[recipe.datasets[name].format.yields]
         if kind.diverges_by is None:
@@ -594,14 +614,15 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
     """Say why the interpolation cannot reach its points with these phases."""
     if not recipe.interpolation.mixes or not recipe.phases:
         return
-    *more, first = reversed(recipe.answering_phases if _all_there(recipe) else recipe.phases)
-    if not more and not KINDS[first.objective.needs].answers_untrained:
-        solving = [] if recipe.tasks else _solving(first.objective.needs)
+    if untrained := [task for task in recipe.tasks or (None,) if _head_is_new(recipe, task)]:
+        last = recipe.phases[-1]
+        solving = [] if recipe.tasks else _solving(last.objective.needs)
         head = " or ".join(f"{kind} phase" for kind in solving) or "phase that trains the head"
+        start = "the base model" if len(recipe.phases) == 1 else "a new head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
-            f"phase {first.name!r} starts from {'the base model' if len(recipe.phases) == 1 else 'a new head'}: put a "
-            f"{head} before it (LP-FT)"
+            f"phase {last.name!r} starts from {start}{f' of {_these(filter(None, untrained))}' if recipe.tasks else ''}"
+            f": put a {head} before it (LP-FT)"
         )
     method = recipe.interpolation
     if len(method.seeds) + len(method.siblings) < method.least:
@@ -613,6 +634,15 @@ def _interpolation_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"interpolation.seeds: {_these(map(str, method.seeds))} and the recipe's {recipe.seed} must all differ"
     if (last := recipe.phases[-1].tuning).moves_head_only:
         yield f"interpolation: the last phase is a {last.kind}, which moves the head only; add a phase or use kind: off"
+
+
+def _head_is_new(recipe: Recipe, task: str | None) -> bool:
+    """Say whether the last phase is the first that trains the head, or that of a task."""
+    mine = recipe.of_task(task)
+    phases = mine.answering_phases if _all_there(recipe) else mine.phases
+    if [phase.name for phase in phases] != [recipe.phases[-1].name]:  # or an earlier one trained it
+        return False
+    return not KINDS[phases[0].objective.needs].answers_untrained
 
 
 def _solving(kind: BatchKind) -> list[str]:

@@ -77,10 +77,11 @@ def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
     if unmeasured := tasks - _of(recipe, recipe.evaluation_datasets()):
         yield f"evaluations: none measures the task {_these(unmeasured)}; give one on a dataset of it"
     kinds: set[BatchKind] = {dataset.format.yields for dataset in recipe.datasets.values()}
-    if any(KINDS[kind].language for kind in kinds) or len({KINDS[kind].modality for kind in kinds}) > 1:
+    # A head over words may be tied to the body's embedding, and sharing the body would cut that.
+    if any(KINDS[kind].answers_untrained for kind in kinds) or len({KINDS[kind].modality for kind in kinds}) > 1:
         yield (
-            f"datasets: tasks have heads of their own over one body, got {_these(kinds)} batches; a language model has "
-            "no such head: mix text to text in one phase by mixing.batches: mixed, without tasks"
+            f"datasets: tasks have heads of their own over one body, got {_these(kinds)} batches; a model of words or "
+            "vectors has no such head: leave out task, and mix text to text in one phase by mixing.batches: mixed"
         )
 
 

@@ -148,16 +148,16 @@ def _build_tasks(job: BaseJob, folder: Path) -> Checkpoint:
             weights=weights_digest(folders[task]),
             parent=None,
             config=config_digest(folders[task]),
+            fresh_head=any(name.split(".")[0] in head_modules(one) for name in missing),
         )
-        for task, (_, labels, _) in made.items()
+        for task, (one, labels, missing) in made.items()
     )
-    fresh = {name.split(".")[0] in head_modules(one) for one, _, missing in made.values() for name in missing}
     return Checkpoint(
         weights=digest([task.weights for task in tasks]),
         parent=None,
         tokenizer=job.model.tokenizer,
         phase="base",
-        fresh_head=True in fresh,
+        fresh_head=any(task.fresh_head for task in tasks),
         labels=(),
         parameters=sum(p.numel() for p in model.parameters()),
         trained_parameters=0,

@@ -150,7 +150,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / STOP).unlink(missing_ok=True)  # asked too late
     if job.start.tasks:
-        return _of_tasks(job.start, folder, job.phase.name, facts)
+        return _of_tasks(job, folder, facts)
     base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(
         weights=adapter_digest(model_in(folder), base) if base else weights_digest(model_in(folder)),
@@ -168,14 +168,16 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     )
 
 
-def _of_tasks(start: Checkpoint, folder: Path, phase: str, facts: dict[str, float | int | str]) -> Checkpoint:
-    """Say in a record what a phase of several tasks left in a folder."""
+def _of_tasks(job: TrainJob, folder: Path, facts: dict[str, float | int | str]) -> Checkpoint:
+    """Say in a record what a phase of several tasks left in a folder. A head that it did not train is as it was."""
+    start = job.start
     tasks = tuple(
         task.model_copy(
             update={
                 "weights": weights_digest(model_in(task_in(folder, task.name))),
                 "parent": task.weights,
                 "config": config_digest(model_in(task_in(folder, task.name))),
+                "fresh_head": start.of_task(task.name).fresh_head and task.name not in job.tasks,
             }
         )
         for task in start.tasks
@@ -184,8 +186,8 @@ def _of_tasks(start: Checkpoint, folder: Path, phase: str, facts: dict[str, floa
         weights=digest([task.weights for task in tasks]),
         parent=start.weights,
         tokenizer=start.tokenizer,
-        phase=phase,
-        fresh_head=False,
+        phase=job.phase.name,
+        fresh_head=any(task.fresh_head for task in tasks),
         labels=(),
         parameters=start.parameters,
         trained_parameters=int(facts.pop("trained_parameters")),

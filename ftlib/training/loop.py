@@ -29,6 +29,8 @@ from ftlib.kinds.loading import head_modules, load_unread, merged
 from ftlib.kinds.padding import check_prompted
 from ftlib.kinds.soft_prompts import is_prompted
 from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.kinds.task_model import module_of
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
 from ftlib.progress import note
@@ -151,7 +153,7 @@ class Loop:
         decay, factors = plan.phase.tuning.layer_decay, plan.phase.tuning.rate_factors(placed, head)
         self.optimizer = build_optimizer(placed, self.settings, decay, head, plan.seed, factors)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
-        fresh = head if plan.start.fresh_head else []
+        fresh = _fresh_of(plan.start, head)
         self.renewal: int | None = getattr(plan.phase.objective, "renewal", None)
         self.teacher = Average(self.model, 0.0) if self.renewal else None
         self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
@@ -519,6 +521,14 @@ def place(model: nn.Module, compute: Compute, precision: Literal["fp32", "bf16"]
     placed = group.place(model, compute, precision)
     offloaded = compute.cpu_offload and shards_of(placed) is not None
     return read_into(placed, spans, group, torch.device("cpu") if offloaded else group.device)
+
+
+def _fresh_of(start: Checkpoint, head: Sequence[str]) -> list[str]:
+    """Return the modules of the head that are still random; of several tasks, those of the heads that are."""
+    if not start.tasks:
+        return [*head] if start.fresh_head else []
+    fresh = [module_of(task.name) for task in start.tasks if start.of_task(task.name).fresh_head]
+    return [name for name in head if name.rpartition(".")[0] in fresh]
 
 
 def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:

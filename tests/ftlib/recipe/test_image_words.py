@@ -47,6 +47,10 @@ def recipe(tmp_path: Path) -> Path:
             ["phases.0.augmentation={kind: images}", "phases.0.tuning={kind: linear_probe}"],
             r"changes rows step by step",
         ),
+        (
+            ["phases.0.augmentation={kind: images}", "phases.0.objective={kind: mixup}"],
+            r"phases\[tune\]\.augmentation: 'images' changes the rows that 'mixup' learns, but not those that it asks",
+        ),
         (["phases.0.augmentation={kind: images, crop_scale: [0.9, 0.5]}"], r"allowed are two shares of the area"),
         (["phases.0.augmentation={kind: images, flip: 2}"], r"flip"),
         (["phases.0.augmentation={kind: image}"], r"kind: got 'image'|images"),

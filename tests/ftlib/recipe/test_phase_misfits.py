@@ -11,6 +11,7 @@ from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.testing import tiny_recipe
 
+PLAIN = "{source: {kind: files, path: x}, format: {kind: plain_text, text: text}}"
 MIXED = ["phases.tune.dataset=null", "phases.tune.mixture={home: 3, away: 1}", "datasets.away.split.test=0.25"]
 
 
@@ -51,6 +52,21 @@ TASKS = [*MIXED, "datasets.home.task=home", "datasets.away.task=away", "phases.p
         ),
         (["phases.tune.mixing.batches=mixed"], "phases[tune].mixing: a batch is of one task, got away, home; set"),
         (["phases.tune.objective={kind: distillation}"], "phases[tune]: 'distillation' of task 'away' asks frozen mod"),
+        (
+            [
+                "datasets.away.format={kind: masked_text, text: text}",
+                "phases.tune.tasks={away: {objective: {kind: masked_lm}}}",
+            ],
+            "datasets: tasks have heads of their own over one body, got labeled, masked batches; a model of words or",
+        ),
+        (
+            [],
+            "interpolation: 'wise_ft' starts from weights whose head means something, but phase 'tune' starts from a n",
+        ),
+        (
+            ["phases.probe.dataset=away"],
+            "interpolation: 'wise_ft' starts from weights whose head means something, but p",
+        ),
         (["interpolation={kind: ties, seeds: [1]}"], "interpolation: the bodies of several tasks are mixed with one"),
         (["retrain.start=champion"], "retrain.start: the champion of several tasks has a head for each"),
     ],
@@ -62,7 +78,7 @@ def test_tasks_that_do_not_fit_are_told_apart(written: Path, overrides: list[str
 
 
 def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
-    recipe = loaded(written, *TASKS, "phases.tune.tasks={home: {weight: 2}}")
+    recipe = loaded(written, *TASKS, "phases.tune.tasks={home: {weight: 2}}", "interpolation={kind: off}")
     assert recipe.tasks == ("away", "home")
     away, home = recipe.of_task("away"), recipe.of_task("home")
     assert ([*away.datasets], [*home.datasets]) == (["away"], ["home"])
@@ -141,12 +157,52 @@ def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
         (["phases.tune.penalty={kind: ewc, datasets: [hom]}"], "phases[tune].penalty.datasets: 'hom' is not a dataset"),
         (["phases.tune.penalty={kind: ewc}"], "phases[tune].penalty: the Fisher information that the base model carri"),
         (["phases.tune.penalty={kind: l2_sp, alpha: -1}"], "phases[tune].penalty.alpha: input should be greater than"),
+        (
+            ["phases.tune.penalty={kind: ewc, datasets: [words]}", f"datasets.words={PLAIN}"],
+            "phases[tune].penalty.datasets: rows of 'words' are 'tokens', and the phase's model answers labeled; name",
+        ),
+        (
+            [
+                "phases.probe={name: probe, dataset: home, objective: {kind: classification}, tuning: {kind: full}, "
+                "penalty: {kind: ewc}}",
+                "prune={dataset: home, layers: 1}",
+            ],
+            "phases[probe].penalty: the Fisher information that the base model carries is of all its layers, and prune",
+        ),
+        (
+            ["phases.tune.mixing.batches=mixed", "phases.tune.objective={kind: mixup}"],
+            "phases[tune].mixing: 'mixup' asks about a whole batch first, each row once, got batches: mixed of",
+        ),
+        (
+            ["phases.tune.mixing.batches=mixed", "phases.tune.objective={kind: cosine}"],
+            "phases[tune].mixing: 'cosine' asks about a whole batch first, each row once, got batches: mixed of",
+        ),
+        (
+            ["phases.tune.early_stopping={}", "phases.tune.objective={kind: cosine}"],
+            "phases[tune].early_stopping: watches the validation loss, but 'cosine' measures it against a teacher that",
+        ),
+        (
+            ["phases.tune.optimizer.schedule=plateau", "phases.tune.objective={kind: cosine}"],
+            "phases[tune].optimizer.schedule: 'plateau' watches the validation loss, but 'cosine' measures it against",
+        ),
+        (
+            ["phases.tune.self_kl=1", "phases.tune.ema_decay=0.9", "phases.tune.batch_norm=updated"],
+            "phases[tune].self_kl: asks twice, and batch_norm: updated moves its statistics at each; set it to frozen",
+        ),
         (["phases.tune.companions={t: {phase: tun}}"], "phases[tune].companions: 'classification' asks none, got t"),
         (["phases.tune.companions={t: {phase: tune}}"], "phases[tune].companions.t: 'tune' is no end of an earlier ph"),
         (["phases.tune.scores={t: {phase: base}}"], "phases[tune].scores: 'classification' asks none, got t"),
         (
             ["prune={dataset: gone, layers: 1}"],
             "prune.dataset: 'gone' is no dataset that a phase trains on; there are ",
+        ),
+        (
+            [
+                "prune={dataset: words, layers: 1}",
+                "phases.tune.penalty={kind: ewc, datasets: [words]}",
+                f"datasets.words={PLAIN}",
+            ],
+            "prune.dataset: rows of 'words' are 'tokens', but the model that layers are removed from is that of the",
         ),
         (["prune={dataset: home}"], "prune: give `layers` or `share`, got neither"),
         (["prune={dataset: home, share: 1.5}"], "prune.share: input should be less than 1, got 1.5"),

@@ -57,6 +57,18 @@ def test_a_label_that_training_never_sees_fails(tmp_path: Path) -> None:
         check_labels(recipe(), {"mail": mail, "shifted": shifted})
 
 
+def test_a_label_to_keep_that_training_never_sees_fails(tmp_path: Path) -> None:
+    whole = recipe().model_dump(mode="json")
+    keeping = {**whole["phases"][0], "name": "keep", "penalty": {"kind": "ewc", "datasets": ["shifted"]}}
+    kept = Recipe.model_validate({**whole, "phases": [whole["phases"][0], keeping]})
+    rows = {split: tiny_rows(6, ("a", "b")) for split in ("validation", "test")}
+    shifted = prepared(tmp_path / "shifted", {**rows, "train": tiny_rows(6, ("a", "x"))})
+    both = {"mail": prepared(tmp_path / "mail"), "shifted": shifted}
+    assert check_labels(recipe(), both) == ("a", "b")
+    with pytest.raises(DataError, match=r"phases\[keep\]\.penalty\.datasets: 'shifted': labels that training never se"):
+        check_labels(kept, both)
+
+
 @pytest.mark.parametrize(
     ("metric", "one_label", "other_label"),
     [

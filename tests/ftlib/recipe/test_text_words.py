@@ -25,9 +25,11 @@ def recipe(
     datasets = {
         f"d{i}": {"source": {"kind": "files", "path": "x"}, "format": format} for i, format in enumerate(formats)
     }
-    phases = [{"name": f"p{i}", "dataset": f"d{i}", "objective": {"kind": objective}} for i in range(len(formats))]
+    phases: list[dict[str, Any]] = [
+        {"name": f"p{i}", "dataset": f"d{i}", "objective": {"kind": objective}} for i in range(len(formats))
+    ]
     for phase in phases:
-        phase["tuning"] = changes.get("tuning", {"kind": "full"})
+        phase |= {"tuning": changes.get("tuning", {"kind": "full"}), **changes.get("phase", {})}
     evaluation = {"dataset": "d0", "metrics": [{"kind": metric}], **changes.get("evaluation", {})}
     return Recipe.model_validate(
         {
@@ -58,6 +60,15 @@ def test_a_model_of_two_halves_and_one_of_a_decoder_are_told_apart(tmp_path: Pat
 def test_one_model_does_not_answer_both_sorts() -> None:
     with pytest.raises(ValidationError, match="one model must answer the batches of all"):
         recipe(SOURCES, PROMPTS)
+
+
+def test_tokens_of_two_sequences_are_no_budget_of_one() -> None:
+    budget = {"optimizer": {"batch_tokens": 512}}
+    recipe(PROMPTS, phase=budget)
+    with pytest.raises(
+        ValidationError, match=r"batch_tokens: 512 tokens are counted of rows of one sequence, but .*'d0'"
+    ):
+        recipe(SOURCES, phase=budget)
 
 
 def test_beams_are_said_where_something_is_written_and_are_part_of_what_is_asked() -> None:

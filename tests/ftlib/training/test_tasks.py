@@ -171,6 +171,8 @@ def test_a_phase_of_one_task_moves_its_head_and_the_body_as_if_it_were_alone(
     stock = train(job_of(start.of_task("topic"), parts, kept="topic", phase=alone), Workspace(tmp_path / "alone"))
     assert of_all.of_task("topic").weights == stock.weights  # to the bit
     before, after = tensors(start, "entities"), tensors(of_all, "entities")
+    assert of_all.fresh_head
+    assert {task for task in TASKS if of_all.of_task(task).fresh_head} == {"entities", "products"}
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {"classifier.weight", "classifier.bias"} | {name for name in before if "position_ids" in name}
 
@@ -210,7 +212,8 @@ def test_the_body_is_one_file_and_each_folder_is_stock(done: Checkpoint, parts: 
 
 
 def test_a_mix_is_of_the_body_and_each_head(start: Checkpoint, done: Checkpoint, tmp_path: Path) -> None:
-    settled = start.model_copy(update={"fresh_head": False})
+    tasks = tuple(task.model_copy(update={"fresh_head": False}) for task in start.tasks)
+    settled = start.model_copy(update={"fresh_head": False, "tasks": tasks})
     mix = Candidate.between(settled, done, 0.25)
     for task in TASKS:
         write_candidate(mix.of_task(task), tmp_path / task)
