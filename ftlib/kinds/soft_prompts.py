@@ -44,10 +44,10 @@ def answering_for_its_input(model: nn.Module) -> nn.Module:
 def _without_prompt(model: Any, _: object, output: Any) -> Any:
     places = model.peft_config["default"].num_virtual_tokens
     for name in _BY_TOKEN:
-        said: Tensor | None = getattr(output, name, None)
+        answers: Tensor | None = getattr(output, name, None)
         # A row's own answer has no places: rows x labels.
-        if said is not None and said.ndim == (3 if name == "logits" else 2):
-            output[name] = said[:, places:]
+        if answers is not None and answers.ndim == (3 if name == "logits" else 2):
+            output[name] = answers[:, places:]
     return output
 
 
@@ -58,12 +58,12 @@ def in_even_lengths(prompts: Sequence[Tensor], go_on: Callable[[Sequence[Tensor]
     stand further from the prompt than it did in training.
     """
     by_length: dict[int, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt), []).append(place)
+    for number, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(number)
     written: list[list[int]] = [[] for _ in prompts]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Position ids are not supported")  # of peft, which counts them itself
         for places in by_length.values():
-            for place, ids in zip(places, go_on([prompts[place] for place in places]), strict=True):
-                written[place] = ids
+            for number, ids in zip(places, go_on([prompts[number] for number in places]), strict=True):
+                written[number] = ids
     return written

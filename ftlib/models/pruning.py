@@ -166,7 +166,7 @@ def write_pruned(source: Path, target: Path, removed: Collection[int]) -> None:
     """
     stack, spans = stack_of(source), tensor_spans(source)
     left = [layer for layer in range(stack.depth) if layer not in removed]
-    places = {layer: place for place, layer in enumerate(left)}
+    places = {layer: number for number, layer in enumerate(left)}
     _check_alike(source, spans, stack, places)
     describe_pruned(source, target, removed)
     if (source / GENERATION_CONFIG).is_file():
@@ -208,12 +208,12 @@ def _check_alike(folder: Path, spans: Mapping[str, TensorSpan], stack: Stack, pl
     for span in spans.values():
         if parts := split_at_layer(span.name):
             shapes[parts[1]][parts[2]] = span.shape
-    for layer, place in places.items():
-        if shapes[layer] != shapes[place]:
+    for layer, new in places.items():
+        if shapes[layer] != shapes[new]:
             differing = sorted(
-                name for name in {*shapes[layer], *shapes[place]} if shapes[layer].get(name) != shapes[place].get(name)
+                name for name in {*shapes[layer], *shapes[new]} if shapes[layer].get(name) != shapes[new].get(name)
             )
             raise ModelError(
-                f"prune: layer {layer} of {folder} would be number {place}, which has other tensors "
+                f"prune: layer {layer} of {folder} would be number {new}, which has other tensors "
                 f"({some(differing, 3)}); keep what comes before by keep_first, or choose another model"
             )

@@ -174,15 +174,15 @@ def _confidence(recipe: Recipe) -> str:
 
 def _removed(evidence: Evidence) -> list[str]:
     """Say in a sentence which layers the base model lost before the first phase; nothing where it lost none."""
-    found = next((end.facts for end in evidence.checkpoints if "removed_layers" in end.facts), None)
-    if found is None or evidence.recipe.prune is None:
+    facts = next((end.facts for end in evidence.checkpoints if "removed_layers" in end.facts), None)
+    if facts is None or evidence.recipe.prune is None:
         return []
-    gone = str(found["removed_layers"]).replace(" ", ", ")
+    gone = str(facts["removed_layers"]).replace(" ", ", ")
     how = {
         "lowest": "change hidden states least ([block influence](https://arxiv.org/abs/2403.03853))",
         "block": "turn hidden states least together ([Gromov et al. 2024](https://arxiv.org/abs/2403.17887))",
     }[evidence.recipe.prune.choose]
-    return [f"{found['layers']} layers of the base model are left: without {gone}, counted from 0, which {how}."]
+    return [f"{facts['layers']} layers of the base model are left: without {gone}, counted from 0, which {how}."]
 
 
 def _phase(phase: Phase, evidence: Evidence) -> str:

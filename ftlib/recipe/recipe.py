@@ -101,8 +101,8 @@ class Recipe(Config):
 
     def takes_new_head(self, phase: Phase) -> bool:
         """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""
-        place = self.phases.index(phase)
-        return not self.tasks and place > 0 and not _one_model(self.kind(self.phases[place - 1]), self.kind(phase))
+        i = self.phases.index(phase)
+        return not self.tasks and i > 0 and not _one_model(self.kind(self.phases[i - 1]), self.kind(phase))
 
     @property
     def answering_phases(self) -> tuple[Phase, ...]:

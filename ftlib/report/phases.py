@@ -18,8 +18,8 @@ def learnt_in(recipe: Recipe) -> dict[str, str]:
     """
     last = {dataset: phase.name for phase in recipe.phases for dataset in phase.parts}
     order = [phase.name for phase in recipe.phases]
-    found = {name: last[e.dataset] for name, e in recipe.evaluations.items() if e.dataset in last}
-    return dict(sorted(found.items(), key=lambda item: order.index(item[1])))
+    learnt = {name: last[e.dataset] for name, e in recipe.evaluations.items() if e.dataset in last}
+    return dict(sorted(learnt.items(), key=lambda item: order.index(item[1])))
 
 
 def watched_metric(recipe: Recipe, evaluation: str) -> str:
@@ -74,13 +74,13 @@ def _change(end: Estimate | None, before: Estimate | None) -> float | None:
 
 def _backward(recipe: Recipe, earlier: Sequence[str], changes: Sequence[float | None], last: str) -> str:
     """Say the mean gain of what was learnt before the last phase, from there to the end: most often a loss."""
-    known = [change for change in changes if change is not None]
+    measured = [change for change in changes if change is not None]
     metrics = {watched_metric(recipe, name) for name in earlier}
-    if len(known) < len(earlier) or len(metrics) > 1:
+    if len(measured) < len(earlier) or len(metrics) > 1:
         return "What later phases took from what was learnt before them."
     (metric,) = metrics
     return (
-        f"Backward transfer is {signed(sum(known) / len(known))} {metric.replace('_', ' ')}: the mean over "
+        f"Backward transfer is {signed(sum(measured) / len(measured))} {metric.replace('_', ' ')}: the mean over "
         f"{', '.join(earlier)} of what {last} ends with minus what there was where it was learnt (Lopez-Paz & Ranzato "
         f"2017). {'A fall' if recipe.metric(f'{earlier[0]}/{metric}')[1].higher_is_better else 'A rise'} is forgetting."
     )

@@ -14,10 +14,10 @@ from ftlib.wording import counted
 
 def pruned_section(checkpoints: Sequence[Checkpoint], folder: Path) -> Section | None:
     """Return every layer's influence and what the model lost, the plot written to `folder`; None if nothing went."""
-    found = next((c.path / PRUNING for c in checkpoints if (c.path / PRUNING).is_file()), None)
-    if found is None:
+    record = next((c.path / PRUNING for c in checkpoints if (c.path / PRUNING).is_file()), None)
+    if record is None:
         return None
-    pruning = Pruning.model_validate_json(found.read_bytes())
+    pruning = Pruning.model_validate_json(record.read_bytes())
     number = len(pruning.removed)
     rows = [
         Row([*texts(layer, f"{influence:.4f}"), *texts(_angle(pruning, layer)), _fate(pruning, layer)])

@@ -56,6 +56,7 @@ class MlflowRun(Tracker):
 
     @override
     def show(self, state: RunState) -> None:
+        """Send what the server does not have yet: numbers, then tags and parameters, then how the run ended."""
         from mlflow.entities import Metric, Param, RunTag
 
         if not self._run_id:
@@ -90,10 +91,10 @@ class MlflowRun(Tracker):
         existing = self._client.get_experiment_by_name(experiment)
         experiment_id = existing.experiment_id if existing else self._client.create_experiment(experiment)
         mark = f"{state.recipe.name}/{state.key}"
-        found = self._client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{mark}'", max_results=1)
-        if found:
-            self._steps = {metric.key: metric.step for metric in found[0].data._metric_objs}
-        run = found[0] if found else self._client.create_run(experiment_id, tags={RUN_TAG: mark}, run_name=mark)
+        runs = self._client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{mark}'", max_results=1)
+        if runs:
+            self._steps = {metric.key: metric.step for metric in runs[0].data._metric_objs}
+        run = runs[0] if runs else self._client.create_run(experiment_id, tags={RUN_TAG: mark}, run_name=mark)
         self._run_id, self._status = run.info.run_id, run.info.status
 
     def _new(self, state: RunState) -> Iterator[tuple[str, int, float]]:

@@ -141,8 +141,8 @@ def _text(tag: str, markdown: str, step: int) -> Event:
 
 def _recipe(state: RunState) -> str:
     """Return the recipe as TensorBoard's markdown shows it, with what became of it."""
-    said: Any = state.recipe.model_dump(mode="json", exclude_unset=True)
-    lines = yaml.safe_dump(said, sort_keys=False, allow_unicode=True).splitlines()
+    asked: Any = state.recipe.model_dump(mode="json", exclude_unset=True)
+    lines = yaml.safe_dump(asked, sort_keys=False, allow_unicode=True).splitlines()
     trained = [f"- {escaped(curve.name)}: `{curve.fingerprint}`" for curve in state.curves]
     ended = [f"- published: {escaped(state.published)}"] if state.published else []
     return "\n".join([*trained, *ended, "", *(f"    {line}" for line in lines)])
@@ -152,8 +152,8 @@ def _candidates(state: RunState) -> list[Event]:
     places: dict[tuple[str, str], int] = {}
     events: list[Event] = []
     for split, metric, _, value, _, _ in state.evaluations():
-        place = places[split, metric] = places.get((split, metric), -1) + 1
-        events.append(_event(time.time(), place, {f"{metric} {split}": value}))
+        number = places[split, metric] = places.get((split, metric), -1) + 1
+        events.append(_event(time.time(), number, {f"{metric} {split}": value}))
     return events
 
 
@@ -164,7 +164,7 @@ def _table(state: RunState) -> str:
     for split, metric, candidate, value, low, high in sorted(
         state.evaluations(), key=lambda cell: cell[0] != SELECTION
     ):
-        place = places[split, metric] = places.get((split, metric), -1) + 1
+        number = places[split, metric] = places.get((split, metric), -1) + 1
         between = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
-        rows.append(f"| {split} | {escaped(metric)} | {place} | {escaped(candidate)} | {value:.4f} | {between} |")
+        rows.append(f"| {split} | {escaped(metric)} | {number} | {escaped(candidate)} | {value:.4f} | {between} |")
     return "\n".join(rows)

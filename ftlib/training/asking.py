@@ -138,11 +138,11 @@ class Asking:
     def loss(self, split: PreparedSplit, piece: Piece, augment: Augment | None = None) -> LossSum:
         """Return the objective's loss of one piece, whose rows `augment` changes first."""
         context = {} if piece.context is None else {"context": piece.context}
-        found: LossSum = self._ask(self.objective.loss, split, piece, context, augment)
+        loss: LossSum = self._ask(self.objective.loss, split, piece, context, augment)
         if piece.recalled is None:
-            return found
-        said = self._ask(partial(_answers, split.kind), split, piece, {}, augment)
-        return replace(found, total=found.total + piece.recall * _divergence(piece.recalled, said))
+            return loss
+        answers = self._ask(partial(_answers, split.kind), split, piece, {}, augment)
+        return replace(loss, total=loss.total + piece.recall * _divergence(piece.recalled, answers))
 
     @torch.no_grad()
     def _prepared(

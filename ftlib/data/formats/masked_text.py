@@ -86,14 +86,14 @@ class MaskedText(TextFormat):
         texts = [tokenizer.mask_token.join(one.parts) if one.parts else one.text for one in examples]
         cut = {"truncation": True, "max_length": self.max_tokens, "return_overflowing_tokens": True}
         split = self.special_tokens == "split" and not any(asked)
-        said = tokenizer(texts, verbose=False, split_special_tokens=split, **cut)
+        encoded = tokenizer(texts, verbose=False, split_special_tokens=split, **cut)
         pieces: list[list[Piece]] = [[] for _ in examples]
         special = {*tokenizer.all_special_ids}
-        for i, row in enumerate(cast("list[int]", said["overflow_to_sample_mapping"])):
+        for i, row in enumerate(cast("list[int]", encoded["overflow_to_sample_mapping"])):
             if asked[row] and pieces[row]:
                 continue
-            ids = cast("list[int]", said["input_ids"][i])
-            words = self._words(ids, said.word_ids(i), special)
+            ids = cast("list[int]", encoded["input_ids"][i])
+            words = self._words(ids, encoded.word_ids(i), special)
             if asked[row]:
                 words = [ASKED if id == tokenizer.mask_token_id else NO_WORD for id in ids]
             if any(word != NO_WORD for word in words):

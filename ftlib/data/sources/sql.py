@@ -175,14 +175,14 @@ def _sorted_rows(spool: Path, digests: bytearray, offsets: Sequence[int], uri: s
 
     order = np.argsort(np.frombuffer(digests, "S16"), kind="stable")
     with spool.open("rb") as stream:
-        for place in order.tolist():
-            stream.seek(offsets[place])
-            record = stream.read(offsets[place + 1] - offsets[place])
+        for number in order.tolist():
+            stream.seek(offsets[number])
+            record = stream.read(offsets[number + 1] - offsets[number])
             values = cast("dict[str, Any]", json.loads(record[1:]))
             if record[:1] == b"b":
-                yield BadRow(**{**values, "line": place + 1})
+                yield BadRow(**{**values, "line": number + 1})
             else:
-                yield Row(uri, place + 1, len(record) - 1, values)
+                yield Row(uri, number + 1, len(record) - 1, values)
 
 
 def _after_comments(query: str) -> str:

@@ -72,9 +72,9 @@ class HiddenWords(Targets):
     def tensor(self, rows: Rows, lengths: Int[np.ndarray, " rows"]) -> Tensor:
         """Return rows x tokens: each hidden token as it is, `UNTAUGHT` elsewhere."""
         meant = np.full((len(rows), int(lengths.max(initial=0))), UNTAUGHT, np.int64)
-        for row, place in zip(rows, meant, strict=True):
+        for row, ids in zip(rows, meant, strict=True):
             hidden = self._of(int(row))[1]
-            place[hidden] = self._tokens[row][hidden]
+            ids[hidden] = self._tokens[row][hidden]
         return torch.from_numpy(meant)
 
     def _of(self, row: int) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " hidden"]]:
@@ -114,10 +114,10 @@ class MaskedAnswers(Answers):
 
     @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        said, meant = hidden_tokens(model, batch)
+        logits, meant = hidden_tokens(model, batch)
         of = np.repeat(np.arange(len(rows)), batch.supervised.cpu().numpy())
-        nll = -said.double().log_softmax(-1).gather(1, meant[:, None])[:, 0].cpu().numpy()
-        right = (said.argmax(-1) == meant).cpu().numpy()
+        nll = -logits.double().log_softmax(-1).gather(1, meant[:, None])[:, 0].cpu().numpy()
+        right = (logits.argmax(-1) == meant).cpu().numpy()
         self.nll[rows] = np.bincount(of, nll, minlength=len(rows))
         self._right[rows] = np.bincount(of, right, minlength=len(rows)).astype(np.int64)
 

@@ -24,7 +24,7 @@ class HiddenPrediction(Prediction):
 
     @override
     def line(self) -> str:
-        return "\t".join(next(iter(place)) for place in self.hidden)
+        return "\t".join(next(iter(tokens)) for tokens in self.hidden)
 
 
 class HiddenPredictor(Predictor):
@@ -45,7 +45,7 @@ class HiddenPredictor(Predictor):
         words = piece.target
         assert isinstance(words, tuple)
         hidden: list[dict[str, float]] = []
-        for place in (i for i, word in enumerate(words) if word == ASKED):
-            best, ids = logits[place].softmax(-1).topk(_MOST)
+        for position in (i for i, word in enumerate(words) if word == ASKED):
+            best, ids = logits[position].softmax(-1).topk(_MOST)
             hidden.append({self.labels[int(id)]: float(p) for id, p in zip(ids, best, strict=True)})
         return HiddenPrediction(hidden=tuple(hidden))
