@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
+from typing_extensions import override
 
 from ftlib.errors import TrainingError
 
@@ -142,7 +144,26 @@ class GlobalBatch:
     """How often all rows of the part were seen before."""
 
 
-class Order:
+class _ByEpoch(ABC):
+    """Global batches in an order that is drawn anew for each epoch; the last one that was asked for is kept."""
+
+    steps_per_epoch: int
+    _epoch: int = -1
+    _batches: Sequence[GlobalBatch] = ()
+
+    @abstractmethod
+    def batches(self, epoch: int) -> list[GlobalBatch]:
+        """Return an epoch's global batches in order."""
+
+    def at(self, step: int) -> GlobalBatch:
+        """Return the global batch of a step, from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch != epoch:
+            self._epoch, self._batches = epoch, self.batches(epoch)
+        return self._batches[position]
+
+
+class Order(_ByEpoch):
     """A phase's global batches, by step: what a resumed run asks at its position and needs nothing else for."""
 
     def __init__(
@@ -161,17 +182,9 @@ class Order:
         self._passes = epoch_batches(lengths, size, seed, tokens)
         self._given = batches_of_parts(self._passes, shares)
         self.steps_per_epoch = sum(self._given)
-        self._epoch, self._batches = -1, list[GlobalBatch]()
 
-    def at(self, step: int) -> GlobalBatch:
-        """Return the global batch of a step, from 0."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._epoch != epoch:
-            self._epoch, self._batches = epoch, self.batches(epoch)
-        return self._batches[position]
-
+    @override
     def batches(self, epoch: int) -> list[GlobalBatch]:
-        """Return an epoch's global batches in order."""
         parts = np.repeat(np.arange(len(self._given)), self._given)
         # A seed that no part's rows are drawn by.
         order = np.random.default_rng([self._seed, epoch, len(self._given)]).permutation(parts)
@@ -193,7 +206,7 @@ class Order:
         return token_batches(lengths, self._tokens, self._seed, epoch, part)
 
 
-class MixedOrder:
+class MixedOrder(_ByEpoch):
     """As `Order`, of a split in which the parts' rows lie one after the other: a batch takes any of them.
 
     An epoch has as many rows as all parts together, and of each its share of them, rounded by largest remainder.
@@ -212,17 +225,9 @@ class MixedOrder:
         self._given = batches_of_parts(rows, shares)
         self._starts = np.cumsum([0, *rows])
         self.steps_per_epoch = batches_in(sum(rows), size)
-        self._epoch, self._batches = -1, list[GlobalBatch]()
 
-    def at(self, step: int) -> GlobalBatch:
-        """Return the global batch of a step, from 0."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._epoch != epoch:
-            self._epoch, self._batches = epoch, self.batches(epoch)
-        return self._batches[position]
-
+    @override
     def batches(self, epoch: int) -> list[GlobalBatch]:
-        """Return an epoch's global batches in order."""
         drawn = np.concatenate([self._drawn(part, epoch) for part in range(len(self._rows))])
         # A seed that no part's rows are drawn by.
         batches = global_batches(self._lengths[drawn], self._size, self._seed, epoch, len(self._rows))
