@@ -15,8 +15,10 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-_SCANS, _PAUSE_SECONDS = 3, 0.2
-"""Looks in a row that must find nothing: the raylet may have been starting a process when it died."""
+_SCANS, _PAUSE_SECONDS = 6, 0.3
+"""Looks in a row that must find nothing after a kill: the raylet may have been starting a process when it died."""
+_PATIENCE_SECONDS = 20.0
+"""A process that the kernel cannot end (it waits for a disk that is gone) must not keep the run from ending."""
 
 
 @contextlib.contextmanager
@@ -33,18 +35,20 @@ def guarded(folder: str) -> Generator[None]:
     try:
         yield
     finally:
-        guard.communicate()
+        guard.communicate(b"ended")  # Ray has shut down: one look is enough
 
 
 def _main(folder: str) -> None:
-    sys.stdin.buffer.read()
-    empty = 0
-    while empty < _SCANS:
+    scans = 1 if sys.stdin.buffer.read() else _SCANS
+    empty, deadline = 0, time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         left = _named(folder)
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         empty = 0 if left else empty + 1
+        if empty == scans:
+            return
         time.sleep(_PAUSE_SECONDS)
 
 
