@@ -55,7 +55,7 @@ def _crash(name: str, after: str, within: timedelta, message: str) -> Automation
             threshold=1,
             within=within,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+        actions=[ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=message, force=False)],
     )
 
 

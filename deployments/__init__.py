@@ -1,0 +1,1 @@
+"""What stands on a Prefect server and on a machine: deployments, automations, limits, and the processes they need."""
