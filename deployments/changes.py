@@ -25,6 +25,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
+from prefect.workers.process import ProcessWorker
 
 from deployments.automations import automations
 from deployments.deployment import BY_HAND, CHANGED, DATASET, Deployment, is_owner, wanted
@@ -35,6 +36,8 @@ from ftlib.errors import ConflictError
 
 SHOWN = 60
 """Characters of a value that a plan shows."""
+
+_START = "prefect.deployments.steps.set_working_directory"
 
 Kind = Literal["created", "updated", "deleted", "unchanged"]
 
@@ -97,7 +100,7 @@ def steps(client: SyncPrefectClient, environment: Environment) -> list[Step]:
     """Return everything of an environment, with what is to be done about it."""
     ours = wanted(environment)
     return [
-        _pool_step(client, environment.pool),
+        pool_step(client, environment.pool),
         *(_limit_step(client, name, limit) for name, limit in environment.limits.items()),
         *(deployment_step(client, one) for one in ours),
         *_deletions(client, environment, {one.full_name for one in ours}),
@@ -105,12 +108,15 @@ def steps(client: SyncPrefectClient, environment: Environment) -> list[Step]:
     ]
 
 
-def _pool_step(client: SyncPrefectClient, pool: WorkPool) -> Step:
+def pool_step(client: SyncPrefectClient, pool: WorkPool) -> Step:
     """Compare the work pool. Raises ConflictError for a pool of another type."""
     try:
         there = client.read_work_pool(pool.name)
     except ObjectNotFound:
-        create = WorkPoolCreate(name=pool.name, type=pool.type, concurrency_limit=pool.limit)
+        template = ProcessWorker.get_default_base_job_template() if pool.type == "process" else {}  # its worker adds it
+        create = WorkPoolCreate(
+            name=pool.name, type=pool.type, concurrency_limit=pool.limit, base_job_template=template
+        )
         return _created("work pool", pool.name, lambda: client.create_work_pool(create))
     if there.type != pool.type:
         raise ConflictError(
@@ -244,7 +250,13 @@ def write(client: SyncPrefectClient, one: Deployment, there: DeploymentResponse 
 
 def _pull_steps(home: str) -> list[dict[str, Any]]:
     """Return how a run finds its folder: the code is installed where it runs, and nothing is cloned or installed."""
-    return [{"prefect.deployments.steps.set_working_directory": {"directory": home}}]
+    return [{_START: {"directory": home}}]
+
+
+def _home(steps: list[dict[str, Any]]) -> Any:
+    """Return the folder that a run starts in; the steps as they are where they are not ours."""
+    homes = [step[_START]["directory"] for step in steps if list(step) == [_START]]
+    return homes[0] if len(homes) == len(steps) == 1 else steps
 
 
 def _paused(one: Deployment, there: DeploymentResponse | None) -> bool:
@@ -291,7 +303,7 @@ def _facts_wanted(one: Deployment, there: DeploymentResponse) -> dict[str, Any]:
         "tags": sorted(one.tags),
         "parameters": one.parameters,
         "pool": one.pool,
-        "steps": _pull_steps(one.home),
+        "home": one.home,
         "job_variables": one.job_variables,
         "limit": 1 if one.one_at_a_time else None,
         "schedules": {
@@ -313,7 +325,7 @@ def _facts_there(there: DeploymentResponse, owned: Iterable[AutomationCore]) -> 
         "tags": sorted(there.tags),
         "parameters": there.parameters,
         "pool": there.work_pool_name,
-        "steps": there.pull_steps,
+        "home": _home(there.pull_steps or []),
         "job_variables": there.job_variables,
         "limit": there.global_concurrency_limit.limit if there.global_concurrency_limit else None,
         "schedules": {

@@ -1,6 +1,7 @@
 """What a deployment on the server ought to be, as a value: made from an environment, compared and written elsewhere."""
 
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -184,7 +185,10 @@ def job_variables(environment: Environment) -> dict[str, Any]:
     """Return what the pool's job template takes: the image, and the variables of a run, secrets by their blocks."""
     pool = environment.pool
     blocks = environment.secrets.blocks
+    # A run whose worker was killed goes on, until it writes into a pipe that nobody reads any more.
+    quiet = {"stream_output": False} if pool.type == "process" else {}
     return {
+        **quiet,
         **pool.job_variables,
         **({"image": pool.image} if pool.image else {}),
         "env": {
@@ -224,11 +228,10 @@ def flow_at(entrypoint: str) -> "Flow[..., Any]":
 
 def code_version() -> str:
     """Return Réglage's version and, where it is known, the commit: 0.2.0+1a2b3c4d5e6f."""
-    commit = code_facts()["commit"]
-    if not isinstance(commit, str):
+    found = re.fullmatch(r"([0-9a-f]{7,64})(-dirty)?", str(code_facts()["commit"]))
+    if found is None:
         return ftlib.__version__
-    short, dash, rest = commit.partition("-")
-    return f"{ftlib.__version__}+{short[:12]}{dash.replace('-', '.')}{rest}"
+    return f"{ftlib.__version__}+{found[1][:12]}{'.dirty' if found[2] else ''}"
 
 
 def check_parameters(deployment: Deployment) -> None:

@@ -7,9 +7,10 @@ without a time zone or an image that is not pinned, is an error with its place i
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -32,8 +33,6 @@ VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]
 
 def _cron(cron: str) -> str:
     """Refuse what is no cron expression of minutes, and one that never comes. Raises ValueError."""
-    from datetime import UTC, datetime
-
     from prefect._vendor.croniter import croniter  # Prefect's own schedules are read by this one
 
     if len(cron.split()) != 5 and not cron.startswith("@"):
@@ -66,6 +65,19 @@ class Schedule(Config):
     """Whose clock the cron expression means, by the IANA's name; daylight saving time follows it."""
     active: bool | None = None
     """Whether it is on; null: as it is on the server, and on where it is new."""
+
+    def next_time(self, after: datetime) -> datetime:
+        """Return when it is due next, by its own clock; one that daylight saving time leaves out comes an hour later.
+
+        `after` knows its time zone.
+        """
+        from prefect._vendor.croniter import croniter
+
+        return croniter(self.cron, after.astimezone(ZoneInfo(self.timezone))).get_next(datetime)
+
+    def __str__(self) -> str:
+        """Write it as people say it."""
+        return f"{self.cron} {self.timezone}"
 
 
 class DeployedRecipe(Config):
