@@ -19,6 +19,7 @@ from ftlib.errors import RecipeError
 from ftlib.published.lineage import code_facts
 from ftlib.recipe.file import load_recipe
 from ftlib.storage.place import Place, is_remote
+from ftlib.urls import NO_SECRET_PATTERN
 
 TAG = "reglage"
 """On every deployment that is Réglage's."""
@@ -27,7 +28,7 @@ BY_HAND = "reglage deploy"
 CHANGED = "reglage.data.changed"
 """The event that says that a model's data changed."""
 DATASET = "reglage.dataset."
-"""What the event's resource begins with; behind it stands the name of the model, or of the recipe."""
+"""What the event's resource begins with; behind it stands the name of the model."""
 
 
 class Standing(NamedTuple):
@@ -153,7 +154,7 @@ def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str)
         update={
             "description": f"Keep {model} fresh, as {Path(one.recipe).name} says. {made.description}",
             "schedules": one.schedules,
-            "datasets": tuple(dict.fromkeys((model, recipe.name))) if one.event else (),
+            "datasets": (model,) if one.event else (),
             "paused": one.paused,
         }
     )
@@ -177,7 +178,7 @@ def _deployment(
         home=environment.home,
         job_variables=job_variables(environment),
         one_at_a_time=trains,
-        form=parameter_schema(loaded).model_dump(mode="json", exclude_unset=True),
+        form=without_secrets(parameter_schema(loaded).model_dump(mode="json", exclude_unset=True)),
     )
 
 
@@ -217,6 +218,21 @@ def _quoted(text: str) -> str:
 def below(home: str, path: str) -> str:
     """Return a path as a run that starts in `home` finds it from any folder; a bucket's URI as it is."""
     return path if is_remote(path) else os.path.normpath(os.path.join(home, os.path.expanduser(path)))
+
+
+def without_secrets(schema: Any) -> Any:
+    """Let no text of a form hold a URL with a user's password, or one that is signed.
+
+    Prefect keeps every parameter; its server holds them against the form before it does.
+    """
+    if isinstance(schema, list):
+        return [without_secrets(member) for member in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    part = {key: without_secrets(member) for key, member in cast("dict[str, Any]", schema).items()}
+    if part.get("type") == "string" and not {"enum", "pattern", "format"} & {*part}:
+        part["pattern"] = NO_SECRET_PATTERN
+    return part
 
 
 @cache
