@@ -50,15 +50,20 @@ class Api:
 
     def runs(self, states: tuple[str, ...], pool: str = POOL) -> list[Run]:
         """Return the runs of a work pool that are in one of these states. Raises TransientError."""
-        return [
-            Run(id=run["id"], name=run["name"], state=run["state_type"], state_name=run["state_name"] or "", state_id=id_)
-            for run in self._pages(states, pool)
-            if (id_ := run.get("state_id")) is not None
-        ]
+        return [_run(said) for said in self._pages(states, pool) if said.get("state_id")]
+
+    def run(self, id_: str) -> Run:
+        """Return one run as it is now. Raises TransientError."""
+        return _run(self._call("GET", f"/flow_runs/{id_}", None))
 
     def end_run(self, run: Run, state: str, name: str, message: str) -> None:
         """Propose a run's last state; the server keeps another that came first. Raises TransientError."""
         wanted = {"state": {"type": state, "name": name, "message": message}}
+        self._call("POST", f"/flow_runs/{run.id}/set_state", wanted)
+
+    def schedule(self, run: Run, message: str) -> None:
+        """Let a run begin again as soon as a worker is there; it finds what it finished. Raises TransientError."""
+        wanted = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message}, "force": True}
         self._call("POST", f"/flow_runs/{run.id}/set_state", wanted)
 
     def worker_polls(self, name: str, since: float, pool: str = POOL) -> bool:
@@ -97,6 +102,16 @@ class Api:
                 return json.loads(answer.read() or b"null")
         except (OSError, ValueError) as error:  # urllib's errors are OSErrors
             raise TransientError(f"{self.url}{path}: {first_line(error)}; look at the server's log") from error
+
+
+def _run(said: dict[str, Any]) -> Run:
+    return Run(
+        id=said["id"],
+        name=said["name"],
+        state=said["state_type"],
+        state_name=said["state_name"] or "",
+        state_id=said["state_id"],
+    )
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -31,12 +31,12 @@ class LostRuns:
             self._seen = {run.state_id: self._seen.get(run.state_id, 0) + 1 for run in without}
             lost = [run for run in without if at_once or self._seen[run.state_id] >= LOOKS[run.state]]
             for run in lost:
-                self._end(run)
+                self.end(run)
         except TransientError:  # the server is just starting again; there is another look
             return []
         return lost
 
-    def _end(self, run: Run) -> None:
+    def end(self, run: Run) -> None:
         if run.state == "CANCELLING":
             self.api.end_run(run, "CANCELLED", "Cancelled", "Its process is gone.")
             self.say(f"run {run.name!r} was being cancelled, and its process is gone: cancelled")
@@ -44,3 +44,17 @@ class LostRuns:
         message = "Its process is gone: it was killed, or the machine stopped. Run again, it goes on from where it was."
         self.api.end_run(run, "CRASHED", "Crashed", message)
         self.say(f"run {run.name!r} has no process any more: crashed")
+
+
+def put_back(api: Api, stopped: list[Run], say: Callable[[str], None]) -> None:
+    """Let runs that were stopped with their installation wait for the next `up`; a run that is being cancelled ends."""
+    for before in stopped:
+        try:
+            run = api.run(before.id)
+            if before.state == "CANCELLING":
+                LostRuns(api, say).end(before)
+            elif run.state in ("CRASHED", "RUNNING", "PENDING"):
+                api.schedule(run, "Stopped together with its machine's installation; it goes on when that is up again.")
+                say(f"run {run.name!r} waits for the next `reglage up`, and goes on then")
+        except TransientError as error:
+            say(f"run {before.name!r}: {error}")

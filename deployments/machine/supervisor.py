@@ -19,15 +19,16 @@ from pathlib import Path
 from types import FrameType
 
 from deployments.machine import programs
-from deployments.machine.api import Api
-from deployments.machine.lost_runs import LostRuns
+from deployments.machine.api import GOING_ON, Api, Run
+from deployments.machine.lost_runs import LostRuns, put_back
 from deployments.machine.ports import TENSORBOARD, listen
 from deployments.machine.processes import Process, end, marked, now, process
 from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
 from deployments.machine.state import Phase, State, StateFolder
-from ftlib.errors import Interrupted, StorageError
+from ftlib.errors import Interrupted, StorageError, TransientError
 from ftlib.storage.files import local_errors
+from ftlib.wording import counted
 from ftlib.workspace import exclusive
 
 START_SECONDS = 180.0
@@ -327,15 +328,47 @@ class Supervisor:
         self._phase("down")
 
     def _end_worker(self) -> None:
-        """End the worker, and with it the runs that go on: each saves what it trained, and goes on after `up`."""
+        """End the runs that go on and their worker: each saves what it trained, and waits for the next `up`.
+
+        A worker that is asked to end kills its runs at once, in the middle of a step. So it is held first, that it
+        neither starts nor kills any, and has nothing more to say once they are gone.
+        """
         service = self.state.services.get(WORKER)
-        if service and service.process and service.process.lives():
-            self._end_program(WORKER, service.process, RUN_SECONDS)
+        worker = service.process if service and service.process and service.process.lives() else None
+        if worker is not None:
+            worker.send(signal.SIGSTOP)
+        stopped = self._stop_runs()
+        if worker is not None:
+            worker.send(signal.SIGKILL)
+            worker.wait(5.0)
+            self._note(WORKER, process=None)
+        if stopped and self.state.url:
+            put_back(self.api, stopped, self.say)
+
+    def _stop_runs(self) -> list[Run]:
+        """End the processes of runs, and return the runs that were going on."""
+        going_on: list[Run] = []
+        if self.state.url and self.api.answers(2.0):
+            try:
+                going_on = self.api.runs(GOING_ON)
+            except TransientError as error:
+                self.say(f"which runs go on is not known: {error}")
         runs = [one for one in marked(self.folder.root) if one.runs_flow()]
         if runs:
-            end(runs, 0.0 if self._hurry.is_set() else RUN_SECONDS)
-        if self.state.url and self.api.answers(2.0):
-            LostRuns(self.api, self.say).look(at_once=True)
+            self.say(f"{counted(len(going_on), 'run')} ends its step and saves it, for at most {RUN_SECONDS:.0f} s")
+            self._end_runs(runs)
+        return going_on
+
+    def _end_runs(self, runs: list[Process]) -> None:
+        """Ask the processes of runs to end, all of them once the first, which each flow itself is, have ended."""
+        ids = {one.pid for one in runs}
+        flows = [one for one in runs if not one.descends_from(ids)]
+        for one in flows:
+            one.send(signal.SIGTERM)
+        deadline = time.monotonic() + RUN_SECONDS
+        while any(one.lives() for one in flows) and time.monotonic() < deadline and not self._hurry.is_set():
+            time.sleep(0.1)
+        end([one for one in marked(self.folder.root) if one.runs_flow()], 0.0 if self._hurry.is_set() else 3.0)
 
     def _end_program(self, name: str, running: Process, grace: float) -> None:
         running.send(signal.SIGTERM)
