@@ -1,4 +1,7 @@
-"""Runs whose process is gone: said to have crashed at once, by the one who can look, and not after three heartbeats."""
+"""Runs that Prefect takes for alive or for cancelled, and that are not: put right by the one who can look.
+
+Heartbeats find a dead run, too, but only after three are missing; and a cancel never reaches a run whose worker died.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deployments.machine.api import GOING_ON, Api, Run
-from deployments.machine.processes import running_flows
+from deployments.machine.processes import Process, end, running_flows
 from ftlib.errors import TransientError
 
 LOOKS = {"RUNNING": 2, "CANCELLING": 2, "PENDING": 4}
-"""In how many looks in a row a run must have no process: its worker may be about to start or to report it."""
+"""How many looks old a state must be: a worker may be about to start, to end or to report the run."""
 
 
 @dataclass
@@ -20,23 +23,36 @@ class LostRuns:
     api: Api
     say: Callable[[str], None]
     _seen: dict[str, int] = field(default_factory=dict[str, int])
-    """How often each was seen without a process, by the id of its state."""
+    """How often each state of a run was seen, by its id."""
 
-    def look(self, *, at_once: bool = False) -> list[Run]:
-        """End the runs that have no process, and return them; `at_once`: no worker lives that could be at it."""
+    def look(self, worker: Process | None = None) -> None:
+        """End the runs that have no process, and the processes of cancelled runs that no worker watches.
+
+        Where no worker lives that could be about to start a run or to report one, one look is enough.
+        """
         try:
             runs = self.api.runs(GOING_ON)
-            alive = running_flows()  # after the question: a run that ended meanwhile is asked about, none is missed
-            without = [run for run in runs if run.id not in alive]
-            self._seen = {run.state_id: self._seen.get(run.state_id, 0) + 1 for run in without}
-            lost = [run for run in without if at_once or self._seen[run.state_id] >= LOOKS[run.state]]
-            for run in lost:
-                self.end(run)
+            flows = running_flows()  # after the question: a run that ended meanwhile is asked about, none is missed
+            self._seen = {run.state_id: self._seen.get(run.state_id, 0) + 1 for run in runs}
+            for run in runs:
+                if worker is not None and self._seen[run.state_id] < LOOKS[run.state]:
+                    continue
+                if run.id not in flows:
+                    self.end(run)
+                elif run.state == "CANCELLING":
+                    self._kill_orphans(run, flows[run.id], worker)
         except TransientError:  # the server is just starting again; there is another look
-            return []
-        return lost
+            pass
+
+    def _kill_orphans(self, run: Run, processes: list[Process], worker: Process | None) -> None:
+        """End a cancelled run whose worker died: no other worker hears of the cancel."""
+        if any(worker is not None and one.descends_from({worker.pid}) for one in processes):
+            return
+        end(processes, 0.0)  # asked to end, it would say that it crashed, and be run again
+        self.end(run)
 
     def end(self, run: Run) -> None:
+        """Give a run without a process its last state."""
         if run.state == "CANCELLING":
             self.api.end_run(run, "CANCELLED", "Cancelled", "Its process is gone.")
             self.say(f"run {run.name!r} was being cancelled, and its process is gone: cancelled")

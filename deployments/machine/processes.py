@@ -103,10 +103,14 @@ def marked(folder: Path) -> list[Process]:
     ]
 
 
-def running_flows() -> set[str]:
-    """Return the ids of the flow runs that a process of this user runs."""
-    start = f"{FLOW_RUN}="
-    return {word[len(start) :] for pid in _mine() for word in _environment(pid) if word.startswith(start)}
+def running_flows() -> dict[str, list[Process]]:
+    """Return the processes of this user that run flows, or were started by one, by the id of the flow run."""
+    start, found = f"{FLOW_RUN}=", dict[str, list[Process]]()
+    for pid in _mine():
+        for word in _environment(pid):
+            if word.startswith(start) and (one := process(pid)) is not None:
+                found.setdefault(word[len(start) :], []).append(one)
+    return found
 
 
 def end(processes: Iterable[Process], grace: float) -> list[Process]:

@@ -24,8 +24,15 @@ HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 HEARTBEAT_SECONDS = 60
 """How often a run gives a sign of life. Prefect's own default, 180, finds a dead run after nine minutes only."""
 LEAST_HEARTBEAT_SECONDS = 30
-_FOREIGN = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL")
-"""Settings of whoever calls `reglage up` that name another server or database."""
+_FOREIGN = (
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+    "PREFECT_PROFILE",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "REGLAGE_DATABASE",
+    "NOTIFY_SOCKET",
+)
+"""What is in the environment of `reglage up` and is none of its programs' business: another server, a password."""
 
 
 class Program(Config):
@@ -39,7 +46,9 @@ class Program(Config):
     def digest(self) -> str:
         """Return what tells whether a process that runs was started just so, by the same versions."""
         versions = {"reglage": ftlib.__version__, "prefect": version("prefect"), "python": sys.version}
-        kept = {name: value for name, value in self.environment.items() if name.startswith(("PREFECT", "REGLAGE", "PYTHON"))}
+        kept = {
+            name: value for name, value in self.environment.items() if name.startswith(("PREFECT", "REGLAGE", "PYTHON"))
+        }
         text = json.dumps([self.command, kept, self.folder, versions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -68,8 +77,7 @@ def server(folder: StateFolder, port: int, database: str | None) -> Program:
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_API_URL": os.environ.get("PREFECT_SERVER_UI_API_URL", f"http://{HOST}:{port}/api"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": database
-        or f"sqlite+aiosqlite:///{folder.prefect_home / 'prefect.db'}",
+        "PREFECT_API_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{folder.prefect_home / 'prefect.db'}",
     }
     command = (sys.executable, "-P", "-m", "deployments.machine.server")
     return Program(command=command, environment=_environment(folder, settings), folder=str(folder.root))
@@ -108,7 +116,10 @@ def tensorboard(folder: StateFolder, port: int) -> Program | None:
 def setup(folder: StateFolder, url: str, recipes: tuple[Path, ...]) -> Program:
     """Return the program that brings pool, deployments, limits and automations up to date."""
     command = (sys.executable, "-P", "-m", "deployments.machine.setup", *map(str, recipes))
-    environment = client_settings(folder, url) | {"REGLAGE_HOME": str(folder.home), "REGLAGE_VERSION": ftlib.__version__}
+    environment = client_settings(folder, url) | {
+        "REGLAGE_HOME": str(folder.home),
+        "REGLAGE_VERSION": ftlib.__version__,
+    }
     return Program(command=command, environment=environment, folder=str(folder.home))
 
 

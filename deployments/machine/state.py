@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from deployments.machine.ports import HOST
 from deployments.machine.processes import Process
 from ftlib.config import Config
 from ftlib.errors import StorageError
@@ -64,7 +65,7 @@ class State(Config):
     @property
     def url(self) -> str | None:
         """Return where Prefect's pages are."""
-        return self.port and f"http://127.0.0.1:{self.port}"
+        return f"http://{HOST}:{self.port}" if self.port else None
 
     def serves(self) -> bool:
         """Say whether `reglage up` runs."""
@@ -84,7 +85,7 @@ class StateFolder:
     """The folder of one installation's state."""
 
     def __init__(self, home: Path) -> None:
-        self.home = home.absolute()
+        self.home = home.resolve()  # one home has one name, whatever leads there
         self.root = self.home / FOLDER
         self.prefect_home = self.root / "prefect"
         self.curves = self.root / "tensorboard"

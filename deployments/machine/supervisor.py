@@ -20,12 +20,14 @@ from types import FrameType
 
 from deployments.machine import programs
 from deployments.machine.api import GOING_ON, Api, Run
+from deployments.machine.database import check_database
 from deployments.machine.lost_runs import LostRuns, put_back
-from deployments.machine.ports import TENSORBOARD, listen
-from deployments.machine.processes import Process, end, marked, now, process
+from deployments.machine.ports import HOST, TENSORBOARD, listen
+from deployments.machine.processes import Process, end, listens, marked, now, process
 from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
 from deployments.machine.state import Phase, State, StateFolder
+from deployments.machine.systemd import notify
 from ftlib.errors import Interrupted, StorageError, TransientError
 from ftlib.storage.files import local_errors
 from ftlib.wording import counted
@@ -46,6 +48,8 @@ LOST_SECONDS = 20.0
 """How often runs without a process are looked for."""
 LONGEST_LOG = 20_000_000
 """Bytes of a log above which it is put aside when its program starts."""
+
+BOARD_TRIES = 5
 
 SERVER, WORKER, BOARD = "server", "worker", "tensorboard"
 
@@ -69,6 +73,11 @@ class _Child:
             self.popen.poll()  # else it stays a zombie
         return self.process is not None and self.process.lives()
 
+    @property
+    def pid(self) -> int:
+        """Return its number; -1 where it never ran."""
+        return -1 if self.process is None else self.process.pid
+
     def ended(self) -> str:
         """Say how it ended, where that is known."""
         code = None if self.popen is None else self.popen.poll()
@@ -85,6 +94,9 @@ class Supervisor:
     say: Callable[[str], None]
     port: int | None = None
     database: str | None = None
+    """PostgreSQL's URL; None for SQLite."""
+    database_given: bool = False
+    """Whether somebody chose it just now; else it is the one of last time."""
     recipes: tuple[Path, ...] = ()
     state: State = field(default_factory=State)
     _children: dict[str, _Child] = field(default_factory=dict[str, _Child])
@@ -103,14 +115,18 @@ class Supervisor:
         with ExitStack() as held:
             held.enter_context(exclusive(self.folder.lock, wait=False))
             self.state = self.folder.read()
-            self.database = self.database or self.state.database
+            if not self.database_given:
+                self.database = self.state.database
+            check_database(self.database)
             self._take_port()
             held.enter_context(self._signals())
             try:
                 self._start()
+                notify("READY=1")
                 ready(self.state)
                 self._watch()
             finally:
+                notify("STOPPING=1")
                 self._end()
 
     def clear(self) -> bool:
@@ -126,15 +142,18 @@ class Supervisor:
 
     def _start(self) -> None:
         self._phase("starting", supervisor=process(os.getpid()), database=self.database)
+        for name in self.state.services:
+            self.state = self.state.with_service(name, restarts=0)
         self._plan()
         self._leftovers()
         for name in (SERVER, BOARD):
             self._begin(name)
         self._await(SERVER, lambda: self.api.answers(2.0))
         self._set_up()
-        LostRuns(self.api, self.say).look(at_once=True)
+        self._settle_board()
         asked = time.time() - 1.0
         if not self._children[WORKER].lives():
+            LostRuns(self.api, self.say).look()
             self._begin(WORKER)
             self._await(WORKER, lambda: self.api.worker_polls(programs.worker_name(self.folder), asked))
         self._phase("up")
@@ -159,27 +178,31 @@ class Supervisor:
     def _plan(self) -> None:
         """Say what is to run."""
         assert self.port is not None
-        board_port = self._board_port()
-        self.state = self.state.model_copy(update={"port": self.port, "tensorboard_port": board_port})
-        board = programs.tensorboard(self.folder, board_port)
-        board_url = None if board is None else f"http://127.0.0.1:{board_port}"
-        url = self.state.url or ""
-        self._children = {
-            SERVER: _Child(programs.server(self.folder, self.port, self.database)),
-            WORKER: _Child(programs.worker(self.folder, url, board_url)),
-        }
-        if board is not None:
-            self._children[BOARD] = _Child(board)
-        missing = "" if board else "not installed: pip install tensorboard"
-        self.state = self.state.with_service(SERVER, url=url).with_service(BOARD, url=board_url, note=missing)
+        self.state = self.state.model_copy(update={"port": self.port}).with_service(SERVER, url=self._url)
+        self._children = {SERVER: _Child(programs.server(self.folder, self.port, self.database))}
+        self._plan_board()
+        board_url = self.state.services[BOARD].url
+        self._children[WORKER] = _Child(programs.worker(self.folder, self._url, board_url))
 
-    def _board_port(self) -> int:
-        """Return TensorBoard's port: it takes no socket, so another may still be quicker, and then it gets the next."""
+    def _plan_board(self) -> None:
+        """Say where TensorBoard is to run: it takes no socket, so another may be quicker, and then it gets the next."""
         before, left = self.state.tensorboard_port, self.state.services.get(BOARD)
         if before and left and left.process and left.process.lives():
-            return before
-        with listen(None, before, TENSORBOARD) as probe:
-            return int(probe.getsockname()[1])
+            port = before
+        else:
+            with listen(None, before, TENSORBOARD) as probe:
+                port = int(probe.getsockname()[1])
+        board = programs.tensorboard(self.folder, port)
+        if board is None:
+            self.state = self.state.with_service(BOARD, url=None, note="not installed: pip install tensorboard")
+            return
+        self._children[BOARD] = _Child(board)
+        self.state = self.state.model_copy(update={"tensorboard_port": port})
+        self.state = self.state.with_service(BOARD, url=f"http://{HOST}:{port}", note="")
+
+    @property
+    def _url(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
     def _leftovers(self) -> None:
         """Take over what an earlier `up` left and runs as wanted; end the rest of it, but no run."""
@@ -246,6 +269,22 @@ class Supervisor:
             self._pause(LOOK_SECONDS)
         child.answered = True
 
+    def _settle_board(self) -> None:
+        """See to it that TensorBoard has a port before the worker tells it to runs; without one it goes on alone."""
+        for _ in range(BOARD_TRIES):
+            child, deadline = self._children.get(BOARD), time.monotonic() + STOP_SECONDS
+            while child is not None and child.lives() and time.monotonic() < deadline:
+                if (self.state.tensorboard_port or 0) in {port for _, _, port in listens([child.pid])}:
+                    break
+                self._pause(LOOK_SECONDS)
+            if child is None or child.lives():
+                break
+            self._plan_board()
+            self._begin(BOARD)
+        board_url = self.state.services[BOARD].url
+        if not self._children[WORKER].lives():
+            self._children[WORKER] = _Child(programs.worker(self.folder, self._url, board_url))
+
     def _set_up(self) -> None:
         """Bring deployments, limits and automations up to date. Raises StorageError for what the program says."""
         program = programs.setup(self.folder, self.state.url or "", self.recipes)
@@ -283,7 +322,7 @@ class Supervisor:
             for name, child in self._children.items():
                 self._keep(name, child)
             if time.monotonic() >= next_look:
-                lost.look()
+                lost.look(self._children[WORKER].process)
                 next_look = time.monotonic() + LOST_SECONDS
 
     def _keep(self, name: str, child: _Child) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option
-from ftlib.errors import BusyError, ReglageError, StorageError
-from ftlib.storage.files import local_errors
+from ftlib.errors import BusyError, RecipeError, ReglageError
+from ftlib.storage.files import appearing, local_errors, private_folder
 
 if TYPE_CHECKING:
     from deployments.machine.state import State, StateFolder
@@ -41,22 +42,39 @@ home_option = click.option(
     help="postgresql+asyncpg://user@host/name, or `sqlite`. By default the one of last time, or SQLite.",
 )
 @click.option("--detach", is_flag=True, help="Return when everything answers; `reglage down` stops it.")
+@click.option(
+    "--systemd",
+    type=UserPath(dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Start nothing; write a user's systemd unit that does, or print it with `-`.",
+)
 @home_option
 @json_option
 def up(
-    recipes: tuple[Path, ...], port: int | None, database: str | None, detach: bool, home: Path, as_json: bool
+    recipes: tuple[Path, ...],
+    port: int | None,
+    database: str | None,
+    detach: bool,
+    systemd: Path | None,
+    home: Path,
+    as_json: bool,
 ) -> None:
     """Start what deployed runs need on this machine, and watch it: Prefect's server, worker, deployments, TensorBoard.
 
-    Deploys each RECIPE. Ctrl-C stops everything; what was trained is kept.
+    Deploys each RECIPE. Ctrl-C stops everything: runs save what they trained, and go on at the next `up`.
     """
+    from deployments.machine.database import database_url
     from deployments.machine.state import StateFolder
     from deployments.machine.supervisor import Supervisor
 
-    folder = StateFolder(home)
+    folder, url = StateFolder(home), database_url(database)
     for recipe in recipes:
         if not recipe.is_file():
-            raise StorageError(f"{recipe} is not there; give the path of a recipe")
+            raise RecipeError(f"{recipe} is not there; give the path of a recipe")
+    if systemd is not None:
+        words = [*(str(recipe.absolute()) for recipe in recipes), *([] if port is None else ["--port", str(port)])]
+        _write_unit(folder, words, database, systemd, as_json)
+        return
     state = _running(folder)
     if state is None and detach:
         state = _detached(folder, recipes, port, database)
@@ -72,7 +90,8 @@ def up(
     def say(line: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
 
-    supervisor = Supervisor(folder, say, port, database, recipes)
+    absolute = tuple(recipe.absolute() for recipe in recipes)
+    supervisor = Supervisor(folder, say, port, url, database is not None, absolute)
     supervisor.serve(ready)
     emit("down", _record(folder, supervisor.state), as_json)
 
@@ -116,6 +135,36 @@ def status(home: Path, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
+def _write_unit(folder: StateFolder, words: list[str], database: str | None, file: Path, as_json: bool) -> None:
+    """Write or print a systemd unit, and say what to do with it."""
+    from deployments.machine.systemd import complaints, unit
+
+    kept = {name: os.environ[name] for name in ("PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES") if name in os.environ}
+    text = unit(folder, words, kept | ({"REGLAGE_DATABASE": database} if database else {}))
+    if str(file) == "-":
+        emit(text.rstrip("\n"), {"unit": text}, as_json)
+        return
+    with local_errors(file):
+        private_folder(file.parent)
+        with appearing(file) as stream:
+            stream.write(text.encode())
+        file.chmod(0o600)  # it may hold the database's password
+    said = complaints(file)
+    if said:
+        click.echo(f"note: systemd-analyze: {said}", err=True)
+    name = file.stem
+    steps = [
+        "systemctl --user daemon-reload",
+        f"systemctl --user enable --now {name}",
+        "loginctl enable-linger  # it starts with the machine, and not with your first login",
+    ]
+    emit(
+        "\n".join((f"{file} is written; next:", *(f"  {step}" for step in steps))),
+        {"unit": text, "file": str(file), "complaints": said},
+        as_json,
+    )
+
+
 def _running(folder: StateFolder) -> State | None:
     """Return the state of a `reglage up` that runs here, once it is up; None if none does."""
     deadline = time.monotonic() + DETACH_SECONDS
@@ -137,8 +186,6 @@ def _detached(folder: StateFolder, recipes: tuple[Path, ...], port: int | None, 
     words += [] if port is None else ["--port", str(port)]
     with local_errors(log), log.open("ab") as stream:
         begin = stream.tell()
-        import os
-
         environment = {**os.environ, **({"REGLAGE_DATABASE": database} if database else {})}  # `ps` shows arguments
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "ftlib", *words],
@@ -216,8 +263,7 @@ def _record(folder: StateFolder, state: State) -> dict[str, Any]:
             }
         except TransientError:
             runs = None
-    needed = [name for name, service in services.items() if name != "tensorboard" or service["url"]]
-    answers = runs is not None and all(services[name]["runs"] for name in needed)
+    answers = runs is not None and services.get("worker", {}).get("runs", False)  # TensorBoard is no part of a run
     return {
         "up": state.serves() and state.phase == "up" and answers,
         "home": str(folder.home),
