@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deployments.machine.api import GOING_ON, Api, Run
-from deployments.machine.processes import Process, end, running_flows
+from deployments.machine.processes import Process, kill, running_flows
 from ftlib.errors import TransientError
 
 LOOKS = {"RUNNING": 2, "CANCELLING": 2, "PENDING": 4}
@@ -48,7 +48,7 @@ class LostRuns:
         """End a cancelled run whose worker died: no other worker hears of the cancel."""
         if any(worker is not None and one.descends_from({worker.pid}) for one in processes):
             return
-        end(processes, 0.0)  # asked to end, it would say that it crashed, and be run again
+        kill(processes)  # asked to end, it would say that it crashed, and be run again
         self.end(run)
 
     def end(self, run: Run) -> None:

@@ -120,11 +120,17 @@ def end(processes: Iterable[Process], grace: float) -> list[Process]:
         one.send(signal.SIGTERM)
     deadline = time.monotonic() + grace
     late = [one for one in asked if not one.wait(deadline - time.monotonic())]
-    for one in late:
-        one.send(signal.SIGKILL)
-    for one in late:
-        one.wait(5.0)
+    kill(late)
     return late
+
+
+def kill(processes: Iterable[Process]) -> None:
+    """End processes without asking, and wait until they are gone."""
+    asked = list(processes)
+    for one in asked:
+        one.send(signal.SIGKILL)
+    for one in asked:
+        one.wait(5.0)
 
 
 def command(pid: int) -> str:

@@ -51,7 +51,8 @@ def complaints(file: Path) -> str | None:
         environment = {"XDG_RUNTIME_DIR": folder, **os.environ}
         command = [program, "--user", "verify", str(file.absolute())]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    return done.stderr.strip() if done.returncode else ""
+    about = [line for line in done.stderr.splitlines() if file.name in line]  # it also talks of other units
+    return "; ".join(about) or (done.stderr.strip() if done.returncode else "")
 
 
 def notify(word: str) -> None:
