@@ -27,6 +27,9 @@ class LazyGroup(ReglageGroup):
         "lineage": "flows.command_line.lineage",
         "look": "flows.command_line.look",
         "deploy": "flows.command_line.deploy",
+        "up": "flows.command_line.up",
+        "down": "flows.command_line.up",
+        "status": "flows.command_line.up",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
