@@ -10,6 +10,7 @@ from flows.command_line.console import emit, json_option
 from flows.command_line.registry_options import aliases_of, facts, open_registry, registry_options, table
 from ftlib.data.row_keys import row_key
 from ftlib.errors import StorageError
+from ftlib.origin import UNKNOWN
 from ftlib.published.ancestry import Ancestry
 from ftlib.published.row_search import Holdings, Wanted, find_rows
 from ftlib.registry import ModelRegistry
@@ -88,6 +89,7 @@ def _print(version: Version, manifest: Manifest, parents: list[str]) -> None:
 def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
     """Return what a version was made from, a row a fact."""
     base, weights, code = (lineage.get(part) or {} for part in ("base_model", "weights", "code"))
+    commit, lock = (code.get(name) or UNKNOWN for name in ("commit", "lock_sha256"))
     ends = [weights.get("start"), weights.get("end"), *(weights.get("siblings") or ())]
     return [
         ["made from", ", ".join(parents) or "no version of this registry"],
@@ -99,7 +101,7 @@ def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
         ["recipe", _short(lineage.get("recipe_digest"))],
         ["weights", f"{_short(weights.get('published'))}: {weights.get('candidate')}"],
         ["mixed from", ", ".join(_short(end) for end in ends if end)],
-        ["code", f"reglage {code.get('reglage')}, commit {code.get('commit')}, lock {_short(code.get('lock_sha256'))}"],
+        ["code", f"reglage {code.get('reglage')}, commit {commit}, lock {_short(lock)}"],
     ]
 
 
