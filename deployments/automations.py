@@ -1,7 +1,9 @@
 """What Prefect's server does by itself, installed or brought up to date: `python deployments/automations.py`.
 
 Without these a run whose worker died stays Running for ever, and one whose worker died while it started stays Pending
-and keeps its deployment's only slot. Running it again changes nothing.
+and keeps its deployment's only slot. One that crashed is run again, by the server alone: the same run, so with the
+same page and parameters, and Prefect's own count of its attempts, which outlives every process, says when to stop.
+Running this again changes nothing.
 """
 
 from datetime import timedelta
@@ -18,6 +20,12 @@ BEATS = 3
 
 START = timedelta(minutes=15)
 """How long a run may be Pending: a worker that pulls a large image first needs some minutes."""
+
+AGAIN = 2
+"""How often a run that crashed is run again by itself."""
+
+RESUMING = ("finetune", "retrain", "evaluate", "interpolate")
+"""The flows that go on from where they were. One that moves an alias is for a person to repeat: it may be too late."""
 
 
 def automations() -> list[AutomationCore]:
@@ -39,7 +47,41 @@ def automations() -> list[AutomationCore]:
             within=START,
             message=f"Pending for {START}: the worker died while it started the run. Run it again.",
         ),
+        _run_again("reglage: crashed runs go on"),
     ]
+
+
+def _run_again(name: str) -> AutomationCore:
+    """Schedule a crashed run again, while its count says so; one that failed or was cancelled is not Crashed."""
+    return AutomationCore(
+        name=name,
+        trigger=EventTrigger(
+            match=ResourceSpecification(
+                {
+                    "prefect.resource.id": ["prefect.flow-run.*"],
+                    "prefect.run-count": [str(attempt) for attempt in range(1, AGAIN + 1)],
+                }
+            ),
+            match_related=[
+                ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": [*RESUMING]}),
+                ResourceSpecification({"prefect.resource.role": ["deployment"]}),  # no worker starts a run without one
+            ],
+            expect={"prefect.flow-run.Crashed"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="AwaitingRetry",
+                state=StateType.SCHEDULED,
+                message=f"Its process was gone. It is run again by itself, {AGAIN} times at most, and goes on from "
+                "where it was.",
+                force=False,
+            )
+        ],
+    )
 
 
 def _crash(name: str, after: str, within: timedelta, message: str) -> AutomationCore:

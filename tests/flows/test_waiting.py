@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.states import Completed
@@ -39,7 +39,7 @@ def server() -> Iterator[None]:
 
 
 @flow(name="retrain", persist_result=True)
-def asks(recipe: str, work: str, version: int, override: str = "seed=0") -> Challenge:
+def asks(recipe: str, work: str, version: int, override: str = "seed=0") -> State[Any]:
     """What `retrain` does from its question on; the training came before."""
     r, place = load_recipe(Path(recipe), [override]), Workspace(work)
     registry = ModelRegistry(r.publish.to.store())
@@ -64,7 +64,8 @@ def asks(recipe: str, work: str, version: int, override: str = "seed=0") -> Chal
     with one_at_a_time(NAME):
         approval, shown_hold = ask(judged, place)
     with one_at_a_time(NAME):
-        return before_it_moves(judged) or settle(r, Runner(place), judged, approval, shown_hold)
+        settled = before_it_moves(judged) or settle(r, Runner(place), judged, approval, shown_hold)
+    return Completed(name=settled.title, data=settled)
 
 
 class Site:
@@ -132,7 +133,8 @@ def test_a_newer_retraining_takes_the_older_one_s_place_and_both_pages_say_so(si
     assert str(newer.id) in page
     assert f"{NAME}@2 stays in the registry" in page
     assert "it is better" in page  # what it had found is not lost
-    assert f"takes the place of {older.name} ({older.id})" in site.page(newer)
+    assert f"takes the place of [{older.name}]" in site.page(newer)
+    assert str(older.id) in site.page(newer)
     assert site.answer(older) == "ABORT"
     assert site.answer(newer) == "ACCEPT"
     assert site.go_on(newer).what == "promoted"
