@@ -5,17 +5,17 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.flow_runs import suspend_flow_run
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.approval import Approval, asks_a_person, one_at_a_time
+from flows.approval import asks_a_person, one_at_a_time
 from flows.challenge import challenge, settle
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
 from flows.one_line_errors import one_line_errors
-from flows.retrain_page import markdown, show_retraining
-from flows.run_page import PageProgress, RunPage, report_url
+from flows.retrain_page import show_retraining
+from flows.run_page import PageProgress, RunPage
 from flows.tracked import tracked
+from flows.waiting import ask, taken_over
 from ftlib.progress import listen
 from ftlib.workspace import Workspace, exclusive
 
@@ -37,7 +37,8 @@ def retrain(
     """Retrain a model if its sources hold something new, and let the result challenge the version in place.
 
     Returns a Completed state with a Challenge; it is named Skipped where there was no reason to train, Not promoted
-    where the gate or a person said no, Promoted otherwise. All three are normal ends.
+    where the gate or a person said no, Held where a person's rollback holds promotions, Superseded where a newer
+    retraining asks in its place, Promoted otherwise. All five are normal ends.
 
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees. Its `retrain` part holds the rules.
@@ -47,21 +48,20 @@ def retrain(
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
     r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
-    place, approval = Workspace(work), None
+    place, approval, shown_hold = Workspace(work), None, None
     lock = place.root / "runs" / f"{r.name}.lock"
-    with (
-        one_at_a_time(r.publish.name),
-        exclusive(lock, wait=True),
-        listen(PageProgress(r.name)),
-        tracked(tracking, r, place, RunPage(r.name, r.datasets)) as run,
-    ):
-        judged = challenge(r, run, str(flow_run.id))
-    show_retraining(judged, run.work)
-    if judged.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process
-        case = markdown(judged, report_url(r.name))
-        approval = suspend_flow_run(wait_for_input=Approval.asking(case), timeout=Approval.seconds)
     with one_at_a_time(r.publish.name):
-        settled = settle(r, run, judged, approval)
+        with (
+            exclusive(lock, wait=True),
+            listen(PageProgress(r.name)),
+            tracked(tracking, r, place, RunPage(r.name, r.datasets)) as run,
+        ):
+            judged = challenge(r, run, str(flow_run.id))
+        show_retraining(judged, run.work)
+        if judged.what == "waiting" and asks_a_person(r):  # while it waits it holds no slot, no lock, no process
+            approval, shown_hold = ask(judged, run.work)
+    with one_at_a_time(r.publish.name):
+        settled = taken_over(judged) or settle(r, run, judged, approval, shown_hold)
     settled.write(run.work.root / "runs" / r.name)
     show_retraining(settled, run.work)
     return Completed(name=settled.title, message=f"{settled.title}: {'; '.join(settled.reasons)}", data=settled)
