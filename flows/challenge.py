@@ -91,7 +91,7 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     )
     if nothing := nothing_to_read(listing.changes, so_far.champion):
         return so_far.model_copy(update={"reasons": nothing.reasons, "worth": nothing})
-    folder = champion.pull(registry, run) if champion else None
+    folder = champion.pull(registry, run.work) if champion else None
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
     names = labels_of(folder) if folder and not r.tasks else ()
@@ -164,9 +164,10 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     first = evidence.checkpoints[-1]
     tasks = {task.name: task.labels for task in first.tasks}
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=first.labels, tasks=tasks)
-    folder = champion.pull(registry, run)
+    folder = champion.pull(registry, run.work)
     cells = measured(r, run, data, folder)
-    differences, left_out = against_champion(evidence, cells, run, champion.trained_on(folder))
+    ours, trained = evidence.selection.chosen.name, champion.trained_on(folder)
+    differences, left_out = against_champion(ours, evidence.final, r, cells, run.work, trained)
     compared = r.retrain.compare or r.select.by
     verdict = worth_promoting(differences, r.retrain, compared, r.metric(compared)[1])
     note = [f"{counted(left_out, 'held-out row')} that the champion was trained on left out"] if left_out else []

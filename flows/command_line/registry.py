@@ -11,6 +11,7 @@ import click
 from flows.command_line.aliases import history, promote, rollback
 from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.export import export
+from flows.command_line.publish import publish
 from flows.command_line.registry_options import (
     aliases_of,
     facts,
@@ -32,10 +33,10 @@ from ftlib.wording import counted
 
 @click.group()
 def registry() -> None:
-    """List, check, copy and collect published versions, and move what their aliases mean."""
+    """Publish, list, check, copy and collect versions, and move what their aliases mean."""
 
 
-for command in (promote, rollback, history, fsck, gc, export):
+for command in (publish, promote, rollback, history, fsck, gc, export):
     registry.add_command(command)
 
 
