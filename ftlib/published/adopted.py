@@ -158,7 +158,9 @@ def _merged(record: Mapping[str, Any] | None) -> list[str]:
     if record is None:
         return []
     method = dict(record.get("merge") or {})
-    numbers = ", ".join(f"{name} {value}" for name, value in method.items() if name != "kind" and value is not None)
+    numbers = ", ".join(
+        f"{name} {value}" for name, value in method.items() if name != "kind" and value not in (None, {}, [])
+    )
     how = f"{method.get('kind')}{f' ({numbers})' if numbers else ''}"
     rows = [
         [str(part.get("name")), str(part.get("weights") or "not on record")] for part in record.get("checkpoints") or []
