@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from flows.approval import Approval
 from flows.champion import InPlace, against_champion, in_place, measured
 from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
+from flows.run_record import remember
 from flows.steps import Data, find_best, inputs, prepare, publish
 from ftlib.config import Config
 from ftlib.data.identity import identities
@@ -27,7 +28,7 @@ from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
 from ftlib.wording import counted
-from ftlib.workspace import write_durably
+from ftlib.workspace import Workspace, write_durably
 from tasks.runner import Runner, StageRun
 
 ATTEMPTS = 3
@@ -78,13 +79,15 @@ class Challenge(Config):
         if self.report:
             write_durably(folder / "report.html", (self.report.path / self.report.html).read_bytes())
         write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
+        if self.steps:
+            remember(folder, self.steps)
 
 
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
     check_registry(r)
     registry = ModelRegistry(r.publish.to.store())
-    listing = list_sources(r, registry.store, run.work.root / "listings" / f"{run_id}.json")
+    listing = list_sources(r, registry.store, listing_of(run.work, run_id))
     champion = in_place(registry, r)
     so_far = Challenge(
         recipe=r, what="skipped", reasons=(), listing=listing, champion=champion.facts if champion else None
@@ -112,6 +115,11 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     if isinstance(result, Refusal):
         return so_far.ended("not_promoted", *result.reasons)
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
+
+
+def listing_of(work: Workspace, run_id: str) -> Path:
+    """Return where a retraining keeps what it saw first, until it is settled: while it is there, the run may go on."""
+    return work.root / "listings" / f"{run_id}.json"
 
 
 def _starting(r: Recipe, champion: Path | None) -> Recipe:

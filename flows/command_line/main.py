@@ -26,6 +26,7 @@ class LazyGroup(ReglageGroup):
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
         "look": "flows.command_line.look",
+        "work": "flows.command_line.work",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

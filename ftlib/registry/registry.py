@@ -12,6 +12,7 @@ promote   create aliases/<alias>/<n+1>, unless somebody else has
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -163,6 +164,8 @@ class ModelRegistry(RegistryReader):
         version = self.resolve(spec)
         target = cache / version.manifest
         self.pull(version, target)
+        with local_errors(target):
+            os.utime(target)  # what is used is not collected
         return target
 
     def verify(self, version: Version, key: PublicKey | None = None) -> list[Fault]:

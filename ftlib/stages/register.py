@@ -85,6 +85,7 @@ def published_before(job: Job, work: Workspace, registry: ModelRegistry) -> Mode
     if stored is None or stored.manifest != record.manifest:
         (record.path / RECORD).unlink(missing_ok=True)
         return None
+    work.touch(job)
     return record.model_copy(update={"created": False})
 
 
