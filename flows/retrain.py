@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.approval import asks_a_person, one_at_a_time
-from flows.challenge import challenge, settle
+from flows.challenge import challenge, listing_of, settle
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
 from flows.one_line_errors import one_line_errors
 from flows.retrain_page import show_retraining
@@ -63,5 +63,6 @@ def retrain(
     with one_at_a_time(r.publish.name):
         settled = taken_over(judged) or settle(r, run, judged, approval, shown_hold)
     settled.write(run.work.root / "runs" / r.name)
+    listing_of(run.work, str(flow_run.id)).unlink(missing_ok=True)
     show_retraining(settled, run.work)
     return Completed(name=settled.title, message=f"{settled.title}: {'; '.join(settled.reasons)}", data=settled)

@@ -31,6 +31,7 @@ class LazyGroup(ReglageGroup):
         "down": "flows.command_line.up",
         "status": "flows.command_line.up",
         "init": "flows.command_line.init",
+        "work": "flows.command_line.work",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

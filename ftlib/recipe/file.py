@@ -73,7 +73,6 @@ def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise RecipeError(f"{path}: cannot be read: {reason}; give the path of {what}, a YAML file") from None
         ours = path.stem in examples() and isinstance(error, FileNotFoundError)
         hint = f"; `reglage init --example {path.stem}` writes the one that Réglage brings" if ours else ""
         raise RecipeError(f"{path}: cannot be read: {reason}; give the path of {what}, a YAML file{hint}") from None
