@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import monotonic
 from uuid import UUID
 
@@ -158,7 +159,9 @@ class RunPage:
     def __call__(self, step: Step, output: Artifact) -> None:
         """Take what a stage made."""
         if isinstance(output, Report):
-            show_markdown(artifact_key("report", self.run), inlined(output), f"Report of {self.run}")
+            show_markdown(
+                artifact_key("report", self.run), inlined(output.path / output.markdown), f"Report of {self.run}"
+            )
         elif isinstance(output, RawDataset):
             self._raw[step.which] = output
         elif isinstance(output, PreparedDataset):
@@ -176,16 +179,19 @@ def report_url(run: str) -> str | None:
     return f"{pages}/artifacts/artifact/{artifact}" if artifact and pages else None
 
 
-def inlined(report: Report) -> str:
-    """Return the report's markdown with each plot it shows as a data URI, so that the page needs no other file."""
-    markdown = (report.path / report.markdown).read_text(encoding="utf-8")
+def inlined(page: Path) -> str:
+    """Return a page's markdown with each plot beside it as a data URI, so that it needs no other file.
+
+    Plots are left out of a page that would be too large with them.
+    """
+    markdown = page.read_text(encoding="utf-8")
 
     def data_uri(match: re.Match[str]) -> str:
-        path = report.path / match["file"]
-        if match["file"] not in report.plots or path.suffix not in _TYPES:
+        path = page.with_name(match["file"])
+        if path.suffix not in _TYPES or not path.is_file():
             return match[0]
         encoded = base64.b64encode(path.read_bytes()).decode()
         return f"![{match['text']}](data:{_TYPES[path.suffix]};base64,{encoded})"
 
-    whole = re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[^)]+)\)", data_uri, markdown)
+    whole = re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[\w.-]+)\)", data_uri, markdown)
     return whole if len(whole) <= LARGEST_MARKDOWN else markdown

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -16,9 +17,12 @@ from prefect.client.schemas.objects import Artifact, State
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import run_page
+from flows.command_line.main import main
+from flows.evaluate import evaluate
 from flows.finetune import finetune
+from flows.interpolate import interpolate
 from flows.run_page import PageProgress, show_markdown
-from ftlib.errors import BusyError, DataError, Interrupted, ModelError, TransientError
+from ftlib.errors import BusyError, DataError, Interrupted, ModelError, RecipeError, TransientError
 from ftlib.fingerprint import Job
 from ftlib.progress import emit, listen
 from ftlib.registry.outcome import ModelVersion, Refusal
@@ -97,6 +101,41 @@ def test_the_run_page_shows_the_report_with_its_plots(first: State):
     assert report.type == "markdown"
     assert "data:image/" in report.data
     assert "home" in report.data
+
+
+def test_the_evaluate_flow_measures_the_version_as_its_run_did(first: State, tiny_recipe: Path, work: Path):
+    record, registry = first.result(), str(tiny_recipe.parent / "registry")
+    start = str(record.evidence.checkpoints[-1].path)
+    state = evaluate(["tiny-router@1", start], str(tiny_recipe), registry=registry, work=str(work), return_state=True)
+    said, chosen = state.result(), record.evidence.selection.chosen.name
+    before = {
+        cell.evaluation: cell.metrics for r in record.evidence.final for cell in r.measured if cell.candidate == chosen
+    }
+    for cell in said["measured"]:
+        if cell["candidate"] == "tiny-router@1":
+            assert cell["metrics"]["accuracy"] == before[cell["evaluation"]]["accuracy"].model_dump()
+    (shown,) = [a for a in page(state.state_details.flow_run_id) if a.key == "evaluation-tiny"]
+    assert state.message == shown.description
+    assert state.message.startswith("Against tiny-router@1: ")
+    assert "data:image/png;base64," in shown.data
+    assert "| tiny-router@1 |" in shown.data.replace("\\", "")
+    assert b"<html" in (work / "runs" / "tiny" / "evaluation.html").read_bytes()
+
+
+def test_the_interpolate_flow_writes_what_the_command_does(first: State, tmp_path: Path):
+    theta0, theta1 = (str(checkpoint.path) for checkpoint in first.result().evidence.checkpoints[-2:])
+    state = interpolate([theta0, theta1], str(tmp_path / "mixed"), alpha=0.25, return_state=True)
+    command = CliRunner().invoke(
+        main, ["interpolate", theta0, theta1, "--alpha", "0.25", "--out", str(tmp_path / "too"), "--json"]
+    )
+    assert state.result()["weights"] == json.loads(command.stdout)["weights"]
+    (shown,) = page(state.state_details.flow_run_id)
+    assert (shown.key, shown.description) == ("interpolation-mixed", state.message)
+    assert "data:image/png;base64," in shown.data
+    assert "| head |" in shown.data
+    with pytest.raises(RecipeError, match="method lerp: alpha: required"):
+        interpolate([theta0, theta1], str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_second_run_finds_every_stage_done(first: State, tiny_recipe: Path, work: Path):
