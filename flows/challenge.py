@@ -23,10 +23,11 @@ from ftlib.recipe.preflight import check_registry
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
-from ftlib.wording import counted
+from ftlib.wording import counted, dated
 from ftlib.workspace import write_durably
 from tasks.runner import Runner, StageRun
 
@@ -69,6 +70,11 @@ class Challenge(Config):
         """Return what is new in each source."""
         return self.listing.changes
 
+    def line(self) -> str:
+        """Say in a sentence what became of it."""
+        published = f"{self.version.line()}. " if self.version else ""
+        return f"{published}{self.title}: {'; '.join(self.reasons)}"
+
     def ended(self, what: Literal["waiting", "not_promoted", "promoted"], *reasons: str) -> "Challenge":
         """Return it with an outcome."""
         return self.model_copy(update={"what": what, "reasons": reasons})
@@ -76,7 +82,8 @@ class Challenge(Config):
     def write(self, folder: Path) -> None:
         """Write `retrain.json` and, if it trained, `report.html`, each whole or not at all."""
         if self.report:
-            write_durably(folder / "report.html", (self.report.path / self.report.html).read_bytes())
+            text = (self.report.path / self.report.html).read_text(encoding="utf-8")
+            write_durably(folder / "report.html", html_with_outcome(text, dated(self.line())).encode())
         write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
 
 

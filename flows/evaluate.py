@@ -12,13 +12,14 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.comparison import Comparison, compare, only
+from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
 from flows.rows_page import rows_lines
-from flows.run_page import PageProgress, artifact_key, inlined, show_markdown
+from flows.run_page import artifact_key, inlined, show_markdown
 from ftlib.artifacts import Artifact
 from ftlib.config import user_path
 from ftlib.evaluation.measured import EvalReport
-from ftlib.progress import listen, note
+from ftlib.progress import note
 from ftlib.recipe.file import load_recipe
 from ftlib.report.measured_page import measured_page, write_page
 from ftlib.stages.step import Step, Steps
@@ -63,7 +64,6 @@ def evaluate(
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
     r, place = only(load_recipe(recipe, overrides), evaluations), Workspace(work)
-    run = Runner(place, r.compute)
 
     def through(
         name: str, steps: Callable[[], Steps[list[EvalReport]]], made: Callable[[Step, Artifact], None]
@@ -73,10 +73,12 @@ def evaluate(
     def say(words: str) -> None:
         note("evaluate", words)
 
-    with listen(PageProgress(r.name)):
+    with live_page(r.name, place) as live:
+        run = Runner(place, r.compute, begun=live.begun)
         at, given = Place.parse(registry, endpoint_url), [user_path(folder) for folder in bases]
         comparison = compare(r, models, split, place, at, given, through, say)
-    verdict = _show(comparison, place.root / "runs" / r.name)
+        verdict = _show(comparison, place.root / "runs" / r.name)
+        live.ended(verdict)
     return Completed(message=verdict, data=comparison.record())
 
 

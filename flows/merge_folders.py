@@ -121,7 +121,7 @@ def given_options(options: Sequence[str]) -> dict[str, Any]:
             separator = ""
         if not separator:
             raise RecipeError(f"option {option!r}: write name=value with a JSON value, for example density=0.3")
-        if own := next((own for own in ("method", "alpha", "scale") if name == {"method": "kind"}.get(own, own)), None):
+        if own := {"kind": "method", "alpha": "alpha", "scale": "scale"}.get(name):
             raise RecipeError(f"option {option!r}: that is what {own} says; leave the option out")
     return values
 

@@ -12,11 +12,11 @@ from prefect.states import Completed
 from flows.approval import Approval, asks_a_person, one_at_a_time
 from flows.challenge import challenge, settle
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
+from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
 from flows.retrain_page import markdown, show_retraining
-from flows.run_page import PageProgress, RunPage, report_url
+from flows.run_page import RunPage, artifact_key, artifact_url
 from flows.tracked import tracked
-from ftlib.progress import listen
 from ftlib.workspace import Workspace, exclusive
 
 one_line_errors()
@@ -52,16 +52,19 @@ def retrain(
     with (
         one_at_a_time(r.publish.name),
         exclusive(lock, wait=True),
-        listen(PageProgress(r.name)),
-        tracked(tracking, r, place, RunPage(r.name, r.datasets)) as run,
+        live_page(r.name, place) as live,
+        tracked(tracking, r, place, page := RunPage(r.name, r.datasets), live.begun) as run,
     ):
         judged = challenge(r, run, str(flow_run.id))
+        live.ended(judged.line())
     show_retraining(judged, run.work)
     if judged.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process
-        case = markdown(judged, report_url(r.name))
+        case = markdown(judged, artifact_url(artifact_key("report", r.name)))
         approval = suspend_flow_run(wait_for_input=Approval.asking(case), timeout=Approval.seconds)
     with one_at_a_time(r.publish.name):
         settled = settle(r, run, judged, approval)
+    live.ended(settled.line())
+    page.outcome(settled.line())
     settled.write(run.work.root / "runs" / r.name)
     show_retraining(settled, run.work)
     return Completed(name=settled.title, message=f"{settled.title}: {'; '.join(settled.reasons)}", data=settled)

@@ -34,6 +34,7 @@ def distances_section(names: Sequence[str], inputs: Sequence[Path], merged: Path
 
 
 def _figure(folder: Path, order: Sequence[str], by_layer: Mapping[str, Mapping[str, LayerDistance]]) -> Figure:
+    """Draw a group of bars for each layer, a bar for each input."""
     thick = 0.8 / len(by_layer)
     with canvas(7.2, 1.4 + 0.3 * len(order), 1, 1) as (figure, grid):
         axes = grid[0][0]

@@ -308,7 +308,7 @@ def test_what_an_adapter_cannot_be_is_one_line(
             ["--alpha", "0.5", "--option", 'kind="slerp"'],
             "option 'kind=\"slerp\"': that is what method says; leave the option out",
         ),
-        (["--alpha", "0.5", "--option", "alpha=0.4"], "--option 'alpha=0.4': that is what --alpha says"),
+        (["--alpha", "0.5", "--option", "alpha=0.4"], "option 'alpha=0.4': that is what alpha says"),
     ],
 )
 def test_wrong_numbers_are_one_line(words: list[str], message: str, trail: list[Checkpoint], tmp_path: Path) -> None:
