@@ -56,7 +56,7 @@ def evaluate(
         models: Versions as name@3 or name@champion, or model folders that the worker sees. The first is the reference.
         recipe: The recipe whose evaluations are measured, a YAML file that the worker sees.
         split: The rows to measure on. Candidates were chosen by the validation rows, so they look better there.
-        evaluations: Names of the evaluations to measure. None named is all.
+        evaluations: Names of the evaluations to measure; all of them if empty.
         overrides: Any field of the recipe, as path=value.
         registry: Where versions are, a folder that the worker sees, or s3://bucket/prefix.
         endpoint_url: The S3 server, if it is not AWS.

@@ -46,10 +46,10 @@ def finetune(
 
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees.
-        training: How the last phase trains. None is what the recipe says.
-        publishing: What is published, and where. None is what the recipe says.
-        computing: Where it runs, and how fast. None is what the recipe says.
-        tracking: Where the run is shown beside Prefect's page.
+        training: How the last phase trains. What is left empty is as the recipe says.
+        publishing: What is published, and where. What is left empty is as the recipe says.
+        computing: Where it runs, and how fast. What is left empty is as the recipe says.
+        tracking: Where the run is shown beside Prefect's page. May be left empty.
         overrides: Any other field of the recipe, as path=value.
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """

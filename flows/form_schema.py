@@ -6,8 +6,18 @@ from typing import Any
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
-_SHORT = {"url": "URL", "mb": "MB"}
-"""Words of a parameter's name that are no words."""
+_TITLES = {
+    "bases": "Bases of adapters",
+    "endpoint_url": "S3 endpoint",
+    "expected": "Decided against entry",
+    "max_shard_mb": "Largest shard in MB",
+    "out": "New folder",
+    "to": "Back to version",
+    "who": "Your name",
+    "why": "Reason",
+    "work": "Work folder",
+}
+"""What a parameter is called where its name alone says little; the others are called by their names."""
 
 
 def form_schema(flow: Flow[..., Any], recipes: Sequence[str] = ()) -> dict[str, Any]:
@@ -22,7 +32,7 @@ def form_schema(flow: Flow[..., Any], recipes: Sequence[str] = ()) -> dict[str, 
     for part in (schema, *schema.get("definitions", {}).values()):
         for name, field in part["properties"].items():
             if field.get("title") == name:
-                field["title"] = _words(name)
+                field["title"] = _TITLES.get(name, name.replace("_", " ").capitalize())
             if "description" in field:
                 field["description"] = " ".join(field["description"].split())
             _empty_for_none(field)
@@ -51,8 +61,3 @@ def _empty_for_none(field: dict[str, Any]) -> None:
         field.update(branches[0])
     if isinstance(field.get("default"), dict):
         field["default"] = {name: value for name, value in field["default"].items() if value is not None}
-
-
-def _words(name: str) -> str:
-    words = [_SHORT.get(word, word) for word in name.split("_")]
-    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])

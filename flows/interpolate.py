@@ -58,7 +58,7 @@ def interpolate(
         scale: Only for task_arithmetic, ties and dare, where it is times the task vectors.
         options: Another number of the method, as name=value, for example density=0.3.
         as_adapter: The second is an adapter of the first. Write it scaled to alpha, not merged weights.
-        max_shard_mb: Make new shards of at most this size. None keeps the second's.
+        max_shard_mb: Make new shards of at most this size; the second checkpoint's if empty.
         registry: Where versions are, a folder that the worker sees, or s3://bucket/prefix.
         endpoint_url: The S3 server, if it is not AWS.
     """

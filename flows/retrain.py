@@ -41,8 +41,8 @@ def retrain(
 
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees. Its `retrain` part holds the rules.
-        computing: Where it runs, and how fast. None is what the recipe says.
-        tracking: Where the run is shown beside Prefect's page.
+        computing: Where it runs, and how fast. What is left empty is as the recipe says.
+        tracking: Where the run is shown beside Prefect's page. May be left empty.
         overrides: Any other field of the recipe, as path=value.
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """

@@ -69,9 +69,10 @@ class RunPage:
     def __call__(self, step: Step, output: Artifact) -> None:
         """Take what a stage made."""
         if isinstance(output, Report):
-            show_markdown(
-                artifact_key("report", self.run), inlined(output.path / output.markdown), f"Report of {self.run}"
-            )
+            self._report = inlined(output.path / output.markdown)
+            self._show_report(self._report, f"Report of {self.run}")
+        elif isinstance(output, ModelVersion | Refusal):
+            self.outcome(output.line())
         elif isinstance(output, RawDataset):
             self._raw[step.which] = output
         elif isinstance(output, PreparedDataset):

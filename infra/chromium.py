@@ -45,9 +45,7 @@ class Page:
 
     def size(self, width: int, height: int) -> None:
         """Make the window so large, in CSS pixels."""
-        self._call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def dark(self, on: bool) -> None:
         """Say that the person prefers dark pages, or light ones."""
@@ -139,7 +137,7 @@ def _tab(port: int) -> str:
     deadline = time.monotonic() + 60
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:  # noqa: S310, the loopback
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
                 tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
                 return str(tabs[0]["webSocketDebuggerUrl"])
         except (OSError, IndexError):

@@ -21,6 +21,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 30
 _MOST_POINTS = 300
 """Of a line; each stands for as many steps as it takes."""
 _MOST_TRAININGS = 4
+_MOST_DOTS = 40
 _TICKS = 4
 
 
@@ -78,7 +79,7 @@ def _panel(curve: LossCurve, top: float) -> Iterator[str]:
     yield _line([at(p) for p in _thinned(loss)], TARGET, 1.0, 0.35)
     yield _line([at(p) for p in _thinned(smooth)], TARGET, 2.2, 1.0)
     yield _line([at(p) for p in _thinned(validation)], CHOSEN, 1.6, 1.0)
-    for x, y in map(at, _thinned(validation)):
+    for x, y in map(at, validation if len(validation) <= _MOST_DOTS else ()):
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="{CHOSEN}"/>'
 
 
