@@ -17,6 +17,7 @@ from prefect.utilities.context import get_task_and_flow_run_ids
 from flows.rows_page import rows_markdown
 from ftlib.artifacts import Artifact
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.render import markdown_with_outcome
 from ftlib.report.report import Report
 from ftlib.stages.step import Step
