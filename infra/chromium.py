@@ -70,8 +70,10 @@ class Page:
     def wait(self, condition: str, seconds: float = 60.0) -> Any:
         """Wait until a JavaScript expression is true; return what it is. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
+        value = f"const v = {condition}; return v instanceof Node || v"
+        asked = f"(() => {{ try {{ {value} }} catch (e) {{ return null }} }})()"
         while time.monotonic() < deadline:
-            if found := self.run(f"(() => {{ try {{ return {condition} }} catch (e) {{ return null }} }})()"):
+            if found := self.run(asked):
                 return found
             time.sleep(0.3)
         raise TimeoutError(f"{condition}; the page says: {self.text()[:2000]}")

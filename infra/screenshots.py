@@ -33,6 +33,7 @@ FLOWS = {
     "rollback": "flows.promote.rollback",
 }
 RECIPES = ["recipes/tickets.yaml", "recipes/tickets_quick.yaml"]
+LISTS = {"Models", "Checkpoints"}
 _ENDS = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -200,8 +201,8 @@ def wait_for_artifact(run: Any, key: str, words: str = "", seconds: float = 600)
 class Photographer:
     """A person with a browser and a camera."""
 
-    def __init__(self, page: Page, pages: str, out: Path) -> None:
-        self.page, self.pages, self.out = page, pages, out
+    def __init__(self, page: Page, pages: str, project: Path, out: Path) -> None:
+        self.page, self.pages, self.project, self.out = page, pages, project, out
         self._began = time.monotonic()
 
     def say(self, words: str) -> None:
@@ -223,18 +224,32 @@ class Photographer:
         self.page.wait_text("Parameters")
         self.page.wait_text("Enforce Parameter Schema")
 
-    def fill(self, label: str, text: str) -> None:
-        """Type into the field below a label."""
-        self.page.run(
+    def fill(self, label: str, *texts: str) -> None:
+        """Type into the field below a label, or into a list's items, which are added."""
+        for i, text in enumerate(texts):
+            if len(texts) > 1 or label in LISTS:
+                self._mark(label, 0, "button")
+                self.page.run("document.querySelector('[data-field]').click()")
+                time.sleep(0.5)
+            self._mark(label, i, "input, textarea")
+            self.page.type("[data-field]", text)
+
+    def _mark(self, label: str, number: int, what: str) -> None:
+        """Mark the nth of something below a label, and the smallest part of the page that has both."""
+        self.page.wait(
             f"""(() => {{
+              for (const name of ['asked', 'field'])
+                document.querySelectorAll(`[data-${{name}}]`).forEach(e => e.removeAttribute(`data-${{name}}`));
               const labels = [...document.querySelectorAll('label')];
               let e = labels.find(e => e.innerText.trim().startsWith({label!r}));
-              while (e && !e.querySelector('input, textarea')) e = e.parentElement;
-              e.querySelector('input, textarea').setAttribute('data-asked', '1');
+              const fits = () => [...e.querySelectorAll({what!r})].filter(f => !f.innerText || {what!r} != 'button'
+                || f.innerText.trim() == 'Add item');
+              while (e && fits().length <= {number}) e = e.parentElement;
+              if (!e) return false;
+              e.setAttribute('data-asked', '1'); fits()[{number}].setAttribute('data-field', '1');
+              return true;
             }})()"""
         )
-        self.page.type("[data-asked]", text)
-        self.page.run("document.querySelectorAll('[data-asked]').forEach(e => e.removeAttribute('data-asked'))")
 
     def choose(self, now: str, then: str) -> None:
         """Choose from a list that shows `now`."""
@@ -292,6 +307,64 @@ def finetuned(person: Photographer) -> None:
     person.picture("log", 1500)
 
 
+def retrained(person: Photographer) -> None:
+    """Retrain, and approve what waits for a person."""
+    person.form("retrain")
+    person.choose(RECIPES[0], RECIPES[1])
+    run = person.submit()
+    wait_for_state(run, {"PAUSED"})
+    person.run_page(run, "Artifacts")
+    person.page.click("Resume", "button, [role=menuitem]")
+    person.page.wait_text("Decision")
+    person.picture("approval", 1000)
+    person.choose("Select an option", "promote")
+    person.fill("Your name", "Ann")
+    person.fill("Reason", "good on the shifted rows")
+    person.page.click("Submit")
+    ended = wait_for_state(run, {"COMPLETED"})
+    person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
+
+
+def measured(person: Photographer) -> None:
+    """Measure two versions, and merge them."""
+    person.form("evaluate")
+    person.fill("Models", "ticket-router@1", "ticket-router@2")
+    person.picture("evaluate-form", 1240)
+    person.page.size(WIDTH, 2700)
+    run = person.submit()
+    ended = wait_for_state(run, {"COMPLETED"})
+    person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
+    person.artifact(artifacts(run)["evaluation-tickets"])
+    person.picture("evaluation", 1200)
+
+
+def merged(person: Photographer) -> None:
+    """Merge two phases' ends."""
+    work = person.project / "work" / "stages"
+    tuned = sorted((work / "train").glob("*/artifact.json"), key=lambda path: path.stat().st_mtime)[-2:]
+    person.form("interpolate")
+    person.fill("Checkpoints", *(str(path.parent.relative_to(person.project)) for path in tuned))
+    person.fill("New folder", f"merged-{int(time.time())}")
+    person.fill("Alpha", "0.5")
+    run = person.submit()
+    ended = wait_for_state(run, {"COMPLETED"})
+    person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
+    person.artifact(next(iter(artifacts(run).values())))
+    person.picture("interpolation", 1200)
+
+
+def promoted(person: Photographer) -> None:
+    """Ask what a promotion would change."""
+    person.form("promote")
+    person.fill("Model", "ticket-router")
+    person.fill("Version", "1")
+    run = person.submit()
+    ended = wait_for_state(run, {"COMPLETED"})
+    person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
+    person.artifact(next(iter(artifacts(run).values())))
+    person.picture("promote", 760)
+
+
 def main() -> None:
     """Take every picture."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -301,8 +374,9 @@ def main() -> None:
     folder = asked.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with installation(folder) as pages, chromium(folder / "chromium") as page:
-        person = Photographer(page, pages, asked.out.absolute())
-        finetuned(person)
+        person = Photographer(page, pages, folder / "project", asked.out.absolute())
+        for step in (finetuned, retrained, measured, merged, promoted):
+            step(person)
 
 
 if __name__ == "__main__":
