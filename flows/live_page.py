@@ -211,7 +211,7 @@ def _going_parts(going: _Going, now: str) -> Iterator[str]:
     full = round(share * _BAR)
     yield f"`{'█' * full}{'░' * (_BAR - full)}` **{share:.0%}** of {escaped(sign.stage)}"
     facts = {"done": f"{sign.done:,} of {sign.total:,} {sign.unit}"}
-    if left is not None:
+    if left is not None and sign.done < sign.total:
         facts["time left"] = _left_words(left)
     facts |= {name.replace("_", " "): f"{value:.4g}" for name, value in sign.facts.items()}
     yield table([["", f"as of {now}"], *map(list, facts.items())])

@@ -51,7 +51,7 @@ def write_project(folder: Path) -> None:
         .replace("name: tiny\n", "name: tickets\n")
     )
     text = text.replace("tiny-router", "ticket-router") + "retrain: {approval: by_hand}\n"
-    long = text.replace("epochs: 1,", "epochs: 300,").replace("workers: 0", "workers: 1")
+    long = text.replace("epochs: 1,", "epochs: 600,").replace("workers: 0", "workers: 1")
     (folder / RECIPES[0]).write_text(long, encoding="utf-8")
     quick = text.replace("name: tickets\n", "name: tickets_quick\n")
     (folder / RECIPES[1]).write_text(quick, encoding="utf-8")
@@ -292,7 +292,7 @@ def finetuned(person: Photographer) -> None:
     person.fill("Seed", "7")
     run = person.submit()
     wait_for_state(run, {"RUNNING"})
-    live = wait_for_artifact(run, "progress-tickets", "train tune 1")
+    live = wait_for_artifact(run, "progress-tickets", " steps  loss")
     time.sleep(20)
     person.artifact(live)
     person.picture("training", 980)

@@ -122,6 +122,6 @@ def _ticks(low: float, high: float) -> list[float]:
     """Return round numbers between two, about `_TICKS` of them."""
     rough = (high - low) / _TICKS
     unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * times for times in (1, 2, 5, 10) if unit * times >= rough)
+    step = next(unit * times for times in (1, 2, 2.5, 5, 10) if unit * times >= rough)
     first = math.ceil(low / step)
     return [n * step for n in range(first, math.floor(high / step) + 1)]
