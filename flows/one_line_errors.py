@@ -5,7 +5,7 @@ import re
 
 from ftlib.errors import ReglageError
 
-_CHATTER = re.compile(r"Finished in state (Completed|Cached|Running)\(\)$")
+_CHATTER = re.compile(r"Finished in state (Completed\(\)|Cached\(.*\)|Running\(\))$")
 """Of a stage that ended well there is a line of ours, with what it did; a run says *Running* while it is cancelled."""
 
 
