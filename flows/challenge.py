@@ -24,10 +24,11 @@ from ftlib.recipe.preflight import check_registry
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import CHAMPION, AliasEntry, ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
-from ftlib.wording import counted
+from ftlib.wording import counted, dated
 from ftlib.workspace import Workspace, write_durably
 from tasks.runner import Runner, StageRun
 
@@ -76,6 +77,11 @@ class Challenge(Config):
         """Return what is new in each source."""
         return self.listing.changes
 
+    def line(self) -> str:
+        """Say in a sentence what became of it."""
+        published = f"{self.version.line()}. " if self.version else ""
+        return f"{published}{self.title}: {'; '.join(self.reasons)}"
+
     def ended(
         self, what: Literal["waiting", "not_promoted", "held", "superseded", "promoted"], *reasons: str
     ) -> "Challenge":
@@ -85,7 +91,8 @@ class Challenge(Config):
     def write(self, folder: Path) -> None:
         """Write `retrain.json` and, if it trained, `report.html`, each whole or not at all."""
         if self.report:
-            write_durably(folder / "report.html", (self.report.path / self.report.html).read_bytes())
+            text = (self.report.path / self.report.html).read_text(encoding="utf-8")
+            write_durably(folder / "report.html", html_with_outcome(text, dated(self.line())).encode())
         write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
         if self.steps:
             remember(folder, self.steps)
