@@ -174,7 +174,7 @@ class TuningBase(Config, ABC):
 
         Raises TrainingError for rows that it cannot be solved on. Only for a tuning that takes no steps.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} takes no steps and solves for nothing; give it `solve`, or let it step")
 
     def solved(self, hidden: int, outputs: int) -> int:
         """Return how many numbers it solves for in a model of that width with so many outputs."""
