@@ -30,6 +30,7 @@ from prefect.workers.process import ProcessWorker
 from deployments.automations import automations
 from deployments.deployment import BY_HAND, CHANGED, DATASET, Deployment, is_owner, wanted
 from deployments.environment import Environment, Schedule, WorkPool
+from deployments.notifications import PREFIX, notices
 from deployments.server import connected
 from ftlib.config import Config
 from ftlib.errors import ConflictError
@@ -104,7 +105,7 @@ def steps(client: SyncPrefectClient, environment: Environment) -> list[Step]:
         *(_limit_step(client, name, limit) for name, limit in environment.limits.items()),
         *(deployment_step(client, one) for one in ours),
         *_deletions(client, environment, {one.full_name for one in ours}),
-        *(_automation_step(client, one) for one in automations()),
+        *_automation_steps(client, environment),
     ]
 
 
@@ -360,6 +361,20 @@ def _without_ids(value: Any) -> Any:
     if isinstance(value, list):
         return sorted(map(_without_ids, cast("list[Any]", value)), key=repr)
     return value
+
+
+def _automation_steps(client: SyncPrefectClient, environment: Environment) -> Iterator[Step]:
+    """Compare what the server does by itself; who is told no more by this environment is told no more."""
+    whose = environment.name
+    told = notices(client, environment.notifications, whose, environment.name)
+    yield from (_automation_step(client, one) for one in [*automations(), *told])
+    for there in client.read_automations():
+        ours = there.name.startswith(PREFIX) and there.name.endswith(f"({whose})")
+        if ours and there.name not in {one.name for one in told}:
+            yield Step(
+                Change(what="deleted", kind="automation", name=there.name),
+                lambda there=there: client.delete_automation(there.id),
+            )
 
 
 def _automation_step(client: SyncPrefectClient, one: AutomationCore) -> Step:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from prefect.flows import Flow
-from prefect.utilities.callables import parameter_schema
 from pydantic import Field
 
 import ftlib
 from deployments.environment import DeployedRecipe, Environment, Schedule
+from flows.form_schema import form_schema
 from ftlib.config import Config
 from ftlib.errors import RecipeError
 from ftlib.published.lineage import code_facts
@@ -44,9 +44,17 @@ class Standing(NamedTuple):
 STANDING = {
     "finetune": Standing("flows.finetune.finetune", "finetune", trains=True),
     "retrain": Standing("flows.retrain.retrain", "retrain", trains=True),
+    "evaluate": Standing("flows.evaluate.evaluate", "evaluate"),
+    "interpolate": Standing("flows.interpolate.interpolate", "interpolate"),
     "promote": Standing("flows.promote.promote", "registry"),
     "rollback": Standing("flows.promote.rollback", "registry"),
+    "watch": Standing("flows.watch.watch", "watch"),
+    "janitor": Standing("flows.janitor.janitor", "janitor"),
 }
+
+
+NIGHTLY = Schedule(cron="17 4 * * *", timezone="UTC")
+"""When the janitor looks."""
 
 
 class Deployment(Config):
@@ -125,7 +133,10 @@ def _standing(flow: str, environment: Environment) -> Deployment:
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value and name in accepted}
     if trains and (overrides := _registry_overrides(environment)):
         parameters["overrides"] = overrides
-    return _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)
+    if flow == "janitor":
+        parameters |= {"registries": [environment.registry or "registry"], "delete": environment.janitor_deletes}
+    made = _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)
+    return made.model_copy(update={"schedules": (NIGHTLY,)}) if flow == "janitor" else made
 
 
 def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str) -> Deployment:
@@ -178,7 +189,7 @@ def _deployment(
         home=environment.home,
         job_variables=job_variables(environment),
         one_at_a_time=trains,
-        form=without_secrets(parameter_schema(loaded).model_dump(mode="json", exclude_unset=True)),
+        form=without_secrets(form_schema(loaded, offered(environment))),
     )
 
 
@@ -218,6 +229,13 @@ def _quoted(text: str) -> str:
 def below(home: str, path: str) -> str:
     """Return a path as a run that starts in `home` finds it from any folder; a bucket's URI as it is."""
     return path if is_remote(path) else os.path.normpath(os.path.join(home, os.path.expanduser(path)))
+
+
+def offered(environment: Environment) -> list[str]:
+    """Return the recipes that a form offers: those of the environment, and those in its home's folder `recipes`."""
+    there = sorted(Path(environment.home, "recipes").glob("*.yaml"))
+    named = [one.recipe for one in environment.recipes]
+    return list(dict.fromkeys([*named, *(f"recipes/{path.name}" for path in there)]))
 
 
 def without_secrets(schema: Any) -> Any:

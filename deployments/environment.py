@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from deployments.notifications import Notification
 from ftlib.config import Config, Name, user_path
 from ftlib.errors import RecipeError, StorageError
 from ftlib.recipe.file import explain, read_yaml
@@ -162,18 +163,6 @@ class Secrets(Config):
         return blocks
 
 
-Occasion = Literal["failed", "refused", "waiting", "drifted", "too_old"]
-
-
-class Notification(Config):
-    """Who is told what."""
-
-    block: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
-    """A notification block on the server, as type/name: slack-webhook/alerts."""
-    events: tuple[Occasion, ...] = ("failed", "refused", "waiting")
-    """What is told: failed runs, refused versions, promotions that wait, drift, models that are too old."""
-
-
 def _local_folder() -> str:
     return os.environ.get("REGLAGE_HOME") or os.getcwd()
 
@@ -197,6 +186,8 @@ class Environment(Config):
     """Behind every deployment's name, as -staging, where two environments share one server."""
     recipes: tuple[DeployedRecipe, ...] = ()
     """Recipes that are deployed, each for the model it publishes."""
+    janitor_deletes: bool = False
+    """Whether the janitor, nightly, clears away what runs left behind; without it it shows what it would."""
     limits: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Global concurrency limits by name."""
     notifications: tuple[Notification, ...] = ()

@@ -27,6 +27,11 @@ class LazyGroup(ReglageGroup):
         "lineage": "flows.command_line.lineage",
         "look": "flows.command_line.look",
         "deploy": "flows.command_line.deploy",
+        "up": "flows.command_line.up",
+        "down": "flows.command_line.up",
+        "status": "flows.command_line.up",
+        "init": "flows.command_line.init",
+        "work": "flows.command_line.work",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -40,8 +45,25 @@ class LazyGroup(ReglageGroup):
         return super().get_command(ctx, cmd_name)
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from ftlib.origin import origin
+
+    code = origin()
+    click.echo(f"reglage {ftlib.__version__}, commit {code.commit}, lock {code.lock_sha256[:12]}")
+    ctx.exit()
+
+
 @click.group(cls=LazyGroup)
-@click.version_option(ftlib.__version__, prog_name="reglage")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version, its commit and its lock's digest, and exit.",
+)
 def main() -> None:
     """Fine-tune as a production pipeline: from raw rows to a verified, published model version."""
 

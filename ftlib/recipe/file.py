@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.extensions import MEMBERS, check_extensions, misfits
+from ftlib.recipe.examples import examples
 from ftlib.recipe.recipe import Recipe
 
 Location = tuple[str | int, ...]
@@ -72,7 +73,9 @@ def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise RecipeError(f"{path}: cannot be read: {reason}; give the path of {what}, a YAML file") from None
+        ours = path.stem in examples() and isinstance(error, FileNotFoundError)
+        hint = f"; `reglage init --example {path.stem}` writes the one that Réglage brings" if ours else ""
+        raise RecipeError(f"{path}: cannot be read: {reason}; give the path of {what}, a YAML file{hint}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
