@@ -55,6 +55,8 @@ STANDING = {
 
 NIGHTLY = Schedule(cron="17 4 * * *", timezone="UTC")
 """When the janitor looks."""
+OFTEN = Schedule(cron="*/15 * * * *", timezone="UTC")
+"""When `watch` looks for new files of the recipes that an event starts."""
 
 
 class Deployment(Config):
@@ -135,8 +137,12 @@ def _standing(flow: str, environment: Environment) -> Deployment:
         parameters["overrides"] = overrides
     if flow == "janitor":
         parameters |= {"registries": [environment.registry or "registry"], "delete": environment.janitor_deletes}
+    schedules = (NIGHTLY,) if flow == "janitor" else ()
+    if flow == "watch" and (started := [one.recipe for one in environment.recipes if one.event]):
+        parameters["recipes"] = [below(environment.home, recipe) for recipe in started]
+        schedules = (OFTEN,)
     made = _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)
-    return made.model_copy(update={"schedules": (NIGHTLY,)}) if flow == "janitor" else made
+    return made.model_copy(update={"schedules": schedules})
 
 
 def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str) -> Deployment:

@@ -116,10 +116,7 @@ def tensorboard(folder: StateFolder, port: int) -> Program | None:
 def setup(folder: StateFolder, url: str, recipes: tuple[Path, ...]) -> Program:
     """Return the program that brings pool, deployments, limits and automations up to date."""
     command = (sys.executable, "-P", "-m", "deployments.machine.setup", *map(str, recipes))
-    environment = client_settings(folder, url) | {
-        "REGLAGE_HOME": str(folder.home),
-        "REGLAGE_VERSION": ftlib.__version__,
-    }
+    environment = client_settings(folder, url) | {"REGLAGE_HOME": str(folder.home)}
     return Program(command=command, environment=environment, folder=str(folder.home))
 
 
