@@ -31,6 +31,16 @@ work_option = click.option(
 )
 
 
+home_option = click.option(
+    "--home",
+    type=UserPath(file_okay=False),
+    default=Path(),
+    envvar="REGLAGE_HOME",
+    metavar="DIR",
+    help="The folder that recipes/, work/ and registry/ are below; its .reglage/ keeps the state. [default: here]",
+)
+
+
 def tracking_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that trains `--tensorboard` and `--mlflow`."""
     for option in (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option
+from flows.command_line.options import home_option
 from ftlib.errors import BusyError, RecipeError, ReglageError
 from ftlib.storage.files import appearing, local_errors, private_folder
 
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
 DETACH_SECONDS = 600.0
 DOWN_SECONDS = 180.0
 """What a stop may take: runs and worker a minute each, then the rest."""
-
-home_option = click.option(
-    "--home",
-    type=UserPath(file_okay=False),
-    default=Path(),
-    envvar="REGLAGE_HOME",
-    metavar="DIR",
-    help="The folder that recipes/, work/ and registry/ are below; its .reglage/ keeps the state. [default: here]",
-)
 
 
 @click.command()

@@ -20,7 +20,7 @@ def test_sqlite_is_no_url():
     "told", ["mysql://u:secret@h/n", "postgresql://u:secret@h", "postgresql://u:secret@h:port/n", "", "sqlite:///x.db"]
 )
 def test_anything_else_is_refused_without_its_password(told: str):
-    with pytest.raises(RecipeError, match="--database: got .*allowed are .*postgresql.* and `sqlite`") as caught:
+    with pytest.raises(RecipeError, match=r"--database: got .*allowed are .*postgresql.* and `sqlite`") as caught:
         database_url(told)
     assert "secret" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Who is said to have crashed, and who is left alone: a Prefect server of a dozen lines, and processes that are there."""
+"""Who is said to have crashed, and who is left alone: by a Prefect server of a dozen lines."""
 
 from __future__ import annotations
 

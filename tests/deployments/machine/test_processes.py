@@ -30,9 +30,7 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 def start(running: list[subprocess.Popen[bytes]], script: str, **variables: str) -> Process:
     running.append(
-        subprocess.Popen(
-            [sys.executable, "-S", "-c", script], env={**os.environ, **variables}, stdout=subprocess.PIPE
-        )
+        subprocess.Popen([sys.executable, "-S", "-c", script], env={**os.environ, **variables}, stdout=subprocess.PIPE)
     )
     found = process(running[-1].pid)
     assert found is not None
