@@ -20,6 +20,7 @@ from flows.run_record import installed_version, installed_versions
 from ftlib.config import user_path
 from ftlib.errors import RecipeError, ReglageError
 from ftlib.extensions import CHECKER, MEMBERS, called, check_extensions, installed
+from ftlib.origin import COMMIT, UNKNOWN, origin
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
@@ -44,7 +45,7 @@ def examine(
     wanted = None if recipe is None else recipe.compute
     return [
         *versions(),
-        *code(),
+        code(),
         *extensions(),
         *machine(recipe),
         *disk({"work": work} | ({} if "://" in registry else {"registry": user_path(registry)})),
@@ -87,21 +88,21 @@ def _lock() -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def code() -> Iterator[Finding]:
+def code() -> Finding:
     """Say whether versions will name the commit that made them."""
-    from ftlib.published.lineage import code_facts
-
-    commit = code_facts()["commit"]
-    if not commit:
-        yield unsafe(
-            "commit", "not known: versions will not say which code made them", "install from a checkout, with git"
+    made_of = origin()
+    found = f"commit {made_of.commit}, lock {made_of.lock_sha256[:12]}"
+    if made_of.commit == UNKNOWN:
+        return unsafe(
+            "code",
+            f"{found}: versions made here cannot say which code made them",
+            f"build with {COMMIT}, or install git",
         )
-    elif str(commit).endswith("-dirty"):
-        yield unsafe(
-            "commit", f"{commit}: files differ from it", "commit them before a version that is to be made again"
+    if made_of.commit.endswith("-dirty"):
+        return unsafe(
+            "code", f"{found}: files differ from it", "commit them before what is to be made again is published"
         )
-    else:
-        yield well("commit", str(commit))
+    return well("code", found)
 
 
 def extensions() -> Iterator[Finding]:
