@@ -29,7 +29,7 @@ from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
 from deployments.machine.state import Phase, State, StateFolder
 from deployments.machine.systemd import notify
-from ftlib.errors import Interrupted, StorageError, TransientError
+from ftlib.errors import BusyError, Interrupted, StorageError, TransientError
 from ftlib.storage.files import local_errors
 from ftlib.wording import counted
 from ftlib.workspace import exclusive
@@ -53,6 +53,10 @@ LONGEST_LOG = 20_000_000
 BOARD_TRIES = 5
 
 SERVER, WORKER, BOARD = "server", "worker", "tensorboard"
+
+
+class AlreadyUp(BusyError):
+    """Another process of `reglage up` has this home."""
 
 
 @dataclass
@@ -110,13 +114,16 @@ class Supervisor:
     def serve(self, ready: Callable[[State], None]) -> None:
         """Start everything, call `ready` once it answers, and watch it until SIGINT or SIGTERM; then stop it.
 
-        Raises BusyError for a port that is held, or where `reglage up` runs already; StorageError where the state
-        cannot be kept or a program does not come up; Interrupted where it was stopped before all was ready. Whatever
-        it raises, nothing that it started is left.
+        Raises AlreadyUp where `reglage up` runs already, BusyError for a port that is held, StorageError where the
+        state cannot be kept or a program does not come up, Interrupted where it was stopped before all was ready.
+        Whatever it raises, nothing that it started is left.
         """
         self.folder.make()
         with ExitStack() as held:
-            held.enter_context(exclusive(self.folder.lock, wait=False))
+            try:
+                held.enter_context(exclusive(self.folder.lock, wait=False))
+            except BusyError as error:
+                raise AlreadyUp(str(error)) from None
             self.state = self.folder.read()
             if not self.database_given:
                 self.database = self.state.database

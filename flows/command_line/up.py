@@ -18,6 +18,7 @@ from ftlib.storage.files import appearing, local_errors, private_folder
 
 if TYPE_CHECKING:
     from deployments.machine.state import State, StateFolder
+    from deployments.machine.supervisor import Supervisor
 
 DETACH_SECONDS = 600.0
 DOWN_SECONDS = 180.0
@@ -76,25 +77,35 @@ def up(
     if systemd is not None:
         _write_unit(folder, _words(recipes, port, environment), database, systemd, as_json)
         return
-    state = _running(folder)
+    state, how = _running(folder), "up already"
     if state is None and detach:
-        state = _detached(folder, _words(recipes, port, environment), database)
-        emit(lambda: click.echo(_said(state, folder, "up")), _record(folder, state), as_json)
-        return
+        state, how = _detached(folder, _words(recipes, port, environment), database), "up"
+    if state is None:
+        supervisor = Supervisor(
+            folder, _say, port, url, database is not None, environment, tuple(one.absolute() for one in recipes)
+        )
+        state = _served(supervisor, as_json)
     if state is not None:
-        emit(lambda: click.echo(_said(state, folder, "up already")), _record(folder, state), as_json)
-        return
+        emit(_said(state, folder, how), _record(folder, state), as_json)
 
-    def ready(reached: State) -> None:
-        click.echo(_said(reached, folder, "up"), err=as_json)
 
-    def say(line: str) -> None:
-        click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+def _served(supervisor: Supervisor, as_json: bool) -> State | None:
+    """Be `reglage up` until it is stopped, and say so; the other's state where somebody else is."""
+    from deployments.machine.supervisor import AlreadyUp
 
-    absolute = tuple(recipe.absolute() for recipe in recipes)
-    supervisor = Supervisor(folder, say, port, url, database is not None, environment, absolute)
-    supervisor.serve(ready)
-    emit("down", _record(folder, supervisor.state), as_json)
+    try:
+        supervisor.serve(lambda reached: click.echo(_said(reached, supervisor.folder, "up"), err=as_json))
+    except AlreadyUp:  # another began a moment ago, and may not have said so yet
+        time.sleep(1.0)
+        if (state := _running(supervisor.folder)) is None:
+            raise
+        return state
+    emit("down", _record(supervisor.folder, supervisor.state), as_json)
+    return None
+
+
+def _say(line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
 
 
 @click.command()
