@@ -26,7 +26,12 @@ class LazyGroup(ReglageGroup):
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
         "look": "flows.command_line.look",
+        "deploy": "flows.command_line.deploy",
+        "up": "flows.command_line.up",
+        "down": "flows.command_line.up",
+        "status": "flows.command_line.up",
         "init": "flows.command_line.init",
+        "work": "flows.command_line.work",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -105,14 +110,9 @@ def retrain(
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a recipe: every problem on one line, with its path."""
-    from flows.command_line.recipe_notes import model_folder, notes
-    from ftlib.recipe.file import load_recipe
-    from ftlib.recipe.preflight import check_modality
+    from flows.command_line.recipe_notes import checked_recipe
 
-    loaded = load_recipe(recipe, overrides)
-    if (folder := model_folder(loaded)) is not None:
-        check_modality(loaded, folder)
-    remarks = list(notes(loaded))
+    loaded, remarks = checked_recipe(recipe, overrides)
     facts = {
         "ok": True,
         "name": loaded.name,
