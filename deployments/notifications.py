@@ -65,8 +65,8 @@ _TOLD: dict[Occasion, _Told] = {
     "crashed": _Told(
         ("Crashed",),
         "crashed",
-        "The run's process is gone (attempt {{ flow_run.run_count }}). A training run of a deployment is run again by "
-        "itself, twice at most, and goes on from where it was; after that, press Retry on its page.",
+        "The run's process is gone. A training run of a deployment is run again by itself, twice at most, and goes on "
+        "from where it was; any other waits for Retry on its page.",
     ),
     "refused": _Told(
         ("Refused", "Not promoted"),
@@ -122,7 +122,7 @@ def _wanted(notification: Notification, tag: str | None) -> Iterator[tuple[str, 
 def _of_runs(told: _Told, tag: str | None, pages: str | None) -> tuple[EventTrigger, str, str]:
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        match_related=_ours(FLOWS, tag),
+        match_related=[*_ours(FLOWS, tag)],
         expect={f"prefect.flow-run.{state}" for state in told.states},
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
@@ -130,8 +130,8 @@ def _of_runs(told: _Told, tag: str | None, pages: str | None) -> tuple[EventTrig
         within=timedelta(0),
     )
     link = f"{pages}/runs/flow-run/{{{{ flow_run.id }}}}" if pages else "{{ flow_run|ui_url }}"
-    said = "{{ flow_run.state.message or '' }}"
-    return trigger, f"{{{{ flow_run.name }}}} {told.subject}", f"{told.sentence}\n\n{said}\n\n{link}"
+    said = _where_any("flow_run.state.message")
+    return trigger, f"{{{{ flow_run.name }}}} {told.subject}", f"{told.sentence}{said}\n\n{link}"
 
 
 def _too_old(days: int, tag: str | None, pages: str | None) -> tuple[EventTrigger, str, str]:
@@ -139,7 +139,7 @@ def _too_old(days: int, tag: str | None, pages: str | None) -> tuple[EventTrigge
     name, identity = (f"related:deployment:prefect.resource.{field}" for field in ("name", "id"))
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        match_related=_ours(("retrain",), tag),
+        match_related=[*_ours(("retrain",), tag)],
         after={f"prefect.flow-run.{state}" for state in (*_WELL, *_BADLY)},
         expect={f"prefect.flow-run.{state}" for state in _WELL},
         for_each={name, identity},
@@ -164,14 +164,19 @@ def _drifted() -> tuple[EventTrigger, str, str]:
         within=timedelta(0),
     )
     sentence = "What the model is asked is no longer like what it was made with."
-    body = f"{sentence}\n\n{{{{ event.payload.message or '' }}}}\n\n{{{{ event.payload.link or '' }}}}"
+    body = sentence + _where_any("event.payload.message") + _where_any("event.payload.link")
     return trigger, "{{ event.resource.id }} drifted", body
 
 
+def _where_any(text: str) -> str:
+    """Return a template's paragraph, or nothing where the server has nothing to say."""
+    return f"{{{{ '\\n\\n' ~ {text} if {text} else '' }}}}"
+
+
 def _ours(flows: Sequence[str], tag: str | None) -> list[ResourceSpecification]:
-    ours = {"prefect.resource.role": ["flow"], "prefect.resource.name": [*flows]}
-    tagged = {"prefect.resource.role": ["tag"], "prefect.resource.id": [f"prefect.tag.{tag}"]}
-    return [ResourceSpecification(spec) for spec in ([ours, tagged] if tag else [ours])]
+    ours = ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": [*flows]})
+    tagged = ResourceSpecification({"prefect.resource.role": ["tag"], "prefect.resource.id": [f"prefect.tag.{tag}"]})
+    return [ours, tagged] if tag else [ours]
 
 
 def _automation(name: str, told: tuple[EventTrigger, str, str], block: UUID) -> AutomationCore:
@@ -210,6 +215,7 @@ def save_block(name: Name, kind: Kind, address: str) -> str:
 
 
 def _block(name: Name, kind: Kind, address: str) -> NotificationBlock:
+    """Return the block of an address. Raises RecipeError, without the address, for one that cannot be."""
     scheme, separator, rest = address.partition("://")
     allowed = {"slack": ("https",), "mail": ("mailto", "mailtos"), "webhook": ("http", "https")}[kind]
     if not separator or not rest or scheme not in allowed:
@@ -218,7 +224,12 @@ def _block(name: Name, kind: Kind, address: str) -> NotificationBlock:
         texts = {"subject": "{{subject}}", "body": "{{body}}"}
         # The URL may hold a token, and only this block's `secrets` are kept encrypted and hidden.
         return CustomWebhookNotificationBlock(
-            name=name, url="{{address}}", json_data=dict(texts), secrets=SecretDict({"address": address})
+            name=name,
+            url="{{address}}",
+            json_data=dict(texts),
+            headers=None,
+            cookies=None,
+            secrets=SecretDict({"address": address}),
         )
     try:
         return SlackWebhook(url=SecretStr(address))
@@ -232,7 +243,7 @@ def main(arguments: Sequence[str]) -> None:
         if len(arguments) != 2 or arguments[1] not in ("slack", "mail", "webhook") or not os.environ.get(ADDRESS):
             raise RecipeError(f"usage: {ADDRESS}=... python -m deployments.notifications NAME slack|mail|webhook")
         name = TypeAdapter(Name).validate_python(arguments[0])
-        print(save_block(name, cast("Kind", arguments[1]), os.environ[ADDRESS]))
+        print(save_block(name, arguments[1], os.environ[ADDRESS]))
     except (ReglageError, ValueError) as error:
         raise SystemExit(f"reglage: {first_line(error)}") from None
 

@@ -70,7 +70,7 @@ def fires(trigger: EventTrigger, one: ReceivedEvent) -> bool:
     ("what", "states", "says"),
     [
         ("failed", ("Failed", "TimedOut"), "nothing was promoted"),
-        ("crashed", ("Crashed",), "(attempt 2)"),
+        ("crashed", ("Crashed",), "run again by itself, twice"),
         ("refused", ("Refused", "Not promoted"), "the version in place stays"),
         ("waiting", ("Suspended",), "press Resume"),
         ("held", ("Held",), "a person rolled back"),
@@ -92,7 +92,8 @@ def test_each_end_of_a_run_is_told_once_with_a_sentence_and_a_link(
     assert says in sentence
     assert rest == f"it is <so>\n\nhttp://pages/runs/flow-run/{RUN}"
     run.state.message = None
-    assert "None" not in render_user_template_sync(action.body, {"flow_run": run})
+    quiet = render_user_template_sync(action.body, {"flow_run": run})
+    assert quiet == f"{sentence}\n\nhttp://pages/runs/flow-run/{RUN}"
     assert action.block_document_id == BLOCK
 
 
