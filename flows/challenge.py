@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from flows.approval import Approval
 from flows.champion import InPlace, against_champion, in_place, measured
 from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
+from flows.run_record import remember
 from flows.steps import Data, find_best, inputs, prepare, publish
 from ftlib.config import Config
 from ftlib.data.identity import identities
@@ -23,11 +24,12 @@ from ftlib.recipe.preflight import check_registry
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import CHAMPION, AliasEntry, ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
-from ftlib.wording import counted
-from ftlib.workspace import write_durably
+from ftlib.wording import counted, dated
+from ftlib.workspace import Workspace, write_durably
 from tasks.runner import Runner, StageRun
 
 ATTEMPTS = 3
@@ -75,6 +77,11 @@ class Challenge(Config):
         """Return what is new in each source."""
         return self.listing.changes
 
+    def line(self) -> str:
+        """Say in a sentence what became of it."""
+        published = f"{self.version.line()}. " if self.version else ""
+        return f"{published}{self.title}: {'; '.join(self.reasons)}"
+
     def ended(
         self, what: Literal["waiting", "not_promoted", "held", "superseded", "promoted"], *reasons: str
     ) -> "Challenge":
@@ -84,22 +91,25 @@ class Challenge(Config):
     def write(self, folder: Path) -> None:
         """Write `retrain.json` and, if it trained, `report.html`, each whole or not at all."""
         if self.report:
-            write_durably(folder / "report.html", (self.report.path / self.report.html).read_bytes())
+            text = (self.report.path / self.report.html).read_text(encoding="utf-8")
+            write_durably(folder / "report.html", html_with_outcome(text, dated(self.line())).encode())
         write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
+        if self.steps:
+            remember(folder, self.steps)
 
 
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
     check_registry(r)
     registry = ModelRegistry(r.publish.to.store())
-    listing = list_sources(r, registry.store, run.work.root / "listings" / f"{run_id}.json")
+    listing = list_sources(r, registry.store, listing_of(run.work, run_id))
     champion = in_place(registry, r)
     so_far = Challenge(
         recipe=r, what="skipped", reasons=(), listing=listing, champion=champion.facts if champion else None
     )
     if nothing := nothing_to_read(listing.changes, so_far.champion):
         return so_far.model_copy(update={"reasons": nothing.reasons, "worth": nothing})
-    folder = champion.pull(registry, run) if champion else None
+    folder = champion.pull(registry, run.work) if champion else None
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
     names = labels_of(folder) if folder and not r.tasks else ()
@@ -120,6 +130,11 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     if isinstance(result, Refusal):
         return so_far.ended("not_promoted", *result.reasons)
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
+
+
+def listing_of(work: Workspace, run_id: str) -> Path:
+    """Return where a retraining keeps what it saw first, until it is settled: while it is there, the run may go on."""
+    return work.root / "listings" / f"{run_id}.json"
 
 
 def _starting(r: Recipe, champion: Path | None) -> Recipe:
@@ -173,9 +188,10 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     first = evidence.checkpoints[-1]
     tasks = {task.name: task.labels for task in first.tasks}
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=first.labels, tasks=tasks)
-    folder = champion.pull(registry, run)
+    folder = champion.pull(registry, run.work)
     cells = measured(r, run, data, folder)
-    differences, left_out = against_champion(evidence, cells, run, champion.trained_on(folder))
+    ours, trained = evidence.selection.chosen.name, champion.trained_on(folder)
+    differences, left_out = against_champion(ours, evidence.final, r, cells, run.work, trained)
     compared = r.retrain.compare or r.select.by
     verdict = worth_promoting(differences, r.retrain, compared, r.metric(compared)[1])
     note = [f"{counted(left_out, 'held-out row')} that the champion was trained on left out"] if left_out else []

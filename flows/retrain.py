@@ -9,14 +9,14 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.approval import asks_a_person, one_at_a_time
-from flows.challenge import challenge, settle
+from flows.challenge import challenge, listing_of, settle
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
+from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
 from flows.retrain_page import show_retraining
-from flows.run_page import PageProgress, RunPage
+from flows.run_page import RunPage
 from flows.tracked import tracked
 from flows.waiting import ask, taken_over
-from ftlib.progress import listen
 from ftlib.workspace import Workspace, exclusive
 
 one_line_errors()
@@ -42,8 +42,8 @@ def retrain(
 
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees. Its `retrain` part holds the rules.
-        computing: Where it runs, and how fast. None is what the recipe says.
-        tracking: Where the run is shown beside Prefect's page.
+        computing: Where it runs, and how fast. What is left empty is as the recipe says.
+        tracking: Where the run is shown beside Prefect's page. May be left empty.
         overrides: Any other field of the recipe, as path=value.
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
@@ -53,15 +53,19 @@ def retrain(
     with one_at_a_time(r.publish.name):
         with (
             exclusive(lock, wait=True),
-            listen(PageProgress(r.name)),
-            tracked(tracking, r, place, RunPage(r.name, r.datasets)) as run,
+            live_page(r.name, place) as live,
+            tracked(tracking, r, place, page := RunPage(r.name, r.datasets), live.begun) as run,
         ):
             judged = challenge(r, run, str(flow_run.id))
+            live.ended(judged.line())
         show_retraining(judged, run.work)
         if judged.what == "waiting" and asks_a_person(r):  # while it waits it holds no slot, no lock, no process
             approval, shown_hold = ask(judged, run.work)
     with one_at_a_time(r.publish.name):
         settled = taken_over(judged) or settle(r, run, judged, approval, shown_hold)
+    live.ended(settled.line())
+    page.outcome(settled.line())
     settled.write(run.work.root / "runs" / r.name)
+    listing_of(run.work, str(flow_run.id)).unlink(missing_ok=True)
     show_retraining(settled, run.work)
     return Completed(name=settled.title, message=f"{settled.title}: {'; '.join(settled.reasons)}", data=settled)

@@ -33,7 +33,7 @@ from prefect.states import Completed
 from flows.approval import Approval
 from flows.challenge import Challenge
 from flows.retrain_page import markdown, show_retraining
-from flows.run_page import artifact_key, report_url
+from flows.run_page import artifact_key, artifact_url
 from ftlib.recipe.recipe import Recipe
 from ftlib.workspace import Workspace
 
@@ -63,7 +63,7 @@ def ask(judged: Challenge, work: Workspace) -> tuple[Approval | None, int | None
         older = _waiting_before(client, r, str(this.labels[ASKED]))
         judged = judged.model_copy(update={"supersedes": tuple(link(run) for run in older)})
         show_retraining(judged, work)
-        case = markdown(judged, report_url(r.name))
+        case = markdown(judged, artifact_url(artifact_key("report", r.name)))
         try:
             approval = suspend_flow_run(
                 wait_for_input=Approval.asking(case), timeout=Approval.seconds, key=f"approval-{attempt}"
