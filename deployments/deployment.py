@@ -38,6 +38,8 @@ class Standing(NamedTuple):
     tag: str
     trains: bool = False
     """Whether its runs queue, one at a time; a queued run is never dropped."""
+    cron: str = ""
+    """When it runs by itself, in UTC; empty: never."""
 
 
 STANDING = {
@@ -45,6 +47,8 @@ STANDING = {
     "retrain": Standing("flows.retrain.retrain", "retrain", trains=True),
     "promote": Standing("flows.promote.promote", "registry"),
     "rollback": Standing("flows.promote.rollback", "registry"),
+    "watch": Standing("flows.watch.watch", "watch", cron="*/15 * * * *"),
+    "janitor": Standing("flows.janitor.janitor", "janitor", cron="17 4 * * *"),
 }
 
 
@@ -118,13 +122,19 @@ def wanted(environment: Environment) -> list[Deployment]:
 
 def _standing(flow: str, environment: Environment) -> Deployment:
     """Return the deployment of a flow that is always there."""
-    entrypoint, tag, trains = STANDING[flow]
+    entrypoint, tag, trains, cron = STANDING[flow]
     accepted = flow_at(entrypoint).parameters.properties
     given = {"work": environment.work, "registry": environment.registry, "endpoint_url": environment.endpoint_url}
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value and name in accepted}
     if trains and (overrides := _registry_overrides(environment)):
         parameters["overrides"] = overrides
-    return _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)
+    if flow == "watch":
+        watched = [below(environment.home, one.recipe) for one in environment.recipes if one.event]
+        parameters["recipes"], cron = watched, cron if watched else ""
+    if flow == "janitor" and environment.registry:
+        parameters["registries"] = [environment.registry]
+    made = _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)
+    return made.model_copy(update={"schedules": (Schedule(cron=cron, timezone="UTC"),) if cron else ()})
 
 
 def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str) -> Deployment:

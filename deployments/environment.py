@@ -162,16 +162,19 @@ class Secrets(Config):
         return blocks
 
 
-Occasion = Literal["failed", "refused", "waiting", "drifted", "too_old"]
+Occasion = Literal["failed", "crashed", "refused", "waiting", "held", "superseded", "promoted", "too_old", "drifted"]
 
 
 class Notification(Config):
-    """Who is told what."""
+    """Who is told what (`deployments.notifications`)."""
 
     block: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
     """A notification block on the server, as type/name: slack-webhook/alerts."""
-    events: tuple[Occasion, ...] = ("failed", "refused", "waiting")
-    """What is told: failed runs, refused versions, promotions that wait, drift, models that are too old."""
+    events: tuple[Occasion, ...] = ("failed", "crashed", "refused", "waiting", "held", "too_old", "drifted")
+    """What is told: runs that failed, crashed, were refused, wait for a person, are held by a rollback, were superseded
+    or promoted a version; a model that no retraining looked at for long; drift."""
+    too_old_days: int = Field(default=7, ge=1, le=365)
+    """After so many days without a retraining that ended well a model is too old."""
 
 
 def _local_folder() -> str:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 from uuid import UUID
 
 from prefect.blocks.abstract import NotificationBlock
@@ -20,9 +20,10 @@ from prefect.events.schemas.automations import AutomationCore, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.types import SecretDict
-from pydantic import Field, SecretStr, StringConstraints, TypeAdapter
+from pydantic import SecretStr, TypeAdapter
 
-from ftlib.config import Config, Name
+from deployments.environment import Notification, Occasion
+from ftlib.config import Name
 from ftlib.errors import RecipeError, ReglageError, StorageError, first_line
 
 ADDRESS = "REGLAGE_NOTIFY_ADDRESS"
@@ -34,22 +35,9 @@ FLOWS = ("finetune", "retrain", "evaluate", "interpolate", "promote", "rollback"
 DRIFT = "reglage.drift"
 """The event of rows, or of answers, that are no longer like those the model was made with."""
 
-PREFIX = "reglage: tell "
+_PREFIX = "reglage: tell "
 
-Occasion = Literal["failed", "crashed", "refused", "waiting", "held", "superseded", "promoted", "too_old", "drifted"]
 Kind = Literal["slack", "mail", "webhook"]
-
-
-class Notification(Config):
-    """Who is told what."""
-
-    block: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
-    """A notification block on the server, as type/name: slack-webhook/alerts."""
-    events: tuple[Occasion, ...] = ("failed", "crashed", "refused", "waiting", "held", "too_old", "drifted")
-    """What is told: runs that failed, crashed, were refused, wait for a person, are held by a rollback, were superseded
-    or promoted a version; a model that no retraining looked at for long, drift."""
-    too_old_days: int = Field(default=7, ge=1, le=365)
-    """After so many days without a retraining that ended well a model is too old."""
 
 
 class _Told(NamedTuple):
@@ -94,21 +82,26 @@ _BADLY = ("Failed", "TimedOut", "Crashed", "Cancelled")
 
 
 def notices(
-    client: SyncPrefectClient, notifications: Sequence[Notification], whose: str = "", tag: str | None = None
+    client: SyncPrefectClient, notifications: Sequence[Notification], whose: str, tag: str
 ) -> list[AutomationCore]:
-    """Return the automations that tell people; `whose` is part of their names, and runs without the `tag` are left out.
+    """Return the automations that tell people of the runs with a tag; `whose` they are is part of their names.
 
     Raises StorageError for a block that the server has not, or that sends nothing.
     """
     return [
-        _automation(f"{PREFIX}{notification.block} of {what}{f' ({whose})' if whose else ''}", told, block)
+        _automation(f"{_PREFIX}{notification.block} of {what} ({whose})", told, block)
         for notification in notifications
         for block in [_block_id(client, notification.block)]
         for what, told in _wanted(notification, tag)
     ]
 
 
-def _wanted(notification: Notification, tag: str | None) -> Iterator[tuple[str, tuple[EventTrigger, str, str]]]:
+def is_notice(name: str, whose: str) -> bool:
+    """Say whether an automation is one of those that tell people of an environment's runs."""
+    return name.startswith(_PREFIX) and name.endswith(f" ({whose})")
+
+
+def _wanted(notification: Notification, tag: str) -> Iterator[tuple[str, tuple[EventTrigger, str, str]]]:
     pages = get_current_settings().ui_url
     for occasion in dict.fromkeys(notification.events):
         if occasion == "too_old":
@@ -119,7 +112,7 @@ def _wanted(notification: Notification, tag: str | None) -> Iterator[tuple[str, 
             yield f"runs that are {occasion}", _of_runs(_TOLD[occasion], tag, pages)
 
 
-def _of_runs(told: _Told, tag: str | None, pages: str | None) -> tuple[EventTrigger, str, str]:
+def _of_runs(told: _Told, tag: str, pages: str | None) -> tuple[EventTrigger, str, str]:
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
         match_related=[*_ours(FLOWS, tag)],
@@ -134,7 +127,7 @@ def _of_runs(told: _Told, tag: str | None, pages: str | None) -> tuple[EventTrig
     return trigger, f"{{{{ flow_run.name }}}} {told.subject}", f"{told.sentence}{said}\n\n{link}"
 
 
-def _too_old(days: int, tag: str | None, pages: str | None) -> tuple[EventTrigger, str, str]:
+def _too_old(days: int, tag: str, pages: str | None) -> tuple[EventTrigger, str, str]:
     """Fire once nothing ended well for a number of days, for each deployment that ever ran."""
     name, identity = (f"related:deployment:prefect.resource.{field}" for field in ("name", "id"))
     trigger = EventTrigger(
@@ -173,10 +166,10 @@ def _where_any(text: str) -> str:
     return f"{{{{ '\\n\\n' ~ {text} if {text} else '' }}}}"
 
 
-def _ours(flows: Sequence[str], tag: str | None) -> list[ResourceSpecification]:
+def _ours(flows: Sequence[str], tag: str) -> list[ResourceSpecification]:
     ours = ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": [*flows]})
     tagged = ResourceSpecification({"prefect.resource.role": ["tag"], "prefect.resource.id": [f"prefect.tag.{tag}"]})
-    return [ours, tagged] if tag else [ours]
+    return [ours, tagged]
 
 
 def _automation(name: str, told: tuple[EventTrigger, str, str], block: UUID) -> AutomationCore:
