@@ -180,6 +180,7 @@ def _snippet(kind: BatchKind) -> str:
 
 
 def _front_matter(publish: Publish, kind: BatchKind, origin: Origin, reports: Sequence[EvalReport]) -> str:
+    """Return the YAML that the Hub reads above the card: how it is loaded, its licence, tags and results."""
     from huggingface_hub import EvalResult, ModelCardData
 
     of, cells = KINDS[kind], [cell for report in reports for cell in report.measured]

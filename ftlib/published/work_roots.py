@@ -64,7 +64,7 @@ def _add(needs: Needs, registry: RegistryReader, model: str) -> None:
         needs.pulled[version.manifest] = who
         data = cast("dict[str, Any]", registry.manifest(version).lineage.get("data") or {})
         for facts in data.values():
-            needs.contents |= {facts[part]: who for part in ("raw", "prepared") if facts.get(part)}
+            needs.contents.update({facts[part]: who for part in ("raw", "prepared") if facts.get(part)})
 
 
 def _published(root: Path) -> dict[tuple[str, str | None, str], str]:
