@@ -18,9 +18,10 @@ from ftlib.evaluation.measured import EvalReport
 from ftlib.evaluation.results import Difference
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.recorded import MERGE_RECORD
 from ftlib.models.folder import find_model, is_adapter, labels_of, weights_digest
 from ftlib.models.reference import ModelRef
-from ftlib.published.adopted import MERGE, check_is_no_version, kind_of, merge_record
+from ftlib.published.adopted import check_is_no_version, kind_of, merge_record
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import AliasEntry, ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
@@ -101,7 +102,7 @@ def adopt_folder(asked: Adoption, work: Workspace) -> Adopted:
             f"`reglage interpolate BASE {asked.called} --alpha 1 --out FOLDER`, and publish that"
         )
     find_model(ModelRef(path=str(folder)))  # what is wrong with it is said before anything is measured
-    if (folder / MERGE).is_file():
+    if (folder / MERGE_RECORD).is_file():
         merge_record(folder, weights_digest(folder))
     _check_labels(asked)
     measured = walk(_steps(asked, work), lambda one: one.stage(one.job, work))
