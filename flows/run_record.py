@@ -12,7 +12,9 @@ import ftlib
 from ftlib.config import Config
 from ftlib.recipe.evidence import Evidence
 from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
+from ftlib.wording import dated
 from ftlib.workspace import write_durably
 from tasks.runner import StageRun
 
@@ -47,7 +49,8 @@ class RunRecord(Config):
     def write(self, folder: Path) -> Path:
         """Write `run.json` and `report.html`, each whole or not at all; return the path of the page."""
         page = folder / "report.html"
-        write_durably(page, (self.report.path / self.report.html).read_bytes())
+        text = (self.report.path / self.report.html).read_text(encoding="utf-8")
+        write_durably(page, html_with_outcome(text, dated(self.result.line())).encode())
         write_durably(folder / "run.json", self.model_dump_json(indent=1).encode())
         remember(folder, self.steps)
         return page

@@ -10,6 +10,7 @@ from flows.command_line.console import emit, json_option
 from flows.command_line.registry_options import aliases_of, facts, open_registry, registry_options, table
 from ftlib.data.row_keys import row_key
 from ftlib.errors import StorageError
+from ftlib.origin import UNKNOWN
 from ftlib.published.ancestry import Ancestry
 from ftlib.published.row_search import Holdings, Wanted, find_rows
 from ftlib.registry import ModelRegistry
@@ -90,7 +91,8 @@ def _print(version: Version, manifest: Manifest, parents: list[str]) -> None:
 def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
     """Return what a version was made from, a row a fact."""
     base, weights, code = (lineage.get(part) or {} for part in ("base_model", "weights", "code"))
-    ran = f"reglage {code.get('reglage')}, commit {code.get('commit')}, lock {_short(code.get('lock_sha256'))}"
+    commit, lock = (code.get(name) or UNKNOWN for name in ("commit", "lock_sha256"))
+    ran = f"reglage {code.get('reglage')}, commit {commit}, lock {_short(lock)}"
     if adopted := lineage.get("adopted"):
         return [*_adopted(adopted, lineage, parents), ["code", ran]]
     ends = [weights.get("start"), weights.get("end"), *(weights.get("siblings") or ())]

@@ -31,6 +31,16 @@ work_option = click.option(
 )
 
 
+base_option = click.option(
+    "--base",
+    "given",
+    type=UserPath(exists=True, file_okay=False),
+    multiple=True,
+    metavar="FOLDER",
+    help="The model that an adapter stands on, where it is not found by its name; its digest is compared. Repeatable.",
+)
+
+
 def tracking_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that trains `--tensorboard` and `--mlflow`."""
     for option in (

@@ -1,14 +1,12 @@
 """What the commands about published versions share: where the registry is, and how versions are shown."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ftlib.errors import ModelError
 from ftlib.registry import ModelRegistry
 from ftlib.registry.signing import PublicKey
 from ftlib.registry.versions import Version
@@ -71,15 +69,6 @@ def aliases_of(opened: ModelRegistry, model: str) -> dict[str, int]:
     """Return the version each alias of a model means."""
     entries = [opened.alias(model, alias) for alias in opened.aliases(model)]
     return {entry.alias: entry.version for entry in entries if entry}
-
-
-@contextmanager
-def called(name: str, folder: Path) -> Generator[None]:
-    """Let what is wrong with a model be said under the name that the user gave it, not the place it was fetched to."""
-    try:
-        yield
-    except ModelError as error:
-        raise ModelError(str(error).replace(str(folder), name)) from error
 
 
 def facts(version: Version) -> dict[str, object]:

@@ -135,6 +135,10 @@ class RegistryReader:
         """Return every move of an alias, oldest first."""
         return AliasLog(self.store, model_name(name), alias).entries()
 
+    def hold(self, name: str, alias: str) -> AliasEntry | None:
+        """Return the person's rollback that holds promotions by rule, or None once a person promoted after it."""
+        return AliasLog(self.store, model_name(name), alias).hold()
+
     def check_format(self) -> None:
         """Raise StorageError unless there is a registry here that this program understands."""
         made_with = read_record(self.store, "registry.json", Format)

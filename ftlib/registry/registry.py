@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftlib.errors import IntegrityError, StorageError
-from ftlib.registry.aliases import AliasEntry, AliasLog
+from ftlib.registry.aliases import AliasEntry, AliasLog, Mover
 from ftlib.registry.leases import lease
 from ftlib.registry.publishing import Publication, signed
 from ftlib.registry.race import probe
@@ -185,25 +185,46 @@ class ModelRegistry(RegistryReader):
         return faults
 
     def promote(self, name: str, alias: str, version: int, expected: int | None, who: str, why: str) -> AliasEntry:
-        """Let an alias mean a version; one that does so already is left as it is.
+        """Let an alias mean a version; one that does so already, and is not held, is left as it is.
 
         `expected` is the sequence number of the entry the caller decided against, None if there was none. Returns the
         entry that now says so. Raises ConflictError if the alias means another version since, naming who moved it;
         StorageError if there is no such version.
         """
-        self.version(name, version)
-        self._race_once()
-        return AliasLog(self.store, name, alias).move(version, expected, who, why)
+        return self._move(name, alias, version, expected, who, why)
 
     def rollback(
-        self, name: str, alias: str, expected: int | None, who: str, why: str, to: int | None = None
+        self,
+        name: str,
+        alias: str,
+        expected: int | None,
+        who: str,
+        why: str,
+        to: int | None = None,
+        by: Mover = "person",
     ) -> AliasEntry:
         """Let an alias mean what it meant before entry `expected` (the last different version), or `to`, again.
 
-        Raises what `promote` raises, and StorageError if there is nothing to go back to.
+        A person's rollback holds what promotes by rule until somebody promotes. Raises what `promote` raises, and
+        StorageError if there is nothing to go back to.
         """
         self.check_format()
-        return self.promote(name, alias, AliasLog(self.store, name, alias).before(expected, to), expected, who, why)
+        version = AliasLog(self.store, name, alias).before(expected, to)
+        return self._move(name, alias, version, expected, who, why, rolled_back=by)
+
+    def _move(
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        expected: int | None,
+        who: str,
+        why: str,
+        rolled_back: Mover | None = None,
+    ) -> AliasEntry:
+        self.version(name, version)
+        self._race_once()
+        return AliasLog(self.store, name, alias).move(version, expected, who, why, rolled_back)
 
     def _race_once(self) -> None:
         """Refuse a store that lets two writers win, before the first write that needs one winner."""
