@@ -77,6 +77,8 @@ class Trial(Config):
     """The alias entry that it was judged against."""
     differences: tuple[Difference, ...] = ()
     """The version - champion."""
+    held: str = ""
+    """Who rolled the alias back, which holds what promotes by rule; empty where nobody did."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def adopt_folder(asked: Adoption, work: Workspace) -> Adopted:
 
 def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
     """Measure the champion on the same rows and judge by the recipe's `retrain`, as a retraining would."""
-    from flows.champion import CHAMPION, against_champion, in_place  # Prefect, which no publication needs
+    from flows.challenge import held_by  # these load Prefect, which no publication needs
+    from flows.champion import CHAMPION, against_champion, in_place
 
     r, version = asked.recipe, adopted.result
     if r is None or not isinstance(version, ModelVersion):
@@ -131,7 +134,9 @@ def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
     champion = in_place(registry, r)
     if champion is None:
         return Trial(go=True, reasons=("the first version of this model",))
-    seen = {"champion": champion.facts.version, "expected": champion.facts.sequence}
+    hold = registry.hold(r.publish.name, r.retrain.alias)
+    held = held_by(hold) if hold else ""
+    seen = {"champion": champion.facts.version, "expected": champion.facts.sequence, "held": held}
     if champion.facts.version == version.version:
         return Trial(go=False, reasons=(f"version {version.version} is in place already",), **seen)
     folder = champion.pull(registry, work)
