@@ -7,9 +7,9 @@ import click
 
 from flows.command_line.aliases import user_name
 from flows.command_line.console import UserPath, emit, json_option
-from flows.command_line.model_places import model_folder
 from flows.command_line.options import set_option, work_option
 from flows.command_line.registry_options import registry_options
+from flows.model_places import model_folder
 from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
 from ftlib.recipe.file import load_recipe
