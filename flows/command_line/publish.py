@@ -78,7 +78,7 @@ def publish(
     recipe = load_recipe(recipe_path, overrides) if recipe_path else None
     _check_options(recipe, kind, name, overrides, champion_test=champion_test)
     given = {"description": description, "license": license_id, "sign_with": sign_with}
-    changed = {key: value for key, value in given.items() if value is not None}
+    changed: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if name is not None:
         changed["name"] = model_name(name)
     if recipe is None or to is not None:

@@ -19,6 +19,7 @@ from ftlib.workspace import RECORD, read_record
 MERGE_RECORD = "merge.json"
 """What a folder was merged from, where no registry says it."""
 
+
 class Recorded(Config):
     """A checkpoint's own digest and its parent's."""
 
