@@ -270,9 +270,10 @@ class Photographer:
 
     def run_page(self, run: Any, tab: str) -> None:
         """Open a run's page at a tab."""
-        self.page.size(WIDTH, HEIGHT)
+        self.page.size(WIDTH, HEIGHT + 200)
         self.page.open(f"{self.pages}/runs/flow-run/{run.id}")
         self.page.wait_text("Task Runs")
+        time.sleep(3)  # its time line grows
         self.page.click(tab)
         time.sleep(3)
 
