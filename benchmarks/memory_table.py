@@ -49,13 +49,19 @@ CASES: dict[str, tuple[str, dict[str, Any], int, int | None, dict[str, Any]]] = 
 TUNINGS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "top layers": {"kind": "frozen_layers", "layers": 3},
+    "by depth": {"kind": "gradual_unfreezing", "epochs_per_group": 0.5, "layers_per_group": 3},
     "LoRA": LORA,
     "QLoRA": QLORA,
+    "IA3": {"kind": "ia3"},
+    "prompt": {"kind": "prompt_tuning"},
+    "P-tuning": {"kind": "p_tuning"},
+    "prefix": {"kind": "prefix_tuning"},
     "houlsby": BOTTLENECKS,
 }
+"""Those that take steps, each as a recipe has it that says no more."""
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "muon", "adamw_8bit", "galore", "apollo")
 EVERY = {
-    f"{named}, {optimizer}": ("bert", tuning, 8, None, {"optimizer": optimizer})
+    f"{named}, {optimizer}": ("bert-small", tuning, 8, None, {"optimizer": optimizer})
     for named, tuning in TUNINGS.items()
     for optimizer in OPTIMIZERS
 }
@@ -70,13 +76,14 @@ def measure(name: str, *, use_gpu: bool = False) -> dict[str, Any]:
         start = _checkpoint(root / "start", family)
         texts = tiny_rows(2 * rows, words=60)
         data = tiny_prepared(root / "data", {"train": texts, "validation": texts[:4]}, kind=kind)
+        epochs = 3 if tuning["kind"] == "gradual_unfreezing" else 1.5  # its last stage, which is predicted, is reached
         phase = Phase.model_validate(
             {
                 "name": "tune",
                 "dataset": "rows",
                 "objective": {"kind": "causal_lm" if kind == "tokens" else "classification"},
                 "tuning": tuning,
-                "optimizer": {"kind": more.get("optimizer", "adamw"), "epochs": 1.5, "batch_size": rows},
+                "optimizer": {"kind": more.get("optimizer", "adamw"), "epochs": epochs, "batch_size": rows},
                 **{key: value for key, value in more.items() if key in Phase.model_fields and key != "optimizer"},
             }
         )
@@ -112,7 +119,12 @@ def _checkpoint(folder: Path, family: str) -> Checkpoint:
         model, tokenizer, labels = LlamaForCausalLM(config), tiny_lm_tokenizer(), ()
     else:
         labels = LABELS
-        config = BertConfig(num_hidden_layers=12 if family == "bert-large" else 6, num_labels=len(labels))
+        sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+        config = BertConfig(
+            num_hidden_layers=12 if family == "bert-large" else 6,
+            num_labels=len(labels),
+            **(sizes if family == "bert-small" else {}),
+        )
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
         model, tokenizer = BertForSequenceClassification(config), tiny_tokenizer()

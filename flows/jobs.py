@@ -137,6 +137,11 @@ def train_job(
     )
 
 
+def with_added_rows(phase: Phase, rows: tuple[int, ...]) -> Phase:
+    """Tell a phase's tuning which tokens are new; without any the phase stays as it is."""
+    return phase.model_copy(update={"tuning": phase.tuning.with_added_rows(rows)}) if rows else phase
+
+
 def fisher_job(
     recipe: Recipe, kept: Kept | CarriedFisher, start: Checkpoint | Candidate, prepared: Mapping[str, PreparedDataset]
 ) -> FisherJob:

@@ -103,7 +103,7 @@ def kernel_of(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
     try:
         kernel = form.validate_python(data)
     except ValidationError as error:
-        lines = explain(error, data, form.json_schema())
+        lines = explain(error.errors(), data, form.json_schema())
         raise RecipeError("\n".join(f"method {method}: {line}" for line in lines)) from None
     if kernel.leaves_out(count):
         raise RecipeError(f"method {method} takes all {count} checkpoints; leave out what should not be in it")

@@ -42,6 +42,7 @@ from ftlib.recipe.resources import check_resources
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
 from ftlib.retraining.training_rows import UsedRows
+from ftlib.stages.add_tokens import AddTokensJob, add_tokens
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
 from ftlib.stages.evaluate import evaluate
@@ -92,6 +93,8 @@ class Data(Config):
     """The labels of every task, where there are several."""
     companions: dict[str, dict[str, FoundModel]] = {}
     """See `Inputs`."""
+    added_rows: tuple[int, ...] = ()
+    """The numbers of the tokens that the recipe adds."""
 
 
 class Outcome(NamedTuple):
@@ -135,15 +138,19 @@ def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
 
 
 def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
-    """Ingest and preprocess every dataset, and check that they go together."""
+    """Ingest and preprocess every dataset, with the tokens that are added, and check that they go together."""
     check_modality(r, given.model.folder)
+    model, added = given.model, None
+    if r.added_tokens:
+        added = yield from step(add_tokens, AddTokensJob(model=model, tokens=r.added_tokens))
+        model = added and added.found(model.name)
     raw = yield from ingested(r, given.files)
     prepared: dict[str, PreparedDataset] = {}
     for name in r.datasets:
-        job = None if raw is None else jobs.preprocess_job(r, name, raw, given.model, given.used.get(name))
+        job = jobs.preprocess_job(r, name, raw, model, given.used.get(name)) if raw and model else None
         if models := (yield from step(preprocess, job, name)):
             prepared[name] = models
-    if raw is None or len(prepared) < len(r.datasets):
+    if raw is None or model is None or len(prepared) < len(r.datasets):
         return None
     labels = check_labels(r, prepared, given.names)
     tasks = check_tasks(r, prepared, given.task_names)
@@ -155,10 +162,18 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     check_rule(r, prepared)
     places = max(phase.tuning.places for phase in r.phases)
     if places:
-        check_prompts(r, prepared, given.model.form, _positions(Path(given.model.uri)))
-    check_writing(r, prepared, lambda: _positions(Path(given.model.uri), 0 if given.model.base else places))
+        check_prompts(r, prepared, model.form, _positions(Path(model.uri)))
+    check_writing(r, prepared, lambda: _positions(Path(model.uri), 0 if model.base else places))
     companions = {phase: dict(models) for phase, models in given.companions.items()}
-    return Data(model=given.model, companions=companions, raw=raw, prepared=prepared, labels=labels, tasks=tasks)
+    return Data(
+        model=model,
+        companions=companions,
+        raw=raw,
+        prepared=prepared,
+        labels=labels,
+        tasks=tasks,
+        added_rows=added.ids if added else (),
+    )
 
 
 def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[dict[str, RawDataset] | None]:
@@ -255,6 +270,7 @@ def trained(
     elif kept and data:
         weighed = read_carried(data.model)
     ready = weighed is not None or kept is None
+    phase = jobs.with_added_rows(phase, data.added_rows if data else ())
     job = jobs.train_job(r, phase, ends, prepared, companions, seed, weighed) if ends and prepared and ready else None
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
 

@@ -1,5 +1,6 @@
 """What a run tells its trackers: which training begins where, what was measured, how it ended."""
 
+import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -73,8 +74,8 @@ def _tell(follower: Follower, step: Step, artifact: Artifact) -> None:
 
 def _trackers(tracking: Tracking) -> list[Tracker]:
     trackers: list[Tracker] = []
-    if tracking.tensorboard:
-        trackers.append(TensorBoard(tracking.tensorboard))
+    if folder := tracking.tensorboard or os.environ.get("REGLAGE_TENSORBOARD"):  # `reglage up` shows that one
+        trackers.append(TensorBoard(folder))
     if tracking.mlflow:
         trackers.append(MlflowRun(tracking.mlflow))
     return trackers

@@ -5,13 +5,14 @@ from typing import Any
 from prefect import Task
 
 from tasks.assess import batch_norm, evaluate, interpolate, select
-from tasks.data import ingest, preprocess
+from tasks.data import add_tokens, ingest, preprocess
 from tasks.publish import register, report
 from tasks.train import base, fisher, prune, quantize, score, train
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
     for task in (
+        add_tokens,
         ingest,
         preprocess,
         base,

@@ -14,6 +14,7 @@ from flows.run_record import installed_versions
 from ftlib.config import Config, user_path
 from ftlib.errors import RecipeError, ReglageError
 from ftlib.extensions import CHECKER, MEMBERS, called, check_extensions, installed
+from ftlib.origin import COMMIT, UNKNOWN, origin
 from ftlib.urls import redacted, secret_in
 
 NEEDED_BYTES = 5_000_000_000
@@ -33,7 +34,7 @@ def examine(work: Path, registry: str) -> list[Finding]:
     """Look at everything; nothing is changed but for a probe file that is removed again."""
     versions = ", ".join(f"{name} {installed}" for name, installed in installed_versions().items())
     seen = Finding(what="versions", ok=True, found=versions)
-    return [seen, *_extensions(), *_machine(), *_places(work, registry), _prefect()]
+    return [seen, _code(), *_extensions(), *_machine(), *_places(work, registry), _prefect()]
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -43,6 +44,16 @@ def print_findings(findings: Sequence[Finding]) -> None:
         mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
         remedy = f"; {finding.remedy}" if finding.remedy and not finding.ok else ""
         console.print(f"{mark} {finding.what:<10} {finding.found}{remedy}", soft_wrap=True)
+
+
+def _code() -> Finding:
+    code = origin()
+    found = f"commit {code.commit}, lock {code.lock_sha256[:12]}"
+    if code.commit == UNKNOWN:
+        found += f": versions made here cannot say which code made them; build with {COMMIT}, or install git"
+    elif code.commit.endswith("-dirty"):
+        found += ": files differ from it; commit them before what is published should be made again"
+    return Finding(what="code", ok=True, found=found)
 
 
 def _extensions() -> Iterator[Finding]:

@@ -26,6 +26,12 @@ class LazyGroup(ReglageGroup):
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
         "look": "flows.command_line.look",
+        "deploy": "flows.command_line.deploy",
+        "up": "flows.command_line.up",
+        "down": "flows.command_line.up",
+        "status": "flows.command_line.up",
+        "init": "flows.command_line.init",
+        "work": "flows.command_line.work",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -39,8 +45,25 @@ class LazyGroup(ReglageGroup):
         return super().get_command(ctx, cmd_name)
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from ftlib.origin import origin
+
+    code = origin()
+    click.echo(f"reglage {ftlib.__version__}, commit {code.commit}, lock {code.lock_sha256[:12]}")
+    ctx.exit()
+
+
 @click.group(cls=LazyGroup)
-@click.version_option(ftlib.__version__, prog_name="reglage")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version, its commit and its lock's digest, and exit.",
+)
 def main() -> None:
     """Fine-tune as a production pipeline: from raw rows to a verified, published model version."""
 
@@ -87,14 +110,9 @@ def retrain(
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a recipe: every problem on one line, with its path."""
-    from flows.command_line.recipe_notes import model_folder, notes
-    from ftlib.recipe.file import load_recipe
-    from ftlib.recipe.preflight import check_modality
+    from flows.command_line.recipe_notes import checked_recipe
 
-    loaded = load_recipe(recipe, overrides)
-    if (folder := model_folder(loaded)) is not None:
-        check_modality(loaded, folder)
-    remarks = list(notes(loaded))
+    loaded, remarks = checked_recipe(recipe, overrides)
     facts = {
         "ok": True,
         "name": loaded.name,

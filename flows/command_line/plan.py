@@ -101,7 +101,7 @@ class PhasePlan(Config):
 
 
 class ScoringPlan(Config):
-    """One frozen model asked about one dataset before a phase, with what it takes."""
+    """A model that is asked about rows and not trained: by a `score` or a `fisher`, with what it takes."""
 
     name: str
     parameters: int
@@ -121,7 +121,7 @@ class RunPlan(Config):
     phases: tuple[PhasePlan, ...] = ()
     """Empty until the data is prepared."""
     scorings: tuple[ScoringPlan, ...] = ()
-    """What frozen models compute for the phases before they train."""
+    """What is computed for the phases before they train, and of the choice for its version."""
     seconds: float | None = None
     """Predicted for all that is still to do; None until the data is prepared."""
     speed: str = ""
@@ -233,7 +233,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
     seconds = RUN_SECONDS + planner.needs_ray * RAY_SECONDS + measuring
-    seconds += _fisher_seconds(recipe, prepared, sizes[-1], speed, done)
+    scored += _fisher_plans(recipe, prepared, sizes, speed, done)
     seconds += sum(one.seconds for one in (*planned, *again, *scored))
     fields = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
     return plan.model_copy(update=fields)
@@ -434,19 +434,42 @@ def _scoring_plan(
     )
 
 
-def _fisher_seconds(
-    recipe: Recipe, prepared: Mapping[str, PreparedDataset], size: "Footprint", speed: Speed, done: Collection[str]
-) -> float:
-    """Return the seconds of a pass forward and back for every row that a Fisher information is measured on."""
-    asked = {f"fisher for {phase.name}": phase.penalty.keeps for phase in recipe.phases if phase.penalty}
-    to_do = [kept for label, kept in asked.items() if label not in done]
-    if recipe.publish.fisher and "fisher to publish" not in done:
-        to_do.append(Kept(recipe.publish.fisher.datasets, recipe.publish.fisher.rows))
-    tokens = 0.0
-    for kept in filter(None, to_do):
-        for facts in (prepared[name].splits["train"] for name in kept.datasets):
-            tokens += min(kept.rows, facts.rows) * facts.tokens / max(1, facts.rows)
-    return tokens * training_flops(size.computing, size.computing) / speed.flops
+def _fisher_plans(
+    recipe: Recipe,
+    prepared: Mapping[str, PreparedDataset],
+    sizes: "Sequence[Footprint]",
+    speed: Speed,
+    done: Collection[str],
+) -> tuple[ScoringPlan, ...]:
+    """Plan a pass forward and back, row by row, for each Fisher information that is measured.
+
+    A worker holds the weights, a gradient and the sum of squares: with fsdp its shard of them.
+    """
+    phases = zip(recipe.phases, sizes, strict=True)
+    asked = [(f"fisher for {phase.name}", phase.penalty.keeps, size) for phase, size in phases if phase.penalty]
+    if recipe.publish.fisher:
+        kept = Kept(recipe.publish.fisher.datasets, recipe.publish.fisher.rows)
+        asked.append(("fisher to publish", kept, sizes[-1]))
+    shards = max(1, recipe.compute.workers) if recipe.compute.sharding == "fsdp" else 1
+    plans: list[ScoringPlan] = []
+    for label, kept, size in asked:
+        if kept is None or not kept.datasets:  # what the base model carries is read
+            continue
+        facts = [prepared[name].splits["train"] for name in kept.datasets]
+        rows = [min(kept.rows, one.rows) for one in facts]
+        tokens = sum(count * one.tokens / max(1, one.rows) for count, one in zip(rows, facts, strict=True))
+        seconds = tokens * training_flops(size.computing, size.computing) / speed.flops
+        plans.append(
+            ScoringPlan(
+                name=label,
+                parameters=size.parameters,
+                rows=sum(rows),
+                tokens=round(tokens),
+                memory_bytes=PROCESS["cuda" if recipe.compute.use_gpu else "cpu"] + 3 * 4 * size.parameters // shards,
+                seconds=0.0 if label in done else round(seconds, 1),
+            )
+        )
+    return tuple(plans)
 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: "Footprint", speed: Speed) -> float:

@@ -78,6 +78,7 @@ def facts(version: Version) -> dict[str, object]:
         "version": version.version,
         "manifest_sha256": version.manifest,
         "published_at": version.published_at,
+        **({"copied_from": version.copied_from.model_dump(mode="json")} if version.copied_from else {}),
     }
 
 

@@ -174,6 +174,19 @@ def load_encoder(folder: Path) -> nn.Module:
     return model
 
 
+def load_as_named(folder: Path) -> tuple[Any, set[str]]:
+    """Load a folder as the class that its config names, in fp32 and eval mode, and say which tensors it lacked.
+
+    As what AutoModel takes it for where transformers has no such class. Raises ModelError as `load_with_gaps` does.
+    """
+    import transformers
+
+    check_model(folder)
+    config = load_config(folder)
+    named: Any = getattr(transformers, (config.architectures or [""])[0] or "-", None)
+    return _from_folder(folder, named or AutoModel, config)
+
+
 def _from_folder(folder: Path, loader: Any, config: Any) -> tuple[nn.Module, set[str]]:
     """Return a model in fp32 and eval mode, and the names of its parameters that the folder has no tensor for."""
     try:

@@ -48,6 +48,8 @@ class PreparedSplit:
             ids.lengths if isinstance(ids, Lists) else np.zeros(len(table), np.int32)
         )
         """Each row's tokens, where it has `input_ids`; else 0. Of an encoder-decoder's rows, its decoder's."""
+        self.lists = {name: column.lengths for name, column in self._columns.items() if isinstance(column, Lists)}
+        """How long each row's lists are, by the input: of an encoder-decoder its source and its target."""
         self.row_ids: pa.ChunkedArray = table["row_id"]
         self.slices = {name.removeprefix(SLICE): table[name] for name in table.column_names if name.startswith(SLICE)}
         self.scores = {

@@ -43,14 +43,17 @@ class Elements:
 def elements_of(tensor: torch.Tensor) -> Elements:
     """Return which elements of a tensor this rank has: all, or its rows of a sharded one.
 
-    Raises NotImplementedError for one that is sharded along another axis than its first.
+    Raises ModelError for one that is sharded along another axis than its first.
     """
     if not isinstance(tensor, DTensor):
         return Elements(0, tensor.numel())
     if any(
         not isinstance(placed, Replicate | Shard) or (placed.is_shard() and placed.dim) for placed in tensor.placements
     ):
-        raise NotImplementedError(f"a tensor that is spread as {tensor.placements} is not read or written in parts")
+        raise ModelError(
+            f"a tensor that is spread as {tensor.placements} is not read or written in parts; shard it along its first "
+            "axis"
+        )
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     return Elements(offset[0] * prod(tensor.shape[1:]) if offset else 0, prod(shape))
 

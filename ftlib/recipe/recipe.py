@@ -17,6 +17,7 @@ from ftlib.evaluation.metrics import Metric
 from ftlib.evaluation.selection import Select
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
+from ftlib.models.added_tokens import AddedToken
 from ftlib.models.checkpoint import Form, Quantization
 from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
@@ -34,12 +35,14 @@ from ftlib.urls import secret_in
 class Recipe(Config):
     """A whole run."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"prune": None}
+    introduced: ClassVar[Mapping[str, object]] = {"prune": None, "added_tokens": ()}
 
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
     model: ModelRef
     """The base model that the first phase starts from."""
+    added_tokens: tuple[AddedToken, ...] = ()
+    """Tokens that the base model learns before rows are prepared: its tokenizer and its tensors have one more each."""
     datasets: dict[Name, Dataset]
     """Rows by the name that phases and evaluations call them."""
     prune: Prune | None = None
@@ -154,6 +157,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from _secrets(recipe.model_dump(mode="json"))
     yield from _phase_misfits(recipe)
     yield from _prune_misfits(recipe)
+    yield from _added_tokens_misfits(recipe)
     yield from _dataset_misfits(recipe)
     yield from _evaluation_misfits(recipe)
     yield from _select_misfits(recipe)
@@ -227,6 +231,27 @@ def _prune_misfits(recipe: Recipe) -> Iterator[str]:
         yield (
             "prune: retrain.start is 'champion', which has lost its layers already and would lose as many again with "
             "every retraining; set it to base"
+        )
+
+
+def _added_tokens_misfits(recipe: Recipe) -> Iterator[str]:
+    """Say why tokens cannot be added in this run, whatever the model, or would never learn what they mean."""
+    if not recipe.added_tokens:
+        return
+    spelt = [one.token for one in recipe.added_tokens]
+    if twice := {token for token in spelt if spelt.count(token) > 1}:
+        yield f"added_tokens: {_these(twice)} is there twice; give each token once"
+    if images := [name for name, data in recipe.datasets.items() if KINDS[data.format.yields].modality != "text"]:
+        yield f"added_tokens: rows of {_these(images)} are images, which have no tokens; leave it out"
+    if recipe.publish.adapter:
+        yield "publish.adapter: it would stand on a model with more tokens, which nobody else has; remove it"
+    if recipe.retrain.start == "champion":
+        yield "added_tokens: retrain.start is 'champion', which has these tokens already; set it to base"
+    if recipe.phases and not any(phase.tuning.moves_rows for phase in recipe.phases):
+        moving = " or ".join(map(repr, tunings(lambda tuning: tuning.moves_rows)))
+        yield (
+            f"added_tokens: no phase trains what the tokens mean, {_these({p.tuning.kind for p in recipe.phases})} "
+            f"leaves the embedding as it is; use {moving} in one of them"
         )
 
 
@@ -712,8 +737,9 @@ def form_misfits(recipe: Recipe, start: Form) -> Iterator[str]:
         yield f"publish.fisher: is of the weights themselves, and {last.name!r} ends in an adapter{instead}"
     if recipe.publish.adapter:
         yield f"publish.adapter: {last.name!r} ends in an adapter, so the version is one; remove it"
-    if recipe.prune:
-        yield f"{where} over a model without some layers, which nobody else has; set keep: merged"
+    if recipe.prune or recipe.added_tokens:
+        less = "without some layers" if recipe.prune else "with more tokens"
+        yield f"{where} over a model {less}, which nobody else has; set keep: merged"
     if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
         remedy = "set keep: merged" if last.tuning.merges else "let it be the only phase, or follow a linear_probe"
         yield f"{where} over what {_these(moved)} made of the base model, which nobody else has; {remedy}"

@@ -209,7 +209,9 @@ class Order(_ByEpoch):
 class MixedOrder(_ByEpoch):
     """As `Order`, of a split in which the parts' rows lie one after the other: a batch takes any of them.
 
-    An epoch has as many rows as all parts together, and of each its share of them, rounded by largest remainder.
+    An epoch has as many rows as all parts together, and of each its share of them, rounded by largest remainder. Where
+    an epoch has a row of the split again, for the k-th time, it is called row + k x the split's rows: what is drawn of
+    it then, such as which of its words are hidden, is another draw.
     """
 
     def __init__(
@@ -225,13 +227,16 @@ class MixedOrder(_ByEpoch):
         self._given = batches_of_parts(rows, shares)
         self._starts = np.cumsum([0, *rows])
         self.steps_per_epoch = batches_in(sum(rows), size)
+        self.times = max(map(_times, self._given, rows))
+        """How often an epoch has one row at most."""
 
     @override
     def batches(self, epoch: int) -> list[GlobalBatch]:
         drawn = np.concatenate([self._drawn(part, epoch) for part in range(len(self._rows))])
         # A seed that no part's rows are drawn by.
         batches = global_batches(self._lengths[drawn], self._size, self._seed, epoch, len(self._rows))
-        return [GlobalBatch(0, drawn[batch], epoch) for batch in batches]
+        called = drawn + len(self._lengths) * _earlier(drawn)
+        return [GlobalBatch(0, called[batch], epoch) for batch in batches]
 
     def _drawn(self, part: int, epoch: int) -> Int[np.ndarray, " drawn"]:
         """Return the rows that a part gives to an epoch: all of them before any is given again."""
@@ -240,6 +245,21 @@ class MixedOrder(_ByEpoch):
         passes = [np.random.default_rng([self._seed, i, part]).permutation(rows) for i in range(first, last + 1)]
         skipped = epoch * given - first * rows
         return self._starts[part] + np.concatenate(passes)[skipped : skipped + given]
+
+
+def _times(given: int, rows: int) -> int:
+    """Return how often one of so many rows can be among so many that are given, all of them before one again."""
+    return given // rows if given % rows == 0 else (given + rows - 2) // rows + 1
+
+
+def _earlier(rows: Int[np.ndarray, " drawn"]) -> Int[np.ndarray, " drawn"]:
+    """Return for each place how often its row is at earlier places."""
+    order = np.argsort(rows, kind="stable")
+    sorted_rows, places = rows[order], np.arange(len(rows))
+    firsts = np.maximum.accumulate(np.where(np.r_[True, sorted_rows[1:] != sorted_rows[:-1]], places, 0))
+    earlier = np.empty_like(places)
+    earlier[order] = places - firsts
+    return earlier
 
 
 def packs(

@@ -135,6 +135,7 @@ class Loop:
             self._check_prompted(placed)
             self.unused = freeze_unused(placed, objective, self.companions, self.train, plan.precision)
         self.order = _order(plan, parts, self.train)
+        self._given = drawn_from(plan, parts, self.order.times) if isinstance(self.order, MixedOrder) else self.train
         thaws = plan.phase.tuning.thaws(placed, head, self.order.steps_per_epoch)
         self.thawing = Thawing.of(placed, thaws)
         self._stage = len(self.thawing.borders)  # all of it trains while it is built and rehearsed
@@ -369,7 +370,7 @@ class Loop:
         readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
 
     def _drawn(self, batch: GlobalBatch) -> PreparedSplit:
-        return self.train[batch.part].drawn(Draw(self.plan.seed, batch.epoch, batch.part))
+        return self._given[batch.part].drawn(Draw(self.plan.seed, batch.epoch, batch.part))
 
     def _augment(self, batch: GlobalBatch) -> Augment | None:
         augmentation = self.plan.phase.augmentation

@@ -352,10 +352,17 @@ def _words(model: nn.Module) -> int:
 def widest(
     splits: Sequence[PreparedSplit], rows: int, pack_tokens: int | None
 ) -> tuple[PreparedSplit, Int[np.ndarray, " rows"]]:
-    """Return the widest rows there are, as many as a micro-batch or a pack holds, and the split that they are of."""
+    """Return the widest rows there are, as many as a micro-batch or a pack holds, and the split that they are of.
+
+    A batch is as wide as its longest source and its longest target, which may be two rows': both are among them, in
+    the place of the last.
+    """
     split = max((one for one in splits if len(one)), key=lambda one: int(one.sizes.max()))
     order = np.argsort(-split.sizes, kind="stable")
     if pack_tokens is None:
-        return split, order[:rows]
+        longest = [int(np.argmax(lengths)) for lengths in split.lists.values()]
+        first = order[:rows]
+        missing = [row for row in dict.fromkeys(longest) if row not in first][: max(0, len(first) - 1)]
+        return split, np.concatenate([first[: len(first) - len(missing)], np.array(missing, first.dtype)])
     fitting = int(np.searchsorted(np.cumsum(split.sizes[order]), pack_tokens, side="right"))
     return split, order[: max(1, fitting)]

@@ -17,13 +17,13 @@ def open_part(plan: Plan, part: Part, split: Split) -> PreparedSplit:
     return open_split(split_file(Path(part.folder), split), plan.start.of_task(part.task).labels, part.task)
 
 
-def drawn_from(plan: Plan, parts: Sequence[PreparedSplit] | None = None) -> list[PreparedSplit]:
+def drawn_from(plan: Plan, parts: Sequence[PreparedSplit] | None = None, times: int = 1) -> list[PreparedSplit]:
     """Return what global batches take their rows of: each part's training rows, or all of them as one split.
 
-    `parts` are these rows where they are open. Parts that are mixed by row are of one task. Raises DataError as
-    `open_part`.
+    `parts` are these rows where they are open. Parts that are mixed by row are of one task; all their rows are there so
+    many `times`, in the same memory. Raises DataError as `open_part`.
     """
     if not plan.phase.mixes_rows:
         return [open_part(plan, part, "train") for part in plan.parts] if parts is None else [*parts]
     files, task = [split_file(Path(part.folder), "train") for part in plan.parts], plan.parts[0].task
-    return [open_splits(files, plan.start.of_task(task).labels, task)]
+    return [open_splits(files * times, plan.start.of_task(task).labels, task)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 from typing_extensions import override
@@ -27,7 +28,7 @@ class Part(Config):
     """Which task its rows are of, where the model has several."""
 
 
-class GroupPlan(Config):
+class GroupPlan(Config, ABC):
     """What a group of workers does together, and where it leaves what comes of it."""
 
     fingerprint: str
@@ -37,9 +38,9 @@ class GroupPlan(Config):
     compute: Compute
 
     @property
+    @abstractmethod
     def what(self) -> str:
         """Return what errors call it."""
-        raise NotImplementedError
 
 
 class Plan(GroupPlan):

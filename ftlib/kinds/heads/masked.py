@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 from typing_extensions import override
@@ -17,6 +17,7 @@ from typing_extensions import override
 from ftlib.data.inputs import INPUT_IDS, Masking, from_metadata, token_columns
 from ftlib.data.row_targets import NO_WORD
 from ftlib.kinds.batch import UNTAUGHT, Batch
+from ftlib.kinds.drawn_answers import drawn_log_probs, uniforms
 from ftlib.kinds.draws import MEASURED, Draw
 from ftlib.kinds.heads.base import Answers, Head, Request
 from ftlib.kinds.hidden_tokens import hidden_tokens
@@ -43,6 +44,12 @@ class MaskedHead(Head):
     def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> HiddenWords:
         masking = next(one.masking for one in token_columns(from_metadata(table.schema.metadata)) if one.masking)
         return HiddenWords(Lists(table[INPUT_IDS]), Lists(table["target"]), masking)
+
+    @override
+    def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
+        """Return that of another token for every one that is hidden, each drawn alone."""
+        logits, meant = hidden_tokens(model, batch)
+        return drawn_log_probs(logits, uniforms(random, len(meant), logits.device)).sum()
 
     @override
     def answers(self, asked: Request) -> MaskedAnswers:

@@ -71,6 +71,8 @@ class TuningBase(Config, ABC):
     """Whether it can learn from rows that are two texts."""
     moves_head_only: ClassVar[bool] = False
     """Whether the body stays the base model's: an adapter may stand on what it makes, a line from it leads nowhere."""
+    moves_rows: ClassVar[bool] = False
+    """Whether it trains the rows of tokens that were added to the model."""
     several_heads: ClassVar[bool] = False
     """Whether it moves a body that the heads of several tasks share, as it moves a model of one."""
     unfreezes: ClassVar[bool] = False
@@ -124,6 +126,10 @@ class TuningBase(Config, ABC):
         """
         return "dense"
 
+    def with_added_rows(self, rows: tuple[int, ...]) -> TuningBase:
+        """Return the tuning that trains the embedding's rows of these tokens, which were added, beside the rest."""
+        return self
+
     def asks(self, kind: BatchKind) -> tuple[str, ...]:
         """Return the frozen models that it asks for such batches, by their names in a phase's `companions`."""
         return ()
@@ -168,7 +174,7 @@ class TuningBase(Config, ABC):
 
         Raises TrainingError for rows that it cannot be solved on. Only for a tuning that takes no steps.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} takes no steps and solves for nothing; give it `solve`, or let it step")
 
     def solved(self, hidden: int, outputs: int) -> int:
         """Return how many numbers it solves for in a model of that width with so many outputs."""

@@ -27,6 +27,7 @@ class Full(TuningBase):
     """What the learning rate is multiplied with from each layer to the one below it; 1: all learn alike."""
 
     several_heads: ClassVar[bool] = True
+    moves_rows: ClassVar[bool] = True
     speeds_up: ClassVar[str] = "raise tuning.layer_decay"
 
     @override

@@ -40,6 +40,7 @@ class GradualUnfreezing(TuningBase):
 
     layer_decay: ClassVar[float] = 1.0
     unfreezes: ClassVar[bool] = True
+    moves_rows: ClassVar[bool] = True
     speeds_up: ClassVar[str] = "lower tuning.rate_divisor, or raise tuning.layers_per_group"
 
     @override

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import override
 
 from ftlib.config import BatchKind, NamePattern
@@ -16,12 +16,21 @@ from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import prefix_of
 from ftlib.models.parameter_names import in_modules
+from ftlib.training.tuning.added_rows import begin_rows, rows_to_train
 from ftlib.training.tuning.by_peft import MergedOrKept, scalings_of
 from ftlib.training.tuning.pissa import convert, take_out
 from ftlib.wording import some
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+def _ids_or_added(value: object) -> object:
+    """Refuse what is neither, in one sentence; a union of its own would say one of each member."""
+    listed = isinstance(value, (list, tuple)) and all(type(id) is int and id >= 0 for id in cast("list[object]", value))
+    if value != "added" and not listed:
+        raise ValueError(f"got {value!r}, allowed are added and a list of token numbers")
+    return value
 
 
 class LoRA(MergedOrKept):
@@ -33,7 +42,8 @@ class LoRA(MergedOrKept):
     """
 
     introduced: ClassVar[Mapping[str, object]] = {
-        **{"b_rate_ratio": 1.0, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": (), "init": "default"}
+        **{"b_rate_ratio": 1.0, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": (), "init": "default"},
+        "token_rows": "added",
     }
 
     kind: Literal["lora"] = "lora"
@@ -58,16 +68,24 @@ class LoRA(MergedOrKept):
     """Another alpha for the modules whose names end with one of these regular expressions."""
     modules_to_save: tuple[str, ...] = ()
     """Endings of the names of modules that are trained in full beside the head, and lie in the adapter whole."""
+    token_rows: Annotated[tuple[int, ...] | Literal["added"], BeforeValidator(_ids_or_added)] = "added"
+    """Tokens, by their numbers, whose rows of the embedding, and of an output of its own, are trained beside the
+    adapter; `added`: those that the recipe's `added_tokens` adds."""
     init: Literal["default", "pissa"] = "default"
     """What A and B begin as: random and 0, or W's first `rank` singular directions, which are taken out of W."""
 
     makes: ClassVar[str] = "LORA"
+    moves_rows: ClassVar[bool] = True
 
     @property
     @override
     def adapter_scales(self) -> bool:
-        """DoRA normalises after adding: its adapter times alpha is another model."""
-        return not self.use_dora
+        """DoRA normalises after adding, and rows of tokens are no difference: such times alpha is another model."""
+        return not self.use_dora and self.token_rows == "added"
+
+    @override
+    def with_added_rows(self, rows: tuple[int, ...]) -> LoRA:
+        return self.model_copy(update={"token_rows": rows}) if self.token_rows == "added" else self
 
     @override
     def rate_factors(self, model: nn.Module, head: Collection[str]) -> Mapping[str, float]:
@@ -89,7 +107,12 @@ class LoRA(MergedOrKept):
             use_dora=self.use_dora,
             rank_pattern=dict(self.rank_pattern),
             alpha_pattern=cast("dict[str, int]", dict(self.alpha_pattern)),
+            trainable_token_indices=rows_to_train(model, self._rows) if self._rows else None,
         )
+
+    @property
+    def _rows(self) -> tuple[int, ...]:
+        return () if isinstance(self.token_rows, str) else self.token_rows
 
     @model_validator(mode="after")
     def _begins_one_way(self) -> LoRA:
@@ -97,6 +120,11 @@ class LoRA(MergedOrKept):
             raise ValueError("use_dora measures W, and init: pissa takes W apart; leave one of them out")
         if self.quantization and self.init == "pissa":
             raise ValueError("init: pissa takes W apart, which is held in four bits; use lora, or leave it out")
+        if self._rows and self.keep == "adapter":
+            raise ValueError(
+                "keep: adapter has rows of tokens as they are and not what they moved by, so it cannot be scaled; set "
+                "keep: merged, or leave token_rows out"
+            )
         return self
 
     @override
@@ -117,6 +145,8 @@ class LoRA(MergedOrKept):
             _measure_magnitudes(model)
         if self.init == "pissa":
             take_out(model)
+        if self._rows:
+            begin_rows(model)
 
     @override
     def whole_modules(self, kind: BatchKind, head: Collection[str]) -> list[str] | None:

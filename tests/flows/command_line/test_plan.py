@@ -10,6 +10,7 @@ import pytest
 from flows.command_line.plan import make_plan
 from ftlib.recipe.file import load_recipe
 from ftlib.testing import tiny_recipe
+from ftlib.training.process_bytes import PROCESS
 from ftlib.workspace import Workspace
 
 pytestmark = pytest.mark.slow  # a second of matrix products for every plan
@@ -35,3 +36,15 @@ def test_stages_of_gradual_unfreezing_and_a_model_without_a_layer(tmp_path: Path
     assert less.phases[1].parameters == whole.phases[1].parameters - layer
     assert less.phases[1].memory["weights"] == whole.phases[1].memory["weights"] - 4 * layer
     assert not less.phases[1].thaws
+
+
+def test_a_fisher_information_holds_weights_gradient_and_squares(tmp_path: Path) -> None:
+    path, work = tiny_recipe(tmp_path), Workspace(tmp_path / "work")
+    ewc = ["phases.tune.penalty={kind: ewc, datasets: [home], rows: 9}", "publish.fisher={datasets: [home]}"]
+    plan = make_plan(load_recipe(path, ewc), work, prepare=True)
+    tune, publish = plan.scorings
+    assert [tune.name, publish.name] == ["fisher for tune", "fisher to publish"]
+    assert {tune.name, publish.name} <= {stage.stage for stage in plan.stages}
+    assert tune.rows == 9
+    assert publish.rows == plan.phases[1].rows
+    assert tune.memory_bytes - PROCESS["cpu"] == 12 * plan.phases[1].parameters

@@ -124,7 +124,7 @@ def failing(group: Group, sharding: str, folder: Path) -> None:
     run.checkpoints.save(*run.learnt, State(step=1))
     with pytest.raises(StorageError, match=r"No space left on device.*choose another --work"):
         run.checkpoints.settle()
-    assert not list(folder.rglob("manifest.json"))
+    (folder / f"told-{group.rank}").touch()
 
 
 WORK = Callable[[Group, str, Path], None]
@@ -171,6 +171,8 @@ def test_parts_of_some_ranks_are_read_by_others(tmp_path: Path, wrote: int, read
 @pytest.mark.slow
 def test_a_rank_that_cannot_write_fails_the_run_on_every_rank(tmp_path: Path) -> None:
     on_ranks(2, failing, "fsdp", tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("told-*")) == ["told-0", "told-1"]
+    assert not list(tmp_path.rglob("manifest.json"))
 
 
 @pytest.fixture

@@ -13,20 +13,35 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 
 from ftlib.config import BatchKind
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats.masked_text import MaskedText
+from ftlib.data.formats.text_to_text import TextToText
 from ftlib.errors import RecipeError
 from ftlib.kinds import token_log_probs
-from ftlib.kinds.batch import Batch
+from ftlib.kinds.batch import UNTAUGHT, Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.drawn_answers import drawn, drawn_log_probs
 from ftlib.kinds.kind import KINDS
+from ftlib.kinds.loading import load_processor
 from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.fisher import FisherJob, fisher
-from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.testing import (
+    tiny_checkpoint,
+    tiny_classifier,
+    tiny_prepared,
+    tiny_prepared_as,
+    tiny_rows,
+    tiny_text_to_text,
+)
 from ftlib.training.compute import Compute
 from ftlib.training.loop import hash_seed
 from ftlib.workspace import Workspace
@@ -87,6 +102,35 @@ def test_it_is_the_mean_square_of_each_rows_gradient(
         torch.testing.assert_close(ours[name], expected, rtol=2e-3, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
     assert found.trace == pytest.approx(sum(float(of.double().sum()) for of in theirs.values()), rel=1e-3)
     assert (found.rows, found.weights) == (data.splits["train"].rows, start.weights)
+
+
+@pytest.mark.parametrize("kind", ["masked", "text_to_text"])
+def test_of_hidden_words_and_of_what_a_decoder_writes_it_is_that_of_their_own_distributions(
+    kind: BatchKind, tmp_path: Path
+) -> None:
+    """Stock transformers' logits at the hidden tokens, or for every token of the target, and the same drawn words."""
+    rows: Any = tiny_rows(4)
+    if kind == "masked":
+        folder, format, auto = tiny_classifier(tmp_path / "model"), MaskedText(text="text"), AutoModelForMaskedLM
+    else:
+        folder = tiny_text_to_text(tmp_path / "model")
+        format, auto = TextToText(source="text", target="label"), AutoModelForSeq2SeqLM
+    data = tiny_prepared_as(tmp_path / "data", format, {"train": rows}, load_processor(folder))
+    model: Any = auto.from_pretrained(folder).eval()
+    split = open_split(data.path / "train.arrow", ())
+    batch = split.batch(np.arange(len(split)), Collator.of(model))
+    said = model(**batch.inputs).logits
+    if kind == "masked":
+        logits = said[batch.targets != UNTAUGHT]
+    else:
+        lengths = batch.inputs["decoder_attention_mask"].sum(1).tolist()
+        logits = torch.cat([row[: length - 1] for row, length in zip(said, lengths, strict=True)])
+    at = np.random.default_rng(5).random(len(logits))
+    shares = np.cumsum(logits.detach().double().softmax(-1).numpy(), axis=-1)
+    words = torch.tensor([int(np.searchsorted(of, u, side="right")) for of, u in zip(shares, at, strict=True)])
+    ours = KINDS[kind].head().drawn_log_prob(model, batch, np.random.default_rng(5))
+    assert ours.item() == pytest.approx(-cross_entropy(logits, words, reduction="sum").item(), rel=1e-5)
+    assert ours.requires_grad
 
 
 def test_logits_in_parts_give_the_same(

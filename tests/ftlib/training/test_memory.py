@@ -11,10 +11,19 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from ftlib.data.formats.text_to_text import TextToText
 from ftlib.errors import ModelError, RecipeError
-from ftlib.kinds.loading import head_modules, load_model
+from ftlib.kinds.loading import head_modules, load_model, load_processor
 from ftlib.kinds.open_split import open_split
-from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows
+from ftlib.testing import (
+    LABELS,
+    tiny_causal_lm,
+    tiny_classifier,
+    tiny_prepared,
+    tiny_prepared_as,
+    tiny_rows,
+    tiny_text_to_text,
+)
 from ftlib.training import memory
 from ftlib.training.cards import CARDS, find_card
 from ftlib.training.compute import Compute
@@ -50,6 +59,22 @@ def test_what_is_kept_for_the_way_back_grows_with_the_layers() -> None:
 
     of_one = 4 * rows.numel()
     assert held(5) - held(4) == held(9) - held(8) == of_one
+
+
+def test_the_widest_batch_of_sources_and_targets_has_the_longest_of_each(tmp_path: Path) -> None:
+    """Three rows of a middling source and target are longest in sum; a batch is as wide as its longest of each."""
+    words = "invoice card "
+    lengths = [(9, 9), (9, 9), (9, 9), (15, 1), (1, 14), (2, 2)]
+    rows: Any = [{"a": words * source, "b": words * target} for source, target in lengths]
+    folder = tiny_text_to_text(tmp_path / "model")
+    format = TextToText(source="a", target="b", max_tokens=100, max_target_tokens=100)
+    data = tiny_prepared_as(tmp_path / "data", format, {"train": rows}, load_processor(folder))
+    split = open_split(data.path / "train.arrow", ())
+    _, chosen = memory.widest([split], 3, None)
+    assert len({*chosen.tolist()}) == 3
+    for column in split.lists.values():
+        assert column[chosen].max() == column.max()
+    assert len(memory.widest([split], 1, None)[1]) == 1
 
 
 @pytest.mark.parametrize("taught", [3, 11])

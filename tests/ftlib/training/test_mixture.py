@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats.masked_text import MaskedText
+from ftlib.data.processor import Processor
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.draws import Draw
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_prepared_as, tiny_rows, tiny_tokenizer
 from ftlib.training import curves
 from ftlib.training.batches import MixedOrder, Order, batches_in, batches_of_parts
 from ftlib.training.compute import Compute
@@ -113,8 +116,12 @@ def test_mixed_batches_have_every_parts_share_of_rows_exactly(
     for epoch in range(3):
         batches = order.batches(epoch)
         assert len(batches) == order.steps_per_epoch == batches_in(sum(rows), size)
-        drawn = np.concatenate([batch.rows for batch in batches])
-        assert len(drawn) == sum(rows)
+        called = np.concatenate([batch.rows for batch in batches])
+        assert len(called) == sum(rows)
+        assert len({*called}) == len(called)  # one that is there again is called otherwise
+        assert called.max() < order.times * sum(rows)
+        drawn = called % sum(rows)
+        assert {*called // sum(rows)} == {*range(np.bincount(drawn).max())}
         for part, (count, weight) in enumerate(parts):
             mine = drawn[(drawn >= starts[part]) & (drawn < starts[part + 1])] - starts[part]
             assert len(mine) >= 1
@@ -219,6 +226,29 @@ def test_a_mixture_trains_on_its_parts_in_turn_and_watches_each(
     assert last["validation_loss"] == pytest.approx(0.75 * each[0] + 0.25 * each[1], rel=1e-4)
 
 
+def test_a_row_that_an_epoch_has_again_hides_other_words(tmp_path: Path) -> None:
+    format, processor = MaskedText(text="text", max_tokens=32), Processor.of(tiny_tokenizer())
+    rows = {"train": tiny_rows(8, words=20), "validation": tiny_rows(4, seed=1)}
+    few = tiny_prepared_as(tmp_path / "few", format, rows, processor)
+    many = tiny_prepared_as(tmp_path / "many", format, {**rows, "train": tiny_rows(24, seed=2, words=20)}, processor)
+    files = [part.path / "train.arrow" for part in (few, many)]
+    once = open_splits(files, ())
+    order = MixedOrder(once.sizes, [8, 24], [0.75, 0.25], 4, 3)
+    again = open_splits(files * order.times, ())
+    draw = Draw(7, 0)
+    assert order.times == 3  # 24 of 8 rows
+    read: dict[int, list[bytes]] = {}
+    for batch in order.batches(0):
+        for row in batch.rows.tolist():
+            (tokens,) = again.drawn(draw).targets.read([row])  # type: ignore[union-attr]
+            read.setdefault(row % len(once), []).append(tokens.tobytes())
+            if row < len(once):  # the first time it is what it was
+                assert np.array_equal(tokens, once.drawn(draw).targets.read([row])[0])  # type: ignore[union-attr]
+    repeated = [words for words in read.values() if len(words) > 1]
+    assert len(repeated) == 8
+    assert all(len({*words}) > 1 for words in repeated)
+
+
 def test_mixed_batches_divide_by_the_items_of_all_parts(
     start: Checkpoint, parts: tuple[PreparedDataset, ...], tmp_path: Path
 ) -> None:
@@ -243,10 +273,11 @@ def test_mixed_batches_divide_by_the_items_of_all_parts(
     assert {"validation_loss:new", "validation_loss:replay"} <= curves.read(done.path / curves.FILE)[-1].keys()
 
 
+@pytest.mark.parametrize("mixing", [{}, {"batches": "mixed"}])
 def test_a_mixture_that_was_stopped_goes_on_in_the_same_order(
-    start: Checkpoint, parts: tuple[PreparedDataset, ...], tmp_path: Path
+    start: Checkpoint, parts: tuple[PreparedDataset, ...], mixing: dict[str, object], tmp_path: Path
 ) -> None:
-    job = mixed(start, parts, checkpoint_seconds=1e-9)
+    job = mixed(start, parts, mixing, checkpoint_seconds=1e-9)
     whole = train(job, Workspace(tmp_path / "whole"))
     with stopped_at(16):
         train(job, Workspace(tmp_path / "stopped"))

@@ -26,6 +26,7 @@ from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.progress import Progress, listen
 from ftlib.stages.base import BaseJob, base
+from ftlib.stages.quantize import QuantizeJob, quantize
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
@@ -33,16 +34,17 @@ from ftlib.training.compute import Compute
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import EarlyStopping, Phase
+from ftlib.training.tuning import tunings
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.workspace import Workspace
 from tests.ftlib.training.stopping import stopped_at
 
 
-def make_job(root: Path, ema_decay: float | None = None, **compute: object) -> TrainJob:
+def make_job(root: Path, ema_decay: float | None = None, hidden: int = 32, **compute: object) -> TrainJob:
     rows = tiny_rows(120)
     data = tiny_prepared(root / "data", {"train": rows[:96], "validation": rows[96:]})
-    model = find_model(ModelRef(path=str(tiny_classifier(root / "tiny"))))
+    model = find_model(ModelRef(path=str(tiny_classifier(root / "tiny", hidden=hidden))))
     start = base(BaseJob(model=model, kind="labeled", labels=LABELS, seed=1), Workspace(root))
     return build_job(start, data, ema_decay, **compute)
 
@@ -141,12 +143,12 @@ def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(tmp
     assert losses(resumed.path) == losses(expected.path)
 
 
-def half_done(tmp_path: Path, job: TrainJob | None = None) -> tuple[TrainJob, Workspace, Path]:
+def half_done(tmp_path: Path, job: TrainJob | None = None, step: int = 20) -> tuple[TrainJob, Workspace, Path]:
     """A run stopped in the middle, with a checkpoint of its last step."""
     job = job or make_job(tmp_path)
     workspace = Workspace(tmp_path / "half")
 
-    with stopped_at(20):
+    with stopped_at(step):
         train(job, workspace)
     return job, workspace, workspace.folder(job).with_suffix(".work")
 
@@ -178,6 +180,51 @@ def test_every_optimiser_goes_on_from_a_checkpoint(tmp_path: Path, kind: str) ->
     resumed, whole = train(job, workspace), train(job, Workspace(tmp_path / "whole"))
     assert resumed.facts["resumed_from_step"] == 20
     assert resumed.weights == whole.weights
+
+
+TUNINGS: dict[str, dict[str, object]] = {
+    "frozen_layers": {"layers": 1},
+    "houlsby": {"width": 4},
+    "lora": {"rank": 2},
+    "lora, pissa": {"rank": 2, "init": "pissa"},
+    "lora, rows": {"rank": 2, "token_rows": [5, 9]},
+    "lora, kept": {"rank": 2, "keep": "adapter"},
+    "lora, dora": {"rank": 2, "use_dora": True},
+    "qlora": {"rank": 2},
+    "p_tuning": {"virtual_tokens": 3},
+    "prefix_tuning": {"virtual_tokens": 3},
+    "prompt_tuning": {"virtual_tokens": 3},
+}
+"""What tunings are given here; of one that is not named, nothing."""
+NOT_HERE = {
+    "linear_probe": "takes no steps",
+    "zero_shot": "takes no steps",
+    "full": "is every other test of this file",
+    "gradual_unfreezing": "test_thawing.py",
+}
+SWEPT = [*dict.fromkeys([*(one for one in tunings() if one not in NOT_HERE), *TUNINGS])]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[] if one == "lora, rows" else pytest.mark.slow) for one in SWEPT]
+)
+def test_every_tuning_goes_on_from_a_checkpoint(tmp_path: Path, name: str) -> None:
+    job = make_job(tmp_path, hidden=64)  # whole blocks of 64 weights, for qlora
+    kind = name.partition(",")[0]
+    fields: dict[str, object] = {"kind": "adamw", "learning_rate": 1e-2, "epochs": 2, "batch_size": 16}
+    tuning = {"kind": kind, **TUNINGS.get(name, {})}
+    phase = Phase.model_validate(
+        {**job.phase.model_dump(), "early_stopping": None, "optimizer": fields, "tuning": tuning}
+    )
+    start = job.start
+    if quantization := phase.tuning.quantization:
+        start = quantize(QuantizeJob(start=start, kind="labeled", quantization=quantization), Workspace(tmp_path))
+    job = job.model_copy(update={"phase": phase, "start": start})
+    job, workspace, _ = half_done(tmp_path, job, step=5)
+    resumed, whole = train(job, workspace), train(job, Workspace(tmp_path / "whole"))
+    assert resumed.facts["resumed_from_step"] == 5
+    assert resumed.weights == whole.weights
+    assert losses(resumed.path) == losses(whole.path)
 
 
 def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

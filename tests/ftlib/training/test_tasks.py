@@ -103,6 +103,25 @@ def job_of(
     )
 
 
+def test_l2_sp_pulls_a_head_that_was_trained_to_its_start_and_a_fresh_one_to_zero(
+    start: Checkpoint, parts: Mapping[str, PreparedDataset], tmp_path: Path
+) -> None:
+    """The topic's head was trained by a phase before, alone; the other two are as random as they were made."""
+    first = train(job_of(start, parts, kept="topic"), Workspace(tmp_path))
+    assert [task.fresh_head for task in first.tasks] == [True, True, False]
+    plain, pulled = (
+        train(job_of(first, parts, phase={"penalty": penalty}), Workspace(tmp_path))
+        for penalty in (None, {"kind": "l2_sp", "alpha": 30.0, "beta": 30.0})
+    )
+    begun, free, held = (
+        {task: tensors(one, task)["classifier.weight"] for task in TASKS} for one in (first, plain, pulled)
+    )
+    assert (held["topic"] - begun["topic"]).norm() < 0.5 * (free["topic"] - begun["topic"]).norm()
+    for task in ("entities", "products"):
+        assert held[task].norm() < 0.9 * free[task].norm()
+        assert (held[task] - begun[task]).norm() > 0.1 * begun[task].norm()
+
+
 @pytest.fixture(scope="module")
 def done(
     tmp_path_factory: pytest.TempPathFactory, start: Checkpoint, parts: Mapping[str, PreparedDataset]
