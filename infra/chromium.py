@@ -130,7 +130,7 @@ def chromium(home: Path, program: str = "chromium") -> Generator[Page]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        with connect(_tab(port), max_size=None) as socket:
+        with connect(_tab(port), max_size=None, ping_interval=None) as socket:
             yield Page(socket)
     finally:
         browser.terminate()
