@@ -366,7 +366,7 @@ def merged(person: Photographer) -> None:
     tuned = sorted((work / "train").glob("*/artifact.json"), key=lambda path: path.stat().st_mtime)[-2:]
     person.form("interpolate")
     person.add("Checkpoints", *(str(path.parent.relative_to(person.project)) for path in tuned))
-    person.fill("New folder", f"merged-{int(time.time())}")
+    person.fill("New folder", "merged")
     person.fill("Alpha", "0.5")
     run = person.submit()
     ended = wait_for_state(run, "COMPLETED")
