@@ -30,7 +30,7 @@ from prefect.workers.process import ProcessWorker
 from deployments.automations import automations
 from deployments.deployment import BY_HAND, CHANGED, DATASET, Deployment, is_owner, wanted
 from deployments.environment import Environment, Schedule, WorkPool
-from deployments.notifications import PREFIX, notices
+from deployments.notifications import is_notice, notices
 from deployments.server import connected
 from ftlib.config import Config
 from ftlib.errors import ConflictError
@@ -105,8 +105,20 @@ def steps(client: SyncPrefectClient, environment: Environment) -> list[Step]:
         *(_limit_step(client, name, limit) for name, limit in environment.limits.items()),
         *(deployment_step(client, one) for one in ours),
         *_deletions(client, environment, {one.full_name for one in ours}),
-        *_automation_steps(client, environment),
+        *(_automation_step(client, one) for one in automations()),
+        *_notice_steps(client, environment),
     ]
+
+
+def _notice_steps(client: SyncPrefectClient, environment: Environment) -> Iterator[Step]:
+    """Yield a step for every automation that tells somebody something, and for those that tell what nobody asks for."""
+    told = notices(client, environment.notifications, environment.name, environment.tag)
+    yield from (_automation_step(client, one) for one in told)
+    names = {one.name for one in told}
+    for there in client.read_automations():
+        if is_notice(there.name, environment.name) and there.name not in names:
+            change = Change(what="deleted", kind="automation", name=there.name)
+            yield Step(change, lambda there=there: client.delete_automation(there.id))
 
 
 def pool_step(client: SyncPrefectClient, pool: WorkPool) -> Step:
@@ -361,20 +373,6 @@ def _without_ids(value: Any) -> Any:
     if isinstance(value, list):
         return sorted(map(_without_ids, cast("list[Any]", value)), key=repr)
     return value
-
-
-def _automation_steps(client: SyncPrefectClient, environment: Environment) -> Iterator[Step]:
-    """Compare what the server does by itself; who is told no more by this environment is told no more."""
-    whose = environment.name
-    told = notices(client, environment.notifications, whose, environment.name)
-    yield from (_automation_step(client, one) for one in [*automations(), *told])
-    for there in client.read_automations():
-        ours = there.name.startswith(PREFIX) and there.name.endswith(f"({whose})")
-        if ours and there.name not in {one.name for one in told}:
-            yield Step(
-                Change(what="deleted", kind="automation", name=there.name),
-                lambda there=there: client.delete_automation(there.id),
-            )
 
 
 def _automation_step(client: SyncPrefectClient, one: AutomationCore) -> Step:

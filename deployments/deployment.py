@@ -39,6 +39,8 @@ class Standing(NamedTuple):
     tag: str
     trains: bool = False
     """Whether its runs queue, one at a time; a queued run is never dropped."""
+    cron: str = ""
+    """When it runs by itself, in UTC; empty: never."""
 
 
 STANDING = {
@@ -48,15 +50,9 @@ STANDING = {
     "interpolate": Standing("flows.interpolate.interpolate", "interpolate"),
     "promote": Standing("flows.promote.promote", "registry"),
     "rollback": Standing("flows.promote.rollback", "registry"),
-    "watch": Standing("flows.watch.watch", "watch"),
-    "janitor": Standing("flows.janitor.janitor", "janitor"),
+    "watch": Standing("flows.watch.watch", "watch", cron="*/15 * * * *"),
+    "janitor": Standing("flows.janitor.janitor", "janitor", cron="17 4 * * *"),
 }
-
-
-NIGHTLY = Schedule(cron="17 4 * * *", timezone="UTC")
-"""When the janitor looks."""
-OFTEN = Schedule(cron="*/15 * * * *", timezone="UTC")
-"""When `watch` looks for new files of the recipes that an event starts."""
 
 
 class Deployment(Config):
@@ -129,20 +125,19 @@ def wanted(environment: Environment) -> list[Deployment]:
 
 def _standing(flow: str, environment: Environment) -> Deployment:
     """Return the deployment of a flow that is always there."""
-    entrypoint, tag, trains = STANDING[flow]
+    entrypoint, tag, trains, cron = STANDING[flow]
     accepted = flow_at(entrypoint).parameters.properties
     given = {"work": environment.work, "registry": environment.registry, "endpoint_url": environment.endpoint_url}
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value and name in accepted}
     if trains and (overrides := _registry_overrides(environment)):
         parameters["overrides"] = overrides
+    if flow == "watch":
+        started = [one.recipe for one in environment.recipes if one.event]
+        parameters["recipes"], cron = [below(environment.home, recipe) for recipe in started], cron if started else ""
     if flow == "janitor":
         parameters |= {"registries": [environment.registry or "registry"], "delete": environment.janitor_deletes}
-    schedules = (NIGHTLY,) if flow == "janitor" else ()
-    if flow == "watch" and (started := [one.recipe for one in environment.recipes if one.event]):
-        parameters["recipes"] = [below(environment.home, recipe) for recipe in started]
-        schedules = (OFTEN,)
     made = _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)
-    return made.model_copy(update={"schedules": schedules})
+    return made.model_copy(update={"schedules": (Schedule(cron=cron, timezone="UTC"),) if cron else ()})
 
 
 def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str) -> Deployment:

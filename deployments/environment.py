@@ -15,7 +15,6 @@ from zoneinfo import ZoneInfo, available_timezones
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from deployments.notifications import Notification
 from ftlib.config import Config, Name, user_path
 from ftlib.errors import RecipeError, StorageError
 from ftlib.recipe.file import explain, read_yaml
@@ -168,6 +167,21 @@ class Secrets(Config):
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", block):
                 raise ValueError(f"{variable}: give the name of a Secret block: lower case, digits and dashes")
         return blocks
+
+
+Occasion = Literal["failed", "crashed", "refused", "waiting", "held", "superseded", "promoted", "too_old", "drifted"]
+
+
+class Notification(Config):
+    """Who is told what (`deployments.notifications`)."""
+
+    block: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+    """A notification block on the server, as type/name: slack-webhook/alerts."""
+    events: tuple[Occasion, ...] = ("failed", "crashed", "refused", "waiting", "held", "too_old", "drifted")
+    """What is told: runs that failed, crashed, were refused, wait for a person, are held by a rollback, were superseded
+    or promoted a version; a model that no retraining looked at for long; drift."""
+    too_old_days: int = Field(default=7, ge=1, le=365)
+    """After so many days without a retraining that ended well a model is too old."""
 
 
 def _local_folder() -> str:
