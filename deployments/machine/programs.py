@@ -115,11 +115,8 @@ def tensorboard(folder: StateFolder, port: int) -> Program | None:
 def setup(folder: StateFolder, url: str, environment: str | None, recipes: tuple[Path, ...]) -> Program:
     """Return the program that brings pool, deployments, limits and automations up to date with an environment."""
     command = (sys.executable, "-P", "-m", "deployments.machine.setup", *map(str, recipes))
-    environment = client_settings(folder, url) | {
-        "REGLAGE_HOME": str(folder.home),
-        "REGLAGE_VERSION": ftlib.__version__,
-    }
-    return Program(command=command, environment=environment, folder=str(folder.home))
+    settings = {"REGLAGE_HOME": str(folder.home)} | ({"REGLAGE_ENVIRONMENT": environment} if environment else {})
+    return Program(command=command, environment=client_settings(folder, url) | settings, folder=str(folder.home))
 
 
 def _environment(folder: StateFolder, settings: Mapping[str, str]) -> dict[str, str]:

@@ -119,6 +119,7 @@ class Supervisor:
         Whatever it raises, nothing that it started is left.
         """
         self.folder.make()
+        self.folder.check_space()
         with ExitStack() as held:
             try:
                 held.enter_context(exclusive(self.folder.lock, wait=False))
