@@ -74,6 +74,7 @@ def server(folder: StateFolder, port: int, database: str | None) -> Program:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # Events and heartbeats grow without end otherwise.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.machine.event_order",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_API_URL": os.environ.get("PREFECT_SERVER_UI_API_URL", f"http://{HOST}:{port}/api"),
         "PREFECT_API_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{folder.prefect_home / 'prefect.db'}",

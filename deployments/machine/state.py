@@ -114,8 +114,8 @@ class StateFolder:
             free = shutil.disk_usage(self.root).free
         if free < LEAST_BYTES:
             raise StorageError(
-                f"{self.root}: {in_bytes(free)} are free, at least {in_bytes(LEAST_BYTES)} are needed; free space there "
-                f"or {ELSEWHERE}"
+                f"{self.root}: {in_bytes(free)} are free, at least {in_bytes(LEAST_BYTES)} are needed; free space "
+                f"there or {ELSEWHERE}"
             )
 
     def log(self, name: str) -> Path:
