@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import TypeAdapter
 
-from deployments.machine.checks import extensions
+from deployments.machine import checks
 from ftlib import extensions
 from ftlib.config import Config
 from ftlib.errors import RecipeError
@@ -195,7 +195,7 @@ def test_a_member_joins_and_its_package_is_part_of_the_identity_of_its_values(in
     file = installed("acme-most", "3.1", metric={"most": "acme_toys:Most"}, checker={"names": "acme_toys:long_names"})
     found = read({"kind": "most", "share": 0.5})
     assert found.of([1.0, 4.0]) == 2.0
-    checkextensions()
+    check_extensions()
     sha256 = file_digest(file)
     assert identify((found,)) == [
         {"kind": "most", "share": 0.5, "@brought_by": ["acme-most", "3.1", [["acme_toys", sha256]]]}
@@ -230,7 +230,7 @@ def test_what_cannot_join_is_one_line_each_and_reading_a_recipe_is_refused(insta
     }
     lines = str(refused.value).splitlines()
     assert len(lines) == len(wanted)
-    seen, *wrong = extensions()
+    seen, *wrong = checks.extensions()
     assert seen.ok
     assert "most (acme-toys 1.0)" in seen.found
     assert {f"{finding.found}; {finding.remedy}" for finding in wrong if not finding.ok} == {*lines}
