@@ -67,13 +67,20 @@ class Schedule(Config):
     """Whether it is on; null: as it is on the server, and on where it is new."""
 
     def next_time(self, after: datetime) -> datetime:
-        """Return when it is due next, by its own clock; one that daylight saving time leaves out comes an hour later.
+        """Return when it is due next after a time with a zone, by its own clock, as Prefect's scheduler has it.
 
-        `after` knows its time zone.
+        A time that comes twice counts once. One that a change of clocks leaves out is said to come an hour later; with
+        Prefect it comes an hour earlier or not at all.
         """
         from prefect._vendor.croniter import croniter
 
-        return croniter(self.cron, after.astimezone(ZoneInfo(self.timezone))).get_next(datetime)
+        zone = ZoneInfo(self.timezone)
+        # By the clock on the wall: over a change of clocks the library's own arithmetic is off by an hour.
+        wall = croniter(self.cron, after.astimezone(zone).replace(tzinfo=None))
+        due = wall.get_next(datetime).replace(tzinfo=zone)
+        while due.astimezone(UTC) <= after:  # an hour that comes twice
+            due = wall.get_next(datetime).replace(tzinfo=zone)
+        return due.astimezone(UTC).astimezone(zone)
 
     def __str__(self) -> str:
         """Write it as people say it."""
@@ -200,6 +207,8 @@ class Environment(Config):
     """Behind every deployment's name, as -staging, where two environments share one server."""
     recipes: tuple[DeployedRecipe, ...] = ()
     """Recipes that are deployed, each for the model it publishes."""
+    janitor_deletes: bool = False
+    """Whether the janitor, nightly, clears away what runs left behind; without it it shows what it would."""
     limits: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Global concurrency limits by name."""
     notifications: tuple[Notification, ...] = ()
