@@ -79,8 +79,8 @@ class Challenge(Config):
 
     def line(self) -> str:
         """Say in a sentence what became of it."""
-        published = f"{self.version.line()}. " if self.version else ""
-        return f"{published}{self.title}: {'; '.join(self.reasons)}"
+        published = f". {self.version.line()}" if self.version else ""
+        return f"{self.title}: {'; '.join(self.reasons)}{published}"
 
     def ended(
         self, what: Literal["waiting", "not_promoted", "held", "superseded", "promoted"], *reasons: str

@@ -85,16 +85,23 @@ def _show(record: dict[str, Any], sections: Sequence[Section], folder: Path) -> 
         get_run_logger().warning(words)
     for words in (*remarks, summary(record)):
         get_run_logger().info(words)
-    facts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in record["merge"].items()}
-    facts |= {f"checkpoint {i}": name for i, name in enumerate(record["checkpoints"])}
-    facts |= {"weights": str(record["weights"])} if "weights" in record else {}
-    facts |= {"seconds": f"{record['seconds']:g}"}
+    said = {name: value for name, value in record["merge"].items() if value not in ({}, [], None)}
+    facts = {"method": said.pop("kind")}
+    facts |= {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in said.items()}
+    facts |= {f"checkpoint {chr(ord('A') + i)}": name for i, name in enumerate(record["checkpoints"])}
+    facts |= {"digest of the weights": str(record["weights"])[:16]} if "weights" in record else {}
+    facts |= {"seconds": f"{record['seconds']:.1f}"}
     made_of = Section(
         "made-of",
         "What it is made of",
         " ".join(f"{words[0].upper()}{words[1:]}." for words in (*warnings, *remarks)),
         tables=[Table(["", "value"], [Row(texts(name.replace("_", " "), value)) for name, value in facts.items()])],
     )
-    page = Page(Path(record["folder"]).name, "Merged model.", summary(record), sections=[made_of, *sections])
+    page = Page(
+        Path(record["folder"]).name,
+        f"Merged from {', '.join(record['checkpoints'])}.",
+        summary(record),
+        sections=[made_of, *sections],
+    )
     text = inlined(write_page(page, folder))
     show_markdown(artifact_key("interpolation", Path(record["folder"]).name), text, summary(record))

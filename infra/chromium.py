@@ -84,16 +84,18 @@ class Page:
 
     def click(self, words: str, within: str = "button, a, [role=tab], [role=menuitem], [role=option]") -> None:
         """Press the last visible button, link, tab or entry that says just this."""
-        place = self.wait(
-            f"""(() => {{
-              const fits = [...document.querySelectorAll({json.dumps(within)})].filter(e =>
-                (e.innerText || e.ariaLabel || '').trim() === {json.dumps(words)} && e.getClientRects().length);
-              if (!fits.length) return null;
-              const e = fits[fits.length - 1]; e.scrollIntoView({{block: 'center'}});
-              const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2];
-            }})()"""
-        )
-        self.press(*place)
+        find = f"""(scroll => {{
+          const fits = [...document.querySelectorAll({json.dumps(within)})].filter(e =>
+            (e.innerText || e.ariaLabel || '').trim() === {json.dumps(words)} && e.getClientRects().length);
+          if (!fits.length) return null;
+          const e = fits[fits.length - 1];
+          if (scroll) e.scrollIntoView({{block: 'nearest'}});
+          const r = e.getBoundingClientRect();
+          return [r.x + r.width / 2, r.y + r.height / 2];
+        }})"""
+        self.wait(f"{find}(true)")
+        time.sleep(0.5)  # the page may still move
+        self.press(*self.wait(f"{find}(false)"))
 
     def press(self, x: float, y: float) -> None:
         """Press the mouse at a place."""
@@ -106,7 +108,7 @@ class Page:
         self.run(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select(); }})()")
         self._call("Input.insertText", text=text)
 
-    def picture(self, path: Path, *, colours: int = 128) -> None:
+    def picture(self, path: Path, *, colours: int = 200) -> None:
         """Write what the window shows as PNG, of few colours, which is a quarter of the bytes."""
         import io
 
@@ -128,7 +130,7 @@ def chromium(home: Path, program: str = "chromium") -> Generator[Page]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        with connect(_tab(port), max_size=None) as socket:
+        with connect(_tab(port), max_size=None, ping_interval=None) as socket:
             yield Page(socket)
     finally:
         browser.terminate()

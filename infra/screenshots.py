@@ -8,6 +8,7 @@ by chromium: a form is filled in and submitted, a run watched, a promotion appro
 
 import argparse
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -34,7 +35,6 @@ FLOWS = {
 }
 RECIPES = ["recipes/tickets.yaml", "recipes/tickets_quick.yaml"]
 LISTS = {"Models", "Checkpoints"}
-_ENDS = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 def write_project(folder: Path) -> None:
@@ -151,30 +151,27 @@ def deployment_id(name: str) -> str:
 
 
 def newest_run() -> Any:
-    """Return the flow run that was made last."""
+    """Return the flow run that was made last; None where there is none."""
     from prefect import get_client
-    from prefect.client.schemas.sorting import FlowRunSort
 
     with get_client(sync_client=True) as client:
-        return client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=50) and max(
-            client.read_flow_runs(limit=200), key=lambda run: run.created
-        )
+        return max(client.read_flow_runs(limit=200), key=lambda run: run.created, default=None)
 
 
-def wait_for_state(run: Any, states: set[str], seconds: float = 600) -> Any:
-    """Wait until a run is in one of these types or names of states; return it as it is then."""
+def wait_for_state(run: Any, state: str, seconds: float = 900) -> Any:
+    """Wait until a run is in a state of this type; return it. Raises RuntimeError where it ends in another."""
     from prefect import get_client
 
     deadline = time.monotonic() + seconds
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
-            run = client.read_flow_run(run.id)
-            if run.state and {run.state.type.value, run.state.name} & (
-                states | (_ENDS if not states & _ENDS else set())
-            ):
-                return run
+            now = client.read_flow_run(run.id).state
+            if now and now.type.value == state:
+                return client.read_flow_run(run.id)
+            if now and now.is_final():
+                raise RuntimeError(f"{run.name} is {now.name}: {now.message}")
             time.sleep(1)
-    raise TimeoutError(f"{run.name} is {run.state_name}, not {states}")
+    raise TimeoutError(f"{run.name} is not {state}")
 
 
 def artifacts(run: Any) -> dict[str, Any]:
@@ -224,36 +221,42 @@ class Photographer:
         self.page.wait_text("Parameters")
         self.page.wait_text("Enforce Parameter Schema")
 
-    def fill(self, label: str, *texts: str) -> None:
-        """Type into the field below a label, or into a list's items, which are added."""
-        for i, text in enumerate(texts):
-            if len(texts) > 1 or label in LISTS:
-                self._mark(label, 0, "button")
-                self.page.run("document.querySelector('[data-field]').click()")
-                time.sleep(0.5)
-            self._mark(label, i, "input, textarea")
-            self.page.type("[data-field]", text)
+    def fill(self, label: str, text: str) -> None:
+        """Type into the field below a label."""
+        self._mark(label, "input, textarea", 0)
+        self.page.type("[data-asked]", text)
 
-    def _mark(self, label: str, number: int, what: str) -> None:
-        """Mark the nth of something below a label, and the smallest part of the page that has both."""
+    def add(self, label: str, *texts: str) -> None:
+        """Add items to the list below a label."""
+        for i, text in enumerate(texts):
+            self._mark(label, "button", -1)
+            self.page.run("document.querySelector('[data-asked]').click()")
+            self._mark(label, "input, textarea", i)
+            self.page.type("[data-asked]", text)
+
+    def _mark(self, label: str, what: str, number: int) -> None:
+        """Mark the nth of something in the smallest part of the page that has it and a label; for -1 *Add item*.
+
+        The items of a list are looked for in the part that has its *Add item*.
+        """
+        adds = what == "button"
         self.page.wait(
             f"""(() => {{
-              for (const name of ['asked', 'field'])
-                document.querySelectorAll(`[data-${{name}}]`).forEach(e => e.removeAttribute(`data-${{name}}`));
-              const labels = [...document.querySelectorAll('label')];
-              let e = labels.find(e => e.innerText.trim().startsWith({label!r}));
-              const fits = () => [...e.querySelectorAll({what!r})].filter(f => !f.innerText || {what!r} != 'button'
-                || f.innerText.trim() == 'Add item');
-              while (e && fits().length <= {number}) e = e.parentElement;
-              if (!e) return false;
-              e.setAttribute('data-asked', '1'); fits()[{number}].setAttribute('data-field', '1');
+              document.querySelectorAll('[data-asked]').forEach(e => e.removeAttribute('data-asked'));
+              const add = e => [...e.querySelectorAll('button')].find(b => b.innerText.trim() == 'Add item');
+              let e = [...document.querySelectorAll('label')].find(e => e.innerText.trim().startsWith({label!r}));
+              while (e && !({json.dumps(adds)} || {json.dumps(label in LISTS)} ? add(e) : e.querySelector({what!r})))
+                e = e.parentElement;
+              const found = {json.dumps(adds)} ? add(e) : e.querySelectorAll({what!r})[{number}];
+              if (!found) return false;
+              found.setAttribute('data-asked', '1');
               return true;
             }})()"""
         )
 
     def choose(self, now: str, then: str) -> None:
         """Choose from a list that shows `now`."""
-        self.page.click(now, "button[role=combobox], [role=combobox], button")
+        self.page.click(now, "[role=combobox], button")
         self.page.click(then, "[role=option], [cmdk-item]")
 
     def submit(self) -> Any:
@@ -270,11 +273,25 @@ class Photographer:
 
     def run_page(self, run: Any, tab: str) -> None:
         """Open a run's page at a tab."""
-        self.page.size(WIDTH, HEIGHT)
+        self.page.size(WIDTH, HEIGHT + 200)
         self.page.open(f"{self.pages}/runs/flow-run/{run.id}")
         self.page.wait_text("Task Runs")
+        time.sleep(3)  # its time line grows
         self.page.click(tab)
         time.sleep(3)
+
+    def menu(self, entry: str) -> None:
+        """Open the menu of a run's page, and press an entry."""
+        place = self.page.wait(
+            """(() => {
+              const menus = [...document.querySelectorAll('button[aria-haspopup=menu]')];
+              const seen = menus.filter(b => b.getClientRects().length);
+              const r = seen[0].getBoundingClientRect();
+              return [r.x + r.width / 2, r.y + r.height / 2];
+            })()"""
+        )
+        self.page.press(*place)
+        self.page.click(entry, "[role=menuitem]")
 
     def artifact(self, artifact: Any) -> None:
         """Open an artifact's page."""
@@ -291,14 +308,14 @@ def finetuned(person: Photographer) -> None:
     person.page.size(WIDTH, 2700)
     person.fill("Seed", "7")
     run = person.submit()
-    wait_for_state(run, {"RUNNING"})
+    wait_for_state(run, "RUNNING")
     live = wait_for_artifact(run, "progress-tickets", " steps  loss")
     time.sleep(20)
     person.artifact(live)
     person.picture("training", 980)
     person.run_page(run, "Artifacts")
     person.picture("run")
-    ended = wait_for_state(run, {"COMPLETED"})
+    ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
     person.artifact(wait_for_artifact(run, "report-tickets", "Published"))
     person.picture("report", 1200)
@@ -312,27 +329,32 @@ def retrained(person: Photographer) -> None:
     person.form("retrain")
     person.choose(RECIPES[0], RECIPES[1])
     run = person.submit()
-    wait_for_state(run, {"PAUSED"})
+    wait_for_state(run, "PAUSED")
+    approved(person, run)
+
+
+def approved(person: Photographer, run: Any) -> None:
+    """Say yes to a run that waits."""
     person.run_page(run, "Artifacts")
-    person.page.click("Resume", "button, [role=menuitem]")
+    person.menu("Resume")
     person.page.wait_text("Decision")
-    person.picture("approval", 1000)
-    person.choose("Select an option", "promote")
+    person.picture("approval", 1100)
+    person.choose("Select", "promote")
     person.fill("Your name", "Ann")
     person.fill("Reason", "good on the shifted rows")
-    person.page.click("Submit")
-    ended = wait_for_state(run, {"COMPLETED"})
+    person.page.click("Resume", "[role=dialog] button")
+    ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
 
 
 def measured(person: Photographer) -> None:
     """Measure two versions, and merge them."""
     person.form("evaluate")
-    person.fill("Models", "ticket-router@1", "ticket-router@2")
+    person.add("Models", "ticket-router@1", "ticket-router@2")
     person.picture("evaluate-form", 1240)
     person.page.size(WIDTH, 2700)
     run = person.submit()
-    ended = wait_for_state(run, {"COMPLETED"})
+    ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
     person.artifact(artifacts(run)["evaluation-tickets"])
     person.picture("evaluation", 1200)
@@ -343,11 +365,11 @@ def merged(person: Photographer) -> None:
     work = person.project / "work" / "stages"
     tuned = sorted((work / "train").glob("*/artifact.json"), key=lambda path: path.stat().st_mtime)[-2:]
     person.form("interpolate")
-    person.fill("Checkpoints", *(str(path.parent.relative_to(person.project)) for path in tuned))
-    person.fill("New folder", f"merged-{int(time.time())}")
+    person.add("Checkpoints", *(str(path.parent.relative_to(person.project)) for path in tuned))
+    person.fill("New folder", "merged")
     person.fill("Alpha", "0.5")
     run = person.submit()
-    ended = wait_for_state(run, {"COMPLETED"})
+    ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
     person.artifact(next(iter(artifacts(run).values())))
     person.picture("interpolation", 1200)
@@ -359,7 +381,7 @@ def promoted(person: Photographer) -> None:
     person.fill("Model", "ticket-router")
     person.fill("Version", "1")
     run = person.submit()
-    ended = wait_for_state(run, {"COMPLETED"})
+    ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
     person.artifact(next(iter(artifacts(run).values())))
     person.picture("promote", 760)

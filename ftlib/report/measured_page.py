@@ -12,12 +12,13 @@ from ftlib.evaluation.measured import EvalReport, Measured
 from ftlib.evaluation.results import Difference, Result
 from ftlib.report import render
 from ftlib.report.content import Figure, Page
-from ftlib.report.figures import colours, panels, plain, saved
+from ftlib.report.figures import canvas, colours, plain, saved
 from ftlib.report.sections import differences_section, results_section
 from ftlib.wording import counted
 
+_MOST_COLUMNS = 3
 _MOST_LETTERS = 24
-"""Of a model's name below an axis: a folder's path is longer, and its end tells more than its beginning."""
+"""Of a model's name beside an axis: a folder's path is longer, and its end tells more than its beginning."""
 
 
 def measured_page(
@@ -49,7 +50,7 @@ def measured_page(
         shown.append(differences_section(compared, models[0], ()))
     return Page(
         title=f"{recipe}: {counted(len(models), 'model')} measured",
-        subtitle=f"{', '.join(models)} on {', '.join(evaluations)}, {split} rows.",
+        subtitle=f"{', '.join(models)} on the {split} rows of {', '.join(evaluations)}.",
         verdict=_verdict(compared, models),
         sections=shown,
     )
@@ -66,8 +67,12 @@ def write_page(page: Page, folder: Path) -> Path:
 def estimates(folder: Path, cells: Sequence[Measured]) -> Figure:
     """Draw every metric of every evaluation as a panel, a model a line with its interval."""
     metrics = list(dict.fromkeys((cell.evaluation, metric) for cell in cells for metric in cell.metrics))
-    with panels(len(metrics)) as (figure, grid):
-        for axes, (evaluation, metric) in zip(grid, metrics, strict=True):
+    columns = min(_MOST_COLUMNS, max(len(cell.metrics) for cell in cells))
+    lines, rows = len({cell.candidate for cell in cells}), -(-len(metrics) // columns)
+    with canvas(9.6, rows * (0.85 + 0.3 * lines), rows, columns) as (figure, grid):
+        for spare in grid.flat[len(metrics) :]:
+            spare.set_visible(False)
+        for axes, (evaluation, metric) in zip(grid.flat, metrics, strict=False):
             mine = [cell for cell in cells if cell.evaluation == evaluation]
             for row, (cell, colour) in enumerate(zip(mine, colours(len(mine)), strict=True)):
                 three = cell.metrics[metric].numbers()
