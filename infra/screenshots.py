@@ -338,7 +338,7 @@ def approved(person: Photographer, run: Any) -> None:
     person.run_page(run, "Artifacts")
     person.menu("Resume")
     person.page.wait_text("Decision")
-    person.picture("approval", 1100)
+    person.picture("approval", 1900)
     person.choose("Select", "promote")
     person.fill("Your name", "Ann")
     person.fill("Reason", "good on the shifted rows")
@@ -351,8 +351,6 @@ def measured(person: Photographer) -> None:
     """Measure two versions, and merge them."""
     person.form("evaluate")
     person.add("Models", "ticket-router@1", "ticket-router@2")
-    person.picture("evaluate-form", 1240)
-    person.page.size(WIDTH, 2700)
     run = person.submit()
     ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
@@ -376,15 +374,15 @@ def merged(person: Photographer) -> None:
 
 
 def promoted(person: Photographer) -> None:
-    """Ask what a promotion would change."""
+    """Ask in the form what a promotion would change."""
     person.form("promote")
     person.fill("Model", "ticket-router")
     person.fill("Version", "1")
+    person.picture("promote", 1060)
+    person.page.size(WIDTH, 2700)
     run = person.submit()
     ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
-    person.artifact(next(iter(artifacts(run).values())))
-    person.picture("promote", 760)
 
 
 def main() -> None:
