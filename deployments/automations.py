@@ -70,7 +70,7 @@ def _run_again(name: str) -> AutomationCore:
     """
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        match_related=_RESUMABLE,
+        match_related=[*_RESUMABLE],
         after={"prefect.flow-run.Crashed"},
         expect={"prefect.flow-run.*"},
         for_each={"prefect.resource.id"},
@@ -90,7 +90,7 @@ def _run_no_more(name: str) -> AutomationCore:
     """
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        match_related=_RESUMABLE,
+        match_related=[*_RESUMABLE],
         expect={f"prefect.flow-run.{RUNS_AGAIN}"},
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,

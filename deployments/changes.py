@@ -30,6 +30,7 @@ from prefect.workers.process import ProcessWorker
 from deployments.automations import automations
 from deployments.deployment import BY_HAND, CHANGED, DATASET, Deployment, is_owner, wanted
 from deployments.environment import Environment, Schedule, WorkPool
+from deployments.notifications import is_notice, notices
 from deployments.server import connected
 from ftlib.config import Config
 from ftlib.errors import ConflictError
@@ -105,7 +106,19 @@ def steps(client: SyncPrefectClient, environment: Environment) -> list[Step]:
         *(deployment_step(client, one) for one in ours),
         *_deletions(client, environment, {one.full_name for one in ours}),
         *(_automation_step(client, one) for one in automations()),
+        *_notice_steps(client, environment),
     ]
+
+
+def _notice_steps(client: SyncPrefectClient, environment: Environment) -> Iterator[Step]:
+    """Yield a step for every automation that tells somebody something, and for those that tell what nobody asks for."""
+    told = notices(client, environment.notifications, environment.name, environment.tag)
+    yield from (_automation_step(client, one) for one in told)
+    names = {one.name for one in told}
+    for there in client.read_automations():
+        if is_notice(there.name, environment.name) and there.name not in names:
+            change = Change(what="deleted", kind="automation", name=there.name)
+            yield Step(change, lambda there=there: client.delete_automation(there.id))
 
 
 def pool_step(client: SyncPrefectClient, pool: WorkPool) -> Step:

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from prefect.flows import Flow
-from prefect.utilities.callables import parameter_schema
 from pydantic import Field
 
 import ftlib
 from deployments.environment import DeployedRecipe, Environment, Schedule
+from flows.form_schema import form_schema
 from ftlib.config import Config
 from ftlib.errors import RecipeError
 from ftlib.published.lineage import code_facts
 from ftlib.recipe.file import load_recipe
 from ftlib.storage.place import Place, is_remote
+from ftlib.urls import NO_SECRET_PATTERN
 
 TAG = "reglage"
 """On every deployment that is Réglage's."""
@@ -27,7 +28,7 @@ BY_HAND = "reglage deploy"
 CHANGED = "reglage.data.changed"
 """The event that says that a model's data changed."""
 DATASET = "reglage.dataset."
-"""What the event's resource begins with; behind it stands the name of the model, or of the recipe."""
+"""What the event's resource begins with; behind it stands the name of the model."""
 
 
 class Standing(NamedTuple):
@@ -38,13 +39,19 @@ class Standing(NamedTuple):
     tag: str
     trains: bool = False
     """Whether its runs queue, one at a time; a queued run is never dropped."""
+    cron: str = ""
+    """When it runs by itself, in UTC; empty: never."""
 
 
 STANDING = {
     "finetune": Standing("flows.finetune.finetune", "finetune", trains=True),
     "retrain": Standing("flows.retrain.retrain", "retrain", trains=True),
+    "evaluate": Standing("flows.evaluate.evaluate", "evaluate"),
+    "interpolate": Standing("flows.interpolate.interpolate", "interpolate"),
     "promote": Standing("flows.promote.promote", "registry"),
     "rollback": Standing("flows.promote.rollback", "registry"),
+    "watch": Standing("flows.watch.watch", "watch", cron="*/15 * * * *"),
+    "janitor": Standing("flows.janitor.janitor", "janitor", cron="17 4 * * *"),
 }
 
 
@@ -118,13 +125,19 @@ def wanted(environment: Environment) -> list[Deployment]:
 
 def _standing(flow: str, environment: Environment) -> Deployment:
     """Return the deployment of a flow that is always there."""
-    entrypoint, tag, trains = STANDING[flow]
+    entrypoint, tag, trains, cron = STANDING[flow]
     accepted = flow_at(entrypoint).parameters.properties
     given = {"work": environment.work, "registry": environment.registry, "endpoint_url": environment.endpoint_url}
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value and name in accepted}
     if trains and (overrides := _registry_overrides(environment)):
         parameters["overrides"] = overrides
-    return _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)
+    if flow == "watch":
+        started = [one.recipe for one in environment.recipes if one.event]
+        parameters["recipes"], cron = [below(environment.home, recipe) for recipe in started], cron if started else ""
+    if flow == "janitor":
+        parameters |= {"registries": [environment.registry or "registry"], "delete": environment.janitor_deletes}
+    made = _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)
+    return made.model_copy(update={"schedules": (Schedule(cron=cron, timezone="UTC"),) if cron else ()})
 
 
 def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str) -> Deployment:
@@ -153,7 +166,7 @@ def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str)
         update={
             "description": f"Keep {model} fresh, as {Path(one.recipe).name} says. {made.description}",
             "schedules": one.schedules,
-            "datasets": tuple(dict.fromkeys((model, recipe.name))) if one.event else (),
+            "datasets": (model,) if one.event else (),
             "paused": one.paused,
         }
     )
@@ -177,7 +190,7 @@ def _deployment(
         home=environment.home,
         job_variables=job_variables(environment),
         one_at_a_time=trains,
-        form=parameter_schema(loaded).model_dump(mode="json", exclude_unset=True),
+        form=without_secrets(form_schema(loaded, offered(environment))),
     )
 
 
@@ -217,6 +230,28 @@ def _quoted(text: str) -> str:
 def below(home: str, path: str) -> str:
     """Return a path as a run that starts in `home` finds it from any folder; a bucket's URI as it is."""
     return path if is_remote(path) else os.path.normpath(os.path.join(home, os.path.expanduser(path)))
+
+
+def offered(environment: Environment) -> list[str]:
+    """Return the recipes that a form offers: those of the environment, and those in its home's folder `recipes`."""
+    there = sorted(Path(environment.home, "recipes").glob("*.yaml"))
+    named = [one.recipe for one in environment.recipes]
+    return list(dict.fromkeys([*named, *(f"recipes/{path.name}" for path in there)]))
+
+
+def without_secrets(schema: Any) -> Any:
+    """Let no text of a form hold a URL with a user's password, or one that is signed.
+
+    Prefect keeps every parameter; its server holds them against the form before it does.
+    """
+    if isinstance(schema, list):
+        return [without_secrets(member) for member in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    part = {key: without_secrets(member) for key, member in cast("dict[str, Any]", schema).items()}
+    if part.get("type") == "string" and not {"enum", "pattern", "format"} & {*part}:
+        part["pattern"] = NO_SECRET_PATTERN
+    return part
 
 
 @cache

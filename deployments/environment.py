@@ -67,13 +67,20 @@ class Schedule(Config):
     """Whether it is on; null: as it is on the server, and on where it is new."""
 
     def next_time(self, after: datetime) -> datetime:
-        """Return when it is due next, by its own clock; one that daylight saving time leaves out comes an hour later.
+        """Return when it is due next after a time with a zone, by its own clock, as Prefect's scheduler has it.
 
-        `after` knows its time zone.
+        A time that comes twice counts once. One that a change of clocks leaves out is said to come an hour later; with
+        Prefect it comes an hour earlier or not at all.
         """
         from prefect._vendor.croniter import croniter
 
-        return croniter(self.cron, after.astimezone(ZoneInfo(self.timezone))).get_next(datetime)
+        zone = ZoneInfo(self.timezone)
+        # By the clock on the wall: over a change of clocks the library's own arithmetic is off by an hour.
+        wall = croniter(self.cron, after.astimezone(zone).replace(tzinfo=None))
+        due = wall.get_next(datetime).replace(tzinfo=zone)
+        while due.astimezone(UTC) <= after:  # an hour that comes twice
+            due = wall.get_next(datetime).replace(tzinfo=zone)
+        return due.astimezone(UTC).astimezone(zone)
 
     def __str__(self) -> str:
         """Write it as people say it."""
@@ -162,16 +169,19 @@ class Secrets(Config):
         return blocks
 
 
-Occasion = Literal["failed", "refused", "waiting", "drifted", "too_old"]
+Occasion = Literal["failed", "crashed", "refused", "waiting", "held", "superseded", "promoted", "too_old", "drifted"]
 
 
 class Notification(Config):
-    """Who is told what."""
+    """Who is told what (`deployments.notifications`)."""
 
     block: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
     """A notification block on the server, as type/name: slack-webhook/alerts."""
-    events: tuple[Occasion, ...] = ("failed", "refused", "waiting")
-    """What is told: failed runs, refused versions, promotions that wait, drift, models that are too old."""
+    events: tuple[Occasion, ...] = ("failed", "crashed", "refused", "waiting", "held", "too_old", "drifted")
+    """What is told: runs that failed, crashed, were refused, wait for a person, are held by a rollback, were superseded
+    or promoted a version; a model that no retraining looked at for long; drift."""
+    too_old_days: int = Field(default=7, ge=1, le=365)
+    """After so many days without a retraining that ended well a model is too old."""
 
 
 def _local_folder() -> str:
@@ -197,6 +207,8 @@ class Environment(Config):
     """Behind every deployment's name, as -staging, where two environments share one server."""
     recipes: tuple[DeployedRecipe, ...] = ()
     """Recipes that are deployed, each for the model it publishes."""
+    janitor_deletes: bool = False
+    """Whether the janitor, nightly, clears away what runs left behind; without it it shows what it would."""
     limits: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Global concurrency limits by name."""
     notifications: tuple[Notification, ...] = ()

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 from uuid import UUID
 
 from prefect.blocks.abstract import NotificationBlock
@@ -20,9 +20,10 @@ from prefect.events.schemas.automations import AutomationCore, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.types import SecretDict
-from pydantic import Field, SecretStr, StringConstraints, TypeAdapter
+from pydantic import SecretStr, TypeAdapter
 
-from ftlib.config import Config, Name
+from deployments.environment import Notification, Occasion
+from ftlib.config import Name
 from ftlib.errors import RecipeError, ReglageError, StorageError, first_line
 
 ADDRESS = "REGLAGE_NOTIFY_ADDRESS"
@@ -34,22 +35,9 @@ FLOWS = ("finetune", "retrain", "evaluate", "interpolate", "promote", "rollback"
 DRIFT = "reglage.drift"
 """The event of rows, or of answers, that are no longer like those the model was made with."""
 
-PREFIX = "reglage: tell "
+_PREFIX = "reglage: tell "
 
-Occasion = Literal["failed", "crashed", "refused", "waiting", "held", "superseded", "promoted", "too_old", "drifted"]
 Kind = Literal["slack", "mail", "webhook"]
-
-
-class Notification(Config):
-    """Who is told what."""
-
-    block: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
-    """A notification block on the server, as type/name: slack-webhook/alerts."""
-    events: tuple[Occasion, ...] = ("failed", "crashed", "refused", "waiting", "held", "too_old", "drifted")
-    """What is told: runs that failed, crashed, were refused, wait for a person, are held by a rollback, were superseded
-    or promoted a version; a model that no retraining looked at for long, drift."""
-    too_old_days: int = Field(default=7, ge=1, le=365)
-    """After so many days without a retraining that ended well a model is too old."""
 
 
 class _Told(NamedTuple):
@@ -65,8 +53,8 @@ _TOLD: dict[Occasion, _Told] = {
     "crashed": _Told(
         ("Crashed",),
         "crashed",
-        "The run's process is gone (attempt {{ flow_run.run_count }}). A training run of a deployment is run again by "
-        "itself, twice at most, and goes on from where it was; after that, press Retry on its page.",
+        "The run's process is gone. A training run of a deployment is run again by itself, twice at most, and goes on "
+        "from where it was; any other waits for Retry on its page.",
     ),
     "refused": _Told(
         ("Refused", "Not promoted"),
@@ -94,21 +82,26 @@ _BADLY = ("Failed", "TimedOut", "Crashed", "Cancelled")
 
 
 def notices(
-    client: SyncPrefectClient, notifications: Sequence[Notification], whose: str = "", tag: str | None = None
+    client: SyncPrefectClient, notifications: Sequence[Notification], whose: str, tag: str
 ) -> list[AutomationCore]:
-    """Return the automations that tell people; `whose` is part of their names, and runs without the `tag` are left out.
+    """Return the automations that tell people of the runs with a tag; `whose` they are is part of their names.
 
     Raises StorageError for a block that the server has not, or that sends nothing.
     """
     return [
-        _automation(f"{PREFIX}{notification.block} of {what}{f' ({whose})' if whose else ''}", told, block)
+        _automation(f"{_PREFIX}{notification.block} of {what} ({whose})", told, block)
         for notification in notifications
         for block in [_block_id(client, notification.block)]
         for what, told in _wanted(notification, tag)
     ]
 
 
-def _wanted(notification: Notification, tag: str | None) -> Iterator[tuple[str, tuple[EventTrigger, str, str]]]:
+def is_notice(name: str, whose: str) -> bool:
+    """Say whether an automation is one of those that tell people of an environment's runs."""
+    return name.startswith(_PREFIX) and name.endswith(f" ({whose})")
+
+
+def _wanted(notification: Notification, tag: str) -> Iterator[tuple[str, tuple[EventTrigger, str, str]]]:
     pages = get_current_settings().ui_url
     for occasion in dict.fromkeys(notification.events):
         if occasion == "too_old":
@@ -119,10 +112,10 @@ def _wanted(notification: Notification, tag: str | None) -> Iterator[tuple[str, 
             yield f"runs that are {occasion}", _of_runs(_TOLD[occasion], tag, pages)
 
 
-def _of_runs(told: _Told, tag: str | None, pages: str | None) -> tuple[EventTrigger, str, str]:
+def _of_runs(told: _Told, tag: str, pages: str | None) -> tuple[EventTrigger, str, str]:
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        match_related=_ours(FLOWS, tag),
+        match_related=[*_ours(FLOWS, tag)],
         expect={f"prefect.flow-run.{state}" for state in told.states},
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
@@ -130,16 +123,16 @@ def _of_runs(told: _Told, tag: str | None, pages: str | None) -> tuple[EventTrig
         within=timedelta(0),
     )
     link = f"{pages}/runs/flow-run/{{{{ flow_run.id }}}}" if pages else "{{ flow_run|ui_url }}"
-    said = "{{ flow_run.state.message or '' }}"
-    return trigger, f"{{{{ flow_run.name }}}} {told.subject}", f"{told.sentence}\n\n{said}\n\n{link}"
+    said = _where_any("flow_run.state.message")
+    return trigger, f"{{{{ flow_run.name }}}} {told.subject}", f"{told.sentence}{said}\n\n{link}"
 
 
-def _too_old(days: int, tag: str | None, pages: str | None) -> tuple[EventTrigger, str, str]:
+def _too_old(days: int, tag: str, pages: str | None) -> tuple[EventTrigger, str, str]:
     """Fire once nothing ended well for a number of days, for each deployment that ever ran."""
     name, identity = (f"related:deployment:prefect.resource.{field}" for field in ("name", "id"))
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-        match_related=_ours(("retrain",), tag),
+        match_related=[*_ours(("retrain",), tag)],
         after={f"prefect.flow-run.{state}" for state in (*_WELL, *_BADLY)},
         expect={f"prefect.flow-run.{state}" for state in _WELL},
         for_each={name, identity},
@@ -164,14 +157,19 @@ def _drifted() -> tuple[EventTrigger, str, str]:
         within=timedelta(0),
     )
     sentence = "What the model is asked is no longer like what it was made with."
-    body = f"{sentence}\n\n{{{{ event.payload.message or '' }}}}\n\n{{{{ event.payload.link or '' }}}}"
+    body = sentence + _where_any("event.payload.message") + _where_any("event.payload.link")
     return trigger, "{{ event.resource.id }} drifted", body
 
 
-def _ours(flows: Sequence[str], tag: str | None) -> list[ResourceSpecification]:
-    ours = {"prefect.resource.role": ["flow"], "prefect.resource.name": [*flows]}
-    tagged = {"prefect.resource.role": ["tag"], "prefect.resource.id": [f"prefect.tag.{tag}"]}
-    return [ResourceSpecification(spec) for spec in ([ours, tagged] if tag else [ours])]
+def _where_any(text: str) -> str:
+    """Return a template's paragraph, or nothing where the server has nothing to say."""
+    return f"{{{{ '\\n\\n' ~ {text} if {text} else '' }}}}"
+
+
+def _ours(flows: Sequence[str], tag: str) -> list[ResourceSpecification]:
+    ours = ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": [*flows]})
+    tagged = ResourceSpecification({"prefect.resource.role": ["tag"], "prefect.resource.id": [f"prefect.tag.{tag}"]})
+    return [ours, tagged]
 
 
 def _automation(name: str, told: tuple[EventTrigger, str, str], block: UUID) -> AutomationCore:
@@ -210,6 +208,7 @@ def save_block(name: Name, kind: Kind, address: str) -> str:
 
 
 def _block(name: Name, kind: Kind, address: str) -> NotificationBlock:
+    """Return the block of an address. Raises RecipeError, without the address, for one that cannot be."""
     scheme, separator, rest = address.partition("://")
     allowed = {"slack": ("https",), "mail": ("mailto", "mailtos"), "webhook": ("http", "https")}[kind]
     if not separator or not rest or scheme not in allowed:
@@ -218,7 +217,12 @@ def _block(name: Name, kind: Kind, address: str) -> NotificationBlock:
         texts = {"subject": "{{subject}}", "body": "{{body}}"}
         # The URL may hold a token, and only this block's `secrets` are kept encrypted and hidden.
         return CustomWebhookNotificationBlock(
-            name=name, url="{{address}}", json_data=dict(texts), secrets=SecretDict({"address": address})
+            name=name,
+            url="{{address}}",
+            json_data=dict(texts),
+            headers=None,
+            cookies=None,
+            secrets=SecretDict({"address": address}),
         )
     try:
         return SlackWebhook(url=SecretStr(address))
@@ -232,7 +236,7 @@ def main(arguments: Sequence[str]) -> None:
         if len(arguments) != 2 or arguments[1] not in ("slack", "mail", "webhook") or not os.environ.get(ADDRESS):
             raise RecipeError(f"usage: {ADDRESS}=... python -m deployments.notifications NAME slack|mail|webhook")
         name = TypeAdapter(Name).validate_python(arguments[0])
-        print(save_block(name, cast("Kind", arguments[1]), os.environ[ADDRESS]))
+        print(save_block(name, arguments[1], os.environ[ADDRESS]))
     except (ReglageError, ValueError) as error:
         raise SystemExit(f"reglage: {first_line(error)}") from None
 

@@ -11,16 +11,17 @@ from flows import jobs
 from flows.measuring import Finished, fitting, measure
 from flows.steps import ingested, pinned
 from ftlib.config import REPORT, BatchKind, Config
-from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.datasets import PreparedDataset
 from ftlib.data.identity import identities
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport
 from ftlib.evaluation.results import Difference
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.recorded import MERGE_RECORD
 from ftlib.models.folder import find_model, is_adapter, labels_of, weights_digest
 from ftlib.models.reference import ModelRef
-from ftlib.published.adopted import MERGE, check_is_no_version, kind_of, merge_record
+from ftlib.published.adopted import check_is_no_version, kind_of, merge_record
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import AliasEntry, ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
@@ -76,13 +77,14 @@ class Trial(Config):
     """The alias entry that it was judged against."""
     differences: tuple[Difference, ...] = ()
     """The version - champion."""
+    held: str = ""
+    """Who rolled the alias back, which holds what promotes by rule; empty where nobody did."""
 
 
 @dataclass(frozen=True)
 class _Measured:
     finished: Finished
     kind: BatchKind
-    raw: dict[str, RawDataset]
     data: PreparedDataset | None
     reports: tuple[EvalReport, ...]
 
@@ -101,7 +103,7 @@ def adopt_folder(asked: Adoption, work: Workspace) -> Adopted:
             f"`reglage interpolate BASE {asked.called} --alpha 1 --out FOLDER`, and publish that"
         )
     find_model(ModelRef(path=str(folder)))  # what is wrong with it is said before anything is measured
-    if (folder / MERGE).is_file():
+    if (folder / MERGE_RECORD).is_file():
         merge_record(folder, weights_digest(folder))
     _check_labels(asked)
     measured = walk(_steps(asked, work), lambda one: one.stage(one.job, work))
@@ -121,7 +123,8 @@ def adopt_folder(asked: Adoption, work: Workspace) -> Adopted:
 
 def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
     """Measure the champion on the same rows and judge by the recipe's `retrain`, as a retraining would."""
-    from flows.champion import CHAMPION, against_champion, in_place  # Prefect, which no publication needs
+    from flows.challenge import held_by  # these load Prefect, which no publication needs
+    from flows.champion import CHAMPION, against_champion, in_place
 
     r, version = asked.recipe, adopted.result
     if r is None or not isinstance(version, ModelVersion):
@@ -130,16 +133,24 @@ def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
     champion = in_place(registry, r)
     if champion is None:
         return Trial(go=True, reasons=("the first version of this model",))
-    seen = {"champion": champion.facts.version, "expected": champion.facts.sequence}
+    hold = registry.hold(r.publish.name, r.retrain.alias)
+    seen = Trial(
+        go=False,
+        reasons=(f"version {version.version} is in place already",),
+        champion=champion.facts.version,
+        expected=champion.facts.sequence,
+        held=held_by(hold) if hold else "",
+    )
     if champion.facts.version == version.version:
-        return Trial(go=False, reasons=(f"version {version.version} is in place already",), **seen)
+        return seen
     folder = champion.pull(registry, work)
     labels = labels_of(asked.folder) if KINDS[r.answering_kind].labeled else ()
 
     def steps() -> Steps[Sequence[EvalReport]]:
         finished = yield from fitting(CHAMPION, folder, r, labels, jobs.bases(r, work))
-        raw = finished and (yield from ingested(r, pinned(r, work)))
-        return (finished and raw and (yield from measure(finished, r, raw, REPORT))) or ()
+        raw = (yield from ingested(r, pinned(r, work))) if finished else None
+        measured = (yield from measure(finished, r, raw, REPORT)) if finished and raw else None
+        return measured or ()
 
     cells = walk(steps(), lambda one: one.stage(one.job, work))
     ours = adopted.reports[0].measured[0].candidate
@@ -147,7 +158,9 @@ def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
     by = r.retrain.compare or r.select.by
     verdict = worth_promoting(compared, r.retrain, by, r.metric(by)[1])
     note = [f"{counted(left_out, 'held-out row')} that the champion was trained on left out"] if left_out else []
-    return Trial(go=verdict.go, reasons=(*verdict.reasons, *note), differences=compared, **seen)
+    return seen.model_copy(
+        update={"go": verdict.go, "reasons": (*verdict.reasons, *note), "differences": tuple(compared)}
+    )
 
 
 def promote_adopted(asked: Adoption, version: ModelVersion, trial: Trial) -> AliasEntry:
@@ -161,7 +174,7 @@ def _steps(asked: Adoption, work: Workspace) -> Steps[_Measured]:
     """Load the folder's model with the head that it has and, with a recipe, measure it on every evaluation."""
     if (r := asked.recipe) is None:
         kind = asked.kind or kind_of(asked.folder)
-        return _Measured((yield from _loaded(asked, kind)), kind, {}, None, ())
+        return _Measured((yield from _loaded(asked, kind)), kind, None, ())
     finished = yield from fitting(asked.publish.name, asked.folder, r)
     if finished is None:
         raise ModelError(
@@ -170,9 +183,9 @@ def _steps(asked: Adoption, work: Workspace) -> Steps[_Measured]:
         )
     raw = yield from ingested(r, pinned(r, work))
     of = r.evaluation_datasets()[0]
-    data = raw and (yield from step(preprocess, jobs.preprocess_job(r, of, raw, finished.model), of))
-    reports = raw and (yield from measure(finished, r, raw, REPORT))
-    return _Measured(finished, r.answering_kind, raw or {}, data, tuple(reports or ()))
+    data = (yield from step(preprocess, jobs.preprocess_job(r, of, raw, finished.model), of)) if raw else None
+    reports = (yield from measure(finished, r, raw, REPORT)) if raw else None
+    return _Measured(finished, r.answering_kind, data, tuple(reports or ()))
 
 
 def _loaded(asked: Adoption, kind: BatchKind) -> Steps[Finished]:

@@ -5,17 +5,16 @@
 `flows.steps` is this line as a program, `tasks.stages` how each of these is run.
 """
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
 from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
+from flows.run_name import add_to_name, asked_name
 from flows.run_page import RunPage
 from flows.run_record import RunRecord, installed_versions
 from flows.steps import inputs, steps
@@ -26,11 +25,7 @@ from ftlib.workspace import Workspace, exclusive
 one_line_errors()
 
 
-def _run_name() -> str:
-    return Path(flow_run.parameters["recipe"]).stem
-
-
-@flow(name="finetune", flow_run_name=_run_name)
+@flow(name="finetune", flow_run_name=asked_name())
 def finetune(
     recipe: str = "recipes/quickstart.yaml",
     training: Training = Training(),
@@ -69,5 +64,7 @@ def finetune(
         record.write(folder)
         live.ended(result.line())
     if isinstance(result, Refusal):
+        add_to_name("refused")
         return Completed(name="Refused", message="; ".join(result.reasons), data=record)
+    add_to_name(f"{result.name}@{result.version}")
     return Completed(message=f"{result.name}@{result.version} in {result.registry}", data=record)

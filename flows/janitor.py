@@ -29,11 +29,14 @@ from flows.one_line_errors import one_line_errors
 from flows.run_page import artifact_key, show_markdown
 from ftlib.config import Config
 from ftlib.errors import RecipeError, ReglageError, first_line
+from ftlib.published.work_roots import collect_work
 from ftlib.registry import ModelRegistry
 from ftlib.registry.garbage_collection import DAY, Collector
 from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
 from ftlib.wording import counted, escaped, table
+from ftlib.work_collection import WorkCollected, WorkPolicy, collect_cache
+from ftlib.workspace import user_cache
 
 one_line_errors()
 
@@ -86,6 +89,9 @@ def janitor(
     for name, days in (("grace_days", grace_days), ("keep_days", keep_days)):
         if not 0 <= days < 36500:
             raise RecipeError(f"{name}: got {days:g}, allowed are days from 0 on")
+    if keep_runs < 1:
+        raise RecipeError(f"keep_runs: got {keep_runs}, allowed is 1 or more")
+    policy = WorkPolicy(keep_days=keep_days, keep_runs=keep_runs)
     with get_client(sync_client=True) as client:
         parts: list[tuple[str, str, Callable[[], Iterator[Cleared]]]] = [
             ("slots", "the Prefect server", lambda: _slots(client, delete)),
@@ -93,6 +99,8 @@ def janitor(
                 ("registry", uri, lambda uri=uri: _registry(uri, endpoint_url, grace_days, delete))
                 for uri in registries
             ),
+            ("work folder", work, lambda: _work(Path(work), policy, delete)),
+            ("cache", str(user_cache()), lambda: _cache(policy, delete)),
             ("database", "the Prefect server", lambda: _database(client)),
         ]
         if ray_address:
@@ -161,6 +169,24 @@ def _registry(uri: str, endpoint_url: str | None, grace_days: float, delete: boo
     yield Cleared(what="objects that no version needs", where=uri, found=collected.deleted, facts=facts)
     yield Cleared(what="leases of silent publishers", where=uri, found=collected.dead_leases)
     yield Cleared(what="half-written files", where=uri, found=collected.temporary)
+
+
+def _work(root: Path, policy: WorkPolicy, delete: bool) -> Iterator[Cleared]:
+    """Collect what no run, champion or process needs. A folder that is not there yet holds nothing."""
+    if root.is_dir():
+        yield _collected("work nobody needs", collect_work(root.absolute(), policy, delete=delete))
+
+
+def _cache(policy: WorkPolicy, delete: bool) -> Iterator[Cleared]:
+    """Collect what was pulled or fetched for a command and is made again if somebody asks for it."""
+    yield _collected("cache nobody needs", collect_cache(user_cache(), policy, delete=delete))
+
+
+def _collected(what: str, of: WorkCollected) -> Cleared:
+    busy = f"; {counted(len(of.busy), 'more')} in use" if of.busy else ""
+    kept = in_bytes(sum(item.bytes for item in of.kept))
+    facts = f"{in_bytes(of.garbage_bytes)}; {kept} needed{busy}"
+    return Cleared(what=what, where=of.folder, found=tuple(item.path for item in of.garbage), facts=facts)
 
 
 def _database(client: SyncPrefectClient) -> Iterator[Cleared]:

@@ -16,6 +16,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.publish import CarriedFisher
 from ftlib.retraining.training_rows import UsedRows
+from ftlib.stages.answer import AnswerJob
 from ftlib.stages.base import BaseJob, TaskHead
 from ftlib.stages.batch_norm import BatchNormJob
 from ftlib.stages.evaluate import EvaluateJob
@@ -128,7 +129,7 @@ def train_job(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         tasks=tuple(recipe.datasets[name].task for name in phase.parts) if recipe.tasks else (),
-        phase=phase.model_copy(update={"companions": {}, "scores": {}}),  # told by their bytes instead
+        phase=phase.model_copy(update={"companions": {}, "scores": {}, "answers": None}),  # told by their bytes instead
         companions={name: beside[name] for name in phase.companions},
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
@@ -179,6 +180,22 @@ def beside_phase(
     """
     ends = {end.phase: end for end in trail}
     return {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}
+
+
+def answer_job(
+    recipe: Recipe, phase: Phase, name: str, trail: Sequence[Checkpoint], data: PreparedDataset, by: FoundModel | None
+) -> AnswerJob:
+    """Say who writes what a phase learns of one of its datasets: a model from elsewhere, or an earlier phase's end."""
+    assert phase.answers is not None
+    return AnswerJob(
+        name=name,
+        model=by or next(end for end in trail if end.phase == phase.answers.phase),
+        data=data,
+        tokenizer=trail[-1].tokenizer,
+        max_new_tokens=phase.answers.max_new_tokens,
+        num_beams=phase.answers.num_beams,
+        compute=recipe.compute,
+    )
 
 
 def score_job(

@@ -1,6 +1,5 @@
 """Retraining on fresh data: train only for a stated reason, promote only through the gate, and say why."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -14,6 +13,7 @@ from flows.finetune_form import Computing, Publishing, Tracking, Training, answe
 from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
 from flows.retrain_page import show_retraining
+from flows.run_name import add_to_name, asked_name
 from flows.run_page import RunPage
 from flows.tracked import tracked
 from flows.waiting import ask, taken_over
@@ -22,11 +22,7 @@ from ftlib.workspace import Workspace, exclusive
 one_line_errors()
 
 
-def _run_name() -> str:
-    return f"retrain-{Path(flow_run.parameters['recipe']).stem}"
-
-
-@flow(name="retrain", flow_run_name=_run_name)
+@flow(name="retrain", flow_run_name=asked_name("retrain-"))
 def retrain(
     recipe: str = "recipes/fresh_data.yaml",
     computing: Computing = Computing(),
@@ -68,4 +64,6 @@ def retrain(
     settled.write(run.work.root / "runs" / r.name)
     listing_of(run.work, str(flow_run.id)).unlink(missing_ok=True)
     show_retraining(settled, run.work)
+    version = f"{settled.version.name}@{settled.version.version} " if settled.version else ""
+    add_to_name(f"{version}{settled.title.lower()}")
     return Completed(name=settled.title, message=f"{settled.title}: {'; '.join(settled.reasons)}", data=settled)

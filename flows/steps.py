@@ -43,6 +43,7 @@ from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
 from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.add_tokens import AddTokensJob, add_tokens
+from ftlib.stages.answer import answer
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
 from ftlib.stages.evaluate import evaluate
@@ -59,7 +60,7 @@ from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
 from ftlib.training.fisher import Fisher, read_carried
-from ftlib.training.phase import Phase
+from ftlib.training.phase import ANSWERS, Phase
 from ftlib.workspace import Workspace
 
 T = TypeVar("T")
@@ -260,7 +261,8 @@ def trained(
     """Train one phase from the trail's end; with another seed, a fine-tune beside it."""
     ends = whole(trail)
     companions = data.companions.get(phase.name, {}) if data else {}
-    prepared = yield from scored(r, phase, ends, data and data.prepared, companions)
+    prepared = yield from answered(r, phase, ends, data and data.prepared, companions.get(ANSWERS))
+    prepared = yield from scored(r, phase, ends, prepared, companions)
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
     weighed: Fisher | None = None
     kept = phase.penalty.keeps if phase.penalty else None
@@ -273,6 +275,21 @@ def trained(
     phase = jobs.with_added_rows(phase, data.added_rows if data else ())
     job = jobs.train_job(r, phase, ends, prepared, companions, seed, weighed) if ends and prepared and ready else None
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
+
+
+def answered(
+    r: Recipe,
+    phase: Phase,
+    trail: Sequence[Checkpoint] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+    by: FoundModel | None,
+) -> Steps[Mapping[str, PreparedDataset] | None]:
+    """Give a phase's datasets the answers that a frozen model writes, where it learns from those."""
+    for name in phase.parts if phase.answers else ():
+        job = jobs.answer_job(r, phase, name, trail, prepared[name], by) if trail and prepared else None
+        made = yield from step(answer, job, f"{name} for {phase.name}", on_ray=r.compute.infers_on_ray)
+        prepared = {**prepared, name: made} if prepared and made else None
+    return prepared
 
 
 def scored(

@@ -40,11 +40,11 @@ from ftlib.workspace import Workspace
 SUPERSEDED = "Superseded"
 MODEL, REGISTRY, VERSION = "reglage.model", "reglage.registry", "reglage.version"
 """Labels of a run that asks a person: which alias of which registry is to mean which version."""
-ASKED, HOLD = "reglage.asked", "reglage.hold"
-"""Labels of the same: since when, and behind which rollback (0: none)."""
+ASKED, HOLD, ATTEMPT = "reglage.asked", "reglage.hold", "reglage.attempt"
+"""Labels of the same: since when, behind which rollback (0: none), and which attempt of the run asked last."""
 
 
-def ask(judged: Challenge, work: Workspace) -> tuple[Approval, int | None]:
+def ask(judged: Challenge, work: Workspace) -> tuple[Approval | None, int | None]:
     """Suspend the run until a person answers; older runs that wait for the same alias end as Superseded.
 
     Called again by the run that is resumed, it returns the answer, and the rollback that the question spoke of.
@@ -52,18 +52,22 @@ def ask(judged: Challenge, work: Workspace) -> tuple[Approval, int | None]:
     r = judged.recipe
     with get_client(sync_client=True) as client:
         this = client.read_flow_run(UUID(str(flow_run.id)))
-        if ASKED not in this.labels:
-            asked = datetime.now(UTC).isoformat()
+        attempt = _attempt(client, this)
+        if this.labels.get(ATTEMPT) != attempt:
             version = judged.version.version if judged.version else 0
             hold = judged.hold.sequence if judged.hold else 0
-            client.update_flow_run_labels(this.id, {**_about(r), VERSION: version, ASKED: asked, HOLD: hold})
+            asked = this.labels.get(ASKED, datetime.now(UTC).isoformat())
+            labels = {**_about(r), VERSION: version, ASKED: asked, HOLD: hold, ATTEMPT: attempt}
+            client.update_flow_run_labels(this.id, labels)
             this = client.read_flow_run(this.id)
         older = _waiting_before(client, r, str(this.labels[ASKED]))
         judged = judged.model_copy(update={"supersedes": tuple(link(run) for run in older)})
         show_retraining(judged, work)
         case = markdown(judged, artifact_url(artifact_key("report", r.name)))
         try:
-            approval = suspend_flow_run(wait_for_input=Approval.asking(case), timeout=Approval.seconds)
+            approval = suspend_flow_run(
+                wait_for_input=Approval.asking(case), timeout=Approval.seconds, key=f"approval-{attempt}"
+            )
         except Pause:  # only now does this one wait: killed before, it would have left nobody to ask
             _supersede(client, r, older, this)
             raise
@@ -85,6 +89,14 @@ def link(run: FlowRun) -> str:
     """Return a link to a run in Prefect's pages; its name where they have no address."""
     pages = get_current_settings().ui_url
     return f"[{run.name}]({pages}/runs/flow-run/{run.id})" if pages else f"{run.name} ({run.id})"
+
+
+def _attempt(client: SyncPrefectClient, run: FlowRun) -> int:
+    """Return how often the run has ended: a suspension does not count, so a resumed run is the attempt that asked.
+
+    One that crashed after the answer asks anew, under a key of its own: the server takes one answer for a key.
+    """
+    return sum(state.is_final() for state in client.read_flow_run_states(run.id))
 
 
 def _about(r: Recipe) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def _of_recipes(recipes: Sequence[str], memory: Path) -> list[_Watched]:
 
 
 def _of_places(places: Sequence[str], endpoint_url: str | None, memory: Path) -> list[_Watched]:
+    """Take NAME=PLACE apart. Raises RecipeError for what is neither."""
     found: list[_Watched] = []
     for text in places:
         name, equals, uri = text.partition("=")
@@ -217,7 +218,7 @@ def _emit(one: _Watched, changes: Changes, known: Announced) -> None:
     counts = {kind: len(getattr(changes, kind)) for kind in ("added", "edited", "vanished", "waiting")}
     files = [file.uri for file in (*changes.fresh, *changes.vanished)][:NAMED]
     event: dict[str, Any] = {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, digest([one.name, *(file.identity for file in known.files)]))),
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, digest([one.name, *([*file.identity] for file in known.files)]))),
         "occurred": datetime.now(UTC).isoformat(),
         "event": CHANGED,
         "resource": {"prefect.resource.id": DATASET + one.name, "prefect.resource.name": one.name},

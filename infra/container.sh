@@ -26,11 +26,11 @@ if [[ -n ${RESTRICTED:-} && -z ${IN_NAMESPACE:-} ]]; then
     until [[ -s $store/holder ]] && read -r holder <"$store/holder" && [[ -e /proc/$holder/ns/mnt ]]; do sleep 0.2; done
     sleep 1
   fi
-  exec nsenter --mount --target "$holder" --wdns "$here" env IN_NAMESPACE=1 "$here/infra/container.sh" "$@"
+  exec nsenter --mount --target "$holder" --wdns="$here" env IN_NAMESPACE=1 "$here/infra/container.sh" "$@"
 fi
 
 starting=()
-[[ -n ${RESTRICTED:-} ]] && starting=(--cgroups=disabled --ulimit "nofile=$(ulimit -Hn)" --ulimit "nproc=$(ulimit -Hu)")
+[[ -n ${RESTRICTED:-} ]] && starting=(--cgroups=disabled --ulimit nofile=20000:20000 --ulimit nproc=9000:9000)
 
 podman() {
   command podman --root "$store/containers" --runroot "$store/run" --storage-driver overlay --cgroup-manager cgroupfs "$@"
@@ -50,14 +50,15 @@ make_base() {
 # What pip is told on this machine, as one file: given to the build as a secret, and to no layer.
 pip_settings() {
   echo "[global]"
-  python3 -m pip config list | sed -n "s/^\(global\|:env:\)\.\.\?\([a-z-]*\)='\(.*\)'$/\2 = \3/p" | grep -v ^constraint | sort -u
+  python3 -m pip config list | sed -n "s/^\(global\|:env:\)\.\.\?\([a-z-]*\)='\(.*\)'$/\2 = \3/p" | grep -v '^constraint\|^cert' | sort -u
+  echo "cert = /run/certificates.crt"
 }
 
 build() {
-  pip_settings >"$store/pip.conf"
+  (umask 077 && pip_settings >"$store/pip.conf")
   # Folders that pip reads, and this machine's certificates: seen by the build, not copied.
-  local seen=() folder
-  for folder in $(grep -oE '(file://)?/[^ ]+' "$store/pip.conf" | sed 's#^file://##; s#/simple$##' | sort -u) /etc/ssl/certs; do
+  local seen=(--volume /etc/ssl/certs/ca-certificates.crt:/run/certificates.crt:ro) folder
+  for folder in $(grep -oE '(file://)?/[^ ]+' "$store/pip.conf" | sed 's#^file://##; s#/simple$##' | sort -u); do
     [[ -d $folder ]] && seen+=(--volume "$folder:$folder:ro")
   done
   local common=(--isolation chroot --network host --layers "${seen[@]}" --secret "id=pip,src=$store/pip.conf" --build-arg "BASE=$base")

@@ -14,4 +14,5 @@ exec postgres -c listen_addresses='*'"]
 
 FROM ${BASE} AS s3
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --no-cache-dir "moto[server,s3]==5.2.5"
-CMD ["moto_server", "--host", "0.0.0.0", "--port", "9000"]
+# Whatever MinIO would be told, it listens where MinIO does.
+ENTRYPOINT ["bash", "-c", "exec moto_server --host 0.0.0.0 --port 9000"]

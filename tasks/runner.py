@@ -31,7 +31,7 @@ from ftlib.workspace import RECORD, Workspace
 from tasks.assess import batch_norm, evaluate
 from tasks.ray_when_needed import RayWhenNeeded
 from tasks.stages import TASKS
-from tasks.train import fisher, prune, score, train
+from tasks.train import answer, fisher, prune, score, train
 
 A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class Runner:
             meanwhile = ray.start
         self.begun(step)
         # What asks models on Ray only waits for it, and does so here.
-        if task in (prune, train, fisher) or (task in (batch_norm, evaluate, score) and not step.on_ray):
+        if task in (prune, train, fisher) or (task in (answer, batch_norm, evaluate, score) and not step.on_ray):
             artifact = self.on_thread(task, job, step.label, meanwhile)
         else:
             artifact = self.here(task, job, step.label)

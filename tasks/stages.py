@@ -7,7 +7,7 @@ from prefect import Task
 from tasks.assess import batch_norm, evaluate, interpolate, select
 from tasks.data import add_tokens, ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import base, fisher, prune, quantize, score, train
+from tasks.train import answer, base, fisher, prune, quantize, score, train
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
@@ -18,6 +18,7 @@ TASKS: dict[str, Task[..., Any]] = {
         base,
         prune,
         quantize,
+        answer,
         score,
         fisher,
         train,

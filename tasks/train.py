@@ -2,6 +2,7 @@
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.stages import answer as _answer
 from ftlib.stages import base as _base
 from ftlib.stages import fisher as _fisher
 from ftlib.stages import prune as _prune
@@ -29,6 +30,12 @@ def prune(job: _prune.PruneJob, work: Workspace) -> Checkpoint:
 def quantize(job: _quantize.QuantizeJob, work: Workspace) -> Checkpoint:
     """Round a checkpoint's linear layers to four bits."""
     return _quantize.quantize(job, work)
+
+
+@stage_task(hours=24)
+def answer(job: _answer.AnswerJob, work: Workspace) -> PreparedDataset:
+    """Have a frozen model write the answers that a phase learns."""
+    return _answer.answer(job, work)
 
 
 @stage_task(hours=24)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 from ftlib.config import Config
 from ftlib.errors import TransientError, first_line
 
-POOL = "reglage"
 ANSWER_SECONDS = 10.0
 _PAGE = 200
 GOING_ON = ("RUNNING", "PENDING", "CANCELLING")
@@ -48,7 +46,7 @@ class Api:
         except TransientError:
             return False
 
-    def runs(self, states: tuple[str, ...], pool: str = POOL) -> list[Run]:
+    def runs(self, states: tuple[str, ...], pool: str) -> list[Run]:
         """Return the runs of a work pool that are in one of these states. Raises TransientError."""
         return [_run(said) for said in self._pages(states, pool) if said.get("state_id")]
 
@@ -66,7 +64,7 @@ class Api:
         wanted = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message}, "force": True}
         self._call("POST", f"/flow_runs/{run.id}/set_state", wanted)
 
-    def worker_polls(self, name: str, since: float, pool: str = POOL) -> bool:
+    def worker_polls(self, name: str, since: float, pool: str) -> bool:
         """Say whether a worker of this name has been heard since a time, in seconds since 1970."""
         from datetime import datetime
 

@@ -11,7 +11,7 @@ from ftlib.urls import redacted
 
 SQLITE = "sqlite"
 _OLDEST = 14
-_SECONDS = 15.0
+_SECONDS = 15
 _FORM = "a URL postgresql+asyncpg://HOST:PORT/NAME, with user and password before the host,"
 
 
@@ -49,7 +49,7 @@ async def _check(url: str) -> None:
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         raise StorageError(f"--database: {shown}: {first_line(error)}; correct user and password") from error
     except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-        trouble = f"no answer within {_SECONDS:.0f} s" if isinstance(error, TimeoutError) else first_line(error)
+        trouble = f"no answer within {_SECONDS} s" if isinstance(error, TimeoutError) else first_line(error)
         raise StorageError(f"--database: {shown}: {trouble}; start it, or correct the URL") from error
     try:
         if (major := connection.get_server_version().major) < _OLDEST:

@@ -21,6 +21,7 @@ class LostRuns:
     """Looks for runs of this installation that go on in Prefect and nowhere else."""
 
     api: Api
+    pool: str
     say: Callable[[str], None]
     _seen: dict[str, int] = field(default_factory=dict[str, int])
     """How often each state of a run was seen, by its id."""
@@ -31,7 +32,7 @@ class LostRuns:
         Where no worker lives that could be about to start a run or to report one, one look is enough.
         """
         try:
-            runs = self.api.runs(GOING_ON)
+            runs = self.api.runs(GOING_ON, self.pool)
             flows = running_flows()  # after the question: a run that ended meanwhile is asked about, none is missed
             self._seen = {run.state_id: self._seen.get(run.state_id, 0) + 1 for run in runs}
             for run in runs:
@@ -68,7 +69,7 @@ def put_back(api: Api, stopped: list[Run], say: Callable[[str], None]) -> None:
         try:
             run = api.run(before.id)
             if before.state == "CANCELLING":
-                LostRuns(api, say).end(before)
+                LostRuns(api, "", say).end(before)
             elif run.state in ("CRASHED", "RUNNING", "PENDING"):
                 api.schedule(run, "Stopped together with its machine's installation; it goes on when that is up again.")
                 say(f"run {run.name!r} waits for the next `reglage up`, and goes on then")

@@ -113,6 +113,17 @@ def running_flows() -> dict[str, list[Process]]:
     return found
 
 
+def ours() -> dict[int, str]:
+    """Return this user's processes that are Réglage's, Prefect's or Ray's, each with its command line."""
+    words = ("reglage", "ftlib", "prefect", "deployments.machine", "tensorboard", "raylet", "gcs_server", "ray::")
+    lines = {pid: command(pid) for pid in _mine() if pid != os.getpid()}
+    return {
+        pid: line
+        for pid, line in lines.items()
+        if any(word in line for word in words) or any(v.startswith(f"{MARK}=") for v in _environment(pid))
+    }
+
+
 def end(processes: Iterable[Process], grace: float) -> list[Process]:
     """Ask processes to end, and end those that have not after `grace` seconds; return the ones that had to be ended."""
     asked = list(processes)

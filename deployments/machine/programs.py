@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import ftlib
-from deployments.machine.api import POOL
 from deployments.machine.ports import HOST
 from deployments.machine.processes import MARK
 from deployments.machine.state import StateFolder
@@ -91,12 +90,12 @@ def client_settings(folder: StateFolder, url: str) -> dict[str, str]:
     return _environment(folder, settings)
 
 
-def worker(folder: StateFolder, url: str, tensorboard_url: str | None) -> Program:
-    """Return the worker, which starts each run as a process of its own."""
+def worker(folder: StateFolder, url: str, pool: str, tensorboard_url: str | None) -> Program:
+    """Return the worker of a pool, which starts each run as a process of its own."""
     settings = {"REGLAGE_HOME": str(folder.home)}
     if tensorboard_url:
         settings |= {"REGLAGE_TENSORBOARD": str(folder.curves), "REGLAGE_TENSORBOARD_URL": tensorboard_url}
-    words = ("worker", "start", "--pool", POOL, "--type", "process", "--name", worker_name(folder))
+    words = ("worker", "start", "--pool", pool, "--type", "process", "--name", worker_name(folder))
     return Program(
         command=(sys.executable, "-P", "-m", "prefect", *words),
         environment=client_settings(folder, url) | settings,
@@ -113,13 +112,10 @@ def tensorboard(folder: StateFolder, port: int) -> Program | None:
     return Program(command=command, environment=_environment(folder, {}), folder=str(folder.root))
 
 
-def setup(folder: StateFolder, url: str, recipes: tuple[Path, ...]) -> Program:
-    """Return the program that brings pool, deployments, limits and automations up to date."""
+def setup(folder: StateFolder, url: str, environment: str | None, recipes: tuple[Path, ...]) -> Program:
+    """Return the program that brings pool, deployments, limits and automations up to date with an environment."""
     command = (sys.executable, "-P", "-m", "deployments.machine.setup", *map(str, recipes))
-    environment = client_settings(folder, url) | {
-        "REGLAGE_HOME": str(folder.home),
-        "REGLAGE_VERSION": ftlib.__version__,
-    }
+    environment = client_settings(folder, url) | {"REGLAGE_HOME": str(folder.home)}
     return Program(command=command, environment=environment, folder=str(folder.home))
 
 

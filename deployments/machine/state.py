@@ -59,6 +59,10 @@ class State(Config):
     tensorboard_port: int | None = None
     database: str | None = None
     """PostgreSQL's URL, with what lets one in; None for SQLite in the state folder."""
+    environment: str | None = None
+    """The environment whose deployments these are: a file or a name; None for the one of Réglage's home."""
+    pool: str = "reglage"
+    """The work pool that the worker serves."""
     services: dict[str, Service] = {}
     """`server`, `worker`, `tensorboard`."""
 

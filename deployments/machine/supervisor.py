@@ -6,6 +6,7 @@ takes over whatever still runs with the settings that are wanted now, and ends t
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -28,7 +29,7 @@ from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
 from deployments.machine.state import Phase, State, StateFolder
 from deployments.machine.systemd import notify
-from ftlib.errors import Interrupted, StorageError, TransientError
+from ftlib.errors import BusyError, Interrupted, StorageError, TransientError
 from ftlib.storage.files import local_errors
 from ftlib.wording import counted
 from ftlib.workspace import exclusive
@@ -52,6 +53,10 @@ LONGEST_LOG = 20_000_000
 BOARD_TRIES = 5
 
 SERVER, WORKER, BOARD = "server", "worker", "tensorboard"
+
+
+class AlreadyUp(BusyError):
+    """Another process of `reglage up` has this home."""
 
 
 @dataclass
@@ -97,6 +102,8 @@ class Supervisor:
     """PostgreSQL's URL; None for SQLite."""
     database_given: bool = False
     """Whether somebody chose it just now; else it is the one of last time."""
+    environment: str | None = None
+    """The environment to deploy; None for the one of last time, or that of Réglage's home."""
     recipes: tuple[Path, ...] = ()
     state: State = field(default_factory=State)
     _children: dict[str, _Child] = field(default_factory=dict[str, _Child])
@@ -107,16 +114,20 @@ class Supervisor:
     def serve(self, ready: Callable[[State], None]) -> None:
         """Start everything, call `ready` once it answers, and watch it until SIGINT or SIGTERM; then stop it.
 
-        Raises BusyError for a port that is held, or where `reglage up` runs already; StorageError where the state
-        cannot be kept or a program does not come up; Interrupted where it was stopped before all was ready. Whatever
-        it raises, nothing that it started is left.
+        Raises AlreadyUp where `reglage up` runs already, BusyError for a port that is held, StorageError where the
+        state cannot be kept or a program does not come up, Interrupted where it was stopped before all was ready.
+        Whatever it raises, nothing that it started is left.
         """
         self.folder.make()
         with ExitStack() as held:
-            held.enter_context(exclusive(self.folder.lock, wait=False))
+            try:
+                held.enter_context(exclusive(self.folder.lock, wait=False))
+            except BusyError as error:
+                raise AlreadyUp(str(error)) from None
             self.state = self.folder.read()
             if not self.database_given:
                 self.database = self.state.database
+            self.environment = self.environment or self.state.environment
             check_database(self.database)
             self._take_port()
             held.enter_context(self._signals())
@@ -142,6 +153,7 @@ class Supervisor:
 
     def _start(self) -> None:
         self._phase("starting", supervisor=process(os.getpid()), database=self.database)
+        self.state = self.state.model_copy(update={"environment": self.environment})
         for name in self.state.services:
             self.state = self.state.with_service(name, restarts=0)
         self._plan()
@@ -153,9 +165,11 @@ class Supervisor:
         self._settle_board()
         asked = time.time() - 1.0
         if not self._children[WORKER].lives():
-            LostRuns(self.api, self.say).look()
+            LostRuns(self.api, self.state.pool, self.say).look()
             self._begin(WORKER)
-            self._await(WORKER, lambda: self.api.worker_polls(programs.worker_name(self.folder), asked))
+            self._await(
+                WORKER, lambda: self.api.worker_polls(programs.worker_name(self.folder), asked, self.state.pool)
+            )
         self._phase("up")
 
     @property
@@ -182,7 +196,7 @@ class Supervisor:
         self._children = {SERVER: _Child(programs.server(self.folder, self.port, self.database))}
         self._plan_board()
         board_url = self.state.services[BOARD].url
-        self._children[WORKER] = _Child(programs.worker(self.folder, self._url, board_url))
+        self._children[WORKER] = _Child(programs.worker(self.folder, self._url, self.state.pool, board_url))
 
     def _plan_board(self) -> None:
         """Say where TensorBoard is to run: it takes no socket, so another may be quicker, and then it gets the next."""
@@ -282,18 +296,24 @@ class Supervisor:
             self._plan_board()
             self._begin(BOARD)
         board_url = self.state.services[BOARD].url
-        if not self._children[WORKER].lives():
-            self._children[WORKER] = _Child(programs.worker(self.folder, self._url, board_url))
+        child = self._children[WORKER]
+        if child.process is None or not child.lives():
+            self._children[WORKER] = _Child(programs.worker(self.folder, self._url, self.state.pool, board_url))
 
     def _set_up(self) -> None:
         """Bring deployments, limits and automations up to date. Raises StorageError for what the program says."""
-        program = programs.setup(self.folder, self.state.url or "", self.recipes)
-        log = self.folder.log("setup")
-        with local_errors(log), log.open("ab") as stream:
+        program = programs.setup(self.folder, self._url, self.environment, self.recipes)
+        log, answer = self.folder.log("setup"), self.folder.root / "setup.json"
+        with local_errors(log), log.open("ab") as stream, answer.open("wb") as said:
             popen = subprocess.Popen(
-                program.command, env=program.environment, cwd=program.folder, stdin=subprocess.DEVNULL,
-                stdout=stream, stderr=stream, start_new_session=True,
-            )  # fmt: skip
+                program.command,
+                env=program.environment,
+                cwd=program.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=stream,
+                start_new_session=True,
+            )
         try:
             while popen.poll() is None:
                 self._pause(0.1)
@@ -303,6 +323,10 @@ class Supervisor:
                 popen.wait()
         if popen.returncode:
             raise StorageError(f"the deployments could not be made: {self._last_words('setup')}; see {log}")
+        done = json.loads(answer.read_bytes().splitlines()[-1])
+        for line in done["changes"]:
+            self.say(line)
+        self.state = self.state.model_copy(update={"pool": done["pool"]})
 
     def _last_words(self, name: str) -> str:
         """Return the line of a log that says most: the last one of an error."""
@@ -317,7 +341,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Start again what dies, later and later, until told to stop."""
-        lost, next_look = LostRuns(self.api, self.say), time.monotonic()
+        lost, next_look = LostRuns(self.api, self.state.pool, self.say), time.monotonic()
         while not self._stop.wait(LOOK_SECONDS):
             for name, child in self._children.items():
                 self._keep(name, child)
@@ -389,7 +413,7 @@ class Supervisor:
         going_on: list[Run] = []
         if self.state.url and self.api.answers(2.0):
             try:
-                going_on = self.api.runs(GOING_ON)
+                going_on = self.api.runs(GOING_ON, self.state.pool)
             except TransientError as error:
                 self.say(f"which runs go on is not known: {error}")
         runs = [one for one in marked(self.folder.root) if one.runs_flow()]

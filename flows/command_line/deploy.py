@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +60,7 @@ def deploy(
 
     Run again, it changes what is said and keeps the rest.
     """
+    _use_what_is_up()
     if listed:
         _list(as_json)
         return
@@ -94,6 +96,21 @@ def deploy(
         )
     facts = {**change.model_dump(mode="json"), "deployed": made.model_dump(mode="json"), "worker": has_worker}
     emit("\n".join([*_changed(change), *_facts(made)]), facts, as_json)
+
+
+def _use_what_is_up() -> None:
+    """Talk to the server that `reglage up` runs for this folder, where the user's settings name none."""
+    from deployments.machine.state import StateFolder
+    from flows.prefect_server import user_has_server
+
+    folder = StateFolder(Path(os.environ.get("REGLAGE_HOME") or "."))
+    if user_has_server() or not folder.root.is_dir():
+        return
+    state = folder.read()
+    if state.serves() and state.url:
+        os.environ["PREFECT_API_URL"] = f"{state.url}/api"
+        if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+            os.environ["PREFECT_API_AUTH_STRING"] = password
 
 
 def _schedules(crons: Sequence[str], timezone: str | None, no_cron: bool) -> tuple[Schedule, ...]:

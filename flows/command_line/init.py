@@ -64,7 +64,7 @@ def _draft(files: tuple[Path, ...], name: str | None, folder: Path, model: str |
     called = _name(name or _stem(files[0]), given=name is not None)
     guessed = guess(files, called, folder)
     recipe = write_new(folder / "recipes" / f"{called}.yaml", draft(guessed, called, model))
-    written = [recipe, *_links(guessed.links, folder / "rows" / called)]
+    written = [recipe, *_links(guessed.links, folder / "rows")]
     for path, content in ((".gitignore", _IGNORED), ("README.md", _README.format(name=called))):
         if not (folder / path).exists():
             written.append(write_new(folder / path, content))
@@ -111,13 +111,13 @@ def _links(links: dict[str, str], folder: Path) -> list[Path]:
 
     for name, target in links.items():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(target)
         except OSError as error:
             raise StorageError(
                 f"{folder / name} cannot be made: {error.strerror}; move the files into one folder, and give that"
             ) from error
-    return [folder] if links else []
+    return list(dict.fromkeys((folder / name).parent for name in links))
 
 
 def write_new(path: Path, content: str) -> Path:

@@ -26,6 +26,7 @@ class LazyGroup(ReglageGroup):
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
         "look": "flows.command_line.look",
+        "doctor": "flows.command_line.doctor",
         "deploy": "flows.command_line.deploy",
         "up": "flows.command_line.up",
         "down": "flows.command_line.up",
@@ -165,31 +166,6 @@ def schema(as_json: bool) -> None:
 
     json_schema = recipe_schema()
     emit(json.dumps(json_schema, indent=2), json_schema, as_json)
-
-
-@main.command()
-@work_option
-@click.option(
-    "--registry",
-    default="registry",
-    show_default=True,
-    envvar="REGLAGE_REGISTRY",
-    metavar="URI",
-    help="A folder, or s3://bucket/prefix.",
-)
-@json_option
-def doctor(work: Path, registry: str, as_json: bool) -> None:
-    """Look at what a run needs: versions, processor and GPU, disk, Prefect, a writable registry."""
-    from flows.command_line.doctor import examine, print_findings
-
-    findings = examine(work, registry)
-    emit(
-        lambda: print_findings(findings),
-        {"ok": all(f.ok for f in findings), "findings": [f.model_dump() for f in findings]},
-        as_json,
-    )
-    if not all(finding.ok for finding in findings):
-        click.get_current_context().exit(1)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,16 @@ work_option = click.option(
 )
 
 
+home_option = click.option(
+    "--home",
+    type=UserPath(file_okay=False),
+    default=Path(),
+    envvar="REGLAGE_HOME",
+    metavar="DIR",
+    help="The folder that recipes/, work/ and registry/ are below; its .reglage/ keeps the state. [default: here]",
+)
+
+
 base_option = click.option(
     "--base",
     "given",

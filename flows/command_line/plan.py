@@ -30,7 +30,7 @@ from ftlib.storage.files import in_bytes
 from ftlib.training.cards import Card, find_card
 from ftlib.training.fisher import Fisher
 from ftlib.training.penalties.base import Kept
-from ftlib.training.phase import Phase
+from ftlib.training.phase import ANSWERS, Phase, WrittenAnswers
 from ftlib.training.precision import resolve_precision
 from ftlib.training.process_bytes import PROCESS
 from ftlib.training.speed import EFFICIENCY, Speed, measured_speed, thawing_flops, training_flops
@@ -233,6 +233,12 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     )
     measuring = 0.0 if planner.done("evaluate") else _evaluation_seconds(recipe, prepared, sizes[-1], speed)
     seconds = RUN_SECONDS + planner.needs_ray * RAY_SECONDS + measuring
+    scored += tuple(
+        _answering_plan(f"answer {part} for {phase.name}", beside[ANSWERS], prepared[part], phase.answers, speed, done)
+        for phase, _, beside in every
+        if phase.answers
+        for part in phase.parts
+    )
     scored += _fisher_plans(recipe, prepared, sizes, speed, done)
     seconds += sum(one.seconds for one in (*planned, *again, *scored))
     fields = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
@@ -432,6 +438,16 @@ def _scoring_plan(
         memory_bytes=PROCESS["cpu"] + 4 * model.parameters,
         seconds=0.0 if label in done else round(tokens * 2.0 * model.computing / speed.flops, 1),
     )
+
+
+def _answering_plan(
+    label: str, model: "Frozen", data: PreparedDataset, asked: WrittenAnswers, speed: Speed, done: Collection[str]
+) -> ScoringPlan:
+    """Plan what a model writes in place of rows' answers: their prompts once, then a token at a time, at most."""
+    seen = _scoring_plan(label, model, data, speed, done)
+    written = seen.rows * asked.max_new_tokens * asked.num_beams
+    more = 0.0 if label in done else written * 2.0 * model.computing / speed.flops
+    return seen.model_copy(update={"tokens": seen.tokens + written, "seconds": round(seen.seconds + more, 1)})
 
 
 def _fisher_plans(

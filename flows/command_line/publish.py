@@ -7,9 +7,9 @@ import click
 
 from flows.command_line.aliases import user_name
 from flows.command_line.console import UserPath, emit, json_option
-from flows.command_line.model_places import model_folder
 from flows.command_line.options import set_option, work_option
 from flows.command_line.registry_options import registry_options
+from flows.model_places import model_folder
 from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
 from ftlib.recipe.file import load_recipe
@@ -78,7 +78,7 @@ def publish(
     recipe = load_recipe(recipe_path, overrides) if recipe_path else None
     _check_options(recipe, kind, name, overrides, champion_test=champion_test)
     given = {"description": description, "license": license_id, "sign_with": sign_with}
-    changed = {key: value for key, value in given.items() if value is not None}
+    changed: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if name is not None:
         changed["name"] = model_name(name)
     if recipe is None or to is not None:
@@ -96,7 +96,8 @@ def publish(
     if champion_test and isinstance(adopted.result, ModelVersion):
         trial = try_champion(asked, adopted, place)
         record["trial"] = trial.model_dump(mode="json")
-        moved = promote_adopted(asked, adopted.result, trial) if trial.go and not asked.asks_a_person else None
+        by_rule = trial.go and not trial.held and not asked.asks_a_person
+        moved = promote_adopted(asked, adopted.result, trial) if by_rule else None
         record["entry"] = moved.model_dump(mode="json") if moved else None
         lines += [f"the champion's test: {'; '.join(trial.reasons)}", _moved(asked, adopted.result, trial, moved)]
     emit("\n".join(lines), record, as_json)
@@ -138,4 +139,5 @@ def _moved(asked: "Adoption", version: ModelVersion, trial: "Trial", entry: Alia
         return f"{version.name}@{asked.alias} stays as it is"
     where = f"--registry {version.registry}{asked.publish.to.place().server_option()}"
     spec = f"{version.name}@{version.version} --alias {asked.alias}"
-    return f"a person has to agree: reglage registry promote {spec} {where}"
+    held = f"{trial.held}; " if trial.held else ""
+    return f"{held}a person has to agree: reglage registry promote {spec} {where}"

@@ -12,24 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option
+from flows.command_line.options import home_option
 from ftlib.errors import BusyError, RecipeError, ReglageError
 from ftlib.storage.files import appearing, local_errors, private_folder
 
 if TYPE_CHECKING:
     from deployments.machine.state import State, StateFolder
+    from deployments.machine.supervisor import Supervisor
 
 DETACH_SECONDS = 600.0
 DOWN_SECONDS = 180.0
 """What a stop may take: runs and worker a minute each, then the rest."""
-
-home_option = click.option(
-    "--home",
-    type=UserPath(file_okay=False),
-    default=Path(),
-    envvar="REGLAGE_HOME",
-    metavar="DIR",
-    help="The folder that recipes/, work/ and registry/ are below; its .reglage/ keeps the state. [default: here]",
-)
 
 
 @click.command()
@@ -40,6 +33,13 @@ home_option = click.option(
     envvar="REGLAGE_DATABASE",
     metavar="URL",
     help="postgresql+asyncpg://user@host/name, or `sqlite`. By default the one of last time, or SQLite.",
+)
+@click.option(
+    "--env",
+    "environment",
+    metavar="ENV.yaml",
+    envvar="REGLAGE_ENVIRONMENT",
+    help="The environment to deploy. By default the one of last time, or pool reglage with --home as its home.",
 )
 @click.option("--detach", is_flag=True, help="Return when everything answers; `reglage down` stops it.")
 @click.option(
@@ -54,6 +54,7 @@ def up(
     recipes: tuple[Path, ...],
     port: int | None,
     database: str | None,
+    environment: str | None,
     detach: bool,
     systemd: Path | None,
     home: Path,
@@ -68,32 +69,43 @@ def up(
     from deployments.machine.supervisor import Supervisor
 
     folder, url = StateFolder(home), database_url(database)
+    if environment is not None and Path(environment).is_file():
+        environment = str(Path(environment).absolute())
     for recipe in recipes:
         if not recipe.is_file():
             raise RecipeError(f"{recipe} is not there; give the path of a recipe")
     if systemd is not None:
-        words = [*(str(recipe.absolute()) for recipe in recipes), *([] if port is None else ["--port", str(port)])]
-        _write_unit(folder, words, database, systemd, as_json)
+        _write_unit(folder, _words(recipes, port, environment), database, systemd, as_json)
         return
-    state = _running(folder)
+    state, how = _running(folder), "up already"
     if state is None and detach:
-        state = _detached(folder, recipes, port, database)
-        emit(lambda: click.echo(_said(state, folder, "up")), _record(folder, state), as_json)
-        return
+        state, how = _detached(folder, _words(recipes, port, environment), database), "up"
+    if state is None:
+        supervisor = Supervisor(
+            folder, _say, port, url, database is not None, environment, tuple(one.absolute() for one in recipes)
+        )
+        state = _served(supervisor, as_json)
     if state is not None:
-        emit(lambda: click.echo(_said(state, folder, "up already")), _record(folder, state), as_json)
-        return
+        emit(_said(state, folder, how), _record(folder, state), as_json)
 
-    def ready(reached: State) -> None:
-        click.echo(_said(reached, folder, "up"), err=as_json)
 
-    def say(line: str) -> None:
-        click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+def _served(supervisor: Supervisor, as_json: bool) -> State | None:
+    """Be `reglage up` until it is stopped, and say so; the other's state where somebody else is."""
+    from deployments.machine.supervisor import AlreadyUp
 
-    absolute = tuple(recipe.absolute() for recipe in recipes)
-    supervisor = Supervisor(folder, say, port, url, database is not None, absolute)
-    supervisor.serve(ready)
-    emit("down", _record(folder, supervisor.state), as_json)
+    try:
+        supervisor.serve(lambda reached: click.echo(_said(reached, supervisor.folder, "up"), err=as_json))
+    except AlreadyUp:  # another began a moment ago, and may not have said so yet
+        time.sleep(1.0)
+        if (state := _running(supervisor.folder)) is None:
+            raise
+        return state
+    emit("down", _record(supervisor.folder, supervisor.state), as_json)
+    return None
+
+
+def _say(line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
 
 
 @click.command()
@@ -178,17 +190,22 @@ def _running(folder: StateFolder) -> State | None:
     raise BusyError(f"`reglage up` is at it in {folder.home}, and not done; see `reglage status`")
 
 
-def _detached(folder: StateFolder, recipes: tuple[Path, ...], port: int | None, database: str | None) -> State:
+def _words(recipes: tuple[Path, ...], port: int | None, environment: str | None) -> list[str]:
+    """Return the arguments of `reglage up` again; not the database, which `ps` would show."""
+    words = [str(recipe.absolute()) for recipe in recipes]
+    words += [] if port is None else ["--port", str(port)]
+    return words + ([] if environment is None else ["--env", environment])
+
+
+def _detached(folder: StateFolder, words: list[str], database: str | None) -> State:
     """Start `reglage up` in a session of its own, and wait until it is up. Raises what it says."""
     folder.make()
     log = folder.log("up")
-    words = ["up", *map(str, (recipe.absolute() for recipe in recipes)), "--home", str(folder.home)]
-    words += [] if port is None else ["--port", str(port)]
     with local_errors(log), log.open("ab") as stream:
         begin = stream.tell()
         environment = {**os.environ, **({"REGLAGE_DATABASE": database} if database else {})}  # `ps` shows arguments
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ftlib", *words],
+            [sys.executable, "-P", "-m", "ftlib", "up", *words, "--home", str(folder.home)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -258,7 +275,7 @@ def _record(folder: StateFolder, state: State) -> dict[str, Any]:
         try:
             api = Api(state.url)
             runs = {
-                key: [{"id": run.id, "name": run.name, "state": run.state_name} for run in api.runs(states)]
+                key: [{"id": run.id, "name": run.name, "state": run.state_name} for run in api.runs(states, state.pool)]
                 for key, states in (("going_on", GOING_ON), ("waiting", WAITING))
             }
         except TransientError:
@@ -272,6 +289,7 @@ def _record(folder: StateFolder, state: State) -> dict[str, Any]:
         "pid": state.supervisor.pid if state.supervisor and state.serves() else None,
         "url": state.url,
         "database": state.said_database(),
+        "queue": state.pool,
         "services": services,
         "runs": runs,
     }

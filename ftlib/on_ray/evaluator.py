@@ -18,6 +18,7 @@ from ftlib.evaluation.forward_pass import Share
 from ftlib.evaluation.inference import InferencePlan, threads_each
 from ftlib.evaluation.predictor import PredictionPlan
 from ftlib.evaluation.row_scores import ScorePlan
+from ftlib.evaluation.written_answers import WritePlan
 from ftlib.on_ray.answers import answer_of
 from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_plan
@@ -28,7 +29,7 @@ from ftlib.wording import counted
 class _Spec(Config):
     """A plan as it crosses to a worker or to a cluster's driver."""
 
-    plan: PredictionPlan | ScorePlan = Field(discriminator="kind")
+    plan: PredictionPlan | ScorePlan | WritePlan = Field(discriminator="kind")
 
 
 def infer(plan: InferencePlan[Any]) -> None:

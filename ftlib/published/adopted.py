@@ -14,6 +14,7 @@ from ftlib.evaluation.measured import EvalReport
 from ftlib.evaluation.results import interval_text
 from ftlib.fingerprint import digest, identify
 from ftlib.kinds.kind import KINDS
+from ftlib.merging.recorded import MERGE_RECORD
 from ftlib.models.folder import GENERATION_CONFIG, PROCESSOR_FILES, labels_of, read_config, read_json, weight_files
 from ftlib.models.tensor_files import INDEX
 from ftlib.published.lineage import code_facts
@@ -22,9 +23,6 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry.publish import Publish
 from ftlib.registry.versions import MANIFEST, File
 from ftlib.wording import block, code, counted, escaped, table
-
-MERGE = "merge.json"
-"""What `reglage interpolate` leaves beside the weights that it made."""
 
 BESIDE = ("config.json", GENERATION_CONFIG, "processor_config.json", *PROCESSOR_FILES)
 """What a version takes of a folder beside its weights. Cards, code, optimizer states and the like stay behind."""
@@ -55,14 +53,14 @@ def merge_record(folder: Path, weights: str) -> dict[str, JsonValue] | None:
 
     `weights` is the digest of its tensors. Raises ModelError for a record that is none, or of other weights.
     """
-    if not (folder / MERGE).is_file():
+    if not (folder / MERGE_RECORD).is_file():
         return None
-    record = read_json(folder / MERGE)
+    record = read_json(folder / MERGE_RECORD)
     fields = cast("dict[str, JsonValue]", record) if isinstance(record, dict) else {}
     if fields.get("weights") != weights:
         raise ModelError(
-            f"{folder / MERGE} is not of these weights: they were trained on, or replaced, after the merge; remove it, "
-            "or merge again"
+            f"{folder / MERGE_RECORD} is not of these weights: they were trained on, or replaced, after the merge; "
+            "remove it, or merge again"
         )
     return fields
 
@@ -180,6 +178,7 @@ def _snippet(kind: BatchKind) -> str:
 
 
 def _front_matter(publish: Publish, kind: BatchKind, origin: Origin, reports: Sequence[EvalReport]) -> str:
+    """Return the YAML that the Hub reads above the card: how it is loaded, its licence, tags and results."""
     from huggingface_hub import EvalResult, ModelCardData
 
     of, cells = KINDS[kind], [cell for report in reports for cell in report.measured]

@@ -207,7 +207,8 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
 
 
 def _beside(phase: Phase, name: str, companion: FoundModel | Checkpoint) -> str:
-    how = "beside the frozen" if name in phase.companions else "with scores of the frozen"
+    use = "with scores of" if name in phase.scores else "on answers of"
+    how = "beside the frozen" if name in phase.companions else f"{use} the frozen"
     return f", {how} {code(name)} ({code(called(companion))}, weights `{companion.weights[:12]}`)"
 
 

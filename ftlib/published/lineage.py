@@ -34,6 +34,7 @@ from ftlib.published.row_index import (
 from ftlib.recipe.evidence import Evidence
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.versions import Manifest, Version
+from ftlib.training.phase import ANSWERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +104,7 @@ def _companions(evidence: Evidence) -> list[JsonValue]:
         {
             "phase": phase.name,
             "name": name,
-            "use": "companion" if name in phase.companions else "scores",
+            "use": "companion" if name in phase.companions else "scores" if name in phase.scores else ANSWERS,
             "model": called(companion),
             "weights": companion.weights,
             "tokenizer": companion.tokenizer,

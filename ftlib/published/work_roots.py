@@ -64,7 +64,7 @@ def _add(needs: Needs, registry: RegistryReader, model: str) -> None:
         needs.pulled[version.manifest] = who
         data = cast("dict[str, Any]", registry.manifest(version).lineage.get("data") or {})
         for facts in data.values():
-            needs.contents |= {facts[part]: who for part in ("raw", "prepared") if facts.get(part)}
+            needs.contents.update({facts[part]: who for part in ("raw", "prepared") if facts.get(part)})
 
 
 def _published(root: Path) -> dict[tuple[str, str | None, str], str]:
@@ -74,14 +74,14 @@ def _published(root: Path) -> dict[tuple[str, str | None, str], str]:
         for record in _records(folder):
             recipe = (record.get("evidence") or record).get("recipe") or {}
             version = record.get("result") or record.get("version") or {}
-            publish = recipe.get("publish") or {}
+            publish: dict[str, Any] = recipe.get("publish") or {}
             try:
                 place = TypeAdapter[Registry](Registry).validate_python(publish.get("to")).place()
             except ValidationError:
                 continue
             # A relative path counts from where that run was; what it published says where that is.
             uri = version.get("registry") or (place.uri if place.remote else str((root.parent / place.key).absolute()))
-            places[uri, place.endpoint_url, publish.get("name")] = folder.name
+            places[str(uri), place.endpoint_url, str(publish["name"])] = folder.name
     return places
 
 

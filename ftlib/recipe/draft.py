@@ -103,6 +103,7 @@ def draft(guess: Guess, name: str, model: str | None = None) -> str:
         f"    format: &format {flow(guess.format)}",
         *_comment(guess.why_split),
         f"    split: {flow(guess.split)}",
+        *_held_out(guess),
         "  # Rows from elsewhere, or from later: what the model will meet. Measured, never trained on.",
         "  # shifted:",
         f"  #   source: {flow({**guess.source, 'path': f'rows/{name}-shifted/'})}",
@@ -120,11 +121,12 @@ def draft(guess: Guess, name: str, model: str | None = None) -> str:
         "",
         "evaluations:",
         f"  {name}: {{dataset: {name}, metrics: &metrics [{metrics}]}}",
+        *(["  held_out: {dataset: held_out, role: shifted, metrics: *metrics}"] if guess.held_out else []),
         "  # shifted: {dataset: shifted, role: shifted, metrics: *metrics}",
         "  # retained: {dataset: retained, role: retained, metrics: *metrics}",
         "",
         "interpolation: {kind: wise_ft}    # between the tuned model and its start; all candidates are measured",
-        f"select: {{by: {name}/{plan.by or plan.metrics[0]}}}    # gates: what a version must reach to be published",
+        f"select: {{by: {name}/{plan.by or plan.metrics[0]}}}    # and `gates:` say what a version must reach",
         f"publish: {{name: {name}}}",
         "",
     ]
@@ -151,6 +153,18 @@ def _model(model: _Model, given: str | None, *, foreign: bool) -> list[str]:
         *(f"#     {command}" for command in model.first),
         *warning,
         f"model: {flow({'path': model.path})}",
+    ]
+
+
+def _held_out(guess: Guess) -> list[str]:
+    if not guess.held_out:
+        return []
+    return [
+        "  # Files that are called tests: half of their rows may choose, the others are for the report alone.",
+        "  held_out:",
+        f"    source: {flow(guess.held_out)}",
+        "    format: *format",
+        "    split: {validation: 0.5, test: 0.5}",
     ]
 
 

@@ -25,6 +25,9 @@ from ftlib.wording import counted, some
 
 NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
+_LEARNT: tuple[Split, ...] = ("train", SELECTION)
+"""What a phase learns from, and what watches it."""
+
 
 def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
     """Raise RecipeError if the model in a folder reads text and the rows are images, or the other way round.
@@ -252,11 +255,16 @@ _FORMS: Mapping[Form, str] = {"dense": "dense weights", "adapter": "an adapter"}
 
 
 def check_writing(recipe: Recipe, prepared: Mapping[str, PreparedDataset], reads: Callable[[], int | None]) -> None:
-    """Raise DataError if an evaluation has the model write more than it can; before anything is trained."""
+    """Raise DataError if a model is to write, or to learn, more than it reads; before anything is trained."""
     for name, evaluation in recipe.evaluations.items():
         for split in (SELECTION, REPORT):
             file = split_file(prepared[evaluation.dataset].path, split)
-            check_room(name, evaluation.max_new_tokens, file, reads)
+            check_room(f"evaluations.{name}", evaluation.max_new_tokens, file, reads)
+    for phase in recipe.phases:
+        most = phase.answers.max_new_tokens if phase.answers else 0
+        for name in phase.parts if most else ():
+            for split in _LEARNT:
+                check_room(f"phases[{phase.name}].answers", most, split_file(prepared[name].path, split), reads)
 
 
 def check_prompts(recipe: Recipe, prepared: Mapping[str, PreparedDataset], start: Form, reads: int | None) -> None:

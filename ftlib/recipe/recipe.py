@@ -26,7 +26,7 @@ from ftlib.recipe.task_misfits import task_misfits
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
 from ftlib.training.compute import Compute
-from ftlib.training.phase import Phase
+from ftlib.training.phase import ANSWERS, Phase
 from ftlib.training.tuning import tunings
 from ftlib.training.tuning.by_peft import GOES_ON
 from ftlib.urls import secret_in
@@ -476,8 +476,23 @@ def _companion_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Ite
         for name, companion in given.items():
             if companion.phase is not None and companion.phase not in ends:
                 yield f"{where}.{name}: {companion.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
+    if phase.answers is not None:
+        yield from _answers_misfits(recipe, phase, ends)
     if both := phase.companions.keys() & phase.scores.keys():
         yield f"phases[{phase.name}].scores: {_these(both)} is a companion too; give it another name"
+
+
+def _answers_misfits(recipe: Recipe, phase: Phase, ends: Sequence[str]) -> Iterator[str]:
+    """Say why nothing can be written for a phase's rows, or by whom."""
+    where = f"phases[{phase.name}].answers"
+    assert phase.answers is not None
+    if phase.answers.phase is not None and phase.answers.phase not in ends:
+        yield f"{where}: {phase.answers.phase!r} is no end of an earlier phase; there are {', '.join(ends)}"
+    if ANSWERS in {**phase.companions, **phase.scores}:
+        yield f"{where}: {ANSWERS!r} is a companion's name too; give that another"
+    for name in phase.parts:
+        if name in recipe.datasets and not KINDS[kind := recipe.datasets[name].format.yields].prompts:
+            yield f"{where}: rows of {name!r} are {kind!r}, which have no prompts to go on from; leave it out"
 
 
 def _unwatched_misfits(where: str, phase: Phase) -> Iterator[str]:

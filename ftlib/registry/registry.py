@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,9 +82,12 @@ class ModelRegistry(RegistryReader):
             raise StorageError(f"{version} is in {to.store.uri} already; name another registry to copy it to")
         manifest = self.manifest(version, key)
         to._found()
+        signatures = self.signatures(version)
         if (there := to.with_manifest(version)) and to.has_whole(manifest):
+            for path, envelope in signatures.items():  # it may have been signed since
+                to.store.create(path, envelope)
             return there, False
-        publication = Publication(to, manifest, Path(), self.signatures(version), self._origin(version, who))
+        publication = Publication(to, manifest, Path(), signatures, self._origin(version, who))
         with tempfile.TemporaryDirectory() as scratch:
             download(self.store, manifest, copy := Path(scratch, "copy"), _nothing)
             publication = replace(publication, folder=copy)
@@ -164,7 +168,7 @@ class ModelRegistry(RegistryReader):
         version = self.resolve(spec)
         target = cache / version.manifest
         self.pull(version, target)
-        with local_errors(target):
+        with suppress(OSError):  # of a cache that this user may only read, and collects nothing from
             os.utime(target)  # what is used is not collected
         return target
 

@@ -43,8 +43,14 @@ class WithTokens(Artifact):
 
     def found(self, name: str) -> FoundModel:
         """Return it as a model to start from, called as the one that the recipe names."""
-        beside = {"tokenizer": self.tokenizer, "generation": self.generation, "reads": self.reads}
-        return FoundModel(name=name, uri=str(model_in(self.path)), weights=self.weights, **beside)
+        return FoundModel(
+            name=name,
+            uri=str(model_in(self.path)),
+            weights=self.weights,
+            tokenizer=self.tokenizer,
+            generation=self.generation,
+            reads=self.reads,
+        )
 
     def digest(self) -> str:
         """Return the digest of all that is handed on, and which tokens are new."""

@@ -102,7 +102,9 @@ def _check_rows(job: EvaluateJob) -> None:
         )
     for candidate in job.candidates:
         rows = split_file(job.data.path, job.split)
-        check_room(job.name, job.evaluation.max_new_tokens, rows, partial(_reads, candidate.end.folder))
+        check_room(
+            f"evaluations.{job.name}", job.evaluation.max_new_tokens, rows, partial(_reads, candidate.end.folder)
+        )
         if candidate.end.tokenizer != job.data.tokenizer:
             raise DataError(
                 f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} was prepared for another model than "

@@ -28,6 +28,10 @@ class EarlyStopping(Config):
     """A loss counts as lower if it is by more than this, in nats or the objective's own unit."""
 
 
+ANSWERS = "answers"
+"""What the model that writes a phase's answers is called among those beside it."""
+
+
 class Companion(Config):
     """A frozen model beside the one that trains: one from elsewhere, or where an earlier phase ended."""
 
@@ -41,6 +45,15 @@ class Companion(Config):
         if (self.model is None) == (self.phase is None):
             raise ValueError(f"give `model` or `phase`, got {'neither' if self.model is None else 'both'}")
         return self
+
+
+class WrittenAnswers(Companion):
+    """A frozen model that writes the answers that a phase learns (Kim & Rush 2016, arXiv 1606.07947)."""
+
+    max_new_tokens: int = Field(default=64, gt=0)
+    """How much it writes at most; an answer that is cut there teaches no end."""
+    num_beams: int = Field(default=1, gt=0)
+    """How many beginnings of an answer it keeps while it writes; 1: the most probable token at each place."""
 
 
 class TaskLoss(Config):
@@ -58,7 +71,7 @@ class Phase(Config):
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
         **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "self_kl": 0.0},
-        **{"mixing": Mixing(), "tasks": {}},
+        **{"mixing": Mixing(), "tasks": {}, "answers": None},
     }
 
     name: Name
@@ -98,6 +111,8 @@ class Phase(Config):
     """The frozen models that the objective asks beside the one that trains, by the names it gives them."""
     scores: dict[Name, Companion] = {}
     """The frozen models whose numbers for each row the objective reads, by name; asked once, before training."""
+    answers: WrittenAnswers | None = None
+    """The frozen model whose answers are learnt in place of the rows' own, written once, before training."""
     augmentation: Augmentation | None = None
     """What is changed of each training row, each time anew: `images`. What is measured sees rows as they are."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
@@ -125,7 +140,7 @@ class Phase(Config):
     @property
     def beside(self) -> dict[str, Companion]:
         """Return all frozen models that have a part in it, by name."""
-        return {**self.companions, **self.scores}
+        return {**self.companions, **self.scores, **({ANSWERS: self.answers} if self.answers else {})}
 
     @property
     def parts(self) -> dict[str, float]:

@@ -1,9 +1,14 @@
 """An environment's file: what it can say, and the line on which it says something that cannot be meant."""
 
+import asyncio
+import itertools
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
+from prefect.server.schemas.schedules import CronSchedule
 
 from deployments.deployment import STANDING, check_parameters, flow_at, wanted
 from deployments.environment import DeployedRecipe, Environment, Schedule, WorkPool, read_environment
@@ -183,3 +188,21 @@ def test_the_files_hold_no_secret() -> None:
 
 def test_a_schedule_without_a_switch_leaves_it_to_the_server() -> None:
     assert Schedule(cron="@daily", timezone="UTC").active is None
+
+
+@pytest.mark.parametrize("zone", ["Europe/Paris", "America/New_York", "Australia/Lord_Howe"])
+def test_a_schedule_follows_its_zones_clock_through_daylight_saving_time(zone: str) -> None:
+    """Against Prefect's own scheduler, over the months in which the zone changes its clocks."""
+    for cron, start in itertools.product(("0 3 * * *", "15 */6 * * *"), SUMMERS_ENDS):
+        theirs = asyncio.run(CronSchedule(cron=cron, timezone=zone).get_dates(n=80, start=start))
+        schedule, ours, now = Schedule(cron=cron, timezone=zone), [], start
+        for _ in theirs:
+            now = schedule.next_time(now)
+            ours.append(now.astimezone(UTC))
+        assert ours == [due.astimezone(UTC) for due in theirs]
+        if cron == "0 3 * * *":
+            assert {due.astimezone(ZoneInfo(zone)).hour for due in ours} == {3}
+            assert len({due.time() for due in ours}) == 2  # the clocks did change
+
+
+SUMMERS_ENDS = (datetime(2031, 3, 1, tzinfo=UTC), datetime(2031, 9, 15, tzinfo=UTC))

@@ -19,7 +19,9 @@ from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.server.utilities.user_templates import render_user_template_sync
 from prefect.settings import PREFECT_UI_URL, temporary_settings
 
-from deployments.notifications import ADDRESS, DRIFT, Notification, Occasion, _block, main, notices
+from deployments.changes import _notice_steps
+from deployments.environment import Environment, Notification, Occasion
+from deployments.notifications import ADDRESS, DRIFT, _block, is_notice, main, notices
 from ftlib.errors import RecipeError, StorageError
 
 BLOCK = UUID(int=7)
@@ -35,11 +37,19 @@ class Client:
         can = ["notify"] if kind == "slack-webhook" else []
         return SimpleNamespace(id=BLOCK, block_schema=SimpleNamespace(capabilities=can))
 
+    def read_automations_by_name(self, name: str) -> list[Any]:
+        return []
+
+    def read_automations(self) -> list[Any]:
+        names = ("of drift (staging)", "of runs that are failed (staging)", "of runs that are held (production)")
+        others = [SimpleNamespace(id=2, name="a person's own (staging)")]
+        return [*(SimpleNamespace(id=1, name=f"reglage: tell slack-webhook/team {name}") for name in names), *others]
+
 
 CLIENT = cast(SyncPrefectClient, Client())
 
 
-def event(state: str, flow: str = "retrain", tags: tuple[str, ...] = ()) -> ReceivedEvent:
+def event(state: str, flow: str = "retrain", tags: tuple[str, ...] = ("reglage:staging",)) -> ReceivedEvent:
     related = [
         {"prefect.resource.id": "prefect.flow.1", "prefect.resource.role": "flow", "prefect.resource.name": flow},
         {
@@ -55,9 +65,14 @@ def event(state: str, flow: str = "retrain", tags: tuple[str, ...] = ()) -> Rece
     )
 
 
-def told(what: Occasion, **given: Any) -> tuple[EventTrigger, SendNotification]:
+OURS = ("staging", "reglage:staging")
+
+
+def told(what: Occasion) -> tuple[EventTrigger, SendNotification]:
     with temporary_settings({PREFECT_UI_URL: "http://pages"}):
-        (made,) = notices(CLIENT, [Notification(block="slack-webhook/team", events=(what,))], **given)
+        (made,) = notices(CLIENT, [Notification(block="slack-webhook/team", events=(what,))], *OURS)
+    assert is_notice(made.name, "staging")
+    assert not is_notice(made.name, "production")
     trigger = EventTrigger.model_validate(made.trigger.model_dump(mode="json"))
     return trigger, SendNotification.model_validate(made.actions[0].model_dump(mode="json"))
 
@@ -70,7 +85,7 @@ def fires(trigger: EventTrigger, one: ReceivedEvent) -> bool:
     ("what", "states", "says"),
     [
         ("failed", ("Failed", "TimedOut"), "nothing was promoted"),
-        ("crashed", ("Crashed",), "(attempt 2)"),
+        ("crashed", ("Crashed",), "run again by itself, twice"),
         ("refused", ("Refused", "Not promoted"), "the version in place stays"),
         ("waiting", ("Suspended",), "press Resume"),
         ("held", ("Held",), "a person rolled back"),
@@ -92,7 +107,8 @@ def test_each_end_of_a_run_is_told_once_with_a_sentence_and_a_link(
     assert says in sentence
     assert rest == f"it is <so>\n\nhttp://pages/runs/flow-run/{RUN}"
     run.state.message = None
-    assert "None" not in render_user_template_sync(action.body, {"flow_run": run})
+    quiet = render_user_template_sync(action.body, {"flow_run": run})
+    assert quiet == f"{sentence}\n\nhttp://pages/runs/flow-run/{RUN}"
     assert action.block_document_id == BLOCK
 
 
@@ -104,7 +120,7 @@ ENDS = {
 
 
 def test_another_environment_s_runs_are_not_told_of() -> None:
-    trigger, _ = told("failed", whose="staging", tag="reglage:staging")
+    trigger, _ = told("failed")
     assert fires(trigger, event("Failed", tags=("reglage:staging", "retrain")))
     assert not fires(trigger, event("Failed", tags=("reglage:production", "retrain")))
 
@@ -138,8 +154,17 @@ def test_drift_is_told_in_the_words_of_who_found_it() -> None:
 def test_every_occasion_is_told_and_each_automation_has_a_name_of_its_own() -> None:
     every = Notification(block="slack-webhook/team", events=get_args(Occasion))
     mine = Notification(block="slack-webhook/me")
-    names = [one.name for one in notices(CLIENT, [every, mine])]
+    names = [one.name for one in notices(CLIENT, [every, mine], *OURS)]
     assert len({*names}) == len(names) == len(every.events) + len(mine.events)
+
+
+def test_what_nobody_asks_for_any_more_is_deleted_and_nobody_else_s() -> None:
+    notification = Notification(block="slack-webhook/team", events=("failed",))
+    steps = _notice_steps(CLIENT, Environment(name="staging", notifications=(notification,)))
+    assert [(step.change.what, step.change.name) for step in steps] == [
+        ("created", "reglage: tell slack-webhook/team of runs that are failed (staging)"),
+        ("deleted", "reglage: tell slack-webhook/team of drift (staging)"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +173,7 @@ def test_every_occasion_is_told_and_each_automation_has_a_name_of_its_own() -> N
 )
 def test_a_block_that_cannot_tell_is_named(block: str, message: str) -> None:
     with pytest.raises(StorageError, match=message):
-        notices(CLIENT, [Notification(block=block)])
+        notices(CLIENT, [Notification(block=block)], *OURS)
 
 
 class Heard(BaseHTTPRequestHandler):

@@ -20,6 +20,7 @@ from flows.adopt import Adopted, Adoption, adopt_folder, promote_adopted, try_ch
 from flows.command_line.main import main
 from ftlib.errors import DataError, ModelError, ReglageError
 from ftlib.models.folder import weights_digest
+from ftlib.published.adopted import Origin, adopted_card
 from ftlib.published.ancestry import Ancestry
 from ftlib.published.predict import predict
 from ftlib.published.row_search import Wanted, find_rows
@@ -299,3 +300,32 @@ def test_a_gate_refuses_and_a_champion_stays_or_goes_by_the_recipes_rule(place: 
             for each in (two, one)
         ]
         assert away.estimate.value == pytest.approx(values[0] - values[1])
+
+
+def test_a_persons_rollback_holds_what_passes_the_test(place: Place, tmp_path: Path, monkeypatch):
+    folder, recipe = place
+    to = recipe.publish.model_copy(update={"to": recipe.publish.to.model_copy(update={"path": str(tmp_path / "r")})})
+    retrain = recipe.retrain.model_copy(update={"margin": 1.0})
+    recipe, work = recipe.model_copy(update={"publish": to, "retrain": retrain}), Workspace(folder / "work")
+    registry = ModelRegistry(to.to.store())
+    one, two = (asked(folder / name / "model", recipe) for name in ("one", "two"))
+    adopt_folder(one, work)
+    adopted = adopt_folder(two, work)
+    registry.promote("tiny-router", "champion", 1, None, "ann", "first")
+    registry.promote("tiny-router", "champion", 2, 1, "ann", "second")
+    registry.rollback("tiny-router", "champion", 2, "ann", "complaints")
+    trial = try_champion(two, adopted, work)
+    assert (trial.go, trial.expected) == (True, 3)
+    assert trial.held.startswith("ann rolled tiny-router@champion back to version 1")
+
+
+def test_nothing_that_a_folder_says_is_markup_on_its_card():
+    publish = Publish(name="m", description="\n---\nlicense: evil\n![x](http://evil/x.png)")
+    record = {"merge": {"kind": "lerp"}, "checkpoints": [{"name": "a|b<script>", "weights": None}]}
+    origin = Origin(folder="/x/`<b>`", files=(), merge=record, who="[c](javascript:1)")
+    card = adopted_card(publish, "labeled", ("bug<script>alert(1)</script>", "a|b"), origin, None, ())
+    data = ModelCard(card)
+    assert data.data.license is None
+    for markup in ("<script>", "![x](", "[c](", "a|b"):
+        assert markup not in data.text
+    assert "\n---\n" not in data.text

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import Artifact, State
 from prefect.testing.utilities import prefect_test_harness
 
+from flows import finetune_form
 from flows import live_page as live
 from flows.command_line.main import main
 from flows.evaluate import evaluate
@@ -92,6 +93,22 @@ def test_a_run_ends_with_a_published_version_and_its_record(first: State, work: 
     assert written["evidence"]["selection"]["chosen"]["name"] == record.evidence.selection.chosen.name
     assert written["versions"]["torch"]
     assert "<html" in (work / "runs" / "tiny" / "report.html").read_text().lower()
+
+
+def name_of(state: State) -> str:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(state.state_details.flow_run_id).name
+
+
+def test_a_run_is_named_for_what_was_asked_and_what_came_of_it(first: State, tiny_recipe: Path, work: Path):
+    """Two of a recipe can be told apart, also by what a form's answers say; a URL's password is not in a name."""
+    assert name_of(first) == "tiny · tiny-router@1"
+    asked = ["phases.-1.optimizer.epochs=nine", "publish.description=see https://ann:hunter2@host/x", "publish.to=1"]
+    state = finetune(
+        str(tiny_recipe), training=finetune_form.Training(seed=7), overrides=asked, work=str(work), return_state=True
+    )
+    assert state.is_failed()
+    assert name_of(state) == "tiny · seed=7 · epochs=nine · description=see https://***@host/x"
 
 
 def test_the_run_page_shows_the_report_with_its_plots_and_its_outcome(first: State, work: Path):

@@ -1,5 +1,6 @@
 """Clearing away: what is shown without `delete` is what goes with it, and what somebody uses stays."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from ftlib.on_ray import jobs
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Manifest, file_of
 from ftlib.storage import LocalStore
+from ftlib.workspace import user_cache
 
 
 class Server:
@@ -51,8 +53,9 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
     made = Server()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     @contextmanager
     def client(sync_client: bool) -> Iterator[Server]:
@@ -106,6 +109,26 @@ def test_a_registry_is_collected_by_its_own_rules(
     assert clear(**given, delete=True)["objects that no version needs"].found == (garbage,)
     assert registry.store.read(garbage) is None
     assert registry.verify(registry.version("demo", 1)) == []
+
+
+def test_the_work_folder_and_the_cache_are_collected_by_their_own_rules(
+    tmp_path: Path, server: Server, clear: Callable[..., dict[str, Cleared]]
+) -> None:
+    left, old = tmp_path / "work" / "stages" / "train" / f"{'a' * 16}.work", (1, 1)
+    fetched = user_cache() / "versions" / "v1"
+    for folder in (left, fetched):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text("1")
+        for path in (folder / "weights", folder):
+            os.utime(path, old)
+    shown = clear()
+    assert (len(shown["work nobody needs"].found), shown["cache nobody needs"].found) == (1, ("versions/v1",))
+    assert left.is_dir()
+    assert fetched.is_dir()
+    clear(delete=True)
+    assert not left.exists()
+    assert not fetched.exists()
+    assert clear(delete=True)["work nobody needs"].found == ()
 
 
 def test_what_cannot_be_looked_at_is_a_line_and_the_rest_is_done(
@@ -166,11 +189,13 @@ def test_only_jobs_of_runs_that_ended_a_while_ago_are_stopped_and_only_while_non
     assert stopped == ["job-ended"]
 
 
-@pytest.mark.parametrize("given", [{"grace_days": -1}, {"keep_days": float("nan")}, {"grace_days": float("inf")}])
+@pytest.mark.parametrize(
+    "given", [{"grace_days": -1}, {"keep_days": float("nan")}, {"grace_days": float("inf")}, {"keep_runs": 0}]
+)
 def test_days_that_are_none_are_refused_before_anything_is_done(
     server: Server, clear: Callable[..., dict[str, Cleared]], given: dict[str, float]
 ) -> None:
-    with pytest.raises(RecipeError, match="allowed are days from 0 on"):
+    with pytest.raises(RecipeError, match=r"allowed (are days from 0 on|is 1 or more)"):
         clear(**given, delete=True)
     assert server.limits["reglage-retrain-router"] == 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from prefect import flow
+from prefect import flow, get_client
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
@@ -98,6 +98,8 @@ def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Mode
     assert (state.name, first.what, model.champion()) == ("Promoted", "promoted", 1)
     assert first.worth is not None
     assert first.worth.reasons == ("there is no champion yet",)
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(state.state_details.flow_run_id).name == "retrain-tiny · tiny-router@1 promoted"
     state, second = model.retrain()
     assert (state.name, second.what) == ("Skipped", "skipped")
     assert state.is_completed()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.states import Completed
@@ -211,3 +211,24 @@ def test_an_approval_does_not_go_past_a_rollback_it_was_not_told_of(site: Site):
     assert site.go_on(told).what == "promoted"
     assert site.versions() == [1, 4, 1, 3]
     assert site.registry.hold(NAME, CHAMPION) is None
+
+
+def test_a_run_that_crashes_after_the_answer_asks_anew_and_can_be_answered(site: Site, monkeypatch: pytest.MonkeyPatch):
+    run = site.start(2)
+    assert site.answer(run) == "ACCEPT"
+
+    def killed(_: Challenge) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as now:
+        now.setitem(globals(), "before_it_moves", killed)
+        with pytest.raises(SystemExit):
+            site.go_on(run)
+    with get_client(sync_client=True) as client:
+        assert site.state(run)[0] == "CRASHED"
+        client.set_flow_run_state(run.id, State(type=StateType.SCHEDULED, name="RunsAgain"))
+    with pytest.raises(Pause):
+        site.go_on(run)
+    assert site.answer(run) == "ACCEPT"
+    assert site.go_on(run).what == "promoted"
+    assert site.versions() == [1, 2]

@@ -105,7 +105,9 @@ def _spans(table: Sequence[Column]) -> Iterator[Proposal]:
 
 def _lists(table: Sequence[Column]) -> Iterator[Proposal]:
     text = _text(table)
-    for column in table if text else ():
+    if text is None:
+        return
+    for column in table:
         if column.full and _holds(column, _is_texts):
             names = {str(name) for value in column.values if isinstance(value, list) for name in value}
             if 2 <= len(names) <= max(50, column.rows // 4):
@@ -131,7 +133,9 @@ def _lists_by(column: Column, separator: str) -> bool:
 def _named_label(table: Sequence[Column]) -> Iterator[Proposal]:
     named = [column for column in table if column.called(LABELS)]
     text = _text(table, *named)
-    for column in named if text else ():
+    if text is None:
+        return
+    for column in named:
         if column.names:
             yield _labelled(table, text, column, "labeled_text", _of_label(column))
         elif (
@@ -147,7 +151,9 @@ def _labels(table: Sequence[Column]) -> Iterator[Proposal]:
     text = _text(table)
     likely = [column for column in table if column is not text and column.names and column.full and not _is_key(column)]
     # A label is rather a word than a number, and rather one of few values than of many.
-    for column in sorted(likely, key=lambda column: (column.is_number, len(column.counts))) if text else ():
+    if text is None:
+        return
+    for column in sorted(likely, key=lambda column: (column.is_number, len(column.counts))):
         others = [other.name for other in likely if other is not column]
         found = _labelled(table, text, column, "labeled_text", _of_label(column))
         doubt = f"no column is called a label: it might be {some(others)} as well" if others else ""
@@ -168,7 +174,9 @@ def _scores(table: Sequence[Column]) -> Iterator[Proposal]:
 
 def _scored(table: Sequence[Column], likely: Sequence[Column]) -> Iterator[Proposal]:
     text = _text(table, *likely)
-    for column in likely if text else ():
+    if text is None:
+        return
+    for column in likely:
         if column.is_number and len(column.counts) > 2:
             numbers = [float(str(value)) for value in column.values if _spells_number(value)]
             reason = f"score: {column.name!r}, numbers from {min(numbers):g} to {max(numbers):g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -22,6 +23,7 @@ from ftlib.data.sources import Files, ImageFolder
 from ftlib.errors import DataError
 from ftlib.wording import counted, some
 
+_HELD = {"test", "dev", "val", "valid", "validation", "eval", "heldout", "holdout"}
 _READ = 0.6
 """The share of a sample's rows that a format must read to be proposed."""
 _LOOKED = 5_000
@@ -40,8 +42,11 @@ class Guess(Config):
     """How much was looked at."""
     why_format: tuple[str, ...]
     why_split: tuple[str, ...]
+    held_out: dict[str, Any] = {}
+    """The source of files that are called test, dev or validation beside others that are not: measured, never trained
+    on."""
     links: dict[str, str] = {}
-    """Files by the names that links to them are to have in the source's folder, where no path names just them."""
+    """Files by what links to them below rows/ are to be called, where no path of a source names just them."""
     foreign: bool = False
     """Whether many of its letters are none of English."""
 
@@ -54,31 +59,35 @@ def guess(given: Sequence[Path], name: str, project: Path) -> Guess:
     there, not readable, too few rows, or columns that nothing fits, and says which columns there are.
     """
     for path in given:
-        if "://" in str(path):
+        if re.match(r"\w{2,}:/", str(path)):  # a Path has one slash left
             raise DataError(
                 f"{path}: init reads files of this machine; copy one here, and change the source's path then"
             )
     if len(given) == 1 and given[0].is_dir() and not _has_rows(given[0]):
         return _images(given[0], project)
     files = list(dict.fromkeys(file for path in given for file in _files(path)))
-    source, links = _source(given, files, name, project)
-    looked = sample(files)
+    trained, held = _apart(files)
+    source, links = _source(given if not held else trained, trained, name, project)
+    held_out, more = _source(held, held, f"{name}-held-out", project) if held else ({}, {})
+    looked = sample(trained)
+    sample(held or trained)  # refused where a test's rows are too few, or of another table
     table = columns(looked.rows)
     proposal, layout, rows, examples = _format(table, looked, files)
     used = frozenset(layout.columns) - ({str(proposal.format.get("context"))} & {c.name for c in table})
     labels = layout.yields == "labeled"
     split = propose_split(table, rows, examples, used, labels=labels)
-    read = f"{len(rows):,} of {looked.described}"
+    fit = "all of them fit" if len(rows) == len(looked.rows) else f"{len(rows):,} of them fit"
     texts = "".join(one.text[:200] for one in examples[:200])
     return Guess(
         kind=layout.yields,
         source=source,
         format=proposal.format,
         split=split.split,
-        looked=read,
+        looked=f"{looked.described}, {fit}",
         why_format=proposal.reasons,
         why_split=(split.reason, *split.others),
-        links=links,
+        held_out=held_out,
+        links={**links, **more},
         foreign=sum(ord(letter) > 0x24F for letter in texts) > 0.2 * max(len(texts), 1),
     )
 
@@ -108,6 +117,13 @@ def _format(
     )
 
 
+def _apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files to train on, and those whose names say that they are to test, if there are both."""
+    held = [file for file in files if _HELD & {*re.findall(r"[a-z]+", file.stem.lower())}]
+    trained = [file for file in files if file not in held]
+    return (trained, held) if trained and held else ([*files], [])
+
+
 def _files(path: Path) -> list[Path]:
     return [Path(file.uri) for file in Files(path=str(path)).list()]
 
@@ -135,7 +151,7 @@ def _source(
         }
         if found == {file.absolute() for file in files}:
             return {"kind": "files", "path": _written(pattern, project) + ("/" if pattern is common else "")}, {}
-    links = {f"{i:03d}-{file.name}": str(file.absolute()) for i, file in enumerate(files)}
+    links = {f"{name}/{i:03d}-{file.name}": str(file.absolute()) for i, file in enumerate(files)}
     return {"kind": "files", "path": f"rows/{name}/"}, links
 
 

@@ -26,4 +26,4 @@ class AmongFirst(MeanOverRows):
     @property
     @override
     def name(self) -> str:
-        return f"{self.kind}@{self.k}"
+        return f"{super().name}@{self.k}"

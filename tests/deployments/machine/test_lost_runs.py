@@ -1,4 +1,4 @@
-"""Who is said to have crashed, and who is left alone: a Prefect server of a dozen lines, and real processes."""
+"""Who is said to have crashed, and who is left alone: by a Prefect server of a dozen lines."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from deployments.machine.lost_runs import LOOKS, LostRuns, put_back
 from deployments.machine.processes import FLOW_RUN, process
 from ftlib.errors import TransientError
 
+POOL = "reglage"
 RUNS: dict[str, str] = {}
 """The type of each run's state."""
 SET: list[tuple[str, str, bool]] = []
@@ -82,14 +83,14 @@ def living() -> Iterator[subprocess.Popen[bytes]]:
 def test_where_no_worker_lives_a_run_without_a_process_has_crashed_at_once(server, living):
     RUNS.update(alive="RUNNING", gone="RUNNING", never="PENDING", stopped="CANCELLING", waits="SCHEDULED")
     said: list[str] = []
-    LostRuns(server, said.append).look()
+    LostRuns(server, POOL, said.append).look()
     assert sorted(SET) == [("gone", "CRASHED", False), ("never", "CRASHED", False), ("stopped", "CANCELLED", False)]
     assert len(said) == 3
 
 
 def test_beside_a_worker_a_state_must_be_some_looks_old(server):
     RUNS.update(gone="RUNNING", starts="PENDING")
-    lost, worker = LostRuns(server, lambda _: None), process(os.getpid())
+    lost, worker = LostRuns(server, POOL, lambda _: None), process(os.getpid())
     seen: dict[str, int] = {}
     for look in range(1, max(LOOKS.values()) + 1):
         lost.look(worker)
@@ -99,7 +100,7 @@ def test_beside_a_worker_a_state_must_be_some_looks_old(server):
 
 def test_a_cancelled_run_whose_worker_died_is_ended_and_another_is_its_workers(server, living):
     RUNS["alive"] = "CANCELLING"
-    lost = LostRuns(server, lambda _: None)
+    lost = LostRuns(server, POOL, lambda _: None)
     for _ in range(3):
         lost.look(process(os.getpid()))  # our child: this worker watches it
     assert SET == []
@@ -113,7 +114,7 @@ def test_a_cancelled_run_whose_worker_died_is_ended_and_another_is_its_workers(s
 
 def test_what_was_stopped_waits_and_what_ended_by_itself_does_not(server):
     RUNS.update(a="RUNNING", b="RUNNING", c="CANCELLING", d="PENDING")
-    stopped = server.runs(("RUNNING", "CANCELLING", "PENDING"))
+    stopped = server.runs(("RUNNING", "CANCELLING", "PENDING"), POOL)
     RUNS.update(a="CRASHED", b="COMPLETED")
     put_back(server, stopped, lambda _: None)
     assert sorted(SET) == [("a", "SCHEDULED", True), ("c", "CANCELLED", False), ("d", "SCHEDULED", True)]
@@ -122,7 +123,7 @@ def test_what_was_stopped_waits_and_what_ended_by_itself_does_not(server):
 def test_more_runs_than_one_page_are_all_read(server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(api_module, "_PAGE", 3)
     RUNS.update({str(number): "RUNNING" for number in range(7)})
-    assert [run.id for run in server.runs(("RUNNING",))] == list(map(str, range(7)))
+    assert [run.id for run in server.runs(("RUNNING",), POOL)] == list(map(str, range(7)))
 
 
 def test_no_server_is_no_answer_and_no_error(server):
@@ -130,5 +131,5 @@ def test_no_server_is_no_answer_and_no_error(server):
     nobody = Api("http://127.0.0.1:1")
     assert not nobody.answers()
     with pytest.raises(TransientError, match="look at the server's log"):
-        nobody.runs(("RUNNING",))
-    LostRuns(nobody, lambda _: None).look()
+        nobody.runs(("RUNNING",), POOL)
+    LostRuns(nobody, POOL, lambda _: None).look()

@@ -71,6 +71,10 @@ def test_signatures_go_along(tmp_path: Path) -> None:
     version, _ = source.publish(manifest, folder, "k", fine, tmp_path, Signer(private))
     there, _ = source.copy(version, target, "bob", PublicKey(public))
     assert target.verify(there, PublicKey(public)) == []
+    later, later_public = make_keys(tmp_path, "theirs")
+    source.publish(manifest, folder, "again", fine, tmp_path, Signer(later))
+    assert source.copy(version, target, "bob") == (there, False)
+    assert target.verify(there, PublicKey(later_public)) == []
     plain, _ = publish(source.store, tmp_path, "unsigned", {"a": "b"})
     with pytest.raises(IntegrityError, match="is not signed by"):
         source.copy(plain, target, "bob", PublicKey(public))
