@@ -327,7 +327,7 @@ def write_tickets(path: Path) -> None:
                 "id": i,
                 "updated": "2026-03-01T09:30:00Z",
             }
-            for i, row in enumerate(tiny_rows(150))
+            for i, row in enumerate(tiny_rows(150, seed=int(path.stem == "weak")))
         ],
     )
 
@@ -340,7 +340,7 @@ def write_database(path: Path) -> None:
         db.execute("create table queues (id integer primary key, name text)")
         db.execute("create table messages (ticket_id integer, body text)")
         db.executemany("insert into queues values (?, ?)", list(enumerate(LABELS)))
-        for i, row in enumerate(tiny_rows(150)):
+        for i, row in enumerate(tiny_rows(150, seed=int(path.stem == "weak"))):
             channel = ("mail", "chat", None)[i % 3]
             db.execute("insert into tickets values (?, ?, '2026-03-01', ?)", (i, channel, LABELS.index(row["label"])))
             db.execute("insert into messages values (?, ?)", (i, row["text"]))
