@@ -293,6 +293,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
         overrides.append("prune.layers=1")  # of the tiny model's two
     for i, phase in enumerate(recipe.phases):
         overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
+        if phase.objective.kind == "cosine":
+            overrides.append(f"phases.{i}.objective.threshold=0")  # a tiny model is sure of nothing
         if isinstance(phase.tuning, FrozenLayers):
             overrides.append(f"phases.{i}.tuning.layers=1")  # of the tiny model's two
         for name, beside in phase.companions.items():
