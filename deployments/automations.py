@@ -1,7 +1,8 @@
 """What Prefect's server does by itself, installed or brought up to date: `python deployments/automations.py`.
 
 Without these a run whose worker died stays Running for ever, and one whose worker died while it started stays Pending
-and keeps its deployment's only slot. Running it again changes nothing.
+and keeps its deployment's only slot. One that crashed is run again, by the server alone: the same run, so with the
+same page and parameters. Installing again changes nothing.
 """
 
 from datetime import timedelta
@@ -18,6 +19,23 @@ BEATS = 3
 
 START = timedelta(minutes=15)
 """How long a run may be Pending: a worker that pulls a large image first needs some minutes."""
+
+AGAIN = 2
+"""How often a run that crashed is run again by itself."""
+
+RUNS_AGAIN = "RunsAgain"
+"""The state of a run that waits to be run again by itself; one that a person retries is AwaitingRetry."""
+
+PAUSE = timedelta(seconds=60)
+"""How long nothing must be heard of a crashed run before it is run again."""
+
+RESUMING = ("finetune", "retrain", "evaluate", "interpolate")
+"""The flows that go on from where they were. One that moves an alias is for a person to repeat: it may be too late."""
+
+_RESUMABLE = [
+    ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": [*RESUMING]}),
+    ResourceSpecification({"prefect.resource.role": ["deployment"]}),  # no worker starts a run without one
+]
 
 
 def automations() -> list[AutomationCore]:
@@ -39,24 +57,67 @@ def automations() -> list[AutomationCore]:
             within=START,
             message=f"Pending for {START}: the worker died while it started the run. Run it again.",
         ),
+        _run_again("reglage: crashed runs go on"),
+        _run_no_more("reglage: runs that crash again and again"),
     ]
+
+
+def _run_again(name: str) -> AutomationCore:
+    """Schedule a crashed run again; one that failed or was cancelled is not Crashed.
+
+    Not at once: a worker reports a dead process twice, some seconds apart, and the second report would crash the run
+    that goes on already, beside whose process a third would be started.
+    """
+    trigger = EventTrigger(
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        match_related=[*_RESUMABLE],
+        after={"prefect.flow-run.Crashed"},
+        expect={"prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=PAUSE,
+    )
+    message = f"Its process is gone. It is run again by itself, {AGAIN} times at most, and goes on from where it was."
+    return _change(name, trigger, RUNS_AGAIN, StateType.SCHEDULED, message)
+
+
+def _run_no_more(name: str) -> AutomationCore:
+    """End a run that was run again too often.
+
+    The server's database holds the count, by event: Prefect's own count of attempts leaves out those that die before
+    their first line, which would go on for ever.
+    """
+    trigger = EventTrigger(
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        match_related=[*_RESUMABLE],
+        expect={f"prefect.flow-run.{RUNS_AGAIN}"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=AGAIN + 1,
+        within=timedelta(days=7),
+    )
+    message = f"It crashed {AGAIN + 1} times: look why, then press Retry; it goes on from where it was."
+    return _change(name, trigger, "Failed", StateType.FAILED, message)
 
 
 def _crash(name: str, after: str, within: timedelta, message: str) -> AutomationCore:
     """Crash a run of which nothing is heard any more; any event of it counts, whatever its state is called."""
-    return AutomationCore(
-        name=name,
-        trigger=EventTrigger(
-            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-            after={after},
-            expect={"prefect.flow-run.*"},
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=within,
-        ),
-        actions=[ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=message, force=False)],
+    trigger = EventTrigger(
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        after={after},
+        expect={"prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=within,
     )
+    return _change(name, trigger, "Crashed", StateType.CRASHED, message)
+
+
+def _change(name: str, trigger: EventTrigger, state: str, kind: StateType, message: str) -> AutomationCore:
+    change = ChangeFlowRunState(name=state, state=kind, message=message, force=False)
+    return AutomationCore(name=name, trigger=trigger, actions=[change])
 
 
 def install(wanted: list[AutomationCore]) -> list[str]:

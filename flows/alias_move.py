@@ -24,6 +24,8 @@ class AliasMove:
     against: int | None
     """The entry that was decided against: the newest one now, or what the caller saw; None: there was none."""
     back: bool
+    held: bool = False
+    """It was a person's rollback that put in place what it means now, and nobody promoted since."""
 
     @classmethod
     def promotion(
@@ -32,7 +34,8 @@ class AliasMove:
         """Let an alias mean a version. Raises StorageError if there is no such version."""
         before = opened.alias(model_name(model), alias)
         opened.version(model, version)
-        return cls(opened, model, alias, version, before, _against(before, expected), back=False)
+        held = opened.hold(model, alias) is not None
+        return cls(opened, model, alias, version, before, _against(before, expected), back=False, held=held)
 
     @classmethod
     def rollback(
@@ -64,7 +67,10 @@ class AliasMove:
         """Say in one line what making it came to."""
         was = f" (before: version {self.before.version})" if self.before and self.moved(entry) else ""
         verb = "is now" if self.moved(entry) else "was already"
-        return f"{entry.name}@{entry.alias} {verb} version {entry.version}{was}, entry {entry.sequence}"
+        said = f"{entry.name}@{entry.alias} {verb} version {entry.version}{was}, entry {entry.sequence}"
+        if entry.rolled_back:
+            return f"{said}; no retraining promotes until a person does"
+        return f"{said}; retrainings may promote again" if self.held and self.moved(entry) else said
 
     def proposal(self) -> str:
         """Say in one line that it was not made."""

@@ -14,6 +14,8 @@ from flows.prefect_server import is_temporary, server_home
 from ftlib.recipe.recipe import Recipe
 from ftlib.workspace import exclusive
 
+LIMIT = "reglage-retrain-"
+"""What the concurrency limit of a model begins with."""
 LEASE_SECONDS = 120.0
 """After this long without a sign of life another retraining may begin."""
 
@@ -55,7 +57,7 @@ def one_at_a_time(model: str) -> Generator[None]:
         with exclusive(server_home() / f"retrain-{model}.lock", wait=True):
             yield
         return
-    limit = f"reglage-retrain-{model}"
+    limit = LIMIT + model
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(limit, 1)
     with concurrency(limit, occupy=1, strict=True, lease_duration=LEASE_SECONDS):

@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from flows.approval import Approval
 from flows.champion import InPlace, against_champion, in_place, measured
 from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
+from flows.run_record import remember
 from flows.steps import Data, find_best, inputs, prepare, publish
 from ftlib.config import Config
 from ftlib.data.identity import identities
@@ -21,13 +22,14 @@ from ftlib.models.reference import ModelRef
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import check_registry
 from ftlib.recipe.recipe import Recipe
-from ftlib.registry import ModelRegistry
+from ftlib.registry import CHAMPION, AliasEntry, ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
-from ftlib.wording import counted
-from ftlib.workspace import write_durably
+from ftlib.wording import counted, dated
+from ftlib.workspace import Workspace, write_durably
 from tasks.runner import Runner, StageRun
 
 ATTEMPTS = 3
@@ -38,11 +40,15 @@ class Challenge(Config):
     """A retraining so far: what it saw, what it decided and why."""
 
     recipe: Recipe
-    what: Literal["skipped", "waiting", "not_promoted", "promoted"]
+    what: Literal["skipped", "waiting", "not_promoted", "held", "superseded", "promoted"]
     reasons: tuple[str, ...]
     listing: Listing
     champion: Champion | None = None
     """The version in place when it was judged."""
+    hold: AliasEntry | None = None
+    """The person's rollback that held promotions when it was judged."""
+    supersedes: tuple[str, ...] = ()
+    """Links to the older runs that waited for approval, in Markdown."""
     worth: Verdict | None = None
     """Why it trained, or did not."""
     news: dict[str, News] = {}
@@ -61,6 +67,8 @@ class Challenge(Config):
             "skipped": "Skipped",
             "waiting": "Waits for approval",
             "not_promoted": "Not promoted",
+            "held": "Held",
+            "superseded": "Superseded",
             "promoted": "Promoted",
         }[self.what]
 
@@ -69,29 +77,39 @@ class Challenge(Config):
         """Return what is new in each source."""
         return self.listing.changes
 
-    def ended(self, what: Literal["waiting", "not_promoted", "promoted"], *reasons: str) -> "Challenge":
+    def line(self) -> str:
+        """Say in a sentence what became of it."""
+        published = f". {self.version.line()}" if self.version else ""
+        return f"{self.title}: {'; '.join(self.reasons)}{published}"
+
+    def ended(
+        self, what: Literal["waiting", "not_promoted", "held", "superseded", "promoted"], *reasons: str
+    ) -> "Challenge":
         """Return it with an outcome."""
         return self.model_copy(update={"what": what, "reasons": reasons})
 
     def write(self, folder: Path) -> None:
         """Write `retrain.json` and, if it trained, `report.html`, each whole or not at all."""
         if self.report:
-            write_durably(folder / "report.html", (self.report.path / self.report.html).read_bytes())
+            text = (self.report.path / self.report.html).read_text(encoding="utf-8")
+            write_durably(folder / "report.html", html_with_outcome(text, dated(self.line())).encode())
         write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
+        if self.steps:
+            remember(folder, self.steps)
 
 
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
     check_registry(r)
     registry = ModelRegistry(r.publish.to.store())
-    listing = list_sources(r, registry.store, run.work.root / "listings" / f"{run_id}.json")
+    listing = list_sources(r, registry.store, listing_of(run.work, run_id))
     champion = in_place(registry, r)
     so_far = Challenge(
         recipe=r, what="skipped", reasons=(), listing=listing, champion=champion.facts if champion else None
     )
     if nothing := nothing_to_read(listing.changes, so_far.champion):
         return so_far.model_copy(update={"reasons": nothing.reasons, "worth": nothing})
-    folder = champion.pull(registry, run) if champion else None
+    folder = champion.pull(registry, run.work) if champion else None
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
     names = labels_of(folder) if folder and not r.tasks else ()
@@ -112,6 +130,11 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     if isinstance(result, Refusal):
         return so_far.ended("not_promoted", *result.reasons)
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
+
+
+def listing_of(work: Workspace, run_id: str) -> Path:
+    """Return where a retraining keeps what it saw first, until it is settled: while it is there, the run may go on."""
+    return work.root / "listings" / f"{run_id}.json"
 
 
 def _starting(r: Recipe, champion: Path | None) -> Recipe:
@@ -156,6 +179,7 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     if evidence is None or version is None:
         raise ValueError("only a published challenger can be judged")
     champion = in_place(registry, r)
+    so_far = so_far.model_copy(update={"hold": registry.hold(r.publish.name, r.retrain.alias)})
     if champion is None:
         return so_far.ended("waiting", "the first version of this model").model_copy(update={"champion": None})
     if champion.facts.version == version.version:
@@ -164,9 +188,10 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     first = evidence.checkpoints[-1]
     tasks = {task.name: task.labels for task in first.tasks}
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=first.labels, tasks=tasks)
-    folder = champion.pull(registry, run)
+    folder = champion.pull(registry, run.work)
     cells = measured(r, run, data, folder)
-    differences, left_out = against_champion(evidence, cells, run, champion.trained_on(folder))
+    ours, trained = evidence.selection.chosen.name, champion.trained_on(folder)
+    differences, left_out = against_champion(ours, evidence.final, r, cells, run.work, trained)
     compared = r.retrain.compare or r.select.by
     verdict = worth_promoting(differences, r.retrain, compared, r.metric(compared)[1])
     note = [f"{counted(left_out, 'held-out row')} that the champion was trained on left out"] if left_out else []
@@ -180,10 +205,13 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     )
 
 
-def settle(r: Recipe, run: Runner, challenge: Challenge, approval: Approval | None) -> Challenge:
+def settle(
+    r: Recipe, run: Runner, challenge: Challenge, approval: Approval | None, shown_hold: int | None = None
+) -> Challenge:
     """Promote a challenger that may be, and enter the decision in the ledger.
 
-    The files of a skipped run stay new for the next one, unless none of their rows is.
+    `shown_hold` is the rollback that the person who approved was told of, by its place in the alias's history. The
+    files of a skipped run stay new for the next one, unless none of their rows is.
     """
     registry = ModelRegistry(r.publish.to.store())
     if challenge.what == "skipped":
@@ -191,7 +219,7 @@ def settle(r: Recipe, run: Runner, challenge: Challenge, approval: Approval | No
             challenge.listing.record(registry.store, r, Decision(what="skipped", reasons=challenge.reasons))
         return challenge
     if challenge.what == "waiting":
-        challenge = _answered(r, challenge, approval) or _promoted(r, run, challenge, registry, approval)
+        challenge = _answered(r, challenge, approval) or _promoted(r, run, challenge, registry, approval, shown_hold)
     decision = Decision(
         what="promoted" if challenge.what == "promoted" else "not_promoted",
         reasons=challenge.reasons,
@@ -209,23 +237,54 @@ def _answered(r: Recipe, challenge: Challenge, approval: Approval | None) -> Cha
         return None
     if approval:
         return challenge.ended("not_promoted", f"{approval.who} said no: {approval.why or 'no reason given'}")
+    held = [held_by(challenge.hold)] if challenge.hold else []
+    asked = f"a person has to agree: {promote_command(r, challenge)}"
+    return challenge.ended("not_promoted", *challenge.reasons, *held, asked)
+
+
+def promote_command(r: Recipe, challenge: Challenge) -> str:
+    """Return the command by which a person promotes the challenger."""
     name = challenge.version.name if challenge.version else r.publish.name
     number = challenge.version.version if challenge.version else 0
-    to = r.publish.to
-    command = f"reglage registry promote {name}@{number} --registry {to.store().uri}{to.place().server_option()}"
-    return challenge.ended("not_promoted", *challenge.reasons, f"a person has to agree: {command}")
+    to, alias = r.publish.to, r.retrain.alias
+    other = "" if alias == CHAMPION else f" --alias {alias}"
+    return f"reglage registry promote {name}@{number} --registry {to.store().uri}{to.place().server_option()}{other}"
+
+
+def held_by(hold: AliasEntry) -> str:
+    """Say who went back, when and why."""
+    why = f" ({hold.why})" if hold.why else ""
+    return (
+        f"{hold.who} rolled {hold.name}@{hold.alias} back to version {hold.version} at {hold.at}{why}: that holds "
+        "promotions until a person promotes"
+    )
 
 
 def _promoted(
-    r: Recipe, run: Runner, challenge: Challenge, registry: ModelRegistry, approval: Approval | None
+    r: Recipe,
+    run: Runner,
+    challenge: Challenge,
+    registry: ModelRegistry,
+    approval: Approval | None,
+    shown_hold: int | None,
 ) -> Challenge:
-    """Move the alias; if somebody else moved it meanwhile, judge again against the new champion."""
+    """Move the alias; if somebody else moved it meanwhile, judge again against the new champion.
+
+    A person's rollback is not gone past, unless by a person who was told of it. One that comes between the question
+    whether there is one and the move makes the move lose the race.
+    """
     who = approval.who if approval else f"retrain {flow_run.name or ''}".strip()
     comment = [approval.why] if approval and approval.why else []
     for _ in range(ATTEMPTS):
         if challenge.what != "waiting" or challenge.version is None:
             return challenge
         expected = challenge.champion.sequence if challenge.champion else None
+        hold = registry.hold(r.publish.name, r.retrain.alias)
+        if hold and not (approval and shown_hold == hold.sequence):
+            unaware = [f"{approval.who} agreed before that"] if approval else []
+            challenge = challenge.model_copy(update={"hold": hold})
+            how = f"to promote the challenger: {promote_command(r, challenge)}"
+            return challenge.ended("held", held_by(hold), *unaware, *challenge.reasons, how)
         try:
             why = "; ".join([*challenge.reasons, *comment])
             registry.promote(r.publish.name, r.retrain.alias, challenge.version.version, expected, who, why)

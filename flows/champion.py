@@ -1,5 +1,7 @@
 """Find the version that an alias means, pull it, and measure it on the challenger's own rows."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +18,12 @@ from ftlib.kinds.outcomes import Outcomes
 from ftlib.models.checkpoint import task_in
 from ftlib.published.lineage import indexed_rows
 from ftlib.published.row_index import RowIndex, contains, packed
-from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Version
 from ftlib.retraining.decisions import Champion
 from ftlib.stages.step import Steps
+from ftlib.workspace import Workspace
 from tasks.runner import Runner
 
 CHAMPION = "champion"
@@ -57,10 +59,11 @@ class InPlace:
         rows = [self.rows(name, folder) or {} for name in self.lineage.get("data", {})]
         return np.sort(np.concatenate([np.zeros(0, "S16"), *(by["train"] for by in rows if "train" in by)]))
 
-    def pull(self, registry: ModelRegistry, run: Runner) -> Path:
+    def pull(self, registry: ModelRegistry, work: Workspace) -> Path:
         """Return a folder with the version, verified; it is downloaded once."""
-        folder = run.work.root / "champions" / self.version.manifest[:16]
+        folder = work.root / "champions" / self.version.manifest[:16]
         registry.pull(self.version, folder)
+        os.utime(folder)  # what is used is not collected
         return folder
 
 
@@ -96,23 +99,23 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
 
 
 def against_champion(
-    evidence: Evidence, champion: tuple[EvalReport, ...], run: Runner, trained: Any
+    ours: str,
+    final: Sequence[EvalReport],
+    r: Recipe,
+    champion: Sequence[EvalReport],
+    work: Workspace,
+    trained: Any,
 ) -> tuple[tuple[Difference, ...], int]:
-    """Return challenger - champion for every metric of every evaluation, on the same rows, and how many were left out.
+    """Return ours - champion for every metric of every evaluation, on the same rows, and how many were left out.
 
-    Left out are rows that the champion was `trained` on: they went to another side since, as where a border of time
-    moved or the identity of groups, and it knows their labels.
+    `ours` is a candidate's name in `final`. Left out are rows that the champion was `trained` on: they went to another
+    side since, as where a border of time moved or the identity of groups, and it knows their labels.
     """
-    load, cells = tables_in(run.work.root), [cell for report in champion for cell in report.measured]
+    load, cells = tables_in(work.root), [cell for report in champion for cell in report.measured]
     left = {cell.evaluation: unseen(load(cell), trained) for cell in cells}
-    evaluations = {name: e for name, e in evidence.recipe.evaluations.items() if name in left and len(left[name])}
+    evaluations = {name: e for name, e in r.evaluations.items() if name in left and len(left[name])}
     compared = differences(
-        evidence.selection.chosen.name,
-        CHAMPION,
-        (*evidence.final, *champion),
-        evaluations,
-        lambda cell: unseen(load(cell), trained),
-        evidence.recipe.seed,
+        ours, CHAMPION, (*final, *champion), evaluations, lambda cell: unseen(load(cell), trained), r.seed
     )
     return tuple(compared), sum(cell.rows - len(left[cell.evaluation]) for cell in cells)
 

@@ -5,32 +5,27 @@
 `flows.steps` is this line as a program, `tasks.stages` how each of these is run.
 """
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
+from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
-from flows.run_page import PageProgress, RunPage
+from flows.run_name import add_to_name, asked_name
+from flows.run_page import RunPage
 from flows.run_record import RunRecord, installed_versions
 from flows.steps import inputs, steps
 from flows.tracked import tracked
-from ftlib.progress import listen
 from ftlib.registry.outcome import Refusal
 from ftlib.workspace import Workspace, exclusive
 
 one_line_errors()
 
 
-def _run_name() -> str:
-    return Path(flow_run.parameters["recipe"]).stem
-
-
-@flow(name="finetune", flow_run_name=_run_name)
+@flow(name="finetune", flow_run_name=asked_name())
 def finetune(
     recipe: str = "recipes/quickstart.yaml",
     training: Training = Training(),
@@ -46,10 +41,10 @@ def finetune(
 
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees.
-        training: How the last phase trains. None is what the recipe says.
-        publishing: What is published, and where. None is what the recipe says.
-        computing: Where it runs, and how fast. None is what the recipe says.
-        tracking: Where the run is shown beside Prefect's page.
+        training: How the last phase trains. What is left empty is as the recipe says.
+        publishing: What is published, and where. What is left empty is as the recipe says.
+        computing: Where it runs, and how fast. What is left empty is as the recipe says.
+        tracking: Where the run is shown beside Prefect's page. May be left empty.
         overrides: Any other field of the recipe, as path=value.
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
@@ -58,8 +53,8 @@ def finetune(
     folder = place.root / "runs" / r.name
     with (
         exclusive(folder.with_suffix(".lock"), wait=False),
-        listen(PageProgress(r.name)),
-        tracked(tracking, r, place, RunPage(r.name, r.datasets)) as run,
+        live_page(r.name, place) as live,
+        tracked(tracking, r, place, RunPage(r.name, r.datasets), live.begun) as run,
     ):
         given = inputs(r, run.work)
         evidence, page, result = run.through(lambda: steps(r, run.work, given))
@@ -67,6 +62,9 @@ def finetune(
             evidence=evidence, steps=tuple(run.steps), report=page, result=result, versions=installed_versions()
         )
         record.write(folder)
+        live.ended(result.line())
     if isinstance(result, Refusal):
+        add_to_name("refused")
         return Completed(name="Refused", message="; ".join(result.reasons), data=record)
+    add_to_name(f"{result.name}@{result.version}")
     return Completed(message=f"{result.name}@{result.version} in {result.registry}", data=record)

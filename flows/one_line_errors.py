@@ -1,14 +1,20 @@
-"""Write errors that the user can mend as one line in a run's log, without a stack."""
+"""Keep a run's log for people: errors that they can mend are one line, and Prefect's own word on each task is none."""
 
 import logging
+import re
 
 from ftlib.errors import ReglageError
 
+_CHATTER = re.compile(r"Finished in state (Completed\(\)|Cached\(.*\)|Running\(\))$")
+"""Of a stage that ended well there is a line of ours, with what it did; a run says *Running* while it is cancelled."""
+
 
 class _OneLine(logging.Filter):
-    """Leaves the stack out of what Prefect logs of an error that is the user's to mend; a bug keeps it."""
+    """Leaves out what nobody reads, and the stack of an error that is the user's to mend; a bug keeps it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.INFO and _CHATTER.match(record.getMessage()):
+            return False
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, ReglageError):
             message = record.getMessage()
@@ -23,6 +29,6 @@ _ONE_LINE = _OneLine()
 
 
 def one_line_errors() -> None:
-    """Let our own errors be a line in a run's log and on the worker's console. Call it where a flow is defined."""
+    """Let a run's log, and the worker's console, be for people. Call it where a flow is defined."""
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_ONE_LINE)

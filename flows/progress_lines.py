@@ -29,8 +29,13 @@ def stage_line(sign: Progress) -> str:
         when += f"; {', '.join(changes)}"
     if "resumed_from_step" in sign.facts:
         when += f", resumed from step {sign.facts['resumed_from_step']:.0f}"
-    told = [f"\n  [yellow]{escape(remedy)}[/]" for remedy in remedies(dropped)]
+    told = [f"\n  [yellow]{escape(remedy)}[/]" for remedy in remedy_lines(sign)]
     return f"[green]✓[/] {sign.stage:<36} [dim]{when}[/]{''.join(told)}"
+
+
+def remedy_lines(sign: Progress) -> list[str]:
+    """Return what to do about the rows that a stage dropped, a line each."""
+    return remedies([name.removeprefix(DROPPED) for name in sign.facts if name.startswith(DROPPED)])
 
 
 def restart_line(sign: Progress) -> str:

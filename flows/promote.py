@@ -53,7 +53,7 @@ def promote(
         registry: A folder that the worker sees, or s3://bucket/prefix.
         endpoint_url: The S3 server, if it is not AWS.
         who: Your name, kept in the history; the flow run's if empty.
-        expected: The entry of the history that you decided against. None is the newest one now.
+        expected: The entry of the history that you decided against; if somebody moved the alias since, nothing moves.
     """
     opened = ModelRegistry(open_store(Place.parse(registry, endpoint_url)))
     return _shown(AliasMove.promotion(opened, model, alias, version, expected), approve, who, why)
@@ -77,14 +77,14 @@ def rollback(
 
     Args:
         model: The model's name.
-        to: A version that the alias meant before. None is the last different one.
+        to: A version that the alias meant before; the last different one if empty.
         why: The reason, kept in the alias's history.
         approve: Move it. Without this the run only shows what would change.
         alias: The name that moves.
         registry: A folder that the worker sees, or s3://bucket/prefix.
         endpoint_url: The S3 server, if it is not AWS.
         who: Your name, kept in the history; the flow run's if empty.
-        expected: The entry of the history that you decided against. None is the newest one now.
+        expected: The entry of the history that you decided against; if somebody moved the alias since, nothing moves.
     """
     opened = ModelRegistry(open_store(Place.parse(registry, endpoint_url)))
     return _shown(AliasMove.rollback(opened, model, alias, to, expected), approve, who, why)

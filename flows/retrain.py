@@ -1,32 +1,28 @@
 """Retraining on fresh data: train only for a stated reason, promote only through the gate, and say why."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.flow_runs import suspend_flow_run
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.approval import Approval, asks_a_person, one_at_a_time
-from flows.challenge import challenge, settle
+from flows.approval import asks_a_person, one_at_a_time
+from flows.challenge import challenge, listing_of, settle
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
+from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
-from flows.retrain_page import markdown, show_retraining
-from flows.run_page import PageProgress, RunPage, report_url
+from flows.retrain_page import show_retraining
+from flows.run_name import add_to_name, asked_name
+from flows.run_page import RunPage
 from flows.tracked import tracked
-from ftlib.progress import listen
+from flows.waiting import ask, taken_over
 from ftlib.workspace import Workspace, exclusive
 
 one_line_errors()
 
 
-def _run_name() -> str:
-    return f"retrain-{Path(flow_run.parameters['recipe']).stem}"
-
-
-@flow(name="retrain", flow_run_name=_run_name)
+@flow(name="retrain", flow_run_name=asked_name("retrain-"))
 def retrain(
     recipe: str = "recipes/fresh_data.yaml",
     computing: Computing = Computing(),
@@ -37,31 +33,37 @@ def retrain(
     """Retrain a model if its sources hold something new, and let the result challenge the version in place.
 
     Returns a Completed state with a Challenge; it is named Skipped where there was no reason to train, Not promoted
-    where the gate or a person said no, Promoted otherwise. All three are normal ends.
+    where the gate or a person said no, Held where a person's rollback holds promotions, Superseded where a newer
+    retraining asks in its place, Promoted otherwise. All five are normal ends.
 
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees. Its `retrain` part holds the rules.
-        computing: Where it runs, and how fast. None is what the recipe says.
-        tracking: Where the run is shown beside Prefect's page.
+        computing: Where it runs, and how fast. What is left empty is as the recipe says.
+        tracking: Where the run is shown beside Prefect's page. May be left empty.
         overrides: Any other field of the recipe, as path=value.
         work: The folder that keeps what every stage made; a stage whose output it has is not run again.
     """
     r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
-    place, approval = Workspace(work), None
+    place, approval, shown_hold = Workspace(work), None, None
     lock = place.root / "runs" / f"{r.name}.lock"
-    with (
-        one_at_a_time(r.publish.name),
-        exclusive(lock, wait=True),
-        listen(PageProgress(r.name)),
-        tracked(tracking, r, place, RunPage(r.name, r.datasets)) as run,
-    ):
-        judged = challenge(r, run, str(flow_run.id))
-    show_retraining(judged, run.work)
-    if judged.what == "waiting" and asks_a_person(r):  # nothing is held meanwhile: no slot, no lock, no process
-        case = markdown(judged, report_url(r.name))
-        approval = suspend_flow_run(wait_for_input=Approval.asking(case), timeout=Approval.seconds)
     with one_at_a_time(r.publish.name):
-        settled = settle(r, run, judged, approval)
+        with (
+            exclusive(lock, wait=True),
+            live_page(r.name, place) as live,
+            tracked(tracking, r, place, page := RunPage(r.name, r.datasets), live.begun) as run,
+        ):
+            judged = challenge(r, run, str(flow_run.id))
+            live.ended(judged.line())
+        show_retraining(judged, run.work)
+        if judged.what == "waiting" and asks_a_person(r):  # while it waits it holds no slot, no lock, no process
+            approval, shown_hold = ask(judged, run.work)
+    with one_at_a_time(r.publish.name):
+        settled = taken_over(judged) or settle(r, run, judged, approval, shown_hold)
+    live.ended(settled.line())
+    page.outcome(settled.line())
     settled.write(run.work.root / "runs" / r.name)
+    listing_of(run.work, str(flow_run.id)).unlink(missing_ok=True)
     show_retraining(settled, run.work)
+    version = f"{settled.version.name}@{settled.version.version} " if settled.version else ""
+    add_to_name(f"{version}{settled.title.lower()}")
     return Completed(name=settled.title, message=f"{settled.title}: {'; '.join(settled.reasons)}", data=settled)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from flows.challenge import Challenge
+from flows.challenge import Challenge, held_by
 from flows.rows_page import ledgers, rows_markdown
 from flows.run_page import artifact_key, show_markdown
 from ftlib.data.datasets import Ledger
@@ -36,6 +36,10 @@ def _parts(challenge: Challenge) -> Iterator[str]:
     """Yield the sections of the page in order: the outcome first, then why, then what was compared."""
     yield f"# {challenge.recipe.publish.name}: {challenge.title.lower()}"
     yield _list(challenge.reasons)
+    if challenge.hold and challenge.what == "waiting":  # where it ended as Held that is the reason
+        yield f"**Held:** {escaped(held_by(challenge.hold))}."
+    if challenge.supersedes:
+        yield f"It takes the place of {', '.join(challenge.supersedes)}, which waited for approval."
     worth = challenge.worth
     if worth and worth.reasons != challenge.reasons:  # a skip's outcome is its reason
         yield f"## {'Why it trained' if worth.go else 'Why it did not train'}\n\n{_list(worth.reasons)}"

@@ -1,14 +1,20 @@
 """What a run leaves about itself: `runs/<recipe name>/run.json`."""
 
+import json
 import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from uuid import uuid4
 
 import ftlib
 from ftlib.config import Config
 from ftlib.recipe.evidence import Evidence
 from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
+from ftlib.wording import dated
 from ftlib.workspace import write_durably
 from tasks.runner import StageRun
 
@@ -43,9 +49,18 @@ class RunRecord(Config):
     def write(self, folder: Path) -> Path:
         """Write `run.json` and `report.html`, each whole or not at all; return the path of the page."""
         page = folder / "report.html"
-        write_durably(page, (self.report.path / self.report.html).read_bytes())
+        text = (self.report.path / self.report.html).read_text(encoding="utf-8")
+        write_durably(page, html_with_outcome(text, dated(self.result.line())).encode())
         write_durably(folder / "run.json", self.model_dump_json(indent=1).encode())
+        remember(folder, self.steps)
         return page
+
+
+def remember(folder: Path, steps: Sequence[StageRun]) -> None:
+    """Add what a run used to its recipe's history, of which `reglage work gc` keeps the last `--keep-runs`."""
+    used = {"steps": [{"stage": step.stage, "fingerprint": step.fingerprint} for step in steps]}
+    at = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    write_durably(folder / "history" / f"{at}-{uuid4().hex[:8]}.json", json.dumps(used).encode())
 
 
 def installed_versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a run tells its trackers: which training begins where, what was measured, how it ended."""
 
+import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -20,19 +21,24 @@ from tasks.runner import Runner
 
 @contextmanager
 def tracked(
-    tracking: Tracking, r: Recipe, work: Workspace, made: Callable[[Step, Artifact], object]
+    tracking: Tracking,
+    r: Recipe,
+    work: Workspace,
+    made: Callable[[Step, Artifact], object],
+    begun: Callable[[Step], object],
 ) -> Generator[Runner]:
-    """Give a runner whose steps trackers hear of, until the block is over; `made` hears what stages made as well.
+    """Give a runner whose steps trackers hear of, until the block is over; `made` and `begun` hear of them as well.
 
     Raises RecipeError for a tracker that cannot be.
     """
     trackers = _trackers(tracking)
     if not trackers:
-        yield Runner(work, r.compute, made)
+        yield Runner(work, r.compute, made, begun)
         return
     follower = Follower(r, trackers)
 
-    def begun(step: Step) -> None:
+    def begins(step: Step) -> None:
+        begun(step)
         if step.job is not None and step.job.stage == "train":
             follower.trains(step.which, step.job.fingerprint, work.folder(step.job))
 
@@ -42,7 +48,7 @@ def tracked(
 
     follower.start()
     try:
-        yield Runner(work, r.compute, heard, begun)
+        yield Runner(work, r.compute, heard, begins)
     except (Interrupted, KeyboardInterrupt, SystemExit):
         follower.end("killed")
         raise
@@ -68,8 +74,8 @@ def _tell(follower: Follower, step: Step, artifact: Artifact) -> None:
 
 def _trackers(tracking: Tracking) -> list[Tracker]:
     trackers: list[Tracker] = []
-    if tracking.tensorboard:
-        trackers.append(TensorBoard(tracking.tensorboard))
+    if folder := tracking.tensorboard or os.environ.get("REGLAGE_TENSORBOARD"):  # `reglage up` shows that one
+        trackers.append(TensorBoard(folder))
     if tracking.mlflow:
         trackers.append(MlflowRun(tracking.mlflow))
     return trackers

@@ -1,7 +1,7 @@
-"""Where the command `reglage` begins: it looks whether `flows` and `tasks` are Réglage's, or somebody else's.
+"""Where the command `reglage` begins: it looks whether packages of common names are Réglage's.
 
-They are also what Prefect projects call their own folders. None of our processes looks into the working folder first,
-but a PYTHONPATH that names a project's folder still comes before what is installed.
+`flows`, `tasks` and `deployments` are also what Prefect projects call their own folders. None of our processes looks
+into the working folder first, but a PYTHONPATH that names a project's folder still comes before what is installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _HOME = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Run the command line, or say in one line by what it is shadowed and end with exit code 2."""
-    for name in ("flows", "tasks"):
+    for name in ("flows", "tasks", "deployments"):
         if (other := shadowing(name)) is not None:
             print(
                 f"reglage: Python finds another package {name!r}, {other}, before Réglage's in {_HOME}: take it "

@@ -9,13 +9,22 @@ import re
 
 _URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:/|(?:https?|s3|ftp|gs|hf):)/[^\s'\"<>]+")
 """Also with one slash, as a path that was made of it is written."""
-_USERINFO = re.compile(r"^([^:]+:/{1,2})(?:[^\s/@?#]*|[^\s/@?#:]+:(?!\d{1,5}[/?#])[^\s@?#]*)@")
+_USER = r"(?:[^\s/@?#]*|[^\s/@?#:]+:(?!\d{1,5}[?#/])[^\s@?#]*)@"
+_USERINFO = re.compile(rf"^([^:]+:/{{1,2}}){_USER}")
 """What stands before the host; secret keys of S3 hold slashes, and people paste them as they are."""
-_SECRET = re.compile(
-    r"(?i)(?<=[?&;#])((?:x-(?:amz|goog|ms)-)?(?:signature|credential|security-token|sig|policy|token|auth|authorization"
+_NAMES = (
+    r"(?:x-(?:amz|goog|ms)-)?(?:signature|credential|security-token|sig|policy|token|auth|authorization"
     r"|(?:access|refresh|id|session|auth)[-_]?token|api[-_]?key|(?:secret|access)[-_]?key|key|key-pair-id|password"
-    r"|passwd|pwd|secret|client[-_]?secret|awsaccesskeyid|googleaccessid)=)[^&;#]*"
+    r"|passwd|pwd|secret|client[-_]?secret|awsaccesskeyid|googleaccessid)="
 )
+_SECRET = re.compile(rf"(?i)(?<=[?&;#])({_NAMES})[^&;#]*")
+NO_SECRET_PATTERN = (
+    rf"^(?![\s\S]*:\/\/{_USER})"
+    r"(?![\s\S]*:\/\/[^\s]*[?&;#][\w-]*(?:[Ss]ig(?:nature)?|[Tt]oken|[Kk]ey|[Kk]ey-?[Ii]d|[Pp]assw(?:or)?d|[Ss]ecret)=)"
+)
+"""What a text matches that gives no secret away in a URL, for JSON schemas: without flags, and short, for it is shown.
+
+`secret_in` knows more of them."""
 HIDDEN = "***"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#~$&!])")
 _LINK = re.compile(r"(?i)\b(https?|ftp|mailto|javascript|data)(?=:)|\bwww(?=\.)|(?<=[\w.+-])(?=@)")
@@ -20,6 +21,11 @@ def some(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     """Write the first `most` names and how many are left out: `a, b, c and 1,200 more`."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return between.join(names[:most]) + more
+
+
+def dated(sentence: str) -> str:
+    """Write `2026-11-27 20:58 UTC: sentence`, with the time that it is now."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {sentence}"
 
 
 def escaped(text: str) -> str:

@@ -1,22 +1,30 @@
 """The folder where stages leave their output: one folder per (stage, fingerprint), complete or absent.
 
 <root>/stages/<stage>/<fingerprint>/      data, and artifact.json written last; appears by one rename
-<root>/stages/<stage>/<fingerprint>.lock  held (flock) while it is being made; the kernel frees it on kill -9
+<root>/stages/<stage>/<fingerprint>.lock  held (flock) while it is being made; the kernel frees it on kill -9. Its time
+                                          of change is when somebody last asked for the output
 <root>/stages/<stage>/<fingerprint>.work  what a killed attempt left: wiped, or resumed by a stage that can
-<root>/runs/<recipe name>/                report.html, run.json of the last run
+<root>/runs/<recipe name>/                report.html, run.json of the last run; history/, what each run used
+<root>/users/<process>.lock               held by a process that uses the folder, from its first output until it ends
+
+`ftlib.work_collection` deletes what nobody needs, and keeps to these locks.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -55,6 +63,12 @@ class Workspace:
         with local_errors(record, elsewhere=_ELSEWHERE):
             return record.is_file()
 
+    def touch(self, job: Job) -> None:
+        """Say that a finished output is used, for whoever finds it without asking for it to be made."""
+        enter(self.root)
+        with exclusive(self.folder(job).with_suffix(".lock"), wait=True):
+            pass
+
     def once(self, job: Job, kind: type[A], build: Callable[[Path], A], *, resumable: bool = False) -> A:
         """Return the job's artifact, building it at most once however many processes ask.
 
@@ -63,6 +77,7 @@ class Workspace:
         read or written, TransientError where the network failed.
         """
         final = self.folder(job)
+        enter(self.root)
         with exclusive(final.with_suffix(".lock"), wait=True, waiter=job.stage):
             if (done := read_record(final, kind)) is not None:
                 return done
@@ -132,21 +147,87 @@ def exclusive(lock: Path, *, wait: bool, waiter: str = "") -> Generator[None]:
     """
     with ExitStack() as held:
         with local_errors(lock, elsewhere=_ELSEWHERE):
-            private_folder(lock.parent)
-            stream = held.enter_context(lock.open("a+b", buffering=0))
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.seek(0)
-                holder = _holder(stream.read())
-                if not wait:
-                    raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
-                if waiter:
-                    note(waiter, f"{lock.stem} is being made by {holder}: waiting for it")
-                fcntl.flock(stream, fcntl.LOCK_EX)
+            stream = _held(lock, held, wait=wait, waiter=waiter)
             stream.truncate(0)
             stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
         yield
+
+
+def _held(lock: Path, held: ExitStack, *, wait: bool, waiter: str) -> FileIO:
+    """Return a lock file that is held and has its name: one that was waited for may have been deleted meanwhile."""
+    while True:
+        private_folder(lock.parent)
+        stream = held.enter_context(lock.open("a+b", buffering=0))
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = _holder(stream.read())
+            if not wait:
+                raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
+            if waiter:
+                note(waiter, f"{lock.stem} is being made by {holder}: waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if is_named(stream, lock):
+            return stream
+        stream.close()
+
+
+def is_named(stream: FileIO, path: Path) -> bool:
+    """Say whether an open file is still the one that its path names."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    return False
+
+
+_entered: dict[tuple[Path, int], tuple[Path, FileIO]] = {}
+_entering = Lock()
+"""A process holds one lock for each work folder, whoever of its threads came first; a forked one takes its own."""
+
+
+def enter(root: Path) -> None:
+    """Hold the work folder until this process ends, or `leave`: nothing that it finds from now on is collected.
+
+    Waits while a collector deletes what has no lock of its own. Raises StorageError where nothing can be written.
+    """
+    key = (root, os.getpid())
+    with _entering, local_errors(root, elsewhere=_ELSEWHERE):
+        if key in _entered and is_named(_entered[key][1], _entered[key][0]):
+            return
+        private_folder(users_in(root))
+        with gate_of(root).open("a+b", buffering=0) as gate:
+            fcntl.flock(gate, fcntl.LOCK_SH)
+            path = users_in(root) / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
+            stream = path.open("x+b", buffering=0)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
+        _entered[key] = path, stream
+
+
+def leave(root: Path) -> None:
+    """Hold the work folder no more, in a process that goes on after its run."""
+    with _entering:
+        if (entered := _entered.pop((root, os.getpid()), None)) is not None:
+            entered[0].unlink(missing_ok=True)
+            entered[1].close()
+
+
+@atexit.register
+def _leave_all() -> None:
+    for root, process in [*_entered]:
+        if process == os.getpid():
+            with suppress(OSError):
+                leave(root)
+
+
+def users_in(root: Path) -> Path:
+    """Return the folder of the locks of the processes that use a work folder."""
+    return root / "users"
+
+
+def gate_of(root: Path) -> Path:
+    """Return the lock that a process shares while it enters; a collector holds it alone while nobody may enter."""
+    return users_in(root) / "gate"
 
 
 def user_cache() -> Path:

@@ -14,7 +14,7 @@ from ftlib.storage import Place
 alias_option = click.option("--alias", default=CHAMPION, show_default=True, help="The name that moves.")
 
 
-def _user() -> str:
+def user_name() -> str:
     """Return the user's name; a container may run as a number that has none."""
     try:
         return getpass.getuser()
@@ -33,7 +33,7 @@ def move_options(command: Callable[..., None]) -> Callable[..., None]:
     who = click.option(
         "--who",
         envvar="REGLAGE_USER",
-        default=_user,
+        default=user_name,
         help="Who moves it; kept in the history. [default: the user's name]",
     )
     why = click.option("--why", default="", help="The reason; kept in the history.")

@@ -1,120 +1,67 @@
-"""`reglage doctor`: look at everything that a run needs."""
+"""`reglage doctor`: look at everything that a run needs, and say what to do."""
 
-import os
-import platform
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from importlib import import_module
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.command_line.console import stdout_console
-from flows.prefect_server import check_user_server, server_home, user_has_server
-from flows.run_record import installed_versions
-from ftlib.config import Config, user_path
-from ftlib.errors import RecipeError, ReglageError
-from ftlib.extensions import CHECKER, MEMBERS, called, check_extensions, installed
-from ftlib.urls import redacted, secret_in
+import click
 
-NEEDED_BYTES = 5_000_000_000
-"""Free disk below which a small model's run is at risk: checkpoints, candidates and Ray's own files."""
+from flows.command_line.console import UserPath, emit, json_option, stdout_console
+from flows.command_line.options import home_option, work_option
+
+if TYPE_CHECKING:
+    from deployments.machine.findings import Finding
 
 
-class Finding(Config):
-    """One thing that was looked at."""
+@click.command()
+@click.argument("recipe", type=UserPath(dir_okay=False), required=False)
+@work_option
+@click.option(
+    "--registry",
+    default="registry",
+    show_default=True,
+    envvar="REGLAGE_REGISTRY",
+    metavar="URI",
+    help="A folder, or s3://bucket/prefix.",
+)
+@click.option("--ray", is_flag=True, help="Start a local Ray, too; a RECIPE whose workers need one does it as well.")
+@home_option
+@json_option
+def doctor(recipe: Path | None, work: Path, registry: str, ray: bool, home: Path, as_json: bool) -> None:
+    """Look at what a run needs, of a RECIPE or of any, and say what to do: exit code 1 if no run is possible.
 
-    what: str
-    ok: bool
-    found: str
-    remedy: str = ""
+    Versions, commit, GPUs, disk, whether the registry can be torn, Prefect, settings and ports that are not safe;
+    of a RECIPE also what it reads, its GPUs and its Ray.
+    """
+    from flows.command_line.quiet import quiet_libraries
 
+    quiet_libraries()
+    from deployments.machine.checks import examine
+    from ftlib.recipe.file import load_recipe
 
-def examine(work: Path, registry: str) -> list[Finding]:
-    """Look at everything; nothing is changed but for a probe file that is removed again."""
-    versions = ", ".join(f"{name} {installed}" for name, installed in installed_versions().items())
-    seen = Finding(what="versions", ok=True, found=versions)
-    return [seen, *_extensions(), *_machine(), *_places(work, registry), _prefect()]
+    findings = examine(work, registry, load_recipe(recipe) if recipe else None, home, ray=ray)
+    possible = all(finding.ok for finding in findings if finding.needed)
+    emit(
+        lambda: print_findings(findings),
+        {
+            "ok": possible,
+            "warnings": sum(not finding.ok and not finding.needed for finding in findings),
+            "findings": [finding.model_dump() for finding in findings],
+        },
+        as_json,
+    )
+    if not possible:
+        click.get_current_context().exit(1)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print one line for each finding, with the remedy where one is needed."""
+    """Print one line for each finding, with the remedy where one is needed; what makes a run impossible comes last."""
+    from rich.markup import escape
+
     console = stdout_console()
-    for finding in findings:
-        mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
+    for finding in sorted(findings, key=lambda one: (not one.ok) + (not one.ok and one.needed)):
+        mark = "[green]✓[/]" if finding.ok else "[red]✗[/]" if finding.needed else "[yellow]![/]"
         remedy = f"; {finding.remedy}" if finding.remedy and not finding.ok else ""
-        console.print(f"{mark} {finding.what:<10} {finding.found}{remedy}", soft_wrap=True)
-
-
-def _extensions() -> Iterator[Finding]:
-    import_module("ftlib.recipe.recipe")  # where they join
-    groups = [f"reglage.{field}" for field in MEMBERS] + [CHECKER]
-    entries = [f"{entry.name} ({called(entry)})" for group in groups for entry in installed(group)]
-    yield Finding(what="extensions", ok=True, found=", ".join(entries) or "none installed")
-    try:
-        check_extensions()
-    except RecipeError as error:
-        for line in str(error).splitlines():
-            problem, _, remedy = line.rpartition("; ")
-            yield Finding(what="extensions", ok=False, found=problem, remedy=remedy)
-
-
-def _machine() -> Iterator[Finding]:
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(
-        what="processor", ok=True, found=f"{platform.machine()}, {cores} cores, torch uses {torch.get_num_threads()}"
-    )
-    if torch.cuda.is_available():
-        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        yield Finding(what="gpu", ok=True, found=names)
-    else:
-        yield Finding(what="gpu", ok=True, found="none that torch sees: compute.use_gpu would be refused here")
-
-
-def _places(work: Path, registry: str) -> Iterator[Finding]:
-    free = shutil.disk_usage(_existing(work)).free
-    yield Finding(
-        what="disk",
-        ok=free >= NEEDED_BYTES,
-        found=f"{free / 1e9:.1f} GB free at {_existing(work)}",
-        remedy=f"free {NEEDED_BYTES / 1e9:.0f} GB or choose another --work",
-    )
-    yield _writable("work", work)
-    if "://" in registry:
-        secret = secret_in(registry)
-        remedy = "leave it out: credentials come from the environment"
-        advice = f"{redacted(registry)}: try it with `reglage registry probe`"
-        yield Finding(what="registry", ok=not secret, found=f"it is {secret}" if secret else advice, remedy=remedy)
-    else:
-        yield _writable("registry", user_path(registry))
-
-
-def _writable(what: str, folder: Path) -> Finding:
-    """Try it: permission bits say nothing about read-only mounts, quotas or root."""
-    existing = _existing(folder)
-    try:
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".reglage-doctor-"):
-            pass
-    except OSError as error:
-        remedy = "make it writable or choose another folder"
-        return Finding(what=what, ok=False, found=f"{folder} cannot be written: {error.strerror}", remedy=remedy)
-    return Finding(what=what, ok=True, found=f"{folder.absolute()} can be written")
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
-    absolute = folder.absolute()
-    return next(candidate for candidate in (absolute, *absolute.parents) if candidate.exists())
-
-
-def _prefect() -> Finding:
-    try:
-        if user_has_server():
-            return Finding(what="prefect", ok=True, found=f"{check_user_server()} answers")
-    except ReglageError as error:
-        problem, _, remedy = str(error).partition("; ")
-        return Finding(what="prefect", ok=False, found=problem, remedy=remedy)
-    return Finding(
-        what="prefect", ok=True, found=f"each run starts a server of its own; its records are in {server_home()}"
-    )
+        console.print(f"{mark} {finding.what:<10} {escape(finding.found + remedy)}", soft_wrap=True)

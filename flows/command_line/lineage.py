@@ -10,6 +10,7 @@ from flows.command_line.console import emit, json_option
 from flows.command_line.registry_options import aliases_of, facts, open_registry, registry_options, table
 from ftlib.data.row_keys import row_key
 from ftlib.errors import StorageError
+from ftlib.origin import UNKNOWN
 from ftlib.published.ancestry import Ancestry
 from ftlib.published.row_search import Holdings, Wanted, find_rows
 from ftlib.registry import ModelRegistry
@@ -80,6 +81,8 @@ def _print(version: Version, manifest: Manifest, parents: list[str]) -> None:
         {},
         as_json=False,
     )
+    if "adopted" in lineage:
+        return
     data = lineage.get("data") or {}
     emit(table(["dataset", "split", "rows", "indexed as"], _splits(data), "rows"), {}, as_json=False)
     emit(table(["dataset", "file", "rows", "MB", "sha256"], _files(data), "files"), {}, as_json=False)
@@ -88,6 +91,10 @@ def _print(version: Version, manifest: Manifest, parents: list[str]) -> None:
 def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
     """Return what a version was made from, a row a fact."""
     base, weights, code = (lineage.get(part) or {} for part in ("base_model", "weights", "code"))
+    commit, lock = (code.get(name) or UNKNOWN for name in ("commit", "lock_sha256"))
+    ran = f"reglage {code.get('reglage')}, commit {commit}, lock {_short(lock)}"
+    if adopted := lineage.get("adopted"):
+        return [*_adopted(adopted, lineage, parents), ["code", ran]]
     ends = [weights.get("start"), weights.get("end"), *(weights.get("siblings") or ())]
     return [
         ["made from", ", ".join(parents) or "no version of this registry"],
@@ -99,7 +106,23 @@ def _facts(lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
         ["recipe", _short(lineage.get("recipe_digest"))],
         ["weights", f"{_short(weights.get('published'))}: {weights.get('candidate')}"],
         ["mixed from", ", ".join(_short(end) for end in ends if end)],
-        ["code", f"reglage {code.get('reglage')}, commit {code.get('commit')}, lock {_short(code.get('lock_sha256'))}"],
+        ["code", ran],
+    ]
+
+
+def _adopted(adopted: dict[str, Any], lineage: dict[str, Any], parents: list[str]) -> list[list[str]]:
+    """Return what is known of a version that no run of ours trained."""
+    parts = (adopted.get("merge") or {}).get("checkpoints") or ()
+    by = f", by {adopted['who']}" if adopted.get("who") else ""
+    return [
+        ["made from", ", ".join(parents) or "no version of this registry"],
+        ["published from", f"the folder {adopted['folder']}{by}; no run of ours trained it, and no row is known"],
+        *(
+            [["merged from", ", ".join(f"{one['name']}, weights {_short(one['weights'])}" for one in parts)]]
+            * bool(parts)
+        ),
+        ["measured by", f"recipe {_short(lineage['measured_by_digest'])}" if "measured_by" in lineage else "nothing"],
+        ["weights", _short((lineage.get("weights") or {}).get("published"))],
     ]
 
 

@@ -187,9 +187,7 @@ def _parts(tokenizer: Any, ids: Sequence[int], taught: Sequence[str | None]) -> 
     """Yield neighbours that are learnt alike, each special token apart."""
     special = {*tokenizer.all_special_ids}
     special |= {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    keys = [
-        (tag, place if id in special or tag else -1) for place, (id, tag) in enumerate(zip(ids, taught, strict=True))
-    ]
+    keys = [(tag, i if id in special or tag else -1) for i, (id, tag) in enumerate(zip(ids, taught, strict=True))]
     start, before = 0, 0
     for (tag, _), group in itertools.groupby(keys):
         end = start + len([*group])

@@ -26,6 +26,13 @@ class LazyGroup(ReglageGroup):
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
         "look": "flows.command_line.look",
+        "doctor": "flows.command_line.doctor",
+        "deploy": "flows.command_line.deploy",
+        "up": "flows.command_line.up",
+        "down": "flows.command_line.up",
+        "status": "flows.command_line.up",
+        "init": "flows.command_line.init",
+        "work": "flows.command_line.work",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -39,8 +46,25 @@ class LazyGroup(ReglageGroup):
         return super().get_command(ctx, cmd_name)
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from ftlib.origin import origin
+
+    code = origin()
+    click.echo(f"reglage {ftlib.__version__}, commit {code.commit}, lock {code.lock_sha256[:12]}")
+    ctx.exit()
+
+
 @click.group(cls=LazyGroup)
-@click.version_option(ftlib.__version__, prog_name="reglage")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version, its commit and its lock's digest, and exit.",
+)
 def main() -> None:
     """Fine-tune as a production pipeline: from raw rows to a verified, published model version."""
 
@@ -87,14 +111,9 @@ def retrain(
 @json_option
 def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Validate a recipe: every problem on one line, with its path."""
-    from flows.command_line.recipe_notes import model_folder, notes
-    from ftlib.recipe.file import load_recipe
-    from ftlib.recipe.preflight import check_modality
+    from flows.command_line.recipe_notes import checked_recipe
 
-    loaded = load_recipe(recipe, overrides)
-    if (folder := model_folder(loaded)) is not None:
-        check_modality(loaded, folder)
-    remarks = list(notes(loaded))
+    loaded, remarks = checked_recipe(recipe, overrides)
     facts = {
         "ok": True,
         "name": loaded.name,
@@ -147,31 +166,6 @@ def schema(as_json: bool) -> None:
 
     json_schema = recipe_schema()
     emit(json.dumps(json_schema, indent=2), json_schema, as_json)
-
-
-@main.command()
-@work_option
-@click.option(
-    "--registry",
-    default="registry",
-    show_default=True,
-    envvar="REGLAGE_REGISTRY",
-    metavar="URI",
-    help="A folder, or s3://bucket/prefix.",
-)
-@json_option
-def doctor(work: Path, registry: str, as_json: bool) -> None:
-    """Look at what a run needs: versions, processor and GPU, disk, Prefect, a writable registry."""
-    from flows.command_line.doctor import examine, print_findings
-
-    findings = examine(work, registry)
-    emit(
-        lambda: print_findings(findings),
-        {"ok": all(f.ok for f in findings), "findings": [f.model_dump() for f in findings]},
-        as_json,
-    )
-    if not all(finding.ok for finding in findings):
-        click.get_current_context().exit(1)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,26 @@ work_option = click.option(
 )
 
 
+home_option = click.option(
+    "--home",
+    type=UserPath(file_okay=False),
+    default=Path(),
+    envvar="REGLAGE_HOME",
+    metavar="DIR",
+    help="The folder that recipes/, work/ and registry/ are below; its .reglage/ keeps the state. [default: here]",
+)
+
+
+base_option = click.option(
+    "--base",
+    "given",
+    type=UserPath(exists=True, file_okay=False),
+    multiple=True,
+    metavar="FOLDER",
+    help="The model that an adapter stands on, where it is not found by its name; its digest is compared. Repeatable.",
+)
+
+
 def tracking_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that trains `--tensorboard` and `--mlflow`."""
     for option in (

@@ -8,8 +8,9 @@ from typing import BinaryIO
 import click
 
 from flows.command_line.console import emit, json_option
-from flows.command_line.model_places import base_option, bases
-from flows.command_line.registry_options import called, facts, key_option, open_registry, registry_options
+from flows.command_line.options import base_option
+from flows.command_line.registry_options import facts, key_option, open_registry, registry_options
+from flows.model_places import bases, called
 from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
 from ftlib.errors import DataError, ModelError, RecipeError

@@ -1,13 +1,26 @@
 """What `reglage check` remarks on a recipe that fits together, and that may still be a slip."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ftlib.config import user_path
 from ftlib.errors import ModelError
 from ftlib.models.folder import package_folder
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.preflight import check_modality
 from ftlib.recipe.recipe import Recipe
+
+
+def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """Return a recipe that fits together, also with its model where that is here, and what is remarked on it.
+
+    Raises RecipeError with a line for each problem.
+    """
+    recipe = load_recipe(path, overrides)
+    if (folder := model_folder(recipe)) is not None:
+        check_modality(recipe, folder)
+    return recipe, list(notes(recipe))
 
 
 def model_folder(recipe: Recipe) -> Path | None:

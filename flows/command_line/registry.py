@@ -10,7 +10,9 @@ import click
 
 from flows.command_line.aliases import history, promote, rollback
 from flows.command_line.console import UserPath, emit, json_option
+from flows.command_line.copy_version import copy
 from flows.command_line.export import export
+from flows.command_line.publish import publish
 from flows.command_line.registry_options import (
     aliases_of,
     facts,
@@ -32,10 +34,10 @@ from ftlib.wording import counted
 
 @click.group()
 def registry() -> None:
-    """List, check, copy and collect published versions, and move what their aliases mean."""
+    """Publish, list, check, copy and collect versions, and move what their aliases mean."""
 
 
-for command in (promote, rollback, history, fsck, gc, export):
+for command in (publish, copy, promote, rollback, history, fsck, gc, export):
     registry.add_command(command)
 
 
@@ -151,6 +153,8 @@ def _print_version(version: Version, manifest: Manifest) -> None:
         f"{version}, published {version.published_at}, {counted(len(manifest.files), 'file')}, {size / 1e6:.1f} MB"
     )
     click.echo(f"manifest sha256 {version.manifest}")
+    if origin := version.copied_from:
+        click.echo(f"copied from {origin.said(version.name)}")
     if manifest.description:
         click.echo(manifest.description)
     if any(file.path.startswith("adapter/") for file in manifest.files):

@@ -1,14 +1,12 @@
 """What the commands about published versions share: where the registry is, and how versions are shown."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ftlib.errors import ModelError
 from ftlib.registry import ModelRegistry
 from ftlib.registry.signing import PublicKey
 from ftlib.registry.versions import Version
@@ -73,15 +71,6 @@ def aliases_of(opened: ModelRegistry, model: str) -> dict[str, int]:
     return {entry.alias: entry.version for entry in entries if entry}
 
 
-@contextmanager
-def called(name: str, folder: Path) -> Generator[None]:
-    """Let what is wrong with a model be said under the name that the user gave it, not the place it was fetched to."""
-    try:
-        yield
-    except ModelError as error:
-        raise ModelError(str(error).replace(str(folder), name)) from error
-
-
 def facts(version: Version) -> dict[str, object]:
     """Return a version as JSON."""
     return {
@@ -89,6 +78,7 @@ def facts(version: Version) -> dict[str, object]:
         "version": version.version,
         "manifest_sha256": version.manifest,
         "published_at": version.published_at,
+        **({"copied_from": version.copied_from.model_dump(mode="json")} if version.copied_from else {}),
     }
 
 

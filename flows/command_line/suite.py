@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
-from flows.command_line.model_places import base_option, bases, check_named_once, model_folder
+from flows.command_line.options import base_option
 from flows.command_line.quiet import quiet_libraries
-from flows.command_line.registry_options import called, registry_options
+from flows.command_line.registry_options import registry_options
 from flows.command_line.results_table import Line, print_differences, print_results
+from flows.model_places import bases, called, check_named_once, model_folder
 from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.results import Difference, adjusted
 from ftlib.storage import Place

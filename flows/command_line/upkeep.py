@@ -9,7 +9,7 @@ from flows.command_line.registry_options import open_registry, registry_options,
 from ftlib.errors import IntegrityError, RecipeError
 from ftlib.registry.fsck import Examination
 from ftlib.registry.fsck import fsck as examine
-from ftlib.registry.garbage_collection import DAY, Collected, Collector
+from ftlib.registry.garbage_collection import DAY, Collected, GarbagePolicy, collect_garbage
 from ftlib.storage import Place
 from ftlib.wording import counted
 
@@ -55,8 +55,8 @@ def gc(delete: bool, grace: float, lease: float, registry: Place, as_json: bool)
     for option, days in (("--grace", grace), ("--lease", lease)):
         if not 0.0 <= days < inf:
             raise RecipeError(f"{option}: got {days:g}, allowed are days from 0 on")
-    collector = Collector(open_registry(registry), grace * DAY, lease * DAY)
-    collected = collector.collect(delete=delete)
+    policy = GarbagePolicy(grace_days=grace, lease_days=lease)
+    collected = collect_garbage(open_registry(registry), policy, delete=delete)
     record = {"registry": registry.uri, "acted": delete, **collected.model_dump(mode="json")}
     emit(lambda: _print_collected(collected, acted=delete), record, as_json)
 

@@ -82,26 +82,26 @@ class ChatTemplate:
         ids: list[int] = encoded["input_ids"]
         if (lost := self._not_rendered(messages, tools)) is not None:
             return lost
-        answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
         if marked:
             runs = _runs(encoded["assistant_masks"])
             if len(runs) != _groups(answers):
                 return Dropped("turns_not_told_apart", f"it marks {len(runs)} runs of tokens for {len(answers)} turns")
             return Rendered(ids, runs)
         runs: list[tuple[int, int]] = []
-        for place in answers:
-            run = self._run(ids, messages, place, tools, spelt)
+        for turn in answers:
+            run = self._run(ids, messages, turn, tools, spelt)
             if isinstance(run, Dropped):
                 return run
             runs.append(run)
         return Rendered(ids, runs)
 
     def _run(
-        self, ids: list[int], messages: Sequence[Message], place: int, tools: Any, spelt: bool
+        self, ids: list[int], messages: Sequence[Message], turn: int, tools: Any, spelt: bool
     ) -> tuple[int, int] | Dropped:
         """Return where an answer begins and ends by the rule of prefixes."""
-        before = self._ids(messages[:place], tools, spelt, add_generation_prompt=True)
-        until = self._ids(messages[: place + 1], tools, spelt)
+        before = self._ids(messages[:turn], tools, spelt, add_generation_prompt=True)
+        until = self._ids(messages[: turn + 1], tools, spelt)
         if isinstance(before, Dropped):
             return before
         if isinstance(until, Dropped):
@@ -110,13 +110,13 @@ class ChatTemplate:
         if ids[:first] != before["input_ids"] or ids[:end] != until["input_ids"] or first >= end:
             return Dropped(
                 "turns_not_told_apart",
-                f"turn {place + 1} (assistant) and what stands before it is written otherwise in the whole chat",
+                f"turn {turn + 1} (assistant) and what stands before it is written otherwise in the whole chat",
             )
         return first, self._end_of(ids, first, end)
 
     def _end_of(self, ids: list[int], first: int, end: int) -> int:
         """Return the place behind an answer's end token: the white space that a template puts there is no answer."""
-        last = next((place for place in range(end - 1, first - 1, -1) if ids[place] in self._special), None)
+        last = next((i for i in range(end - 1, first - 1, -1) if ids[i] in self._special), None)
         if last is None or str(self._tokenizer.decode(ids[last + 1 : end])).strip():
             return end
         return last + 1
@@ -140,12 +140,12 @@ class ChatTemplate:
             [*messages], tools=tools, chat_template=self.text, tokenize=False
         )
         letters = _letters(whole)
-        for place, message in enumerate(messages):
+        for turn, message in enumerate(messages):
             # Answers may be cut on purpose (reasoning), and are compared token by token.
             if message["role"] != "assistant" and _letters(message["content"]) not in letters:
                 return Dropped(
                     "turn_not_rendered",
-                    f"turn {place + 1} ({message['role']}) is not in what the template writes",
+                    f"turn {turn + 1} ({message['role']}) is not in what the template writes",
                 )
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_processor, load_tokenizer, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.padding import TOLERANCE as PADDING_TOLERANCE
-from ftlib.kinds.padding import largest_difference, moved_by_padding, own_logits
+from ftlib.kinds.padding import answers_to, largest_difference, moved_by_padding, own_logits, text_rows
 from ftlib.kinds.soft_prompts import answering_for_its_input
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.candidates import Candidate
@@ -32,7 +33,7 @@ from ftlib.models.adapter import read_adapter
 from ftlib.models.bottlenecks import put_bottlenecks_over
 from ftlib.models.checkpoint import BOTTLENECK, Base
 from ftlib.models.four_bits import stock_config
-from ftlib.models.limits import ids_of
+from ftlib.models.limits import ids_of, limits_of
 from ftlib.models.quiet import quiet
 
 ROWS = 8
@@ -55,6 +56,22 @@ def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) 
     _check_labels(theirs, candidate.end.labels)
     _check_tokenizer(theirs, folder, data.kind)
     return _compared("model", theirs, ours, candidate, data, TOLERANCE)
+
+
+def folder_difference(folder: Path, measured: Candidate, kind: BatchKind, data: PreparedDataset | None) -> float:
+    """Do as `logit_difference` for a model that no run trained: on rows of `data` or, without any, on a few texts.
+
+    Whatever its files hold, both are read as fp32: bf16 answers differ by their rounding alone.
+    """
+    theirs = _as_a_stranger(folder, kind, dtype=torch.float32)
+    _check_labels(theirs, measured.end.labels)
+    _check_tokenizer(theirs, folder, kind)
+    ours = model_of(measured, kind)
+    if data is not None:
+        return _compared("model", theirs, ours, measured, data, TOLERANCE)
+    rows = text_rows(kind, load_tokenizer(folder), limits_of(folder).positions, theirs)
+    together, _ = answers_to(ours, kind, rows)
+    return _judged("model", measured, *answers_to(theirs, kind, rows), together, TOLERANCE)
 
 
 def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: PreparedDataset) -> float:
@@ -171,15 +188,26 @@ def _compared(
     """
     split = open_split(split_file(data.path, REPORT), candidate.end.labels)
     rows = _some_rows(split)
-    together = _logits(ours, split, rows)
-    difference = largest_difference(_logits(theirs, split, rows), together)
+    alone = [one for i in range(len(rows)) for one in _logits(theirs, split, rows[i : i + 1])]
+    return _judged(what, candidate, _logits(theirs, split, rows), alone, _logits(ours, split, rows), tolerance)
+
+
+def _judged(
+    what: str,
+    candidate: Candidate,
+    theirs: Sequence[Tensor],
+    alone: Sequence[Tensor],
+    ours: Sequence[Tensor],
+    tolerance: float,
+) -> float:
+    """Return how far what was read back differs from ours in one batch; `alone` is what it says of each row alone."""
+    difference = largest_difference(theirs, ours)
     if not difference <= tolerance:  # written so that NaN fails
         raise IntegrityError(
             f"the {what} read back from the registry gives logits that differ by {difference:.3g} from those of "
             f"{candidate.name!r}, at most {tolerance:g} is allowed; nothing was published"
         )
-    alone = [one for i in range(len(rows)) for one in _logits(theirs, split, rows[i : i + 1])]
-    padded = moved_by_padding(together, alone)
+    padded = moved_by_padding(ours, alone)
     if not padded <= max(tolerance, PADDING_TOLERANCE):
         raise IntegrityError(
             f"the {what} read back from the registry answers a row alone otherwise than {candidate.name!r} was "
@@ -189,12 +217,12 @@ def _compared(
     return difference
 
 
-def _as_a_stranger(folder: Path, kind: BatchKind) -> nn.Module:
+def _as_a_stranger(folder: Path, kind: BatchKind, **how: Any) -> nn.Module:
     """Load with transformers alone: none of our code may be needed to use what we publish."""
     model: nn.Module = (
         KINDS[kind]
         .head()
-        .auto_class.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False)
+        .auto_class.from_pretrained(folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **how)
     )
     return model.eval()
 

@@ -43,7 +43,7 @@ class Sweep:
         self._batches: dict[int, Batch] = {}
         self._model: nn.Module | None = None
         self._chain: Chain | None = None
-        self._said: _Said | None = None
+        self._outputs: _Outputs | None = None
 
     def batches(self, model: nn.Module, holds: Holds | None = None, next_holds: Holds | None = None) -> Batches:
         """Yield each batch with its rows; while it is open, the model, in eval mode, may be asked about it.
@@ -68,13 +68,13 @@ class Sweep:
             self._model, self._chain = model, None
 
     def _forget(self) -> None:
-        if self._said is not None:
-            self._room += sum(map(_bytes, self._said.of.values()))
-        self._said = None
+        if self._outputs is not None:
+            self._room += sum(map(_bytes, self._outputs.of.values()))
+        self._outputs = None
 
     def _goes_on(self, holds: Holds | None) -> bool:
         """Say whether a model whose tensors hold this can go on from what was kept of the one before."""
-        kept = self._said
+        kept = self._outputs
         if kept is None or holds is None or self._chain is None:
             return False
         return self._chain.common(kept.holds, holds) >= len(kept.blocks)
@@ -88,7 +88,7 @@ class Sweep:
             with torch.inference_mode():
                 self._chain = Chain.of(model, lambda: model(**self._one_row()))
         if depth := self._chain.common(holds, next_holds):
-            self._said = _Said(holds, self._chain.blocks[:depth])
+            self._outputs = _Outputs(holds, self._chain.blocks[:depth])
 
     def _one_row(self) -> Mapping[str, Tensor]:
         assert self._collate is not None
@@ -96,7 +96,7 @@ class Sweep:
 
     @contextmanager
     def _open(self, model: nn.Module, i: int) -> Generator[Batch]:
-        batch, kept = self._batch(i), self._said
+        batch, kept = self._batch(i), self._outputs
         if kept is None:
             yield batch
         elif i in kept.of:
@@ -111,15 +111,15 @@ class Sweep:
                 self._room -= size
                 self._show(model, kept, i, asked[0])
 
-    def _show(self, model: nn.Module, said: _Said, i: int, asked: _Asked) -> None:
+    def _show(self, model: nn.Module, kept: _Outputs, i: int, asked: _Asked) -> None:
         """Have the model show, once, that going on from what it said comes to the bits that it came to in full."""
-        if said.shown:
+        if kept.shown:
             return
         logits = KINDS[self.split.kind].head().logits
-        with _going_on(said.blocks, said.of[i]):
+        with _going_on(kept.blocks, kept.of[i]):
             again = model(*asked.given, **asked.named)
-        said.shown = torch.equal(logits(again), logits(asked.answer))
-        if not said.shown:
+        kept.shown = torch.equal(logits(again), logits(asked.answer))
+        if not kept.shown:
             self._forget()
             self._chain = NO_CHAIN
 
@@ -157,14 +157,14 @@ class Chain:
         if not chains:
             return NO_CHAIN
         blocks = max(chains, key=lambda chain: sum(p.numel() for block in chain for p in block.parameters()))
-        place = {module: i for i, block in enumerate(blocks) for module in block.modules()}
+        block_of = {module: i for i, block in enumerate(blocks) for module in block.modules()}
         ((_, end),) = calls[blocks[-1]]
         reads: list[set[str]] = [set() for _ in blocks]
         for name in model.state_dict():
             owner = model.get_submodule(name.rpartition(".")[0])
             # What is never called may be read by others at any time.
-            if owner in place or not calls.get(owner) or calls[owner][0][0] < end:
-                reads[place.get(owner, 0)].add(name)
+            if owner in block_of or not calls.get(owner) or calls[owner][0][0] < end:
+                reads[block_of.get(owner, 0)].add(name)
         return cls(tuple(blocks), tuple(map(frozenset, reads)))
 
     def common(self, one: Holds, other: Holds) -> int:
@@ -179,7 +179,7 @@ NO_CHAIN = Chain((), ())
 
 
 @dataclass
-class _Said:
+class _Outputs:
     """What a model's first blocks say of batches, for whoever holds the same in them."""
 
     holds: Holds
@@ -240,7 +240,7 @@ def _one_after_the_other(blocks: nn.ModuleList, calls: _Calls) -> bool:
 def _hearing(block: nn.Module) -> Generator[list[Any]]:
     """Give a list of what a block says while it is heard: copies, since later blocks may write over it."""
     heard: list[Any] = []
-    hook = block.register_forward_hook(lambda _, __, said: heard.append(_copied(said)))
+    hook = block.register_forward_hook(lambda _, __, output: heard.append(_copied(output)))
     try:
         yield heard
     finally:
@@ -263,11 +263,11 @@ def _asking(model: nn.Module) -> Generator[list[_Asked]]:
 
 
 @contextmanager
-def _going_on(blocks: Sequence[nn.Module], said: Any) -> Generator[None]:
+def _going_on(blocks: Sequence[nn.Module], output: Any) -> Generator[None]:
     """Have a model's first blocks say what the last of them said, and compute nothing."""
     own = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        block.forward = lambda *_, **__: _copied(said)
+        block.forward = lambda *_, **__: _copied(output)
     try:
         yield
     finally:
@@ -278,22 +278,22 @@ def _going_on(blocks: Sequence[nn.Module], said: Any) -> Generator[None]:
                 block.forward = forward
 
 
-def _copied(said: Any) -> Any:
-    if isinstance(said, Tensor):
-        return said.clone()
-    if type(said) in (tuple, list):
-        parts = cast("Sequence[Any]", said)
-        return type(said)(map(_copied, parts))
-    return said
+def _copied(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.clone()
+    if type(output) in (tuple, list):
+        parts = cast("Sequence[Any]", output)
+        return type(output)(map(_copied, parts))
+    return output
 
 
-def _bytes(said: Any) -> int:
+def _bytes(output: Any) -> int:
     """Return what it takes in memory: more than there is where `_copied` copies no such thing."""
-    if isinstance(said, Tensor):
-        return said.nbytes
-    if type(said) in (tuple, list):
-        return sum(map(_bytes, cast("Sequence[Any]", said)))
-    return 0 if said is None else sys.maxsize
+    if isinstance(output, Tensor):
+        return output.nbytes
+    if type(output) in (tuple, list):
+        return sum(map(_bytes, cast("Sequence[Any]", output)))
+    return 0 if output is None else sys.maxsize
 
 
 def _bytes_of_batch(batch: Batch) -> int:

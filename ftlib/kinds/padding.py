@@ -105,27 +105,12 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
     Raises ModelError, by name, for a model whose answers depend on the padding, or on inputs that are not given here
     (XLNet reads the row's last place, FNet mixes all of them), or one that cannot answer at all.
     """
-    texts = [(text, _TEXTS[0]) if KINDS[kind].pairs else (text,) for text in _TEXTS]
-    most = {} if longest is None else {"truncation": True, "max_length": longest}
-    encoded = [cast("Mapping[str, list[int]]", tokenizer(*text, **most)) for text in texts]
-    rows = [row for row in encoded if row[INPUT_IDS]]
+    rows = text_rows(kind, tokenizer, longest, model)
     if not rows:
         return
-    given, inputs = (INPUT_IDS,), SEGMENTED_TEXT
-    if KINDS[kind].pairs and SEGMENTS in rows[0]:
-        given = (INPUT_IDS, SEGMENTS)
-    elif KINDS[kind].decodes:
-        given, inputs = (INPUT_IDS, DECODER_IDS), TEXT_TO_TEXT
-        start: int = cast(Any, model).config.decoder_start_token_id
-        rows = [{**row, DECODER_IDS: [start, *row[INPUT_IDS]][:longest]} for row in rows]
-    lengths = [len(row[answer_input(row)]) for row in rows]
-    batch = Collator.of(model)({input: [row[input] for row in rows] for input in given}, inputs)
     what = type(model).__name__
     try:
-        alone = [
-            own_logits(kind, model(**_alone(model, kind, row)), [n])[0] for row, n in zip(rows, lengths, strict=True)
-        ]
-        together = own_logits(kind, model(**batch), lengths)
+        together, alone = answers_to(model, kind, rows)
     except (ValueError, TypeError, IndexError, RuntimeError, AssertionError) as error:
         reason = first_line(error)
         raise ModelError(
@@ -137,6 +122,34 @@ def check_padding(model: nn.Module, kind: BatchKind, tokenizer: Any, name: str, 
             f"{name} ({what}) answers a text otherwise in a padded batch than stock transformers alone, by "
             f"{difference:.2g}: it reads padding, or inputs that are not given here; take a model that does not"
         )
+
+
+def text_rows(kind: BatchKind, tokenizer: Any, longest: int | None, model: nn.Module) -> list[dict[str, list[int]]]:
+    """Return a few short texts as a kind's rows: what a model is asked where there are no rows of its own."""
+    texts = [(text, _TEXTS[0]) if KINDS[kind].pairs else (text,) for text in _TEXTS]
+    most = {} if longest is None else {"truncation": True, "max_length": longest}
+    encoded = [cast("Mapping[str, list[int]]", tokenizer(*text, **most)) for text in texts]
+    rows = [{**row} for row in encoded if row[INPUT_IDS]]
+    if KINDS[kind].decodes:
+        start: int = cast(Any, model).config.decoder_start_token_id
+        rows = [{**row, DECODER_IDS: [start, *row[INPUT_IDS]][:longest]} for row in rows]
+    return rows
+
+
+@torch.inference_mode()
+def answers_to(
+    model: nn.Module, kind: BatchKind, rows: Sequence[Mapping[str, list[int]]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what a model says of `text_rows` in one padded batch, and of each row alone, as transformers asks it."""
+    given, inputs = (INPUT_IDS,), SEGMENTED_TEXT
+    if KINDS[kind].pairs and SEGMENTS in rows[0]:
+        given = (INPUT_IDS, SEGMENTS)
+    elif KINDS[kind].decodes:
+        given, inputs = (INPUT_IDS, DECODER_IDS), TEXT_TO_TEXT
+    lengths = [len(row[answer_input(row)]) for row in rows]
+    batch = Collator.of(model)({input: [row[input] for row in rows] for input in given}, inputs)
+    alone = [own_logits(kind, model(**_alone(model, kind, row)), [n])[0] for row, n in zip(rows, lengths, strict=True)]
+    return own_logits(kind, model(**batch), lengths), alone
 
 
 def _alone(model: nn.Module, kind: BatchKind, row: Mapping[str, list[int]]) -> dict[str, Tensor]:

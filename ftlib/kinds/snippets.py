@@ -45,8 +45,8 @@ folder = "{folder}"
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
 inputs = tokenizer(["some text", "another"], padding=True, truncation=True, return_tensors="pt")
 with torch.no_grad():
-    said, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
-vectors = torch.nn.functional.normalize((said * mask).sum(1) / mask.sum(1), dim=1)
+    states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+vectors = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
 print(vectors[0] @ vectors[1])"""
 
 TEXT = """from transformers import pipeline
@@ -61,8 +61,8 @@ folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForQuestionAnswering.from_pretrained(folder)
 inputs = tokenizer("some question?", "some text that answers it", return_tensors="pt")
-said = model(**inputs)
-first, last = said.start_logits.argmax(), said.end_logits.argmax()
+output = model(**inputs)
+first, last = output.start_logits.argmax(), output.end_logits.argmax()
 print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))"""
 
 COMPLETION = """import torch
@@ -79,8 +79,8 @@ end = tokenizer.eos_token_id
 model.generation_config = GenerationConfig(
     do_sample=False, num_beams={beams}, max_new_tokens={most}, eos_token_id=end, pad_token_id=end
 )
-said = model.generate(ids, attention_mask=torch.ones_like(ids))
-print(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))"""
+generated = model.generate(ids, attention_mask=torch.ones_like(ids))
+print(tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True))"""
 
 TEXT_TO_TEXT = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
@@ -93,8 +93,8 @@ model.generation_config = GenerationConfig(
     do_sample=False, num_beams={beams}, max_new_tokens={most}, eos_token_id=end, pad_token_id=end,
     decoder_start_token_id=start,
 )
-said = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"])
-print(tokenizer.decode(said[0, 1:], skip_special_tokens=True))"""
+generated = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+print(tokenizer.decode(generated[0, 1:], skip_special_tokens=True))"""
 
 CHAT = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -103,5 +103,5 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
 chat = [{{"role": "user", "content": "some text"}}]
 inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-said = model.generate(**inputs, do_sample=False, max_new_tokens={most})
-print(tokenizer.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+generated = model.generate(**inputs, do_sample=False, max_new_tokens={most})
+print(tokenizer.decode(generated[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""

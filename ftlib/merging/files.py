@@ -21,14 +21,13 @@ from ftlib.config import Config
 from ftlib.errors import BusyError, ModelError
 from ftlib.merging.engine import CHUNK_BYTES, stream
 from ftlib.merging.plan import MergePlan, PlannedTensor
+from ftlib.merging.recorded import MERGE_RECORD
 from ftlib.models.folder import PROCESSOR_FILES, digest_of_tensors, tensor_files
 from ftlib.models.shards import shard_layout
 from ftlib.models.tensor_files import INDEX, TensorFile, index_of, lay_out, shard_names
 from ftlib.storage.files import flush_folder, local_errors
 
 BESIDE = ("config.json", "generation_config.json", "processor_config.json")
-RECORD = "merge.json"
-"""What a folder was merged from, where no registry says it."""
 WORKERS = 2
 """The arithmetic alone is bound by memory and gains nothing from a second worker; the sha256 beside it does."""
 
@@ -79,7 +78,7 @@ def write_merge(
             _write_durably(work / INDEX, index_of(layout).encode())
         weights = sink.digest(plan.tensors)
         if record is not None:
-            _write_durably(work / RECORD, json.dumps({**record, "weights": weights}, indent=2).encode() + b"\n")
+            _write_durably(work / MERGE_RECORD, json.dumps({**record, "weights": weights}, indent=2).encode() + b"\n")
         names = tuple(sorted(path.name for path in work.iterdir()))
     return Merged(
         folder=str(out.absolute()),

@@ -16,6 +16,9 @@ from ftlib.models.vocabulary import check_same_labels
 from ftlib.registry.versions import MANIFEST
 from ftlib.workspace import RECORD, read_record
 
+MERGE_RECORD = "merge.json"
+"""What a folder was merged from, where no registry says it."""
+
 
 class Recorded(Config):
     """A checkpoint's own digest and its parent's."""

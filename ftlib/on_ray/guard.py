@@ -23,7 +23,11 @@ _PATIENCE_SECONDS = 20.0
 
 @contextlib.contextmanager
 def guarded(folder: str) -> Generator[None]:
-    """End every process whose command line names `folder` once the block ends, or this process does."""
+    """End every process that has a file below `folder` open, once the block ends or this process does.
+
+    This process is spared. Nothing else tells Ray's processes from others: the title that one takes overwrites its
+    command line and some of its environment, but its log stays open.
+    """
     if not Path("/proc/self/cmdline").exists():
         yield
         return
@@ -39,10 +43,11 @@ def guarded(folder: str) -> Generator[None]:
 
 
 def _main(folder: str) -> None:
+    spared = {os.getpid(), os.getppid()}
     scans = 1 if sys.stdin.buffer.read() else _SCANS
     empty, deadline = 0, time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        left = _named(folder)
+        left = _users_of(folder) - spared
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -52,15 +57,23 @@ def _main(folder: str) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _named(folder: str) -> list[int]:
-    """Return the processes of this user, other than this one, whose command line names the folder."""
-    pids: list[int] = []
+def _users_of(folder: str) -> set[int]:
+    """Return the processes with a file below the folder open, or with its path in the command line."""
+    real = os.path.realpath(folder)
+    pids: set[int] = set()
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            mine = process.stat().st_uid == os.getuid() and process.name != str(os.getpid())
-            if mine and f"{folder}/".encode() in process.joinpath("cmdline").read_bytes():
-                pids.append(int(process.name))
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            if _has_open(f"{real}/", process) or f"{folder}/".encode() in process.joinpath("cmdline").read_bytes():
+                pids.add(int(process.name))
     return pids
+
+
+def _has_open(prefix: str, process: Path) -> bool:
+    for descriptor in process.joinpath("fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if os.readlink(descriptor).startswith(prefix):
+                return True
+    return False
 
 
 if __name__ == "__main__":

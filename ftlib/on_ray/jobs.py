@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shlex
 import sys
 import time
@@ -33,6 +34,8 @@ def drive(kind: type[P], act: Callable[[P], None]) -> None:
     act(plan)
 
 
+STARTED_BY = "PREFECT__FLOW_RUN_ID"
+"""The environment variable that names the run this process is, where something started it that will know; else none."""
 STOPPING_SECONDS = 15.0
 """How long a job that was asked to end may take."""
 
@@ -51,7 +54,7 @@ def run_job(
             entrypoint=entrypoint,
             submission_id=f"{name}-{int(time.time())}",
             runtime_env={"env_vars": {**worker_environment(), **driver_environment(compute)}},
-            metadata={"reglage_run": name},
+            metadata={"reglage_run": name, "started_by": os.environ.get(STARTED_BY, "")},
         )
     except (ConnectionError, RuntimeError) as error:  # a head that has just started has no agent yet
         raise TransientError(
@@ -91,3 +94,20 @@ def _running(client: JobSubmissionClient, name: str) -> str | None:
         if job.submission_id and (job.metadata or {}).get("reglage_run") == name and not job.status.is_terminal():
             return job.submission_id
     return None
+
+
+def stop_orphans(address: str, ended: Callable[[str], bool], *, stop: bool) -> list[str]:
+    """Return the jobs of ours on a cluster whose run has ended; with `stop`, stop them.
+
+    `ended` says so of a run by the name that its process had in STARTED_BY; a job that was started otherwise, from a
+    command line, is left alone. Raises TransientError if the cluster does not answer.
+    """
+    client = job_client(address)
+    orphans: list[str] = []
+    for job in client.list_jobs():
+        by = (job.metadata or {}).get("started_by")
+        if job.submission_id and by and not job.status.is_terminal() and ended(by):
+            orphans.append(job.submission_id)
+            if stop:
+                client.stop_job(job.submission_id)
+    return orphans

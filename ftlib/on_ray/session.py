@@ -135,7 +135,7 @@ def _own_folder() -> Generator[str]:
     with folder.joinpath(_LOCK).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            with guarded(str(folder)):
+            with guarded(str(folder / "r")):  # not the lock: other runs open it to see whether it is free
                 yield str(folder / "r")
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
@@ -20,8 +18,9 @@ from ftlib.data.prepared import SPLITS
 from ftlib.data.snapshot import rows_by_file
 from ftlib.errors import StorageError
 from ftlib.extensions import in_use
-from ftlib.fingerprint import digest, file_digest, identify
+from ftlib.fingerprint import digest, identify
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.origin import origin
 from ftlib.published.row_index import (
     ROWS,
     RowIndex,
@@ -48,7 +47,6 @@ FOUND = (
 """Facts of a training that the recipe left open; they depend on its rows alone, so equal runs say the same."""
 
 _OF_A_PLACE = {"uri", "seconds", "schema_version"}
-_SOURCE = Path(ftlib.__file__).resolve().parents[1]
 
 
 def lineage(
@@ -210,21 +208,12 @@ def compare_rows(
 
 
 def code_facts() -> dict[str, JsonValue]:
-    """Return which code ran: our version and commit, the lock's digest, and the libraries that decide numbers."""
-    lock = next((path for path in (_SOURCE / "requirements.lock", Path("requirements.lock")) if path.is_file()), None)
+    """Return which code ran: our version, commit and lock's digest, and the libraries that decide numbers."""
+    code = origin()
     return {
         "reglage": ftlib.__version__,
-        "commit": _commit(),
-        "lock_sha256": file_digest(lock) if lock else None,
+        "commit": code.commit,
+        "lock_sha256": code.lock_sha256,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "safetensors", "peft")},
     }
-
-
-def _commit() -> str | None:
-    """Return the checkout's commit, with -dirty if files differ from it; None for an installed package."""
-    if not (_SOURCE / ".git").exists() or not shutil.which("git"):
-        return None
-    words = ["git", "-C", str(_SOURCE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None

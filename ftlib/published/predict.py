@@ -219,10 +219,10 @@ def _asked(folder: Path, task: str | None) -> tuple[Recipe, Path]:
 
 
 def _recipe(folder: Path) -> Recipe:
-    """Return what the version was made by."""
+    """Return what the version was made by, or measured by where no run made it."""
     try:
         manifest = parse(Manifest, (folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
-        return Recipe.model_validate(manifest.lineage.get("recipe"))
+        return Recipe.model_validate(manifest.lineage.get("recipe") or manifest.lineage.get("measured_by"))
     except (OSError, ValidationError) as error:
         raise ModelError(
             f"{folder} is no version pulled from a registry: {MANIFEST} has no recipe; give one that "

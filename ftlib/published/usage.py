@@ -113,6 +113,8 @@ def adapter_version_usage(recipe: Recipe, base: Base, adapter: Mapping[str, Any]
     hub = bool(revision) and not revision.isdecimal()
     base_name = f'{_quoted(name)}, revision="{revision}"' if hub else '"path/to/the/base/model"'
     where = "" if hub else f" The base is {code(base.name)}: give its folder yourself."
+    text = reads_text(recipe.published_format())
+    reader, processor = ("tokenizer", "AutoTokenizer") if text else ("image_processor", "AutoImageProcessor")
     settings, given, back, more, rounded = "", "", "", "", ""
     if base.quantization:
         rounded = (
@@ -137,12 +139,12 @@ def adapter_version_usage(recipe: Recipe, base: Base, adapter: Mapping[str, Any]
         "This version is an adapter: it holds what training changed, and is put over the base model, whose weights "
         f"have the digest `{base.weights[:16]}`.{where}{rounded} `reglage predict` finds and compares it.\n\n"
         + _python(
-            f"{imports}\nfrom transformers import AutoConfig, {loader}, AutoTokenizer{more}\n\n"
+            f"{imports}\nfrom transformers import AutoConfig, {loader}, {processor}{more}\n\n"
             f'folder = "{_FOLDER}"\n'
             f"config = AutoConfig.from_pretrained(folder)\n{settings}"
             f'base = {loader}.from_pretrained({base_name}, config=config, dtype="float32"{given})\n{back}'
             f"model = {put}(base, folder)\n"
-            "tokenizer = AutoTokenizer.from_pretrained(folder)"
+            f"{reader} = {processor}.from_pretrained(folder)"
         )
         + _of_a_prompt(recipe)
     )

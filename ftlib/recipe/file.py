@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.extensions import MEMBERS, check_extensions, misfits
+from ftlib.recipe.examples import examples
 from ftlib.recipe.recipe import Recipe
 
 Location = tuple[str | int, ...]
@@ -34,7 +35,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        lines = explain(error, data, Recipe.model_json_schema())
+        lines = explain(error.errors(), data, Recipe.model_json_schema())
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
     if lines := [*_missing_packages(recipe), *misfits(recipe)]:
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines))
@@ -66,13 +67,15 @@ def _missing_packages(recipe: Recipe) -> Iterator[str]:
                 )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping. Raises RecipeError that names the line."""
+def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
+    """Read one YAML mapping: `what` names it to the user. Raises RecipeError that names the line."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise RecipeError(f"{path}: cannot be read: {reason}; give the path of a recipe, a YAML file") from None
+        ours = path.stem in examples() and isinstance(error, FileNotFoundError)
+        hint = f"; `reglage init --example {path.stem}` writes the one that Réglage brings" if ours else ""
+        raise RecipeError(f"{path}: cannot be read: {reason}; give the path of {what}, a YAML file{hint}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
@@ -82,7 +85,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise RecipeError(_TOO_DEEP.format(path)) from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: holds {_kind_of(data)}; a recipe is a mapping that starts with `name:`")
+        raise RecipeError(f"{path}: holds {_kind_of(data)}; {what} is a mapping that starts with `name:`")
     try:
         return _unshared(cast("dict[str, Any]", data))
     except RecursionError:  # an alias inside what it stands for
@@ -188,9 +191,9 @@ def _position(members: list[Any], key: str, path: str) -> int:
     raise RecipeError(f"{path}: the list has no member {key!r}; it has {allowed}{_did_you_mean(key, names)}")
 
 
-def explain(error: ValidationError, data: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
-    """Return a line `path: what, got, allowed` for every problem of `data`, which `schema` describes."""
-    return [line for problem in error.errors() for line in _explain(problem, data, schema)]
+def explain(problems: Iterable[Any], data: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
+    """Return a line `path: what, got, allowed` for every of pydantic's problems of `data`, which `schema` describes."""
+    return [line for problem in problems for line in _explain(problem, data, schema)]
 
 
 def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@
 
 A mover says which entry it decided against. Creating the next number is the swap: of any number of movers one wins,
 and the others are told who did. The log is also the audit: who, why, when. Nothing is ever overwritten, so a rollback
-is one more entry.
+is one more entry. A person's rollback also holds what promotes by rule, until a person promotes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from ftlib.registry.leases import utc_now
 from ftlib.registry.versions import RECORDS_AT_ONCE, Sha256, numbers, spans
 from ftlib.storage.sealed_records import read_record, read_sealed, record_bytes
 from ftlib.storage.store import Store
+
+Mover = Literal["person", "rule"]
 
 CHAMPION = "champion"
 """The alias that serving reads and retraining challenges."""
@@ -45,6 +47,8 @@ class AliasEntry(Config):
     why: str
     at: str
     """UTC; for people. Nothing is ordered by it."""
+    rolled_back: Mover | None = Field(default=None, exclude_if=lambda by: by is None)
+    """Who went back to an earlier version; None for a promotion, which is then left out: older releases read it."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.alias} entry {self.sequence} (version {self.version})"
@@ -97,18 +101,32 @@ class AliasLog:
             raise IntegrityError(f"{self.store.uri}/{path} says it is {entry}: it was copied there by hand; remove it")
         return entry
 
+    def hold(self) -> AliasEntry | None:
+        """Return the person's rollback behind which nobody has promoted; what promotes by rule must not go past it.
+
+        A rollback by rule neither begins nor ends a hold.
+        """
+        for sequence in reversed(self.sequences()):
+            entry = self.read(sequence)
+            if entry and entry.rolled_back != "rule":
+                return entry if entry.rolled_back else None
+        return None
+
     def digest(self, sequence: int) -> str | None:
         """Return the sha256 of an entry's bytes, or None if there is none. Raises IntegrityError if it is damaged."""
         data = read_sealed(self.store, self.path(sequence))
         return hashlib.sha256(data).hexdigest() if data is not None else None
 
-    def move(self, version: int, expected: int | None, who: str, why: str) -> AliasEntry:
+    def move(
+        self, version: int, expected: int | None, who: str, why: str, rolled_back: Mover | None = None
+    ) -> AliasEntry:
         """Append an entry behind the one the caller decided against, and return it, or the one that says the same.
 
+        A promotion of the version that is in place by a person's rollback is an entry of its own: it ends the hold.
         Raises ConflictError, naming who was faster, if the alias has moved to another version since.
         """
         newest = self.newest()
-        if newest and newest.version == version:
+        if newest and newest.version == version and (rolled_back or self.hold() is None):
             return newest
         if (newest.sequence if newest else None) != expected:
             raise self._conflict(newest, version, expected)
@@ -122,13 +140,15 @@ class AliasLog:
             who=who,
             why=why,
             at=utc_now(),
+            rolled_back=rolled_back,
         )
         if self.store.create(self.path(mine.sequence), record_bytes(mine)):
             return mine
         taken = self.read(mine.sequence)
         if taken is None:
             raise TransientError(f"{self.store.uri} refused {mine} as taken but does not show it; run again")
-        if taken.nonce == mine.nonce or taken.version == version:  # ours, its reply lost; or a twin's
+        twin = (taken.version, taken.rolled_back) == (version, rolled_back)
+        if twin or taken.nonce == mine.nonce:  # ours, its reply lost
             return taken
         raise self._conflict(taken, version, expected)
 

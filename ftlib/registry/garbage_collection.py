@@ -67,6 +67,20 @@ class Collected(Config):
     """Files that writers on this machine left half-written when they died."""
 
 
+class GarbagePolicy(Config):
+    """How patient a registry's collector is. Versions are never deleted, whatever it says."""
+
+    grace_days: float = Field(default=7.0, ge=0.0)
+    """How long garbage is watched before it is deleted."""
+    lease_days: float = Field(default=1.0, ge=0.0)
+    """How long a publisher may be silent before it counts as dead."""
+
+
+def collect_garbage(registry: RegistryReader, policy: GarbagePolicy, *, delete: bool = False) -> Collected:
+    """Look through a registry by a policy and, with `delete`, sweep. Raises what `Collector.collect` raises."""
+    return Collector(registry, policy.grace_days * DAY, policy.lease_days * DAY).collect(delete=delete)
+
+
 @dataclass(frozen=True)
 class Collector:
     """How long garbage is watched before it goes, and by which clock."""

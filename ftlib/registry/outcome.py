@@ -15,6 +15,10 @@ class Refusal(Artifact):
         """Return the digest of the reasons."""
         return digest(list(self.reasons))
 
+    def line(self) -> str:
+        """Say it in a sentence."""
+        return f"Refused, so nothing was published: {'; '.join(self.reasons)}"
+
 
 class ModelVersion(Artifact):
     """A published, verified, immutable version."""
@@ -33,3 +37,7 @@ class ModelVersion(Artifact):
     def digest(self) -> str:
         """Return the manifest's digest."""
         return self.manifest
+
+    def line(self) -> str:
+        """Say it in a sentence."""
+        return f"Published as {self.name}@{self.version} in {self.registry}{'' if self.created else ', as before'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,28 +15,29 @@ from ftlib.registry.leases import utc_now
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.signing import Signer, signature_path
 from ftlib.registry.transfers import Moved, download, upload
-from ftlib.registry.versions import Manifest, Version, version_path
+from ftlib.registry.versions import CopiedFrom, Manifest, Version, version_path
 from ftlib.storage.files import local_errors
 from ftlib.storage.sealed_records import read_whole, record_bytes
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What is published, from where, and who signs it."""
+    """What is published, from where, and who signed it."""
 
     registry: RegistryReader
     manifest: Manifest
     folder: Path
-    signer: Signer | None = None
+    signatures: Mapping[str, bytes]
+    """Envelopes of the manifest, by their paths in the registry."""
+    copied_from: CopiedFrom | None = None
 
     @property
     def objects(self) -> tuple[str, ...]:
         """Return the paths of everything the version will need."""
-        signature = (self._signature,) if self.signer else ()
-        return (self.manifest.path, *signature, *(file.blob for file in self.manifest.files))
+        return (self.manifest.path, *self.signatures, *(file.blob for file in self.manifest.files))
 
     def upload(self, moved: Moved, *, again: bool = False) -> None:
-        """Store what is not there yet (all blobs if `again`): blobs, the manifest, its signature."""
+        """Store what is not there yet (all blobs if `again`): blobs, the manifest, its signatures."""
         store, manifest = self.registry.store, self.manifest
         upload(store, manifest, self.folder, moved, again=again)
         canonical = manifest.canonical()
@@ -44,8 +45,8 @@ class Publication:
             stored = read_whole(store, manifest.path, lambda data: data == canonical)
             if stored != canonical:
                 raise IntegrityError(f"{store.uri}/{manifest.path} has other bytes than its name says; remove it")
-        if self.signer:  # a signature that is there already is as good as a new one
-            store.create(self._signature, self.signer.envelope(manifest.canonical()))
+        for path, envelope in self.signatures.items():  # one that is there already is as good as a new one
+            store.create(path, envelope)
 
     @contextmanager
     def read_back(self, scratch: Path, moved: Moved) -> Generator[Path]:
@@ -80,6 +81,7 @@ class Publication:
                 key=key,
                 nonce=nonce,
                 published_at=utc_now(),
+                copied_from=self.copied_from,
             )
             if store.create(version_path(mine.name, number), record_bytes(mine)):
                 return mine, True
@@ -91,7 +93,10 @@ class Publication:
             if taken.key == key:
                 return taken, False
 
-    @property
-    def _signature(self) -> str:
-        assert self.signer
-        return signature_path(self.manifest.name, self.manifest.digest(), self.signer.keyid)
+
+def signed(manifest: Manifest, signer: Signer | None) -> dict[str, bytes]:
+    """Return a manifest's signature by its path in a registry; nothing without a signer."""
+    if signer is None:
+        return {}
+    path = signature_path(manifest.name, manifest.digest(), signer.keyid)
+    return {path: signer.envelope(manifest.canonical())}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.registry.aliases import AliasEntry, AliasLog, aliases_path
-from ftlib.registry.signing import PublicKey, signature_path
+from ftlib.registry.signing import PublicKey, signature_path, signatures_path
 from ftlib.registry.versions import (
     FORMAT,
     RECORDS_AT_ONCE,
@@ -107,6 +107,22 @@ class RegistryReader:
             key.check(envelope, data, f"{self.store.uri}: {version}")
         return parse(Manifest, data, f"{version}: {self.store.uri}/{path}")
 
+    def with_manifest(self, of: Version) -> Version | None:
+        """Return this registry's first version of a model that has the manifest of another registry's, or None."""
+        return next((one for one in self.versions(of.name) if one.manifest == of.manifest), None)
+
+    def has_whole(self, manifest: Manifest) -> bool:
+        """Say whether every file of a version is here, by size; not a byte is read."""
+        with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+            sizes = pool.map(lambda file: self.store.size(file.blob) == file.bytes, manifest.files)
+            return all(sizes)
+
+    def signatures(self, version: Version) -> dict[str, bytes]:
+        """Return the envelopes that sign a version, by their paths, which are the same in every registry."""
+        folder = signatures_path(version.name, version.manifest)
+        read = {f"{folder}/{name}": self.store.read(f"{folder}/{name}") for name in self.store.list(folder)}
+        return {path: envelope for path, envelope in read.items() if envelope is not None}
+
     def aliases(self, name: str) -> list[str]:
         """Return the aliases a model ever had."""
         return folders(self.store, aliases_path(model_name(name)))
@@ -118,6 +134,10 @@ class RegistryReader:
     def history(self, name: str, alias: str) -> list[AliasEntry]:
         """Return every move of an alias, oldest first."""
         return AliasLog(self.store, model_name(name), alias).entries()
+
+    def hold(self, name: str, alias: str) -> AliasEntry | None:
+        """Return the person's rollback that holds promotions by rule, or None once a person promoted after it."""
+        return AliasLog(self.store, model_name(name), alias).hold()
 
     def check_format(self) -> None:
         """Raise StorageError unless there is a registry here that this program understands."""

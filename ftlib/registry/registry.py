@@ -6,24 +6,28 @@ publish   1. find: a version with this idempotency key is the answer
           4. create versions/<n+1>: the commit. Until then nothing of the version can be seen
           5. look whether all of it is still there: a collector may just have decided to delete it
 pull      download beside the target, check digests, rename
+copy      publish another registry's version: its manifest, so its digest, under a number of this one's own
 promote   create aliases/<alias>/<n+1>, unless somebody else has
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from ftlib.errors import IntegrityError, StorageError
-from ftlib.registry.aliases import AliasEntry, AliasLog
+from ftlib.registry.aliases import AliasEntry, AliasLog, Mover
 from ftlib.registry.leases import lease
-from ftlib.registry.publishing import Publication
+from ftlib.registry.publishing import Publication, signed
 from ftlib.registry.race import probe
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.signing import PublicKey, Signer
 from ftlib.registry.transfers import download
-from ftlib.registry.versions import FORMAT, Fault, Format, Manifest, Version, differences
+from ftlib.registry.versions import FORMAT, CopiedFrom, Fault, Format, Manifest, Version, differences
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.storage.sealed_records import record_bytes
 from ftlib.storage.store import Store
@@ -31,6 +35,10 @@ from ftlib.storage.store import Store
 
 def _nothing() -> None:
     pass
+
+
+def _unasked(copy: Path) -> None:
+    del copy
 
 
 class ModelRegistry(RegistryReader):
@@ -56,11 +64,59 @@ class ModelRegistry(RegistryReader):
         `scratch` holds the copy meanwhile.
         """
         self._found()
+        publication = Publication(self, manifest, folder, signed(manifest, signer))
         seen = self.versions(manifest.name)
-        existing = next((version for version in seen if version.key == key), None)
-        if existing:
-            return self._published_before(existing, Publication(self, manifest, folder, signer), check, scratch)
-        publication = Publication(self, manifest, folder, signer)
+        if existing := next((version for version in seen if version.key == key), None):
+            return self._published_before(existing, publication, check, scratch)
+        return self._committed(publication, key, seen, check, scratch)
+
+    def copy(self, version: Version, to: ModelRegistry, who: str, key: PublicKey | None = None) -> tuple[Version, bool]:
+        """Take a version to another registry: its manifest, its files and its signatures, byte for byte.
+
+        Which version it is, its manifest's digest says; its number is the other registry's own, and so are the aliases
+        there. Every byte is checked on the way and read back there; until the commit nothing of it can be seen. Returns
+        the version there and whether this call made it: one of the same manifest is the answer, and is made whole again
+        if files of it are gone. Raises IntegrityError for bytes that are damaged here, or if `key` did not sign it.
+        """
+        if to.store.uri == self.store.uri:
+            raise StorageError(f"{version} is in {to.store.uri} already; name another registry to copy it to")
+        manifest = self.manifest(version, key)
+        to._found()
+        signatures = self.signatures(version)
+        if (there := to.with_manifest(version)) and to.has_whole(manifest):
+            for path, envelope in signatures.items():  # it may have been signed since
+                to.store.create(path, envelope)
+            return there, False
+        publication = Publication(to, manifest, Path(), signatures, self._origin(version, who))
+        with tempfile.TemporaryDirectory() as scratch:
+            download(self.store, manifest, copy := Path(scratch, "copy"), _nothing)
+            publication = replace(publication, folder=copy)
+            if there:
+                return to._published_before(there, publication, _unasked, Path(scratch))
+            identity = f"copy-{version.manifest}"  # so that of two copies at once one is made
+            return to._committed(publication, identity, to.versions(version.name), _unasked, Path(scratch))
+
+    def _origin(self, version: Version, who: str) -> CopiedFrom:
+        """Say where a copy of a version comes from: the aliases that mean it now are the reason that it is copied."""
+        meaning = [entry for alias in self.aliases(version.name) if (entry := self.alias(version.name, alias))]
+        entry = next((entry for entry in meaning if entry.version == version.version), None)
+        return CopiedFrom(
+            registry=self.store.uri,
+            version=version.version,
+            alias=entry and entry.alias,
+            entry=entry and entry.sequence,
+            published_at=version.published_at,
+            who=who,
+        )
+
+    def _committed(
+        self,
+        publication: Publication,
+        key: str,
+        seen: Sequence[Version],
+        check: Callable[[Path], None],
+        scratch: Path,
+    ) -> tuple[Version, bool]:
         with lease(self.store, publication.objects) as renew:
             publication.upload(renew)
             with publication.read_back(scratch, renew) as copy:
@@ -112,6 +168,8 @@ class ModelRegistry(RegistryReader):
         version = self.resolve(spec)
         target = cache / version.manifest
         self.pull(version, target)
+        with suppress(OSError):  # of a cache that this user may only read, and collects nothing from
+            os.utime(target)  # what is used is not collected
         return target
 
     def verify(self, version: Version, key: PublicKey | None = None) -> list[Fault]:
@@ -131,25 +189,46 @@ class ModelRegistry(RegistryReader):
         return faults
 
     def promote(self, name: str, alias: str, version: int, expected: int | None, who: str, why: str) -> AliasEntry:
-        """Let an alias mean a version; one that does so already is left as it is.
+        """Let an alias mean a version; one that does so already, and is not held, is left as it is.
 
         `expected` is the sequence number of the entry the caller decided against, None if there was none. Returns the
         entry that now says so. Raises ConflictError if the alias means another version since, naming who moved it;
         StorageError if there is no such version.
         """
-        self.version(name, version)
-        self._race_once()
-        return AliasLog(self.store, name, alias).move(version, expected, who, why)
+        return self._move(name, alias, version, expected, who, why)
 
     def rollback(
-        self, name: str, alias: str, expected: int | None, who: str, why: str, to: int | None = None
+        self,
+        name: str,
+        alias: str,
+        expected: int | None,
+        who: str,
+        why: str,
+        to: int | None = None,
+        by: Mover = "person",
     ) -> AliasEntry:
         """Let an alias mean what it meant before entry `expected` (the last different version), or `to`, again.
 
-        Raises what `promote` raises, and StorageError if there is nothing to go back to.
+        A person's rollback holds what promotes by rule until somebody promotes. Raises what `promote` raises, and
+        StorageError if there is nothing to go back to.
         """
         self.check_format()
-        return self.promote(name, alias, AliasLog(self.store, name, alias).before(expected, to), expected, who, why)
+        version = AliasLog(self.store, name, alias).before(expected, to)
+        return self._move(name, alias, version, expected, who, why, rolled_back=by)
+
+    def _move(
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        expected: int | None,
+        who: str,
+        why: str,
+        rolled_back: Mover | None = None,
+    ) -> AliasEntry:
+        self.version(name, version)
+        self._race_once()
+        return AliasLog(self.store, name, alias).move(version, expected, who, why, rolled_back)
 
     def _race_once(self) -> None:
         """Refuse a store that lets two writers win, before the first write that needs one winner."""

@@ -117,7 +117,12 @@ class Signer:
 
 def signature_path(name: str, manifest: str, keyid: str) -> str:
     """Return where a key's signature of a manifest is in the registry."""
-    return f"models/{name}/signatures/{manifest}/{keyid}.json"
+    return f"{signatures_path(name, manifest)}/{keyid}.json"
+
+
+def signatures_path(name: str, manifest: str) -> str:
+    """Return the folder of a manifest's signatures in the registry."""
+    return f"models/{name}/signatures/{manifest}"
 
 
 def pre_authentication(payload: bytes) -> bytes:

@@ -17,9 +17,19 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ftlib.config import Config, Name
 from ftlib.errors import RecipeError, StorageError
@@ -116,6 +126,28 @@ class Manifest(Config):
         return manifest_path(self.name, self.digest())
 
 
+class CopiedFrom(Config):
+    """The version of another registry whose files and manifest these are, byte for byte."""
+
+    registry: str
+    """Its URI, without credentials."""
+    version: int = Field(ge=1)
+    alias: str | None = None
+    """The alias by which it was named there, if it was."""
+    entry: int | None = None
+    """The alias's entry that meant it then."""
+    published_at: str
+    """Its own; UTC."""
+    who: str = ""
+    """Who copied it."""
+
+    def said(self, name: str) -> str:
+        """Say in a few words which version it was."""
+        meant = f", its {self.alias} by entry {self.entry}" if self.alias else ""
+        by = f", by {self.who}" if self.who else ""
+        return f"{self.registry}: {name}@{self.version}{meant}, published there {self.published_at}{by}"
+
+
 class Version(Config):
     """The commit: that this manifest is version n of its model."""
 
@@ -129,9 +161,19 @@ class Version(Config):
     """Tells the writer's own object from another's when the reply to the write was lost."""
     published_at: str
     """UTC; for people. Nothing is ordered by it."""
+    copied_from: CopiedFrom | None = None
+    """Where it was copied from; None for a version that was published here."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_copies(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the field out of a version that is none, so that an older release reads it."""
+        written = cast("dict[str, Any]", fields(self))
+        if self.copied_from is None:
+            written.pop("copied_from", None)
+        return written
 
 
 class Fault(Config):

@@ -61,7 +61,7 @@ def _loss(axes: Any, curve: Curve) -> None:
     if curve.loss:
         steps, losses = zip(*curve.loss, strict=True)
         axes.plot(steps, losses, color=TARGET, linewidth=0.7, alpha=0.35)
-        axes.plot(steps, _running_mean(losses), color=TARGET, linewidth=1.9, label="training")
+        axes.plot(steps, running_mean(losses), color=TARGET, linewidth=1.9, label="training")
     if curve.validation:
         axes.plot(
             *zip(*curve.validation, strict=True),
@@ -76,7 +76,7 @@ def _loss(axes: Any, curve: Curve) -> None:
     legend_below(axes)
 
 
-def _running_mean(values: Sequence[float]) -> list[float]:
+def running_mean(values: Sequence[float]) -> list[float]:
     """Return an exponential mean without its start-up bias, over about a twentieth of the series."""
     keep = 1.0 - 1.0 / max(1.0, len(values) / 20)
     mean, weight, smooth = 0.0, 0.0, list[float]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 from ftlib.report.content import Cell, Mark, Page
@@ -20,6 +21,17 @@ def html(page: Page) -> str:
 def markdown(page: Page) -> str:
     """Return the same as Markdown; its plots are the PNG files beside it."""
     return _environment().get_template("report.md.jinja").render(page=page)
+
+
+def html_with_outcome(page: str, outcome: str) -> str:
+    """Return a page's HTML that says above its verdict what became of the run, which is known once the page is made."""
+    return page.replace("</h1>", f'</h1>\n<p class="verdict"><strong>{escape(outcome)}</strong></p>', 1)
+
+
+def markdown_with_outcome(page: str, outcome: str) -> str:
+    """Return the same of a page's Markdown."""
+    title, rest = page.split("\n", 1)
+    return f"{title}\n\n**{escaped(outcome)}**\n{rest}"
 
 
 def _environment() -> Environment:

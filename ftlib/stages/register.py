@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from ftlib.config import REPORT
+from ftlib.evaluation.measured import Measured
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
 from ftlib.merging.candidates import Candidate
@@ -44,19 +45,18 @@ def register(job: RegisterJob, work: Workspace) -> ModelVersion | Refusal:
     logits with the candidate. Raises StorageError for a registry that is full, read-only, absent or unsafe for two
     publishers; IntegrityError if what comes back is not what was sent. Nothing is visible then.
     """
-    if reasons := tuple(_refusals(job)):
+    if reasons := tuple(refusals(job.evidence.recipe, job.evidence.measured(job.evidence.selection.chosen.name))):
         return work.once(job, Refusal, lambda _: Refusal(reasons=reasons))
     registry = ModelRegistry(job.evidence.recipe.publish.to.store())
-    if published := _published_before(job, work, registry):
+    if published := published_before(job, work, registry):
         return published
     return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder))
 
 
-def _refusals(job: RegisterJob) -> Iterator[str]:
-    evidence = job.evidence
-    cells = evidence.measured(evidence.selection.chosen.name)
-    for gate in evidence.recipe.select.gates:
-        evaluation, metric = evidence.recipe.metric(gate.metric)
+def refusals(recipe: Recipe, cells: Mapping[str, Measured]) -> Iterator[str]:
+    """Yield why a recipe's gates do not let a model through that was measured on the report splits, by evaluation."""
+    for gate in recipe.select.gates:
+        evaluation, metric = recipe.metric(gate.metric)
         estimate = cells[evaluation].metrics[metric.name]
         if (value := estimate.value) is None:
             yield (
@@ -76,7 +76,7 @@ def _bound(gate: Gate) -> str:
     return f"at least {gate.at_least:g}" if gate.at_least is not None else f"at most {gate.at_most:g}"
 
 
-def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry) -> ModelVersion | None:
+def published_before(job: Job, work: Workspace, registry: ModelRegistry) -> ModelVersion | None:
     """Return the version this job published, if the registry still has it: a record alone proves nothing."""
     record = work.find(job, ModelVersion)
     if record is None:
@@ -85,6 +85,7 @@ def _published_before(job: RegisterJob, work: Workspace, registry: ModelRegistry
     if stored is None or stored.manifest != record.manifest:
         (record.path / RECORD).unlink(missing_ok=True)
         return None
+    work.touch(job)
     return record.model_copy(update={"created": False})
 
 

@@ -1,7 +1,9 @@
 """The pipeline against Prefect's own test server; the stages themselves are tested without Prefect."""
 
+import base64
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,22 +11,29 @@ from uuid import UUID
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import Artifact, State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import run_page
+from flows import finetune_form
+from flows import live_page as live
+from flows.command_line.main import main
+from flows.evaluate import evaluate
 from flows.finetune import finetune
-from flows.run_page import PageProgress, show_markdown
-from ftlib.errors import BusyError, DataError, Interrupted, ModelError, TransientError
+from flows.interpolate import interpolate
+from flows.live_page import LivePage, live_page
+from flows.run_page import show_markdown
+from ftlib.errors import BusyError, DataError, Interrupted, ModelError, RecipeError, TransientError
 from ftlib.fingerprint import Job
-from ftlib.progress import emit, listen
+from ftlib.progress import Progress, emit, note
 from ftlib.registry.outcome import ModelVersion, Refusal
+from ftlib.stages.step import Step
 from ftlib.training import curves
 from ftlib.workspace import Workspace, exclusive
-from tasks.runner import Runner
+from tasks.runner import STAGE, Runner
 
 pytestmark = pytest.mark.prefect
 
@@ -86,7 +95,23 @@ def test_a_run_ends_with_a_published_version_and_its_record(first: State, work: 
     assert "<html" in (work / "runs" / "tiny" / "report.html").read_text().lower()
 
 
-def test_the_run_page_shows_the_report_with_its_plots(first: State):
+def name_of(state: State) -> str:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(state.state_details.flow_run_id).name
+
+
+def test_a_run_is_named_for_what_was_asked_and_what_came_of_it(first: State, tiny_recipe: Path, work: Path):
+    """Two of a recipe can be told apart, also by what a form's answers say; a URL's password is not in a name."""
+    assert name_of(first) == "tiny · tiny-router@1"
+    asked = ["phases.-1.optimizer.epochs=nine", "publish.description=see https://ann:hunter2@host/x", "publish.to=1"]
+    state = finetune(
+        str(tiny_recipe), training=finetune_form.Training(seed=7), overrides=asked, work=str(work), return_state=True
+    )
+    assert state.is_failed()
+    assert name_of(state) == "tiny · seed=7 · epochs=nine · description=see https://***@host/x"
+
+
+def test_the_run_page_shows_the_report_with_its_plots_and_its_outcome(first: State, work: Path):
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[first.state_details.flow_run_id]))
@@ -97,6 +122,46 @@ def test_the_run_page_shows_the_report_with_its_plots(first: State):
     assert report.type == "markdown"
     assert "data:image/" in report.data
     assert "home" in report.data
+    assert re.search(r"\*\*20\d\d-.* UTC: Published as tiny-router\\@1 in ", report.data[:200])
+    assert re.search(
+        r"<h1>.*</h1>\n<p class=\"verdict\"><strong>.*Published as tiny-router@1",
+        (work / "runs" / "tiny" / "report.html").read_text(),
+    )
+
+
+def test_the_evaluate_flow_measures_the_version_as_its_run_did(first: State, tiny_recipe: Path, work: Path):
+    record, registry = first.result(), str(tiny_recipe.parent / "registry")
+    start = str(record.evidence.checkpoints[-1].path)
+    state = evaluate(["tiny-router@1", start], str(tiny_recipe), registry=registry, work=str(work), return_state=True)
+    said, chosen = state.result(), record.evidence.selection.chosen.name
+    before = {
+        cell.evaluation: cell.metrics for r in record.evidence.final for cell in r.measured if cell.candidate == chosen
+    }
+    for cell in said["measured"]:
+        if cell["candidate"] == "tiny-router@1":
+            assert cell["metrics"]["accuracy"] == before[cell["evaluation"]]["accuracy"].model_dump()
+    (shown,) = [a for a in page(state.state_details.flow_run_id) if a.key == "evaluation-tiny"]
+    assert state.message == shown.description
+    assert state.message.startswith("Against tiny-router@1: ")
+    assert "data:image/png;base64," in shown.data
+    assert "| tiny-router@1 |" in shown.data.replace("\\", "")
+    assert b"<html" in (work / "runs" / "tiny" / "evaluation.html").read_bytes()
+
+
+def test_the_interpolate_flow_writes_what_the_command_does(first: State, tmp_path: Path):
+    theta0, theta1 = (str(checkpoint.path) for checkpoint in first.result().evidence.checkpoints[-2:])
+    state = interpolate([theta0, theta1], str(tmp_path / "mixed"), alpha=0.25, return_state=True)
+    command = CliRunner().invoke(
+        main, ["interpolate", theta0, theta1, "--alpha", "0.25", "--out", str(tmp_path / "too"), "--json"]
+    )
+    assert state.result()["weights"] == json.loads(command.stdout)["weights"]
+    (shown,) = page(state.state_details.flow_run_id)
+    assert (shown.key, shown.description) == ("interpolation-mixed", state.message)
+    assert "data:image/png;base64," in shown.data
+    assert "| head |" in shown.data
+    with pytest.raises(RecipeError, match="method lerp: alpha: required"):
+        interpolate([theta0, theta1], str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_second_run_finds_every_stage_done(first: State, tiny_recipe: Path, work: Path):
@@ -156,33 +221,82 @@ def page(run: UUID) -> list[Artifact]:
         return client.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])))
 
 
-def test_what_other_processes_train_is_on_the_page_of_their_task(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+class Training(Job):
+    """Stands for a training that goes on."""
+
+    stage = "train"
+    version = 1
+
+
+def curves_in(markdown: object) -> str:
+    """The page's picture of the curves."""
+    (encoded,) = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", str(markdown))
+    return base64.b64decode(encoded).decode()
+
+
+def test_what_other_processes_train_is_on_the_page_of_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
     """The signs of life of Ray's workers come from the thread that follows their file."""
+    work, job = Workspace(tmp_path / "work"), Training()
+    folder = work.folder(job).with_suffix(".work")
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("REGLAGE_TENSORBOARD_URL", "http://127.0.0.1:6006")
 
     @task(task_run_name="train tune")
     def training() -> None:
-        with curves.follow(tmp_path, "tune", 40, every_seconds=0.02), (tmp_path / curves.FILE).open("w") as file:
-            for step in range(1, 41):
+        with curves.follow(folder, "tune", 40, every_seconds=0.02), (folder / curves.FILE).open("w") as file:
+            for step in range(1, 31):
                 file.write(json.dumps({"step": step, "loss": 1.0 / step, "samples_per_second": 8.0}) + "\n")
                 file.flush()
-                time.sleep(0.04)
-            file.write(json.dumps({"step": 40, "validation_loss": 0.5}) + "\n")
+                time.sleep(0.03)
+            file.write(json.dumps({"step": 30, "validation_loss": 0.5}) + "\n")
 
     @flow
-    def run() -> None:
-        with listen(PageProgress("Tickets B")):
-            training.submit().wait()
+    def run(*, trains: bool) -> None:
+        with live_page("Tickets B", work) as shown:
+            shown.begun(Step(training, job, "tune"))
+            if trains:
+                training.submit().wait()
+                note("labels", "2 labels are rare")
+                emit("evaluate home", 1, 2, "rows")
+            shown.ended("Published as demo@1 in file:/r")
 
     with caplog.at_level(logging.INFO):
-        state = run(return_state=True)
+        state = run(trains=True, return_state=True)
     (shown,) = page(state.state_details.flow_run_id)
-    assert (shown.key, shown.type) == ("progress-tickets-b-train-tune", "markdown")
-    assert shown.task_run_id is not None
-    assert shown.description == "train tune 40/40 steps  loss 0.025  samples/s 8  validation loss 0.5"
-    assert "**100%**" in str(shown.data)
+    assert (shown.key, shown.type) == ("progress-tickets-b", "markdown")
+    assert shown.description == "Published as demo@1 in file:/r"
+    assert "[TensorBoard](http://127.0.0.1:6006)" in str(shown.data)
+    assert "- 2 labels are rare" in re.sub(r"! ", "", str(shown.data))
+    drawn = curves_in(shown.data)
+    assert len(drawn) < 20_000
+    assert drawn.count("<circle") == 1
+    assert drawn.count("tune · loss") == 1
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("train tune ")]
     assert 2 <= len(said) <= 12
-    assert all("left" in line for line in said if "40/40" not in line)
+    assert re.match(r"train tune (2[4-9]|30)/40 steps  loss 0.0\d+  samples/s 8", said[-1])
+    assert all(line.endswith("left") for line in said[1:])
+    assert not [r for r in caplog.records if r.getMessage() == "Finished in state Completed()" and r.name != "flow"]
+    (again,) = page(run(trains=False, return_state=True).state_details.flow_run_id)
+    axis = "".join(re.findall(r'stroke-width="[^"]*"', drawn))  # killed before it heard how long the training is
+    assert "".join(re.findall(r'stroke-width="[^"]*"', curves_in(again.data))) == axis
+    assert curves_in(again.data).count("<circle") == 1
+
+
+def test_the_page_says_while_it_trains_how_far_it_is_and_when_it_ends(tmp_path: Path):
+    page = LivePage("tickets", Workspace(tmp_path))
+    page(Progress("ingest home", 1, 1, STAGE, {"seconds": 2.0, "rows_in": 9.0, "rows_kept": 8.0, "dropped empty": 1.0}))
+    page(Progress("train tune", 10, 40, curves.STEPS, {"loss": 0.5}))
+    time.sleep(0.2)
+    page(Progress("train tune", 20, 40, curves.STEPS, {"samples_per_second": 3.0}))
+    markdown, line = page.page(draw=True)
+    assert re.fullmatch(r"train tune 20/40 steps  loss 0.5  samples/s 3  0 s left", line)
+    assert "**50%** of train tune" in markdown
+    assert "| ingest home | 2.0 s, 8 of 9 rows kept" in markdown
+    page(Progress("train tune", 1, 1, STAGE, {"seconds": 3.0}))
+    page(Progress("evaluate home validation", 5, 10, "rows", {}))
+    assert page.page(draw=True)[1].startswith("evaluate home validation 5/10 rows")
 
 
 def test_a_text_of_the_page_is_replaced_also_when_the_run_was_suspended_between():
@@ -196,11 +310,11 @@ def test_a_text_of_the_page_is_replaced_also_when_the_run_was_suspended_between(
         assert [artifact.data for artifact in page(this)] == ["promoted"]
 
 
-def test_a_server_that_is_away_ends_no_training(monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_is_away_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def away(*_: object) -> None:
         raise httpx.ConnectError("refused")
 
-    monkeypatch.setattr(run_page, "show_markdown", away)
+    monkeypatch.setattr(live, "show_markdown", away)
 
     @task
     def training() -> int:
@@ -209,7 +323,7 @@ def test_a_server_that_is_away_ends_no_training(monkeypatch: pytest.MonkeyPatch)
 
     @flow
     def run() -> int:
-        with listen(PageProgress("tiny")):
+        with live_page("tiny", Workspace(tmp_path)):
             return training()
 
     assert run() == 7

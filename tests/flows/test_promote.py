@@ -78,7 +78,10 @@ def test_promote_twice_and_roll_back(registry: ModelRegistry):
     shown = run(rollback, registry)
     assert shown.message == "nothing moved: demo@champion means version 3 (entry 2); approve to let it mean version 1"
     back = run(rollback, registry, approve=True, who="bob", why="complaints")
-    assert back.message == "demo@champion is now version 1 (before: version 3), entry 3"
+    assert (
+        back.message
+        == "demo@champion is now version 1 (before: version 3), entry 3; no retraining promotes until a person does"
+    )
     assert back.result().version == 1
     history = registry.history("demo", "champion")
     assert [(entry.version, entry.why) for entry in history] == [(1, "the first"), (3, ""), (1, "complaints")]

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from prefect import flow
+from prefect import flow, get_client
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
@@ -73,8 +73,10 @@ def up_to_the_decision(recipe: Recipe, work: Path) -> Challenge:
 
 
 @flow
-def decided(recipe: Recipe, work: Path, found: Challenge, approval: Approval | None) -> Challenge:
-    return settle(recipe, Runner(Workspace(work)), found, approval)
+def decided(
+    recipe: Recipe, work: Path, found: Challenge, approval: Approval | None, shown_hold: int | None = None
+) -> Challenge:
+    return settle(recipe, Runner(Workspace(work)), found, approval, shown_hold)
 
 
 @pytest.fixture
@@ -96,6 +98,8 @@ def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Mode
     assert (state.name, first.what, model.champion()) == ("Promoted", "promoted", 1)
     assert first.worth is not None
     assert first.worth.reasons == ("there is no champion yet",)
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(state.state_details.flow_run_id).name == "retrain-tiny · tiny-router@1 promoted"
     state, second = model.retrain()
     assert (state.name, second.what) == ("Skipped", "skipped")
     assert state.is_completed()
@@ -270,6 +274,26 @@ def test_a_person_decides_where_the_recipe_asks_for_it(
         assert entry.why.endswith("; looks right")
     else:
         assert kept.champion() == 1
+
+
+def test_a_person_s_rollback_holds_until_a_person_promotes(
+    kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
+):
+    recipe, found = waiting()
+    kept.registry.promote(NAME, "champion", 2, 1, "ann", "")
+    back = kept.registry.rollback(NAME, "champion", 2, "Ann", "complaints")
+    held = decided(recipe, kept.work, found, None)
+    assert (held.title, kept.champion()) == ("Held", 1)
+    rolled, *_, how = held.reasons
+    assert rolled.startswith(f"Ann rolled tiny-router@champion back to version 1 at {back.at} (complaints): ")
+    assert how.startswith("to promote the challenger: reglage registry promote tiny-router@2 --registry ")
+    assert "# tiny-router: held\n\n- Ann rolled" in markdown(held)
+    by_hand, case = decided(recipe, kept.work, found, Approval(decision="promote", who="Ada")), markdown(found)
+    assert (by_hand.what, "**Held:**" in case) == ("held", False)  # whom nobody told
+    approved = decided(recipe, kept.work, found, Approval(decision="promote", who="Ada"), back.sequence)
+    assert (approved.what, kept.champion()) == ("promoted", 2)
+    assert "**Held:** Ann rolled" in markdown(approved.ended("waiting"))  # judged again: this is what is asked then
+    assert kept.registry.hold(NAME, "champion") is None
 
 
 @pytest.mark.parametrize("answer", [{}, {"decision": "reject"}, {"decision": "promote", "who": "  "}, {"who": "Ann"}])

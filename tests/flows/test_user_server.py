@@ -16,8 +16,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from deployments.machine.checks import prefect
 from flows import prefect_server
-from flows.command_line.doctor import _prefect
 from flows.prefect_server import check_user_server, without_secrets
 from ftlib.errors import StorageError, TransientError
 
@@ -119,9 +119,9 @@ def test_tls_that_fails_names_the_certificate(port: int, monkeypatch: pytest.Mon
 def test_a_profile_is_named_as_such_and_doctor_says_the_same(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     ANSWERS.clear()
-    monkeypatch.setattr("flows.command_line.doctor.user_has_server", lambda: True)
+    monkeypatch.setattr("deployments.machine.checks.user_has_server", lambda: True)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
-        found = _prefect()
+        found = prefect()
     assert not found.ok
     assert found.found.startswith("PREFECT_API_URL of the Prefect profile is http://127.0.0.1:")
     assert "prefect config unset PREFECT_API_URL" in found.remedy

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import TypeAdapter
 
-from flows.command_line.doctor import _extensions
+from deployments.machine import checks
 from ftlib import extensions
 from ftlib.config import Config
 from ftlib.errors import RecipeError
@@ -230,7 +230,7 @@ def test_what_cannot_join_is_one_line_each_and_reading_a_recipe_is_refused(insta
     }
     lines = str(refused.value).splitlines()
     assert len(lines) == len(wanted)
-    seen, *wrong = _extensions()
+    seen, *wrong = checks.extensions()
     assert seen.ok
     assert "most (acme-toys 1.0)" in seen.found
     assert {f"{finding.found}; {finding.remedy}" for finding in wrong if not finding.ok} == {*lines}

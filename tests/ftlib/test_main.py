@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,19 +21,28 @@ from ftlib.__main__ import shadowing
 from ftlib.testing import tiny_recipe
 
 ROOT = Path(__file__).parents[2]
+COMMIT = "c0ffee" * 6 + "c0ff"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout in an environment of its own, which sees what ours has but not the checkout."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout's files, built without its repository."""
     root = tmp_path_factory.mktemp("wheel")
-    for name in ("ftlib", "flows", "tasks"):
+    for name in ("ftlib", "flows", "tasks", "deployments", "recipes", "docs"):
         shutil.copytree(ROOT / name, root / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "requirements.lock", "README.md", "CHANGELOG.md", "LICENSE"):
         shutil.copy(ROOT / name, root / "source" / name)
     build = [sys.executable, "-c", "from setuptools.build_meta import build_wheel; build_wheel('..')"]
-    subprocess.run(build, check=True, capture_output=True, cwd=root / "source")
-    (wheel,) = root.glob("*.whl")
+    environment = {**os.environ, "REGLAGE_COMMIT": COMMIT}
+    subprocess.run(build, check=True, capture_output=True, cwd=root / "source", env=environment)
+    (built,) = root.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It in an environment of its own, which sees what ours has but not the checkout."""
+    root = tmp_path_factory.mktemp("installed")
     venv.create(root / "venv", symlinks=True)
     (packages,) = (root / "venv" / "lib").glob("python*/site-packages")
     # A path in a .pth file: the .pth files there are not read, so an editable install of the checkout is not seen.
@@ -45,12 +56,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**kept, **variables})
+    environment = {**kept, **variables}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, input="a line\n")
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for name in ("flows", "tasks", "ftlib"):
+    for name in ("flows", "tasks", "ftlib", "deployments"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('somebody else’s')\n")
     return tmp_path
@@ -61,13 +73,34 @@ def test_ours_are_found_to_be_ours() -> None:
     assert shadowing("json") == str(Path(os.__file__).parent / "json")
 
 
+def test_a_wheel_carries_what_is_used_outside_a_checkout(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    places = [path for name in ("recipes", "deployments") for path in (ROOT / name).rglob("*")]
+    places += [*ROOT.glob("ftlib/**/*.jinja"), ROOT / "ftlib" / "py.typed"]
+    kept = {".yaml", ".md", ".py", ".jinja", ".typed"}
+    wanted = {path.relative_to(ROOT).as_posix() for path in places if path.suffix in kept}
+    wanted |= {
+        path.relative_to(ROOT).as_posix() for top in ("ftlib", "flows", "tasks") for path in ROOT.glob(f"{top}/**/*.py")
+    }
+    assert wanted <= names
+    name = f"reglage-{ftlib.__version__}"
+    assert f"{name}.dist-info/licenses/LICENSE" in names
+    pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")}
+    assert {f"{name}.data/data/share/doc/reglage/{page}" for page in pages} <= names
+    roots = {name.partition("/")[0] for name in names}
+    assert roots == {"deployments", "flows", "ftlib", "recipes", "tasks", f"{name}.data", f"{name}.dist-info"}
+
+
 def test_a_wheel_in_a_folder_with_packages_of_these_names(installed: Path, project: Path) -> None:
     version = run(installed / "reglage", "--version", cwd=project)
-    assert (version.returncode, version.stdout.split()[-1], version.stderr) == (0, ftlib.__version__, "")
+    lock = hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()[:12]
+    assert (version.returncode, version.stderr) == (0, "")
+    assert version.stdout == f"reglage {ftlib.__version__}, commit {COMMIT}, lock {lock}\n"
     # What the temporary server is started as, and a worker with the deployments' job variables.
     for options, variables in ((["-P"], {}), ([], {"PYTHONSAFEPATH": "1"})):
         where = "from importlib.util import find_spec as f; print(*(f(name).origin for name in NAMES))"
-        where = where.replace("NAMES", "('ftlib.__main__', 'tasks.train', 'flows.finetune', 'flows.prefect_server')")
+        names = ("ftlib.__main__", "tasks.train", "flows.finetune", "flows.prefect_server", "deployments.automations")
+        where = where.replace("NAMES", repr(names))
         done = run(installed / "python", *options, "-c", where, cwd=project, **variables)
         assert done.returncode == 0, done.stderr
         assert all(path.startswith(str(installed.parent)) for path in done.stdout.split())
@@ -83,12 +116,27 @@ def test_a_wheel_in_a_folder_with_packages_of_these_names(installed: Path, proje
 @pytest.mark.ray
 @pytest.mark.prefect
 def test_a_run_from_a_wheel_there(installed: Path, project: Path) -> None:
+    """One of Ray's workers trains, one evaluates; what is published says which commit made it."""
     recipe = tiny_recipe(project)
-    recipe.write_text(recipe.read_text().replace("workers: 0", "workers: 1"))
-    checked = run(installed / "reglage", "check", recipe.name, cwd=project)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    done = run(installed / "reglage", "run", recipe.name, cwd=project)
-    assert done.returncode == 0, done.stdout + done.stderr
+    recipe.write_text(recipe.read_text().replace("workers: 0", "workers: 1, evaluation_workers: 1"))
+    commands: list[list[str]] = [
+        ["init", "--example", "quickstart"],
+        ["check", "recipes/quickstart.yaml"],
+        ["check", recipe.name],
+        ["run", recipe.name],
+        ["predict", "tiny-router@1"],
+        ["lineage", "tiny-router@1"],
+    ]
+    said = ""
+    for command in commands:
+        done = run(installed / "reglage", *command, cwd=project)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        said = done.stdout
+    assert f"commit {COMMIT}" in said
+    helper = run(
+        installed / "python", "-P", "-m", "recipes.icons", "rows/icons", "nothing.deb", cwd=project, PATH="/nowhere"
+    )
+    assert helper.stderr.startswith("icons: apt-get is not on this machine")
 
 
 def test_what_shadows_them_all_the_same_is_one_line(project: Path) -> None:

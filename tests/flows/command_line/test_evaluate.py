@@ -113,7 +113,7 @@ def test_a_published_version_is_the_folder_it_was_made_from(
     ("words", "message"),
     [
         (["nowhere"], "'nowhere' is no folder here"),
-        (["ONE", "--evaluation", "nothing"], "--evaluation nothing: tiny has home, away"),
+        (["ONE", "--evaluation", "nothing"], "evaluation nothing: tiny has home, away"),
         (["package:nowhere_at_all/model"], "there is no installed package 'nowhere_at_all'"),
         (["ONE", "ONE"], "is named twice"),
         (["BARE"], "has no head for 'labeled' rows to measure"),

@@ -277,8 +277,8 @@ def test_another_base_than_the_adapter_names_is_said(trail: list[Checkpoint], tm
         (["base", "dora", "--alpha", "0.3", "--as-adapter"], "cannot be scaled (use_dora)"),
         (["dora", "base", "--alpha", "0.3"], "is an adapter, which stands on another model: give that model as A"),
         (["base", "tune", "--alpha", "0.3", "--as-adapter"], "has no adapter_config.json"),
-        (["base", "dora", "dora", "--method", "ties", "--as-adapter"], "--alpha alone goes with it"),
-        (["base", "dora", "--alpha", "1", "--as-adapter", "--max-shard-mb", "1"], "--alpha alone goes with it"),
+        (["base", "dora", "dora", "--method", "ties", "--as-adapter"], "alpha alone goes with it"),
+        (["base", "dora", "--alpha", "1", "--as-adapter", "--max-shard-mb", "1"], "alpha alone goes with it"),
     ],
 )
 def test_what_an_adapter_cannot_be_is_one_line(
@@ -296,19 +296,19 @@ def test_what_an_adapter_cannot_be_is_one_line(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--method", "lerp"], "--method lerp: alpha: required, but absent"),
+        (["--method", "lerp"], "method lerp: alpha: required, but absent"),
         (["--alpha", "1.5"], "alpha: input should be less than or equal to 1"),
         (["--method", "ties", "--option", "density"], "write name=value with a JSON value"),
         (
             ["--method", "ties", "--option", "densty=0.3"],
-            "--method ties: densty: unknown field; did you mean 'density'?; allowed: density, kind, scale",
+            "method ties: densty: unknown field; did you mean 'density'?; allowed: density, kind, scale",
         ),
         (["--method", "ties", "--option", "density=3"], "density: input should be less than or equal to 1, got 3"),
         (
             ["--alpha", "0.5", "--option", 'kind="slerp"'],
-            "--option 'kind=\"slerp\"': that is what --method says; leave the option out",
+            "option 'kind=\"slerp\"': that is what method says; leave the option out",
         ),
-        (["--alpha", "0.5", "--option", "alpha=0.4"], "--option 'alpha=0.4': that is what --alpha says"),
+        (["--alpha", "0.5", "--option", "alpha=0.4"], "option 'alpha=0.4': that is what alpha says"),
     ],
 )
 def test_wrong_numbers_are_one_line(words: list[str], message: str, trail: list[Checkpoint], tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from flows.command_line.interpolate import METHODS
 from flows.command_line.main import main
+from ftlib.merging.methods import METHODS
 
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 

@@ -68,7 +68,6 @@ def publish(
     (place / "recipe.yaml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.tracked.Runner", PlainRunner)
-        patch.setattr("flows.finetune.RunPage", lambda *_: lambda *_: None)
         record: Any = finetune.fn(str(place / "recipe.yaml"), work=str(place / "work")).data
     assert isinstance(record.result, ModelVersion)
     registry = ModelRegistry(LocalStore(place / "registry"))

@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from deployments.machine.checks import examine
 from flows.command_line.console import UserPath
-from flows.command_line.doctor import examine
 from flows.command_line.main import main
 from ftlib.config import user_path
 from ftlib.data.sources.files import Files

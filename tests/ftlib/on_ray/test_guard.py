@@ -27,6 +27,15 @@ def test_what_names_the_folder_ends_with_the_block_and_nothing_else_does(tmp_pat
         other.wait()
 
 
+def test_what_has_taken_a_title_is_known_by_its_open_log(tmp_path: Path):
+    """As Ray's agents do: their title overwrites what they were started with."""
+    (tmp_path / "one").mkdir()
+    mine = (tmp_path / "one" / "driver.log").open("w")  # the run's own process is spared
+    with mine, guarded(str(tmp_path / "one")), (tmp_path / "one" / "agent.log").open("w") as log:
+        left = subprocess.Popen([sys.executable, "-c", SLEEP], stdout=log)
+    assert left.wait(timeout=5) == -9
+
+
 def test_it_ends_too_where_the_process_was_killed(tmp_path: Path):
     code = (
         "import subprocess, sys\n"

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import subprocess
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -93,3 +94,14 @@ def child(call: Callable[[], None]) -> int:
 def exit_code(pid: int) -> int:
     """Wait for a child; negative if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def openssl(*words: str, input: bytes = b"") -> bytes:
+    return subprocess.run(["openssl", *words], input=input, capture_output=True, check=True).stdout
+
+
+def make_keys(folder: Path, name: str, curve: str = "P-256") -> tuple[Path, Path]:
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    openssl("genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{curve}", "-out", str(private))
+    openssl("pkey", "-in", str(private), "-pubout", "-out", str(public))
+    return private, public

@@ -133,6 +133,47 @@ class TestRollback:
             registry.rollback("m", CHAMPION, 2, "ann", "2 is bad")
 
 
+class TestHold:
+    """What promotes by rule asks whether a person has gone back, and nobody promoted since."""
+
+    def test_a_person_s_rollback_holds_until_a_person_promotes(self, registry: ModelRegistry):
+        assert registry.hold("m", CHAMPION) is None
+        move(registry, 1, None)
+        move(registry, 2, 1)
+        assert registry.hold("m", CHAMPION) is None
+        back = registry.rollback("m", CHAMPION, 2, "ann", "complaints")
+        assert registry.hold("m", CHAMPION) == back
+        again = registry.rollback("m", CHAMPION, 3, "bob", "still", to=2)
+        assert registry.hold("m", CHAMPION) == again
+        released = registry.promote("m", CHAMPION, 2, 4, "ann", "2 stays")  # in place already, and yet an entry
+        assert (released.sequence, released.version, registry.hold("m", CHAMPION)) == (5, 2, None)
+        assert registry.promote("m", CHAMPION, 2, 4, "ann", "2 stays") == released  # its reply was lost
+
+    def test_a_rollback_by_rule_neither_begins_nor_ends_one(self, registry: ModelRegistry):
+        for sequence, version in enumerate([1, 2, 3]):
+            move(registry, version, sequence or None)
+        registry.rollback("m", CHAMPION, 3, "monitor", "errors", by="rule")
+        assert registry.hold("m", CHAMPION) is None
+        back = registry.rollback("m", CHAMPION, 4, "ann", "worse", to=1)
+        registry.rollback("m", CHAMPION, 5, "monitor", "errors", to=2, by="rule")
+        assert registry.hold("m", CHAMPION) == back
+
+    def test_who_decided_before_the_rollback_does_not_end_it(self, registry: ModelRegistry):
+        move(registry, 1, None)
+        move(registry, 2, 1)
+        back = registry.rollback("m", CHAMPION, 2, "ann", "complaints")
+        with pytest.raises(ConflictError, match="by entry 3 ann moved it to version 1"):
+            registry.promote("m", CHAMPION, 1, 1, "bob", "decided against entry 1")
+        assert registry.hold("m", CHAMPION) == back
+
+    def test_a_promotion_is_written_as_earlier_releases_read_it(self, registry: ModelRegistry, store: Store):
+        move(registry, 1, None)
+        move(registry, 2, 1)
+        registry.rollback("m", CHAMPION, 2, "ann", "")
+        told = [b"rolled_back" in (store.read(f"models/m/aliases/champion/{n:08d}.json") or b"") for n in (1, 2, 3)]
+        assert told == [False, False, True]
+
+
 class TestDamage:
     def test_an_entry_copied_by_hand_is_refused(self, registry: ModelRegistry, store: Store):
         move(registry, 1, None)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,7 @@ from ftlib.registry import ModelRegistry
 from ftlib.registry.fsck import fsck
 from ftlib.registry.signing import PAYLOAD_TYPE, PublicKey, Signer
 from ftlib.storage import LocalStore
-from tests.ftlib.registry.kit import FILES, fine, staged, stored
-
-
-def openssl(*words: str, input: bytes = b"") -> bytes:
-    return subprocess.run(["openssl", *words], input=input, capture_output=True, check=True).stdout
-
-
-def make_keys(folder: Path, name: str, curve: str = "P-256") -> tuple[Path, Path]:
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    openssl("genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{curve}", "-out", str(private))
-    openssl("pkey", "-in", str(private), "-pubout", "-out", str(public))
-    return private, public
+from tests.ftlib.registry.kit import FILES, fine, make_keys, openssl, staged, stored
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ class Machine(RuleBasedStateMachine):
         self.store = LocalStore(self.place / "r")
         self.versions: list[tuple[str, dict[str, str]]] = []
         self.moves: list[int] = []
+        self.held = False
         self.now = 0.0
         self.publish("first", 0, None)
 
@@ -94,24 +95,32 @@ class Machine(RuleBasedStateMachine):
     def promote(self, data: st.DataObject, calls: int | None) -> None:
         version = data.draw(st.integers(1, len(self.versions)))
         self.move(
-            version, lambda: self.act(calls).promote("m", CHAMPION, version, len(self.moves) or None, "me", "why")
+            version,
+            lambda: self.act(calls).promote("m", CHAMPION, version, len(self.moves) or None, "me", "why"),
+            False,
         )
 
     @precondition(lambda self: len(set(self.moves)) > 1)
     @rule(calls=calls)
     def rollback(self, calls: int | None) -> None:
         version = [there for there in self.moves if there != self.moves[-1]][-1]
-        self.move(version, lambda: self.act(calls).rollback("m", CHAMPION, len(self.moves), "me", "why"))
+        self.move(version, lambda: self.act(calls).rollback("m", CHAMPION, len(self.moves), "me", "why"), True)
 
     def act(self, calls: int | None) -> ModelRegistry:
         return self.registry(calls)
 
-    def move(self, version: int, act: Callable[[], object]) -> None:
-        same = bool(self.moves) and self.moves[-1] == version
+    def move(self, version: int, act: Callable[[], object], back: bool) -> None:
+        same = bool(self.moves) and self.moves[-1] == version and not self.held
+
+        def moved() -> None:
+            if not same:
+                self.moves.append(version)
+                self.held = back
+
         self.attempt(
             act,
             lambda: same or self.store.size(f"models/m/aliases/champion/{len(self.moves) + 1:08d}.json") is not None,
-            lambda: None if same else self.moves.append(version),
+            moved,
         )
 
     @precondition(lambda self: self.moves)
@@ -119,7 +128,7 @@ class Machine(RuleBasedStateMachine):
     def promote_too_late(self, data: st.DataObject) -> None:
         version = data.draw(st.integers(1, len(self.versions)))
         expected = data.draw(st.integers(0, len(self.moves) + 1).filter(lambda n: n != len(self.moves))) or None
-        if version == self.moves[-1]:
+        if version == self.moves[-1] and not self.held:
             assert self.registry().promote("m", CHAMPION, version, expected, "me", "").sequence == len(self.moves)
         else:
             with pytest.raises(ConflictError):

@@ -30,7 +30,7 @@ from ftlib.published.card import model_card
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.report.content import signed
-from ftlib.report.figures import CHOSEN, _running_mean
+from ftlib.report.figures import CHOSEN, running_mean
 from ftlib.report.report import Report
 from ftlib.report.whole_page import _drawn
 from ftlib.stages.evaluate import EvaluateJob, evaluate
@@ -482,9 +482,9 @@ def test_what_forgetting_is_measured_against(made: tuple[ReportJob, Workspace, R
     assert retained_reference((base, tune)) is None
 
 
-def test_a_running_mean_of_a_constant_is_the_constant_from_the_first_step() -> None:
-    assert _running_mean([2.0] * 50) == pytest.approx([2.0] * 50)
-    assert _running_mean([0.0] * 100 + [1.0] * 100)[-1] > 0.99
+def test_arunning_mean_of_a_constant_is_the_constant_from_the_first_step() -> None:
+    assert running_mean([2.0] * 50) == pytest.approx([2.0] * 50)
+    assert running_mean([0.0] * 100 + [1.0] * 100)[-1] > 0.99
 
 
 @pytest.mark.parametrize(

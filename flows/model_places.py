@@ -1,20 +1,18 @@
-"""Find the model folder that a command names: a path, a stage's output, a bucket, a package or a version."""
+"""Find the model folder that a command or a form names: a path, a stage's output, a bucket, a package or a version."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import click
-
-from flows.command_line.console import UserPath
-from flows.command_line.registry_options import open_registry
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
 from ftlib.models.adapter import Bases
 from ftlib.models.checkpoint import model_in
 from ftlib.models.folder import package_folder
-from ftlib.storage import Place
+from ftlib.registry import ModelRegistry
+from ftlib.storage import Place, open_store
 from ftlib.storage.model_folders import fetch_folder
 from ftlib.storage.place import FOLDERS, is_remote
 from ftlib.workspace import make_cache, user_cache
@@ -47,6 +45,15 @@ def check_named_once(command: str, models: Sequence[str]) -> None:
         raise RecipeError(f"{command}: {', '.join(twice)} is named twice; name every model once")
 
 
+@contextmanager
+def called(name: str, folder: Path) -> Generator[None]:
+    """Let what is wrong with a model be said under the name that the user gave it, not the place it was fetched to."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(folder), name)) from error
+
+
 def bases(registry: Place, given: tuple[Path, ...] = ()) -> Bases:
     """Say where the models that adapters stand on are looked for: folders that are given, and the registry's versions.
 
@@ -56,14 +63,4 @@ def bases(registry: Place, given: tuple[Path, ...] = ()) -> Bases:
 
 
 def _version(spec: str, registry: Place) -> Path:
-    return open_registry(registry).folder_of(spec, make_cache(user_cache()) / "versions")
-
-
-base_option = click.option(
-    "--base",
-    "given",
-    type=UserPath(exists=True, file_okay=False),
-    multiple=True,
-    metavar="FOLDER",
-    help="The model that an adapter stands on, where it is not found by its name; its digest is compared. Repeatable.",
-)
+    return ModelRegistry(open_store(registry)).folder_of(spec, make_cache(user_cache()) / "versions")

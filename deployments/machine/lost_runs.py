@@ -1,0 +1,77 @@
+"""Runs that Prefect takes for alive or for cancelled, and that are not: put right by the one who can look.
+
+Heartbeats find a dead run, too, but only after three are missing; and a cancel never reaches a run whose worker died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deployments.machine.api import GOING_ON, Api, Run
+from deployments.machine.processes import Process, kill, running_flows
+from ftlib.errors import TransientError
+
+LOOKS = {"RUNNING": 2, "CANCELLING": 2, "PENDING": 4}
+"""How many looks old a state must be: a worker may be about to start, to end or to report the run."""
+
+
+@dataclass
+class LostRuns:
+    """Looks for runs of this installation that go on in Prefect and nowhere else."""
+
+    api: Api
+    pool: str
+    say: Callable[[str], None]
+    _seen: dict[str, int] = field(default_factory=dict[str, int])
+    """How often each state of a run was seen, by its id."""
+
+    def look(self, worker: Process | None = None) -> None:
+        """End the runs that have no process, and the processes of cancelled runs that no worker watches.
+
+        Where no worker lives that could be about to start a run or to report one, one look is enough.
+        """
+        try:
+            runs = self.api.runs(GOING_ON, self.pool)
+            flows = running_flows()  # after the question: a run that ended meanwhile is asked about, none is missed
+            self._seen = {run.state_id: self._seen.get(run.state_id, 0) + 1 for run in runs}
+            for run in runs:
+                if worker is not None and self._seen[run.state_id] < LOOKS[run.state]:
+                    continue
+                if run.id not in flows:
+                    self.end(run)
+                elif run.state == "CANCELLING":
+                    self._kill_orphans(run, flows[run.id], worker)
+        except TransientError:  # the server is just starting again; there is another look
+            pass
+
+    def _kill_orphans(self, run: Run, processes: list[Process], worker: Process | None) -> None:
+        """End a cancelled run whose worker died: no other worker hears of the cancel."""
+        if any(worker is not None and one.descends_from({worker.pid}) for one in processes):
+            return
+        kill(processes)  # asked to end, it would say that it crashed, and be run again
+        self.end(run)
+
+    def end(self, run: Run) -> None:
+        """Give a run without a process its last state."""
+        if run.state == "CANCELLING":
+            self.api.end_run(run, "CANCELLED", "Cancelled", "Its process is gone.")
+            self.say(f"run {run.name!r} was being cancelled, and its process is gone: cancelled")
+            return
+        message = "Its process is gone: it was killed, or the machine stopped. Run again, it goes on from where it was."
+        self.api.end_run(run, "CRASHED", "Crashed", message)
+        self.say(f"run {run.name!r} has no process any more: crashed")
+
+
+def put_back(api: Api, stopped: list[Run], say: Callable[[str], None]) -> None:
+    """Let runs that were stopped with their installation wait for the next `up`; a run that is being cancelled ends."""
+    for before in stopped:
+        try:
+            run = api.run(before.id)
+            if before.state == "CANCELLING":
+                LostRuns(api, "", say).end(before)
+            elif run.state in ("CRASHED", "RUNNING", "PENDING"):
+                api.schedule(run, "Stopped together with its machine's installation; it goes on when that is up again.")
+                say(f"run {run.name!r} waits for the next `reglage up`, and goes on then")
+        except TransientError as error:
+            say(f"run {before.name!r}: {error}")

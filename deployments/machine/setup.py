@@ -1,0 +1,59 @@
+"""Bring a server up to date with what an installation runs: `python -P -m deployments.machine.setup [RECIPE]...`.
+
+A program of its own, which ends: the supervisor stays small, and Prefect reads its settings once a process. Its last
+line on stdout is JSON: `pool`, the work pool that the worker is to serve, and `changes`, what was done.
+"""
+
+import json
+import sys
+from typing import Any
+
+from ftlib.errors import RecipeError, ReglageError
+
+
+def set_up(recipes: tuple[str, ...]) -> dict[str, Any]:
+    """Create or update pool, deployments, limits and automations; return the pool's name and a line for each change.
+
+    The environment is the one that $REGLAGE_ENVIRONMENT names. Raises RecipeError for one whose runs are no processes
+    of this machine, and what `deployments.apply` and `reglage deploy` raise.
+    """
+    from deployments.apply import apply
+    from deployments.environment import read_environment
+    from deployments.recipe_deployment import Wishes, deploy_recipe
+
+    environment = read_environment()
+    if environment.pool.type != "process":
+        raise RecipeError(
+            f"environment {environment.name}: pool.type: got {environment.pool.type}, allowed here is process: "
+            "`reglage up` starts runs on this machine; give another environment by --env"
+        )
+    changes = apply(environment)
+    changes += [deploy_recipe(recipe, Wishes(), environment)[1] for recipe in recipes]
+    _take_off_pipe(environment.pool.name)
+    lines = [line for change in changes if change.what != "unchanged" for line in change.lines()]
+    return {"pool": environment.pool.name, "changes": lines}
+
+
+def _take_off_pipe(pool: str) -> None:
+    """Start runs without a pipe to their worker, unless a deployment asks for one.
+
+    A run whose worker was killed goes on, until it writes its next line into a pipe that nobody reads any more. What
+    it says stands on its page in Prefect.
+    """
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    with get_client(sync_client=True) as client:
+        template = client.read_work_pool(pool).base_job_template
+        option = template["variables"]["properties"]["stream_output"]
+        if option.get("default") is not False:
+            option["default"] = False
+            client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(set_up(tuple(sys.argv[1:]))))
+    except ReglageError as problem:
+        print("\n".join(f"reglage: {line}" for line in str(problem).splitlines()), file=sys.stderr)
+        sys.exit(problem.exit_code)

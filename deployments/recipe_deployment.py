@@ -1,0 +1,172 @@
+"""`reglage deploy`: one deployment for a recipe, named for the model it publishes; nobody edits a tracked file.
+
+It belongs to no environment's file: `deployments.apply` leaves it alone, and this leaves alone what a file owns.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.client.schemas.responses import DeploymentResponse
+
+from deployments.changes import Change, delete, deployment_step, find, owned_automations, pool_step, tagged
+from deployments.deployment import BY_HAND, TAG, Deployment, check_parameters, is_owner, recipe_deployment
+from deployments.environment import DeployedRecipe, Environment, Schedule
+from deployments.server import connected
+from ftlib.config import Config
+from ftlib.errors import ConflictError, RecipeError
+from ftlib.recipe.file import load_recipe
+from ftlib.recipe.recipe import Recipe
+
+FLOW = "retrain"
+_APPROVAL = "retrain.approval="
+
+
+class Wishes(NamedTuple):
+    """What is said of a deployment; None: as it is on the server."""
+
+    schedules: tuple[Schedule, ...] | None = None
+    event: bool | None = None
+    approval: Literal["automatic", "by_hand", "recipe"] | None = None
+    work: str | None = None
+    paused: bool | None = None
+
+
+class Deployed(Config):
+    """A recipe's deployment as it is on the server."""
+
+    deployment: str
+    """Flow and name."""
+    model: str
+    """What it publishes; an event's resource is named for it."""
+    recipe: str
+    """Where a run finds the recipe."""
+    schedules: tuple[Schedule, ...]
+    """When it runs by itself."""
+    event: bool
+    """Whether changed data starts it."""
+    approval: str
+    """automatic or by_hand; empty: as the recipe says."""
+    work: str
+    """Its work folder."""
+    paused: bool
+    """Whether neither schedules nor events start it."""
+    pool: str
+    """The work pool."""
+    owner: str
+    """The environment whose file it is in; empty: `reglage deploy` made it."""
+
+
+def deploy_recipe(path: str, wishes: Wishes, environment: Environment) -> tuple[Deployed, Change, bool]:
+    """Create or update a recipe's deployment, and the pool if it is not there.
+
+    Returns the deployment as it is now, what was done, and whether some worker waits for its runs. Raises RecipeError
+    for a recipe that cannot be deployed, ConflictError where another recipe or an environment's file has the name.
+    """
+    recipe = load_recipe(path)
+    with connected() as client:
+        there = find(client, _full_name(recipe, environment))
+        now = _there(client, there) if there else None
+        one = _settled(path, wishes, now)
+        deployment = recipe_deployment(one, environment, BY_HAND)
+        check_parameters(deployment)
+        if now is not None:
+            _check_same(recipe.publish.name, deployment, now)
+        pool = pool_step(client, environment.pool)
+        if pool.change.what == "created":
+            pool.make()
+        step = deployment_step(client, deployment)
+        if step.change.what != "unchanged":
+            step.make()
+        made = find(client, deployment.full_name)
+        assert made is not None
+        return _there(client, made), step.change, _has_worker(client, environment.pool.name)
+
+
+def remove_recipe(path: str, environment: Environment) -> Change:
+    """Delete a recipe's deployment; its runs stay. `path` may be the model's name, where the recipe is gone.
+
+    Raises RecipeError where there is none, ConflictError for one that an environment's file has.
+    """
+    model = path if not Path(path).exists() and _is_name(path) else load_recipe(path).publish.name
+    name = f"{FLOW}/{model}{environment.suffix}"
+    with connected() as client:
+        there = find(client, name)
+        if there is None:
+            raise RecipeError(f"{name} is not deployed; `reglage deploy --list` shows what is")
+        owner = next((tag for tag in there.tags if is_owner(tag)), "")
+        if owner != BY_HAND:
+            who = f"the environment {owner.partition(':')[2]!r}: take it out of its file" if owner else "somebody else"
+            raise ConflictError(f"{name} belongs to {who}; nothing was removed")
+        delete(client, there)
+    return Change(what="deleted", kind="deployment", name=name)
+
+
+def deployed_recipes() -> list[Deployed]:
+    """Return the recipes that are deployed on the server, by name."""
+    with connected() as client:
+        found = [_there(client, one) for one in tagged(client, TAG) if "recipe" in one.parameters]
+    return sorted(found, key=lambda one: one.deployment)
+
+
+def _is_name(text: str) -> bool:
+    return not any(mark in text for mark in "/.")
+
+
+def _full_name(recipe: Recipe, environment: Environment) -> str:
+    return f"{FLOW}/{recipe.publish.name}{environment.suffix}"
+
+
+def _settled(path: str, wishes: Wishes, now: Deployed | None) -> DeployedRecipe:
+    """Return what is to be deployed: what was said, and for the rest what is there."""
+    approval = wishes.approval or (now.approval if now else "") or "recipe"
+    return DeployedRecipe(
+        recipe=path,
+        schedules=wishes.schedules if wishes.schedules is not None else now.schedules if now else (),
+        event=wishes.event if wishes.event is not None else bool(now and now.event),
+        approval=None if approval == "recipe" else cast("Any", approval),
+        work=wishes.work or (now.work if now else None),
+        paused=wishes.paused,
+    )
+
+
+def _check_same(model: str, deployment: Deployment, now: Deployed) -> None:
+    """Raise ConflictError if the model's deployment runs another recipe."""
+    ours = deployment.parameters["recipe"]
+    if now.recipe != ours:
+        raise ConflictError(
+            f"{deployment.full_name} retrains {now.recipe}, which publishes {model!r} too; two recipes of one model "
+            f"would replace each other's versions: give {ours} another publish.name, or remove the other first "
+            f"(`reglage deploy --remove {model}`)"
+        )
+
+
+def _there(client: SyncPrefectClient, there: DeploymentResponse) -> Deployed:
+    """Return a deployment of the server as what was once said of it."""
+    overrides = cast("Sequence[str]", there.parameters.get("overrides") or ())
+    approvals = [text.removeprefix(_APPROVAL) for text in overrides if text.startswith(_APPROVAL)]
+    owner = next((tag for tag in there.tags if is_owner(tag) and tag != BY_HAND), "")
+    flow = client.read_flow(there.flow_id)
+    return Deployed(
+        deployment=f"{flow.name}/{there.name}",
+        model=next((tag for tag in there.tags if there.name.startswith(tag)), there.name),
+        recipe=str(there.parameters["recipe"]),
+        schedules=tuple(
+            # not checked: a person may have made it in the UI
+            Schedule.model_construct(cron=cron, timezone=getattr(one.schedule, "timezone", None), active=one.active)
+            for one in there.schedules
+            if (cron := getattr(one.schedule, "cron", None))
+        ),
+        event=bool(owned_automations(client, there.id)),
+        approval=approvals[-1] if approvals else "",
+        work=str(there.parameters.get("work", "work")),
+        paused=there.paused,
+        pool=there.work_pool_name or "",
+        owner=owner.partition(":")[2],
+    )
+
+
+def _has_worker(client: SyncPrefectClient, pool: str) -> bool:
+    return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(pool))

@@ -1,0 +1,12 @@
+"""What some files hold, guessed from a bounded sample of their rows: source, format and split, each with its reason.
+
+    guess([Path("tickets.csv")], "tickets", Path())      rows: which column is the text, which the label
+    guess([Path("icons/")], "icons", Path())             a folder of images: which folder names the label
+
+A guess is tried before it is made: the format reads the sample, and the policy splits it. So what is proposed works on
+the rows that were looked at, and is no promise about the others.
+"""
+
+from ftlib.data.guess.guess import Guess, guess
+
+__all__ = ["Guess", "guess"]

