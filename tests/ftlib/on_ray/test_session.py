@@ -19,7 +19,6 @@ def test_a_ray_that_does_not_start_is_one_line_and_worth_another_try(monkeypatch
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(
         TransientError, match=r"^Ray did not start on this machine: The current node timed out .*workers: 0$"
-    ):
-        with session(Compute(workers=1)):
-            raise AssertionError("it was used")
+    ), session(Compute(workers=1)):
+        raise AssertionError("it was used")
     assert signal.getsignal(signal.SIGTERM) == before
