@@ -53,7 +53,7 @@ def place(tmp_path: Path) -> Workspace:
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path, uri: str, message: str) -> None:
     with (
         pytest.raises(RecipeError) as raised,
-        tracked(Tracking(mlflow=uri), load_recipe(RECIPE), place(tmp_path), lambda *_: None),
+        tracked(Tracking(mlflow=uri), load_recipe(RECIPE), place(tmp_path), lambda *_: None, lambda *_: None),
     ):
         raise AssertionError("it started")
     assert message in str(raised.value)
@@ -76,7 +76,7 @@ def test_a_run_and_its_resumption_are_one_run(
     train(run_folder, 0, 2)
 
     def stopped() -> None:
-        with tracked(Tracking(mlflow=uri), recipe, work, lambda *_: None) as run:
+        with tracked(Tracking(mlflow=uri), recipe, work, lambda *_: None, lambda *_: None) as run:
             run.begun(asked)
             train(run_folder, 2, 6)
             raise Interrupted("stopped")
@@ -91,7 +91,7 @@ def test_a_run_and_its_resumption_are_one_run(
     cell = {"candidate": "alpha=0.2", "weights": "w", "alpha": 0.2, "evaluation": "home", "split": "validation"}
     report = Measured.model_validate({**cell, "rows": 4, "outcomes": "o", "metrics": {"accuracy": metric}})
     for _ in range(2):  # and once more, when all is done
-        with tracked(Tracking(mlflow=uri), recipe, work, lambda *_: None) as run:
+        with tracked(Tracking(mlflow=uri), recipe, work, lambda *_: None, lambda *_: None) as run:
             run.begun(asked)
             train(run_folder, 4, 9)
             run.made(Step(main, None), EvalReport(measured=(report,)))
@@ -107,7 +107,7 @@ def test_a_run_and_its_resumption_are_one_run(
     assert seen.data.tags["reglage.training.tune"] == "0123"
     assert seen.data.tags["reglage.version"] == "refused: too low"
     other = load_recipe(RECIPE, ["seed=7"])
-    with tracked(Tracking(mlflow=uri), other, work, lambda *_: None) as run:
+    with tracked(Tracking(mlflow=uri), other, work, lambda *_: None, lambda *_: None) as run:
         run.begun(asked)
     assert len(client.search_runs([experiment.experiment_id])) == 2
 
@@ -128,7 +128,7 @@ def test_a_server_that_does_not_answer_holds_nothing_up(
         uri, took = f"http://127.0.0.1:{server.getsockname()[1]}", 0.0
         with listen(lambda sign: said.append(sign.text)):
             began = time.monotonic()
-            with tracked(Tracking(mlflow=uri), recipe, work, lambda *_: None) as run:
+            with tracked(Tracking(mlflow=uri), recipe, work, lambda *_: None, lambda *_: None) as run:
                 run.begun(asked)
                 time.sleep(2.5)
                 took = time.monotonic() - began

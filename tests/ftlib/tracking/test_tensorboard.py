@@ -164,7 +164,9 @@ def test_live(tmp_path: Path) -> None:
     train(final.with_suffix(".work"), 0, 3)
 
     def stopped() -> None:
-        with tracked(Tracking(tensorboard=str(tmp_path / "tb")), recipe, work, lambda *_: heard.append(1)) as run:
+        with tracked(
+            Tracking(tensorboard=str(tmp_path / "tb")), recipe, work, lambda *_: heard.append(1), lambda *_: None
+        ) as run:
             run.begun(Step(main, job, "tune"))
             train(final.with_suffix(".work"), 3, 5)
             raise Interrupted("stopped")
@@ -173,7 +175,9 @@ def test_live(tmp_path: Path) -> None:
         stopped()
     (folder,) = (tmp_path / "tb" / "quickstart").iterdir()
     assert scalars(folder / "tune", "loss") == numbers(*range(1, 6))
-    with tracked(Tracking(tensorboard=str(tmp_path / "tb")), recipe, work, lambda *_: heard.append(1)) as run:
+    with tracked(
+        Tracking(tensorboard=str(tmp_path / "tb")), recipe, work, lambda *_: heard.append(1), lambda *_: None
+    ) as run:
         run.begun(Step(main, job, "tune"))
         train(final.with_suffix(".work"), 4, 6)
         for report in reports:
@@ -195,7 +199,13 @@ def test_a_folder_that_cannot_be_written_warns_once_and_fails_nothing(tmp_path: 
     job: Any = Job()
     with (
         listen(lambda sign: said.append(sign.text)),
-        tracked(Tracking(tensorboard=str(tmp_path / "file" / "tb")), load_recipe(RECIPE), work, lambda *_: None) as run,
+        tracked(
+            Tracking(tensorboard=str(tmp_path / "file" / "tb")),
+            load_recipe(RECIPE),
+            work,
+            lambda *_: None,
+            lambda *_: None,
+        ) as run,
     ):
         run.begun(Step(main, job, "tune"))
     assert len([text for text in said if "the run goes on" in text]) == 1
