@@ -7,6 +7,7 @@ import json
 import os
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from ftlib.config import Config
@@ -27,6 +28,14 @@ class Run(Config):
     """Its type in Prefect: RUNNING, PENDING, ..."""
     state_name: str
     state_id: str
+    due: str | None = None
+    """When a run that is scheduled is to begin."""
+
+    def is_later(self) -> bool:
+        """Say whether nothing but the clock keeps it."""
+        return (
+            self.state == "SCHEDULED" and self.due is not None and datetime.fromisoformat(self.due) > datetime.now(UTC)
+        )
 
 
 class Api:
@@ -66,8 +75,6 @@ class Api:
 
     def worker_polls(self, name: str, since: float, pool: str) -> bool:
         """Say whether a worker of this name has been heard since a time, in seconds since 1970."""
-        from datetime import datetime
-
         try:
             workers = self._call("POST", f"/work_pools/{pool}/workers/filter", {})
         except TransientError:
@@ -109,6 +116,7 @@ def _run(said: dict[str, Any]) -> Run:
         state=said["state_type"],
         state_name=said["state_name"] or "",
         state_id=said["state_id"],
+        due=said.get("next_scheduled_start_time"),
     )
 
 

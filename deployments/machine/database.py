@@ -37,6 +37,7 @@ def check_database(url: str | None) -> None:
 
 
 async def _check(url: str) -> None:
+    """Connect, and look at the version and at what the user may do."""
     import asyncpg
 
     shown = redacted(url)

@@ -74,6 +74,7 @@ def server(folder: StateFolder, port: int, database: str | None) -> Program:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         # Events and heartbeats grow without end otherwise.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.machine.event_order",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_API_URL": os.environ.get("PREFECT_SERVER_UI_API_URL", f"http://{HOST}:{port}/api"),
         "PREFECT_API_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{folder.prefect_home / 'prefect.db'}",
@@ -115,8 +116,8 @@ def tensorboard(folder: StateFolder, port: int) -> Program | None:
 def setup(folder: StateFolder, url: str, environment: str | None, recipes: tuple[Path, ...]) -> Program:
     """Return the program that brings pool, deployments, limits and automations up to date with an environment."""
     command = (sys.executable, "-P", "-m", "deployments.machine.setup", *map(str, recipes))
-    environment = client_settings(folder, url) | {"REGLAGE_HOME": str(folder.home)}
-    return Program(command=command, environment=environment, folder=str(folder.home))
+    settings = {"REGLAGE_HOME": str(folder.home)} | ({"REGLAGE_ENVIRONMENT": environment} if environment else {})
+    return Program(command=command, environment=client_settings(folder, url) | settings, folder=str(folder.home))
 
 
 def _environment(folder: StateFolder, settings: Mapping[str, str]) -> dict[str, str]:

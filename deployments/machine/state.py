@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +21,15 @@ from deployments.machine.ports import HOST
 from deployments.machine.processes import Process
 from ftlib.config import Config
 from ftlib.errors import StorageError
-from ftlib.storage.files import local_errors, private_folder
+from ftlib.storage.files import in_bytes, local_errors, private_folder
 from ftlib.urls import redacted
 from ftlib.workspace import write_durably
 
 FOLDER = ".reglage"
 ELSEWHERE = "choose another --home"
+
+LEAST_BYTES = 50_000_000
+"""Free disk below which nothing is started: a new database, logs and leases."""
 
 Phase = Literal["starting", "up", "stopping", "down"]
 
@@ -103,6 +107,16 @@ class StateFolder:
                 private_folder(folder)
                 if folder.stat().st_mode & 0o077:
                     folder.chmod(0o700)  # it holds the database's password, and what runs logged
+
+    def check_space(self) -> None:
+        """Raise StorageError where a server could not even make its database: it would end without a word."""
+        with local_errors(self.root, elsewhere=ELSEWHERE):
+            free = shutil.disk_usage(self.root).free
+        if free < LEAST_BYTES:
+            raise StorageError(
+                f"{self.root}: {in_bytes(free)} are free, at least {in_bytes(LEAST_BYTES)} are needed; free space "
+                f"there or {ELSEWHERE}"
+            )
 
     def log(self, name: str) -> Path:
         """Return where a service's output goes."""

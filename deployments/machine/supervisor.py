@@ -119,6 +119,7 @@ class Supervisor:
         Whatever it raises, nothing that it started is left.
         """
         self.folder.make()
+        self.folder.check_space()
         with ExitStack() as held:
             try:
                 held.enter_context(exclusive(self.folder.lock, wait=False))
@@ -152,6 +153,7 @@ class Supervisor:
     # -- start
 
     def _start(self) -> None:
+        """Start server and TensorBoard, bring deployments up to date, put lost runs right, then start the worker."""
         self._phase("starting", supervisor=process(os.getpid()), database=self.database)
         self.state = self.state.model_copy(update={"environment": self.environment})
         for name in self.state.services:
@@ -350,6 +352,7 @@ class Supervisor:
                 next_look = time.monotonic() + LOST_SECONDS
 
     def _keep(self, name: str, child: _Child) -> None:
+        """Say that a program died, and start it again once its pause is over."""
         if child.lives():
             return
         if child.process is not None:  # it has just died

@@ -15,6 +15,7 @@ from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.options import home_option
 from ftlib.errors import BusyError, RecipeError, ReglageError
 from ftlib.storage.files import appearing, local_errors, private_folder
+from ftlib.wording import counted
 
 if TYPE_CHECKING:
     from deployments.machine.state import State, StateFolder
@@ -256,9 +257,6 @@ def _said(state: State, folder: StateFolder, how: str) -> str:
 
 def _record(folder: StateFolder, state: State) -> dict[str, Any]:
     """Return what `reglage status --json` prints."""
-    from deployments.machine.api import GOING_ON, WAITING, Api
-    from ftlib.errors import TransientError
-
     services: dict[str, Any] = {}
     for name, service in state.services.items():
         lives = service.process is not None and service.process.lives()
@@ -270,16 +268,7 @@ def _record(folder: StateFolder, state: State) -> dict[str, Any]:
             "url": service.url,
             "note": service.note,
         }
-    runs: dict[str, list[dict[str, str]]] | None = None
-    if services.get("server", {}).get("runs") and state.url:
-        try:
-            api = Api(state.url)
-            runs = {
-                key: [{"id": run.id, "name": run.name, "state": run.state_name} for run in api.runs(states, state.pool)]
-                for key, states in (("going_on", GOING_ON), ("waiting", WAITING))
-            }
-        except TransientError:
-            runs = None
+    runs = _runs(state) if services.get("server", {}).get("runs") and state.url else None
     answers = runs is not None and services.get("worker", {}).get("runs", False)  # TensorBoard is no part of a run
     return {
         "up": state.serves() and state.phase == "up" and answers,
@@ -292,6 +281,27 @@ def _record(folder: StateFolder, state: State) -> dict[str, Any]:
         "queue": state.pool,
         "services": services,
         "runs": runs,
+    }
+
+
+def _runs(state: State) -> dict[str, list[dict[str, str | None]]] | None:
+    """Return the runs that go on, those that wait for a place or a person, and those for which it is too early.
+
+    None if the server does not answer.
+    """
+    from deployments.machine.api import GOING_ON, WAITING, Api
+    from ftlib.errors import TransientError
+
+    try:
+        api = Api(state.url or "")
+        going_on, waiting = api.runs(GOING_ON, state.pool), api.runs(WAITING, state.pool)
+    except TransientError:
+        return None
+    later = sorted((run for run in waiting if run.is_later()), key=lambda run: run.due or "")
+    kinds = {"going_on": going_on, "waiting": [run for run in waiting if not run.is_later()], "scheduled": later}
+    return {
+        kind: [{"id": run.id, "name": run.name, "state": run.state_name, "due": run.due} for run in runs]
+        for kind, runs in kinds.items()
     }
 
 
@@ -312,6 +322,9 @@ def _print(record: dict[str, Any]) -> None:
         return
     for key, title in (("going_on", "going on"), ("waiting", "waiting")):
         runs = record["runs"][key]
-        click.echo(f"  {title:<12} {len(runs) or 'no'} run{'' if len(runs) == 1 else 's'}")
+        click.echo(f"  {title:<12} {counted(len(runs), 'run')}")
         for run in runs[:10]:
             click.echo(f"    {run['name']} ({run['state']}) {record['url']}/runs/flow-run/{run['id']}")
+    if later := record["runs"]["scheduled"]:
+        at = later[0]["due"][:16].replace("T", " ")
+        click.echo(f"  {'scheduled':<12} {counted(len(later), 'run')}, the next at {at} UTC")

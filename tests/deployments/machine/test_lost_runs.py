@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from deployments.machine import api as api_module
-from deployments.machine.api import Api
+from deployments.machine.api import Api, Run
 from deployments.machine.lost_runs import LOOKS, LostRuns, put_back
 from deployments.machine.processes import FLOW_RUN, process
 from ftlib.errors import TransientError
@@ -133,3 +134,12 @@ def test_no_server_is_no_answer_and_no_error(server):
     with pytest.raises(TransientError, match="look at the server's log"):
         nobody.runs(("RUNNING",), POOL)
     LostRuns(nobody, POOL, lambda _: None).look()
+
+
+@pytest.mark.parametrize(
+    ("state", "minutes", "later"),
+    [("SCHEDULED", 5, True), ("SCHEDULED", -5, False), ("PAUSED", 5, False), ("SCHEDULED", None, False)],
+)
+def test_a_run_that_only_the_clock_keeps_does_not_wait(state: str, minutes: int | None, later: bool):
+    due = None if minutes is None else (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
+    assert Run(id="1", name="x", state=state, state_name="", state_id="2", due=due).is_later() == later

@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,3 +49,12 @@ def test_where_no_folder_can_be_made_it_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="choose another --home"):
         StateFolder(tmp_path / "file").make()
+
+
+def test_a_full_disk_is_said_before_anything_starts(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    folder = StateFolder(tmp_path)
+    folder.make()
+    folder.check_space()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=256_000))
+    with pytest.raises(StorageError, match=r"256 kB are free, at least 50\.0 MB are needed; .*choose another --home"):
+        folder.check_space()
