@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RECIPE ?= recipes/quickstart.yaml
+ENGINE ?= docker
 
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -11,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Each call of these packages is checked against its annotations, shapes too; it takes a quarter more time.
 SHAPES := --jaxtyping-packages=ftlib.training,ftlib.kinds,ftlib.merging,ftlib.evaluation,beartype.beartype
 
-.PHONY: run test test-shapes test-slow collect gpu-check gpu-wheels test-s3 ceph postgres lint types contracts imports check
+.PHONY: run test test-shapes test-slow collect gpu-check gpu-wheels test-s3 image ceph postgres lint types contracts imports check
 .PHONY: format clean
 .DEFAULT_GOAL := run
 
@@ -47,6 +48,9 @@ gpu-wheels:  ## what such a machine lacks, in folders that travel: .gpu-wheels/c
 	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/core core
 	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/ray ray
 	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/trl trl
+
+image:  ## the image of infra/compose.yaml by docker, or ENGINE=podman; infra/container.sh where nothing can be pulled
+	$(ENGINE) build -f infra/Dockerfile --build-arg REGLAGE_COMMIT=$$(git rev-parse HEAD) -t reglage:$$(git rev-parse --short HEAD) .
 
 ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
 	apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd ceph-common

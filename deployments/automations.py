@@ -5,6 +5,7 @@ and keeps its deployment's only slot. One that crashed is run again, by the serv
 same page and parameters. Installing again changes nothing.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from prefect import get_client
@@ -29,11 +30,19 @@ RUNS_AGAIN = "RunsAgain"
 PAUSE = timedelta(seconds=60)
 """How long nothing must be heard of a crashed run before it is run again."""
 
+FLOWS = ("finetune", "retrain", "evaluate", "interpolate", "promote", "rollback", "watch", "janitor", "monitor")
+"""Réglage's flows; a server may hold others'."""
+
 RESUMING = ("finetune", "retrain", "evaluate", "interpolate")
 """The flows that go on from where they were. One that moves an alias is for a person to repeat: it may be too late."""
 
+
+def _named(*flows: str) -> ResourceSpecification:
+    return ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": [*flows]})
+
+
 _RESUMABLE = [
-    ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": [*RESUMING]}),
+    _named(*RESUMING),
     ResourceSpecification({"prefect.resource.role": ["deployment"]}),  # no worker starts a run without one
 ]
 
@@ -50,6 +59,13 @@ def automations() -> list[AutomationCore]:
             after="prefect.flow-run.heartbeat",
             within=silence,
             message=f"No heartbeat for {silence}: the process is gone. Run it again; it goes on from where it was.",
+        ),
+        _crash(
+            "reglage: runs that died before their first heartbeat",
+            after="prefect.flow-run.Running",
+            within=silence,
+            message=f"No heartbeat for {silence}: the process is gone. Run again, it goes on from where it was.",
+            related=[_named(*FLOWS)],  # others' may run without any heartbeat
         ),
         _crash(
             "reglage: runs that never start",
@@ -101,10 +117,13 @@ def _run_no_more(name: str) -> AutomationCore:
     return _change(name, trigger, "Failed", StateType.FAILED, message)
 
 
-def _crash(name: str, after: str, within: timedelta, message: str) -> AutomationCore:
+def _crash(
+    name: str, after: str, within: timedelta, message: str, related: Sequence[ResourceSpecification] = ()
+) -> AutomationCore:
     """Crash a run of which nothing is heard any more; any event of it counts, whatever its state is called."""
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        match_related=[*related],
         after={after},
         expect={"prefect.flow-run.*"},
         for_each={"prefect.resource.id"},

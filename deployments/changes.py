@@ -357,7 +357,13 @@ def _schedule_facts(schedule: Any, active: bool) -> dict[str, Any]:
 
 
 def _trigger_facts(owned: Iterable[AutomationCore]) -> dict[str, Any]:
-    return {one.name: automation_facts(one) for one in owned}
+    facts: dict[str, Any] = {}
+    for one in owned:
+        name = one.name
+        while name in facts:  # two that were applied at once: each would start a run
+            name += " again"
+        facts[name] = automation_facts(one)
+    return facts
 
 
 def automation_facts(one: AutomationCore) -> dict[str, Any]:

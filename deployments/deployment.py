@@ -261,6 +261,7 @@ def flow_at(entrypoint: str) -> "Flow[..., Any]":
     return cast("Flow[..., Any]", getattr(import_module(module), name))
 
 
+@cache
 def code_version() -> str:
     """Return Réglage's version and, where it is known, the commit: 0.2.0+1a2b3c4d5e6f."""
     found = re.fullmatch(r"([0-9a-f]{7,64})(-dirty)?", str(code_facts()["commit"]))

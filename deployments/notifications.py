@@ -22,15 +22,13 @@ from prefect.settings import get_current_settings
 from prefect.types import SecretDict
 from pydantic import SecretStr, TypeAdapter
 
+from deployments.automations import FLOWS
 from deployments.environment import Notification, Occasion
 from ftlib.config import Name
 from ftlib.errors import RecipeError, ReglageError, StorageError, first_line
 
 ADDRESS = "REGLAGE_NOTIFY_ADDRESS"
 """Holds the address of a block that is to be made: no secret stands in a command line."""
-
-FLOWS = ("finetune", "retrain", "evaluate", "interpolate", "promote", "rollback", "watch", "janitor", "monitor")
-"""The flows whose runs are spoken of; a server may hold others'."""
 
 DRIFT = "reglage.drift"
 """The event of rows, or of answers, that are no longer like those the model was made with."""

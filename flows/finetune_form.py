@@ -4,11 +4,13 @@ Prefect's form submits the wrong branch of a union of models, and drops what com
 is neither here: what is left empty comes from the recipe, and the strict Recipe is built from the answers.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ftlib.errors import RecipeError
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.training.tuning import tunings
+from ftlib.urls import secret_in
 
 FROM_RECIPE = "from recipe"
 
@@ -114,6 +116,14 @@ class Tracking(BaseModel):
         description="A server, or sqlite:///mlflow.db.",
         json_schema_extra={"position": 1},
     )
+
+    @field_validator("tensorboard", "mlflow")
+    @classmethod
+    def _no_secret(cls, place: str | None) -> str | None:
+        """Raise RecipeError for a secret in a URL: no ValueError, whose message would repeat it."""
+        if place and (secret := secret_in(place)):
+            raise RecipeError(f"tracking: {secret}; give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        return place
 
 
 def answered_recipe(

@@ -130,7 +130,7 @@ class LivePage:
         if sign.unit == STEPS:
             self._totals[sign.stage.removeprefix("train ")] = sign.total
             share = sign.done / sign.total
-            if sign.done >= sign.total or share - going.logged >= EVERY_SHARE:
+            if going.logged < min(1.0, share) and (share >= 1.0 or share - going.logged >= EVERY_SHARE):
                 going.logged = share
                 return progress_line(going.sign, going.left)
         return ""

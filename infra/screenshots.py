@@ -150,12 +150,14 @@ def deployment_id(name: str) -> str:
         return str(client.read_deployment_by_name(f"{name}/{name}").id)
 
 
-def newest_run() -> Any:
-    """Return the flow run that was made last; None where there is none."""
+def newest_run(deployment: str) -> Any:
+    """Return the run of a deployment that was made last; None where there is none."""
     from prefect import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 
     with get_client(sync_client=True) as client:
-        return max(client.read_flow_runs(limit=200), key=lambda run: run.created, default=None)
+        of_it = DeploymentFilter(name=DeploymentFilterName(any_=[deployment]))
+        return max(client.read_flow_runs(deployment_filter=of_it, limit=200), key=lambda r: r.created, default=None)
 
 
 def wait_for_state(run: Any, state: str, seconds: float = 900) -> Any:
@@ -200,7 +202,7 @@ class Photographer:
 
     def __init__(self, page: Page, pages: str, project: Path, out: Path) -> None:
         self.page, self.pages, self.project, self.out = page, pages, project, out
-        self._began = time.monotonic()
+        self._began, self._form = time.monotonic(), ""
 
     def say(self, words: str) -> None:
         """Print what is done, and when."""
@@ -216,6 +218,7 @@ class Photographer:
 
     def form(self, name: str) -> None:
         """Open a deployment's form."""
+        self._form = name
         self.page.size(WIDTH, 2700)
         self.page.open(f"{self.pages}/deployments/deployment/{deployment_id(name)}/run")
         self.page.wait_text("Parameters")
@@ -261,11 +264,11 @@ class Photographer:
 
     def submit(self) -> Any:
         """Submit the form and return the run."""
-        before = newest_run()
+        before = newest_run(self._form)
         self.page.click("Submit")
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            if (run := newest_run()) and (not before or run.id != before.id):
+            if (run := newest_run(self._form)) and (not before or run.id != before.id):
                 self.say(f"submitted {run.name}: {run.parameters}")
                 return run
             time.sleep(0.5)
@@ -338,7 +341,7 @@ def approved(person: Photographer, run: Any) -> None:
     person.run_page(run, "Artifacts")
     person.menu("Resume")
     person.page.wait_text("Decision")
-    person.picture("approval", 1100)
+    person.picture("approval", 1900)
     person.choose("Select", "promote")
     person.fill("Your name", "Ann")
     person.fill("Reason", "good on the shifted rows")
@@ -351,8 +354,6 @@ def measured(person: Photographer) -> None:
     """Measure two versions, and merge them."""
     person.form("evaluate")
     person.add("Models", "ticket-router@1", "ticket-router@2")
-    person.picture("evaluate-form", 1240)
-    person.page.size(WIDTH, 2700)
     run = person.submit()
     ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
@@ -376,15 +377,15 @@ def merged(person: Photographer) -> None:
 
 
 def promoted(person: Photographer) -> None:
-    """Ask what a promotion would change."""
+    """Ask in the form what a promotion would change."""
     person.form("promote")
     person.fill("Model", "ticket-router")
     person.fill("Version", "1")
+    person.picture("promote", 1060)
+    person.page.size(WIDTH, 2700)
     run = person.submit()
     ended = wait_for_state(run, "COMPLETED")
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
-    person.artifact(next(iter(artifacts(run).values())))
-    person.picture("promote", 760)
 
 
 def main() -> None:

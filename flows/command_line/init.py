@@ -58,6 +58,7 @@ def _example(example: str, folder: Path, as_json: bool) -> None:
 
 
 def _draft(files: tuple[Path, ...], name: str | None, folder: Path, model: str | None, as_json: bool) -> None:
+    """Guess, write the recipe first, so that nothing else is written where it is there already, and say why."""
     from ftlib.data.guess import guess
     from ftlib.recipe.draft import draft, first_commands
 

@@ -1,8 +1,11 @@
 """`reglage work list | gc`: what lies in a work folder, who needs it, and what nobody does."""
 
 from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,54 +34,53 @@ ignore_option = click.option(
 )
 
 
+def policy_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what is kept though nobody needs it; the command gets one `policy`."""
+
+    @wraps(command)
+    def judged(*args: Any, keep_days: float, keep_runs: int, **options: Any) -> None:
+        if not 0.0 <= keep_days < inf:
+            raise RecipeError(f"--keep-days: got {keep_days:g}, allowed are days from 0 on")
+        command(*args, policy=WorkPolicy(keep_days=keep_days, keep_runs=keep_runs), **options)
+
+    days = click.option(
+        "--keep-days", type=float, default=14.0, show_default=True, help="Keep what was used in so many days."
+    )
+    runs = click.option(
+        "--keep-runs",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Keep what the last so many runs of every recipe used.",
+    )
+    return days(runs(judged))
+
+
 @work.command("list")
+@policy_options
 @click.option("--all", "every", is_flag=True, help="Every output, not only sums by stage.")
 @ignore_option
 @work_option
 @json_option
-def list_work(every: bool, ignore: tuple[str, ...], work: Path, as_json: bool) -> None:
+def list_work(policy: WorkPolicy, every: bool, ignore: tuple[str, ...], work: Path, as_json: bool) -> None:
     """List what the folder holds by stage, with size and age, and who needs it."""
-    found = collect_work(work.absolute(), WorkPolicy(), ignore=ignore)
+    found = collect_work(work.absolute(), policy, ignore=ignore)
     emit(lambda: _print_list(found, every=every), found.model_dump(mode="json"), as_json)
 
 
 @work.command()
-@click.option(
-    "--keep-days",
-    type=float,
-    default=14.0,
-    show_default=True,
-    help="Keep what was used in so many days.",
-)
-@click.option(
-    "--keep-runs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Keep what the last so many runs of every recipe used.",
-)
+@policy_options
 @click.option("--yes/--dry-run", "delete", default=False, show_default="--dry-run", help="Delete, or only say what.")
-@click.option("--cache/--no-cache", default=True, show_default=True, help="Also what was pulled into the user's cache.")
+@click.option("--cache", is_flag=True, help="Also the user's cache of pulled versions, which all projects share.")
 @ignore_option
 @work_option
 @json_option
-def gc(
-    keep_days: float,
-    keep_runs: int,
-    delete: bool,
-    cache: bool,
-    ignore: tuple[str, ...],
-    work: Path,
-    as_json: bool,
-) -> None:
+def gc(policy: WorkPolicy, delete: bool, cache: bool, ignore: tuple[str, ...], work: Path, as_json: bool) -> None:
     """Delete what nobody needs: it is made, or fetched, again if somebody asks for it.
 
     Runs may go on meanwhile. Kept are the last runs of every recipe, what champions were trained on, what waits for an
     answer, what a process uses, and whatever was used within the hour.
     """
-    if not 0.0 <= keep_days < inf:
-        raise RecipeError(f"--keep-days: got {keep_days:g}, allowed are days from 0 on")
-    policy = WorkPolicy(keep_days=keep_days, keep_runs=keep_runs)
     parts = [collect_work(work.absolute(), policy, delete=delete, ignore=ignore)]
     if cache:
         parts.append(collect_cache(user_cache(), policy, delete=delete))

@@ -117,7 +117,7 @@ class PreparedSplit:
             supervised=collate.sent(torch.from_numpy(terms)),
             targets=None if targets is None else collate.sent(targets),
             terms=int(terms.sum()),
-            rows=np.asarray(rows, np.int64),
+            rows=np.array(rows, np.int64),  # a copy: torch takes no view that runs backwards
             columns={name: collate.sent(of.tensor(rows)) for name, of in self.scores.items()},
             task=self.task,
         )

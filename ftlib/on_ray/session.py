@@ -20,6 +20,7 @@ import ray
 from ray._private import ray_constants
 from ray.job_config import JobConfig
 
+from ftlib.errors import TransientError, first_line
 from ftlib.on_ray.guard import guarded
 from ftlib.training.compute import Compute
 from ftlib.training.reproducible import CUBLAS, CUBLAS_VALUE
@@ -37,7 +38,8 @@ def session(compute: Compute) -> Generator[None]:
     """Have a Ray to train on while the block runs. Call it from the main thread.
 
     `ray.init` takes SIGTERM for itself, and with it Prefect's cancellation: the handlers are put back. The address is
-    explicit, since `ray.init()` alone attaches to any cluster of this machine, whoever owns it.
+    explicit, since `ray.init()` alone attaches to any cluster of this machine, whoever owns it. Raises TransientError
+    where Ray does not start.
     """
     if compute.ray_address != "local" or ray.is_initialized():
         yield
@@ -73,6 +75,11 @@ def _start(compute: Compute, folder: str) -> None:
             job_config=job_config(),
             _temp_dir=folder,
         )
+    except Exception as error:  # Ray raises the bare class for a node that is too slow to start
+        raise TransientError(
+            f"Ray did not start on this machine: {first_line(error)}; run again when it has less to do, or set "
+            "compute.workers: 0"
+        ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = networked
         os.umask(mask)

@@ -23,10 +23,10 @@ def server() -> Iterator[None]:
 @pytest.mark.prefect
 def test_installing_again_brings_up_to_date_and_adds_nothing(server: None):
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
-        assert [line.split(":")[0] for line in install(automations())] == ["created"] * 4
+        assert [line.split(":")[0] for line in install(automations())] == ["created"] * 5
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
         wanted = automations()
-        assert [line.split(":")[0] for line in install(wanted)] == ["updated"] * 4
+        assert [line.split(":")[0] for line in install(wanted)] == ["updated"] * 5
     with get_client(sync_client=True) as client:
         for automation in wanted:
             (there,) = client.read_automations_by_name(automation.name)
@@ -38,7 +38,8 @@ def test_installing_again_brings_up_to_date_and_adds_nothing(server: None):
 def test_the_patience_follows_the_heartbeat():
     for beat in (30, 180):
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beat}):
-            gone, never, *_ = automations()
+            gone, at_once, never, *_ = automations()
+            assert at_once.trigger.within == gone.trigger.within
             assert gone.trigger.within == timedelta(seconds=3 * beat)
             assert never.trigger.within > timedelta(minutes=10)
 
@@ -98,3 +99,13 @@ def test_it_is_run_again_twice_and_a_person_s_retries_do_not_count(again: tuple[
     assert trigger.expects(f"prefect.flow-run.{RUNS_AGAIN}")
     assert not trigger.expects("prefect.flow-run.AwaitingRetry")
     assert {*trigger.for_each} == {"prefect.resource.id"}
+
+
+def test_a_run_that_died_before_its_first_heartbeat_is_found_and_others_that_never_beat_are_left():
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
+        _, at_once, *_ = automations()
+    trigger = EventTrigger.model_validate(at_once.trigger.model_dump(mode="json"))
+    assert trigger.starts_after("prefect.flow-run.Running")
+    assert trigger.expects("prefect.flow-run.heartbeat")
+    assert trigger.covers(event("Running"))
+    assert not trigger.covers(event("Running", flow="somebody-s"))

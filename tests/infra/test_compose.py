@@ -1,6 +1,7 @@
 """What can be held of the compose file without a Docker engine: that it parses, and the rules it promises."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_secrets_come_from_the_environment_and_the_example_has_none():
     variables = set(re.findall(r"\$\{(\w+)", TEXT))
     example = dict(line.split("=", 1) for line in (INFRA / "env.example").read_text().splitlines() if "=" in line[:30])
     assert variables == set(example)
-    assert {name for name, value in example.items() if value} == {"REGLAGE_VERSION"}
+    assert {name for name, value in example.items() if value} == {"REGLAGE_VERSION", "REGLAGE_PROJECT"}
 
 
 @pytest.mark.parametrize("name", ["ray-head", "ray-worker", "worker"])
@@ -59,10 +60,59 @@ def test_the_work_folder_has_one_path_for_all_who_train():
     assert all("work:/opt/reglage/work" in volumes for volumes in mounts)
 
 
+def test_what_must_outlive_a_container_is_on_a_volume():
+    """Prefect's leases are files below PREFECT_HOME: without them a server that is made anew blocks later runs."""
+    volumes = {name: dict(v.split(":")[:2] for v in one.get("volumes", [])) for name, one in SERVICES.items()}
+    assert volumes["prefect"] == {"prefect": SERVICES["prefect"]["environment"]["PREFECT_HOME"]}
+    assert {"work", "registry"} <= volumes["worker"].keys()
+    named = {name for mounted in volumes.values() for name in mounted if re.fullmatch(r"\w+", name)}
+    assert named == set(yaml.safe_load(TEXT)["volumes"])
+
+
+def test_recipes_rows_and_models_are_mounted_so_that_none_needs_a_new_image():
+    mounted = [volume for volume in SERVICES["worker"]["volumes"] if volume.endswith(":ro")]
+    assert [volume.rpartition("/opt/reglage/")[2] for volume in mounted] == ["recipes:ro", "rows:ro", "models:ro"]
+    assert all(volume.startswith("${REGLAGE_PROJECT") for volume in mounted)
+
+
+def test_rays_objects_fit_into_its_shared_memory():
+    for name in ("ray-head", "ray-worker"):
+        command = SERVICES[name]["command"]
+        size = int(command[command.index("--object-store-memory") + 1])
+        assert size < int(SERVICES[name]["shm_size"].removesuffix("gb")) << 30
+
+
+def test_images_that_stand_in_are_of_services_that_there_are():
+    stand_ins = yaml.safe_load((INFRA / "compose.debian.yaml").read_text())["services"]
+    assert {name: [*one] for name, one in stand_ins.items()} == {"postgres": ["image"], "s3": ["image"]}
+    script = (INFRA / "container.sh").read_text()
+    assert all(f"--tag {one['image']} " in script for one in stand_ins.values())
+    assert not subprocess.run(["bash", "-n", INFRA / "container.sh"]).returncode
+
+
+DOCKERFILE = (INFRA / "Dockerfile").read_text()
+
+
 def test_the_image_installs_under_the_lock_and_does_not_run_as_root():
-    text = (INFRA / "Dockerfile").read_text()
     locked = re.search(r"^torch==(.+)$", (INFRA.parent / "requirements.lock").read_text(), re.MULTILINE)
     assert locked is not None
-    assert f'"torch=={locked[1]}"' in text
-    assert "pip install -c requirements.lock" in text
-    assert text.index("USER reglage") < text.index("ENTRYPOINT")
+    assert f'"torch=={locked[1]}"' in DOCKERFILE
+    assert "pip install -c /usr/local/share/reglage/requirements.lock" in DOCKERFILE
+    assert DOCKERFILE.index("USER reglage") < DOCKERFILE.index("ENTRYPOINT")
+
+
+def test_pips_settings_are_a_secret_of_the_build_and_in_no_layer():
+    fetching = [line for line in re.split(r"(?<!\\)\n", DOCKERFILE) if re.search(r"pip (install|wheel)", line)]
+    assert all("--mount=type=secret,id=pip" in line or "--no-index" in line for line in fetching)
+    assert "pip.conf" not in re.sub(r"--mount=\S+", "", DOCKERFILE)
+
+
+def test_the_build_takes_the_commit_and_what_it_copies_reaches_it():
+    assert "ARG REGLAGE_COMMIT" in DOCKERFILE
+    assert SERVICES["worker"]["build"]["args"] == {"REGLAGE_COMMIT": "${REGLAGE_COMMIT:-}"}
+    sent = {line[1:] for line in (INFRA.parent / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [
+        line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY") and "--from" not in line
+    ]
+    assert {name for names in copied for name in names} == sent
+    assert all((INFRA.parent / name).exists() for name in sent)

@@ -58,6 +58,7 @@ def propose_split(
 def _policies(
     table: Sequence[Column], examples: Sequence[Example], used: frozenset[str], labels: bool
 ) -> Iterator[Proposed]:
+    """Yield policies, the strictest first: what a column says, groups, time, then the hash of each row's text."""
     small = len(examples) < SMALL
     shares = {"validation": 0.2, "test": 0.2} if small else {"validation": 0.1, "test": 0.2}
     left = [column for column in table if column.name not in used and column.full]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_a_dry_run_is_the_default_and_yes_acts(place: Path) -> None:
     sums = call("work", "list", "--work", place).stdout
     assert "make" in sums
     assert "no bytes garbage" in sums
+
+
+def test_the_cache_that_all_projects_share_is_left_alone_unless_it_is_named(place: Path, tmp_path: Path) -> None:
+    old = tmp_path / "cache" / "reglage" / "versions" / "a"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    words = ("work", "gc", "--keep-days", 0, "--yes", "--work", place)
+    assert str(tmp_path / "cache") not in call(*words).stdout
+    assert old.is_dir()
+    assert "1 item" in call(*words, "--cache").stdout
+    assert not old.exists()
 
 
 @pytest.mark.parametrize(

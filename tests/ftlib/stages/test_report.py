@@ -35,7 +35,7 @@ from ftlib.report.report import Report
 from ftlib.report.whole_page import _drawn
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.interpolate import InterpolateJob, interpolate
-from ftlib.stages.register import RegisterJob, _refusals
+from ftlib.stages.register import refusals
 from ftlib.stages.report import ReportJob, report
 from ftlib.stages.select import SelectJob, select
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
@@ -240,7 +240,8 @@ def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: P
     assert {d.metric: (d.verdict == "undefined", d.p is None) for d in compared} == {
         **dict.fromkeys(undefined, (True, True)), "accuracy": (False, False)
     }  # fmt: skip
-    (refused,) = _refusals(RegisterJob(evidence=job.evidence, report=page))
+    chosen_cells = job.evidence.measured(job.evidence.selection.chosen.name)
+    (refused,) = refusals(job.evidence.recipe, chosen_cells)
     assert refused.startswith(
         "target/auroc is undefined on the test split: there is no label that some rows have and others have not; "
         "at least 0.1 is required"

@@ -45,7 +45,7 @@ def test_texts_are_mixed_in_what_the_last_layer_reads(tmp_path: Path) -> None:
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)  # type: ignore[union-attr]
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6)
-    again, _ = asking.pieces(split, rows[::-1].copy())
+    again, _ = asking.pieces(split, rows[::-1])  # a view that runs backwards, as the rehearsal has
     assert OBJECTIVE.drawn(again[0].context.rows["ids"])[0] != share  # type: ignore[union-attr]
 
 
