@@ -20,7 +20,7 @@ from deployments.machine.state import StateFolder
 from ftlib.testing import tiny_recipe
 from infra import postgres
 
-pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(2400)]
 
 MINUTES = 60.0
 
