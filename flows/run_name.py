@@ -35,9 +35,11 @@ def asked_name(prefix: str = "") -> Callable[[], str]:
 def add_to_name(words: str) -> None:
     """Add to this run's name what came of it; a server that is away for a moment leaves it as it was."""
     run = flow_run.id
+    if run is None:  # the flow's function was called by itself: no server knows of a run
+        return
     with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
         before = client.read_flow_run(run).name
-        if run and not before.endswith(f" · {words}"):
+        if not before.endswith(f" · {words}"):
             client.set_flow_run_name(run, f"{_cut(before)} · {words}")
 
 

@@ -17,8 +17,7 @@ def test_a_ray_that_does_not_start_is_one_line_and_worth_another_try(monkeypatch
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(
-        TransientError, match=r"^Ray did not start on this machine: The current node timed out .*workers: 0$"
-    ), session(Compute(workers=1)):
+    words = r"^Ray did not start on this machine: The current node timed out .*workers: 0$"
+    with pytest.raises(TransientError, match=words), session(Compute(workers=1)):
         raise AssertionError("it was used")
     assert signal.getsignal(signal.SIGTERM) == before
