@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ftlib.errors import RecipeError
-from ftlib.models.unread import values_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +37,8 @@ def begin_rows(model: nn.Module) -> None:
     """Let the rows begin at the values of weights that were unread when peft took them."""
     import torch
     from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    from ftlib.models.unread import values_of
 
     layers = [cast(Any, module) for module in model.modules() if isinstance(module, TrainableTokensLayer)]
     for layer in layers:
