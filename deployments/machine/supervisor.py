@@ -286,7 +286,7 @@ class Supervisor:
         child.answered = True
 
     def _settle_board(self) -> None:
-        """See to it that TensorBoard has a port before the worker tells it to runs; without one it goes on alone."""
+        """Give TensorBoard a port before the worker tells it to runs; without one the installation goes on alone."""
         for _ in range(BOARD_TRIES):
             child, deadline = self._children.get(BOARD), time.monotonic() + STOP_SECONDS
             while child is not None and child.lives() and time.monotonic() < deadline:

@@ -47,6 +47,7 @@ def answer(job: AnswerJob, work: Workspace) -> PreparedDataset:
 
 
 def _build(job: AnswerJob, folder: Path) -> PreparedDataset:
+    """Ask the model about every split that is learnt or selected by, and copy the test split as it is."""
     from ftlib.evaluation.inference import infer_here
     from ftlib.evaluation.room import check_room
     from ftlib.evaluation.written_answers import WritePlan
