@@ -69,6 +69,7 @@ def janitor(
     grace_days: float = 7.0,
     keep_days: float = 14.0,
     keep_runs: int = 1,
+    cache: bool = False,
     ray_address: str | None = None,
 ) -> State[Any]:
     """Show what runs left behind, and clear it away if `delete` is on.
@@ -84,6 +85,7 @@ def janitor(
         grace_days: How long a registry's garbage is watched before it goes.
         keep_days: What was used in so many days stays in the work folder and the cache.
         keep_runs: What the last so many runs of every recipe used stays.
+        cache: Look at the user's cache, too, which every work folder of the worker's user shares.
         ray_address: A Ray cluster, as http://head:8265, whose jobs of ended runs are stopped.
     """
     for name, days in (("grace_days", grace_days), ("keep_days", keep_days)):
@@ -100,9 +102,10 @@ def janitor(
                 for uri in registries
             ),
             ("work folder", work, lambda: _work(Path(work), policy, delete)),
-            ("cache", str(user_cache()), lambda: _cache(policy, delete)),
             ("database", "the Prefect server", lambda: _database(client)),
         ]
+        if cache:
+            parts.insert(-1, ("cache", str(user_cache()), lambda: _cache(policy, delete)))
         if ray_address:
             parts.insert(0, ("jobs", ray_address, lambda: _jobs(client, ray_address, delete)))
         cleared = [one for what, where, look in parts for one in _safely(what, where, look)]

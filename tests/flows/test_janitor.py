@@ -121,12 +121,14 @@ def test_the_work_folder_and_the_cache_are_collected_by_their_own_rules(
         (folder / "weights").write_text("1")
         for path in (folder / "weights", folder):
             os.utime(path, old)
-    shown = clear()
+    shown = clear(cache=True)
     assert (len(shown["work nobody needs"].found), shown["cache nobody needs"].found) == (1, ("versions/v1",))
     assert left.is_dir()
     assert fetched.is_dir()
     clear(delete=True)
     assert not left.exists()
+    assert fetched.is_dir()  # others' work folders use it
+    clear(delete=True, cache=True)
     assert not fetched.exists()
     assert clear(delete=True)["work nobody needs"].found == ()
 
