@@ -19,6 +19,7 @@ from ftlib.evaluation.results import Difference
 from ftlib.models.checkpoint import task_in
 from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
+from ftlib.published.work_roots import note_publication
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import check_registry
 from ftlib.recipe.recipe import Recipe
@@ -96,6 +97,8 @@ class Challenge(Config):
         write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
         if self.steps:
             remember(folder, self.steps)
+        if self.version:
+            note_publication(folder, self.recipe.publish.to, self.version)
 
 
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:

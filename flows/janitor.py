@@ -69,6 +69,7 @@ def janitor(
     grace_days: float = 7.0,
     keep_days: float = 14.0,
     keep_runs: int = 1,
+    ignore_registries: list[str] = [],  # noqa: B006
     cache: bool = False,
     ray_address: str | None = None,
 ) -> State[Any]:
@@ -85,6 +86,7 @@ def janitor(
         grace_days: How long a registry's garbage is watched before it goes.
         keep_days: What was used in so many days stays in the work folder and the cache.
         keep_runs: What the last so many runs of every recipe used stays.
+        ignore_registries: Registries that runs published to and that are gone for good, as their URIs.
         cache: Look at the user's cache, too, which every work folder of the worker's user shares.
         ray_address: A Ray cluster, as http://head:8265, whose jobs of ended runs are stopped.
     """
@@ -101,7 +103,7 @@ def janitor(
                 ("registry", uri, lambda uri=uri: _registry(uri, endpoint_url, grace_days, delete))
                 for uri in registries
             ),
-            ("work folder", work, lambda: _work(Path(work), policy, delete)),
+            ("work folder", work, lambda: _work(client, Path(work), policy, ignore_registries, delete)),
             ("database", "the Prefect server", lambda: _database(client)),
         ]
         if cache:
@@ -174,10 +176,18 @@ def _registry(uri: str, endpoint_url: str | None, grace_days: float, delete: boo
     yield Cleared(what="half-written files", where=uri, found=collected.temporary)
 
 
-def _work(root: Path, policy: WorkPolicy, delete: bool) -> Iterator[Cleared]:
-    """Collect what no run, champion or process needs. A folder that is not there yet holds nothing."""
+def _work(
+    client: SyncPrefectClient, root: Path, policy: WorkPolicy, ignore: Sequence[str], delete: bool
+) -> Iterator[Cleared]:
+    """Collect what no run, champion or process needs. A folder that is not there yet holds nothing.
+
+    A retraining that was cancelled, or that nobody answered in time, left its listing as one that waits does.
+    """
     if root.is_dir():
-        yield _collected("work nobody needs", collect_work(root.absolute(), policy, delete=delete))
+        listings = [path.stem for path in (root / "listings").glob("*.json")]
+        over = [run for run in listings if _has_ended(client, run)]
+        found = collect_work(root.absolute(), policy, delete=delete, ignore=ignore, over=over)
+        yield _collected("work nobody needs", found)
 
 
 def _cache(policy: WorkPolicy, delete: bool) -> Iterator[Cleared]:

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import ftlib
 from ftlib.config import Config
+from ftlib.published.work_roots import note_publication
 from ftlib.recipe.evidence import Evidence
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.render import html_with_outcome
@@ -53,6 +54,8 @@ class RunRecord(Config):
         write_durably(page, html_with_outcome(text, dated(self.result.line())).encode())
         write_durably(folder / "run.json", self.model_dump_json(indent=1).encode())
         remember(folder, self.steps)
+        if isinstance(self.result, ModelVersion):
+            note_publication(folder, self.evidence.recipe.publish.to, self.result)
         return page
 
 

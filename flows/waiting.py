@@ -31,7 +31,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Completed
 
 from flows.approval import Approval
-from flows.challenge import Challenge
+from flows.challenge import Challenge, listing_of
 from flows.retrain_page import markdown, show_retraining
 from flows.run_page import artifact_key, artifact_url
 from ftlib.recipe.recipe import Recipe
@@ -120,7 +120,14 @@ def _supersede(client: SyncPrefectClient, r: Recipe, older: Sequence[FlowRun], b
             continue
         message = f"Superseded: {by.name} is a newer retraining of {r.publish.name} and asks in its place"
         client.set_flow_run_state(run.id, Completed(name=SUPERSEDED, message=message))
+        # Its process is gone, so nobody else says that it needs its work no more.
+        listing_of(_workspace(run), str(run.id)).unlink(missing_ok=True)
         _say_on_page(client, run, r, by)
+
+
+def _workspace(run: FlowRun) -> Workspace:
+    """Return the work folder of a run, whose path counts from the same home as this one's."""
+    return Workspace(str(run.parameters.get("work", "work")))
 
 
 def _say_on_page(client: SyncPrefectClient, older: FlowRun, r: Recipe, by: FlowRun) -> None:

@@ -140,6 +140,8 @@ class WorkCollector:
     contents: Mapping[str, str] = field(default_factory=dict[str, str])
     pulled: Mapping[str, str] = field(default_factory=dict[str, str])
     """Manifests whose pulled folders others need, and their names."""
+    over: frozenset[str] = frozenset()
+    """Retrainings that left a listing and wait no more, as somebody knows who can ask: their runs' ids."""
     clock: Callable[[], float] = time.time
 
     def collect(self, *, delete: bool = False) -> WorkCollected:
@@ -227,9 +229,12 @@ class WorkCollector:
     def _held_since(self) -> float:
         """Return since when somebody has held the folder, or waits: whatever was used since may be needed."""
         times = [_time_of(path) for path in self._users()]
-        waiting = [_time_of(path) for path in (self.root / "listings").glob("*.json")]
-        times += [at for at in waiting if self.clock() - at < WAITS_SECONDS]
+        times += [_time_of(path) for path in (self.root / "listings").glob("*.json") if not self._is_over(path)]
         return min(times, default=float("inf")) - CLOCKS_DIFFER
+
+    def _is_over(self, listing: Path) -> bool:
+        """Say whether the retraining that left a listing waits no more."""
+        return listing.stem in self.over or self.clock() - _time_of(listing) >= WAITS_SECONDS
 
     def _users(self) -> list[Path]:
         """Return the locks of processes that hold the folder now."""
@@ -288,9 +293,7 @@ class WorkCollector:
                     continue
                 if name in _WHOLE or path.is_file():
                     yield path
-        for path in sorted((self.root / "listings").glob("*.json")):
-            if self.clock() - _time_of(path) >= WAITS_SECONDS:
-                yield path
+        yield from (path for path in sorted((self.root / "listings").glob("*.json")) if self._is_over(path))
         for folder in sorted((self.root / "runs").glob("*/history")):
             yield from sorted(folder.glob("*.json"), reverse=True)[self.policy.keep_runs :]
         yield from (path for path in sorted(users_in(self.root).glob("*.lock")) if not _is_held(path))

@@ -4,7 +4,8 @@
 <root>/stages/<stage>/<fingerprint>.lock  held (flock) while it is being made; the kernel frees it on kill -9. Its time
                                           of change is when somebody last asked for the output
 <root>/stages/<stage>/<fingerprint>.work  what a killed attempt left: wiped, or resumed by a stage that can
-<root>/runs/<recipe name>/                report.html, run.json of the last run; history/, what each run used
+<root>/runs/<recipe name>/                report.html, run.json of the last run; history/, what each run used;
+                                          published/, where its versions lie
 <root>/users/<process>.lock               held by a process that uses the folder, from its first output until it ends
 
 `ftlib.work_collection` deletes what nobody needs, and keeps to these locks.

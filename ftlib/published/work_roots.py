@@ -1,20 +1,38 @@
-"""What published versions need of a work folder, and its collection by a policy, by hand or by the janitor."""
+"""What published versions need of a work folder, and its collection by a policy, by hand or by the janitor.
+
+Where a recipe published stands in `runs/<recipe name>/published/`, a file for each place, whatever its later runs came
+to: a champion may be of a run long ago, and of another registry than the last one's.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from ftlib.errors import StorageError
+from ftlib.fingerprint import digest
+from ftlib.registry.outcome import ModelVersion
 from ftlib.registry.places import Registry
 from ftlib.registry.reading import RegistryReader
 from ftlib.storage import Place, open_store
 from ftlib.work_collection import WorkCollected, WorkCollector, WorkPolicy
+from ftlib.workspace import write_durably
+
+PUBLISHED = "published"
+"""The folder of a recipe's runs that says where they published."""
+
+
+class _Publication(NamedTuple):
+    """Where runs of a recipe published, or would have."""
+
+    uri: str
+    endpoint_url: str | None
+    model: str
 
 
 @dataclass(frozen=True)
@@ -27,29 +45,41 @@ class Needs:
     """Their manifests."""
 
 
-def collect_work(root: Path, policy: WorkPolicy, *, delete: bool = False, ignore: Iterable[str] = ()) -> WorkCollected:
+def note_publication(folder: Path, to: Registry, version: ModelVersion) -> None:
+    """Note in the folder of a recipe's runs where a version of its model lies, once for each place."""
+    place = _Publication(version.registry, to.place().endpoint_url, version.name)
+    write_durably(folder / PUBLISHED / f"{digest([*place])[:16]}.json", json.dumps(place._asdict()).encode())
+
+
+def collect_work(
+    root: Path, policy: WorkPolicy, *, delete: bool = False, ignore: Iterable[str] = (), over: Iterable[str] = ()
+) -> WorkCollected:
     """Look through a work folder and, with `delete`, remove what nobody needs.
 
     Champions are looked up in the registries that the folder's runs published to, but for those to `ignore`, by URI.
+    `over` are ids of retrainings that are known to wait for no answer any more.
     Raises StorageError, deleting nothing, if one of them cannot be read: what its champions need is not known then.
     """
     needs = needs_of(root, {*ignore})
-    return WorkCollector(root, policy, needs.contents, needs.pulled).collect(delete=delete)
+    return WorkCollector(root, policy, needs.contents, needs.pulled, frozenset(over)).collect(delete=delete)
 
 
 def needs_of(root: Path, ignore: set[str]) -> Needs:
     """Return what the versions need that aliases mean, of every model that runs of a work folder published."""
     needs = Needs({}, {})
-    for (uri, endpoint, model), recipe in _published(root).items():
+    published, unused = _places(root)
+    for (uri, endpoint, model), recipe in {**unused, **published}.items():
         if uri in ignore:
             continue
         registry = RegistryReader(open_store(Place.parse(uri, endpoint)))
+        if (uri, endpoint, model) in unused and not registry.is_there():
+            continue  # a first run was refused: it left no registry, and a champion neither
         try:
             registry.check_format()
         except StorageError as error:
             raise StorageError(
-                f"{error}. The last run of {recipe} published there, and what its champions need must not be deleted: "
-                f"put it back, or give --ignore-registry {uri} if it is gone for good"
+                f"{error}. A run of {recipe} published there, and what its champions need must not be deleted: put it "
+                f"back, or give --ignore-registry {uri} if it is gone for good (janitor: `ignore_registries`)"
             ) from error
         _add(needs, registry, model)
     return needs
@@ -67,11 +97,15 @@ def _add(needs: Needs, registry: RegistryReader, model: str) -> None:
             needs.contents.update({facts[part]: who for part in ("raw", "prepared") if facts.get(part)})
 
 
-def _published(root: Path) -> dict[tuple[str, str | None, str], str]:
-    """Return where the last run of each recipe published: URI, server and model, and the recipe's name."""
-    places: dict[tuple[str, str | None, str], str] = {}
+def _places(root: Path) -> tuple[dict[_Publication, str], dict[_Publication, str]]:
+    """Return where runs of each recipe published, and where the last one would have, each with the recipe's name."""
+    published: dict[_Publication, str] = {}
+    unused: dict[_Publication, str] = {}
     for folder in sorted((root / "runs").glob("*")):
-        for record in _records(folder):
+        for path in sorted((folder / PUBLISHED).glob("*.json")):
+            if noted := _read(path):
+                published[_Publication(**noted)] = folder.name
+        for record in (_read(folder / name) for name in ("run.json", "retrain.json")):
             recipe = (record.get("evidence") or record).get("recipe") or {}
             version = record.get("result") or record.get("version") or {}
             publish: dict[str, Any] = recipe.get("publish") or {}
@@ -79,20 +113,21 @@ def _published(root: Path) -> dict[tuple[str, str | None, str], str]:
                 place = TypeAdapter[Registry](Registry).validate_python(publish.get("to")).place()
             except ValidationError:
                 continue
-            # A relative path counts from where that run was; what it published says where that is.
-            uri = version.get("registry") or (place.uri if place.remote else str((root.parent / place.key).absolute()))
-            places[str(uri), place.endpoint_url, str(publish["name"])] = folder.name
-    return places
+            if uri := version.get("registry"):
+                published[_Publication(str(uri), place.endpoint_url, str(publish["name"]))] = folder.name
+            else:  # a relative path counts from where that run was, which is beside its work folder most often
+                guess = place.uri if place.remote else str((root.parent / place.key).absolute())
+                unused[_Publication(guess, place.endpoint_url, str(publish["name"]))] = folder.name
+    return published, {place: recipe for place, recipe in unused.items() if place not in published}
 
 
-def _records(folder: Path) -> Iterator[dict[str, Any]]:
-    for name in ("run.json", "retrain.json"):
-        try:
-            yield json.loads((folder / name).read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except ValueError as error:
-            raise StorageError(
-                f"{folder / name} is damaged ({error}), and says what must not be deleted; delete it, or run its "
-                "recipe again"
-            ) from error
+def _read(path: Path) -> dict[str, Any]:
+    """Return a record; an empty one where there is none. Raises StorageError for one that is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError as error:
+        raise StorageError(
+            f"{path} is damaged ({error}), and says what must not be deleted; delete it, or run its recipe again"
+        ) from error

@@ -139,6 +139,10 @@ class RegistryReader:
         """Return the person's rollback that holds promotions by rule, or None once a person promoted after it."""
         return AliasLog(self.store, model_name(name), alias).hold()
 
+    def is_there(self) -> bool:
+        """Say whether there is a registry here, of whatever format. Raises what the store does if it is away."""
+        return self.store.size("registry.json") is not None
+
     def check_format(self) -> None:
         """Raise StorageError unless there is a registry here that this program understands."""
         made_with = read_record(self.store, "registry.json", Format)

@@ -1,6 +1,8 @@
 """Clearing away: what is shown without `delete` is what goes with it, and what somebody uses stays."""
 
+import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -131,6 +133,41 @@ def test_the_work_folder_and_the_cache_are_collected_by_their_own_rules(
     clear(delete=True, cache=True)
     assert not fetched.exists()
     assert clear(delete=True)["work nobody needs"].found == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "found"), [(StateType.CANCELLED, 1), (StateType.FAILED, 1), (StateType.PAUSED, 0), (None, 0)]
+)
+def test_a_retraining_that_ended_unanswered_keeps_nobody_from_collecting(
+    tmp_path: Path, server: Server, clear: Callable[..., dict[str, Cleared]], state: StateType | None, found: int
+) -> None:
+    run, hour = uuid4(), 3600
+    if state:
+        server.runs[run] = State(type=state, timestamp=datetime.now(UTC) - timedelta(hours=1))
+    output = tmp_path / "work" / "stages" / "train" / ("a" * 16)
+    listing = tmp_path / "work" / "listings" / f"{run}.json"
+    for path, age in ((output / "artifact.json", 40), (output.with_suffix(".lock"), 40), (listing, 48)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        os.utime(path, (time.time() - age * hour,) * 2)
+    (tmp_path / "work" / "users").mkdir()
+    # The listing is older than the output was last used: a run that waits may need it.
+    gone = clear(keep_days=1.0, delete=True)["work nobody needs"].found
+    assert (f"stages/train/{'a' * 16}" in gone, output.exists()) == (bool(found), not found)
+    assert listing.exists() == (not found)
+
+
+def test_a_registry_that_is_gone_for_good_is_left_out(
+    tmp_path: Path, server: Server, clear: Callable[..., dict[str, Cleared]]
+) -> None:
+    (tmp_path / "work" / "stages").mkdir(parents=True)
+    (tmp_path / "work" / "runs" / "tickets").mkdir(parents=True)
+    gone = str(tmp_path / "gone")
+    recipe = {"publish": {"name": "m", "to": {"kind": "folder", "path": "registry"}}}
+    record = {"evidence": {"recipe": recipe}, "result": {"registry": gone}}
+    (tmp_path / "work" / "runs" / "tickets" / "run.json").write_text(json.dumps(record))
+    assert f"no registry at {gone}" in clear()["work folder"].trouble
+    assert clear(ignore_registries=[gone])["work nobody needs"].found == ()
 
 
 def test_what_cannot_be_looked_at_is_a_line_and_the_rest_is_done(
