@@ -14,6 +14,7 @@ from pydantic import Field
 import ftlib
 from deployments.environment import DeployedRecipe, Environment, Schedule
 from flows.form_schema import form_schema
+from flows.watch import with_overrides
 from ftlib.config import Config
 from ftlib.errors import RecipeError
 from ftlib.published.lineage import code_facts
@@ -132,8 +133,9 @@ def _standing(flow: str, environment: Environment) -> Deployment:
     if trains and (overrides := _registry_overrides(environment)):
         parameters["overrides"] = overrides
     if flow == "watch":
-        started = [one.recipe for one in environment.recipes if one.event]
-        parameters["recipes"], cron = [below(environment.home, recipe) for recipe in started], cron if started else ""
+        started = [one for one in environment.recipes if one.event]
+        parameters["recipes"] = [with_overrides(below(environment.home, one.recipe), one.overrides) for one in started]
+        cron = cron if started else ""
     if flow == "janitor":
         parameters |= {"registries": [environment.registry or "registry"], "delete": environment.janitor_deletes}
     made = _deployment(flow, f"{flow}{environment.suffix}", environment, environment.tag, tag, parameters, trains)

@@ -36,6 +36,8 @@ one_line_errors()
 CHANGED = "reglage.data.changed"
 DATASET = "reglage.dataset."
 """What the event is about: this and the model's name."""
+WITH = " -o "
+"""Between a recipe's path and its overrides, as on a command line."""
 NAMED = 20
 """Files that an event names at most."""
 
@@ -120,7 +122,8 @@ def watch(
     is a line on the page.
 
     Args:
-        recipes: Paths of recipes, as the worker sees them; the sources that they train on are listed.
+        recipes: Paths of recipes, as the worker sees them; the sources that they train on are listed. Behind a path,
+            what is other than the recipe says, as recipes/tickets.yaml -o publish.name=tickets-de.
         places: More places as NAME=PLACE, a folder that the worker sees or s3://bucket/prefix; NAME is told.
         endpoint_url: The S3 server of the places, if it is not AWS.
         quiet_seconds: Two looks are so far apart; a file that differs between them waits for the next run.
@@ -141,20 +144,26 @@ def watch(
     )
 
 
+def with_overrides(path: str, overrides: Sequence[str]) -> str:
+    """Return a recipe to watch as the parameter names it, read with the overrides that its retraining has."""
+    return WITH.join([path, *overrides])
+
+
 def _of_recipes(recipes: Sequence[str], memory: Path) -> list[_Watched]:
     found: list[_Watched] = []
-    for path in recipes:
+    for text in recipes:
+        path, *overrides = (part.strip() for part in text.split(WITH))
         try:
-            r = load_recipe(path)
+            r = load_recipe(path, overrides)
         except ReglageError as error:
-            found.append(_Watched(path, path, tuple, path, memory / "no.json", trouble=first_line(error)))
+            found.append(_Watched(text, text, tuple, path, memory / "no.json", trouble=first_line(error)))
             continue
         sources = [r.datasets[name].source for name in r.training_datasets()]
 
         def listed(sources: Sequence[Any] = sources) -> Iterable[ListedFile]:
             return [file for source in sources for file in source.list()]
 
-        found.append(_Watched(r.publish.name, path, listed, path, memory / f"{r.publish.name}.json"))
+        found.append(_Watched(r.publish.name, text, listed, path, memory / f"{r.publish.name}.json"))
     return found
 
 

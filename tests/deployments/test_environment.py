@@ -131,6 +131,15 @@ def test_a_recipes_deployment_is_named_for_its_model_and_found_from_any_folder(m
     assert {"reglage", "reglage:dev", model} <= {*made.tags}
 
 
+def test_what_starts_on_an_event_is_watched_as_its_retraining_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    environment = one_recipe(event=True, overrides=["publish.name=other"])
+    by_flow = {one.full_name: one for one in wanted(environment)}
+    assert by_flow["retrain/other"].datasets == ("other",)
+    (text,) = by_flow["watch/watch"].parameters["recipes"]
+    assert text == "/srv/project/recipes/fresh_data.yaml -o publish.name=other"
+
+
 def test_the_registry_of_the_environment_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for registry, kind in (("s3://bucket/a prefix", "s3"), ("/srv/reg: 'x'", "folder")):

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.utilities.callables import parameter_schema
 
 from flows import watch as module
-from flows.watch import CHANGED, Look, watch
+from flows.watch import CHANGED, Look, watch, with_overrides
 from ftlib.errors import RecipeError
 
 
@@ -167,6 +167,20 @@ def test_what_cannot_be_listed_is_a_line_and_the_others_are_told(
     (tmp_path / "drop").rmdir()
     (tmp_path / "away").rename(tmp_path / "drop")
     assert look().name == "Nothing new"  # it is there again, as it was told
+
+
+def test_a_recipe_is_looked_at_as_its_retraining_reads_it(
+    tmp_path: Path, tiny_recipe: Path, server: Server, look: Callable[..., State[Any]]
+) -> None:
+    write(tmp_path / "drop" / "a.jsonl", "1")
+    source = f"datasets.home.source={{kind: files, path: '{tmp_path / 'drop' / '*.jsonl'}'}}"
+    given = [str(tiny_recipe), with_overrides(str(tiny_recipe), ["publish.name=other", source, "seed=2"])]
+    assert look(places=[], recipes=given).message == "tiny-router: 1 added; other: 1 added"
+    assert [event["resource"]["prefect.resource.name"] for event in server.events] == ["tiny-router", "other"]
+    assert [event["payload"]["recipe"] for event in server.events] == [str(tiny_recipe)] * 2
+    assert server.events[1]["payload"]["files"] == [str(tmp_path / "drop" / "a.jsonl")]
+    state = look(places=[], recipes=[f"{tiny_recipe} -o publish.nme=other"])
+    assert "publish.nme" in state.data[0].trouble
 
 
 def test_a_memory_that_is_damaged_tells_all_once_more(
