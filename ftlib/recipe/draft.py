@@ -91,7 +91,7 @@ def draft(guess: Guess, name: str, model: str | None = None) -> str:
     metrics = ", ".join(_BASE % metric for metric in plan.metrics)
     frozen = "frozen: [squeeze_excite]    # Lite has none: pinned to 1" if guess.kind == "labeled_images" else ""
     lines = [
-        f"# A first recipe, which `reglage init` wrote from {guess.looked}.",
+        f"# A first recipe, which `reglage init` wrote: looked at {guess.looked}.",
         "# What it guessed says why beside it; nothing here is more than a proposal.",
         f"name: {name}",
         *_model(plan.model, model, foreign=guess.foreign),

@@ -58,7 +58,10 @@ def _panel(curve: LossCurve, top: float) -> Iterator[str]:
     loss, validation = _finite(curve.loss), _finite(curve.validation)
     smooth = list(zip([x for x, _ in loss], running_mean([y for _, y in loss]), strict=True))
     seen = [*loss, *validation]
-    last = max(curve.total, max(x for x, _ in seen), 1)
+    newest = max(x for x, _ in seen)
+    last = max(curve.total, newest, 1)
+    # The page's numbers are brought up to date more often: without the step, a peak that is past contradicts them.
+    until = f" to step {newest:,.0f}" if newest < curve.total else ""
     low, high = _range([y for _, y in [*_thinned(loss), *validation]])
     x0, x1, y0, y1 = _LEFT, _WIDTH - _RIGHT, top + _HEIGHT - _BOTTOM, top + _TOP
 
@@ -66,7 +69,7 @@ def _panel(curve: LossCurve, top: float) -> Iterator[str]:
         x, y = point
         return x0 + (x1 - x0) * x / last, y0 + (y1 - y0) * (min(max(y, low), high) - low) / (high - low)
 
-    yield f'<text x="{x0}" y="{top + 18}" font-weight="600">{escape(curve.name)} · loss</text>'
+    yield f'<text x="{x0}" y="{top + 18}" font-weight="600">{escape(curve.name)} · loss{until}</text>'
     yield from _legend(x1, top + 18, [("training", TARGET), *([("validation", CHOSEN)] if validation else [])])
     for value in _ticks(low, high):
         y = at((0, value))[1]

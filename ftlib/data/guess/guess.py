@@ -39,7 +39,7 @@ class Guess(Config):
     format: dict[str, Any]
     split: dict[str, Any]
     looked: str
-    """How much was looked at."""
+    """How much was looked at, behind the words *looked at*."""
     why_format: tuple[str, ...]
     why_split: tuple[str, ...]
     held_out: dict[str, Any] = {}
@@ -185,7 +185,7 @@ def _images(folder: Path, project: Path) -> Guess:
         source={"kind": "image_folder", "path": path} | ({} if level == 1 else {"label_level": level}),
         format=layout,
         split=split.split,
-        looked=f"{counted(len(files), 'image')}{' at the beginning' if len(files) == _LOOKED else ''} looked at",
+        looked=f"{counted(len(files), 'image')}{' at the beginning' if len(files) == _LOOKED else ''}",
         why_format=(named + some([name for name, _ in counts.most_common()], 6), *sized),
         why_split=(split.reason, *split.others),
     )

@@ -37,7 +37,7 @@ class Sample(NamedTuple):
     def described(self) -> str:
         """Say how many rows these are, and whether there are more."""
         bad = f", {counted(self.bad, 'row')} unreadable ({self.detail})" if self.bad else ""
-        return f"{counted(len(self.rows), 'row')}{'' if self.whole else ' at the beginning'} looked at{bad}"
+        return f"{counted(len(self.rows), 'row')}{'' if self.whole else ' at the beginning'}{bad}"
 
 
 def sample(files: Sequence[Path]) -> Sample:

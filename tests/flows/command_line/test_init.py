@@ -35,6 +35,9 @@ def test_a_project_around_a_file(project: Path) -> None:
     said = init("My Tickets.jsonl", "--dir", "made")
     assert load_recipe(project / "made/recipes/my-tickets.yaml").publish.name == "my-tickets"
     assert "next       cd made" in said
+    assert said.startswith("looked at 120 rows, all of them fit\n")
+    head = (project / "made/recipes/my-tickets.yaml").read_text().splitlines()[0]
+    assert head == "# A first recipe, which `reglage init` wrote: looked at 120 rows, all of them fit."
     assert len((project / "made/README.md").read_text().splitlines()) == 5
     assert "/work/" in (project / "made/.gitignore").read_text()
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}

@@ -155,7 +155,7 @@ def test_a_table(tmp_path: Path, columns: dict[str, Any], format_says: dict[str,
     found = guessed(tmp_path, made(**columns))
     assert format_says.items() <= found.format.items()
     assert found.split["by"] == split_by
-    assert found.looked == "120 rows looked at, all of them fit"
+    assert found.looked == "120 rows, all of them fit"
 
 
 def test_one_table_in_three_layouts_is_one_guess(tmp_path: Path) -> None:

@@ -34,6 +34,16 @@ def test_points_lie_where_the_ticks_say() -> None:
     assert svg.count("<circle") == 2
 
 
+def test_a_picture_of_a_training_that_goes_on_says_how_far_it_reaches() -> None:
+    """A peak at the last step drawn may be past by the page's numbers, which are newer: the step tells them apart."""
+    loss = [(step, 0.5) for step in range(1, 1361)]
+    assert "tune · loss to step 1,360<" in loss_curves([LossCurve("tune", loss, [(1359, 0.24)], 1800)])
+    assert "tune · loss to step 1,362<" in loss_curves([LossCurve("tune", loss, [(1362, 0.8)], 1800)])
+    assert "tune · loss<" in loss_curves([LossCurve("tune", loss, [], 1360)])
+    peak = lines(loss_curves([LossCurve("tune", loss, [(1356, 0.25), (1359, 0.25), (1362, 0.8)], 1800)]))[-1]
+    assert peak[-1][1] < peak[-2][1]  # what was measured is drawn, and not smoothed away
+
+
 def test_ten_thousand_steps_stay_small_and_keep_the_last() -> None:
     loss = [(step, math.exp(-step / 3000)) for step in range(1, 10_001)]
     svg = loss_curves([LossCurve("tune", loss, [], total=10_000)])
