@@ -300,6 +300,7 @@ class WorkCollector:
 
     def _sweep_shared(self, items: list[WorkItem]) -> tuple[str, ...]:
         """Delete shared files while nobody holds the folder or can enter; return those that somebody keeps us from."""
+        users_in(self.root).mkdir(exist_ok=True)  # a copied folder has none, and nobody has entered it yet
         with gate_of(self.root).open("a+b", buffering=0) as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
             if self._users():

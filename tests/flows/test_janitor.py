@@ -150,7 +150,6 @@ def test_a_retraining_that_ended_unanswered_keeps_nobody_from_collecting(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
         os.utime(path, (time.time() - age * hour,) * 2)
-    (tmp_path / "work" / "users").mkdir()
     # The listing is older than the output was last used: a run that waits may need it.
     gone = clear(keep_days=1.0, delete=True)["work nobody needs"].found
     assert (f"stages/train/{'a' * 16}" in gone, output.exists()) == (bool(found), not found)
