@@ -34,7 +34,7 @@ def training_flops(parameters: int, trained: int) -> float:
     return 4.0 * parameters + 2.0 * trained
 
 
-def thawing_flops(parameters: float, trained: float) -> float:
+def thawing_flops(parameters: int, trained: float) -> float:
     """Return the operations per token where the first layers are frozen: the way back ends where what trains begins."""
     return 2.0 * parameters + 4.0 * trained
 
