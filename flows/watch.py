@@ -36,7 +36,7 @@ one_line_errors()
 CHANGED = "reglage.data.changed"
 DATASET = "reglage.dataset."
 """What the event is about: this and the model's name."""
-WITH = " -o "
+WITH = " --set "
 """Between a recipe's path and its overrides, as on a command line."""
 NAMED = 20
 """Files that an event names at most."""
@@ -123,7 +123,7 @@ def watch(
 
     Args:
         recipes: Paths of recipes, as the worker sees them; the sources that they train on are listed. Behind a path,
-            what is other than the recipe says, as recipes/tickets.yaml -o publish.name=tickets-de.
+            what is other than the recipe says, as recipes/tickets.yaml --set publish.name=tickets-de.
         places: More places as NAME=PLACE, a folder that the worker sees or s3://bucket/prefix; NAME is told.
         endpoint_url: The S3 server of the places, if it is not AWS.
         quiet_seconds: Two looks are so far apart; a file that differs between them waits for the next run.

@@ -137,7 +137,7 @@ def test_what_starts_on_an_event_is_watched_as_its_retraining_reads_it(monkeypat
     by_flow = {one.full_name: one for one in wanted(environment)}
     assert by_flow["retrain/other"].datasets == ("other",)
     (text,) = by_flow["watch/watch"].parameters["recipes"]
-    assert text == "/srv/project/recipes/fresh_data.yaml -o publish.name=other"
+    assert text == "/srv/project/recipes/fresh_data.yaml --set publish.name=other"
 
 
 def test_the_registry_of_the_environment_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,7 @@ def test_a_recipe_is_looked_at_as_its_retraining_reads_it(
     assert [event["resource"]["prefect.resource.name"] for event in server.events] == ["tiny-router", "other"]
     assert [event["payload"]["recipe"] for event in server.events] == [str(tiny_recipe)] * 2
     assert server.events[1]["payload"]["files"] == [str(tmp_path / "drop" / "a.jsonl")]
-    state = look(places=[], recipes=[f"{tiny_recipe} -o publish.nme=other"])
+    state = look(places=[], recipes=[f"{tiny_recipe} --set publish.nme=other"])
     assert "publish.nme" in state.data[0].trouble
 
 
