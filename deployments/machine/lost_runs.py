@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 
 from deployments.machine.api import GOING_ON, Api, Run
 from deployments.machine.processes import Process, kill, running_flows
+from deployments.resuming import RESUMING
 from ftlib.errors import TransientError
 
 LOOKS = {"RUNNING": 2, "CANCELLING": 2, "PENDING": 4}
 """How many looks old a state must be: a worker may be about to start, to end or to report the run."""
+
+_BY_A_PERSON = "Look how far it came before you start it anew."
 
 
 @dataclass
@@ -58,20 +61,32 @@ class LostRuns:
             self.api.end_run(run, "CANCELLED", "Cancelled", "Its process is gone.")
             self.say(f"run {run.name!r} was being cancelled, and its process is gone: cancelled")
             return
-        message = "Its process is gone: it was killed, or the machine stopped. Run again, it goes on from where it was."
+        again = "Run again, it goes on from where it was." if run.flow in RESUMING else _BY_A_PERSON
+        message = f"Its process is gone: it was killed, or the machine stopped. {again}"
         self.api.end_run(run, "CRASHED", "Crashed", message)
         self.say(f"run {run.name!r} has no process any more: crashed")
 
 
 def put_back(api: Api, stopped: list[Run], say: Callable[[str], None]) -> None:
-    """Let runs that were stopped with their installation wait for the next `up`; a run that is being cancelled ends."""
+    """Let runs that were stopped with their installation wait for the next `up`; a run that is being cancelled ends.
+
+    So does one that does not go on from where it was: a rollback that had moved its alias already would move it back.
+    """
     for before in stopped:
         try:
             run = api.run(before.id)
             if before.state == "CANCELLING":
                 LostRuns(api, "", say).end(before)
-            elif run.state in ("CRASHED", "RUNNING", "PENDING"):
+            elif run.state not in ("CRASHED", "RUNNING", "PENDING"):
+                continue  # it ended by itself
+            elif run.flow in RESUMING:
                 api.schedule(run, "Stopped together with its machine's installation; it goes on when that is up again.")
                 say(f"run {run.name!r} waits for the next `reglage up`, and goes on then")
+            else:
+                if run.state != "CRASHED":
+                    api.end_run(
+                        run, "CRASHED", "Crashed", f"Stopped together with its machine's installation. {_BY_A_PERSON}"
+                    )
+                say(f"run {run.name!r} of {run.flow} was stopped: crashed, and not run again by itself. {_BY_A_PERSON}")
         except TransientError as error:
             say(f"run {before.name!r}: {error}")

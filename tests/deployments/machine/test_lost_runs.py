@@ -23,6 +23,8 @@ from ftlib.errors import TransientError
 POOL = "reglage"
 RUNS: dict[str, str] = {}
 """The type of each run's state."""
+FLOWS: dict[str, str] = {}
+"""The flow of each run that is none of finetune."""
 SET: list[tuple[str, str, bool]] = []
 
 
@@ -30,6 +32,8 @@ class Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/api/health":
             return self.say(True)
+        if self.path.startswith("/api/flows/"):
+            return self.say({"name": self.path.rpartition("/")[2].removeprefix("id-of-")})
         return self.say(self.run_(self.path.rpartition("/")[2]))
 
     def do_POST(self) -> None:
@@ -45,7 +49,14 @@ class Server(BaseHTTPRequestHandler):
 
     def run_(self, id_: str) -> dict[str, str]:
         state = RUNS[id_]
-        return {"id": id_, "name": f"run {id_}", "state_type": state, "state_name": state, "state_id": f"{id_}{state}"}
+        return {
+            "id": id_,
+            "name": f"run {id_}",
+            "state_type": state,
+            "state_name": state,
+            "state_id": f"{id_}{state}",
+            "flow_id": f"id-of-{FLOWS.get(id_, 'finetune')}",
+        }
 
     def say(self, answer: object) -> None:
         self.send_response(200)
@@ -67,6 +78,7 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def server(url: str) -> Api:
     RUNS.clear()
+    FLOWS.clear()
     SET.clear()
     return Api(url)
 
@@ -119,6 +131,18 @@ def test_what_was_stopped_waits_and_what_ended_by_itself_does_not(server):
     RUNS.update(a="CRASHED", b="COMPLETED")
     put_back(server, stopped, lambda _: None)
     assert sorted(SET) == [("a", "SCHEDULED", True), ("c", "CANCELLED", False), ("d", "SCHEDULED", True)]
+
+
+@pytest.mark.parametrize("flow", ["rollback", "promote", "janitor", "somebody-elses"])
+def test_what_does_not_go_on_from_where_it_was_is_not_run_again(server, flow: str):
+    """A rollback that was stopped after its move, and run again, brings the bad version back."""
+    RUNS.update(a="RUNNING", b="RUNNING", c="CANCELLING", d="PENDING", e="RUNNING")
+    FLOWS.update(dict.fromkeys(RUNS, flow))
+    stopped, said = server.runs(("RUNNING", "CANCELLING", "PENDING"), POOL), list[str]()
+    RUNS.update(a="CRASHED", e="COMPLETED")
+    put_back(server, stopped, said.append)
+    assert sorted(SET) == [("b", "CRASHED", False), ("c", "CANCELLED", False), ("d", "CRASHED", False)]
+    assert [flow in line and "not run again by itself" in line for line in said] == [True, True, False, True]
 
 
 def test_more_runs_than_one_page_are_all_read(server, monkeypatch: pytest.MonkeyPatch):
