@@ -24,10 +24,10 @@ from deployments.machine.api import GOING_ON, Api, Run
 from deployments.machine.database import check_database
 from deployments.machine.lost_runs import LostRuns, put_back
 from deployments.machine.ports import HOST, TENSORBOARD, listen
-from deployments.machine.processes import Process, end, listens, marked, now, process
+from deployments.machine.processes import Process, end, kill, listens, marked, now, process
 from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
-from deployments.machine.state import Phase, State, StateFolder
+from deployments.machine.state import Phase, Service, State, StateFolder
 from deployments.machine.systemd import notify
 from ftlib.errors import BusyError, Interrupted, StorageError, TransientError
 from ftlib.storage.files import local_errors
@@ -165,6 +165,7 @@ class Supervisor:
         self._await(SERVER, lambda: self.api.answers(2.0))
         self._set_up()
         self._settle_board()
+        self._settle_worker()
         asked = time.time() - 1.0
         if not self._children[WORKER].lives():
             LostRuns(self.api, self.state.pool, self.say).look()
@@ -193,12 +194,21 @@ class Supervisor:
 
     def _plan(self) -> None:
         """Say what is to run."""
+        self._plan_server()
+        self._plan_board()
+        self._plan_worker()
+
+    def _plan_server(self) -> None:
         assert self.port is not None
         self.state = self.state.model_copy(update={"port": self.port}).with_service(SERVER, url=self._url)
-        self._children = {SERVER: _Child(programs.server(self.folder, self.port, self.database))}
-        self._plan_board()
-        board_url = self.state.services[BOARD].url
-        self._children[WORKER] = _Child(programs.worker(self.folder, self._url, self.state.pool, board_url))
+        self._children[SERVER] = _Child(programs.server(self.folder, self.port, self.database))
+
+    def _plan_worker(self) -> None:
+        self._children[WORKER] = _Child(self._worker())
+
+    def _worker(self) -> Program:
+        """Return the worker of the server, the pool and the TensorBoard of now."""
+        return programs.worker(self.folder, self._url, self.state.pool, self.state.services[BOARD].url)
 
     def _plan_board(self) -> None:
         """Say where TensorBoard is to run: it takes no socket, so another may be quicker, and then it gets the next."""
@@ -227,7 +237,7 @@ class Supervisor:
             service = self.state.services.get(name)
             if service is None or service.process is None or not service.process.lives():
                 continue
-            if service.settings == child.program.digest():
+            if service.settings == child.program.digest() and (name != WORKER or self._same_server()):
                 child.process, child.started, child.answered = service.process, time.monotonic(), True
                 kept.append(service.process)
                 self.say(f"{name}: process {service.process.pid} runs since {service.process.since}; it is taken over")
@@ -235,11 +245,19 @@ class Supervisor:
         strays = [one for one in others if not one.runs_flow() and not one.descends_from({k.pid for k in kept})]
         if strays:
             self.say(f"ending what an earlier `reglage up` left: process {', '.join(str(one.pid) for one in strays)}")
+            worker = self.state.services.get(WORKER, Service()).process
+            kill([one for one in strays if worker is not None and one.pid == worker.pid])  # asked, it kills its runs
             end(strays, STOP_SECONDS)
-        if SERVER in self._children and self._children[SERVER].process is None and self._socket is None:
+        if self._children[SERVER].process is None and self._socket is None:
             self._socket = listen(None, self.port)  # the server that was left was not as wanted
             self.port = int(self._socket.getsockname()[1])
-            self._plan()
+            self._plan_server()
+            self._plan_worker()
+
+    def _same_server(self) -> bool:
+        """Say whether the server is that of last time, its database too: a worker knows the runs of one."""
+        before = self.state.services.get(SERVER)
+        return before is not None and before.settings == self._children[SERVER].program.digest()
 
     def _begin(self, name: str) -> None:
         """Start a program, unless it runs or is none of this installation's."""
@@ -297,10 +315,17 @@ class Supervisor:
                 break
             self._plan_board()
             self._begin(BOARD)
-        board_url = self.state.services[BOARD].url
-        child = self._children[WORKER]
-        if child.process is None or not child.lives():
-            self._children[WORKER] = _Child(programs.worker(self.folder, self._url, self.state.pool, board_url))
+
+    def _settle_worker(self) -> None:
+        """Plan the worker anew now that its pool is known; end one that was taken over and serves another."""
+        child, wanted = self._children[WORKER], self._worker()
+        if child.process is not None and child.lives():
+            if child.program.digest() == wanted.digest():
+                return
+            self.say(f"worker: process {child.pid} served another pool or TensorBoard; it is ended, its runs go on")
+            kill([child.process])  # asked, it kills its runs
+            self._note(WORKER, process=None)
+        self._plan_worker()
 
     def _set_up(self) -> None:
         """Bring deployments, limits and automations up to date. Raises StorageError for what the program says."""
