@@ -7,7 +7,7 @@ import json
 import os
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ftlib.config import Config
@@ -17,6 +17,8 @@ ANSWER_SECONDS = 10.0
 _PAGE = 200
 GOING_ON = ("RUNNING", "PENDING", "CANCELLING")
 WAITING = ("SCHEDULED", "PAUSED")
+GONE = timedelta(days=1)
+"""How long a worker must not have been heard to be gone: while the server was down, none could be."""
 
 
 class Run(Config):
@@ -88,6 +90,20 @@ class Api:
             if worker["name"] == name and heard and datetime.fromisoformat(heard).timestamp() >= since:
                 return worker.get("status") == "ONLINE"
         return False
+
+    def other_workers(self, name: str, pool: str) -> list[str]:
+        """Return the other workers of a pool, those that are offline for less than `GONE`, too.
+
+        Their runs have no process that is seen from here. Raises TransientError.
+        """
+        since = datetime.now(UTC) - GONE
+        return sorted(
+            worker["name"]
+            for worker in self._call("POST", f"/work_pools/{pool}/workers/filter", {})
+            if worker["name"] != name
+            and (heard := worker.get("last_heartbeat_time"))
+            and datetime.fromisoformat(heard) > since
+        )
 
     def _pages(self, states: tuple[str, ...], pool: str) -> Iterator[dict[str, Any]]:
         asked: dict[str, Any] = {

@@ -20,11 +20,11 @@ from pathlib import Path
 from types import FrameType
 
 from deployments.machine import programs
-from deployments.machine.api import GOING_ON, Api, Run
+from deployments.machine.api import Api, Run
 from deployments.machine.database import check_database
-from deployments.machine.lost_runs import LostRuns, put_back
+from deployments.machine.lost_runs import LostRuns, put_back, stopped_here
 from deployments.machine.ports import HOST, TENSORBOARD, listen
-from deployments.machine.processes import Process, end, kill, listens, marked, now, process
+from deployments.machine.processes import Process, end, kill, listens, marked, now, process, running_flows
 from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
 from deployments.machine.state import Phase, Service, State, StateFolder
@@ -133,10 +133,10 @@ class Supervisor:
             self._take_port()
             held.enter_context(self._signals())
             try:
-                self._start()
+                lost = self._start()
                 notify("READY=1")
                 ready(self.state)
-                self._watch()
+                self._watch(lost)
             finally:
                 notify("STOPPING=1")
                 self._end()
@@ -152,7 +152,7 @@ class Supervisor:
 
     # -- start
 
-    def _start(self) -> None:
+    def _start(self) -> LostRuns:
         """Start server and TensorBoard, bring deployments up to date, put lost runs right, then start the worker."""
         self._phase("starting", supervisor=process(os.getpid()), database=self.database)
         self.state = self.state.model_copy(update={"environment": self.environment})
@@ -166,14 +166,14 @@ class Supervisor:
         self._set_up()
         self._settle_board()
         self._settle_worker()
-        asked = time.time() - 1.0
+        name, asked = programs.worker_name(self.folder), time.time() - 1.0
+        lost = LostRuns(self.api, self.state.pool, name, self.say)
         if not self._children[WORKER].lives():
-            LostRuns(self.api, self.state.pool, self.say).look()
+            lost.look()
             self._begin(WORKER)
-            self._await(
-                WORKER, lambda: self.api.worker_polls(programs.worker_name(self.folder), asked, self.state.pool)
-            )
+            self._await(WORKER, lambda: self.api.worker_polls(name, asked, self.state.pool))
         self._phase("up")
+        return lost
 
     @property
     def api(self) -> Api:
@@ -366,9 +366,9 @@ class Supervisor:
 
     # -- watch
 
-    def _watch(self) -> None:
+    def _watch(self, lost: LostRuns) -> None:
         """Start again what dies, later and later, until told to stop."""
-        lost, next_look = LostRuns(self.api, self.state.pool, self.say), time.monotonic()
+        next_look = time.monotonic()
         while not self._stop.wait(LOOK_SECONDS):
             for name, child in self._children.items():
                 self._keep(name, child)
@@ -437,14 +437,16 @@ class Supervisor:
             put_back(self.api, stopped, self.say)
 
     def _stop_runs(self) -> list[Run]:
-        """End the processes of runs, and return the runs that were going on."""
+        """End the processes of runs, and return the runs of this installation that were going on."""
         going_on: list[Run] = []
+        runs = [one for one in marked(self.folder.root) if one.runs_flow()]
         if self.state.url and self.api.answers(2.0):
+            pids = {one.pid for one in runs}
+            ids = {id_ for id_, processes in running_flows().items() if pids & {one.pid for one in processes}}
             try:
-                going_on = self.api.runs(GOING_ON, self.state.pool)
+                going_on = stopped_here(self.api, self.state.pool, programs.worker_name(self.folder), ids)
             except TransientError as error:
                 self.say(f"which runs go on is not known: {error}")
-        runs = [one for one in marked(self.folder.root) if one.runs_flow()]
         if runs:
             self.say(f"{counted(len(going_on), 'run')} ends its step and saves it, for at most {RUN_SECONDS:.0f} s")
             self._end_runs(runs)
