@@ -15,6 +15,8 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, Posture
 from prefect.settings import get_current_settings
 
+from deployments.resuming import RESUMING
+
 BEATS = 3
 """Heartbeats that may be missing before a run counts as dead."""
 
@@ -32,9 +34,6 @@ PAUSE = timedelta(seconds=60)
 
 FLOWS = ("finetune", "retrain", "evaluate", "interpolate", "promote", "rollback", "watch", "janitor", "monitor")
 """Réglage's flows; a server may hold others'."""
-
-RESUMING = ("finetune", "retrain", "evaluate", "interpolate")
-"""The flows that go on from where they were. One that moves an alias is for a person to repeat: it may be too late."""
 
 
 def _named(*flows: str) -> ResourceSpecification:

@@ -168,6 +168,45 @@ def test_a_supervisor_that_was_killed_leaves_what_runs_and_the_next_takes_it_ove
     assert other["services"]["server"]["pid"] == before["server"]["pid"]
 
 
+def programs_of(home: Home) -> list[str]:
+    """Return which of the programs run, one that runs twice twice."""
+    words = {"deployments.machine.server": "server", "worker": "worker", "tensorboard.main": "tensorboard"}
+    found: list[str] = []
+    for one in marked(home.state.root):
+        line = Path(f"/proc/{one.pid}/cmdline").read_text().split("\0")
+        found += [name for word, name in words.items() if word in line[:6]]
+    return sorted(found)
+
+
+def test_taken_over_for_another_pool_one_worker_serves_that(home: Home):
+    before = home.up()["services"]
+    run = home.train(epochs=3000)
+    until("it trains", lambda: home.trains(run))
+    home.kill("up")
+    environment = home.folder / "other.yaml"
+    environment.write_text(f"pool: {{name: other}}\nhome: {home.folder}\n")
+    after = home.up("--env", environment)["services"]
+    assert after["server"]["pid"] == before["server"]["pid"]
+    assert after["worker"]["pid"] != before["worker"]["pid"]
+    assert programs_of(home) == ["server", "tensorboard", "worker"]
+    assert [one["status"] for one in home.call("/work_pools/other/workers/filter", {})] == ["ONLINE"]
+    assert any(one.runs_flow() for one in marked(home.state.root))
+    assert (home.run(run)["state_name"], home.run(run)["run_count"]) == ("Running", 1)
+
+
+@pytest.mark.skipif(postgres.programs() is None, reason="no PostgreSQL here: `make postgres`")
+def test_taken_over_with_another_database_no_second_worker_runs(home: Home):
+    with postgres.server() as database:
+        before = home.up()["services"]
+        home.kill("up")
+        url = f"postgresql://{postgres.USER}:{database.password}@127.0.0.1:{database.port}/postgres"
+        after = home.up(REGLAGE_DATABASE=url)["services"]
+        assert programs_of(home) == ["server", "tensorboard", "worker"]
+        assert after["tensorboard"]["pid"] == before["tensorboard"]["pid"]
+        assert [one["status"] for one in home.call("/work_pools/reglage/workers/filter", {})] == ["ONLINE"]
+        assert home.reglage("down")[0] == 0
+
+
 def test_two_at_once_in_one_home_and_in_two(tmp_path: Path):
     one, two = Home(tmp_path / "one"), Home(tmp_path / "two")
     try:
