@@ -28,10 +28,11 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from deployments.automations import automations
-from deployments.deployment import BY_HAND, CHANGED, DATASET, Deployment, is_owner, wanted
+from deployments.deployment import BY_HAND, Deployment, is_owner, wanted
 from deployments.environment import Environment, Schedule, WorkPool
 from deployments.notifications import is_notice, notices
 from deployments.server import connected
+from flows.watch import CHANGED, DATASET
 from ftlib.config import Config
 from ftlib.errors import ConflictError
 
@@ -112,7 +113,7 @@ def steps(client: SyncPrefectClient, environment: Environment) -> list[Step]:
 
 def _notice_steps(client: SyncPrefectClient, environment: Environment) -> Iterator[Step]:
     """Yield a step for every automation that tells somebody something, and for those that tell what nobody asks for."""
-    told = notices(client, environment.notifications, environment.name, environment.tag)
+    told = notices(client, environment.notifications, environment.name)
     yield from (_automation_step(client, one) for one in told)
     names = {one.name for one in told}
     for there in client.read_automations():
