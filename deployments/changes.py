@@ -39,6 +39,9 @@ from ftlib.errors import ConflictError
 SHOWN = 60
 """Characters of a value that a plan shows."""
 
+_TRIGGERED = " when its data changed"
+"""What the name of a deployment's trigger ends with."""
+
 _START = "prefect.deployments.steps.set_working_directory"
 
 Kind = Literal["created", "updated", "deleted", "unchanged"]
@@ -222,7 +225,7 @@ def tagged(client: SyncPrefectClient, tag: str) -> list[DeploymentResponse]:
 
 def delete(client: SyncPrefectClient, there: DeploymentResponse) -> None:
     """Delete a deployment with its trigger; its runs stay."""
-    client.delete_resource_owned_automations(f"prefect.deployment.{there.id}")
+    _delete_triggers(client, there.id)
     client.delete_deployment(there.id)
 
 
@@ -257,7 +260,7 @@ def write(client: SyncPrefectClient, one: Deployment, there: DeploymentResponse 
         concurrency_options=queue,
         paused=_paused(one, there),
     )
-    client.delete_resource_owned_automations(f"prefect.deployment.{made}")
+    _delete_triggers(client, made)
     if trigger := _trigger(one, made, enabled=not _paused(one, there)):
         client.create_automation(trigger)
 
@@ -293,7 +296,7 @@ def _trigger(one: Deployment, deployment: UUID, enabled: bool) -> AutomationCore
     if not one.datasets:
         return None
     trigger = DeploymentEventTrigger(
-        name=f"{one.full_name} when its data changed",
+        name=f"{one.full_name}{_TRIGGERED}",
         enabled=enabled,
         match={"prefect.resource.id": [DATASET + name for name in one.datasets]},  # pyright: ignore[reportArgumentType]
         expect={CHANGED},
@@ -303,8 +306,15 @@ def _trigger(one: Deployment, deployment: UUID, enabled: bool) -> AutomationCore
 
 
 def owned_automations(client: SyncPrefectClient, deployment: UUID) -> list[Automation]:
-    """Return the automations that belong to a deployment."""
-    return client.read_resource_related_automations(f"prefect.deployment.{deployment}")
+    """Return the triggers of a deployment, but no automation that a person made to run it."""
+    related = client.read_resource_related_automations(f"prefect.deployment.{deployment}")
+    return [one for one in related if one.name.endswith(_TRIGGERED)]
+
+
+def _delete_triggers(client: SyncPrefectClient, deployment: UUID) -> None:
+    client.delete_resource_owned_automations(f"prefect.deployment.{deployment}")
+    for twin in owned_automations(client, deployment):  # the server has others that the deployment does not own
+        client.delete_automation(twin.id)
 
 
 def _facts_wanted(one: Deployment, there: DeploymentResponse) -> dict[str, Any]:
