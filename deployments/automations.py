@@ -15,6 +15,7 @@ from prefect.events.schemas.automations import AutomationCore, Posture
 
 from deployments.deployment import STANDING
 from deployments.heartbeat import heartbeat
+from deployments.resuming import RESUMING
 
 BEATS = 3
 """Heartbeats that may be missing before a run counts as dead."""
@@ -33,13 +34,6 @@ PAUSE = timedelta(seconds=60)
 
 FLOWS = tuple(STANDING)
 """Réglage's flows; a server may hold others'."""
-
-RESUMING = ("finetune", "retrain", "evaluate")
-"""The flows that go on from where they were.
-
-One that moves an alias is for a person to repeat, since it may be too late, and so is `interpolate`: the folder that it
-made would be in its own way.
-"""
 
 
 def _named(*flows: str) -> ResourceSpecification:

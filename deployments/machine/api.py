@@ -7,7 +7,7 @@ import json
 import os
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ftlib.config import Config
@@ -17,6 +17,8 @@ ANSWER_SECONDS = 10.0
 _PAGE = 200
 GOING_ON = ("RUNNING", "PENDING", "CANCELLING")
 WAITING = ("SCHEDULED", "PAUSED")
+GONE = timedelta(days=1)
+"""How long a worker must not have been heard to be gone: while the server was down, none could be."""
 
 
 class Run(Config):
@@ -28,6 +30,8 @@ class Run(Config):
     """Its type in Prefect: RUNNING, PENDING, ..."""
     state_name: str
     state_id: str
+    flow: str = ""
+    """Its flow's name."""
     due: str | None = None
     """When a run that is scheduled is to begin."""
 
@@ -47,6 +51,8 @@ class Api:
         self._headers = {"content-type": "application/json"}
         if auth:
             self._headers["Authorization"] = "Basic " + base64.b64encode(auth.encode()).decode()
+        self._flows: dict[str, str] = {}
+        """Names by id; they never change."""
 
     def answers(self, seconds: float = ANSWER_SECONDS) -> bool:
         """Say whether a Prefect server answers in time."""
@@ -57,11 +63,11 @@ class Api:
 
     def runs(self, states: tuple[str, ...], pool: str) -> list[Run]:
         """Return the runs of a work pool that are in one of these states. Raises TransientError."""
-        return [_run(said) for said in self._pages(states, pool) if said.get("state_id")]
+        return [self._run(said) for said in self._pages(states, pool) if said.get("state_id")]
 
     def run(self, id_: str) -> Run:
         """Return one run as it is now. Raises TransientError."""
-        return _run(self._call("GET", f"/flow_runs/{id_}", None))
+        return self._run(self._call("GET", f"/flow_runs/{id_}", None))
 
     def end_run(self, run: Run, state: str, name: str, message: str) -> None:
         """Propose a run's last state; the server keeps another that came first. Raises TransientError."""
@@ -85,6 +91,20 @@ class Api:
                 return worker.get("status") == "ONLINE"
         return False
 
+    def other_workers(self, name: str, pool: str) -> list[str]:
+        """Return the other workers of a pool, those that are offline for less than `GONE`, too.
+
+        Their runs have no process that is seen from here. Raises TransientError.
+        """
+        since = datetime.now(UTC) - GONE
+        return sorted(
+            worker["name"]
+            for worker in self._call("POST", f"/work_pools/{pool}/workers/filter", {})
+            if worker["name"] != name
+            and (heard := worker.get("last_heartbeat_time"))
+            and datetime.fromisoformat(heard) > since
+        )
+
     def _pages(self, states: tuple[str, ...], pool: str) -> Iterator[dict[str, Any]]:
         asked: dict[str, Any] = {
             "flow_runs": {"state": {"type": {"any_": list(states)}}},
@@ -99,6 +119,22 @@ class Api:
                 return
             offset += _PAGE
 
+    def _run(self, said: dict[str, Any]) -> Run:
+        return Run(
+            id=said["id"],
+            name=said["name"],
+            state=said["state_type"],
+            state_name=said["state_name"] or "",
+            state_id=said["state_id"],
+            flow=self._flow(said["flow_id"]),
+            due=said.get("next_scheduled_start_time"),
+        )
+
+    def _flow(self, id_: str) -> str:
+        if id_ not in self._flows:
+            self._flows[id_] = self._call("GET", f"/flows/{id_}", None)["name"]
+        return self._flows[id_]
+
     def _call(self, method: str, path: str, body: object, seconds: float = ANSWER_SECONDS) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, self._headers, method=method)
@@ -107,17 +143,6 @@ class Api:
                 return json.loads(answer.read() or b"null")
         except (OSError, ValueError) as error:  # urllib's errors are OSErrors
             raise TransientError(f"{self.url}{path}: {first_line(error)}; look at the server's log") from error
-
-
-def _run(said: dict[str, Any]) -> Run:
-    return Run(
-        id=said["id"],
-        name=said["name"],
-        state=said["state_type"],
-        state_name=said["state_name"] or "",
-        state_id=said["state_id"],
-        due=said.get("next_scheduled_start_time"),
-    )
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -28,6 +28,8 @@ _FOREIGN = (
     "NOTIFY_SOCKET",
 )
 """What is in the environment of `reglage up` and is none of its programs' business: another server, a password."""
+_GIVEN = (MARK, "PREFECT_HOME", "REGLAGE_HOME", "REGLAGE_ENVIRONMENT")
+"""What `reglage up` sets itself, or is given by its arguments."""
 
 
 class Program(Config):
@@ -46,6 +48,17 @@ class Program(Config):
         }
         text = json.dumps([self.command, kept, self.folder, versions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def own_settings() -> dict[str, str]:
+    """Return the settings of Prefect and Réglage in this process's environment that its programs would start with."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(("PREFECT_", "REGLAGE_"))
+        and not name.startswith("PREFECT__")  # what Prefect says to the processes of a run
+        and name not in (*_FOREIGN, *_GIVEN)
+    }
 
 
 def worker_name(folder: StateFolder) -> str:

@@ -29,26 +29,8 @@ def set_up(recipes: tuple[str, ...]) -> dict[str, Any]:
         )
     changes = apply(environment)
     changes += [deploy_recipe(recipe, Wishes(moves=True), environment)[1] for recipe in recipes]
-    _take_off_pipe(environment.pool.name)
     lines = [line for change in changes if change.what != "unchanged" for line in change.lines()]
     return {"pool": environment.pool.name, "changes": lines}
-
-
-def _take_off_pipe(pool: str) -> None:
-    """Start runs without a pipe to their worker, unless a deployment asks for one.
-
-    A run whose worker was killed goes on, until it writes its next line into a pipe that nobody reads any more. What
-    it says stands on its page in Prefect.
-    """
-    from prefect import get_client
-    from prefect.client.schemas.actions import WorkPoolUpdate
-
-    with get_client(sync_client=True) as client:
-        template = client.read_work_pool(pool).base_job_template
-        option = template["variables"]["properties"]["stream_output"]
-        if option.get("default") is not False:
-            option["default"] = False
-            client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
 
 
 if __name__ == "__main__":

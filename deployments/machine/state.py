@@ -5,6 +5,7 @@ up.lock           held while `reglage up` runs; the kernel frees it on kill -9
 logs/             what server, worker, TensorBoard and a detached `up` print
 prefect/          PREFECT_HOME: the SQLite database, leases, the key that encrypts blocks
 tensorboard/      the curves of deployed runs
+secrets.env       written by a person: variables that the systemd unit gives to all of it
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class StateFolder:
         self.root = self.home / FOLDER
         self.prefect_home = self.root / "prefect"
         self.curves = self.root / "tensorboard"
+        self.secrets = self.root / "secrets.env"
         self.lock = self.root / "up.lock"
         self._file = self.root / "state.json"
 

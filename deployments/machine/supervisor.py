@@ -20,14 +20,14 @@ from pathlib import Path
 from types import FrameType
 
 from deployments.machine import programs
-from deployments.machine.api import GOING_ON, Api, Run
+from deployments.machine.api import Api, Run
 from deployments.machine.database import check_database
-from deployments.machine.lost_runs import LostRuns, put_back
+from deployments.machine.lost_runs import LostRuns, put_back, stopped_here
 from deployments.machine.ports import HOST, TENSORBOARD, listen
-from deployments.machine.processes import Process, end, listens, marked, now, process
+from deployments.machine.processes import Process, end, kill, listens, marked, now, process, running_flows
 from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
-from deployments.machine.state import Phase, State, StateFolder
+from deployments.machine.state import Phase, Service, State, StateFolder
 from deployments.machine.systemd import notify
 from ftlib.errors import BusyError, Interrupted, StorageError, TransientError
 from ftlib.storage.files import local_errors
@@ -133,10 +133,10 @@ class Supervisor:
             self._take_port()
             held.enter_context(self._signals())
             try:
-                self._start()
+                lost = self._start()
                 notify("READY=1")
                 ready(self.state)
-                self._watch()
+                self._watch(lost)
             finally:
                 notify("STOPPING=1")
                 self._end()
@@ -152,7 +152,7 @@ class Supervisor:
 
     # -- start
 
-    def _start(self) -> None:
+    def _start(self) -> LostRuns:
         """Start server and TensorBoard, bring deployments up to date, put lost runs right, then start the worker."""
         self._phase("starting", supervisor=process(os.getpid()), database=self.database)
         self.state = self.state.model_copy(update={"environment": self.environment})
@@ -165,14 +165,15 @@ class Supervisor:
         self._await(SERVER, lambda: self.api.answers(2.0))
         self._set_up()
         self._settle_board()
-        asked = time.time() - 1.0
+        self._settle_worker()
+        name, asked = programs.worker_name(self.folder), time.time() - 1.0
+        lost = LostRuns(self.api, self.state.pool, name, self.say)
         if not self._children[WORKER].lives():
-            LostRuns(self.api, self.state.pool, self.say).look()
+            lost.look()
             self._begin(WORKER)
-            self._await(
-                WORKER, lambda: self.api.worker_polls(programs.worker_name(self.folder), asked, self.state.pool)
-            )
+            self._await(WORKER, lambda: self.api.worker_polls(name, asked, self.state.pool))
         self._phase("up")
+        return lost
 
     @property
     def api(self) -> Api:
@@ -193,12 +194,21 @@ class Supervisor:
 
     def _plan(self) -> None:
         """Say what is to run."""
+        self._plan_server()
+        self._plan_board()
+        self._plan_worker()
+
+    def _plan_server(self) -> None:
         assert self.port is not None
         self.state = self.state.model_copy(update={"port": self.port}).with_service(SERVER, url=self._url)
-        self._children = {SERVER: _Child(programs.server(self.folder, self.port, self.database))}
-        self._plan_board()
-        board_url = self.state.services[BOARD].url
-        self._children[WORKER] = _Child(programs.worker(self.folder, self._url, self.state.pool, board_url))
+        self._children[SERVER] = _Child(programs.server(self.folder, self.port, self.database))
+
+    def _plan_worker(self) -> None:
+        self._children[WORKER] = _Child(self._worker())
+
+    def _worker(self) -> Program:
+        """Return the worker of the server, the pool and the TensorBoard of now."""
+        return programs.worker(self.folder, self._url, self.state.pool, self.state.services[BOARD].url)
 
     def _plan_board(self) -> None:
         """Say where TensorBoard is to run: it takes no socket, so another may be quicker, and then it gets the next."""
@@ -227,7 +237,7 @@ class Supervisor:
             service = self.state.services.get(name)
             if service is None or service.process is None or not service.process.lives():
                 continue
-            if service.settings == child.program.digest():
+            if service.settings == child.program.digest() and (name != WORKER or self._same_server()):
                 child.process, child.started, child.answered = service.process, time.monotonic(), True
                 kept.append(service.process)
                 self.say(f"{name}: process {service.process.pid} runs since {service.process.since}; it is taken over")
@@ -235,11 +245,19 @@ class Supervisor:
         strays = [one for one in others if not one.runs_flow() and not one.descends_from({k.pid for k in kept})]
         if strays:
             self.say(f"ending what an earlier `reglage up` left: process {', '.join(str(one.pid) for one in strays)}")
+            worker = self.state.services.get(WORKER, Service()).process
+            kill([one for one in strays if worker is not None and one.pid == worker.pid])  # asked, it kills its runs
             end(strays, STOP_SECONDS)
-        if SERVER in self._children and self._children[SERVER].process is None and self._socket is None:
+        if self._children[SERVER].process is None and self._socket is None:
             self._socket = listen(None, self.port)  # the server that was left was not as wanted
             self.port = int(self._socket.getsockname()[1])
-            self._plan()
+            self._plan_server()
+            self._plan_worker()
+
+    def _same_server(self) -> bool:
+        """Say whether the server is that of last time, its database too: a worker knows the runs of one."""
+        before = self.state.services.get(SERVER)
+        return before is not None and before.settings == self._children[SERVER].program.digest()
 
     def _begin(self, name: str) -> None:
         """Start a program, unless it runs or is none of this installation's."""
@@ -297,10 +315,17 @@ class Supervisor:
                 break
             self._plan_board()
             self._begin(BOARD)
-        board_url = self.state.services[BOARD].url
-        child = self._children[WORKER]
-        if child.process is None or not child.lives():
-            self._children[WORKER] = _Child(programs.worker(self.folder, self._url, self.state.pool, board_url))
+
+    def _settle_worker(self) -> None:
+        """Plan the worker anew now that its pool is known; end one that was taken over and serves another."""
+        child, wanted = self._children[WORKER], self._worker()
+        if child.process is not None and child.lives():
+            if child.program.digest() == wanted.digest():
+                return
+            self.say(f"worker: process {child.pid} served another pool or TensorBoard; it is ended, its runs go on")
+            kill([child.process])  # asked, it kills its runs
+            self._note(WORKER, process=None)
+        self._plan_worker()
 
     def _set_up(self) -> None:
         """Bring deployments, limits and automations up to date. Raises StorageError for what the program says."""
@@ -341,9 +366,9 @@ class Supervisor:
 
     # -- watch
 
-    def _watch(self) -> None:
+    def _watch(self, lost: LostRuns) -> None:
         """Start again what dies, later and later, until told to stop."""
-        lost, next_look = LostRuns(self.api, self.state.pool, self.say), time.monotonic()
+        next_look = time.monotonic()
         while not self._stop.wait(LOOK_SECONDS):
             for name, child in self._children.items():
                 self._keep(name, child)
@@ -412,14 +437,16 @@ class Supervisor:
             put_back(self.api, stopped, self.say)
 
     def _stop_runs(self) -> list[Run]:
-        """End the processes of runs, and return the runs that were going on."""
+        """End the processes of runs, and return the runs of this installation that were going on."""
         going_on: list[Run] = []
+        runs = [one for one in marked(self.folder.root) if one.runs_flow()]
         if self.state.url and self.api.answers(2.0):
+            pids = {one.pid for one in runs}
+            ids = {id_ for id_, processes in running_flows().items() if pids & {one.pid for one in processes}}
             try:
-                going_on = self.api.runs(GOING_ON, self.state.pool)
+                going_on = stopped_here(self.api, self.state.pool, programs.worker_name(self.folder), ids)
             except TransientError as error:
                 self.say(f"which runs go on is not known: {error}")
-        runs = [one for one in marked(self.folder.root) if one.runs_flow()]
         if runs:
             self.say(f"{counted(len(going_on), 'run')} ends its step and saves it, for at most {RUN_SECONDS:.0f} s")
             self._end_runs(runs)

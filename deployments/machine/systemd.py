@@ -30,7 +30,9 @@ Description=Reglage at {_plain(str(folder.home))}
 Type=notify
 ExecStart={" ".join(_quoted(word).replace("$", "$$") for word in command)}
 WorkingDirectory={_plain(str(folder.home))}
-{variables}# Only `reglage up` is asked to end: it stops runs, worker and server in order. What is left then is killed.
+{variables}# Secrets, as NAME=value lines; no error where there is no such file.
+EnvironmentFile=-{_plain(str(folder.secrets))}
+# Only `reglage up` is asked to end: it stops runs, worker and server in order. What is left then is killed.
 KillMode=mixed
 TimeoutStartSec=600
 TimeoutStopSec=180

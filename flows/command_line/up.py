@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from deployments.machine.supervisor import Supervisor
 
 DETACH_SECONDS = 600.0
+_KEPT = ("PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
+_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "HF_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_USERNAME",
+    "RAY_AUTH_TOKEN",
+)
+"""They stand in no unit, which is easily shown around, but in a file of their own."""
 DOWN_SECONDS = 180.0
 """What a stop may take: runs and worker a minute each, then the rest."""
 
@@ -76,7 +87,7 @@ def up(
         if not recipe.is_file():
             raise RecipeError(f"{recipe} is not there; give the path of a recipe")
     if systemd is not None:
-        _write_unit(folder, _words(recipes, port, environment), database, systemd, as_json)
+        _write_unit(folder, _words(recipes, port, environment), environment, database, systemd, as_json)
         return
     state, how = _running(folder), "up already"
     if state is None and detach:
@@ -148,34 +159,62 @@ def status(home: Path, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-def _write_unit(folder: StateFolder, words: list[str], database: str | None, file: Path, as_json: bool) -> None:
+def _write_unit(
+    folder: StateFolder, words: list[str], environment: str | None, database: str | None, file: Path, as_json: bool
+) -> None:
     """Write or print a systemd unit, and say what to do with it."""
+    from deployments.machine.programs import own_settings
     from deployments.machine.systemd import complaints, unit
 
-    kept = {name: os.environ[name] for name in ("PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES") if name in os.environ}
+    secrets, read = _variables(folder, environment)
+    names = [name for name in (*_KEPT, *read) if name in os.environ]
+    kept = {name: os.environ[name] for name in names} | own_settings()
     text = unit(folder, words, kept | ({"REGLAGE_DATABASE": database} if database else {}))
     if str(file) == "-":
-        emit(text.rstrip("\n"), {"unit": text}, as_json)
+        emit(text.rstrip("\n"), {"unit": text, "secrets": secrets}, as_json)
         return
+    folder.make()
     with local_errors(file):
         private_folder(file.parent)
         with appearing(file) as stream:
             stream.write(text.encode())
-        file.chmod(0o600)  # it may hold the database's password
+        file.chmod(0o600)  # it may hold the database's password, and the server's
     said = complaints(file)
     if said:
         click.echo(f"note: systemd-analyze: {said}", err=True)
     name = file.stem
-    steps = [
+    steps = [f"write {', '.join(secrets)} into {folder.secrets}, as NAME=value lines; chmod 600"] if secrets else []
+    steps += [
         "systemctl --user daemon-reload",
         f"systemctl --user enable --now {name}",
         "loginctl enable-linger  # it starts with the machine, and not with your first login",
     ]
     emit(
         "\n".join((f"{file} is written; next:", *(f"  {step}" for step in steps))),
-        {"unit": text, "file": str(file), "complaints": said},
+        {"unit": text, "file": str(file), "complaints": said, "secrets": secrets},
         as_json,
     )
+
+
+def _variables(folder: StateFolder, environment: str | None) -> tuple[list[str], list[str]]:
+    """Return the names of the secrets that runs need, and of the variables that the environment's file holds.
+
+    Raises RecipeError for an environment that `up` would refuse.
+    """
+    from deployments.environment import VARIABLE, read_environment
+
+    asked: list[str] = []
+
+    class Asked(dict[str, str]):
+        def get(self, key: str, default: Any = None) -> Any:
+            asked.append(key)
+            return super().get(key, default)
+
+    read = read_environment(environment or folder.read().environment, Asked(os.environ, REGLAGE_HOME=str(folder.home)))
+    set_here = sorted(name for name in os.environ if name in _CREDENTIALS)
+    return list(dict.fromkeys([*read.secrets.variables, *set_here])), [
+        name for name in dict.fromkeys(asked) if name not in ("REGLAGE_HOME", VARIABLE)
+    ]
 
 
 def _running(folder: StateFolder) -> State | None:

@@ -16,13 +16,17 @@ import pytest
 
 from deployments.machine import api as api_module
 from deployments.machine.api import Api, Run
-from deployments.machine.lost_runs import LOOKS, LostRuns, put_back
+from deployments.machine.lost_runs import LOOKS, LostRuns, put_back, stopped_here
 from deployments.machine.processes import FLOW_RUN, process
 from ftlib.errors import TransientError
 
-POOL = "reglage"
+POOL, MINE = "reglage", "here-1"
 RUNS: dict[str, str] = {}
 """The type of each run's state."""
+FLOWS: dict[str, str] = {}
+"""The flow of each run that is none of finetune."""
+HEARD: dict[str, timedelta] = {}
+"""How long ago each worker was heard."""
 SET: list[tuple[str, str, bool]] = []
 
 
@@ -30,6 +34,8 @@ class Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/api/health":
             return self.say(True)
+        if self.path.startswith("/api/flows/"):
+            return self.say({"name": self.path.rpartition("/")[2].removeprefix("id-of-")})
         return self.say(self.run_(self.path.rpartition("/")[2]))
 
     def do_POST(self) -> None:
@@ -38,6 +44,9 @@ class Server(BaseHTTPRequestHandler):
             wanted = asked["flow_runs"]["state"]["type"]["any_"]
             found = [self.run_(id_) for id_, state in RUNS.items() if state in wanted]
             return self.say(found[asked["offset"] :][: asked["limit"]])
+        if self.path == f"/api/work_pools/{POOL}/workers/filter":
+            now = datetime.now(UTC)
+            return self.say([{"name": name, "last_heartbeat_time": str(now - ago)} for name, ago in HEARD.items()])
         run = self.path.split("/")[3]
         SET.append((run, asked["state"]["type"], asked.get("force", False)))
         RUNS[run] = asked["state"]["type"]
@@ -45,7 +54,14 @@ class Server(BaseHTTPRequestHandler):
 
     def run_(self, id_: str) -> dict[str, str]:
         state = RUNS[id_]
-        return {"id": id_, "name": f"run {id_}", "state_type": state, "state_name": state, "state_id": f"{id_}{state}"}
+        return {
+            "id": id_,
+            "name": f"run {id_}",
+            "state_type": state,
+            "state_name": state,
+            "state_id": f"{id_}{state}",
+            "flow_id": f"id-of-{FLOWS.get(id_, 'finetune')}",
+        }
 
     def say(self, answer: object) -> None:
         self.send_response(200)
@@ -67,6 +83,9 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def server(url: str) -> Api:
     RUNS.clear()
+    FLOWS.clear()
+    HEARD.clear()
+    HEARD[MINE] = timedelta()
     SET.clear()
     return Api(url)
 
@@ -84,14 +103,14 @@ def living() -> Iterator[subprocess.Popen[bytes]]:
 def test_where_no_worker_lives_a_run_without_a_process_has_crashed_at_once(server, living):
     RUNS.update(alive="RUNNING", gone="RUNNING", never="PENDING", stopped="CANCELLING", waits="SCHEDULED")
     said: list[str] = []
-    LostRuns(server, POOL, said.append).look()
+    LostRuns(server, POOL, MINE, said.append).look()
     assert sorted(SET) == [("gone", "CRASHED", False), ("never", "CRASHED", False), ("stopped", "CANCELLED", False)]
     assert len(said) == 3
 
 
 def test_beside_a_worker_a_state_must_be_some_looks_old(server):
     RUNS.update(gone="RUNNING", starts="PENDING")
-    lost, worker = LostRuns(server, POOL, lambda _: None), process(os.getpid())
+    lost, worker = LostRuns(server, POOL, MINE, lambda _: None), process(os.getpid())
     seen: dict[str, int] = {}
     for look in range(1, max(LOOKS.values()) + 1):
         lost.look(worker)
@@ -101,7 +120,7 @@ def test_beside_a_worker_a_state_must_be_some_looks_old(server):
 
 def test_a_cancelled_run_whose_worker_died_is_ended_and_another_is_its_workers(server, living):
     RUNS["alive"] = "CANCELLING"
-    lost = LostRuns(server, POOL, lambda _: None)
+    lost = LostRuns(server, POOL, MINE, lambda _: None)
     for _ in range(3):
         lost.look(process(os.getpid()))  # our child: this worker watches it
     assert SET == []
@@ -121,6 +140,35 @@ def test_what_was_stopped_waits_and_what_ended_by_itself_does_not(server):
     assert sorted(SET) == [("a", "SCHEDULED", True), ("c", "CANCELLED", False), ("d", "SCHEDULED", True)]
 
 
+@pytest.mark.parametrize("flow", ["rollback", "promote", "janitor", "somebody-elses"])
+def test_what_does_not_go_on_from_where_it_was_is_not_run_again(server, flow: str):
+    """A rollback that was stopped after its move, and run again, brings the bad version back."""
+    RUNS.update(a="RUNNING", b="RUNNING", c="CANCELLING", d="PENDING", e="RUNNING")
+    FLOWS.update(dict.fromkeys(RUNS, flow))
+    stopped, said = server.runs(("RUNNING", "CANCELLING", "PENDING"), POOL), list[str]()
+    RUNS.update(a="CRASHED", e="COMPLETED")
+    put_back(server, stopped, said.append)
+    assert sorted(SET) == [("b", "CRASHED", False), ("c", "CANCELLED", False), ("d", "CRASHED", False)]
+    assert [flow in line and "not run again by itself" in line for line in said] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "served"), [(0, True), (60, True), (2 * 24 * 60, False)], ids=["online", "offline", "gone"]
+)
+def test_beside_another_worker_no_run_is_judged_by_the_processes_of_this_machine(server, minutes: int, served: bool):
+    """One that is offline was perhaps not heard because the server was down."""
+    HEARD["elsewhere"] = timedelta(minutes=minutes)
+    RUNS.update(theirs="RUNNING", starts="PENDING", stops="CANCELLING", mine="RUNNING")
+    stopped = stopped_here(server, POOL, MINE, {"mine"})
+    assert {run.id for run in stopped} == ({"mine"} if served else {*RUNS})
+    said: list[str] = []
+    lost = LostRuns(server, POOL, MINE, said.append)
+    for _ in range(2):
+        lost.look()
+    assert {run for run, *_ in SET} == (set() if served else {*RUNS})
+    assert ["is also served by elsewhere" in line for line in said] == ([True] if served else [False] * 4)
+
+
 def test_more_runs_than_one_page_are_all_read(server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(api_module, "_PAGE", 3)
     RUNS.update({str(number): "RUNNING" for number in range(7)})
@@ -133,7 +181,7 @@ def test_no_server_is_no_answer_and_no_error(server):
     assert not nobody.answers()
     with pytest.raises(TransientError, match="look at the server's log"):
         nobody.runs(("RUNNING",), POOL)
-    LostRuns(nobody, POOL, lambda _: None).look()
+    LostRuns(nobody, POOL, MINE, lambda _: None).look()
 
 
 @pytest.mark.parametrize(
