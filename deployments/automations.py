@@ -1,20 +1,20 @@
-"""What Prefect's server does by itself, installed or brought up to date: `python deployments/automations.py`.
+"""What Prefect's server does by itself.
 
 Without these a run whose worker died stays Running for ever, and one whose worker died while it started stays Pending
 and keeps its deployment's only slot. One that crashed is run again, by the server alone: the same run, so with the
-same page and parameters. Installing again changes nothing.
+same page and parameters.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
 
-from prefect import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events import EventTrigger, ResourceSpecification
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, Posture
-from prefect.settings import get_current_settings
 
+from deployments.deployment import STANDING
+from deployments.heartbeat import heartbeat
 from deployments.resuming import RESUMING
 
 BEATS = 3
@@ -32,7 +32,7 @@ RUNS_AGAIN = "RunsAgain"
 PAUSE = timedelta(seconds=60)
 """How long nothing must be heard of a crashed run before it is run again."""
 
-FLOWS = ("finetune", "retrain", "evaluate", "interpolate", "promote", "rollback", "watch", "janitor", "monitor")
+FLOWS = tuple(STANDING)
 """Réglage's flows; a server may hold others'."""
 
 
@@ -47,11 +47,8 @@ _RESUMABLE = [
 
 
 def automations() -> list[AutomationCore]:
-    """Return what is to be installed; runs beat every PREFECT_FLOWS_HEARTBEAT_FREQUENCY seconds (180)."""
-    beat = get_current_settings().flows.heartbeat_frequency
-    if beat is None:
-        raise SystemExit("PREFECT_FLOWS_HEARTBEAT_FREQUENCY is off: a dead run cannot be told from a quiet one; set it")
-    silence = timedelta(seconds=BEATS * beat)
+    """Return what is to be installed. Raises RecipeError for a heartbeat that Prefect does not take."""
+    silence = timedelta(seconds=BEATS * heartbeat())
     return [
         _crash(
             "reglage: runs whose process is gone",
@@ -136,23 +133,3 @@ def _crash(
 def _change(name: str, trigger: EventTrigger, state: str, kind: StateType, message: str) -> AutomationCore:
     change = ChangeFlowRunState(name=state, state=kind, message=message, force=False)
     return AutomationCore(name=name, trigger=trigger, actions=[change])
-
-
-def install(wanted: list[AutomationCore]) -> list[str]:
-    """Create or update each by its name, and return a line for each."""
-    said: list[str] = []
-    with get_client(sync_client=True) as client:
-        for automation in wanted:
-            there = client.read_automations_by_name(automation.name)
-            for twin in there[1:]:
-                client.delete_automation(twin.id)
-            if there:
-                client.update_automation(there[0].id, automation)
-            else:
-                client.create_automation(automation)
-            said.append(f"{'updated' if there else 'created'}: {automation.name}")
-    return said
-
-
-if __name__ == "__main__":
-    print("\n".join(install(automations())))

@@ -28,15 +28,19 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from deployments.automations import automations
-from deployments.deployment import BY_HAND, CHANGED, DATASET, Deployment, is_owner, wanted
+from deployments.deployment import BY_HAND, Deployment, is_owner, wanted
 from deployments.environment import Environment, Schedule, WorkPool
 from deployments.notifications import is_notice, notices
 from deployments.server import connected
+from flows.watch import CHANGED, DATASET
 from ftlib.config import Config
 from ftlib.errors import ConflictError
 
 SHOWN = 60
 """Characters of a value that a plan shows."""
+
+_TRIGGERED = " when its data changed"
+"""What the name of a deployment's trigger ends with."""
 
 _START = "prefect.deployments.steps.set_working_directory"
 
@@ -112,7 +116,7 @@ def steps(client: SyncPrefectClient, environment: Environment) -> list[Step]:
 
 def _notice_steps(client: SyncPrefectClient, environment: Environment) -> Iterator[Step]:
     """Yield a step for every automation that tells somebody something, and for those that tell what nobody asks for."""
-    told = notices(client, environment.notifications, environment.name, environment.tag)
+    told = notices(client, environment.notifications, environment.name)
     yield from (_automation_step(client, one) for one in told)
     names = {one.name for one in told}
     for there in client.read_automations():
@@ -221,7 +225,7 @@ def tagged(client: SyncPrefectClient, tag: str) -> list[DeploymentResponse]:
 
 def delete(client: SyncPrefectClient, there: DeploymentResponse) -> None:
     """Delete a deployment with its trigger; its runs stay."""
-    client.delete_resource_owned_automations(f"prefect.deployment.{there.id}")
+    _delete_triggers(client, there.id)
     client.delete_deployment(there.id)
 
 
@@ -256,7 +260,7 @@ def write(client: SyncPrefectClient, one: Deployment, there: DeploymentResponse 
         concurrency_options=queue,
         paused=_paused(one, there),
     )
-    client.delete_resource_owned_automations(f"prefect.deployment.{made}")
+    _delete_triggers(client, made)
     if trigger := _trigger(one, made, enabled=not _paused(one, there)):
         client.create_automation(trigger)
 
@@ -292,7 +296,7 @@ def _trigger(one: Deployment, deployment: UUID, enabled: bool) -> AutomationCore
     if not one.datasets:
         return None
     trigger = DeploymentEventTrigger(
-        name=f"{one.full_name} when its data changed",
+        name=f"{one.full_name}{_TRIGGERED}",
         enabled=enabled,
         match={"prefect.resource.id": [DATASET + name for name in one.datasets]},  # pyright: ignore[reportArgumentType]
         expect={CHANGED},
@@ -302,8 +306,15 @@ def _trigger(one: Deployment, deployment: UUID, enabled: bool) -> AutomationCore
 
 
 def owned_automations(client: SyncPrefectClient, deployment: UUID) -> list[Automation]:
-    """Return the automations that belong to a deployment."""
-    return client.read_resource_related_automations(f"prefect.deployment.{deployment}")
+    """Return the triggers of a deployment, but no automation that a person made to run it."""
+    related = client.read_resource_related_automations(f"prefect.deployment.{deployment}")
+    return [one for one in related if one.name.endswith(_TRIGGERED)]
+
+
+def _delete_triggers(client: SyncPrefectClient, deployment: UUID) -> None:
+    client.delete_resource_owned_automations(f"prefect.deployment.{deployment}")
+    for twin in owned_automations(client, deployment):  # the server has others that the deployment does not own
+        client.delete_automation(twin.id)
 
 
 def _facts_wanted(one: Deployment, there: DeploymentResponse) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 import ftlib
 from deployments.environment import DeployedRecipe, Environment, Schedule
+from deployments.heartbeat import HEARTBEAT, heartbeat
 from flows.form_schema import form_schema
 from flows.watch import with_overrides
 from ftlib.config import Config
@@ -26,10 +27,6 @@ TAG = "reglage"
 """On every deployment that is Réglage's."""
 BY_HAND = "reglage deploy"
 """The tag of a deployment that `reglage deploy` made: it belongs to no environment's file."""
-CHANGED = "reglage.data.changed"
-"""The event that says that a model's data changed."""
-DATASET = "reglage.dataset."
-"""What the event's resource begins with; behind it stands the name of the model."""
 
 
 class Standing(NamedTuple):
@@ -130,6 +127,10 @@ def _standing(flow: str, environment: Environment) -> Deployment:
     accepted = flow_at(entrypoint).parameters.properties
     given = {"work": environment.work, "registry": environment.registry, "endpoint_url": environment.endpoint_url}
     parameters: dict[str, Any] = {name: value for name, value in given.items() if value and name in accepted}
+    if "recipe" in accepted:
+        there = offered(environment)
+        if there and accepted["recipe"].get("default") not in there:
+            parameters["recipe"] = there[0]  # what an untouched form asks for is there
     if trains and (overrides := _registry_overrides(environment)):
         parameters["overrides"] = overrides
     if flow == "watch":
@@ -180,6 +181,10 @@ def _deployment(
     """Return a deployment of a flow with what all of an environment have in common."""
     entrypoint = STANDING[flow].entrypoint
     loaded = flow_at(entrypoint)
+    recipes, own = offered(environment), parameters.get("recipe")
+    if own is not None:
+        home = environment.home
+        recipes = [own, *(one for one in recipes if below(home, one) != below(home, own))]
     return Deployment(
         flow=flow,
         name=name,
@@ -192,7 +197,7 @@ def _deployment(
         home=environment.home,
         job_variables=job_variables(environment),
         one_at_a_time=trains,
-        form=without_secrets(form_schema(loaded, offered(environment))),
+        form=without_secrets(form_schema(loaded, recipes)),
     )
 
 
@@ -208,6 +213,7 @@ def job_variables(environment: Environment) -> dict[str, Any]:
         **({"image": pool.image} if pool.image else {}),
         "env": {
             "PYTHONSAFEPATH": "1",  # a project's own folder `flows` below home is not to be taken for Réglage's
+            HEARTBEAT: str(heartbeat()),  # whoever starts the worker: the automations count in these
             **cast("dict[str, Any]", pool.job_variables.get("env") or {}),
             **{name: f"{{{{ prefect.blocks.secret.{block} }}}}" for name, block in blocks.items()},
         },

@@ -51,8 +51,8 @@ _TOLD: dict[Occasion, _Told] = {
     "crashed": _Told(
         ("Crashed",),
         "crashed",
-        "The run's process is gone. A training run of a deployment is run again by itself, twice at most, and goes on "
-        "from where it was; any other waits for Retry on its page.",
+        "The run's process is gone. A run of a deployment that finetunes, retrains or evaluates is run again by "
+        "itself, twice at most, and goes on from where it was; any other waits for Retry on its page.",
     ),
     "refused": _Told(
         ("Refused", "Not promoted"),
@@ -79,18 +79,18 @@ _WELL = ("Promoted", "Not promoted", "Skipped", "Held", "Suspended", "Superseded
 _BADLY = ("Failed", "TimedOut", "Crashed", "Cancelled")
 
 
-def notices(
-    client: SyncPrefectClient, notifications: Sequence[Notification], whose: str, tag: str
-) -> list[AutomationCore]:
-    """Return the automations that tell people of the runs with a tag; `whose` they are is part of their names.
+def notices(client: SyncPrefectClient, notifications: Sequence[Notification], environment: str) -> list[AutomationCore]:
+    """Return the automations that tell people of an environment's runs; its name is part of theirs.
+
+    The runs carry its name as a tag: those of its file's deployments, and those of `reglage deploy`'s.
 
     Raises StorageError for a block that the server has not, or that sends nothing.
     """
     return [
-        _automation(f"{_PREFIX}{notification.block} of {what} ({whose})", told, block)
+        _automation(f"{_PREFIX}{notification.block} of {what} ({environment})", told, block)
         for notification in notifications
         for block in [_block_id(client, notification.block)]
-        for what, told in _wanted(notification, tag)
+        for what, told in _wanted(notification, environment)
     ]
 
 

@@ -3,6 +3,7 @@
 It belongs to no environment's file: `deployments.apply` leaves it alone, and this leaves alone what a file owns.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -15,10 +16,11 @@ from deployments.changes import Change, delete, deployment_step, find, owned_aut
 from deployments.deployment import BY_HAND, TAG, Deployment, check_parameters, is_owner, recipe_deployment
 from deployments.environment import DeployedRecipe, Environment, Schedule
 from deployments.server import connected
-from ftlib.config import Config
+from ftlib.config import Config, user_path
 from ftlib.errors import ConflictError, RecipeError
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
+from ftlib.storage.place import is_remote
 
 FLOW = "retrain"
 _APPROVAL = "retrain.approval="
@@ -32,6 +34,8 @@ class Wishes(NamedTuple):
     approval: Literal["automatic", "by_hand", "recipe"] | None = None
     work: str | None = None
     paused: bool | None = None
+    moves: bool = False
+    """Whether the environment was named, so that a deployment to another one, or to another pool, moves to it."""
 
 
 class Deployed(Config):
@@ -68,16 +72,17 @@ def deploy_recipe(path: str, wishes: Wishes, environment: Environment) -> tuple[
     recipe = load_recipe(path)
     with connected() as client:
         there = find(client, _full_name(recipe, environment))
-        now = _there(client, there) if there else None
-        one = _settled(path, wishes, now)
+        now = _there(client, there) if there and "recipe" in there.parameters else None  # else not Réglage's
+        one = _settled(_as_found(path, environment), wishes, now)
         deployment = recipe_deployment(one, environment, BY_HAND)
         check_parameters(deployment)
-        if now is not None:
+        if there is not None and now is not None:
             _check_same(recipe.publish.name, deployment, now)
-        pool = pool_step(client, environment.pool)
+            if not wishes.moves and BY_HAND in there.tags:
+                _check_stays(environment, there)
+        step, pool = deployment_step(client, deployment), pool_step(client, environment.pool)
         if pool.change.what == "created":
             pool.make()
-        step = deployment_step(client, deployment)
         if step.change.what != "unchanged":
             step.make()
         made = find(client, deployment.full_name)
@@ -132,10 +137,35 @@ def _settled(path: str, wishes: Wishes, now: Deployed | None) -> DeployedRecipe:
     )
 
 
+def _as_found(path: str, environment: Environment) -> str:
+    """Return a recipe's whole path where its runs start on this machine, so that they find what is read here."""
+    here = environment.pool.type == "process" and Path(environment.home).is_dir() and not is_remote(path)
+    return os.path.abspath(user_path(path)) if here else path
+
+
+def _check_stays(environment: Environment, there: DeploymentResponse) -> None:
+    """Raise ConflictError if the deployment is another environment's or pool's: its runs would wait for a worker."""
+    pool = there.work_pool_name or ""
+    if environment.name not in there.tags or pool != environment.pool.name:
+        raise ConflictError(
+            f"{FLOW}/{there.name} is deployed to another environment: pool {pool}, tags {', '.join(there.tags)}; here "
+            f"it is {environment.name}, pool {environment.pool.name}. Name the environment with --env; one that is "
+            "named takes it over"
+        )
+
+
+def _same_recipe(one: str, other: str) -> bool:
+    """Say whether two paths mean one recipe, by a link too where both are on this machine."""
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
 def _check_same(model: str, deployment: Deployment, now: Deployed) -> None:
     """Raise ConflictError if the model's deployment runs another recipe."""
     ours = deployment.parameters["recipe"]
-    if now.recipe != ours:
+    if not _same_recipe(now.recipe, ours):
         raise ConflictError(
             f"{deployment.full_name} retrains {now.recipe}, which publishes {model!r} too; two recipes of one model "
             f"would replace each other's versions: give {ours} another publish.name, or remove the other first "

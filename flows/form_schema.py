@@ -25,8 +25,8 @@ def form_schema(flow: Flow[..., Any], recipes: Sequence[str] = ()) -> dict[str, 
 
     Args:
         flow: One with a flat signature.
-        recipes: Paths that the worker sees, which are offered as a list beside a field for any other path. None: just
-            that field.
+        recipes: Paths that the worker sees, which are offered as a list beside a field for any other path. The form
+            begins with the first, unless the flow's own default is among them. None: just that field.
     """
     schema = parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
     for part in (schema, *schema.get("definitions", {}).values()):
@@ -39,7 +39,7 @@ def form_schema(flow: Flow[..., Any], recipes: Sequence[str] = ()) -> dict[str, 
     if recipes and (field := schema["properties"].get("recipe")):
         offered = list(dict.fromkeys(recipes))
         if field.get("default") not in (None, *offered):
-            offered = [*offered, field["default"]]
+            field["default"] = offered[0]  # a form that is submitted untouched names what is there
         del field["type"]
         field["anyOf"] = [
             {"type": "string", "title": "From the list", "enum": offered},

@@ -13,16 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import ftlib
+from deployments.heartbeat import HEARTBEAT, heartbeat
 from deployments.machine.ports import HOST
 from deployments.machine.processes import MARK
 from deployments.machine.state import StateFolder
 from ftlib.config import Config
-from ftlib.errors import RecipeError
 
-HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
-HEARTBEAT_SECONDS = 60
-"""How often a run gives a sign of life. Prefect's own default, 180, finds a dead run after nine minutes only."""
-LEAST_HEARTBEAT_SECONDS = 30
 _FOREIGN = (
     "PREFECT_API_URL",
     "PREFECT_API_KEY",
@@ -63,14 +59,6 @@ def own_settings() -> dict[str, str]:
         and not name.startswith("PREFECT__")  # what Prefect says to the processes of a run
         and name not in (*_FOREIGN, *_GIVEN)
     }
-
-
-def heartbeat() -> int:
-    """Return the seconds between two heartbeats of a run. Raises RecipeError for what Prefect does not take."""
-    told = os.environ.get(HEARTBEAT, str(HEARTBEAT_SECONDS))
-    if not told.isdecimal() or int(told) < LEAST_HEARTBEAT_SECONDS:
-        raise RecipeError(f"{HEARTBEAT}: got {told!r}, allowed are whole seconds from {LEAST_HEARTBEAT_SECONDS} on")
-    return int(told)
 
 
 def worker_name(folder: StateFolder) -> str:

@@ -14,6 +14,7 @@ from flows.command_line.console import UserPath, emit, json_option
 
 if TYPE_CHECKING:
     from deployments.environment import Schedule
+    from deployments.machine.state import State
     from deployments.recipe_deployment import Deployed
 
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     "environment",
     metavar="ENV.yaml",
     envvar="REGLAGE_ENVIRONMENT",
-    help="The environment to deploy to. [default: pool reglage, and this folder as home]",
+    help="The environment to deploy to. [default: that of `reglage up`, or pool reglage with this folder as home]",
 )
 @click.option("--pause/--resume", "paused", default=None, help="Whether schedules and events start nothing for now.")
 @click.option("--remove", is_flag=True, help="Take it away; RECIPE may be the model's name. Its runs stay.")
@@ -60,7 +61,7 @@ def deploy(
 
     Run again, it changes what is said and keeps the rest.
     """
-    _use_what_is_up()
+    up = _use_what_is_up()
     if listed:
         _list(as_json)
         return
@@ -68,7 +69,7 @@ def deploy(
         raise click.UsageError("give the recipe to deploy, or --list")
     from deployments.environment import read_environment
 
-    chosen = read_environment(environment)
+    chosen = read_environment(environment or (up.environment if up else None))
     if remove:
         from deployments.recipe_deployment import remove_recipe
 
@@ -87,7 +88,9 @@ def deploy(
         click.echo(f"note: {remark}", err=True)
     from deployments.recipe_deployment import Wishes, deploy_recipe
 
-    wishes = Wishes(schedules, event, approval, str(work.absolute()) if work else None, paused)
+    wishes = Wishes(
+        schedules, event, approval, str(work.absolute()) if work else None, paused, moves=environment is not None
+    )
     made, change, has_worker = deploy_recipe(recipe, wishes, chosen)
     if not has_worker:
         click.echo(
@@ -98,19 +101,29 @@ def deploy(
     emit("\n".join([*_changed(change), *_facts(made)]), facts, as_json)
 
 
-def _use_what_is_up() -> None:
-    """Talk to the server that `reglage up` runs for this folder, where the user's settings name none."""
+def _use_what_is_up() -> State | None:
+    """Talk to the server that `reglage up` runs for this folder, where the user's settings name none.
+
+    Returns what is up, if this talks to it, and makes its home this one's: environments count from there.
+    """
     from deployments.machine.state import StateFolder
-    from flows.prefect_server import user_has_server
+    from flows.prefect_server import settings, user_has_server
 
     folder = StateFolder(Path(os.environ.get("REGLAGE_HOME") or "."))
-    if user_has_server() or not folder.root.is_dir():
-        return
+    if not folder.root.is_dir():
+        return None
     state = folder.read()
-    if state.serves() and state.url:
-        os.environ["PREFECT_API_URL"] = f"{state.url}/api"
+    if not state.serves() or not state.url:
+        return None
+    url = f"{state.url}/api"
+    if not user_has_server():
+        os.environ["PREFECT_API_URL"] = url
         if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
             os.environ["PREFECT_API_AUTH_STRING"] = password
+    elif (os.environ.get("PREFECT_API_URL") or str(settings().api.url)).replace("localhost", "127.0.0.1") != url:
+        return None
+    os.environ["REGLAGE_HOME"] = str(folder.home)
+    return state
 
 
 def _schedules(crons: Sequence[str], timezone: str | None, no_cron: bool) -> tuple[Schedule, ...]:

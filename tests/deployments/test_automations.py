@@ -1,54 +1,42 @@
-"""What is installed in Prefect's server, on its test server."""
+"""What Prefect's server does by itself: triggers, as it reads them, against events as it makes them."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from prefect import get_client
 from prefect.server.events.schemas.automations import EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
-from deployments.automations import AGAIN, RUNS_AGAIN, automations, install
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+from deployments.automations import AGAIN, RUNS_AGAIN, automations
+from deployments.deployment import job_variables
+from deployments.environment import Environment
+from deployments.heartbeat import HEARTBEAT, HEARTBEAT_SECONDS
+from ftlib.errors import RecipeError
 
 
-@pytest.mark.prefect
-def test_installing_again_brings_up_to_date_and_adds_nothing(server: None):
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
-        assert [line.split(":")[0] for line in install(automations())] == ["created"] * 5
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
-        wanted = automations()
-        assert [line.split(":")[0] for line in install(wanted)] == ["updated"] * 5
-    with get_client(sync_client=True) as client:
-        for automation in wanted:
-            (there,) = client.read_automations_by_name(automation.name)
-            assert there.trigger.within == automation.trigger.within
-            assert there.actions == automation.actions
-            assert all(action.force is False for action in there.actions)
+def test_the_patience_follows_the_heartbeat(monkeypatch: pytest.MonkeyPatch):
+    for told, beat in (("30", 30), (None, HEARTBEAT_SECONDS)):
+        monkeypatch.delenv(HEARTBEAT, raising=False)
+        if told:
+            monkeypatch.setenv(HEARTBEAT, told)
+        gone, at_once, never, *_ = automations()
+        assert at_once.trigger.within == gone.trigger.within
+        assert gone.trigger.within == timedelta(seconds=3 * beat)
+        assert never.trigger.within > timedelta(minutes=10)
 
 
-def test_the_patience_follows_the_heartbeat():
-    for beat in (30, 180):
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beat}):
-            gone, at_once, never, *_ = automations()
-            assert at_once.trigger.within == gone.trigger.within
-            assert gone.trigger.within == timedelta(seconds=3 * beat)
-            assert never.trigger.within > timedelta(minutes=10)
+@pytest.mark.parametrize("elsewhere", [30, 180])
+def test_whoever_applies_installs_the_same_and_runs_beat_so_whoever_starts_them(elsewhere: int):
+    """The applying process, as `up`'s setup or a shell, may hold other settings of Prefect's."""
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: elsewhere}):
+        assert automations()[0].trigger.within == timedelta(seconds=3 * HEARTBEAT_SECONDS)
+        assert job_variables(Environment())["env"][HEARTBEAT] == str(HEARTBEAT_SECONDS)
 
 
-def test_without_heartbeats_it_refuses():
-    with (
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        pytest.raises(SystemExit, match="PREFECT_FLOWS_HEARTBEAT_FREQUENCY"),
-    ):
+def test_without_heartbeats_it_refuses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(HEARTBEAT, "")
+    with pytest.raises(RecipeError, match=HEARTBEAT):
         automations()
 
 
@@ -68,8 +56,7 @@ def event(state: str, flow: str = "retrain", deployed: bool = True) -> ReceivedE
 @pytest.fixture
 def again() -> tuple[EventTrigger, EventTrigger]:
     """As the server reads them: what runs a run again, and what does so no more."""
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
-        *_, again, no_more = automations()
+    *_, again, no_more = automations()
     on_the_server = (EventTrigger.model_validate(one.trigger.model_dump(mode="json")) for one in (again, no_more))
     return next(on_the_server), next(on_the_server)
 
@@ -81,6 +68,7 @@ def test_only_what_crashed_is_run_again_and_only_where_a_worker_can(again: tuple
               trigger.starts_after(f"prefect.flow-run.{s}")}  # fmt: skip
     assert starts == {"Crashed"}
     assert not trigger.covers(event("Crashed", flow="promote"))  # an alias: decided against what may have changed
+    assert not trigger.covers(event("Crashed", flow="interpolate"))  # the folder that it made would be in its way
     assert not trigger.covers(event("Crashed", flow="somebody-s"))
     assert not trigger.covers(event("Crashed", deployed=False))
 
@@ -102,8 +90,7 @@ def test_it_is_run_again_twice_and_a_person_s_retries_do_not_count(again: tuple[
 
 
 def test_a_run_that_died_before_its_first_heartbeat_is_found_and_others_that_never_beat_are_left():
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
-        _, at_once, *_ = automations()
+    _, at_once, *_ = automations()
     trigger = EventTrigger.model_validate(at_once.trigger.model_dump(mode="json"))
     assert trigger.starts_after("prefect.flow-run.Running")
     assert trigger.expects("prefect.flow-run.heartbeat")

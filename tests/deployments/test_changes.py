@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from deployments.apply import apply
-from deployments.changes import Change, changes
+from deployments.changes import Change, changes, owned_automations
 from deployments.environment import DeployedRecipe, Environment, Schedule, WorkPool
 from deployments.recipe_deployment import Wishes, deploy_recipe, deployed_recipes, remove_recipe
 from deployments.server import NO_SERVER, connected
@@ -109,7 +109,10 @@ def test_what_a_person_switched_stays_and_what_they_changed_is_told(server: None
         assert next(map(str, of(changes(ENVIRONMENT), NAME).fields)).startswith("description: by hand >")
         apply(ENVIRONMENT)
         assert not client.read_deployment_by_name(NAME).schedules[0].active
-        (trigger,) = client.read_resource_related_automations(f"prefect.deployment.{there.id}")
+        (trigger,) = owned_automations(client, there.id)
+        mine = trigger.model_dump(exclude={"id"}) | {"name": "a person's own"}
+        client.create_automation(AutomationCore.model_validate(mine))
+        assert of(changes(ENVIRONMENT), NAME).what == "unchanged"
         client.create_automation(AutomationCore.model_validate(trigger.model_dump(exclude={"id"})))
         assert of(changes(ENVIRONMENT), NAME).what == "updated"  # a twin, of two that were applied at once
         on = (NIGHTLY.schedules[0].model_copy(update={"active": True}),)
@@ -117,7 +120,7 @@ def test_what_a_person_switched_stays_and_what_they_changed_is_told(server: None
         again = client.read_deployment_by_name(NAME)
         assert again.schedules[0].active
         assert again.paused
-        (trigger,) = client.read_resource_related_automations(f"prefect.deployment.{again.id}")
+        (trigger,) = owned_automations(client, again.id)
         assert not trigger.enabled
     assert what(changes(with_recipe(paused=None))) == {"unchanged"}
     apply(with_recipe(paused=False))
@@ -187,6 +190,16 @@ def test_a_recipe_is_deployed_in_one_call_and_again_keeps_what_is_not_said(serve
     assert (bare.schedules, bare.event, bare.approval) == ((), False, "")
     assert [one.deployment for one in deployed_recipes() if not one.owner] == ["retrain/tickets"]
 
+    elsewhere = here.model_copy(update={"pool": WorkPool(name="gpu")})
+    for other in (elsewhere, here.model_copy(update={"name": "production"})):
+        with pytest.raises(ConflictError, match=r"deployed to another environment.*--env"):
+            deploy_recipe(recipe, Wishes(), other)
+    moved, _, _ = deploy_recipe(recipe, Wishes(moves=True), elsewhere)
+    assert moved.pool == "gpu"
+    deploy_recipe(recipe, Wishes(moves=True), here)
+
+    Path("link.yaml").symlink_to(recipe)
+    assert deploy_recipe("link.yaml", Wishes(), here)[1].what == "updated"  # one recipe, by another name
     Path("twin.yaml").write_text(Path(recipe).read_text())
     with pytest.raises(ConflictError, match=r"two recipes of one model.*--remove tickets"):
         deploy_recipe("twin.yaml", Wishes(), here)
@@ -195,6 +208,16 @@ def test_a_recipe_is_deployed_in_one_call_and_again_keeps_what_is_not_said(serve
     with pytest.raises(RecipeError, match="not deployed"):
         remove_recipe("tickets", here)
     assert all(one.owner for one in deployed_recipes())  # what an environment's file has is listed, too
+
+
+@pytest.mark.prefect
+def test_a_deployment_of_that_name_that_is_somebody_s_is_one_line(server: None, recipe: str) -> None:
+    with get_client(sync_client=True) as client:
+        theirs = client.create_deployment(client.create_flow_from_name("retrain"), name="tickets", entrypoint="a.b")
+        with pytest.raises(ConflictError, match=r"not Réglage's \(a\.b\)"):
+            deploy_recipe(recipe, Wishes(), Environment(home=str(Path.cwd()), pool=WorkPool(name="unused")))
+        assert "unused" not in {pool.name for pool in client.read_work_pools()}
+        client.delete_deployment(theirs)
 
 
 @pytest.mark.slow

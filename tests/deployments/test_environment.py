@@ -152,6 +152,30 @@ def test_the_registry_of_the_environment_is_the_recipes(monkeypatch: pytest.Monk
         assert to.place().uri == registry
 
 
+def test_an_untouched_form_asks_for_a_recipe_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "recipes").mkdir()
+    for name in ("mine.yaml", "other.yaml"):
+        (tmp_path / "recipes" / name).touch()
+    monkeypatch.chdir(tmp_path)  # a wheel's: no checkout with its recipes
+    recipe = DeployedRecipe(recipe=str(ROOT / FRESH))
+    for named in ((), (recipe,)):
+        made = {one.full_name: one for one in wanted(Environment(home=str(tmp_path), recipes=named))}
+        offered = ["recipes/mine.yaml", "recipes/other.yaml"]
+        offered = [*(one.recipe for one in named), *offered]
+        for flow in ("finetune/finetune", "retrain/retrain", "evaluate/evaluate"):
+            field = made[flow].form["properties"]["recipe"]
+            assert field["anyOf"][0]["enum"] == offered
+            assert made[flow].parameters["recipe"] == field["default"] == offered[0]
+    (own,) = (one for one in made.values() if one.name == "ticket-router-fresh")
+    assert own.form["properties"]["recipe"]["anyOf"][0]["enum"][0] == own.parameters["recipe"]
+
+    (tmp_path / "recipes" / "quickstart.yaml").touch()
+    finetune = next(iter(wanted(Environment(home=str(tmp_path)))))
+    assert "recipe" not in finetune.parameters
+    assert finetune.form["properties"]["recipe"]["default"] == "recipes/quickstart.yaml"
+
+
 def test_two_recipes_of_one_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     twice = Environment(home="/srv", recipes=(DeployedRecipe(recipe=FRESH), DeployedRecipe(recipe=FRESH)))
@@ -168,6 +192,7 @@ def test_secrets_are_blocks_and_a_projects_own_flows_are_not_ours() -> None:
     for one in wanted(environment):
         assert one.job_variables["env"] == {
             "PYTHONSAFEPATH": "1",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
             "A": "1",
             "AWS_SECRET_ACCESS_KEY": "{{ prefect.blocks.secret.s3-secret }}",
         }

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 from uuid import UUID, uuid4
@@ -20,7 +21,8 @@ from prefect.server.utilities.user_templates import render_user_template_sync
 from prefect.settings import PREFECT_UI_URL, temporary_settings
 
 from deployments.changes import _notice_steps
-from deployments.environment import Environment, Notification, Occasion
+from deployments.deployment import BY_HAND, recipe_deployment
+from deployments.environment import DeployedRecipe, Environment, Notification, Occasion
 from deployments.notifications import ADDRESS, DRIFT, _block, is_notice, main, notices
 from ftlib.errors import RecipeError, StorageError
 
@@ -49,7 +51,7 @@ class Client:
 CLIENT = cast(SyncPrefectClient, Client())
 
 
-def event(state: str, flow: str = "retrain", tags: tuple[str, ...] = ("reglage:staging",)) -> ReceivedEvent:
+def event(state: str, flow: str = "retrain", tags: tuple[str, ...] = ("reglage:staging", "staging")) -> ReceivedEvent:
     related = [
         {"prefect.resource.id": "prefect.flow.1", "prefect.resource.role": "flow", "prefect.resource.name": flow},
         {
@@ -65,12 +67,12 @@ def event(state: str, flow: str = "retrain", tags: tuple[str, ...] = ("reglage:s
     )
 
 
-OURS = ("staging", "reglage:staging")
+OURS = "staging"
 
 
 def told(what: Occasion) -> tuple[EventTrigger, SendNotification]:
     with temporary_settings({PREFECT_UI_URL: "http://pages"}):
-        (made,) = notices(CLIENT, [Notification(block="slack-webhook/team", events=(what,))], *OURS)
+        (made,) = notices(CLIENT, [Notification(block="slack-webhook/team", events=(what,))], OURS)
     assert is_notice(made.name, "staging")
     assert not is_notice(made.name, "production")
     trigger = EventTrigger.model_validate(made.trigger.model_dump(mode="json"))
@@ -121,8 +123,20 @@ ENDS = {
 
 def test_another_environment_s_runs_are_not_told_of() -> None:
     trigger, _ = told("failed")
-    assert fires(trigger, event("Failed", tags=("reglage:staging", "retrain")))
-    assert not fires(trigger, event("Failed", tags=("reglage:production", "retrain")))
+    assert not fires(trigger, event("Failed", tags=("reglage", "reglage:production", "production", "retrain")))
+
+
+@pytest.mark.parametrize("owner", ["reglage:staging", BY_HAND])
+@pytest.mark.parametrize("what", ["failed", "too_old"])
+def test_what_the_file_has_and_what_the_command_made_is_told_of(
+    what: Occasion, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    recipe = DeployedRecipe(recipe="recipes/fresh_data.yaml")
+    trigger, _ = told(what)
+    for name, covered in (("staging", True), ("production", False)):
+        tags = recipe_deployment(recipe, Environment(name=name), owner.replace("staging", name)).tags
+        assert trigger.covers(event("Failed", tags=tags)) == covered
 
 
 def test_a_model_is_too_old_if_nothing_ends_well_for_days() -> None:
@@ -154,7 +168,7 @@ def test_drift_is_told_in_the_words_of_who_found_it() -> None:
 def test_every_occasion_is_told_and_each_automation_has_a_name_of_its_own() -> None:
     every = Notification(block="slack-webhook/team", events=get_args(Occasion))
     mine = Notification(block="slack-webhook/me")
-    names = [one.name for one in notices(CLIENT, [every, mine], *OURS)]
+    names = [one.name for one in notices(CLIENT, [every, mine], OURS)]
     assert len({*names}) == len(names) == len(every.events) + len(mine.events)
 
 
@@ -173,7 +187,7 @@ def test_what_nobody_asks_for_any_more_is_deleted_and_nobody_else_s() -> None:
 )
 def test_a_block_that_cannot_tell_is_named(block: str, message: str) -> None:
     with pytest.raises(StorageError, match=message):
-        notices(CLIENT, [Notification(block=block)], *OURS)
+        notices(CLIENT, [Notification(block=block)], OURS)
 
 
 class Heard(BaseHTTPRequestHandler):
