@@ -10,6 +10,7 @@ from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset, SplitFacts
 from ftlib.data.prepared import SPLITS, split_file
 from ftlib.errors import DataError
+from ftlib.evaluation.room import check_room
 from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.progress import note
@@ -49,7 +50,6 @@ def answer(job: AnswerJob, work: Workspace) -> PreparedDataset:
 def _build(job: AnswerJob, folder: Path) -> PreparedDataset:
     """Ask the model about every split that is learnt or selected by, and copy the test split as it is."""
     from ftlib.evaluation.inference import infer_here
-    from ftlib.evaluation.room import check_room
     from ftlib.evaluation.written_answers import WritePlan
     from ftlib.models.limits import limits_of
     from ftlib.training.companions import check_companion
