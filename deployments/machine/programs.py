@@ -28,6 +28,8 @@ _FOREIGN = (
     "NOTIFY_SOCKET",
 )
 """What is in the environment of `reglage up` and is none of its programs' business: another server, a password."""
+QUERY = "PREFECT_WORKER_QUERY_SECONDS"
+"""How often a worker looks for runs that are due."""
 _GIVEN = (MARK, "PREFECT_HOME", "REGLAGE_HOME", "REGLAGE_ENVIRONMENT")
 """What `reglage up` sets itself, or is given by its arguments."""
 
@@ -94,7 +96,8 @@ def client_settings(folder: StateFolder, url: str) -> dict[str, str]:
 
 def worker(folder: StateFolder, url: str, pool: str, tensorboard_url: str | None) -> Program:
     """Return the worker of a pool, which starts each run as a process of its own."""
-    settings = {"REGLAGE_HOME": str(folder.home)}
+    # Prefect's own worker looks every 10 seconds: nobody should wait so long for what they started by hand.
+    settings = {"REGLAGE_HOME": str(folder.home), QUERY: os.environ.get(QUERY, "2")}
     if tensorboard_url:
         settings |= {"REGLAGE_TENSORBOARD": str(folder.curves), "REGLAGE_TENSORBOARD_URL": tensorboard_url}
     words = ("worker", "start", "--pool", pool, "--type", "process", "--name", worker_name(folder))
