@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 
 from deployments.changes import Change, delete, deployment_step, find, owned_automations, pool_step, tagged
-from deployments.deployment import BY_HAND, TAG, Deployment, check_parameters, is_owner, recipe_deployment
+from deployments.deployment import BY_HAND, STANDING, TAG, Deployment, check_parameters, is_owner, recipe_deployment
 from deployments.environment import DeployedRecipe, Environment, Schedule
 from deployments.server import connected
 from ftlib.config import Config, user_path
@@ -112,7 +112,9 @@ def remove_recipe(path: str, environment: Environment) -> Change:
 def deployed_recipes() -> list[Deployed]:
     """Return the recipes that are deployed on the server, by name."""
     with connected() as client:
-        found = [_there(client, one) for one in tagged(client, TAG) if "recipe" in one.parameters]
+        begin = {standing.tag for standing in STANDING.values()}  # their forms begin with some recipe as well
+        ours = [one for one in tagged(client, TAG) if "recipe" in one.parameters and not begin & {*one.tags}]
+        found = [_there(client, one) for one in ours]
     return sorted(found, key=lambda one: one.deployment)
 
 
