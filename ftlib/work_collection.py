@@ -329,10 +329,12 @@ def size_of(paths: Iterable[Path]) -> int:
     """Return the bytes of files and folders; a file that lies there under several names counts once."""
     seen: dict[tuple[int, int], int] = {}
     for path in paths:
-        for file in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        # os.walk, unlike rglob, passes over a folder that is gone meanwhile, as one that a run has just finished.
+        inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+        for file in (*inside, *(() if path.is_dir() else (path,))):
             with suppress(OSError):  # gone meanwhile
-                facts = file.lstat()
-                seen[facts.st_dev, facts.st_ino] = 0 if file.is_dir() else facts.st_size
+                facts = os.lstat(file)
+                seen[facts.st_dev, facts.st_ino] = facts.st_size
     return sum(seen.values())
 
 

@@ -44,7 +44,7 @@ DOWN_SECONDS = 180.0
     "--database",
     envvar="REGLAGE_DATABASE",
     metavar="URL",
-    help="postgresql+asyncpg://user@host/name, or `sqlite`. By default the one of last time, or SQLite.",
+    help="PostgreSQL's URL, postgresql+asyncpg://user@host/name, or `sqlite`. By default that of last time, or SQLite.",
 )
 @click.option(
     "--env",

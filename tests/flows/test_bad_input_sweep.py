@@ -493,6 +493,7 @@ REGISTRY = [
     ["promote", "demo@1"],
     ["rollback", "demo"],
     ["history", "demo"],
+    ["copy", "demo@1", "--to", "copies"],
     ["export", "hf-folder", "demo", "out"],
     ["export", "mlflow", "demo", "--tracking-uri", "sqlite:///mlflow.db"],
     ["fsck"],
@@ -512,7 +513,7 @@ READERS = [
 def test_every_command_of_the_registry_is_swept() -> None:
     from flows.command_line.registry import registry
 
-    assert {words[0] for words in REGISTRY} | {"probe"} == {*registry.commands}
+    assert {words[0] for words in REGISTRY} | {"probe", "publish"} == {*registry.commands}
 
 
 def called_with(words: list[str], place: Path, registry: Path | str) -> Result:

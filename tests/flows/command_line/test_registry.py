@@ -140,7 +140,8 @@ def test_promote_rollback_and_history(moving: Path):
     assert "champion: 2" in call(moving, "registry", "list").stdout
     assert as_json(call(moving, "registry", "list", "--json"))["models"][0]["aliases"] == {"champion": 2}
     back = call(moving, "registry", "rollback", "demo", "--why", "complaints").stdout
-    assert back == "demo@champion is now version 1 (before: version 2), entry 3\n"
+    held = "; no retraining promotes until a person does"
+    assert back == f"demo@champion is now version 1 (before: version 2), entry 3{held}\n"
     text = call(moving, "registry", "history", "demo").stdout
     assert all(word in text for word in ("the first", "ann", "better", "bob", "complaints"))
     entries = as_json(call(moving, "registry", "history", "demo", "--json"))["entries"]

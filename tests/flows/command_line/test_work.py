@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     collect = WorkCollector.collect
 
     def later(collector: WorkCollector, *, delete: bool = False):
-        aged = WorkCollector(
-            collector.root, collector.policy, collector.contents, collector.pulled, lambda: time.time() + 7200
-        )
-        return collect(aged, delete=delete)
+        return collect(replace(collector, clock=lambda: time.time() + 7200), delete=delete)
 
     monkeypatch.setattr(work_collection.WorkCollector, "collect", later)
     return work.root

@@ -17,10 +17,18 @@ SAID_BY_A_PERSON = {
     "ftlib/data/sources/image_folder.py",
     "ftlib/data/sources/stored_files.py",
     "ftlib/registry/places/s3.py",
-    "flows/command_line/main.py",  # options, and their help
+    "ftlib/registry/places/__init__.py",  # back from a place to what a recipe says
+    "ftlib/published/work_roots.py",
+    "flows/command_line/copy_version.py",  # options, and their help
+    "flows/command_line/doctor.py",
     "flows/command_line/interpolate.py",
     "flows/command_line/registry_options.py",
     "flows/promote.py",  # fields of a form
+    "flows/evaluate.py",
+    "flows/interpolate.py",
+    "flows/janitor.py",
+    "flows/watch.py",
+    "flows/form_schema.py",  # their titles
 }
 
 
