@@ -33,6 +33,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made(work, "spare")
     leave(work.root)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")  # a table that is narrower breaks what is looked for
     collect = WorkCollector.collect
 
     def later(collector: WorkCollector, *, delete: bool = False):
