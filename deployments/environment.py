@@ -6,7 +6,7 @@ without a time zone or an image that is not pinned, is an error with its place i
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -19,7 +19,7 @@ from ftlib.config import Config, Name, user_path
 from ftlib.errors import RecipeError, StorageError
 from ftlib.recipe.file import explain, read_yaml
 from ftlib.storage import Place
-from ftlib.urls import secret_in
+from ftlib.urls import secrets_within
 
 VARIABLE = "REGLAGE_ENVIRONMENT"
 """Names the file to read where a command was given none."""
@@ -236,7 +236,11 @@ class Environment(Config):
 
     @model_validator(mode="after")
     def _without_secrets(self) -> "Environment":
-        if problems := list(_secrets(self.model_dump(mode="json"))):
+        problems = [
+            f"{path}: {secret} would stand in the server; leave it to `secrets`"
+            for path, secret in secrets_within(self.model_dump(mode="json"))
+        ]
+        if problems:
             raise ValueError("\n".join(problems))
         return self
 
@@ -244,19 +248,6 @@ class Environment(Config):
     def tag(self) -> str:
         """Return the tag of what this environment owns on a server."""
         return f"reglage:{self.name}"
-
-
-def _secrets(value: object, path: str = "") -> Iterator[str]:
-    """Say where a URL gives a secret away."""
-    if isinstance(value, str):
-        if secret := secret_in(value):
-            yield f"{path}: {secret} would stand in the server; leave it to `secrets`"
-    elif isinstance(value, dict):
-        for key, member in cast("dict[str, object]", value).items():
-            yield from _secrets(member, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for i, member in enumerate(cast("list[object]", value)):
-            yield from _secrets(member, f"{path}[{i}]")
 
 
 def read_environment(path: str | Path | None = None, variables: Mapping[str, str] = os.environ) -> Environment:

@@ -6,6 +6,8 @@ A URL is not a safe: it stands in recipes, records, run pages, logs and error me
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import cast
 
 _URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:/|(?:https?|s3|ftp|gs|hf):)/[^\s'\"<>]+")
 """Also with one slash, as a path that was made of it is written."""
@@ -41,3 +43,16 @@ def secret_in(text: str) -> str | None:
 def redacted(text: str) -> str:
     """Return a text whose URLs hold no user names, passwords, signatures or tokens."""
     return _URL.sub(lambda url: _SECRET.sub(rf"\g<1>{HIDDEN}", _USERINFO.sub(rf"\g<1>{HIDDEN}@", url[0])), text)
+
+
+def secrets_within(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each secret of a JSON value's texts: the path of its field, and what `secret_in` says of it."""
+    if isinstance(value, str):
+        if secret := secret_in(value):
+            yield path, secret
+    elif isinstance(value, dict):
+        for key, member in cast("dict[str, object]", value).items():
+            yield from secrets_within(member, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for i, member in enumerate(cast("list[object]", value)):
+            yield from secrets_within(member, f"{path}[{i}]")

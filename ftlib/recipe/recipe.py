@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from pydantic import model_validator
 
@@ -29,7 +29,7 @@ from ftlib.training.compute import Compute
 from ftlib.training.phase import ANSWERS, Phase
 from ftlib.training.tuning import tunings
 from ftlib.training.tuning.by_peft import GOES_ON
-from ftlib.urls import secret_in
+from ftlib.urls import secrets_within
 
 
 class Recipe(Config):
@@ -176,17 +176,10 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from quantization_misfits(recipe, "dense")
 
 
-def _secrets(value: object, path: str = "") -> Iterator[str]:
+def _secrets(value: object) -> Iterator[str]:
     """Say where a URL gives a secret away: a recipe is copied into records, run pages and every version's lineage."""
-    if isinstance(value, str):
-        if secret := secret_in(value):
-            yield f"{path}: {secret} would be published with the recipe; leave it to the environment"
-    elif isinstance(value, dict):
-        for key, member in cast("dict[str, object]", value).items():
-            yield from _secrets(member, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for i, member in enumerate(cast("list[object]", value)):
-            yield from _secrets(member, f"{path}[{i}]")
+    for path, secret in secrets_within(value):
+        yield f"{path}: {secret} would be published with the recipe; leave it to the environment"
 
 
 def _phase_misfits(recipe: Recipe) -> Iterator[str]:
