@@ -119,32 +119,32 @@ def _notice_steps(client: SyncPrefectClient, environment: Environment) -> Iterat
     told = notices(client, environment.notifications, environment.name)
     yield from (_automation_step(client, one) for one in told)
     names = {one.name for one in told}
-    for there in client.read_automations():
-        if is_notice(there.name, environment.name) and there.name not in names:
-            change = Change(what="deleted", kind="automation", name=there.name)
-            yield Step(change, lambda there=there: client.delete_automation(there.id))
+    for existing in client.read_automations():
+        if is_notice(existing.name, environment.name) and existing.name not in names:
+            change = Change(what="deleted", kind="automation", name=existing.name)
+            yield Step(change, lambda existing=existing: client.delete_automation(existing.id))
 
 
 def pool_step(client: SyncPrefectClient, pool: WorkPool) -> Step:
     """Compare the work pool. Raises ConflictError for a pool of another type."""
     try:
-        there = client.read_work_pool(pool.name)
+        existing = client.read_work_pool(pool.name)
     except ObjectNotFound:
         template = ProcessWorker.get_default_base_job_template() if pool.type == "process" else {}  # its worker adds it
         create = WorkPoolCreate(
             name=pool.name, type=pool.type, concurrency_limit=pool.limit, base_job_template=template
         )
         return _created("work pool", pool.name, lambda: client.create_work_pool(create))
-    if there.type != pool.type:
+    if existing.type != pool.type:
         raise ConflictError(
-            f"work pool {pool.name} is of type {there.type} on the server, and here of {pool.type}; a pool's type "
+            f"work pool {pool.name} is of type {existing.type} on the server, and here of {pool.type}; a pool's type "
             "cannot be changed: name another pool"
         )
     update = WorkPoolUpdate(concurrency_limit=pool.limit)
     return _compared(
         "work pool",
         pool.name,
-        {"limit": there.concurrency_limit},
+        {"limit": existing.concurrency_limit},
         {"limit": pool.limit},
         lambda: client.update_work_pool(pool.name, update),
     )
@@ -152,7 +152,7 @@ def pool_step(client: SyncPrefectClient, pool: WorkPool) -> Step:
 
 def _limit_step(client: SyncPrefectClient, name: str, limit: int) -> Step:
     try:
-        there = client.read_global_concurrency_limit_by_name(name)
+        existing = client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
         create = GlobalConcurrencyLimitCreate(name=name, limit=limit)
         return _created("limit", name, lambda: client.create_global_concurrency_limit(create))
@@ -160,7 +160,7 @@ def _limit_step(client: SyncPrefectClient, name: str, limit: int) -> Step:
     return _compared(
         "limit",
         name,
-        {"limit": there.limit},
+        {"limit": existing.limit},
         {"limit": limit},
         lambda: client.update_global_concurrency_limit(name, update),
     )
@@ -168,16 +168,16 @@ def _limit_step(client: SyncPrefectClient, name: str, limit: int) -> Step:
 
 def deployment_step(client: SyncPrefectClient, one: Deployment) -> Step:
     """Compare a deployment and its trigger. Raises ConflictError where the name belongs to somebody else."""
-    there = find(client, one.full_name)
-    if there is None:
+    existing = find(client, one.full_name)
+    if existing is None:
         return _created("deployment", one.full_name, lambda: write(client, one, None))
-    _check_owner(one, there)
+    _check_owner(one, existing)
     return _compared(
         "deployment",
         one.full_name,
-        _facts_there(there, owned_automations(client, there.id)),
-        _facts_wanted(one, there),
-        lambda: write(client, one, there),
+        _facts_existing(existing, owned_automations(client, existing.id)),
+        _facts_wanted(one, existing),
+        lambda: write(client, one, existing),
     )
 
 
@@ -189,11 +189,11 @@ def find(client: SyncPrefectClient, full_name: str) -> DeploymentResponse | None
         return None
 
 
-def _check_owner(one: Deployment, there: DeploymentResponse) -> None:
-    owner = next((tag for tag in there.tags if is_owner(tag)), None)
-    if owner is None and there.entrypoint != one.entrypoint:
+def _check_owner(one: Deployment, existing: DeploymentResponse) -> None:
+    owner = next((tag for tag in existing.tags if is_owner(tag)), None)
+    if owner is None and existing.entrypoint != one.entrypoint:
         raise ConflictError(
-            f"{one.full_name} is on the server and not Réglage's ({there.entrypoint}); delete or rename it, or give "
+            f"{one.full_name} is on the server and not Réglage's ({existing.entrypoint}); delete or rename it, or give "
             "the environment a suffix"
         )
     if owner not in (None, one.owner):
@@ -206,11 +206,12 @@ def _check_owner(one: Deployment, there: DeploymentResponse) -> None:
 def _deletions(client: SyncPrefectClient, environment: Environment, kept: set[str]) -> Iterator[Step]:
     """Yield a step for every deployment with the environment's tag that it has no more."""
     names = {flow.id: flow.name for flow in client.read_flows()}
-    for there in tagged(client, environment.tag):
-        full_name = f"{names[there.flow_id]}/{there.name}"
+    for existing in tagged(client, environment.tag):
+        full_name = f"{names[existing.flow_id]}/{existing.name}"
         if full_name not in kept:
             yield Step(
-                Change(what="deleted", kind="deployment", name=full_name), lambda there=there: delete(client, there)
+                Change(what="deleted", kind="deployment", name=full_name),
+                lambda existing=existing: delete(client, existing),
             )
 
 
@@ -223,15 +224,15 @@ def tagged(client: SyncPrefectClient, tag: str) -> list[DeploymentResponse]:
     return found
 
 
-def delete(client: SyncPrefectClient, there: DeploymentResponse) -> None:
+def delete(client: SyncPrefectClient, existing: DeploymentResponse) -> None:
     """Delete a deployment with its trigger; its runs stay."""
-    _delete_triggers(client, there.id)
-    client.delete_deployment(there.id)
+    _delete_triggers(client, existing.id)
+    client.delete_deployment(existing.id)
 
 
-def write(client: SyncPrefectClient, one: Deployment, there: DeploymentResponse | None) -> None:
+def write(client: SyncPrefectClient, one: Deployment, existing: DeploymentResponse | None) -> None:
     """Create a deployment, or make the one that is there equal; its runs, and what a person switched off, stay."""
-    active = {f"schedule-{i}": schedule.active for i, schedule in enumerate(_settled(one, there), start=1)}
+    active = {f"schedule-{i}": schedule.active for i, schedule in enumerate(_settled(one, existing), start=1)}
     schedules = [
         DeploymentScheduleCreate(
             schedule=CronSchedule(cron=schedule.cron, timezone=schedule.timezone),
@@ -258,10 +259,10 @@ def write(client: SyncPrefectClient, one: Deployment, there: DeploymentResponse 
         schedules=schedules,
         concurrency_limit=1 if one.one_at_a_time else None,
         concurrency_options=queue,
-        paused=_paused(one, there),
+        paused=_paused(one, existing),
     )
     _delete_triggers(client, made)
-    if trigger := _trigger(one, made, enabled=not _paused(one, there)):
+    if trigger := _trigger(one, made, enabled=not _paused(one, existing)):
         client.create_automation(trigger)
 
 
@@ -276,13 +277,13 @@ def _home(steps: list[dict[str, Any]]) -> Any:
     return homes[0] if len(homes) == len(steps) == 1 else steps
 
 
-def _paused(one: Deployment, there: DeploymentResponse | None) -> bool:
-    return one.paused if one.paused is not None else there is not None and there.paused
+def _paused(one: Deployment, existing: DeploymentResponse | None) -> bool:
+    return one.paused if one.paused is not None else existing is not None and existing.paused
 
 
-def _settled(one: Deployment, there: DeploymentResponse | None) -> list[Schedule]:
+def _settled(one: Deployment, existing: DeploymentResponse | None) -> list[Schedule]:
     """Return the schedules with their switch decided: as it is on the server where the environment leaves it open."""
-    switched = {schedule.slug: schedule.active for schedule in there.schedules} if there else {}
+    switched = {schedule.slug: schedule.active for schedule in existing.schedules} if existing else {}
     return [
         schedule.model_copy(
             update={"active": switched.get(f"schedule-{i}", True) if schedule.active is None else schedule.active}
@@ -317,9 +318,9 @@ def _delete_triggers(client: SyncPrefectClient, deployment: UUID) -> None:
         client.delete_automation(twin.id)
 
 
-def _facts_wanted(one: Deployment, there: DeploymentResponse) -> dict[str, Any]:
+def _facts_wanted(one: Deployment, existing: DeploymentResponse) -> dict[str, Any]:
     """Return what a deployment ought to be, by the names under which a plan shows it."""
-    trigger = _trigger(one, there.id, enabled=not _paused(one, there))
+    trigger = _trigger(one, existing.id, enabled=not _paused(one, existing))
     return {
         "entrypoint": one.entrypoint,
         "description": one.description,
@@ -332,32 +333,32 @@ def _facts_wanted(one: Deployment, there: DeploymentResponse) -> dict[str, Any]:
         "limit": 1 if one.one_at_a_time else None,
         "schedules": {
             f"schedule-{i}": {"cron": schedule.cron, "timezone": schedule.timezone, "active": schedule.active}
-            for i, schedule in enumerate(_settled(one, there), start=1)
+            for i, schedule in enumerate(_settled(one, existing), start=1)
         },
-        "paused": _paused(one, there),
+        "paused": _paused(one, existing),
         "form": one.form.get("properties", {}),
         "triggers": _trigger_facts([trigger] if trigger else []),
     }
 
 
-def _facts_there(there: DeploymentResponse, owned: Iterable[AutomationCore]) -> dict[str, Any]:
+def _facts_existing(existing: DeploymentResponse, owned: Iterable[AutomationCore]) -> dict[str, Any]:
     """Return what a deployment is on the server, by the same names."""
     return {
-        "entrypoint": there.entrypoint,
-        "description": there.description,
-        "version": there.version,
-        "tags": sorted(there.tags),
-        "parameters": there.parameters,
-        "pool": there.work_pool_name,
-        "home": _home(there.pull_steps or []),
-        "job_variables": there.job_variables,
-        "limit": there.global_concurrency_limit.limit if there.global_concurrency_limit else None,
+        "entrypoint": existing.entrypoint,
+        "description": existing.description,
+        "version": existing.version,
+        "tags": sorted(existing.tags),
+        "parameters": existing.parameters,
+        "pool": existing.work_pool_name,
+        "home": _home(existing.pull_steps or []),
+        "job_variables": existing.job_variables,
+        "limit": existing.global_concurrency_limit.limit if existing.global_concurrency_limit else None,
         "schedules": {
             schedule.slug or str(i): _schedule_facts(schedule.schedule, schedule.active)
-            for i, schedule in enumerate(there.schedules)
+            for i, schedule in enumerate(existing.schedules)
         },
-        "paused": there.paused,
-        "form": (there.parameter_openapi_schema or {}).get("properties", {}),
+        "paused": existing.paused,
+        "form": (existing.parameter_openapi_schema or {}).get("properties", {}),
         "triggers": _trigger_facts(owned),
     }
 
@@ -403,10 +404,10 @@ def _automation_step(client: SyncPrefectClient, one: AutomationCore) -> Step:
         for twin in found[1:]:
             client.delete_automation(twin.id)
 
-    there, here = automation_facts(found[0]), automation_facts(one)
+    existing, planned = automation_facts(found[0]), automation_facts(one)
     if len(found) > 1:
-        there, here = {**there, "count": len(found)}, {**here, "count": 1}
-    return _compared("automation", one.name, there, here, make)
+        existing, planned = {**existing, "count": len(found)}, {**planned, "count": 1}
+    return _compared("automation", one.name, existing, planned, make)
 
 
 def _created(kind: Any, name: str, make: Callable[[], object]) -> Step:
@@ -414,10 +415,10 @@ def _created(kind: Any, name: str, make: Callable[[], object]) -> Step:
 
 
 def _compared(
-    kind: Any, name: str, there: Mapping[str, Any], here: Mapping[str, Any], make: Callable[[], object]
+    kind: Any, name: str, existing: Mapping[str, Any], planned: Mapping[str, Any], make: Callable[[], object]
 ) -> Step:
     """Return the step that makes a thing on the server equal to what it ought to be."""
-    old, new = dict(_flat(there)), dict(_flat(here))
+    old, new = dict(_flat(existing)), dict(_flat(planned))
     fields = tuple(
         FieldChange(path=path, old=old.get(path), new=new.get(path))
         for path in dict.fromkeys([*old, *new])
