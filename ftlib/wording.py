@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#~$&!])")
@@ -21,6 +21,11 @@ def some(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     """Write the first `most` names and how many are left out: `a, b, c and 1,200 more`."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return between.join(names[:most]) + more
+
+
+def these(names: Iterable[str]) -> str:
+    """Write names in alphabetical order, or `none`: `a, b`."""
+    return ", ".join(sorted(names)) or "none"
 
 
 def dated(sentence: str) -> str:

@@ -566,3 +566,9 @@ KINDS: Mapping[BatchKind, Kind] = MappingProxyType({kind.name: kind for kind in 
 
 if [*KINDS] != [*get_args(BatchKind)] or any(kind.outcomes.kind != kind.taught_as for kind in _ROWS):
     raise TypeError(f"ftlib.config.BatchKind names {get_args(BatchKind)}, the table of kinds has {(*KINDS,)}")
+
+
+def one_model(*kinds: BatchKind) -> bool:
+    """Say whether one model, with one head, answers batches of all these kinds."""
+    one = len({KINDS[kind].auto_class for kind in kinds}) < 2
+    return len({*kinds}) < 2 or (one and all(KINDS[kind].language for kind in kinds))

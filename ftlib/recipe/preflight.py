@@ -18,7 +18,8 @@ from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
 from ftlib.models.pruning import stack_of
-from ftlib.recipe.recipe import Recipe, end_form, form_misfits, quantization_misfits
+from ftlib.recipe.misfits.forms import end_form, form_misfits, quantization_misfits
+from ftlib.recipe.recipe import Recipe
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
 from ftlib.wording import counted, some

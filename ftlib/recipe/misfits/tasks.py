@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 from ftlib.config import BatchKind
-from ftlib.data.dataset import Dataset
 from ftlib.kinds.kind import KINDS
-from ftlib.merging.interpolation import Interpolation
-from ftlib.models.pruning import Prune
-from ftlib.registry.publish import Publish
-from ftlib.retraining.policy import Retrain
+from ftlib.recipe.parts import RecipeParts
 from ftlib.training.phase import Phase
 from ftlib.training.tuning import tunings
+from ftlib.wording import these
 
 
-class Recipe(Protocol):
-    """What is read of a recipe here, which imports this."""
-
-    datasets: dict[str, Dataset]
-    phases: tuple[Phase, ...]
-    interpolation: Interpolation
-    prune: Prune | None
-    retrain: Retrain
-    publish: Publish
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Return the tasks that one model learns, by name."""
-        ...
-
-    def training_datasets(self) -> tuple[str, ...]:
-        """Return the datasets whose rows some phase trains on."""
-        ...
-
-    def evaluation_datasets(self) -> tuple[str, ...]:
-        """Return the datasets that are measured."""
-        ...
-
-
-def task_misfits(recipe: Recipe) -> Iterator[str]:
+def task_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say what of a recipe's tasks does not fit together: name, got, allowed. Recipes without tasks have none."""
     for phase in recipe.phases:
         yield from _strays(recipe, phase)
@@ -57,42 +29,42 @@ def task_misfits(recipe: Recipe) -> Iterator[str]:
     yield from _end_misfits(recipe)
 
 
-def _of(recipe: Recipe, datasets: Iterable[str]) -> set[str]:
+def _of(recipe: RecipeParts, datasets: Iterable[str]) -> set[str]:
     """Return the tasks that datasets name; a name that is no dataset is for others to refuse."""
     return {task for name in datasets if name in recipe.datasets and (task := recipe.datasets[name].task) is not None}
 
 
-def _strays(recipe: Recipe, phase: Phase) -> Iterator[str]:
+def _strays(recipe: RecipeParts, phase: Phase) -> Iterator[str]:
     if stray := {*phase.tasks} - _of(recipe, phase.parts):
-        there_are = _these(_of(recipe, phase.parts))
-        yield f"phases[{phase.name}].tasks: {_these(stray)} is the task of none of its datasets; there are {there_are}"
+        there_are = these(_of(recipe, phase.parts))
+        yield f"phases[{phase.name}].tasks: {these(stray)} is the task of none of its datasets; there are {there_are}"
 
 
-def _dataset_misfits(recipe: Recipe) -> Iterator[str]:
+def _dataset_misfits(recipe: RecipeParts) -> Iterator[str]:
     tasks = {*recipe.tasks}
     if without := [name for name, dataset in recipe.datasets.items() if dataset.task is None]:
-        yield f"datasets: {_these(without)} has no task, and others have {_these(tasks)}; give each a task"
+        yield f"datasets: {these(without)} has no task, and others have {these(tasks)}; give each a task"
     if idle := tasks - _of(recipe, recipe.training_datasets()):
-        yield f"datasets: no phase trains the task {_these(idle)}; train it, or leave it out"
+        yield f"datasets: no phase trains the task {these(idle)}; train it, or leave it out"
     if unmeasured := tasks - _of(recipe, recipe.evaluation_datasets()):
-        yield f"evaluations: none measures the task {_these(unmeasured)}; give one on a dataset of it"
+        yield f"evaluations: none measures the task {these(unmeasured)}; give one on a dataset of it"
     kinds: set[BatchKind] = {dataset.format.yields for dataset in recipe.datasets.values()}
     # A head over words may be tied to the body's embedding, and sharing the body would cut that.
     if any(KINDS[kind].answers_untrained for kind in kinds) or len({KINDS[kind].modality for kind in kinds}) > 1:
         yield (
-            f"datasets: tasks have heads of their own over one body, got {_these(kinds)} batches; a model of words or "
+            f"datasets: tasks have heads of their own over one body, got {these(kinds)} batches; a model of words or "
             "vectors has no such head: leave out task, and mix text to text in one phase by mixing.batches: mixed"
         )
 
 
-def _phase_misfits(recipe: Recipe, phase: Phase) -> Iterator[str]:
+def _phase_misfits(recipe: RecipeParts, phase: Phase) -> Iterator[str]:
     """Say what a phase asks for that several heads have no place for."""
     where, tasks = f"phases[{phase.name}]", _of(recipe, phase.parts)
     if not phase.tuning.several_heads:
-        moving = _these(tunings(lambda tuning: tuning.several_heads))
-        yield f"{where}.tuning: {phase.tuning.kind!r} trains one head, got tasks {_these(recipe.tasks)}; use {moving}"
+        moving = these(tunings(lambda tuning: tuning.several_heads))
+        yield f"{where}.tuning: {phase.tuning.kind!r} trains one head, got tasks {these(recipe.tasks)}; use {moving}"
     if phase.mixes_rows and len(tasks) > 1:
-        yield f"{where}.mixing: a batch is of one task, got {_these(tasks)}; set batches: apart"
+        yield f"{where}.mixing: a batch is of one task, got {these(tasks)}; set batches: apart"
     for task in sorted(tasks):
         objective = phase.objective_of(task)
         if any(getattr(objective, word, None) for word in ("prepare", "companions", "scores")):
@@ -102,13 +74,13 @@ def _phase_misfits(recipe: Recipe, phase: Phase) -> Iterator[str]:
     if phase.penalty and phase.penalty.keeps:
         yield (
             f"{where}.penalty: {phase.penalty.kind!r} weighs weights by what one head says, got tasks "
-            f"{_these(recipe.tasks)}; use l2_sp"
+            f"{these(recipe.tasks)}; use l2_sp"
         )
     if phase.batch_norm == "updated":
         yield f"{where}.batch_norm: updated, but a row of one task would move what all are normalised by; use frozen"
 
 
-def _end_misfits(recipe: Recipe) -> Iterator[str]:
+def _end_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say what the recipe asks for beside its phases that takes a model of one head."""
     method = recipe.interpolation
     if method.mixes and not method.is_sum:
@@ -126,7 +98,3 @@ def _end_misfits(recipe: Recipe) -> Iterator[str]:
         yield "publish.fisher: is measured of what one head says, and the model has one for each task; remove it"
     if recipe.publish.adapter:
         yield "publish.adapter: an adapter has one head, and the model one for each task; remove it"
-
-
-def _these(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"

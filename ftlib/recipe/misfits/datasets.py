@@ -1,0 +1,34 @@
+"""Which datasets nobody uses, and whose columns or shares cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ftlib.data.splitting import SplitPolicy
+from ftlib.recipe.parts import RecipeParts
+from ftlib.wording import these
+
+
+def dataset_misfits(recipe: RecipeParts) -> Iterator[str]:
+    """Say which datasets nobody uses, and whose columns or shares cannot be."""
+    used = {*recipe.training_datasets(), *recipe.evaluation_datasets()}
+    for name, dataset in recipe.datasets.items():
+        split = dataset.split
+        if name not in used:
+            yield f"datasets.{name}: no phase and no evaluation uses it; remove it"
+        if dataset.updated and not dataset.key:
+            yield f"datasets.{name}.updated: orders the versions of a key, and there is no key: add one or remove it"
+        dropped = {*dataset.source.drop_columns}
+        read = {*dataset.format.columns, *dataset.columns, dataset.key, dataset.updated, split.column}
+        if both := dropped & read:
+            yield f"datasets.{name}.source.drop_columns: {these(map(str, both))} is read; leave it in"
+        if split.by in SplitPolicy.needs_column and not split.column:
+            yield f"datasets.{name}.split: by {split.by!r} needs a column"
+        if split.by not in SplitPolicy.needs_column and split.column:
+            yield f"datasets.{name}.split: by {split.by!r} reads no column, got {split.column!r}; remove it"
+        if split.by == "stratified" and not dataset.format.stratifies:
+            yield f"datasets.{name}.split: 'stratified' needs labels; format {dataset.format.kind!r} has none"
+        if split.validation + split.test > 1.0 + 1e-9:
+            yield f"datasets.{name}.split: validation + test is {split.validation + split.test:g}, at most 1"
+        if name in recipe.training_datasets() and split.by != "given" and split.validation + split.test > 1.0 - 1e-9:
+            yield f"datasets.{name}.split: nothing is left to train on: validation + test is 1"

@@ -1,0 +1,143 @@
+"""A recipe: one YAML file that says everything a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
+
+from ftlib.config import BatchKind, Config, Name
+from ftlib.data.dataset import Dataset
+from ftlib.data.formats import Format
+from ftlib.evaluation.evaluation import Evaluation
+from ftlib.evaluation.metrics import Metric
+from ftlib.evaluation.selection import Select
+from ftlib.kinds.kind import one_model
+from ftlib.merging.interpolation import NO_INTERPOLATION, Interpolation
+from ftlib.models.added_tokens import AddedToken
+from ftlib.models.pruning import Prune
+from ftlib.models.reference import ModelRef
+from ftlib.registry.publish import Publish
+from ftlib.retraining.policy import Retrain
+from ftlib.training.compute import Compute
+from ftlib.training.phase import Phase
+
+R = TypeVar("R", bound="RecipeParts")
+
+
+class RecipeParts(Config):
+    """Everything a run is told, and what its parts say of each other; `Recipe` is one whose parts fit."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"prune": None, "added_tokens": ()}
+
+    name: Name
+    """What the run is called: its folder in the work folder, its lock and its page."""
+    model: ModelRef
+    """The base model that the first phase starts from."""
+    added_tokens: tuple[AddedToken, ...] = ()
+    """Tokens that the base model learns before rows are prepared: its tokenizer and its tensors have one more each."""
+    datasets: dict[Name, Dataset]
+    """Rows by the name that phases and evaluations call them."""
+    prune: Prune | None = None
+    """Which layers of the base model are removed before the first phase; null: none."""
+    phases: tuple[Phase, ...]
+    """Trainings, one after the other: each starts where the one before ended."""
+    evaluations: dict[Name, Evaluation]
+    """What is measured, by the name that rules, gates and the report call it."""
+    interpolation: Interpolation = NO_INTERPOLATION
+    """Which points between the last phase's start and end are candidates too; by default none."""
+    select: Select
+    """Which candidate is published, and what it must reach."""
+    publish: Publish
+    """Under which name the chosen candidate is published, and where."""
+    retrain: Retrain = Retrain()
+    """When `reglage retrain` trains again, and when it replaces the version in place."""
+    compute: Compute = Compute()
+    """Where it runs, and how fast; the result is the same."""
+    seed: int = 0
+    """Of every random draw: fresh heads, the order of rows, dropout, resamples."""
+
+    def training_datasets(self) -> tuple[str, ...]:
+        """Return the datasets whose rows some phase trains on, or is kept near, in order."""
+        penalties = (phase.penalty.keeps for phase in self.phases if phase.penalty)
+        kept = (name for one in penalties if one for name in one.datasets)
+        return tuple(dict.fromkeys([*(name for phase in self.phases for name in phase.parts), *kept]))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the tasks that one model learns, by name; none where one head answers all rows."""
+        return tuple(sorted({dataset.task for dataset in self.datasets.values() if dataset.task is not None}))
+
+    def of_task(self: R, task: str | None) -> R:
+        """Return what the recipe says of one task: its datasets, evaluations and phases; not a recipe to be run.
+
+        It chooses by the recipe's metric if that is the task's, else by the task's first. Without a task it is itself.
+        """
+        if task is None:
+            return self
+        lone = {"task": None}
+        datasets = {name: one.model_copy(update=lone) for name, one in self.datasets.items() if one.task == task}
+        evaluations = {name: one for name, one in self.evaluations.items() if one.dataset in datasets}
+        paths = [f"{name}/{metric.name}" for name, one in evaluations.items() for metric in one.metrics]
+        by = self.select.by if self.select.by in paths or not paths else paths[0]
+        phases = [phase.of_task(datasets, task) for phase in self.phases if {*phase.parts} & {*datasets}]
+        select = self.select.model_copy(update={"by": by})
+        named = {"datasets": datasets, "evaluations": evaluations, "phases": tuple(phases), "select": select}
+        return self.model_copy(update=named)
+
+    def kind(self, phase: Phase) -> BatchKind:
+        """Return the kind of the batches that a phase trains on; of several tasks, that of its first part's."""
+        return self.datasets[next(iter(phase.parts))].format.yields
+
+    def takes_new_head(self, phase: Phase) -> bool:
+        """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""
+        i = self.phases.index(phase)
+        return not self.tasks and i > 0 and not one_model(self.kind(self.phases[i - 1]), self.kind(phase))
+
+    @property
+    def answering_phases(self) -> tuple[Phase, ...]:
+        """Return the last phases, as far back as they train one head: what is measured and published answers so."""
+        first = max((i for i, phase in enumerate(self.phases) if self.takes_new_head(phase)), default=0)
+        return self.phases[first:]
+
+    @property
+    def answering_kind(self) -> BatchKind:
+        """Return the kind of the batches that the published head is first trained on."""
+        return self.kind(self.answering_phases[0])
+
+    def answering_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that the published head is trained on, in order."""
+        return tuple(dict.fromkeys(name for phase in self.answering_phases for name in phase.parts))
+
+    def published_format(self) -> Format:
+        """Return how the last phase's rows are laid out, as the published model is asked.
+
+        Of a mixture, its part with the largest share.
+        """
+        return self.published_dataset().format
+
+    def published_dataset(self) -> Dataset:
+        """Return the dataset that the last phase trains on; of a mixture, its part with the largest share."""
+        parts = self.phases[-1].parts
+        return self.datasets[max(parts, key=parts.__getitem__)]
+
+    @property
+    def beams(self) -> int:
+        """Return how many beginnings of an answer the published model keeps while it writes: the most measured."""
+        return max((evaluation.num_beams for evaluation in self.evaluations.values()), default=1)
+
+    def evaluation_datasets(self) -> tuple[str, ...]:
+        """Return the datasets that some evaluation reads, in order."""
+        return tuple(dict.fromkeys(evaluation.dataset for evaluation in self.evaluations.values()))
+
+    def metric(self, path: str) -> tuple[str, Metric]:
+        """Split `evaluation/metric` and return the evaluation's name and the metric; KeyError if there is none."""
+        name, _, metric_name = path.partition("/")
+        for metric in self.evaluations[name].metrics:
+            if metric.name == metric_name:
+                return name, metric
+        raise KeyError(path)
+
+    @property
+    def has_training_datasets(self) -> bool:
+        """Say whether every phase's datasets are in the recipe."""
+        return {*self.training_datasets()} <= {*self.datasets}
