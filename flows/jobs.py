@@ -131,6 +131,7 @@ def train_job(
         tasks=tuple(recipe.datasets[name].task for name in phase.parts) if recipe.tasks else (),
         phase=phase.model_copy(update={"companions": {}, "scores": {}, "answers": None}),  # told by their bytes instead
         companions={name: beside[name] for name in phase.companions},
+        scored_by_start=tuple(sorted(name for name in phase.scores if beside[name].weights == trail[-1].weights)),
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,

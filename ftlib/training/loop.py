@@ -44,6 +44,7 @@ from ftlib.training.companions import load_companions
 from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
+from ftlib.training.first_loss import check_first_loss
 from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, own_part, shard_again, shards_of, unwrap
 from ftlib.training.heartbeat import Heartbeat
@@ -344,7 +345,8 @@ class Loop:
         """Do one optimiser step on a global batch; `asks` for a checkpoint. Its numbers are read when they are due."""
         began = time.monotonic()
         torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
-        into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
+        updated = self.plan.phase.batch_norm == "updated"
+        into_training(self.model, updated=updated, dropout=self.asking.drops_out)
         if len(self.thawing.borders) > 1:
             rest_frozen(self.model)
         split, rate = self._drawn(batch), self._rate(state)
@@ -397,7 +399,8 @@ class Loop:
     def _record(self, attempt: _Attempt, step: _Step, numbers: Sequence[float], seconds: float) -> None:
         """Write what a step did; of a mixture also under its part's name.
 
-        Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
+        Raises TrainingError where its loss is no number, or the first is not what it must be: what was stepped since is
+        thrown away with the run.
         """
         norm, total, asking, stopping, failed, *penalty = numbers
         loss = total / max(1, step.count)
@@ -407,6 +410,8 @@ class Loop:
                 f"learning rate {step.learning_rate:g}; lower optimizer.learning_rate, raise warmup, or look at the "
                 "rows"
             )
+        if step.number == 1:
+            check_first_loss(self.plan, loss)
         rows = len(step.batch.rows)
         attempt.loss, attempt.rows = loss, attempt.rows + rows
         attempt.lacks_checkpoint = attempt.lacks_checkpoint or failed > 0
