@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ class JudgedHead(TokenHead):
     @override
     def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> Judgements:
         return Judgements(Lists(table[INPUT_IDS]), table["target"])
+
+    @override
+    def answered(self, batch: Batch) -> Batch:
+        return replace(each_other(batch, 0), terms=None)
 
     @override
     def scores(self, model: nn.Module, batch: Batch) -> Float[Tensor, "rows answers"]:
@@ -115,7 +120,7 @@ class JudgedAnswers(Answers):
 
     @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        said = answer_log_probs(model, each_other(batch, 0), measured=True)
+        said = answer_log_probs(model, JudgedHead().answered(batch), measured=True)
         self.nll[rows], self._tokens[rows] = -said.sums[:, 0].cpu().numpy(), said.tokens[:, 0].cpu().numpy()
         if self._reference is not None:
             self._reference[rows] = batch.columns[REFERENCE][:, 0].double().cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class PreferenceHead(TokenHead):
     @override
     def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> Pairs:
         return Pairs(Lists(table[INPUT_IDS]), table["target"])
+
+    @override
+    def answered(self, batch: Batch) -> Batch:
+        return replace(batch, terms=None)  # those of the loss, of which a row has one, and not its tokens
 
     @override
     def scores(self, model: nn.Module, batch: Batch) -> Float[Tensor, "rows answers"]:

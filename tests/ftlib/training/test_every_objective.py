@@ -32,12 +32,14 @@ from ftlib.testing import (
     tiny_classifier,
     tiny_multi_label_rows,
     tiny_pairs,
+    tiny_preferences,
     tiny_prepared,
     tiny_prompts,
     tiny_questions,
     tiny_rows,
     tiny_scored_rows,
     tiny_tagged_rows,
+    tiny_thumbs,
 )
 from ftlib.training.asking import Asking
 from ftlib.training.group import Group
@@ -56,6 +58,8 @@ ROWS: dict[BatchKind, Callable[[int], Sequence[Any]]] = {
     "chats": tiny_chats,
     "masked": tiny_rows,
     "retrieved": tiny_pairs,
+    "preferences": tiny_preferences,
+    "judged": tiny_thumbs,
 }
 """Rows of every kind that an objective may need, as `tiny_prepared` reads them."""
 FIELDS: dict[str, dict[str, Any]] = {"cosine": {"threshold": 1e-3}}  # a tiny model is sure of nothing
@@ -103,7 +107,8 @@ def rows_for(objective: Any, folder: Path, labels: tuple[str, ...]) -> PreparedS
     path = split_file(data.path, "train")
     for name in getattr(objective, "scores", ()):
         scored = path.with_name(f"{name}.arrow")
-        scores = np.random.default_rng(0).normal(size=(12, len(labels)) if labels else 12)
+        shape = (12, len(labels)) if labels else (12, 2) if kind in ("preferences", "judged") else 12
+        scores = np.random.default_rng(0).normal(size=shape)
         add_scores(path, scored, name, scores.astype(np.float32))
         path = scored
     return open_split(path, labels).drawn(Draw(3, 1))
