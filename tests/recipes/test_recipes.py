@@ -63,6 +63,18 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
+VARIATIONS = {
+    *("frozen_layers", "gradual_unfreezing", "kept_adapter", "layer_decay_early_stopping", "local_files", "lora"),
+    *("mixture", "mixup", "model_stock", "prompt", "regression", "soup", "sql", "text_pairs"),
+}
+"""Recipes whose way from rows to a version others go as well, but for what tests of its own hold; run by the slow
+tier."""
+each_run = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in VARIATIONS else []) for path in RECIPES],
+    ids=lambda path: path.stem,
+)
+
 
 class PlainRunner(Runner):
     """Calls the stages as they are, so that the flow's own body runs without a Prefect server."""
@@ -142,7 +154,7 @@ def test_a_restated_default_is_found() -> None:
     assert list(restated(recipe, "recipe")) == [f"recipe.phases[{len(recipe.phases) - 1}].optimizer.weight_decay"]
 
 
-@each_recipe
+@each_run
 def test_recipe_runs_to_a_published_version(
     path: Path, work: Path, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
