@@ -103,6 +103,13 @@ DropReason = Literal[
     "turns_not_told_apart",
     "too_long",
     "no_word_to_hide",
+    "prompt_ends_with_answer",
+    "answer_to_another_prompt",
+    "equal_answers",
+    "prompt_too_long",
+    "answer_too_long",
+    "missing_thumb",
+    "thumb_not_yes_or_no",
 ]
 
 
@@ -144,6 +151,13 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "format.template one with {% generation %} marks, or learn chats of one answer",
         "too_long": "not even the first answer fits; raise format.max_tokens",
         "no_word_to_hide": "the tokenizer knows no word of such a text",
+        "prompt_ends_with_answer": "a prompt ends with a turn of the user, or of a tool; answers have columns of "
+        "their own",
+        "answer_to_another_prompt": "an answer that is a list of turns begins with the prompt's, or has one turn alone",
+        "equal_answers": "a pair of two equal answers prefers neither; leave it out",
+        "prompt_too_long": "a prompt leaves no room for an answer; raise format.max_tokens, or shorten the prompt",
+        "answer_too_long": "an answer is never cut: raise format.max_tokens, or shorten prompt or answer",
+        "thumb_not_yes_or_no": "a thumb is true or false, 1 or 0, yes or no, up or down",
         "image_not_ingested": "the image column holds no images: name it in the source's images, which makes images of "
         "paths, bytes and base64",
     }

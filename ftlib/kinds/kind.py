@@ -17,10 +17,12 @@ from ftlib.config import BatchKind
 from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
     CompletionOutcomes,
+    JudgedOutcomes,
     LabelOutcomes,
     MaskedOutcomes,
     MultiLabelOutcomes,
     Outcomes,
+    PreferenceOutcomes,
     RetrievalOutcomes,
     ScoreOutcomes,
     SpanOutcomes,
@@ -205,6 +207,18 @@ def _text_to_text_head() -> Head:
     from ftlib.kinds.heads.text_to_text import TextToTextHead
 
     return TextToTextHead()
+
+
+def _preference_head() -> Head:
+    from ftlib.kinds.heads.preferences import PreferenceHead
+
+    return PreferenceHead()
+
+
+def _judged_head() -> Head:
+    from ftlib.kinds.heads.judged import JudgedHead
+
+    return JudgedHead()
 
 
 _ROWS = (
@@ -558,6 +572,64 @@ _ROWS = (
         snippet=snippets.VECTOR,
         note="The folder has the files of sentence-transformers too: `SentenceTransformer(folder).encode` says the "
         "same.",
+    ),
+    Kind(
+        name="preferences",
+        taught_as="preferences",
+        head=_preference_head,
+        outcomes=PreferenceOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.COMPLETION,
+        note="",
+    ),
+    Kind(
+        name="judged",
+        taught_as="judged",
+        head=_judged_head,
+        outcomes=JudgedOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.COMPLETION,
+        note="",
     ),
 )
 
