@@ -56,6 +56,21 @@ BadReason = Literal[
     "missing_key",
     "odd_updated",
     "odd_deleted",
+    "odd_thumb",
+]
+
+PassReason = Literal[
+    "joined",
+    "deleted",
+    "tombstone",
+    "no_prompt",
+    "no_answer",
+    "no_correction",
+    "no_thumb",
+    "no_feedback",
+    "same_answer",
+    "contradictory_thumbs",
+    "no_counterpart",
 ]
 
 DropReason = Literal[
@@ -199,6 +214,14 @@ class BadRow:
     detail: str
     column: str | None = None
     """The column that is to blame, where it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """One row that can be read and gives nothing of what its source was asked for; it is counted."""
+
+    bytes: int
+    reason: PassReason
 
 
 @dataclass(frozen=True, slots=True)

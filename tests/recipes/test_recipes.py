@@ -26,6 +26,7 @@ from transformers import (
 from flows.command_line.main import main
 from flows.finetune import finetune
 from ftlib.config import Config
+from ftlib.data.sources.feedback import Feedback
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.image_folder import ImageFolder
 from ftlib.data.sources.installed_text import InstalledText
@@ -287,6 +288,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             ]
         if isinstance(dataset.source, Sql):
             write_database(folder / dataset.source.uri)
+        if isinstance(dataset.source, Feedback):
+            write_log(folder / dataset.source.path / "2026.jsonl")
         if isinstance(dataset.source, Files):
             path = dataset.source.path.replace("*", "2026")
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
@@ -363,6 +366,20 @@ def write_texts(path: Path) -> None:
     """Write rows as the comment in recipes/continual.yaml shows them; no file has the rows of another."""
     rows = tiny_rows(60, seed=zlib.crc32(path.name.encode()))
     write_jsonl(path, [{"id": i, "text": row["text"], "label": row["label"]} for i, row in enumerate(rows)])
+
+
+def write_log(path: Path) -> None:
+    """Write lines as the comment in recipes/feedback.yaml shows them."""
+    rows = [{"request_id": i, "prompt": row["text"], "label": row["label"]} for i, row in enumerate(tiny_rows(150))]
+    first = [{**row, "answer": f"ask the {row['label']} team", "time": "2026-03-01T09:30:00Z"} for row in rows]
+    for row in first:
+        row["thumb"] = int(row["request_id"]) % 3 > 0
+    late = [
+        {"request_id": row["request_id"], "correction": f"please ask the {row['label']} team", "time": "2026-03-02"}
+        for row in rows
+        if int(row["request_id"]) % 2
+    ]
+    write_jsonl(path, [*first, *late])
 
 
 def write_images(folder: Path) -> None:
