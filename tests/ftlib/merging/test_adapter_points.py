@@ -113,7 +113,7 @@ def test_one_ingredient_is_that_adapter(over_dense: Trail, tmp_path: Path) -> No
 def test_what_is_no_sum_of_adapters_is_refused(over_dense: Trail, tmp_path: Path) -> None:
     start, end, sibling, _ = over_dense
     candidate = Candidate(name="x", start=start, end=end, siblings=(sibling,), merge=Ties(scale=1.0))
-    with pytest.raises(ModelError, match="added up with one share for all tensors, which 'ties' does not"):
+    with pytest.raises(ModelError, match="adapters are added up, which 'ties' does not do"):
         check_candidate(candidate)
     dense = tiny_checkpoint(tmp_path / "dense", phase="full", start=start, seed=3)
     soup = Average(ingredients=(1, 2))

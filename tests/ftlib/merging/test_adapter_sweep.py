@@ -20,6 +20,7 @@ from ftlib.merging.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.merging.adapters import unscaled
 from ftlib.merging.candidate_weights import mix_into
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.methods import Lerp
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import weights_digest
 from ftlib.stages.evaluate import EvaluateJob, evaluate
@@ -65,7 +66,7 @@ def test_a_scaled_adapter_is_the_mixed_merged_weights(labels: tuple[str, ...], r
         candidate = Candidate.between(start, end, alpha)
         assert walks_by_scaling(candidate)
         mix_into(mixed, candidate)
-        scaled, merged = logits(sweep.at(alpha)), logits(mixed)
+        scaled, merged = logits(sweep.at(Lerp(alpha=alpha))), logits(mixed)
         assert (scaled - merged).abs().max() <= 1e-6 * max(1.0, float(merged.abs().max()))
 
 
