@@ -99,7 +99,7 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             return pa.struct({**bounds, **answers, "spelt": texts, "segments": numbers})
         case "chats":
             return pa.struct({"places": pa.list_(pa.int32()), "answer": pa.string(), "end": pa.int32()})
-        case "tokens":
+        case "tokens" | "captioned_images":
             return None
         case "masked" | "retrieved":
             return pa.list_(pa.int32())

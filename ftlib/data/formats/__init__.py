@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from ftlib.data.formats.captioned_image import CaptionedImage
 from ftlib.data.formats.chat import Chat
 from ftlib.data.formats.labeled_image import LabeledImage
 from ftlib.data.formats.labeled_text import LabeledText
@@ -28,6 +29,7 @@ Format = Annotated[
     | PromptCompletion
     | Chat
     | TextToText
-    | LabeledImage,
+    | LabeledImage
+    | CaptionedImage,
     Open("reglage.format"),
 ]

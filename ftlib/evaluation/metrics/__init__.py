@@ -22,6 +22,7 @@ from ftlib.evaluation.metrics.log_loss import LogLoss
 from ftlib.evaluation.metrics.macro_f1 import MacroF1
 from ftlib.evaluation.metrics.macro_precision import MacroPrecision
 from ftlib.evaluation.metrics.macro_recall import MacroRecall
+from ftlib.evaluation.metrics.denoising_loss import DenoisingLoss
 from ftlib.evaluation.metrics.masked_accuracy import MaskedAccuracy
 from ftlib.evaluation.metrics.mcc import MCC
 from ftlib.evaluation.metrics.mean_absolute_error import MeanAbsoluteError
@@ -78,6 +79,7 @@ Metric = Annotated[
     | RankingPrecision
     | MeanSquaredError
     | MaskedAccuracy
+    | DenoisingLoss
     | MeanAbsoluteError
     | R2
     | Pearson

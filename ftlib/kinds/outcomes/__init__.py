@@ -2,6 +2,7 @@
 
 from ftlib.kinds.outcomes.base import Outcomes, joined
 from ftlib.kinds.outcomes.completions import CompletionOutcomes
+from ftlib.kinds.outcomes.denoised import DenoisedOutcomes
 from ftlib.kinds.outcomes.labels import LabelOutcomes
 from ftlib.kinds.outcomes.masked import MaskedOutcomes
 from ftlib.kinds.outcomes.multi_labels import MultiLabelOutcomes
@@ -13,6 +14,7 @@ from ftlib.kinds.outcomes.tokens import TokenOutcomes
 
 __all__ = [
     "CompletionOutcomes",
+    "DenoisedOutcomes",
     "LabelOutcomes",
     "MaskedOutcomes",
     "MultiLabelOutcomes",
