@@ -28,6 +28,7 @@ BatchKind = Literal[
     "retrieved",
     "preferences",
     "judged",
+    "captioned_images",
 ]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 

@@ -105,7 +105,7 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
                 "judged": {"wanted": pa.bool_(), "answer": text},
             }[kind]
             return pa.struct({"places": pa.list_(pa.int32()), **told, "end": pa.int32()})
-        case "tokens":
+        case "tokens" | "captioned_images":
             return None
         case "masked" | "retrieved":
             return pa.list_(pa.int32())

@@ -56,6 +56,21 @@ BadReason = Literal[
     "missing_key",
     "odd_updated",
     "odd_deleted",
+    "odd_thumb",
+]
+
+PassReason = Literal[
+    "joined",
+    "deleted",
+    "tombstone",
+    "no_prompt",
+    "no_answer",
+    "no_correction",
+    "no_thumb",
+    "no_feedback",
+    "same_answer",
+    "contradictory_thumbs",
+    "no_counterpart",
 ]
 
 DropReason = Literal[
@@ -86,6 +101,9 @@ DropReason = Literal[
     "answer_not_in_context",
     "missing_image",
     "image_not_ingested",
+    "missing_caption",
+    "caption_not_a_string",
+    "empty_caption",
     "missing_messages",
     "messages_not_a_list",
     "turn_not_an_object",
@@ -116,6 +134,7 @@ DropReason = Literal[
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
         "text_not_a_string": "the text column holds numbers, lists or objects; write text",
+        "caption_not_a_string": "the caption column holds numbers, lists or objects; write text",
         "label_not_a_name": "a label is a text, a whole number, true or false; format multi_label_text reads lists of "
         "labels, scored_text numbers with a fraction, and an object's field needs a column of its own",
         "labels_not_a_list": "labels are a list; for a text such as 'billing; bug' set the format's separator",
@@ -199,6 +218,14 @@ class BadRow:
     detail: str
     column: str | None = None
     """The column that is to blame, where it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """One row that can be read and gives nothing of what its source was asked for; it is counted."""
+
+    bytes: int
+    reason: PassReason
 
 
 @dataclass(frozen=True, slots=True)

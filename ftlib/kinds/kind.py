@@ -17,6 +17,7 @@ from ftlib.config import BatchKind
 from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
     CompletionOutcomes,
+    DenoisedOutcomes,
     JudgedOutcomes,
     LabelOutcomes,
     MaskedOutcomes,
@@ -30,6 +31,7 @@ from ftlib.kinds.outcomes import (
     TokenOutcomes,
 )
 from ftlib.kinds.predictions import (
+    CaptionPredictor,
     ChatPredictor,
     EntityPredictor,
     HiddenPredictor,
@@ -219,6 +221,12 @@ def _judged_head() -> Head:
     from ftlib.kinds.heads.judged import JudgedHead
 
     return JudgedHead()
+
+
+def _captioned_image_head() -> Head:
+    from ftlib.kinds.heads.captioned_images import CaptionedImageHead
+
+    return CaptionedImageHead()
 
 
 _ROWS = (
@@ -630,6 +638,36 @@ _ROWS = (
         answers="",
         snippet=snippets.COMPLETION,
         note="",
+    ),
+    Kind(
+        name="captioned_images",
+        taught_as="captioned_images",
+        head=_captioned_image_head,
+        outcomes=DenoisedOutcomes,
+        predictor=CaptionPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="images",
+        language=False,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="UNet2DConditionModel",
+        architectures=("Denoiser",),
+        task_type=None,
+        pipeline="text-to-image",
+        title="Text to image",
+        answers="",
+        snippet=snippets.DRAWN,
+        note="The first noise of an image is drawn by a generator of the CPU from its seed, so the same seed, steps and "
+        "guidance draw the same image.",
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from ftlib.data.formats.captioned_image import CaptionedImage
 from ftlib.data.formats.chat import Chat
 from ftlib.data.formats.labeled_image import LabeledImage
 from ftlib.data.formats.labeled_text import LabeledText
@@ -32,6 +33,7 @@ Format = Annotated[
     | TextToText
     | LabeledImage
     | Preference
-    | Thumb,
+    | Thumb
+    | CaptionedImage,
     Open("reglage.format"),
 ]

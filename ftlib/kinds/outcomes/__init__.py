@@ -2,6 +2,7 @@
 
 from ftlib.kinds.outcomes.base import Outcomes, joined
 from ftlib.kinds.outcomes.completions import CompletionOutcomes
+from ftlib.kinds.outcomes.denoised import DenoisedOutcomes
 from ftlib.kinds.outcomes.judged import JudgedOutcomes
 from ftlib.kinds.outcomes.labels import LabelOutcomes
 from ftlib.kinds.outcomes.masked import MaskedOutcomes
@@ -15,6 +16,7 @@ from ftlib.kinds.outcomes.tokens import TokenOutcomes
 
 __all__ = [
     "CompletionOutcomes",
+    "DenoisedOutcomes",
     "JudgedOutcomes",
     "LabelOutcomes",
     "MaskedOutcomes",

@@ -8,6 +8,7 @@ from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.cosine import Cosine
+from ftlib.training.objectives.denoising import Denoising
 from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.dpo import DPO
 from ftlib.training.objectives.kto import KTO
@@ -41,6 +42,7 @@ Objective = Annotated[
     | DPO
     | KTO
     | ORPO
-    | SimPO,
+    | SimPO
+    | Denoising,
     Open("reglage.objective"),
 ]
