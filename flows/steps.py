@@ -375,7 +375,8 @@ def referenced(
     names = [name for name, evaluation in r.evaluations.items() if evaluation.reference is not None]
     for name in names:
         job = None if trail is None or not prepared else jobs.reference_job(r, name, trail, prepared)
-        if made := (yield from step(score, job, f"for {name}", on_ray=r.compute.infers_on_ray)):
+        which = f"{r.evaluations[name].dataset} by reference for {name}"
+        if made := (yield from step(score, job, which, on_ray=r.compute.infers_on_ray)):
             beside[name] = made
     return beside if len(beside) == len(names) else None
 
