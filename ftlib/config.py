@@ -26,6 +26,7 @@ BatchKind = Literal[
     "labeled_images",
     "masked",
     "retrieved",
+    "compared",
 ]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 

@@ -103,6 +103,8 @@ DropReason = Literal[
     "turns_not_told_apart",
     "too_long",
     "no_word_to_hide",
+    "equal_answers",
+    "odd_margin",
 ]
 
 
@@ -144,6 +146,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "format.template one with {% generation %} marks, or learn chats of one answer",
         "too_long": "not even the first answer fits; raise format.max_tokens",
         "no_word_to_hide": "the tokenizer knows no word of such a text",
+        "equal_answers": "a pair of two equal answers prefers neither; leave it out",
+        "odd_margin": "a margin is a finite number from 0 on; where the other text is better, swap the two",
         "image_not_ingested": "the image column holds no images: name it in the source's images, which makes images of "
         "paths, bytes and base64",
     }

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from ftlib.config import BatchKind
 from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
+    ComparedOutcomes,
     CompletionOutcomes,
     LabelOutcomes,
     MaskedOutcomes,
@@ -205,6 +206,12 @@ def _text_to_text_head() -> Head:
     from ftlib.kinds.heads.text_to_text import TextToTextHead
 
     return TextToTextHead()
+
+
+def _compared_head() -> Head:
+    from ftlib.kinds.heads.compared import ComparedHead
+
+    return ComparedHead()
 
 
 _ROWS = (
@@ -558,6 +565,36 @@ _ROWS = (
         snippet=snippets.VECTOR,
         note="The folder has the files of sentence-transformers too: `SentenceTransformer(folder).encode` says the "
         "same.",
+    ),
+    Kind(
+        name="compared",
+        taught_as="compared",
+        head=_compared_head,
+        outcomes=ComparedOutcomes,
+        predictor=ScorePredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=True,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=1,
+        auto_class="AutoModelForSequenceClassification",
+        architectures=("ForSequenceClassification",),
+        task_type="SEQ_CLS",
+        pipeline="text-classification",
+        title="Reward model",
+        answers="",
+        snippet=snippets.REWARD,
+        note="The answer is a score without a unit: of two answers to one prompt, the one with the higher score is "
+        "preferred, with the probability sigmoid(difference). Scores of different prompts are not comparable.",
     ),
 )
 

@@ -17,6 +17,7 @@ from ftlib.testing import (
     tiny_causal_lm,
     tiny_chats,
     tiny_classifier,
+    tiny_comparisons,
     tiny_multi_label_rows,
     tiny_pairs,
     tiny_prepared,
@@ -42,6 +43,7 @@ def test_there_are_prepared_rows_of_every_kind_of_text(tmp_path: Path) -> None:
         "text_to_text": tiny_sources(6),
         "masked": tiny_rows(6),
         "retrieved": tiny_pairs(6),
+        "compared": tiny_comparisons(6),
     }
     assert [*rows] == [kind.name for kind in KINDS.values() if kind.modality == "text"]
     for kind, made in rows.items():

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from ftlib.data.formats.chat import Chat
+from ftlib.data.formats.compared_texts import ComparedTexts
 from ftlib.data.formats.labeled_image import LabeledImage
 from ftlib.data.formats.labeled_text import LabeledText
 from ftlib.data.formats.masked_text import MaskedText
@@ -25,6 +26,7 @@ Format = Annotated[
     | PlainText
     | MaskedText
     | RetrievalPairs
+    | ComparedTexts
     | PromptCompletion
     | Chat
     | TextToText

@@ -1,6 +1,7 @@
 """The per-example table: what a model said about every row. Every metric, interval and slice is a function of it."""
 
 from ftlib.kinds.outcomes.base import Outcomes, joined
+from ftlib.kinds.outcomes.compared import ComparedOutcomes
 from ftlib.kinds.outcomes.completions import CompletionOutcomes
 from ftlib.kinds.outcomes.labels import LabelOutcomes
 from ftlib.kinds.outcomes.masked import MaskedOutcomes
@@ -12,6 +13,7 @@ from ftlib.kinds.outcomes.tagged import TaggedOutcomes
 from ftlib.kinds.outcomes.tokens import TokenOutcomes
 
 __all__ = [
+    "ComparedOutcomes",
     "CompletionOutcomes",
     "LabelOutcomes",
     "MaskedOutcomes",
