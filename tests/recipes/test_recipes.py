@@ -46,6 +46,7 @@ from ftlib.testing import (
     tiny_chat_lm,
     tiny_chats,
     tiny_classifier,
+    tiny_comparisons,
     tiny_image_classifier,
     tiny_image_rows,
     tiny_pairs,
@@ -178,7 +179,7 @@ def test_recipe_runs_to_a_published_version(
         check_completions(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
-    if dense and kind in ("labeled", "multi_labeled", "scored"):
+    if dense and kind in ("labeled", "multi_labeled", "scored", "compared"):
         check_answers(record.result, record.evidence.recipe, tmp_path / "pulled")
 
 
@@ -423,8 +424,17 @@ def write_translations(path: Path) -> None:
     write_jsonl(path, [{"en": row["source"], "fr": row["target"]} for row in tiny_sources(150)])
 
 
+def write_comparisons(path: Path) -> None:
+    """Write rows as the comment in recipes/reward.yaml shows them; no file has the rows of another."""
+    rows = tiny_comparisons(90, seed=zlib.crc32(path.name.encode()))
+    write_jsonl(
+        path, [{"id": i, **row, "gap": "wide" if row["margin"] > 1 else "narrow"} for i, row in enumerate(rows)]
+    )
+
+
 ROWS = {
     "chat": write_chats,
+    "compared_texts": write_comparisons,
     "masked_text": write_plain,
     "question_answer": write_questions,
     "retrieval_pairs": write_pairs,

@@ -33,6 +33,7 @@ from ftlib.evaluation.metrics.micro_recall import MicroRecall
 from ftlib.evaluation.metrics.mrr import MRR
 from ftlib.evaluation.metrics.ndcg import NDCG
 from ftlib.evaluation.metrics.nuclear_norm import NuclearNorm
+from ftlib.evaluation.metrics.pair_accuracy import PairAccuracy
 from ftlib.evaluation.metrics.pearson import Pearson
 from ftlib.evaluation.metrics.perplexity import Perplexity
 from ftlib.evaluation.metrics.precision import Precision
@@ -88,6 +89,7 @@ Metric = Annotated[
     | RecallAt
     | MRR
     | NDCG
+    | PairAccuracy
     | BitsPerByte
     | ExactMatch
     | Rouge

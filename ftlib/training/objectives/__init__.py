@@ -16,6 +16,7 @@ from ftlib.training.objectives.multi_label import MultiLabel
 from ftlib.training.objectives.multiple_negatives import MultipleNegatives
 from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
+from ftlib.training.objectives.reward import BradleyTerry
 from ftlib.training.objectives.token_classification import TokenClassification
 from ftlib.training.objectives.token_distillation import CausalLMDistillation, CompletionDistillation
 
@@ -32,6 +33,7 @@ Objective = Annotated[
     | CausalLM
     | MaskedLM
     | MultipleNegatives
+    | BradleyTerry
     | Completion
     | CausalLMDistillation
     | CompletionDistillation

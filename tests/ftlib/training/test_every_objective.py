@@ -30,6 +30,7 @@ from ftlib.testing import (
     tiny_chat_lm,
     tiny_chats,
     tiny_classifier,
+    tiny_comparisons,
     tiny_multi_label_rows,
     tiny_pairs,
     tiny_prepared,
@@ -56,6 +57,7 @@ ROWS: dict[BatchKind, Callable[[int], Sequence[Any]]] = {
     "chats": tiny_chats,
     "masked": tiny_rows,
     "retrieved": tiny_pairs,
+    "compared": tiny_comparisons,
 }
 """Rows of every kind that an objective may need, as `tiny_prepared` reads them."""
 FIELDS: dict[str, dict[str, Any]] = {"cosine": {"threshold": 1e-3}}  # a tiny model is sure of nothing
