@@ -131,9 +131,9 @@ class Sized:
 
         Of tokens as many as of the longest rows go into one: those of shorter rows have more, and are as wide.
         """
-        optimizer = self.phase.optimizer
+        optimizer, draws = self.phase.optimizer, getattr(self.phase.objective, "group_size", 1)
         if optimizer.batch_tokens is None:
-            return times * optimizer.batch_size
+            return times * optimizer.batch_size * draws
         longest = max((int(split.sizes.max()) for split in splits if len(split)), default=1)
         return max(1, times * optimizer.batch_tokens // max(1, longest))
 

@@ -9,12 +9,14 @@ from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.cosine import Cosine
 from ftlib.training.objectives.distillation import Distillation
+from ftlib.training.objectives.grpo import GRPO
 from ftlib.training.objectives.masked_lm import MaskedLM
 from ftlib.training.objectives.mixup import Mixup
 from ftlib.training.objectives.multi_label import MultiLabel
 from ftlib.training.objectives.multiple_negatives import MultipleNegatives
 from ftlib.training.objectives.r_drop import RDrop
 from ftlib.training.objectives.regression import Regression
+from ftlib.training.objectives.rloo import RLOO
 from ftlib.training.objectives.token_classification import TokenClassification
 from ftlib.training.objectives.token_distillation import CausalLMDistillation, CompletionDistillation
 
@@ -33,6 +35,8 @@ Objective = Annotated[
     | MultipleNegatives
     | Completion
     | CausalLMDistillation
-    | CompletionDistillation,
+    | CompletionDistillation
+    | RLOO
+    | GRPO,
     Open("reglage.objective"),
 ]
