@@ -8,6 +8,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from ftlib.kinds.batch import Batch, LossSum
+from ftlib.kinds.next_tokens import next_tokens
 from ftlib.training.objectives.policy import PolicyObjective, of_groups
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ class RLOO(PolicyObjective):
 
     @override
     def _surrogate(self, model: Any, batch: Batch, advantages: Tensor, before: Tensor, start: Tensor) -> LossSum:
-        from ftlib.kinds.next_tokens import next_tokens
-
         log_probs = self.log_probs(model, batch)
         rows = log_probs.sum(dim=1)
         if self.updates == 1:
