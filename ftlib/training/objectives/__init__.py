@@ -8,6 +8,7 @@ from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.cosine import Cosine
+from ftlib.training.objectives.denoising import Denoising
 from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.grpo import GRPO
 from ftlib.training.objectives.masked_lm import MaskedLM
@@ -36,6 +37,7 @@ Objective = Annotated[
     | Completion
     | CausalLMDistillation
     | CompletionDistillation
+    | Denoising
     | RLOO
     | GRPO,
     Open("reglage.objective"),
