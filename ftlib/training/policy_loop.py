@@ -33,7 +33,6 @@ from ftlib.training.phase_loop import Attempt, PhaseLoop, Step
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rewards.base import RewardModel
-from ftlib.training.rewards.scoring import load_reward_model
 from ftlib.training.rollouts import Writer, prompt_lengths
 
 MEASURED = ("reward", "length", "ended", "repeated", "no_signal", "entropy", "kl")
@@ -71,6 +70,8 @@ class PolicyLoop(PhaseLoop):
 
     def _judges(self) -> Mapping[str, RewardModel]:
         """Load the models that the reward asks, whole on every rank: they read texts, by tokenizers of their own."""
+        from ftlib.training.rewards.scoring import load_reward_model
+
         device = self.group.device
         return {name: load_reward_model(source, device) for name, source in self.plan.companions.items()}
 
