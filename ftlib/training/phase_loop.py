@@ -56,6 +56,7 @@ from ftlib.training.penalties.base import Start
 from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
+from ftlib.training.rollouts import stand_ins
 from ftlib.training.schedule import schedule_factor
 from ftlib.training.shards import read_into
 from ftlib.training.thawing import Thawing
@@ -130,8 +131,7 @@ class PhaseLoop(ABC):
         self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
         beside = self._beside()
         shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
-        read = [[self._as_read(split) for split in splits] for splits in (self.train, self.validation)]
-        asked = plan.phase, plan.compute, plan.precision, *read
+        asked = plan.phase, plan.compute, plan.precision, *stand_ins(plan.phase, self.train, self.validation)
         self.sized = Sized(shapes[0], *asked, shapes[1])
         where = plan.compute, plan.precision, group
         self.companions = {name: place(one, *where) for name, one in beside.items()}
@@ -181,10 +181,6 @@ class PhaseLoop(ABC):
     def _beside(self) -> dict[str, nn.Module]:
         """Build the frozen models that the objective asks, with weights that are unread."""
         return load_companions(self.plan, self.collate)
-
-    def _as_read(self, split: PreparedSplit) -> PreparedSplit:
-        """Return what a step's passes read in place of a split's rows: what memory is counted and rehearsed on."""
-        return split
 
     @abstractmethod
     def _step(self, batch: GlobalBatch, state: State, readings: Readings[Step], *, asks: bool) -> None:
