@@ -34,7 +34,7 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": ()}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": (), "scored_by_start": ()}
 
     start: Checkpoint
     data: PreparedDataset | Mixture
@@ -45,6 +45,8 @@ class TrainJob(Job):
     seed: int
     compute: Compute
     companions: dict[Name, FoundModel | Checkpoint] = {}
+    scored_by_start: tuple[Name, ...] = ()
+    """Which of the scores that the rows bring are of `start` itself."""
     fisher: Fisher | None = None
     """What the phase's penalty weighs weights by, where it does."""
 
@@ -145,6 +147,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         seed=job.seed,
         compute=compute,
         companions=job.companions,
+        scored_by_start=job.scored_by_start,
         fisher=None if job.fisher is None else str(job.fisher.file),
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))

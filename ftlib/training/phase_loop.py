@@ -43,6 +43,7 @@ from ftlib.training.companions import load_companions
 from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
+from ftlib.training.first_loss import check_first_loss
 from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, own_part, shard_again, shards_of, unwrap
 from ftlib.training.heartbeat import Heartbeat
@@ -370,7 +371,8 @@ class PhaseLoop(ABC):
         if not training:
             self.model.eval()
             return
-        into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
+        updated = self.plan.phase.batch_norm == "updated"
+        into_training(self.model, updated=updated, dropout=self.asking.drops_out)
         if len(self.thawing.borders) > 1:
             rest_frozen(self.model)
 
@@ -421,7 +423,8 @@ class PhaseLoop(ABC):
     def _record(self, attempt: Attempt, step: Step, numbers: Sequence[float], seconds: float) -> None:
         """Write what a step did; of a mixture also under its part's name.
 
-        Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
+        Raises TrainingError where its loss is no number, or the first is not what it must be: what was stepped since is
+        thrown away with the run.
         """
         norm, total, asking, stopping, failed, *penalty = numbers
         loss = total / max(1, step.count)
@@ -431,6 +434,8 @@ class PhaseLoop(ABC):
                 f"learning rate {step.learning_rate:g}; lower optimizer.learning_rate, raise warmup, or look at the "
                 "rows"
             )
+        if step.number == 1:
+            check_first_loss(self.plan, loss)
         rows = len(step.batch.rows)
         attempt.loss, attempt.rows = loss, attempt.rows + rows
         attempt.lacks_checkpoint = attempt.lacks_checkpoint or failed > 0

@@ -50,6 +50,7 @@ from ftlib.testing import (
     tiny_image_classifier,
     tiny_image_rows,
     tiny_pairs,
+    tiny_preferences,
     tiny_questions,
     tiny_rows,
     tiny_sources,
@@ -171,7 +172,7 @@ def test_recipe_runs_to_a_published_version(
     steps = {checkpoint.phase: checkpoint.facts["steps"] for checkpoint in record.evidence.ends[1:]}
     assert list(steps) == [phase.name for phase in load_recipe(path).phases]
     assert all(count > 0 for count in steps.values())
-    kind = record.evidence.recipe.published_format().yields
+    kind = record.evidence.recipe.published_format().asked_as
     dense = record.evidence.checkpoints[-1].form == "dense"  # tests/flows/test_adapter_version.py asks the others
     if kind == "text_to_text":
         check_written(record.result, record.evidence.recipe, tmp_path / "pulled")
@@ -278,7 +279,7 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             write_images(folder / dataset.source.path)
             overrides.append(f"datasets.{name}.format.pixels=32")
             continue
-        overrides.append(f"datasets.{name}.format.max_tokens={96 if dataset.format.kind == 'chat' else 32}")
+        overrides.append(f"datasets.{name}.format.max_tokens={96 if dataset.format.kind in CHATS else 32}")
         if dataset.format.kind == "question_answer":
             overrides.append(f"datasets.{name}.format.stride=8")
         if isinstance(dataset.source, InstalledText):
@@ -432,10 +433,19 @@ def write_comparisons(path: Path) -> None:
     )
 
 
+def write_preferences(path: Path) -> None:
+    """Write rows as the comment in recipes/dpo.yaml shows them."""
+    rows = tiny_preferences(60, seed=zlib.crc32(path.name.encode()))
+    write_jsonl(path, [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows])
+
+
+CHATS = ("chat", "preference", "thumb")
+"""Formats of longer rows."""
 ROWS = {
     "chat": write_chats,
     "compared_texts": write_comparisons,
     "masked_text": write_plain,
+    "preference": write_preferences,
     "question_answer": write_questions,
     "retrieval_pairs": write_pairs,
     "tagged_words": write_tagged,
