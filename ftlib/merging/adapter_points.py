@@ -106,7 +106,7 @@ def _write_sum(candidate: Candidate, out: Path) -> None:
             made[name] = torch.cat([read[i][name].to(like.dtype) for i in adapters])
         elif ".lora_B." in name:
             module = plain_name(name).removesuffix(".lora_B.weight")
-            scaled = [_scaling(configs[i], module) * shares[i] * read[i][name].to(like.dtype) for i in adapters]
+            scaled = [scaling_of(configs[i], module) * shares[i] * read[i][name].to(like.dtype) for i in adapters]
             made[name] = torch.cat(scaled, dim=1)
             ranks[module] = made[name].shape[1]
         else:
@@ -139,7 +139,7 @@ def _read(part: Checkpoint, end: Checkpoint) -> dict[str, Tensor]:
     return {name: whole[plain_name(name)][0] for name in adapter_tensors(end.folder) if plain_name(name) in whole}
 
 
-def _scaling(config: dict[str, Any], module: str) -> float:
+def scaling_of(config: dict[str, Any], module: str) -> float:
     """Return what peft multiplies a module's B A with."""
     rank, alpha = (
         next((value for key, value in (config.get(own) or {}).items() if re.match(rf"(.*\.)?({key})$", module)), usual)
