@@ -11,8 +11,8 @@ from ftlib.evaluation.measured import EvalReport
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
-from ftlib.models.adapter import ANYWHERE, Bases, find_any
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.adapter import ANYWHERE, Bases, adapter_digest, find_any
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.publish import CarriedFisher
@@ -269,9 +269,47 @@ def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return checkpoint.model_copy(update={"phase": f"{checkpoint.phase}-seed{seed}"})
 
 
-def interpolate_job(recipe: Recipe, trail: Sequence[Checkpoint], siblings: Sequence[Checkpoint]) -> InterpolateJob:
-    """Say which candidates to name first, before any is measured."""
-    return InterpolateJob(start=trail[-2], end=trail[-1], siblings=tuple(siblings), interpolation=recipe.interpolation)
+def found_onto(recipe: Recipe, work: Workspace) -> FoundModel | None:
+    """Find the model that what training did is carried to, where the interpolation does so. Raises ModelError."""
+    onto = recipe.interpolation.carried_to
+    return find_any(onto.model, bases(recipe, work)) if onto else None
+
+
+def onto_job(recipe: Recipe, onto: FoundModel, labels: tuple[str, ...]) -> BaseJob:
+    """Say what is carried to: that model, with the head that the phases' rows want."""
+    return _head_job(recipe, recipe.phases[0], onto, labels)
+
+
+def as_onto(made: Checkpoint) -> Checkpoint:
+    """Give what `onto_job` made a name of its own."""
+    return made.model_copy(update={"phase": "onto"})
+
+
+def interpolate_job(
+    recipe: Recipe,
+    trail: Sequence[Checkpoint],
+    siblings: Sequence[Checkpoint],
+    onto: Checkpoint | None = None,
+    found: FoundModel | None = None,
+) -> InterpolateJob:
+    """Say which candidates to name first, before any is measured; `found` is the model that `onto` was made of."""
+    start, end = trail[-2:]
+    return InterpolateJob(
+        start=start,
+        end=end,
+        siblings=tuple(siblings),
+        onto=onto,
+        carried=_over(onto, found, end) if onto and found and end.form == "adapter" else None,
+        interpolation=recipe.interpolation,
+    )
+
+
+def _over(onto: Checkpoint, found: FoundModel, end: Checkpoint) -> Checkpoint:
+    """Return an adapter over another model than it was trained over; their tokens were compared one by one."""
+    base = Base(name=found.name, weights=found.weights, uri=found.uri)
+    weights = adapter_digest(end.folder, base)
+    named = {"phase": f"{end.phase}-on-onto", "parent": onto.weights, "tokenizer": onto.tokenizer}
+    return end.model_copy(update={"base": base, "weights": weights, **named})
 
 
 def batch_norm_job(
