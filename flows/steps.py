@@ -14,7 +14,8 @@ from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
-from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.measured import EvalReport, KLToStart
+from ftlib.evaluation.selection import Selection
 from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.plan import check_patterns
@@ -46,6 +47,7 @@ from ftlib.stages.add_tokens import AddTokensJob, add_tokens
 from ftlib.stages.answer import answer
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
+from ftlib.stages.diverge import diverge
 from ftlib.stages.evaluate import evaluate
 from ftlib.stages.fisher import fisher
 from ftlib.stages.ingest import ingest
@@ -212,7 +214,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         siblings.append(again and jobs.sibling_of(again, seed))
     norms = _measures_norms(r, model)
     swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
-    selection = yield from step(select, swept and jobs.select_job(r, *swept))
+    selection = yield from chosen(r, swept, data and data.prepared)
     checkpoints = whole(trail)
     ends = checkpoints and checkpoints[answering:]
     finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
@@ -241,6 +243,20 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         },
         fisher=carried,
     )
+
+
+def chosen(
+    r: Recipe,
+    swept: tuple[Candidates, list[EvalReport]] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+) -> Steps[Selection | None]:
+    """Choose one of the measured candidates, after measuring how far each moved where the rule asks for that."""
+    distances: KLToStart | None = None
+    if r.select.divergence:
+        job = jobs.diverge_job(r, *swept, prepared) if swept and prepared else None
+        distances = yield from step(diverge, job)
+    told = distances is not None or r.select.divergence is None
+    return (yield from step(select, jobs.select_job(r, *swept, distances) if swept and told else None))
 
 
 def _measures_norms(r: Recipe, model: FoundModel) -> bool:

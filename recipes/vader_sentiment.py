@@ -27,12 +27,12 @@ FILES = {"tweets": "tweets", "films": "movieReviewSnippets", "products": "amazon
 ROWS, DISTANCE = 2_000, 1.0
 
 
-def build(out: Path, archive: Path) -> str:
-    """Write the rows to `out`; return how many there are. Raises DataError for an archive that is not the one."""
+def build(out: Path, archive: Path, most: int = ROWS) -> str:
+    """Write the rows to `out`, `most` of each place at most; return how many there are. Raises DataError for an archive that is not the one."""
     out.mkdir(parents=True, exist_ok=True)
     counts: list[str] = []
     for name, lines in _tables(archive):
-        rows = sorted(_rows(lines), key=lambda row: hashlib.sha256(row["text"].encode()).digest())[:ROWS]
+        rows = sorted(_rows(lines), key=lambda row: hashlib.sha256(row["text"].encode()).digest())[:most]
         text = "".join(json.dumps({"id": f"{name}-{i}", **row}) + "\n" for i, row in enumerate(rows))
         (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
         counts.append(f"{len(rows)} of {name}")
