@@ -7,7 +7,7 @@ from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.errors import RecipeError
-from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.measured import EvalReport, KLToStart
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
@@ -20,6 +20,7 @@ from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.answer import AnswerJob
 from ftlib.stages.base import BaseJob, TaskHead
 from ftlib.stages.batch_norm import BatchNormJob
+from ftlib.stages.diverge import DivergeJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
@@ -349,7 +350,27 @@ def evaluate_job(
     )
 
 
-def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport]) -> SelectJob:
+def diverge_job(
+    recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport], prepared: Mapping[str, PreparedDataset]
+) -> DivergeJob:
+    """Say whose distance from the start to measure, and on which rows: those that the rule names."""
+    name = (recipe.select.divergence or "").partition("/")[0]
+    evaluation = recipe.evaluations[name]
+    task = recipe.datasets[evaluation.dataset].task
+    return DivergeJob(
+        name=name,
+        evaluation=evaluation,
+        candidates=candidates.model_copy(update={"members": tuple(m.of_task(task) for m in candidates.members)}),
+        reports=tuple(report for report in sweep if any(cell.evaluation == name for cell in report.measured)),
+        data=prepared[evaluation.dataset],
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
+
+
+def select_job(
+    recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport], kl: KLToStart | None = None
+) -> SelectJob:
     """Say which of the measured candidates to choose from, and how."""
     return SelectJob(
         candidates=candidates,
@@ -357,4 +378,5 @@ def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalRepor
         evaluations=recipe.evaluations,
         select=recipe.select,
         seed=recipe.seed,
+        kl=kl,
     )

@@ -14,7 +14,8 @@ from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
-from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.measured import EvalReport, KLToStart
+from ftlib.evaluation.selection import Selection
 from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.plan import check_patterns
@@ -48,6 +49,7 @@ from ftlib.stages.answer import answer
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
 from ftlib.stages.distance import DistanceJob, distance
+from ftlib.stages.diverge import diverge
 from ftlib.stages.evaluate import evaluate
 from ftlib.stages.fisher import fisher
 from ftlib.stages.ingest import ingest
@@ -223,11 +225,11 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     named = named_by(r, whole(trail), whole(siblings), onto, data)
     beside = yield from referenced(r, whole(trail), data and data.prepared)
     swept = yield from sweep(r, work, named, data and data.prepared, beside, norms=norms)
-    selection = yield from step(select, swept and jobs.select_job(r, *swept))
+    selection = yield from chosen(r, swept, data and data.prepared)
     checkpoints = whole(trail)
     ends = checkpoints and checkpoints[answering:]
-    beside = [Candidate.of(onto)] if onto else []
-    finalists = [*map(Candidate.of, ends), *beside, selection.chosen] if ends and selection else None
+    aimed = [Candidate.of(onto)] if onto else []
+    finalists = [*map(Candidate.of, ends), *aimed, selection.chosen] if ends and selection else None
     carried: Fisher | None = None
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
@@ -284,6 +286,20 @@ def named_by(
     if trail is None or siblings is None or (r.interpolation.carried_to and not onto):
         return None
     return jobs.interpolate_job(r, trail, siblings, onto, data and data.onto)
+
+
+def chosen(
+    r: Recipe,
+    swept: tuple[Candidates, list[EvalReport]] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+) -> Steps[Selection | None]:
+    """Choose one of the measured candidates, after measuring how far each moved where the rule asks for that."""
+    distances: KLToStart | None = None
+    if r.select.divergence:
+        job = jobs.diverge_job(r, *swept, prepared) if swept and prepared else None
+        distances = yield from step(diverge, job)
+    told = distances is not None or r.select.divergence is None
+    return (yield from step(select, jobs.select_job(r, *swept, distances) if swept and told else None))
 
 
 def _measures_norms(r: Recipe, model: FoundModel) -> bool:

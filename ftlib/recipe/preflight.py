@@ -14,6 +14,7 @@ from ftlib.data.iob2 import completed
 from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
+from ftlib.evaluation.selection import UNMEASURED
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.methods.graft import SENSIBLE
 from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
@@ -235,7 +236,7 @@ def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
     It looks at how many rows have each label. What only the rows' texts or scores tell is found when it is measured.
     """
     rule = recipe.select
-    for path in (rule.by, *filter(None, [rule.subject_to]), *rule.plus) if rule.rule != "fixed" else ():
+    for path in (rule.by, *filter(None, [rule.subject_to]), *rule.plus) if rule.rule not in UNMEASURED else ():
         name, metric = recipe.metric(path)
         facts = prepared[recipe.evaluations[name].dataset].splits[SELECTION]
         if not metric.may_be_defined(facts.rows, facts.labels):
