@@ -28,7 +28,7 @@ from ftlib.training.batches import GlobalBatch
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
-from ftlib.training.objectives.policy import START, PolicyObjective
+from ftlib.training.objectives.policy import MEASURED, START, PolicyObjective
 from ftlib.training.parts import open_part
 from ftlib.training.phase_loop import Attempt, PhaseLoop, Step
 from ftlib.training.plan import Part, Plan
@@ -36,9 +36,6 @@ from ftlib.training.readings import Readings
 from ftlib.training.rewards.base import RewardModel
 from ftlib.training.rollouts import Writer, prompt_lengths
 
-MEASURED = ("reward", "length", "ended", "repeated", "no_signal", "entropy", "kl")
-"""What curves say of a step beside its loss: means over its answers (`entropy` over their tokens, in nats; `kl` in nats
-an answer), and `no_signal`, the share of prompts whose answers are all worth the same."""
 _PATIENCE = 20
 """Steps from the first on in which some answer must be better than another."""
 _VALIDATION = 1 << 32
