@@ -23,6 +23,7 @@ from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
 from ftlib.report.phases import learnt_in, phases_section, watched_metric
+from ftlib.report.policies import is_policy, policy_section
 from ftlib.report.pruned import pruned_section
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
@@ -63,6 +64,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
         pruned_section(evidence.checkpoints, folder),
+        policy_section(evidence.ends, folder),
         sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
         sections.data_section(evidence.raw, evidence.prepared, notes),
         sections.lineage_section(
@@ -241,7 +243,7 @@ def _line(evidence: Evidence, path: str) -> Line | None:
 
 
 def _training_figures(checkpoints: Sequence[Checkpoint], folder: Path) -> list[Figure]:
-    curves = [_curve(checkpoint) for checkpoint in checkpoints[1:]]
+    curves = [_curve(checkpoint) for checkpoint in checkpoints[1:] if not is_policy(checkpoint)]
     curves = [curve for curve in curves if len(curve.loss) > 1 or len(curve.validation) > 1]
     return [training_curves(folder, curves)] if curves else []
 

@@ -322,6 +322,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
         overrides.append(f"phases.{i}.optimizer.epochs={min(2.0, phase.optimizer.epochs)}")
         if phase.objective.kind == "cosine":
             overrides.append(f"phases.{i}.objective.threshold=0")  # a tiny model is sure of nothing
+        if getattr(phase.objective, "writes", False):
+            overrides += [f"phases.{i}.objective.max_new_tokens=6", f"phases.{i}.objective.group_size=2"]
         if isinstance(phase.tuning, FrozenLayers):
             overrides.append(f"phases.{i}.tuning.layers=1")  # of the tiny model's two
         for name, beside in phase.companions.items():
