@@ -88,7 +88,9 @@ class Net(nn.Module):
 
 
 @click.command()
-@click.option("--ratings", type=click.Path(path_type=Path, exists=True), required=True, help="vaderSentiment-2.5.tar.gz")
+@click.option(
+    "--ratings", type=click.Path(path_type=Path, exists=True), required=True, help="vaderSentiment-2.5.tar.gz"
+)
 @click.option("--rows", type=int, default=271, show_default=True, help="Rows that a choice is made on.")
 @click.option("--times", type=int, default=200, show_default=True, help="Choices.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the result is written as JSON.")
@@ -102,7 +104,8 @@ def main(ratings: Path, rows: int, times: int, out: Path | None) -> None:
             for metric in METRICS:
                 result.append({"corpus": name, "tuning": tuning, **regrets(metric, pool, rows, times)})
     table = [
-        [row["corpus"], row["tuning"], row["metric"], *(_text(row, rule) for rule in RULES), _gain(row)] for row in result
+        [row["corpus"], row["tuning"], row["metric"], *(_text(row, rule) for rule in RULES), _gain(row)]
+        for row in result
     ]
     print_table(
         f"regret x 100 on {rows} rows, mean of {times} choices",

@@ -6,12 +6,13 @@ from types import MappingProxyType
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
+from ftlib.errors import RecipeError
 from ftlib.evaluation.measured import EvalReport
 from ftlib.evaluation.principle_facts import RevisedDataset
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
-from ftlib.models.adapter import Bases, find_any
+from ftlib.models.adapter import ANYWHERE, Bases, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.published.lineage import called
 from ftlib.recipe.recipe import Recipe
@@ -29,7 +30,7 @@ from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.revise import ReviseJob
-from ftlib.stages.score import ScoreJob
+from ftlib.stages.score import MEASURED, ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
 from ftlib.stages.uphold import UpholdJob
@@ -137,6 +138,7 @@ def train_job(
         # What frozen models and principles make of the rows is told by their bytes instead.
         phase=phase.model_copy(update={"companions": {}, "scores": {}, "answers": None, "principles": None}),
         companions={name: beside[name] for name in phase.companions},
+        scored_by_start=tuple(sorted(name for name in phase.scores if beside[name].weights == trail[-1].weights)),
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
@@ -294,6 +296,37 @@ def score_job(
     )
 
 
+def reference_job(
+    recipe: Recipe, name: str, trail: Sequence[Checkpoint], prepared: Mapping[str, PreparedDataset]
+) -> ScoreJob:
+    """Say who an evaluation's rewards are measured against, and on which rows; `trail` is empty outside a run.
+
+    Raises RecipeError for the end of a phase that is not there, ModelError for a model that is not.
+    """
+    evaluation = recipe.evaluations[name]
+    companion, data = evaluation.reference, prepared[evaluation.dataset]
+    assert companion is not None
+    model: Checkpoint | FoundModel | None = next((end for end in trail if end.phase == companion.phase), None)
+    if model is None:
+        given = recipe.model if companion.phase == "base" else companion.model
+        if given is None:
+            raise RecipeError(
+                f"evaluations.{name}.reference: {companion.phase!r} is the end of a phase, which only a run makes; "
+                "give `model`, a folder that was published of it"
+            )
+        model = find_any(given, ANYWHERE)
+    return ScoreJob(
+        name="reference",
+        model=model,
+        data=data,
+        tokenizer=data.tokenizer,
+        labels=(),
+        precision="fp32",  # as evaluations ask
+        splits=MEASURED,
+        compute=recipe.compute,
+    )
+
+
 def bases(recipe: Recipe, work: Workspace) -> Bases:
     """Say where the models that adapters stand on are looked for: versions, in the recipe's registry."""
     return Bases(version=lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases"))
@@ -333,16 +366,21 @@ def batch_norm_job(
 
 
 def evaluate_job(
-    recipe: Recipe, name: str, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset], split: Split
+    recipe: Recipe,
+    name: str,
+    members: Sequence[Candidate],
+    prepared: Mapping[str, PreparedDataset],
+    split: Split,
+    referenced: Mapping[str, PreparedDataset] = MappingProxyType({}),
 ) -> EvaluateJob:
-    """Say what to measure: every member on one split of one evaluation."""
+    """Say what to measure: every member on one split of one evaluation, whose rows may hold what a reference says."""
     evaluation = recipe.evaluations[name]
     task = recipe.datasets[evaluation.dataset].task
     return EvaluateJob(
         name=name,
-        evaluation=evaluation,
+        evaluation=evaluation.model_copy(update={"reference": None}),  # the rows hold what it says
         candidates=tuple(member.of_task(task) for member in members),
-        data=prepared[evaluation.dataset],
+        data=referenced.get(name, prepared[evaluation.dataset]),
         split=split,
         seed=recipe.seed,
         compute=recipe.compute,

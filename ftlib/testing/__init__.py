@@ -24,6 +24,7 @@ from ftlib.testing.recipes import tiny_recipe
 from ftlib.testing.rows import (
     LABELS,
     tiny_chats,
+    tiny_comparisons,
     tiny_image_rows,
     tiny_multi_label_rows,
     tiny_pairs,
@@ -51,6 +52,7 @@ __all__ = [
     "tiny_chats",
     "tiny_checkpoint",
     "tiny_classifier",
+    "tiny_comparisons",
     "tiny_image_classifier",
     "tiny_image_rows",
     "tiny_lm_tokenizer",
