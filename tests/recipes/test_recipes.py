@@ -313,6 +313,11 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             overrides.append(f"phases.{i}.objective.threshold=0")  # a tiny model is sure of nothing
         if isinstance(phase.tuning, FrozenLayers):
             overrides.append(f"phases.{i}.tuning.layers=1")  # of the tiny model's two
+        if phase.principles:
+            (folder / "principles.txt").write_text("please\na card\nthe team\n")
+            asked = {"file": str(folder / "principles.txt"), "critique": "is it {principle}", "keep_cut": True}
+            asked |= {"revision": "make it {principle}", "max_new_tokens": 6}  # of the 128 tokens that it reads
+            overrides += [f"phases.{i}.principles.{name}={json.dumps(value)}" for name, value in asked.items()]
         for name, beside in phase.companions.items():
             if beside.model:
                 teacher = tiny_chat_lm(folder / "tiny-teacher", seed=1)
