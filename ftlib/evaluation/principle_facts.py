@@ -54,6 +54,12 @@ class UpheldPrinciple(Config):
     by: Literal["checker", "critic"]
     before: Kept
     after: Kept
+    gained: int
+    """Prompts whose answer keeps it only after the phase."""
+    lost: int
+    """Those whose answer kept it only before."""
+    p_value: float
+    """McNemar's, exact and two-sided: how surprising these would be as tosses of a coin."""
 
 
 class Upheld(Artifact):

@@ -15,34 +15,42 @@ _KEEPS = 1.0
 """The reward from which on a checker says that an answer keeps a principle."""
 
 
-def kept_drafts(
+def drafts_keep(
     drafted: Sequence[Drafted], prompts: Sequence[Prompt], number: int, checkers: Mapping[int, Reward]
-) -> Kept:
-    """Return how many drafts keep a principle. Raises RecipeError for a checker that fails."""
+) -> list[bool | None]:
+    """Return whether each draft keeps a principle; None where the critic says neither.
+
+    Raises RecipeError for a checker that fails.
+    """
     answers = [(prompt, one.draft, one.ended) for prompt, one in zip(prompts, drafted, strict=True)]
-    return _kept(answers, [one.judged[number].kept for one in drafted], number, checkers)
+    return _keep(answers, [one.judged[number].kept for one in drafted], number, checkers)
 
 
-def kept_revisions(
+def revisions_keep(
     drafted: Sequence[Drafted], prompts: Sequence[Prompt], number: int, checkers: Mapping[int, Reward]
-) -> Kept:
-    """Return how many of the revisions that differ from their drafts keep it."""
+) -> list[bool | None]:
+    """Return the same of those revisions that differ from their drafts."""
     revised = [
         (prompt, one.judged[number])
         for prompt, one in zip(prompts, drafted, strict=True)
         if one.judged[number].outcome == "revised"
     ]
     answers = [(prompt, judged.revision or "", True) for prompt, judged in revised]
-    return _kept(answers, [judged.revision_kept for _, judged in revised], number, checkers)
+    return _keep(answers, [judged.revision_kept for _, judged in revised], number, checkers)
 
 
-def _kept(
+def counted_kept(keep: Sequence[bool | None]) -> Kept:
+    """Return how many of them do."""
+    return Kept(answers=len(keep), kept=sum(one is True for one in keep), unclear=sum(one is None for one in keep))
+
+
+def _keep(
     answers: Sequence[tuple[Prompt, str, bool]],
     said: Sequence[bool | None],
     number: int,
     checkers: Mapping[int, Reward],
-) -> Kept:
+) -> list[bool | None]:
     if (checker := checkers.get(number + 1)) is None:
-        return Kept(answers=len(said), kept=sum(one is True for one in said), unclear=sum(one is None for one in said))
+        return [*said]
     answered = [Answered(prompt.turns[-1]["content"], text, prompt.reference, ended) for prompt, text, ended in answers]
-    return Kept(answers=len(answers), kept=sum(grade >= _KEEPS for grade in graded(checker, answered, {})))
+    return [grade >= _KEEPS for grade in graded(checker, answered, {})]

@@ -40,9 +40,9 @@ def layout_of(format: Format, processor: Processor) -> Preference:
     """Return how pairs of answers to a format's prompts are laid out: as its rows are."""
     assert reads_text(format)
     shared: dict[str, Any] = {"max_tokens": format.max_tokens, "special_tokens": format.special_tokens}
-    columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    columns: dict[str, Any] = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
     if (prompting := format.prompting) is not None:
-        texts = {"prefix": prompting.prefix, "separator": prompting.separator}
+        texts: dict[str, Any] = {"prefix": prompting.prefix, "separator": prompting.separator}
         return Preference(**columns, **shared, **texts)
     template = format.chat_template(processor)
     return Preference(**columns, **shared, layout="chats", template=None if template is None else template.text)

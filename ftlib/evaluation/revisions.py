@@ -220,7 +220,8 @@ class ModelWriter:
         self._layout, self._device = layout, device
         self._positions = limits_of(model.folder).positions
         end = ChatTemplate(self._tokenizer, layout.template).end if layout.layout == "chats" else None
-        self._ends = frozenset({self._tokenizer.eos_token_id, end} - {None})
+        ends: set[int | None] = {self._tokenizer.eos_token_id, end}
+        self._ends = frozenset(one for one in ends if one is not None)
 
     def write(
         self, asked: Sequence[Turns], *, seeds: Sequence[int], max_new_tokens: int, temperature: float

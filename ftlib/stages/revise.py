@@ -13,7 +13,7 @@ from ftlib.config import Name, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.data.formats import Format
 from ftlib.data.prepared import SPLITS, PreparedRow, split_file, split_writer
-from ftlib.data.rows import Dropped, reasons
+from ftlib.data.rows import Dropped, Value, reasons
 from ftlib.data.supervision import Audit
 from ftlib.errors import DataError
 from ftlib.evaluation.principle_facts import PrincipleFacts, RevisedDataset
@@ -109,7 +109,7 @@ def _build(job: ReviseJob, folder: Path) -> RevisedDataset:
     (folder / "parts").mkdir(exist_ok=True)
     drafted = write_drafts(plan)
     pairs = _Pairs(job, layout, processor)
-    facts = {split: pairs.write(folder, split, prompts, drafted) for split in SPLITS}
+    facts: dict[Split, SplitFacts] = {split: pairs.write(folder, split, prompts, drafted) for split in SPLITS}
     pairs.write_log(folder / "revisions.jsonl", prompts, drafted)
     rows_in, rows = len(prompts) * len(job.principles), sum(one.rows for one in facts.values())
     note(
@@ -182,7 +182,7 @@ class _Pairs:
         return SplitFacts(rows=len(rows), tokens=sum(sizes), supervised=supervised, truncated=0, longest=longest)
 
     def _row(self, prompt: Prompt, draft: str, revision: str, principle: int) -> PreparedRow | Dropped:
-        asked = prompt.turns if self._layout.layout == "chats" else prompt.turns[0]["content"]
+        asked: Value = [*prompt.turns] if self._layout.layout == "chats" else prompt.turns[0]["content"]
         example = self._layout.example({"prompt": asked, "chosen": revision, "rejected": draft})
         if isinstance(example, Dropped):
             return example
@@ -209,14 +209,14 @@ class _Pairs:
 
     def facts(self, prompts: Sequence[Prompt], drafted: Sequence[Drafted]) -> tuple[PrincipleFacts, ...]:
         """Return what each principle made of the drafts."""
-        from ftlib.evaluation.principle_shares import kept_drafts, kept_revisions
+        from ftlib.evaluation.principle_shares import counted_kept, drafts_keep, revisions_keep
 
         return tuple(
             PrincipleFacts(
                 principle=principle,
                 by="checker" if number + 1 in self._job.checkers else "critic",
-                drafts=kept_drafts(drafted, prompts, number, self._job.checkers),
-                revisions=kept_revisions(drafted, prompts, number, self._job.checkers),
+                drafts=counted_kept(drafts_keep(drafted, prompts, number, self._job.checkers)),
+                revisions=counted_kept(revisions_keep(drafted, prompts, number, self._job.checkers)),
                 pairs=self._kept[number],
                 outcomes=dict(sorted(Counter(str(one.judged[number].outcome) for one in drafted).items())),
             )

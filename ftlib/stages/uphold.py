@@ -8,7 +8,7 @@ from typing import ClassVar
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.formats import Format
-from ftlib.evaluation.principle_facts import Kept, PrincipleFacts, Upheld, UpheldPrinciple
+from ftlib.evaluation.principle_facts import PrincipleFacts, Upheld, UpheldPrinciple
 from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.progress import note
@@ -55,24 +55,39 @@ def uphold(job: UpholdJob, work: Workspace) -> Upheld:
 
 def _build(job: UpholdJob, folder: Path) -> Upheld:
     """Have both models answer, and count."""
-    before, after = (_kept(job, model, folder / name) for name, model in _ends(job).items())
-    principles = tuple(
-        UpheldPrinciple(principle=facts.principle, by=facts.by, before=first, after=last)
-        for facts, first, last in zip(job.drafted, before, after, strict=True)
-    )
+    import numpy as np
+
+    from ftlib.evaluation.principle_shares import counted_kept
+    from ftlib.evaluation.significance import mcnemar_p
+
+    before, after = (_keep(job, model, folder / name) for name, model in _ends(job).items())
+    principles: list[UpheldPrinciple] = []
+    for facts, first, last in zip(job.drafted, before, after, strict=True):
+        kept, keeps = (np.array([one is True for one in said], bool) for said in (first, last))
+        principles.append(
+            UpheldPrinciple(
+                principle=facts.principle,
+                by=facts.by,
+                before=counted_kept(first),
+                after=counted_kept(last),
+                gained=int((keeps & ~kept).sum()),
+                lost=int((kept & ~keeps).sum()),
+                p_value=mcnemar_p(keeps, kept),
+            )
+        )
     for one in principles:
         if one.before.answers:
             note("uphold", f"{one.before.kept} then {one.after.kept} of {one.before.answers}: {one.principle}")
-    return Upheld(phase=job.phase, critic=job.called, drafted=job.drafted, principles=principles)
+    return Upheld(phase=job.phase, critic=job.called, drafted=job.drafted, principles=tuple(principles))
 
 
 def _ends(job: UpholdJob) -> dict[str, Checkpoint]:
     return {"before": job.before, "after": job.after}
 
 
-def _kept(job: UpholdJob, model: Checkpoint, folder: Path) -> list[Kept]:
-    """Return how many of a model's answers keep each principle."""
-    from ftlib.evaluation.principle_shares import kept_drafts
+def _keep(job: UpholdJob, model: Checkpoint, folder: Path) -> list[list[bool | None]]:
+    """Return, for each principle, which of a model's answers keep it."""
+    from ftlib.evaluation.principle_shares import drafts_keep
     from ftlib.evaluation.revision_prompts import layout_of, prompts_of, write_prompts
     from ftlib.evaluation.revisions import RevisePlan
     from ftlib.kinds.loading import load_processor
@@ -103,4 +118,4 @@ def _kept(job: UpholdJob, model: Checkpoint, folder: Path) -> list[Kept]:
         compute=job.compute,
     )
     drafted = write_drafts(plan) if prompts else []
-    return [kept_drafts(drafted, prompts, number, job.checkers) for number in range(len(job.drafted))]
+    return [drafts_keep(drafted, prompts, number, job.checkers) for number in range(len(job.drafted))]

@@ -271,6 +271,7 @@ def test_what_a_model_upholds_is_counted_before_and_after(tmp_path: Path) -> Non
     held = uphold(job, bench.work)
     assert [one.principle for one in held.principles] == [*SHORT]
     assert all(one.before == one.after for one in held.principles)  # the same model draws the same
+    assert [(one.gained, one.lost, one.p_value) for one in held.principles] == [(0, 0, 1.0)] * 2
     assert {one.before.answers for one in held.principles} == {bench.data.splits["test"].rows}
     drafts = [
         json.loads(line)["draft"] for line in (held.path / "before" / "part-000000.jsonl").read_text().splitlines()
