@@ -24,6 +24,7 @@ from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
 from ftlib.report.phases import learnt_in, phases_section, watched_metric
 from ftlib.report.policies import is_policy, policy_section
+from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
@@ -63,6 +64,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         _tax(evidence, work, folder),
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
+        principles_section(evidence.upheld),
         pruned_section(evidence.checkpoints, folder),
         policy_section(evidence.ends, folder),
         sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
