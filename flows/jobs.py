@@ -261,6 +261,8 @@ def interpolate_job(
 ) -> InterpolateJob:
     """Say which candidates to name first, before any is measured; `found` is the model that `onto` was made of."""
     start, end = trail[-2:]
+    if recipe.interpolation.start:
+        start = end.at(recipe.interpolation.start)
     return InterpolateJob(
         start=start,
         end=end,
