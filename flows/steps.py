@@ -39,6 +39,7 @@ from ftlib.recipe.preflight import (
     task_spelling_notes,
 )
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.recipe.resources import check_resources
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
@@ -148,6 +149,8 @@ def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
 def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     """Ingest and preprocess every dataset, with the tokens that are added, and check that they go together."""
     check_modality(r, given.model.folder)
+    for words in interpolation_remarks(r):
+        note("interpolation", words)
     model, added = given.model, None
     if r.added_tokens:
         added = yield from step(add_tokens, AddTokensJob(model=model, tokens=r.added_tokens))
@@ -220,19 +223,20 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)
         siblings.append(again and jobs.sibling_of(again, seed))
     norms = _measures_norms(r, model)
+    beside = yield from referenced(r, whole(trail), data and data.prepared)
     named = named_by(r, whole(trail), whole(siblings), onto, data)
-    swept = yield from sweep(r, work, named, data and data.prepared, norms=norms)
+    swept = yield from sweep(r, work, named, data and data.prepared, beside, norms=norms)
     selection = yield from step(select, swept and jobs.select_job(r, *swept))
     checkpoints = whole(trail)
     ends = checkpoints and checkpoints[answering:]
-    beside = [Candidate.of(onto)] if onto else []
-    finalists = [*map(Candidate.of, ends), *beside, selection.chosen] if ends and selection else None
+    measured_too = [*(ends or ()), *([onto] if onto else [])]
+    finalists = [*map(Candidate.of, measured_too), selection.chosen] if ends and selection else None
     carried: Fisher | None = None
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
         carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
         carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
-    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1)
+    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1, beside)
     if not (data and checkpoints and swept and selection and final and (carried or not r.publish.fisher)):
         return None
     return Evidence(
@@ -264,12 +268,13 @@ def carried_to(r: Recipe, start: Checkpoint | None, data: Data | None) -> Steps[
         return None
     job = data and data.onto and jobs.onto_job(r, data.onto, data.labels)
     made = yield from step(base, job or None, "to carry to")
-    onto = made and jobs.as_onto(made)
+    onto = jobs.as_onto(made, start) if made and start else None
     measuring = DistanceJob(start=start, onto=onto) if start and onto else None
     measured = yield from step(distance, measuring)
-    if measured:
-        note("distance", check_apart(r, measured.apart))
-    return onto
+    if not (measured and onto):
+        return None
+    note("distance", check_apart(r, measured.apart))
+    return onto.model_copy(update={"facts": {"apart": measured.apart}})
 
 
 def named_by(
@@ -359,17 +364,19 @@ def sweep(
     work: Workspace,
     job: InterpolateJob | None,
     prepared: Mapping[str, PreparedDataset] | None,
+    beside: Mapping[str, PreparedDataset] | None,
     *,
     norms: bool,
 ) -> Steps[tuple[Candidates, list[EvalReport]] | None]:
     """Name candidates, as a job asks at first, and measure them, until what was measured asks for no more of them.
 
-    With `norms` the model has BatchNorm, and each candidate gets its own statistics before it is measured.
+    `beside` is as `referenced` returns it. With `norms` the model has BatchNorm, and each candidate gets its own
+    statistics before it is measured.
     """
     count = r.interpolation.count()
     named = yield from step(interpolate, job, candidates=count)
     members = yield from completed(r, named and named.members, prepared, count, norms=norms)
-    reports = yield from measured(r, members, prepared, SELECTION, count)
+    reports = yield from measured(r, members, prepared, SELECTION, count, beside)
     while r.interpolation.adaptive and job and named and members and reports:
         by_digest = {member.as_named.digest(): member for member in members}
         job = job.model_copy(update={"scores": scores_so_far(members, reports, r, work)})
@@ -378,7 +385,7 @@ def sweep(
         if not new:
             break
         new = yield from completed(r, new, prepared, len(new), norms=norms)
-        more = yield from measured(r, new, prepared, SELECTION, len(new or ()))
+        more = yield from measured(r, new, prepared, SELECTION, len(new or ()), beside)
         if named and new and more:
             by_digest |= {member.as_named.digest(): member for member in new}
             members = [by_digest[member.digest()] for member in named.members]
@@ -404,17 +411,35 @@ def completed(
     return made and made.members
 
 
+def referenced(
+    r: Recipe, trail: Sequence[Checkpoint] | None, prepared: Mapping[str, PreparedDataset] | None
+) -> Steps[Mapping[str, PreparedDataset] | None]:
+    """Return the rows of the evaluations that measure rewards, by name, with what the reference says of them."""
+    beside: dict[str, PreparedDataset] = {}
+    names = [name for name, evaluation in r.evaluations.items() if evaluation.reference is not None]
+    for name in names:
+        job = None if trail is None or not prepared else jobs.reference_job(r, name, trail, prepared)
+        if made := (yield from step(score, job, f"for {name}", on_ray=r.compute.infers_on_ray)):
+            beside[name] = made
+    return beside if len(beside) == len(names) else None
+
+
 def measured(
     r: Recipe,
     members: Sequence[Candidate] | None,
     prepared: Mapping[str, PreparedDataset] | None,
     split: Split,
     count: int,
+    beside: Mapping[str, PreparedDataset] | None,
 ) -> Steps[list[EvalReport] | None]:
-    """Measure candidates, of which there will be `count` at most, on one split of every evaluation."""
+    """Measure candidates, of which there will be `count` at most, on one split of every evaluation.
+
+    `beside` is as `referenced` returns it.
+    """
     reports: list[EvalReport | None] = []
     for name in r.evaluations:
-        job = jobs.evaluate_job(r, name, members, prepared, split) if members and prepared else None
+        ready = members and prepared and beside is not None
+        job = jobs.evaluate_job(r, name, members, prepared, split, beside) if ready else None
         on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
         reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
     return whole(reports)

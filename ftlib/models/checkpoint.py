@@ -194,7 +194,7 @@ class Checkpoint(Artifact):
         kept = next((one for one in self.snapshots if one.name == snapshot), None)
         if kept is None:
             names = ", ".join(one.name for one in self.snapshots) or "none"
-            raise ModelError(f"{self.phase!r} has no snapshot {snapshot!r}, it has {names}: it may have ended before it")
+            raise ModelError(f"{self.phase!r} has no snapshot {snapshot!r}, it has {names}; did it end before it?")
         place = {"uri": str(snapshot_in(self.path, snapshot)), "phase": f"{self.phase}@{snapshot}"}
         told = {"weights": kept.weights, "snapshot": snapshot, "snapshots": (), "facts": {"step": kept.step}}
         return self.model_copy(update={**place, **told})

@@ -10,6 +10,7 @@ from ftlib.recipe.misfits.base_model import added_tokens_misfits, prune_misfits
 from ftlib.recipe.misfits.carried import carried_misfits
 from ftlib.recipe.misfits.choice import interpolation_misfits, select_misfits
 from ftlib.recipe.misfits.datasets import dataset_misfits
+from ftlib.recipe.misfits.drawing import drawing_misfits
 from ftlib.recipe.misfits.evaluations import evaluation_misfits
 from ftlib.recipe.misfits.forms import adapter_misfits, end_form, form_misfits, quantization_misfits
 from ftlib.recipe.misfits.packing import packing_misfits
@@ -47,6 +48,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":
         yield from adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
+    yield from drawing_misfits(recipe)
     for name in recipe.publish.fisher.datasets if recipe.publish.fisher else ():
         if name not in recipe.training_datasets():
             yield (

@@ -45,7 +45,7 @@ def divergences(
             result[name] = divergence(cast(LabelOutcomes, before), cast(LabelOutcomes, after), resampling)
         elif after.diverges_by == "token":
             sums = _token_sums(evidence, work, reference, name)
-            result[name] = divergence_per_token(sums, after.targets, resampling)
+            result[name] = divergence_per_token(sums, after.answer_tokens, resampling)
     return result
 
 

@@ -190,9 +190,13 @@ def _of_one_scale(compared: Sequence[Difference]) -> list[list[int]]:
 
 
 def selection_section(
-    selection: Selection, candidates: Candidates, sweep: Sequence[EvalReport], figures: Sequence[Figure]
+    selection: Selection,
+    candidates: Candidates,
+    sweep: Sequence[EvalReport],
+    figures: Sequence[Figure],
+    remarks: Sequence[str] = (),
 ) -> Section:
-    """Return the rule, what it chose and why, and everything it looked at."""
+    """Return the rule, what it chose and why, what is remarked of the candidates, and everything it looked at."""
     cells = {(cell.candidate, cell.evaluation): cell for report in sweep for cell in report.measured}
     paths = list(dict.fromkeys((e, metric) for (_, e), cell in cells.items() for metric in cell.metrics))
     names = [member.name for member in candidates.members]
@@ -208,7 +212,8 @@ def selection_section(
         ],
         caption="validation rows",
     )
-    lead = f"Rule: {selection.rule}. {selection.why}"
+    said = [f"{words[0].upper()}{words[1:]}." for words in (*candidates.remarks, *remarks)]
+    lead = " ".join([f"Rule: {selection.rule}. {selection.why}", *said])
     return Section("selection", "How the model was chosen", lead, figures, [table])
 
 

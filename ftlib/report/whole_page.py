@@ -15,6 +15,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import audit_notes, rare_label_notes, task_spelling_notes
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.report import diagnosis, sections
 from ftlib.report.answers import answer_figures, answer_tables, shown
 from ftlib.report.contact_sheet import contact_sheet
@@ -52,7 +53,11 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
     )
     shown = [
         sections.selection_section(
-            evidence.selection, evidence.candidates, evidence.sweep, _alpha_figures(evidence, folder)
+            evidence.selection,
+            evidence.candidates,
+            evidence.sweep,
+            _alpha_figures(evidence, folder),
+            [*interpolation_remarks(recipe)],
         ),
         sections.results_section(rows, confidence),
         sections.differences_section(compared, chosen, same),

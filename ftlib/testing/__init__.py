@@ -19,20 +19,24 @@ from ftlib.testing.models import (
     tiny_text_to_text,
     tiny_tokenizer,
 )
+from ftlib.testing.pipelines import tiny_captioned_rows, tiny_pipeline
 from ftlib.testing.prepared import tiny_prepared, tiny_prepared_as, tiny_row_id
 from ftlib.testing.recipes import tiny_recipe
 from ftlib.testing.rows import (
     LABELS,
     tiny_chats,
+    tiny_comparisons,
     tiny_image_rows,
     tiny_multi_label_rows,
     tiny_pairs,
+    tiny_preferences,
     tiny_prompts,
     tiny_questions,
     tiny_rows,
     tiny_scored_rows,
     tiny_sources,
     tiny_tagged_rows,
+    tiny_thumbs,
     write_jsonl,
 )
 
@@ -43,17 +47,21 @@ __all__ = [
     "ImageFamily",
     "TextFamily",
     "tiny_adapter",
+    "tiny_captioned_rows",
     "tiny_causal_lm",
     "tiny_chat_lm",
     "tiny_chat_tokenizer",
     "tiny_chats",
     "tiny_checkpoint",
     "tiny_classifier",
+    "tiny_comparisons",
     "tiny_image_classifier",
     "tiny_image_rows",
     "tiny_lm_tokenizer",
     "tiny_multi_label_rows",
     "tiny_pairs",
+    "tiny_pipeline",
+    "tiny_preferences",
     "tiny_prepared",
     "tiny_prepared_as",
     "tiny_prompts",
@@ -65,6 +73,7 @@ __all__ = [
     "tiny_sources",
     "tiny_tagged_rows",
     "tiny_text_to_text",
+    "tiny_thumbs",
     "tiny_tokenizer",
     "write_jsonl",
 ]
