@@ -40,6 +40,7 @@ from ftlib.evaluation.metrics.r2 import R2
 from ftlib.evaluation.metrics.ranking_precision import RankingPrecision
 from ftlib.evaluation.metrics.recall import Recall
 from ftlib.evaluation.metrics.recall_at import RecallAt
+from ftlib.evaluation.metrics.reward import MeanReward
 from ftlib.evaluation.metrics.rouge import Rouge
 from ftlib.evaluation.metrics.samples_f1 import SamplesF1
 from ftlib.evaluation.metrics.spearman import Spearman
@@ -90,6 +91,7 @@ Metric = Annotated[
     | PairAccuracy
     | BitsPerByte
     | ExactMatch
+    | MeanReward
     | Rouge
     | Bleu
     | ChrF,

@@ -23,6 +23,8 @@ class MetricBase(Config, ABC):
     higher_is_better: ClassVar[bool]
     reads_writing: ClassVar[bool] = False
     """Whether it reads what the model wrote after a prompt, so that the evaluation must have it write."""
+    reads_prompts: ClassVar[bool] = False
+    """Whether it reads what was asked as well, so that the table must hold it."""
     package: ClassVar[str | None] = None
     """The module that it needs beyond what is always installed; the extra `generation` brings it."""
 
