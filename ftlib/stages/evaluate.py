@@ -73,18 +73,30 @@ def evaluate(job: EvaluateJob, work: Workspace) -> EvalReport:
 
 
 def outcomes_file(
-    candidate: Candidate, data: PreparedDataset, split: Split, max_new_tokens: int, num_beams: int = 1
+    candidate: Candidate,
+    data: PreparedDataset,
+    split: Split,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    *,
+    prompts: bool = False,
 ) -> Path:
-    """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root."""
+    """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root.
+
+    Those that are read with their `prompts` have a place of their own: tables from before they were kept lack them.
+    """
     asked = [data.digest(), split, *([max_new_tokens] if max_new_tokens else [])]
     asked += [f"{num_beams} beams"] if num_beams > 1 else []
+    asked += ["prompts"] if prompts else []
     # The end's own: its tokenizer spells the answers, whatever the weights are mixed of.
     key = digest([OUTCOMES_VERSION, candidate.digest(), candidate.end.tokenizer, list(candidate.end.labels), *asked])
     return Path("outcomes") / f"{key[:32]}.parquet"
 
 
 def _outcomes_file(job: EvaluateJob, candidate: Candidate) -> Path:
-    return outcomes_file(candidate, job.data, job.split, job.evaluation.max_new_tokens, job.evaluation.num_beams)
+    asked = job.evaluation
+    prompts = any(metric.reads_prompts for metric in asked.metrics)
+    return outcomes_file(candidate, job.data, job.split, asked.max_new_tokens, asked.num_beams, prompts=prompts)
 
 
 def _check_rows(job: EvaluateJob) -> None:

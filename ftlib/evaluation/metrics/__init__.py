@@ -43,6 +43,7 @@ from ftlib.evaluation.metrics.r2 import R2
 from ftlib.evaluation.metrics.ranking_precision import RankingPrecision
 from ftlib.evaluation.metrics.recall import Recall
 from ftlib.evaluation.metrics.recall_at import RecallAt
+from ftlib.evaluation.metrics.reward import MeanReward
 from ftlib.evaluation.metrics.reward_accuracy import RewardAccuracy
 from ftlib.evaluation.metrics.reward_margin import RewardMargin
 from ftlib.evaluation.metrics.rouge import Rouge
@@ -98,6 +99,7 @@ Metric = Annotated[
     | PairAccuracy
     | BitsPerByte
     | ExactMatch
+    | MeanReward
     | Rouge
     | Bleu
     | ChrF

@@ -56,7 +56,8 @@ class CompletionAnswers(TokenAnswers):
     def __init__(self, asked: Request) -> None:
         super().__init__(asked.split, asked.tokenizer)
         self._asked = asked
-        self._written = [""] * len(asked.split)
+        self._written, self._prompts = [""] * len(asked.split), [""] * len(asked.split)
+        self._ended = [False] * len(asked.split)
 
     @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
@@ -65,8 +66,9 @@ class CompletionAnswers(TokenAnswers):
             return
         prompts, beams = self.prompts(batch, rows), self._asked.num_beams
         written = continued(model, prompts, self.tokenizer, self._asked.max_new_tokens, self.ends, num_beams=beams)
-        for row, ids in zip(rows, written, strict=True):
-            self._written[row] = self.spell(ids)
+        for row, prompt, ids in zip(rows, prompts, written, strict=True):
+            self._written[row], self._prompts[row] = self.spell(ids), self.spell(prompt.tolist())
+            self._ended[row] = len(ids) < self._asked.max_new_tokens
 
     @property
     def ends(self) -> frozenset[int]:
@@ -91,6 +93,8 @@ class CompletionAnswers(TokenAnswers):
             **self.likelihoods(),
             references=tuple(self.split.targets.texts.to_pylist()),
             predicted=tuple(self._written) if self._asked.max_new_tokens else None,
+            prompts=tuple(self._prompts) if self._asked.max_new_tokens else None,
+            ended=tuple(self._ended) if self._asked.max_new_tokens else None,
         )
 
 
