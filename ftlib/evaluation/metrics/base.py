@@ -36,6 +36,11 @@ class MetricBase(Config, ABC):
         return str(type(self).model_fields["kind"].default)
 
     @property
+    def least_samples(self) -> int:
+        """Return how many answers a model must draw for each prompt; 0 for a metric that reads none of those."""
+        return 0
+
+    @property
     def answer_threshold(self) -> float | None:
         """Return by how much no answer must score above the best text; None for a metric that reads neither."""
         return None
