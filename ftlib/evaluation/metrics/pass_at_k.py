@@ -31,8 +31,8 @@ class PassAtK(MeanOverRows):
     kind: Literal["pass_at_k"] = "pass_at_k"
     k: int = Field(default=1, ge=1, le=1000)
     """How many answers there are to choose from; the evaluation's `samples.count` is at least that."""
-    right: Reward = ExactMatch()
-    """The checker that says whether an answer is right: one that asks no model."""
+    checker: Reward = ExactMatch()
+    """What says whether an answer is right: one that asks no model."""
     at_least: float = 1.0
     """What the checker must give a right answer."""
 
@@ -42,9 +42,9 @@ class PassAtK(MeanOverRows):
 
     @model_validator(mode="after")
     def _asks_nobody(self) -> PassAtK:
-        if self.right.companions:
+        if self.checker.companions:
             raise ValueError(
-                f"right: {self.right.kind!r} asks a reward model, which has no right and wrong; use a checker"
+                f"checker: {self.checker.kind!r} asks a model, which knows no right and wrong; use another"
             )
         return self
 
@@ -87,4 +87,4 @@ def pass_at_k(samples: Int[np.ndarray, " rows"], right: Int[np.ndarray, " rows"]
 def _right(metric: str, answered: tuple[Answered, ...]) -> int:
     """Return how many answers are right, by a metric's JSON: intervals and several k ask for the same rows again."""
     asked = PassAtK.model_validate_json(metric)
-    return sum(grade >= asked.at_least for grade in graded(asked.right, answered, {}))
+    return sum(grade >= asked.at_least for grade in graded(asked.checker, answered, {}))
