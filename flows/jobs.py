@@ -357,9 +357,9 @@ def onto_job(recipe: Recipe, onto: FoundModel, labels: tuple[str, ...]) -> BaseJ
     return _head_job(recipe, recipe.phases[0], onto, labels)
 
 
-def as_onto(made: Checkpoint) -> Checkpoint:
-    """Give what `onto_job` made a name of its own."""
-    return made.model_copy(update={"phase": "onto"})
+def as_onto(made: Checkpoint, start: Checkpoint) -> Checkpoint:
+    """Give what `onto_job` made a name of its own; it is asked the base's rows, whose tokens are its own too."""
+    return made.model_copy(update={"phase": "onto", "tokenizer": start.tokenizer})
 
 
 def interpolate_job(
@@ -371,6 +371,8 @@ def interpolate_job(
 ) -> InterpolateJob:
     """Say which candidates to name first, before any is measured; `found` is the model that `onto` was made of."""
     start, end = trail[-2:]
+    if recipe.interpolation.start:
+        start = end.at(recipe.interpolation.start)
     return InterpolateJob(
         start=start,
         end=end,
@@ -382,10 +384,10 @@ def interpolate_job(
 
 
 def _over(onto: Checkpoint, found: FoundModel, end: Checkpoint) -> Checkpoint:
-    """Return an adapter over another model than it was trained over; their tokens were compared one by one."""
+    """Return an adapter over another model than it was trained over."""
     base = Base(name=found.name, weights=found.weights, uri=found.uri)
     weights = adapter_digest(end.folder, base)
-    named = {"phase": f"{end.phase}-on-onto", "parent": onto.weights, "tokenizer": onto.tokenizer}
+    named = {"phase": f"{end.phase}-on-onto", "parent": onto.weights}
     return end.model_copy(update={"base": base, "weights": weights, **named})
 
 

@@ -42,6 +42,7 @@ from ftlib.recipe.preflight import (
     task_spelling_notes,
 )
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.recipe.resources import check_resources
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
@@ -155,6 +156,8 @@ def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
 def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     """Ingest and preprocess every dataset, with the tokens that are added, and check that they go together."""
     check_modality(r, given.model.folder)
+    for words in interpolation_remarks(r):
+        note("interpolation", words)
     model, added = given.model, None
     if r.added_tokens:
         added = yield from step(add_tokens, AddTokensJob(model=model, tokens=r.added_tokens))
@@ -236,8 +239,8 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     selection = yield from chosen(r, swept, data and data.prepared)
     checkpoints = whole(trail)
     ends = checkpoints and checkpoints[answering:]
-    aimed = [Candidate.of(onto)] if onto else []
-    finalists = [*map(Candidate.of, ends), *aimed, selection.chosen] if ends and selection else None
+    measured_too = [*(ends or ()), *([onto] if onto else [])]
+    finalists = [*map(Candidate.of, measured_too), selection.chosen] if ends and selection else None
     carried: Fisher | None = None
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
@@ -277,12 +280,13 @@ def carried_to(r: Recipe, start: Checkpoint | None, data: Data | None) -> Steps[
         return None
     job = data and data.onto and jobs.onto_job(r, data.onto, data.labels)
     made = yield from step(base, job or None, "to carry to")
-    onto = made and jobs.as_onto(made)
+    onto = jobs.as_onto(made, start) if made and start else None
     measuring = DistanceJob(start=start, onto=onto) if start and onto else None
     measured = yield from step(distance, measuring)
-    if measured:
-        note("distance", check_apart(r, measured.apart))
-    return onto
+    if not (measured and onto):
+        return None
+    note("distance", check_apart(r, measured.apart))
+    return onto.model_copy(update={"facts": {"apart": measured.apart}})
 
 
 def named_by(

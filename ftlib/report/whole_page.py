@@ -15,6 +15,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import audit_notes, rare_label_notes, task_spelling_notes
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.report import diagnosis, sections
 from ftlib.report.alignment_tax import tax_of, tax_section
 from ftlib.report.answers import answer_figures, answer_tables, shown
@@ -55,7 +56,12 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
     )
     shown = [
         sections.selection_section(
-            recipe, evidence.selection, evidence.candidates, evidence.sweep, _alpha_figures(evidence, folder)
+            recipe,
+            evidence.selection,
+            evidence.candidates,
+            evidence.sweep,
+            _alpha_figures(evidence, folder),
+            [*interpolation_remarks(recipe)],
         ),
         sections.results_section(rows, confidence),
         sections.differences_section(compared, chosen, same),
