@@ -34,6 +34,8 @@ class Tax:
     kl: tuple[Estimate | None, ...]
     """KL to the start on the target's own rows, where it was measured; empty where answers have none."""
     per: str = "row"
+    budgeted: bool = False
+    """Whether the rule held KL within a budget."""
 
     @property
     def end_kl(self) -> float | None:
@@ -61,7 +63,8 @@ def tax_of(evidence: Evidence, work: Workspace, target: str, retained: str | Non
     by = KINDS[evidence.prepared[evidence.recipe.evaluations[target.partition("/")[0]].dataset].kind].diverges_by
     if lost is None and not any(moved):
         return None
-    return Tax(alphas, names.index(evidence.selection.chosen.name), names, gain, lost, moved, by or "row")
+    chosen = names.index(evidence.selection.chosen.name)
+    return Tax(alphas, chosen, names, gain, lost, moved, by or "row", evidence.selection.kl is not None)
 
 
 def _cells(evidence: Evidence, evaluation: str) -> list[Measured]:
@@ -123,7 +126,9 @@ def tax_section(tax: Tax, folder: Path) -> Section:
     lead += "Predicted is what theta1 alone says of each alpha: α² of its own" + (
         ", as near the start KL grows with the squared step, and forgetting with KL." if tax.kl else "."
     )
-    return Section("tax", "Gain against loss along alpha", lead, [_figure(tax, folder)], [_table(tax)])
+    # Where nothing is held against the gain, a table says it.
+    figures = [_figure(tax, folder)] if tax.lost or tax.budgeted else []
+    return Section("tax", "Gain against loss along alpha", lead, figures, [_table(tax)])
 
 
 def _table(tax: Tax) -> Table:
