@@ -58,7 +58,9 @@ def kl(
     if mine.diverges_by == "row":
         return divergence(cast(LabelOutcomes, theirs), cast(LabelOutcomes, mine), asked.resampling)
     if mine.diverges_by == "token":
-        return divergence_per_token(_token_sums(asked, work, reference, ours, mine), mine.targets, asked.resampling)
+        return divergence_per_token(
+            _token_sums(asked, work, reference, ours, mine), mine.answer_tokens, asked.resampling
+        )
     return None
 
 

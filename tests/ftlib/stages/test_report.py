@@ -14,6 +14,7 @@ import pytest
 import scipy.stats
 from huggingface_hub import ModelCard
 
+from flows.jobs import diverge_job
 from ftlib.config import Split
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
 from ftlib.data.prepared import PreparedRow, split_file, write_split
@@ -41,7 +42,6 @@ from ftlib.stages.report import ReportJob, report
 from ftlib.stages.select import SelectJob, select
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
 from ftlib.workspace import Workspace
-from flows.jobs import diverge_job
 
 DIAGNOSIS = ("loss_path", "layers_moved", "calibration", "confusion")
 HOSTILE = "<script>alert(1)</script>|*x*"
