@@ -14,7 +14,7 @@ from ftlib.evaluation.measured import Estimate, Measured, tables_in
 from ftlib.evaluation.results import number
 from ftlib.kinds.kind import KINDS
 from ftlib.recipe.evidence import Evidence
-from ftlib.report.content import Cell, Figure, Row, Section, Table, estimates_on_one_scale
+from ftlib.report.content import Cell, Figure, Row, Section, Table, estimates_on_one_scale, signed
 from ftlib.report.figures import CHOSEN, INK, PALETTE, canvas, legend_below, plain, saved
 from ftlib.report.tradeoff import Line, Point, tradeoff_panel
 from ftlib.workspace import Workspace
@@ -139,7 +139,7 @@ def _table(tax: Tax) -> Table:
         columns += [f"loss of {tax.lost.label}", "predicted loss"]
         numeric.add(len(columns) - 1)
         cells.append(estimates_on_one_scale([_estimate(point) for point in tax.lost.values], zero=True))
-        cells.append([Cell(number(loss)) for loss in predicted(tax.alphas, tax.lost.values[-1].value)])
+        cells.append([Cell(signed(loss)) for loss in predicted(tax.alphas, tax.lost.values[-1].value)])
     if tax.kl:
         columns += ["KL to the start"]
         cells.append(estimates_on_one_scale(tax.kl))
