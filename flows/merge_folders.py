@@ -75,9 +75,16 @@ def summary(record: dict[str, Any]) -> str:
     if "lora_alpha" in record:
         alpha = record["lora_alpha"]  # other types have none, and are only copied
         what = "a copy" if alpha is None else f"lora_alpha {alpha:g}, {len(record['mixed'])} tensors mixed with A's"
-        return f"the adapter at alpha {record['merge']['alpha']:g} is in {record['folder']}: {what}"
+        return f"the adapter at {_place(record['merge'])} is in {record['folder']}: {what}"
     what = f"{record['tensors']} tensors, {record['copied']} of them copied, {record['bytes'] / 1e6:.1f} MB"
     return f"{record['merge']['kind']} of {', '.join(record['checkpoints'])} is in {record['folder']}: {what}"
+
+
+def _place(merge: dict[str, Any]) -> str:
+    """Say where between A and B a method puts the result: `alpha 0.3`."""
+    numbers = {name: value for name, value in merge.items() if name != "kind" and value not in ({}, [])}
+    shown = {name: f"{n:g}" if isinstance(n, float) else str(n) for name, n in numbers.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def notes(record: dict[str, Any]) -> list[str]:
@@ -195,16 +202,16 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
     from ftlib.merging.adapters import read_adapter, stands_elsewhere, write_scaled
     from ftlib.merging.files import appearing, scratch_beside
 
-    if (alpha := kernel.scaling()) is None or max_shard_mb:
+    if not kernel.scales_adapter or max_shard_mb:
         raise RecipeError(
-            "one adapter is moved along the straight line: alpha alone goes with it; "
+            "one adapter is moved between A and itself: lerp, lines and blocks go with it, and no shards; "
             "leave as-adapter out to write merged weights"
         )
     base, adapter = folders
     notes = stands_elsewhere(adapter, base)
     with scratch_beside(target) as scratch, appearing(target) as work:
         start, warnings = _completed(adapter, base, scratch)
-        mixed = write_scaled(adapter, start, alpha, work)
+        mixed = write_scaled(adapter, start, kernel, work)
     return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": [*notes, *warnings]}
 
 

@@ -193,7 +193,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     if start:
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
         if patterns := r.interpolation.patterns():
-            check_patterns(patterns, start.weights_folder)
+            check_patterns(patterns, Path(start.base.uri) if start.base else start.weights_folder)
     trail, form, answering = [start], model.form, 0
     if r.prune:
         trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))

@@ -26,6 +26,9 @@ BatchKind = Literal[
     "labeled_images",
     "masked",
     "retrieved",
+    "preferences",
+    "judged",
+    "captioned_images",
     "compared",
 ]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ftlib.errors import DataError, RecipeError
@@ -12,6 +12,7 @@ from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import EvalReport, Measured
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.significance import bootstrap_p, holm
+from ftlib.evaluation.smoothing import Curve, smooth
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.merging.candidates import Candidate
 from ftlib.wording import counted
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
+_DIGITS = 12
 _ROUNDING = 1e-12  # 0.65 - 0.63 is more than 0.02 in floating point
 
 
@@ -41,6 +43,16 @@ class Scores:
     def said(self, i: int) -> str:
         """Return the name with the number of one candidate."""
         return f"{self.name} {'= ' if self.summed else ''}{self.shown[i]:.4f}"
+
+    def curve(self, alphas: Sequence[float], at: Sequence[float]) -> Curve:
+        """Return the merits expected at the alphas `at`, of candidates that lie at `alphas`."""
+        import numpy as np
+
+        return smooth(alphas, self.merits, np.cov(self.resampled), at)
+
+    def smoothed(self, alphas: Sequence[float]) -> Scores:
+        """Return the same scores, ordered by what is expected where each candidate lies instead of what was measured."""
+        return replace(self, merits=self.curve(alphas, alphas).expected.round(_DIGITS))
 
     def best(self, among: Sequence[int]) -> int:
         """Return the best; of equals the first, which is the one nearest to theta0."""

@@ -51,7 +51,8 @@ def _of_batch(reference: nn.Module, ours: nn.Module, batch: Batch) -> Float[Tens
             raise ModelError(f"a divergence needs one vocabulary; got {theirs.shape[-1]} and {mine.shape[-1]} words")
         terms.append(_kl(theirs, mine))
     rows = torch.zeros(len(asked), dtype=torch.float64, device=asked.device)
-    return rows.index_add(0, asked.nonzero()[:, 0], torch.cat(terms)) if terms else rows
+    sums = rows.index_add(0, asked.nonzero()[:, 0], torch.cat(terms)) if terms else rows
+    return sums.unflatten(0, (len(batch), -1)).sum(1)  # a pair is two sequences
 
 
 def _kl(theirs: Float[Tensor, "tokens words"], mine: Float[Tensor, "tokens words"]) -> Float[Tensor, " tokens"]:

@@ -18,10 +18,13 @@ from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
     ComparedOutcomes,
     CompletionOutcomes,
+    DenoisedOutcomes,
+    JudgedOutcomes,
     LabelOutcomes,
     MaskedOutcomes,
     MultiLabelOutcomes,
     Outcomes,
+    PreferenceOutcomes,
     RetrievalOutcomes,
     ScoreOutcomes,
     SpanOutcomes,
@@ -29,6 +32,7 @@ from ftlib.kinds.outcomes import (
     TokenOutcomes,
 )
 from ftlib.kinds.predictions import (
+    CaptionPredictor,
     ChatPredictor,
     EntityPredictor,
     HiddenPredictor,
@@ -206,6 +210,24 @@ def _text_to_text_head() -> Head:
     from ftlib.kinds.heads.text_to_text import TextToTextHead
 
     return TextToTextHead()
+
+
+def _preference_head() -> Head:
+    from ftlib.kinds.heads.preferences import PreferenceHead
+
+    return PreferenceHead()
+
+
+def _judged_head() -> Head:
+    from ftlib.kinds.heads.judged import JudgedHead
+
+    return JudgedHead()
+
+
+def _captioned_image_head() -> Head:
+    from ftlib.kinds.heads.captioned_images import CaptionedImageHead
+
+    return CaptionedImageHead()
 
 
 def _compared_head() -> Head:
@@ -565,6 +587,94 @@ _ROWS = (
         snippet=snippets.VECTOR,
         note="The folder has the files of sentence-transformers too: `SentenceTransformer(folder).encode` says the "
         "same.",
+    ),
+    Kind(
+        name="preferences",
+        taught_as="preferences",
+        head=_preference_head,
+        outcomes=PreferenceOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.COMPLETION,
+        note="",
+    ),
+    Kind(
+        name="judged",
+        taught_as="judged",
+        head=_judged_head,
+        outcomes=JudgedOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.COMPLETION,
+        note="",
+    ),
+    Kind(
+        name="captioned_images",
+        taught_as="captioned_images",
+        head=_captioned_image_head,
+        outcomes=DenoisedOutcomes,
+        predictor=CaptionPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="images",
+        language=False,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="UNet2DConditionModel",
+        architectures=("Denoiser",),
+        task_type=None,
+        pipeline="text-to-image",
+        title="Text to image",
+        answers="",
+        snippet=snippets.DRAWN,
+        note="The first noise of an image is drawn by a generator of the CPU from its seed, so the same seed, steps and "
+        "guidance draw the same image.",
     ),
     Kind(
         name="compared",

@@ -367,6 +367,8 @@ def head_modules(model: nn.Module) -> list[str]:
     if isinstance(model, TaskModel):
         return [f"{module_of(task)}.{name}" for task, one in model.models for name in head_modules(one)]
     plain: Any = cast(Any, model).get_base_model() if is_adapted(model) else model
+    if getattr(plain, "has_no_head", False):
+        return []
     prefix = plain.base_model_prefix
     bodies = {n for n, child in plain.named_children() if n == prefix or isinstance(child, PreTrainedModel)}
     if not bodies:  # it is the body itself

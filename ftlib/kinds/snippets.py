@@ -18,6 +18,26 @@ ground = Image.new("RGBA", image.size, "{background}")  # what transparent parts
 image = Image.alpha_composite(ground, image).convert("RGB")
 print(model(image))"""
 
+DRAWN = """import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from transformers import AutoModel, AutoTokenizer
+
+unet = UNet2DConditionModel.from_pretrained("{folder}", subfolder="unet")
+encoder = AutoModel.from_pretrained("{folder}", subfolder="text_encoder")
+tokenizer = AutoTokenizer.from_pretrained("{folder}", subfolder="tokenizer")
+scheduler = DDIMScheduler.from_pretrained("{folder}", subfolder="scheduler")
+asked = tokenizer(["some caption", ""], padding="max_length", truncation=True, return_tensors="pt")
+masked = {{"attention_mask": asked.attention_mask}} if getattr(encoder.config, "use_attention_mask", False) else {{}}
+side = unet.config.sample_size
+with torch.no_grad():
+    caption, nothing = encoder(asked.input_ids, **masked)[0].split(1)
+    image = torch.randn((1, unet.config.in_channels, side, side), generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(30)
+    for step in scheduler.timesteps:
+        said, without = (unet(image, step, text).sample for text in (caption, nothing))
+        image = scheduler.step(without + 3.0 * (said - without), step, image).prev_sample
+# without a VAE these are pixels from -1 to 1; a pipeline that has one draws by DiffusionPipeline.from_pretrained"""
+
 LABELS = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}", top_k=None)

@@ -16,6 +16,7 @@ from ftlib.config import user_path
 from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
 from ftlib.models.checkpoint import ADAPTER_CONFIG, BASE, FoundModel
+from ftlib.models.pipelines import as_one_model, is_pipeline
 from ftlib.models.reference import ModelRef
 from ftlib.models.tensor_files import (
     INDEX,
@@ -66,11 +67,13 @@ _SAYS_NOTHING_OF_READING = (
 
 
 def find_model(ref: ModelRef) -> FoundModel:
-    """Find the base model's folder and identify its bytes.
+    """Find the base model's folder and identify its bytes; a pipeline of diffusers is made one model first.
 
-    Raises ModelError if it is missing or nothing makes its inputs, and what `check_model` raises.
+    Raises ModelError if it is missing or nothing makes its inputs, and what `check_model` and `as_one_model` raise.
     """
     folder = locate(ref)
+    if is_pipeline(folder):
+        folder = as_one_model(folder)
     check_model(folder)
     check_processor(folder)
     return FoundModel(

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.extensions import MEMBERS, check_extensions, misfits
+from ftlib.kinds.kind import KINDS
+from ftlib.models.pipelines import EXTRA, PACKAGE
 from ftlib.recipe.examples import examples
 from ftlib.recipe.recipe import Recipe
 
@@ -50,6 +52,13 @@ def _missing_packages(recipe: Recipe) -> Iterator[str]:
             yield (
                 f"datasets.{name}.source needs the package {needed!r}, which is not installed; "
                 "pip install 'reglage[sql]'"
+            )
+    for name, dataset in recipe.datasets.items():
+        predictor = KINDS[dataset.format.yields].predictor
+        if predictor and predictor.draws and importlib.util.find_spec(PACKAGE) is None:
+            yield (
+                f"datasets.{name}.format: what draws images needs the package {PACKAGE!r}, which is not installed; pip "
+                f"install 'reglage[{EXTRA}]'"
             )
     for phase in recipe.phases:
         needed = phase.augmentation and phase.augmentation.package

@@ -17,6 +17,7 @@ from ftlib.evaluation.room import check_room
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
+from ftlib.models.pipelines import ONE_MODEL, check_pipeline, is_pipeline
 from ftlib.models.pruning import stack_of
 from ftlib.recipe.misfits.forms import end_form, form_misfits, quantization_misfits
 from ftlib.recipe.recipe import Recipe
@@ -36,6 +37,8 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
     What makes its inputs tells: an image processor or a tokenizer. A folder with neither is for others to refuse.
     The model is `called` as the recipe does, if nothing else is said.
     """
+    if _draws(recipe, model, called):
+        return
     _check_halves(recipe, model, called)
     modalities = {"images": [IMAGE_PROCESSOR], "text": TOKENIZER_FILES}
     reads = {modality for modality, files in modalities.items() if any((model / name).is_file() for name in files)}
@@ -49,6 +52,22 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
                 f"transformers loads as {kind.auto_class}, with its "
                 f"{IMAGE_PROCESSOR if kind.modality == 'images' else 'tokenizer'}, or another format"
             )
+
+
+def _draws(recipe: Recipe, model: Path, called: str) -> bool:
+    """Say whether a folder's model draws images. Raises RecipeError where the rows are not what it learns from."""
+    draws = is_pipeline(model) or read_config(model).get("model_type") == ONE_MODEL
+    if is_pipeline(model):
+        check_pipeline(model)
+    for name, dataset in recipe.datasets.items():
+        kind = KINDS[dataset.format.yields]
+        if draws != (kind.predictor is not None and kind.predictor.draws):
+            needs = "a model that reads them" if draws else "a folder of diffusers with a model_index.json"
+            raise RecipeError(
+                f"{called or f'model.path: {recipe.model.path}'} is {'a' if draws else 'no'} pipeline of diffusers, but "
+                f"the rows of dataset {name!r} are {kind.name!r}; give {needs}, or another format"
+            )
+    return draws
 
 
 def _check_halves(recipe: Recipe, model: Path, called: str) -> None:

@@ -207,8 +207,9 @@ def _models(evidence: Evidence, folder: Path) -> list[_Model]:
 
 def _stage_adapter(evidence: Evidence, folder: Path) -> None:
     from ftlib.merging.adapters import write_scaled
+    from ftlib.merging.methods import Lerp
 
     chosen = evidence.selection.chosen
-    alpha = 1.0 if chosen.alpha is None else chosen.alpha
+    merge = chosen.merge or Lerp(alpha=1.0)
     name, _, revision = evidence.model.name.partition("@")
-    write_scaled(adapter_in(chosen.end.path), chosen.start.weights_folder, alpha, folder, (name, revision or None))
+    write_scaled(adapter_in(chosen.end.path), chosen.start.weights_folder, merge, folder, (name, revision or None))

@@ -41,9 +41,9 @@ class ScoreJob(Job):
 def score(job: ScoreJob, work: Workspace) -> PreparedDataset:
     """Return the dataset with the column `score:<name>`, which batches carry as `columns[name]`.
 
-    Of a language model it is log p(supervised tokens) of each row, in nats; of others the row's logits. Raises
-    ModelError for a model with another tokenizer or other labels, for kinds whose rows have no one answer, and for
-    numbers that are not finite.
+    Of a language model it is log p(supervised tokens) of each row, in nats, of rows with two sequences that of each;
+    of others the row's logits. Raises ModelError for a model with another tokenizer or other labels, for kinds whose
+    rows have no one answer, and for numbers that are not finite.
     """
     return work.once(job, PreparedDataset, lambda folder: _build(job, folder), resumable=True)
 

@@ -28,12 +28,14 @@ from ftlib.testing.rows import (
     tiny_image_rows,
     tiny_multi_label_rows,
     tiny_pairs,
+    tiny_preferences,
     tiny_prompts,
     tiny_questions,
     tiny_rows,
     tiny_scored_rows,
     tiny_sources,
     tiny_tagged_rows,
+    tiny_thumbs,
     write_jsonl,
 )
 
@@ -56,6 +58,7 @@ __all__ = [
     "tiny_lm_tokenizer",
     "tiny_multi_label_rows",
     "tiny_pairs",
+    "tiny_preferences",
     "tiny_prepared",
     "tiny_prepared_as",
     "tiny_prompts",
@@ -67,6 +70,7 @@ __all__ = [
     "tiny_sources",
     "tiny_tagged_rows",
     "tiny_text_to_text",
+    "tiny_thumbs",
     "tiny_tokenizer",
     "write_jsonl",
 ]

@@ -162,6 +162,24 @@ def tiny_sources(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     return [{"source": row["prompt"], "target": row["completion"]} for row in tiny_prompts(count, seed=seed)]
 
 
+def tiny_preferences(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+    """Make `count` rows with columns prompt, chosen and rejected; the answer that names the prompt's team is chosen."""
+    rows: list[dict[str, str]] = []
+    for i, row in enumerate(tiny_rows(count, seed=seed)):
+        other = LABELS[(LABELS.index(str(row["label"])) + 1 + i // len(LABELS) % 2) % len(LABELS)]
+        chosen, rejected = f"please ask the {row['label']} team", f"ask the {other} team about it"
+        rows.append({"prompt": str(row["text"]), "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def tiny_thumbs(count: int, *, seed: int = 0) -> list[dict[str, object]]:
+    """Make `count` rows with columns prompt, answer and label: of `tiny_preferences`, every other one wanted."""
+    return [
+        {"prompt": row["prompt"], "answer": row["rejected" if i % 2 else "chosen"], "label": not i % 2}
+        for i, row in enumerate(tiny_preferences(count, seed=seed))
+    ]
+
+
 def tiny_image_rows(
     count: int, labels: Sequence[str] = LABELS, *, seed: int = 0, pixels: int = 24, noise: float = 0.15
 ) -> list[dict[str, str]]:

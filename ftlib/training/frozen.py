@@ -19,8 +19,8 @@ from ftlib.wording import some
 def freeze(model: nn.Module, patterns: Sequence[str], where: str) -> None:
     """Freeze the parameters whose names match a pattern, and what an adapter would learn of them.
 
-    Tables that transformers computes and never saves are frozen in any case: what they learnt would be lost. `where` is
-    the phase, for messages.
+    Tables that transformers computes and never saves are frozen in any case: what they learnt would be lost; so are the
+    parts of a model that only read, as a pipeline's text encoder. `where` is the phase, for messages.
 
     Raises RecipeError if a pattern matches none, or if nothing is left to train of a model that was to train.
     """
@@ -31,12 +31,18 @@ def freeze(model: nn.Module, patterns: Sequence[str], where: str) -> None:
             raise RecipeError(
                 f"{where}.frozen: {pattern!r} matches no parameter; there are {some([name for name, _ in named], 3)}"
             )
-    computed = never_saved(cast(Any, model).get_base_model() if is_adapted(model) else model)
+    plain: Any = cast(Any, model).get_base_model() if is_adapted(model) else model
+    computed, parts = never_saved(plain), never_trained(plain)
     for name, parameter in named:
-        if name in computed or any(re.search(pattern, name) for pattern in patterns):
+        if name in computed or name.startswith(parts) or any(re.search(pattern, name) for pattern in patterns):
             parameter.requires_grad_(False)
     if trained and not any(p.requires_grad for _, p in named):
         raise RecipeError(f"{where}.frozen: every parameter is frozen; nothing is left to train")
+
+
+def never_trained(plain: nn.Module) -> tuple[str, ...]:
+    """Return how the names of parameters begin that no tuning moves, in a model that has such parts."""
+    return tuple(f"{part}." for part in getattr(plain, "never_trains", ()))
 
 
 def _own_name(name: str, model: nn.Module) -> str:

@@ -35,10 +35,11 @@ from ftlib.training.checkpoints import State
 from ftlib.training.curves import STOP, Curves
 from ftlib.training.group import Group, own_part, shards_of
 from ftlib.training.heartbeat import Heartbeat
-from ftlib.training.loop import Loop, Trained, build_model, place
+from ftlib.training.loop import Loop
 from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
 from ftlib.training.parts import open_part
+from ftlib.training.phase_loop import Trained, build_model, place
 from ftlib.training.plan import GroupPlan, Plan
 from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly

@@ -26,6 +26,7 @@ from transformers import (
 from flows.command_line.main import main
 from flows.finetune import finetune
 from ftlib.config import Config
+from ftlib.data.sources.feedback import Feedback
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.image_folder import ImageFolder
 from ftlib.data.sources.installed_text import InstalledText
@@ -63,6 +64,18 @@ from tasks.runner import Runner, StageRun
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+VARIATIONS = {
+    *("frozen_layers", "gradual_unfreezing", "kept_adapter", "layer_decay_early_stopping", "local_files", "lora"),
+    *("mixture", "mixup", "model_stock", "prompt", "regression", "soup", "sql", "text_pairs"),
+}
+"""Recipes whose way from rows to a version others go as well, but for what tests of its own hold; run by the slow
+tier."""
+each_run = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in VARIATIONS else []) for path in RECIPES],
+    ids=lambda path: path.stem,
+)
 
 
 class PlainRunner(Runner):
@@ -143,7 +156,7 @@ def test_a_restated_default_is_found() -> None:
     assert list(restated(recipe, "recipe")) == [f"recipe.phases[{len(recipe.phases) - 1}].optimizer.weight_decay"]
 
 
-@each_recipe
+@each_run
 def test_recipe_runs_to_a_published_version(
     path: Path, work: Path, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +289,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             ]
         if isinstance(dataset.source, Sql):
             write_database(folder / dataset.source.uri)
+        if isinstance(dataset.source, Feedback):
+            write_log(folder / dataset.source.path / "2026.jsonl")
         if isinstance(dataset.source, Files):
             path = dataset.source.path.replace("*", "2026")
             write_rows = ROWS.get(dataset.format.kind, write_tickets)
@@ -352,6 +367,20 @@ def write_texts(path: Path) -> None:
     """Write rows as the comment in recipes/continual.yaml shows them; no file has the rows of another."""
     rows = tiny_rows(60, seed=zlib.crc32(path.name.encode()))
     write_jsonl(path, [{"id": i, "text": row["text"], "label": row["label"]} for i, row in enumerate(rows)])
+
+
+def write_log(path: Path) -> None:
+    """Write lines as the comment in recipes/feedback.yaml shows them."""
+    rows = [{"request_id": i, "prompt": row["text"], "label": row["label"]} for i, row in enumerate(tiny_rows(150))]
+    first = [{**row, "answer": f"ask the {row['label']} team", "time": "2026-03-01T09:30:00Z"} for row in rows]
+    for row in first:
+        row["thumb"] = int(row["request_id"]) % 3 > 0
+    late = [
+        {"request_id": row["request_id"], "correction": f"please ask the {row['label']} team", "time": "2026-03-02"}
+        for row in rows
+        if int(row["request_id"]) % 2
+    ]
+    write_jsonl(path, [*first, *late])
 
 
 def write_images(folder: Path) -> None:

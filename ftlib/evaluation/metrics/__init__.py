@@ -10,6 +10,7 @@ from ftlib.evaluation.metrics.bits_per_byte import BitsPerByte
 from ftlib.evaluation.metrics.bleu import Bleu
 from ftlib.evaluation.metrics.brier import Brier
 from ftlib.evaluation.metrics.chrf import ChrF
+from ftlib.evaluation.metrics.denoising_loss import DenoisingLoss
 from ftlib.evaluation.metrics.ece import ECE
 from ftlib.evaluation.metrics.entity_f1 import EntityF1
 from ftlib.evaluation.metrics.entity_precision import EntityPrecision
@@ -80,6 +81,7 @@ Metric = Annotated[
     | RankingPrecision
     | MeanSquaredError
     | MaskedAccuracy
+    | DenoisingLoss
     | MeanAbsoluteError
     | R2
     | Pearson

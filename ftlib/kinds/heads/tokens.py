@@ -39,6 +39,11 @@ class TokenHead(Head):
         """Return nothing: the tokens are the targets."""
 
     @override
+    def scores(self, model: nn.Module, batch: Batch) -> Float[Tensor, " rows"]:
+        """Return log p(supervised tokens) of each row, in nats."""
+        return token_log_probs(model, batch).double().sum(dim=1)
+
+    @override
     def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
         """Return that of another word for every supervised token, after the words that are there before it.
 

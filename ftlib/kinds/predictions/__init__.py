@@ -2,6 +2,7 @@
 
 from ftlib.kinds.predictions.base import Asked, Prediction, Predictor, Unasked
 from ftlib.kinds.predictions.chats import ChatPredictor
+from ftlib.kinds.predictions.drawn_images import CaptionPredictor, DrawnImage
 from ftlib.kinds.predictions.image_labels import ImageLabelPrediction, ImageLabelPredictor
 from ftlib.kinds.predictions.labels import LabelPrediction, LabelPredictor
 from ftlib.kinds.predictions.masked import HiddenPrediction, HiddenPredictor
@@ -14,7 +15,9 @@ from ftlib.kinds.predictions.text import TextPredictor, WrittenText
 
 __all__ = [
     "Asked",
+    "CaptionPredictor",
     "ChatPredictor",
+    "DrawnImage",
     "EntityPredictor",
     "FoundAnswer",
     "FoundEntities",

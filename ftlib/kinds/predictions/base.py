@@ -66,6 +66,8 @@ class Predictor(ABC):
     """Whether what is asked is the path of a file; one that cannot be asked is `Unasked`, and the others are."""
     writes: ClassVar[bool] = False
     """Whether the answer is what the model writes behind its only piece, and no logits."""
+    draws: ClassVar[bool] = False
+    """Whether the answer is an image that is drawn from noise, step by step, and no logits."""
 
     def example(self, text: str, *, keep_lines: bool) -> Example:
         """Return what is asked, cleaned as in training. Raises DataError for a text that asks nothing."""

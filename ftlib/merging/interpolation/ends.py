@@ -60,17 +60,17 @@ class InterpolationBase(Config, ABC):
         return False
 
     @property
-    def is_line(self) -> bool:
-        """Say whether all candidates lie on the straight line, where an adapter's one scale reaches them."""
+    def scales_adapter(self) -> bool:
+        """Say whether scaling the end's adapter, module by module, reaches every candidate."""
         return False
 
     @property
-    def is_sum(self) -> bool:
-        """Say whether each candidate adds up its checkpoints, each with one share for all of its tensors.
+    def adds_up(self) -> bool:
+        """Say whether each candidate adds up its checkpoints, tensor by tensor, with shares that the names decide.
 
         Adapters over one base are then added up without merging them.
         """
-        return self.is_line
+        return self.scales_adapter
 
     @property
     def places(self) -> tuple[float, ...]:

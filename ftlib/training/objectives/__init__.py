@@ -8,6 +8,7 @@ from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.cosine import Cosine
+from ftlib.training.objectives.denoising import Denoising
 from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.masked_lm import MaskedLM
 from ftlib.training.objectives.mixup import Mixup
@@ -35,6 +36,7 @@ Objective = Annotated[
     | BradleyTerry
     | Completion
     | CausalLMDistillation
-    | CompletionDistillation,
+    | CompletionDistillation
+    | Denoising,
     Open("reglage.objective"),
 ]

@@ -170,12 +170,20 @@ class LoRA(MergedOrKept):
         """
         from torch import nn
 
+        from ftlib.training.frozen import never_trained
+
+        still = never_trained(model)
         if not isinstance(self.targets, str):
             _check_mergeable(model, self.targets)
-            return list(self.targets)
+            if not still:
+                return list(self.targets)
+            endings = tuple(f".{target}" for target in self.targets)
+            named = [name for name, _ in model.named_modules() if f".{name}".endswith(endings)]
+            return [name for name in named if not name.startswith(still)] or list(self.targets)
         if KINDS[kind].task_type:
             return self.targets
-        body = [(name, m) for name, m in model.named_modules() if not in_modules(name, head)]
+        inner = [(name, m) for name, m in model.named_modules() if not name.startswith(still)]
+        body = [(name, m) for name, m in inner if not in_modules(name, head)]
         linear = [name for name, m in body if isinstance(m, nn.Linear)]
         convolutions = [name for name, m in body if isinstance(m, nn.Conv2d) and m.groups == 1]
         return linear or convolutions or self.targets

@@ -42,7 +42,7 @@ def test_a_rule_that_does_not_fit_is_one_line(tmp_path: Path, select: dict[str, 
     ("phases", "interpolation", "message"),
     [
         ([{"kind": "lora"}], {"kind": "wise_ft"}, None),
-        ([{"kind": "lora"}], {"kind": "wise_ft", "depth": [0.5, 1.0]}, "without modules and depth, or 'off'"),
+        ([{"kind": "lora"}], {"kind": "slerp"}, "must be 'wise_ft', 'lines', 'blocks' or 'off'"),
         ([{"kind": "lora"}], {"kind": "slerp"}, "interpolation 'slerp' must be 'wise_ft'"),
         ([{"kind": "lora", "use_dora": True}], {"kind": "off"}, None),
         ([{"kind": "lora", "use_dora": True}], {"kind": "wise_ft"}, "scaling a DoRA adapter gives another model"),
