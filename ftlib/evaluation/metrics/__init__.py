@@ -48,6 +48,7 @@ from ftlib.evaluation.metrics.spearman import Spearman
 from ftlib.evaluation.metrics.subset_accuracy import SubsetAccuracy
 from ftlib.evaluation.metrics.tag_accuracy import TagAccuracy
 from ftlib.evaluation.metrics.weighted_f1 import WeightedF1
+from ftlib.evaluation.metrics.win_rate import WinRate
 from ftlib.extensions import Open
 
 Metric = Annotated[
@@ -94,6 +95,7 @@ Metric = Annotated[
     | BitsPerByte
     | ExactMatch
     | MeanReward
+    | WinRate
     | Rouge
     | Bleu
     | ChrF,
