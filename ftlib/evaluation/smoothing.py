@@ -47,8 +47,8 @@ def smooth(
 ) -> Curve:
     """Return the expected score at the alphas `at`, of values measured at `alphas` with that covariance of their noise.
 
-    Without noise it goes through the values; where the noise hides the curve, it is flat. It takes the unit of `values`:
-    scaled and shifted values give the curve scaled and shifted.
+    Without noise it goes through the values, but for the kernels' nugget; where the noise hides the curve, it is flat. Scaled and
+    shifted values give the curve scaled and shifted.
     """
     import numpy as np
 

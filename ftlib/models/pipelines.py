@@ -110,6 +110,7 @@ def _write_one(folder: Path, index: Mapping[str, Any], out: Path) -> None:
     from transformers import AutoModel, AutoTokenizer, ViTImageProcessorPil
 
     from ftlib.models.denoiser import Denoiser, DenoiserConfig
+    from ftlib.models.folder import TOKENIZER_FILES
 
     diffusers = import_diffusers()
     local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
@@ -142,7 +143,9 @@ def _write_one(folder: Path, index: Mapping[str, Any], out: Path) -> None:
     model.unet, model.text_encoder, model.vae = unet.float(), text, vae and vae.float()
     with quiet():
         model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    for name in TOKENIZER_FILES:  # byte for byte: a re-saved tokenizer is another tokenizer
+        if (folder / "tokenizer" / name).is_file():
+            shutil.copyfile(folder / "tokenizer" / name, out / name)
     _channels, height, width = model.image_shape
     scale = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
     ViTImageProcessorPil(

@@ -43,6 +43,7 @@ from ftlib.training.companions import load_companions
 from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
+from ftlib.training.first_loss import check_first_loss
 from ftlib.training.frozen import freeze
 from ftlib.training.group import Group, accumulating, own_part, shard_again, shards_of, unwrap
 from ftlib.training.heartbeat import Heartbeat
@@ -56,6 +57,7 @@ from ftlib.training.penalties.base import Start
 from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
+from ftlib.training.rollouts import stand_ins
 from ftlib.training.schedule import schedule_factor
 from ftlib.training.shards import read_into
 from ftlib.training.thawing import Thawing
@@ -130,8 +132,7 @@ class PhaseLoop(ABC):
         self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
         beside = self._beside()
         shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
-        read = [[self._as_read(split) for split in splits] for splits in (self.train, self.validation)]
-        asked = plan.phase, plan.compute, plan.precision, *read
+        asked = plan.phase, plan.compute, plan.precision, *stand_ins(plan.phase, self.train, self.validation)
         self.sized = Sized(shapes[0], *asked, shapes[1])
         where = plan.compute, plan.precision, group
         self.companions = {name: place(one, *where) for name, one in beside.items()}
@@ -181,10 +182,6 @@ class PhaseLoop(ABC):
     def _beside(self) -> dict[str, nn.Module]:
         """Build the frozen models that the objective asks, with weights that are unread."""
         return load_companions(self.plan, self.collate)
-
-    def _as_read(self, split: PreparedSplit) -> PreparedSplit:
-        """Return what a step's passes read in place of a split's rows: what memory is counted and rehearsed on."""
-        return split
 
     @abstractmethod
     def _step(self, batch: GlobalBatch, state: State, readings: Readings[Step], *, asks: bool) -> None:
@@ -374,7 +371,8 @@ class PhaseLoop(ABC):
         if not training:
             self.model.eval()
             return
-        into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
+        updated = self.plan.phase.batch_norm == "updated"
+        into_training(self.model, updated=updated, dropout=self.asking.drops_out)
         if len(self.thawing.borders) > 1:
             rest_frozen(self.model)
 
@@ -425,7 +423,8 @@ class PhaseLoop(ABC):
     def _record(self, attempt: Attempt, step: Step, numbers: Sequence[float], seconds: float) -> None:
         """Write what a step did; of a mixture also under its part's name.
 
-        Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
+        Raises TrainingError where its loss is no number, or the first is not what it must be: what was stepped since is
+        thrown away with the run.
         """
         norm, total, asking, stopping, failed, *penalty = numbers
         loss = total / max(1, step.count)
@@ -435,6 +434,8 @@ class PhaseLoop(ABC):
                 f"learning rate {step.learning_rate:g}; lower optimizer.learning_rate, raise warmup, or look at the "
                 "rows"
             )
+        if step.number == 1:
+            check_first_loss(self.plan, loss)
         rows = len(step.batch.rows)
         attempt.loss, attempt.rows = loss, attempt.rows + rows
         attempt.lacks_checkpoint = attempt.lacks_checkpoint or failed > 0

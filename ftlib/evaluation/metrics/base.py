@@ -25,6 +25,8 @@ class MetricBase(Config, ABC):
     """Whether it reads what the model wrote after a prompt, so that the evaluation must have it write."""
     reads_prompts: ClassVar[bool] = False
     """Whether it reads what was asked as well, so that the table must hold it."""
+    reads_reference: ClassVar[bool] = False
+    """Whether it reads what a frozen model says of the rows, so that the evaluation must name that `reference`."""
     package: ClassVar[str | None] = None
     """The module that it needs beyond what is always installed; the extra `generation` brings it."""
 

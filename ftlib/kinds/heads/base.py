@@ -74,6 +74,10 @@ class Head(ABC):
         """Return all logits of what a model's forward pass returned, as one tensor."""
         return output.logits
 
+    def answered(self, batch: Batch) -> Batch:
+        """Return a batch as its answers are asked for one by one, without what its rows bring for training alone."""
+        return batch
+
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return what a frozen model's answer to each row is in a number or a few: its logits."""
         return cast(Any, model)(**batch.inputs).logits
