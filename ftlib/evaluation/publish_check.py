@@ -36,8 +36,9 @@ from ftlib.models.bottlenecks import put_bottlenecks_over
 from ftlib.models.checkpoint import BOTTLENECK, Base
 from ftlib.models.four_bits import stock_config
 from ftlib.models.limits import ids_of, limits_of
-from ftlib.models.pipelines import LORA, import_diffusers, write_pipeline
+from ftlib.models.pipelines import write_pipeline
 from ftlib.models.quiet import quiet
+from ftlib.models.with_diffusers import LORA, import_diffusers
 
 ROWS = 8
 TOLERANCE = 1e-5
@@ -169,7 +170,9 @@ def _drawn_alike(what: str, unet: Any, folder: Path, candidate: Candidate, data:
         vae: Any = diffusers.AutoencoderKL.from_pretrained(folder / "vae", **local) if has_vae else None
     ids = [row[mask.bool()].tolist() for row, mask in zip(asked["input_ids"], asked["attention_mask"], strict=True)]
     longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    padded = tokenizer.pad({"input_ids": [*ids, tokenizer("")["input_ids"]]}, "max_length", longest, return_tensors="pt")
+    padded = tokenizer.pad(
+        {"input_ids": [*ids, tokenizer("")["input_ids"]]}, "max_length", longest, return_tensors="pt"
+    )
     masked = {"attention_mask": padded["attention_mask"]} if encoder.config.to_dict().get("use_attention_mask") else {}
     said = encoder(padded["input_ids"], **masked)[0]
     captions, nothing = said[:-1], said[-1:].expand(len(rows), -1, -1)

@@ -15,7 +15,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.adapter_points import scaling_of
 from ftlib.merging.adapters import adapter_tensors, plain_name, write_scaled
 from ftlib.models.adapter import read_adapter
-from ftlib.models.pipelines import LORA
+from ftlib.models.with_diffusers import LORA
 from ftlib.wording import some
 
 

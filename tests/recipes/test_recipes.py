@@ -42,8 +42,8 @@ from ftlib.registry.places.s3 import S3
 from ftlib.storage import Store
 from ftlib.testing import (
     LABELS,
-    tiny_chat_lm,
     tiny_captioned_rows,
+    tiny_chat_lm,
     tiny_chats,
     tiny_classifier,
     tiny_image_classifier,

@@ -10,6 +10,7 @@ from ftlib.evaluation.metrics.bits_per_byte import BitsPerByte
 from ftlib.evaluation.metrics.bleu import Bleu
 from ftlib.evaluation.metrics.brier import Brier
 from ftlib.evaluation.metrics.chrf import ChrF
+from ftlib.evaluation.metrics.denoising_loss import DenoisingLoss
 from ftlib.evaluation.metrics.ece import ECE
 from ftlib.evaluation.metrics.entity_f1 import EntityF1
 from ftlib.evaluation.metrics.entity_precision import EntityPrecision
@@ -22,7 +23,6 @@ from ftlib.evaluation.metrics.log_loss import LogLoss
 from ftlib.evaluation.metrics.macro_f1 import MacroF1
 from ftlib.evaluation.metrics.macro_precision import MacroPrecision
 from ftlib.evaluation.metrics.macro_recall import MacroRecall
-from ftlib.evaluation.metrics.denoising_loss import DenoisingLoss
 from ftlib.evaluation.metrics.masked_accuracy import MaskedAccuracy
 from ftlib.evaluation.metrics.mcc import MCC
 from ftlib.evaluation.metrics.mean_absolute_error import MeanAbsoluteError
