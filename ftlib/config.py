@@ -26,7 +26,10 @@ BatchKind = Literal[
     "labeled_images",
     "masked",
     "retrieved",
+    "preferences",
+    "judged",
     "captioned_images",
+    "compared",
 ]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 

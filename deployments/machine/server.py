@@ -17,6 +17,9 @@ def serve(descriptor: int) -> None:
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
+    from deployments.machine.sqlite_writes import wait_to_write
+
+    wait_to_write()
     api = get_current_settings().server.api
     config = uvicorn.Config(
         create_app(final=True),

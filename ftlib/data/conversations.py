@@ -6,6 +6,7 @@ keeps in columns (`ftlib.data.formats.chat`). Everything else of a message is ha
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -60,6 +61,15 @@ def messages_of(value: Value, roles: Mapping[str, Role]) -> list[Message] | Drop
             return message
         messages.append(message)
     return ordered(messages)
+
+
+def turns_in(text: str) -> list[Message] | Dropped:
+    """Return the turns that a text holds in JSON, or the user's one turn that it is."""
+    turns: Value = [{"role": "user", "content": text}]
+    if text.lstrip()[:2].strip() in ("[{", "["):
+        with contextlib.suppress(ValueError, RecursionError):  # a user may begin with a bracket
+            turns = cast(Value, json.loads(text))
+    return messages_of(turns, {})
 
 
 def answered(messages: Sequence[Message]) -> list[Message] | Dropped:

@@ -33,6 +33,8 @@ class Tally:
     tombstones: int = 0
     replaced: dict[str, int] = field(default_factory=dict[str, int])
     """Good rows and tombstones that are not kept, by reason."""
+    passed: Counter[str] = field(default_factory=Counter[str])
+    """Rows that give nothing of what their source was asked for, by reason."""
     bad: Counter[str] = field(default_factory=Counter[str])
     first: dict[str, BadRow] = field(default_factory=dict[str, BadRow])
     """The first bad row of each reason, for the message."""
@@ -53,7 +55,7 @@ class Tally:
 
     def dropped(self) -> dict[str, int]:
         """Return how many rows are not kept for each reason."""
-        return dict(sorted((self.bad + Counter(self.replaced)).items()))
+        return dict(sorted((self.bad + self.passed + Counter(self.replaced)).items()))
 
 
 def check_budgets(limits: Limits, tally: Tally, where: str) -> None:

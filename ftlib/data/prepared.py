@@ -97,10 +97,18 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             texts, numbers = pa.list_(pa.string()), pa.list_(pa.int32())
             bounds, answers = {"start": pa.int32(), "end": pa.int32()}, {"answers": texts, "optional": pa.bool_()}
             return pa.struct({**bounds, **answers, "spelt": texts, "segments": numbers})
-        case "chats":
-            return pa.struct({"places": pa.list_(pa.int32()), "answer": pa.string(), "end": pa.int32()})
+        case "chats" | "preferences" | "judged":
+            text = pa.string()
+            told = {
+                "chats": {"answer": text},
+                "preferences": {"chosen": text, "rejected": text},
+                "judged": {"wanted": pa.bool_(), "answer": text},
+            }[kind]
+            return pa.struct({"places": pa.list_(pa.int32()), **told, "end": pa.int32()})
         case "tokens" | "captioned_images":
             return None
+        case "compared":
+            return pa.struct({"border": pa.int32(), "margin": pa.float64()})
         case "masked" | "retrieved":
             return pa.list_(pa.int32())
         case "multi_labeled":

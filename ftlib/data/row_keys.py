@@ -71,3 +71,11 @@ def as_date(value: Value) -> float | None:
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def moment_of(value: Value) -> float | None:
+    """Return when a version was made: a number or a date, minus infinity where nothing is said, None for neither."""
+    if identity(value) is None:
+        return -math.inf
+    number = as_number(value)
+    return as_date(value) if number is None else number

@@ -12,8 +12,7 @@ import math
 from array import array
 from typing import TYPE_CHECKING, Any, Literal
 
-from ftlib.data.identity import identity
-from ftlib.data.row_keys import DELETED, as_date, as_number, is_tombstone, row_key
+from ftlib.data.row_keys import DELETED, as_number, is_tombstone, moment_of, row_key
 from ftlib.data.rows import BadRow, Row, Value
 from ftlib.errors import DataError
 
@@ -44,7 +43,7 @@ class RowVersions:
         if is_tombstone(row.values.get(DELETED)) is None:
             value = row.values[DELETED]
             return BadRow(row.uri, row.line, row.bytes, "odd_deleted", f"{value!r:.80}, allowed: true, false", DELETED)
-        if self.updated and self._moment(row.values.get(self.updated)) is None:
+        if self.updated and moment_of(row.values.get(self.updated)) is None:
             value = row.values[self.updated]
             detail = f"{value!r:.80} is neither a number nor an ISO 8601 date"
             return BadRow(row.uri, row.line, row.bytes, "odd_updated", detail, self.updated)
@@ -66,25 +65,18 @@ class RowVersions:
         key = row_key(values.get(self.key)) or ""
         self._keys += hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         value = values.get(self.updated) if self.updated else None
-        moment = self._moment(value)
+        moment = moment_of(value)
         if moment is not None and math.isfinite(moment):
             self._kinds.setdefault("dates" if as_number(value) is None else "numbers", value)
         self._moments.append(without if moment is None or moment == -math.inf else moment)
         self._files.append(-1 if file is None else file)
         self._places.append(place)
 
-    @staticmethod
-    def _moment(value: Value) -> float | None:
-        """Return a moment, minus infinity for none, None for what is no moment."""
-        if identity(value) is None:
-            return -math.inf
-        number = as_number(value)
-        return as_date(value) if number is None else number
+    def by_key(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the order of all versions by key and, within one, from the oldest; and which end their key there.
 
-    def last(self) -> tuple[NDArray[np.bool_], dict[str, int]]:
-        """Return which of the kept rows are the last of their keys, and how many of the others there are by reason.
-
-        Raises DataError if some moments are numbers and others dates, which have no common order.
+        A version's number counts rows and tombstones as they came. Raises DataError if some moments are numbers and
+        others dates, which have no common order.
         """
         import numpy as np
 
@@ -98,6 +90,17 @@ class RowVersions:
         order: Any = np.lexsort((self._files, places < 0, self._moments, keys[:, 1], keys[:, 0]))
         ends = np.ones(len(order), np.bool_)
         ends[:-1] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+        return order, ends
+
+    def last(self) -> tuple[NDArray[np.bool_], dict[str, int]]:
+        """Return which of the kept rows are the last of their keys, and how many of the others there are by reason.
+
+        Raises DataError if some moments are numbers and others dates, which have no common order.
+        """
+        import numpy as np
+
+        order, ends = self.by_key()
+        places: Any = np.frombuffer(self._places, np.int64)
         last = places[order[ends]]
         kept = np.zeros(len(places) - self.tombstones, np.bool_)
         kept[last[last >= 0]] = True

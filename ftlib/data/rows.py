@@ -56,6 +56,21 @@ BadReason = Literal[
     "missing_key",
     "odd_updated",
     "odd_deleted",
+    "odd_thumb",
+]
+
+PassReason = Literal[
+    "joined",
+    "deleted",
+    "tombstone",
+    "no_prompt",
+    "no_answer",
+    "no_correction",
+    "no_thumb",
+    "no_feedback",
+    "same_answer",
+    "contradictory_thumbs",
+    "no_counterpart",
 ]
 
 DropReason = Literal[
@@ -106,6 +121,14 @@ DropReason = Literal[
     "turns_not_told_apart",
     "too_long",
     "no_word_to_hide",
+    "prompt_ends_with_answer",
+    "answer_to_another_prompt",
+    "equal_answers",
+    "prompt_too_long",
+    "answer_too_long",
+    "missing_thumb",
+    "thumb_not_yes_or_no",
+    "odd_margin",
 ]
 
 
@@ -148,6 +171,14 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "format.template one with {% generation %} marks, or learn chats of one answer",
         "too_long": "not even the first answer fits; raise format.max_tokens",
         "no_word_to_hide": "the tokenizer knows no word of such a text",
+        "prompt_ends_with_answer": "a prompt ends with a turn of the user, or of a tool; answers have columns of "
+        "their own",
+        "answer_to_another_prompt": "an answer that is a list of turns begins with the prompt's, or has one turn alone",
+        "equal_answers": "a pair of two equal answers prefers neither; leave it out",
+        "prompt_too_long": "a prompt leaves no room for an answer; raise format.max_tokens, or shorten the prompt",
+        "answer_too_long": "an answer is never cut: raise format.max_tokens, or shorten prompt or answer",
+        "thumb_not_yes_or_no": "a thumb is true or false, 1 or 0, yes or no, up or down",
+        "odd_margin": "a margin is a finite number from 0 on; where the other text is better, swap the two",
         "image_not_ingested": "the image column holds no images: name it in the source's images, which makes images of "
         "paths, bytes and base64",
     }
@@ -189,6 +220,14 @@ class BadRow:
     detail: str
     column: str | None = None
     """The column that is to blame, where it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """One row that can be read and gives nothing of what its source was asked for; it is counted."""
+
+    bytes: int
+    reason: PassReason
 
 
 @dataclass(frozen=True, slots=True)

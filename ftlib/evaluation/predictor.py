@@ -135,8 +135,8 @@ class Predictor(Models[Outcomes]):
             self._model, self._adapter = self._load(candidate)
             self._files = _names_in_files(self._model) if key[0] == "dense" else {}
             self._key = key
-        if self._adapter is not None:
-            return self._adapter.at(candidate.alpha or 0.0)
+        if self._adapter is not None and candidate.merge:
+            return self._adapter.at(candidate.merge)
         if key[0] == "dense" and (candidate.mixes or not made):
             mix_into(self._model, candidate)
         return self._model
@@ -155,8 +155,8 @@ class Predictor(Models[Outcomes]):
         if self._plan.max_new_tokens:  # who writes asks the model token by token
             return None
         if self._adapter is not None:
-            moved = self._adapter.moved
-            return lambda name: candidate.alpha if name in moved else None
+            moved, merge = self._adapter.moved, candidate.merge
+            return lambda name: merge.model_dump_json() if merge and name in moved else None
         if self._key is None or self._key[0] != "dense":
             return None
 

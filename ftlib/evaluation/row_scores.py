@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
-from ftlib.kinds.token_log_probs import token_log_probs
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 
 
@@ -110,21 +109,18 @@ def score_rows(
 ) -> Float[np.ndarray, " *rows"]:
     """Return the number or numbers of every row of the share, in the split's order and float32.
 
-    Of a language model it is log p(supervised tokens), of others the row's logits.
+    Of a language model it is log p(supervised tokens), of each answer where a row has several; of others the row's
+    logits.
     They are computed by the forward pass of training, in its precision and with dropout off. `on_rows` hears how many
     rows are done. Raises ModelError for a number that is not finite.
     """
-    collate, done = Collator.of(model), 0
+    collate, head, done = Collator.of(model), KINDS[split.kind].head(), 0
     scores_by_row: dict[int, Float[np.ndarray, " *row"]] = {}
     model.eval()
     with torch.inference_mode(), torch.autocast(collate.device.type, torch.bfloat16, enabled=precision == "bf16"):
         for rows in batches_of(split, share):
             batch = split.batch(rows, collate)
-            if KINDS[split.kind].language:
-                answers = token_log_probs(model, batch).double().sum(dim=1)
-            else:
-                answers = cast(Any, model)(**batch.inputs).logits
-            scores = answers.float().cpu().numpy()
+            scores = head.scores(model, batch).float().cpu().numpy()
             scores_by_row |= dict(zip(rows.tolist(), scores, strict=True))
             done += len(rows)
             on_rows(done)

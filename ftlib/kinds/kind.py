@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 from ftlib.config import BatchKind
 from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
+    ComparedOutcomes,
     CompletionOutcomes,
     DenoisedOutcomes,
+    JudgedOutcomes,
     LabelOutcomes,
     MaskedOutcomes,
     MultiLabelOutcomes,
     Outcomes,
+    PreferenceOutcomes,
     RetrievalOutcomes,
     ScoreOutcomes,
     SpanOutcomes,
@@ -209,10 +212,28 @@ def _text_to_text_head() -> Head:
     return TextToTextHead()
 
 
+def _preference_head() -> Head:
+    from ftlib.kinds.heads.preferences import PreferenceHead
+
+    return PreferenceHead()
+
+
+def _judged_head() -> Head:
+    from ftlib.kinds.heads.judged import JudgedHead
+
+    return JudgedHead()
+
+
 def _captioned_image_head() -> Head:
     from ftlib.kinds.heads.captioned_images import CaptionedImageHead
 
     return CaptionedImageHead()
+
+
+def _compared_head() -> Head:
+    from ftlib.kinds.heads.compared import ComparedHead
+
+    return ComparedHead()
 
 
 _ROWS = (
@@ -568,6 +589,64 @@ _ROWS = (
         "same.",
     ),
     Kind(
+        name="preferences",
+        taught_as="preferences",
+        head=_preference_head,
+        outcomes=PreferenceOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.COMPLETION,
+        note="",
+    ),
+    Kind(
+        name="judged",
+        taught_as="judged",
+        head=_judged_head,
+        outcomes=JudgedOutcomes,
+        predictor=TextPredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=True,
+        vocabulary=True,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForCausalLM",
+        architectures=("ForCausalLM", "LMHeadModel"),
+        task_type="CAUSAL_LM",
+        pipeline="text-generation",
+        title="Text generation",
+        answers="",
+        snippet=snippets.COMPLETION,
+        note="",
+    ),
+    Kind(
         name="captioned_images",
         taught_as="captioned_images",
         head=_captioned_image_head,
@@ -596,6 +675,36 @@ _ROWS = (
         snippet=snippets.DRAWN,
         note="The first noise of an image is drawn by a generator of the CPU from its seed, so the same seed, steps and "
         "guidance draw the same image.",
+    ),
+    Kind(
+        name="compared",
+        taught_as="compared",
+        head=_compared_head,
+        outcomes=ComparedOutcomes,
+        predictor=ScorePredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=True,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=1,
+        auto_class="AutoModelForSequenceClassification",
+        architectures=("ForSequenceClassification",),
+        task_type="SEQ_CLS",
+        pipeline="text-classification",
+        title="Reward model",
+        answers="",
+        snippet=snippets.REWARD,
+        note="The answer is a score without a unit: of two answers to one prompt, the one with the higher score is "
+        "preferred, with the probability sigmoid(difference). Scores of different prompts are not comparable.",
     ),
 )
 

@@ -25,11 +25,24 @@ from torch import Tensor
 
 from ftlib.errors import ModelError
 from ftlib.kinds.loading import copy_beside
-from ftlib.merging.adapters import adapter_tensors, immovable, plain_name, whole_ends, write_scaled
+from ftlib.merging.adapters import (
+    adapter_tensors,
+    chunk_of,
+    immovable,
+    module_of,
+    number_of,
+    plain_name,
+    whole_ends,
+    write_scaled,
+)
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.methods.kernel import Chunk
+from ftlib.merging.methods import Lerp
+from ftlib.merging.plan import check_layers
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
 from ftlib.models.checkpoint import Base, Checkpoint
+from ftlib.models.parameter_names import layers_in
+from ftlib.models.saved_names import spans_in_memory
+from ftlib.models.tensor_files import TensorSpan
 
 
 def check_point(candidate: Candidate) -> None:
@@ -37,12 +50,13 @@ def check_point(candidate: Candidate) -> None:
     merge, start, end, parts = candidate.merge, candidate.start, candidate.end, candidate.parts
     if merge is None or merge.whole_copy() is not None:
         return
-    if merge.shares(len(parts)) is None:
+    if not merge.adds_up:
         raise ModelError(
-            f"{end.phase!r} is an adapter, and adapters are added up with one share for all tensors, which "
-            f"{merge.kind!r} does not; use wise_ft without modules and depth, soup or task_arithmetic, or train with "
-            "tuning.keep: merged"
+            f"{end.phase!r} is an adapter, and adapters are added up, which {merge.kind!r} does not do; use wise_ft, "
+            "lines, blocks, soup or task_arithmetic, or train with tuning.keep: merged"
         )
+    if merge.least_layers and end.base:
+        check_layers(merge, layers_in(spans_in_memory(Path(end.base.uri))), end.base.name)
     for one in parts:
         if one.form == "dense" and one.weights != start.weights:
             raise ModelError(
@@ -66,27 +80,24 @@ def write_point(candidate: Candidate, out: Path, base: Base) -> None:
     """
     check_point(candidate)
     merge, parts = candidate.merge, candidate.parts
-    alpha = merge and merge.scaling()
     source = 0 if merge is None else merge.whole_copy()
-    if alpha is not None and candidate.start.form == "dense":
-        write_scaled(candidate.end.folder, candidate.start.weights_folder, alpha, out)
+    if merge and merge.scales_adapter and candidate.start.form == "dense":
+        write_scaled(candidate.end.folder, candidate.start.weights_folder, merge, out)
     elif source is not None:
         copied = parts[source]
         assert copied.base
-        write_scaled(copied.folder, Path(copied.base.uri), 1.0, out)
+        write_scaled(copied.folder, Path(copied.base.uri), Lerp(alpha=1.0), out)
     else:
-        _write_sum(candidate, out)
+        _write_sum(candidate, out, spans_in_memory(Path(base.uri)))
     write_adapter_config(out, {**read_adapter(out), "base_model_name_or_path": base.name, "revision": None})
     write_base(out, base)
     copy_beside(candidate.end.folder, out)
 
 
-def _write_sum(candidate: Candidate, out: Path) -> None:
+def _write_sum(candidate: Candidate, out: Path, spans: Mapping[str, TensorSpan]) -> None:
     """Write what a merge makes of adapters, and of a dense theta0 where it takes part, as one adapter."""
-    merge, parts = candidate.merge, candidate.parts
+    merge, parts, layers = candidate.merge, candidate.parts, layers_in(spans)
     assert merge
-    shares = merge.shares(len(parts))
-    assert shares
     read = [_read(part, candidate.end) for part in parts]
     adapters = [i for i, part in enumerate(parts) if part.form == "adapter"]
     first = read[adapters[0]]
@@ -105,14 +116,15 @@ def _write_sum(candidate: Candidate, out: Path) -> None:
         if ".lora_A." in name:
             made[name] = torch.cat([read[i][name].to(like.dtype) for i in adapters])
         elif ".lora_B." in name:
-            module = plain_name(name).removesuffix(".lora_B.weight")
+            module = module_of(name)
+            shares = merge.shares(len(parts), chunk_of(name, spans, layers))
             scaled = [scaling_of(configs[i], module) * shares[i] * read[i][name].to(like.dtype) for i in adapters]
             made[name] = torch.cat(scaled, dim=1)
             ranks[module] = made[name].shape[1]
         else:
             flat = [tensors[name].to(like.dtype).flatten() for tensors in read]
             mixed = torch.empty_like(flat[0])
-            merge.mix(Chunk(plain_name(name)), flat, None, mixed)
+            merge.mix(chunk_of(name, spans, layers), flat, None, mixed)
             made[name] = mixed.view(like.shape)
     out.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in made.items()}, out / WEIGHTS, metadata={"format": "pt"})
@@ -141,8 +153,5 @@ def _read(part: Checkpoint, end: Checkpoint) -> dict[str, Tensor]:
 
 def scaling_of(config: dict[str, Any], module: str) -> float:
     """Return what peft multiplies a module's B A with."""
-    rank, alpha = (
-        next((value for key, value in (config.get(own) or {}).items() if re.match(rf"(.*\.)?({key})$", module)), usual)
-        for own, usual in (("rank_pattern", config["r"]), ("alpha_pattern", config["lora_alpha"]))
-    )
+    rank, alpha = number_of(config, "r", module), number_of(config, "lora_alpha", module)
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)

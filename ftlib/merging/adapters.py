@@ -1,7 +1,8 @@
 """Adapter folders as peft writes them: scaled to a place on the line, or merged into the model they stand on.
 
 W0 + alpha (s B A) is (1 - alpha) W0 + alpha (W0 + s B A), so an adapter is moved along the line by multiplying its
-scaling: no weights are read. Whatever else it holds has to be treated too, or the result is another model: modules
+scaling, module by module where alpha differs: no weights are read. Whatever else it holds has to be treated too, or the
+result is another model: modules
 that were trained in full (heads, biases) lie in the folder as they ended and are mixed with the base's. So are the
 factors of (IA)3, with ones: (1 - alpha) W0 + alpha diag(l) W0 is diag(1 + alpha (l - 1)) W0.
 """
@@ -9,9 +10,9 @@ factors of (IA)3, with ones: (1 - alpha) W0 + alpha diag(l) W0 is diag(1 + alpha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,11 +23,13 @@ from ftlib.config import BatchKind
 from ftlib.errors import ModelError
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import ADAPTED, load_adapter, load_model, merged, put_over, save_model
+from ftlib.merging.methods.kernel import Chunk, Kernel
 from ftlib.merging.methods.lerp import lerp
+from ftlib.merging.plan import check_layers
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import copy_processor, labels_of, read_config
-from ftlib.models.parameter_names import is_factor
+from ftlib.models.parameter_names import is_factor, layers_in
 from ftlib.models.saved_names import spans_in_memory
 from ftlib.models.tensor_files import TensorSpan, read_header
 from ftlib.models.torch_dtypes import DTYPES
@@ -54,19 +57,21 @@ def immovable(config: dict[str, Any]) -> list[str]:
 
 
 def write_scaled(
-    adapter: Path, base: Path, alpha: float, out: Path, stands_on: tuple[str, str | None] | None = None
+    adapter: Path, base: Path, merge: Kernel, out: Path, stands_on: tuple[str, str | None] | None = None
 ) -> list[str]:
-    """Write the adapter at `alpha` of the way from its base to it, and return the tensors that were mixed, not scaled.
+    """Write the adapter where a method (`Kernel.scales_adapter`) puts it, between its base and itself.
 
-    `lora_alpha` and every `alpha_pattern` are multiplied, the low-rank matrices keep their bytes, and modules that the
-    adapter holds whole are mixed with the base's, factors of (IA)3 with ones. At alpha 1 it is the adapter as it is, of
-    any type. `stands_on`, a name and revision, replaces what the config says of its base model.
+    Returns the tensors that were mixed, not scaled. `lora_alpha` and every `alpha_pattern` are multiplied, or every
+    module gets an alpha of its own where the method says so; the low-rank matrices keep their bytes, and modules that
+    the adapter holds whole are mixed with the base's, factors of (IA)3 with ones. At alpha 1 it is the adapter as it
+    is, of any type. `stands_on`, a name and revision, replaces what the config says of its base model.
 
     Raises ModelError, naming what, for adapters that are no points of a line in these terms: DoRA normalises after
     adding, and some ways to start change the base.
     """
     config = read_adapter(adapter)
-    if alpha != 1.0 and (why := immovable(config)):
+    moves = merge.whole_copy() != 1
+    if moves and (why := immovable(config)):
         raise ModelError(
             f"{adapter} cannot be scaled ({', '.join(why)}): its place on the line is another model's; "
             "write merged weights instead"
@@ -75,11 +80,14 @@ def write_scaled(
     spans = spans_in_memory(base)
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
-    whole = [name for name in tensors if ".lora_" not in name] if alpha != 1.0 else []
-    if alpha != 1.0 and config["peft_type"] == "LORA":
-        config["lora_alpha"] = config["lora_alpha"] * alpha
-        config["alpha_pattern"] = {key: value * alpha for key, value in (config.get("alpha_pattern") or {}).items()}
+    layers = layers_in(spans)
+    check_layers(merge, layers, str(base))
+    whole = [name for name in tensors if ".lora_" not in name] if moves else []
+    if moves and config["peft_type"] == "LORA":
+        factors = (name for name in tensors if ".lora_" in name)
+        _scale(config, {module_of(name): merge.scaling(chunk_of(name, spans, layers)) for name in factors})
     for name in whole:
+        alpha = merge.scaling(chunk_of(name, spans, layers))
         tensors[name] = _mixed(_start_of(name, tensors[name], spans, base), tensors[name], alpha)
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
@@ -88,6 +96,41 @@ def write_scaled(
     write_adapter_config(out, config)
     copy_processor(adapter, out)
     return whole
+
+
+def _scale(config: dict[str, Any], alphas: Mapping[str, float]) -> None:
+    """Multiply the scaling that an adapter's config says of its modules."""
+    if len({*alphas.values()}) == 1:
+        (alpha,) = {*alphas.values()}
+        config["lora_alpha"] = config["lora_alpha"] * alpha
+        config["alpha_pattern"] = {key: value * alpha for key, value in (config.get("alpha_pattern") or {}).items()}
+    elif config.get("target_parameters"):
+        raise ModelError(
+            "an adapter of single parameters (target_parameters) has one scaling for all of them, and layers are to "
+            "get alphas of their own: use wise_ft without modules and depth, or write merged weights"
+        )
+    else:
+        config["alpha_pattern"] = {
+            re.escape(module): number_of(config, "lora_alpha", module) * alpha for module, alpha in alphas.items()
+        }
+
+
+def number_of(config: Mapping[str, Any], name: Literal["r", "lora_alpha"], module: str) -> float:
+    """Return a module's rank or alpha, as peft reads an adapter's config."""
+    patterns = config.get("rank_pattern" if name == "r" else "alpha_pattern") or {}
+    own = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
+    return next(own, config[name])
+
+
+def module_of(name: str) -> str:
+    """Return which module of the plain model a low-rank matrix, or a factor of (IA)3, belongs to."""
+    return re.split(r"\.(?:lora_|ia3_l)", plain_name(name))[0]
+
+
+def chunk_of(name: str, spans: Mapping[str, TensorSpan], layers: int) -> Chunk:
+    """Return which of the plain model's tensors one of an adapter changes, as its files call it, for a merge method."""
+    changed = plain_name(name) if _is_whole(name) else f"{module_of(name)}.weight"
+    return Chunk(spans[changed].name if changed in spans else changed, layers)
 
 
 def _check_fit(tensors: dict[str, Tensor], spans: dict[str, TensorSpan], adapter: Path, base: Path) -> None:

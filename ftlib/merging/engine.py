@@ -112,7 +112,7 @@ class _Run:
         for first, last in _chunks(planned, segment, self.chunk_bytes):
             tensors = self._read(planned, first, last)
             mixed = out[: last - first]
-            chunk = Chunk(planned.name, planned.depth, first)
+            chunk = Chunk(planned.name, self.plan.layers, first)
             self.plan.kernel.mix(chunk, tensors, meter, mixed)
             if not mixed.sum().isfinite():  # a few percent of the time that asking every value takes
                 again = torch.empty(len(mixed), dtype=torch.float64)

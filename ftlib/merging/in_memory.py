@@ -24,8 +24,8 @@ def model_of(candidate: Candidate, kind: BatchKind) -> nn.Module:
         model = load(candidate.start, kind)
         mix_into(model, candidate)
         return model
-    if walks_by_scaling(candidate):
-        return AdapterSweep(candidate, kind).at(candidate.alpha or 0.0)
+    if candidate.merge and walks_by_scaling(candidate):
+        return AdapterSweep(candidate, kind).at(candidate.merge)
     source = 0 if candidate.merge is None else candidate.merge.whole_copy()
     if source is not None:
         return load(candidate.parts[source], kind)

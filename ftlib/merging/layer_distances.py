@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ftlib.config import Config
 from ftlib.merging.engine import visit
-from ftlib.merging.methods import Lerp
+from ftlib.merging.methods import Average, Lerp
 from ftlib.merging.methods.lerp import lerp
 from ftlib.merging.plan import Input, PlannedTensor, plan_merge
 from ftlib.models.parameter_names import is_embedding, layer_of
@@ -68,6 +68,25 @@ def layer_distances(
 
     visit(plan, take)
     return tuple(_distance(name, groups[name], alpha) for name in sorted(groups, key=_order))
+
+
+def apart(start: tuple[str, Path], other: tuple[str, Path]) -> float:
+    """Return sum |a - b| / (sum |a| + sum |b|) over the floating tensors of two model folders, streaming.
+
+    Each is given with the name that messages call it. 0 where all are zero. Raises ModelError if the folders do not fit
+    together, and have not the same tokens.
+    """
+    plan = plan_merge(Average(ingredients=(0, 1)), [Input(*start), Input(*other)], reference=0)
+    differences, sizes = list[float](), list[float]()
+
+    def take(planned: PlannedTensor, tensors: Sequence[Tensor]) -> None:
+        del planned
+        a, b = (tensor.double() for tensor in tensors)
+        differences.append(float((a - b).abs().sum()))
+        sizes.append(float(a.abs().sum() + b.abs().sum()))
+
+    visit(plan, take)
+    return math.fsum(differences) / (math.fsum(sizes) or 1.0)
 
 
 def _add(sums: _Sums, a: Tensor, b: Tensor, alpha: float, dtype: torch.dtype) -> None:

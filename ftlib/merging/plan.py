@@ -13,7 +13,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.methods import Chunk, Kernel
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import check_model, read_config, tensor_spans
-from ftlib.models.parameter_names import BATCHES_SEEN, is_embedding, layer_of
+from ftlib.models.parameter_names import BATCHES_SEEN, layer_of, layers_in
 from ftlib.models.tensor_files import FLOATING, TensorSpan
 from ftlib.models.vocabulary import check_labels, has_vocabulary, new_tokens
 from ftlib.wording import some
@@ -41,8 +41,6 @@ class PlannedTensor:
     """One tensor of the result."""
 
     name: str
-    depth: float
-    """How deep in the network, from 0 to 1 (`Chunk.depth`)."""
     spans: tuple[TensorSpan, ...]
     """Where it lies in every input."""
     dtype: str
@@ -76,6 +74,8 @@ class MergePlan:
     """The input whose layout, config and tokenizer the result has."""
     tensors: tuple[PlannedTensor, ...]
     """In the order in which the reference's files hold them."""
+    layers: int = 0
+    """How many layers the model has, by its tensors' names."""
     warnings: tuple[str, ...] = ()
     """What could not be checked, and what differs and may be meant."""
 
@@ -99,13 +99,24 @@ def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Merge
     fresh = _new_rows(kernel, inputs, spans)
     sizes = {read_config(item.folder).get("vocab_size") for item in inputs} if fresh else set[int]()
     rows = next(iter(sizes)) if len(sizes) == 1 else None
-    layers = 1 + max((layer for name in spans[0] if (layer := layer_of(name)) is not None), default=0)
+    layers = layers_in(spans[0])
+    check_layers(kernel, layers, inputs[0].name)
     tensors = [
         _planned(kernel, name, tuple(each[name] for each in spans), reference, layers, fresh, rows)
         for name in spans[reference]
     ]
     check_patterns(kernel.patterns(), inputs[reference].folder)
-    return MergePlan(kernel, tuple(inputs), reference, tuple(tensors), (*shifted, *_unchecked(inputs, reference)))
+    said = (*shifted, *_unchecked(inputs, reference))
+    return MergePlan(kernel, tuple(inputs), reference, tuple(tensors), layers, said)
+
+
+def check_layers(kernel: Kernel, layers: int, name: str) -> None:
+    """Raise ModelError if a method tells a model's layers apart and there are too few of them."""
+    if layers < kernel.least_layers:
+        raise ModelError(
+            f"{kernel.kind!r} gives each layer a share of its own, by its depth, and {name!r} has {layers} numbered "
+            f"layers where {kernel.least_layers} are the least: use wise_ft"
+        )
 
 
 def check_patterns(patterns: Sequence[str], folder: Path) -> None:
@@ -126,11 +137,11 @@ def _planned(
     fresh: frozenset[int],
     rows: int | None,
 ) -> PlannedTensor:
-    span, depth = spans[reference], _depth(name, layers)
+    span = spans[reference]
     whole = span.dtype not in FLOATING
     compare = whole and not name.endswith(BATCHES_SEEN)
-    planned = PlannedTensor(name, depth, spans, span.dtype, span.shape, (), compare=compare)
-    source = reference if whole else kernel.source_of(Chunk(name, depth))
+    planned = PlannedTensor(name, spans, span.dtype, span.shape, (), compare=compare)
+    source = reference if whole else kernel.source_of(Chunk(name, layers))
     # A vocabulary may have grown into rows that were there for it: of tensors outside the layers, those with its size.
     grown = len({each.shape for each in spans}) > 1 or (layer_of(name) is None and span.shape[:1] == (rows,))
     if not whole and grown:
@@ -147,13 +158,6 @@ def _row_segments(shape: tuple[int, ...], shared: int, fresh: frozenset[int], so
         if row == shape[0] or copied[row] != copied[first]:
             yield Segment(first * width, row * width, 1 if copied[first] else source)
             first = row
-
-
-def _depth(name: str, layers: int) -> float:
-    layer = layer_of(name)
-    if layer is None:
-        return 0.0 if is_embedding(name) else 1.0
-    return (layer + 1) / (layers + 1)
 
 
 def _check_model(item: Input) -> None:

@@ -69,7 +69,7 @@ def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
     """
     records = [(name, recorded(folder)) for name, folder in folders]
     if kernel.starts:
-        (start_name, start), tuned = records[0], records[1:]
+        (start_name, start), tuned = records[0], records[1 : len(records) - kernel.strangers]
         if start is None and any(record and record.parent for _, record in tuned):
             # A fine-tune on record names its start; hashing a folder is what finding out takes.
             start = Recorded(weights=weights_digest(folders[0][1]), parent=None)

@@ -21,6 +21,11 @@ def layer_of(name: str) -> int | None:
     return parts[1] if parts else None
 
 
+def layers_in(names: Iterable[str]) -> int:
+    """Return how many layers the model of these parameters has; 0 where none is numbered."""
+    return 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
+
+
 def split_at_layer(name: str) -> tuple[str, int, str] | None:
     """Return what comes before a layer's number in a parameter's name, the number, and what comes behind it."""
     match = _LAYER.search(f".{name}")

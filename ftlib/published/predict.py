@@ -34,7 +34,7 @@ WINDOW = 1024  # texts in memory at once; within it they are batched by length, 
 
 def reads_files(folder: Path) -> bool:
     """Say whether a pulled version is asked about files. Raises ModelError for a folder that is no version."""
-    predictor = KINDS[_recipe(folder).published_format().yields].predictor
+    predictor = KINDS[_recipe(folder).published_format().asked_as].predictor
     return predictor is not None and predictor.reads_files
 
 
@@ -70,7 +70,7 @@ def predict(
     """
     recipe, folder = _asked(folder, task)
     dataset = recipe.published_dataset()
-    format, kind = dataset.format, KINDS[dataset.format.yields]
+    format, kind = dataset.format, KINDS[dataset.format.asked_as]
     if kind.predictor is None:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
     if kind.predictor.draws:

@@ -24,7 +24,7 @@ def usage(recipe: Recipe, folder: str = _FOLDER) -> str:
     The model lies in `folder`.
     """
     format = recipe.published_format()
-    kind, prompting = KINDS[format.yields], format.prompting
+    kind, prompting = KINDS[format.asked_as], format.prompting
     snippet = _python(
         kind.snippet.format(
             folder=folder,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydantic import model_validator
 
 from ftlib.recipe.misfits.base_model import added_tokens_misfits, prune_misfits
+from ftlib.recipe.misfits.carried import carried_misfits
 from ftlib.recipe.misfits.choice import interpolation_misfits, select_misfits
 from ftlib.recipe.misfits.datasets import dataset_misfits
 from ftlib.recipe.misfits.drawing import drawing_misfits
@@ -39,6 +40,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from evaluation_misfits(recipe)
     yield from select_misfits(recipe)
     yield from interpolation_misfits(recipe)
+    yield from carried_misfits(recipe)
     if recipe.compute.pack_tokens is not None and recipe.has_training_datasets:
         yield from packing_misfits(recipe)
     if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":

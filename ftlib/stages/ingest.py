@@ -15,7 +15,7 @@ from ftlib.data.listed import FileVersion
 from ftlib.data.row_keys import DELETED
 from ftlib.data.row_schema import Column, compile_schema
 from ftlib.data.row_versions import RowVersions
-from ftlib.data.rows import BadRow, Checked, Row, check_values
+from ftlib.data.rows import BadRow, Checked, Passed, Row, check_values
 from ftlib.data.snapshot import write_snapshot
 from ftlib.data.sources import Source
 from ftlib.fingerprint import Job
@@ -107,8 +107,10 @@ class _Reading:
         for row in self.job.source.read(self.job.files, self.job.limits.row_bytes):
             tally.rows_in += 1
             tally.bytes_in += row.bytes
-            checked = row if isinstance(row, BadRow) else self._take(row)
-            if isinstance(checked, BadRow):
+            checked = self._take(row) if isinstance(row, Row) else row
+            if isinstance(checked, Passed):
+                tally.passed[checked.reason] += 1
+            elif isinstance(checked, BadRow):
                 tally.refuse(checked)
                 quarantine.write(json.dumps(asdict(checked)) + "\n")
             elif checked is not None:

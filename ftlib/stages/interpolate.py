@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,10 +23,15 @@ class InterpolateJob(Job):
 
     stage: ClassVar[str] = "interpolate"
     version: ClassVar[int] = 2
+    introduced: ClassVar[Mapping[str, object]] = {"onto": None, "carried": None}
 
     start: Checkpoint
     end: Checkpoint
     siblings: tuple[Checkpoint, ...] = ()
+    onto: Checkpoint | None = None
+    """The model that what training did is carried to, where it is."""
+    carried: Checkpoint | None = None
+    """The end over that model, where the end is an adapter."""
     interpolation: Interpolation
     scores: tuple[Score, ...] = ()
     """For methods that look at what was measured before they name more points; empty at first."""
@@ -45,7 +50,8 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
             "the last phase's; give it seeds or siblings"
         )
     by_weights = {score.weights: score for score in job.scores}
-    members = job.interpolation.points(Ends(job.start, job.end, job.siblings, by_weights))
+    ends = Ends(job.start, job.end, job.siblings, job.onto, job.carried, by_weights)
+    members = job.interpolation.points(ends)
 
     def build(folder: Path) -> Candidates:
         del folder  # the record is all there is

@@ -20,7 +20,7 @@ from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.data.formats.text import TextFormat, reads_text
 from ftlib.data.identity import published
-from ftlib.data.inputs import TEXT, Inputs, fixed_bytes, plain_cells, row_size, token_columns
+from ftlib.data.inputs import TEXT, Inputs, answer_input, fixed_bytes, plain_cells, row_size, token_columns
 from ftlib.data.limits import check_duplicates, check_labels_of
 from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_writer
 from ftlib.data.processor import Processor
@@ -101,6 +101,7 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
     if job.trains:
         _check_audit(job, audit)
         _check_train(job, splits["train"], dropped)
+        _check_thumbs(job, tallies["train"].wanted)
         check_labels_of(job.dataset.limits, splits["train"].labels, where)
     kept = len(assignment.places) - sum(dropped.values())
     return PreparedDataset(
@@ -267,6 +268,10 @@ class _Tally:
     rows: int = 0
     tokens: int = 0
     supervised: int = 0
+    learnt: int = 0
+    """Of a language model's rows, the tokens that are predicted."""
+    wanted: Counter[bool] = field(default_factory=Counter[bool])
+    """Judged rows by what was said of them."""
     truncated: int = 0
     longest: int = 0
     special: Counter[str] = field(default_factory=Counter[str])
@@ -288,6 +293,11 @@ class _Tally:
         self.longest = max(self.longest, size)
         if KINDS[self.kind].labeled:
             self.labels.update(labels_in(row.target))
+        if KINDS[self.kind].language:
+            length = len(cast("Sequence[int]", row.inputs[answer_input(row.inputs)]))
+            self.learnt += sum(end - first for first, end in learnt_places(row.target, row.supervised, length))
+        if isinstance(row.target, dict) and "wanted" in row.target:
+            self.wanted[row.target["wanted"]] += 1
         self.sha256.update(
             json.dumps([row.row_id, *plain_cells(self.inputs, row.inputs), row.target, row.slices]).encode()
         )
@@ -296,7 +306,7 @@ class _Tally:
         if not KINDS[self.kind].language:
             return Audit()
         findings: dict[Finding, int] = {finding: self.found[finding] for finding in FINDINGS if self.found[finding]}
-        return Audit(rows=self.rows, tokens=self.tokens, supervised=self.supervised, findings=findings)
+        return Audit(rows=self.rows, tokens=self.tokens, supervised=self.learnt, findings=findings)
 
     def facts(self) -> SplitFacts:
         return SplitFacts(
@@ -429,6 +439,16 @@ def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int])
         raise DataError(
             f"{where}: all {train.rows} training rows have the label {next(iter(train.labels))!r}; "
             f"a classifier needs at least two labels: check the format's columns{hint}"
+        )
+
+
+def _check_thumbs(job: PreprocessJob, wanted: Mapping[bool, int]) -> None:
+    """Raise DataError where all judged rows were judged alike: what is wanted is learnt from what is not."""
+    if len(wanted) == 1:
+        ((said, rows),) = wanted.items()
+        raise DataError(
+            f"datasets.{job.name}: all {rows} training rows have the thumb {'up' if said else 'down'}, and nothing can "
+            "be told from one kind alone: add rows with the other, or learn answers by format prompt_completion or chat"
         )
 
 

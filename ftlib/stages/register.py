@@ -224,12 +224,14 @@ def _models(evidence: Evidence, folder: Path) -> list[_Model]:
 
 def _stage_adapter(evidence: Evidence, folder: Path, *, draws: bool) -> None:
     from ftlib.merging.adapters import write_scaled
+    from ftlib.merging.methods import Lerp
     from ftlib.merging.stock_lora import write_stock_lora
 
     chosen = evidence.selection.chosen
-    alpha = 1.0 if chosen.alpha is None else chosen.alpha
     if draws:
+        alpha = 1.0 if chosen.alpha is None else chosen.alpha
         write_stock_lora(adapter_in(chosen.end.path), chosen.start.weights_folder, alpha, folder)
         return
+    merge = chosen.merge or Lerp(alpha=1.0)
     name, _, revision = evidence.model.name.partition("@")
-    write_scaled(adapter_in(chosen.end.path), chosen.start.weights_folder, alpha, folder, (name, revision or None))
+    write_scaled(adapter_in(chosen.end.path), chosen.start.weights_folder, merge, folder, (name, revision or None))

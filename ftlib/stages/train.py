@@ -20,6 +20,7 @@ from ftlib.training.compute import Compute
 from ftlib.training.curves import STOP
 from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
+from ftlib.training.objectives.policy import PolicyObjective
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
@@ -33,7 +34,7 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": ()}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": (), "scored_by_start": ()}
 
     start: Checkpoint
     data: PreparedDataset | Mixture
@@ -44,6 +45,8 @@ class TrainJob(Job):
     seed: int
     compute: Compute
     companions: dict[Name, FoundModel | Checkpoint] = {}
+    scored_by_start: tuple[Name, ...] = ()
+    """Which of the scores that the rows bring are of `start` itself."""
     fisher: Fisher | None = None
     """What the phase's penalty weighs weights by, where it does."""
 
@@ -104,6 +107,14 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
+def _check_reward(job: TrainJob) -> None:
+    """Raise RecipeError for a reward that cannot be asked on this machine."""
+    objective = job.phase.objective
+    problems = objective.reward.misfits() if isinstance(objective, PolicyObjective) else ()
+    if problems:
+        raise RecipeError(f"phases[{job.phase.name}].objective.reward: {'; '.join(problems)}")
+
+
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
@@ -111,7 +122,10 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
 
     _check_packs(job)
     _check_fresh_head(job)
+    _check_reward(job)
     for name, companion in job.companions.items():
+        if getattr(job.phase.objective, "writes", False):
+            break  # a reward model reads texts, by a tokenizer of its own
         # What a tuning asks is no head like the one that trains: it has no labels to compare.
         labels = () if name in job.phase.tuning.asks(job.parts[0].kind) else job.start.labels
         check_companion(f"phases[{job.phase.name}].companions.{name}", companion, job.start.tokenizer, labels)
@@ -133,6 +147,7 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         seed=job.seed,
         compute=compute,
         companions=job.companions,
+        scored_by_start=job.scored_by_start,
         fisher=None if job.fisher is None else str(job.fisher.file),
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))

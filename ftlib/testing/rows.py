@@ -143,9 +143,41 @@ def tiny_pairs(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     ]
 
 
+def tiny_comparisons(count: int, *, seed: int = 0) -> list[dict[str, str | float]]:
+    """Make `count` rows with columns chosen, rejected and margin; the chosen text has more words about one topic."""
+    draw = random.Random(seed)
+    rows: list[dict[str, str | float]] = []
+    for i in range(count):
+        less, more = sorted(draw.sample(range(7), 2))
+        texts = [
+            draw.choices(TOPICS[0].split(), k=told) + draw.choices(SHARED.split(), k=8 - told) for told in (more, less)
+        ]
+        chosen, rejected = (f"{' '.join(draw.sample(words, 8))} {seed}-{i}" for words in texts)
+        rows.append({"chosen": chosen, "rejected": rejected, "margin": (more - less) / 2})
+    return rows
+
+
 def tiny_sources(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     """Make `count` rows with columns source and target; which target follows from the source's words."""
     return [{"source": row["prompt"], "target": row["completion"]} for row in tiny_prompts(count, seed=seed)]
+
+
+def tiny_preferences(count: int, *, seed: int = 0) -> list[dict[str, str]]:
+    """Make `count` rows with columns prompt, chosen and rejected; the answer that names the prompt's team is chosen."""
+    rows: list[dict[str, str]] = []
+    for i, row in enumerate(tiny_rows(count, seed=seed)):
+        other = LABELS[(LABELS.index(str(row["label"])) + 1 + i // len(LABELS) % 2) % len(LABELS)]
+        chosen, rejected = f"please ask the {row['label']} team", f"ask the {other} team about it"
+        rows.append({"prompt": str(row["text"]), "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def tiny_thumbs(count: int, *, seed: int = 0) -> list[dict[str, object]]:
+    """Make `count` rows with columns prompt, answer and label: of `tiny_preferences`, every other one wanted."""
+    return [
+        {"prompt": row["prompt"], "answer": row["rejected" if i % 2 else "chosen"], "label": not i % 2}
+        for i, row in enumerate(tiny_preferences(count, seed=seed))
+    ]
 
 
 def tiny_image_rows(

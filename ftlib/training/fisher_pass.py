@@ -33,7 +33,7 @@ from ftlib.progress import emit
 from ftlib.training.fisher import FILE, FisherPlan
 from ftlib.training.fisher_parts import write_parts
 from ftlib.training.group import Group, own_part, shards_of
-from ftlib.training.loop import hash_seed, place
+from ftlib.training.phase_loop import hash_seed, place
 from ftlib.training.plan import Part
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.worker import RESULT, take_part

@@ -1,439 +1,71 @@
-"""The one training loop, for every objective, tuning and number of workers.
+"""The training loop for rows as they are, for every such objective, tuning and number of workers.
 
-It reads top to bottom: build, resume, then per step: seed, micro-batches, one reduction, clip, rate, step; now and
-then an evaluation or a checkpoint. An objective gives sums and counts; only this file divides, by the count of the
-whole global batch. Every step seeds itself, and batches are a pure function of the step, so a run that was killed and
-resumed ends with bit-identical weights.
+A step is: seed, micro-batches, one reduction, clip, rate, step; `phase_loop.py` is what is around it.
 """
 
 from __future__ import annotations
 
-import gc
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import ClassVar
 
-import numpy as np
 import torch
-from torch import nn
+from typing_extensions import override
 
-from ftlib.errors import Interrupted, RecipeError, TrainingError
-from ftlib.kinds.collate import Collator
-from ftlib.kinds.draws import Draw
-from ftlib.kinds.loading import head_modules, load_unread, merged
-from ftlib.kinds.padding import check_prompted
-from ftlib.kinds.soft_prompts import is_prompted
 from ftlib.kinds.split import Augment, PreparedSplit
-from ftlib.kinds.task_model import module_of
-from ftlib.models.checkpoint import Checkpoint
-from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
-from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
-from ftlib.progress import note
-from ftlib.training import peak_memory
-from ftlib.training.asking import Asking, Piece
-from ftlib.training.batches import GlobalBatch, MixedOrder, Order, by_length
+from ftlib.training.asking import Piece
+from ftlib.training.batches import GlobalBatch, by_length
 from ftlib.training.batches_ahead import AHEAD, BatchesAhead
-from ftlib.training.by_task import minimised
-from ftlib.training.checkpoints import Checkpoints, State
-from ftlib.training.companions import load_companions
-from ftlib.training.compute import Compute
+from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
-from ftlib.training.ema import Average, averaged
-from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, own_part, shard_again, shards_of, unwrap
-from ftlib.training.heartbeat import Heartbeat
-from ftlib.training.layers import WIDTH
-from ftlib.training.live_bytes import without_memory
-from ftlib.training.memory import Sized
-from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
-from ftlib.training.optimizer import build_optimizer, set_rate, too_slow, total_steps
-from ftlib.training.parts import drawn_from, open_part
-from ftlib.training.penalties.base import Start
-from ftlib.training.plan import AVERAGE, Part, Plan
+from ftlib.training.group import Group
+from ftlib.training.phase_loop import PhaseLoop, Step
+from ftlib.training.plan import Plan
 from ftlib.training.readings import Readings
-from ftlib.training.rehearsal import enough_memory, rehearse
-from ftlib.training.schedule import schedule_factor
-from ftlib.training.shards import read_into
-from ftlib.training.thawing import Thawing
-from ftlib.training.unused import freeze_unused
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What every rank ends with."""
+class Loop(PhaseLoop):
+    """One rank of a phase that learns from its rows."""
 
-    model: nn.Module
-    """As it is placed: this rank's shards, or a replica, with the weights that the phase ends with."""
-    state: State
-    unused: frozenset[str]
-    """Parameters that were to train and are as they were: no gradient reaches them, or their turn did not come."""
-    facts: dict[str, float | int | str]
-    companions: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
-    """As they are placed."""
+    watched: ClassVar[str] = "validation_loss"
 
-
-@dataclass
-class _Attempt:
-    """What this process does of the phase: a resumed run does not count what was done before it."""
-
-    first_step: int
-    rows: int = 0
-    loss: float = math.nan
-    """Of the last step that was read."""
-    wants_checkpoint: bool = False
-    """The first rank's clock asked for one, and all ranks have heard of it."""
-    stops: bool = False
-    """The first rank was asked to stop, and all ranks have heard of it."""
-    lacks_checkpoint: bool = False
-    """A rank could not write its part of one, and all ranks have heard of it."""
-    began: float = field(default_factory=time.monotonic)
-    saved: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was begun."""
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One optimiser step that was done, but for its numbers, which the device may still be computing."""
-
-    number: int
-    """Counted from 1."""
-    batch: GlobalBatch
-    count: int
-    """Supervised items of the global batch: what its loss is divided by."""
-    learning_rate: float
-
-
-class Loop:
-    """One rank of one phase."""
-
+    @override
     def __init__(self, plan: Plan, group: Group, curves: Curves) -> None:
-        """Load data and model and spread the model over the group. Raises DataError, ModelError, RecipeError."""
-        self.plan, self.group, self.curves = plan, group, curves
-        self.settings = plan.phase.optimizer
-        parts = [_learnable(plan, part) for part in plan.parts]
-        self.train = drawn_from(plan, parts)
-        """What global batches take rows of: each part, or all of them as one."""
-        self.validation = [open_part(plan, part, "validation") for part in plan.parts]
-        objective = minimised(plan.phase, parts)
-        tuned, head = build_model(plan, plan.phase.dropout)
-        if quantization := plan.phase.tuning.quantization:
-            hold_in_four_bits(tuned, head, quantization, four_bits_of(plan.start))
-        self.collate = Collator.of(tuned, group.device, width_multiple=WIDTH if plan.compute.compile else 1)
-        beside = load_companions(plan, self.collate)
-        shapes = without_memory(tuned, "meta"), {name: without_memory(one, "meta") for name, one in beside.items()}
-        asked = plan.phase, plan.compute, plan.precision, self.train, self.validation
-        self.sized = Sized(shapes[0], *asked, shapes[1])
-        where = plan.compute, plan.precision, group
-        self.companions = {name: place(one, *where) for name, one in beside.items()}
-        placed = place(tuned, *where)
-        with enough_memory(self.sized, group.device):
-            self._check_prompted(placed)
-            self.unused = freeze_unused(placed, objective, self.companions, self.train, plan.precision)
-        self.order = _order(plan, parts, self.train)
-        self._given = drawn_from(plan, parts, self.order.times) if isinstance(self.order, MixedOrder) else self.train
-        thaws = plan.phase.tuning.thaws(placed, head, self.order.steps_per_epoch)
-        self.thawing = Thawing.of(placed, thaws)
-        self._stage = len(self.thawing.borders)  # all of it trains while it is built and rehearsed
-        self.model = group.replicate(placed)
-        self.asking = Asking(
-            objective,
-            self.model,
-            self.collate,
-            group,
-            companions=self.companions,
-            precision=plan.precision,
-            micro_batch_size=plan.compute.micro_batch_size,
-            pack_tokens=plan.compute.pack_tokens,
-        )
-        self.asking.check_packing(self.train)
-        decay, factors = plan.phase.tuning.layer_decay, plan.phase.tuning.rate_factors(placed, head)
-        self.optimizer = build_optimizer(placed, self.settings, decay, head, plan.seed, factors)
-        self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
-        fresh = _fresh_of(plan.start, head)
-        self.renewal: int | None = getattr(plan.phase.objective, "renewal", None)
-        self.teacher = Average(self.model, 0.0) if self.renewal else None
-        self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
-        self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
-        self.steps = total_steps([split.sizes for split in self.train], self.settings, plan.seed)
-        self._check_rates(placed)
-        self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
-        self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
+        super().__init__(plan, group, curves)
         # Augmentation seeds torch's generators for every row, and what trains draws from them meanwhile.
         is_ahead = group.device.type in AHEAD and plan.phase.augmentation is None
         self.ahead = BatchesAhead(self._building, self.steps, group.device) if is_ahead else None
 
-    def _check_prompted(self, placed: nn.Module) -> None:
-        """Prove that a model answers a row under a prompt as it does alone. Raises ModelError."""
-        if not is_prompted(placed):
-            return
-        autocast = torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
-        with answering(placed), autocast:
-            for split in self.train:
-                check_prompted(placed, split, self.collate)
-
-    def _check_rates(self, placed: nn.Module) -> None:
-        """Find before the first step what would be found behind the last. Raises RecipeError, on every rank.
-
-        What does not come to learn need not move, and of one step nobody expects that it moves everything.
-        """
-        slow = too_slow(placed, self.optimizer, self.settings)
-        of_ranks = cast("list[dict[str, float]]", self.group.gather(slow))
-        late = self.thawing.waiting(self.steps - 1)
-        still = [name for name in slow if all(name in each for each in of_ranks) and name not in late]
-        if still and self.steps > 1:
-            slowest, tuning = min(still, key=lambda name: slow[name]), self.plan.phase.tuning
-            raise RecipeError(
-                f"phases[{self.plan.phase.name}]: {len(still)} trainable parameters would not move, among them "
-                f"{slowest}: its learning rate is {slow[slowest]:.1e} at most, and a step of that is rounded away; "
-                + (f"{tuning.speeds_up}, or " if slow[slowest] < self.settings.learning_rate else "")
-                + "raise optimizer.learning_rate"
-            )
-
-    def _start(self, fresh: Sequence[str]) -> Start:
-        fisher = None if self.plan.fisher is None else Path(self.plan.fisher)
-        return Start(unwrap(self.model), fresh, fisher, partial(self.group.over_shards, self.model))
-
-    def run(self, heartbeat: Heartbeat) -> Trained:
-        """Train to the end, from the newest checkpoint if there is one; `heartbeat` is told where it is.
-
-        Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written,
-        Interrupted, behind a step whose checkpoint is whole, where somebody asked it to stop.
-        """
-        try:
-            return self._run(heartbeat)
-        finally:
-            if self.ahead:
-                self.ahead.close()
-            self.checkpoints.close()
-
-    def _run(self, heartbeat: Heartbeat) -> Trained:
-        """Step, judge and save until the last step, or until early stopping; then take the weights that are kept."""
-        learnt = unwrap(self.model), self.optimizer, self.average
-        state = self.checkpoints.restore(*learnt, lambda step: self._thaw(step - 1), self.teacher) or State()
-        if not state.step:
-            heartbeat.at("in the rehearsal before step 1")
-            rehearse(self.sized, self.asking, Path(self.plan.run))
-        peak_memory.forget_peak(self.group.device)
-        self.curves.rewind(state.step)
-        attempt = _Attempt(state.step)
-        readings = Readings[_Step](self.group.device, lambda *read: self._record(attempt, *read))
-        self._tell_of_groups()
-        while state.step < self.steps and not state.stopped:
-            heartbeat.at(f"in step {state.step + 1} of {self.steps}")
-            self._thaw(state.step)
-            self._step(self.order.at(state.step), state, readings, asks=self._is_time_to_save(attempt))
-            state = state.changed(step=state.step + 1)
-            if state.step == 1:
-                self.group.check_agreement(self.model, state.step)
-            if self._is_time_to_judge(state):
-                heartbeat.at(f"in the evaluation after step {state.step} of {self.steps}")
-                readings.settle()
-                with averaged(self.average):
-                    state = self._judge(state)
-            if attempt.lacks_checkpoint:
-                self.checkpoints.settle()  # says why
-            if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
-                heartbeat.at(f"in the checkpoint of step {state.step} of {self.steps}")
-                readings.settle()
-                self.checkpoints.save(*learnt, state, self.teacher)
-                attempt.wants_checkpoint, attempt.saved = False, time.monotonic()
-                if attempt.stops:
-                    self._stop(state)
-        readings.settle()
-        self.checkpoints.settle()
-        self.group.check_agreement(self.model, state.step)
-        if self.average:
-            self.average.swap()  # for good: the phase ends with the average
-        facts = self._facts(state, attempt)
-        self._take_best(state)
-        shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
-        still = self.unused | self.thawing.waiting(self._kept_step(state) - 1)
-        return Trained(unwrap(self.model), state, still, facts, self.companions)
-
-    def _tell_of_groups(self) -> None:
-        """Say before the first step that some groups of layers will not come to learn."""
-        borders = self.thawing.borders
-        if self.group.is_first and (late := sum(border >= self.steps for border in borders)):
-            words = (
-                f"{late} of {len(borders)} groups of layers stay as they are: the last would begin to learn at step "
-                f"{borders[-1] + 1}, and there are {self.steps}"
-            )
-            with suppress(Interrupted):  # by whoever asked; the steps hear of it too
-                note(f"train {self.plan.phase.name}", words)
-
-    def _thaw(self, step: int) -> None:
-        """Let those parameters train that learn in a step, counted from 0; at a border bind the replicas anew.
-
-        DDP's buckets are of what trained when they were made, and it would wait for the rest for ever.
-        """
-        if (stage := self.thawing.stage(step)) == self._stage:
-            return
-        self._stage = stage
-        plain = unwrap(self.model)
-        self.model = self.asking.model = plain  # the old replicas' hooks go with them, and only then
-        gc.collect()
-        self.thawing.enter(plain, step)
-        self.model = self.asking.model = self.group.replicate(plain)
-
-    @property
-    def held_bytes(self) -> int:
-        """Return what this rank's models and their copies take, before anything has stepped."""
-        models = [unwrap(self.model), *self.companions.values()]
-        tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
-        averages = [tensor for of in (self.average, self.teacher) if of for tensor in of.tensors.values()]
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        copies = [*averages, *trained * (self.plan.phase.penalty.copies if self.plan.phase.penalty else 0)]
-        parts = [own_part(tensor) for tensor in (*tensors, *copies)]
-        return sum(part.nbytes for part in parts if part.device.type == self.group.device.type)  # the rest is offloaded
-
-    def _stop(self, state: State) -> NoReturn:
-        """End behind a step that is saved. Raises Interrupted."""
-        self.checkpoints.settle()
-        where = f"stopped on request after step {state.step} of {self.steps}; the next run goes on from there"
-        if self.group.is_first:
-            with suppress(Interrupted):  # by whoever asked
-                note(f"train {self.plan.phase.name}", where)
-        raise Interrupted(f"phase {self.plan.phase.name}: {where}")
+    @override
+    def close(self) -> None:
+        if self.ahead:
+            self.ahead.close()
+        super().close()
 
     def _building(self, step: int) -> Callable[[], list[Piece]]:
         """Return what builds this rank's pieces of a step's global batch."""
         batch = self.order.at(step)
         return partial(self.asking.build, self._drawn(batch), batch.rows)
 
-    def _is_time_to_save(self, attempt: _Attempt) -> bool:
-        """Ask the first rank's clock; the others hear of it with the step's loss. One at a time is written."""
-        due = time.monotonic() - attempt.saved > self.plan.compute.checkpoint_seconds
-        return self.group.is_first and due and not self.checkpoints.is_writing
-
-    def _is_time_to_judge(self, state: State) -> bool:
-        due = state.step % self.evaluation_steps == 0 or state.step == self.steps
-        return due and any(len(split) for split in self.validation)
-
-    def _facts(self, state: State, attempt: _Attempt) -> dict[str, float | int | str]:
-        """Say what happened; rates are this attempt's own, so a resumed run does not count what it did not do."""
-        seconds = time.monotonic() - attempt.began
-        facts: dict[str, float | int | str] = {
-            "steps": state.step,
-            "epochs": round(state.step / self.order.steps_per_epoch, 4),
-            "supervised": sum(int(split.supervised.sum()) for split in self.train),
-            "final_loss": attempt.loss,
-            "samples_per_second": attempt.rows / max(seconds, 1e-9),
-            "seconds": seconds,
-            "world_size": self.group.world_size,
-            "precision": self.plan.precision,
-            "unused_parameters": len(self.unused),
-        }
-        if state.best_loss is not None:
-            facts |= {"best_validation_loss": state.best_loss, "best_step": state.best_step}
-        if (groups := len(self.thawing.borders)) > 1:
-            facts["unfrozen_groups"] = f"{self.thawing.stage(self._kept_step(state) - 1)} of {groups}"
-            sizes = {name: p.numel() for name, p in unwrap(self.model).named_parameters()}
-            facts[AVERAGE] = round(self.thawing.trained_on_average(sizes, state.step))
-        if self.plan.phase.ema_decay:
-            facts["ema_share_of_step_1"] = self.plan.phase.ema_decay ** (self._kept_step(state) - 1)
-        if attempt.first_step:
-            facts["resumed_from_step"] = attempt.first_step
-        return facts
-
-    def _step(self, batch: GlobalBatch, state: State, readings: Readings[_Step], *, asks: bool) -> None:
-        """Do one optimiser step on a global batch; `asks` for a checkpoint. Its numbers are read when they are due."""
+    @override
+    def _step(self, batch: GlobalBatch, state: State, readings: Readings[Step], *, asks: bool) -> None:
         began = time.monotonic()
-        torch.manual_seed(hash_seed(self.plan.seed, state.step, self.group.rank))
-        into_training(self.model, updated=self.plan.phase.batch_norm == "updated")
-        if len(self.thawing.borders) > 1:
-            rest_frozen(self.model)
+        self._begin(state.step)
         split, rate = self._drawn(batch), self._rate(state)
         built = self.ahead.at(state.step) if self.ahead else None
         pieces, count = self.asking.pieces(split, batch.rows, built)
         total = self._backward(split, pieces, count, self._augment(batch))
-        pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
-        told = float(asks), float(self.curves.asks_to_stop), float(self.checkpoints.has_failed)
-        sums = self.group.summed(total, *told, *pulled)
-        norm: Any = nn.utils.clip_grad_norm_(
-            [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
-        )
-        set_rate(self.optimizer, rate)
-        self.optimizer.step()
-        if self.pull:
-            self.pull.after_step()
-        if self.average:
-            self.average.update(first=state.step == 0)
-        if self.teacher and self.renewal and (state.step + 1) % self.renewal == 0:
-            self.teacher.take()
-        self.optimizer.zero_grad(set_to_none=True)
-        whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
-        readings.add(_Step(state.step + 1, batch, count, rate), torch.cat([whole, sums]), began)
-
-    def _drawn(self, batch: GlobalBatch) -> PreparedSplit:
-        return self._given[batch.part].drawn(Draw(self.plan.seed, batch.epoch, batch.part))
+        numbers = self._update(total, state, rate, asks=asks)
+        readings.add(Step(state.step + 1, batch, count, rate), numbers, began)
 
     def _augment(self, batch: GlobalBatch) -> Augment | None:
         augmentation = self.plan.phase.augmentation
         return augmentation.of(self.plan.seed, batch.epoch, batch.part) if augmentation else None
 
-    def _backward(
-        self, split: PreparedSplit, pieces: Sequence[Piece], count: int, augment: Augment | None
-    ) -> torch.Tensor:
-        """Add up the gradients of a global batch, over micro-batches and ranks; return this rank's summed loss."""
-        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
-        for i, piece in enumerate(pieces):
-            with accumulating(self.model, last=i == len(pieces) - 1):
-                loss = self.asking.loss(split, piece, augment).total * float(piece.counts)
-                # DDP and FSDP average over ranks; the sum over ranks is wanted, so the world size comes back in.
-                (loss * (self.group.world_size / max(1, count))).backward()
-            total += loss.detach()
-        return total
-
-    def _rate(self, state: State) -> float:
-        return self.settings.learning_rate * schedule_factor(
-            self.settings, state.step, self.steps, state.plateau_factor
-        )
-
-    def _record(self, attempt: _Attempt, step: _Step, numbers: Sequence[float], seconds: float) -> None:
-        """Write what a step did; of a mixture also under its part's name.
-
-        Raises TrainingError where its loss is no number: what was stepped since is thrown away with the run.
-        """
-        norm, total, asking, stopping, failed, *penalty = numbers
-        loss = total / max(1, step.count)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"phase {self.plan.phase.name}: the loss is {loss} at step {step.number} of {self.steps} with "
-                f"learning rate {step.learning_rate:g}; lower optimizer.learning_rate, raise warmup, or look at the "
-                "rows"
-            )
-        rows = len(step.batch.rows)
-        attempt.loss, attempt.rows = loss, attempt.rows + rows
-        attempt.lacks_checkpoint = attempt.lacks_checkpoint or failed > 0
-        self.curves.write(
-            step=step.number,
-            epoch=step.number / self.order.steps_per_epoch,
-            loss=loss,
-            learning_rate=step.learning_rate,
-            grad_norm=norm,
-            samples_per_second=rows / seconds,
-            **({"penalty": penalty[0]} if penalty else {}),
-            **self._of_part(step.batch, loss),
-        )
-        alone = self.group.world_size == 1  # else all ranks must hear of it, in the next step
-        attempt.stops = attempt.stops or stopping > 0 or (alone and self.curves.asks_to_stop)
-        attempt.wants_checkpoint = attempt.wants_checkpoint or asking > 0 or attempt.stops
-
-    def _by_part(self, what: str, losses: dict[str, float]) -> dict[str, float]:
-        """Return losses under their parts' names; nothing where there is one part, whose loss is the phase's."""
-        return {f"{what}:{name}": loss for name, loss in losses.items()} if len(self.plan.parts) > 1 else {}
-
-    def _of_part(self, batch: GlobalBatch, loss: float) -> dict[str, float]:
-        """Return a step's loss under the name of its part; a batch of several parts has none."""
-        return {} if self.plan.phase.mixes_rows else self._by_part("loss", {self.plan.parts[batch.part].name: loss})
-
+    @override
     @torch.no_grad()
-    def _validation_loss(self, split: PreparedSplit) -> float | None:
+    def _validated(self, split: PreparedSplit) -> float | None:
         """Return the mean loss over a validation split; None where the objective counts nothing in it.
 
         Rows are spread over the ranks, the order is fixed.
@@ -448,109 +80,3 @@ class Loop:
                 total += self.asking.loss(split, piece).total * float(piece.counts)
         (summed,) = self.group.sum(total)
         return summed / counted if counted else None  # no loss is not a loss of 0, which nothing would ever beat
-
-    def _judge(self, state: State) -> State:
-        """Measure the validation loss and update what plateau and early stopping remember.
-
-        Of a mixture it is the mean over the parts whose validation rows have one, weighted by their shares. Where none
-        has one, nothing is remembered.
-        """
-        watched = [
-            (part, loss)
-            for part, split in zip(self.plan.parts, self.validation, strict=True)
-            if len(split) and (loss := self._validation_loss(split)) is not None
-        ]
-        if not watched:
-            return state
-        loss = sum(part.share * each for part, each in watched) / sum(part.share for part, _ in watched)
-        self.curves.write(
-            step=state.step,
-            epoch=state.step / self.order.steps_per_epoch,
-            validation_loss=loss,
-            **self._by_part("validation_loss", {part.name: each for part, each in watched}),
-        )
-        stopping = self.plan.phase.early_stopping
-        best = math.inf if state.best_loss is None else state.best_loss
-        if loss < best - (stopping.min_delta if stopping else 0.0):
-            if stopping:
-                self.checkpoints.keep_best(self.model, state.step)
-            return state.changed(best_loss=loss, best_step=state.step, bad_evaluations=0, plateau_bad=0)
-        state = state.changed(bad_evaluations=state.bad_evaluations + 1, plateau_bad=state.plateau_bad + 1)
-        if self.settings.schedule == "plateau" and state.plateau_bad > self.settings.plateau_patience:
-            state = state.changed(plateau_factor=state.plateau_factor * self.settings.plateau_factor, plateau_bad=0)
-        return state.changed(stopped=bool(stopping) and state.bad_evaluations >= (stopping.patience if stopping else 0))
-
-    def _kept_step(self, state: State) -> int:
-        """Return the step whose weights are the phase's end: the last, or early stopping's best."""
-        return state.best_step or state.step if self.plan.phase.early_stopping else state.step
-
-    def _take_best(self, state: State) -> None:
-        """Give the model the weights of early stopping's best step, if that is not the last."""
-        if (kept := self._kept_step(state)) != state.step:
-            self.checkpoints.restore_best(self.model, kept)
-
-
-def _order(plan: Plan, parts: Sequence[PreparedSplit], train: Sequence[PreparedSplit]) -> Order | MixedOrder:
-    shares, settings = [part.share for part in plan.parts], plan.phase.optimizer
-    size, tokens = settings.batch_size, settings.batch_tokens
-    if plan.phase.mixes_rows:
-        return MixedOrder(train[0].sizes, [*map(len, parts)], shares, size, plan.seed)
-    return Order([split.sizes for split in train], shares, size, plan.seed, tokens)
-
-
-def _learnable(plan: Plan, part: Part) -> PreparedSplit:
-    """Open a part's training rows. Raises TrainingError if there is nothing to learn from."""
-    split = open_part(plan, part, "train")
-    if not split.supervised.sum():
-        raise TrainingError(
-            f"{part.folder}: no supervised example in {len(split)} training rows; nothing to learn from"
-        )
-    return split
-
-
-def hash_seed(seed: int, step: int, rank: int) -> int:
-    """Return the seed of one step on one rank: dropout needs no saved generator."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def place(model: nn.Module, compute: Compute, precision: Literal["fp32", "bf16"], group: Group) -> nn.Module:
-    """Return a model as it is spread over the group, with this rank's part of what it has not read yet.
-
-    Raises ModelError, on every rank, for values that are no numbers.
-    """
-    spans = empty_unread(model)
-    placed = group.place(model, compute, precision)
-    offloaded = compute.cpu_offload and shards_of(placed) is not None
-    return read_into(placed, spans, group, torch.device("cpu") if offloaded else group.device)
-
-
-def _fresh_of(start: Checkpoint, head: Sequence[str]) -> list[str]:
-    """Return the modules of the head that are still random; of several tasks, those of the heads that are."""
-    if not start.tasks:
-        return [*head] if start.fresh_head else []
-    fresh = [module_of(task.name) for task in start.tasks if start.of_task(task.name).fresh_head]
-    return [name for name in head if name.rpartition(".")[0] in fresh]
-
-
-def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
-    """Return the phase's model as it is before step 0, and its head's modules; the same bits every time.
-
-    Parameters that its folder has are `Unread`; what it does not have, as an adapter that begins, is on the CPU. An
-    adapter that is to be merged into its base is, whole. Raises RecipeError for a tuning, or something to be frozen or
-    updated, that this model does not have.
-    """
-    torch.manual_seed(plan.seed)
-    model = load_unread(plan.start, plan.kind, dropout)
-    if plan.phase.tuning.leaves == "dense" and plan.start.form == "adapter":
-        model = merged(read_all(model))
-    head, phase = head_modules(model), plan.phase
-    tuned = phase.tuning.prepare(model, plan.kind, head)
-    if unread_names(tuned):
-        check_read_nothing(tuned, f"tuning {phase.tuning.kind}")
-    freeze(tuned, phase.frozen, f"phases[{phase.name}]")
-    if phase.batch_norm == "updated" and not moving_statistics(tuned):
-        raise RecipeError(
-            f"phases[{phase.name}].batch_norm: updated, but {type(model).__name__} has no layer of BatchNorm that "
-            f"{phase.tuning.kind} trains; leave it at frozen"
-        )
-    return tuned, head

@@ -35,14 +35,17 @@ from ftlib.training.checkpoints import State
 from ftlib.training.curves import STOP, Curves
 from ftlib.training.group import Group, own_part, shards_of
 from ftlib.training.heartbeat import Heartbeat
-from ftlib.training.loop import Loop, Trained, build_model, place
+from ftlib.training.loop import Loop
 from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
 from ftlib.training.parts import open_part
+from ftlib.training.phase_loop import PhaseLoop, Trained, build_model, place
 from ftlib.training.plan import GroupPlan, Plan
+from ftlib.training.policy_loop import PolicyLoop
 from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
+from ftlib.training.rollouts import stand_ins
 from ftlib.training.saving import on_first, write_model
 from ftlib.training.shards import compare, gather_into
 from ftlib.training.tuning.base import Facts, Problem
@@ -107,7 +110,7 @@ def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
     with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
-        loop = Loop(plan, group, log)
+        loop = (PolicyLoop if getattr(plan.phase.objective, "writes", False) else Loop)(plan, group, log)
         log.total = loop.steps
         before = peak_memory.now(group.device) - loop.held_bytes
         with enough_memory(loop.sized, group.device):
@@ -117,7 +120,7 @@ def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     return replace(trained, facts={**trained.facts, **predicted, MEASURED: measured})
 
 
-def _predicted(loop: Loop) -> Facts:
+def _predicted(loop: PhaseLoop) -> Facts:
     try:
         return {**predict(loop.sized, checkpointed=loop.checkpoints.copied_bytes > 0).as_facts()}
     except ModelError:  # it cannot be counted
@@ -301,7 +304,7 @@ def _gradients(trained: Trained, plan: Plan, group: Group) -> dict[str, float]:
     collate = Collator.of(model, group.device)
     in_fp32 = shards_of(model) is None and all(p.dtype == torch.float32 for p in model.parameters())
     precision = "fp32" if in_fp32 else plan.precision
-    splits = [open_part(plan, part, "train") for part in plan.parts]
+    splits, _ = stand_ins(plan.phase, [open_part(plan, part, "train") for part in plan.parts], ())
     asking = Asking(
         minimised(plan.phase, splits),
         model.eval(),

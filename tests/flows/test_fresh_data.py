@@ -15,15 +15,18 @@ from flows.champion import InPlace, unseen
 from flows.fresh_data import Listing, Seen, news
 from flows.steps import Data
 from ftlib.config import Split
+from ftlib.data.limits import Limits
+from ftlib.data.sources.feedback import Feedback
 from ftlib.kinds.outcomes import ScoreOutcomes
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
+from ftlib.published.row_index import rows_from
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import check_labels
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import Version
 from ftlib.retraining.decisions import Champion, worth_training
-from ftlib.retraining.file_ledger import Changes
+from ftlib.retraining.file_ledger import Changes, LedgerState, compare, fresh_places
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
@@ -152,3 +155,20 @@ def test_rows_that_the_champion_was_trained_on_are_not_compared(before: Before) 
     assert isinstance(left, ScoreOutcomes)
     assert left.gold.tolist() == [i for i, side in enumerate(sides) if side != "train"]
     assert unseen(table, trained[:0]) is table
+
+
+def test_a_request_is_a_fresh_row_when_its_feedback_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = [{"request_id": i, "prompt": f"p{i}", "answer": "a", "time": i} for i in range(12)]
+    write_jsonl(path / "1.jsonl", [{**line, "correction": "c"} if line["time"] < 6 else line for line in log])
+    source = Feedback(path=str(path), gives="corrections")
+    known = LedgerState(sequence=1, files=source.list())
+    job = IngestJob(name="log", source=source, files=source.pin(), limits=Limits(rows=1), key="request_id")
+    before = ingest(job, Workspace(tmp_path / "work"))
+    late = [{"request_id": i, "correction": "c" if i == 2 else "new", "time": 50 + i} for i in (2, 3, 7)]
+    write_jsonl(path / "2.jsonl", [*late, {"request_id": 4, "thumb": False, "time": 60}])
+    raw = ingest(job.model_copy(update={"files": source.pin()}), Workspace(tmp_path / "work"))
+    fresh = rows_from(raw, fresh_places(raw, compare(known, source.list())))
+    assert (before.ledger.kept, raw.ledger.kept, len(fresh)) == (6, 7, 2)  # of 2 and 4 is known what was known
+    assert raw.ledger.dropped == {"joined": 4, "no_correction": 5}
+    assert len(np.intersect1d(rows_from(before), rows_from(raw))) == 5  # and one was replaced

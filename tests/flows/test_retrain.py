@@ -24,7 +24,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.file_ledger import FileLedger
 from ftlib.storage import LocalStore
-from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
+from ftlib.testing import tiny_chat_lm, tiny_recipe, tiny_rows, write_jsonl
 from ftlib.workspace import Workspace
 from tasks.runner import Runner
 
@@ -387,3 +387,50 @@ def test_what_an_earlier_release_published_and_considered_is_gone_on_from(
         assert manifest.lineage["base_model"]["name"] == f"{name}@1"
         assert any(file.path.startswith("adapter/") for file in manifest.files) == (name == "adapted")
     assert FileLedger(registry.store, "router", "tickets").state().sequence == 3
+
+
+@pytest.mark.slow
+def test_feedback_that_comes_later_is_fresh_rows(tmp_path: Path) -> None:
+    tiny_chat_lm(tmp_path / "model")
+    log = [{"request_id": i, "prompt": row["text"], "answer": "no", "time": i} for i, row in enumerate(tiny_rows(90))]
+    corrected = [{**line, "correction": "please ask the card team"} if line["time"] < 60 else line for line in log]
+    write_jsonl(tmp_path / "log" / "1.jsonl", corrected)
+    path = tmp_path / "feedback.yaml"
+    path.write_text(FEEDBACK.format(folder=tmp_path))
+
+    def again() -> tuple[State, Challenge]:
+        state = retrain(str(path), overrides=[], work=str(tmp_path / "work"), return_state=True)
+        return state, state.result()
+
+    assert again()[0].name == "Promoted"
+    write_jsonl(tmp_path / "log" / "2.jsonl", [{"request_id": i, "thumb": False, "time": 200} for i in range(50)])
+    assert again()[0].message == "Skipped: no row is new or gone (corrections: 1 added); version 1 stays"
+    late = [{"request_id": i, "correction": "please ask the mail team", "time": 300} for i in range(50, 85)]
+    write_jsonl(tmp_path / "log" / "3.jsonl", late)
+    state, found = again()
+    assert found.news["corrections"].fresh_rows == 35
+    assert state.name in ("Promoted", "Not promoted")
+    assert found.worth is not None
+    assert found.worth.go
+
+
+FEEDBACK = """
+name: feedback
+model: {{path: {folder}/model}}
+datasets:
+  corrections:
+    source: {{kind: feedback, path: {folder}/log/, gives: corrections}}
+    key: request_id
+    format: {{kind: prompt_completion, prompt: prompt, completion: correction, max_tokens: 32}}
+phases:
+  - name: tune
+    dataset: corrections
+    objective: {{kind: completion}}
+    tuning: {{kind: full}}
+    optimizer: {{epochs: 1}}
+evaluations: {{fit: {{dataset: corrections, metrics: [{{kind: perplexity}}]}}}}
+select: {{by: fit/perplexity}}
+compute: {{workers: 0, threads: 1}}
+publish: {{name: tiny-feedback, to: {{kind: folder, path: {folder}/registry}}}}
+retrain: {{min_fresh_rows: 20}}
+"""

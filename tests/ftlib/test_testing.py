@@ -17,8 +17,10 @@ from ftlib.testing import (
     tiny_causal_lm,
     tiny_chats,
     tiny_classifier,
+    tiny_comparisons,
     tiny_multi_label_rows,
     tiny_pairs,
+    tiny_preferences,
     tiny_prepared,
     tiny_prompts,
     tiny_questions,
@@ -26,6 +28,7 @@ from ftlib.testing import (
     tiny_scored_rows,
     tiny_sources,
     tiny_tagged_rows,
+    tiny_thumbs,
 )
 
 
@@ -42,6 +45,9 @@ def test_there_are_prepared_rows_of_every_kind_of_text(tmp_path: Path) -> None:
         "text_to_text": tiny_sources(6),
         "masked": tiny_rows(6),
         "retrieved": tiny_pairs(6),
+        "preferences": tiny_preferences(6),
+        "judged": tiny_thumbs(6),
+        "compared": tiny_comparisons(6),
     }
     assert [*rows] == [kind.name for kind in KINDS.values() if kind.modality == "text"]
     for kind, made in rows.items():

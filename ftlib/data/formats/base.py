@@ -77,6 +77,11 @@ class FormatBase(Config):
         return None
 
     @property
+    def asked_as(self) -> BatchKind:
+        """Return as rows of which kind a model that learnt from its rows is asked by users."""
+        return self.yields
+
+    @property
     def may_be_unanswerable(self) -> bool:
         """Say whether a row may have no answer, so that a model learns to say so."""
         return False

@@ -69,7 +69,7 @@ class PromptCompletion(TextFormat):
 
     def least_tokens(self, tokenizer: Tokenizer) -> int:
         """Return what `max_tokens` must be for one token of prompt and completion each to be read."""
-        return len(_leading(tokenizer)) + len(self._plain_ids([self.prefix], tokenizer)[0]) + 2
+        return len(leading_tokens(tokenizer)) + len(self._plain_ids([self.prefix], tokenizer)[0]) + 2
 
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per row; its target is the completion's text, its supervised tokens are the last ones.
@@ -77,7 +77,7 @@ class PromptCompletion(TextFormat):
         An example without a completion is a prompt, and teaches nothing.
         """
         tokenizer = processor.tokenizer
-        first, end = _leading(tokenizer), tokenizer.eos_token_id
+        first, end = leading_tokens(tokenizer), tokenizer.eos_token_id
         prompts = self._plain_ids([self.before(example.text) for example in examples], tokenizer)
         (prefix,) = self._plain_ids([self.prefix], tokenizer)
         blanks = self.separator[len(self.separator.rstrip(" ")) :]
@@ -120,7 +120,7 @@ def completion_of(values: Values, column: str) -> str | Dropped:
     return answer if answer.strip() else Dropped("empty_completion")
 
 
-def _leading(tokenizer: Tokenizer) -> list[int]:
+def leading_tokens(tokenizer: Tokenizer) -> list[int]:
     """Return the special tokens that the tokenizer puts before a text; those it puts after one have no place here."""
     whole, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     return whole[: next(i for i in range(len(whole) + 1) if whole[i : i + len(plain)] == plain)]

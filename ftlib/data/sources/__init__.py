@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from ftlib.data.sources.feedback import Feedback
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.huggingface import HuggingFace
 from ftlib.data.sources.image_folder import ImageFolder
@@ -9,4 +10,4 @@ from ftlib.data.sources.installed_text import InstalledText
 from ftlib.data.sources.sql import Sql
 from ftlib.extensions import Open
 
-Source = Annotated[Files | HuggingFace | InstalledText | ImageFolder | Sql, Open("reglage.source")]
+Source = Annotated[Files | HuggingFace | InstalledText | ImageFolder | Sql | Feedback, Open("reglage.source")]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ftlib.config import Config
 from ftlib.data.listed import FileVersion, ListedFile, PinnedAlready
-from ftlib.data.rows import BadRow, Row
+from ftlib.data.rows import BadRow, Passed, Row
 
 
 class SourceBase(Config, ABC):
@@ -43,5 +43,5 @@ class SourceBase(Config, ABC):
         """Freeze a listing, by default that of now. `known` has the sha256 of files that were read before."""
 
     @abstractmethod
-    def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
+    def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow | Passed]:
         """Yield the pinned files' rows; a row of more than `row_bytes` is a bad one. Raises DataError for others."""

@@ -76,13 +76,13 @@ class Files(StoredFiles):
             of_file = (
                 read_file(file, row_bytes, drop, self.images)
                 if bucket is None
-                else _read_object(bucket, file, row_bytes, drop, self.images)
+                else read_object(bucket, file, row_bytes, drop, self.images)
             )
             yield from of_file if images is None else (with_images(row, self.images, images.read) for row in of_file)
 
 
-def _read_object(
-    bucket: Objects, file: FileVersion, row_bytes: int, drop: frozenset[str], images: Sequence[str]
+def read_object(
+    bucket: Objects, file: FileVersion, row_bytes: int, drop: frozenset[str], images: Sequence[str] = ()
 ) -> Iterator[Row | BadRow]:
     """Read an object through a copy on this machine's disk: parquet has to be read from its end."""
     suffix = next(s for s in (*COMPRESSED, *SUFFIXES) if file.uri.lower().endswith(s))

@@ -23,6 +23,8 @@ class MetricBase(Config, ABC):
     higher_is_better: ClassVar[bool]
     reads_writing: ClassVar[bool] = False
     """Whether it reads what the model wrote after a prompt, so that the evaluation must have it write."""
+    reads_reference: ClassVar[bool] = False
+    """Whether it reads what a frozen model says of the rows, so that the evaluation must name that `reference`."""
     package: ClassVar[str | None] = None
     """The module that it needs beyond what is always installed; the extra `generation` brings it."""
 

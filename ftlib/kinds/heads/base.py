@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,14 @@ class Head(ABC):
     def logits(self, output: Any) -> Tensor:
         """Return all logits of what a model's forward pass returned, as one tensor."""
         return output.logits
+
+    def answered(self, batch: Batch) -> Batch:
+        """Return a batch as its answers are asked for one by one, without what its rows bring for training alone."""
+        return batch
+
+    def scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return what a frozen model's answer to each row is in a number or a few: its logits."""
+        return cast(Any, model)(**batch.inputs).logits
 
     def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
         """Return log p(y | rows) of answers y that are drawn from the model itself; gradients reach the model.

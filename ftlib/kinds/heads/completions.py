@@ -78,6 +78,11 @@ class CompletionAnswers(TokenAnswers):
         ids, lengths = batch.inputs[INPUT_IDS], batch.inputs[ATTENTION_MASK].sum(dim=1) - batch.supervised
         return [row[:length] for row, length in zip(ids, lengths.tolist(), strict=True)]
 
+    def reference(self, row: int) -> str | None:
+        """Return a row's own answer; None where it is a prompt alone."""
+        assert isinstance(self.split.targets, References)
+        return self.split.targets.texts[row].as_py() or None
+
     @override
     def outcomes(self, common: Mapping[str, Any]) -> CompletionOutcomes:
         assert isinstance(self.split.targets, References)

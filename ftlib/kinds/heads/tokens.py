@@ -39,11 +39,17 @@ class TokenHead(Head):
         """Return nothing: the tokens are the targets."""
 
     @override
+    def scores(self, model: nn.Module, batch: Batch) -> Float[Tensor, " rows"]:
+        """Return log p(supervised tokens) of each row, in nats."""
+        return token_log_probs(model, batch).double().sum(dim=1)
+
+    @override
     def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
         """Return that of another word for every supervised token, after the words that are there before it.
 
         Each is drawn alone, so the gradient's square is on average the sum of the tokens' own squares.
         """
+        batch = self.answered(batch)
         where = next_tokens(batch) != UNTAUGHT
         at = uniforms(random, int(where.sum()), where.device)
         return token_terms([model], batch, lambda _, at, logits: drawn_log_probs(logits, at), at).sum()

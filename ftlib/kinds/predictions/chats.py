@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from typing_extensions import override
 
-from ftlib.data.conversations import Message, messages_of
+from ftlib.data.conversations import Message, turns_in
 from ftlib.data.formats.chat import chat_example
-from ftlib.data.rows import REMEDIES, Dropped, Example, Value
+from ftlib.data.rows import REMEDIES, Dropped, Example
 from ftlib.errors import DataError
 from ftlib.kinds.predictions.base import Asked, Predictor
 from ftlib.kinds.predictions.text import WrittenText
@@ -23,11 +21,7 @@ class ChatPredictor(Predictor):
 
     @override
     def example(self, text: str, *, keep_lines: bool) -> Example:
-        turns: Value = [{"role": "user", "content": text}]
-        if text.lstrip()[:2].strip() in ("[{", "["):
-            with contextlib.suppress(ValueError, RecursionError):  # a user may begin with a bracket
-                turns = cast(Value, json.loads(text))
-        messages = messages_of(turns, {})
+        messages = turns_in(text)
         if isinstance(messages, Dropped):
             raise DataError(f"{text[:60]!r} is no chat: {messages.reason}; {REMEDIES.get(messages.reason, '')}")
         if (last := _last(messages)) == "assistant":

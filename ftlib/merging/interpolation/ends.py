@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from ftlib.config import Config
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.reference import ModelRef
 
 
 class Score(Config):
@@ -35,8 +36,20 @@ class Ends:
     """theta1: the last phase's end."""
     siblings: tuple[Checkpoint, ...] = ()
     """More fine-tunes of theta0."""
+    onto: Checkpoint | None = None
+    """The model that what training did is carried to."""
+    carried: Checkpoint | None = None
+    """theta1 over that model, where theta1 is an adapter."""
     scores: Mapping[str, Score] = field(default_factory=dict[str, Score])
     """What was measured so far, by a candidate's digest."""
+
+
+class Onto(NamedTuple):
+    """A model that what training did to another one is carried to."""
+
+    model: ModelRef
+    at_most_apart: float
+    """How far it may lie from that one: sum |a - b| / (sum |a| + sum |b|) over all weights."""
 
 
 class InterpolationBase(Config, ABC):
@@ -60,17 +73,27 @@ class InterpolationBase(Config, ABC):
         return False
 
     @property
-    def is_line(self) -> bool:
-        """Say whether all candidates lie on the straight line, where an adapter's one scale reaches them."""
+    def scales_adapter(self) -> bool:
+        """Say whether scaling the end's adapter, module by module, reaches every candidate."""
         return False
 
     @property
-    def is_sum(self) -> bool:
-        """Say whether each candidate adds up its checkpoints, each with one share for all of its tensors.
+    def adds_up(self) -> bool:
+        """Say whether each candidate adds up its checkpoints, tensor by tensor, with shares that the names decide.
 
         Adapters over one base are then added up without merging them.
         """
-        return self.is_line
+        return self.scales_adapter
+
+    @property
+    def carried_to(self) -> Onto | None:
+        """Return the model that what training did is carried to; None for those that stay where it was trained."""
+        return None
+
+    @property
+    def is_path(self) -> bool:
+        """Say whether there is one candidate at each alpha, so that a score has a curve along it."""
+        return False
 
     @property
     def places(self) -> tuple[float, ...]:

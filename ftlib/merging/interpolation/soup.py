@@ -29,7 +29,7 @@ class Soup(WithSiblings):
 
     @property
     @override
-    def is_sum(self) -> bool:
+    def adds_up(self) -> bool:
         return True
 
     @override

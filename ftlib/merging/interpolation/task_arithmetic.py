@@ -18,7 +18,7 @@ class TaskArithmetic(Scales):
 
     @property
     @override
-    def is_sum(self) -> bool:
+    def adds_up(self) -> bool:
         return True
 
     @override

@@ -44,8 +44,13 @@ class WiseFT(TwoEnds):
 
     @property
     @override
-    def is_line(self) -> bool:
-        return not self.modules and not self.depth
+    def scales_adapter(self) -> bool:
+        return True
+
+    @property
+    @override
+    def is_path(self) -> bool:
+        return True
 
     @property
     @override

@@ -8,9 +8,12 @@ from pydantic import Field
 
 from ftlib.extensions import kind_of
 from ftlib.merging.methods.average import Average
+from ftlib.merging.methods.blocks import Blocks
 from ftlib.merging.methods.dare import Dare
+from ftlib.merging.methods.graft import Graft
 from ftlib.merging.methods.kernel import Chunk, Kernel, Meter
 from ftlib.merging.methods.lerp import Lerp
+from ftlib.merging.methods.lines import Lines
 from ftlib.merging.methods.model_stock import ModelStock
 from ftlib.merging.methods.slerp import Slerp
 from ftlib.merging.methods.task_arithmetic import TaskArithmetic
@@ -19,10 +22,13 @@ from ftlib.merging.methods.ties import Ties
 __all__ = [
     "METHODS",
     "Average",
+    "Blocks",
     "Chunk",
     "Dare",
+    "Graft",
     "Kernel",
     "Lerp",
+    "Lines",
     "Merge",
     "Meter",
     "ModelStock",
@@ -32,7 +38,7 @@ __all__ = [
 ]
 
 Merge = Annotated[
-    Lerp | Slerp | Average | ModelStock | TaskArithmetic | Ties | Dare,
+    Lerp | Lines | Blocks | Slerp | Average | ModelStock | TaskArithmetic | Ties | Dare | Graft,
     Field(discriminator="kind"),
 ]
 

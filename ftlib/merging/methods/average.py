@@ -22,6 +22,7 @@ class Average(Kernel):
 
     paper: ClassVar[str] = "a model soup (arXiv 2203.05482)"
     starts: ClassVar[bool] = False
+    adds_up: ClassVar[bool] = True
 
     kind: Literal["average"] = "average"
     ingredients: tuple[int, ...] = Field(min_length=1)
@@ -43,7 +44,8 @@ class Average(Kernel):
         return sorted(self.ingredients) != list(range(count))
 
     @override
-    def shares(self, count: int) -> tuple[float, ...] | None:
+    def shares(self, count: int, chunk: Chunk) -> tuple[float, ...]:
+        del chunk
         return (1.0 / count,) * count
 
     @override

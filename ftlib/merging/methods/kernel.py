@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ftlib.config import Config
+from ftlib.models.parameter_names import is_embedding, layer_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,23 @@ class Chunk:
 
     name: str
     """The tensor's."""
-    depth: float = 0.0
-    """How deep in the network: 0 for embeddings, 1 for what follows the last layer."""
+    layers: int = 0
+    """How many layers the model has."""
     first: int = 0
     """The chunk's first element, counted in the tensor."""
+
+    @property
+    def layer(self) -> int | None:
+        """Return the layer that the tensor is in, counted from the input; None outside the layers."""
+        return layer_of(self.name)
+
+    @property
+    def depth(self) -> float:
+        """Return how deep in the network it is: 0 for embeddings, 1 for what follows the last layer."""
+        layer = self.layer
+        if layer is None:
+            return 0.0 if is_embedding(self.name) else 1.0
+        return (layer + 1) / (self.layers + 1)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -62,6 +76,14 @@ class Kernel(Config, ABC):
     """What a model card cites, to follow "This is "."""
     pair: ClassVar[bool] = False
     """Whether it takes two checkpoints and no more."""
+    adds_up: ClassVar[bool] = False
+    """Whether a tensor of the result is a sum of the inputs', as `shares` says: adapters are then added up too."""
+    least_layers: ClassVar[int] = 0
+    """How many layers a model must have for it to mean anything."""
+    strangers: ClassVar[int] = 0
+    """How many checkpoints it takes behind theta0 and theta1, and no more, that were not trained from theta0."""
+    reference: ClassVar[int] = 1
+    """Whose layout, config and tokenizer the result has, where nobody measures it."""
     grows: ClassVar[bool] = False
     """Whether theta1 may have more tokens than theta0, whose rows are then its own."""
     starts: ClassVar[bool] = True
@@ -79,18 +101,21 @@ class Kernel(Config, ABC):
         """Return the place between theta0 (0) and theta1 (1), where that means something."""
         return None
 
-    def shares(self, count: int) -> tuple[float, ...] | None:
-        """Return how much of each of its `count` inputs is added up, where that is the same for every tensor.
+    def shares(self, count: int, chunk: Chunk) -> tuple[float, ...]:
+        """Return how much of each of its `count` inputs a tensor adds up; together they are 1.
 
-        They sum to 1. None for a method that is no such sum, which adapters have to be merged for.
+        Raises NotImplementedError for a method that is no such sum, which adapters have to be merged for.
         """
-        del count
-        return None
+        raise NotImplementedError(f"{type(self).__name__} adds nothing up")
 
-    def scaling(self) -> float | None:
-        """Return the alpha by which theta1's adapter would be scaled to come to the same; None where nothing does."""
-        shares = self.shares(2) if self.pair else None
-        return shares[1] if shares else None
+    @property
+    def scales_adapter(self) -> bool:
+        """Say whether scaling theta1's adapter over theta0, tensor by tensor, comes to the same."""
+        return self.pair and self.adds_up
+
+    def scaling(self, chunk: Chunk) -> float:
+        """Return by how much theta1's adapter is scaled in a tensor, where it `scales_adapter`."""
+        return self.shares(2, chunk)[1]
 
     @classmethod
     def usual(cls, count: int) -> dict[str, Any]:

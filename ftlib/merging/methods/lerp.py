@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,12 +16,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Lerp(Kernel):
+class Line(Kernel, ABC):
+    """(1 - alpha) theta0 + alpha theta1 with an alpha for each tensor, which its name and its layer decide."""
+
+    pair: ClassVar[bool] = True
+    adds_up: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
+
+    @abstractmethod
+    def alpha_at(self, chunk: Chunk) -> float:
+        """Return a tensor's alpha."""
+
+    @override
+    def source_of(self, chunk: Chunk) -> int | None:
+        """Return the end that a tensor's alpha of 0 or 1 copies: no formula returns its ends bit for bit."""
+        alpha = self.alpha_at(chunk)
+        return int(alpha) if alpha in (0.0, 1.0) else None
+
+    @override
+    def shares(self, count: int, chunk: Chunk) -> tuple[float, ...]:
+        del count
+        alpha = self.alpha_at(chunk)
+        return (1.0 - alpha, alpha)
+
+    @override
+    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
+        del meter
+        lerp(tensors[0], tensors[1], self.alpha_at(chunk), out)
+
+
+class Lerp(Line):
     """(1 - alpha) theta0 + alpha theta1, alpha per tensor if wanted (Wortsman et al. 2022, arXiv 2109.01903)."""
 
     paper: ClassVar[str] = "WiSE-FT (arXiv 2109.01903)"
-    pair: ClassVar[bool] = True
-    grows: ClassVar[bool] = True
     version: ClassVar[int] = 2
 
     kind: Literal["lerp"] = "lerp"
@@ -34,34 +62,20 @@ class Lerp(Kernel):
     def coordinate(self) -> float | None:
         return self.alpha
 
+    @override
     def alpha_at(self, chunk: Chunk) -> float:
-        """Return a tensor's alpha."""
         for pattern, alpha in self.modules.items():
             if fnmatchcase(chunk.name, pattern):
                 return alpha
         return self.alpha * _on_curve(self.depth, chunk.depth) if self.depth else self.alpha
-
-    def source_of(self, chunk: Chunk) -> int | None:
-        """Return the end that a tensor's alpha of 0 or 1 copies: no formula returns its ends bit for bit."""
-        alpha = self.alpha_at(chunk)
-        return int(alpha) if alpha in (0.0, 1.0) else None
 
     @override
     def whole_copy(self) -> int | None:
         return int(self.alpha) if self.alpha in (0.0, 1.0) and not self.modules and not self.depth else None
 
     @override
-    def shares(self, count: int) -> tuple[float, ...] | None:
-        return None if self.modules or self.depth else (1.0 - self.alpha, self.alpha)
-
-    @override
     def patterns(self) -> tuple[str, ...]:
         return tuple(self.modules)
-
-    @override
-    def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
-        del meter
-        lerp(tensors[0], tensors[1], self.alpha_at(chunk), out)
 
 
 def lerp(a: Tensor, b: Tensor, alpha: float, out: Tensor) -> None:

@@ -21,11 +21,13 @@ class TaskArithmetic(TaskVectorKernel):
     """
 
     paper: ClassVar[str] = "task arithmetic (arXiv 2212.04089)"
+    adds_up: ClassVar[bool] = True
 
     kind: Literal["task_arithmetic"] = "task_arithmetic"
 
     @override
-    def shares(self, count: int) -> tuple[float, ...] | None:
+    def shares(self, count: int, chunk: Chunk) -> tuple[float, ...]:
+        del chunk
         return (1.0 - self.scale * (count - 1), *[self.scale] * (count - 1))
 
     @override

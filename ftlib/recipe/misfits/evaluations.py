@@ -49,6 +49,11 @@ def _reading_misfits(recipe: RecipeParts, where: str, evaluation: Evaluation) ->
             )
         elif metric.reads_writing and not evaluation.max_new_tokens:
             yield f"{where}: {metric.kind!r} reads what the model writes; give max_new_tokens, for example 64"
+        elif metric.reads_reference and evaluation.reference is None:
+            yield (
+                f"{where}: {metric.kind!r} reads rewards, which are measured against a frozen model; give "
+                "`reference: {phase: base}`, or what else the phase's `scores` name"
+            )
         elif metric.answer_threshold and not dataset.format.may_be_unanswerable:
             yield (
                 f"{where}: {metric.kind!r} has a null_score_diff_threshold, but every question of dataset "
@@ -56,6 +61,7 @@ def _reading_misfits(recipe: RecipeParts, where: str, evaluation: Evaluation) ->
             )
     if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
+    yield from _reference_misfits(recipe, where, evaluation)
     if evaluation.num_beams > 1 and not evaluation.max_new_tokens:
         yield f"{where}.num_beams: {evaluation.num_beams} beams write nothing without max_new_tokens; give it"
 
@@ -64,3 +70,14 @@ def _taught(recipe: RecipeParts) -> set[BatchKind]:
     """Return the kinds of batch that the published head is trained on; those of all phases where one has no dataset."""
     names = recipe.answering_datasets() if recipe.has_training_datasets else recipe.training_datasets()
     return {recipe.datasets[name].format.yields for name in names if name in recipe.datasets}
+
+
+def _reference_misfits(recipe: RecipeParts, where: str, evaluation: Evaluation) -> Iterator[str]:
+    """Say whose rewards nobody reads, or which reference no phase ends with."""
+    if evaluation.reference is None:
+        return
+    if not any(metric.reads_reference for metric in evaluation.metrics):
+        yield f"{where}.reference: none of its metrics reads rewards; remove it, or give reward_margin"
+    ends = ("base", *(["prune"] if recipe.prune else []), *(phase.name for phase in recipe.phases))
+    if evaluation.reference.phase is not None and evaluation.reference.phase not in ends:
+        yield f"{where}.reference: {evaluation.reference.phase!r} is no phase's end; there are {', '.join(ends)}"

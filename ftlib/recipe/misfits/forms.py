@@ -31,10 +31,10 @@ def adapter_misfits(recipe: RecipeParts) -> Iterator[str]:
             f"publish.adapter: an adapter must stand on the base model, and {these(moved)} moved it; only "
             f"{' or '.join(tunings(lambda tuning: tuning.moves_head_only))} phases may come before"
         )
-    if method.mixes and not method.is_line:
+    if method.mixes and not method.scales_adapter:
         yield (
-            f"publish.adapter: one scale gives the points of a straight line alone; interpolation {method.kind!r} must "
-            "be 'wise_ft' without modules and depth, or 'off'"
+            f"publish.adapter: scaling it gives what lies between the two ends alone; interpolation {method.kind!r} "
+            "must be 'wise_ft', 'lines', 'blocks' or 'off'"
         )
 
 
@@ -63,10 +63,10 @@ def form_misfits(recipe: RecipeParts, start: Form) -> Iterator[str]:
     last = recipe.phases[-1]
     where = f"phases[{last.name}].tuning: ends in an adapter"
     instead = ", or set keep: merged" if last.tuning.merges else ""
-    if method.mixes and last.tuning.merges and not method.is_sum:
+    if method.mixes and last.tuning.merges and not method.adds_up:
         yield (
-            f"{where}, and adapters are added up with one share for all tensors; interpolation {method.kind!r} must be "
-            "'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off', or set keep: merged"
+            f"{where}, and adapters are added up; interpolation {method.kind!r} must be 'wise_ft', 'lines', 'blocks', "
+            "'soup', 'task_arithmetic' or 'off', or set keep: merged"
         )
     elif method.mixes and not last.tuning.adapter_scales:
         yield f"{where} that cannot be scaled; use interpolation: off{instead}"

@@ -9,6 +9,7 @@ from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS, one_model
 from ftlib.recipe.misfits.batches import batch_misfits, objectives_of
 from ftlib.recipe.misfits.beside import companion_misfits, keeping_misfits
+from ftlib.recipe.misfits.policies import policy_misfits
 from ftlib.recipe.misfits.tasks import task_misfits
 from ftlib.recipe.parts import RecipeParts
 from ftlib.training.compute import Compute
@@ -30,6 +31,7 @@ def phase_misfits(recipe: RecipeParts) -> Iterator[str]:
     yield from task_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
+        yield from policy_misfits(recipe, phase)
         yield from keeping_misfits(recipe, phase, first=i == 0)
         yield from companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
 

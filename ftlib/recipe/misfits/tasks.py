@@ -83,11 +83,13 @@ def _phase_misfits(recipe: RecipeParts, phase: Phase) -> Iterator[str]:
 def _end_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say what the recipe asks for beside its phases that takes a model of one head."""
     method = recipe.interpolation
-    if method.mixes and not method.is_sum:
+    if method.mixes and not method.adds_up:
         yield (
-            f"interpolation: the bodies of several tasks are mixed with one share for all tensors, so {method.kind!r} "
-            "must be 'wise_ft' without modules and depth, 'soup', 'task_arithmetic' or 'off'"
+            f"interpolation: several tasks have one body, and {method.kind!r} looks at each task's whole model; use "
+            "'wise_ft', 'lines', 'blocks', 'soup', 'task_arithmetic' or 'off'"
         )
+    if method.patterns():
+        yield "interpolation.modules: a pattern must fit a tensor of every task's model; remove it"
     if method.siblings:
         yield "interpolation.siblings: fine-tunes from elsewhere have one head; use seeds, or leave them out"
     if recipe.prune is not None:

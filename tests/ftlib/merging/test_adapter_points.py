@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ftlib.errors import ModelError
 from ftlib.merging.candidate_weights import check_candidate, write_candidate
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
-from ftlib.merging.methods import Average, Merge, TaskArithmetic, Ties
+from ftlib.merging.methods import Average, Blocks, Lerp, Lines, Merge, TaskArithmetic, Ties
 from ftlib.models.adapter import WEIGHTS, find_base
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.testing import tiny_adapter, tiny_checkpoint
@@ -87,6 +88,52 @@ def test_a_sum_of_adapters_is_the_sum_of_what_they_make_of_the_base(
     assert written.weights not in {one.weights for one in trail}
 
 
+def alpha_of_lines(name: str) -> float:
+    return 0.8 if ".layer.1." in name else 0.2
+
+
+def alpha_by_module_and_depth(name: str) -> float:
+    if "classifier" in name:
+        return 0.9
+    return 0.6 * next((depth for part, depth in ((".layer.0.", 2 / 3), (".layer.1.", 1 / 3)) if part in name), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("merge", "alpha_of"),
+    [
+        (Lines(alpha=0.8, shallow=0.25), alpha_of_lines),
+        (Lerp(alpha=0.6, depth=(1.0, 0.0), modules={"classifier.*": 0.9}), alpha_by_module_and_depth),
+    ],
+    ids=["lines", "modules and depth"],
+)
+@pytest.mark.parametrize("over", ["over_dense", "over_adapter"])
+def test_layers_of_an_adapter_get_alphas_of_their_own(
+    request: pytest.FixtureRequest, tmp_path: Path, merge: Merge, alpha_of: Callable[[str], float], over: str
+) -> None:
+    trail: Trail = request.getfixturevalue(over)
+    start, end, *_ = trail
+    candidate = Candidate(name="layers", start=start, end=end, merge=merge)
+    check_candidate(candidate)
+    a, b = merged(start), merged(end)
+    wanted: Any = AutoModelForSequenceClassification.from_pretrained(over_base(end))
+    wanted.load_state_dict({n: (a[n] + alpha_of(n) * (b[n].double() - a[n])).float() for n in a})
+    torch.testing.assert_close(logits(model_of(candidate, "labeled")), logits(wanted), rtol=0, atol=1e-5)
+    write_candidate(candidate, tmp_path / "layers")
+    stock: Any = AutoModelForSequenceClassification.from_pretrained(over_base(end))
+    over_stock = peft.PeftModel.from_pretrained(stock, tmp_path / "layers")
+    torch.testing.assert_close(logits(over_stock), logits(wanted), rtol=0, atol=1e-5)
+
+
+def test_three_blocks_want_three_layers(over_dense: Trail, tmp_path: Path) -> None:
+    start, end, *_ = over_dense
+    blocks = Candidate(name="blocks", start=start, end=end, merge=Blocks(alphas=(0.1, 0.2, 0.3)))
+    with pytest.raises(ModelError, match=r"'blocks' gives each layer a share .* has 2 numbered layers where 3"):
+        check_candidate(blocks)
+    dense = tiny_checkpoint(tmp_path / "dense", phase="full", start=start, seed=3)
+    with pytest.raises(ModelError, match=r"'probe' has 2 numbered layers where 3 are the least: use wise_ft"):
+        check_candidate(blocks.model_copy(update={"end": dense}))
+
+
 class Rank:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.phase, self.rank = checkpoint.phase, 0
@@ -113,7 +160,7 @@ def test_one_ingredient_is_that_adapter(over_dense: Trail, tmp_path: Path) -> No
 def test_what_is_no_sum_of_adapters_is_refused(over_dense: Trail, tmp_path: Path) -> None:
     start, end, sibling, _ = over_dense
     candidate = Candidate(name="x", start=start, end=end, siblings=(sibling,), merge=Ties(scale=1.0))
-    with pytest.raises(ModelError, match="added up with one share for all tensors, which 'ties' does not"):
+    with pytest.raises(ModelError, match="adapters are added up, which 'ties' does not do"):
         check_candidate(candidate)
     dense = tiny_checkpoint(tmp_path / "dense", phase="full", start=start, seed=3)
     soup = Average(ingredients=(1, 2))

@@ -20,6 +20,7 @@ from ftlib.merging.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.merging.adapters import unscaled
 from ftlib.merging.candidate_weights import mix_into
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.methods import Lerp, Lines
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import weights_digest
 from ftlib.stages.evaluate import EvaluateJob, evaluate
@@ -65,7 +66,22 @@ def test_a_scaled_adapter_is_the_mixed_merged_weights(labels: tuple[str, ...], r
         candidate = Candidate.between(start, end, alpha)
         assert walks_by_scaling(candidate)
         mix_into(mixed, candidate)
-        scaled, merged = logits(sweep.at(alpha)), logits(mixed)
+        scaled, merged = logits(sweep.at(Lerp(alpha=alpha))), logits(mixed)
+        assert (scaled - merged).abs().max() <= 1e-6 * max(1.0, float(merged.abs().max()))
+
+
+def test_an_adapter_scaled_layer_by_layer_is_the_mixed_merged_weights(tmp_path: Path) -> None:
+    start = tiny_checkpoint(tmp_path / "start", LABELS, phase="base")
+    end = fine_tuned(tmp_path / "end", start)
+    sweep, mixed = (
+        AdapterSweep(Candidate.between(start, end, 0.5), "labeled"),
+        load_model(start.path / "model", "labeled"),
+    )
+    for merge in (Lines(alpha=0.9, shallow=0.2), Lines(shallow=0.0), Lerp(alpha=0.7, depth=(0.2, 1.0))):
+        candidate = Candidate(name="layers", start=start, end=end, merge=merge)
+        assert walks_by_scaling(candidate)
+        mix_into(mixed, candidate)
+        scaled, merged = logits(sweep.at(merge)), logits(mixed)
         assert (scaled - merged).abs().max() <= 1e-6 * max(1.0, float(merged.abs().max()))
 
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from ftlib.errors import ModelError
 from ftlib.merging.adapters import write_merged, write_scaled
+from ftlib.merging.methods import Lerp
 from ftlib.models.adapter import WEIGHTS, read_adapter
 from ftlib.models.folder import ADAPTER_CONFIG, is_adapter
 from ftlib.testing import tiny_causal_lm, tiny_classifier
@@ -72,7 +73,7 @@ def test_a_scaled_adapter_is_the_mix_of_base_and_merged_weights(
 ) -> None:
     folder = tmp_path_factory.mktemp("scaled")
     adapter = tuned(folder / "adapter", base, **CONFIGS[name])
-    write_scaled(adapter, base, alpha, folder / "out")
+    write_scaled(adapter, base, Lerp(alpha=alpha), folder / "out")
     theirs = logits(peft.PeftModel.from_pretrained(classifier(base), folder / "out"))
     merged: nn.Module = peft.PeftModel.from_pretrained(classifier(base), adapter).merge_and_unload()
     start, mixed = classifier(base), classifier(base)
@@ -83,7 +84,7 @@ def test_a_scaled_adapter_is_the_mix_of_base_and_merged_weights(
 
 def test_low_rank_matrices_keep_their_bytes_and_heads_are_mixed(base: Path, tmp_path: Path) -> None:
     adapter = tuned(tmp_path / "adapter", base, modules_to_save=["classifier"])
-    mixed = write_scaled(adapter, base, 0.25, tmp_path / "out", ("owner/name", "abc"))
+    mixed = write_scaled(adapter, base, Lerp(alpha=0.25), tmp_path / "out", ("owner/name", "abc"))
     before, after = load_file(adapter / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
     assert before.keys() == after.keys()
     assert sorted(mixed) == sorted(name for name in before if "classifier" in name)
@@ -100,7 +101,7 @@ def test_low_rank_matrices_keep_their_bytes_and_heads_are_mixed(base: Path, tmp_
 
 def test_at_alpha_one_any_adapter_is_itself(base: Path, tmp_path: Path) -> None:
     adapter = tuned(tmp_path / "adapter", base, use_dora=True)
-    assert write_scaled(adapter, base, 1.0, tmp_path / "out") == []
+    assert write_scaled(adapter, base, Lerp(alpha=1.0), tmp_path / "out") == []
     before, after = load_file(adapter / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
     assert {k: v.tobytes() for k, v in before.items()} == {k: v.tobytes() for k, v in after.items()}
 
@@ -118,7 +119,7 @@ def test_what_scaling_would_get_wrong_is_refused(
 ) -> None:
     adapter = tuned(tmp_path / "adapter", base, **config)
     with pytest.raises(ModelError, match=rf"cannot be scaled \({named}.*write merged weights instead"):
-        write_scaled(adapter, base, 0.5, tmp_path / "out")
+        write_scaled(adapter, base, Lerp(alpha=0.5), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -163,14 +164,14 @@ def test_a_damaged_adapter_is_one_line(spoil: Any, message: str, base: Path, tmp
     adapter = tuned(tmp_path / "adapter", base)
     spoil(adapter)
     with pytest.raises(ModelError, match=message):
-        write_scaled(adapter, base, 0.5, tmp_path / "out")
+        write_scaled(adapter, base, Lerp(alpha=0.5), tmp_path / "out")
 
 
 def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
     wide = tiny_classifier(tmp_path / "wide", ("a", "b", "c"), hidden=64)
     adapter = tuned(tmp_path / "adapter", base, modules_to_save=["classifier"])
     with pytest.raises(ModelError, match="give the model that the adapter was trained over"):
-        write_scaled(adapter, wide, 0.5, tmp_path / "out")
+        write_scaled(adapter, wide, Lerp(alpha=0.5), tmp_path / "out")
     with pytest.raises(ModelError, match="cannot be put over its base"):
         write_merged(adapter, wide, tmp_path / "out")
     renamed = {name.replace("layer.1", "layer.7"): value for name, value in load_file(adapter / WEIGHTS).items()}

@@ -24,7 +24,19 @@ from torch import Tensor
 from ftlib.errors import BusyError, IntegrityError, ModelError
 from ftlib.merging import files
 from ftlib.merging.files import Merged, write_merge
-from ftlib.merging.methods import Average, Dare, Kernel, Lerp, ModelStock, Slerp, TaskArithmetic, Ties
+from ftlib.merging.methods import (
+    Average,
+    Blocks,
+    Dare,
+    Graft,
+    Kernel,
+    Lerp,
+    Lines,
+    ModelStock,
+    Slerp,
+    TaskArithmetic,
+    Ties,
+)
 from ftlib.merging.methods.kernel import BLOCK
 from ftlib.merging.plan import Input, plan_merge
 from ftlib.models.folder import weights_digest
@@ -32,12 +44,15 @@ from ftlib.models.folder import weights_digest
 KERNELS: list[Kernel] = [
     Lerp(alpha=0.3),
     Lerp(alpha=0.5),
+    Lines(alpha=0.8, shallow=0.1),
+    Blocks(alphas=(0.1, 0.4, 0.7)),
     Slerp(alpha=0.7),
     Average(ingredients=(0, 1)),
     ModelStock(),
     TaskArithmetic(scale=1.3),
     Ties(density=0.3),
     Dare(drop=0.5, seed=3),
+    Graft(scale=0.7),
 ]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.kind)
 
@@ -69,6 +84,7 @@ def tensors_of(seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tens
         "embed.weight": random(3 * BLOCK + 77),
         "layers.0.weight": random(130, 250),
         "layers.1.norm.bias": random(5),
+        "layers.2.weight": random(7),
         "scale": random(),
         "none": random(0, 4),
         "steps": torch.tensor([4, 5]),
@@ -95,7 +111,7 @@ def loaded(folder: Path) -> dict[str, Tensor]:
 def test_the_bytes_depend_on_no_chunk_size_worker_count_or_shard_layout(
     kernel: Kernel, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    count = 2 if isinstance(kernel, Lerp | Slerp | Average) else 3
+    count = 2 if kernel.pair or kernel.kind == "average" else 3
     parts = inputs(tmp_path, count, dtype=dtype)
     digests = {
         write(kernel, parts, tmp_path / f"out{chunk}-{workers}", chunk_bytes=chunk, workers=workers).weights
@@ -117,8 +133,8 @@ def test_the_stream_is_the_method_on_whole_tensors(kernel: Kernel, tmp_path: Pat
     """TIES looks at all tensors together, so here there is only one."""
     from tests.ftlib.merging.methods.test_methods import run
 
-    count = 2 if isinstance(kernel, Lerp | Slerp | Average) else 3
-    name = "layer.weight"
+    count = 2 if kernel.pair or kernel.kind == "average" else 3
+    name = "layers.2.weight"
     whole = [torch.randn(2 * BLOCK + 9, generator=torch.Generator().manual_seed(i)) for i in range(count)]
     parts = [Input(f"m{i}", folder_of(tmp_path / f"m{i}", [{name: tensor}])) for i, tensor in enumerate(whole)]
     write(kernel, parts, tmp_path / "out", chunk_bytes=1)
@@ -217,7 +233,7 @@ def test_an_alpha_of_0_or_1_for_some_tensors_copies_their_bytes(tmp_path: Path) 
     assert got["layers.1.norm.bias"].equal(b["layers.1.norm.bias"])
     assert not got["embed.weight"].equal(a["embed.weight"])
     assert merged.copied == 3  # and the counter
-    with pytest.raises(ModelError, match=r"pattern 'head\.\*' fits none of the 6 tensors"):
+    with pytest.raises(ModelError, match=r"pattern 'head\.\*' fits none of the 7 tensors"):
         write(Lerp(alpha=0.5, modules={"head.*": 1.0}), parts, tmp_path / "other")
 
 
@@ -349,7 +365,7 @@ def test_a_folder_with_anything_in_it_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is not empty"):
         write(Lerp(alpha=0.5), parts, parts[0].folder)
     (tmp_path / "empty").mkdir()
-    assert write(Lerp(alpha=0.5), parts, tmp_path / "empty").tensors == 6
+    assert write(Lerp(alpha=0.5), parts, tmp_path / "empty").tensors == 7
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ TASKS = [*MIXED, "datasets.home.task=home", "datasets.away.task=away", "phases.p
             ["phases.probe.dataset=away"],
             "interpolation: 'wise_ft' starts from weights whose head means something, but p",
         ),
-        (["interpolation={kind: ties, seeds: [1]}"], "interpolation: the bodies of several tasks are mixed with one"),
+        (["interpolation={kind: ties, seeds: [1]}"], "interpolation: several tasks have one body"),
         (["retrain.start=champion"], "retrain.start: the champion of several tasks has a head for each"),
     ],
 )

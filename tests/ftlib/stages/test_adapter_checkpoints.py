@@ -282,7 +282,7 @@ def test_a_sweep_over_an_adapter_measures_what_each_point_answers(
 def test_what_is_no_point_of_an_adapters_line_is_refused(start: Checkpoint, ends: dict[str, Checkpoint]):
     point = Candidate.between(start, ends["adapter"], 0.5)
     curved = point.model_copy(update={"merge": Slerp(alpha=0.5)})
-    with pytest.raises(ModelError, match=r"with one share for all tensors, which 'slerp' does not"):
+    with pytest.raises(ModelError, match=r"adapters are added up, which 'slerp' does not do"):
         check_candidate(curved)
     other = ends["adapter"].model_copy(update={"parent": "x"})
     with pytest.raises(ModelError, match="was not trained from"):

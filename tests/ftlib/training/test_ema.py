@@ -33,10 +33,11 @@ from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group
 from ftlib.training.heartbeat import Heartbeat
-from ftlib.training.loop import Loop, Trained
+from ftlib.training.loop import Loop
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import EarlyStopping, Phase
+from ftlib.training.phase_loop import Trained
 from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full

@@ -43,7 +43,7 @@ from ftlib.testing import (
     tiny_text_to_text,
 )
 from ftlib.training.compute import Compute
-from ftlib.training.loop import hash_seed
+from ftlib.training.phase_loop import hash_seed
 from ftlib.workspace import Workspace
 
 SEED = 3

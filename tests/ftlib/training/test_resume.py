@@ -422,6 +422,7 @@ def test_a_broken_invariant_crosses_ray_as_itself(tmp_path: Path, ray_session: N
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_workers_that_die_too_often_are_a_transient_error(tmp_path: Path, ray_session: None) -> None:
     job = make_job(tmp_path, workers=1, max_failures=0)
     workspace = Workspace(tmp_path / "work")

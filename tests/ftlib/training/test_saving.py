@@ -31,10 +31,10 @@ from ftlib.training import saving
 from ftlib.training.checkpoints import State
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group, own_part
-from ftlib.training.loop import Trained, build_model, place
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.phase import Phase
+from ftlib.training.phase_loop import Trained, build_model, place
 from ftlib.training.plan import Plan
 from ftlib.training.shards import whole
 from ftlib.training.tuning.frozen_layers import FrozenLayers

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.interpolation import (
+    Blocks,
     Dare,
     Interpolation,
+    Lines,
     ModelStock,
     Off,
     Slerp,
@@ -25,6 +27,7 @@ from ftlib.merging.interpolation import (
 from ftlib.merging.interpolation.ends import Ends, Score
 from ftlib.merging.interpolation.wise_ft import FINEST, is_settled, next_alpha
 from ftlib.merging.methods import Average, Lerp
+from ftlib.merging.methods import Blocks as BlocksKernel
 from ftlib.models.checkpoint import Checkpoint
 
 
@@ -40,7 +43,7 @@ SIBLINGS = (checkpoint("a"), checkpoint("b"))
 
 
 def points(method: Interpolation, scores: Mapping[str, Score] | None = None) -> tuple[Candidate, ...]:
-    return method.points(Ends(START, END, SIBLINGS, scores or {}))
+    return method.points(Ends(START, END, SIBLINGS, scores=scores or {}))
 
 
 def asked_until_done(
@@ -59,6 +62,8 @@ def asked_until_done(
 
 METHODS: list[Interpolation] = [
     WiseFT(alphas=(0.5,)),
+    Lines(alphas=(0.0, 0.5, 1.0), shallow=(0.0, 0.4, 1.0)),
+    Blocks(alphas=(0.25, 0.5), tries=7),
     Slerp(alphas=(0.5,)),
     Soup(seeds=(1, 2)),
     Soup(seeds=(1, 2), order="greedy"),
@@ -198,3 +203,57 @@ def test_a_greedy_soup_keeps_what_does_not_make_it_worse(
     rounds = asked_until_done(Soup(order="greedy", seeds=(1, 2)), worth)
     assert soup_of(rounds[0]) == []
     assert soup_of(rounds[-1]) == tried
+
+
+def test_lines_has_an_axis_for_the_shallow_scale_and_wise_ft_s_own_points_at_1() -> None:
+    found = points(Lines(alphas=(0.5, 1.0), shallow=(0.25, 1.0)))
+    assert [(p.name, p.alpha) for p in found] == [
+        ("alpha=0", 0.0),
+        ("alpha=0.5 shallow=0.25", None),
+        ("alpha=0.5", 0.5),
+        ("alpha=1 shallow=0.25", None),
+        ("alpha=1", 1.0),
+    ]
+    line = points(WiseFT(alphas=(0.5,)))
+    assert {p.digest() for p in line} == {p.digest() for p in found if p.alpha is not None}
+    assert Lines(alphas=(0.5,), shallow=(0.25,)).places == (0.0, 1.0)
+
+
+def alphas_of(candidate: Candidate) -> tuple[float, float, float]:
+    return candidate.merge.alphas if isinstance(candidate.merge, BlocksKernel) else (candidate.alpha or 0.0,) * 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(peak=st.tuples(*[st.floats(0.2, 0.8)] * 3), tries=st.integers(1, 20))
+def test_blocks_are_searched_at_one_mean_and_only_get_better(peak: tuple[float, ...], tries: int) -> None:
+    """Of a bowl around a peak, the best of what lies in the plane of that mean is its projection: the search nears it.
+
+    Coordinates of a triangle are no axes of the bowl, so it may stop short of the projection, never behind its start.
+    """
+    method = Blocks(alphas=(0.0, 0.25, 0.5, 0.75, 1.0), tries=tries)
+
+    def worth(candidate: Candidate) -> float:
+        return -sum((a - p) ** 2 for a, p in zip(alphas_of(candidate), peak, strict=True))
+
+    rounds = asked_until_done(method, worth)
+    tried = [point for point in rounds[-1] if isinstance(point.merge, BlocksKernel)]
+    assert len(rounds[0]) == 5
+    assert len(tried) <= tries
+    line = [point for point in rounds[-1] if point.alpha not in (None, 0.0, 1.0)]
+    best = max(line, key=worth)
+    for point in tried:
+        assert sum(alphas_of(point)) / 3 == pytest.approx(best.alpha, abs=1e-6)
+    if tries == 20:
+        at = np.array(alphas_of(best)) + np.array(peak) - np.mean(peak)
+        nearest = max([best, *tried], key=worth)
+        if (at > 0.05).all() and (at < 0.95).all():
+            assert np.abs(np.array(alphas_of(nearest)) - at).max() < 0.1
+    known = {p.digest(): Score(weights=p.digest(), value=worth(p)) for p in rounds[-1]}
+    assert [p.name for p in points(method, known)] == [p.name for p in rounds[-1]]  # a pure function of the scores
+
+
+def test_blocks_of_one_mean_begin_at_it() -> None:
+    method = Blocks(alphas=(), mean=0.4, step=0.2, tries=3)
+    assert method.places == (0.0, 0.4, 1.0)
+    rounds = asked_until_done(method, lambda candidate: -alphas_of(candidate)[0])
+    assert [alphas_of(p) for p in rounds[-1]][2:-1] == [(0.6, 0.2, 0.4), (0.2, 0.6, 0.4), (0.2, 0.4, 0.6)]

@@ -11,12 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ftlib.merging.methods import Average, Chunk, Dare, Kernel, Lerp, ModelStock, Slerp, TaskArithmetic, Ties
+from ftlib.merging.methods import (
+    Average,
+    Blocks,
+    Chunk,
+    Dare,
+    Graft,
+    Kernel,
+    Lerp,
+    Lines,
+    ModelStock,
+    Slerp,
+    TaskArithmetic,
+    Ties,
+)
 from ftlib.merging.methods.dare import kept_elements
 from ftlib.merging.methods.kernel import BLOCK
 from ftlib.merging.methods.lerp import lerp
 
-CHUNK = Chunk("layer.weight")
+CHUNK = Chunk("layers.2.weight", 3)
 
 
 def run(kernel: Kernel, vectors: Sequence[np.ndarray]) -> np.ndarray:
@@ -158,12 +171,15 @@ def test_a_soup_is_the_mean_of_its_ingredients() -> None:
 
 STILL: list[Kernel] = [
     Lerp(alpha=0.3),
+    Lines(alpha=0.9, shallow=0.3),
+    Blocks(alphas=(0.1, 0.4, 0.7)),
     Slerp(alpha=0.3),
     Average(ingredients=(1, 2)),
     ModelStock(),
     TaskArithmetic(scale=0.7),
     Ties(),
     Dare(),
+    Graft(scale=0.7),
 ]
 
 
@@ -171,7 +187,7 @@ STILL: list[Kernel] = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_nobody_moved_is_kept_bit_for_bit(kernel: Kernel, dtype: type) -> None:
     value = np.array([-0.0, 0.0, 1e-45, -3.3, 1e30, 7.0, 0.1], dtype)
-    inputs = 2 if isinstance(kernel, Lerp | Slerp | Average) else 3
+    inputs = 2 if kernel.pair or kernel.kind == "average" else 3
     assert run(kernel, [value] * inputs).tobytes() == value.tobytes()
 
 
@@ -219,10 +235,65 @@ def test_all_but_a_thousandth_are_correctly_rounded(dtype: torch.dtype, alpha: f
 
 def test_alpha_by_module_and_depth() -> None:
     kernel = Lerp(alpha=0.4, modules={"classifier.*": 1.0, "*.norm.*": 0.0}, depth=(0.0, 1.0))
-    assert kernel.source_of(Chunk("classifier.weight", 1.0)) == 1
-    assert kernel.source_of(Chunk("layer.3.norm.bias", 0.5)) == 0
-    assert kernel.alpha_at(Chunk("layer.3.weight", 0.5)) == pytest.approx(0.2)
-    assert kernel.alpha_at(Chunk("pooler.weight", 1.0)) == pytest.approx(0.4)
-    assert Lerp(alpha=0.4, depth=(0.0, 0.5, 1.0)).alpha_at(Chunk("x", 0.75)) == pytest.approx(0.3)
-    assert Lerp(alpha=0.4, depth=(0.5,)).alpha_at(Chunk("x", 0.75)) == pytest.approx(0.2)
+    assert kernel.source_of(Chunk("classifier.weight", 7)) == 1
+    assert kernel.source_of(Chunk("layer.3.norm.bias", 7)) == 0
+    assert kernel.alpha_at(Chunk("layer.3.weight", 7)) == pytest.approx(0.2)
+    assert kernel.alpha_at(Chunk("pooler.weight", 7)) == pytest.approx(0.4)
+    assert Lerp(alpha=0.4, depth=(0.0, 0.5, 1.0)).alpha_at(Chunk("layer.5.x", 7)) == pytest.approx(0.3)
+    assert Lerp(alpha=0.4, depth=(0.5,)).alpha_at(Chunk("layer.5.x", 7)) == pytest.approx(0.2)
     assert kernel.whole_copy() is None
+
+
+NAMES = ["model.embed_tokens.weight", *[f"model.layers.{i}.mlp.weight" for i in range(7)], "model.norm.weight"]
+
+
+@pytest.mark.parametrize(("alpha", "shallow"), [(1.0, 0.3), (0.6, 0.0), (1.0, 0.7)])
+def test_lines_is_the_paper_s_schedule_and_wise_ft_at_1(alpha: float, shallow: float) -> None:
+    """Equation 4 of LiNeS, layers counted from 1; what is outside them is scaled like the first layer."""
+    layers = 7
+    paper = [shallow + (1 - shallow) * (layer - 1) / (layers - 1) for layer in range(1, layers + 1)]
+    got = [Lines(alpha=alpha, shallow=shallow).alpha_at(Chunk(name, layers)) for name in NAMES]
+    np.testing.assert_allclose(got, alpha * np.array([shallow, *paper, shallow]), atol=1e-15)
+    assert (got[1], got[-2]) == (alpha * shallow, alpha)  # to the bit: an end is a copy
+    assert {Lines(alpha=alpha, shallow=1.0).alpha_at(Chunk(name, layers)) for name in NAMES} == {alpha}
+    a, b = drawn(1)
+    chunk = Chunk(NAMES[3], layers)
+    Lines(alpha=alpha, shallow=shallow).mix(
+        chunk, [torch.from_numpy(v) for v in (a, b)], None, out := torch.empty(500).double()
+    )
+    same(out.numpy(), a + alpha * paper[2] * (b - a))
+
+
+@pytest.mark.parametrize("layers", [3, 4, 5, 32])
+def test_blocks_are_thirds_of_the_layers_as_numpy_cuts_them(layers: int) -> None:
+    kernel = Blocks(alphas=(0.1, 0.5, 0.9))
+    thirds = [alpha for alpha, part in zip(kernel.alphas, np.array_split(range(layers), 3), strict=True) for _ in part]
+    assert [kernel.alpha_at(Chunk(f"h.{i}.weight", layers)) for i in range(layers)] == thirds
+    assert [kernel.alpha_at(Chunk(name, layers)) for name in ("wte.weight", "ln_f.weight")] == [0.1, 0.9]
+
+
+def test_ends_of_lines_and_blocks_are_copies() -> None:
+    assert [Lines(alpha=a, shallow=g).whole_copy() for a, g in ((0.0, 0.4), (1.0, 1.0), (1.0, 0.4))] == [0, 1, None]
+    assert [Blocks(alphas=(a, b, a)).whole_copy() for a, b in ((0, 0), (1, 1), (0, 1))] == [0, 1, None]
+    chunk, first = Chunk("layers.2.weight", 3), Chunk("layers.0.weight", 3)
+    assert (Lines(shallow=0.0).source_of(chunk), Lines(shallow=0.0).source_of(first)) == (1, 0)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_a_graft_adds_what_one_model_learnt_to_another(scale: float) -> None:
+    start, end, onto = drawn(2)
+    same(run(Graft(scale=scale), [start, end, onto]), onto + scale * (end - start))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    vectors=st.tuples(*[arrays.arrays(np.float32, 24, elements=FINITE)] * 2), scale=st.sampled_from([0.25, 0.7, 1.0])
+)
+def test_a_graft_onto_its_own_base_is_the_line_and_of_what_did_not_move_the_other_model(
+    vectors: tuple[np.ndarray, np.ndarray], scale: float
+) -> None:
+    start, other = vectors
+    line = other if scale == 1.0 else run(Lerp(alpha=scale), [start, other])
+    same_base = run(Graft(scale=scale), [start, other, start])
+    assert same_base.tobytes() == line.tobytes()
+    assert run(Graft(scale=scale), [start, start, other]).tobytes() == other.tobytes()

@@ -1,0 +1,216 @@
+"""A feedback log against a plain reading of it: which rows it gives, what late lines change, what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from ftlib.data.rows import BadRow, Passed, Row
+from ftlib.data.sources.feedback import Feedback
+from ftlib.errors import DataError
+
+Line = dict[str, Any]
+
+
+def read(path: Path, gives: str, **fields: Any) -> tuple[list[Row], list[BadRow], Counter[str]]:
+    """Return the rows by request, the bad ones, and how many lines were passed for each reason."""
+    source = Feedback.model_validate({"path": str(path), "gives": gives} | fields)
+    items = list(source.read(source.pin(), 10_000))
+    rows = sorted((one for one in items if isinstance(one, Row)), key=lambda row: str(row.values["request_id"]))
+    passed = Counter(one.reason for one in items if isinstance(one, Passed))
+    return rows, [one for one in items if isinstance(one, BadRow)], passed
+
+
+def log(path: Path, lines: Sequence[Line]) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def line(number: int, prompt: str = "q", time: int = 1, **values: Any) -> Line:
+    return {"request_id": number, "prompt": prompt, "answer": f"a{number}", "time": time, **values}
+
+
+def test_late_lines_tell_more_of_a_request_and_the_latest_counts(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    log(folder / "b.jsonl", [line(1, language="en"), line(2, thumb=True), line(3)])
+    late = log(folder / "a.jsonl", [{"request_id": 1, "correction": "old", "time": 5}, {"request_id": 3, "time": 9}])
+    later = log(folder / "c.jsonl", [{"request_id": "1", "correction": "new", "time": 6}])
+    rows, bad, passed = read(folder, "corrections")
+    assert [row.values for row in rows] == [
+        {"request_id": "1", "prompt": "q", "correction": "new", "language": "en", "time": 6}
+    ]
+    assert (rows[0].uri, rows[0].line) == (str(later), 1)  # so a retraining takes it for a fresh row
+    assert (bad, passed) == ([], {"joined": 3, "no_correction": 2})
+    later.unlink()
+    (again,), _, _ = read(folder, "corrections")
+    assert again.values["correction"] == "old"
+    assert again.uri == str(late)
+
+
+def test_a_thumb_is_a_truth_value_however_it_is_written(tmp_path: Path) -> None:
+    up, down = [True, 1, 1.0, "Up", "yes", "\U0001f44d", "+1"], [False, 0, -1, "down", "NO", "\U0001f44e"]
+    lines = [line(i, thumb=thumb, secret="x") for i, thumb in enumerate([*up, *down, None, " "], 10)]
+    path = log(tmp_path / "log.jsonl", [*lines, line(40, thumb="perhaps"), line(41, thumb=5)])
+    rows, bad, passed = read(path, "thumbs", drop_columns=["secret"])
+    assert [row.values["thumb"] for row in rows] == [True] * len(up) + [False] * len(down)
+    assert rows[0].values == {"request_id": 10, "prompt": "q", "answer": "a10", "thumb": True, "time": 1}
+    assert [(one.reason, one.line, one.column) for one in bad] == [
+        ("odd_thumb", 16, "thumb"),
+        ("odd_thumb", 17, "thumb"),
+    ]
+    assert passed == {"no_thumb": 2}
+
+
+def test_pairs_are_of_corrections_and_of_thumbs_that_differ(tmp_path: Path) -> None:
+    lines = [
+        line(1, "corrected", correction="better", thumb=False, language="en"),
+        line(2, "corrected", correction="a2"),
+        *(line(number, "p", thumb=number < 12, time=number, language="en") for number in (10, 11, 12, 13, 14)),
+        line(20, "alone", thumb=True),
+        line(21, "both", thumb=True, answer="same"),
+        line(22, "both", thumb=False, answer="same"),
+        line(30, "copies", thumb=True, answer="good"),
+        line(31, "copies", thumb=True, answer="good", time=2),
+        line(32, "copies", thumb=False, answer="poor"),
+        line(40),
+    ]
+    rows, _, passed = read(log(tmp_path / "log.jsonl", lines), "pairs")
+    pairs = {row.values["request_id"]: (row.values["chosen"], row.values["rejected"]) for row in rows}
+    assert pairs == {
+        1: ("better", "a1"),
+        "10>12": ("a10", "a12"),
+        "11>13": ("a11", "a13"),
+        "10>14": ("a10", "a14"),
+        "30>32": ("good", "poor"),
+    }
+    assert passed == {
+        "same_answer": 1,
+        "joined": 4,  # two answers that other rows hold, a copy, and the one that it is paired with
+        "no_counterpart": 1,
+        "contradictory_thumbs": 2,
+        "no_feedback": 1,
+    }
+    by_id = {row.values["request_id"]: row for row in rows}
+    assert by_id["10>14"].values["time"] == 14
+    assert by_id["10>14"].line == 7  # the later of the two: a pair with a new answer is a fresh row
+    assert by_id["10>14"].values["language"] == "en"
+
+
+def test_who_asks_to_be_forgotten_is(tmp_path: Path) -> None:
+    lines = [line(1, correction="x", time=2), line(2, correction="x"), line(3, correction="x", time=3)]
+    gone = [{"request_id": 1, "_deleted": True, "time": 2}, {"request_id": 3, "_deleted": True, "time": 1}]
+    rows, _, passed = read(log(tmp_path / "log.jsonl", [*gone, *lines]), "corrections")
+    assert [row.values["request_id"] for row in rows] == [2, 3]
+    assert passed == {"tombstone": 2, "deleted": 1}
+
+
+def test_parquet_says_what_jsonl_says(tmp_path: Path) -> None:
+    lines = [line(i, f"p{i // 2}", thumb=i % 2 == 0, time=i) for i in range(6)]
+    parquet.write_table(pa.Table.from_pylist(lines), tmp_path / "log.parquet")
+    for gives in ("thumbs", "pairs"):
+        of_table, _, _ = read(tmp_path / "log.parquet", gives)
+        of_lines, _, _ = read(log(tmp_path / "log.jsonl", lines), gives)
+        assert [row.values for row in of_table] == [row.values for row in of_lines]
+
+
+maybe = st.none() | st.sampled_from("xyz")
+events = st.lists(
+    st.fixed_dictionaries(
+        {"request_id": st.integers(0, 4), "time": st.integers(0, 5)},
+        optional={"prompt": maybe, "answer": maybe, "correction": maybe, "thumb": st.none() | st.booleans()},
+    ),
+    max_size=25,
+)
+
+
+@given(events, st.sampled_from(["corrections", "thumbs", "pairs"]))
+@settings(deadline=None, max_examples=60)
+def test_every_line_is_counted_and_the_order_of_files_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[Line], gives: str
+) -> None:
+    every = {"request_id": 99, "prompt": "r", "answer": "s", "correction": "t", "thumb": True, "time": 0}
+    other = {**every, "request_id": 98, "answer": "v", "correction": None, "thumb": False}
+    third = {**other, "request_id": 97, "answer": "w", "thumb": True}
+    events = [
+        {**event, "time": 10 * event["time"] + place} for place, event in enumerate([*lines, every, other, third])
+    ]
+    folder = tmp_path_factory.mktemp("log")
+    log(folder / "one" / "a.jsonl", events)
+    log(folder / "two" / "b.jsonl", events[1::2])
+    log(folder / "two" / "c.jsonl", events[::2])
+    rows, bad, passed = read(folder / "one", gives)
+    assert len(rows) + passed.total() == len(events)
+    assert not bad
+    assert [row.values for row in read(folder / "two", gives)[0]] == [row.values for row in rows]
+    merged: dict[int, Line] = {}
+    for event in sorted(events, key=lambda event: event["time"]):
+        known = {name: value for name, value in event.items() if value is not None}
+        merged[event["request_id"]] = {**merged.get(event["request_id"], {}), **known}
+    if gives == "corrections":
+        expected = {(m["prompt"], m["correction"]) for m in merged.values() if "prompt" in m and "correction" in m}
+        assert {(row.values["prompt"], row.values["correction"]) for row in rows} == expected
+    elif gives == "thumbs":
+        expected = {
+            (m["prompt"], m["answer"], m["thumb"]) for m in merged.values() if {"prompt", "answer", "thumb"} <= {*m}
+        }
+        assert {(row.values["prompt"], row.values["answer"], row.values["thumb"]) for row in rows} == expected
+    else:
+        assert all(row.values["chosen"] != row.values["rejected"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("lines", "gives", "fields", "says"),
+    [
+        ([line(1), line(2)], "thumbs", {}, "no column 'thumb' in the rows; the columns are answer, prompt, request_id"),
+        ([line(1), line(2)], "corrections", {"correction": "fix"}, "no column 'fix' .*; name it as source.correction"),
+        ([line(1, thumb=None)], "thumbs", {}, "no request gives thumbs: 1 no_thumb; gather more"),
+        ([line(1, thumb=True), line(2, thumb=True)], "thumbs", {}, "all 2 thumbs are up, and only their difference"),
+        ([line(1, thumb=True), line(2, thumb=True)], "pairs", {}, "2 no_counterpart; all 2 thumbs are up; gather"),
+        ([line(1, time=1, thumb=True), line(2, time="2026-01-01", thumb=False)], "thumbs", {}, "1 and '2026-01-01'"),
+    ],
+)  # fmt: skip
+def test_a_log_that_teaches_nothing_is_one_line(
+    tmp_path: Path, lines: list[Line], gives: str, fields: dict[str, str], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        read(log(tmp_path / "log.jsonl", lines), gives, **fields)
+
+
+def test_broken_lines_are_bad_rows_and_an_empty_log_has_none(tmp_path: Path) -> None:
+    path = log(tmp_path / "log.jsonl", [line(1, correction="x"), {"prompt": "no id"}, line(2, time="soon")])
+    with path.open("a") as stream:
+        stream.write("{broken\n")
+    rows, bad, _ = read(path, "corrections")
+    assert len(rows) == 1
+    assert [one.reason for one in bad] == ["missing_key", "odd_updated", "broken_json"]
+    assert read(log(tmp_path / "empty.jsonl", []), "pairs") == ([], [], Counter())
+
+
+def test_columns_are_named_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="column 'prompt' is named for two things"):
+        Feedback(path="log/", gives="thumbs", answer="prompt")
+    with pytest.raises(ValueError, match="'time' is read"):
+        Feedback(path="log/", gives="thumbs", drop_columns=("time",))
+    (tmp_path / "log.csv").write_text("a\n")
+    with pytest.raises(DataError, match=r"suffix '.csv', allowed are .jsonl, .parquet"):
+        Feedback(path=str(tmp_path / "log.csv"), gives="thumbs").list()
+
+
+def test_a_log_in_a_bucket_says_the_same(tmp_path: Path, bucket: Any, s3_endpoint: str) -> None:
+    path = log(tmp_path / "log.jsonl", [line(i, thumb=i % 2 == 0) for i in range(4)])
+    bucket.put_object(Key="log/2026.jsonl", Body=path.read_bytes())
+    source = Feedback(path=f"s3://{bucket.name}/log/", gives="thumbs", endpoint_url=s3_endpoint)
+    of_bucket = [row for row in source.read(source.pin(), 10_000) if isinstance(row, Row)]
+    of_file, _, _ = read(path, "thumbs")
+    assert [row.values["answer"] for row in of_file] == sorted(str(row.values["answer"]) for row in of_bucket)
+    assert {row.uri for row in of_bucket} == {f"s3://{bucket.name}/log/2026.jsonl"}
