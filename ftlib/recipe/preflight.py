@@ -19,8 +19,9 @@ from ftlib.kinds.kind import KINDS
 from ftlib.merging.methods.graft import SENSIBLE
 from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
-from ftlib.models.pipelines import ONE_MODEL, check_pipeline, is_pipeline
+from ftlib.models.pipelines import check_pipeline
 from ftlib.models.pruning import stack_of
+from ftlib.models.with_diffusers import ONE_MODEL, is_pipeline
 from ftlib.recipe.misfits.forms import end_form, form_misfits, quantization_misfits
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import probe
