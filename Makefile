@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 SHAPES := --jaxtyping-packages=ftlib.training,ftlib.kinds,ftlib.merging,ftlib.evaluation,beartype.beartype
 
 .PHONY: run test test-shapes test-slow collect gpu-check gpu-wheels test-s3 image ceph postgres lint types contracts imports check
-.PHONY: format clean
+.PHONY: format clean evidence
 .DEFAULT_GOAL := run
 
 # The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
@@ -21,7 +21,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("reglage needs Python 3.11 or newer, this is %s; set PYTHON=" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "torch==2.13.0"
-	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql]"
+	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql,diffusion]"
 	$(BIN)/python -m flows.prefect_server
 	@touch $@
 
@@ -61,6 +61,9 @@ postgres:  ## PostgreSQL's server from Debian's packages, for the slow tests of 
 test-s3: $(READY)  ## store and registry against a real S3 server on loopback, kills and races too
 	$(BIN)/python infra/radosgw.py $(BIN)/pytest -m "not gpu" --timeout 1800 tests/ftlib/storage tests/ftlib/registry
 	$(if $(CEPH_TREE),$(BIN)/python infra/radosgw.py --backend dbstore $(BIN)/pytest tests/ftlib/registry/test_refused_store.py)
+
+evidence: $(READY)  ## what each technique shows on real data: runs what is missing, hours from nothing, and writes docs/evidence.md
+	$(BIN)/python -m benchmarks.evidence
 
 lint: $(READY)
 	$(BIN)/ruff check .

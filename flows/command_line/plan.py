@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.command_line.console import stdout_console
-from flows.jobs import bases, found_companions
+from flows.jobs import bases, found_companions, found_onto
 from flows.steps import Inputs, pinned, scorings, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, Config, Split
@@ -189,7 +189,8 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     else:
         check_card(recipe, on)
     planner = Planner(work, prepare)
-    walk(steps(recipe, work, Inputs(model, pinned(recipe, work), companions=companions)), planner.look)
+    given = Inputs(model, pinned(recipe, work), companions=companions, onto=found_onto(recipe, work))
+    walk(steps(recipe, work, given), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
     prepared = planner.prepared
     if len(prepared) < len(recipe.datasets):
@@ -318,22 +319,29 @@ class _Sizing:
         """Return a phase with its model, data and compute, as the prediction takes it."""
         from ftlib.training.footprint import shapes_of, without_weights
         from ftlib.training.memory import Sized
+        from ftlib.training.objectives.policy import START
+        from ftlib.training.rollouts import stand_ins
 
         kind, labels = self.recipe.kind(phase), len(self.labels)
         models = self.companions.get(phase.name, {})
         compute = self.recipe.compute
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
+        writes: bool = getattr(phase.objective, "writes", False)
+        train, validation = stand_ins(phase, self._splits(phase, "train"), self._splits(phase, "validation"))
         return Sized(
             model=shapes_of(self.model, kind, labels, phase, _heads(self.recipe, self.tasks)),
             phase=phase,
             compute=compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
             precision=precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
-            train=self._splits(phase, "train"),
-            validation=self._splits(phase, "validation"),
+            train=train,
+            validation=validation,
             companions={
-                name: without_weights(models[name].folder if name in models else self.whole, kind, labels)
-                for name in phase.companions
+                **{
+                    name: without_weights(models[name].folder if name in models else self.whole, kind, labels)
+                    for name in phase.companions
+                },
+                **({START: without_weights(self.whole, kind, labels)} if writes else {}),
             },
         )
 

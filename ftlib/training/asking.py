@@ -11,6 +11,8 @@ An objective has `needs` and `loss(model, batch)`. Beside that it may have
     drops_out: ClassVar[bool] = False         the model's dropout is off in training, as it was in what scored the rows
     first_loss: float | None                  the loss of the first step where what scored the rows is the start
     packs: ClassVar[bool] = True              it reads packed rows right: of a `Batch` that has `borders`
+    counts_rows: bool                         it counts rows, though several terms of a row are supervised
+    writes: ClassVar[bool] = True             rows are what the model writes; beside it is its start (`policy_loop.py`)
 """
 
 from __future__ import annotations
@@ -77,13 +79,15 @@ class Asking:
         """
         self.objective, self.model, self.collate, self.group = objective, model, collate, group
         self._precision, self._size, self._pack_tokens = precision, micro_batch_size, pack_tokens
-        self._beside = {"companions": companions} if getattr(objective, "companions", ()) else {}
+        asks = getattr(objective, "companions", ()) or getattr(objective, "writes", False)
+        self._beside = {"companions": companions} if asks else {}
         self._prepare = getattr(objective, "prepare", None)
         self._remember = getattr(objective, "remember", None)
         self._count_of = getattr(objective, "count_of", None)
         self._teacher: Average | None = None
         self._average: Average | None = None
         self._self_kl = 0.0
+        self._counts_rows: bool = getattr(objective, "counts_rows", False)
         self.drops_out: bool = getattr(objective, "drops_out", True)
         """Whether the model's dropout is on while it trains."""
         self._counts_known: bool = getattr(objective, "counts_known", True)
@@ -104,7 +108,7 @@ class Asking:
         or for a row that is longer than a pack.
         """
         pieces = self._dealt(split, rows) if built is None else [*built]
-        count = int(split.terms(rows).sum())
+        count = len(rows) if self._counts_rows else int(split.terms(rows).sum())
         if self._prepare is not None or self._remember is not None:
             pieces, count = self._prepared(split, pieces, rows, count)
         if self._self_kl and torch.is_grad_enabled():

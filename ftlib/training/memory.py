@@ -23,6 +23,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import head_modules
 from ftlib.kinds.packed_attention import NAME, plain_model
 from ftlib.kinds.split import PreparedSplit
+from ftlib.models.limits import text_config
 from ftlib.storage.files import in_bytes
 from ftlib.training.asking import Asking
 from ftlib.training.by_task import minimised
@@ -32,6 +33,7 @@ from ftlib.training.group import Group
 from ftlib.training.layers import checkpoint_activations, transformer_layers
 from ftlib.training.live_bytes import Held, LiveBytes, bytes_of, without_memory
 from ftlib.training.modes import batch_norms, into_training
+from ftlib.training.objectives.policy import PolicyObjective
 from ftlib.training.optimizer import is_hidden_matrix
 from ftlib.training.phase import Phase
 from ftlib.training.process_bytes import PROCESS
@@ -131,9 +133,9 @@ class Sized:
 
         Of tokens as many as of the longest rows go into one: those of shorter rows have more, and are as wide.
         """
-        optimizer = self.phase.optimizer
+        optimizer, draws = self.phase.optimizer, getattr(self.phase.objective, "group_size", 1)
         if optimizer.batch_tokens is None:
-            return times * optimizer.batch_size
+            return times * optimizer.batch_size * draws
         longest = max((int(split.sizes.max()) for split in splits if len(split)), default=1)
         return max(1, times * optimizer.batch_tokens // max(1, longest))
 
@@ -254,7 +256,7 @@ def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) ->
     if sized.sharded:
         training = replace(training, gradients=of_trained)
     stepping = Held(gradients=0 if buckets else of_trained)  # where DDP has added them up, they lie in its buckets
-    most = max(training, judging, stepping, key=lambda held: held.total)
+    most = max(training, judging, stepping, _writing(sized, shapes), key=lambda held: held.total)
     return state.model_copy(
         update={
             "gradients": most.gradients,
@@ -340,6 +342,23 @@ def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) ->
     training = live.peak(there_and_back, gradients=way)
     live.model.eval()
     return training, live.peak(there) if any(map(len, sized.validation)) else Held()
+
+
+def _writing(sized: Sized, shapes: nn.Module) -> Held:
+    """Count what a policy holds while it writes: keys and values of every token, and one token's distributions."""
+    objective = sized.phase.objective
+    if not isinstance(objective, PolicyObjective):
+        return Held()
+    config = text_config(plain_model(shapes).config)
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    tokens = max((int(split.sizes.max()) for split in sized.train if len(split)), default=0)
+    number = 2 if sized.precision == "bf16" else 4
+    cache = 2 * config.num_hidden_layers * heads * width * tokens * number * sized.rows
+    # One layer's is copied while it grows; the distributions are in float32, and twice in float64 to draw from.
+    return Held(
+        activations=cache + cache // config.num_hidden_layers, logits=(2 * 4 + 2 * 8) * _words(shapes) * sized.rows
+    )
 
 
 def _words(model: nn.Module) -> int:

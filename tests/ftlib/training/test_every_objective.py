@@ -30,6 +30,7 @@ from ftlib.testing import (
     tiny_chat_lm,
     tiny_chats,
     tiny_classifier,
+    tiny_comparisons,
     tiny_multi_label_rows,
     tiny_pairs,
     tiny_preferences,
@@ -44,6 +45,7 @@ from ftlib.testing import (
 from ftlib.training.asking import Asking
 from ftlib.training.group import Group
 from ftlib.training.objectives import Objective
+from ftlib.training.objectives.policy import GROUP, START, WORTH
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 
@@ -58,11 +60,16 @@ ROWS: dict[BatchKind, Callable[[int], Sequence[Any]]] = {
     "chats": tiny_chats,
     "masked": tiny_rows,
     "retrieved": tiny_pairs,
+    "compared": tiny_comparisons,
     "preferences": tiny_preferences,
     "judged": tiny_thumbs,
 }
 """Rows of every kind that an objective may need, as `tiny_prepared` reads them."""
-FIELDS: dict[str, dict[str, Any]] = {"cosine": {"threshold": 1e-3}}  # a tiny model is sure of nothing
+FIELDS: dict[str, dict[str, Any]] = {
+    "cosine": {"threshold": 1e-3},  # a tiny model is sure of nothing
+    "rloo": {"reward": {"kind": "length", "most": 9}, "updates": 2},
+    "grpo": {"reward": {"kind": "length", "most": 9}, "beta": 0.1},
+}
 """What an objective must be told, by its kind."""
 TUNINGS = {"full": Full(), "lora": LoRA(rank=2)}
 OBJECTIVES: list[type[Any]] = [*get_args(get_args(Objective)[0])]
@@ -105,10 +112,11 @@ def rows_for(objective: Any, folder: Path, labels: tuple[str, ...]) -> PreparedS
     kind = next(kind.name for kind in KINDS.values() if kind.taught_as == objective.needs)
     data = tiny_prepared(folder / f"rows-{objective.kind}", {"train": ROWS[kind](12)}, kind=kind)
     path = split_file(data.path, "train")
-    for name in getattr(objective, "scores", ()):
+    for name in (WORTH, GROUP) if getattr(objective, "writes", False) else getattr(objective, "scores", ()):
         scored = path.with_name(f"{name}.arrow")
         shape = (12, len(labels)) if labels else (12, 2) if kind in ("preferences", "judged") else 12
         scores = np.random.default_rng(0).normal(size=shape)
+        scores = np.arange(12) // 3 if name == GROUP else scores
         add_scores(path, scored, name, scores.astype(np.float32))
         path = scored
     return open_split(path, labels).drawn(Draw(3, 1))
@@ -183,7 +191,7 @@ def check(objective_class: type[Any], tuning: str, folder: Path, splits: Sequenc
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter += 0.05 * torch.randn(parameter.shape)
-    others = getattr(objective, "companions", ())
+    others = (*getattr(objective, "companions", ()), *([START] if getattr(objective, "writes", False) else []))
     companions = {name: model_for(kind.name, folder, labels, seed=2 + i).eval() for i, name in enumerate(others)}
     whole = stepped(objective, model, companions, split, 1, None)
     assert whole.count > 0

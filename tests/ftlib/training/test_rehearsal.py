@@ -12,7 +12,7 @@ from ftlib.errors import TrainingError
 from ftlib.kinds.loading import load_model
 from ftlib.models.checkpoint import model_in
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
-from ftlib.training import loop as loops
+from ftlib.training import phase_loop as loops
 from ftlib.training import rehearsal
 from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves

@@ -1,0 +1,192 @@
+"""Policies that learn from their own answers: what is learnt, how it is split, and how it goes on after a kill."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlib.errors import RecipeError, TrainingError
+from ftlib.models.folder import find_model
+from ftlib.models.reference import ModelRef
+from ftlib.stages.base import BaseJob, base
+from ftlib.stages.train import TrainJob, train
+from ftlib.testing import tiny_causal_lm, tiny_prepared, tiny_prompts
+from ftlib.training import curves, rollouts
+from ftlib.training.compute import Compute
+from ftlib.training.objectives.grpo import GRPO
+from ftlib.training.objectives.rloo import RLOO
+from ftlib.training.optimizers.adamw import AdamW
+from ftlib.training.phase import Phase
+from ftlib.training.rewards.length import Length
+from ftlib.training.tuning.full import Full
+from ftlib.workspace import Workspace
+
+SHORT = Length(most=12)
+MEASURED = ("reward", "length", "ended", "repeated", "no_signal", "entropy", "kl")
+
+
+def make_job(root: Path, objective: Any = None, tuning: Any = None, epochs: int = 3, **compute: object) -> TrainJob:
+    rows = tiny_prompts(20)
+    data = tiny_prepared(root / "data", {"train": rows[:16], "validation": rows[16:]}, kind="completions")
+    model = find_model(ModelRef(path=str(tiny_causal_lm(root / "tiny"))))
+    start = base(BaseJob(model=model, kind="completions", labels=(), seed=1), Workspace(root))
+    phase = Phase(
+        name="tune",
+        dataset="d",
+        objective=objective or RLOO(reward=SHORT, group_size=4, max_new_tokens=8, beta=0.0),
+        tuning=tuning or Full(),
+        optimizer=AdamW(learning_rate=1e-2, epochs=epochs, batch_size=8, schedule="constant"),
+    )
+    options = {"workers": 0, "threads": 1, "checkpoint_seconds": 1e-6, **compute}
+    return TrainJob(
+        start=start, data=data, phase=phase, precision="fp32", seed=3, compute=Compute.model_validate(options)
+    )
+
+
+def measured(folder: Path) -> list[dict[str, float]]:
+    records = curves.read(folder / curves.FILE)
+    return [{name: one[name] for name in ("step", *MEASURED)} for one in records if "reward" in one]
+
+
+def test_a_policy_learns_what_is_worth_more_and_says_how(tmp_path: Path) -> None:
+    done = train(make_job(tmp_path, epochs=10), Workspace(tmp_path / "whole"))
+    series = measured(done.path)
+    assert len(series) == 20
+    assert float(done.facts["last_reward"]) > float(done.facts["first_reward"]) + 0.2
+    assert series[0]["kl"] == 0.0  # it is its own start
+    assert series[-1]["kl"] > 0.1
+    assert done.facts["last_kl"] == pytest.approx((series[-1]["kl"] + series[-2]["kl"]) / 2)
+    assert 0 < float(done.facts["best_validation_reward"]) <= 1
+    assert all(0 <= one["no_signal"] <= 1 and 0 <= one["repeated"] < 1 for one in series)
+
+
+def test_micro_batches_draw_and_learn_the_same(tmp_path: Path) -> None:
+    grpo = GRPO(reward=SHORT, group_size=3, max_new_tokens=6, updates=2, beta=0.1)
+    whole = train(make_job(tmp_path, grpo, Full(), 1), Workspace(tmp_path / "whole"))
+    cut = train(make_job(tmp_path, grpo, Full(), 1, micro_batch_size=5), Workspace(tmp_path / "cut"))
+    for one, other in zip(measured(whole.path), measured(cut.path), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+class Killed(BaseException):
+    """The machine is gone."""
+
+
+def test_a_rollout_that_was_cut_off_is_drawn_again_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(tmp_path, micro_batch_size=8)
+    whole = train(job, Workspace(tmp_path / "whole"))
+    sample, calls = rollouts.sample, list[int]()
+
+    def dies(*args: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 14:  # of a step's four micro-batches, one is drawn
+            raise Killed
+        return sample(*args, **more)
+
+    monkeypatch.setattr(rollouts, "sample", dies)
+    cut = Workspace(tmp_path / "cut")
+    with pytest.raises(Killed):
+        train(job, cut)
+    resumed = train(job, cut)
+    assert 0 < int(resumed.facts["resumed_from_step"]) < 6
+    assert resumed.weights == whole.weights
+    assert measured(resumed.path) == measured(whole.path)
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from ftlib.stages.train import TrainJob, train
+from ftlib.training import rollouts
+from ftlib.workspace import Workspace
+sample, calls = rollouts.sample, []
+def hangs(*args, **more):
+    calls.append(1)
+    if len(calls) == 14:
+        Path(sys.argv[3]).touch()
+        time.sleep(600)
+    return sample(*args, **more)
+rollouts.sample = hangs
+train(TrainJob.model_validate_json(Path(sys.argv[1]).read_text()), Workspace(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_a_rollout(tmp_path: Path) -> None:
+    job = make_job(tmp_path, micro_batch_size=8)
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    killed, sign = Workspace(tmp_path / "killed"), tmp_path / "hangs"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "job.json"), str(killed.root), str(sign)])
+    until = time.monotonic() + 120
+    while not sign.exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed, whole = train(job, killed), train(job, Workspace(tmp_path / "whole"))
+    assert int(resumed.facts["resumed_from_step"]) > 0
+    assert resumed.weights == whole.weights
+    assert measured(resumed.path) == measured(whole.path)
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Any:
+    from ftlib.on_ray.session import session
+
+    with session(Compute(workers=2, threads=1)):
+        yield
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_workers_draw_and_learn_what_one_does(tmp_path: Path, ray_session: None, sharding: str) -> None:
+    objective = RLOO(reward=SHORT, group_size=3, max_new_tokens=8)
+    alone = train(make_job(tmp_path, objective), Workspace(tmp_path / "alone"))
+    both = train(
+        make_job(tmp_path, objective, workers=2, sharding=sharding, micro_batch_size=5), Workspace(tmp_path / "both")
+    )
+    assert both.facts["world_size"] == 2
+    for one, other in zip(measured(alone.path), measured(both.path), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+def test_rewards_that_say_nothing_or_nonsense_end_the_run_in_one_line(tmp_path: Path) -> None:
+    same = RLOO(reward=Length(most=1000), group_size=2, max_new_tokens=4)
+    with pytest.raises(TrainingError, match="in the first 6 steps all 2 answers to each prompt were worth the same"):
+        train(make_job(tmp_path, same), Workspace(tmp_path / "same"))
+    long = RLOO(reward=SHORT, group_size=2, max_new_tokens=120)
+    with pytest.raises(RecipeError, match=r"max_new_tokens: 120, but the longest prompt has \d+ tokens, and the model"):
+        train(make_job(tmp_path, long), Workspace(tmp_path / "long"))
+    with pytest.raises(ValueError, match="draw 2 or more"):
+        RLOO(reward=SHORT, group_size=1)
+
+
+class Broken(Length):
+    """A reward that gives what it is told to give."""
+
+    gives: str
+
+    def grade(self, answered: Any, models: Any) -> Any:
+        del models
+        return [{"nan": float("nan"), "none": None}[self.gives]] * len(answered)
+
+
+@pytest.mark.parametrize(
+    ("gives", "reason"), [("error", "raised KeyError"), ("none", "returned None"), ("nan", "returned nan")]
+)
+def test_a_reward_without_numbers_is_named(tmp_path: Path, gives: str, reason: str) -> None:
+    job = make_job(tmp_path, epochs=1)
+    objective = RLOO(reward=SHORT, group_size=2, max_new_tokens=2).model_copy(
+        update={"reward": Broken(most=3, gives=gives)}
+    )
+    job = job.model_copy(update={"phase": job.phase.model_copy(update={"objective": objective})})
+    with pytest.raises(RecipeError, match=f"reward length: it {reason}"):
+        train(job, Workspace(tmp_path / "work"))
