@@ -506,8 +506,9 @@ def measured(
     """
     reports: list[EvalReport | None] = []
     for name in r.evaluations:
-        ready = members and prepared and beside is not None
-        job = jobs.evaluate_job(r, name, members, prepared, split, beside) if ready else None
+        job = None
+        if members and prepared and beside is not None:
+            job = jobs.evaluate_job(r, name, members, prepared, split, beside)
         on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
         reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
     return whole(reports)
