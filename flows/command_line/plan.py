@@ -13,6 +13,7 @@ from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError
+from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
@@ -362,7 +363,8 @@ class _Sizing:
         first = next(iter(files))
         if phase.mixes_rows and split == "train":
             return [open_splits([*files.values()], labels[first], tasks[first])]
-        return [open_split(file, labels[name], tasks[name]) for name, file in files.items()]
+        waited = {one: KINDS[self.recipe.kind(phase)].head().numbers(len(self.labels)) for one in phase.scores}
+        return [open_split(file, labels[name], tasks[name]).awaiting(waited) for name, file in files.items()]
 
 
 @dataclass(frozen=True)
