@@ -23,7 +23,7 @@ COMPLETIONS = RECIPE.with_name("completions.yaml")
         (RECIPE, "evaluations.films.metrics=[{kind: reward, reward: {kind: regex, pattern: a}}]", "batches"),
         (COMPLETIONS, "{kind: reward, reward: {kind: exact_match}}", None),
         (COMPLETIONS, "{kind: reward, reward: {kind: model}}", "its reward asks reward, got none"),
-        (COMPLETIONS, "{kind: reward, reward: {kind: python, function: 'nowhere:f'}}", "needs the package nowhere"),
+        (COMPLETIONS, "{kind: reward, reward: {kind: python, function: 'nowhere:f'}}", "its reward needs nowhere"),
         (
             COMPLETIONS,
             "{kind: win_rate, judge: {kind: reward, reward: {kind: python, function: 'nowhere:f'}}}",
