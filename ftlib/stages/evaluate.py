@@ -19,6 +19,7 @@ from ftlib.evaluation.room import check_room
 from ftlib.fingerprint import Job, digest
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.outcomes_file import read_outcomes
+from ftlib.kinds.samples import Samples
 from ftlib.merging.candidates import Candidate
 from ftlib.training.compute import Compute
 from ftlib.wording import counted, some
@@ -80,6 +81,7 @@ def outcomes_file(
     num_beams: int = 1,
     *,
     prompts: bool = False,
+    samples: Samples | None = None,
 ) -> Path:
     """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root.
 
@@ -88,6 +90,7 @@ def outcomes_file(
     asked = [data.digest(), split, *([max_new_tokens] if max_new_tokens else [])]
     asked += [f"{num_beams} beams"] if num_beams > 1 else []
     asked += ["prompts"] if prompts else []
+    asked += [samples.model_dump_json()] if samples else []
     # The end's own: its tokenizer spells the answers, whatever the weights are mixed of.
     key = digest([OUTCOMES_VERSION, candidate.digest(), candidate.end.tokenizer, list(candidate.end.labels), *asked])
     return Path("outcomes") / f"{key[:32]}.parquet"
@@ -96,7 +99,8 @@ def outcomes_file(
 def _outcomes_file(job: EvaluateJob, candidate: Candidate) -> Path:
     asked = job.evaluation
     prompts = any(metric.reads_prompts for metric in asked.metrics)
-    return outcomes_file(candidate, job.data, job.split, asked.max_new_tokens, asked.num_beams, prompts=prompts)
+    told = {"prompts": prompts, "samples": asked.samples}
+    return outcomes_file(candidate, job.data, job.split, asked.max_new_tokens, asked.num_beams, **told)
 
 
 def _check_rows(job: EvaluateJob) -> None:
@@ -152,6 +156,7 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
         split=job.split,
         max_new_tokens=job.evaluation.max_new_tokens,
         num_beams=job.evaluation.num_beams,
+        samples=job.evaluation.samples,
         compute=job.compute,
     )
     if job.compute.infers_on_ray:

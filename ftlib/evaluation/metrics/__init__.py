@@ -34,6 +34,7 @@ from ftlib.evaluation.metrics.mrr import MRR
 from ftlib.evaluation.metrics.ndcg import NDCG
 from ftlib.evaluation.metrics.nuclear_norm import NuclearNorm
 from ftlib.evaluation.metrics.pair_accuracy import PairAccuracy
+from ftlib.evaluation.metrics.pass_at_k import PassAtK
 from ftlib.evaluation.metrics.pearson import Pearson
 from ftlib.evaluation.metrics.perplexity import Perplexity
 from ftlib.evaluation.metrics.precision import Precision
@@ -101,6 +102,7 @@ Metric = Annotated[
     | BitsPerByte
     | ExactMatch
     | MeanReward
+    | PassAtK
     | WinRate
     | Rouge
     | Bleu
