@@ -15,8 +15,8 @@ from ftlib.recipe.misfits.evaluations import evaluation_misfits
 from ftlib.recipe.misfits.forms import adapter_misfits, end_form, form_misfits, quantization_misfits
 from ftlib.recipe.misfits.packing import packing_misfits
 from ftlib.recipe.misfits.phases import phase_misfits
-from ftlib.recipe.misfits.snapshots import snapshot_misfits
 from ftlib.recipe.misfits.rewards import reward_misfits
+from ftlib.recipe.misfits.snapshots import snapshot_misfits
 from ftlib.recipe.parts import RecipeParts
 from ftlib.urls import secrets_within
 from ftlib.wording import these
