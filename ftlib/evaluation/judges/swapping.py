@@ -40,7 +40,7 @@ def row_scores(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[float], li
 
 def _asked(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[Verdict], Cost]:
     """Ask what was not asked before: verdicts are kept in the user's cache, by the judge and the texts."""
-    identity, folder = judge.identity(), make_cache(user_cache() / "judged")
+    identity, folder = judge.identity(), make_cache(user_cache() / "verdicts")
     verdicts, cost = list[Verdict](), Cost()
     for start in range(0, len(pairs), CALLS_AT_ONCE):
         some = pairs[start : start + CALLS_AT_ONCE]
