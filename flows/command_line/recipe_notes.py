@@ -8,7 +8,7 @@ from ftlib.config import user_path
 from ftlib.errors import ModelError
 from ftlib.models.folder import package_folder
 from ftlib.recipe.file import load_recipe
-from ftlib.recipe.preflight import check_modality
+from ftlib.recipe.preflight import check_modality, check_principles
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.remarks import interpolation_remarks
 
@@ -19,6 +19,7 @@ def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, l
     Raises RecipeError with a line for each problem.
     """
     recipe = load_recipe(path, overrides)
+    check_principles(recipe)
     if (folder := model_folder(recipe)) is not None:
         check_modality(recipe, folder)
     return recipe, list(notes(recipe))

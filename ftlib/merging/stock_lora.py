@@ -16,7 +16,7 @@ from ftlib.merging.adapter_points import scaling_of
 from ftlib.merging.adapters import adapter_tensors, plain_name, write_scaled
 from ftlib.merging.methods import Kernel
 from ftlib.models.adapter import read_adapter
-from ftlib.models.pipelines import LORA
+from ftlib.models.with_diffusers import LORA
 from ftlib.wording import some
 
 

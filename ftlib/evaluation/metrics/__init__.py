@@ -55,6 +55,7 @@ from ftlib.evaluation.metrics.tag_accuracy import TagAccuracy
 from ftlib.evaluation.metrics.thumb_auroc import ThumbAUROC
 from ftlib.evaluation.metrics.thumb_margin import ThumbMargin
 from ftlib.evaluation.metrics.weighted_f1 import WeightedF1
+from ftlib.evaluation.metrics.win_rate import WinRate
 from ftlib.extensions import Open
 
 Metric = Annotated[
@@ -102,6 +103,7 @@ Metric = Annotated[
     | ExactMatch
     | MeanReward
     | PassAtK
+    | WinRate
     | Rouge
     | Bleu
     | ChrF

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from typing_extensions import override
 
 from ftlib.config import BatchKind, Name
 from ftlib.evaluation.metrics.base import MeanOverRows
+from ftlib.evaluation.reward_models import models_of, weights_of
 from ftlib.kinds.outcomes import CompletionOutcomes
-from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.training.rewards import Reward
-from ftlib.training.rewards.base import Answered, RewardModel
+from ftlib.training.rewards.base import Answered
 from ftlib.training.rewards.grading import graded
 
 if TYPE_CHECKING:
@@ -61,21 +60,11 @@ class MeanReward(MeanOverRows):
     @override
     def signature(self) -> str | None:
         """Return the digest of each reward model's weights, by its name."""
-        if not self.models:
-            return None
-        return "|".join(f"{name}:{find_model(ref).weights[:16]}" for name, ref in sorted(self.models.items()))
+        return weights_of(self.models) or None
 
 
 @lru_cache(maxsize=16)
 def _grades(metric: str, answered: tuple[Answered, ...]) -> tuple[float, ...]:
     """Return the grades by a metric's JSON: intervals and slices ask for the same rows again and again."""
     asked = MeanReward.model_validate_json(metric)
-    models: Mapping[str, RewardModel] = {name: _loaded(ref.path, ref.revision) for name, ref in asked.models.items()}
-    return tuple(graded(asked.reward, answered, models))
-
-
-@cache
-def _loaded(path: str, revision: str | None) -> RewardModel:
-    from ftlib.training.rewards.scoring import load_reward_model
-
-    return load_reward_model(find_model(ModelRef(path=path, revision=revision)))
+    return tuple(graded(asked.reward, answered, models_of(asked.models)))

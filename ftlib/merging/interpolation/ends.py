@@ -93,6 +93,11 @@ class InterpolationBase(Config, ABC):
         return None
 
     @property
+    def is_path(self) -> bool:
+        """Say whether there is one candidate at each alpha, so that a score has a curve along it."""
+        return False
+
+    @property
     def places(self) -> tuple[float, ...]:
         """Return the alphas at which a candidate is sure to lie, ascending; none where alpha means nothing."""
         return ()
