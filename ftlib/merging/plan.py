@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 from ftlib.errors import ModelError
+from ftlib.extensions import kind_of
 from ftlib.merging.methods import Chunk, Kernel
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import check_model, read_config, tensor_spans
@@ -114,7 +115,7 @@ def check_layers(kernel: Kernel, layers: int, name: str) -> None:
     """Raise ModelError if a method tells a model's layers apart and there are too few of them."""
     if layers < kernel.least_layers:
         raise ModelError(
-            f"{kernel.kind!r} gives each layer a share of its own, by its depth, and {name!r} has {layers} numbered "
+            f"{kind_of(type(kernel))!r} gives each layer a share of its own, by its depth, and {name!r} has {layers} numbered "
             f"layers where {kernel.least_layers} are the least: use wise_ft"
         )
 
