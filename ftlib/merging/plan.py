@@ -115,8 +115,8 @@ def check_layers(kernel: Kernel, layers: int, name: str) -> None:
     """Raise ModelError if a method tells a model's layers apart and there are too few of them."""
     if layers < kernel.least_layers:
         raise ModelError(
-            f"{kind_of(type(kernel))!r} gives each layer a share of its own, by its depth, and {name!r} has {layers} numbered "
-            f"layers where {kernel.least_layers} are the least: use wise_ft"
+            f"{kind_of(type(kernel))!r} gives each layer a share of its own, by its depth, and {name!r} has {layers} "
+            f"numbered layers where {kernel.least_layers} are the least: use wise_ft"
         )
 
 
