@@ -66,7 +66,7 @@ def test_by_the_curve_a_lone_peak_is_luck_and_the_hill_beside_it_is_not(tmp_path
     assert plain.chosen.alpha == 0.1
     assert 0.5 <= (got.chosen.alpha or 0.0) <= 0.8
     assert "the best expected target/accuracy of 11 candidates" in got.rule
-    assert "the best measured is alpha=0.1, 0.6850)" in got.why
+    assert "; the best is alpha=0.1, 0.6850)" in got.why
     assert (len(got.expected), len(got.curve)) == (11, 51)
     assert not plain.expected
     assert not plain.curve
