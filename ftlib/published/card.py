@@ -23,7 +23,7 @@ from ftlib.merging.candidates import Candidate
 from ftlib.models.adapter import read_adapter
 from ftlib.models.checkpoint import BOTTLENECK, Checkpoint, FoundModel
 from ftlib.models.folder import read_config
-from ftlib.models.pipelines import ONE_MODEL, PACKAGE
+from ftlib.models.with_diffusers import ONE_MODEL, PACKAGE
 from ftlib.published.lineage import called
 from ftlib.published.usage import adapter_usage, adapter_version_usage, tasks_usage, usage
 from ftlib.recipe.evidence import Evidence

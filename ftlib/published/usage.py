@@ -11,7 +11,7 @@ from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import LENGTHENING
 from ftlib.models.checkpoint import BOTTLENECK, Base, FoundModel
-from ftlib.models.pipelines import LORA
+from ftlib.models.with_diffusers import LORA
 from ftlib.recipe.recipe import Recipe
 from ftlib.wording import block, code
 

@@ -15,6 +15,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import audit_notes, rare_label_notes, task_spelling_notes
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.report import diagnosis, sections
 from ftlib.report.alignment_tax import tax_of, tax_section
 from ftlib.report.answers import answer_figures, answer_tables, shown
@@ -23,6 +24,8 @@ from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
 from ftlib.report.phases import learnt_in, phases_section, watched_metric
+from ftlib.report.policies import is_policy, policy_section
+from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
@@ -53,7 +56,12 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
     )
     shown = [
         sections.selection_section(
-            recipe, evidence.selection, evidence.candidates, evidence.sweep, _alpha_figures(evidence, folder)
+            recipe,
+            evidence.selection,
+            evidence.candidates,
+            evidence.sweep,
+            _alpha_figures(evidence, folder),
+            [*interpolation_remarks(recipe)],
         ),
         sections.results_section(rows, confidence),
         sections.differences_section(compared, chosen, same),
@@ -62,7 +70,9 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         _tax(evidence, work, folder),
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
+        principles_section(evidence.upheld),
         pruned_section(evidence.checkpoints, folder),
+        policy_section(evidence.ends, folder),
         sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
         sections.data_section(evidence.raw, evidence.prepared, notes),
         sections.lineage_section(
@@ -241,7 +251,7 @@ def _line(evidence: Evidence, path: str) -> Line | None:
 
 
 def _training_figures(checkpoints: Sequence[Checkpoint], folder: Path) -> list[Figure]:
-    curves = [_curve(checkpoint) for checkpoint in checkpoints[1:]]
+    curves = [_curve(checkpoint) for checkpoint in checkpoints[1:] if not is_policy(checkpoint)]
     curves = [curve for curve in curves if len(curve.loss) > 1 or len(curve.validation) > 1]
     return [training_curves(folder, curves)] if curves else []
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ftlib.models.pipelines import INDEX, import_diffusers
+from ftlib.models.with_diffusers import INDEX, import_diffusers
 from ftlib.testing.models import tiny_tokenizer
 from ftlib.testing.rows import LABELS, tiny_rows, write_jsonl
 
@@ -62,7 +62,10 @@ def tiny_pipeline(
                 latent_channels=4,
             )
     parts["tokenizer"] = tokenizer
-    parts["scheduler"] = diffusers.DDPMScheduler(num_train_timesteps=steps, prediction_type=predicts)
+    stock: dict[str, Any] = (
+        {"clip_sample": False, "steps_offset": 1} if latents else {}
+    )  # as its pipeline's class wants
+    parts["scheduler"] = diffusers.DDPMScheduler(num_train_timesteps=steps, prediction_type=predicts, **stock)
     index: dict[str, object] = {"_class_name": "StableDiffusionPipeline" if latents else "DiffusionPipeline"}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
