@@ -13,6 +13,7 @@ from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError
+from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
@@ -497,10 +498,17 @@ def _fisher_plans(
 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: "Footprint", speed: Speed) -> float:
-    """Return the seconds of one forward pass per candidate and token; equal weights are measured once."""
+    """Return the seconds of one forward pass per candidate and token; equal weights are measured once.
+
+    A language model's distance from the start is two more for each candidate but the start.
+    """
     members: dict[Split, int] = {SELECTION: recipe.interpolation.count(), REPORT: len(recipe.phases) + 2}
     datasets = [prepared[evaluation.dataset] for evaluation in recipe.evaluations.values()]
     tokens = sum(data.splits[split].tokens * count for data in datasets for split, count in members.items())
+    if recipe.select.divergence:
+        data = prepared[recipe.evaluations[recipe.select.divergence.partition("/")[0]].dataset]
+        passes = 2 * (members[SELECTION] - 1) if KINDS[data.kind].diverges_by == "token" else 0
+        tokens += data.splits[SELECTION].tokens * passes
     return tokens * 2.0 * size.computing / speed.flops
 
 
