@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 SHAPES := --jaxtyping-packages=ftlib.training,ftlib.kinds,ftlib.merging,ftlib.evaluation,beartype.beartype
 
 .PHONY: run test test-shapes test-slow collect gpu-check gpu-wheels test-s3 image ceph postgres lint types contracts imports check
-.PHONY: format clean
+.PHONY: format clean evidence
 .DEFAULT_GOAL := run
 
 # The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
@@ -61,6 +61,9 @@ postgres:  ## PostgreSQL's server from Debian's packages, for the slow tests of 
 test-s3: $(READY)  ## store and registry against a real S3 server on loopback, kills and races too
 	$(BIN)/python infra/radosgw.py $(BIN)/pytest -m "not gpu" --timeout 1800 tests/ftlib/storage tests/ftlib/registry
 	$(if $(CEPH_TREE),$(BIN)/python infra/radosgw.py --backend dbstore $(BIN)/pytest tests/ftlib/registry/test_refused_store.py)
+
+evidence: $(READY)  ## what each technique shows on real data: runs what is missing, hours from nothing, and writes docs/evidence.md
+	$(BIN)/python -m benchmarks.evidence
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -192,7 +192,7 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     tasks = {task.name: task.labels for task in first.tasks}
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=first.labels, tasks=tasks)
     folder = champion.pull(registry, run.work)
-    cells = measured(r, run, data, folder)
+    cells = measured(r, run, data, folder, evidence.checkpoints)
     ours, trained = evidence.selection.chosen.name, champion.trained_on(folder)
     differences, left_out = against_champion(ours, evidence.final, r, cells, run.work, trained)
     compared = r.retrain.compare or r.select.by

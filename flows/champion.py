@@ -15,7 +15,7 @@ from ftlib.data.profile import Profile
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, differences
 from ftlib.kinds.outcomes import Outcomes
-from ftlib.models.checkpoint import task_in
+from ftlib.models.checkpoint import Checkpoint, task_in
 from ftlib.published.lineage import indexed_rows
 from ftlib.published.row_index import RowIndex, contains, packed
 from ftlib.recipe.recipe import Recipe
@@ -79,8 +79,11 @@ def in_place(registry: ModelRegistry, r: Recipe) -> InPlace | None:
     return InPlace(facts, version, cast("dict[str, Any]", registry.manifest(version).lineage))
 
 
-def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalReport, ...]:
-    """Measure the champion on the report splits, tokenised its own way; nothing if it does not know what rows ask."""
+def measured(r: Recipe, run: Runner, data: Data, folder: Path, trail: Sequence[Checkpoint]) -> tuple[EvalReport, ...]:
+    """Measure the champion on the report splits, tokenised its own way; nothing if it does not know what rows ask.
+
+    Its rewards are measured against the ends of the challenger's phases, as the challenger's are.
+    """
 
     def steps() -> Steps[tuple[EvalReport, ...]]:
         reports: list[EvalReport] = []
@@ -91,7 +94,7 @@ def measured(r: Recipe, run: Runner, data: Data, folder: Path) -> tuple[EvalRepo
                 if not home.is_dir():  # it was published before there was the task
                     continue
             finished = yield from fitting(CHAMPION, home, own, asked, bases(r, run.work))
-            measured = finished and (yield from measure(finished, own, data.raw, REPORT))
+            measured = finished and (yield from measure(finished, own, data.raw, REPORT, trail))
             reports += measured or ()
         return tuple(reports)
 

@@ -6,12 +6,15 @@ from types import MappingProxyType
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
-from ftlib.evaluation.measured import EvalReport
+from ftlib.errors import RecipeError
+from ftlib.evaluation.measured import EvalReport, KLToStart
+from ftlib.evaluation.principle_facts import RevisedDataset
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
-from ftlib.models.adapter import Bases, find_any
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.adapter import ANYWHERE, Bases, adapter_digest, find_any
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
+from ftlib.published.lineage import called
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.publish import CarriedFisher
@@ -19,6 +22,7 @@ from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.answer import AnswerJob
 from ftlib.stages.base import BaseJob, TaskHead
 from ftlib.stages.batch_norm import BatchNormJob
+from ftlib.stages.diverge import DivergeJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
@@ -26,14 +30,17 @@ from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
-from ftlib.stages.score import ScoreJob
+from ftlib.stages.revise import ReviseJob
+from ftlib.stages.score import MEASURED, ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
+from ftlib.stages.uphold import UpholdJob
 from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
+from ftlib.training.principles import read_principles
 from ftlib.workspace import Workspace
 
 NO_TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
@@ -129,8 +136,10 @@ def train_job(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         tasks=tuple(recipe.datasets[name].task for name in phase.parts) if recipe.tasks else (),
-        phase=phase.model_copy(update={"companions": {}, "scores": {}, "answers": None}),  # told by their bytes instead
+        # What frozen models and principles make of the rows is told by their bytes instead.
+        phase=phase.model_copy(update={"companions": {}, "scores": {}, "answers": None, "principles": None}),
         companions={name: beside[name] for name in phase.companions},
+        scored_by_start=tuple(sorted(name for name in phase.scores if beside[name].weights == trail[-1].weights)),
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
@@ -198,6 +207,76 @@ def answer_job(
     )
 
 
+def revise_job(
+    recipe: Recipe,
+    phase: Phase,
+    name: str,
+    trail: Sequence[Checkpoint],
+    data: PreparedDataset,
+    raw: RawDataset,
+    by: FoundModel | None,
+) -> ReviseJob:
+    """Say by which principles pairs are made of one of a phase's datasets; `by` is a critic from elsewhere."""
+    assert phase.principles is not None
+    return ReviseJob(
+        name=name,
+        model=trail[-1],
+        critic=_critic(phase, trail, by),
+        data=data,
+        raw=raw,
+        format=recipe.datasets[name].format,
+        principles=read_principles(phase.principles.file),
+        critique=phase.principles.critique,
+        revision=phase.principles.revision,
+        max_new_tokens=phase.principles.max_new_tokens,
+        temperature=phase.principles.temperature,
+        keep_cut=phase.principles.keep_cut,
+        checkers=phase.principles.checkers,
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
+
+
+def uphold_job(
+    recipe: Recipe,
+    phase: Phase,
+    name: str,
+    trail: Sequence[Checkpoint],
+    data: PreparedDataset,
+    raw: RawDataset,
+    by: FoundModel | None,
+    revised: RevisedDataset,
+) -> UpholdJob:
+    """Say whose answers to hold against a phase's principles: its start's and its end's, the last two of `trail`."""
+    assert phase.principles is not None
+    critic = _critic(phase, trail[:-1], by)
+    return UpholdJob(
+        phase=phase.name,
+        before=trail[-2],
+        after=trail[-1],
+        critic=critic or trail[-2],
+        called=called(critic) if critic else "the model itself, as it was before",
+        data=data,
+        raw=raw,
+        format=recipe.datasets[name].format,
+        drafted=revised.principles,
+        critique=phase.principles.critique,
+        max_new_tokens=phase.principles.max_new_tokens,
+        temperature=phase.principles.temperature,
+        checkers=phase.principles.checkers,
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
+
+
+def _critic(phase: Phase, trail: Sequence[Checkpoint], by: FoundModel | None) -> FoundModel | Checkpoint | None:
+    """Return who holds drafts against principles; None for the model that drafts."""
+    critic = phase.principles and phase.principles.critic
+    if not critic:
+        return None
+    return by or next(end for end in trail if end.phase == critic.phase)
+
+
 def score_job(
     recipe: Recipe,
     phase: Phase,
@@ -214,6 +293,37 @@ def score_job(
         tokenizer=trail[-1].tokenizer,
         labels=trail[-1].labels,
         precision=resolve_precision(phase, recipe.compute),
+        compute=recipe.compute,
+    )
+
+
+def reference_job(
+    recipe: Recipe, name: str, trail: Sequence[Checkpoint], prepared: Mapping[str, PreparedDataset]
+) -> ScoreJob:
+    """Say who an evaluation's rewards are measured against, and on which rows; `trail` is empty outside a run.
+
+    Raises RecipeError for the end of a phase that is not there, ModelError for a model that is not.
+    """
+    evaluation = recipe.evaluations[name]
+    companion, data = evaluation.reference, prepared[evaluation.dataset]
+    assert companion is not None
+    model: Checkpoint | FoundModel | None = next((end for end in trail if end.phase == companion.phase), None)
+    if model is None:
+        given = recipe.model if companion.phase == "base" else companion.model
+        if given is None:
+            raise RecipeError(
+                f"evaluations.{name}.reference: {companion.phase!r} is the end of a phase, which only a run makes; "
+                "give `model`, a folder that was published of it"
+            )
+        model = find_any(given, ANYWHERE)
+    return ScoreJob(
+        name="reference",
+        model=model,
+        data=data,
+        tokenizer=data.tokenizer,
+        labels=(),
+        precision="fp32",  # as evaluations ask
+        splits=MEASURED,
         compute=recipe.compute,
     )
 
@@ -236,9 +346,49 @@ def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return checkpoint.model_copy(update={"phase": f"{checkpoint.phase}-seed{seed}"})
 
 
-def interpolate_job(recipe: Recipe, trail: Sequence[Checkpoint], siblings: Sequence[Checkpoint]) -> InterpolateJob:
-    """Say which candidates to name first, before any is measured."""
-    return InterpolateJob(start=trail[-2], end=trail[-1], siblings=tuple(siblings), interpolation=recipe.interpolation)
+def found_onto(recipe: Recipe, work: Workspace) -> FoundModel | None:
+    """Find the model that what training did is carried to, where the interpolation does so. Raises ModelError."""
+    onto = recipe.interpolation.carried_to
+    return find_any(onto.model, bases(recipe, work)) if onto else None
+
+
+def onto_job(recipe: Recipe, onto: FoundModel, labels: tuple[str, ...]) -> BaseJob:
+    """Say what is carried to: that model, with the head that the phases' rows want."""
+    return _head_job(recipe, recipe.phases[0], onto, labels)
+
+
+def as_onto(made: Checkpoint, start: Checkpoint) -> Checkpoint:
+    """Give what `onto_job` made a name of its own; it is asked the base's rows, whose tokens are its own too."""
+    return made.model_copy(update={"phase": "onto", "tokenizer": start.tokenizer})
+
+
+def interpolate_job(
+    recipe: Recipe,
+    trail: Sequence[Checkpoint],
+    siblings: Sequence[Checkpoint],
+    onto: Checkpoint | None = None,
+    found: FoundModel | None = None,
+) -> InterpolateJob:
+    """Say which candidates to name first, before any is measured; `found` is the model that `onto` was made of."""
+    start, end = trail[-2:]
+    if recipe.interpolation.start:
+        start = end.at(recipe.interpolation.start)
+    return InterpolateJob(
+        start=start,
+        end=end,
+        siblings=tuple(siblings),
+        onto=onto,
+        carried=_over(onto, found, end) if onto and found and end.form == "adapter" else None,
+        interpolation=recipe.interpolation,
+    )
+
+
+def _over(onto: Checkpoint, found: FoundModel, end: Checkpoint) -> Checkpoint:
+    """Return an adapter over another model than it was trained over."""
+    base = Base(name=found.name, weights=found.weights, uri=found.uri)
+    weights = adapter_digest(end.folder, base)
+    named = {"phase": f"{end.phase}-on-onto", "parent": onto.weights}
+    return end.model_copy(update={"base": base, "weights": weights, **named})
 
 
 def batch_norm_job(
@@ -257,23 +407,48 @@ def batch_norm_job(
 
 
 def evaluate_job(
-    recipe: Recipe, name: str, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset], split: Split
+    recipe: Recipe,
+    name: str,
+    members: Sequence[Candidate],
+    prepared: Mapping[str, PreparedDataset],
+    split: Split,
+    referenced: Mapping[str, PreparedDataset] = MappingProxyType({}),
 ) -> EvaluateJob:
-    """Say what to measure: every member on one split of one evaluation."""
+    """Say what to measure: every member on one split of one evaluation, whose rows may hold what a reference says."""
     evaluation = recipe.evaluations[name]
     task = recipe.datasets[evaluation.dataset].task
     return EvaluateJob(
         name=name,
-        evaluation=evaluation,
+        evaluation=evaluation.model_copy(update={"reference": None}),  # the rows hold what it says
         candidates=tuple(member.of_task(task) for member in members),
-        data=prepared[evaluation.dataset],
+        data=referenced.get(name, prepared[evaluation.dataset]),
         split=split,
         seed=recipe.seed,
         compute=recipe.compute,
     )
 
 
-def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport]) -> SelectJob:
+def diverge_job(
+    recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport], prepared: Mapping[str, PreparedDataset]
+) -> DivergeJob:
+    """Say whose distance from the start to measure, and on which rows: those that the rule names."""
+    name = (recipe.select.divergence or "").partition("/")[0]
+    evaluation = recipe.evaluations[name]
+    task = recipe.datasets[evaluation.dataset].task
+    return DivergeJob(
+        name=name,
+        evaluation=evaluation,
+        candidates=candidates.model_copy(update={"members": tuple(m.of_task(task) for m in candidates.members)}),
+        reports=tuple(report for report in sweep if any(cell.evaluation == name for cell in report.measured)),
+        data=prepared[evaluation.dataset],
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
+
+
+def select_job(
+    recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport], kl: KLToStart | None = None
+) -> SelectJob:
     """Say which of the measured candidates to choose from, and how."""
     return SelectJob(
         candidates=candidates,
@@ -281,4 +456,5 @@ def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalRepor
         evaluations=recipe.evaluations,
         select=recipe.select,
         seed=recipe.seed,
+        kl=kl,
     )

@@ -1,11 +1,11 @@
 """Measure a finished model on a recipe's evaluations, with rows tokenised as it wants them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows import jobs
-from flows.steps import measured
+from flows.steps import measured, referenced
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.identity import identities
@@ -13,7 +13,7 @@ from ftlib.evaluation.measured import EvalReport
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
 from ftlib.models.adapter import ANYWHERE, Bases, find_any
-from ftlib.models.checkpoint import FoundModel
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
 from ftlib.recipe.preflight import check_modality
@@ -55,11 +55,15 @@ def fitting(
 
 
 def measure(
-    finished: Finished, recipe: Recipe, raw: Mapping[str, RawDataset], split: Split
+    finished: Finished, recipe: Recipe, raw: Mapping[str, RawDataset], split: Split, trail: Sequence[Checkpoint] = ()
 ) -> Steps[list[EvalReport] | None]:
-    """Prepare the evaluations' rows for it, and measure it on one split of each."""
+    """Prepare the evaluations' rows for it, and measure it on one split of each.
+
+    `trail` has the ends of a run's phases, against which rewards may be measured.
+    """
     prepared: dict[str, PreparedDataset] = {}
     for of in recipe.evaluation_datasets():
         if dataset := (yield from step(preprocess, jobs.preprocess_job(recipe, of, raw, finished.model), of)):
             prepared[of] = dataset
-    return (yield from measured(recipe, [finished.candidate], prepared, split, 1))
+    beside = yield from referenced(recipe, trail, prepared)
+    return (yield from measured(recipe, [finished.candidate], prepared, split, 1, beside))

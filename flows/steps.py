@@ -14,7 +14,9 @@ from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
-from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.measured import EvalReport, KLToStart
+from ftlib.evaluation.principle_facts import RevisedDataset, Upheld
+from ftlib.evaluation.selection import Selection
 from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.plan import check_patterns
@@ -24,10 +26,12 @@ from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import (
     audit_notes,
+    check_apart,
     check_forms,
     check_labels,
     check_modality,
     check_parts,
+    check_principles,
     check_prompts,
     check_prune,
     check_registry,
@@ -38,6 +42,7 @@ from ftlib.recipe.preflight import (
     task_spelling_notes,
 )
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.recipe.resources import check_resources
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
@@ -46,21 +51,25 @@ from ftlib.stages.add_tokens import AddTokensJob, add_tokens
 from ftlib.stages.answer import answer
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
+from ftlib.stages.distance import DistanceJob, distance
+from ftlib.stages.diverge import diverge
 from ftlib.stages.evaluate import evaluate
 from ftlib.stages.fisher import fisher
 from ftlib.stages.ingest import ingest
-from ftlib.stages.interpolate import interpolate, scores_so_far
+from ftlib.stages.interpolate import InterpolateJob, interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.prune import prune
 from ftlib.stages.quantize import quantize
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
+from ftlib.stages.revise import revise
 from ftlib.stages.score import score
 from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
+from ftlib.stages.uphold import uphold
 from ftlib.training.fisher import Fisher, read_carried
-from ftlib.training.phase import ANSWERS, Phase
+from ftlib.training.phase import ANSWERS, CRITIC, Phase
 from ftlib.workspace import Workspace
 
 T = TypeVar("T")
@@ -80,6 +89,8 @@ class Inputs(NamedTuple):
     """The phases' companions that are models from elsewhere, by phase and name."""
     task_names: Mapping[str, Sequence[str]] = MappingProxyType({})
     """As `names`, of each of the version's tasks."""
+    onto: FoundModel | None = None
+    """The model that what training did is carried to, where the interpolation does so."""
 
 
 class Data(Config):
@@ -93,6 +104,8 @@ class Data(Config):
     tasks: dict[str, tuple[str, ...]] = {}
     """The labels of every task, where there are several."""
     companions: dict[str, dict[str, FoundModel]] = {}
+    """See `Inputs`."""
+    onto: FoundModel | None = None
     """See `Inputs`."""
     added_rows: tuple[int, ...] = ()
     """The numbers of the tokens that the recipe adds."""
@@ -121,9 +134,11 @@ def inputs(
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
     check_prune(r, model)
+    check_principles(r)
     if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
         read_carried(model)  # what it lacks is said now, and not behind the rows
-    return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
+    onto = jobs.found_onto(r, work)
+    return Inputs(model, pinned(r, work) if files is None else files, used, names, companions, onto=onto)
 
 
 def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
@@ -141,6 +156,8 @@ def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
 def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     """Ingest and preprocess every dataset, with the tokens that are added, and check that they go together."""
     check_modality(r, given.model.folder)
+    for words in interpolation_remarks(r):
+        note("interpolation", words)
     model, added = given.model, None
     if r.added_tokens:
         added = yield from step(add_tokens, AddTokensJob(model=model, tokens=r.added_tokens))
@@ -173,6 +190,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
         prepared=prepared,
         labels=labels,
         tasks=tasks,
+        onto=given.onto,
         added_rows=added.ids if added else (),
     )
 
@@ -194,7 +212,9 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, Path(start.base.uri) if start.base else start.weights_folder)
+    onto = yield from carried_to(r, start, data)
     trail, form, answering = [start], model.form, 0
+    rows, kept = data, list[Upheld | None]()
     if r.prune:
         trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
     for phase in r.phases:
@@ -204,25 +224,31 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         if phase.tuning.quantization and form == "dense":
             job = trail[-1] and jobs.quantize_job(r, phase, trail[-1])
             trail.append((yield from step(quantize, job, f"for {phase.name}")))
-        trail.append((yield from trained(r, phase, trail, data)))
+        rows, made = yield from revised(r, phase, whole(trail), data)
+        trail.append((yield from trained(r, phase, trail, rows)))
+        kept += yield from upheld(r, phase, whole(trail), data, made)
         form = phase.tuning.leaves or form
     siblings: list[Checkpoint | None] = [*elsewhere]
     for seed in r.interpolation.seeds:
-        again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)
+        again = yield from trained(r, r.phases[-1], trail[:-1], rows, seed)
         siblings.append(again and jobs.sibling_of(again, seed))
     norms = _measures_norms(r, model)
-    swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, norms=norms)
-    selection = yield from step(select, swept and jobs.select_job(r, *swept))
+    named = named_by(r, whole(trail), whole(siblings), onto, data)
+    beside = yield from referenced(r, whole(trail), data and data.prepared)
+    swept = yield from sweep(r, work, named, data and data.prepared, beside, norms=norms)
+    selection = yield from chosen(r, swept, data and data.prepared)
     checkpoints = whole(trail)
     ends = checkpoints and checkpoints[answering:]
-    finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
+    measured_too = [*(ends or ()), *([onto] if onto else [])]
+    finalists = [*map(Candidate.of, measured_too), selection.chosen] if ends and selection else None
     carried: Fisher | None = None
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
         carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
         carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
-    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1)
-    if not (data and checkpoints and swept and selection and final and (carried or not r.publish.fisher)):
+    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1, beside)
+    carries = carried or not r.publish.fisher
+    if not (data and checkpoints and swept and selection and final and carries and all(kept)):
         return None
     return Evidence(
         recipe=r,
@@ -240,7 +266,54 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
             if phase.beside
         },
         fisher=carried,
+        onto=data.onto,
+        upheld=tuple(one for one in kept if one),
     )
+
+
+def carried_to(r: Recipe, start: Checkpoint | None, data: Data | None) -> Steps[Checkpoint | None]:
+    """Make a checkpoint of the model that what training does is carried to, and see that it is near to the base.
+
+    Raises RecipeError, before anything is trained, if it is not.
+    """
+    if not r.interpolation.carried_to:
+        return None
+    job = data and data.onto and jobs.onto_job(r, data.onto, data.labels)
+    made = yield from step(base, job or None, "to carry to")
+    onto = jobs.as_onto(made, start) if made and start else None
+    measuring = DistanceJob(start=start, onto=onto) if start and onto else None
+    measured = yield from step(distance, measuring)
+    if not (measured and onto):
+        return None
+    note("distance", check_apart(r, measured.apart))
+    return onto.model_copy(update={"facts": {"apart": measured.apart}})
+
+
+def named_by(
+    r: Recipe,
+    trail: Sequence[Checkpoint] | None,
+    siblings: Sequence[Checkpoint] | None,
+    onto: Checkpoint | None,
+    data: Data | None,
+) -> InterpolateJob | None:
+    """Return the job that names candidates; None while something that they are made of is not made."""
+    if trail is None or siblings is None or (r.interpolation.carried_to and not onto):
+        return None
+    return jobs.interpolate_job(r, trail, siblings, onto, data and data.onto)
+
+
+def chosen(
+    r: Recipe,
+    swept: tuple[Candidates, list[EvalReport]] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+) -> Steps[Selection | None]:
+    """Choose one of the measured candidates, after measuring how far each moved where the rule asks for that."""
+    distances: KLToStart | None = None
+    if r.select.divergence:
+        job = jobs.diverge_job(r, *swept, prepared) if swept and prepared else None
+        distances = yield from step(diverge, job)
+    told = distances is not None or r.select.divergence is None
+    return (yield from step(select, jobs.select_job(r, *swept, distances) if swept and told else None))
 
 
 def _measures_norms(r: Recipe, model: FoundModel) -> bool:
@@ -275,6 +348,47 @@ def trained(
     phase = jobs.with_added_rows(phase, data.added_rows if data else ())
     job = jobs.train_job(r, phase, ends, prepared, companions, seed, weighed) if ends and prepared and ready else None
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
+
+
+def revised(
+    r: Recipe, phase: Phase, trail: Sequence[Checkpoint] | None, data: Data | None
+) -> Steps[tuple[Data | None, dict[str, RevisedDataset]]]:
+    """Return what a phase trains on: with pairs of its model's own drafts and revisions, where it has principles.
+
+    Beside it are those pairs, by the dataset whose prompts they answer.
+    """
+    pairs: dict[str, RevisedDataset] = {}
+    by = data.companions.get(phase.name, {}).get(CRITIC) if data else None
+    names = [*phase.parts] if phase.principles else []
+    for name in names:
+        job = (
+            jobs.revise_job(r, phase, name, trail, data.prepared[name], data.raw[name], by) if trail and data else None
+        )
+        if made := (yield from step(revise, job, f"{name} for {phase.name}", on_ray=r.compute.infers_on_ray)):
+            pairs[name] = made
+    if data is None or len(pairs) < len(names):
+        return None, pairs
+    return data.model_copy(update={"prepared": {**data.prepared, **pairs}}), pairs
+
+
+def upheld(
+    r: Recipe,
+    phase: Phase,
+    trail: Sequence[Checkpoint] | None,
+    data: Data | None,
+    pairs: Mapping[str, RevisedDataset],
+) -> Steps[list[Upheld | None]]:
+    """Hold what a phase's start and its end answer to held-out prompts against its principles."""
+    held: list[Upheld | None] = []
+    by = data.companions.get(phase.name, {}).get(CRITIC) if data else None
+    for name in phase.parts if phase.principles else ():
+        job = (
+            jobs.uphold_job(r, phase, name, trail, data.prepared[name], data.raw[name], by, pairs[name])
+            if trail and data and name in pairs
+            else None
+        )
+        held.append((yield from step(uphold, job, f"{name} for {phase.name}", on_ray=r.compute.infers_on_ray)))
+    return held
 
 
 def answered(
@@ -315,21 +429,21 @@ def scorings(phase: Phase) -> list[tuple[str, str, str]]:
 def sweep(
     r: Recipe,
     work: Workspace,
-    trail: Sequence[Checkpoint] | None,
-    siblings: Sequence[Checkpoint] | None,
+    job: InterpolateJob | None,
     prepared: Mapping[str, PreparedDataset] | None,
+    beside: Mapping[str, PreparedDataset] | None,
     *,
     norms: bool,
 ) -> Steps[tuple[Candidates, list[EvalReport]] | None]:
-    """Name candidates and measure them, until what was measured asks for no more of them.
+    """Name candidates, as a job asks at first, and measure them, until what was measured asks for no more of them.
 
-    With `norms` the model has BatchNorm, and each candidate gets its own statistics before it is measured.
+    `beside` is as `referenced` returns it. With `norms` the model has BatchNorm, and each candidate gets its own
+    statistics before it is measured.
     """
     count = r.interpolation.count()
-    job = None if trail is None or siblings is None else jobs.interpolate_job(r, trail, siblings)
     named = yield from step(interpolate, job, candidates=count)
     members = yield from completed(r, named and named.members, prepared, count, norms=norms)
-    reports = yield from measured(r, members, prepared, SELECTION, count)
+    reports = yield from measured(r, members, prepared, SELECTION, count, beside)
     while r.interpolation.adaptive and job and named and members and reports:
         by_digest = {member.as_named.digest(): member for member in members}
         job = job.model_copy(update={"scores": scores_so_far(members, reports, r, work)})
@@ -338,7 +452,7 @@ def sweep(
         if not new:
             break
         new = yield from completed(r, new, prepared, len(new), norms=norms)
-        more = yield from measured(r, new, prepared, SELECTION, len(new or ()))
+        more = yield from measured(r, new, prepared, SELECTION, len(new or ()), beside)
         if named and new and more:
             by_digest |= {member.as_named.digest(): member for member in new}
             members = [by_digest[member.digest()] for member in named.members]
@@ -364,17 +478,35 @@ def completed(
     return made and made.members
 
 
+def referenced(
+    r: Recipe, trail: Sequence[Checkpoint] | None, prepared: Mapping[str, PreparedDataset] | None
+) -> Steps[Mapping[str, PreparedDataset] | None]:
+    """Return the rows of the evaluations that measure rewards, by name, with what the reference says of them."""
+    beside: dict[str, PreparedDataset] = {}
+    names = [name for name, evaluation in r.evaluations.items() if evaluation.reference is not None]
+    for name in names:
+        job = None if trail is None or not prepared else jobs.reference_job(r, name, trail, prepared)
+        if made := (yield from step(score, job, f"for {name}", on_ray=r.compute.infers_on_ray)):
+            beside[name] = made
+    return beside if len(beside) == len(names) else None
+
+
 def measured(
     r: Recipe,
     members: Sequence[Candidate] | None,
     prepared: Mapping[str, PreparedDataset] | None,
     split: Split,
     count: int,
+    beside: Mapping[str, PreparedDataset] | None,
 ) -> Steps[list[EvalReport] | None]:
-    """Measure candidates, of which there will be `count` at most, on one split of every evaluation."""
+    """Measure candidates, of which there will be `count` at most, on one split of every evaluation.
+
+    `beside` is as `referenced` returns it.
+    """
     reports: list[EvalReport | None] = []
     for name in r.evaluations:
-        job = jobs.evaluate_job(r, name, members, prepared, split) if members and prepared else None
+        ready = members and prepared and beside is not None
+        job = jobs.evaluate_job(r, name, members, prepared, split, beside) if ready else None
         on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
         reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
     return whole(reports)

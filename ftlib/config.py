@@ -29,6 +29,7 @@ BatchKind = Literal[
     "preferences",
     "judged",
     "captioned_images",
+    "compared",
 ]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 

@@ -2,7 +2,8 @@
 
 A distribution names its class, or its function, as an entry point of one of these groups; see docs/add/extension.md.
 
-    reglage.metric  .source  .format  .objective  .tuning  .optimizer  .interpolation  .reward     a class that joins the union
+    reglage.metric  .source  .format  .objective  .tuning  .optimizer  .interpolation  .reward
+                                               a class that joins the union
     reglage.checker                            a function of a Recipe that yields what does not fit together in it
 
 What cannot join is left out and remembered: reading a recipe is then refused, in one line for each

@@ -4,10 +4,10 @@ from typing import Any
 
 from prefect import Task
 
-from tasks.assess import batch_norm, evaluate, interpolate, select
+from tasks.assess import batch_norm, distance, diverge, evaluate, interpolate, select
 from tasks.data import add_tokens, ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import answer, base, fisher, prune, quantize, score, train
+from tasks.train import answer, base, fisher, prune, quantize, revise, score, train, uphold
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
@@ -16,15 +16,19 @@ TASKS: dict[str, Task[..., Any]] = {
         ingest,
         preprocess,
         base,
+        distance,
         prune,
         quantize,
         answer,
+        revise,
         score,
         fisher,
         train,
+        uphold,
         interpolate,
         batch_norm,
         evaluate,
+        diverge,
         select,
         report,
         register,

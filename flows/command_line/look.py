@@ -159,7 +159,13 @@ def _of_row(
         source = inputs[INPUT_IDS]
         yield from _parts(tokenizer, source, [None] * len(source))
         yield Part(text=" → ", learnt=False, special=False)
-    yield from _parts(tokenizer, ids, _learnt(kind, target, supervised, len(ids)))
+    learnt = _learnt(kind, target, supervised, len(ids))
+    if isinstance(target, dict) and "rejected" in target:
+        other = target["places"][1]  # where the chosen answer ends, its prompt stands again before the other
+        yield from _parts(tokenizer, ids[:other], learnt[:other])
+        yield Part(text=" ≻ ", learnt=False, special=False)
+        ids, learnt = ids[other:], learnt[other:]
+    yield from _parts(tokenizer, ids, learnt)
 
 
 def _learnt(kind: Kind, target: Target, supervised: int, length: int) -> list[str | None]:
@@ -178,6 +184,8 @@ def _learnt(kind: Kind, target: Target, supervised: int, length: int) -> list[st
 
 
 def _learns(kind: Kind, target: Target) -> str:
+    if isinstance(target, dict) and "wanted" in target:
+        return "thumb up" if target["wanted"] else "thumb down"
     if kind.language or kind.answers_by_token:
         return ""
     return ", ".join(map(str, target)) if isinstance(target, list | tuple) else str(target)

@@ -107,6 +107,8 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             return pa.struct({"places": pa.list_(pa.int32()), **told, "end": pa.int32()})
         case "tokens" | "captioned_images":
             return None
+        case "compared":
+            return pa.struct({"border": pa.int32(), "margin": pa.float64()})
         case "masked" | "retrieved":
             return pa.list_(pa.int32())
         case "multi_labeled":

@@ -55,9 +55,20 @@ class Judgement(TypedDict):
     """The token that ends an answer; None where there is none."""
 
 
+class Comparison(TypedDict):
+    """Two texts of which the first is better; they lie one behind the other in a row."""
+
+    border: int
+    """The second text's first token."""
+    margin: float
+    """By how much the first is better; 0 where rows do not say."""
+
+
 NO_WORD, ASKED = -1, -2
 """In place of a token's word: that it is none's, and that it stands where a user hid one."""
 
-Target = str | int | float | tuple[str | None, ...] | tuple[int, ...] | Span | Turns | Pair | Judgement | None
+Target = (
+    str | int | float | tuple[str | None, ...] | tuple[int, ...] | Span | Turns | Pair | Judgement | Comparison | None
+)
 """What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, places in them,
 or the word, counted from 0, that every token is of."""

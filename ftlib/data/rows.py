@@ -128,6 +128,7 @@ DropReason = Literal[
     "answer_too_long",
     "missing_thumb",
     "thumb_not_yes_or_no",
+    "odd_margin",
 ]
 
 
@@ -177,6 +178,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "prompt_too_long": "a prompt leaves no room for an answer; raise format.max_tokens, or shorten the prompt",
         "answer_too_long": "an answer is never cut: raise format.max_tokens, or shorten prompt or answer",
         "thumb_not_yes_or_no": "a thumb is true or false, 1 or 0, yes or no, up or down",
+        "odd_margin": "a margin is a finite number from 0 on; where the other text is better, swap the two",
         "image_not_ingested": "the image column holds no images: name it in the source's images, which makes images of "
         "paths, bytes and base64",
     }

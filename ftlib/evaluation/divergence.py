@@ -13,6 +13,7 @@ from ftlib.errors import ModelError
 from ftlib.evaluation.forward_pass import batches_of
 from ftlib.kinds.batch import UNTAUGHT, Batch
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.next_tokens import next_tokens
 from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.token_log_probs import token_logits
@@ -30,12 +31,12 @@ def token_divergence(
     batches. Raises ModelError for another vocabulary, or if a result is not finite.
     """
     collate = Collator.of(ours)
-    sums, done = np.zeros(len(split), np.float64), 0
+    sums, head, done = np.zeros(len(split), np.float64), KINDS[split.kind].head(), 0
     reference.eval()
     ours.eval()
     with torch.inference_mode():
         for rows in batches_of(split):
-            sums[rows] = _of_batch(reference, ours, split.batch(rows, collate)).cpu().numpy()
+            sums[rows] = _of_batch(reference, ours, head.answered(split.batch(rows, collate))).cpu().numpy()
             done += len(rows)
             on_rows(done)
     if not np.isfinite(sums).all():

@@ -35,9 +35,8 @@ def answer_log_probs(model: Any, batch: Batch, *, measured: bool = False) -> Ans
     from ftlib.kinds.token_log_probs import token_log_probs
 
     assert batch.targets is not None
-    # Sequences are counted here, and terms of the loss there, of which a row has one.
-    sequences = replace(batch, targets=batch.targets != 0, terms=None)
-    sums = token_log_probs(model, sequences, measured=measured).double().sum(dim=1)
+    # `terms` are those of the loss, of which a row has one, and not its tokens.
+    sums = token_log_probs(model, replace(batch, terms=None), measured=measured).double().sum(dim=1)
     return AnswerLogProbs(sums.unflatten(0, (len(batch), -1)), lengths_of(batch))
 
 

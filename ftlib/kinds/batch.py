@@ -36,7 +36,8 @@ class Batch:
     for `tagged`, that of every token's tag, or `UNTAUGHT`; for `multi_labeled`, rows x labels of 0 and 1; for `scored`,
     a number each; for `spans`, the places of first and last token; for `chats`, rows x tokens, which of them are
     predicted. Of `preferences` and `judged` a row is two sequences, in inputs and targets one behind the other: which
-    tokens are the answer's, of `judged` -1 where it is not wanted. None where the tokens themselves are the targets."""
+    tokens are the answer's, of `judged` -1 where it is not wanted. For `compared`, the margin of each pair, whose two
+    texts lie one behind the other in the inputs. None where the tokens themselves are the targets."""
     terms: int | None = None
     """What `supervised` sums to, known without waiting for the device; None where only the device knows."""
     rows: Int[np.ndarray, " rows"] | None = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from ftlib.config import BatchKind
 from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
+    ComparedOutcomes,
     CompletionOutcomes,
     DenoisedOutcomes,
     JudgedOutcomes,
@@ -227,6 +228,12 @@ def _captioned_image_head() -> Head:
     from ftlib.kinds.heads.captioned_images import CaptionedImageHead
 
     return CaptionedImageHead()
+
+
+def _compared_head() -> Head:
+    from ftlib.kinds.heads.compared import ComparedHead
+
+    return ComparedHead()
 
 
 _ROWS = (
@@ -668,6 +675,36 @@ _ROWS = (
         snippet=snippets.DRAWN,
         note="The first noise of an image is drawn by a generator of the CPU from its seed, so the same seed, steps and "
         "guidance draw the same image.",
+    ),
+    Kind(
+        name="compared",
+        taught_as="compared",
+        head=_compared_head,
+        outcomes=ComparedOutcomes,
+        predictor=ScorePredictor,
+        least_labels=0,
+        whole_tags=False,
+        modality="text",
+        language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=True,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=1,
+        auto_class="AutoModelForSequenceClassification",
+        architectures=("ForSequenceClassification",),
+        task_type="SEQ_CLS",
+        pipeline="text-classification",
+        title="Reward model",
+        answers="",
+        snippet=snippets.REWARD,
+        note="The answer is a score without a unit: of two answers to one prompt, the one with the higher score is "
+        "preferred, with the probability sigmoid(difference). Scores of different prompts are not comparable.",
     ),
 )
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
     """Return what each position but the last is to predict: the token after it; `UNTAUGHT` where not supervised.
 
-    Targets mark the supervised tokens (chats); without any they are each row's last. Padding is known by the rows'
-    lengths, never by the pad id: where pad equals eos, that would unlearn stopping. Of an encoder-decoder the rows are
-    its decoder's, whose first token is the one that it begins with. A pack is one row here, and the
-    last token of a row in it does not predict the first of the next.
+    Targets mark the supervised tokens (chats, pairs; judged ones with a sign); without any they are each row's last.
+    Padding is known by the rows' lengths, never by the pad id: where pad equals eos, that would unlearn stopping. Of an
+    encoder-decoder the rows are its decoder's, whose first token is the one that it begins with. A pack is one row
+    here, and the last token of a row in it does not predict the first of the next.
     """
     import torch
 
@@ -28,7 +28,7 @@ def next_tokens(batch: Batch) -> Int[Tensor, "rows positions"]:
         supervised = _in_pack(positions, batch, batch.borders)[None]
     elif batch.targets is not None:
         padding = ids.shape[1] - batch.targets.shape[1]  # widths may be rounded up
-        supervised = torch.nn.functional.pad(batch.targets, (0, padding))[:, 1:]
+        supervised = torch.nn.functional.pad(batch.targets != 0, (0, padding))[:, 1:]
     else:
         ends = batch.inputs[answer_mask(batch.inputs)].sum(dim=1, keepdim=True)
         supervised = (positions < ends) & (positions >= ends - batch.supervised[:, None])

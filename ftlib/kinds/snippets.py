@@ -1,7 +1,7 @@
 """Python that people copy from a model card: how stock transformers asks a model of each kind as training did.
 
 `{folder}` is the model's, `{asked}` a text or a pair of them; `{prefix}`, `{separator}`, `{most}`, `{beams}` and
-`{split}` are what the recipe says of prompts, `{background}` of images.
+`{split}` are what the recipe says of prompts, `{scored}` of what is scored, `{background}` of images.
 """
 
 LABEL = """from transformers import pipeline
@@ -47,6 +47,18 @@ SCORE = """from transformers import pipeline
 
 model = pipeline("text-classification", model="{folder}", function_to_apply="none")
 print(model({asked})[0]["score"])"""
+
+# A pipeline would leave the end token out, and read another place.
+REWARD = """import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder = "{folder}"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+ids, end = tokenizer({scored}{split})["input_ids"], tokenizer.eos_token_id
+ids = ids if end is None or ids[-1] == end else [*ids, end]
+with torch.no_grad():
+    print(float(model(torch.tensor([ids])).logits[0, 0]))"""
 
 TAGS = """from transformers import pipeline
 

@@ -40,8 +40,11 @@ class PreparedSplit:
         self.targets, self.task = targets, task
         self.inputs = from_metadata(table.schema.metadata)
         self._columns = {column.name: _column(table[column.name], column) for column in self.inputs}
-        self.sizes: Int[np.ndarray, " rows"] = _sizes(self.inputs, self._columns, len(table))
-        """What each row costs: batches are built by it. For text, its tokens."""
+        several = None if targets is None else targets.sizes()
+        self.sizes: Int[np.ndarray, " rows"] = (
+            _sizes(self.inputs, self._columns, len(table)) if several is None else several
+        )
+        """What each row costs: batches are built by it. For text, its tokens, of several sequences padded ones."""
         self._answers = answer_input(self._columns)
         ids = self._columns.get(self._answers)
         self.lengths: Int[np.ndarray, " rows"] = (

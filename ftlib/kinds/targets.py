@@ -33,6 +33,10 @@ class Targets(ABC):
         """Return the terms of each row's loss under this draw. None: what the format counted."""
         return None
 
+    def sizes(self) -> Int[np.ndarray, " split"] | None:
+        """Return what every row of the split costs, where it is read as several sequences. None: its tokens."""
+        return None
+
     def segments(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> list[list[int]] | None:
         """Return these rows' `token_type_ids`, if they have any."""
         return None

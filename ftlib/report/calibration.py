@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftlib.evaluation.metrics.ece import bin_of, confidences
-from ftlib.kinds.outcomes import LabelOutcomes, MultiLabelOutcomes
+from ftlib.kinds.outcomes import ComparedOutcomes, LabelOutcomes, MultiLabelOutcomes
 from ftlib.report.bins import Bins, bin_means
 from ftlib.report.content import Figure
 from ftlib.report.figures import INK, colours, panels, plain, saved
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 BINS = 10
 
+Sure = LabelOutcomes | MultiLabelOutcomes | ComparedOutcomes
+"""Tables whose answers have a probability."""
 
-def calibration(folder: Path, tables: Mapping[str, LabelOutcomes | MultiLabelOutcomes]) -> Figure:
+
+def calibration(folder: Path, tables: Mapping[str, Sure]) -> Figure:
     """Draw how often an answer is right against how probable the model held it, in ten bins of equal width."""
     with panels(len(tables)) as (figure, grid):
         for axes, (name, table), colour in zip(grid, tables.items(), colours(len(tables)), strict=True):
@@ -39,7 +42,7 @@ def calibration(folder: Path, tables: Mapping[str, LabelOutcomes | MultiLabelOut
         return saved(figure, folder, "calibration", _caption(tables))
 
 
-def _caption(tables: Mapping[str, LabelOutcomes | MultiLabelOutcomes]) -> str:
+def _caption(tables: Mapping[str, Sure]) -> str:
     several = [isinstance(table, MultiLabelOutcomes) for table in tables.values()]
     answers = "each of its answers, one per row and label," if all(several) else "the probability of its answer"
     by = "binned by the probability it gives to each label of each row" if all(several) else f"binned by {answers}"
@@ -47,7 +50,7 @@ def _caption(tables: Mapping[str, LabelOutcomes | MultiLabelOutcomes]) -> str:
     return f"The chosen model on the test rows, {by}; larger dots hold more. Below the dotted line {below}."
 
 
-def reliability(table: LabelOutcomes | MultiLabelOutcomes) -> Bins:
+def reliability(table: Sure) -> Bins:
     """Return the bins of a table: of each row's answer, or of every yes and no of several labels."""
     import numpy as np
 
@@ -65,7 +68,7 @@ def reliability(table: LabelOutcomes | MultiLabelOutcomes) -> Bins:
 
 
 def _answers(
-    table: LabelOutcomes | MultiLabelOutcomes,
+    table: Sure,
 ) -> tuple[Float[np.ndarray, "rows answers"], Float[np.ndarray, "rows answers"]]:
     """Return how probable the model held each answer, and 1 where it was so."""
     import numpy as np

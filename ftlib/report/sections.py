@@ -191,9 +191,14 @@ def _of_one_scale(compared: Sequence[Difference]) -> list[list[int]]:
 
 
 def selection_section(
-    selection: Selection, candidates: Candidates, sweep: Sequence[EvalReport], figures: Sequence[Figure]
+    recipe: Recipe,
+    selection: Selection,
+    candidates: Candidates,
+    sweep: Sequence[EvalReport],
+    figures: Sequence[Figure],
+    remarks: Sequence[str] = (),
 ) -> Section:
-    """Return the rule, what it chose and why, and everything it looked at."""
+    """Return the rule, what it chose and why, what is remarked of the candidates, and everything it looked at."""
     cells = {(cell.candidate, cell.evaluation): cell for report in sweep for cell in report.measured}
     paths = list(dict.fromkeys((e, metric) for (_, e), cell in cells.items() for metric in cell.metrics))
     names = [member.name for member in candidates.members]
@@ -201,15 +206,23 @@ def selection_section(
         estimates_on_one_scale([_metric(cells.get((name, evaluation)), metric) for name in names])
         for evaluation, metric in paths
     ]
+    heads = [f"{evaluation} {metric}".replace("_", " ") for evaluation, metric in paths]
+    if selection.expected:
+        heads.insert(0, f"expected {recipe.select.by.replace('/', ' ')}{' + …' if recipe.select.plus else ''}")
+        columns.insert(0, estimates_on_one_scale(selection.expected))
+    if selection.kl:
+        heads.append(f"{selection.kl.evaluation} KL to start, nats")
+        columns.append(estimates_on_one_scale([moved.kl for moved in selection.kl.moved]))
     table = Table(
-        columns=["candidate", *(f"{evaluation} {metric}".replace("_", " ") for evaluation, metric in paths)],
+        columns=["candidate", *heads],
         rows=[
             Row([Cell(name), *(column[i] for column in columns)], "chosen" if name == selection.chosen.name else "")
             for i, name in enumerate(names)
         ],
         caption="validation rows",
     )
-    lead = f"Rule: {selection.rule}. {selection.why}"
+    said = [f"{words[0].upper()}{words[1:]}." for words in (*candidates.remarks, *remarks)]
+    lead = " ".join([f"Rule: {selection.rule}. {selection.why}", *said])
     return Section("selection", "How the model was chosen", lead, figures, [table])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,6 +19,8 @@ from ftlib.workspace import Workspace
 
 SCORED: tuple[Split, ...] = ("train", "validation")
 """What training reads; test rows are left as they are."""
+MEASURED: tuple[Split, ...] = ("validation", "test")
+"""What evaluations read."""
 
 
 class ScoreJob(Job):
@@ -25,6 +28,7 @@ class ScoreJob(Job):
 
     stage: ClassVar[str] = "score"
     version: ClassVar[int] = 1
+    introduced: ClassVar[Mapping[str, object]] = {"splits": SCORED}
 
     name: Name
     model: FoundModel | Checkpoint
@@ -34,7 +38,9 @@ class ScoreJob(Job):
     labels: tuple[str, ...]
     """Its labels, in the order of its logits."""
     precision: Literal["fp32", "bf16"]
-    """In which it trains."""
+    """In which it trains, or is measured."""
+    splits: tuple[Split, ...] = SCORED
+    """Which rows; the others are copied."""
     compute: Compute
 
 
@@ -59,13 +65,13 @@ def _build(job: ScoreJob, folder: Path) -> PreparedDataset:
     if KINDS[job.data.kind].answers_by_token:
         raise ModelError(f"{where}: {job.data.kind!r} rows have an answer for every token and none for the row")
     for split in SPLITS:
-        if split not in SCORED:
+        if split not in job.splits:
             shutil.copyfile(split_file(job.data.path, split), split_file(folder, split))
     plan = ScorePlan(
         name=job.name,
         model=job.model,
         data=job.data,
-        splits=SCORED,
+        splits=job.splits,
         labels=job.labels,
         precision=job.precision,
         folder=str(folder),

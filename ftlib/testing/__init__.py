@@ -19,11 +19,13 @@ from ftlib.testing.models import (
     tiny_text_to_text,
     tiny_tokenizer,
 )
+from ftlib.testing.pipelines import tiny_captioned_rows, tiny_pipeline
 from ftlib.testing.prepared import tiny_prepared, tiny_prepared_as, tiny_row_id
 from ftlib.testing.recipes import tiny_recipe
 from ftlib.testing.rows import (
     LABELS,
     tiny_chats,
+    tiny_comparisons,
     tiny_image_rows,
     tiny_multi_label_rows,
     tiny_pairs,
@@ -45,17 +47,20 @@ __all__ = [
     "ImageFamily",
     "TextFamily",
     "tiny_adapter",
+    "tiny_captioned_rows",
     "tiny_causal_lm",
     "tiny_chat_lm",
     "tiny_chat_tokenizer",
     "tiny_chats",
     "tiny_checkpoint",
     "tiny_classifier",
+    "tiny_comparisons",
     "tiny_image_classifier",
     "tiny_image_rows",
     "tiny_lm_tokenizer",
     "tiny_multi_label_rows",
     "tiny_pairs",
+    "tiny_pipeline",
     "tiny_preferences",
     "tiny_prepared",
     "tiny_prepared_as",

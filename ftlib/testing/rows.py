@@ -143,6 +143,20 @@ def tiny_pairs(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     ]
 
 
+def tiny_comparisons(count: int, *, seed: int = 0) -> list[dict[str, str | float]]:
+    """Make `count` rows with columns chosen, rejected and margin; the chosen text has more words about one topic."""
+    draw = random.Random(seed)
+    rows: list[dict[str, str | float]] = []
+    for i in range(count):
+        less, more = sorted(draw.sample(range(7), 2))
+        texts = [
+            draw.choices(TOPICS[0].split(), k=told) + draw.choices(SHARED.split(), k=8 - told) for told in (more, less)
+        ]
+        chosen, rejected = (f"{' '.join(draw.sample(words, 8))} {seed}-{i}" for words in texts)
+        rows.append({"chosen": chosen, "rejected": rejected, "margin": (more - less) / 2})
+    return rows
+
+
 def tiny_sources(count: int, *, seed: int = 0) -> list[dict[str, str]]:
     """Make `count` rows with columns source and target; which target follows from the source's words."""
     return [{"source": row["prompt"], "target": row["completion"]} for row in tiny_prompts(count, seed=seed)]

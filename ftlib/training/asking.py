@@ -8,6 +8,8 @@ An objective has `needs` and `loss(model, batch)`. Beside that it may have
     remember(model, batch) -> Prepared        as `prepare`, by the weights of the teacher: those of some steps ago
     renewal: int                              every how many steps the teacher takes the weights; first it is the start
     count_of(rows) -> int                     how many items it counts, of the `rows` of what was prepared
+    drops_out: ClassVar[bool] = False         the model's dropout is off in training, as it was in what scored the rows
+    first_loss: float | None                  the loss of the first step where what scored the rows is the start
     packs: ClassVar[bool] = True              it reads packed rows right: of a `Batch` that has `borders`
     counts_rows: bool                         it counts rows, though several terms of a row are supervised
     writes: ClassVar[bool] = True             rows are what the model writes; beside it is its start (`policy_loop.py`)
@@ -86,6 +88,8 @@ class Asking:
         self._average: Average | None = None
         self._self_kl = 0.0
         self._counts_rows: bool = getattr(objective, "counts_rows", False)
+        self.drops_out: bool = getattr(objective, "drops_out", True)
+        """Whether the model's dropout is on while it trains."""
         self._counts_known: bool = getattr(objective, "counts_known", True)
 
     def remembers(self, teacher: Average | None, average: Average | None, self_kl: float) -> None:

@@ -47,6 +47,18 @@ def head_features(
     return features
 
 
+def head_gaps(model: nn.Module, layer: nn.Linear, split: PreparedSplit, phase: str) -> Float[np.ndarray, "rows width"]:
+    """Return what enters the head's last layer for the better text of every row, less what does for the other."""
+
+    def gaps(inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        chosen, rejected = answers(model, inputs).unflatten(0, (-1, 2)).unbind(1)
+        return (chosen - rejected,)
+
+    with handing_on(layer):
+        (features,) = over_rows(model, split, phase, gaps)
+    return features
+
+
 @contextmanager
 def handing_on(layer: nn.Linear) -> Generator[None]:
     """Have a model's last layer hand on what enters it: its answer is then what it reads of a row, wherever it is."""

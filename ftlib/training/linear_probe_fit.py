@@ -8,10 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import nn
 
 from ftlib.errors import TrainingError
+from ftlib.kinds.heads.compared import Comparisons
 from ftlib.kinds.heads.labels import LabelTargets
-from ftlib.training.frozen_features import head_features, last_linear
+from ftlib.kinds.split import PreparedSplit
+from ftlib.training.frozen_features import head_features, head_gaps, last_linear
 from ftlib.training.tuning.base import Facts, Problem
 from ftlib.wording import counted
 
@@ -28,30 +31,47 @@ def fit_probe(problem: Problem, l2: float | Literal["auto"], path: Sequence[floa
     `l2: auto` is settled first, of the values of `path` by the validation rows, `usual` without any; the head is then
     what that number alone would have given.
     """
-    model, split, labels, phase = problem.model, problem.train, problem.labels, problem.phase
-    assert isinstance(split.targets, LabelTargets)
-    gold = split.targets.positions
-    if absent := sorted(set(labels) - {labels[i] for i in np.unique(gold)}):
+    split, labels = problem.train, problem.labels
+    compares = isinstance(split.targets, Comparisons)
+    layer = last_linear(problem.model, problem.head, 1 if compares else len(labels), "linear_probe")
+    seen = _compared if compares else _labelled
+    features, gold = seen(problem, layer, split)
+    if absent := sorted(label for i, label in enumerate(labels) if i not in gold):
         raise TrainingError(f"linear_probe: no training row has the label {', '.join(absent)}; remove it or add rows")
-    layer = last_linear(model, problem.head, len(labels), "linear_probe")
-    features = head_features(model, layer, split, phase)
-    intercept: Any = layer.bias  # torch's annotation leaves out that a layer may have none
+    bias: Any = layer.bias  # torch's annotation leaves out that a layer may have none
+    count, intercept = (2, False) if compares else (len(labels), bias is not None)
     chosen: Facts = {}
     if l2 == "auto":
         held_out = problem.validation
         l2, chosen = usual, {"l2_chosen_on": "nothing, without validation rows"}
         if len(held_out):
-            assert isinstance(held_out.targets, LabelTargets)
-            unseen = head_features(model, layer, held_out, phase)
-            both = (features, gold), (unseen, held_out.targets.positions)
-            l2 = best_l2(*both, len(labels), path, intercept=intercept is not None)
+            l2 = best_l2((features, gold), seen(problem, layer, held_out), count, path, intercept=intercept)
             chosen = {"l2_chosen_on": counted(len(held_out), "validation row")}
-    weight, bias, loss = solve(features, gold, len(labels), l2, intercept=intercept is not None)
+    weights, biases, loss = solve(features, gold, count, l2, intercept=intercept)
+    if compares:  # the one score's, whose constant no comparison tells
+        weights, biases = weights[1:] - weights[:1], biases[1:] - biases[:1]
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        if intercept is not None:
-            intercept.copy_(torch.from_numpy(bias))
+        layer.weight.copy_(torch.from_numpy(weights))
+        if bias is not None:
+            bias.copy_(torch.from_numpy(biases))
     return {"final_loss": loss, "l2": l2, **chosen}
+
+
+def _labelled(problem: Problem, layer: nn.Linear, split: PreparedSplit) -> Rows:
+    assert isinstance(split.targets, LabelTargets)
+    return head_features(problem.model, layer, split, problem.phase), split.targets.positions
+
+
+def _compared(problem: Problem, layer: nn.Linear, split: PreparedSplit) -> Rows:
+    """Return by how much the features of each row's two texts differ, and whether the first is better.
+
+    Each second row is turned around: a fit needs rows of both labels. Raises TrainingError for a single row.
+    """
+    gaps = head_gaps(problem.model, layer, split, problem.phase)
+    if len(gaps) == 1:
+        raise TrainingError("linear_probe: one pair has no best fit; add rows")
+    signs = 1 - 2 * (np.arange(len(gaps)) % 2)
+    return gaps * signs[:, None].astype(gaps.dtype), (signs > 0).astype(np.int64)
 
 
 def best_l2(train: Rows, validation: Rows, count: int, path: Sequence[float], *, intercept: bool) -> float:

@@ -337,7 +337,7 @@ def _passes(sized: Sized, shapes: nn.Module, beside: Mapping[str, nn.Module]) ->
         split, rows = widest(sized.validation, min(compute.micro_batch_size or share, share), compute.pack_tokens)
         asking.loss(split, asking.pieces(split, rows)[0][0])
 
-    into_training(live.model, updated=False)
+    into_training(live.model, updated=False, dropout=asking.drops_out)
     way = "handed on" if sized.hands_on else "kept" if sized.accumulates else "none"
     training = live.peak(there_and_back, gradients=way)
     live.model.eval()

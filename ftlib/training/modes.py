@@ -28,8 +28,13 @@ def moving_statistics(model: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in batch_norms(model) if any(p.requires_grad for p in m.parameters(recurse=False))}
 
 
-def into_training(model: nn.Module, *, updated: bool) -> nn.Module:
-    """Put a model into training mode, but for the layers of BatchNorm whose statistics stay; return it."""
+def into_training(model: nn.Module, *, updated: bool, dropout: bool) -> nn.Module:
+    """Put a model into training mode, but for the layers of BatchNorm whose statistics stay; return it.
+
+    Without `dropout` it is in eval mode, as what its answers are compared with was.
+    """
+    if not dropout:
+        return model.eval()
     model.train()
     moving = moving_statistics(model) if updated else {}
     for name, module in batch_norms(model):

@@ -56,6 +56,8 @@ class Plan(GroupPlan):
     seed: int
     companions: dict[str, FoundModel | Checkpoint] = {}
     """Frozen models beside the one that trains, by name."""
+    scored_by_start: tuple[str, ...] = ()
+    """Which of the scores that the rows bring are of what the phase starts from."""
     fisher: str | None = None
     """The file of the Fisher information that the penalty reads."""
 

@@ -57,7 +57,7 @@ def rehearse(sized: Sized, asking: Asking, run: Path) -> None:
 
 def _pass(sized: Sized, asking: Asking) -> None:
     model = asking.model
-    into_training(model, updated=False)  # its statistics are not to move for a rehearsal
+    into_training(model, updated=False, dropout=asking.drops_out)  # its statistics are not to move for a rehearsal
     ddp = isinstance(model, DistributedDataParallel)
     drops = [p.register_post_accumulate_grad_hook(_drop) for p in model.parameters() if p.requires_grad and ddp]
     try:

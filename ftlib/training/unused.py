@@ -30,8 +30,6 @@ def freeze_unused(
     than what it prepared.
     """
     alone = Group(rank=0, world_size=1, device=computes_on(model))
-    # Its statistics are not to move for a question.
-    into_training(model, updated=False)
     asking = Asking(
         objective,
         model,
@@ -41,6 +39,7 @@ def freeze_unused(
         precision=precision,
         micro_batch_size=1,  # there may be no room for more
     )
+    into_training(model, updated=False, dropout=asking.drops_out)  # its statistics are not to move for a question
     for part in parts:
         pieces, expected = asking.pieces(part, part.sizes.argsort()[::-1][:2])
         counted = 0

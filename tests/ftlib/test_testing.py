@@ -17,6 +17,7 @@ from ftlib.testing import (
     tiny_causal_lm,
     tiny_chats,
     tiny_classifier,
+    tiny_comparisons,
     tiny_multi_label_rows,
     tiny_pairs,
     tiny_preferences,
@@ -46,6 +47,7 @@ def test_there_are_prepared_rows_of_every_kind_of_text(tmp_path: Path) -> None:
         "retrieved": tiny_pairs(6),
         "preferences": tiny_preferences(6),
         "judged": tiny_thumbs(6),
+        "compared": tiny_comparisons(6),
     }
     assert [*rows] == [kind.name for kind in KINDS.values() if kind.modality == "text"]
     for kind, made in rows.items():

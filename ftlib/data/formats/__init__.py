@@ -4,6 +4,7 @@ from typing import Annotated
 
 from ftlib.data.formats.captioned_image import CaptionedImage
 from ftlib.data.formats.chat import Chat
+from ftlib.data.formats.compared_texts import ComparedTexts
 from ftlib.data.formats.labeled_image import LabeledImage
 from ftlib.data.formats.labeled_text import LabeledText
 from ftlib.data.formats.masked_text import MaskedText
@@ -28,6 +29,7 @@ Format = Annotated[
     | PlainText
     | MaskedText
     | RetrievalPairs
+    | ComparedTexts
     | PromptCompletion
     | Chat
     | TextToText

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files import read_file
-from ftlib.data.row_keys import DELETED, is_tombstone
+from ftlib.data.row_keys import DELETED, is_tombstone, moment_of
 from ftlib.data.row_versions import RowVersions
 from ftlib.data.rows import BadRow, Passed, PassReason, Row, Value, blame, need_column, reasons
 from ftlib.data.sources.files import read_object
@@ -376,8 +376,6 @@ class _Log:
         return partners
 
     def _moment(self, line: _Line) -> float:
-        from ftlib.data.row_keys import moment_of
-
         moment = moment_of(line.values.get(self.source.time))
         assert moment is not None  # it was checked when it was read
         return moment

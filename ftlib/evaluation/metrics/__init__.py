@@ -33,19 +33,29 @@ from ftlib.evaluation.metrics.micro_recall import MicroRecall
 from ftlib.evaluation.metrics.mrr import MRR
 from ftlib.evaluation.metrics.ndcg import NDCG
 from ftlib.evaluation.metrics.nuclear_norm import NuclearNorm
+from ftlib.evaluation.metrics.pair_accuracy import PairAccuracy
+from ftlib.evaluation.metrics.pass_at_k import PassAtK
 from ftlib.evaluation.metrics.pearson import Pearson
 from ftlib.evaluation.metrics.perplexity import Perplexity
 from ftlib.evaluation.metrics.precision import Precision
+from ftlib.evaluation.metrics.preference_accuracy import PreferenceAccuracy
+from ftlib.evaluation.metrics.preference_margin import PreferenceMargin
 from ftlib.evaluation.metrics.r2 import R2
 from ftlib.evaluation.metrics.ranking_precision import RankingPrecision
 from ftlib.evaluation.metrics.recall import Recall
 from ftlib.evaluation.metrics.recall_at import RecallAt
+from ftlib.evaluation.metrics.reward import MeanReward
+from ftlib.evaluation.metrics.reward_accuracy import RewardAccuracy
+from ftlib.evaluation.metrics.reward_margin import RewardMargin
 from ftlib.evaluation.metrics.rouge import Rouge
 from ftlib.evaluation.metrics.samples_f1 import SamplesF1
 from ftlib.evaluation.metrics.spearman import Spearman
 from ftlib.evaluation.metrics.subset_accuracy import SubsetAccuracy
 from ftlib.evaluation.metrics.tag_accuracy import TagAccuracy
+from ftlib.evaluation.metrics.thumb_auroc import ThumbAUROC
+from ftlib.evaluation.metrics.thumb_margin import ThumbMargin
 from ftlib.evaluation.metrics.weighted_f1 import WeightedF1
+from ftlib.evaluation.metrics.win_rate import WinRate
 from ftlib.extensions import Open
 
 Metric = Annotated[
@@ -88,10 +98,20 @@ Metric = Annotated[
     | RecallAt
     | MRR
     | NDCG
+    | PairAccuracy
     | BitsPerByte
     | ExactMatch
+    | MeanReward
+    | PassAtK
+    | WinRate
     | Rouge
     | Bleu
-    | ChrF,
+    | ChrF
+    | PreferenceAccuracy
+    | PreferenceMargin
+    | RewardAccuracy
+    | RewardMargin
+    | ThumbMargin
+    | ThumbAUROC,
     Open("reglage.metric"),
 ]

@@ -56,7 +56,7 @@ class AUROC(MetricBase):
         drawn = times_drawn(rows, len(outcomes))
         total, labels = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
         for label, gold in _ranked(outcomes):
-            area, defined = _areas(outcomes.probabilities[:, label], gold, drawn)
+            area, defined = areas(outcomes.probabilities[:, label], gold, drawn)
             total += area
             labels += defined
         return np.where(labels > 0, total / labels.clip(min=1), np.nan)
@@ -70,7 +70,7 @@ def _ranked(outcomes: LabelTable) -> Iterator[tuple[int, Bool[np.ndarray, " rows
             yield label, gold
 
 
-def _areas(
+def areas(
     scores: Float[np.ndarray, " rows"], gold: Bool[np.ndarray, " rows"], drawn: Int[np.ndarray, "resamples rows"]
 ) -> tuple[Float[np.ndarray, " resamples"], Int[np.ndarray, " resamples"]]:
     """Return each resample's area (Mann-Whitney's U), 0 where it is undefined, and 1 where it is defined."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MeanOverRows
-from ftlib.kinds.outcomes import LabelOutcomes
+from ftlib.kinds.outcomes import ComparedOutcomes, LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 class Brier(MeanOverRows):
     """Mean squared distance of the probabilities from the truth (Brier 1950), summed over labels: between 0 and 2.
 
-    With two labels it is half of that sum, as usual: between 0 and 1.
+    With two labels, or two texts of which one is better, it is half of that sum, as usual: between 0 and 1.
     """
 
     kind: Literal["brier"] = "brier"
 
-    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled", "compared"})
     higher_is_better: ClassVar[bool] = False
 
-    def per_row(self, outcomes: LabelOutcomes) -> Float[np.ndarray, " rows"]:
+    def per_row(self, outcomes: LabelOutcomes | ComparedOutcomes) -> Float[np.ndarray, " rows"]:
         """Return every row's own."""
         import numpy as np
 

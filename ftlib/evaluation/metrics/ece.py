@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MetricBase
-from ftlib.kinds.outcomes import LabelOutcomes
+from ftlib.kinds.outcomes import ComparedOutcomes, LabelOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +28,11 @@ class ECE(MetricBase):
     bins: int = Field(default=15, ge=2)
     """Of equal width between 0 and 1; a bin holds its upper edge."""
 
-    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled"})
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({"labeled", "compared"})
     higher_is_better: ClassVar[bool] = False
 
     def resampled(
-        self, outcomes: LabelOutcomes, rows: Int[np.ndarray, "resamples rows"]
+        self, outcomes: LabelOutcomes | ComparedOutcomes, rows: Int[np.ndarray, "resamples rows"]
     ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample."""
         import numpy as np
@@ -44,7 +44,9 @@ class ECE(MetricBase):
         return np.abs(gaps).reshape(-1, self.bins).sum(axis=1) / rows.shape[1]
 
 
-def confidences(outcomes: LabelOutcomes) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+def confidences(
+    outcomes: LabelOutcomes | ComparedOutcomes,
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
     """Return the probability of each row's predicted label, and 1 where it is right."""
     import numpy as np
 

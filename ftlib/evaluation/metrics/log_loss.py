@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ftlib.config import BatchKind
 from ftlib.evaluation.metrics.base import MeanOverRows
 from ftlib.evaluation.metrics.label_counts import OF_LABELS, LabelTable
+from ftlib.kinds.outcomes import ComparedOutcomes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +23,9 @@ class LogLoss(MeanOverRows):
 
     kind: Literal["log_loss"] = "log_loss"
 
-    reads: ClassVar[frozenset[BatchKind]] = OF_LABELS
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({*OF_LABELS, "compared"})
     higher_is_better: ClassVar[bool] = False
 
-    def per_row(self, outcomes: LabelTable) -> Float[np.ndarray, " rows"]:
+    def per_row(self, outcomes: LabelTable | ComparedOutcomes) -> Float[np.ndarray, " rows"]:
         """Return every row's own."""
         return outcomes.nll / outcomes.targets

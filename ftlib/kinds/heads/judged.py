@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ftlib.data.inputs import INPUT_IDS
 from ftlib.kinds.answer_log_probs import answer_log_probs, each_other
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Answers, Request
-from ftlib.kinds.heads.preferences import REFERENCE, marks
+from ftlib.kinds.heads.preferences import REFERENCE, marks, places_in
 from ftlib.kinds.heads.tokens import TokenHead
 from ftlib.kinds.outcomes import JudgedOutcomes
 from ftlib.kinds.split import Lists, PreparedSplit, Rows
@@ -40,6 +41,10 @@ class JudgedHead(TokenHead):
         return Judgements(Lists(table[INPUT_IDS]), table["target"])
 
     @override
+    def answered(self, batch: Batch) -> Batch:
+        return replace(each_other(batch, 0), terms=None)
+
+    @override
     def scores(self, model: nn.Module, batch: Batch) -> Float[Tensor, "rows answers"]:
         """Return log p of each row's own answer, and of the other one to its prompt."""
         return answer_log_probs(model, batch).sums
@@ -54,10 +59,13 @@ class Judgements(Targets):
 
     def __init__(self, tokens: Lists, column: pa.ChunkedArray) -> None:
         self._tokens = tokens
+        self._firsts = places_in(column, 2)[:, 0]
         chunks: list[Any] = column.chunks
-        places = Lists(pa.chunked_array([chunk.field("places") for chunk in chunks], pa.list_(pa.int32())))
-        self._firsts = np.array([places[row][0] for row in range(len(column))], np.int64)
         self.wanted = np.array([one for chunk in chunks for one in chunk.field("wanted").to_pylist()], bool)
+
+    @override
+    def sizes(self) -> Int[np.ndarray, " split"]:
+        return 2 * np.maximum(self._tokens.lengths, self._other_lengths)
 
     @override
     def read(self, rows: Rows) -> list[Int[np.ndarray, " tokens"]]:
@@ -66,26 +74,25 @@ class Judgements(Targets):
     @override
     def tensor(self, rows: Rows, lengths: Int[np.ndarray, " rows"]) -> Int[Tensor, "sequences width"]:
         """Return 1 on the tokens of answers to prompts of wanted rows, -1 of others, as int8, and 0 elsewhere."""
-        spans = [
-            (int(self._firsts[row]), length)
-            for row in rows
-            for length in (len(self._tokens[row]), len(self._mismatched(int(row))))
-        ]
+        ends = np.stack([self._tokens.lengths[rows], self._other_lengths[rows]], axis=1).reshape(-1)
         signs = np.repeat(np.where(self.wanted[rows], 1, -1), 2).astype(np.int8)
+        spans = np.stack([np.repeat(self._firsts[rows], 2), ends], axis=1)
         return torch.from_numpy(marks(spans) * signs[:, None])
 
     def _mismatched(self, row: int) -> Int[np.ndarray, " tokens"]:
         """Return a row's prompt with another's answer, no longer than the split's longest row."""
         other = self.others[row]
         answer = self._tokens[other][self._firsts[other] :]
-        return np.concatenate([self._tokens[row][: self._firsts[row]], answer])[: self._longest]
+        return np.concatenate([self._tokens[row][: self._firsts[row]], answer])[: self._other_lengths[row]]
 
     @cached_property
-    def _longest(self) -> int:
-        return int(self._tokens.lengths.max(initial=0))
+    def _other_lengths(self) -> Int[np.ndarray, " split"]:
+        lengths = self._tokens.lengths
+        whole = self._firsts + (lengths - self._firsts)[self.others]
+        return np.minimum(whole, lengths.max(initial=0))
 
     @cached_property
-    def others(self) -> Int[np.ndarray, " rows"]:
+    def others(self) -> Int[np.ndarray, " split"]:
         """The row whose answer each row's prompt is given: of those of its length the next that has another prompt.
 
         Every answer is given once, or nearly so. Where no other prompt is near, it is the next row's.
@@ -113,7 +120,7 @@ class JudgedAnswers(Answers):
 
     @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
-        said = answer_log_probs(model, each_other(batch, 0), measured=True)
+        said = answer_log_probs(model, JudgedHead().answered(batch), measured=True)
         self.nll[rows], self._tokens[rows] = -said.sums[:, 0].cpu().numpy(), said.tokens[:, 0].cpu().numpy()
         if self._reference is not None:
             self._reference[rows] = batch.columns[REFERENCE][:, 0].double().cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ class PreferenceHead(TokenHead):
         return Pairs(Lists(table[INPUT_IDS]), table["target"])
 
     @override
+    def answered(self, batch: Batch) -> Batch:
+        return replace(batch, terms=None)  # those of the loss, of which a row has one, and not its tokens
+
+    @override
     def scores(self, model: nn.Module, batch: Batch) -> Float[Tensor, "rows answers"]:
         return answer_log_probs(model, batch).sums
 
@@ -46,30 +51,36 @@ class Pairs(Targets):
     """The two sequences of each row, and which of their tokens are the answers."""
 
     def __init__(self, tokens: Lists, column: pa.ChunkedArray) -> None:
-        self._tokens, self._column = tokens, column
-        self.places = Lists(pa.chunked_array([chunk.field("places") for chunk in column.chunks], pa.list_(pa.int32())))
+        self._tokens = tokens
+        self.places = places_in(column, 4)
         """Of each row: first token of the chosen answer, the one behind its last, and the same of the other."""
 
     @override
+    def sizes(self) -> Int[np.ndarray, " split"]:
+        starts = self.places[:, 1]
+        return 2 * np.maximum(starts, self.places[:, 3] - starts)
+
+    @override
     def read(self, rows: Rows) -> list[Int[np.ndarray, " tokens"]]:
-        return [sequence for row in rows for sequence in self._of(int(row))]
+        return [sequence for row in rows for sequence in np.split(self._tokens[row], [self.places[row, 1]])]
 
     @override
     def tensor(self, rows: Rows, lengths: Int[np.ndarray, " rows"]) -> Bool[Tensor, "sequences width"]:
         """Return which tokens of each sequence are its answer's."""
-        spans: list[tuple[int, int]] = []
-        for row in rows:
-            first, start, other, end = self.places[int(row)].tolist()
-            spans += [(first, start), (other - start, end - start)]
-        return torch.from_numpy(marks(spans))
-
-    def _of(self, row: int) -> list[Int[np.ndarray, " tokens"]]:
-        return np.split(self._tokens[row], [self.places[row][1]])
+        places = self.places[rows]
+        spans = places - places[:, 1:2] * np.array([0, 0, 1, 1])
+        return torch.from_numpy(marks(spans.reshape(-1, 2)))
 
 
-def marks(spans: Sequence[tuple[int, int]]) -> Bool[np.ndarray, "sequences width"]:
-    """Return rows as wide as the last place, which are true within their span."""
-    bounds = np.array(spans).reshape(-1, 2)
+def places_in(column: pa.ChunkedArray, count: int) -> Int[np.ndarray, "split places"]:
+    """Return the places that every target of a split says, of which each has `count`."""
+    chunks: list[Any] = column.chunks
+    flat = [chunk.field("places").flatten().to_numpy() for chunk in chunks]
+    return np.concatenate([np.zeros(0, np.int64), *flat]).reshape(-1, count)
+
+
+def marks(bounds: Int[np.ndarray, "sequences 2"]) -> Bool[np.ndarray, "sequences width"]:
+    """Return rows as wide as the last place, which are true from their first bound to before their second."""
     places = np.arange(int(bounds[:, 1].max(initial=0)))
     return (places >= bounds[:, :1]) & (places < bounds[:, 1:])
 

@@ -49,6 +49,7 @@ class TokenHead(Head):
 
         Each is drawn alone, so the gradient's square is on average the sum of the tokens' own squares.
         """
+        batch = self.answered(batch)
         where = next_tokens(batch) != UNTAUGHT
         at = uniforms(random, int(where.sum()), where.device)
         return token_terms([model], batch, lambda _, at, logits: drawn_log_probs(logits, at), at).sum()

@@ -1,6 +1,7 @@
 """The per-example table: what a model said about every row. Every metric, interval and slice is a function of it."""
 
 from ftlib.kinds.outcomes.base import Outcomes, joined
+from ftlib.kinds.outcomes.compared import ComparedOutcomes
 from ftlib.kinds.outcomes.completions import CompletionOutcomes
 from ftlib.kinds.outcomes.denoised import DenoisedOutcomes
 from ftlib.kinds.outcomes.judged import JudgedOutcomes
@@ -15,6 +16,7 @@ from ftlib.kinds.outcomes.tagged import TaggedOutcomes
 from ftlib.kinds.outcomes.tokens import TokenOutcomes
 
 __all__ = [
+    "ComparedOutcomes",
     "CompletionOutcomes",
     "DenoisedOutcomes",
     "JudgedOutcomes",

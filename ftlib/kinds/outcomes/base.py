@@ -45,6 +45,11 @@ class Outcomes(ABC):
     def __len__(self) -> int:
         return len(self.row_ids)
 
+    @property
+    def answer_tokens(self) -> Int[np.ndarray, " rows"]:
+        """Each row's tokens over which a divergence per token is summed: its targets, where it has one answer."""
+        return self.targets
+
     def take(self, rows: Int[np.ndarray, " some"]) -> Outcomes:
         """Return these rows, which may repeat: a slice, or a bootstrap resample."""
         return replace(self, **{name: _taken(getattr(self, name), rows) for name in _columns(self)})

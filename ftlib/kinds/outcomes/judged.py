@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from ftlib.config import BatchKind
-from ftlib.errors import DataError
 from ftlib.kinds.outcomes.base import Outcomes
+from ftlib.kinds.outcomes.rewards import implicit_rewards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,16 +30,8 @@ class JudgedOutcomes(Outcomes):
     """Log-probabilities by the frozen model that rewards are measured against; None where the evaluation names none."""
 
     def rewards(self) -> Float[np.ndarray, " rows"]:
-        """Return each answer's log p - log p(reference) in nats: KTO's implicit reward at a beta of 1.
-
-        Raises DataError where there is no reference.
-        """
-        if self.reference is None:
-            raise DataError(
-                "these outcomes hold no reference, and rewards are measured against one; give the evaluation "
-                "`reference: {phase: base}`"
-            )
-        return -self.nll - self.reference
+        """Return each answer's `implicit_rewards`. Raises DataError where there is no reference."""
+        return implicit_rewards(-self.nll, self.reference)
 
     @override
     def columns(self) -> dict[str, pa.Array]:

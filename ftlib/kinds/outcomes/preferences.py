@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from ftlib.config import BatchKind
-from ftlib.errors import DataError
 from ftlib.kinds.outcomes.base import Outcomes
+from ftlib.kinds.outcomes.rewards import implicit_rewards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,11 @@ class PreferenceOutcomes(Outcomes):
     """Log-probabilities of both answers, chosen first, by the frozen model that rewards are measured against; None
     where the evaluation names none."""
 
+    @property
+    @override
+    def answer_tokens(self) -> Int[np.ndarray, " rows"]:
+        return self.targets + self.rejected_targets
+
     def log_ratio(self, *, per_token: bool = False) -> Float[np.ndarray, " rows"]:
         """Return log p(chosen) - log p(rejected) in nats, each divided by its tokens if `per_token`."""
         chosen, rejected = -self.nll, -self.rejected_nll
@@ -41,18 +46,10 @@ class PreferenceOutcomes(Outcomes):
         return chosen - rejected
 
     def rewards(self) -> Float[np.ndarray, "rows 2"]:
-        """Return each answer's log p - log p(reference) in nats: DPO's implicit reward at a beta of 1.
-
-        Raises DataError where there is no reference.
-        """
+        """Return each answer's `implicit_rewards`, chosen first. Raises DataError where there is no reference."""
         import numpy as np
 
-        if self.reference is None:
-            raise DataError(
-                "these outcomes hold no reference, and rewards are measured against one; give the evaluation "
-                "`reference: {phase: base}`"
-            )
-        return -np.stack([self.nll, self.rejected_nll], axis=1) - self.reference
+        return implicit_rewards(-np.stack([self.nll, self.rejected_nll], axis=1), self.reference)
 
     @override
     def columns(self) -> dict[str, pa.Array]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ftlib.data.dataset import Dataset
 from ftlib.kinds.kind import KINDS
+from ftlib.recipe.misfits.preferences import reference_misfits
 from ftlib.training.objectives import Objective
 from ftlib.training.phase import Phase
 
@@ -15,6 +16,7 @@ def batch_misfits(where: str, phase: Phase, datasets: Mapping[str, Dataset]) -> 
     objectives = objectives_of(phase, datasets)
     yield from _asked_first_misfits(where, phase, objectives)
     yield from _watching_misfits(where, phase, objectives)
+    yield from reference_misfits(where, phase, objectives)
     budget = phase.optimizer.batch_tokens
     for name in phase.parts if budget is not None else ():
         kind = KINDS[datasets[name].format.yields]

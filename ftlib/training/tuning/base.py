@@ -90,6 +90,8 @@ class TuningBase(Config, ABC):
     """Whether a model that it has prepared keeps the rows of a pack apart as well as it did before."""
     recomputes: ClassVar[bool] = True
     """Whether layers can be computed again in the backward pass."""
+    starts_as_given: ClassVar[bool] = True
+    """Whether a model that it has prepared answers, until the first step, as what it was given does."""
     package: ClassVar[str | None] = None
     """The package that it needs and a plain installation lacks; the extra that brings it is called the same."""
     without_package: ClassVar[str] = "lora"

@@ -34,6 +34,7 @@ class Houlsby(TuningBase):
     layer_decay: ClassVar[float] = 1.0
     makes: ClassVar[str] = BOTTLENECK
     merges: ClassVar[bool] = False
+    starts_as_given: ClassVar[bool] = False
 
     @property
     @override

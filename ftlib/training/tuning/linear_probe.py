@@ -20,8 +20,8 @@ class LinearProbe(TuningBase):
     """The head's last linear layer alone, fitted to convergence on features computed once (LP of LP-FT).
 
     Minimises the summed cross-entropy + l2 / 2 * ||W||^2 by L-BFGS: scikit-learn's LogisticRegression with
-    C = 1 / l2. Kumar et al. 2022, arXiv 2202.10054. Followed by another phase it is LP-FT. The phase's optimiser
-    does not apply.
+    C = 1 / l2; of pairs that of the differences of their two texts' features, without an intercept. Kumar et al. 2022,
+    arXiv 2202.10054. Followed by another phase it is LP-FT. The phase's optimiser does not apply.
     """
 
     kind: Literal["linear_probe"] = "linear_probe"
@@ -33,7 +33,7 @@ class LinearProbe(TuningBase):
     USUAL: ClassVar[float] = 1.0
 
     layer_decay: ClassVar[float] = 1.0
-    fits: ClassVar[frozenset[BatchKind] | None] = frozenset({"labeled"})
+    fits: ClassVar[frozenset[BatchKind] | None] = frozenset({"labeled", "compared"})
     takes_steps: ClassVar[bool] = False
     moves_head_only: ClassVar[bool] = True
 

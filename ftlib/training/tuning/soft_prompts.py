@@ -21,6 +21,7 @@ class SoftPrompt(PeftTuning):
     )
     merges: ClassVar[bool] = False
     packs: ClassVar[bool] = False
+    starts_as_given: ClassVar[bool] = False
 
     virtual_tokens: int = Field(default=20, gt=0)
     """Places of the prompt. The model has so many fewer for a row."""

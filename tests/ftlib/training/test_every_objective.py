@@ -30,14 +30,17 @@ from ftlib.testing import (
     tiny_chat_lm,
     tiny_chats,
     tiny_classifier,
+    tiny_comparisons,
     tiny_multi_label_rows,
     tiny_pairs,
+    tiny_preferences,
     tiny_prepared,
     tiny_prompts,
     tiny_questions,
     tiny_rows,
     tiny_scored_rows,
     tiny_tagged_rows,
+    tiny_thumbs,
 )
 from ftlib.training.asking import Asking
 from ftlib.training.group import Group
@@ -57,6 +60,9 @@ ROWS: dict[BatchKind, Callable[[int], Sequence[Any]]] = {
     "chats": tiny_chats,
     "masked": tiny_rows,
     "retrieved": tiny_pairs,
+    "compared": tiny_comparisons,
+    "preferences": tiny_preferences,
+    "judged": tiny_thumbs,
 }
 """Rows of every kind that an objective may need, as `tiny_prepared` reads them."""
 FIELDS: dict[str, dict[str, Any]] = {
@@ -108,7 +114,8 @@ def rows_for(objective: Any, folder: Path, labels: tuple[str, ...]) -> PreparedS
     path = split_file(data.path, "train")
     for name in (WORTH, GROUP) if getattr(objective, "writes", False) else getattr(objective, "scores", ()):
         scored = path.with_name(f"{name}.arrow")
-        scores = np.random.default_rng(0).normal(size=(12, len(labels)) if labels else 12)
+        shape = (12, len(labels)) if labels else (12, 2) if kind in ("preferences", "judged") else 12
+        scores = np.random.default_rng(0).normal(size=shape)
         scores = np.arange(12) // 3 if name == GROUP else scores
         add_scores(path, scored, name, scores.astype(np.float32))
         path = scored

@@ -23,7 +23,7 @@ Line = dict[str, Any]
 
 def read(path: Path, gives: str, **fields: Any) -> tuple[list[Row], list[BadRow], Counter[str]]:
     """Return the rows by request, the bad ones, and how many lines were passed for each reason."""
-    source = Feedback.model_validate({"path": str(path), "gives": gives, **fields})
+    source = Feedback.model_validate({"path": str(path), "gives": gives} | fields)
     items = list(source.read(source.pin(), 10_000))
     rows = sorted((one for one in items if isinstance(one, Row)), key=lambda row: str(row.values["request_id"]))
     passed = Counter(one.reason for one in items if isinstance(one, Passed))
@@ -204,3 +204,13 @@ def test_columns_are_named_once(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("a\n")
     with pytest.raises(DataError, match=r"suffix '.csv', allowed are .jsonl, .parquet"):
         Feedback(path=str(tmp_path / "log.csv"), gives="thumbs").list()
+
+
+def test_a_log_in_a_bucket_says_the_same(tmp_path: Path, bucket: Any, s3_endpoint: str) -> None:
+    path = log(tmp_path / "log.jsonl", [line(i, thumb=i % 2 == 0) for i in range(4)])
+    bucket.put_object(Key="log/2026.jsonl", Body=path.read_bytes())
+    source = Feedback(path=f"s3://{bucket.name}/log/", gives="thumbs", endpoint_url=s3_endpoint)
+    of_bucket = [row for row in source.read(source.pin(), 10_000) if isinstance(row, Row)]
+    of_file, _, _ = read(path, "thumbs")
+    assert [row.values["answer"] for row in of_file] == sorted(str(row.values["answer"]) for row in of_bucket)
+    assert {row.uri for row in of_bucket} == {f"s3://{bucket.name}/log/2026.jsonl"}

@@ -1,0 +1,43 @@
+"""Run what is missing of the evidence, and write its page: `python -m benchmarks.evidence [ROW...] [--seeds 0 1 2]`.
+
+Killed, it goes on: a result that is there is not made again, and neither is a stage that a run had finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.evidence.page import PAGE, page
+from benchmarks.evidence.row import read_rows
+from benchmarks.evidence.trial import RESULTS, read_trials, run_trial
+from ftlib.workspace import write_durably
+
+
+def main() -> None:
+    rows = read_rows()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"by default all: {', '.join(rows)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("benchmark-work/evidence"))
+    parser.add_argument("--larger", action="store_true", help="with each row's larger settings; kept beside the others")
+    parser.add_argument("--page", action="store_true", help="run nothing, write the page")
+    args = parser.parse_args()
+    if unknown := sorted({*args.rows} - {*rows}):
+        parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(rows)}")
+    work = args.work.absolute()
+    for seed in () if args.page else args.seeds:
+        for name in args.rows or rows:
+            row = rows[name]
+            if any(trial.seed == seed and trial.larger == args.larger for trial in read_trials(row)):
+                continue
+            print(f"{name}, seed {seed}", flush=True)
+            trial = run_trial(row, seed, work, larger=args.larger)
+            trial.file().parent.mkdir(parents=True, exist_ok=True)
+            write_durably(trial.file(RESULTS), (trial.model_dump_json(indent=1) + "\n").encode())
+            print(f"  {trial.failed or trial.arms}, {trial.seconds:g} s", flush=True)
+    PAGE.write_text(page(rows, {name: read_trials(row) for name, row in rows.items()}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""docs/evidence.md, written from the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+
+from benchmarks.evidence.row import Row
+from benchmarks.evidence.trial import Trial
+from benchmarks.evidence.verdict import verdicts
+from ftlib.wording import counted, table
+
+PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
+
+HEAD = """# Evidence
+
+What each technique shows here, on real data that packages hold and on a small machine. Every line is a claim that was
+published or that we make, with the arms that are compared on test rows that nothing was tuned on. A difference is the
+mean over seeds with the 95 % interval of the paired differences. *Does not show* stands only where the whole interval
+is below what was claimed; else *too noisy*. Failed runs are counted.
+
+```bash
+make evidence                                    # runs what is missing, appends, and writes this page
+python -m benchmarks.evidence reward --seeds 0   # one row, one seed
+```
+
+Rows are `benchmarks/evidence/rows/*.yaml`, results `benchmarks/evidence/results/`: one file per row and seed, with
+machine and versions."""
+
+
+def page(rows: Mapping[str, Row], trials: Mapping[str, Sequence[Trial]]) -> str:
+    """Return the page in Markdown."""
+    parts = [HEAD]
+    for group in dict.fromkeys(row.group for row in rows.values()):
+        parts.append(f"\n## {group}\n")
+        for row in rows.values():
+            if row.group == group:
+                parts.append(_section(row, trials.get(row.name, ())))
+    return "\n".join(parts)
+
+
+def _section(row: Row, trials: Sequence[Trial]) -> str:
+    """Return what stands below one claim."""
+    lines = [f"### {row.claim}\n", fill(f"{row.data}. Published: {row.published}.", 118) + "\n"]
+    plain = [trial for trial in trials if not trial.larger]
+    if not plain:
+        return "\n".join([*lines, "Not run yet.\n"])
+    cells = [["metric", "better", "than", "difference", "seeds", ""]]
+    for one in verdicts(row, plain):
+        width = "" if one.half_width is None else f" ± {one.half_width:.3g}"
+        cells.append(
+            [
+                one.comparison.metric,
+                f"{one.comparison.better} {one.better:.4g}",
+                f"{one.comparison.than} {one.than:.4g}",
+                f"{one.difference:+.3g}{width}",
+                str(one.seeds),
+                one.word,
+            ]
+        )
+    failed = [trial for trial in plain if trial.failed]
+    ran = f"{counted(len(plain), 'run')}, {sum(trial.seconds for trial in plain) / len(plain):.0f} s each"
+    lost = f"; {counted(len(failed), 'run')} failed: {failed[0].failed}" if failed else ""
+    return "\n".join([*lines, *([table(cells), ""] if len(cells) > 1 else []), f"{ran}{lost}.\n"])

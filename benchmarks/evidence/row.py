@@ -1,0 +1,92 @@
+"""A claim about a technique, and the arms that are compared to see whether it holds here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import model_validator
+
+from ftlib.config import Config, Name
+from ftlib.fingerprint import digest, identify
+
+ROWS = Path(__file__).parent / "rows"
+
+
+class Arm(Config):
+    """One model that is measured: a candidate of a recipe's run; or what is expected without the technique."""
+
+    recipe: str | None = None
+    """The recipe's file, from the repository's root."""
+    overrides: tuple[str, ...] = ()
+    """What is set otherwise in it, as `reglage run --set` takes it."""
+    candidate: str = "chosen"
+    """Whose numbers are read: `chosen`, `base`, a phase's name, or `alpha=0.5`."""
+    split: Literal["validation", "test"] = "test"
+    """Of which split. Points of a line are measured on validation rows, the chosen one and the ends on test rows."""
+    mean_of: tuple[str, ...] = ()
+    """Other arms, whose mean is taken instead: the straight line between two ends."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Arm:
+        if (self.recipe is None) == (not self.mean_of):
+            raise ValueError(f"give `recipe` or `mean_of`, got {'neither' if self.recipe is None else 'both'}")
+        return self
+
+
+class Comparison(Config):
+    """That one arm is better than another by a metric."""
+
+    metric: str
+    """As a recipe names it: `evaluation/metric`."""
+    better: str
+    """The arm that should have more of it, or less with `lower`."""
+    than: str
+    """The arm that it should be better than."""
+    lower: bool = False
+    """Whether the better arm has less of it, as of a loss."""
+    least: float | None = None
+    """The difference that the claim needs, in the metric's unit; null: any above zero."""
+
+
+class Row(Config):
+    """A claim, its arms, and the comparisons that show it."""
+
+    name: Name
+    """What its results are called."""
+    group: str
+    """Under which heading it stands on the page."""
+    claim: str
+    """In one sentence."""
+    published: str
+    """What was published, and where; or that nothing was."""
+    data: str
+    """Which rows, and how many."""
+    needs: tuple[str, ...] = ()
+    """Commands that make its rows and models, from the repository's root."""
+    arms: dict[Name, Arm]
+    """What is measured, by name."""
+    comparisons: tuple[Comparison, ...]
+    """What is compared. All must hold for the claim to."""
+    larger: tuple[str, ...] = ()
+    """Overrides of every recipe for a machine with more time."""
+
+    @model_validator(mode="after")
+    def _names_arms(self) -> Row:
+        named = {name for one in self.comparisons for name in (one.better, one.than)}
+        named |= {name for arm in self.arms.values() for name in arm.mean_of}
+        if absent := sorted(named - {*self.arms}):
+            raise ValueError(f"there is no arm {', '.join(map(repr, absent))}; there are {', '.join(self.arms)}")
+        return self
+
+    def digest(self) -> str:
+        """Return the digest of what is measured; the words around it may change."""
+        metrics = sorted({one.metric for one in self.comparisons})
+        return digest([identify(self.arms), identify(metrics)])
+
+
+def read_rows(folder: Path = ROWS) -> dict[str, Row]:
+    """Return all rows by name, in the order of the files' names. Raises ValueError for one that says something else."""
+    rows = [Row.model_validate(yaml.safe_load(path.read_text("utf-8"))) for path in sorted(folder.glob("*.yaml"))]
+    return {row.name: row for row in rows}

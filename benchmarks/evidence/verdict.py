@@ -1,0 +1,63 @@
+"""What the results of a row say of its claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.stats import t
+
+from benchmarks.evidence.row import Comparison, Row
+from benchmarks.evidence.trial import Trial
+
+CONFIDENCE = 0.95
+
+Word = Literal["shows", "contrary", "does not show", "too noisy", "too few seeds"]
+"""`does not show` is said only where the whole interval is below the effect that was claimed: else it is noise."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """By how much one arm is better than another over seeds, in the metric's unit."""
+
+    comparison: Comparison
+    better: float
+    than: float
+    difference: float
+    half_width: float | None
+    """Of the interval of the paired differences (Student's t); None for a single seed."""
+    seeds: int
+    word: Word
+
+
+def verdicts(row: Row, trials: Sequence[Trial]) -> list[Verdict]:
+    """Compare the arms of a row over the seeds that did not fail; none where all failed."""
+    good = [trial for trial in trials if trial.failed is None]
+    return [verdict(one, good) for one in row.comparisons] if good else []
+
+
+def verdict(comparison: Comparison, trials: Sequence[Trial]) -> Verdict:
+    """Compare two arms, seed by seed."""
+    pairs = [(trial.arms[comparison.better], trial.arms[comparison.than]) for trial in trials]
+    ours, theirs = ([arm[comparison.metric] for arm in arms] for arms in zip(*pairs, strict=True))
+    sign = -1 if comparison.lower else 1
+    differences = [sign * (mine - other) for mine, other in zip(ours, theirs, strict=True)]
+    count = len(differences)
+    mean = sum(differences) / count
+    half = None
+    if count > 1:
+        spread = (sum((one - mean) ** 2 for one in differences) / (count - 1)) ** 0.5
+        half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / count**0.5
+    word = _word(mean, half, comparison.least or 0.0, count)
+    return Verdict(comparison, sum(ours) / count, sum(theirs) / count, mean, half, count, word)
+
+
+def _word(difference: float, half: float | None, least: float, seeds: int) -> Word:
+    if half is None or seeds < 3:
+        return "too few seeds"
+    if difference - half > least:
+        return "shows"
+    if difference + half < 0:
+        return "contrary"
+    return "does not show" if difference + half < least else "too noisy"

@@ -1,0 +1,138 @@
+"""The evidence: rows that can be run, verdicts that are earned, a page that is what the results say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import ValidationError
+from scipy.stats import ttest_rel
+
+from benchmarks.evidence.page import PAGE, page
+from benchmarks.evidence.row import Arm, Comparison, Row, read_rows
+from benchmarks.evidence.trial import Trial, measured, read_trials
+from benchmarks.evidence.verdict import verdict, verdicts
+from ftlib.recipe.file import load_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def a_row(**more: object) -> Row:
+    arms = {"ours": Arm(recipe="a.yaml"), "theirs": Arm(recipe="a.yaml", candidate="base")}
+    comparison = Comparison(metric="home/accuracy", better="ours", than="theirs")
+    told = {"group": "Groups", "claim": "Ours is better", "published": "nowhere", "data": "10 rows"}
+    return Row.model_validate({"name": "a", **told, "arms": arms, "comparisons": (comparison,), **more})
+
+
+def trials(ours: list[float], theirs: list[float]) -> list[Trial]:
+    row = a_row()
+    return [
+        Trial(
+            row="a",
+            digest=row.digest(),
+            seed=seed,
+            arms={"ours": {"home/accuracy": mine}, "theirs": {"home/accuracy": other}},
+            seconds=1.0,
+            commit="0" * 40,
+            machine={},
+        )
+        for seed, (mine, other) in enumerate(zip(ours, theirs, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("row", read_rows().values(), ids=lambda row: row.name)
+def test_a_row_asks_what_its_recipes_measure(row: Row) -> None:
+    for arm in row.arms.values():
+        if arm.recipe is None:
+            continue
+        for larger in ((), row.larger):
+            recipe = load_recipe(ROOT / arm.recipe, [*arm.overrides, *larger])
+        for one in row.comparisons:
+            recipe.metric(one.metric)
+        phases = {"chosen", "base", *(phase.name for phase in recipe.phases)}
+        assert arm.candidate in phases or arm.candidate.startswith("alpha=")
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    rows = read_rows()
+    assert PAGE.read_text("utf-8") == page(rows, {name: read_trials(row) for name, row in rows.items()})
+
+
+def test_an_interval_is_that_of_the_paired_t_test() -> None:
+    ours, theirs = [0.8, 0.82, 0.79, 0.85], [0.7, 0.75, 0.71, 0.78]
+    one = verdict(a_row().comparisons[0], trials(ours, theirs))
+    interval = ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert one.half_width is not None
+    np.testing.assert_allclose(one.difference - one.half_width, interval.low)
+    np.testing.assert_allclose(one.difference + one.half_width, interval.high)
+    assert one.word == "shows"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told", "word"),
+    [
+        ([0.5, 0.5], [0.1, 0.1], {}, "too few seeds"),
+        ([0.1, 0.12, 0.11], [0.5, 0.52, 0.51], {}, "contrary"),
+        ([0.1, 0.12, 0.11], [0.5, 0.52, 0.51], {"lower": True}, "shows"),
+        ([0.50, 0.51, 0.49], [0.5, 0.5, 0.5], {"least": 0.1}, "does not show"),
+        ([0.9, 0.1, 0.5], [0.5, 0.5, 0.5], {"least": 0.1}, "too noisy"),
+        ([0.9, 0.1, 0.5], [0.5, 0.5, 0.5], {}, "too noisy"),
+        ([0.7, 0.71, 0.72], [0.6, 0.6, 0.6], {"least": 0.3}, "does not show"),
+    ],
+)
+def test_a_verdict_is_no_more_than_the_seeds_say(
+    ours: list[float], theirs: list[float], told: dict[str, object], word: str
+) -> None:
+    comparison = Comparison.model_validate({"metric": "home/accuracy", "better": "ours", "than": "theirs", **told})
+    assert verdict(comparison, trials(ours, theirs)).word == word
+
+
+def test_a_failed_run_is_kept_and_counted() -> None:
+    row, good = a_row(), trials([0.8, 0.81, 0.82], [0.7, 0.7, 0.7])
+    failed = good[0].model_copy(update={"seed": 3, "arms": {}, "failed": "a worker died"})
+    assert [one.seeds for one in verdicts(row, [*good, failed])] == [3]
+    assert "1 run failed: a worker died" in page({"a": row}, {"a": [*good, failed]})
+    assert verdicts(row, [failed]) == []
+
+
+def test_a_result_of_other_arms_is_none_of_the_row(tmp_path: Path) -> None:
+    for trial in trials([0.8], [0.7]):
+        trial.file(tmp_path).parent.mkdir()
+        trial.file(tmp_path).write_text(trial.model_dump_json(), encoding="utf-8")
+    assert len(read_trials(a_row(), tmp_path)) == 1
+    assert len(read_trials(a_row(claim="Other words"), tmp_path)) == 1
+    other = {"ours": Arm(recipe="b.yaml"), "theirs": Arm(recipe="a.yaml", candidate="base")}
+    assert read_trials(a_row(arms=other), tmp_path) == []
+
+
+def test_numbers_are_those_of_the_arm_s_candidate() -> None:
+    cell = {"evaluation": "home", "split": "test", "metrics": {"accuracy": {"value": 0.5}}}
+    report = {
+        "measured": [
+            {**cell, "candidate": "base"},
+            {**cell, "candidate": "tune", "metrics": {"accuracy": {"value": 0.7}}},
+        ]
+    }
+    record = {"evidence": {"selection": {"chosen": {"name": "tune"}}, "final": [report], "sweep": []}}
+    assert measured(record, Arm(recipe="a.yaml"), {"home/accuracy"}) == {"home/accuracy": 0.7}
+    assert measured(record, Arm(recipe="a.yaml", candidate="base"), {"home/accuracy"}) == {"home/accuracy": 0.5}
+    with pytest.raises(KeyError, match="'tune' has no home/f1 on the test split"):
+        measured(record, Arm(recipe="a.yaml"), {"home/f1"})
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"comparisons": [{"metric": "home/accuracy", "better": "oursa", "than": "theirs"}]},
+            "there is no arm 'oursa'",
+        ),
+        ({"arms": {"ours": {}, "theirs": {"recipe": "a.yaml"}}}, "got neither"),
+        ({"arms": {"ours": {"recipe": "a.yaml", "mean_of": ["theirs"]}, "theirs": {"recipe": "a.yaml"}}}, "got both"),
+    ],
+)
+def test_a_row_that_cannot_be_run_is_refused(change: dict[str, object], line: str) -> None:
+    with pytest.raises(ValidationError, match=line):
+        Row.model_validate({**yaml.safe_load(a_row().model_dump_json()), **change})
