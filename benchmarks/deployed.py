@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -34,6 +34,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.rounds import print_result, print_table
 from deployments.machine.processes import kill, running_flows
 from ftlib.testing import tiny_classifier, tiny_rows, write_jsonl
+
+T = TypeVar("T")
 
 TARGETS = {"fresh_overhead_seconds": 25.0, "cached_overhead_seconds": 15.0}
 STAGES = ("ingest", "preprocess", "train", "evaluate", "report")
@@ -48,7 +50,7 @@ datasets:
     source: {kind: files, path: rows.jsonl}
     format: {kind: labeled_text, text: text, label: label, max_tokens: 32}
     cleaning: {near_duplicates: 0.9}
-    split: {validation: 0.3, test: 0.3}
+    split: {validation: 0.45, test: 0.45}
 phases:
   - {name: probe, dataset: rows, objective: {kind: classification}, tuning: {kind: linear_probe}}
   - {name: tune, dataset: rows, objective: {kind: classification}, tuning: {kind: full}}
@@ -187,7 +189,13 @@ def overhead(here: Installation, recipe: str) -> dict[str, float]:
         raise RuntimeError(f"the run ended as {state['name']}: {state['message']}")
     record = json.loads((here.home / "work" / "runs" / recipe / "run.json").read_text())
     work = sum(step["work_seconds"] for step in record["steps"])
-    return {"wall_s": wall, "work_s": work, "overhead_s": wall - work}
+    return said({"wall_s": wall, "work_s": work, "overhead_s": wall - work})
+
+
+def said(measured: T) -> T:
+    """Print what was measured at once: a machine may be gone before the last of it."""
+    print(measured, file=sys.stderr, flush=True)
+    return measured
 
 
 def cancelled(here: Installation, recipe: str, stage: str) -> dict[str, object]:
@@ -200,13 +208,15 @@ def cancelled(here: Installation, recipe: str, stage: str) -> dict[str, object]:
     waited("no process", lambda: run not in running_flows())
     gone = time.monotonic() - began
     state = waited("the run's end", lambda: (one := here.state(run))["type"] in ENDED and one)
-    return {
-        "stage": f"{stage} ({recipe})",
-        "no process after s": round(gone, 1),
-        "page after s": round(time.monotonic() - began, 1),
-        "page says": state["name"],
-        "registry": "as before" if here.registry() == before else "MOVED",
-    }
+    return said(
+        {
+            "stage": f"{stage} ({recipe})",
+            "no process after s": round(gone, 1),
+            "page after s": round(time.monotonic() - began, 1),
+            "page says": state["name"],
+            "registry": "as before" if here.registry() == before else "MOVED",
+        }
+    )
 
 
 def killed(here: Installation, recipe: str) -> float:
@@ -216,7 +226,7 @@ def killed(here: Installation, recipe: str) -> float:
     began = time.monotonic()
     kill(running_flows()[run])
     waited("Crashed", lambda: _crashed(here, run))
-    seconds = time.monotonic() - began
+    seconds = said(time.monotonic() - began)
     here.press_cancel(run)
     return seconds
 

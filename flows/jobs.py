@@ -7,13 +7,13 @@ from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.errors import RecipeError
-from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.measured import EvalReport, KLToStart
 from ftlib.evaluation.principle_facts import RevisedDataset
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
-from ftlib.models.adapter import ANYWHERE, Bases, find_any
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.adapter import ANYWHERE, Bases, adapter_digest, find_any
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.published.lineage import called
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
@@ -22,6 +22,7 @@ from ftlib.retraining.training_rows import UsedRows
 from ftlib.stages.answer import AnswerJob
 from ftlib.stages.base import BaseJob, TaskHead
 from ftlib.stages.batch_norm import BatchNormJob
+from ftlib.stages.diverge import DivergeJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
@@ -345,9 +346,49 @@ def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return checkpoint.model_copy(update={"phase": f"{checkpoint.phase}-seed{seed}"})
 
 
-def interpolate_job(recipe: Recipe, trail: Sequence[Checkpoint], siblings: Sequence[Checkpoint]) -> InterpolateJob:
-    """Say which candidates to name first, before any is measured."""
-    return InterpolateJob(start=trail[-2], end=trail[-1], siblings=tuple(siblings), interpolation=recipe.interpolation)
+def found_onto(recipe: Recipe, work: Workspace) -> FoundModel | None:
+    """Find the model that what training did is carried to, where the interpolation does so. Raises ModelError."""
+    onto = recipe.interpolation.carried_to
+    return find_any(onto.model, bases(recipe, work)) if onto else None
+
+
+def onto_job(recipe: Recipe, onto: FoundModel, labels: tuple[str, ...]) -> BaseJob:
+    """Say what is carried to: that model, with the head that the phases' rows want."""
+    return _head_job(recipe, recipe.phases[0], onto, labels)
+
+
+def as_onto(made: Checkpoint, start: Checkpoint) -> Checkpoint:
+    """Give what `onto_job` made a name of its own; it is asked the base's rows, whose tokens are its own too."""
+    return made.model_copy(update={"phase": "onto", "tokenizer": start.tokenizer})
+
+
+def interpolate_job(
+    recipe: Recipe,
+    trail: Sequence[Checkpoint],
+    siblings: Sequence[Checkpoint],
+    onto: Checkpoint | None = None,
+    found: FoundModel | None = None,
+) -> InterpolateJob:
+    """Say which candidates to name first, before any is measured; `found` is the model that `onto` was made of."""
+    start, end = trail[-2:]
+    if recipe.interpolation.start:
+        start = end.at(recipe.interpolation.start)
+    return InterpolateJob(
+        start=start,
+        end=end,
+        siblings=tuple(siblings),
+        onto=onto,
+        carried=_over(onto, found, end) if onto and found and end.form == "adapter" else None,
+        interpolation=recipe.interpolation,
+    )
+
+
+def _over(onto: Checkpoint, found: FoundModel, end: Checkpoint) -> Checkpoint:
+    """Return an adapter over another model than it was trained over."""
+    base = Base(name=found.name, weights=found.weights, uri=found.uri)
+    weights = adapter_digest(end.folder, base)
+    named = {"phase": f"{end.phase}-on-onto", "parent": onto.weights}
+    return end.model_copy(update={"base": base, "weights": weights, **named})
 
 
 def batch_norm_job(
@@ -387,7 +428,27 @@ def evaluate_job(
     )
 
 
-def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport]) -> SelectJob:
+def diverge_job(
+    recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport], prepared: Mapping[str, PreparedDataset]
+) -> DivergeJob:
+    """Say whose distance from the start to measure, and on which rows: those that the rule names."""
+    name = (recipe.select.divergence or "").partition("/")[0]
+    evaluation = recipe.evaluations[name]
+    task = recipe.datasets[evaluation.dataset].task
+    return DivergeJob(
+        name=name,
+        evaluation=evaluation,
+        candidates=candidates.model_copy(update={"members": tuple(m.of_task(task) for m in candidates.members)}),
+        reports=tuple(report for report in sweep if any(cell.evaluation == name for cell in report.measured)),
+        data=prepared[evaluation.dataset],
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
+
+
+def select_job(
+    recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport], kl: KLToStart | None = None
+) -> SelectJob:
     """Say which of the measured candidates to choose from, and how."""
     return SelectJob(
         candidates=candidates,
@@ -395,4 +456,5 @@ def select_job(recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalRepor
         evaluations=recipe.evaluations,
         select=recipe.select,
         seed=recipe.seed,
+        kl=kl,
     )

@@ -15,7 +15,8 @@ from flows.model_places import model_folder
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging.batch_norm import RUNNING, moved_layers
-from ftlib.merging.methods import METHODS, Kernel, Merge
+from ftlib.merging.methods import METHODS, Graft, Kernel, Merge
+from ftlib.merging.methods.graft import SENSIBLE
 from ftlib.merging.plan import Input, MergePlan, plan_merge
 from ftlib.merging.recorded import check_recorded, recorded
 from ftlib.models.folder import is_adapter
@@ -106,6 +107,8 @@ def kernel_of(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
     given = METHODS[method].usual(count) | {name: value for name, value in numbers.items() if value is not None}
     if METHODS[method].pair and count != 2:
         raise RecipeError(f"method {method} takes two checkpoints, got {count}; `average` and others take more")
+    if (strangers := METHODS[method].strangers) and count != 2 + strangers:
+        raise RecipeError(f"method {method} takes {2 + strangers} checkpoints, BASE TUNED INSTRUCT, got {count}")
     form, data = TypeAdapter[Kernel](Merge), {**given, "kind": method}
     try:
         kernel = form.validate_python(data)
@@ -156,12 +159,30 @@ def _merged_weights(
                 notes += notes_of[adapter]
             whole[base], warnings = _completed(adapters[0], base, scratch)
             notes += warnings
-        plan = plan_merge(kernel, [Input(spec, whole.get(folder, folder)) for spec, folder in named], reference=1)
-        notes += _mixed_statistics(plan)
+        inputs = [Input(spec, whole.get(folder, folder)) for spec, folder in named]
+        plan = plan_merge(kernel, inputs, reference=kernel.reference)
+        notes += [*_mixed_statistics(plan), *_apart(kernel, inputs)]
         from ftlib.merging.files import write_merge  # torch, which no refusal needs
 
         merged = write_merge(plan, target, shard_bytes=shard_bytes, workers=workers, record=_record(kernel, named))
         return {**merged.model_dump(mode="json"), "warnings": [*notes, *merged.warnings]}
+
+
+def _apart(kernel: Kernel, inputs: Sequence[Input]) -> list[str]:
+    """Say how far a graft's base lies from what its tuning is carried to. Raises ModelError if that is too far."""
+    if not isinstance(kernel, Graft):
+        return []
+    from ftlib.merging.layer_distances import apart
+
+    base, _, onto = inputs
+    far = apart((base.name, base.folder), (onto.name, onto.folder))
+    said = f"{onto.name} lies {far:.4f} from {base.name}, by sum |a - b| / (sum |a| + sum |b|)"
+    if far > kernel.at_most_apart:
+        raise ModelError(
+            f"{said}, and {kernel.at_most_apart:g} is allowed: what one learns means little to the other; give the "
+            "instruct model of this very base, or raise it: --option at_most_apart=0.2"
+        )
+    return [f"{said}; grafts are sensible below {SENSIBLE:g}"]
 
 
 def _mixed_statistics(plan: MergePlan) -> list[str]:

@@ -14,8 +14,9 @@ from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
-from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.measured import EvalReport, KLToStart
 from ftlib.evaluation.principle_facts import RevisedDataset, Upheld
+from ftlib.evaluation.selection import Selection
 from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.plan import check_patterns
@@ -25,6 +26,7 @@ from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import (
     audit_notes,
+    check_apart,
     check_forms,
     check_labels,
     check_modality,
@@ -40,6 +42,7 @@ from ftlib.recipe.preflight import (
     task_spelling_notes,
 )
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.recipe.resources import check_resources
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
@@ -48,10 +51,12 @@ from ftlib.stages.add_tokens import AddTokensJob, add_tokens
 from ftlib.stages.answer import answer
 from ftlib.stages.base import base
 from ftlib.stages.batch_norm import batch_norm
+from ftlib.stages.distance import DistanceJob, distance
+from ftlib.stages.diverge import diverge
 from ftlib.stages.evaluate import evaluate
 from ftlib.stages.fisher import fisher
 from ftlib.stages.ingest import ingest
-from ftlib.stages.interpolate import interpolate, scores_so_far
+from ftlib.stages.interpolate import InterpolateJob, interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.prune import prune
 from ftlib.stages.quantize import quantize
@@ -84,6 +89,8 @@ class Inputs(NamedTuple):
     """The phases' companions that are models from elsewhere, by phase and name."""
     task_names: Mapping[str, Sequence[str]] = MappingProxyType({})
     """As `names`, of each of the version's tasks."""
+    onto: FoundModel | None = None
+    """The model that what training did is carried to, where the interpolation does so."""
 
 
 class Data(Config):
@@ -97,6 +104,8 @@ class Data(Config):
     tasks: dict[str, tuple[str, ...]] = {}
     """The labels of every task, where there are several."""
     companions: dict[str, dict[str, FoundModel]] = {}
+    """See `Inputs`."""
+    onto: FoundModel | None = None
     """See `Inputs`."""
     added_rows: tuple[int, ...] = ()
     """The numbers of the tokens that the recipe adds."""
@@ -128,7 +137,8 @@ def inputs(
     check_principles(r)
     if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
         read_carried(model)  # what it lacks is said now, and not behind the rows
-    return Inputs(model, pinned(r, work) if files is None else files, used, names, companions)
+    onto = jobs.found_onto(r, work)
+    return Inputs(model, pinned(r, work) if files is None else files, used, names, companions, onto=onto)
 
 
 def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
@@ -146,6 +156,8 @@ def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
 def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     """Ingest and preprocess every dataset, with the tokens that are added, and check that they go together."""
     check_modality(r, given.model.folder)
+    for words in interpolation_remarks(r):
+        note("interpolation", words)
     model, added = given.model, None
     if r.added_tokens:
         added = yield from step(add_tokens, AddTokensJob(model=model, tokens=r.added_tokens))
@@ -178,6 +190,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
         prepared=prepared,
         labels=labels,
         tasks=tasks,
+        onto=given.onto,
         added_rows=added.ids if added else (),
     )
 
@@ -199,6 +212,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
         if patterns := r.interpolation.patterns():
             check_patterns(patterns, Path(start.base.uri) if start.base else start.weights_folder)
+    onto = yield from carried_to(r, start, data)
     trail, form, answering = [start], model.form, 0
     rows, kept = data, list[Upheld | None]()
     if r.prune:
@@ -219,12 +233,14 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         again = yield from trained(r, r.phases[-1], trail[:-1], rows, seed)
         siblings.append(again and jobs.sibling_of(again, seed))
     norms = _measures_norms(r, model)
+    named = named_by(r, whole(trail), whole(siblings), onto, data)
     beside = yield from referenced(r, whole(trail), data and data.prepared)
-    swept = yield from sweep(r, work, whole(trail), whole(siblings), data and data.prepared, beside, norms=norms)
-    selection = yield from step(select, swept and jobs.select_job(r, *swept))
+    swept = yield from sweep(r, work, named, data and data.prepared, beside, norms=norms)
+    selection = yield from chosen(r, swept, data and data.prepared)
     checkpoints = whole(trail)
     ends = checkpoints and checkpoints[answering:]
-    finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
+    measured_too = [*(ends or ()), *([onto] if onto else [])]
+    finalists = [*map(Candidate.of, measured_too), selection.chosen] if ends and selection else None
     carried: Fisher | None = None
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
@@ -250,8 +266,54 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
             if phase.beside
         },
         fisher=carried,
+        onto=data.onto,
         upheld=tuple(one for one in kept if one),
     )
+
+
+def carried_to(r: Recipe, start: Checkpoint | None, data: Data | None) -> Steps[Checkpoint | None]:
+    """Make a checkpoint of the model that what training does is carried to, and see that it is near to the base.
+
+    Raises RecipeError, before anything is trained, if it is not.
+    """
+    if not r.interpolation.carried_to:
+        return None
+    job = data and data.onto and jobs.onto_job(r, data.onto, data.labels)
+    made = yield from step(base, job or None, "to carry to")
+    onto = jobs.as_onto(made, start) if made and start else None
+    measuring = DistanceJob(start=start, onto=onto) if start and onto else None
+    measured = yield from step(distance, measuring)
+    if not (measured and onto):
+        return None
+    note("distance", check_apart(r, measured.apart))
+    return onto.model_copy(update={"facts": {"apart": measured.apart}})
+
+
+def named_by(
+    r: Recipe,
+    trail: Sequence[Checkpoint] | None,
+    siblings: Sequence[Checkpoint] | None,
+    onto: Checkpoint | None,
+    data: Data | None,
+) -> InterpolateJob | None:
+    """Return the job that names candidates; None while something that they are made of is not made."""
+    if trail is None or siblings is None or (r.interpolation.carried_to and not onto):
+        return None
+    return jobs.interpolate_job(r, trail, siblings, onto, data and data.onto)
+
+
+def chosen(
+    r: Recipe,
+    swept: tuple[Candidates, list[EvalReport]] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+) -> Steps[Selection | None]:
+    """Choose one of the measured candidates, after measuring how far each moved where the rule asks for that."""
+    distances: KLToStart | None = None
+    if r.select.divergence:
+        job = jobs.diverge_job(r, *swept, prepared) if swept and prepared else None
+        distances = yield from step(diverge, job)
+    told = distances is not None or r.select.divergence is None
+    return (yield from step(select, jobs.select_job(r, *swept, distances) if swept and told else None))
 
 
 def _measures_norms(r: Recipe, model: FoundModel) -> bool:
@@ -367,20 +429,18 @@ def scorings(phase: Phase) -> list[tuple[str, str, str]]:
 def sweep(
     r: Recipe,
     work: Workspace,
-    trail: Sequence[Checkpoint] | None,
-    siblings: Sequence[Checkpoint] | None,
+    job: InterpolateJob | None,
     prepared: Mapping[str, PreparedDataset] | None,
     beside: Mapping[str, PreparedDataset] | None,
     *,
     norms: bool,
 ) -> Steps[tuple[Candidates, list[EvalReport]] | None]:
-    """Name candidates and measure them, until what was measured asks for no more of them.
+    """Name candidates, as a job asks at first, and measure them, until what was measured asks for no more of them.
 
     `beside` is as `referenced` returns it. With `norms` the model has BatchNorm, and each candidate gets its own
     statistics before it is measured.
     """
     count = r.interpolation.count()
-    job = None if trail is None or siblings is None else jobs.interpolate_job(r, trail, siblings)
     named = yield from step(interpolate, job, candidates=count)
     members = yield from completed(r, named and named.members, prepared, count, norms=norms)
     reports = yield from measured(r, members, prepared, SELECTION, count, beside)

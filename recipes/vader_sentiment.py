@@ -44,14 +44,17 @@ class Rated(NamedTuple):
     ratings: Counter[int]
 
 
-def build(out: Path, archive: Path) -> str:
-    """Write the rows to `out`; return how many there are. Raises DataError for an archive that is not the one."""
+def build(out: Path, archive: Path, most: int = ROWS) -> str:
+    """Write the rows to `out`, `most` of each place at most; return how many there are.
+
+    Raises DataError for an archive that is not the one.
+    """
     out.mkdir(parents=True, exist_ok=True)
     counts: list[str] = []
     for name, (lines, ratings) in _tables(archive).items():
         rated = sorted(_rated(lines, ratings), key=lambda one: hashlib.sha256(one.text.encode()).digest())
-        rows = _write(out / f"{name}.jsonl", name, [*_rows(rated)][:ROWS])
-        pairs = _write(out / f"{name}-pairs.jsonl", f"{name}-pairs", [*_pairs(rated)][:ROWS])
+        rows = _write(out / f"{name}.jsonl", name, [*_rows(rated)][:most])
+        pairs = _write(out / f"{name}-pairs.jsonl", f"{name}-pairs", [*_pairs(rated)][:most])
         counts.append(f"{rows} rows and {pairs} pairs of {name}")
     return ", ".join(counts)
 

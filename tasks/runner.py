@@ -28,7 +28,7 @@ from ftlib.progress import Progress, emit, listen
 from ftlib.stages.step import Step, Steps, walk
 from ftlib.training.compute import Compute
 from ftlib.workspace import RECORD, Workspace
-from tasks.assess import batch_norm, evaluate
+from tasks.assess import batch_norm, diverge, evaluate
 from tasks.ray_when_needed import RayWhenNeeded
 from tasks.stages import TASKS
 from tasks.train import answer, fisher, prune, revise, score, train, uphold
@@ -122,7 +122,7 @@ class Runner:
         self.begun(step)
         # What asks models on Ray only waits for it, and does so here.
         asking = (answer, batch_norm, evaluate, revise, score, uphold)
-        if task in (prune, train, fisher) or (task in asking and not step.on_ray):
+        if task in (prune, train, fisher, diverge) or (task in asking and not step.on_ray):
             artifact = self.on_thread(task, job, step.label, meanwhile)
         else:
             artifact = self.here(task, job, step.label)

@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import Task
 
-from tasks.assess import batch_norm, evaluate, interpolate, select
+from tasks.assess import batch_norm, distance, diverge, evaluate, interpolate, select
 from tasks.data import add_tokens, ingest, preprocess
 from tasks.publish import register, report
 from tasks.train import answer, base, fisher, prune, quantize, revise, score, train, uphold
@@ -16,6 +16,7 @@ TASKS: dict[str, Task[..., Any]] = {
         ingest,
         preprocess,
         base,
+        distance,
         prune,
         quantize,
         answer,
@@ -27,6 +28,7 @@ TASKS: dict[str, Task[..., Any]] = {
         interpolate,
         batch_norm,
         evaluate,
+        diverge,
         select,
         report,
         register,

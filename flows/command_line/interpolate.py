@@ -18,7 +18,7 @@ from ftlib.storage import Place
 )
 @click.option("--method", type=click.Choice([*METHODS]), default="lerp", show_default=True, help="How they are merged.")
 @click.option("--alpha", type=float, help="lerp and slerp: 0 is A, 1 is B.")
-@click.option("--scale", type=float, help="task_arithmetic, ties and dare: times the task vectors.")
+@click.option("--scale", type=float, help="task_arithmetic, ties, dare and graft: times what was learnt.")
 @click.option(
     "--option",
     "options",
@@ -47,7 +47,8 @@ def interpolate(
     """Merge model folders or versions NAME@NUMBER into a new folder, streaming, in a few megabytes of memory.
 
     A is the start (theta0) and B the fine-tune, whose config, tokenizer and shards the result has; MORE are other
-    fine-tunes of A. For `average` all of them are equal. An adapter folder (peft) counts as what it makes of A.
+    fine-tunes of A. For `average` all of them are equal; for `graft` the third is the model that B - A is added to,
+    and the result is like it. An adapter folder (peft) counts as what it makes of A.
     """
     kernel = kernel_of(method, len(checkpoints), {"alpha": alpha, "scale": scale, **given_options(options)})
     record = merge_folders(

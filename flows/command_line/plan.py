@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.command_line.console import stdout_console
-from flows.jobs import bases, found_companions
+from flows.jobs import bases, found_companions, found_onto
 from flows.steps import Inputs, pinned, scorings, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, Config, Split
@@ -190,7 +190,8 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     else:
         check_card(recipe, on)
     planner = Planner(work, prepare)
-    walk(steps(recipe, work, Inputs(model, pinned(recipe, work), companions=companions)), planner.look)
+    given = Inputs(model, pinned(recipe, work), companions=companions, onto=found_onto(recipe, work))
+    walk(steps(recipe, work, given), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
     prepared = planner.prepared
     if len(prepared) < len(recipe.datasets):

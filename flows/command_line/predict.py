@@ -15,8 +15,9 @@ from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.kinds.predictions import Unasked
+from ftlib.published.drawing import GUIDANCE, STEPS, Drawing
+from ftlib.published.predict import draws, reads_files
 from ftlib.published.predict import predict as answer
-from ftlib.published.predict import reads_files
 from ftlib.registry.signing import PublicKey
 from ftlib.storage import Place
 from ftlib.workspace import make_cache, user_cache
@@ -24,7 +25,7 @@ from ftlib.workspace import make_cache, user_cache
 
 @click.command()
 @click.argument("version", metavar="NAME[@NUMBER|@ALIAS]|./FOLDER")
-@click.argument("files", metavar="[IMAGE]...", nargs=-1)
+@click.argument("files", metavar="[IMAGE|CAPTION]...", nargs=-1)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows at once.")
 @click.option(
     "--max-new-tokens",
@@ -35,6 +36,18 @@ from ftlib.workspace import make_cache, user_cache
     "--num-beams",
     type=click.IntRange(min=1, max=64),
     help="Of what writes: beginnings of an answer it keeps; by default as in the version's evaluations.",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Of what draws: folder of the PNGs.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Of what draws: of the first image; then counted up."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=STEPS, show_default=True, help="Of what draws.")
+@click.option(
+    "--guidance",
+    type=click.FloatRange(min=0.0, max=100.0),
+    default=GUIDANCE,
+    show_default=True,
+    help="Of what draws: how far captions are followed.",
 )
 @click.option("--task", help="Which task of a version that has several.")
 @key_option
@@ -47,6 +60,10 @@ def predict(
     batch_size: int,
     max_new_tokens: int | None,
     num_beams: int | None,
+    out: Path,
+    seed: int,
+    steps: int,
+    guidance: float,
     task: str | None,
     key: PublicKey | None,
     given: tuple[Path, ...],
@@ -63,12 +80,15 @@ def predict(
     A model of images is asked about the files given, or whose paths are the lines on stdin: a line begins with the
     file. One that is no image is said on stderr, the others are answered, and the command ends with 1.
 
+    A model that draws is given captions, or the lines on stdin: it writes a PNG each, and a line with the file, and the
+    seed, steps and guidance that draw the same image again.
+
     Texts are cleaned and cut as in training, images decoded, resized and cropped. The version is pulled once and kept,
     checked, in the user's cache. ./FOLDER is one that was pulled or exported before.
     """
     name, folder, about = _located(version, key, registry)
     with called(name, folder):
-        if files and not reads_files(folder):
+        if files and not reads_files(folder) and not draws(folder):
             raise RecipeError(f"{name} answers texts, one a line on stdin, got the file {files[0]!r}; use < {files[0]}")
         predictions = answer(
             folder,
@@ -78,6 +98,7 @@ def predict(
             max_new_tokens,
             num_beams,
             task,
+            Drawing(out, seed, steps, guidance),
         )
         answers: list[dict[str, object]] = []
         unasked = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ftlib.errors import DataError, RecipeError
 from ftlib.evaluation.bootstrap import Resampling, resamples
 from ftlib.evaluation.evaluation import Evaluation
-from ftlib.evaluation.measured import EvalReport, Measured
+from ftlib.evaluation.measured import Estimate, EvalReport, Measured
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.significance import bootstrap_p, holm
 from ftlib.evaluation.smoothing import Curve, smooth
@@ -39,20 +39,33 @@ class Scores:
     confidence: float
     summed: bool = False
     """Whether `name` is a sum, and `shown` its value."""
+    higher_is_better: bool = True
+    """Of what is `shown`."""
 
     def said(self, i: int) -> str:
         """Return the name with the number of one candidate."""
         return f"{self.name} {'= ' if self.summed else ''}{self.shown[i]:.4f}"
 
-    def curve(self, alphas: Sequence[float], at: Sequence[float]) -> Curve:
-        """Return the merits expected at the alphas `at`, of candidates that lie at `alphas`."""
+    def smoothed(self, alphas: Sequence[float]) -> Scores:
+        """Return the same scores, ordered by what is expected at each candidate instead of what was measured."""
+        return replace(self, merits=self._curve(alphas, alphas).expected.round(_DIGITS))
+
+    def expected(self, alphas: Sequence[float], at: Sequence[float]) -> tuple[Estimate, ...]:
+        """Return what is expected at the alphas `at`, with intervals and as shown; candidates lie at `alphas`."""
+        from scipy.stats import norm
+
+        curve, reach = self._curve(alphas, at), float(norm.ppf(0.5 + self.confidence / 2))
+        sign = 1.0 if self.higher_is_better else -1.0
+        values, margins = sign * curve.expected, reach * curve.error
+        return tuple(
+            Estimate(value=float(value), low=float(value - margin), high=float(value + margin))
+            for value, margin in zip(values, margins, strict=True)
+        )
+
+    def _curve(self, alphas: Sequence[float], at: Sequence[float]) -> Curve:
         import numpy as np
 
         return smooth(alphas, self.merits, np.cov(self.resampled), at)
-
-    def smoothed(self, alphas: Sequence[float]) -> Scores:
-        """Return the same scores, ordered by what is expected where each candidate lies instead of what was measured."""
-        return replace(self, merits=self.curve(alphas, alphas).expected.round(_DIGITS))
 
     def best(self, among: Sequence[int]) -> int:
         """Return the best; of equals the first, which is the one nearest to theta0."""
@@ -134,7 +147,9 @@ def scores(
         )
     confidence = evaluations[next(iter(origin.values()))].confidence
     if len(terms) == 1:
-        return Scores(next(iter(terms)), shown, merits, resampled, confidence)
+        path = next(iter(terms))
+        better = measured[path][0].higher_is_better
+        return Scores(path, shown, merits, resampled, confidence, higher_is_better=better)
     return Scores(_words(weights), tuple(merits.tolist()), merits, resampled, confidence, summed=True)
 
 

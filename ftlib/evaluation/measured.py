@@ -11,6 +11,9 @@ from ftlib.fingerprint import digest
 from ftlib.kinds.outcomes.base import Outcomes
 from ftlib.kinds.outcomes_file import read_outcomes
 
+KL_TO_START = "kl_to_start"
+"""What rules call it, after the evaluation's name: fit/kl_to_start."""
+
 Tables = Callable[["Measured"], Outcomes]
 """Reads the table of outcomes behind a cell. Raises StorageError if it is gone."""
 
@@ -73,6 +76,27 @@ class EvalReport(Artifact):
                 return cell
         have = sorted({(m.candidate, m.evaluation, m.split) for m in self.measured})
         raise KeyError(f"no measurement of {candidate!r} on {evaluation}/{split}; measured: {have}")
+
+
+class Moved(Config):
+    """How far one candidate's answers are from the start's."""
+
+    candidate: str
+    kl: Estimate
+    """Mean KL(start || candidate) in nats, per row of a classifier and per supervised token of a language model."""
+    at_most: float
+    """Its upper bound, one-sided, at the evaluation's confidence."""
+
+
+class KLToStart(Artifact):
+    """Every candidate's distance from the start on the selection split of one evaluation."""
+
+    evaluation: str
+    moved: tuple[Moved, ...]
+
+    def digest(self) -> str:
+        """Return the digest of all values."""
+        return digest([self.evaluation, *(one.model_dump(mode="json") for one in self.moved)])
 
 
 def tables_in(root: Path) -> Tables:

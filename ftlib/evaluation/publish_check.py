@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from ftlib.data.images.processing import to_uint8
 from ftlib.data.inputs import ATTENTION_MASK, Pixels
 from ftlib.data.prepared import split_file
 from ftlib.errors import IntegrityError
+from ftlib.kinds import drawing
 from ftlib.kinds.collate import Collator, in_the_models_unit
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_processor, load_tokenizer, load_with_gaps
@@ -34,11 +36,15 @@ from ftlib.models.bottlenecks import put_bottlenecks_over
 from ftlib.models.checkpoint import BOTTLENECK, Base
 from ftlib.models.four_bits import stock_config
 from ftlib.models.limits import ids_of, limits_of
+from ftlib.models.pipelines import write_pipeline
 from ftlib.models.quiet import quiet
+from ftlib.models.with_diffusers import LORA, import_diffusers
 
 ROWS = 8
 TOLERANCE = 1e-5
 ADAPTER_TOLERANCE = 1e-3
+DRAWN, DRAWN_STEPS, DRAWN_TOLERANCE = 4, 10, 1e-3
+"""Captions that are drawn, in so many steps, and what a pixel from 0 to 1 may differ by: rounding grows with steps."""
 
 
 def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) -> float:
@@ -119,6 +125,73 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
     _check_labels(theirs, candidate.end.labels)
     _check_tokenizer(theirs, folder, data.kind)
     return _compared("adapter", theirs.eval(), ours, candidate, data, TOLERANCE)
+
+
+def drawn_difference(folder: Path, candidate: Candidate, data: PreparedDataset) -> float:
+    """Load a pipeline's folder with stock diffusers; return how far what it draws is from what the candidate draws.
+
+    Both draw the captions of a few real rows of the test split from the same seeds, without a caption taken off, in few
+    steps; of a pixel from 0 to 1 the largest difference counts. Raises IntegrityError if it is above `DRAWN_TOLERANCE`
+    or no number.
+    """
+    diffusers = import_diffusers()
+    with quiet():
+        unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True)
+    return _drawn_alike("pipeline", unet, folder, candidate, data)
+
+
+def drawn_adapter_difference(adapter: Path, base: Path, candidate: Candidate, data: PreparedDataset) -> float:
+    """Put an adapter over the base's U-Net as stock diffusers does; return as `drawn_difference` does, and raise."""
+    with TemporaryDirectory() as scratch, quiet():
+        write_pipeline(base, Path(scratch))
+        unet: Any = import_diffusers().UNet2DConditionModel.from_pretrained(
+            Path(scratch) / "unet", local_files_only=True
+        )
+        unet.load_lora_adapter(adapter, prefix="unet", weight_name=LORA, local_files_only=True)
+        return _drawn_alike("adapter", unet, Path(scratch), candidate, data)
+
+
+@torch.inference_mode()
+def _drawn_alike(what: str, unet: Any, folder: Path, candidate: Candidate, data: PreparedDataset) -> float:
+    """Draw as a stranger does, with stock parts and the tokenizer of a pipeline's folder, and compare."""
+    from transformers import AutoModel, AutoTokenizer
+
+    diffusers, local = import_diffusers(), {"local_files_only": True}
+    ours: Any = model_of(candidate, data.kind)
+    split = open_split(split_file(data.path, REPORT), candidate.end.labels)
+    rows = _some_rows(split)[:DRAWN]
+    asked = split.batch(rows, Collator.of(ours)).inputs
+    own = drawing.draw(ours, asked["input_ids"], asked["attention_mask"], range(len(rows)), steps=DRAWN_STEPS)
+    with quiet():
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder / "tokenizer", **local)
+        encoder: Any = AutoModel.from_pretrained(folder / "text_encoder", **local)
+        scheduler: Any = diffusers.DDIMScheduler.from_pretrained(folder / "scheduler", **local)
+        has_vae = (folder / "vae").is_dir()
+        vae: Any = diffusers.AutoencoderKL.from_pretrained(folder / "vae", **local) if has_vae else None
+    ids = [row[mask.bool()].tolist() for row, mask in zip(asked["input_ids"], asked["attention_mask"], strict=True)]
+    longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    padded = tokenizer.pad(
+        {"input_ids": [*ids, tokenizer("")["input_ids"]]}, "max_length", longest, return_tensors="pt"
+    )
+    masked = {"attention_mask": padded["attention_mask"]} if encoder.config.to_dict().get("use_attention_mask") else {}
+    said = encoder(padded["input_ids"], **masked)[0]
+    captions, nothing = said[:-1], said[-1:].expand(len(rows), -1, -1)
+    shape = ours.image_shape
+    image = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(len(rows))])
+    scheduler.set_timesteps(DRAWN_STEPS)
+    for step in scheduler.timesteps:
+        with_caption, without = (unet(image, step, encoder_hidden_states=text).sample for text in (captions, nothing))
+        guided = without + drawing.GUIDANCE * (with_caption - without)
+        image = scheduler.step(guided, step, image).prev_sample
+    if vae is not None:
+        image = vae.decode(image / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)).sample
+    difference = float(((image / 2 + 0.5).clamp(0, 1) - own).abs().max())
+    if not difference <= DRAWN_TOLERANCE:
+        raise IntegrityError(
+            f"the {what} read back from the registry draws images that differ by {difference:.3g} from those of "
+            f"{candidate.name!r} from the same seeds, at most {DRAWN_TOLERANCE:g} is allowed; nothing was published"
+        )
+    return difference
 
 
 def check_image_processor(folder: Path, candidate: Candidate, format: Format, data: PreparedDataset) -> None:

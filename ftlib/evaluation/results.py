@@ -209,8 +209,10 @@ def _compared(
     return estimate, p
 
 
-def divergence(reference: LabelOutcomes, ours: LabelOutcomes, resampling: Resampling) -> Estimate:
-    """Return the mean of KL(reference || ours) over rows, in nats: how far answers moved, whatever the labels say.
+def divergence(
+    reference: LabelOutcomes, ours: LabelOutcomes, resampling: Resampling
+) -> tuple[Estimate, Float[np.ndarray, " resamples"]]:
+    """Return the mean of KL(reference || ours) over rows, in nats, and its resamples: how far answers moved.
 
     Raises DataError for other rows, or other labels.
     """
@@ -228,17 +230,18 @@ def divergence(reference: LabelOutcomes, ours: LabelOutcomes, resampling: Resamp
     p, q = (table.probabilities.astype(np.float64).clip(min=floor) for table in (reference, ours))
     rows = rel_entr(p, q).sum(axis=1)
     drawn = np.concatenate([rows[draw].mean(axis=1) for draw in resampling.draws(len(rows))])
-    return resampling.interval(float(rows.mean()), drawn)
+    return resampling.interval(float(rows.mean()), drawn), drawn
 
 
 def divergence_per_token(
     sums: Float[np.ndarray, " rows"], tokens: Int[np.ndarray, " rows"], resampling: Resampling
-) -> Estimate:
+) -> tuple[Estimate, Float[np.ndarray, " resamples"]]:
     """Return the mean divergence per token from each row's sum and number of tokens, rows drawn together."""
     import numpy as np
 
-    drawn = [sums[draw].sum(axis=1) / tokens[draw].sum(axis=1).clip(min=1) for draw in resampling.draws(len(sums))]
-    return resampling.interval(float(sums.sum() / max(1, tokens.sum())), np.concatenate(drawn))
+    blocks = [sums[draw].sum(axis=1) / tokens[draw].sum(axis=1).clip(min=1) for draw in resampling.draws(len(sums))]
+    drawn = np.concatenate(blocks)
+    return resampling.interval(float(sums.sum() / max(1, tokens.sum())), drawn), drawn
 
 
 def adjusted(compared: Sequence[Difference]) -> list[Difference]:

@@ -118,7 +118,7 @@ def _write_sum(candidate: Candidate, out: Path, spans: Mapping[str, TensorSpan])
         elif ".lora_B." in name:
             module = module_of(name)
             shares = merge.shares(len(parts), chunk_of(name, spans, layers))
-            scaled = [_scaling(configs[i], module) * shares[i] * read[i][name].to(like.dtype) for i in adapters]
+            scaled = [scaling_of(configs[i], module) * shares[i] * read[i][name].to(like.dtype) for i in adapters]
             made[name] = torch.cat(scaled, dim=1)
             ranks[module] = made[name].shape[1]
         else:
@@ -151,7 +151,7 @@ def _read(part: Checkpoint, end: Checkpoint) -> dict[str, Tensor]:
     return {name: whole[plain_name(name)][0] for name in adapter_tensors(end.folder) if plain_name(name) in whole}
 
 
-def _scaling(config: dict[str, Any], module: str) -> float:
+def scaling_of(config: dict[str, Any], module: str) -> float:
     """Return what peft multiplies a module's B A with."""
     rank, alpha = number_of(config, "r", module), number_of(config, "lora_alpha", module)
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)

@@ -33,7 +33,8 @@ def check_candidate(candidate: Candidate) -> None:
     Raises ModelError that names what differs: lineage, labels, tokenizer, a fresh head, or tensors.
     """
     if candidate.merge is not None:
-        check_lineage(candidate.start, (candidate.end, *candidate.siblings))
+        tuned = (candidate.end, *candidate.siblings)
+        check_lineage(candidate.start, tuned[: len(tuned) - candidate.merge.strangers])
     if candidate.end.form == "adapter":
         check_point(candidate)
     else:

@@ -49,8 +49,9 @@ def check_lineage(start: Checkpoint, tuned: Sequence[Checkpoint]) -> None:
 
     Raises ModelError that names what differs: the start, labels, tokenizers, or a random head.
     """
+    theta0 = start.parent if start.snapshot else start.weights  # of a phase's way, which goes on to its end
     for end in tuned:
-        _check_start(end.phase, end.parent, start.weights, repr(start.phase))
+        _check_start(end.phase, end.parent, theta0, repr(start.phase))
         check_same_labels(start.labels, end.labels, (start.phase, end.phase))
         if start.tokenizer != end.tokenizer:
             raise ModelError(
@@ -69,7 +70,7 @@ def check_recorded(kernel: Kernel, folders: Sequence[tuple[str, Path]]) -> bool:
     """
     records = [(name, recorded(folder)) for name, folder in folders]
     if kernel.starts:
-        (start_name, start), tuned = records[0], records[1:]
+        (start_name, start), tuned = records[0], records[1 : len(records) - kernel.strangers]
         if start is None and any(record and record.parent for _, record in tuned):
             # A fine-tune on record names its start; hashing a folder is what finding out takes.
             start = Recorded(weights=weights_digest(folders[0][1]), parent=None)

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.utils.generic import ModelOutput
 from typing_extensions import override
 
-from ftlib.models.pipelines import ONE_MODEL, import_diffusers
+from ftlib.models.with_diffusers import ONE_MODEL, import_diffusers
 
 
 class DenoiserConfig(PretrainedConfig):

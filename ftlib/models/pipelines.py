@@ -14,18 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from ftlib.errors import ModelError, RecipeError, first_line
+from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
+from ftlib.models.json_files import TOKENIZER_FILES, check_no_code, read_json
 from ftlib.models.quiet import quiet
+from ftlib.models.with_diffusers import INDEX, import_diffusers
 from ftlib.workspace import exclusive, make_cache, user_cache
-
-INDEX = "model_index.json"
-LORA = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file of an adapter, and looks for."""
-PACKAGE, EXTRA = "diffusers", "diffusion"
-
-ONE_MODEL = "reglage_denoiser"
-"""The `model_type` of the folder of one model that a pipeline is made into."""
 
 _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",), "scheduler": (), "text_encoder": (), "tokenizer": ()}
@@ -34,23 +28,6 @@ _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _NEEDED = ("unet", "scheduler", "text_encoder", "tokenizer")
 _VERSION = 1
 """Of what is kept in the cache."""
-
-
-def is_pipeline(folder: Path) -> bool:
-    """Say whether a folder is a pipeline of diffusers."""
-    return (folder / INDEX).is_file()
-
-
-def import_diffusers() -> Any:
-    """Return the package. Raises RecipeError where it is not installed."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise RecipeError(
-            f"pipelines of images need the package {PACKAGE!r}, which cannot be imported ({first_line(error)}); pip "
-            f"install 'reglage[{EXTRA}]'"
-        ) from error
-    return diffusers
 
 
 def as_one_model(folder: Path) -> Path:
@@ -80,8 +57,6 @@ def check_pipeline(folder: Path) -> dict[str, Any]:
 
     Raises ModelError for one without a text encoder, or with parts that are not known here; nothing is loaded.
     """
-    from ftlib.models.folder import check_no_code, read_json
-
     content = read_json(folder / INDEX)
     if not isinstance(content, dict):
         raise ModelError(f"{folder / INDEX} is not a JSON object; save the pipeline again")
@@ -142,7 +117,9 @@ def _write_one(folder: Path, index: Mapping[str, Any], out: Path) -> None:
     model.unet, model.text_encoder, model.vae = unet.float(), text, vae and vae.float()
     with quiet():
         model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    for name in TOKENIZER_FILES:  # byte for byte: a re-saved tokenizer is another tokenizer
+        if (folder / "tokenizer" / name).is_file():
+            shutil.copyfile(folder / "tokenizer" / name, out / name)
     _channels, height, width = model.image_shape
     scale = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
     ViTImageProcessorPil(
@@ -183,7 +160,6 @@ def _plain(config: Any) -> dict[str, Any]:
 def write_pipeline(one: Path, out: Path) -> None:
     """Write the pipeline that a folder of one model holds, as stock diffusers saves its parts."""
     from ftlib.models.denoiser import Denoiser
-    from ftlib.models.folder import TOKENIZER_FILES
 
     with quiet():
         model: Any = Denoiser.from_pretrained(one, local_files_only=True, use_safetensors=True)

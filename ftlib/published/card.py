@@ -23,6 +23,7 @@ from ftlib.merging.candidates import Candidate
 from ftlib.models.adapter import read_adapter
 from ftlib.models.checkpoint import BOTTLENECK, Checkpoint, FoundModel
 from ftlib.models.folder import read_config
+from ftlib.models.with_diffusers import ONE_MODEL, PACKAGE
 from ftlib.published.lineage import called
 from ftlib.published.usage import adapter_usage, adapter_version_usage, tasks_usage, usage
 from ftlib.recipe.evidence import Evidence
@@ -73,6 +74,8 @@ def _library(selection: Selection) -> str:
     """Return what loads the version."""
     end = selection.chosen.end
     ours = end.form == "adapter" and read_adapter(end.folder)["peft_type"] == BOTTLENECK
+    if read_config(end.folder).get("model_type") == ONE_MODEL:
+        return PACKAGE
     return "reglage" if ours else "peft" if end.form == "adapter" else "transformers"
 
 

@@ -18,6 +18,7 @@ from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import Asked, Prediction, Predictor, Unasked
 from ftlib.models.adapter import ANYWHERE, Bases
 from ftlib.models.checkpoint import task_in
+from ftlib.published.drawing import Drawing, draw_captions
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST, Manifest
 from ftlib.storage.sealed_records import parse
@@ -37,6 +38,12 @@ def reads_files(folder: Path) -> bool:
     return predictor is not None and predictor.reads_files
 
 
+def draws(folder: Path) -> bool:
+    """Say whether a pulled version draws what is asked. Raises ModelError for a folder that is no version."""
+    predictor = KINDS[_recipe(folder).published_format().yields].predictor
+    return predictor is not None and predictor.draws
+
+
 def predict(
     folder: Path,
     texts: Iterable[str],
@@ -45,6 +52,7 @@ def predict(
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
     task: str | None = None,
+    drawing: Drawing | None = None,
 ) -> Iterator[Prediction]:
     """Yield one answer per text, in order, with memory bounded by `WINDOW` texts, or by `batch_size` images.
 
@@ -55,6 +63,8 @@ def predict(
     tasks it answers as `task`. Raises ModelError for a folder that is none, a language model of plain text, or a task
     that it does not have; DataError for a text that is no question, or no chat.
 
+    A model of images draws what texts say, by `drawing`, into PNG files.
+
     A version that is an adapter is put over its base, which is looked for by name and compared by digest; `bases`
     is where else.
     """
@@ -63,6 +73,9 @@ def predict(
     format, kind = dataset.format, KINDS[dataset.format.asked_as]
     if kind.predictor is None:
         raise ModelError(f"{folder} is a language model and has no labels to predict; use transformers' generate")
+    if kind.predictor.draws:
+        yield from draw_captions(folder, kind.name, texts, batch_size, drawing or Drawing())
+        return
     writing = _Writing(
         max_new_tokens or _longest_answer(recipe),
         recipe.beams if num_beams is None else num_beams,

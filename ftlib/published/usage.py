@@ -11,6 +11,7 @@ from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import LENGTHENING
 from ftlib.models.checkpoint import BOTTLENECK, Base, FoundModel
+from ftlib.models.with_diffusers import LORA
 from ftlib.recipe.recipe import Recipe
 from ftlib.wording import block, code
 
@@ -82,6 +83,8 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
     `labels` counts the head's; 0 for a head without. `pad_token_id` is given where the base's config has another.
     """
     kind = KINDS[recipe.kind(recipe.phases[-1])]
+    if kind.predictor is not None and kind.predictor.draws:
+        return _drawn_adapter_usage(base)
     loader, (name, _, revision) = kind.auto_class, base.name.partition("@")
     outputs = kind.outputs or labels
     head = f", num_labels={outputs}" if outputs else ""
@@ -100,6 +103,20 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
             f"from peft import PeftModel\nfrom transformers import {loader}\n\n"
             f"base = {loader}.from_pretrained({base_name}{head})\n"
             f'model = PeftModel.from_pretrained(base, "{_FOLDER}/adapter")'
+        )
+    )
+
+
+def _drawn_adapter_usage(base: FoundModel) -> str:
+    """Return Markdown that loads the version's adapter over the base pipeline's U-Net, with stock diffusers."""
+    return (
+        f"`adapter/{LORA}` holds the last phase's adapter, moved to the chosen alpha and folded so that its alpha is its "
+        f"rank: tools that read no metadata come to the same. The base is {code(base.name)}: give its folder yourself. "
+        "A pipeline with a VAE takes it by `load_lora_weights` as well.\n\n"
+        + _python(
+            "from diffusers import UNet2DConditionModel\n\n"
+            'unet = UNet2DConditionModel.from_pretrained("path/to/the/base", subfolder="unet")\n'
+            f'unet.load_lora_adapter("{_FOLDER}/adapter", prefix="unet", weight_name="{LORA}")'
         )
     )
 

@@ -19,7 +19,7 @@ from ftlib.training.fisher import Fisher
 class Evidence(Config):
     """The records of one run, from the rows to the choice."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "upheld": ()}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "onto": None, "upheld": ()}
 
     recipe: Recipe
     model: FoundModel
@@ -39,6 +39,8 @@ class Evidence(Config):
 
     fisher: Fisher | None = None
     """What the version is to carry of its rows, if it is."""
+    onto: FoundModel | None = None
+    """The model that what training did was carried to, where it was."""
     upheld: tuple[Upheld, ...] = ()
     """How many answers keep the principles that a phase learnt by, before it and after it."""
 
@@ -49,8 +51,11 @@ class Evidence(Config):
         In the work folder it stands on the last phase's start, which has another head: the adapter brings its own. What
         was rounded there is rounded anew by whoever loads it.
         """
-        if self.selection.chosen.end.form == "dense":
+        end = self.selection.chosen.end
+        if end.form == "dense":
             return None
+        if self.onto and end.base and end.base.weights == self.onto.weights:
+            return end.base
         began = next((phase.tuning for phase in self.recipe.phases if phase.tuning.leaves == "adapter"), None)
         rounded = began.quantization if began else None
         model = self.model

@@ -16,7 +16,7 @@ from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.extensions import MEMBERS, check_extensions, misfits
 from ftlib.kinds.kind import KINDS
-from ftlib.models.pipelines import EXTRA, PACKAGE
+from ftlib.models.with_diffusers import EXTRA, PACKAGE
 from ftlib.recipe.examples import examples
 from ftlib.recipe.recipe import Recipe
 

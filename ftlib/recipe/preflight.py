@@ -14,11 +14,14 @@ from ftlib.data.iob2 import completed
 from ftlib.data.prepared import split_file
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
+from ftlib.evaluation.selection import UNMEASURED
 from ftlib.kinds.kind import KINDS
+from ftlib.merging.methods.graft import SENSIBLE
 from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
-from ftlib.models.pipelines import ONE_MODEL, check_pipeline, is_pipeline
+from ftlib.models.pipelines import check_pipeline
 from ftlib.models.pruning import stack_of
+from ftlib.models.with_diffusers import ONE_MODEL, is_pipeline
 from ftlib.recipe.misfits.forms import end_form, form_misfits, quantization_misfits
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import probe
@@ -235,7 +238,7 @@ def check_rule(recipe: Recipe, prepared: Mapping[str, PreparedDataset]) -> None:
     It looks at how many rows have each label. What only the rows' texts or scores tell is found when it is measured.
     """
     rule = recipe.select
-    for path in (rule.by, *filter(None, [rule.subject_to]), *rule.plus) if rule.rule != "fixed" else ():
+    for path in (rule.by, *filter(None, [rule.subject_to]), *rule.plus) if rule.rule not in UNMEASURED else ():
         name, metric = recipe.metric(path)
         facts = prepared[recipe.evaluations[name].dataset].splits[SELECTION]
         if not metric.may_be_defined(facts.rows, facts.labels):
@@ -264,6 +267,19 @@ def check_forms(
     ]
     if problems:
         raise RecipeError("\n".join(problems))
+
+
+def check_apart(recipe: Recipe, apart: float) -> str:
+    """Say how far the base lies from what its tuning is carried to. Raises RecipeError if that is too far."""
+    onto = recipe.interpolation.carried_to
+    assert onto
+    said = f"{onto.model.path} lies {apart:.4f} from {recipe.model.path}, by sum |a - b| / (sum |a| + sum |b|)"
+    if apart > onto.at_most_apart:
+        raise RecipeError(
+            f"interpolation.onto: {said}, and {onto.at_most_apart:g} is allowed: what one learns means little to the "
+            "other; give the instruct model of this very base, or raise at_most_apart"
+        )
+    return f"{said}; grafts are sensible below {SENSIBLE:g}"
 
 
 def check_principles(recipe: Recipe) -> None:

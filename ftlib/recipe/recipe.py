@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pydantic import model_validator
 
 from ftlib.recipe.misfits.base_model import added_tokens_misfits, prune_misfits
+from ftlib.recipe.misfits.carried import carried_misfits
 from ftlib.recipe.misfits.choice import interpolation_misfits, select_misfits
 from ftlib.recipe.misfits.datasets import dataset_misfits
+from ftlib.recipe.misfits.drawing import drawing_misfits
 from ftlib.recipe.misfits.evaluations import evaluation_misfits
 from ftlib.recipe.misfits.forms import adapter_misfits, end_form, form_misfits, quantization_misfits
 from ftlib.recipe.misfits.packing import packing_misfits
 from ftlib.recipe.misfits.phases import phase_misfits
+from ftlib.recipe.misfits.snapshots import snapshot_misfits
 from ftlib.recipe.parts import RecipeParts
 from ftlib.urls import secrets_within
 from ftlib.wording import these
@@ -38,11 +41,14 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from evaluation_misfits(recipe)
     yield from select_misfits(recipe)
     yield from interpolation_misfits(recipe)
+    yield from carried_misfits(recipe)
+    yield from snapshot_misfits(recipe)
     if recipe.compute.pack_tokens is not None and recipe.has_training_datasets:
         yield from packing_misfits(recipe)
     if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":
         yield from adapter_misfits(recipe)
     yield from form_misfits(recipe, "dense")
+    yield from drawing_misfits(recipe)
     for name in recipe.publish.fisher.datasets if recipe.publish.fisher else ():
         if name not in recipe.training_datasets():
             yield (

@@ -27,6 +27,7 @@ from ftlib.report.content import (
     signed,
     texts,
 )
+from ftlib.training.objectives.policy import MEASURED
 from ftlib.wording import counted
 
 _SCALES = (
@@ -190,9 +191,14 @@ def _of_one_scale(compared: Sequence[Difference]) -> list[list[int]]:
 
 
 def selection_section(
-    selection: Selection, candidates: Candidates, sweep: Sequence[EvalReport], figures: Sequence[Figure]
+    recipe: Recipe,
+    selection: Selection,
+    candidates: Candidates,
+    sweep: Sequence[EvalReport],
+    figures: Sequence[Figure],
+    remarks: Sequence[str] = (),
 ) -> Section:
-    """Return the rule, what it chose and why, and everything it looked at."""
+    """Return the rule, what it chose and why, what is remarked of the candidates, and everything it looked at."""
     cells = {(cell.candidate, cell.evaluation): cell for report in sweep for cell in report.measured}
     paths = list(dict.fromkeys((e, metric) for (_, e), cell in cells.items() for metric in cell.metrics))
     names = [member.name for member in candidates.members]
@@ -200,15 +206,23 @@ def selection_section(
         estimates_on_one_scale([_metric(cells.get((name, evaluation)), metric) for name in names])
         for evaluation, metric in paths
     ]
+    heads = [f"{evaluation} {metric}".replace("_", " ") for evaluation, metric in paths]
+    if selection.expected:
+        heads.insert(0, f"expected {recipe.select.by.replace('/', ' ')}{' + …' if recipe.select.plus else ''}")
+        columns.insert(0, estimates_on_one_scale(selection.expected))
+    if selection.kl:
+        heads.append(f"{selection.kl.evaluation} KL to start, nats")
+        columns.append(estimates_on_one_scale([moved.kl for moved in selection.kl.moved]))
     table = Table(
-        columns=["candidate", *(f"{evaluation} {metric}".replace("_", " ") for evaluation, metric in paths)],
+        columns=["candidate", *heads],
         rows=[
             Row([Cell(name), *(column[i] for column in columns)], "chosen" if name == selection.chosen.name else "")
             for i, name in enumerate(names)
         ],
         caption="validation rows",
     )
-    lead = f"Rule: {selection.rule}. {selection.why}"
+    said = [f"{words[0].upper()}{words[1:]}." for words in (*candidates.remarks, *remarks)]
+    lead = " ".join([f"Rule: {selection.rule}. {selection.why}", *said])
     return Section("selection", "How the model was chosen", lead, figures, [table])
 
 
@@ -264,12 +278,16 @@ _OF_ONE_RUN = frozenset(
 _OF_ONE_MACHINE = ("predicted_", "measured_")
 """Facts that differ between two runs that make the same weights. They stay in the run's record: the page is published,
 and equal content has an equal manifest."""
+_OF_A_POLICY = frozenset(f"{when}_{name}" for when in ("first", "last") for name in MEASURED)
+"""Facts that have a section of their own."""
 
 
 def training_section(checkpoints: Sequence[Checkpoint], figures: Sequence[Figure]) -> Section:
     """Return what every phase did, as every run of it does."""
     told = (name for checkpoint in checkpoints for name in checkpoint.facts)
-    facts = [n for n in dict.fromkeys(told) if n not in _OF_ONE_RUN and not n.startswith(_OF_ONE_MACHINE)]
+    facts = [
+        n for n in dict.fromkeys(told) if n not in _OF_ONE_RUN | _OF_A_POLICY and not n.startswith(_OF_ONE_MACHINE)
+    ]
     return Section(
         "training",
         "Training",

@@ -33,6 +33,8 @@ class Line:
     metric: str
     values: tuple[Point, ...]
     higher_is_better: bool = True
+    curve: tuple[tuple[float, Point], ...] = ()
+    """What is expected along alpha, where the rule went by that: (alpha, value with interval)."""
 
     @property
     def label(self) -> str:
@@ -63,7 +65,7 @@ def alpha_curve(
         if both:
             for axes in grid[:, 0]:
                 axes.remove()
-            _tradeoff(figure.add_subplot(grid[0, -1].get_gridspec()[:, 0]), alphas, chosen, lines[0], lines[1])
+            tradeoff_panel(figure.add_subplot(grid[0, -1].get_gridspec()[:, 0]), alphas, chosen, lines[0], lines[1])
         words = "the line from the start of the last phase (alpha 0) to its end (alpha 1)"
         caption = (
             f"Left: {lines[1].label} against {lines[0].label} along {words}. Right: "
@@ -71,10 +73,18 @@ def alpha_curve(
             if both
             else f"{lines[0].label} by alpha, along {words}. "
         )
-        return saved(figure, folder, name, caption + "Bars and bands are confidence intervals, on the validation rows.")
+        return saved(figure, folder, name, caption + _bands(lines))
 
 
-def _tradeoff(axes: Any, alphas: Sequence[float], chosen: int, across: Line, up: Line) -> None:
+def _bands(lines: Sequence[Line]) -> str:
+    words = "Bars and bands are confidence intervals, on the validation rows."
+    if not any(line.curve for line in lines):
+        return words
+    return f"{words} Open marks are measured; the line with its band is what is expected, by which the rule chose."
+
+
+def tradeoff_panel(axes: Any, alphas: Sequence[float], chosen: int, across: Line, up: Line) -> None:
+    """Draw one line's values against another's, with the ends and the chosen point named."""
     x, y = [e.value for e in across.values], [e.value for e in up.values]
     x_error, y_error = _errors(across), _errors(up)
     axes.errorbar(x, y, xerr=x_error, yerr=y_error, fmt="none", ecolor=INK, elinewidth=0.8, alpha=0.16, zorder=1)
@@ -112,10 +122,17 @@ def _marks(x: Sequence[float], y: Sequence[float], alphas: Sequence[float], chos
 
 def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: dict[Line, str]) -> None:
     for (line, colour), style in zip(lines.items(), cycle(STYLES), strict=False):
-        values = [estimate.value for estimate in line.values]
-        low, high = [e.low for e in line.values], [e.high for e in line.values]
-        axes.fill_between(alphas, low, high, color=colour, alpha=0.14, linewidth=0)
-        axes.plot(alphas, values, color=colour, linewidth=1.8, markersize=4.2, label=plain(line.label), **style)
+        along = line.curve or tuple(zip(alphas, line.values, strict=True))
+        at, low, high = zip(*((alpha, point.low, point.high) for alpha, point in along), strict=True)
+        axes.fill_between(at, low, high, color=colour, alpha=0.14, linewidth=0)
+        values, label = [point.value for point in line.values], plain(line.label)
+        drawn = {"markersize": 4.2, "label": f"{label}, measured" if line.curve else label, **style}
+        if line.curve:
+            axes.plot(
+                at, [point.value for _, point in line.curve], color=colour, linewidth=1.8, label=f"{label}, expected"
+            )
+            drawn |= {"linestyle": "none", "markerfacecolor": "white"}
+        axes.plot(alphas, values, color=colour, linewidth=1.8, **drawn)
     axes.axvline(
         alphas[chosen], color=CHOSEN, linewidth=1.2, linestyle=(0, (4, 3)), label=f"chosen, α = {alphas[chosen]:g}"
     )

@@ -15,13 +15,16 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import audit_notes, rare_label_notes, task_spelling_notes
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.report import diagnosis, sections
+from ftlib.report.alignment_tax import tax_of, tax_section
 from ftlib.report.answers import answer_figures, answer_tables, shown
 from ftlib.report.contact_sheet import contact_sheet
 from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
 from ftlib.report.phases import learnt_in, phases_section, watched_metric
+from ftlib.report.policies import is_policy, policy_section
 from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
 from ftlib.report.tradeoff import Line, Point, alpha_curve
@@ -53,16 +56,23 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
     )
     shown = [
         sections.selection_section(
-            evidence.selection, evidence.candidates, evidence.sweep, _alpha_figures(evidence, folder)
+            recipe,
+            evidence.selection,
+            evidence.candidates,
+            evidence.sweep,
+            _alpha_figures(evidence, folder),
+            [*interpolation_remarks(recipe)],
         ),
         sections.results_section(rows, confidence),
         sections.differences_section(compared, chosen, same),
         _phase_by_phase(evidence, work),
         _forgetting(evidence, work),
+        _tax(evidence, work, folder),
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
         principles_section(evidence.upheld),
         pruned_section(evidence.checkpoints, folder),
+        policy_section(evidence.ends, folder),
         sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
         sections.data_section(evidence.raw, evidence.prepared, notes),
         sections.lineage_section(
@@ -128,6 +138,15 @@ def _forgetting(evidence: Evidence, work: Workspace) -> sections.Section:
     kept = adjusted([d for d in measured if d.evaluation in retained])
     moved = divergences(evidence, work, reference, watched)
     return sections.forgetting_section(kept, moved, reference, watched, named=bool(retained), per=per)
+
+
+def _tax(evidence: Evidence, work: Workspace, folder: Path) -> sections.Section | None:
+    """Show the rule's metric against the first retained one; None where nothing moves along a line."""
+    recipe, target = evidence.recipe, evidence.recipe.select.by
+    named = [path for path in (target, recipe.select.subject_to, *recipe.select.plus) if path]
+    kept = [name for name, e in recipe.evaluations.items() if e.role == "retained" and name != target.partition("/")[0]]
+    tax = tax_of(evidence, work, target, _path(recipe, kept[0], named) if kept else None)
+    return tax and tax_section(tax, folder)
 
 
 def _diagnosis(evidence: Evidence, work: Workspace, folder: Path) -> sections.Section | None:
@@ -224,11 +243,15 @@ def _line(evidence: Evidence, path: str) -> Line | None:
     cells = {cell.candidate: cell for r in evidence.sweep for cell in r.measured if cell.evaluation == name}
     values = [cells[member.name].metrics[metric].numbers() for member in evidence.candidates.members]
     points = tuple(Point(*three) for three in values if three is not None)
-    return Line(name, metric, points, better[metric]) if len(points) == len(values) else None
+    # A sum has no panel of its own: its curve is in the words and the table.
+    curve = evidence.selection.curve if path == evidence.recipe.select.by and not evidence.recipe.select.plus else ()
+    numbers = [(one.alpha, one.expected.numbers()) for one in curve]
+    drawn = tuple((alpha, Point(*three)) for alpha, three in numbers if three is not None)
+    return Line(name, metric, points, better[metric], drawn) if len(points) == len(values) else None
 
 
 def _training_figures(checkpoints: Sequence[Checkpoint], folder: Path) -> list[Figure]:
-    curves = [_curve(checkpoint) for checkpoint in checkpoints[1:]]
+    curves = [_curve(checkpoint) for checkpoint in checkpoints[1:] if not is_policy(checkpoint)]
     curves = [curve for curve in curves if len(curve.loss) > 1 or len(curve.validation) > 1]
     return [training_curves(folder, curves)] if curves else []
 

@@ -12,8 +12,10 @@ from ftlib.config import REPORT
 from ftlib.evaluation.measured import Measured
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
+from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import adapter_in, task_in
+from ftlib.models.pipelines import into_pipeline
 from ftlib.models.shards import write_shards, write_shared_shards
 from ftlib.published.card import model_card
 from ftlib.published.lineage import index_rows, lineage
@@ -96,6 +98,8 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
         adapter_version_difference,
         check_chat_template,
         check_image_processor,
+        drawn_adapter_difference,
+        drawn_difference,
         logit_difference,
     )
 
@@ -111,6 +115,11 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
     def check_one(published: _Model) -> None:
         copy, chosen, recipe = published.folder, published.chosen, published.recipe
         data = job.evidence.prepared[published.measured_on]
+        if published.draws:
+            differences.append(drawn_difference(copy, chosen, data))
+            if recipe.publish.adapter:
+                drawn_adapter_difference(adapter_in(copy), Path(job.evidence.model.uri), chosen, data)
+            return
         check_image_processor(copy, chosen, recipe.published_format(), data)
         check_chat_template(copy, chosen, recipe.published_format())
         if stands_on:
@@ -145,12 +154,14 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
     merged = {one.folder: write_candidate(one.chosen, one.folder, stands_on) for one in models}
     for one in models:
         settle_processor(one.folder, one.recipe.published_format())
-    if recipe.tasks:
+    if draws := any(one.draws for one in models):
+        into_pipeline(staging)
+    elif recipe.tasks:
         write_shared_shards([*merged], most)
     elif not stands_on:
         write_shards(staging, most)
     if recipe.publish.adapter:
-        _stage_adapter(job.evidence, adapter_in(staging))
+        _stage_adapter(job.evidence, adapter_in(staging), draws=draws)
     if job.evidence.fisher:
         write_carried(job.evidence.fisher, staging)
     (staging / "plots").mkdir()
@@ -192,6 +203,12 @@ class _Model:
     recipe: Recipe
 
     @property
+    def draws(self) -> bool:
+        """Say whether it draws images, so that it is published as a pipeline of diffusers."""
+        predictor = KINDS[self.recipe.published_format().yields].predictor
+        return predictor is not None and predictor.draws
+
+    @property
     def measured_on(self) -> str:
         """Return a dataset whose rows it is asked about."""
         return self.recipe.evaluation_datasets()[0]
@@ -205,11 +222,15 @@ def _models(evidence: Evidence, folder: Path) -> list[_Model]:
     return [_Model(t, task_in(folder, t), chosen.of_task(t), recipe.of_task(t)) for t in recipe.tasks]
 
 
-def _stage_adapter(evidence: Evidence, folder: Path) -> None:
+def _stage_adapter(evidence: Evidence, folder: Path, *, draws: bool) -> None:
     from ftlib.merging.adapters import write_scaled
     from ftlib.merging.methods import Lerp
+    from ftlib.merging.stock_lora import write_stock_lora
 
     chosen = evidence.selection.chosen
     merge = chosen.merge or Lerp(alpha=1.0)
+    if draws:
+        write_stock_lora(adapter_in(chosen.end.path), chosen.start.weights_folder, merge, folder)
+        return
     name, _, revision = evidence.model.name.partition("@")
     write_scaled(adapter_in(chosen.end.path), chosen.start.weights_folder, merge, folder, (name, revision or None))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from ftlib.evaluation.evaluation import Evaluation
-from ftlib.evaluation.measured import EvalReport, tables_in
+from ftlib.evaluation.measured import EvalReport, KLToStart, tables_in
 from ftlib.evaluation.rules import RULES, Rated
 from ftlib.evaluation.selection import Select, Selection
 from ftlib.fingerprint import Job
@@ -27,6 +28,10 @@ class SelectJob(Job):
     select: Select
     seed: int = 0
     """Of the resamples that differences between candidates are judged by."""
+    kl: KLToStart | None = None
+    """How far every candidate's answers moved from the start's, where the rule asks."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"kl": None}
 
 
 def select(job: SelectJob, work: Workspace) -> Selection:
@@ -39,7 +44,9 @@ def select(job: SelectJob, work: Workspace) -> Selection:
 
     def build(folder: Path) -> Selection:
         del folder  # the record is all there is
-        rated = Rated(job.select, job.candidates.members, job.reports, job.evaluations, tables_in(work.root), job.seed)
+        rated = Rated(
+            job.select, job.candidates.members, job.reports, job.evaluations, tables_in(work.root), job.seed, job.kl
+        )
         chosen, rule, why = RULES[job.select.rule](rated)
         if rated.undefined:
             return Selection(chosen=job.candidates.members[chosen], rule=rule, why=why)
@@ -49,6 +56,9 @@ def select(job: SelectJob, work: Workspace) -> Selection:
             rule=rule + rated.ties(),
             why=f"{why}{rated.ends()}{rated.endpoint_verdict(chosen, beats)}",
             beats_both_ends=tuple(rated.names[i] for i in beats),
+            expected=rated.expected,
+            curve=rated.curve(),
+            kl=job.kl,
         )
 
     selection = work.once(job, Selection, build)

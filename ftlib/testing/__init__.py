@@ -19,6 +19,7 @@ from ftlib.testing.models import (
     tiny_text_to_text,
     tiny_tokenizer,
 )
+from ftlib.testing.pipelines import tiny_captioned_rows, tiny_pipeline
 from ftlib.testing.prepared import tiny_prepared, tiny_prepared_as, tiny_row_id
 from ftlib.testing.recipes import tiny_recipe
 from ftlib.testing.rows import (
@@ -46,6 +47,7 @@ __all__ = [
     "ImageFamily",
     "TextFamily",
     "tiny_adapter",
+    "tiny_captioned_rows",
     "tiny_causal_lm",
     "tiny_chat_lm",
     "tiny_chat_tokenizer",
@@ -58,6 +60,7 @@ __all__ = [
     "tiny_lm_tokenizer",
     "tiny_multi_label_rows",
     "tiny_pairs",
+    "tiny_pipeline",
     "tiny_preferences",
     "tiny_prepared",
     "tiny_prepared_as",

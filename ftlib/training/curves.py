@@ -68,7 +68,7 @@ class Curves:
         self._stream = self._path.open("a")
 
     def write(self, **record: float | int) -> None:
-        """Append a record: `step`, `epoch`, and `loss` with its companions or `validation_loss`."""
+        """Append a record: `step`, `epoch`, and `loss` with its companions, or what is watched of validation rows."""
         if self._stream is None:
             return
         self._stream.write(json.dumps(record) + "\n")

@@ -31,6 +31,36 @@ class EarlyStopping(Config):
     """A loss counts as lower if it is by more than this, in nats or the objective's own unit."""
 
 
+class Snapshots(Config):
+    """Weights of a phase's way that are kept beside its end, which an interpolation may start from.
+
+    Each is called as it is asked for: `step-40`, `epoch-0.5`.
+    """
+
+    steps: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Behind which optimiser steps, counted from 1."""
+    epochs: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
+    """Behind how many epochs; the nearest step is meant."""
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> Snapshots:
+        if not self.names:
+            raise ValueError("give `steps` or `epochs`, got neither")
+        if len({*self.names}) < len(self.names):
+            raise ValueError(f"each step and epoch once, got {', '.join(self.names)}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what the snapshots are called."""
+        return (*(f"step-{step}" for step in self.steps), *(f"epoch-{epoch:g}" for epoch in self.epochs))
+
+    def steps_of(self, steps_per_epoch: int) -> dict[str, int]:
+        """Return the optimiser step that each snapshot is taken behind, by its name."""
+        by_epoch = (max(1, round(epoch * steps_per_epoch)) for epoch in self.epochs)
+        return dict(zip(self.names, (*self.steps, *by_epoch), strict=True))
+
+
 ANSWERS = "answers"
 """What the model that writes a phase's answers is called among those beside it."""
 CRITIC = "critic"
@@ -105,7 +135,7 @@ class Phase(Config):
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
         **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "self_kl": 0.0},
-        **{"mixing": Mixing(), "tasks": {}, "answers": None, "principles": None},
+        **{"mixing": Mixing(), "tasks": {}, "answers": None, "principles": None, "snapshots": None},
     }
 
     name: Name
@@ -151,6 +181,8 @@ class Phase(Config):
     """Written principles by which preferences are made of the rows' prompts, once, before training."""
     augmentation: Augmentation | None = None
     """What is changed of each training row, each time anew: `images`. What is measured sees rows as they are."""
+    snapshots: Snapshots | None = None
+    """Weights of its way that are kept: `interpolation.start` may be one. null: its end alone."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -21,13 +21,14 @@ from typing_extensions import override
 from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.loading import head_modules, load_tokenizer, load_unread
 from ftlib.kinds.split import PreparedSplit
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.training import curves
 from ftlib.training.batches import GlobalBatch
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
-from ftlib.training.objectives.policy import START, PolicyObjective
+from ftlib.training.objectives.policy import MEASURED, START, PolicyObjective
 from ftlib.training.parts import open_part
 from ftlib.training.phase_loop import Attempt, PhaseLoop, Step
 from ftlib.training.plan import Part, Plan
@@ -35,9 +36,6 @@ from ftlib.training.readings import Readings
 from ftlib.training.rewards.base import RewardModel
 from ftlib.training.rollouts import Writer, prompt_lengths
 
-MEASURED = ("reward", "length", "ended", "repeated", "no_signal", "entropy", "kl")
-"""What curves say of a step beside its loss: means over its answers (`entropy` over their tokens, in nats; `kl` in nats
-an answer), and `no_signal`, the share of prompts whose answers are all worth the same."""
 _PATIENCE = 20
 """Steps from the first on in which some answer must be better than another."""
 _VALIDATION = 1 << 32
@@ -70,10 +68,7 @@ class PolicyLoop(PhaseLoop):
 
     def _judges(self) -> Mapping[str, RewardModel]:
         """Load the models that the reward asks, whole on every rank: they read texts, by tokenizers of their own."""
-        from ftlib.training.rewards.scoring import load_reward_model
-
-        device = self.group.device
-        return {name: load_reward_model(source, device) for name, source in self.plan.companions.items()}
+        return {name: _loaded(source, self.group.device) for name, source in self.plan.companions.items()}
 
     @override
     def _learnable(self, part: Part) -> PreparedSplit:
@@ -158,3 +153,9 @@ class PolicyLoop(PhaseLoop):
             series = [float(one[name]) for one in steps]
             facts |= {f"first_{name}": float(np.mean(series[:tenth])), f"last_{name}": float(np.mean(series[-tenth:]))}
         return facts
+
+
+def _loaded(source: FoundModel | Checkpoint, device: torch.device) -> RewardModel:
+    from ftlib.training.rewards.scoring import load_reward_model
+
+    return load_reward_model(source, device)

@@ -87,7 +87,7 @@ def made_up(job: Job) -> Artifact:
             return Fisher(content=digest, weights=job.start.weights, datasets=job.names, rows=30, trace=1.0)
         case InterpolateJob():
             scores = {score.weights: score for score in job.scores}
-            return Candidates(members=job.interpolation.points(Ends(job.start, job.end, job.siblings, scores)))
+            return Candidates(members=job.interpolation.points(Ends(job.start, job.end, job.siblings, scores=scores)))
         case EvaluateJob():
             return EvalReport(measured=())
         case SelectJob():

@@ -5,6 +5,7 @@ from typing import Annotated
 from ftlib.extensions import Open
 from ftlib.merging.interpolation.blocks import Blocks
 from ftlib.merging.interpolation.dare import Dare
+from ftlib.merging.interpolation.graft import Graft
 from ftlib.merging.interpolation.lines import Lines
 from ftlib.merging.interpolation.model_stock import ModelStock
 from ftlib.merging.interpolation.off import Off
@@ -15,7 +16,7 @@ from ftlib.merging.interpolation.ties import Ties
 from ftlib.merging.interpolation.wise_ft import WiseFT
 
 Interpolation = Annotated[
-    Off | WiseFT | Lines | Blocks | Slerp | Soup | ModelStock | TaskArithmetic | Ties | Dare,
+    Off | WiseFT | Lines | Blocks | Slerp | Soup | ModelStock | TaskArithmetic | Ties | Dare | Graft,
     Open("reglage.interpolation"),
 ]
 

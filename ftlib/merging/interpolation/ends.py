@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from ftlib.config import Config
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.models.reference import ModelRef
 
 
 class Score(Config):
@@ -35,8 +36,20 @@ class Ends:
     """theta1: the last phase's end."""
     siblings: tuple[Checkpoint, ...] = ()
     """More fine-tunes of theta0."""
+    onto: Checkpoint | None = None
+    """The model that what training did is carried to."""
+    carried: Checkpoint | None = None
+    """theta1 over that model, where theta1 is an adapter."""
     scores: Mapping[str, Score] = field(default_factory=dict[str, Score])
     """What was measured so far, by a candidate's digest."""
+
+
+class Onto(NamedTuple):
+    """A model that what training did to another one is carried to."""
+
+    model: ModelRef
+    at_most_apart: float
+    """How far it may lie from that one: sum |a - b| / (sum |a| + sum |b|) over all weights."""
 
 
 class InterpolationBase(Config, ABC):
@@ -46,6 +59,8 @@ class InterpolationBase(Config, ABC):
     """Siblings it cannot do without."""
     mixes: ClassVar[bool] = True
     """Whether some candidate is made of more than one checkpoint, so that theta0's head must mean something."""
+    on_language_models: ClassVar[str] = ""
+    """What was measured of it on causal language models, where that is a reason to choose another."""
     introduced: ClassVar[Mapping[str, object]] = {"batch_norm": "measured", "batch_norm_rows": 512}
 
     batch_norm: Literal["measured", "mixed"] = "measured"
@@ -73,6 +88,16 @@ class InterpolationBase(Config, ABC):
         return self.scales_adapter
 
     @property
+    def carried_to(self) -> Onto | None:
+        """Return the model that what training did is carried to; None for those that stay where it was trained."""
+        return None
+
+    @property
+    def is_path(self) -> bool:
+        """Say whether there is one candidate at each alpha, so that a score has a curve along it."""
+        return False
+
+    @property
     def places(self) -> tuple[float, ...]:
         """Return the alphas at which a candidate is sure to lie, ascending; none where alpha means nothing."""
         return ()
@@ -93,6 +118,11 @@ class InterpolationBase(Config, ABC):
 class TwoEnds(InterpolationBase, ABC):
     """theta0 and theta1 alone."""
 
+    introduced: ClassVar[Mapping[str, object]] = {**InterpolationBase.introduced, "start": None}
+
+    start: str | None = None
+    """theta0 is this snapshot of the last phase (early-checkpoint WiSE, Dang et al. 2025, arXiv 2504.10478): `step-40`
+    or `epoch-0.5`, which the phase's `snapshots` keeps. null: where that phase started."""
     seeds: ClassVar[tuple[int, ...]] = ()
     siblings: ClassVar[tuple[str, ...]] = ()
 
@@ -101,6 +131,7 @@ class WithSiblings(InterpolationBase, ABC):
     """theta0, theta1 and more checkpoints that were trained from the very same theta0."""
 
     least: ClassVar[int] = 1
+    start: ClassVar[None] = None
 
     seeds: tuple[int, ...] = ()
     """The last phase is trained again with each of these: another order of rows, other dropout, the same start."""

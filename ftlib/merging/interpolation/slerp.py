@@ -21,6 +21,11 @@ class Slerp(TwoEnds):
 
     @property
     @override
+    def is_path(self) -> bool:
+        return True
+
+    @property
+    @override
     def places(self) -> tuple[float, ...]:
         return tuple(sorted({0.0, *self.alphas, 1.0}))
 

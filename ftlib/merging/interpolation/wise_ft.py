@@ -49,6 +49,11 @@ class WiseFT(TwoEnds):
 
     @property
     @override
+    def is_path(self) -> bool:
+        return True
+
+    @property
+    @override
     def places(self) -> tuple[float, ...]:
         return tuple(sorted({0.0, *self.alphas, 1.0}))
 

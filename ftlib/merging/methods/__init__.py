@@ -10,6 +10,7 @@ from ftlib.extensions import kind_of
 from ftlib.merging.methods.average import Average
 from ftlib.merging.methods.blocks import Blocks
 from ftlib.merging.methods.dare import Dare
+from ftlib.merging.methods.graft import Graft
 from ftlib.merging.methods.kernel import Chunk, Kernel, Meter
 from ftlib.merging.methods.lerp import Lerp
 from ftlib.merging.methods.lines import Lines
@@ -24,6 +25,7 @@ __all__ = [
     "Blocks",
     "Chunk",
     "Dare",
+    "Graft",
     "Kernel",
     "Lerp",
     "Lines",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 Merge = Annotated[
-    Lerp | Lines | Blocks | Slerp | Average | ModelStock | TaskArithmetic | Ties | Dare,
+    Lerp | Lines | Blocks | Slerp | Average | ModelStock | TaskArithmetic | Ties | Dare | Graft,
     Field(discriminator="kind"),
 ]
 

@@ -80,6 +80,10 @@ class Kernel(Config, ABC):
     """Whether a tensor of the result is a sum of the inputs', as `shares` says: adapters are then added up too."""
     least_layers: ClassVar[int] = 0
     """How many layers a model must have for it to mean anything."""
+    strangers: ClassVar[int] = 0
+    """How many checkpoints it takes behind theta0 and theta1, and no more, that were not trained from theta0."""
+    reference: ClassVar[int] = 1
+    """Whose layout, config and tokenizer the result has, where nobody measures it."""
     grows: ClassVar[bool] = False
     """Whether theta1 may have more tokens than theta0, whose rows are then its own."""
     starts: ClassVar[bool] = True

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ftlib.config import BatchKind
-from ftlib.evaluation.selection import Select
+from ftlib.evaluation.measured import KL_TO_START
+from ftlib.evaluation.selection import SMOOTHING, Select
+from ftlib.evaluation.smoothing import LEAST
 from ftlib.kinds.kind import KINDS
 from ftlib.recipe.parts import RecipeParts
 from ftlib.training.tuning import tunings
@@ -34,6 +36,8 @@ def select_misfits(recipe: RecipeParts) -> Iterator[str]:
     if select.by in select.plus:
         yield f"select.plus: {select.by!r} is select.by already, with weight 1; leave it out"
     yield from _fixed_alpha_misfits(recipe)
+    yield from _budget_misfits(recipe)
+    yield from _line_misfits(recipe)
     for i, gate in enumerate(select.gates):
         if (gate.at_least is None) == (gate.at_most is None):
             yield f"select.gates[{i}]: give exactly one of at_least and at_most"
@@ -52,11 +56,76 @@ def _fixed_alpha_misfits(recipe: RecipeParts) -> Iterator[str]:
             )
 
 
+def _budget_misfits(recipe: RecipeParts) -> Iterator[str]:
+    """Say why no divergence can be held within a budget."""
+    select = recipe.select
+    asked = select.divergence is not None and select.at_most is not None
+    if select.rule != "within":
+        for name in ("divergence", "at_most"):
+            if getattr(select, name) is not None:
+                yield f"select.{name}: 'within' reads it, no other rule; the rule is {select.rule!r}: remove it"
+        return
+    if not asked:
+        yield "select: rule 'within' needs both divergence (evaluation/kl_to_start) and at_most, in nats"
+    if not recipe.interpolation.mixes:
+        kind = recipe.interpolation.kind
+        yield f"select: 'within' compares candidates with the start, and interpolation {kind!r} has none"
+    if select.divergence is None:
+        return
+    name, _, metric = select.divergence.partition("/")
+    have = {
+        evaluation: KINDS[recipe.datasets[one.dataset].format.yields].diverges_by
+        for evaluation, one in recipe.evaluations.items()
+        if one.dataset in recipe.datasets
+    }
+    able = [f"{evaluation}/{KL_TO_START}" for evaluation, by in have.items() if by is not None]
+    if metric != KL_TO_START or (name in recipe.evaluations and name not in have) or have.get(name) is None:
+        yield (
+            f"select.divergence: {select.divergence!r} is no divergence of an evaluation whose answers exclude each "
+            f"other; there {'are ' + these(able) if able else 'is none'}"
+        )
+
+
+def _line_misfits(recipe: RecipeParts) -> Iterator[str]:
+    """Say why there is no curve along alpha, or no alpha for each row."""
+    select, method = recipe.select, recipe.interpolation
+    if select.smoothed and select.rule not in SMOOTHING:
+        yield (
+            f"select.smoothed: {these(sorted(SMOOTHING))} go by the curve, no other rule; the rule is "
+            f"{select.rule!r}: remove it"
+        )
+    elif select.smoothed and not method.is_path:
+        yield (
+            f"select.smoothed: interpolation {method.kind!r} has not one candidate at each alpha, so a score has no "
+            "curve along it; use wise_ft, or remove it"
+        )
+    elif select.smoothed and len(method.places) < LEAST:
+        yield (
+            f"select.smoothed: a curve along alpha needs at least {LEAST} candidates, ends included; interpolation "
+            f"{method.kind!r} has {len(method.places)}: give it more alphas"
+        )
+    if select.rule != "dawin":
+        return
+    if not method.is_path:
+        yield (
+            f"select: 'dawin' chooses an alpha, and interpolation {method.kind!r} has not one candidate at each; use "
+            "wise_ft"
+        )
+    evaluation = recipe.evaluations.get(select.by.partition("/")[0])
+    dataset = recipe.datasets.get(evaluation.dataset) if evaluation else None
+    if dataset and KINDS[dataset.format.yields].diverges_by != "row":
+        yield (
+            f"select: 'dawin' reads answers of one label per row, and those to {dataset.format.yields!r} rows, as in "
+            f"{select.by.partition('/')[0]!r}, are not; use another rule"
+        )
+
+
 def interpolation_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say why the interpolation cannot reach its points with these phases."""
     if not recipe.interpolation.mixes or not recipe.phases:
         return
-    if untrained := [task for task in recipe.tasks or (None,) if _head_is_new(recipe, task)]:
+    from_start = recipe.interpolation.start is None
+    if from_start and (untrained := [task for task in recipe.tasks or (None,) if _head_is_new(recipe, task)]):
         last = recipe.phases[-1]
         solving = [] if recipe.tasks else _solving(last.objective.needs)
         head = " or ".join(f"{kind} phase" for kind in solving) or "phase that trains the head"

@@ -29,6 +29,12 @@ def policy_misfits(recipe: RecipeParts, phase: Phase) -> Iterator[str]:
                 f"{where}: {kind!r} samples from a decoder alone, but rows of {name!r} are {rows!r}; use the format "
                 "prompt_completion or chat, with a causal model"
             )
+    yield from _way_misfits(recipe, phase, kind)
+
+
+def _way_misfits(recipe: RecipeParts, phase: Phase, kind: str) -> Iterator[str]:
+    """Say what of how a phase learns does not fit answers that are drawn on the way."""
+    where = f"phases[{phase.name}]"
     if not phase.tuning.packs:
         yield (
             f"{where}.tuning: {kind!r} draws no samples under a soft prompt, got {phase.tuning.kind!r}; use full, lora "

@@ -24,6 +24,11 @@ WORTH, GROUP = "worth", "group"
 """The columns of rows that a policy wrote: what a row's answer is worth, and which prompt it answers."""
 
 
+MEASURED = ("reward", "length", "ended", "repeated", "no_signal", "entropy", "kl")
+"""What curves say of a step beside its loss: means over its answers (`entropy` over their tokens, in nats; `kl` in nats
+an answer), and `no_signal`, the share of prompts whose answers are all worth the same."""
+
+
 class PolicyObjective(Config, ABC):
     """A policy that learns from its own answers: several to each prompt, each worth a number.
 

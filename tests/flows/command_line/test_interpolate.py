@@ -277,8 +277,14 @@ def test_another_base_than_the_adapter_names_is_said(trail: list[Checkpoint], tm
         (["base", "dora", "--alpha", "0.3", "--as-adapter"], "cannot be scaled (use_dora)"),
         (["dora", "base", "--alpha", "0.3"], "is an adapter, which stands on another model: give that model as A"),
         (["base", "tune", "--alpha", "0.3", "--as-adapter"], "has no adapter_config.json"),
-        (["base", "dora", "dora", "--method", "ties", "--as-adapter"], "alpha alone goes with it"),
-        (["base", "dora", "--alpha", "1", "--as-adapter", "--max-shard-mb", "1"], "alpha alone goes with it"),
+        (
+            ["base", "dora", "dora", "--method", "ties", "--as-adapter"],
+            "lerp, lines and blocks go with it, and no shards",
+        ),
+        (
+            ["base", "dora", "--alpha", "1", "--as-adapter", "--max-shard-mb", "1"],
+            "lerp, lines and blocks go with it, and no shards",
+        ),
     ],
 )
 def test_what_an_adapter_cannot_be_is_one_line(

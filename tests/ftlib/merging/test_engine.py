@@ -28,6 +28,7 @@ from ftlib.merging.methods import (
     Average,
     Blocks,
     Dare,
+    Graft,
     Kernel,
     Lerp,
     Lines,
@@ -51,6 +52,7 @@ KERNELS: list[Kernel] = [
     TaskArithmetic(scale=1.3),
     Ties(density=0.3),
     Dare(drop=0.5, seed=3),
+    Graft(scale=0.7),
 ]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.kind)
 

@@ -29,11 +29,44 @@ from ftlib.testing import tiny_recipe
         ({"rule": "fixed", "alpha": 0.4, "by": "away/accuracy"}, "no candidate will lie at 0.4; .* has 0, 0.5, 1"),
         ({"by": "away/accuracy", "plus": {"away/mcc": 1}}, r"select.plus\[0\]: 'away/mcc' is not measured"),
         ({"by": "away/accuracy", "plus": {"away/accuracy": 1}}, "is select.by already"),
+        ({"by": "away/accuracy", "smoothed": True}, "a curve along alpha needs at least 4 candidates.* has 3"),
+        ({"rule": "knee", "by": "away/accuracy", "smoothed": True}, "go by the curve, no other rule; .* is 'knee'"),
+        ({"rule": "within", "by": "away/accuracy"}, "'within' needs both divergence .* and at_most"),
+        (
+            {"rule": "within", "by": "away/accuracy", "divergence": "away/accuracy", "at_most": 0.1},
+            "'away/accuracy' is no divergence of an evaluation .* are away/kl_to_start, home/kl_to_start",
+        ),
+        ({"rule": "within", "by": "away/accuracy", "divergence": "no/kl_to_start", "at_most": 1}, "is no divergence"),
+        ({"by": "away/accuracy", "at_most": 0.1}, "select.at_most: 'within' reads it, no other rule"),
+        ({"by": "away/accuracy", "divergence": "away/kl_to_start"}, "select.divergence: 'within' reads it"),
+        ({"rule": "within", "by": "away/accuracy", "at_most": 0}, "select.at_most: .*greater than 0"),
     ],
 )
 def test_a_rule_that_does_not_fit_is_one_line(tmp_path: Path, select: dict[str, object], message: str) -> None:
     path = tiny_recipe(tmp_path)
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "select": select}))
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path, ())
+
+
+@pytest.mark.parametrize(
+    ("select", "interpolation", "message"),
+    [
+        ({"smoothed": True}, {"kind": "lines"}, "select.smoothed: interpolation 'lines' has not one candidate at each"),
+        ({"rule": "dawin"}, {"kind": "lines"}, "'dawin' chooses an alpha, and interpolation 'lines'"),
+        (
+            {"rule": "within", "divergence": "away/kl_to_start", "at_most": 1.0},
+            {"kind": "off"},
+            "'within' compares candidates with the start, and interpolation 'off' has none",
+        ),
+    ],
+)
+def test_a_rule_along_alpha_needs_the_candidates_of_one(
+    tmp_path: Path, select: dict[str, object], interpolation: dict[str, object], message: str
+) -> None:
+    path = tiny_recipe(tmp_path)
+    recipe = yaml.safe_load(path.read_text()) | {"interpolation": interpolation}
+    path.write_text(yaml.safe_dump(recipe | {"select": {"by": "away/accuracy", **select}}))
     with pytest.raises(RecipeError, match=message):
         load_recipe(path, ())
 

@@ -43,7 +43,7 @@ SIBLINGS = (checkpoint("a"), checkpoint("b"))
 
 
 def points(method: Interpolation, scores: Mapping[str, Score] | None = None) -> tuple[Candidate, ...]:
-    return method.points(Ends(START, END, SIBLINGS, scores or {}))
+    return method.points(Ends(START, END, SIBLINGS, scores=scores or {}))
 
 
 def asked_until_done(

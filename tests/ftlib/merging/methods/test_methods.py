@@ -16,6 +16,7 @@ from ftlib.merging.methods import (
     Blocks,
     Chunk,
     Dare,
+    Graft,
     Kernel,
     Lerp,
     Lines,
@@ -178,6 +179,7 @@ STILL: list[Kernel] = [
     TaskArithmetic(scale=0.7),
     Ties(),
     Dare(),
+    Graft(scale=0.7),
 ]
 
 
@@ -275,3 +277,23 @@ def test_ends_of_lines_and_blocks_are_copies() -> None:
     assert [Blocks(alphas=(a, b, a)).whole_copy() for a, b in ((0, 0), (1, 1), (0, 1))] == [0, 1, None]
     chunk, first = Chunk("layers.2.weight", 3), Chunk("layers.0.weight", 3)
     assert (Lines(shallow=0.0).source_of(chunk), Lines(shallow=0.0).source_of(first)) == (1, 0)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+def test_a_graft_adds_what_one_model_learnt_to_another(scale: float) -> None:
+    start, end, onto = drawn(2)
+    same(run(Graft(scale=scale), [start, end, onto]), onto + scale * (end - start))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    vectors=st.tuples(*[arrays.arrays(np.float32, 24, elements=FINITE)] * 2), scale=st.sampled_from([0.25, 0.7, 1.0])
+)
+def test_a_graft_onto_its_own_base_is_the_line_and_of_what_did_not_move_the_other_model(
+    vectors: tuple[np.ndarray, np.ndarray], scale: float
+) -> None:
+    start, other = vectors
+    line = other if scale == 1.0 else run(Lerp(alpha=scale), [start, other])
+    same_base = run(Graft(scale=scale), [start, other, start])
+    assert same_base.tobytes() == line.tobytes()
+    assert run(Graft(scale=scale), [start, start, other]).tobytes() == other.tobytes()
