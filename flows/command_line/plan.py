@@ -32,8 +32,9 @@ from ftlib.training.cards import Card, find_card
 from ftlib.training.fisher import Fisher
 from ftlib.training.objectives.policy import PolicyObjective
 from ftlib.training.penalties.base import Kept
-from ftlib.training.phase import ANSWERS, Phase, WrittenAnswers
+from ftlib.training.phase import ANSWERS, CRITIC, Phase, Principles, WrittenAnswers
 from ftlib.training.precision import resolve_precision
+from ftlib.training.principles import read_principles
 from ftlib.training.process_bytes import PROCESS
 from ftlib.training.speed import EFFICIENCY, Speed, measured_speed, thawing_flops, training_flops
 from ftlib.wording import counted
@@ -240,6 +241,14 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
         _answering_plan(f"answer {part} for {phase.name}", beside[ANSWERS], prepared[part], phase.answers, speed, done)
         for phase, _, beside in every
         if phase.answers
+        for part in phase.parts
+    )
+    scored += tuple(
+        _revising_plan(
+            f"revise {part} for {phase.name}", size, beside.get(CRITIC), prepared[part], phase.principles, speed, done
+        )
+        for phase, size, beside in every
+        if phase.principles
         for part in phase.parts
     )
     scored += _fisher_plans(recipe, prepared, sizes, speed, done)
@@ -460,6 +469,38 @@ def _answering_plan(
     written = seen.rows * asked.max_new_tokens * asked.num_beams
     more = 0.0 if label in done else written * 2.0 * model.computing / speed.flops
     return seen.model_copy(update={"tokens": seen.tokens + written, "seconds": round(seen.seconds + more, 1)})
+
+
+def _revising_plan(
+    label: str,
+    size: "Footprint",
+    critic: "Frozen | None",
+    data: PreparedDataset,
+    asked: Principles,
+    speed: Speed,
+    done: Collection[str],
+) -> ScoringPlan:
+    """Plan drafts, and for each principle a critique, a revision and a word on that, at most.
+
+    What is read before each counts as what was written, with a critique's and a revision's words of the request.
+    """
+    count, most = len(read_principles(asked.file)), asked.max_new_tokens
+    prompts = [data.splits[split] for split in SCORED]
+    rows, before = sum(one.rows for one in prompts), sum(one.tokens for one in prompts)
+    request = len(asked.critique) // 4  # about four characters a token
+    own = before + rows * most + count * (before + rows * (3 * most + 2 * request))
+    judging = count * (2 * before + rows * (3 * most + 2 * request))
+    computing = critic.computing if critic else size.computing
+    flops = 2.0 * (own * size.computing + judging * computing)
+    parameters = size.parameters + (critic.parameters if critic else 0)
+    return ScoringPlan(
+        name=label,
+        parameters=parameters,
+        rows=rows,
+        tokens=own + judging,
+        memory_bytes=PROCESS["cpu"] + 4 * parameters,
+        seconds=0.0 if label in done else round(flops / speed.flops, 1),
+    )
 
 
 def _fisher_plans(
