@@ -127,7 +127,7 @@ def main(ratings: Path, work: Path, rows: int, times: int, out: Path | None) -> 
     )
     record = {"rows": rows, "times": times, "machine": describe_machine(), "regrets": result}
     if out:
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def answer(ratings: Path, work: Path) -> None:

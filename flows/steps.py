@@ -497,7 +497,8 @@ def referenced(
     names = [name for name, evaluation in r.evaluations.items() if evaluation.reference is not None]
     for name in names:
         job = None if trail is None or not prepared else jobs.reference_job(r, name, trail, prepared)
-        if made := (yield from step(score, job, f"for {name}", on_ray=r.compute.infers_on_ray)):
+        which = f"{r.evaluations[name].dataset} by reference for {name}"
+        if made := (yield from step(score, job, which, on_ray=r.compute.infers_on_ray)):
             beside[name] = made
     return beside if len(beside) == len(names) else None
 
@@ -516,8 +517,9 @@ def measured(
     """
     reports: list[EvalReport | None] = []
     for name in r.evaluations:
-        ready = members and prepared and beside is not None
-        job = jobs.evaluate_job(r, name, members, prepared, split, beside) if ready else None
+        job = None
+        if members and prepared and beside is not None:
+            job = jobs.evaluate_job(r, name, members, prepared, split, beside)
         on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
         reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
     return whole(reports)
