@@ -55,7 +55,8 @@ def test_noise_is_added_and_targets_are_those_of_the_stock_scheduler(tmp_path: P
         assert torch.allclose(scheduler.add_noise(images, noise, at), noisy, atol=1e-5)
         velocity = scheduler.get_velocity(images, noise, at)
         wanted = {"epsilon": noise, "v_prediction": velocity, "sample": images}[predicts]
-        assert said.target is not None and torch.allclose(said.target, wanted, atol=1e-4)
+        assert said.target is not None
+        assert torch.allclose(said.target, wanted, atol=1e-4)
         assert said.snr is not None
         assert torch.allclose(said.snr, scheduler.alphas_cumprod[at] / (1 - scheduler.alphas_cumprod[at]))
 
