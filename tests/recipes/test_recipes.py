@@ -240,7 +240,7 @@ def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
 
 
 def check_drawn(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
-    """Ask the pulled version for images by the command: the same seeds draw the same bytes, however they are batched."""
+    """Ask the pulled version for images by the command: the same seeds draw the same, however they are batched."""
     registry = ModelRegistry(recipe.publish.to.store())
     registry.pull(registry.version(version.name, version.version), folder)
     asked = ["predict", str(folder), "the invoice", "a crash", "--seed", "3", "--steps", "4"]

@@ -1,4 +1,4 @@
-"""Training a pipeline: the U-Net alone moves, a stopped run ends in the same bits, a version draws what was measured."""
+"""Training a pipeline: the U-Net alone moves, a stopped run ends in the same bits, a version draws as measured."""
 
 from __future__ import annotations
 
