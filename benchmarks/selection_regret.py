@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -27,15 +27,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from benchmarks.machine import describe_machine
-from benchmarks.rounds import print_result, print_table
+from benchmarks.rounds import print_table
 from ftlib.data.sources.installed_text import InstalledText
 from ftlib.evaluation.bootstrap import Resampling, resamples
 from ftlib.evaluation.candidate_scores import Scores
 from ftlib.evaluation.metrics import Accuracy, LogLoss, MacroF1
 from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.kinds.outcomes import LabelOutcomes
+from ftlib.kinds.outcomes_file import read_outcomes
 from recipes.vader_sentiment import build as build_ratings
 
+CORPORA = ("documents", "ratings", "digits")
+DONE = "done"
 ALPHAS = tuple(i / 10 for i in range(11))
 METRICS: tuple[MetricBase, ...] = (Accuracy(), MacroF1(), LogLoss())
 LIBRARIES = (
@@ -50,7 +53,7 @@ RULES: dict[str, Callable[[Scores], int]] = {
 }
 TUNINGS = {"gentle": 2, "strong": 12}
 """How many epochs the fine-tune takes."""
-RESAMPLES = 300
+RESAMPLES = 200
 MOST_RATINGS = 8_000
 DRAWS = 8
 """Of the noise on each digit: more rows make the curve on all of them smoother."""
@@ -96,16 +99,21 @@ class Net(nn.Module):
 @click.option(
     "--ratings", type=click.Path(path_type=Path, exists=True), required=True, help="vaderSentiment-2.5.tar.gz"
 )
+@click.option("--work", type=click.Path(path_type=Path), default=Path("benchmark-work/regret"), show_default=True)
 @click.option("--rows", type=int, default=271, show_default=True, help="Rows that a choice is made on.")
 @click.option("--times", type=int, default=200, show_default=True, help="Choices.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the result is written as JSON.")
-def main(ratings: Path, rows: int, times: int, out: Path | None) -> None:
+def main(ratings: Path, work: Path, rows: int, times: int, out: Path | None) -> None:
     """Measure the regret of rules that choose alpha."""
     torch.manual_seed(0)
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / DONE).exists():
+        answer(ratings, work)
+        (work / DONE).touch()
     result: list[dict[str, Any]] = []
-    for name, corpus in corpora(ratings):
-        for tuning, epochs in TUNINGS.items():
-            pool = [outcomes(corpus, state) for state in _states(corpus, epochs)]
+    for name in CORPORA:
+        for tuning in TUNINGS:
+            pool = [cast(LabelOutcomes, read_outcomes(_file(work, name, tuning, alpha))) for alpha in ALPHAS]
             for metric in METRICS:
                 result.append({"corpus": name, "tuning": tuning, **regrets(metric, pool, rows, times)})
     table = [
@@ -119,8 +127,19 @@ def main(ratings: Path, rows: int, times: int, out: Path | None) -> None:
     )
     record = {"rows": rows, "times": times, "machine": describe_machine(), "regrets": result}
     if out:
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print_result(record)
+        out.write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def answer(ratings: Path, work: Path) -> None:
+    """Train every corpus's net, and write what it answers at every alpha."""
+    for name, corpus in corpora(ratings):
+        for tuning, epochs in TUNINGS.items():
+            for alpha, state in zip(ALPHAS, _states(corpus, epochs), strict=True):
+                _file(work, name, tuning, alpha).write_bytes(outcomes(corpus, state).to_parquet())
+
+
+def _file(work: Path, corpus: str, tuning: str, alpha: float) -> Path:
+    return work / f"{corpus}-{tuning}-{alpha:g}.parquet"
 
 
 def regrets(metric: MetricBase, pool: list[LabelOutcomes], rows: int, times: int) -> dict[str, Any]:

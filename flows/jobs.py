@@ -8,11 +8,13 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.errors import RecipeError
 from ftlib.evaluation.measured import EvalReport, KLToStart
+from ftlib.evaluation.principle_facts import RevisedDataset
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
 from ftlib.models.adapter import ANYWHERE, Bases, adapter_digest, find_any
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
+from ftlib.published.lineage import called
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.publish import CarriedFisher
@@ -28,14 +30,17 @@ from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
+from ftlib.stages.revise import ReviseJob
 from ftlib.stages.score import MEASURED, ScoreJob
 from ftlib.stages.select import SelectJob
 from ftlib.stages.train import TrainJob
+from ftlib.stages.uphold import UpholdJob
 from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
+from ftlib.training.principles import read_principles
 from ftlib.workspace import Workspace
 
 NO_TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
@@ -131,7 +136,8 @@ def train_job(
         start=trail[-1],
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         tasks=tuple(recipe.datasets[name].task for name in phase.parts) if recipe.tasks else (),
-        phase=phase.model_copy(update={"companions": {}, "scores": {}, "answers": None}),  # told by their bytes instead
+        # What frozen models and principles make of the rows is told by their bytes instead.
+        phase=phase.model_copy(update={"companions": {}, "scores": {}, "answers": None, "principles": None}),
         companions={name: beside[name] for name in phase.companions},
         scored_by_start=tuple(sorted(name for name in phase.scores if beside[name].weights == trail[-1].weights)),
         precision=resolve_precision(phase, recipe.compute),
@@ -199,6 +205,76 @@ def answer_job(
         num_beams=phase.answers.num_beams,
         compute=recipe.compute,
     )
+
+
+def revise_job(
+    recipe: Recipe,
+    phase: Phase,
+    name: str,
+    trail: Sequence[Checkpoint],
+    data: PreparedDataset,
+    raw: RawDataset,
+    by: FoundModel | None,
+) -> ReviseJob:
+    """Say by which principles pairs are made of one of a phase's datasets; `by` is a critic from elsewhere."""
+    assert phase.principles is not None
+    return ReviseJob(
+        name=name,
+        model=trail[-1],
+        critic=_critic(phase, trail, by),
+        data=data,
+        raw=raw,
+        format=recipe.datasets[name].format,
+        principles=read_principles(phase.principles.file),
+        critique=phase.principles.critique,
+        revision=phase.principles.revision,
+        max_new_tokens=phase.principles.max_new_tokens,
+        temperature=phase.principles.temperature,
+        keep_cut=phase.principles.keep_cut,
+        checkers=phase.principles.checkers,
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
+
+
+def uphold_job(
+    recipe: Recipe,
+    phase: Phase,
+    name: str,
+    trail: Sequence[Checkpoint],
+    data: PreparedDataset,
+    raw: RawDataset,
+    by: FoundModel | None,
+    revised: RevisedDataset,
+) -> UpholdJob:
+    """Say whose answers to hold against a phase's principles: its start's and its end's, the last two of `trail`."""
+    assert phase.principles is not None
+    critic = _critic(phase, trail[:-1], by)
+    return UpholdJob(
+        phase=phase.name,
+        before=trail[-2],
+        after=trail[-1],
+        critic=critic or trail[-2],
+        called=called(critic) if critic else "the model itself, as it was before",
+        data=data,
+        raw=raw,
+        format=recipe.datasets[name].format,
+        drafted=revised.principles,
+        critique=phase.principles.critique,
+        max_new_tokens=phase.principles.max_new_tokens,
+        temperature=phase.principles.temperature,
+        checkers=phase.principles.checkers,
+        seed=recipe.seed,
+        compute=recipe.compute,
+    )
+
+
+def _critic(phase: Phase, trail: Sequence[Checkpoint], by: FoundModel | None) -> FoundModel | Checkpoint | None:
+    """Return who holds drafts against principles; None for the model that drafts."""
+    critic = phase.principles and phase.principles.critic
+    if not critic:
+        return None
+    return by or next(end for end in trail if end.phase == critic.phase)
 
 
 def score_job(
@@ -281,9 +357,9 @@ def onto_job(recipe: Recipe, onto: FoundModel, labels: tuple[str, ...]) -> BaseJ
     return _head_job(recipe, recipe.phases[0], onto, labels)
 
 
-def as_onto(made: Checkpoint) -> Checkpoint:
-    """Give what `onto_job` made a name of its own."""
-    return made.model_copy(update={"phase": "onto"})
+def as_onto(made: Checkpoint, start: Checkpoint) -> Checkpoint:
+    """Give what `onto_job` made a name of its own; it is asked the base's rows, whose tokens are its own too."""
+    return made.model_copy(update={"phase": "onto", "tokenizer": start.tokenizer})
 
 
 def interpolate_job(
@@ -295,6 +371,8 @@ def interpolate_job(
 ) -> InterpolateJob:
     """Say which candidates to name first, before any is measured; `found` is the model that `onto` was made of."""
     start, end = trail[-2:]
+    if recipe.interpolation.start:
+        start = end.at(recipe.interpolation.start)
     return InterpolateJob(
         start=start,
         end=end,
@@ -306,10 +384,10 @@ def interpolate_job(
 
 
 def _over(onto: Checkpoint, found: FoundModel, end: Checkpoint) -> Checkpoint:
-    """Return an adapter over another model than it was trained over; their tokens were compared one by one."""
+    """Return an adapter over another model than it was trained over."""
     base = Base(name=found.name, weights=found.weights, uri=found.uri)
     weights = adapter_digest(end.folder, base)
-    named = {"phase": f"{end.phase}-on-onto", "parent": onto.weights, "tokenizer": onto.tokenizer}
+    named = {"phase": f"{end.phase}-on-onto", "parent": onto.weights}
     return end.model_copy(update={"base": base, "weights": weights, **named})
 
 

@@ -15,12 +15,15 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
 from ftlib.evaluation.measured import EvalReport, KLToStart
+from ftlib.evaluation.principle_facts import RevisedDataset, Upheld
 from ftlib.evaluation.selection import Selection
 from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate, Candidates
-from ftlib.merging.plan import check_patterns
+from ftlib.merging.plan import check_layers, check_patterns
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.folder import tensor_spans
+from ftlib.models.parameter_names import layers_in
 from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import (
@@ -30,6 +33,7 @@ from ftlib.recipe.preflight import (
     check_labels,
     check_modality,
     check_parts,
+    check_principles,
     check_prompts,
     check_prune,
     check_registry,
@@ -40,6 +44,7 @@ from ftlib.recipe.preflight import (
     task_spelling_notes,
 )
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.recipe.resources import check_resources
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
@@ -59,12 +64,14 @@ from ftlib.stages.prune import prune
 from ftlib.stages.quantize import quantize
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
+from ftlib.stages.revise import revise
 from ftlib.stages.score import score
 from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
+from ftlib.stages.uphold import uphold
 from ftlib.training.fisher import Fisher, read_carried
-from ftlib.training.phase import ANSWERS, Phase
+from ftlib.training.phase import ANSWERS, CRITIC, Phase
 from ftlib.workspace import Workspace
 
 T = TypeVar("T")
@@ -129,6 +136,7 @@ def inputs(
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
     check_resources(r, Path(model.uri), companions)
     check_prune(r, model)
+    check_principles(r)
     if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
         read_carried(model)  # what it lacks is said now, and not behind the rows
     onto = jobs.found_onto(r, work)
@@ -150,6 +158,8 @@ def steps(r: Recipe, work: Workspace, given: Inputs) -> Steps[Outcome | None]:
 def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     """Ingest and preprocess every dataset, with the tokens that are added, and check that they go together."""
     check_modality(r, given.model.folder)
+    for words in interpolation_remarks(r):
+        note("interpolation", words)
     model, added = given.model, None
     if r.added_tokens:
         added = yield from step(add_tokens, AddTokensJob(model=model, tokens=r.added_tokens))
@@ -202,10 +212,10 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels, data.tasks))
     if start:
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
-        if patterns := r.interpolation.patterns():
-            check_patterns(patterns, Path(start.base.uri) if start.base else start.weights_folder)
+        _check_named_tensors(r, start)
     onto = yield from carried_to(r, start, data)
     trail, form, answering = [start], model.form, 0
+    rows, kept = data, list[Upheld | None]()
     if r.prune:
         trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
     for phase in r.phases:
@@ -215,11 +225,13 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         if phase.tuning.quantization and form == "dense":
             job = trail[-1] and jobs.quantize_job(r, phase, trail[-1])
             trail.append((yield from step(quantize, job, f"for {phase.name}")))
-        trail.append((yield from trained(r, phase, trail, data)))
+        rows, made = yield from revised(r, phase, whole(trail), data)
+        trail.append((yield from trained(r, phase, trail, rows)))
+        kept += yield from upheld(r, phase, whole(trail), data, made)
         form = phase.tuning.leaves or form
     siblings: list[Checkpoint | None] = [*elsewhere]
     for seed in r.interpolation.seeds:
-        again = yield from trained(r, r.phases[-1], trail[:-1], data, seed)
+        again = yield from trained(r, r.phases[-1], trail[:-1], rows, seed)
         siblings.append(again and jobs.sibling_of(again, seed))
     norms = _measures_norms(r, model)
     named = named_by(r, whole(trail), whole(siblings), onto, data)
@@ -228,15 +240,16 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     selection = yield from chosen(r, swept, data and data.prepared)
     checkpoints = whole(trail)
     ends = checkpoints and checkpoints[answering:]
-    aimed = [Candidate.of(onto)] if onto else []
-    finalists = [*map(Candidate.of, ends), *aimed, selection.chosen] if ends and selection else None
+    measured_too = [*(ends or ()), *([onto] if onto else [])]
+    finalists = [*map(Candidate.of, measured_too), selection.chosen] if ends and selection else None
     carried: Fisher | None = None
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
         carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
         carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
     final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1, beside)
-    if not (data and checkpoints and swept and selection and final and (carried or not r.publish.fisher)):
+    carries = carried or not r.publish.fisher
+    if not (data and checkpoints and swept and selection and final and carries and all(kept)):
         return None
     return Evidence(
         recipe=r,
@@ -255,7 +268,18 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         },
         fisher=carried,
         onto=data.onto,
+        upheld=tuple(one for one in kept if one),
     )
+
+
+def _check_named_tensors(r: Recipe, start: Checkpoint) -> None:
+    """Raise ModelError if the interpolation names tensors that the model has not, or wants more layers."""
+    method = r.interpolation
+    folder = Path(start.base.uri) if start.base else start.folder
+    if patterns := method.patterns():
+        check_patterns(patterns, folder)
+    if method.least_layers:
+        check_layers(method.kind, method.least_layers, layers_in(tensor_spans(folder)), start.phase)
 
 
 def carried_to(r: Recipe, start: Checkpoint | None, data: Data | None) -> Steps[Checkpoint | None]:
@@ -267,12 +291,13 @@ def carried_to(r: Recipe, start: Checkpoint | None, data: Data | None) -> Steps[
         return None
     job = data and data.onto and jobs.onto_job(r, data.onto, data.labels)
     made = yield from step(base, job or None, "to carry to")
-    onto = made and jobs.as_onto(made)
+    onto = jobs.as_onto(made, start) if made and start else None
     measuring = DistanceJob(start=start, onto=onto) if start and onto else None
     measured = yield from step(distance, measuring)
-    if measured:
-        note("distance", check_apart(r, measured.apart))
-    return onto
+    if not (measured and onto):
+        return None
+    note("distance", check_apart(r, measured.apart))
+    return onto.model_copy(update={"facts": {"apart": measured.apart}})
 
 
 def named_by(
@@ -334,6 +359,47 @@ def trained(
     phase = jobs.with_added_rows(phase, data.added_rows if data else ())
     job = jobs.train_job(r, phase, ends, prepared, companions, seed, weighed) if ends and prepared and ready else None
     return (yield from step(train, job, which, on_ray=runs_on_ray(phase, r.compute)))
+
+
+def revised(
+    r: Recipe, phase: Phase, trail: Sequence[Checkpoint] | None, data: Data | None
+) -> Steps[tuple[Data | None, dict[str, RevisedDataset]]]:
+    """Return what a phase trains on: with pairs of its model's own drafts and revisions, where it has principles.
+
+    Beside it are those pairs, by the dataset whose prompts they answer.
+    """
+    pairs: dict[str, RevisedDataset] = {}
+    by = data.companions.get(phase.name, {}).get(CRITIC) if data else None
+    names = [*phase.parts] if phase.principles else []
+    for name in names:
+        job = (
+            jobs.revise_job(r, phase, name, trail, data.prepared[name], data.raw[name], by) if trail and data else None
+        )
+        if made := (yield from step(revise, job, f"{name} for {phase.name}", on_ray=r.compute.infers_on_ray)):
+            pairs[name] = made
+    if data is None or len(pairs) < len(names):
+        return None, pairs
+    return data.model_copy(update={"prepared": {**data.prepared, **pairs}}), pairs
+
+
+def upheld(
+    r: Recipe,
+    phase: Phase,
+    trail: Sequence[Checkpoint] | None,
+    data: Data | None,
+    pairs: Mapping[str, RevisedDataset],
+) -> Steps[list[Upheld | None]]:
+    """Hold what a phase's start and its end answer to held-out prompts against its principles."""
+    held: list[Upheld | None] = []
+    by = data.companions.get(phase.name, {}).get(CRITIC) if data else None
+    for name in phase.parts if phase.principles else ():
+        job = (
+            jobs.uphold_job(r, phase, name, trail, data.prepared[name], data.raw[name], by, pairs[name])
+            if trail and data and name in pairs
+            else None
+        )
+        held.append((yield from step(uphold, job, f"{name} for {phase.name}", on_ray=r.compute.infers_on_ray)))
+    return held
 
 
 def answered(
@@ -431,7 +497,8 @@ def referenced(
     names = [name for name, evaluation in r.evaluations.items() if evaluation.reference is not None]
     for name in names:
         job = None if trail is None or not prepared else jobs.reference_job(r, name, trail, prepared)
-        if made := (yield from step(score, job, f"for {name}", on_ray=r.compute.infers_on_ray)):
+        which = f"{r.evaluations[name].dataset} by reference for {name}"
+        if made := (yield from step(score, job, which, on_ray=r.compute.infers_on_ray)):
             beside[name] = made
     return beside if len(beside) == len(names) else None
 
@@ -450,8 +517,9 @@ def measured(
     """
     reports: list[EvalReport | None] = []
     for name in r.evaluations:
-        ready = members and prepared and beside is not None
-        job = jobs.evaluate_job(r, name, members, prepared, split, beside) if ready else None
+        job = None
+        if members and prepared and beside is not None:
+            job = jobs.evaluate_job(r, name, members, prepared, split, beside)
         on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
         reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
     return whole(reports)

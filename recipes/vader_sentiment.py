@@ -45,7 +45,10 @@ class Rated(NamedTuple):
 
 
 def build(out: Path, archive: Path, most: int = ROWS) -> str:
-    """Write the rows to `out`, `most` of each place at most; return how many there are. Raises DataError for an archive that is not the one."""
+    """Write the rows to `out`, `most` of each place at most; return how many there are.
+
+    Raises DataError for an archive that is not the one.
+    """
     out.mkdir(parents=True, exist_ok=True)
     counts: list[str] = []
     for name, (lines, ratings) in _tables(archive).items():

@@ -31,7 +31,7 @@ from ftlib.workspace import RECORD, Workspace
 from tasks.assess import batch_norm, diverge, evaluate
 from tasks.ray_when_needed import RayWhenNeeded
 from tasks.stages import TASKS
-from tasks.train import answer, fisher, prune, score, train
+from tasks.train import answer, fisher, prune, revise, score, train, uphold
 
 A = TypeVar("A", bound=Artifact)
 T = TypeVar("T")
@@ -121,8 +121,8 @@ class Runner:
             meanwhile = ray.start
         self.begun(step)
         # What asks models on Ray only waits for it, and does so here.
-        here = task in (prune, train, fisher, diverge)
-        if here or (task in (answer, batch_norm, evaluate, score) and not step.on_ray):
+        asking = (answer, batch_norm, evaluate, revise, score, uphold)
+        if task in (prune, train, fisher, diverge) or (task in asking and not step.on_ray):
             artifact = self.on_thread(task, job, step.label, meanwhile)
         else:
             artifact = self.here(task, job, step.label)

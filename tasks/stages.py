@@ -7,7 +7,7 @@ from prefect import Task
 from tasks.assess import batch_norm, distance, diverge, evaluate, interpolate, select
 from tasks.data import add_tokens, ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import answer, base, fisher, prune, quantize, score, train
+from tasks.train import answer, base, fisher, prune, quantize, revise, score, train, uphold
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
@@ -20,9 +20,11 @@ TASKS: dict[str, Task[..., Any]] = {
         prune,
         quantize,
         answer,
+        revise,
         score,
         fisher,
         train,
+        uphold,
         interpolate,
         batch_norm,
         evaluate,

@@ -1,14 +1,17 @@
 """Weights: the base model with its head, maybe pruned, then one phase after another; and what frozen models say."""
 
 from ftlib.data.datasets import PreparedDataset
+from ftlib.evaluation.principle_facts import RevisedDataset, Upheld
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages import answer as _answer
 from ftlib.stages import base as _base
 from ftlib.stages import fisher as _fisher
 from ftlib.stages import prune as _prune
 from ftlib.stages import quantize as _quantize
+from ftlib.stages import revise as _revise
 from ftlib.stages import score as _score
 from ftlib.stages import train as _train
+from ftlib.stages import uphold as _uphold
 from ftlib.training.fisher import Fisher
 from ftlib.workspace import Workspace
 from tasks.policy import stage_task
@@ -36,6 +39,18 @@ def quantize(job: _quantize.QuantizeJob, work: Workspace) -> Checkpoint:
 def answer(job: _answer.AnswerJob, work: Workspace) -> PreparedDataset:
     """Have a frozen model write the answers that a phase learns."""
     return _answer.answer(job, work)
+
+
+@stage_task(hours=24)
+def revise(job: _revise.ReviseJob, work: Workspace) -> RevisedDataset:
+    """Have a model revise its drafts by written principles: the pairs that a phase learns."""
+    return _revise.revise(job, work)
+
+
+@stage_task(hours=24)
+def uphold(job: _uphold.UpholdJob, work: Workspace) -> Upheld:
+    """Count the answers that keep the principles, before a phase and after it."""
+    return _uphold.uphold(job, work)
 
 
 @stage_task(hours=24)

@@ -25,6 +25,7 @@ class LazyGroup(ReglageGroup):
         "tensorboard": "flows.command_line.tensorboard",
         "suite": "flows.command_line.suite",
         "lineage": "flows.command_line.lineage",
+        "judge": "flows.command_line.judge",
         "look": "flows.command_line.look",
         "doctor": "flows.command_line.doctor",
         "deploy": "flows.command_line.deploy",

@@ -8,8 +8,9 @@ from ftlib.config import user_path
 from ftlib.errors import ModelError
 from ftlib.models.folder import package_folder
 from ftlib.recipe.file import load_recipe
-from ftlib.recipe.preflight import check_modality
+from ftlib.recipe.preflight import check_modality, check_principles
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 
 
 def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
@@ -18,6 +19,7 @@ def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, l
     Raises RecipeError with a line for each problem.
     """
     recipe = load_recipe(path, overrides)
+    check_principles(recipe)
     if (folder := model_folder(recipe)) is not None:
         check_modality(recipe, folder)
     return recipe, list(notes(recipe))
@@ -35,7 +37,8 @@ def model_folder(recipe: Recipe) -> Path | None:
 
 
 def notes(recipe: Recipe) -> Iterator[str]:
-    """Yield a line for everything that a run would stop at after it has read rows or asked for the model."""
+    """Yield a line for what a run would stop at after it has read rows or asked for the model, and other remarks."""
+    yield from interpolation_remarks(recipe)
     path = recipe.model.path
     if recipe.model.revision is None and not path.startswith("package:") and model_folder(recipe) is None:
         yield (

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ftlib.config import Config
 from ftlib.evaluation.metrics import Metric
+from ftlib.kinds.samples import Samples
 from ftlib.training.phase import Companion
 
 
@@ -30,7 +31,9 @@ class Evaluation(Config):
     num_beams: int = Field(default=1, ge=1, le=64)
     """Beginnings of an answer that a model keeps while it writes; 1: always its most probable token (greedy)."""
 
+    samples: Samples | None = None
+    """Answers that a model draws for each prompt, for metrics that read several; null: none."""
     reference: Companion | None = None
     """The frozen model that rewards of a policy's answers are measured against, as its `scores` are; asked once."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"num_beams": 1, "reference": None}
+    introduced: ClassVar[Mapping[str, object]] = {"num_beams": 1, "reference": None, "samples": None}

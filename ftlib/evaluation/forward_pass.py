@@ -19,6 +19,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.samples import Samples
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.batches import by_length
 from ftlib.training.compute import Compute
@@ -62,14 +63,16 @@ def predict_split(
     batches: Batches | None = None,
     *,
     num_beams: int = 1,
+    samples: Samples | None = None,
 ) -> Outcomes:
     """Run a model in eval mode over some batches of a split, and return what it said, in the split's order.
 
     Over all of them unless `batches` are given. `on_rows` hears the rows done so far; `tokenizer` is loaded only for a
     kind of batch whose answers are text. After prompts a model writes up to `max_new_tokens`, the most probable token
-    each time, or the most probable text that `num_beams` find. Raises ModelError for a result that is not finite.
+    each time, or the most probable text that `num_beams` find; `samples` are drawn beside it. Raises ModelError for a
+    result that is not finite.
     """
-    answers = KINDS[split.kind].head().answers(Request(split, labels, tokenizer, max_new_tokens, num_beams))
+    answers = KINDS[split.kind].head().answers(Request(split, labels, tokenizer, max_new_tokens, num_beams, samples))
     asked, done = [np.zeros(0, np.int64)], 0
     model.eval()
     with torch.inference_mode():

@@ -24,6 +24,7 @@ from ftlib.kinds.loading import load, load_tokenizer
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import Outcomes, joined
 from ftlib.kinds.outcomes_file import parse_outcomes
+from ftlib.kinds.samples import Samples
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.merging.candidate_weights import mix_into
@@ -48,6 +49,8 @@ class PredictionPlan(InferencePlan[Outcomes]):
     max_new_tokens: int
     """What a model writes at most after a prompt; 0 where it writes nothing."""
     num_beams: int = 1
+    samples: Samples | None = None
+    """Answers that it draws for each prompt."""
 
     @property
     @override
@@ -116,6 +119,7 @@ class Predictor(Models[Outcomes]):
             self._plan.max_new_tokens,
             sweep.batches(model, self._holds(candidate), self._next_holds(item)),
             num_beams=self._plan.num_beams,
+            samples=self._plan.samples,
         )
 
     def _asked(self, item: int, share: Share) -> Sweep:

@@ -1,13 +1,17 @@
 """The curve of a score along alpha, seen through noisy points that share their rows.
 
 The best of several measured scores is the best of truth plus luck. Along the line between two models the truth is
-smooth, and the luck is not independent: all candidates answer the same rows. Both are known here, so the curve that was
-there before the rows were drawn can be estimated: stochastic kriging (Ankenman, Nelson & Staum 2010) with common random
-numbers (Chen, Ankenman & Nelson 2012), which is Gaussian process regression with a known, full covariance of the noise.
+smooth; luck is smooth as well, as neighbours answer most rows alike, but for the rows that flip from one to the next.
+Those make a score jagged, and how jagged follows from the paired covariance of the scores. That part is taken for
+noise; the rest cannot be told from the curve by anyone, so it stays in it, and in its interval.
 
-The prior: an unknown level (of which nothing is believed) plus a Gaussian process with a squared exponential kernel
-(Rasmussen & Williams 2006, sections 2.7 and 5.4.1). Its height and length are not fitted but averaged over a grid, each
-by its marginal likelihood: from ten points the likeliest alone would be too sure.
+The curve is that of Gaussian process regression (Rasmussen & Williams 2006, section 2.7): an unknown level, of which
+nothing is believed, plus a process with a squared exponential kernel. The kernel's height and length are not fitted but
+averaged over a grid, each by its marginal likelihood (section 5.4.1): from ten points the likeliest alone is too sure.
+
+To weigh the points by their whole covariance (stochastic kriging with common random numbers: Chen, Ankenman & Nelson
+2012) is right where the prior is, and was worse on real curves (docs/select.md): nearly singular, it finds in the
+differences between neighbours what the level must be, and moves the curve off every point.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ LEAST = 4
 LENGTHS = (0.15, 0.3, 0.6, 1.2)
 """How far along alpha scores are alike, of a line of length 1."""
 HEIGHTS = 13
-"""Heights of the curve that are averaged over, from a fifth of the noise's to thrice what was seen."""
+"""Variances of the curve that are averaged over, from little of the noise's to nine times what was seen."""
 _NUGGET = 1e-6
 """Of the kernel's variance: near points are so alike that no inverse would be."""
 
@@ -45,58 +49,67 @@ def smooth(
     noise: Float[np.ndarray, "points points"],
     at: Sequence[float],
 ) -> Curve:
-    """Return the expected score at the alphas `at`, of values measured at `alphas` with that covariance of their noise.
+    """Return the expected score at the alphas `at`, of values measured at ascending `alphas`, with their covariance.
 
-    Without noise it goes through the values, but for the kernels' nugget; where the noise hides the curve, it is flat. Scaled and
-    shifted values give the curve scaled and shifted.
+    Without noise it goes through the values, but for the kernels' nugget; where the noise hides the curve, it is flat.
+    Scaled and shifted values give the curve scaled and shifted.
     """
     import numpy as np
 
     points, wanted = np.asarray(alphas, np.float64), np.asarray(at, np.float64)
-    level = float(values.mean())
-    # The noise that all share moves the level; a curve is told from what is left.
-    count = len(points)
-    own = float(np.trace(noise) - noise.sum() / count) / (count - 1)
-    seen = float(values.var(ddof=1))
-    if seen <= 1e-24 * max(1.0, level * level):
-        return Curve(np.full(len(wanted), level), np.full(len(wanted), float(np.sqrt(max(0.0, noise.mean())))))
-    heights = np.geomspace(0.04 * max(own, 1e-6 * seen), 9.0 * max(own, seen), HEIGHTS)
-    apart = np.abs(points[:, None] - points[None])
-    across = np.abs(wanted[:, None] - points[None])
-    fits: list[tuple[float, Float[np.ndarray, " alphas"], Float[np.ndarray, " alphas"]]] = []
+    middle, seen, count = float(values.mean()), float(values.var(ddof=1)), len(points)
+    if seen <= 1e-24 * max(1.0, middle * middle):
+        return Curve(np.full(len(wanted), middle), np.full(len(wanted), float(np.sqrt(max(0.0, noise.mean())))))
+    own = max(roughness(points, noise), 1e-9 * seen)
+    apart, across = np.abs(points[:, None] - points), np.abs(wanted[:, None] - points)
+    evidence: list[float] = []
+    maps: list[Float[np.ndarray, "alphas points"]] = []
     for length in LENGTHS:
         here, there = np.exp(-0.5 * (apart / length) ** 2), np.exp(-0.5 * (across / length) ** 2)
-        for height in heights:
-            covariance = height * (here + _NUGGET * np.eye(count)) + noise
-            fits.append(_fit(values - level, covariance, height * there, float(height)))
-    evidence = np.array([fit[0] for fit in fits])
-    weights = np.exp(evidence - evidence.max())
-    weights /= weights.sum()
-    means, variances = np.array([fit[1] for fit in fits]), np.array([fit[2] for fit in fits])
-    mean = weights @ means
-    spread = weights @ (variances + (means - mean) ** 2)
-    return Curve(level + mean, np.sqrt(spread.clip(min=0.0)))
+        for height in np.geomspace(0.04 * own, 9.0 * max(own, seen), HEIGHTS):
+            covariance = height * (here + _NUGGET * np.eye(count)) + own * np.eye(count)
+            likely, weights = fit(values - middle, covariance, height * there)
+            evidence.append(likely)
+            maps.append(weights)
+    shares = np.exp(np.array(evidence) - max(evidence))
+    shares /= shares.sum()
+    every = np.array(maps)
+    means = every @ (values - middle)
+    whole = np.tensordot(shares, every, 1)
+    between = shares @ (means - shares @ means) ** 2
+    variance = ((whole @ noise) * whole).sum(axis=1) + between
+    return Curve(middle + shares @ means, np.sqrt(variance.clip(min=0.0)))
 
 
-def _fit(
+def roughness(alphas: Float[np.ndarray, " points"], noise: Float[np.ndarray, "points points"]) -> float:
+    """Return the variance of the noise that each point has for itself: by how far it is off its neighbours' line.
+
+    It is exact for noise that is independent from point to point, and nothing for noise that is a straight line.
+    """
+    import numpy as np
+
+    off = np.zeros((len(alphas) - 2, len(alphas)))
+    for i in range(len(off)):
+        share = (alphas[i + 1] - alphas[i]) / (alphas[i + 2] - alphas[i])
+        off[i, i : i + 3] = -(1.0 - share), 1.0, -share
+    return float(np.trace(off @ noise @ off.T) / (off**2).sum())
+
+
+def fit(
     values: Float[np.ndarray, " points"],
     covariance: Float[np.ndarray, "points points"],
     across: Float[np.ndarray, "alphas points"],
-    height: float,
-) -> tuple[float, Float[np.ndarray, " alphas"], Float[np.ndarray, " alphas"]]:
-    """Return the log evidence, the means and the variances of one kernel: equations 2.41, 2.42 and 2.45."""
+) -> tuple[float, Float[np.ndarray, "alphas points"]]:
+    """Return one kernel's log evidence, and what to multiply values by for the curve: equations 2.41 and 2.45."""
     import numpy as np
     from scipy.linalg import cho_factor, cho_solve
 
     factor = cho_factor(covariance, lower=True)
-    ones = np.ones(len(values))
-    of_values, of_ones, of_across = (cho_solve(factor, it) for it in (values, ones, across.T))
-    precision = float(ones @ of_ones)
-    level = float(ones @ of_values) / precision
-    residual = values - level
-    mean = level + across @ cho_solve(factor, residual)
-    left = 1.0 - across @ of_ones
-    variance = height - (across * of_across.T).sum(axis=1) + left**2 / precision
+    inverse = cho_solve(factor, np.eye(len(values)))
+    of_ones = inverse.sum(axis=0)
+    precision = float(of_ones.sum())
+    level = of_ones / precision
+    residual = values - level @ values
+    weights = level + across @ (inverse - np.outer(of_ones, level))
     log_determinant = 2.0 * float(np.log(np.diag(factor[0])).sum())
-    evidence = -0.5 * (float(residual @ cho_solve(factor, residual)) + log_determinant + float(np.log(precision)))
-    return evidence, mean, variance
+    return -0.5 * (float(residual @ inverse @ residual) + log_determinant + float(np.log(precision))), weights

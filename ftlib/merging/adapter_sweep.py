@@ -39,7 +39,7 @@ def walks_by_scaling(candidate: Candidate) -> bool:
     merge, adapter = candidate.merge, candidate.end.adapter
     if merge is None or not merge.scales_adapter or merge.whole_copy() is not None or candidate.statistics:
         return False
-    if adapter is None or not (adapter / WEIGHTS).is_file():
+    if adapter is None or not (adapter / WEIGHTS).is_file() or candidate.start.snapshot:  # it stands on what was before
         return False
     spans = tensor_spans(candidate.start.weights_folder).values()
     return not unscaled(adapter) and all(span.dtype in ("F32", "I64", "BOOL") for span in spans)

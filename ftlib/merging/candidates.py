@@ -87,6 +87,8 @@ class Candidates(Artifact):
     """The candidates of an interpolation, theta0 first and theta1 last; nothing is written but this record."""
 
     members: tuple[Candidate, ...]
+    remarks: tuple[str, ...] = ()
+    """What was seen of them when they were named, in words."""
 
     def digest(self) -> str:
         """Return the digest of all members."""

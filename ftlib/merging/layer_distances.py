@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from ftlib.config import Config
+from ftlib.merging.candidates import Candidate
 from ftlib.merging.engine import visit
-from ftlib.merging.methods import Average, Lerp
+from ftlib.merging.methods import Average, Lerp, ModelStock
 from ftlib.merging.methods.lerp import lerp
+from ftlib.merging.methods.model_stock import ratio
+from ftlib.merging.methods.products import Products
 from ftlib.merging.plan import Input, PlannedTensor, plan_merge
 from ftlib.models.parameter_names import is_embedding, layer_of
 
@@ -87,6 +90,25 @@ def apart(start: tuple[str, Path], other: tuple[str, Path]) -> float:
 
     visit(plan, take)
     return math.fsum(differences) / (math.fsum(sizes) or 1.0)
+
+
+def stock_moves(candidate: Candidate) -> float:
+    """Return how far Model Stock goes from theta0: its distance over that of the fine-tunes' mean, streaming.
+
+    0 where nothing moved. Raises ModelError if the checkpoints do not fit together.
+    """
+    inputs = [Input(part.phase, part.weights_folder) for part in candidate.parts]
+    plan, count = plan_merge(ModelStock(), inputs, reference=1), len(inputs) - 1
+    products: dict[str, Products] = {}
+
+    def take(planned: PlannedTensor, tensors: Sequence[Tensor]) -> None:
+        products.setdefault(planned.name, Products(count, from_first=True)).add(0, tensors)
+
+    visit(plan, take)
+    means = [sum(one.inner(i, j) for i in range(count) for j in range(count)) / count**2 for one in products.values()]
+    ratios = [ratio(one, count) for one in products.values()]
+    moved = math.fsum(t * t * mean for t, mean in zip(ratios, means, strict=True))
+    return math.sqrt(moved / (math.fsum(means) or 1.0))
 
 
 def _add(sums: _Sums, a: Tensor, b: Tensor, alpha: float, dtype: torch.dtype) -> None:

@@ -49,8 +49,9 @@ def check_lineage(start: Checkpoint, tuned: Sequence[Checkpoint]) -> None:
 
     Raises ModelError that names what differs: the start, labels, tokenizers, or a random head.
     """
+    theta0 = start.parent if start.snapshot else start.weights  # of a phase's way, which goes on to its end
     for end in tuned:
-        _check_start(end.phase, end.parent, start.weights, repr(start.phase))
+        _check_start(end.phase, end.parent, theta0, repr(start.phase))
         check_same_labels(start.labels, end.labels, (start.phase, end.phase))
         if start.tokenizer != end.tokenizer:
             raise ModelError(

@@ -14,19 +14,20 @@ from safetensors.torch import save_file
 from ftlib.errors import ModelError
 from ftlib.merging.adapter_points import scaling_of
 from ftlib.merging.adapters import adapter_tensors, plain_name, write_scaled
+from ftlib.merging.methods import Kernel
 from ftlib.models.adapter import read_adapter
 from ftlib.models.with_diffusers import LORA
 from ftlib.wording import some
 
 
-def write_stock_lora(adapter: Path, base: Path, alpha: float, out: Path) -> None:
-    """Write the adapter at `alpha` of the way from its base to it, as one of rank equal to its alpha.
+def write_stock_lora(adapter: Path, base: Path, merge: Kernel, out: Path) -> None:
+    """Write the adapter where a method puts it between its base and itself, as one of rank equal to its alpha.
 
     Names begin with `unet.`, as `load_lora_weights` and `load_lora_adapter(prefix="unet")` expect. Raises ModelError
     for an adapter that holds something else than low-rank matrices, and what `write_scaled` raises.
     """
     with TemporaryDirectory() as scratch:
-        write_scaled(adapter, base, alpha, Path(scratch))
+        write_scaled(adapter, base, merge, Path(scratch))
         config, tensors = read_adapter(Path(scratch)), adapter_tensors(Path(scratch))
     if others := sorted(name for name in tensors if ".lora_A." not in name and ".lora_B." not in name):
         raise ModelError(

@@ -100,6 +100,27 @@ class Task(Config):
     """As a checkpoint's, of this head alone; None in records of before it was kept: the checkpoint's."""
 
 
+class Snapshot(Config):
+    """Weights of a phase's way that are kept beside its end."""
+
+    name: str
+    """How it is asked for: `step-40` or `epoch-0.5`."""
+    step: int
+    """The optimiser step that it was taken behind."""
+    weights: str
+    """As a checkpoint's."""
+
+
+def snapshot_in(folder: Path, name: str) -> Path:
+    """Return where a stage writes what a checkpoint of one of its snapshots would have."""
+    return snapshots_in(folder) / name
+
+
+def snapshots_in(folder: Path) -> Path:
+    """Return where a stage writes the folders of its snapshots."""
+    return folder / "snapshots"
+
+
 def tasks_in(folder: Path) -> Path:
     """Return where a stage writes the folders of several tasks."""
     return folder / "tasks"
@@ -147,6 +168,10 @@ class Checkpoint(Artifact):
     """What an adapter stands on; None for dense weights."""
     tasks: tuple[Task, ...] = ()
     """By name, where there are several; empty where one head answers all rows, whose labels are `labels`."""
+    snapshots: tuple[Snapshot, ...] = ()
+    """What was kept of the phase's way, in the order of its steps."""
+    snapshot: str = ""
+    """Which snapshot of a phase it is; empty for an end."""
 
     @property
     def folder(self) -> Path:
@@ -163,6 +188,16 @@ class Checkpoint(Artifact):
         return self.model_copy(
             update={"uri": str(task_in(self.path, task.name)), "tasks": (), "fresh_head": fresh, **own}
         )
+
+    def at(self, snapshot: str) -> Checkpoint:
+        """Return one of its snapshots as a checkpoint. Raises ModelError if there is none of that name."""
+        kept = next((one for one in self.snapshots if one.name == snapshot), None)
+        if kept is None:
+            names = ", ".join(one.name for one in self.snapshots) or "none"
+            raise ModelError(f"{self.phase!r} has no snapshot {snapshot!r}, it has {names}; did it end before it?")
+        place = {"uri": str(snapshot_in(self.path, snapshot)), "phase": f"{self.phase}@{snapshot}"}
+        told = {"weights": kept.weights, "snapshot": snapshot, "snapshots": (), "facts": {"step": kept.step}}
+        return self.model_copy(update={**place, **told})
 
     @property
     def adapter(self) -> Path | None:

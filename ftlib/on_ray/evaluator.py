@@ -17,6 +17,7 @@ from ftlib.errors import TransientError
 from ftlib.evaluation.forward_pass import Share
 from ftlib.evaluation.inference import InferencePlan, threads_each
 from ftlib.evaluation.predictor import PredictionPlan
+from ftlib.evaluation.revisions import RevisePlan
 from ftlib.evaluation.row_scores import ScorePlan
 from ftlib.evaluation.written_answers import WritePlan
 from ftlib.on_ray.answers import answer_of
@@ -29,7 +30,7 @@ from ftlib.wording import counted
 class _Spec(Config):
     """A plan as it crosses to a worker or to a cluster's driver."""
 
-    plan: PredictionPlan | ScorePlan | WritePlan = Field(discriminator="kind")
+    plan: PredictionPlan | ScorePlan | WritePlan | RevisePlan = Field(discriminator="kind")
 
 
 def infer(plan: InferencePlan[Any]) -> None:

@@ -34,7 +34,6 @@ from ftlib.published.row_index import (
 from ftlib.recipe.evidence import Evidence
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.versions import Manifest, Version
-from ftlib.training.phase import ANSWERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +90,9 @@ def lineage(
             "warnings": list(warnings),
         },
         **({"companions": companions} if (companions := _companions(evidence)) else {}),
+        **({"onto": {"model": called(evidence.onto), "weights": evidence.onto.weights}} if evidence.onto else {}),
         **({"fisher": evidence.fisher.model_dump(mode="json", exclude=_OF_A_PLACE)} if evidence.fisher else {}),
+        **({"principles": principles} if (principles := _principles(evidence)) else {}),
         "found": _found(evidence),
         "code": code_facts(),
         **({"extensions": cast("JsonValue", brought)} if (brought := in_use(recipe)) else {}),
@@ -104,13 +105,22 @@ def _companions(evidence: Evidence) -> list[JsonValue]:
         {
             "phase": phase.name,
             "name": name,
-            "use": "companion" if name in phase.companions else "scores" if name in phase.scores else ANSWERS,
+            "use": "companion" if name in phase.companions else "scores" if name in phase.scores else name,
             "model": called(companion),
             "weights": companion.weights,
             "tokenizer": companion.tokenizer,
         }
         for phase in evidence.recipe.phases
         for name, companion in evidence.companions.get(phase.name, {}).items()
+    ]
+
+
+def _principles(evidence: Evidence) -> list[JsonValue]:
+    """Return the sentences by which a phase's pairs were made, who judged, and what came of it."""
+    return [
+        {"phase": one.phase, "critic": one.critic, **pair.model_dump(mode="json", exclude={"outcomes"})}
+        for one in evidence.upheld
+        for pair in one.drafted
     ]
 
 

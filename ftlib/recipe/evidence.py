@@ -8,6 +8,7 @@ from typing import ClassVar
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.evaluation.measured import EvalReport, Measured
+from ftlib.evaluation.principle_facts import Upheld
 from ftlib.evaluation.selection import Selection
 from ftlib.merging.candidates import Candidates
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
@@ -18,7 +19,7 @@ from ftlib.training.fisher import Fisher
 class Evidence(Config):
     """The records of one run, from the rows to the choice."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "onto": None}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "onto": None, "upheld": ()}
 
     recipe: Recipe
     model: FoundModel
@@ -40,6 +41,8 @@ class Evidence(Config):
     """What the version is to carry of its rows, if it is."""
     onto: FoundModel | None = None
     """The model that what training did was carried to, where it was."""
+    upheld: tuple[Upheld, ...] = ()
+    """How many answers keep the principles that a phase learnt by, before it and after it."""
 
     @property
     def stands_on(self) -> Base | None:

@@ -8,6 +8,7 @@ from typing import ClassVar, TypeVar
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
 from ftlib.data.formats import Format
+from ftlib.data.formats.preference import Preference
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
 from ftlib.evaluation.selection import Select
@@ -86,7 +87,11 @@ class RecipeParts(Config):
 
     def kind(self, phase: Phase) -> BatchKind:
         """Return the kind of the batches that a phase trains on; of several tasks, that of its first part's."""
-        return self.datasets[next(iter(phase.parts))].format.yields
+        return self.kind_of(phase, next(iter(phase.parts)))
+
+    def kind_of(self, phase: Phase, name: str) -> BatchKind:
+        """Return the kind of the batches that a phase makes of one of its datasets: its own, or pairs of answers."""
+        return Preference.yields if phase.principles else self.datasets[name].format.yields
 
     def takes_new_head(self, phase: Phase) -> bool:
         """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""

@@ -26,6 +26,7 @@ from ftlib.recipe.misfits.forms import end_form, form_misfits, quantization_misf
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import probe
 from ftlib.registry.signing import Signer
+from ftlib.training.principles import read_principles
 from ftlib.wording import counted, some
 
 NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -279,6 +280,23 @@ def check_apart(recipe: Recipe, apart: float) -> str:
             "other; give the instruct model of this very base, or raise at_most_apart"
         )
     return f"{said}; grafts are sensible below {SENSIBLE:g}"
+
+
+def check_principles(recipe: Recipe) -> None:
+    """Raise RecipeError for a file of principles that is not there or holds none, or a checker of none of them."""
+    for phase in recipe.phases:
+        if phase.principles is None:
+            continue
+        where = f"phases[{phase.name}]."
+        try:
+            count = len(read_principles(phase.principles.file))
+        except RecipeError as error:
+            raise RecipeError(f"{where}{error}") from error
+        if odd := sorted(number for number in phase.principles.checkers if not 1 <= number <= count):
+            raise RecipeError(
+                f"{where}principles.checkers: {odd[0]} is no place of a principle; {phase.principles.file} has "
+                f"{count}, counted from 1"
+            )
 
 
 def check_prune(recipe: Recipe, model: FoundModel) -> None:

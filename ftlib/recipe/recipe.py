@@ -15,6 +15,8 @@ from ftlib.recipe.misfits.evaluations import evaluation_misfits
 from ftlib.recipe.misfits.forms import adapter_misfits, end_form, form_misfits, quantization_misfits
 from ftlib.recipe.misfits.packing import packing_misfits
 from ftlib.recipe.misfits.phases import phase_misfits
+from ftlib.recipe.misfits.rewards import reward_misfits
+from ftlib.recipe.misfits.snapshots import snapshot_misfits
 from ftlib.recipe.parts import RecipeParts
 from ftlib.urls import secrets_within
 from ftlib.wording import these
@@ -38,9 +40,11 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from added_tokens_misfits(recipe)
     yield from dataset_misfits(recipe)
     yield from evaluation_misfits(recipe)
+    yield from reward_misfits(recipe)
     yield from select_misfits(recipe)
     yield from interpolation_misfits(recipe)
     yield from carried_misfits(recipe)
+    yield from snapshot_misfits(recipe)
     if recipe.compute.pack_tokens is not None and recipe.has_training_datasets:
         yield from packing_misfits(recipe)
     if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":

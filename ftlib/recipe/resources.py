@@ -20,7 +20,7 @@ from ftlib.storage.files import in_bytes
 from ftlib.training.cards import Card
 from ftlib.training.compute import Compute
 from ftlib.training.peak_memory import of_machine
-from ftlib.training.phase import ANSWERS, Phase
+from ftlib.training.phase import ANSWERS, CRITIC, Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.training.resources import Wanted, check_bf16, check_gpu
 from ftlib.wording import counted
@@ -152,11 +152,11 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
                 f"{trained:,} of them trained, hold at least {in_bytes(least)}, but {has}; "
                 f"{_remedy(compute, whole, memory, steps=steps)}"
             )
-        for name in [*phase.scores, *([ANSWERS] if phase.answers else [])]:
+        for name in [*phase.scores, *(one for one in (ANSWERS, CRITIC) if one in phase.beside)]:
             workers, parameters = compute.evaluation_workers, frozen[name].parameters
             least = 4 * parameters * (1 if compute.use_gpu else workers)
             if least > memory:
-                where = name if name == ANSWERS else f"scores.{name}"
+                where = name if name == ANSWERS else f"principles.{name}" if name == CRITIC else f"scores.{name}"
                 raise RecipeError(
                     f"phases[{phase.name}].{where}: {counted(workers, 'worker')} with {parameters:,} parameters "
                     f"hold at least {in_bytes(least)}, but {has}; choose a smaller model, or fewer evaluation_workers"

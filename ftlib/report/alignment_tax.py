@@ -14,7 +14,7 @@ from ftlib.evaluation.measured import Estimate, Measured, tables_in
 from ftlib.evaluation.results import number
 from ftlib.kinds.kind import KINDS
 from ftlib.recipe.evidence import Evidence
-from ftlib.report.content import Cell, Figure, Row, Section, Table, estimates_on_one_scale
+from ftlib.report.content import Cell, Figure, Row, Section, Table, estimates_on_one_scale, signed
 from ftlib.report.figures import CHOSEN, INK, PALETTE, canvas, legend_below, plain, saved
 from ftlib.report.tradeoff import Line, Point, tradeoff_panel
 from ftlib.workspace import Workspace
@@ -34,6 +34,8 @@ class Tax:
     kl: tuple[Estimate | None, ...]
     """KL to the start on the target's own rows, where it was measured; empty where answers have none."""
     per: str = "row"
+    budgeted: bool = False
+    """Whether the rule held KL within a budget."""
 
     @property
     def end_kl(self) -> float | None:
@@ -61,7 +63,8 @@ def tax_of(evidence: Evidence, work: Workspace, target: str, retained: str | Non
     by = KINDS[evidence.prepared[evidence.recipe.evaluations[target.partition("/")[0]].dataset].kind].diverges_by
     if lost is None and not any(moved):
         return None
-    return Tax(alphas, names.index(evidence.selection.chosen.name), names, gain, lost, moved, by or "row")
+    chosen = names.index(evidence.selection.chosen.name)
+    return Tax(alphas, chosen, names, gain, lost, moved, by or "row", evidence.selection.kl is not None)
 
 
 def _cells(evidence: Evidence, evaluation: str) -> list[Measured]:
@@ -123,10 +126,13 @@ def tax_section(tax: Tax, folder: Path) -> Section:
     lead += "Predicted is what theta1 alone says of each alpha: α² of its own" + (
         ", as near the start KL grows with the squared step, and forgetting with KL." if tax.kl else "."
     )
-    return Section("tax", "Gain against loss along alpha", lead, [_figure(tax, folder)], [_table(tax)])
+    # Where nothing is held against the gain, a table says it.
+    figures = [_figure(tax, folder)] if tax.lost or tax.budgeted else []
+    return Section("tax", "Gain against loss along alpha", lead, figures, [_table(tax)])
 
 
 def _table(tax: Tax) -> Table:
+    """Return a row for every candidate, with what was measured and, beside it, what was predicted."""
     columns = ["candidate", f"gain of {tax.gain.label}"]
     cells = [estimates_on_one_scale([_estimate(point) for point in tax.gain.values], zero=True)]
     numeric: set[int] = set()
@@ -134,7 +140,7 @@ def _table(tax: Tax) -> Table:
         columns += [f"loss of {tax.lost.label}", "predicted loss"]
         numeric.add(len(columns) - 1)
         cells.append(estimates_on_one_scale([_estimate(point) for point in tax.lost.values], zero=True))
-        cells.append([Cell(number(loss)) for loss in predicted(tax.alphas, tax.lost.values[-1].value)])
+        cells.append([Cell(signed(loss)) for loss in predicted(tax.alphas, tax.lost.values[-1].value)])
     if tax.kl:
         columns += ["KL to the start"]
         cells.append(estimates_on_one_scale(tax.kl))

@@ -196,8 +196,9 @@ def selection_section(
     candidates: Candidates,
     sweep: Sequence[EvalReport],
     figures: Sequence[Figure],
+    remarks: Sequence[str] = (),
 ) -> Section:
-    """Return the rule, what it chose and why, and everything it looked at."""
+    """Return the rule, what it chose and why, what is remarked of the candidates, and everything it looked at."""
     cells = {(cell.candidate, cell.evaluation): cell for report in sweep for cell in report.measured}
     paths = list(dict.fromkeys((e, metric) for (_, e), cell in cells.items() for metric in cell.metrics))
     names = [member.name for member in candidates.members]
@@ -220,7 +221,8 @@ def selection_section(
         ],
         caption="validation rows",
     )
-    lead = f"Rule: {selection.rule}. {selection.why}"
+    said = [f"{words[0].upper()}{words[1:]}." for words in (*candidates.remarks, *remarks)]
+    lead = " ".join([f"Rule: {selection.rule}. {selection.why}", *said])
     return Section("selection", "How the model was chosen", lead, figures, [table])
 
 

@@ -121,13 +121,17 @@ def _marks(x: Sequence[float], y: Sequence[float], alphas: Sequence[float], chos
 
 
 def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: dict[Line, str]) -> None:
+    """Draw lines of one metric: measured and joined, or as open marks beside the curve that the rule went by."""
     for (line, colour), style in zip(lines.items(), cycle(STYLES), strict=False):
         along = line.curve or tuple(zip(alphas, line.values, strict=True))
         at, low, high = zip(*((alpha, point.low, point.high) for alpha, point in along), strict=True)
         axes.fill_between(at, low, high, color=colour, alpha=0.14, linewidth=0)
-        values, drawn = [point.value for point in line.values], {"markersize": 4.2, "label": plain(line.label), **style}
+        values, label = [point.value for point in line.values], plain(line.label)
+        drawn = {"markersize": 4.2, "label": f"{label}, measured" if line.curve else label, **style}
         if line.curve:
-            axes.plot(at, [point.value for _, point in line.curve], color=colour, linewidth=1.8, label="expected")
+            axes.plot(
+                at, [point.value for _, point in line.curve], color=colour, linewidth=1.8, label=f"{label}, expected"
+            )
             drawn |= {"linestyle": "none", "markerfacecolor": "white"}
         axes.plot(alphas, values, color=colour, linewidth=1.8, **drawn)
     axes.axvline(

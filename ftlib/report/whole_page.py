@@ -11,10 +11,12 @@ from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences, results, retained_reference
 from ftlib.kinds.kind import KINDS
+from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import audit_notes, rare_label_notes, task_spelling_notes
 from ftlib.recipe.recipe import Recipe
+from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.report import diagnosis, sections
 from ftlib.report.alignment_tax import tax_of, tax_section
 from ftlib.report.answers import answer_figures, answer_tables, shown
@@ -24,6 +26,7 @@ from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
 from ftlib.report.phases import learnt_in, phases_section, watched_metric
 from ftlib.report.policies import is_policy, policy_section
+from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
 from ftlib.report.strip import sample_strip
 from ftlib.report.tradeoff import Line, Point, alpha_curve
@@ -55,7 +58,12 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
     )
     shown = [
         sections.selection_section(
-            recipe, evidence.selection, evidence.candidates, evidence.sweep, _alpha_figures(evidence, folder)
+            recipe,
+            evidence.selection,
+            evidence.candidates,
+            evidence.sweep,
+            _alpha_figures(evidence, folder),
+            [*interpolation_remarks(recipe)],
         ),
         sections.results_section(rows, confidence),
         sections.differences_section(compared, chosen, same),
@@ -64,6 +72,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         _tax(evidence, work, folder),
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
+        principles_section(evidence.upheld),
         pruned_section(evidence.checkpoints, folder),
         policy_section(evidence.ends, folder),
         sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
@@ -161,11 +170,19 @@ def _rows_of(evidence: Evidence, evaluation: str) -> PreparedDataset:
     return evidence.prepared[evidence.recipe.evaluations[evaluation].dataset]
 
 
+def _on_line(evidence: Evidence) -> list[Candidate]:
+    """Return the candidates between both ends that have an alpha; none where the chosen one is not among them."""
+    line = [member for member in evidence.candidates.members if member.alpha is not None]
+    names = {member.name for member in line}
+    alphas = {member.alpha for member in line}
+    return line if {0.0, 1.0} <= alphas and evidence.selection.chosen.name in names else []
+
+
 def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Figure]:
     """Draw loss and layers along the line between the ends; nothing where the candidates are no line."""
-    members = evidence.candidates.members
+    members = _on_line(evidence)
     alphas = [member.alpha for member in members if member.alpha is not None]
-    if len(members) < 2 or len(alphas) < len(members):
+    if not members:
         return []
     losses: dict[str, list[float]] = {}
     of_scores = False
@@ -186,9 +203,9 @@ def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Fig
 
 
 def _alpha_figures(evidence: Evidence, folder: Path) -> list[Figure]:
-    members = evidence.candidates.members
+    members = _on_line(evidence)
     alphas = [member.alpha for member in members if member.alpha is not None]
-    if len(members) < 2 or len(alphas) < len(members):
+    if not members:
         return []
     chosen = [member.name for member in members].index(evidence.selection.chosen.name)
     figures: list[Figure] = []
@@ -234,7 +251,7 @@ def _line(evidence: Evidence, path: str) -> Line | None:
     name, _, metric = path.partition("/")
     better = {kind.name: kind.higher_is_better for kind in evidence.recipe.evaluations[name].metrics}
     cells = {cell.candidate: cell for r in evidence.sweep for cell in r.measured if cell.evaluation == name}
-    values = [cells[member.name].metrics[metric].numbers() for member in evidence.candidates.members]
+    values = [cells[member.name].metrics[metric].numbers() for member in _on_line(evidence)]
     points = tuple(Point(*three) for three in values if three is not None)
     # A sum has no panel of its own: its curve is in the words and the table.
     curve = evidence.selection.curve if path == evidence.recipe.select.by and not evidence.recipe.select.plus else ()

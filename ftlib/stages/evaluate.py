@@ -19,6 +19,7 @@ from ftlib.evaluation.room import check_room
 from ftlib.fingerprint import Job, digest
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.outcomes_file import read_outcomes
+from ftlib.kinds.samples import Samples
 from ftlib.merging.candidates import Candidate
 from ftlib.training.compute import Compute
 from ftlib.wording import counted, some
@@ -73,18 +74,33 @@ def evaluate(job: EvaluateJob, work: Workspace) -> EvalReport:
 
 
 def outcomes_file(
-    candidate: Candidate, data: PreparedDataset, split: Split, max_new_tokens: int, num_beams: int = 1
+    candidate: Candidate,
+    data: PreparedDataset,
+    split: Split,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    *,
+    prompts: bool = False,
+    samples: Samples | None = None,
 ) -> Path:
-    """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root."""
+    """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root.
+
+    Those that are read with their `prompts` have a place of their own: tables from before they were kept lack them.
+    """
     asked = [data.digest(), split, *([max_new_tokens] if max_new_tokens else [])]
     asked += [f"{num_beams} beams"] if num_beams > 1 else []
+    asked += ["prompts"] if prompts else []
+    asked += [samples.model_dump_json()] if samples else []
     # The end's own: its tokenizer spells the answers, whatever the weights are mixed of.
     key = digest([OUTCOMES_VERSION, candidate.digest(), candidate.end.tokenizer, list(candidate.end.labels), *asked])
     return Path("outcomes") / f"{key[:32]}.parquet"
 
 
 def _outcomes_file(job: EvaluateJob, candidate: Candidate) -> Path:
-    return outcomes_file(candidate, job.data, job.split, job.evaluation.max_new_tokens, job.evaluation.num_beams)
+    asked = job.evaluation
+    prompts = any(metric.reads_prompts for metric in asked.metrics)
+    most, beams, samples = asked.max_new_tokens, asked.num_beams, asked.samples
+    return outcomes_file(candidate, job.data, job.split, most, beams, prompts=prompts, samples=samples)
 
 
 def _check_rows(job: EvaluateJob) -> None:
@@ -140,6 +156,7 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
         split=job.split,
         max_new_tokens=job.evaluation.max_new_tokens,
         num_beams=job.evaluation.num_beams,
+        samples=job.evaluation.samples,
         compute=job.compute,
     )
     if job.compute.infers_on_ray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,8 +13,11 @@ from ftlib.fingerprint import Job
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.interpolation import Interpolation
 from ftlib.merging.interpolation.ends import Ends, Score
+from ftlib.merging.methods import ModelStock
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.progress import note
 from ftlib.recipe.recipe import Recipe
+from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
 
@@ -64,10 +67,26 @@ def interpolate(job: InterpolateJob, work: Workspace) -> Candidates:
             for member in members:
                 for task in [task.name for task in member.end.tasks] or [None]:
                     check_candidate(member.of_task(task))
-        return Candidates(members=members)
+        return Candidates(members=members, remarks=tuple(_remarks(job, members)))
 
+    named = work.once(job, Candidates, build)
+    for words in named.remarks:
+        note("interpolate", words)
     # A record keeps no folders: the checkpoints are taken from the job, which knows where they are today.
-    return work.once(job, Candidates, build).model_copy(update={"members": members})
+    return named.model_copy(update={"members": members})
+
+
+def _remarks(job: InterpolateJob, members: Sequence[Candidate]) -> Iterator[str]:
+    """Say how far candidates went whose method decides that, and how far what is carried had to go."""
+    if job.onto and (far := job.onto.facts.get("apart")) is not None:
+        yield f"{job.onto.phase} lies {far:.4f} from {job.start.phase}, by sum |a - b| / (sum |a| + sum |b|)"
+    for member in members:
+        if not isinstance(member.merge, ModelStock) or member.end.tasks:
+            continue
+        from ftlib.merging.layer_distances import stock_moves
+
+        way = f"from {member.start.phase} to the mean of {counted(len(member.parts) - 1, 'fine-tune')}"
+        yield f"{member.name} goes {stock_moves(member):.0%} of the way {way}"
 
 
 def scores_so_far(

@@ -228,10 +228,9 @@ def _stage_adapter(evidence: Evidence, folder: Path, *, draws: bool) -> None:
     from ftlib.merging.stock_lora import write_stock_lora
 
     chosen = evidence.selection.chosen
-    if draws:
-        alpha = 1.0 if chosen.alpha is None else chosen.alpha
-        write_stock_lora(adapter_in(chosen.end.path), chosen.start.weights_folder, alpha, folder)
-        return
     merge = chosen.merge or Lerp(alpha=1.0)
+    if draws:
+        write_stock_lora(adapter_in(chosen.end.path), chosen.start.weights_folder, merge, folder)
+        return
     name, _, revision = evidence.model.name.partition("@")
     write_scaled(adapter_in(chosen.end.path), chosen.start.weights_folder, merge, folder, (name, revision or None))

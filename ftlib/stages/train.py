@@ -14,7 +14,7 @@ from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job, digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import adapter_digest, read_base
-from ftlib.models.checkpoint import Checkpoint, FoundModel, model_in, task_in
+from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, model_in, snapshot_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.curves import STOP
@@ -118,7 +118,7 @@ def _check_reward(job: TrainJob) -> None:
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
-    from ftlib.training.worker import begin, outcome, work
+    from ftlib.training.worker import SNAPSHOT, begin, outcome, work
 
     _check_packs(job)
     _check_fresh_head(job)
@@ -166,9 +166,10 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     (folder / STOP).unlink(missing_ok=True)  # asked too late
     if job.start.tasks:
         return _of_tasks(job, folder, facts)
+    taken = {name.removeprefix(SNAPSHOT): int(facts.pop(name)) for name in [*facts] if name.startswith(SNAPSHOT)}
     base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(
-        weights=adapter_digest(model_in(folder), base) if base else weights_digest(model_in(folder)),
+        weights=_weights(model_in(folder), base),
         parent=job.start.weights,
         tokenizer=job.start.tokenizer,
         config=config_digest(model_in(folder)),
@@ -180,7 +181,15 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         facts=facts,
         form="adapter" if base else "dense",
         base=base,
+        snapshots=tuple(
+            Snapshot(name=name, step=step, weights=_weights(model_in(snapshot_in(folder, name)), base))
+            for name, step in taken.items()
+        ),
     )
+
+
+def _weights(model: Path, base: Base | None) -> str:
+    return adapter_digest(model, base) if base else weights_digest(model)
 
 
 def _of_tasks(job: TrainJob, folder: Path, facts: dict[str, float | int | str]) -> Checkpoint:

@@ -3,6 +3,7 @@
     <run>/checkpoints/step-00000120/   rank-00000.safetensors and rank-00000.json of each rank, state.json,
                                        and manifest.json, written last
     <run>/checkpoints/best-00000096/   the weights that early stopping may end with, likewise
+    <run>/checkpoints/kept-00000040/   weights that the phase leaves beside its end, likewise
 
 A step pays for a copy of its rank's part into the host's memory; a thread writes it, and hashes it in the same pass.
 The first rank's thread waits until every rank's part is described, then writes the manifest. No thread takes part in
@@ -160,20 +161,29 @@ class Checkpoints:
         """
         self._begin(self._best, _best(step), self._weights(model), {})
 
+    def keep(self, model: nn.Module, step: int) -> None:
+        """Begin to write the weights of this step for good, as the model has them now. Raises what `save` raises."""
+        self._begin(self._best, _kept(step), self._weights(model), {})
+
     def restore_best(self, model: nn.Module, step: int) -> None:
         """Give the model, in place, the weights that `keep_best` kept of this step, bit for bit.
 
         Raises, on every rank, StorageError where they could not be written, IntegrityError where they are damaged.
         """
+        self._restore_weights(model, _best(step))
+
+    def restore_kept(self, model: nn.Module, step: int) -> None:
+        """Give the model, in place, the weights that `keep` kept of this step. Raises what `restore_best` raises."""
+        self._restore_weights(model, _kept(step))
+
+    def _restore_weights(self, model: nn.Module, name: str) -> None:
         self.settle()
-        folder = self._folder / _best(step)
+        folder = self._folder / name
         files = self._manifest(folder).get("files", {}) if self._group.is_first else {}
         files = cast("dict[str, str]", self._group.gather(files)[0])
         problem = self._damaged(folder, files) if files else _MANIFEST
         if problem:
-            raise IntegrityError(
-                f"{folder}: the best weights are damaged ({problem}); delete {self._folder} to train again"
-            )
+            raise IntegrityError(f"{folder}: the weights are damaged ({problem}); delete {self._folder} to train again")
         self._group.together(lambda: self._fill(folder, files, self._weights(model)))
 
     def restore(
@@ -433,6 +443,10 @@ def _description(rank: int) -> str:
 
 def _best(step: int) -> str:
     return f"best-{step:08d}"
+
+
+def _kept(step: int) -> str:
+    return f"kept-{step:08d}"
 
 
 def _damage(file: Path, sha256: str) -> str | None:

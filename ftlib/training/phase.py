@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -16,6 +17,8 @@ from ftlib.training.objectives import Objective
 from ftlib.training.optimizers import Optimizer
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.penalties import Penalty
+from ftlib.training.principles import CRITIQUE, PRINCIPLE, REVISION
+from ftlib.training.rewards import Reward
 from ftlib.training.tuning import Tuning
 
 
@@ -28,8 +31,40 @@ class EarlyStopping(Config):
     """A loss counts as lower if it is by more than this, in nats or the objective's own unit."""
 
 
+class Snapshots(Config):
+    """Weights of a phase's way that are kept beside its end, which an interpolation may start from.
+
+    Each is called as it is asked for: `step-40`, `epoch-0.5`.
+    """
+
+    steps: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Behind which optimiser steps, counted from 1."""
+    epochs: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
+    """Behind how many epochs; the nearest step is meant."""
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> Snapshots:
+        if not self.names:
+            raise ValueError("give `steps` or `epochs`, got neither")
+        if len({*self.names}) < len(self.names):
+            raise ValueError(f"each step and epoch once, got {', '.join(self.names)}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what the snapshots are called."""
+        return (*(f"step-{step}" for step in self.steps), *(f"epoch-{epoch:g}" for epoch in self.epochs))
+
+    def steps_of(self, steps_per_epoch: int) -> dict[str, int]:
+        """Return the optimiser step that each snapshot is taken behind, by its name."""
+        by_epoch = (max(1, round(epoch * steps_per_epoch)) for epoch in self.epochs)
+        return dict(zip(self.names, (*self.steps, *by_epoch), strict=True))
+
+
 ANSWERS = "answers"
 """What the model that writes a phase's answers is called among those beside it."""
+CRITIC = "critic"
+"""What the model that holds drafts against principles is called there, if it is another than drafts."""
 
 
 class Companion(Config):
@@ -56,6 +91,35 @@ class WrittenAnswers(Companion):
     """How many beginnings of an answer it keeps while it writes; 1: the most probable token at each place."""
 
 
+class Principles(Config):
+    """Written principles by which a model revises what it drafts (Bai et al. 2022, arXiv 2212.08073).
+
+    To each of a phase's prompts the model that the phase starts from drafts an answer; for each principle a critic says
+    whether the draft keeps it, and where it does not, the model revises it. The phase learns that the revision is
+    preferred to the draft.
+    """
+
+    file: str
+    """The principles, plain sentences: one a line, or one a paragraph. A relative path counts from the current
+    folder."""
+    critic: Companion | None = None
+    """The frozen model that criticises; null: the one that drafts and revises."""
+    max_new_tokens: int = Field(default=64, gt=0)
+    """The most that a draft, a critique and a revision may have each."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Of drafts; 0: the most probable token at each place. Critiques and revisions are always the most probable."""
+    critique: str = Field(default=CRITIQUE, pattern=re.escape(PRINCIPLE))
+    """What the critic is asked, after the prompt and the draft; `{principle}` stands for the sentence. What it says
+    must begin with Yes or No."""
+    revision: str = Field(default=REVISION, pattern=re.escape(PRINCIPLE))
+    """What the model is asked after the critique."""
+    keep_cut: bool = False
+    """Whether drafts and revisions that were cut at `max_new_tokens` are learnt from, as if they ended there."""
+    checkers: dict[int, Reward] = {}
+    """What measures a principle, by its place in the file from 1: an answer keeps it where the reward is 1 or more. It
+    measures and chooses nothing. Where a principle has none, the critic's word counts."""
+
+
 class TaskLoss(Config):
     """How one of several tasks is learnt."""
 
@@ -71,7 +135,7 @@ class Phase(Config):
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
         **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "self_kl": 0.0},
-        **{"mixing": Mixing(), "tasks": {}, "answers": None},
+        **{"mixing": Mixing(), "tasks": {}, "answers": None, "principles": None, "snapshots": None},
     }
 
     name: Name
@@ -113,8 +177,12 @@ class Phase(Config):
     """The frozen models whose numbers for each row the objective reads, by name; asked once, before training."""
     answers: WrittenAnswers | None = None
     """The frozen model whose answers are learnt in place of the rows' own, written once, before training."""
+    principles: Principles | None = None
+    """Written principles by which preferences are made of the rows' prompts, once, before training."""
     augmentation: Augmentation | None = None
     """What is changed of each training row, each time anew: `images`. What is measured sees rows as they are."""
+    snapshots: Snapshots | None = None
+    """Weights of its way that are kept: `interpolation.start` may be one. null: its end alone."""
     evaluations_per_epoch: int = Field(default=1, gt=0)
     """How often the loss on the validation split is measured."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -140,7 +208,9 @@ class Phase(Config):
     @property
     def beside(self) -> dict[str, Companion]:
         """Return all frozen models that have a part in it, by name."""
-        return {**self.companions, **self.scores, **({ANSWERS: self.answers} if self.answers else {})}
+        critic = self.principles.critic if self.principles else None
+        written = {ANSWERS: self.answers, CRITIC: critic}
+        return {**self.companions, **self.scores, **{name: one for name, one in written.items() if one}}
 
     @property
     def parts(self) -> dict[str, float]:

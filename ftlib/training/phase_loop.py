@@ -11,7 +11,7 @@ import gc
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,6 +76,10 @@ class Trained:
     facts: dict[str, float | int | str]
     companions: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
     """As they are placed."""
+    snapshots: Mapping[str, Callable[[], None]] = field(default_factory=dict[str, Callable[[], None]])
+    """What gives the model the weights of a snapshot, by its name, in the order of their steps; collective."""
+    snapshot_steps: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The step that each was taken behind."""
 
 
 @dataclass
@@ -166,6 +170,7 @@ class PhaseLoop(ABC):
         self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
         self.pull = plan.phase.penalty.start(self._start(fresh)) if plan.phase.penalty else None
         self.steps = total_steps([split.sizes for split in self.train], self.settings, plan.seed)
+        self.snapshots = self._asked_snapshots()
         self._check_rates(placed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
         self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
@@ -198,6 +203,17 @@ class PhaseLoop(ABC):
     def close(self) -> None:
         """End what works beside the steps."""
         self.checkpoints.close()
+
+    def _asked_snapshots(self) -> dict[str, int]:
+        """Return the step that each snapshot is taken behind, by name. Raises RecipeError for one behind the last."""
+        phase = self.plan.phase
+        asked = phase.snapshots.steps_of(self.order.steps_per_epoch) if phase.snapshots else {}
+        if late := [name for name, step in asked.items() if step >= self.steps]:
+            raise RecipeError(
+                f"phases[{phase.name}].snapshots: {', '.join(late)} would be taken at or behind the end: there are "
+                f"{self.steps} steps, {self.order.steps_per_epoch} an epoch; ask for earlier ones"
+            )
+        return dict(sorted(asked.items(), key=lambda item: item[1]))
 
     def _check_prompted(self, placed: nn.Module) -> None:
         """Prove that a model answers a row under a prompt as it does alone. Raises ModelError."""
@@ -260,6 +276,11 @@ class PhaseLoop(ABC):
             state = state.changed(step=state.step + 1)
             if state.step == 1:
                 self.group.check_agreement(self.model, state.step)
+            if state.step in self.snapshots.values():
+                heartbeat.at(f"in the snapshot of step {state.step} of {self.steps}")
+                readings.settle()
+                with averaged(self.average):
+                    self.checkpoints.keep(self.model, state.step)
             if self._is_time_to_judge(state):
                 heartbeat.at(f"in the evaluation after step {state.step} of {self.steps}")
                 readings.settle()
@@ -283,7 +304,9 @@ class PhaseLoop(ABC):
         self._take_best(state)
         shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
         still = self.unused | self.thawing.waiting(self._kept_step(state) - 1)
-        return Trained(unwrap(self.model), state, still, facts, self.companions)
+        taken = {name: step for name, step in self.snapshots.items() if step <= state.step}
+        put = {name: partial(self.checkpoints.restore_kept, self.model, step) for name, step in taken.items()}
+        return Trained(unwrap(self.model), state, still, facts, self.companions, put, taken)
 
     def _tell_of_groups(self) -> None:
         """Say before the first step that some groups of layers will not come to learn."""

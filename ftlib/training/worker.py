@@ -25,7 +25,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_adapter
 from ftlib.models.adapter import base_of
 from ftlib.models.bottlenecks import bottlenecks_of
-from ftlib.models.checkpoint import adapter_in, model_in, task_in, tasks_in
+from ftlib.models.checkpoint import adapter_in, model_in, snapshot_in, snapshots_in, task_in, tasks_in
 from ftlib.models.shards import write_shared_shards
 from ftlib.storage.files import local_errors
 from ftlib.training import heartbeat, peak_memory
@@ -54,6 +54,8 @@ from ftlib.workspace import write_durably
 
 _ROWS = 32
 """Rows whose gradients are asked for."""
+SNAPSHOT = "snapshot:"
+"""Begins the name of a fact that says behind which step a snapshot was taken."""
 RESULT = "result.json"
 FAILURE = "failure.json"
 
@@ -178,33 +180,18 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
     Collective: each rank checks and writes what it has.
     """
     run = Path(plan.run)
-    start, head = build_model(plan, dropout=None)
-    if plan.phase.tuning.moves_head_only:  # solved for, so no gradient said what moves
-        for name in head:
-            start.get_submodule(name).requires_grad_(True)
-    for name, parameter in start.named_parameters():
-        if name in trained.unused:
-            parameter.requires_grad_(False)
-    moves = {name: p.numel() for name, p in start.named_parameters() if p.requires_grad}
-    updated = moving_statistics(start) if plan.phase.batch_norm == "updated" else {}
+    start, moves, updated = _before(plan, trained)
     check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)
-    if is_adapted(start) or bottlenecks_of(start):
-        gather_into(start, trained.model, moves)
     on_first(
-        lambda: _remove(model_in(run), adapter_in(run), tasks_in(run)), group, run
+        lambda: _remove(model_in(run), adapter_in(run), tasks_in(run), snapshots_in(run)), group, run
     )  # of an attempt that was killed in a save
-    if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
-        on_first(lambda: _save_adapter(start, plan), group, run)
-    else:
-        on_first(lambda: plan.phase.tuning.finish(start, adapter_in(run)), group, run)
-        for task, labels, folder in _folders(plan):
-            beside: dict[str, Any] = {"labels": labels, "processor_from": plan.start.folder, "task": task}
-            write_model(start, trained.model, {*moves, *_inside(updated)}, group, folder, **beside)
-        if plan.start.tasks:
-            folders = [folder for _, _, folder in _folders(plan)]
-            on_first(lambda: write_shared_shards(folders, SHARD_SIZE), group, run)
+    _write_models(plan, trained, group, run, (start, moves, updated))
+    for name, put in trained.snapshots.items():
+        put()
+        _write_models(plan, trained, group, snapshot_in(run, name), _before(plan, trained))
     facts = {
         **trained.facts,
+        **{f"{SNAPSHOT}{name}": step for name, step in trained.snapshot_steps.items()},
         "trained_parameters": sum(moves.values()),
         "peak_memory_bytes": peak_memory.peak(group.device),
         "worker_seconds": round(time.monotonic() - began, 3),
@@ -213,15 +200,47 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
         write_durably(run / RESULT, json.dumps(facts).encode())
 
 
-def _save_adapter(start: nn.Module, plan: Plan) -> None:
-    folder = model_in(Path(plan.run))
+_Before = tuple[nn.Module, dict[str, int], dict[str, nn.Module]]
+"""A model as it was before step 0, the sizes of what moved by name, and the modules whose statistics did."""
+
+
+def _before(plan: Plan, trained: Trained) -> _Before:
+    start, head = build_model(plan, dropout=None)
+    if plan.phase.tuning.moves_head_only:  # solved for, so no gradient said what moves
+        for name in head:
+            start.get_submodule(name).requires_grad_(True)
+    for name, parameter in start.named_parameters():
+        if name in trained.unused:
+            parameter.requires_grad_(False)
+    moves = {name: p.numel() for name, p in start.named_parameters() if p.requires_grad}
+    return start, moves, moving_statistics(start) if plan.phase.batch_norm == "updated" else {}
+
+
+def _write_models(plan: Plan, trained: Trained, group: Group, run: Path, before: _Before) -> None:
+    """Write what the model holds now, each task's alone, or the adapter; collectively. `before` is used up."""
+    start, moves, updated = before
+    if is_adapted(start) or bottlenecks_of(start):
+        gather_into(start, trained.model, moves)
+    on_first(lambda: run.mkdir(parents=True, exist_ok=True), group, Path(plan.run))
+    if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
+        on_first(lambda: _save_adapter(start, plan, model_in(run)), group, run)
+    else:
+        on_first(lambda: plan.phase.tuning.finish(start, adapter_in(run)), group, run)
+        for task, labels, folder in _folders(plan, run):
+            beside: dict[str, Any] = {"labels": labels, "processor_from": plan.start.folder, "task": task}
+            write_model(start, trained.model, {*moves, *_inside(updated)}, group, folder, **beside)
+        if plan.start.tasks:
+            folders = [folder for _, _, folder in _folders(plan, run)]
+            on_first(lambda: write_shared_shards(folders, SHARD_SIZE), group, run)
+
+
+def _save_adapter(start: nn.Module, plan: Plan, folder: Path) -> None:
     save_adapter(start, folder, plan.start.folder, base_of(plan.start))
     plan.phase.tuning.saved(start, folder)
 
 
-def _folders(plan: Plan) -> list[tuple[str | None, tuple[str, ...], Path]]:
-    """Return the task, labels and folder of every stock model that the phase leaves."""
-    run = Path(plan.run)
+def _folders(plan: Plan, run: Path) -> list[tuple[str | None, tuple[str, ...], Path]]:
+    """Return the task, labels and folder of every stock model that the phase leaves in a folder."""
     of_tasks = [(task.name, task.labels, model_in(task_in(run, task.name))) for task in plan.start.tasks]
     return [*of_tasks] or [(None, plan.labels, model_in(run))]
 

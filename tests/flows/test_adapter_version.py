@@ -19,6 +19,8 @@ from flows import jobs
 from flows.command_line.main import main
 from flows.steps import Inputs, Outcome, inputs, pinned, steps
 from ftlib.errors import ModelError, RecipeError
+from ftlib.evaluation.publish_check import adapter_version_difference
+from ftlib.kinds.published_processor import settle_processor
 from ftlib.merging.candidate_weights import write_candidate
 from ftlib.merging.interpolation import Soup
 from ftlib.models.adapter import find_any
@@ -220,6 +222,10 @@ def test_a_soup_with_a_version_beside_it_is_published_as_one_adapter(
     (mixed,) = (member for member in outcome.evidence.candidates.members if member.name == "soup")
     write_candidate(mixed, tmp_path / "soup")
     assert json.loads((tmp_path / "soup" / "adapter_config.json").read_text())["r"] == 3 + 2 + 3
+    stands_on, data = outcome.evidence.stands_on, outcome.evidence.prepared["home"]
+    assert stands_on
+    settle_processor(tmp_path / "soup", soup.published_format())
+    adapter_version_difference(tmp_path / "soup", stands_on, mixed, data)  # the gate that a version must pass
     dense = soup.model_copy(update={"phases": (soup.phases[0], load_recipe(tiny_recipe(tmp_path / "d")).phases[1])})
     with pytest.raises(RecipeError, match=r"'tiny-router@1' is an adapter, and the last phase ends as dense weights"):
         walk(steps(dense, work, inputs(dense, work)), lambda step: step.stage(step.job, work))
@@ -228,7 +234,7 @@ def test_a_soup_with_a_version_beside_it_is_published_as_one_adapter(
 @pytest.mark.parametrize(
     ("tuning", "changes", "said"),
     [
-        ({}, {"interpolation": {"kind": "slerp"}}, "ends in an adapter, and adapters are added up with one share"),
+        ({}, {"interpolation": {"kind": "slerp"}}, "ends in an adapter, and adapters are added up;"),
         ({}, {"interpolation": {"kind": "slerp"}}, "must be 'wise_ft', 'lines', 'blocks', 'soup', 'task_arithmetic'"),
         ({"use_dora": True}, {}, "ends in an adapter that cannot be scaled"),
         ({}, {"publish": {"name": "tiny", "adapter": True}}, "so the version is one; remove it"),

@@ -72,7 +72,7 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 
 VARIATIONS = {
     *("frozen_layers", "gradual_unfreezing", "kept_adapter", "layer_decay_early_stopping", "local_files", "lora"),
-    *("mixture", "mixup", "model_stock", "prompt", "regression", "soup", "sql", "text_pairs"),
+    *("feedback", "lines", "mixture", "mixup", "model_stock", "prompt", "regression", "soup", "sql", "text_pairs"),
 }
 """Recipes whose way from rows to a version others go as well, but for what tests of its own hold; run by the slow
 tier."""
@@ -346,6 +346,11 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             overrides += [f"phases.{i}.objective.max_new_tokens=6", f"phases.{i}.objective.group_size=2"]
         if isinstance(phase.tuning, FrozenLayers):
             overrides.append(f"phases.{i}.tuning.layers=1")  # of the tiny model's two
+        if phase.principles:
+            (folder / "principles.txt").write_text("please\na card\nthe team\n")
+            asked = {"file": str(folder / "principles.txt"), "critique": "is it {principle}", "keep_cut": True}
+            asked |= {"revision": "make it {principle}", "max_new_tokens": 6}  # of the 128 tokens that it reads
+            overrides += [f"phases.{i}.principles.{name}={json.dumps(value)}" for name, value in asked.items()]
         for name, beside in phase.companions.items():
             if beside.model:
                 teacher = tiny_chat_lm(folder / "tiny-teacher", seed=1)

@@ -34,6 +34,7 @@ from ftlib.evaluation.metrics.mrr import MRR
 from ftlib.evaluation.metrics.ndcg import NDCG
 from ftlib.evaluation.metrics.nuclear_norm import NuclearNorm
 from ftlib.evaluation.metrics.pair_accuracy import PairAccuracy
+from ftlib.evaluation.metrics.pass_at_k import PassAtK
 from ftlib.evaluation.metrics.pearson import Pearson
 from ftlib.evaluation.metrics.perplexity import Perplexity
 from ftlib.evaluation.metrics.precision import Precision
@@ -43,6 +44,7 @@ from ftlib.evaluation.metrics.r2 import R2
 from ftlib.evaluation.metrics.ranking_precision import RankingPrecision
 from ftlib.evaluation.metrics.recall import Recall
 from ftlib.evaluation.metrics.recall_at import RecallAt
+from ftlib.evaluation.metrics.reward import MeanReward
 from ftlib.evaluation.metrics.reward_accuracy import RewardAccuracy
 from ftlib.evaluation.metrics.reward_margin import RewardMargin
 from ftlib.evaluation.metrics.rouge import Rouge
@@ -53,6 +55,7 @@ from ftlib.evaluation.metrics.tag_accuracy import TagAccuracy
 from ftlib.evaluation.metrics.thumb_auroc import ThumbAUROC
 from ftlib.evaluation.metrics.thumb_margin import ThumbMargin
 from ftlib.evaluation.metrics.weighted_f1 import WeightedF1
+from ftlib.evaluation.metrics.win_rate import WinRate
 from ftlib.extensions import Open
 
 Metric = Annotated[
@@ -98,6 +101,9 @@ Metric = Annotated[
     | PairAccuracy
     | BitsPerByte
     | ExactMatch
+    | MeanReward
+    | PassAtK
+    | WinRate
     | Rouge
     | Bleu
     | ChrF

@@ -25,6 +25,8 @@ class MetricBase(Config, ABC):
     """Whether it reads what the model wrote after a prompt, so that the evaluation must have it write."""
     reads_reference: ClassVar[bool] = False
     """Whether it reads what a frozen model says of the rows, so that the evaluation must name that `reference`."""
+    reads_prompts: ClassVar[bool] = False
+    """Whether it reads what was asked as well, so that the table must hold it."""
     package: ClassVar[str | None] = None
     """The module that it needs beyond what is always installed; the extra `generation` brings it."""
 
@@ -32,6 +34,11 @@ class MetricBase(Config, ABC):
     def name(self) -> str:
         """Return how results, rules and gates call it, after the evaluation's name: shifted/accuracy."""
         return str(type(self).model_fields["kind"].default)
+
+    @property
+    def least_samples(self) -> int:
+        """Return how many answers a model must draw for each prompt; 0 for a metric that reads none of those."""
+        return 0
 
     @property
     def answer_threshold(self) -> float | None:

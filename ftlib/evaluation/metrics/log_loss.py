@@ -23,7 +23,7 @@ class LogLoss(MeanOverRows):
 
     kind: Literal["log_loss"] = "log_loss"
 
-    reads: ClassVar[frozenset[BatchKind]] = OF_LABELS | {"compared"}
+    reads: ClassVar[frozenset[BatchKind]] = frozenset({*OF_LABELS, "compared"})
     higher_is_better: ClassVar[bool] = False
 
     def per_row(self, outcomes: LabelTable | ComparedOutcomes) -> Float[np.ndarray, " rows"]:

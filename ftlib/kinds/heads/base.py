@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ftlib.errors import RecipeError
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.outcomes import Outcomes
+from ftlib.kinds.samples import Samples
 from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.targets import Targets
 
@@ -33,6 +34,8 @@ class Request:
     """How much it may write after a prompt, for the kind of batch that has prompts; 0: nothing."""
     num_beams: int = 1
     """How many beginnings of an answer it keeps while it writes; 1: the most probable token at each place."""
+    samples: Samples | None = None
+    """How many answers it draws beside that one, and how; None: none."""
 
 
 class Answers(ABC):

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
-from pyarrow.compute import struct_field
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from typing_extensions import override
@@ -34,7 +33,9 @@ class ComparedHead(SequenceHead):
 
     @override
     def targets(self, table: pa.Table, labels: Sequence[str], path: Path) -> Comparisons:
-        border, margin = (struct_field(table["target"], name).to_numpy() for name in ("border", "margin"))
+        chunks: list[Any] = table["target"].chunks
+        border = np.concatenate([np.zeros(0, np.int32), *(chunk.field("border").to_numpy() for chunk in chunks)])
+        margin = np.concatenate([np.zeros(0), *(chunk.field("margin").to_numpy() for chunk in chunks)])
         return Comparisons(Lists(table[INPUT_IDS]), border, margin)
 
     @override

@@ -20,6 +20,8 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.tokens import TokenAnswers, TokenHead
 from ftlib.kinds.outcomes import CompletionOutcomes
+from ftlib.kinds.samples import Samples
+from ftlib.kinds.sampling import sample
 from ftlib.kinds.soft_prompts import in_even_lengths, is_prompted
 from ftlib.kinds.targets import Targets
 
@@ -56,7 +58,9 @@ class CompletionAnswers(TokenAnswers):
     def __init__(self, asked: Request) -> None:
         super().__init__(asked.split, asked.tokenizer)
         self._asked = asked
-        self._written = [""] * len(asked.split)
+        self._written, self._prompts = [""] * len(asked.split), [""] * len(asked.split)
+        self._ended = [False] * len(asked.split)
+        self._sampled: list[list[tuple[str, bool]]] = [[] for _ in range(len(asked.split))]
 
     @override
     def add(self, model: nn.Module, batch: Batch, rows: Int[np.ndarray, " rows"]) -> None:
@@ -65,8 +69,24 @@ class CompletionAnswers(TokenAnswers):
             return
         prompts, beams = self.prompts(batch, rows), self._asked.num_beams
         written = continued(model, prompts, self.tokenizer, self._asked.max_new_tokens, self.ends, num_beams=beams)
-        for row, ids in zip(rows, written, strict=True):
-            self._written[row] = self.spell(ids)
+        for row, prompt, ids in zip(rows, prompts, written, strict=True):
+            self._written[row], self._prompts[row] = self.spell(ids), self.spell(prompt.tolist())
+            self._ended[row] = len(ids) < self._asked.max_new_tokens
+        if self._asked.samples:
+            self._draw(model, prompts, rows, self._asked.samples)
+
+    def _draw(
+        self, model: nn.Module, prompts: Sequence[Tensor], rows: Int[np.ndarray, " rows"], samples: Samples
+    ) -> None:
+        """Draw answers: what each is follows from the seed, the row's place and its number alone."""
+        own = self.tokenizer.eos_token_id
+        ends = {*self.ends, *([] if own is None else [own])}
+        for number in range(samples.count):
+            seeds = [seed_of(samples.seed, int(row), number) for row in rows]
+            most, temperature = self._asked.max_new_tokens, samples.temperature
+            drawn = sample(model, prompts, seeds=seeds, max_new_tokens=most, temperature=temperature, ends=ends)
+            for row, one in zip(rows, drawn, strict=True):
+                self._sampled[row].append((self.spell([*one.answer]), one.ended))
 
     @property
     def ends(self) -> frozenset[int]:
@@ -91,7 +111,15 @@ class CompletionAnswers(TokenAnswers):
             **self.likelihoods(),
             references=tuple(self.split.targets.texts.to_pylist()),
             predicted=tuple(self._written) if self._asked.max_new_tokens else None,
+            prompts=tuple(self._prompts) if self._asked.max_new_tokens else None,
+            ended=tuple(self._ended) if self._asked.max_new_tokens else None,
+            sampled=tuple(map(tuple, self._sampled)) if self._asked.samples else None,
         )
+
+
+def seed_of(seed: int, row: int, number: int) -> int:
+    """Return the seed of a row's answer of that number."""
+    return int(np.random.SeedSequence([seed, row, number]).generate_state(1, np.uint64)[0])
 
 
 def continued(

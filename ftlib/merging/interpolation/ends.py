@@ -59,6 +59,10 @@ class InterpolationBase(Config, ABC):
     """Siblings it cannot do without."""
     mixes: ClassVar[bool] = True
     """Whether some candidate is made of more than one checkpoint, so that theta0's head must mean something."""
+    least_layers: ClassVar[int] = 0
+    """How many layers a model must have for it to mean anything."""
+    on_language_models: ClassVar[str] = ""
+    """What was measured of it on causal language models, where that is a reason to choose another."""
     introduced: ClassVar[Mapping[str, object]] = {"batch_norm": "measured", "batch_norm_rows": 512}
 
     batch_norm: Literal["measured", "mixed"] = "measured"
@@ -116,6 +120,11 @@ class InterpolationBase(Config, ABC):
 class TwoEnds(InterpolationBase, ABC):
     """theta0 and theta1 alone."""
 
+    introduced: ClassVar[Mapping[str, object]] = {**InterpolationBase.introduced, "start": None}
+
+    start: str | None = None
+    """theta0 is this snapshot of the last phase (early-checkpoint WiSE, Dang et al. 2025, arXiv 2504.10478): `step-40`
+    or `epoch-0.5`, which the phase's `snapshots` keeps. null: where that phase started."""
     seeds: ClassVar[tuple[int, ...]] = ()
     siblings: ClassVar[tuple[str, ...]] = ()
 
@@ -124,6 +133,7 @@ class WithSiblings(InterpolationBase, ABC):
     """theta0, theta1 and more checkpoints that were trained from the very same theta0."""
 
     least: ClassVar[int] = 1
+    start: ClassVar[None] = None
 
     seeds: tuple[int, ...] = ()
     """The last phase is trained again with each of these: another order of rows, other dropout, the same start."""

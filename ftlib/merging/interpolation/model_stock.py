@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from typing_extensions import override
 
@@ -13,6 +13,12 @@ from ftlib.merging.methods import ModelStock as ModelStockKernel
 
 class ModelStock(WithSiblings):
     """An alpha per tensor without any labels (Jang et al. 2024, arXiv 2403.19522); one sibling is enough."""
+
+    on_language_models: ClassVar[str] = (
+        "Model Stock hardly leaves its base on language models: +0.02 (two fine-tunes) to +0.13 (twelve) on average, "
+        "where plain averages came to -0.02 to +1.02 (arXiv 2511.21437: 12 fine-tunes of each of 4 bases, 16 "
+        "benchmarks); measure soup beside it"
+    )
 
     kind: Literal["model_stock"] = "model_stock"
 

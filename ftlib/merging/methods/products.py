@@ -32,6 +32,10 @@ class Products(Meter):
                 for j, right in enumerate(wide[: i + 1]):
                     self.gram[i][j] += float((left * right).sum())
 
+    def inner(self, i: int, j: int) -> float:
+        """Return the inner product of two vectors."""
+        return self.gram[max(i, j)][min(i, j)]
+
     def cosine(self, i: int, j: int) -> float | None:
         """Return the cosine of two vectors; None if one of them is zero."""
         i, j = max(i, j), min(i, j)

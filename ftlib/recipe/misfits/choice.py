@@ -124,7 +124,8 @@ def interpolation_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say why the interpolation cannot reach its points with these phases."""
     if not recipe.interpolation.mixes or not recipe.phases:
         return
-    if untrained := [task for task in recipe.tasks or (None,) if _head_is_new(recipe, task)]:
+    from_start = recipe.interpolation.start is None
+    if from_start and (untrained := [task for task in recipe.tasks or (None,) if _head_is_new(recipe, task)]):
         last = recipe.phases[-1]
         solving = [] if recipe.tasks else _solving(last.objective.needs)
         head = " or ".join(f"{kind} phase" for kind in solving) or "phase that trains the head"

@@ -8,7 +8,7 @@ from ftlib.config import BatchKind
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.kinds.kind import KINDS, one_model
 from ftlib.recipe.parts import RecipeParts
-from ftlib.wording import these
+from ftlib.wording import counted, these
 
 
 def evaluation_misfits(recipe: RecipeParts) -> Iterator[str]:
@@ -59,9 +59,25 @@ def _reading_misfits(recipe: RecipeParts, where: str, evaluation: Evaluation) ->
                 f"{where}: {metric.kind!r} has a null_score_diff_threshold, but every question of dataset "
                 f"{evaluation.dataset!r} has an answer; give its format unanswerable: keep, or remove the threshold"
             )
+    yield from _reference_misfits(recipe, where, evaluation)
+    yield from _writing_misfits(where, evaluation, yields)
+
+
+def _writing_misfits(where: str, evaluation: Evaluation, yields: BatchKind) -> Iterator[str]:
+    """Say what of writing and drawing answers does not go together, or with such rows."""
+    drawn = evaluation.samples.count if evaluation.samples else 0
+    for metric in evaluation.metrics:
+        if metric.least_samples > drawn:
+            yield (
+                f"{where}: {metric.name!r} reads at least {counted(metric.least_samples, 'drawn answer')} to each "
+                f"prompt, got {drawn or 'none'}; give samples: {{count: {max(10, 2 * metric.least_samples)}}}"
+            )
     if evaluation.max_new_tokens and not KINDS[yields].prompts:
         yield f"{where}.max_new_tokens: {yields!r} batches have no prompts to go on from; remove it"
-    yield from _reference_misfits(recipe, where, evaluation)
+    if evaluation.samples and not evaluation.max_new_tokens:
+        yield f"{where}.samples: none are drawn without max_new_tokens; give it, for example 64"
+    if evaluation.samples and KINDS[yields].decodes:
+        yield f"{where}.samples: answers are drawn from causal models, and {yields!r} is answered by an encoder-decoder"
     if evaluation.num_beams > 1 and not evaluation.max_new_tokens:
         yield f"{where}.num_beams: {evaluation.num_beams} beams write nothing without max_new_tokens; give it"
 

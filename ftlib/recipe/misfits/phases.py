@@ -10,6 +10,7 @@ from ftlib.kinds.kind import KINDS, one_model
 from ftlib.recipe.misfits.batches import batch_misfits, objectives_of
 from ftlib.recipe.misfits.beside import companion_misfits, keeping_misfits
 from ftlib.recipe.misfits.policies import policy_misfits
+from ftlib.recipe.misfits.principles import principle_misfits
 from ftlib.recipe.misfits.tasks import task_misfits
 from ftlib.recipe.parts import RecipeParts
 from ftlib.training.compute import Compute
@@ -33,7 +34,9 @@ def phase_misfits(recipe: RecipeParts) -> Iterator[str]:
         yield from _misfits_of(recipe, phase)
         yield from policy_misfits(recipe, phase)
         yield from keeping_misfits(recipe, phase, first=i == 0)
-        yield from companion_misfits(recipe, phase, ("base", *(["prune"] if recipe.prune else []), *names[:i]))
+        ends = ("base", *(["prune"] if recipe.prune else []), *names[:i])
+        yield from companion_misfits(recipe, phase, ends)
+        yield from principle_misfits(recipe, phase, ends)
 
 
 def _head_misfits(recipe: RecipeParts) -> Iterator[str]:
@@ -41,7 +44,7 @@ def _head_misfits(recipe: RecipeParts) -> Iterator[str]:
     if not recipe.has_training_datasets:
         return
     for phase in recipe.phases:
-        kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts}
+        kinds: set[BatchKind] = {recipe.kind_of(phase, name) for name in phase.parts}
         if not one_model(*kinds):
             yield f"phases[{phase.name}]: one head must answer all of its batches; these are {these(kinds)}"
     writing = {kind: KINDS[kind].decodes for kind in map(recipe.kind, recipe.phases) if KINDS[kind].language}
@@ -159,10 +162,12 @@ def _format_misfits(recipe: RecipeParts, phase: Phase, where: str) -> Iterator[s
     """Say which of a phase's datasets its objective cannot learn from, or not beside the others."""
     for name in phase.parts:
         format, objective = recipe.datasets[name].format, phase.objective_of(recipe.datasets[name].task)
-        if objective.needs != KINDS[format.yields].taught_as:
+        kind = recipe.kind_of(phase, name)
+        if objective.needs != KINDS[kind].taught_as:
+            by = "principles make of its prompts" if phase.principles else "yields"
             yield (
                 f"{where}: {objective.kind!r} needs {objective.needs!r} batches, but dataset "
-                f"{name!r} has format {format.kind!r}, which yields {format.yields!r}"
+                f"{name!r} has format {format.kind!r}, which {by} {kind!r}"
             )
         if format.pairs and not phase.tuning.reads_pairs:
             yield (
@@ -170,7 +175,7 @@ def _format_misfits(recipe: RecipeParts, phase: Phase, where: str) -> Iterator[s
                 "are pairs of texts; use another tuning"
             )
     formats = {name: recipe.datasets[name].format for name in phase.parts}
-    kinds = {name: format.yields for name, format in formats.items()}
+    kinds = {name: recipe.kind_of(phase, name) for name in formats}
     if phase.mixes_rows and len({*kinds.values()}) > 1:
         yield (
             f"{where}.mixing: rows of one kind are mixed in a batch, got "

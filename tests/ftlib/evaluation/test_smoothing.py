@@ -7,8 +7,7 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
-from ftlib.evaluation import smoothing
-from ftlib.evaluation.smoothing import smooth
+from ftlib.evaluation.smoothing import fit, roughness, smooth
 
 ALPHAS = np.linspace(0.0, 1.0, 11)
 
@@ -19,12 +18,11 @@ def test_one_kernel_is_the_gaussian_process_of_scikit_learn() -> None:
     values, own = random.normal(size=11), random.uniform(0.1, 0.3, 11)
     apart = np.abs(ALPHAS[:, None] - ALPHAS)
     here = 0.5 * np.exp(-0.5 * (apart / 0.3) ** 2)
-    _, mean, variance = smoothing._fit(values, here + np.diag(own), here, 0.5)
+    weights = fit(values, here + np.diag(own), here)[1]
     kernel = ConstantKernel(1e6, "fixed") + ConstantKernel(0.5, "fixed") * RBF(0.3, "fixed")
     process = GaussianProcessRegressor(kernel, alpha=own, optimizer=None).fit(ALPHAS[:, None], values)
-    expected, error = process.predict(ALPHAS[:, None], return_std=True)
-    np.testing.assert_allclose(mean, expected, atol=1e-5)
-    np.testing.assert_allclose(np.sqrt(variance), error, rtol=1e-3)
+    np.testing.assert_allclose(weights @ values, process.predict(ALPHAS[:, None]), atol=1e-5)
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-9)  # a level stays what it is
 
 
 def test_evidence_is_the_density_of_what_the_level_leaves() -> None:
@@ -35,7 +33,7 @@ def test_evidence_is_the_density_of_what_the_level_leaves() -> None:
     values = random.normal(size=11)
     covariances = [0.3 * np.eye(11) + h * np.exp(-0.5 * ((ALPHAS[:, None] - ALPHAS) / 0.4) ** 2) for h in (0.1, 2.0)]
     contrast = np.diff(np.eye(11), axis=0)
-    ours = [smoothing._fit(values, c, np.zeros((1, 11)), 0.0)[0] for c in covariances]
+    ours = [fit(values, c, np.zeros((1, 11)))[0] for c in covariances]
     theirs = [
         multivariate_normal(np.zeros(10), contrast @ c @ contrast.T).logpdf(contrast @ values) for c in covariances
     ]
@@ -66,6 +64,14 @@ def test_what_all_points_share_moves_the_level_alone() -> None:
     one, other = (smooth(ALPHAS, values, noise + shared, ALPHAS) for shared in (0.0, 7.0))
     np.testing.assert_allclose(other.expected, one.expected, atol=1e-6)
     assert (other.error > one.error).all()
+
+
+def test_roughness_is_the_variance_of_independent_noise_and_nothing_of_a_line() -> None:
+    alphas = np.array([0.0, 0.1, 0.3, 0.6, 1.0])
+    assert roughness(alphas, 0.3 * np.eye(5)) == pytest.approx(0.3)
+    line = np.stack([np.ones(5), alphas])
+    assert roughness(alphas, 2.0 * line.T @ line) == pytest.approx(0.0, abs=1e-12)
+    assert roughness(alphas, 0.3 * np.eye(5) + 2.0 * line.T @ line) == pytest.approx(0.3)
 
 
 def simulated(random: np.random.Generator, truth: np.ndarray, rows: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import pytest
 import scipy.stats
 from huggingface_hub import ModelCard
 
+from flows.jobs import diverge_job
 from ftlib.config import Split
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
 from ftlib.data.prepared import PreparedRow, split_file, write_split
@@ -33,6 +34,7 @@ from ftlib.report.content import signed
 from ftlib.report.figures import CHOSEN, running_mean
 from ftlib.report.report import Report
 from ftlib.report.whole_page import _drawn
+from ftlib.stages.diverge import diverge
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.interpolate import InterpolateJob, interpolate
 from ftlib.stages.register import refusals
@@ -97,8 +99,9 @@ def records(folder: Path, work: Workspace, of: Recipe, *, tested: Sequence[str] 
     }
     candidates = interpolate(InterpolateJob(start=probe, end=tune, interpolation=of.interpolation), work)
     sweep = tuple(measured(of, prepared, candidates.members, "validation", work))
+    moved = diverge(diverge_job(of, candidates, sweep, prepared), work) if of.select.divergence else None
     selection = select(
-        SelectJob(candidates=candidates, reports=sweep, evaluations=of.evaluations, select=of.select), work
+        SelectJob(candidates=candidates, reports=sweep, evaluations=of.evaluations, select=of.select, kl=moved), work
     )
     finalists = (*map(Candidate.of, (base, probe, tune)), selection.chosen)
     found = Evidence(

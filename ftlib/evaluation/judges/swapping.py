@@ -1,0 +1,65 @@
+"""Pairs asked in both orders, and no question twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import cast
+
+from ftlib.errors import ModelError
+from ftlib.evaluation.judges.base import Cost, JudgeBase, Pair, Verdict
+from ftlib.fingerprint import digest
+from ftlib.wording import counted
+from ftlib.workspace import make_cache, user_cache, write_durably
+
+MOST_UNREAD = 0.2
+"""Share of replies that may say nothing: they count as ties, and more of them are no judge."""
+CALLS_AT_ONCE = 256
+"""Questions whose verdicts are kept together: what a stopped comparison loses at most."""
+
+
+def row_scores(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[float], list[tuple[Verdict, Verdict]], Cost]:
+    """Return for each pair 1 where the first answer wins, 0 where it loses, halves between; the verdicts; and the cost.
+
+    A pair is asked in both orders, and its score is the mean of both. Raises ModelError for a judge whose replies say
+    nothing too often.
+    """
+    orders = [*pairs, *(pair.swapped() for pair in pairs)] if judge.swaps else [*pairs]
+    verdicts, cost = _asked(judge, orders)
+    unread = verdicts.count("unread")
+    if unread > MOST_UNREAD * max(1, len(verdicts)):
+        raise ModelError(
+            f"the judge's reply says neither A, B nor C in {unread} of {counted(len(verdicts), 'call')}; give a judge "
+            "that follows instructions, or raise max_new_tokens"
+        )
+    one = verdicts[: len(pairs)]
+    other = [mirrored(verdict) for verdict in verdicts[len(pairs) :]] if judge.swaps else one
+    both = list(zip(one, other, strict=True))
+    return [(_worth(a) + _worth(b)) / 2 for a, b in both], both, cost
+
+
+def _asked(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[Verdict], Cost]:
+    """Ask what was not asked before: verdicts are kept in the user's cache, by the judge and the texts."""
+    identity, folder = judge.identity(), make_cache(user_cache() / "judged")
+    verdicts, cost = list[Verdict](), Cost()
+    for start in range(0, len(pairs), CALLS_AT_ONCE):
+        some = pairs[start : start + CALLS_AT_ONCE]
+        asked = [[pair.prompt, pair.first, pair.second, pair.reference] for pair in some]
+        file = folder / f"{digest([identity, *asked])[:32]}.json"
+        if file.is_file():
+            verdicts += cast("list[Verdict]", json.loads(file.read_bytes()))
+            continue
+        new, spent = judge.verdicts(some)
+        write_durably(file, json.dumps(new).encode())
+        verdicts, cost = [*verdicts, *new], cost.plus(spent)
+    return verdicts, cost
+
+
+def mirrored(verdict: Verdict) -> Verdict:
+    """Return what a verdict says of the pair in the other order."""
+    turned: dict[Verdict, Verdict] = {"first": "second", "second": "first", "tie": "tie", "unread": "unread"}
+    return turned[verdict]
+
+
+def _worth(verdict: Verdict) -> float:
+    return {"first": 1.0, "second": 0.0}.get(verdict, 0.5)
