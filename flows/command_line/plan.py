@@ -13,6 +13,7 @@ from ftlib.config import REPORT, SELECTION, BatchKind, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError
+from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
@@ -31,8 +32,9 @@ from ftlib.training.cards import Card, find_card
 from ftlib.training.fisher import Fisher
 from ftlib.training.objectives.policy import PolicyObjective
 from ftlib.training.penalties.base import Kept
-from ftlib.training.phase import ANSWERS, Phase, WrittenAnswers
+from ftlib.training.phase import ANSWERS, CRITIC, Phase, Principles, WrittenAnswers
 from ftlib.training.precision import resolve_precision
+from ftlib.training.principles import read_principles
 from ftlib.training.process_bytes import PROCESS
 from ftlib.training.speed import EFFICIENCY, Speed, measured_speed, thawing_flops, training_flops
 from ftlib.wording import counted
@@ -239,6 +241,14 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
         _answering_plan(f"answer {part} for {phase.name}", beside[ANSWERS], prepared[part], phase.answers, speed, done)
         for phase, _, beside in every
         if phase.answers
+        for part in phase.parts
+    )
+    scored += tuple(
+        _revising_plan(
+            f"revise {part} for {phase.name}", size, beside.get(CRITIC), prepared[part], phase.principles, speed, done
+        )
+        for phase, size, beside in every
+        if phase.principles
         for part in phase.parts
     )
     scored += _fisher_plans(recipe, prepared, sizes, speed, done)
@@ -461,6 +471,38 @@ def _answering_plan(
     return seen.model_copy(update={"tokens": seen.tokens + written, "seconds": round(seen.seconds + more, 1)})
 
 
+def _revising_plan(
+    label: str,
+    size: "Footprint",
+    critic: "Frozen | None",
+    data: PreparedDataset,
+    asked: Principles,
+    speed: Speed,
+    done: Collection[str],
+) -> ScoringPlan:
+    """Plan drafts, and for each principle a critique, a revision and a word on that, at most.
+
+    What is read before each counts as what was written, with a critique's and a revision's words of the request.
+    """
+    count, most = len(read_principles(asked.file)), asked.max_new_tokens
+    prompts = [data.splits[split] for split in SCORED]
+    rows, before = sum(one.rows for one in prompts), sum(one.tokens for one in prompts)
+    request = len(asked.critique) // 4  # about four characters a token
+    own = before + rows * most + count * (before + rows * (3 * most + 2 * request))
+    judging = count * (2 * before + rows * (3 * most + 2 * request))
+    computing = critic.computing if critic else size.computing
+    flops = 2.0 * (own * size.computing + judging * computing)
+    parameters = size.parameters + (critic.parameters if critic else 0)
+    return ScoringPlan(
+        name=label,
+        parameters=parameters,
+        rows=rows,
+        tokens=own + judging,
+        memory_bytes=PROCESS["cpu"] + 4 * parameters,
+        seconds=0.0 if label in done else round(flops / speed.flops, 1),
+    )
+
+
 def _fisher_plans(
     recipe: Recipe,
     prepared: Mapping[str, PreparedDataset],
@@ -500,10 +542,17 @@ def _fisher_plans(
 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: "Footprint", speed: Speed) -> float:
-    """Return the seconds of one forward pass per candidate and token; equal weights are measured once."""
+    """Return the seconds of one forward pass per candidate and token; equal weights are measured once.
+
+    A language model's distance from the start is two more for each candidate but the start.
+    """
     members: dict[Split, int] = {SELECTION: recipe.interpolation.count(), REPORT: len(recipe.phases) + 2}
     datasets = [prepared[evaluation.dataset] for evaluation in recipe.evaluations.values()]
     tokens = sum(data.splits[split].tokens * count for data in datasets for split, count in members.items())
+    if recipe.select.divergence:
+        data = prepared[recipe.evaluations[recipe.select.divergence.partition("/")[0]].dataset]
+        passes = 2 * (members[SELECTION] - 1) if KINDS[data.kind].diverges_by == "token" else 0
+        tokens += data.splits[SELECTION].tokens * passes
     return tokens * 2.0 * size.computing / speed.flops
 
 

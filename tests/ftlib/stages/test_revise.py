@@ -19,10 +19,14 @@ from ftlib.data.prepared import split_file
 from ftlib.data.sources.files import Files
 from ftlib.errors import DataError, RecipeError
 from ftlib.evaluation import revisions
-from ftlib.evaluation.revisions import Settings, Text, Turns, draft_and_revise, verdict
+from ftlib.evaluation.forward_pass import Share
+from ftlib.evaluation.revision_prompts import layout_of, prompts_of, write_prompts
+from ftlib.evaluation.revisions import RevisePlan, Settings, Text, Turns, draft_and_revise, verdict
+from ftlib.kinds.loading import load_processor
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
+from ftlib.on_ray.evaluator import _Spec, _spec
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
@@ -284,3 +288,35 @@ def test_a_critic_that_is_content_leaves_nothing_to_learn(tmp_path: Path, monkey
     bench = Bench(tmp_path, "texts")
     with pytest.raises(DataError, match=r"no draft was revised into something else: \d+ kept; give another critic"):
         revise(bench.job(), bench.work)
+
+
+@pytest.mark.slow
+def test_workers_say_together_what_one_says(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "texts")
+    processor = load_processor(bench.model.folder)
+    layout = layout_of(bench.format, processor)
+    prompts = prompts_of(bench.raw, bench.data, bench.format, ("train", "test"))
+    assert [one.split for one in prompts].count("test") == bench.data.splits["test"].rows
+    write_prompts(tmp_path / "prompts.arrow", prompts[:12], layout, processor)
+    fields = bench.job(critic=bench.start).model_dump(
+        include={"principles", "critique", "revision", "max_new_tokens", "temperature", "keep_cut", "seed", "name"}
+    )
+    plan = RevisePlan(
+        **fields,
+        model=bench.start,
+        critic=bench.start,
+        layout=layout,
+        prompts=str(tmp_path / "prompts.arrow"),
+        count=12,
+        revises=True,
+        folder=str(tmp_path),
+        fingerprint="f",
+        compute=Compute(workers=0, threads=1),
+    )
+    sent = _Spec.model_validate_json(_spec(plan)).plan
+    assert sent == plan
+    models = sent.models(torch.device("cpu"))
+    whole: Any = models.answer(0)
+    parts: list[Any] = [models.answer(0, share=Share(i, 2)) for i in range(2)]
+    assert sent.whole(0, [sent.to_bytes(part) for part in parts]) == whole
+    assert [one.row_id for one in whole] == [one.row_id for one in prompts[:12]]
