@@ -110,9 +110,9 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
 def _drawn_adapter_usage(base: FoundModel) -> str:
     """Return Markdown that loads the version's adapter over the base pipeline's U-Net, with stock diffusers."""
     return (
-        f"`adapter/{LORA}` holds the last phase's adapter, moved to the chosen alpha and folded so that its alpha is its "
-        f"rank: tools that read no metadata come to the same. The base is {code(base.name)}: give its folder yourself. "
-        "A pipeline with a VAE takes it by `load_lora_weights` as well.\n\n"
+        f"`adapter/{LORA}` holds the last phase's adapter, moved to the chosen alpha and folded so that its alpha is "
+        f"its rank: tools that read no metadata come to the same. The base is {code(base.name)}: give its folder "
+        "yourself. A pipeline with a VAE takes it by `load_lora_weights` as well.\n\n"
         + _python(
             "from diffusers import UNet2DConditionModel\n\n"
             'unet = UNet2DConditionModel.from_pretrained("path/to/the/base", subfolder="unet")\n'

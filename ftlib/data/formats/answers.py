@@ -147,6 +147,7 @@ class AnswerFormat(TextFormat, ABC):
         """Return the row that a prompt with each of its answers makes."""
 
     def _of_texts(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Encoded]:
+        """Tokenise prompts and answers apart, all of a batch at once, as `prompt_completion` does."""
         leading, end = leading_tokens(tokenizer), tokenizer.eos_token_id
         count = len(self.answer_columns)
         blanks = self.separator[len(self.separator.rstrip(" ")) :]
@@ -181,6 +182,7 @@ class AnswerFormat(TextFormat, ABC):
         return tokenizer(list(texts), add_special_tokens=False, verbose=False, split_special_tokens=split)["input_ids"]
 
     def _of_chat(self, example: Example, template: ChatTemplate, end: int | None) -> Encoded:
+        """Let the template write the chat with each answer, up to that answer's end."""
         spelt = self.special_tokens == "split" and template.is_spelt(example.parts)
         if example.target is None:  # as a user asks: tools, then turns
             tools, *turns = map(json.loads, example.parts)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
 from ftlib.config import Name
@@ -16,6 +16,7 @@ from ftlib.models.reference import ModelRef
 from ftlib.training.rewards import Reward
 from ftlib.training.rewards.base import Answered
 from ftlib.training.rewards.grading import graded
+from ftlib.wording import these
 
 
 class ByReward(JudgeBase):
@@ -28,6 +29,13 @@ class ByReward(JudgeBase):
     """Where the reward models are that it asks, by the names it has for them."""
     tie_within: float = Field(default=0.0, ge=0.0)
     """Rewards that differ by no more are a tie."""
+
+    @model_validator(mode="after")
+    def _models_are_named(self) -> Self:
+        if {*self.reward.companions} != {*self.models}:
+            asks, given = these(self.reward.companions), these(self.models)
+            raise ValueError(f"models: its reward asks {asks}, got {given}; name where each of them is")
+        return self
 
     swaps: ClassVar[bool] = False
 

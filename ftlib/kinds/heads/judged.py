@@ -127,5 +127,6 @@ class JudgedAnswers(Answers):
 
     @override
     def outcomes(self, common: Mapping[str, Any]) -> JudgedOutcomes:
-        of_rows = {"targets": self._tokens, "wanted": self._wanted, "reference": self._reference}
-        return JudgedOutcomes(**common, nll=self.nll, **of_rows)
+        return JudgedOutcomes(
+            **common, nll=self.nll, targets=self._tokens, wanted=self._wanted, reference=self._reference
+        )

@@ -55,7 +55,7 @@ class TokenHead(Head):
         return token_terms([model], batch, lambda _, at, logits: drawn_log_probs(logits, at), at).sum()
 
     @override
-    def answers(self, asked: Request) -> TokenAnswers:
+    def answers(self, asked: Request) -> Answers:
         return TokenAnswers(asked.split, asked.tokenizer)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ftlib.config import BatchKind, Config
+from ftlib.kinds.answer_log_probs import answer_log_probs
 from ftlib.kinds.batch import Batch, LossSum
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ class DPO(Config):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Return the sum over pairs, and their number."""
-        from ftlib.kinds.answer_log_probs import answer_log_probs
-
         said = answer_log_probs(model, batch)
         rewards = said.sums - batch.columns["reference"].double()
         if self.loss_type == "ipo" if self.length_normalised is None else self.length_normalised:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
+from ftlib.kinds.answer_log_probs import answer_log_probs, each_other
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.training.objectives.prepared import Context, Prepared
 
@@ -46,15 +47,11 @@ class KTO(Config):
         """Return the sum of the rewards of answers to other prompts, and their number."""
         import torch
 
-        from ftlib.kinds.answer_log_probs import answer_log_probs, each_other
-
         others = answer_log_probs(model, each_other(batch, 1)).sums[:, 0] - batch.columns["reference"][:, 1].double()
         return Prepared({"rewards": others.sum(), "rows": torch.full_like(others.sum(), len(batch))})
 
     def loss(self, model: Any, batch: Batch, context: Context) -> LossSum:
         """Return the sum over rows, and their number."""
-        from ftlib.kinds.answer_log_probs import answer_log_probs, each_other
-
         assert batch.targets is not None
         rewards = answer_log_probs(model, each_other(batch, 0)).sums[:, 0] - batch.columns["reference"][:, 0].double()
         distance = (context.sums["rewards"] / context.sums["rows"]).clamp(min=0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
+from ftlib.kinds.answer_log_probs import answer_log_probs
 from ftlib.kinds.batch import Batch, LossSum
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ class ORPO(Config):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Return the sum over pairs, and their number."""
-        from ftlib.kinds.answer_log_probs import answer_log_probs
-
         return LossSum(self.of_pairs(answer_log_probs(model, batch).means).sum().float(), len(batch))
 
     def of_pairs(self, per_token: Float[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:
