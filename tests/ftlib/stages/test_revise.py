@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,16 @@ class Rule:
         self.cut = cut
 
     def write(
-        self, asked: Sequence[Turns], *, seeds: Sequence[int], max_new_tokens: int, temperature: float
+        self,
+        asked: Sequence[Turns],
+        *,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        temperature: float,
+        words: Sequence[str] = (),
     ) -> list[Text | None]:
         assert len(seeds) == len(asked)
+        assert bool(words) == ("Yes or No" in asked[0][-1]["content"])
         return [self._one([str(turn["content"]) for turn in turns], max_new_tokens) for turns in asked]
 
     def _one(self, said: list[str], most: int) -> Text | None:
@@ -68,10 +76,10 @@ class Rule:
         if len(said) == 1:
             return Text("" if "silent" in prompt else f"{prompt}.", not self.cut)
         draft, principle = said[1], "please" if "Say please" in last else "stop"
-        if "Begin with Yes or No" in last:
+        if "Yes or No" in last:
             kept = "please" in draft if principle == "please" else not draft.endswith(".")
             words = "hm" if "odd" in prompt else f"{'Yes' if kept else 'No'}, it says {draft!r}"
-            return Text(" ".join(words.split()[:most]), True)
+            return Text(" ".join(words.split()[: most + 1]), True)
         revised = f"please {draft}" if principle == "please" else draft.rstrip(".")
         return Text(draft if "stubborn" in prompt else revised, True)
 
@@ -200,7 +208,13 @@ def _hold_against_stock(bench: Bench, tokenizer: Any, log: list[dict[str, Any]],
     drafts = {line["draft"] for line in log}
     line = next(line for line in log if line["revision"])
 
-    def written(turns: list[dict[str, str]]) -> str:
+    def p(ids: list[int], word: list[int]) -> float:
+        """The mean of cross-entropy over a word's tokens, as transformers has it, times their number."""
+        both = torch.tensor([[*ids, *word]])
+        labels = both.masked_fill(torch.arange(both.shape[1]) < len(ids), -100)
+        return -model(both, labels=labels).loss.item() * len(word)
+
+    def written(turns: list[dict[str, str]], words: Sequence[str] = ()) -> str:
         if layout == "chats":
             ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
         else:
@@ -208,17 +222,22 @@ def _hold_against_stock(bench: Bench, tokenizer: Any, log: list[dict[str, Any]],
             text = "\n\n".join([f"{first} >{rest[0]}", *rest[1:]]) if rest else first
             ids = tokenizer(f"{text} >", add_special_tokens=False)["input_ids"]
             ids = [tokenizer.bos_token_id, *ids]
-        ids = torch.tensor([ids])
+        begun = (
+            max((tokenizer(word, add_special_tokens=False)["input_ids"] for word in words), key=partial(p, ids))
+            if words
+            else []
+        )
+        ids = torch.tensor([[*ids, *begun]])
         options: Any = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
         whole = model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=tokenizer.eos_token_id, **options)
-        return tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        return tokenizer.decode(whole[0, ids.shape[1] - len(begun) :], skip_special_tokens=True).strip()
 
     user = next(
         row["text"] for row in values.values() if written([{"role": "user", "content": row["text"]}]) == line["draft"]
     )
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": line["draft"]}]
     turns.append({"role": "user", "content": CRITICISE.replace("{principle}", line["principle"])})
-    assert written(turns) == line["critique"]
+    assert written(turns, revisions.WORDS) == line["critique"]
     turns.append({"role": "assistant", "content": line["critique"]})
     turns.append({"role": "user", "content": REVISE.replace("{principle}", line["principle"])})
     assert written(turns) == line["revision"]
