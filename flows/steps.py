@@ -19,9 +19,11 @@ from ftlib.evaluation.principle_facts import RevisedDataset, Upheld
 from ftlib.evaluation.selection import Selection
 from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate, Candidates
-from ftlib.merging.plan import check_patterns
+from ftlib.merging.plan import check_layers, check_patterns
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.folder import tensor_spans
+from ftlib.models.parameter_names import layers_in
 from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import (
@@ -210,8 +212,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels, data.tasks))
     if start:
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
-        if patterns := r.interpolation.patterns():
-            check_patterns(patterns, Path(start.base.uri) if start.base else start.weights_folder)
+        _check_named_tensors(r, start)
     onto = yield from carried_to(r, start, data)
     trail, form, answering = [start], model.form, 0
     rows, kept = data, list[Upheld | None]()
@@ -269,6 +270,16 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         onto=data.onto,
         upheld=tuple(one for one in kept if one),
     )
+
+
+def _check_named_tensors(r: Recipe, start: Checkpoint) -> None:
+    """Raise ModelError if the interpolation names tensors that the model has not, or wants more layers."""
+    method = r.interpolation
+    folder = Path(start.base.uri) if start.base else start.folder
+    if patterns := method.patterns():
+        check_patterns(patterns, folder)
+    if method.least_layers:
+        check_layers(method.kind, method.least_layers, layers_in(tensor_spans(folder)), start.phase)
 
 
 def carried_to(r: Recipe, start: Checkpoint | None, data: Data | None) -> Steps[Checkpoint | None]:

@@ -9,7 +9,7 @@ from flows.command_line.console import stdout_console
 from flows.jobs import bases, found_companions, found_onto
 from flows.steps import Inputs, pinned, scorings, steps
 from ftlib.artifacts import Artifact
-from ftlib.config import REPORT, SELECTION, Config, Split
+from ftlib.config import REPORT, SELECTION, BatchKind, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError
@@ -30,9 +30,11 @@ from ftlib.stages.train import train
 from ftlib.storage.files import in_bytes
 from ftlib.training.cards import Card, find_card
 from ftlib.training.fisher import Fisher
+from ftlib.training.objectives.policy import PolicyObjective
 from ftlib.training.penalties.base import Kept
-from ftlib.training.phase import ANSWERS, Phase, WrittenAnswers
+from ftlib.training.phase import ANSWERS, CRITIC, Phase, Principles, WrittenAnswers
 from ftlib.training.precision import resolve_precision
+from ftlib.training.principles import read_principles
 from ftlib.training.process_bytes import PROCESS
 from ftlib.training.speed import EFFICIENCY, Speed, measured_speed, thawing_flops, training_flops
 from ftlib.wording import counted
@@ -241,6 +243,14 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
         if phase.answers
         for part in phase.parts
     )
+    scored += tuple(
+        _revising_plan(
+            f"revise {part} for {phase.name}", size, beside.get(CRITIC), prepared[part], phase.principles, speed, done
+        )
+        for phase, size, beside in every
+        if phase.principles
+        for part in phase.parts
+    )
     scored += _fisher_plans(recipe, prepared, sizes, speed, done)
     seconds += sum(one.seconds for one in (*planned, *again, *scored))
     fields = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
@@ -329,6 +339,7 @@ class _Sizing:
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
         writes: bool = getattr(phase.objective, "writes", False)
+        asked: tuple[BatchKind, int] = ("compared", 0) if writes else (kind, labels)
         train, validation = stand_ins(phase, self._splits(phase, "train"), self._splits(phase, "validation"))
         return Sized(
             model=shapes_of(self.model, kind, labels, phase, _heads(self.recipe, self.tasks)),
@@ -339,7 +350,7 @@ class _Sizing:
             validation=validation,
             companions={
                 **{
-                    name: without_weights(models[name].folder if name in models else self.whole, kind, labels)
+                    name: without_weights(models[name].folder if name in models else self.whole, *asked)
                     for name in phase.companions
                 },
                 **({START: without_weights(self.whole, kind, labels)} if writes else {}),
@@ -380,11 +391,10 @@ def _seen(phase: Phase, prepared: dict[str, PreparedDataset], steps: int) -> _Se
     """Return an epoch's rows and tokens: of a mixture every part's share of as many rows as all parts have."""
     parts = [(share, prepared[name].splits["train"]) for name, share in phase.shares(prepared).items()]
     rows = sum(facts.rows for _, facts in parts)
-    return _Seen(
-        rows=rows,
-        tokens=round(sum(rows * share * facts.tokens / max(1, facts.rows) for share, facts in parts)),
-        steps=steps,
-    )
+    tokens = sum(rows * share * facts.tokens / max(1, facts.rows) for share, facts in parts)
+    if isinstance(phase.objective, PolicyObjective):  # at most: answers may end before, and rows have one of their own
+        tokens = phase.objective.group_size * (tokens + rows * phase.objective.max_new_tokens)
+    return _Seen(rows=rows, tokens=round(tokens), steps=steps)
 
 
 def _phase_plan(
@@ -401,6 +411,8 @@ def _phase_plan(
     epochs = 1.0 if solved else phase.optimizer.epochs
     per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
     per_token += 2.0 * sum(one.computing for one in beside)
+    if isinstance(phase.objective, PolicyObjective):
+        per_token += 3 * 2.0 * size.computing  # answers are drawn, and asked about: of the model, and of its start
     steps = 1 if solved else max(1, round(seen.steps * epochs))
     done_before = f"train {phase.name}" in done
     seconds = 0.0 if done_before else max(0.1, seen.tokens * epochs * per_token / speed.flops)
@@ -460,6 +472,38 @@ def _answering_plan(
     return seen.model_copy(update={"tokens": seen.tokens + written, "seconds": round(seen.seconds + more, 1)})
 
 
+def _revising_plan(
+    label: str,
+    size: "Footprint",
+    critic: "Frozen | None",
+    data: PreparedDataset,
+    asked: Principles,
+    speed: Speed,
+    done: Collection[str],
+) -> ScoringPlan:
+    """Plan drafts, and for each principle a critique, a revision and a word on that, at most.
+
+    What is read before each counts as what was written, with a critique's and a revision's words of the request.
+    """
+    count, most = len(read_principles(asked.file)), asked.max_new_tokens
+    prompts = [data.splits[split] for split in SCORED]
+    rows, before = sum(one.rows for one in prompts), sum(one.tokens for one in prompts)
+    request = len(asked.critique) // 4  # about four characters a token
+    own = before + rows * most + count * (before + rows * (3 * most + 2 * request))
+    judging = count * (2 * before + rows * (3 * most + 2 * request))
+    computing = critic.computing if critic else size.computing
+    flops = 2.0 * (own * size.computing + judging * computing)
+    parameters = size.parameters + (critic.parameters if critic else 0)
+    return ScoringPlan(
+        name=label,
+        parameters=parameters,
+        rows=rows,
+        tokens=own + judging,
+        memory_bytes=PROCESS["cpu"] + 4 * parameters,
+        seconds=0.0 if label in done else round(flops / speed.flops, 1),
+    )
+
+
 def _fisher_plans(
     recipe: Recipe,
     prepared: Mapping[str, PreparedDataset],
@@ -499,10 +543,17 @@ def _fisher_plans(
 
 
 def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], size: "Footprint", speed: Speed) -> float:
-    """Return the seconds of one forward pass per candidate and token; equal weights are measured once."""
+    """Return the seconds of one forward pass per candidate and token; equal weights are measured once.
+
+    A language model's distance from the start is two more for each candidate but the start.
+    """
     members: dict[Split, int] = {SELECTION: recipe.interpolation.count(), REPORT: len(recipe.phases) + 2}
     datasets = [prepared[evaluation.dataset] for evaluation in recipe.evaluations.values()]
     tokens = sum(data.splits[split].tokens * count for data in datasets for split, count in members.items())
+    if recipe.select.divergence:
+        data = prepared[recipe.evaluations[recipe.select.divergence.partition("/")[0]].dataset]
+        passes = 2 * (members[SELECTION] - 1) if KINDS[data.kind].diverges_by == "token" else 0
+        tokens += data.splits[SELECTION].tokens * passes
     return tokens * 2.0 * size.computing / speed.flops
 
 

@@ -39,7 +39,7 @@ from ftlib.workspace import make_cache, user_cache
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Of what draws: folder of the PNGs.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, help="Of what draws: of the first image; then counted up."
+    "--seed", type=click.IntRange(min=0), default=0, help="Of what draws: the first image's; then counted up."
 )
 @click.option("--steps", type=click.IntRange(min=1), default=STEPS, show_default=True, help="Of what draws.")
 @click.option(

@@ -110,8 +110,8 @@ class Rated:
         assert three is not None
         low, value, high = three
         first = self.by.best(self.everyone)
-        others = "the best" if first == i else f"the best measured is {self.names[first]}, {self.by.shown[first]:.4f}"
-        return f"{value:.4f} [{low:.4f}, {high:.4f}] (measured {self.by.shown[i]:.4f}; {others})"
+        others = ", the best" if first == i else f"; the best is {self.names[first]}, {self.by.shown[first]:.4f}"
+        return f"{value:.4f} [{low:.4f}, {high:.4f}] (measured {self.by.shown[i]:.4f}{others})"
 
     def tables_of_ends(self) -> tuple[LabelOutcomes, LabelOutcomes]:
         """Return what both ends answered to the rows of `by`. Raises DataError if they name no single label each."""

@@ -673,7 +673,7 @@ _ROWS = (
         title="Text to image",
         answers="",
         snippet=snippets.DRAWN,
-        note="The first noise of an image is drawn by a generator of the CPU from its seed, so the same seed, steps and "
+        note="The first noise of an image is drawn by a generator of the CPU from its seed: the same seed, steps and "
         "guidance draw the same image.",
     ),
     Kind(

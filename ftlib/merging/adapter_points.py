@@ -56,7 +56,8 @@ def check_point(candidate: Candidate) -> None:
             "lines, blocks, soup or task_arithmetic, or train with tuning.keep: merged"
         )
     if merge.least_layers and end.base:
-        check_layers(merge, layers_in(spans_in_memory(Path(end.base.uri))), end.base.name)
+        layers = layers_in(spans_in_memory(Path(end.base.uri)))
+        check_layers(merge.kind, merge.least_layers, layers, end.base.name)
     for one in parts:
         if one.form == "dense" and one.weights != start.weights:
             raise ModelError(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ftlib.config import BatchKind
 from ftlib.errors import ModelError
+from ftlib.extensions import kind_of
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import ADAPTED, load_adapter, load_model, merged, put_over, save_model
 from ftlib.merging.methods.kernel import Chunk, Kernel
@@ -81,7 +82,7 @@ def write_scaled(
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
     layers = layers_in(spans)
-    check_layers(merge, layers, str(base))
+    check_layers(kind_of(type(merge)), merge.least_layers, layers, str(base))
     whole = [name for name in tensors if ".lora_" not in name] if moves else []
     if moves and config["peft_type"] == "LORA":
         factors = (name for name in tensors if ".lora_" in name)

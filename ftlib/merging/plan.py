@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 from ftlib.errors import ModelError
+from ftlib.extensions import kind_of
 from ftlib.merging.methods import Chunk, Kernel
 from ftlib.models.config_meanings import compare_configs
 from ftlib.models.folder import check_model, read_config, tensor_spans
@@ -100,7 +101,7 @@ def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Merge
     sizes = {read_config(item.folder).get("vocab_size") for item in inputs} if fresh else set[int]()
     rows = next(iter(sizes)) if len(sizes) == 1 else None
     layers = layers_in(spans[0])
-    check_layers(kernel, layers, inputs[0].name)
+    check_layers(kind_of(type(kernel)), kernel.least_layers, layers, inputs[0].name)
     tensors = [
         _planned(kernel, name, tuple(each[name] for each in spans), reference, layers, fresh, rows)
         for name in spans[reference]
@@ -110,12 +111,12 @@ def plan_merge(kernel: Kernel, inputs: Sequence[Input], reference: int) -> Merge
     return MergePlan(kernel, tuple(inputs), reference, tuple(tensors), layers, said)
 
 
-def check_layers(kernel: Kernel, layers: int, name: str) -> None:
-    """Raise ModelError if a method tells a model's layers apart and there are too few of them."""
-    if layers < kernel.least_layers:
+def check_layers(kind: str | None, least: int, layers: int, name: str) -> None:
+    """Raise ModelError if a method of that kind tells a model's layers apart and there are too few of them."""
+    if layers < least:
         raise ModelError(
-            f"{kernel.kind!r} gives each layer a share of its own, by its depth, and {name!r} has {layers} numbered "
-            f"layers where {kernel.least_layers} are the least: use wise_ft"
+            f"{kind!r} gives each layer a share of its own, by its depth, and {name!r} has {layers} numbered layers "
+            f"where {least} are the least: use wise_ft"
         )
 
 

@@ -90,6 +90,7 @@ def lineage(
             "warnings": list(warnings),
         },
         **({"companions": companions} if (companions := _companions(evidence)) else {}),
+        **({"onto": {"model": called(evidence.onto), "weights": evidence.onto.weights}} if evidence.onto else {}),
         **({"fisher": evidence.fisher.model_dump(mode="json", exclude=_OF_A_PLACE)} if evidence.fisher else {}),
         **({"principles": principles} if (principles := _principles(evidence)) else {}),
         "found": _found(evidence),

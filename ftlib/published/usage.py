@@ -34,7 +34,8 @@ def usage(recipe: Recipe, folder: str = _FOLDER) -> str:
             beams=recipe.beams,
             asked='[{"text": "some text", "text_pair": "another"}]' if format.pairs else '"some text"',
             split=", split_special_tokens=True" if reads_text(format) and format.special_tokens == "split" else "",
-            **{"background": "white", **format.snippet_words()},  # a format from outside may say nothing of it
+            # A format from outside may say nothing of these.
+            **{"background": "white", "scored": '"some text"', **format.snippet_words()},
         )
     )
     note = kind.note
@@ -110,9 +111,9 @@ def adapter_usage(recipe: Recipe, base: FoundModel, labels: int, pad_token_id: i
 def _drawn_adapter_usage(base: FoundModel) -> str:
     """Return Markdown that loads the version's adapter over the base pipeline's U-Net, with stock diffusers."""
     return (
-        f"`adapter/{LORA}` holds the last phase's adapter, moved to the chosen alpha and folded so that its alpha is its "
-        f"rank: tools that read no metadata come to the same. The base is {code(base.name)}: give its folder yourself. "
-        "A pipeline with a VAE takes it by `load_lora_weights` as well.\n\n"
+        f"`adapter/{LORA}` holds the last phase's adapter, moved to the chosen alpha and folded so that its alpha is "
+        f"its rank: tools that read no metadata come to the same. The base is {code(base.name)}: give its folder "
+        "yourself. A pipeline with a VAE takes it by `load_lora_weights` as well.\n\n"
         + _python(
             "from diffusers import UNet2DConditionModel\n\n"
             'unet = UNet2DConditionModel.from_pretrained("path/to/the/base", subfolder="unet")\n'

@@ -68,8 +68,8 @@ def _draws(recipe: Recipe, model: Path, called: str) -> bool:
         if draws != (kind.predictor is not None and kind.predictor.draws):
             needs = "a model that reads them" if draws else "a folder of diffusers with a model_index.json"
             raise RecipeError(
-                f"{called or f'model.path: {recipe.model.path}'} is {'a' if draws else 'no'} pipeline of diffusers, but "
-                f"the rows of dataset {name!r} are {kind.name!r}; give {needs}, or another format"
+                f"{called or f'model.path: {recipe.model.path}'} is {'a' if draws else 'no'} pipeline of diffusers, "
+                f"but the rows of dataset {name!r} are {kind.name!r}; give {needs}, or another format"
             )
     return draws
 

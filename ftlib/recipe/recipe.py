@@ -15,6 +15,7 @@ from ftlib.recipe.misfits.evaluations import evaluation_misfits
 from ftlib.recipe.misfits.forms import adapter_misfits, end_form, form_misfits, quantization_misfits
 from ftlib.recipe.misfits.packing import packing_misfits
 from ftlib.recipe.misfits.phases import phase_misfits
+from ftlib.recipe.misfits.rewards import reward_misfits
 from ftlib.recipe.misfits.snapshots import snapshot_misfits
 from ftlib.recipe.parts import RecipeParts
 from ftlib.urls import secrets_within
@@ -39,6 +40,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from added_tokens_misfits(recipe)
     yield from dataset_misfits(recipe)
     yield from evaluation_misfits(recipe)
+    yield from reward_misfits(recipe)
     yield from select_misfits(recipe)
     yield from interpolation_misfits(recipe)
     yield from carried_misfits(recipe)

@@ -132,6 +132,7 @@ def tax_section(tax: Tax, folder: Path) -> Section:
 
 
 def _table(tax: Tax) -> Table:
+    """Return a row for every candidate, with what was measured and, beside it, what was predicted."""
     columns = ["candidate", f"gain of {tax.gain.label}"]
     cells = [estimates_on_one_scale([_estimate(point) for point in tax.gain.values], zero=True)]
     numeric: set[int] = set()

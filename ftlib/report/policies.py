@@ -82,6 +82,7 @@ def _of(checkpoint: Checkpoint, when: str, name: str) -> float:
 
 
 def _figure(policies: Sequence[Checkpoint], folder: Path) -> Figure:
+    """Draw what was measured of each step, one row per phase."""
     with canvas(9.6, 2.9 * len(policies), len(policies), 3) as (figure, grid):
         for axes, policy in zip(grid, policies, strict=True):
             records = read(policy.path / FILE)

@@ -121,6 +121,7 @@ def _marks(x: Sequence[float], y: Sequence[float], alphas: Sequence[float], chos
 
 
 def _by_alpha(axes: Any, alphas: Sequence[float], chosen: int, lines: dict[Line, str]) -> None:
+    """Draw lines of one metric: measured and joined, or as open marks beside the curve that the rule went by."""
     for (line, colour), style in zip(lines.items(), cycle(STYLES), strict=False):
         along = line.curve or tuple(zip(alphas, line.values, strict=True))
         at, low, high = zip(*((alpha, point.low, point.high) for alpha, point in along), strict=True)

@@ -11,6 +11,7 @@ from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences, results, retained_reference
 from ftlib.kinds.kind import KINDS
+from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import audit_notes, rare_label_notes, task_spelling_notes
@@ -27,6 +28,7 @@ from ftlib.report.phases import learnt_in, phases_section, watched_metric
 from ftlib.report.policies import is_policy, policy_section
 from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
+from ftlib.report.strip import sample_strip
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
 from ftlib.wording import counted
@@ -168,11 +170,19 @@ def _rows_of(evidence: Evidence, evaluation: str) -> PreparedDataset:
     return evidence.prepared[evidence.recipe.evaluations[evaluation].dataset]
 
 
+def _on_line(evidence: Evidence) -> list[Candidate]:
+    """Return the candidates between both ends that have an alpha; none where the chosen one is not among them."""
+    line = [member for member in evidence.candidates.members if member.alpha is not None]
+    names = {member.name for member in line}
+    alphas = {member.alpha for member in line}
+    return line if {0.0, 1.0} <= alphas and evidence.selection.chosen.name in names else []
+
+
 def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Figure]:
     """Draw loss and layers along the line between the ends; nothing where the candidates are no line."""
-    members = evidence.candidates.members
+    members = _on_line(evidence)
     alphas = [member.alpha for member in members if member.alpha is not None]
-    if len(members) < 2 or len(alphas) < len(members):
+    if not members:
         return []
     losses: dict[str, list[float]] = {}
     of_scores = False
@@ -193,9 +203,9 @@ def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Fig
 
 
 def _alpha_figures(evidence: Evidence, folder: Path) -> list[Figure]:
-    members = evidence.candidates.members
+    members = _on_line(evidence)
     alphas = [member.alpha for member in members if member.alpha is not None]
-    if len(members) < 2 or len(alphas) < len(members):
+    if not members:
         return []
     chosen = [member.name for member in members].index(evidence.selection.chosen.name)
     figures: list[Figure] = []
@@ -203,7 +213,7 @@ def _alpha_figures(evidence: Evidence, folder: Path) -> list[Figure]:
         lines = [line for path in paths if (line := _line(evidence, path)) is not None]
         if lines:
             figures.append(alpha_curve(folder, alphas, chosen, lines, name))
-    return figures
+    return [*figures, *filter(None, [sample_strip(evidence, folder)])]
 
 
 def _drawn(recipe: Recipe) -> dict[str, list[str]]:
@@ -241,7 +251,7 @@ def _line(evidence: Evidence, path: str) -> Line | None:
     name, _, metric = path.partition("/")
     better = {kind.name: kind.higher_is_better for kind in evidence.recipe.evaluations[name].metrics}
     cells = {cell.candidate: cell for r in evidence.sweep for cell in r.measured if cell.evaluation == name}
-    values = [cells[member.name].metrics[metric].numbers() for member in evidence.candidates.members]
+    values = [cells[member.name].metrics[metric].numbers() for member in _on_line(evidence)]
     points = tuple(Point(*three) for three in values if three is not None)
     # A sum has no panel of its own: its curve is in the words and the table.
     curve = evidence.selection.curve if path == evidence.recipe.select.by and not evidence.recipe.select.plus else ()

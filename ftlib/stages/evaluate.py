@@ -99,8 +99,8 @@ def outcomes_file(
 def _outcomes_file(job: EvaluateJob, candidate: Candidate) -> Path:
     asked = job.evaluation
     prompts = any(metric.reads_prompts for metric in asked.metrics)
-    told = {"prompts": prompts, "samples": asked.samples}
-    return outcomes_file(candidate, job.data, job.split, asked.max_new_tokens, asked.num_beams, **told)
+    most, beams, samples = asked.max_new_tokens, asked.num_beams, asked.samples
+    return outcomes_file(candidate, job.data, job.split, most, beams, prompts=prompts, samples=samples)
 
 
 def _check_rows(job: EvaluateJob) -> None:

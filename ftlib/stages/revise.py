@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, ClassVar
 from ftlib.config import Name, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.data.formats import Format
+from ftlib.data.formats.preference import Preference
 from ftlib.data.prepared import SPLITS, PreparedRow, split_file, split_writer
+from ftlib.data.processor import Processor
 from ftlib.data.rows import Dropped, Value, reasons
 from ftlib.data.supervision import Audit
 from ftlib.errors import DataError
@@ -26,8 +28,6 @@ from ftlib.training.rewards import Reward
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ftlib.data.formats.preference import Preference
-    from ftlib.data.processor import Processor
     from ftlib.evaluation.revision_prompts import Prompt
     from ftlib.evaluation.revisions import Drafted, RevisePlan
 

@@ -43,6 +43,7 @@ def select(job: SelectJob, work: Workspace) -> Selection:
     """
 
     def build(folder: Path) -> Selection:
+        """Apply the rule, and say what it went by."""
         del folder  # the record is all there is
         rated = Rated(
             job.select, job.candidates.members, job.reports, job.evaluations, tables_in(work.root), job.seed, job.kl

@@ -9,6 +9,7 @@ from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.formats import Format
 from ftlib.evaluation.principle_facts import PrincipleFacts, Upheld, UpheldPrinciple
+from ftlib.evaluation.significance import mcnemar_p
 from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.progress import note
@@ -58,7 +59,6 @@ def _build(job: UpholdJob, folder: Path) -> Upheld:
     import numpy as np
 
     from ftlib.evaluation.principle_shares import counted_kept
-    from ftlib.evaluation.significance import mcnemar_p
 
     before, after = (_keep(job, model, folder / name) for name, model in _ends(job).items())
     principles: list[UpheldPrinciple] = []

@@ -19,7 +19,7 @@ from ftlib.testing.models import (
     tiny_text_to_text,
     tiny_tokenizer,
 )
-from ftlib.testing.pipelines import tiny_captioned_rows, tiny_pipeline
+from ftlib.testing.pipelines import tiny_captioned_rows, tiny_captioned_split, tiny_pipeline
 from ftlib.testing.prepared import tiny_prepared, tiny_prepared_as, tiny_row_id
 from ftlib.testing.recipes import tiny_recipe
 from ftlib.testing.rows import (
@@ -48,6 +48,7 @@ __all__ = [
     "TextFamily",
     "tiny_adapter",
     "tiny_captioned_rows",
+    "tiny_captioned_split",
     "tiny_causal_lm",
     "tiny_chat_lm",
     "tiny_chat_tokenizer",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ftlib.data.inputs import INPUT_IDS, TEXT, Pixels
+from ftlib.data.prepared import PreparedRow, write_split
 from ftlib.models.with_diffusers import INDEX, import_diffusers
 from ftlib.testing.models import tiny_tokenizer
 from ftlib.testing.rows import LABELS, tiny_rows, write_jsonl
@@ -25,7 +27,8 @@ def tiny_pipeline(
     import torch
     from transformers import BertConfig, BertModel
 
-    diffusers, tokenizer, parts = import_diffusers(), tiny_tokenizer(), dict[str, Any]()
+    tokenizer: Any = tiny_tokenizer()
+    diffusers, parts = import_diffusers(), dict[str, Any]()
     tokenizer.model_max_length = CAPTION_TOKENS
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -89,3 +92,23 @@ def tiny_captioned_rows(folder: Path, count: int, *, seed: int = 0, columns: Map
         words = " ".join(str(row["text"]).split()[:4])
         rows.append({"image": f"{seed}-{i}.png", "caption": words, "group": row["label"], **(columns or {})})
     return write_jsonl(folder / "captions.jsonl", rows)
+
+
+def tiny_captioned_split(path: Path, count: int, *, seed: int = 0) -> Path:
+    """Write a prepared split of captioned images of 8 x 8, which a tiny pipeline reads."""
+    import numpy as np
+
+    draw, tokenizer = np.random.default_rng(seed), tiny_tokenizer()
+    column = Pixels(height=DRAWN_SIZE, width=DRAWN_SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    rows = [
+        PreparedRow(
+            f"{i:032x}",
+            {
+                INPUT_IDS: tokenizer(" ".join(str(row["text"]).split()[: 1 + i % 4]))["input_ids"],
+                column.name: draw.integers(0, 256, column.shape, np.uint8),
+            },
+        )
+        for i, row in enumerate(tiny_rows(count, seed=seed))
+    ]
+    write_split(path, "captioned_images", rows, inputs=(*TEXT, column))
+    return path

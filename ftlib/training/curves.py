@@ -89,7 +89,8 @@ def read(path: Path) -> list[dict[str, float | int]]:
 
 def show(phase: str, total: int, record: dict[str, float | int]) -> None:
     """Emit a record as progress."""
-    facts = {key: record[key] for key in ("loss", "validation_loss", "samples_per_second") if key in record}
+    told = ("loss", "validation_loss", "reward", "validation_reward", "kl", "samples_per_second")
+    facts = {key: record[key] for key in told if key in record}
     emit(f"train {phase}", int(record["step"]), total, STEPS, **facts)
 
 

@@ -130,8 +130,8 @@ def frozen_beside(
     """Count, for each phase, the frozen models that have a part in it, by name.
 
     `kind` is of batches that all of them answer, `model` the base model's folder, `found` the companions from elsewhere
-    by phase and name; the others are where an earlier phase ended, which is as large as the phase's own model and,
-    where it is an adapter, the adapter.
+    by phase and name; of a policy's phase they are reward models. The others are where an earlier phase ended, which is
+    as large as the phase's own model and, where it is an adapter, the adapter.
     """
     end = _frozen(model, kind, labels) if any(phase.beside for phase in phases) else None
     ends, beside = {"base": end, "prune": end}, list[dict[str, Frozen]]()  # without some layers it is smaller
@@ -139,7 +139,9 @@ def frozen_beside(
         elsewhere = found.get(phase.name, {})
         counted: dict[str, Frozen] = {}
         for name, companion in phase.beside.items():
-            one = ends[companion.phase] if companion.phase else _frozen(elsewhere[name].folder, kind, labels)
+            asks_rewards = getattr(phase.objective, "writes", False) and name in phase.companions
+            of: tuple[BatchKind, int] = ("compared", 0) if asks_rewards else (kind, labels)
+            one = ends[companion.phase] if companion.phase else _frozen(elsewhere[name].folder, *of)
             assert one is not None
             counted[name] = one
         beside.append(counted)

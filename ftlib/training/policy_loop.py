@@ -21,7 +21,6 @@ from typing_extensions import override
 from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.loading import head_modules, load_tokenizer, load_unread
 from ftlib.kinds.split import PreparedSplit
-from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.training import curves
 from ftlib.training.batches import GlobalBatch
@@ -34,6 +33,7 @@ from ftlib.training.phase_loop import Attempt, PhaseLoop, Step
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rewards.base import RewardModel
+from ftlib.training.rewards.scoring import load_reward_model
 from ftlib.training.rollouts import Writer, prompt_lengths
 
 _PATIENCE = 20
@@ -68,7 +68,8 @@ class PolicyLoop(PhaseLoop):
 
     def _judges(self) -> Mapping[str, RewardModel]:
         """Load the models that the reward asks, whole on every rank: they read texts, by tokenizers of their own."""
-        return {name: _loaded(source, self.group.device) for name, source in self.plan.companions.items()}
+        device = self.group.device
+        return {name: load_reward_model(source, device) for name, source in self.plan.companions.items()}
 
     @override
     def _learnable(self, part: Part) -> PreparedSplit:
@@ -153,9 +154,3 @@ class PolicyLoop(PhaseLoop):
             series = [float(one[name]) for one in steps]
             facts |= {f"first_{name}": float(np.mean(series[:tenth])), f"last_{name}": float(np.mean(series[-tenth:]))}
         return facts
-
-
-def _loaded(source: FoundModel | Checkpoint, device: torch.device) -> RewardModel:
-    from ftlib.training.rewards.scoring import load_reward_model
-
-    return load_reward_model(source, device)

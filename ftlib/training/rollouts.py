@@ -83,6 +83,7 @@ class Writer:
         """Take who writes for whom; `at_once` answers are drawn at a time."""
         self._objective, self._tokenizer, self._collate, self._group = objective, tokenizer, collate, group
         self._judges, self._seed, self._precision, self._at_once = judges, seed, precision, at_once
+        self._heads: dict[PreparedSplit, CompletionAnswers] = {}
 
     @torch.no_grad()
     def write(
@@ -94,9 +95,7 @@ class Writer:
         ModelError for a prompt that leaves too few of the model's positions.
         """
         objective, group = self._objective, self._group
-        asked = Request(split, (), lambda: self._tokenizer, objective.max_new_tokens, 1)
-        heads = KINDS[split.kind].head().answers(asked)
-        assert isinstance(heads, CompletionAnswers)
+        heads = self._of(split)
         own = self._tokenizer.eos_token_id
         ends = heads.ends if own is None else {own, *heads.ends}
         prompts = [prompt.cpu() for prompt in heads.prompts(split.batch(rows, self._collate), rows)]
@@ -131,6 +130,15 @@ class Writer:
         group.together(partial(self._grade, answered, worth))
         everybody = group.gather([(pair, one, worth[pair]) for pair, one in drawn.items()])
         return _in_order(everybody, [prompt.numpy() for prompt in prompts], times)
+
+    def _of(self, split: PreparedSplit) -> CompletionAnswers:
+        """Return what knows where a split's prompts end, and by which tokens answers do."""
+        if split not in self._heads:
+            asked = Request(split, (), lambda: self._tokenizer, self._objective.max_new_tokens, 1)
+            heads = KINDS[split.kind].head().answers(asked)
+            assert isinstance(heads, CompletionAnswers)
+            self._heads[split] = heads
+        return self._heads[split]
 
     def _grade(self, answered: Mapping[int, Answered], worth: dict[int, float]) -> None:
         grades = graded(self._objective.reward, [*answered.values()], self._judges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ def related(base: Path, folder: Path, step: float) -> Path:
     generator = torch.Generator().manual_seed(7)
     moved = {n: t * (1 + step * torch.randn(t.shape, generator=generator)) for n, t in tensors.items()}
     save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    # The tokens are the base's, and what lies beside them is not, as of real pairs.
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": "{{ messages }}"}))
     return folder
 
 
@@ -90,6 +94,7 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.tensor([[2, 7, 9, 11, 3], [2, 8, 5, 31, 3]])).logits
 
 
+@pytest.mark.slow
 def test_a_run_carries_what_the_base_learnt_to_the_instruct_model(tmp_path: Path) -> None:
     outcome, said = run(written(tmp_path, {"kind": "full"}))
     members = outcome.evidence.candidates.members

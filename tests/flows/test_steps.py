@@ -17,7 +17,7 @@ from flows.steps import Inputs, Outcome, pinned, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import BatchKind, Config
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
-from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.measured import EvalReport, KLToStart
 from ftlib.evaluation.selection import Selection
 from ftlib.fingerprint import Job
 from ftlib.merging.candidates import Candidates
@@ -29,6 +29,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry.outcome import ModelVersion
 from ftlib.report.report import Report
 from ftlib.stages.base import BaseJob
+from ftlib.stages.diverge import DivergeJob
 from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
@@ -90,6 +91,8 @@ def made_up(job: Job) -> Artifact:
             return Candidates(members=job.interpolation.points(Ends(job.start, job.end, job.siblings, scores=scores)))
         case EvaluateJob():
             return EvalReport(measured=())
+        case DivergeJob():
+            return KLToStart(evaluation=job.name, moved=(), fingerprint=digest)
         case SelectJob():
             return Selection(chosen=job.candidates.members[len(job.candidates.members) // 2], rule="", why="")
         case ReportJob():
@@ -149,6 +152,7 @@ MIXED = {
 LORA = {**HEAD, "name": "tune", "tuning": {"kind": "lora", "rank": 2, "keep": "adapter"}}
 WARM = {**HEAD, "name": "warm", "tuning": {"kind": "full"}}
 KEPT = {"kind": "ewc", "datasets": ["home", "away"], "rows": 9}
+BUDGET = {"rule": "within", "by": "away/accuracy", "divergence": "home/kl_to_start", "at_most": 0.1}
 ON_RAY = {"workers": 2, "evaluation_workers": 2, "threads": 1}
 RECIPES: dict[str, tuple[dict[str, Any], Callable[[Recipe], Recipe]]] = {
     "as it is": ({}, as_is),
@@ -167,6 +171,7 @@ RECIPES: dict[str, tuple[dict[str, Any], Callable[[Recipe], Recipe]]] = {
     "no interpolation": ({"phases": [WARM], "interpolation": {"kind": "off"}}, as_is),
     "on Ray": ({"phases": [HEAD, WARM, MIXED], "compute": ON_RAY}, scored),
     "a search": ({"interpolation": {"kind": "wise_ft", "alphas": [0, 0.5, 1], "refine": 3}}, as_is),
+    "a budget": ({"select": BUDGET}, as_is),
     "a greedy soup": ({"interpolation": {"kind": "soup", "order": "greedy", "seeds": [5, 6]}}, as_is),
 }
 
@@ -275,6 +280,13 @@ def test_the_order_is_the_one_that_the_recipe_says(recipe: Recipe, tmp_path: Pat
         *("interpolate", "evaluate home validation", "evaluate away validation", "select"),
         *("evaluate home test", "evaluate away test", "report", "register"),
     ]
+
+
+@pytest.mark.parametrize("recipe", ["a budget"], indirect=True)
+def test_how_far_candidates_moved_is_measured_before_the_choice(recipe: Recipe, tmp_path: Path) -> None:
+    work = Workspace(tmp_path)
+    labels = [label for label, _ in run(recipe, work, given(recipe, work))[0]]
+    assert labels[-7:-4] == ["evaluate away validation", "diverge", "select"]
 
 
 @pytest.mark.parametrize("recipe", ["kept rows"], indirect=True)

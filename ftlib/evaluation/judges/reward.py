@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
 from ftlib.config import Name
@@ -16,6 +16,7 @@ from ftlib.models.reference import ModelRef
 from ftlib.training.rewards import Reward
 from ftlib.training.rewards.base import Answered
 from ftlib.training.rewards.grading import graded
+from ftlib.wording import these
 
 
 class ByReward(JudgeBase):
@@ -29,6 +30,13 @@ class ByReward(JudgeBase):
     tie_within: float = Field(default=0.0, ge=0.0)
     """Rewards that differ by no more are a tie."""
 
+    @model_validator(mode="after")
+    def _models_are_named(self) -> Self:
+        if {*self.reward.companions} != {*self.models}:
+            asks, given = these(self.reward.companions), these(self.models)
+            raise ValueError(f"models: its reward asks {asks}, got {given}; name where each of them is")
+        return self
+
     swaps: ClassVar[bool] = False
 
     @override
@@ -41,7 +49,7 @@ class ByReward(JudgeBase):
         begun = time.monotonic()
         answered = [Answered(pair.prompt, text, pair.reference) for pair in pairs for text in (pair.first, pair.second)]
         grades = graded(self.reward, answered, models_of(self.models))
-        verdicts = [self._verdict(*both) for both in zip(grades[::2], grades[1::2], strict=True)]
+        verdicts: list[Verdict] = [self._verdict(*both) for both in zip(grades[::2], grades[1::2], strict=True)]
         return verdicts, Cost(seconds=time.monotonic() - begun)
 
     def _verdict(self, first: float, second: float) -> Verdict:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from pydantic import model_validator
 from typing_extensions import override
 
 from ftlib.config import BatchKind, Name
@@ -15,6 +16,7 @@ from ftlib.models.reference import ModelRef
 from ftlib.training.rewards import Reward
 from ftlib.training.rewards.base import Answered
 from ftlib.training.rewards.grading import graded
+from ftlib.wording import these
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,13 @@ class MeanReward(MeanOverRows):
     files that change need another path, or what was measured is found again."""
     called: Name | None = None
     """What results, rules and gates call it behind `reward:`, where there are several."""
+
+    @model_validator(mode="after")
+    def _models_are_named(self) -> Self:
+        if {*self.reward.companions} != {*self.models}:
+            asks, given = these(self.reward.companions), these(self.models)
+            raise ValueError(f"models: its reward asks {asks}, got {given}; name where each of them is")
+        return self
 
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"completions"})
     reads_writing: ClassVar[bool] = True

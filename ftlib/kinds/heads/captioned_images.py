@@ -104,7 +104,8 @@ class DenoisingAnswers(Answers):
 
 def squared_errors(said: Denoised) -> Tensor:
     """Return each row's mean squared error, in fp32."""
-    assert said.logits is not None and said.target is not None
+    assert said.logits is not None
+    assert said.target is not None
     return (said.logits.float() - said.target.float()).square().flatten(1).mean(1)
 
 

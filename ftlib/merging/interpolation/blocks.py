@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -24,6 +24,8 @@ class Blocks(TwoEnds):
     are searched one coordinate at a time: the first block's against the middle's, then the last one's, up and down by
     `step`, which is halved when neither has helped. Their mean stays, so what is gained is no greater step from theta0.
     """
+
+    least_layers: ClassVar[int] = BlocksKernel.least_layers
 
     kind: Literal["blocks"] = "blocks"
     alphas: tuple[Fraction, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

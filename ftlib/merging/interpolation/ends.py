@@ -59,6 +59,8 @@ class InterpolationBase(Config, ABC):
     """Siblings it cannot do without."""
     mixes: ClassVar[bool] = True
     """Whether some candidate is made of more than one checkpoint, so that theta0's head must mean something."""
+    least_layers: ClassVar[int] = 0
+    """How many layers a model must have for it to mean anything."""
     on_language_models: ClassVar[str] = ""
     """What was measured of it on causal language models, where that is a reason to choose another."""
     introduced: ClassVar[Mapping[str, object]] = {"batch_norm": "measured", "batch_norm_rows": 512}

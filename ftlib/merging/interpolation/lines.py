@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -19,6 +19,8 @@ class Lines(TwoEnds):
     arXiv 2410.17146. Shallow layers hold what a model can do in general, so they go back further to theta0. Tensors
     outside the layers get g. With g = 1 it is WiSE-FT.
     """
+
+    least_layers: ClassVar[int] = LinesKernel.least_layers
 
     kind: Literal["lines"] = "lines"
     alphas: tuple[Fraction, ...] = (0.5, 1.0)

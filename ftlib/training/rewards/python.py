@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.machinery import PathFinder
 from typing import Any, Literal, cast
 
 from pydantic import Field
@@ -39,10 +37,10 @@ class Python(Bounded):
             return (f"{self.function}: {type(error).__name__}: {first_line(error)}; install the package that has it",)
         return ()
 
-    def is_installed(self) -> bool:
-        """Say whether there is such a package here, without importing anything of it."""
-        package = self.function.partition(":")[0].partition(".")[0]
-        return package in sys.modules or PathFinder.find_spec(package) is not None
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Return the function's."""
+        return (self.function.partition(":")[0].partition(".")[0],)
 
     def grade(self, answered: Sequence[Answered], models: Mapping[str, RewardModel]) -> list[float]:
         """Return what the function returns."""

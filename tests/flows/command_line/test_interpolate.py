@@ -76,6 +76,33 @@ def test_methods_of_several_checkpoints(trail: list[Checkpoint], tmp_path: Path)
         assert tensors(tmp_path / str(words[1])).keys() == tensors(tmp_path / "soup").keys()
 
 
+def test_layers_by_their_depth_and_a_graft(trail: list[Checkpoint], tmp_path: Path) -> None:
+    folders, (a, b, c) = [one.path for one in trail], (tensors(one.path / "model") for one in trail)
+    words = ["--method", "lines", "--alpha", 1, "--option", "shallow=0.25", "--out", tmp_path / "lines"]
+    assert call(*folders[:2], *words).exit_code == 0
+    mixed = tensors(tmp_path / "lines")
+    for name in a:
+        alpha = 1.0 if ".layer.1." in name else 0.25
+        np.testing.assert_allclose(mixed[name], a[name] + alpha * (b[name] - a[name]), atol=1e-7)
+        assert alpha == 0.25 or mixed[name].tobytes() == b[name].tobytes()
+    refused = call(*folders[:2], "--method", "blocks", "--option", "alphas=[0.1,0.2,0.3]", "--out", tmp_path / "out")
+    assert (refused.exit_code, "has 2 numbered layers where 3 are the least" in refused.output) == (4, True)
+    graft = [*folders, "--method", "graft", "--scale", 0.5]
+    refused = call(*graft, "--out", tmp_path / "out")
+    assert refused.exit_code == 4
+    assert "and 0.05 is allowed: what one learns means little to the other" in refused.output
+    assert not (tmp_path / "out").exists()
+    result = call(*graft, "--option", "at_most_apart=1", "--out", tmp_path / "graft", "--json")
+    assert result.exit_code == 0, result.output
+    apart = sum(np.abs(a[n] - c[n]).sum(dtype=np.float64) for n in a)
+    apart /= sum((np.abs(a[n]) + np.abs(c[n])).sum(dtype=np.float64) for n in a)
+    assert f" lies {apart:.4f} from " in json.loads(result.stdout)["warnings"][0]
+    mixed = tensors(tmp_path / "graft")
+    for name in a:
+        np.testing.assert_allclose(mixed[name], c[name] + 0.5 * (b[name] - a[name]), atol=1e-6)
+    assert "BASE TUNED INSTRUCT, got 2" in call(*folders[:2], "--method", "graft", "--out", tmp_path / "out").output
+
+
 def test_checkpoints_that_do_not_belong_together_are_refused(trail: list[Checkpoint], tmp_path: Path) -> None:
     result = call(trail[1].path, trail[2].path, "--alpha", 0.5, "--out", tmp_path / "out")
     assert result.exit_code == 4

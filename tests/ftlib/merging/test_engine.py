@@ -368,13 +368,24 @@ def test_a_folder_with_anything_in_it_is_not_touched(tmp_path: Path) -> None:
     assert write(Lerp(alpha=0.5), parts, tmp_path / "empty").tensors == 7
 
 
-def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
-    """80 MB of weights through 1 MiB buffers: RssAnon may grow by a few buffers, not by the file."""
-    parts = [
-        Input(f"m{i}", folder_of(tmp_path / f"m{i}", [{"w": torch.full((20_000_000,), i, dtype=torch.float32)}]))
-        for i in (0, 1)
-    ]
-    plan = plan_merge(Lerp(alpha=0.5), parts, reference=1)
+@pytest.mark.parametrize(
+    ("kernel", "made"),
+    [
+        (Lerp(alpha=0.5), 0.5),
+        (Lines(alpha=0.5, shallow=0.5), 0.25),
+        (Blocks(alphas=(0.125, 0.5, 1.0)), 0.125),
+        (Graft(scale=0.5), 2.5),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_memory_does_not_grow_with_the_model(kernel: Kernel, made: float, tmp_path: Path) -> None:
+    """50 MB of weights through 1 MiB buffers: RssAnon may grow by a few buffers, not by the file."""
+    parts: list[Input] = []
+    for i in range(2 + kernel.strangers):
+        layers = {f"layers.{layer}.w": torch.full((3,), i, dtype=torch.float32) for layer in (1, 2)}
+        large = {"layers.0.w": torch.full((12_500_000,), i, dtype=torch.float32)}
+        parts.append(Input(f"m{i}", folder_of(tmp_path / f"m{i}", [{**large, **layers}])))
+    plan = plan_merge(kernel, parts, reference=1)
     write_merge(plan_merge(Lerp(alpha=0.5), inputs(tmp_path / "warm"), reference=1), tmp_path / "warm" / "out")
     before, peak, done = anonymous_memory(), [0], threading.Event()
 
@@ -388,7 +399,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     done.set()
     watcher.join()
     assert peak[0] - before < 24 * 2**20
-    assert np.unique(loaded(tmp_path / "out")["w"].numpy()).tolist() == [0.5]
+    assert np.unique(loaded(tmp_path / "out")["layers.0.w"].numpy()).tolist() == [made]
 
 
 def anonymous_memory() -> int:

@@ -71,6 +71,15 @@ def test_a_rule_along_alpha_needs_the_candidates_of_one(
         load_recipe(path, ())
 
 
+def test_entropies_of_one_label_per_row_are_what_dawin_reads() -> None:
+    recipe = Path(__file__).parents[3] / "recipes" / "completions.yaml"
+    by = load_recipe(recipe, ()).select.by
+    with pytest.raises(
+        RecipeError, match="'dawin' reads answers of one label per row, and those to 'completions' rows"
+    ):
+        load_recipe(recipe, [f"select={{rule: dawin, by: {by}}}"])
+
+
 @pytest.mark.parametrize(
     ("phases", "interpolation", "message"),
     [

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from ftlib.errors import ModelError, RecipeError
-from ftlib.merging.interpolation import Off, WiseFT
+from ftlib.merging.interpolation import ModelStock, Off, WiseFT
 from ftlib.merging.interpolation.ends import Ends
+from ftlib.merging.layer_distances import stock_moves
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.progress import Progress, listen
 from ftlib.stages.interpolate import InterpolateJob, interpolate
 from ftlib.testing import tiny_checkpoint
 from ftlib.workspace import Workspace
@@ -70,3 +74,28 @@ def test_alphas_too_close_to_tell_apart_are_refused(ends: tuple[Checkpoint, Chec
     job = InterpolateJob(start=ends[0], end=ends[1], interpolation=WiseFT(alphas=(0.5, 0.50000001)))
     with pytest.raises(RecipeError, match=r"alpha=0\.5 is there twice"):
         interpolate(job, Workspace(tmp_path))
+
+
+def test_model_stock_says_how_far_it_went(ends: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
+    start, end = ends
+    sibling = tiny_checkpoint(tmp_path / "sibling", phase="again", start=start, seed=2)
+    job = InterpolateJob(start=start, end=end, siblings=(sibling,), interpolation=ModelStock())
+    heard = list[Progress]()
+    with listen(heard.append):
+        found = interpolate(job, Workspace(tmp_path))
+    zero, *tuned = (
+        {name: t.double().numpy() for name, t in load_file(one.folder / "model.safetensors").items()}
+        for one in (start, end, sibling)
+    )
+    moved = all_of_it = 0.0
+    for name, before in zero.items():
+        deltas = [one[name] - before for one in tuned]
+        lengths = [np.linalg.norm(delta) for delta in deltas]
+        cosine = (deltas[0] * deltas[1]).sum() / np.prod(lengths) if np.prod(lengths) else 0.0
+        t = np.clip(2 * cosine / (1 + cosine), 0, 1)
+        mean = np.linalg.norm(sum(deltas) / 2)
+        moved, all_of_it = moved + (t * mean) ** 2, all_of_it + mean**2
+    share = np.sqrt(moved / all_of_it)
+    assert found.remarks == (f"model_stock goes {share:.0%} of the way from probe to the mean of 2 fine-tunes",)
+    assert [one.text for one in heard] == [*found.remarks]
+    assert stock_moves(found.members[1]) == pytest.approx(share, rel=1e-9)

@@ -10,17 +10,27 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from ftlib.data.formats.prompt_completion import PromptCompletion
+from ftlib.data.processor import Processor
 from ftlib.errors import RecipeError
+from ftlib.evaluation import divergence
 from ftlib.evaluation.bootstrap import Resampling, resamples
+from ftlib.evaluation.divergence import token_divergence
+from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import Estimate, KLToStart, Moved
-from ftlib.evaluation.metrics import Accuracy
+from ftlib.evaluation.metrics import Accuracy, Perplexity
 from ftlib.evaluation.selection import Select
 from ftlib.evaluation.smoothing import smooth
+from ftlib.kinds.loading import load
+from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import LabelOutcomes
 from ftlib.merging.candidates import Candidates
+from ftlib.merging.interpolation import WiseFT
+from ftlib.merging.interpolation.ends import Ends
 from ftlib.stages.diverge import DivergeJob, diverge
+from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.select import SelectJob, select
-from ftlib.testing import tiny_prepared, tiny_rows
+from ftlib.testing import tiny_checkpoint, tiny_lm_tokenizer, tiny_prepared, tiny_prepared_as, tiny_prompts, tiny_rows
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 from tests.ftlib.stages.test_select import EVALUATIONS, answers, line, report
@@ -56,7 +66,7 @@ def test_by_the_curve_a_lone_peak_is_luck_and_the_hill_beside_it_is_not(tmp_path
     assert plain.chosen.alpha == 0.1
     assert 0.5 <= (got.chosen.alpha or 0.0) <= 0.8
     assert "the best expected target/accuracy of 11 candidates" in got.rule
-    assert "the best measured is alpha=0.1, 0.6850)" in got.why
+    assert "; the best is alpha=0.1, 0.6850)" in got.why
     assert (len(got.expected), len(got.curve)) == (11, 51)
     assert not plain.expected
     assert not plain.curve
@@ -169,3 +179,32 @@ def test_the_distance_of_classifiers_is_read_from_their_tables(tmp_path: Path) -
     for one in made.moved:
         low, _, high = one.kl.numbers() or (1.0, 0.0, 0.0)
         assert low <= one.at_most <= high  # one-sided at 95 %, between the two-sided ends
+
+
+def test_the_distance_of_language_models_is_a_pass_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, start = Workspace(tmp_path / "work"), tiny_checkpoint(tmp_path / "start", labels=())
+    end = tiny_checkpoint(tmp_path / "end", labels=(), start=start, seed=1)
+    rows = PromptCompletion(prompt="prompt", completion="completion", max_tokens=64)
+    data = tiny_prepared_as(tmp_path / "d", rows, {"validation": tiny_prompts(8)}, Processor.of(tiny_lm_tokenizer()))
+    data = data.model_copy(update={"tokenizer": end.tokenizer})
+    fit, compute = Evaluation(dataset="rows", metrics=(Perplexity(),), resamples=100), Compute(threads=1)
+    members = WiseFT(alphas=(0.5,)).points(Ends(start, end))
+    asked = EvaluateJob(
+        name="fit", evaluation=fit, candidates=members, data=data, split="validation", seed=0, compute=compute
+    )
+    whole = Candidates(members=members)
+    job = DivergeJob(
+        name="fit", evaluation=fit, candidates=whole, reports=(evaluate(asked, work),), data=data, seed=0,
+        compute=compute,
+    )  # fmt: skip
+    made = diverge(job, work)
+    split = open_split(data.path / "validation.arrow", ())
+    sums = token_divergence(load(start, "completions"), load(end, "completions"), split)
+    assert made.moved[0].kl.numbers() == (0.0, 0.0, 0.0)
+    assert made.moved[2].kl.value == pytest.approx(sums.sum() / split.supervised.sum(), rel=1e-6)
+    assert 0.0 < (made.moved[1].kl.value or 0.0) < (made.moved[2].kl.value or 0.0)
+    monkeypatch.setattr(divergence, "token_divergence", None)  # nobody is asked again
+    again = diverge(job.model_copy(update={"seed": 1}), work)
+    assert [one.kl.value for one in again.moved] == [one.kl.value for one in made.moved]

@@ -22,17 +22,20 @@ from ftlib.data.prepared import add_scores, split_file
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import head_modules, load_with_gaps
+from ftlib.kinds.loading import head_modules, load_model, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
+from ftlib.models.pipelines import as_one_model
 from ftlib.testing import (
     LABELS,
+    tiny_captioned_split,
     tiny_chat_lm,
     tiny_chats,
     tiny_classifier,
     tiny_comparisons,
     tiny_multi_label_rows,
     tiny_pairs,
+    tiny_pipeline,
     tiny_preferences,
     tiny_prepared,
     tiny_prompts,
@@ -104,12 +107,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("objectives")
     tiny_chat_lm(made / "decoder")
     tiny_classifier(made / "encoder")
+    tiny_pipeline(made / "pipeline")
     return made
 
 
 def rows_for(objective: Any, folder: Path, labels: tuple[str, ...]) -> PreparedSplit:
     """Return twelve rows of the first kind that the objective can learn from, with the scores that it reads."""
     kind = next(kind.name for kind in KINDS.values() if kind.taught_as == objective.needs)
+    if kind == "captioned_images":
+        return open_split(tiny_captioned_split(folder / "captioned.arrow", 12), labels).drawn(Draw(3, 1))
     data = tiny_prepared(folder / f"rows-{objective.kind}", {"train": ROWS[kind](12)}, kind=kind)
     path = split_file(data.path, "train")
     for name in (WORTH, GROUP) if getattr(objective, "writes", False) else getattr(objective, "scores", ()):
@@ -124,6 +130,8 @@ def rows_for(objective: Any, folder: Path, labels: tuple[str, ...]) -> PreparedS
 
 def model_for(kind: BatchKind, folder: Path, labels: tuple[str, ...], seed: int) -> nn.Module:
     torch.manual_seed(seed)
+    if kind == "captioned_images":
+        return load_model(as_one_model(folder / "pipeline"), kind)
     source = folder / ("decoder" if KINDS[kind].language else "encoder")
     dropouts = {name: 0.0 for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")}
     model, _ = load_with_gaps(source, kind, **KINDS[kind].head().config(labels), **dropouts)

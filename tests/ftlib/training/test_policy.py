@@ -10,20 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
 
+from ftlib.data.prepared import split_file
 from ftlib.errors import RecipeError, TrainingError
+from ftlib.kinds.loading import load
+from ftlib.kinds.open_split import open_split
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import tiny_causal_lm, tiny_prepared, tiny_prompts
+from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_prompts
 from ftlib.training import curves, rollouts
 from ftlib.training.compute import Compute
+from ftlib.training.memory import Sized, _writing, predict
 from ftlib.training.objectives.grpo import GRPO
+from ftlib.training.objectives.policy import START
 from ftlib.training.objectives.rloo import RLOO
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase
 from ftlib.training.rewards.length import Length
+from ftlib.training.rewards.model import Model
+from ftlib.training.rollouts import prompt_lengths, stand_ins
 from ftlib.training.tuning.full import Full
 from ftlib.workspace import Workspace
 
@@ -66,6 +75,7 @@ def test_a_policy_learns_what_is_worth_more_and_says_how(tmp_path: Path) -> None
     assert all(0 <= one["no_signal"] <= 1 and 0 <= one["repeated"] < 1 for one in series)
 
 
+@pytest.mark.slow
 def test_micro_batches_draw_and_learn_the_same(tmp_path: Path) -> None:
     grpo = GRPO(reward=SHORT, group_size=3, max_new_tokens=6, updates=2, beta=0.1)
     whole = train(make_job(tmp_path, grpo, Full(), 1), Workspace(tmp_path / "whole"))
@@ -156,6 +166,40 @@ def test_two_workers_draw_and_learn_what_one_does(tmp_path: Path, ray_session: N
     assert both.facts["world_size"] == 2
     for one, other in zip(measured(alone.path), measured(both.path), strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+def test_a_reward_model_grades_what_is_written(tmp_path: Path) -> None:
+    """It is loaded with a tokenizer of its own, and what the first step says it is worth is what it says itself."""
+    folder = tiny_classifier(tmp_path / "judge", ("one", "two"), seed=5)
+    judge = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, ignore_mismatched_sizes=True)
+    torch.nn.init.normal_(judge.classifier.weight)
+    judge.save_pretrained(folder)
+    asked = RLOO(reward=Model(), group_size=2, max_new_tokens=4)
+    job = make_job(tmp_path, asked, epochs=1)
+    job = job.model_copy(update={"companions": {"reward": find_model(ModelRef(path=str(folder)))}})
+    done = train(job, Workspace(tmp_path / "work"))
+    rewards = [one["reward"] for one in measured(done.path)]
+    assert len({*rewards}) == 2
+    assert all(abs(one) < 20 for one in rewards)
+
+
+def test_memory_counts_the_start_and_the_cache_of_what_is_written(tmp_path: Path) -> None:
+    """As much as transformers' own cache holds behind the longest answers."""
+    job = make_job(tmp_path)
+    split = open_split(split_file(job.data.path, "train"), ())
+    model = load(job.start, "completions")
+    train_rows, validation = stand_ins(job.phase, [split], [split])
+    assert validation == []
+    assert len(train_rows[0]) == 8 * 4
+    longest = int(prompt_lengths(split).max()) + 8
+    assert int(train_rows[0].sizes.max()) == longest
+    sized = Sized(model, job.phase, job.compute, "fp32", train_rows, validation, {START: model})
+    assert sized.rows == 32
+    cache = model(torch.zeros((32, longest), dtype=torch.long), use_cache=True).past_key_values
+    whole = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert _writing(sized, model).activations == whole + whole // 2  # of two layers one is copied
+    memory = predict(sized)
+    assert memory.companions == memory.weights
 
 
 def test_rewards_that_say_nothing_or_nonsense_end_the_run_in_one_line(tmp_path: Path) -> None:

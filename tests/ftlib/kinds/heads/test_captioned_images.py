@@ -16,6 +16,7 @@ from ftlib.kinds.drawing import draw
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.heads.captioned_images import NoiseSeeds
 from ftlib.kinds.loading import load_model
+from ftlib.merging.methods import Lerp
 from ftlib.merging.stock_lora import write_stock_lora
 from ftlib.models.denoiser import Denoised
 from ftlib.models.pipelines import as_one_model
@@ -55,7 +56,8 @@ def test_noise_is_added_and_targets_are_those_of_the_stock_scheduler(tmp_path: P
         assert torch.allclose(scheduler.add_noise(images, noise, at), noisy, atol=1e-5)
         velocity = scheduler.get_velocity(images, noise, at)
         wanted = {"epsilon": noise, "v_prediction": velocity, "sample": images}[predicts]
-        assert said.target is not None and torch.allclose(said.target, wanted, atol=1e-4)
+        assert said.target is not None
+        assert torch.allclose(said.target, wanted, atol=1e-4)
         assert said.snr is not None
         assert torch.allclose(said.snr, scheduler.alphas_cumprod[at] / (1 - scheduler.alphas_cumprod[at]))
 
@@ -64,6 +66,7 @@ def test_noise_is_added_and_targets_are_those_of_the_stock_scheduler(tmp_path: P
 def test_weights_are_those_of_min_snr(predicts: str) -> None:
     """Of the image's error min(SNR, gamma) counts: that of the noise is SNR times as large, the velocity's SNR + 1."""
     snr = np.array([0.01, 1.0, 4.9, 5.1, 300.0])
+    assert Denoising().weights(torch.zeros(1), predicts).item() == 0.0, "a timestep without any signal"
     of_image = np.minimum(snr, 5.0)
     wanted = of_image / {"epsilon": snr, "v_prediction": snr + 1, "sample": np.ones(5)}[predicts]
     assert Denoising().weights(torch.from_numpy(snr), predicts).numpy() == pytest.approx(wanted)
@@ -141,7 +144,7 @@ def test_an_adapter_is_loaded_by_stock_diffusers_whatever_its_alpha(tmp_path: Pa
     images, at = pixels(model), torch.tensor([3, 20, 40])
     text = model.captions(IDS, MASK, torch.zeros(3, dtype=torch.bool))
     for alpha in (0.5, 1.0):
-        write_stock_lora(adapter, one, alpha, out := tmp_path / f"stock-{alpha}")
+        write_stock_lora(adapter, one, Lerp(alpha=alpha), out := tmp_path / f"stock-{alpha}")
         stock: Any = UNet2DConditionModel.from_pretrained(tmp_path / "own" / "unet")
         without = stock(images, at, encoder_hidden_states=text).sample
         stock.load_lora_adapter(out, prefix="unet", weight_name=LORA)
