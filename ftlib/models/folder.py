@@ -257,7 +257,9 @@ def _labels(path: Path, named: object) -> tuple[str, ...]:
 
 
 def labels_of(folder: Path) -> tuple[str, ...]:
-    """Return a classifier's labels in the order of its logits; empty where its config names none."""
+    """Return a classifier's labels in the order of its logits; empty where its config names none, or it draws."""
+    if is_pipeline(folder):
+        return ()
     return _labels(folder / "config.json", read_config(folder).get("id2label"))
 
 

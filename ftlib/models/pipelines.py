@@ -17,7 +17,6 @@ from typing import Any, cast
 from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
 from ftlib.models.json_files import TOKENIZER_FILES, check_no_code, read_json
-from ftlib.models.quiet import quiet
 from ftlib.models.with_diffusers import INDEX, import_diffusers
 from ftlib.workspace import exclusive, make_cache, user_cache
 
@@ -40,8 +39,8 @@ def as_one_model(folder: Path) -> Path:
     files = sorted(
         path for name in _PARTS for path in (folder / name).rglob("*") if path.is_file() and path.suffix != ".bin"
     )
-    content = [[path.relative_to(folder).as_posix(), file_digest(path)] for path in files]
-    kept = make_cache(user_cache() / "pipelines") / digest([_VERSION, index, content])
+    content = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    kept = make_cache(user_cache() / "pipelines") / digest([_VERSION, index, {**content}])
     with exclusive(kept.with_suffix(".lock"), wait=True):
         if not kept.is_dir():
             partial = kept.with_suffix(".partial")
@@ -85,6 +84,7 @@ def _write_one(folder: Path, index: Mapping[str, Any], out: Path) -> None:
     from transformers import AutoModel, AutoTokenizer, ViTImageProcessorPil
 
     from ftlib.models.denoiser import Denoiser, DenoiserConfig
+    from ftlib.models.quiet import quiet
 
     diffusers = import_diffusers()
     local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
@@ -160,6 +160,7 @@ def _plain(config: Any) -> dict[str, Any]:
 def write_pipeline(one: Path, out: Path) -> None:
     """Write the pipeline that a folder of one model holds, as stock diffusers saves its parts."""
     from ftlib.models.denoiser import Denoiser
+    from ftlib.models.quiet import quiet
 
     with quiet():
         model: Any = Denoiser.from_pretrained(one, local_files_only=True, use_safetensors=True)

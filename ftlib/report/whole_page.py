@@ -28,6 +28,7 @@ from ftlib.report.phases import learnt_in, phases_section, watched_metric
 from ftlib.report.policies import is_policy, policy_section
 from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
+from ftlib.report.strip import sample_strip
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
 from ftlib.wording import counted
@@ -212,7 +213,7 @@ def _alpha_figures(evidence: Evidence, folder: Path) -> list[Figure]:
         lines = [line for path in paths if (line := _line(evidence, path)) is not None]
         if lines:
             figures.append(alpha_curve(folder, alphas, chosen, lines, name))
-    return figures
+    return [*figures, *filter(None, [sample_strip(evidence, folder)])]
 
 
 def _drawn(recipe: Recipe) -> dict[str, list[str]]:

@@ -11,10 +11,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
+from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -181,6 +183,8 @@ def test_recipe_runs_to_a_published_version(
         check_written(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "completions" and dense:
         check_completions(record.result, record.evidence.recipe, tmp_path / "pulled")
+    if draws:
+        check_drawn(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored", "compared"):
@@ -233,6 +237,22 @@ def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
         new = whole[0, inputs["input_ids"].shape[1] :]
         assert said.model_dump() == {"text": tokenizer.decode(new, skip_special_tokens=True)}
         assert "\n" not in said.line()
+
+
+def check_drawn(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
+    """Ask the pulled version for images by the command: the same seeds draw the same, however they are batched."""
+    registry = ModelRegistry(recipe.publish.to.store())
+    registry.pull(registry.version(version.name, version.version), folder)
+    asked = ["predict", str(folder), "the invoice", "a crash", "--seed", "3", "--steps", "4"]
+    for out, more in (("one", ["--batch-size", "1"]), ("two", [])):
+        result = CliRunner().invoke(main, [*asked, "--out", str(folder.with_name(out)), *more])
+        assert result.exit_code == 0, result.output
+        line = result.output.splitlines()[0].split("\t")
+        assert line == [str(folder.with_name(out) / "3-the-invoice.png"), "seed 3, 4 steps, guidance 3", "the invoice"]
+    for name in ("3-the-invoice.png", "4-a-crash.png"):
+        one, two = (np.asarray(Image.open(folder.with_name(out) / name), np.int16) for out in ("one", "two"))
+        assert one.shape == (8, 8, 3)
+        assert np.abs(one - two).max() <= 1  # of 255: sums of another batch are rounded otherwise
 
 
 def check_completions(version: ModelVersion, recipe: Recipe, folder: Path) -> None:

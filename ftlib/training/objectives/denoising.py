@@ -42,7 +42,8 @@ class Denoising(Config):
         if self.min_snr_gamma is None:
             return snr * 0 + 1
         most = snr.clamp(max=self.min_snr_gamma)
-        return {"epsilon": most / snr, "v_prediction": most / (snr + 1), "sample": most}[predicts]
+        # Schedules that end in noise alone have no signal there: such a timestep teaches nothing of the noise.
+        return {"epsilon": most / snr.clamp(min=1e-8), "v_prediction": most / (snr + 1), "sample": most}[predicts]
 
 
 def _config(model: Any) -> Any:

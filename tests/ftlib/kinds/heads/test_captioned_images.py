@@ -66,6 +66,7 @@ def test_noise_is_added_and_targets_are_those_of_the_stock_scheduler(tmp_path: P
 def test_weights_are_those_of_min_snr(predicts: str) -> None:
     """Of the image's error min(SNR, gamma) counts: that of the noise is SNR times as large, the velocity's SNR + 1."""
     snr = np.array([0.01, 1.0, 4.9, 5.1, 300.0])
+    assert Denoising().weights(torch.zeros(1), predicts).item() == 0.0, "a timestep without any signal"
     of_image = np.minimum(snr, 5.0)
     wanted = of_image / {"epsilon": snr, "v_prediction": snr + 1, "sample": np.ones(5)}[predicts]
     assert Denoising().weights(torch.from_numpy(snr), predicts).numpy() == pytest.approx(wanted)
