@@ -91,7 +91,7 @@ def apart(start: tuple[str, Path], other: tuple[str, Path]) -> float:
 
 
 def reach(candidate: Candidate) -> float | None:
-    """Return how far a method goes that decides that itself: its distance from theta0 over that of the tuned ones' mean.
+    """Return how far a method goes that decides it itself: its distance from theta0 over that of the tuned ones' mean.
 
     Streaming; 0 where nothing moved, None for other methods. Raises ModelError if the checkpoints do not fit together.
     """
