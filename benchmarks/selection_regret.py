@@ -14,7 +14,7 @@ digits      noisy digits, fine-tuned on 250 clean ones, shifted to blurred ones;
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +33,7 @@ from ftlib.evaluation.bootstrap import Resampling, resamples
 from ftlib.evaluation.candidate_scores import Scores
 from ftlib.evaluation.metrics import Accuracy, LogLoss, MacroF1
 from ftlib.evaluation.metrics.base import MetricBase
+from ftlib.evaluation.rules import surer_end
 from ftlib.kinds.outcomes import LabelOutcomes
 from ftlib.kinds.outcomes_file import read_outcomes
 from recipes.vader_sentiment import build as build_ratings
@@ -45,11 +46,12 @@ LIBRARIES = (
     *("alembic", "datasets", "fonttools", "huggingface-hub", "pandas", "peft"),
     *("prefect", "rich", "sqlalchemy", "sympy", "torch", "transformers"),
 )
-RULES: dict[str, Callable[[Scores], int]] = {
-    "smoothed": lambda scores: scores.smoothed(ALPHAS).best(range(len(ALPHAS))),
-    "plain": lambda scores: scores.best(range(len(ALPHAS))),
-    "fixed 0.5": lambda _: ALPHAS.index(0.5),
-    "alpha 1": lambda _: len(ALPHAS) - 1,
+RULES: dict[str, Callable[[Scores, Sequence[LabelOutcomes]], int]] = {
+    "smoothed": lambda scores, _: scores.smoothed(ALPHAS).best(range(len(ALPHAS))),
+    "plain": lambda scores, _: scores.best(range(len(ALPHAS))),
+    "dawin": lambda _, seen: round(10 * float(surer_end(seen[0], seen[-1]).mean())),
+    "fixed 0.5": lambda *_: ALPHAS.index(0.5),
+    "alpha 1": lambda *_: len(ALPHAS) - 1,
 }
 TUNINGS = {"gentle": 2, "strong": 12}
 """How many epochs the fine-tune takes."""
@@ -156,7 +158,7 @@ def regrets(metric: MetricBase, pool: list[LabelOutcomes], rows: int, times: int
         drawn = np.array([sign * resamples(metric, table, Resampling(RESAMPLES, 0.95, time)) for table in seen])
         scores = Scores(metric.name, tuple(merits * sign), merits, drawn[:, ~np.isnan(drawn).any(axis=0)], 0.95)
         for rule, choose in RULES.items():
-            chosen[rule].append(choose(scores))
+            chosen[rule].append(choose(scores, seen))
             lost[rule].append(float(truth.max() - truth[chosen[rule][-1]]))
     paired = np.array(lost["smoothed"]) - np.array(lost["plain"])
     return {

@@ -37,8 +37,8 @@ from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.limits import limits_of
 from ftlib.training.principles import PRINCIPLE
 
-VERDICT_TOKENS = 4
-"""How much a critic writes where only its yes or no is read."""
+WORDS = ("Yes", "No")
+"""What a critique begins with."""
 PROMPTS_AT_ONCE = 32
 """Prompts of a part, which is the least that is lost when a run is killed."""
 
@@ -58,9 +58,19 @@ class Writer(Protocol):
     """Whatever writes: a model, or in tests a rule."""
 
     def write(
-        self, asked: Sequence[Turns], *, seeds: Sequence[int], max_new_tokens: int, temperature: float
+        self,
+        asked: Sequence[Turns],
+        *,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        temperature: float,
+        words: Sequence[str] = (),
     ) -> list[Text | None]:
-        """Return what follows each list of turns; None where the model has no places left for it."""
+        """Return what follows each list of turns; None where the model has no places left for it.
+
+        With `words` it begins with the likeliest of them, whatever else might be likelier: a small model that is asked
+        for yes or no seldom says either of itself.
+        """
         ...
 
 
@@ -148,8 +158,8 @@ def _under(
 ) -> dict[int, Judged]:
     """Return what one principle makes of the drafts that are `shown` with their prompts, by their place."""
     asked = how.critique.replace(PRINCIPLE, principle)
-    most = how.max_new_tokens if how.revises else min(VERDICT_TOKENS, how.max_new_tokens)
-    critiques = _asked(critic, {i: [*turns, _user(asked)] for i, turns in shown.items()}, most)
+    most = how.max_new_tokens if how.revises else 0
+    critiques = _asked(critic, {i: [*turns, _user(asked)] for i, turns in shown.items()}, most, WORDS)
     made = {
         i: Judged(
             principle=number,
@@ -168,7 +178,7 @@ def _under(
     }
     revisions = _asked(drafter, faulty, how.max_new_tokens)
     again = {i: [*shown[i][:-1], _said(new), _user(asked)] for i, new in revisions.items() if new and new.text}
-    verdicts = _asked(critic, again, min(VERDICT_TOKENS, how.max_new_tokens))
+    verdicts = _asked(critic, again, 0, WORDS)
     for i, one in made.items():
         new, said, draft = revisions.get(i), verdicts.get(i), drafts[i]
         told = {"revision": new.text if new else None, "revision_kept": verdict(said.text) if said else None}
@@ -191,10 +201,10 @@ def _unusable(draft: Text | None) -> Outcome:
     return "no_room" if draft is None else "cut" if draft.text else "empty"
 
 
-def _asked(writer: Writer, asked: dict[int, Turns], most: int) -> dict[int, Text | None]:
+def _asked(writer: Writer, asked: dict[int, Turns], most: int, words: Sequence[str] = ()) -> dict[int, Text | None]:
     if not asked:
         return {}
-    said = writer.write([*asked.values()], seeds=[0] * len(asked), max_new_tokens=most, temperature=0.0)
+    said = writer.write([*asked.values()], seeds=[0] * len(asked), max_new_tokens=most, temperature=0.0, words=words)
     return dict(zip(asked, said, strict=True))
 
 
@@ -224,16 +234,24 @@ class ModelWriter:
         self._ends = frozenset(one for one in ends if one is not None)
 
     def write(
-        self, asked: Sequence[Turns], *, seeds: Sequence[int], max_new_tokens: int, temperature: float
+        self,
+        asked: Sequence[Turns],
+        *,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        temperature: float,
+        words: Sequence[str] = (),
     ) -> list[Text | None]:
         """Write after each; see `Writer`."""
         prompts = [self.prompt(turns) for turns in asked]
-        room = self._positions
-        fits = [i for i, ids in enumerate(prompts) if ids and (room is None or len(ids) + max_new_tokens <= room)]
+        first = [self._tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+        more, room = max_new_tokens + max(map(len, first), default=0), self._positions
+        fits = [i for i, ids in enumerate(prompts) if ids and (room is None or len(ids) + more <= room)]
+        begun = {i: self._likeliest(prompts[i], first) for i in fits}
         written: list[Text | None] = [None] * len(asked)
         samples = sample(
             self._model,
-            [torch.tensor(prompts[i], device=self._device) for i in fits],
+            [torch.tensor(prompts[i] + begun[i], device=self._device) for i in fits],
             seeds=[seeds[i] for i in fits],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -241,10 +259,22 @@ class ModelWriter:
         )
         for i, one in zip(fits, samples, strict=True):
             text: str = self._tokenizer.decode(
-                list(one.answer), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                [*begun[i], *one.answer], skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
             written[i] = Text(text.strip(), one.ended)
         return written
+
+    @torch.inference_mode()
+    def _likeliest(self, prompt: list[int], words: Sequence[list[int]]) -> list[int]:
+        """Return the tokens of the word that is likeliest to follow; none where there is none to choose from."""
+
+        def log_prob(word: list[int]) -> float:
+            ids = torch.tensor([prompt + word], device=self._device)
+            said: Any = self._model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            logs = said.logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+            return float(logs.gather(1, ids[0, len(prompt) :, None]).sum())
+
+        return max(words, key=log_prob, default=[])
 
     def prompt(self, turns: Turns) -> list[int]:
         """Return the tokens after which an answer to turns is written; none where the template refuses them."""

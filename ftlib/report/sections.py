@@ -34,6 +34,8 @@ _SCALES = (
     "The dashed line is zero. Bars of one metric share a scale; where it runs beyond ±1, as perplexities do, "
     "every row has its own."
 )
+_SPACED = str.maketrans("/_", "  ")
+"""Makes words of evaluation/metric."""
 _TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "muted", UNDEFINED: "muted"}
 
 
@@ -208,7 +210,7 @@ def selection_section(
     ]
     heads = [f"{evaluation} {metric}".replace("_", " ") for evaluation, metric in paths]
     if selection.expected:
-        heads.insert(0, f"expected {recipe.select.by.replace('/', ' ')}{' + …' if recipe.select.plus else ''}")
+        heads.insert(0, f"expected {recipe.select.by}{' + …' if recipe.select.plus else ''}".translate(_SPACED))
         columns.insert(0, estimates_on_one_scale(selection.expected))
     if selection.kl:
         heads.append(f"{selection.kl.evaluation} KL to start, nats")

@@ -34,7 +34,8 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": (), "scored_by_start": ()}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": ()}
+    runtime: ClassVar[frozenset[str]] = frozenset({"scored_by_start"})
 
     start: Checkpoint
     data: PreparedDataset | Mixture
@@ -46,7 +47,7 @@ class TrainJob(Job):
     compute: Compute
     companions: dict[Name, FoundModel | Checkpoint] = {}
     scored_by_start: tuple[Name, ...] = ()
-    """Which of the scores that the rows bring are of `start` itself."""
+    """Which of the scores that the rows bring are of `start` itself: a check, which changes no result."""
     fisher: Fisher | None = None
     """What the phase's penalty weighs weights by, where it does."""
 

@@ -110,7 +110,7 @@ class Principles(Config):
     """Of drafts; 0: the most probable token at each place. Critiques and revisions are always the most probable."""
     critique: str = Field(default=CRITIQUE, pattern=re.escape(PRINCIPLE))
     """What the critic is asked, after the prompt and the draft; `{principle}` stands for the sentence. What it says
-    must begin with Yes or No."""
+    begins with Yes or No, whichever it finds likelier."""
     revision: str = Field(default=REVISION, pattern=re.escape(PRINCIPLE))
     """What the model is asked after the critique."""
     keep_cut: bool = False

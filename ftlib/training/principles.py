@@ -6,7 +6,7 @@ from ftlib.config import user_path
 from ftlib.errors import RecipeError
 
 CRITIQUE = (
-    'Does your last answer keep to this principle: "{principle}" Begin with Yes or No, then say in one sentence why.'
+    'Does your last answer keep to this principle: "{principle}" Answer Yes or No, and say in one sentence why.'
 )
 REVISION = (
     'Write your last answer again, so that it keeps to this principle: "{principle}" Write the answer and nothing else.'

@@ -94,6 +94,7 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=torch.tensor([[2, 7, 9, 11, 3], [2, 8, 5, 31, 3]])).logits
 
 
+@pytest.mark.slow
 def test_a_run_carries_what_the_base_learnt_to_the_instruct_model(tmp_path: Path) -> None:
     outcome, said = run(written(tmp_path, {"kind": "full"}))
     members = outcome.evidence.candidates.members

@@ -44,7 +44,12 @@ def written(folder: Path, phase: dict[str, Any] | None = None, **changes: Any) -
         "datasets": {
             "rows": {
                 "source": {"kind": "files", "path": str(folder / "rows.jsonl")},
-                "format": {"kind": "prompt_completion", "prompt": "prompt", "completion": "completion"},
+                "format": {
+                    "kind": "prompt_completion",
+                    "prompt": "prompt",
+                    "completion": "completion",
+                    "max_tokens": 64,
+                },
             }
         },
         "phases": [{**tune, **(phase or {})}],
@@ -60,6 +65,7 @@ def written(folder: Path, phase: dict[str, Any] | None = None, **changes: Any) -
     return path
 
 
+@pytest.mark.slow
 def test_a_run_goes_from_a_snapshot_to_the_end(tmp_path: Path) -> None:
     recipe, work = load_recipe(written(tmp_path)), Workspace(tmp_path / "work")
     outcome = walk(steps(recipe, work, inputs(recipe, work)), lambda step: step.stage(step.job, work))

@@ -163,7 +163,7 @@ def test_every_kind_has_a_head_a_table_and_words_of_its_own() -> None:
         assert bool(kind.answers) == kind.labeled
         assert (kind.predictor is None or kind.predictor.writes) == kind.language
         words = {"folder": "f", "prefix": "", "separator": "\n", "most": 1, "beams": 1, "split": "", "asked": "'a'"}
-        compile(kind.snippet.format(**words, background="white"), name, "exec")
+        compile(kind.snippet.format(**words, background="white", scored="'a'"), name, "exec")
     assert len({type(kind.head()) for kind in KINDS.values()}) == len(KINDS) == len({*get_args(BatchKind)})
 
 

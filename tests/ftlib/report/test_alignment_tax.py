@@ -12,6 +12,7 @@ from ftlib.evaluation.kl_to_start import predicted
 from ftlib.evaluation.measured import Estimate, tables_in
 from ftlib.evaluation.metrics import LogLoss
 from ftlib.report.alignment_tax import Tax, tax_of, tax_section
+from ftlib.report.sections import selection_section
 from ftlib.report.tradeoff import Line, Point
 from ftlib.workspace import Workspace
 from tests.ftlib.stages.test_report import recipe, records
@@ -61,6 +62,10 @@ def test_gains_and_losses_are_paired_with_the_start(tmp_path: Path) -> None:
         assert {line.values[-1].low, line.values[-1].high} == {sign * (found.low or 0.0), sign * (found.high or 0.0)}
     assert evidence.selection.kl is not None
     assert [one and one.value for one in tax.kl] == [one.kl.value for one in evidence.selection.kl.moved]
+    guess = tuple(Estimate(value=0.5, low=0.4, high=0.6) for _ in ALPHAS)
+    chosen = evidence.selection.model_copy(update={"expected": guess})
+    columns = selection_section(of, chosen, evidence.candidates, evidence.sweep, ()).tables[0].columns
+    assert (columns[1], columns[-1]) == ("expected fit log loss", "fit KL to start, nats")
     section = tax_section(tax, tmp_path)
     rows = [[cell.text for cell in row.cells] for row in section.tables[0].rows]
     assert [row.mark for row in section.tables[0].rows][tax.chosen] == "chosen"

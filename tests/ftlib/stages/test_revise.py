@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from ftlib.data.prepared import split_file
 from ftlib.data.sources.files import Files
 from ftlib.errors import DataError, RecipeError
 from ftlib.evaluation import revisions
-from ftlib.evaluation.revisions import Settings, Text, Turns, draft_and_revise, verdict
+from ftlib.evaluation.forward_pass import Share
+from ftlib.evaluation.revision_prompts import layout_of, prompts_of, write_prompts
+from ftlib.evaluation.revisions import RevisePlan, Settings, Text, Turns, draft_and_revise, verdict
+from ftlib.kinds.loading import load_processor
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
+from ftlib.on_ray.evaluator import _Spec, _spec
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
@@ -51,9 +56,16 @@ class Rule:
         self.cut = cut
 
     def write(
-        self, asked: Sequence[Turns], *, seeds: Sequence[int], max_new_tokens: int, temperature: float
+        self,
+        asked: Sequence[Turns],
+        *,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        temperature: float,
+        words: Sequence[str] = (),
     ) -> list[Text | None]:
         assert len(seeds) == len(asked)
+        assert bool(words) == ("Yes or No" in asked[0][-1]["content"])
         return [self._one([str(turn["content"]) for turn in turns], max_new_tokens) for turns in asked]
 
     def _one(self, said: list[str], most: int) -> Text | None:
@@ -64,10 +76,10 @@ class Rule:
         if len(said) == 1:
             return Text("" if "silent" in prompt else f"{prompt}.", not self.cut)
         draft, principle = said[1], "please" if "Say please" in last else "stop"
-        if "Begin with Yes or No" in last:
+        if "Yes or No" in last:
             kept = "please" in draft if principle == "please" else not draft.endswith(".")
             words = "hm" if "odd" in prompt else f"{'Yes' if kept else 'No'}, it says {draft!r}"
-            return Text(" ".join(words.split()[:most]), True)
+            return Text(" ".join(words.split()[: most + 1]), True)
         revised = f"please {draft}" if principle == "please" else draft.rstrip(".")
         return Text(draft if "stubborn" in prompt else revised, True)
 
@@ -196,7 +208,13 @@ def _hold_against_stock(bench: Bench, tokenizer: Any, log: list[dict[str, Any]],
     drafts = {line["draft"] for line in log}
     line = next(line for line in log if line["revision"])
 
-    def written(turns: list[dict[str, str]]) -> str:
+    def p(ids: list[int], word: list[int]) -> float:
+        """The mean of cross-entropy over a word's tokens, as transformers has it, times their number."""
+        both = torch.tensor([[*ids, *word]])
+        labels = both.masked_fill(torch.arange(both.shape[1]) < len(ids), -100)
+        return -model(both, labels=labels).loss.item() * len(word)
+
+    def written(turns: list[dict[str, str]], words: Sequence[str] = ()) -> str:
         if layout == "chats":
             ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
         else:
@@ -204,17 +222,22 @@ def _hold_against_stock(bench: Bench, tokenizer: Any, log: list[dict[str, Any]],
             text = "\n\n".join([f"{first} >{rest[0]}", *rest[1:]]) if rest else first
             ids = tokenizer(f"{text} >", add_special_tokens=False)["input_ids"]
             ids = [tokenizer.bos_token_id, *ids]
-        ids = torch.tensor([ids])
+        begun = (
+            max((tokenizer(word, add_special_tokens=False)["input_ids"] for word in words), key=partial(p, ids))
+            if words
+            else []
+        )
+        ids = torch.tensor([[*ids, *begun]])
         options: Any = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
         whole = model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=tokenizer.eos_token_id, **options)
-        return tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        return tokenizer.decode(whole[0, ids.shape[1] - len(begun) :], skip_special_tokens=True).strip()
 
     user = next(
         row["text"] for row in values.values() if written([{"role": "user", "content": row["text"]}]) == line["draft"]
     )
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": line["draft"]}]
     turns.append({"role": "user", "content": CRITICISE.replace("{principle}", line["principle"])})
-    assert written(turns) == line["critique"]
+    assert written(turns, revisions.WORDS) == line["critique"]
     turns.append({"role": "assistant", "content": line["critique"]})
     turns.append({"role": "user", "content": REVISE.replace("{principle}", line["principle"])})
     assert written(turns) == line["revision"]
@@ -284,3 +307,35 @@ def test_a_critic_that_is_content_leaves_nothing_to_learn(tmp_path: Path, monkey
     bench = Bench(tmp_path, "texts")
     with pytest.raises(DataError, match=r"no draft was revised into something else: \d+ kept; give another critic"):
         revise(bench.job(), bench.work)
+
+
+@pytest.mark.slow
+def test_workers_say_together_what_one_says(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "texts")
+    processor = load_processor(bench.model.folder)
+    layout = layout_of(bench.format, processor)
+    prompts = prompts_of(bench.raw, bench.data, bench.format, ("train", "test"))
+    assert [one.split for one in prompts].count("test") == bench.data.splits["test"].rows
+    write_prompts(tmp_path / "prompts.arrow", prompts[:12], layout, processor)
+    fields = bench.job(critic=bench.start).model_dump(
+        include={"principles", "critique", "revision", "max_new_tokens", "temperature", "keep_cut", "seed", "name"}
+    )
+    plan = RevisePlan(
+        **fields,
+        model=bench.start,
+        critic=bench.start,
+        layout=layout,
+        prompts=str(tmp_path / "prompts.arrow"),
+        count=12,
+        revises=True,
+        folder=str(tmp_path),
+        fingerprint="f",
+        compute=Compute(workers=0, threads=1),
+    )
+    sent = _Spec.model_validate_json(_spec(plan)).plan
+    assert sent == plan
+    models = sent.models(torch.device("cpu"))
+    whole: Any = models.answer(0)
+    parts: list[Any] = [models.answer(0, share=Share(i, 2)) for i in range(2)]
+    assert sent.whole(0, [sent.to_bytes(part) for part in parts]) == whole
+    assert [one.row_id for one in whole] == [one.row_id for one in prompts[:12]]

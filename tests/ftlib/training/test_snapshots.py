@@ -57,9 +57,9 @@ def job(root: Path, epochs: float, tuning: dict[str, Any], **fields: Any) -> Tra
 @pytest.mark.parametrize(
     ("tuning", "fields"),
     [
-        ({"kind": "full"}, {"ema_decay": 0.5}),
+        pytest.param({"kind": "full"}, {"ema_decay": 0.5}, marks=pytest.mark.slow),
         ({"kind": "lora", "rank": 2}, {}),
-        ({"kind": "lora", "rank": 2, "keep": "adapter"}, {}),
+        pytest.param({"kind": "lora", "rank": 2, "keep": "adapter"}, {}, marks=pytest.mark.slow),
     ],
     ids=["full, averaged", "lora", "kept adapter"],
 )
