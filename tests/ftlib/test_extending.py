@@ -55,6 +55,7 @@ NAMES_KINDS = {
     "ftlib/kinds/kind.py",  # the table
     "ftlib/data/prepared.py",  # the column of a kind's targets, in a match that a type checker wants whole
     "ftlib/testing/checkpoints.py",  # tiny models and rows of some of them
+    "ftlib/testing/pipelines.py",
     "ftlib/testing/prepared.py",
     "ftlib/data/guess/guess.py",  # which kind a stranger's files hold
     "ftlib/data/guess/splits.py",
