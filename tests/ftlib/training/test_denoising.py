@@ -109,6 +109,3 @@ def test_a_stopped_run_ends_in_the_same_bits(tmp_path: Path, tuning: dict[str, A
     resumed = train(job_of(start, data, tuning), Workspace(tmp_path / "stopped"))
     assert resumed.facts["resumed_from_step"] >= 2
     assert resumed.weights == straight.weights
-    split = train(job_of(start, data, tuning, micro_batch_size=2), Workspace(tmp_path / "split"))
-    theirs, ours = (load_file(one.folder / "model.safetensors") for one in (straight, split))
-    assert all(torch.allclose(theirs[name], ours[name], atol=1e-4) for name in theirs)
