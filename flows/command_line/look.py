@@ -120,7 +120,7 @@ def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int)
         Seen(
             row=row_id,
             tokens=sum(len(inputs[name]) for name in {INPUT_IDS, answer_input(inputs)}),
-            learnt=supervised,
+            learnt=_learnt_tokens(kind, inputs, supervised, target),
             truncated=cut.get(row_id.partition("-")[0], False),
             parts=tuple(_of_row(tokenizer, kind, inputs, supervised, target)),
             learns=_learns(kind, target),
@@ -181,6 +181,12 @@ def _learnt(kind: Kind, target: Target, supervised: int, length: int) -> list[st
     elif kind.answers_by_token and not kind.pools and isinstance(target, list | tuple):
         taught = [*cast("Sequence[str | None]", target)[:length]]
     return taught
+
+
+def _learnt_tokens(kind: Kind, inputs: Mapping[str, list[int]], supervised: int, target: Target) -> int:
+    if not kind.language:
+        return supervised
+    return sum(end - first for first, end in learnt_places(target, supervised, len(inputs[answer_input(inputs)])))
 
 
 def _learns(kind: Kind, target: Target) -> str:

@@ -374,7 +374,8 @@ class _Sizing:
         first = next(iter(files))
         if phase.mixes_rows and split == "train":
             return [open_splits([*files.values()], labels[first], tasks[first])]
-        return [open_split(file, labels[name], tasks[name]) for name, file in files.items()]
+        waited = {one: KINDS[self.recipe.kind(phase)].head().numbers(len(self.labels)) for one in phase.scores}
+        return [open_split(file, labels[name], tasks[name]).awaiting(waited) for name, file in files.items()]
 
 
 @dataclass(frozen=True)

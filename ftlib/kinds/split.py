@@ -55,7 +55,7 @@ class PreparedSplit:
         """How long each row's lists are, by the input: of an encoder-decoder its source and its target."""
         self.row_ids: pa.ChunkedArray = table["row_id"]
         self.slices = {name.removeprefix(SLICE): table[name] for name in table.column_names if name.startswith(SLICE)}
-        self.scores = {
+        self.scores: dict[str, Scores] = {
             name.removeprefix(SCORE): _scores(table[name]) for name in table.column_names if name.startswith(SCORE)
         }
         """Numbers that a frozen model gave each row, by name."""
@@ -75,6 +75,12 @@ class PreparedSplit:
             return self
         other = copy.copy(self)
         other.targets = targets
+        return other
+
+    def awaiting(self, scores: Mapping[str, tuple[int, ...]]) -> PreparedSplit:
+        """Return the same rows with zeros, of these shapes a row, for scores that they do not have yet."""
+        other = copy.copy(self)
+        other.scores = {**{name: _Zeros(shape) for name, shape in scores.items()}, **self.scores}
         return other
 
     def terms(self, rows: Rows) -> Int[np.ndarray, " rows"]:
@@ -182,11 +188,25 @@ class _Values:
         return torch.from_numpy(self._values[rows])
 
 
+class _Zeros:
+    """A column that is not there yet."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+
+    def tensor(self, rows: Rows) -> Tensor:
+        """Return rows x the shape."""
+        return torch.zeros((len(rows), *self._shape))
+
+
 def _column(column: pa.ChunkedArray, input: Input) -> Lists | _Arrays:
     return _Arrays(column, input.shape) if isinstance(input, Numbers | Pixels) else Lists(column)
 
 
-def _scores(column: pa.ChunkedArray) -> Lists | _Arrays | _Values:
+Scores = Lists | _Arrays | _Values | _Zeros
+
+
+def _scores(column: pa.ChunkedArray) -> Scores:
     if pa.types.is_fixed_size_list(column.type):
         return _Arrays(column, (column.type.list_size,))
     return Lists(column) if pa.types.is_list(column.type) else _Values(column.to_numpy())

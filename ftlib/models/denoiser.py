@@ -29,7 +29,7 @@ class DenoiserConfig(PretrainedConfig):
     """The parts' own configs, and how captions are filled up."""
 
     model_type = ONE_MODEL
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs = {"text_config": AutoConfig}  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Denoiser(PreTrainedModel):
         rows, device = len(pixel_values), pixel_values.device
         seeds = [0] * rows if noise_seeds is None else noise_seeds.tolist()
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        alphas = alphas_of(self.config)
+        alphas = alphas_of(cast(DenoiserConfig, self.config))
         drawn = torch.cat([torch.randint(len(alphas), (1,), generator=draw) for draw in draws])
         dropped = torch.cat([torch.rand(1, generator=draw) for draw in draws]) < caption_dropout
         images = self.encoded(pixel_values, draws)

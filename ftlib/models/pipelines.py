@@ -39,8 +39,8 @@ def as_one_model(folder: Path) -> Path:
     files = sorted(
         path for name in _PARTS for path in (folder / name).rglob("*") if path.is_file() and path.suffix != ".bin"
     )
-    content = [[path.relative_to(folder).as_posix(), file_digest(path)] for path in files]
-    kept = make_cache(user_cache() / "pipelines") / digest([_VERSION, index, content])
+    content = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    kept = make_cache(user_cache() / "pipelines") / digest([_VERSION, index, {**content}])
     with exclusive(kept.with_suffix(".lock"), wait=True):
         if not kept.is_dir():
             partial = kept.with_suffix(".partial")

@@ -65,8 +65,7 @@ def draw_captions(
             path = how.folder / f"{seed}-{_words(caption)}.png"
             with local_errors(path):
                 Image.fromarray(image).save(path)
-            told = {"seed": seed, "steps": how.steps, "guidance": how.guidance}
-            yield DrawnImage(file=str(path), caption=caption, **told)
+            yield DrawnImage(file=str(path), caption=caption, seed=seed, steps=how.steps, guidance=how.guidance)
 
 
 def _batches(captions: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:

@@ -34,7 +34,8 @@ def usage(recipe: Recipe, folder: str = _FOLDER) -> str:
             beams=recipe.beams,
             asked='[{"text": "some text", "text_pair": "another"}]' if format.pairs else '"some text"',
             split=", split_special_tokens=True" if reads_text(format) and format.special_tokens == "split" else "",
-            **{"background": "white", **format.snippet_words()},  # a format from outside may say nothing of it
+            # A format from outside may say nothing of these.
+            **{"background": "white", "scored": '"some text"', **format.snippet_words()},
         )
     )
     note = kind.note

@@ -71,6 +71,8 @@ def sample_strip(evidence: Evidence, folder: Path) -> Figure | None:
                 axes.grid(visible=False)
                 axes.set_xticks([])
                 axes.set_yticks([])
+                for spine in axes.spines.values():
+                    spine.set_visible(False)
                 if line == 0:
                     axes.set_title(title, fontsize=8.5)
             words = caption if len(caption) <= _LONGEST else f"{caption[: _LONGEST - 1]}…"

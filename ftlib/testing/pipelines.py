@@ -27,7 +27,8 @@ def tiny_pipeline(
     import torch
     from transformers import BertConfig, BertModel
 
-    diffusers, tokenizer, parts = import_diffusers(), tiny_tokenizer(), dict[str, Any]()
+    tokenizer: Any = tiny_tokenizer()
+    diffusers, parts = import_diffusers(), dict[str, Any]()
     tokenizer.model_max_length = CAPTION_TOKENS
     config = BertConfig(
         vocab_size=len(tokenizer),

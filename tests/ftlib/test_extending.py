@@ -55,6 +55,7 @@ NAMES_KINDS = {
     "ftlib/kinds/kind.py",  # the table
     "ftlib/data/prepared.py",  # the column of a kind's targets, in a match that a type checker wants whole
     "ftlib/testing/checkpoints.py",  # tiny models and rows of some of them
+    "ftlib/testing/pipelines.py",
     "ftlib/testing/prepared.py",
     "ftlib/data/guess/guess.py",  # which kind a stranger's files hold
     "ftlib/data/guess/splits.py",
@@ -163,7 +164,7 @@ def test_every_kind_has_a_head_a_table_and_words_of_its_own() -> None:
         assert bool(kind.answers) == kind.labeled
         assert (kind.predictor is None or kind.predictor.writes) == kind.language
         words = {"folder": "f", "prefix": "", "separator": "\n", "most": 1, "beams": 1, "split": "", "asked": "'a'"}
-        compile(kind.snippet.format(**words, background="white"), name, "exec")
+        compile(kind.snippet.format(**words, background="white", scored="'a'"), name, "exec")
     assert len({type(kind.head()) for kind in KINDS.values()}) == len(KINDS) == len({*get_args(BatchKind)})
 
 
@@ -201,7 +202,7 @@ def test_the_table_and_the_words_cannot_drift_apart(tmp_path: Path) -> None:
 def test_a_merge_method_states_its_paper_and_the_command_line_knows_it() -> None:
     assert {method.model_fields["kind"].default for method in FAMILIES["merge method"]} == {*METHODS}
     assert all("arXiv" in method.paper or "doi" in method.paper for method in METHODS.values())
-    assert [name for name, method in METHODS.items() if method.pair] == ["lerp", "slerp"]
+    assert [name for name, method in METHODS.items() if method.pair] == ["lerp", "lines", "blocks", "slerp"]
 
 
 def test_tunings_are_offered_by_their_words() -> None:

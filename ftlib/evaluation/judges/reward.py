@@ -49,7 +49,7 @@ class ByReward(JudgeBase):
         begun = time.monotonic()
         answered = [Answered(pair.prompt, text, pair.reference) for pair in pairs for text in (pair.first, pair.second)]
         grades = graded(self.reward, answered, models_of(self.models))
-        verdicts = [self._verdict(*both) for both in zip(grades[::2], grades[1::2], strict=True)]
+        verdicts: list[Verdict] = [self._verdict(*both) for both in zip(grades[::2], grades[1::2], strict=True)]
         return verdicts, Cost(seconds=time.monotonic() - begun)
 
     def _verdict(self, first: float, second: float) -> Verdict:

@@ -8,7 +8,7 @@ from typing import cast
 
 from ftlib.errors import ModelError
 from ftlib.evaluation.judges.base import Cost, JudgeBase, Pair, Verdict
-from ftlib.fingerprint import digest
+from ftlib.fingerprint import JSON, digest
 from ftlib.wording import counted
 from ftlib.workspace import make_cache, user_cache, write_durably
 
@@ -33,25 +33,27 @@ def row_scores(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[float], li
             "that follows instructions, or raise max_new_tokens"
         )
     one = verdicts[: len(pairs)]
-    other = [mirrored(verdict) for verdict in verdicts[len(pairs) :]] if judge.swaps else one
-    both = list(zip(one, other, strict=True))
+    other: list[Verdict] = [*map(mirrored, verdicts[len(pairs) :])] if judge.swaps else one
+    both: list[tuple[Verdict, Verdict]] = [*zip(one, other, strict=True)]
     return [(_worth(a) + _worth(b)) / 2 for a, b in both], both, cost
 
 
 def _asked(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[Verdict], Cost]:
     """Ask what was not asked before: verdicts are kept in the user's cache, by the judge and the texts."""
-    identity, folder = judge.identity(), make_cache(user_cache() / "judged")
+    identity, folder = judge.identity(), make_cache(user_cache() / "verdicts")
     verdicts, cost = list[Verdict](), Cost()
     for start in range(0, len(pairs), CALLS_AT_ONCE):
         some = pairs[start : start + CALLS_AT_ONCE]
-        asked = [[pair.prompt, pair.first, pair.second, pair.reference] for pair in some]
+        asked: list[JSON] = [[pair.prompt, pair.first, pair.second, pair.reference] for pair in some]
         file = folder / f"{digest([identity, *asked])[:32]}.json"
         if file.is_file():
             verdicts += cast("list[Verdict]", json.loads(file.read_bytes()))
             continue
+        new: list[Verdict]
         new, spent = judge.verdicts(some)
         write_durably(file, json.dumps(new).encode())
-        verdicts, cost = [*verdicts, *new], cost.plus(spent)
+        verdicts += new
+        cost = cost.plus(spent)
     return verdicts, cost
 
 

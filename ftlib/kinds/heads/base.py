@@ -85,6 +85,10 @@ class Head(ABC):
         """Return what a frozen model's answer to each row is in a number or a few: its logits."""
         return cast(Any, model)(**batch.inputs).logits
 
+    def numbers(self, labels: int) -> tuple[int, ...]:
+        """Return the shape of one row's `scores`, by a model with so many labels."""
+        return (max(1, labels),)
+
     def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
         """Return log p(y | rows) of answers y that are drawn from the model itself; gradients reach the model.
 

@@ -50,6 +50,10 @@ class JudgedHead(TokenHead):
         return answer_log_probs(model, batch).sums
 
     @override
+    def numbers(self, labels: int) -> tuple[int, ...]:
+        return (2,)
+
+    @override
     def answers(self, asked: Request) -> JudgedAnswers:
         return JudgedAnswers(asked.split)
 

@@ -43,6 +43,10 @@ class PreferenceHead(TokenHead):
         return answer_log_probs(model, batch).sums
 
     @override
+    def numbers(self, labels: int) -> tuple[int, ...]:
+        return (2,)
+
+    @override
     def answers(self, asked: Request) -> PreferenceAnswers:
         return PreferenceAnswers(asked.split)
 

@@ -44,6 +44,10 @@ class TokenHead(Head):
         return token_log_probs(model, batch).double().sum(dim=1)
 
     @override
+    def numbers(self, labels: int) -> tuple[int, ...]:
+        return ()
+
+    @override
     def drawn_log_prob(self, model: nn.Module, batch: Batch, random: np.random.Generator) -> Float[Tensor, ""]:
         """Return that of another word for every supervised token, after the words that are there before it.
 

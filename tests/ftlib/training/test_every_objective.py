@@ -225,6 +225,6 @@ def test_micro_batches_and_ranks_change_no_gradient(objective: type[Any], folder
 def test_no_split_of_a_batch_changes_a_gradient(
     objective: type[Any], tuning: str, folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "decoder").symlink_to(folder / "decoder")
-    (tmp_path / "encoder").symlink_to(folder / "encoder")
+    for name in ("decoder", "encoder", "pipeline"):
+        (tmp_path / name).symlink_to(folder / name)
     check(objective, tuning, tmp_path, [(1, 1), (1, 4), (2, None), (2, 1), (3, 2)])

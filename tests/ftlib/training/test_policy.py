@@ -75,6 +75,7 @@ def test_a_policy_learns_what_is_worth_more_and_says_how(tmp_path: Path) -> None
     assert all(0 <= one["no_signal"] <= 1 and 0 <= one["repeated"] < 1 for one in series)
 
 
+@pytest.mark.slow
 def test_micro_batches_draw_and_learn_the_same(tmp_path: Path) -> None:
     grpo = GRPO(reward=SHORT, group_size=3, max_new_tokens=6, updates=2, beta=0.1)
     whole = train(make_job(tmp_path, grpo, Full(), 1), Workspace(tmp_path / "whole"))

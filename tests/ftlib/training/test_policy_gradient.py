@@ -80,7 +80,7 @@ def expected_step(objective: PolicyObjective, model: Any, start: Any) -> torch.T
     return total
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("beta", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_the_expected_step_of_rloo_is_the_exact_gradient_of_reward_less_kl(beta: float) -> None:
     model, start = bandit(0), bandit(1)
     objective = RLOO(reward=REWARD, group_size=2, max_new_tokens=LENGTH, beta=beta, temperature=0.8)

@@ -16,6 +16,7 @@ from ftlib.kinds.drawing import draw
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.heads.captioned_images import NoiseSeeds
 from ftlib.kinds.loading import load_model
+from ftlib.merging.methods import Lerp
 from ftlib.merging.stock_lora import write_stock_lora
 from ftlib.models.denoiser import Denoised
 from ftlib.models.pipelines import as_one_model
@@ -143,7 +144,7 @@ def test_an_adapter_is_loaded_by_stock_diffusers_whatever_its_alpha(tmp_path: Pa
     images, at = pixels(model), torch.tensor([3, 20, 40])
     text = model.captions(IDS, MASK, torch.zeros(3, dtype=torch.bool))
     for alpha in (0.5, 1.0):
-        write_stock_lora(adapter, one, alpha, out := tmp_path / f"stock-{alpha}")
+        write_stock_lora(adapter, one, Lerp(alpha=alpha), out := tmp_path / f"stock-{alpha}")
         stock: Any = UNet2DConditionModel.from_pretrained(tmp_path / "own" / "unet")
         without = stock(images, at, encoder_hidden_states=text).sample
         stock.load_lora_adapter(out, prefix="unet", weight_name=LORA)
