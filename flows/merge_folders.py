@@ -15,8 +15,8 @@ from flows.model_places import model_folder
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging.batch_norm import RUNNING, moved_layers
-from ftlib.merging.methods import METHODS, Graft, Kernel, Merge
-from ftlib.merging.methods.graft import SENSIBLE
+from ftlib.merging.methods import METHODS, Kernel, Merge
+from ftlib.merging.methods.kernel import SENSIBLE
 from ftlib.merging.plan import Input, MergePlan, plan_merge
 from ftlib.merging.recorded import check_recorded, recorded
 from ftlib.models.folder import is_adapter
@@ -170,16 +170,16 @@ def _merged_weights(
 
 def _apart(kernel: Kernel, inputs: Sequence[Input]) -> list[str]:
     """Say how far a graft's base lies from what its tuning is carried to. Raises ModelError if that is too far."""
-    if not isinstance(kernel, Graft):
+    if (most := kernel.apart) is None:
         return []
     from ftlib.merging.layer_distances import apart
 
     base, _, onto = inputs
     far = apart((base.name, base.folder), (onto.name, onto.folder))
     said = f"{onto.name} lies {far:.4f} from {base.name}, by sum |a - b| / (sum |a| + sum |b|)"
-    if far > kernel.at_most_apart:
+    if far > most:
         raise ModelError(
-            f"{said}, and {kernel.at_most_apart:g} is allowed: what one learns means little to the other; give the "
+            f"{said}, and {most:g} is allowed: what one learns means little to the other; give the "
             "instruct model of this very base, or raise it: --option at_most_apart=0.2"
         )
     return [f"{said}; grafts are sensible below {SENSIBLE:g}"]

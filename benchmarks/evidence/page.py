@@ -42,7 +42,8 @@ def page(rows: Mapping[str, Row], trials: Mapping[str, Sequence[Trial]]) -> str:
 
 def _section(row: Row, trials: Sequence[Trial]) -> str:
     """Return what stands below one claim."""
-    lines = [f"### {row.claim}\n", fill(f"{row.data}. Published: {row.published}.", 118) + "\n"]
+    said = [f"**{row.claim}.**", f"{row.data}. Published: {row.published}."]
+    lines = [f"### {row.name}\n", *(fill(one, 118) + "\n" for one in said)]
     plain = [trial for trial in trials if not trial.larger]
     if not plain:
         return "\n".join([*lines, "Not run yet.\n"])

@@ -1,20 +1,17 @@
-"""The prompts that a model drafts answers to, out of rows of some format, and how pairs of answers are laid out."""
+"""The prompts that a model drafts answers to, out of rows of some format."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ftlib.config import Split
 from ftlib.data.cleaning import clean
 from ftlib.data.conversations import Message
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.formats import Format
-from ftlib.data.formats.plain_text import PlainText
-from ftlib.data.formats.preference import Preference
-from ftlib.data.formats.text import reads_text
 from ftlib.data.inputs import INPUT_IDS
 from ftlib.data.prepared import PreparedRow, split_file, write_split
 from ftlib.data.processor import Processor
@@ -34,18 +31,6 @@ class Prompt(NamedTuple):
     """The last is the user's; of texts it is the only one."""
     reference: str | None
     """The row's own answer."""
-
-
-def layout_of(format: Format, processor: Processor) -> Preference:
-    """Return how pairs of answers to a format's prompts are laid out: as its rows are."""
-    assert reads_text(format)
-    shared: dict[str, Any] = {"max_tokens": format.max_tokens, "special_tokens": format.special_tokens}
-    columns: dict[str, Any] = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
-    if (prompting := format.prompting) is not None:
-        texts: dict[str, Any] = {"prefix": prompting.prefix, "separator": prompting.separator}
-        return Preference(**columns, **shared, **texts)
-    template = format.chat_template(processor)
-    return Preference(**columns, **shared, layout="chats", template=None if template is None else template.text)
 
 
 def prompts_of(raw: RawDataset, data: PreparedDataset, format: Format, splits: Sequence[Split]) -> list[Prompt]:
@@ -76,10 +61,10 @@ def _asked(format: Format, example: Example) -> tuple[Turns, str | None]:
     return turns[:-1], turns[-1]["content"]
 
 
-def write_prompts(path: Path, prompts: Sequence[Prompt], layout: Preference, processor: Processor) -> None:
+def write_prompts(path: Path, prompts: Sequence[Prompt], layout: Format, processor: Processor) -> None:
     """Write prompts as rows of tokens, with their turns beside them."""
     rows = [
         PreparedRow(one.row_id, {INPUT_IDS: prompt_ids(one.turns, layout, processor)}, None, (json.dumps(one.turns),))
         for one in prompts
     ]
-    write_split(path, PlainText.yields, rows, (TURNS,))
+    write_split(path, layout.asked_as, rows, (TURNS,))

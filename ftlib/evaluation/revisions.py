@@ -22,10 +22,8 @@ from jaxtyping import Int
 from typing_extensions import override
 
 from ftlib.config import Config
-from ftlib.data.chat_template import ChatTemplate
 from ftlib.data.conversations import Message
-from ftlib.data.formats.plain_text import PlainText
-from ftlib.data.formats.preference import Preference
+from ftlib.data.formats import Format
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Example
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, batches_of
@@ -223,13 +221,14 @@ def _seed(seed: int, row_id: str) -> int:
 class ModelWriter:
     """A causal model that writes after turns as rows of a format are laid out."""
 
-    def __init__(self, model: FoundModel | Checkpoint, layout: Preference, device: torch.device) -> None:
+    def __init__(self, model: FoundModel | Checkpoint, layout: Format, device: torch.device) -> None:
         """Raises ModelError for weights that do not load, or chats for a model without a template."""
         self._tokenizer: Any = load_tokenizer(model.folder)
         self._model = load(model, layout.asked_as).to(device).eval()
         self._layout, self._device = layout, device
         self._positions = limits_of(model.folder).positions
-        end = ChatTemplate(self._tokenizer, layout.template).end if layout.layout == "chats" else None
+        template = layout.chat_template(Processor.of(self._tokenizer))
+        end = None if template is None else template.end
         ends: set[int | None] = {self._tokenizer.eos_token_id, end}
         self._ends = frozenset(one for one in ends if one is not None)
 
@@ -281,13 +280,13 @@ class ModelWriter:
         return prompt_ids(turns, self._layout, Processor.of(self._tokenizer))
 
 
-def prompt_ids(turns: Turns, layout: Preference, processor: Processor) -> list[int]:
+def prompt_ids(turns: Turns, layout: Format, processor: Processor) -> list[int]:
     """Return the tokens after which an answer to turns is written; none where a chat template refuses them."""
-    if layout.layout == "chats":
+    if (prompting := layout.prompting) is None:
         example = Example("", parts=tuple(json.dumps(part, ensure_ascii=False) for part in (None, *turns)))
     else:
         first, *rest = (str(turn["content"]) for turn in turns)
-        answered = f"{first}{layout.separator}{rest[0]}" if rest else first
+        answered = f"{first}{prompting.separator}{rest[0]}" if rest else first
         example = Example("\n\n".join([answered, *rest[1:]]))
     (encoded,) = layout.encode([example], processor)
     return encoded.pieces[0].ids if encoded.pieces else []
@@ -300,9 +299,9 @@ class RevisePlan(InferencePlan[list[Drafted]]):
     model: FoundModel | Checkpoint
     critic: FoundModel | Checkpoint | None
     """None: the model itself."""
-    layout: Preference
+    layout: Format
     prompts: str
-    """The file of prompts, rows of plain text with the slice `turns` (JSON)."""
+    """The file of prompts, rows of prompts with the slice `turns` (JSON)."""
     count: int
     """How many prompts it has."""
     principles: tuple[str, ...]
@@ -340,7 +339,7 @@ class RevisePlan(InferencePlan[list[Drafted]]):
     @override
     def rows(self, item: int) -> PreparedSplit:
         table = pa.ipc.open_file(pa.memory_map(self.prompts)).read_all()
-        return PreparedSplit(table.slice(item * PROMPTS_AT_ONCE, PROMPTS_AT_ONCE), PlainText.yields, None)
+        return PreparedSplit(table.slice(item * PROMPTS_AT_ONCE, PROMPTS_AT_ONCE), self.layout.asked_as, None)
 
     @override
     def done_before(self, item: int) -> tuple[int, int]:

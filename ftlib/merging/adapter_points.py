@@ -36,7 +36,6 @@ from ftlib.merging.adapters import (
     write_scaled,
 )
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.methods import Lerp
 from ftlib.merging.plan import check_layers
 from ftlib.models.adapter import WEIGHTS, read_adapter, write_adapter_config, write_base
 from ftlib.models.checkpoint import Base, Checkpoint
@@ -87,7 +86,7 @@ def write_point(candidate: Candidate, out: Path, base: Base) -> None:
     elif source is not None:
         copied = parts[source]
         assert copied.base
-        write_scaled(copied.folder, Path(copied.base.uri), Lerp(alpha=1.0), out)
+        write_scaled(copied.folder, Path(copied.base.uri), None, out)
     else:
         _write_sum(candidate, out, spans_in_memory(Path(base.uri)))
     write_adapter_config(out, {**read_adapter(out), "base_model_name_or_path": base.name, "revision": None})

@@ -58,20 +58,20 @@ def immovable(config: dict[str, Any]) -> list[str]:
 
 
 def write_scaled(
-    adapter: Path, base: Path, merge: Kernel, out: Path, stands_on: tuple[str, str | None] | None = None
+    adapter: Path, base: Path, merge: Kernel | None, out: Path, stands_on: tuple[str, str | None] | None = None
 ) -> list[str]:
     """Write the adapter where a method (`Kernel.scales_adapter`) puts it, between its base and itself.
 
     Returns the tensors that were mixed, not scaled. `lora_alpha` and every `alpha_pattern` are multiplied, or every
     module gets an alpha of its own where the method says so; the low-rank matrices keep their bytes, and modules that
-    the adapter holds whole are mixed with the base's, factors of (IA)3 with ones. At alpha 1 it is the adapter as it
-    is, of any type. `stands_on`, a name and revision, replaces what the config says of its base model.
+    the adapter holds whole are mixed with the base's, factors of (IA)3 with ones. Without a method, or at alpha 1, it
+    is the adapter as it is, of any type. `stands_on`, a name and revision, replaces what the config says of its base.
 
     Raises ModelError, naming what, for adapters that are no points of a line in these terms: DoRA normalises after
     adding, and some ways to start change the base.
     """
     config = read_adapter(adapter)
-    moves = merge.whole_copy() != 1
+    moves = merge if merge and merge.whole_copy() != 1 else None
     if moves and (why := immovable(config)):
         raise ModelError(
             f"{adapter} cannot be scaled ({', '.join(why)}): its place on the line is another model's; "
@@ -82,13 +82,15 @@ def write_scaled(
     if not config.get("target_parameters"):  # of single parameters, whose pairs are named in another way
         _check_fit(tensors, spans, adapter, base)
     layers = layers_in(spans)
-    check_layers(kind_of(type(merge)), merge.least_layers, layers, str(base))
+    if moves:
+        check_layers(kind_of(type(moves)), moves.least_layers, layers, str(base))
     whole = [name for name in tensors if ".lora_" not in name] if moves else []
     if moves and config["peft_type"] == "LORA":
         factors = (name for name in tensors if ".lora_" in name)
-        _scale(config, {module_of(name): merge.scaling(chunk_of(name, spans, layers)) for name in factors})
+        _scale(config, {module_of(name): moves.scaling(chunk_of(name, spans, layers)) for name in factors})
     for name in whole:
-        alpha = merge.scaling(chunk_of(name, spans, layers))
+        assert moves
+        alpha = moves.scaling(chunk_of(name, spans, layers))
         tensors[name] = _mixed(_start_of(name, tensors[name], spans, base), tensors[name], alpha)
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})

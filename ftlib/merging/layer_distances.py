@@ -13,10 +13,8 @@ from torch import Tensor
 from ftlib.config import Config
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.engine import visit
-from ftlib.merging.methods import Average, Lerp, ModelStock
+from ftlib.merging.methods import Average, Lerp, Meter
 from ftlib.merging.methods.lerp import lerp
-from ftlib.merging.methods.model_stock import ratio
-from ftlib.merging.methods.products import Products
 from ftlib.merging.plan import Input, PlannedTensor, plan_merge
 from ftlib.models.parameter_names import is_embedding, layer_of
 
@@ -92,23 +90,26 @@ def apart(start: tuple[str, Path], other: tuple[str, Path]) -> float:
     return math.fsum(differences) / (math.fsum(sizes) or 1.0)
 
 
-def stock_moves(candidate: Candidate) -> float:
-    """Return how far Model Stock goes from theta0: its distance over that of the fine-tunes' mean, streaming.
+def reach(candidate: Candidate) -> float | None:
+    """Return how far a method goes that decides it itself: its distance from theta0 over that of the tuned ones' mean.
 
-    0 where nothing moved. Raises ModelError if the checkpoints do not fit together.
+    Streaming; 0 where nothing moved, None for other methods. Raises ModelError if the checkpoints do not fit together.
     """
     inputs = [Input(part.phase, part.weights_folder) for part in candidate.parts]
-    plan, count = plan_merge(ModelStock(), inputs, reference=1), len(inputs) - 1
-    products: dict[str, Products] = {}
+    merge, count = candidate.merge, len(inputs)
+    if merge is None or merge.scope != "tensor" or merge.pair:
+        return None
+    meters: dict[str, Meter] = {}
 
     def take(planned: PlannedTensor, tensors: Sequence[Tensor]) -> None:
-        products.setdefault(planned.name, Products(count, from_first=True)).add(0, tensors)
+        if planned.name not in meters and (made := merge.meter(count)):
+            meters[planned.name] = made
+        meters[planned.name].add(0, tensors)
 
-    visit(plan, take)
-    means = [sum(one.inner(i, j) for i in range(count) for j in range(count)) / count**2 for one in products.values()]
-    ratios = [ratio(one, count) for one in products.values()]
-    moved = math.fsum(t * t * mean for t, mean in zip(ratios, means, strict=True))
-    return math.sqrt(moved / (math.fsum(means) or 1.0))
+    visit(plan_merge(merge, inputs, reference=1), take)
+    reached = [pair for meter in meters.values() if (pair := merge.reach(meter, count)) is not None]
+    whole = math.fsum(mean for _, mean in reached)
+    return math.sqrt(math.fsum(moved for moved, _ in reached) / (whole or 1.0))
 
 
 def _add(sums: _Sums, a: Tensor, b: Tensor, alpha: float, dtype: torch.dtype) -> None:

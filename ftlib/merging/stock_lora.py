@@ -20,7 +20,7 @@ from ftlib.models.with_diffusers import LORA
 from ftlib.wording import some
 
 
-def write_stock_lora(adapter: Path, base: Path, merge: Kernel, out: Path) -> None:
+def write_stock_lora(adapter: Path, base: Path, merge: Kernel | None, out: Path) -> None:
     """Write the adapter where a method puts it between its base and itself, as one of rank equal to its alpha.
 
     Names begin with `unet.`, as `load_lora_weights` and `load_lora_adapter(prefix="unet")` expect. Raises ModelError

@@ -59,12 +59,16 @@ class _Plan:
     """The first chooses."""
     by: str | None = None
     """What the choosing metric is called, if not as its kind."""
+    more: str = ""
+    """A line more of the phase that tunes the model."""
 
 
 _HEAD: Mapping[str, Any] = MappingProxyType({"kind": "frozen_layers", "layers": 6})
 _PROBE: Mapping[str, Any] = MappingProxyType({"kind": "linear_probe"})
 _FULL: Mapping[str, Any] = MappingProxyType({"kind": "full"})
 _LORA: Mapping[str, Any] = MappingProxyType({"kind": "lora"})
+
+_REFERENCE = "scores: {reference: {phase: base}}    # what the model was, asked once"
 
 _PLANS: Mapping[BatchKind, _Plan] = MappingProxyType(
     {
@@ -79,7 +83,14 @@ _PLANS: Mapping[BatchKind, _Plan] = MappingProxyType(
         "tokens": _Plan(_WRITER, "causal_lm", None, _LORA, 2.0e-4, ("perplexity",)),
         "completions": _Plan(_WRITER, "completion", None, _LORA, 2.0e-4, ("perplexity",)),
         "chats": _Plan(_WRITER, "completion", None, _LORA, 2.0e-4, ("perplexity",)),
-        "labeled_images": _Plan(_SEER, "classification", _PROBE, _FULL, 2.0e-4, ("macro_f1", "accuracy", "log_loss")),
+        "preferences": _Plan(
+            _WRITER, "dpo", None, _LORA, 5.0e-5, ("preference_margin", "preference_accuracy"), more=_REFERENCE
+        ),
+        "judged": _Plan(_WRITER, "kto", None, _LORA, 5.0e-5, ("thumb_margin",), more=_REFERENCE),
+        "labeled_images": _Plan(
+            *(_SEER, "classification", _PROBE, _FULL, 2.0e-4, ("macro_f1", "accuracy", "log_loss")),
+            more="frozen: [squeeze_excite]    # Lite has none: pinned to 1",
+        ),
     }
 )
 """By kind; what a guess never proposes has none."""
@@ -89,7 +100,6 @@ def draft(guess: Guess, name: str, model: str | None = None) -> str:
     """Write a recipe, with a comment beside everything that was guessed. `model` is the base model, if it is known."""
     plan = _PLANS[guess.kind]
     metrics = ", ".join(_BASE % metric for metric in plan.metrics)
-    frozen = "frozen: [squeeze_excite]    # Lite has none: pinned to 1" if guess.kind == "labeled_images" else ""
     lines = [
         f"# A first recipe, which `reglage init` wrote: looked at {guess.looked}.",
         "# What it guessed says why beside it; nothing here is more than a proposal.",
@@ -117,7 +127,7 @@ def draft(guess: Guess, name: str, model: str | None = None) -> str:
             if plan.head
             else ()
         ),
-        *_phase("tune", name, plan.objective, plan.tune, plan.rate, frozen),
+        *_phase("tune", name, plan.objective, plan.tune, plan.rate, plan.more),
         "",
         "evaluations:",
         f"  {name}: {{dataset: {name}, metrics: &metrics [{metrics}]}}",

@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.dataset import Dataset
 from ftlib.data.formats import Format
-from ftlib.data.formats.preference import Preference
+from ftlib.data.formats.pairs_of_answers import PAIRS
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.metrics import Metric
 from ftlib.evaluation.selection import Select
@@ -91,7 +91,7 @@ class RecipeParts(Config):
 
     def kind_of(self, phase: Phase, name: str) -> BatchKind:
         """Return the kind of the batches that a phase makes of one of its datasets: its own, or pairs of answers."""
-        return Preference.yields if phase.principles else self.datasets[name].format.yields
+        return PAIRS if phase.principles else self.datasets[name].format.yields
 
     def takes_new_head(self, phase: Phase) -> bool:
         """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""

@@ -16,7 +16,7 @@ from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.room import check_room
 from ftlib.evaluation.selection import UNMEASURED
 from ftlib.kinds.kind import KINDS
-from ftlib.merging.methods.graft import SENSIBLE
+from ftlib.merging.methods.kernel import SENSIBLE
 from ftlib.models.checkpoint import Checkpoint, Form, FoundModel, Quantization
 from ftlib.models.folder import IMAGE_PROCESSOR, TOKENIZER_FILES, read_config
 from ftlib.models.pipelines import check_pipeline

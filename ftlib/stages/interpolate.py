@@ -13,7 +13,6 @@ from ftlib.fingerprint import Job
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.interpolation import Interpolation
 from ftlib.merging.interpolation.ends import Ends, Score
-from ftlib.merging.methods import ModelStock
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import note
 from ftlib.recipe.recipe import Recipe
@@ -81,12 +80,14 @@ def _remarks(job: InterpolateJob, members: Sequence[Candidate]) -> Iterator[str]
     if job.onto and (far := job.onto.facts.get("apart")) is not None:
         yield f"{job.onto.phase} lies {far:.4f} from {job.start.phase}, by sum |a - b| / (sum |a| + sum |b|)"
     for member in members:
-        if not isinstance(member.merge, ModelStock) or member.end.tasks:
+        if not member.siblings or member.end.tasks or member.end.form == "adapter":
             continue
-        from ftlib.merging.layer_distances import stock_moves
+        from ftlib.merging.layer_distances import reach
 
+        if (far := reach(member)) is None:
+            continue
         way = f"from {member.start.phase} to the mean of {counted(len(member.parts) - 1, 'fine-tune')}"
-        yield f"{member.name} goes {stock_moves(member):.0%} of the way {way}"
+        yield f"{member.name} goes {far:.0%} of the way {way}"
 
 
 def scores_so_far(

@@ -224,13 +224,13 @@ def _models(evidence: Evidence, folder: Path) -> list[_Model]:
 
 def _stage_adapter(evidence: Evidence, folder: Path, *, draws: bool) -> None:
     from ftlib.merging.adapters import write_scaled
-    from ftlib.merging.methods import Lerp
     from ftlib.merging.stock_lora import write_stock_lora
 
     chosen = evidence.selection.chosen
-    merge = chosen.merge or Lerp(alpha=1.0)
     if draws:
-        write_stock_lora(adapter_in(chosen.end.path), chosen.start.weights_folder, merge, folder)
+        write_stock_lora(adapter_in(chosen.end.path), chosen.start.weights_folder, chosen.merge, folder)
         return
     name, _, revision = evidence.model.name.partition("@")
-    write_scaled(adapter_in(chosen.end.path), chosen.start.weights_folder, merge, folder, (name, revision or None))
+    write_scaled(
+        adapter_in(chosen.end.path), chosen.start.weights_folder, chosen.merge, folder, (name, revision or None)
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ftlib.config import Name, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
 from ftlib.data.formats import Format
-from ftlib.data.formats.preference import Preference
+from ftlib.data.formats.pairs_of_answers import CHOSEN, PROMPT, REJECTED, pairs_of_answers
 from ftlib.data.prepared import SPLITS, PreparedRow, split_file, split_writer
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Dropped, Value, reasons
@@ -76,12 +76,12 @@ def revise(job: ReviseJob, work: Workspace) -> RevisedDataset:
 
 def _build(job: ReviseJob, folder: Path) -> RevisedDataset:
     """Ask the models about all prompts in parts, and write the pairs and what was said."""
-    from ftlib.evaluation.revision_prompts import layout_of, prompts_of, write_prompts
+    from ftlib.evaluation.revision_prompts import prompts_of, write_prompts
     from ftlib.evaluation.revisions import RevisePlan
     from ftlib.kinds.loading import load_processor
 
     processor = load_processor(job.model.folder)
-    layout = layout_of(job.format, processor)
+    layout = pairs_of_answers(job.format, processor)
     prompts = prompts_of(job.raw, job.data, job.format, SCORED)
     file = folder / "prompts.arrow"
     write_prompts(file, prompts, layout, processor)
@@ -152,7 +152,7 @@ def write_drafts(plan: RevisePlan) -> list[Drafted]:
 class _Pairs:
     """Rows of revisions and drafts as they are written, and what is counted of them."""
 
-    def __init__(self, job: ReviseJob, layout: Preference, processor: Processor) -> None:
+    def __init__(self, job: ReviseJob, layout: Format, processor: Processor) -> None:
         self._job, self._layout, self._processor = job, layout, processor
         self.dropped: Counter[str] = Counter()
         self._kept: Counter[int] = Counter()
@@ -182,8 +182,8 @@ class _Pairs:
         return SplitFacts(rows=len(rows), tokens=sum(sizes), supervised=supervised, truncated=0, longest=longest)
 
     def _row(self, prompt: Prompt, draft: str, revision: str, principle: int) -> PreparedRow | Dropped:
-        asked: Value = [*prompt.turns] if self._layout.layout == "chats" else prompt.turns[0]["content"]
-        example = self._layout.example({"prompt": asked, "chosen": revision, "rejected": draft})
+        asked: Value = prompt.turns[0]["content"] if self._layout.prompting else [*prompt.turns]
+        example = self._layout.example({PROMPT: asked, CHOSEN: revision, REJECTED: draft})
         if isinstance(example, Dropped):
             return example
         (encoded,) = self._layout.encode([example], self._processor)

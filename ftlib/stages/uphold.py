@@ -8,6 +8,7 @@ from typing import ClassVar
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.formats import Format
+from ftlib.data.formats.pairs_of_answers import pairs_of_answers
 from ftlib.evaluation.principle_facts import PrincipleFacts, Upheld, UpheldPrinciple
 from ftlib.evaluation.significance import mcnemar_p
 from ftlib.fingerprint import Job
@@ -88,12 +89,12 @@ def _ends(job: UpholdJob) -> dict[str, Checkpoint]:
 def _keep(job: UpholdJob, model: Checkpoint, folder: Path) -> list[list[bool | None]]:
     """Return, for each principle, which of a model's answers keep it."""
     from ftlib.evaluation.principle_shares import drafts_keep
-    from ftlib.evaluation.revision_prompts import layout_of, prompts_of, write_prompts
+    from ftlib.evaluation.revision_prompts import prompts_of, write_prompts
     from ftlib.evaluation.revisions import RevisePlan
     from ftlib.kinds.loading import load_processor
 
     processor = load_processor(job.before.folder)
-    layout = layout_of(job.format, processor)
+    layout = pairs_of_answers(job.format, processor)
     prompts = prompts_of(job.raw, job.data, job.format, ("test",))
     folder.mkdir(exist_ok=True)
     file = folder / "prompts.arrow"

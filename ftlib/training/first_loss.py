@@ -10,8 +10,8 @@ from ftlib.errors import TrainingError
 from ftlib.training.plan import Plan
 
 TOLERANCES: Mapping[Literal["fp32", "bf16"], float] = MappingProxyType({"fp32": 1e-3, "bf16": 0.05})
-"""How far it may be off. The score and the step pad a row to other widths, so their sums are rounded otherwise: of
-answers of a thousand tokens by some 1e-4 nats in fp32, and by half a nat in bf16, of which a loss sees beta / 2."""
+"""How far it may be off. The score and the step pad a row to other widths, so their sums are rounded otherwise, of
+which a loss sees beta / 2. SmolLM2-135M in bf16, with 8 pairs of 250 tokens and a beta of 0.1, was off by 1e-3."""
 
 
 def check_first_loss(plan: Plan, loss: float) -> None:

@@ -24,6 +24,7 @@ from ftlib.kinds.published_processor import settle_processor
 from ftlib.merging.candidate_weights import write_candidate
 from ftlib.merging.interpolation import Soup
 from ftlib.models.adapter import find_any
+from ftlib.models.checkpoint import Base
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.published.ancestry import Ancestry
@@ -222,8 +223,8 @@ def test_a_soup_with_a_version_beside_it_is_published_as_one_adapter(
     (mixed,) = (member for member in outcome.evidence.candidates.members if member.name == "soup")
     write_candidate(mixed, tmp_path / "soup")
     assert json.loads((tmp_path / "soup" / "adapter_config.json").read_text())["r"] == 3 + 2 + 3
-    stands_on, data = outcome.evidence.stands_on, outcome.evidence.prepared["home"]
-    assert stands_on
+    found, data = find_model(soup.model), outcome.evidence.prepared["home"]
+    stands_on = Base(name=found.name, weights=found.weights, uri=found.uri)
     settle_processor(tmp_path / "soup", soup.published_format())
     adapter_version_difference(tmp_path / "soup", stands_on, mixed, data)  # the gate that a version must pass
     dense = soup.model_copy(update={"phases": (soup.phases[0], load_recipe(tiny_recipe(tmp_path / "d")).phases[1])})

@@ -202,7 +202,7 @@ def test_the_table_and_the_words_cannot_drift_apart(tmp_path: Path) -> None:
 def test_a_merge_method_states_its_paper_and_the_command_line_knows_it() -> None:
     assert {method.model_fields["kind"].default for method in FAMILIES["merge method"]} == {*METHODS}
     assert all("arXiv" in method.paper or "doi" in method.paper for method in METHODS.values())
-    assert [name for name, method in METHODS.items() if method.pair] == ["lerp", "slerp"]
+    assert [name for name, method in METHODS.items() if method.pair] == ["lerp", "lines", "blocks", "slerp"]
 
 
 def test_tunings_are_offered_by_their_words() -> None:

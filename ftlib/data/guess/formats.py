@@ -53,6 +53,7 @@ class Proposal(NamedTuple):
 def proposals(table: Sequence[Column]) -> Iterator[Proposal]:
     """Yield formats, the likeliest first. Raises DataError for a label of which no value repeats."""
     for propose in (
+        _preferences,
         _chats,
         _tags,
         _spans,
@@ -66,6 +67,23 @@ def proposals(table: Sequence[Column]) -> Iterator[Proposal]:
         _plain,
     ):
         yield from propose(table)
+
+
+def _preferences(table: Sequence[Column]) -> Iterator[Proposal]:
+    prompt = _first(table, ("prompt", "question", "instruction", "query"))
+    chosen, rejected = _first(table, ("chosen", "preferred")), _first(table, ("rejected", "dispreferred"))
+    answer = _first(table, ("answer", "completion", "response", "output"))
+    thumb = _first(table, ("thumb", "label", "liked", "wanted"))
+    layout = {"layout": "chats"} if prompt and _holds(prompt, _is_turns) else {}
+    if prompt and chosen and rejected:
+        layout = layout or ({"layout": "chats"} if _holds(chosen, _is_nested) else {})
+        reason = f"{chosen.name!r} is preferred to {rejected.name!r} as an answer to {prompt.name!r}, by their names"
+        named = _pair("preference", prompt=prompt, chosen=chosen, rejected=rejected)
+        yield Proposal({**named, **layout, "max_tokens": 512}, (reason,))
+    elif prompt and answer and thumb and _holds(thumb, lambda value: isinstance(value, bool)):
+        reason = f"{thumb.name!r} says true or false of {answer.name!r}, an answer to {prompt.name!r}"
+        named = _pair("thumb", prompt=prompt, answer=answer, label=thumb)
+        yield Proposal({**named, **layout, "max_tokens": 512}, (reason,))
 
 
 def _chats(table: Sequence[Column]) -> Iterator[Proposal]:

@@ -11,7 +11,7 @@ from ftlib.config import Fraction
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.interpolation.ends import Ends, Onto, TwoEnds
 from ftlib.merging.methods import Graft as GraftKernel
-from ftlib.merging.methods.graft import SENSIBLE
+from ftlib.merging.methods.kernel import SENSIBLE
 from ftlib.models.reference import ModelRef
 
 

@@ -9,15 +9,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from ftlib.config import Fraction
-from ftlib.merging.methods.kernel import Chunk, Kernel, wide
+from ftlib.merging.methods.kernel import SENSIBLE, Chunk, Kernel, wide
 from ftlib.merging.methods.lerp import lerp
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-SENSIBLE = 0.05
-"""Pairs nearer to each other than this gain, by the paper; what is further apart was trained too far from its base."""
 
 
 class Graft(Kernel):
@@ -36,6 +32,11 @@ class Graft(Kernel):
     """How much of the difference is carried over."""
     at_most_apart: float = Field(default=SENSIBLE, gt=0.0)
     """How far theta_0 and theta_2 may lie apart, for who merges without a recipe, which measures it before training."""
+
+    @property
+    @override
+    def apart(self) -> float:
+        return self.at_most_apart
 
     @override
     def whole_copy(self) -> int | None:

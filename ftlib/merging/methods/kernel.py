@@ -22,6 +22,10 @@ BLOCK = 32_768
 and drawn per block, so no result depends on the chunk size. Torch runs so few elements on one thread."""
 
 
+SENSIBLE = 0.05
+"""How far a base and its instruct model lie apart at most, where grafts gain (arXiv 2505.12716)."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Which part of which tensor: a chunk's name and first element."""
@@ -92,6 +96,19 @@ class Kernel(Config, ABC):
     """What must be measured first: nothing, each tensor, or all tensors together."""
     version: ClassVar[int] = 1
     """Raised when the arithmetic changes: measurements of the old weights are not read again then."""
+
+    @property
+    def apart(self) -> float | None:
+        """Return how far what is no fine-tune of theta0 may lie from it; None where there is none."""
+        return None
+
+    def reach(self, meter: Any, count: int) -> tuple[float, float] | None:
+        """Return by how much a tensor of `count` inputs leaves theta0, and their mean does; both squared.
+
+        None for a method that goes as far as it is told.
+        """
+        del meter, count
+        return None
 
     def inputs(self, count: int) -> tuple[int, ...]:
         """Return which of `count` checkpoints take part."""

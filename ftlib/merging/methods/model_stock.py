@@ -31,6 +31,12 @@ class ModelStock(Kernel):
         return Products(count - 1, from_first=True)
 
     @override
+    def reach(self, meter: Any, count: int) -> tuple[float, float]:
+        tuned = count - 1
+        mean = sum(meter.inner(i, j) for i in range(tuned) for j in range(tuned)) / tuned**2
+        return ratio(meter, tuned) ** 2 * mean, mean
+
+    @override
     def mix(self, chunk: Chunk, tensors: Sequence[Tensor], meter: Any, out: Tensor) -> None:
         del chunk
         start, tuned = wide(tensors[0]), tensors[1:]

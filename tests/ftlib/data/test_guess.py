@@ -18,6 +18,7 @@ from ftlib.errors import DataError
 from ftlib.recipe.draft import draft
 from ftlib.recipe.examples import examples
 from ftlib.recipe.file import load_recipe
+from ftlib.testing import tiny_preferences, tiny_thumbs
 
 Rows = list[dict[str, Any]]
 WORDS = ("login", "crash", "invoice", "page", "parcel", "refund", "slow", "mobile", "payment", "error", "help", "total")
@@ -267,3 +268,21 @@ def test_a_large_file_is_read_as_far_as_its_sample_goes(tmp_path: Path, monkeypa
     count = int(found.looked.split()[0])
     assert 100 < count < 400
     assert "at the beginning" in found.looked
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (tiny_preferences(30), {"kind": "preference", "prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}),
+        (
+            [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in tiny_preferences(30)],
+            {"kind": "preference", "layout": "chats"},
+        ),
+        (tiny_thumbs(30), {"kind": "thumb", "prompt": "prompt", "answer": "answer", "label": "label"}),
+    ],
+    ids=["pairs", "chats", "thumbs"],
+)
+def test_preferences_are_told_by_their_columns(tmp_path: Path, rows: Any, says: dict[str, str]) -> None:
+    found = guessed(tmp_path, rows)
+    assert found.format.items() >= says.items()
+    assert "scores: {reference: {phase: base}}" in draft(found, "mine")

@@ -90,8 +90,9 @@ def test_the_mean_per_token_is_drawn_by_rows() -> None:
     random = np.random.default_rng(0)
     sums, tokens = random.gamma(2, 1, 30), random.integers(1, 9, 30)
     resampling = Resampling(200, 0.9, 3)
-    found = divergence_per_token(sums, tokens, resampling)
+    found, drawn = divergence_per_token(sums, tokens, resampling)
     draws = np.concatenate(list(resampling.draws(30)))
     means = [sum(sums[i] for i in draw) / sum(tokens[i] for i in draw) for draw in draws]
     assert found.value == pytest.approx(sums.sum() / tokens.sum())
+    assert drawn == pytest.approx(means)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.05, 0.95])))

@@ -62,11 +62,11 @@ def test_a_layer_that_did_not_move_has_no_share_that_survives(tmp_path: Path) ->
 
 def test_a_divergence_is_the_mean_of_scipy_s() -> None:
     base, tuned = answers(0), answers(1)
-    got = divergence(base, tuned, Resampling(200, 0.95, 0))
+    got, _ = divergence(base, tuned, Resampling(200, 0.95, 0))
     assert got.value == pytest.approx(scipy.stats.entropy(base.probabilities, tuned.probabilities, axis=1).mean())
     assert got.low < got.value < got.high
-    assert divergence(base, base, Resampling(100, 0.95, 0)).value == 0.0
+    assert divergence(base, base, Resampling(100, 0.95, 0))[0].value == 0.0
     sure = replace(tuned, probabilities=np.eye(4, dtype=np.float32)[tuned.predicted])
-    assert np.isfinite(divergence(base, sure, Resampling(100, 0.95, 0)).value)
+    assert np.isfinite(divergence(base, sure, Resampling(100, 0.95, 0))[0].value)
     with pytest.raises(DataError, match="same rows and labels"):
         divergence(base, answers(0, labels=3), Resampling(100, 0.95, 0))

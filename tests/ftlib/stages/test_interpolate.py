@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging.interpolation import ModelStock, Off, WiseFT
 from ftlib.merging.interpolation.ends import Ends
-from ftlib.merging.layer_distances import stock_moves
+from ftlib.merging.layer_distances import reach
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, listen
 from ftlib.stages.interpolate import InterpolateJob, interpolate
@@ -98,4 +98,4 @@ def test_model_stock_says_how_far_it_went(ends: tuple[Checkpoint, Checkpoint], t
     share = np.sqrt(moved / all_of_it)
     assert found.remarks == (f"model_stock goes {share:.0%} of the way from probe to the mean of 2 fine-tunes",)
     assert [one.text for one in heard] == [*found.remarks]
-    assert stock_moves(found.members[1]) == pytest.approx(share, rel=1e-9)
+    assert reach(found.members[1]) == pytest.approx(share, rel=1e-9)

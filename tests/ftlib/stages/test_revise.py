@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.formats.chat import Chat
+from ftlib.data.formats.pairs_of_answers import pairs_of_answers
 from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.prepared import split_file
 from ftlib.data.sources.files import Files
 from ftlib.errors import DataError, RecipeError
 from ftlib.evaluation import revisions
 from ftlib.evaluation.forward_pass import Share
-from ftlib.evaluation.revision_prompts import layout_of, prompts_of, write_prompts
+from ftlib.evaluation.revision_prompts import prompts_of, write_prompts
 from ftlib.evaluation.revisions import RevisePlan, Settings, Text, Turns, draft_and_revise, verdict
 from ftlib.kinds.loading import load_processor
 from ftlib.models.checkpoint import Checkpoint
@@ -313,7 +314,7 @@ def test_a_critic_that_is_content_leaves_nothing_to_learn(tmp_path: Path, monkey
 def test_workers_say_together_what_one_says(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "texts")
     processor = load_processor(bench.model.folder)
-    layout = layout_of(bench.format, processor)
+    layout = pairs_of_answers(bench.format, processor)
     prompts = prompts_of(bench.raw, bench.data, bench.format, ("train", "test"))
     assert [one.split for one in prompts].count("test") == bench.data.splits["test"].rows
     write_prompts(tmp_path / "prompts.arrow", prompts[:12], layout, processor)
