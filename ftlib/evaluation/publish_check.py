@@ -43,7 +43,7 @@ from ftlib.models.with_diffusers import LORA, import_diffusers
 ROWS = 8
 TOLERANCE = 1e-5
 ADAPTER_TOLERANCE = 1e-3
-DRAWN, DRAWN_STEPS, DRAWN_TOLERANCE = 4, 10, 1e-3
+DRAWN, DRAWN_STEPS, DRAWN_TOLERANCE = 4, 5, 1e-3
 """Captions that are drawn, in so many steps, and what a pixel from 0 to 1 may differ by: rounding grows with steps."""
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt8
 
-CAPTIONS, POINTS, STEPS = 4, 7, 20
+CAPTIONS, POINTS, STEPS = 4, 7, 10
 """Captions that are drawn, places along alpha at most, and the steps of an image."""
 _LONGEST = 26
 """Letters of a caption that fit beside a line."""

@@ -308,7 +308,7 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             assert isinstance(dataset.source, Files)
             where = folder / dataset.source.path
             tiny_captioned_rows(where.parent, 40, seed=len(overrides))
-            overrides.append(f"datasets.{name}.source.settle_seconds=0")
+            overrides += [f"datasets.{name}.source.settle_seconds=0", "interpolation.alphas=[0.5]"]
             continue
         overrides.append(f"datasets.{name}.format.max_tokens={96 if dataset.format.kind in CHATS else 32}")
         if dataset.format.kind == "question_answer":

@@ -112,7 +112,7 @@ class Feedback(StoredFiles):
 
         A row is that of the line that said the last of what is asked, so one that a new file adds to is a fresh one.
         Costs some 60 bytes of memory a line, for pairs some 400 a thumb more, and a temporary file of all lines. Raises
-        DataError for a column that no line has, and where no request gives a row or all thumbs are alike.
+        DataError for a column that no line has, and where no request gives a row.
         """
         with tempfile.TemporaryDirectory(prefix="reglage-") as folder:
             spool = Path(folder, "lines")
@@ -301,8 +301,6 @@ class _Log:
         """Return the row of a correction or a thumb: without the columns that were not asked for."""
         assert request.said is not None
         source, said = self.source, request.said
-        if source.gives == "thumbs":
-            self.thumbs[bool(request.values[source.thumb])] += 1
         kept = {*self.asked, source.request, source.time}
         left_out = {*source.log_columns} - kept
         return Row(said.uri, said.line, said.bytes, {n: v for n, v in request.values.items() if n not in left_out})
@@ -381,7 +379,7 @@ class _Log:
         return moment
 
     def _check_made(self) -> None:
-        """Raise DataError where no request gave a row, or all thumbs are alike."""
+        """Raise DataError where no request gave a row."""
         source, rows = self.source, self.made["row"]
         without = {reason: count for reason, count in self.made.items() if reason != "row"}
         alike = next(iter(self.thumbs)) if len(self.thumbs) == 1 else None
@@ -391,11 +389,6 @@ class _Log:
             raise DataError(
                 f"{source.path}: no request gives {source.gives}: {reasons(without)}{thumbs}; gather more feedback, "
                 "ask for other rows (source.gives), or name the log's columns"
-            )
-        if source.gives == "thumbs" and alike is not None:
-            raise DataError(
-                f"{source.path}: all {rows:,} thumbs are {said}, and only their difference teaches something; gather "
-                f"the others too{', or learn these answers as completions' if alike else ''}"
             )
 
 

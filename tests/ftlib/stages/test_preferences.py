@@ -45,7 +45,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return made
 
 
-@pytest.fixture(scope="module", params=["preferences", "judged"])
+@pytest.fixture(scope="module", params=["preferences", pytest.param("judged", marks=pytest.mark.slow)])
 def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     kind: BatchKind = request.param
     rows: Any = (tiny_preferences if kind == "preferences" else tiny_thumbs)(40)

@@ -69,6 +69,7 @@ def test_a_thumb_is_a_truth_value_however_it_is_written(tmp_path: Path) -> None:
         ("odd_thumb", 17, "thumb"),
     ]
     assert passed == {"no_thumb": 2}
+    assert len(read(log(tmp_path / "up.jsonl", lines[:2]), "thumbs")[0]) == 2  # whether that teaches is asked later
 
 
 def test_pairs_are_of_corrections_and_of_thumbs_that_differ(tmp_path: Path) -> None:
@@ -174,7 +175,6 @@ def test_every_line_is_counted_and_the_order_of_files_changes_nothing(
         ([line(1), line(2)], "thumbs", {}, "no column 'thumb' in the rows; the columns are answer, prompt, request_id"),
         ([line(1), line(2)], "corrections", {"correction": "fix"}, "no column 'fix' .*; name it as source.correction"),
         ([line(1, thumb=None)], "thumbs", {}, "no request gives thumbs: 1 no_thumb; gather more"),
-        ([line(1, thumb=True), line(2, thumb=True)], "thumbs", {}, "all 2 thumbs are up, and only their difference"),
         ([line(1, thumb=True), line(2, thumb=True)], "pairs", {}, "2 no_counterpart; all 2 thumbs are up; gather"),
         ([line(1, time=1, thumb=True), line(2, time="2026-01-01", thumb=False)], "thumbs", {}, "1 and '2026-01-01'"),
     ],
