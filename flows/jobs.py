@@ -30,6 +30,7 @@ from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
+from ftlib.stages.quote import QuoteJob
 from ftlib.stages.revise import ReviseJob
 from ftlib.stages.score import MEASURED, ScoreJob
 from ftlib.stages.select import SelectJob
@@ -295,6 +296,11 @@ def score_job(
         precision=resolve_precision(phase, recipe.compute),
         compute=recipe.compute,
     )
+
+
+def quote_job(recipe: Recipe, name: str, data: PreparedDataset, raw: RawDataset) -> QuoteJob:
+    """Say whose prompts a reward or a judge reads: `data` is what a dataset's rows were made."""
+    return QuoteJob(name=name, data=data, raw=raw, format=recipe.datasets[name].format)
 
 
 def reference_job(

@@ -66,7 +66,7 @@ class PassAtK(MeanOverRows):
         asked = self.model_copy(update={"k": 1}).model_dump_json()
         right = np.array(
             [
-                _right(asked, tuple(Answered(prompt, answer, gold, ended) for answer, ended in answers))
+                _right(asked, tuple(Answered(prompt, answer, gold or None, ended) for answer, ended in answers))
                 for prompt, answers, gold in zip(prompts, sampled, outcomes.references, strict=True)
             ]
         )

@@ -63,7 +63,7 @@ class MeanReward(MeanOverRows):
         import numpy as np
 
         texts = zip(*outcomes.said(), outcomes.references, strict=True)
-        answered = tuple(Answered(prompt, answer, gold, ended) for prompt, answer, ended, gold in texts)
+        answered = tuple(Answered(prompt, answer, gold or None, ended) for prompt, answer, ended, gold in texts)
         return np.array(_grades(self.model_dump_json(), answered))
 
     @override

@@ -48,7 +48,7 @@ class WinRate(MeanOverRows):
 
         prompts, answers, _ = outcomes.said()
         rows = zip(prompts, answers, outcomes.references, strict=True)
-        pairs = tuple(Pair(prompt, answer, own, own) for prompt, answer, own in rows)
+        pairs = tuple(Pair(prompt, answer, own, own or None) for prompt, answer, own in rows)
         return np.array(_scores(self.model_dump_json(), pairs))
 
 

@@ -20,6 +20,7 @@ class Answered:
     """What a model wrote after a prompt."""
 
     prompt: str
+    """What was asked, as `ftlib.data.prompts` says: without prefix, separator and template."""
     answer: str
     """Its text, without special tokens."""
     reference: str | None = None
