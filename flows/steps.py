@@ -384,7 +384,8 @@ def revised(
             pairs[name] = made
     if data is None or len(pairs) < len(names):
         return None, pairs
-    return data.model_copy(update={"prepared": {**data.prepared, **pairs}}), pairs
+    learnt = {name: made.as_prepared() for name, made in pairs.items()}
+    return data.model_copy(update={"prepared": {**data.prepared, **learnt}}), pairs
 
 
 def upheld(

@@ -90,6 +90,8 @@ class Workspace:
             started = time.monotonic()
             with _errors_of(job, work):
                 record = build(work)
+                if type(record) is not kind:  # it would be written, and then not be read as what was asked for
+                    raise TypeError(f"{job.stage} made a {type(record).__name__}, and its record is a {kind.__name__}")
             record = record.model_copy(
                 update={
                     "uri": str(final),

@@ -46,6 +46,10 @@ class RevisedDataset(PreparedDataset):
 
     principles: tuple[PrincipleFacts, ...]
 
+    def as_prepared(self) -> PreparedDataset:
+        """Return the pairs alone, as stages take them that hand their record on with other rows."""
+        return PreparedDataset.model_validate({name: getattr(self, name) for name in PreparedDataset.model_fields})
+
 
 class UpheldPrinciple(Config):
     """How many of a phase's answers to prompts that it never saw keep a principle, before it and after."""

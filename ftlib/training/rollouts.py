@@ -214,4 +214,4 @@ def _completions(
             **{SCORE + name: pa.array(values) for name, values in (columns or {}).items()},
         }
     )
-    return PreparedSplit(table, "completions", None)
+    return PreparedSplit(table, PolicyObjective.needs, None)

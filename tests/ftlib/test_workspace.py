@@ -197,3 +197,13 @@ def test_a_stage_that_waits_says_for_whom(tmp_path: Path) -> None:
     assert re.fullmatch(
         rf"{lock.stem} is being made by process {os.getpid()} since [-\d]+ [:\d]+: waiting for it", line
     )
+
+
+def test_a_record_of_another_class_is_not_written(tmp_path: Path) -> None:
+    class More(Refusal):
+        more: str = "of what a record of its kind has"
+
+    work = Workspace(tmp_path)
+    with pytest.raises(TypeError, match="stage made a More, and its record is a Refusal"):
+        work.once(Stage(), Refusal, lambda _: More(reasons=("no",)))
+    assert not work.has(Stage())

@@ -167,8 +167,8 @@ def test_recipe_runs_to_a_published_version(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flows.tracked.Runner", PlainRunner)
-    state = finetune.fn(str(path), overrides=tiny_overrides(load_recipe(path), tmp_path, registry), work=str(work))
-    record = state.data
+    overrides = tiny_overrides(load_recipe(path), tmp_path, registry)
+    record = finetune.fn(str(path), overrides=overrides, work=str(work)).data
     assert isinstance(record.result, ModelVersion)
     assert record.result.version == 1
     draws = load_recipe(path).published_format().yields == "captioned_images"  # then it is a difference of pixels
@@ -189,6 +189,9 @@ def test_recipe_runs_to_a_published_version(
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored", "compared"):
         check_answers(record.result, record.evidence.recipe, tmp_path / "pulled")
+    if any(phase.principles for phase in record.evidence.recipe.phases):  # its rows go through the most stages
+        again = finetune.fn(str(path), overrides=overrides, work=str(work)).data
+        assert again.evidence.checkpoints == record.evidence.checkpoints
 
 
 def check_answers(version: ModelVersion, recipe: Recipe, folder: Path) -> None:

@@ -103,6 +103,7 @@ class ByEndpoint(AsksInWords):
         raise AssertionError
 
     def _asked_once(self, question: str, key: str | None) -> _Reply:
+        """Return a reply. Raises TransientError where a later attempt may get one, or else RecipeError."""
         messages = [{"role": "user", "content": question}]
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_new_tokens}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
