@@ -37,6 +37,7 @@ from ftlib.recipe.preflight import (
     check_prompts,
     check_prune,
     check_registry,
+    check_rewards,
     check_rule,
     check_tasks,
     check_writing,
@@ -138,6 +139,8 @@ def inputs(
     check_resources(r, Path(model.uri), companions)
     check_prune(r, model)
     check_principles(r)
+    check_rewards(r)
+    jobs.find_asked(r)
     if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
         read_carried(model)  # what it lacks is said now, and not behind the rows
     onto = jobs.found_onto(r, work)

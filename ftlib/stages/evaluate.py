@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -34,10 +34,13 @@ class EvaluateJob(Job):
 
     stage: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 4
+    introduced: ClassVar[Mapping[str, object]] = {"asked": {}}
 
     name: str
     """The evaluation's name in the recipe."""
     evaluation: Evaluation
+    asked: dict[str, str] = {}
+    """The weights of the models that metrics ask, by the metric's name: a path says not what lies there."""
     candidates: tuple[Candidate, ...]
     data: PreparedDataset
     split: Split

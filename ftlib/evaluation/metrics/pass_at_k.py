@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -57,6 +58,10 @@ class PassAtK(MeanOverRows):
     @override
     def least_samples(self) -> int:
         return self.k
+
+    @override
+    def misfits(self) -> Sequence[str]:
+        return self.checker.misfits()
 
     def per_row(self, outcomes: CompletionOutcomes) -> Float[np.ndarray, " rows"]:
         """Return every row's chance. Raises RecipeError for a checker that gives no numbers."""

@@ -49,11 +49,6 @@ class RewardBase(Config, ABC):
         return ()
 
     @property
-    def packages(self) -> tuple[str, ...]:
-        """Return the packages that it needs beside what is always installed."""
-        return ()
-
-    @property
     def seconds(self) -> float:
         """Return what one call may take, where it is `bounded`."""
         return math.inf
