@@ -204,10 +204,24 @@ def test_memory_counts_the_start_and_the_cache_of_what_is_written(tmp_path: Path
     assert memory.companions == memory.weights
 
 
-def test_rewards_that_say_nothing_or_nonsense_end_the_run_in_one_line(tmp_path: Path) -> None:
-    same = RLOO(reward=Length(most=1000), group_size=2, max_new_tokens=4)
+def test_rewards_that_say_nothing_or_nonsense_end_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was killed in its fourth step, and goes on."""
+    same, calls = make_job(tmp_path, RLOO(reward=Length(most=1000), group_size=2, max_new_tokens=4)), list[int]()
+    sample, work = rollouts.sample, Workspace(tmp_path / "same")
+
+    def dies(*args: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:  # of two steps and validation in each epoch
+            raise Killed
+        return sample(*args, **more)
+
+    monkeypatch.setattr(rollouts, "sample", dies)
+    with pytest.raises(Killed):
+        train(same, work)
     with pytest.raises(TrainingError, match="in the first 6 steps all 2 answers to each prompt were worth the same"):
-        train(make_job(tmp_path, same), Workspace(tmp_path / "same"))
+        train(same, work)
     long = RLOO(reward=SHORT, group_size=2, max_new_tokens=120)
     with pytest.raises(RecipeError, match=r"max_new_tokens: 120, but the longest prompt has \d+ tokens, and the model"):
         train(make_job(tmp_path, long), Workspace(tmp_path / "long"))
