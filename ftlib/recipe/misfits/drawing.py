@@ -57,8 +57,8 @@ def _tuning_misfits(phase: Phase) -> Iterator[str]:
         yield f"{where}.tuning: {tuning.kind!r} does not fit a U-Net; use full or lora"
     elif tuning.layer_decay != 1.0:
         yield (
-            f"{where}.tuning.layer_decay: {tuning.layer_decay:g} tells layers apart by their depth, and a U-Net's blocks "
-            "go down and up again; leave it at 1"
+            f"{where}.tuning.layer_decay: {tuning.layer_decay:g} tells layers apart by their depth, and a U-Net's "
+            "blocks go down and up again; leave it at 1"
         )
 
 
