@@ -6,9 +6,10 @@ from types import MappingProxyType
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
-from ftlib.errors import RecipeError
+from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, KLToStart
 from ftlib.evaluation.principle_facts import RevisedDataset
+from ftlib.evaluation.reward_models import weights_of
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
@@ -30,6 +31,7 @@ from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
+from ftlib.stages.quote import QuoteJob
 from ftlib.stages.revise import ReviseJob
 from ftlib.stages.score import MEASURED, ScoreJob
 from ftlib.stages.select import SelectJob
@@ -165,6 +167,16 @@ def fisher_job(
         seed=recipe.seed,
         compute=recipe.compute,
     )
+
+
+def find_asked(recipe: Recipe) -> None:
+    """Look for the models that metrics ask. Raises ModelError, behind the metric's name, for one that is not there."""
+    for name, evaluation in recipe.evaluations.items():
+        for metric in evaluation.metrics:
+            try:
+                weights_of(metric.asks)
+            except ModelError as error:
+                raise ModelError(f"evaluations.{name}: {metric.name!r}: {error}") from error
 
 
 def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, FoundModel]]:
@@ -309,6 +321,11 @@ def score_job(
     )
 
 
+def quote_job(recipe: Recipe, name: str, data: PreparedDataset, raw: RawDataset) -> QuoteJob:
+    """Say whose prompts a reward or a judge reads: `data` is what a dataset's rows were made."""
+    return QuoteJob(name=name, data=data, raw=raw, format=recipe.datasets[name].format)
+
+
 def reference_job(
     recipe: Recipe, name: str, trail: Sequence[Checkpoint], prepared: Mapping[str, PreparedDataset]
 ) -> ScoreJob:
@@ -432,6 +449,7 @@ def evaluate_job(
     return EvaluateJob(
         name=name,
         evaluation=evaluation.model_copy(update={"reference": None}),  # the rows hold what it says
+        asked={metric.name: weights_of(metric.asks) for metric in evaluation.metrics if metric.asks},
         candidates=tuple(member.of_task(task) for member in members),
         data=referenced.get(name, prepared[evaluation.dataset]),
         split=split,

@@ -3,6 +3,7 @@
 An objective has `needs` and `loss(model, batch)`. Beside that it may have
 
     companions: ClassVar[tuple[str, ...]]     frozen models; `loss` and `prepare` get `companions`, a mapping of them
+    companions_answer: ClassVar[BatchKind]    the kind that these answer, one without labels, if not the phase's own
     prepare(model, batch) -> Prepared         a pass without gradients over the global batch; `loss` gets its `context`
     counts_known: ClassVar[bool] = False      how many items it counts is known only from `prepare`
     remember(model, batch) -> Prepared        as `prepare`, by the weights of the teacher: those of some steps ago
