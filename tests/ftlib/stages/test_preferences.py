@@ -129,6 +129,14 @@ def test_rows_that_another_model_scored_end_the_run(start: Checkpoint, tmp_path:
     train(job(start, rows, "full", scored_by_start=()), work)
 
 
+def test_rows_are_others_where_only_those_of_the_test_set_were_scored_otherwise(
+    start: Checkpoint, tmp_path: Path
+) -> None:
+    data = tiny_prepared(tmp_path / "rows", {"test": tiny_preferences(8)}, kind="preferences")
+    other, work = tiny_checkpoint(tmp_path / "other", (), seed=3), Workspace(tmp_path / "work")
+    assert scored(start, data, work, splits=MEASURED).content != scored(other, data, work, splits=MEASURED).content
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return find_model(ModelRef(path=str(tiny_chat_lm(tmp_path_factory.mktemp("model") / "lm"))))
