@@ -61,6 +61,15 @@ class ByEndpoint(AsksInWords):
     """How often a call is made that finds the endpoint busy or away."""
 
     @override
+    def misfits(self) -> Sequence[str]:
+        """Return why its key cannot be sent, in at most one line; nobody is asked."""
+        try:
+            self._key()
+        except RecipeError as error:
+            return (str(error),)
+        return ()
+
+    @override
     def verdicts(self, pairs: Sequence[Pair]) -> tuple[list[Verdict], Cost]:
         """Return a verdict for each pair.
 
