@@ -339,7 +339,8 @@ class _Sizing:
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
         writes: bool = getattr(phase.objective, "writes", False)
-        asked: tuple[BatchKind, int] = ("compared", 0) if writes else (kind, labels)
+        answered: BatchKind | None = getattr(phase.objective, "companions_answer", None)
+        asked: tuple[BatchKind, int] = (answered, 0) if answered else (kind, labels)
         train, validation = stand_ins(phase, self._splits(phase, "train"), self._splits(phase, "validation"))
         return Sized(
             model=shapes_of(self.model, kind, labels, phase, _heads(self.recipe, self.tasks)),

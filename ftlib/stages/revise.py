@@ -28,7 +28,7 @@ from ftlib.training.rewards import Reward
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ftlib.evaluation.revision_prompts import Prompt
+    from ftlib.data.prompts import Prompt
     from ftlib.evaluation.revisions import Drafted, RevisePlan
 
 PRINCIPLE = "principle"
@@ -76,7 +76,8 @@ def revise(job: ReviseJob, work: Workspace) -> RevisedDataset:
 
 def _build(job: ReviseJob, folder: Path) -> RevisedDataset:
     """Ask the models about all prompts in parts, and write the pairs and what was said."""
-    from ftlib.evaluation.revision_prompts import prompts_of, write_prompts
+    from ftlib.data.prompts import prompts_of
+    from ftlib.evaluation.revision_prompts import write_prompts
     from ftlib.evaluation.revisions import RevisePlan
     from ftlib.kinds.loading import load_processor
 

@@ -88,8 +88,9 @@ def _ends(job: UpholdJob) -> dict[str, Checkpoint]:
 
 def _keep(job: UpholdJob, model: Checkpoint, folder: Path) -> list[list[bool | None]]:
     """Return, for each principle, which of a model's answers keep it."""
+    from ftlib.data.prompts import prompts_of
     from ftlib.evaluation.principle_shares import drafts_keep
-    from ftlib.evaluation.revision_prompts import prompts_of, write_prompts
+    from ftlib.evaluation.revision_prompts import write_prompts
     from ftlib.evaluation.revisions import RevisePlan
     from ftlib.kinds.loading import load_processor
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from ftlib.data.inputs import INPUT_IDS
 from ftlib.data.prepared import SCORE
+from ftlib.errors import DataError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.completions import CompletionAnswers
@@ -95,7 +96,8 @@ class Writer:
         ModelError for a prompt that leaves too few of the model's positions.
         """
         objective, group = self._objective, self._group
-        heads = self._of(split)
+        heads, asked = self._of(split), split.asked
+        assert asked is not None
         own = self._tokenizer.eos_token_id
         ends = heads.ends if own is None else {own, *heads.ends}
         prompts = [prompt.cpu() for prompt in heads.prompts(split.batch(rows, self._collate), rows)]
@@ -120,7 +122,7 @@ class Writer:
         worth: dict[int, float] = {}
         answered = {
             pair: Answered(
-                prompt=self._text(prompts[pair // times].tolist()),
+                prompt=asked[int(rows[pair // times])].as_py(),
                 answer=self._text(one.answer),
                 reference=heads.reference(int(rows[pair // times])),
                 ended=one.ended,
@@ -134,6 +136,8 @@ class Writer:
     def _of(self, split: PreparedSplit) -> CompletionAnswers:
         """Return what knows where a split's prompts end, and by which tokens answers do."""
         if split not in self._heads:
+            if split.asked is None:
+                raise DataError("a reward reads prompts as texts, and the rows hold none; quote them before they train")
             asked = Request(split, (), lambda: self._tokenizer, self._objective.max_new_tokens, 1)
             heads = KINDS[split.kind].head().answers(asked)
             assert isinstance(heads, CompletionAnswers)
@@ -210,4 +214,4 @@ def _completions(
             **{SCORE + name: pa.array(values) for name, values in (columns or {}).items()},
         }
     )
-    return PreparedSplit(table, "completions", None)
+    return PreparedSplit(table, PolicyObjective.needs, None)
