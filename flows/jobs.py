@@ -197,10 +197,22 @@ def beside_phase(
 ) -> dict[str, FoundModel | Checkpoint]:
     """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
 
-    `trail` has all checkpoints that come before, and may have more.
+    `trail` has all checkpoints that come before, and may have more. An end that was rounded for the phase to start from
+    anchors it as it was rounded: it is the adapter that the policy is kept near, not what rounding did.
     """
     ends = {end.phase: end for end in trail}
-    return {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}
+    beside = {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}
+    anchors: Sequence[str] = getattr(phase.objective, "anchors", ())
+    return beside | {name: _as_rounded(beside[name], phase, trail) for name in anchors}
+
+
+def _as_rounded(anchor: FoundModel | Checkpoint, phase: Phase, trail: Sequence[Checkpoint]) -> FoundModel | Checkpoint:
+    """Return the checkpoint that was made of a model, rounded, for a phase to start from; the model, if none was."""
+    end = next((end for end in trail if end.phase == phase.name), trail[-1])
+    begins = end.parent if end.phase == phase.name else end.weights
+    made = (one for one in trail if one.weights == begins and one.parent == anchor.weights)
+    rounded = (one for one in made if phase.tuning.quantization and not one.trained_parameters)
+    return next(rounded, anchor)
 
 
 def answer_job(
@@ -335,7 +347,7 @@ def reference_job(
         model = find_any(given, ANYWHERE)
     return ScoreJob(
         name="reference",
-        model=model,
+        model=_as_rounded(model, recipe.phases[-1], trail) if trail else model,
         data=data,
         tokenizer=data.tokenizer,
         labels=(),

@@ -130,6 +130,11 @@ class Kind:
         return self.outcomes.diverges_by
 
     @property
+    def has_distribution(self) -> bool:
+        """Say whether a model gives such answers as a distribution that one can be drawn from."""
+        return self.outcomes.has_distribution
+
+    @property
     def answers_untrained(self) -> bool:
         """Say whether the model that is found answers such rows already, since it brings its head, or needs none."""
         return self.vocabulary or self.pools

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from pydantic import model_validator
 
+from ftlib.kinds.kind import KINDS
 from ftlib.recipe.misfits.base_model import added_tokens_misfits, prune_misfits
+from ftlib.recipe.misfits.beside import without_fisher
 from ftlib.recipe.misfits.carried import carried_misfits
 from ftlib.recipe.misfits.choice import interpolation_misfits, select_misfits
 from ftlib.recipe.misfits.datasets import dataset_misfits
@@ -57,6 +59,8 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
                 f"publish.fisher.datasets: no phase trains on {name!r}, so the version knows nothing of its rows to "
                 f"keep; there are {these(recipe.training_datasets())}"
             )
+        elif name in recipe.datasets and not KINDS[rows := recipe.datasets[name].format.yields].has_distribution:
+            yield f"publish.fisher.datasets: {without_fisher(name, rows)}; remove it"
     yield from quantization_misfits(recipe, "dense")
 
 

@@ -10,6 +10,7 @@ An objective has `needs` and `loss(model, batch)`. Beside that it may have
     renewal: int                              every how many steps the teacher takes the weights; first it is the start
     count_of(rows) -> int                     how many items it counts, of the `rows` of what was prepared
     drops_out: ClassVar[bool] = False         the model's dropout is off in training, as it was in what scored the rows
+    anchors: ClassVar[tuple[str, ...]]        those of its scores that it is kept near: the start is, as it was rounded
     first_loss: float | None                  the loss of the first step where what scored the rows is the start
     packs: ClassVar[bool] = True              it reads packed rows right: of a `Batch` that has `borders`
     counts_rows: bool                         it counts rows, though several terms of a row are supervised

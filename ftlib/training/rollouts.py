@@ -6,9 +6,10 @@ killed in the middle of one draws it again, token by token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from ftlib.data.inputs import INPUT_IDS
-from ftlib.data.prepared import SCORE
+from ftlib.data.prepared import SCORE, split_schema
 from ftlib.errors import DataError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
@@ -174,24 +175,50 @@ def stand_ins(
     """Return what a phase's passes read of its splits; for a policy, answers as long as they may be.
 
     They stand in for what is not written yet: where memory is counted, the widest batch rehearsed, and where it is
-    asked which weights a gradient reaches. What is validated of a policy is what it writes, without such a pass.
+    asked which weights a gradient reaches. What is validated of a policy is what it writes, without such a pass. Where
+    principles are still to make pairs of the prompts, those are as long as they may be.
     """
-    objective = phase.objective
+    objective, prompts = phase.objective, max(1, phase.optimizer.batch_size)
+    if phase.principles:
+        most = phase.principles.max_new_tokens
+        return [_pairs(split, most, prompts) for split in train], [_pairs(split, most, prompts) for split in validation]
     if not isinstance(objective, PolicyObjective):
         return [*train], [*validation]
-    prompts = max(1, phase.optimizer.batch_size)
     return [_stand_in(split, objective, prompts) for split in train], []
 
 
 def _stand_in(split: PreparedSplit, objective: PolicyObjective, prompts: int) -> PreparedSplit:
     """Return the longest prompts of a split, each as often as it is answered, and the longest answers."""
-    lengths = prompt_lengths(split)
-    widest = np.argsort(-lengths, kind="stable")[:prompts]
     tokens = list[list[int]]()
-    for row in widest.tolist():
-        prompt = split.tokens(row)[: lengths[row]].tolist()
-        tokens += [[*prompt, *(prompt * objective.max_new_tokens)[: objective.max_new_tokens]]] * objective.group_size
+    for _, answered in _answered(split, objective.max_new_tokens, prompts):
+        tokens += [answered] * objective.group_size
     return _completions(tokens, [objective.max_new_tokens] * len(tokens))
+
+
+def _pairs(split: PreparedSplit, most: int, prompts: int) -> PreparedSplit:
+    """Return the longest prompts of a split, each with two of the longest answers."""
+    tokens, targets = list[list[int]](), list[Mapping[str, Any]]()
+    for first, answered in _answered(split, most, prompts):
+        end = len(answered)
+        tokens.append([*answered, *answered])
+        targets.append({"places": [first, end, end + first, 2 * end], "chosen": "", "rejected": "", "end": None})
+    table = pa.table(
+        {
+            "row_id": pa.array([str(row) for row in range(len(tokens))], pa.string()),
+            INPUT_IDS: pa.array(tokens, pa.list_(pa.int32())),
+            "supervised": pa.array([1] * len(tokens), pa.int32()),
+            "target": pa.array(targets, split_schema("preferences").field("target").type),
+        }
+    )
+    return PreparedSplit(table, "preferences", KINDS["preferences"].head().targets(table, (), Path()))
+
+
+def _answered(split: PreparedSplit, most: int, prompts: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield the lengths of the longest prompts of a split, and these with answers of so many tokens."""
+    lengths = prompt_lengths(split)
+    for row in np.argsort(-lengths, kind="stable")[:prompts].tolist():
+        prompt = split.tokens(row)[: lengths[row]].tolist()
+        yield len(prompt), [*prompt, *(prompt * most)[:most]]
 
 
 def prompt_lengths(split: PreparedSplit) -> Int[np.ndarray, " rows"]:

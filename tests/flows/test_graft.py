@@ -155,6 +155,8 @@ def test_a_model_that_lies_too_far_is_refused_before_training(tmp_path: Path) ->
     [
         ({"prune": {"dataset": "rows", "layers": 1}}, "prune changes the model's alone"),
         ({"retrain": {"start": "champion"}}, "starts from the base every time"),
+        ({"tuning": {"modules_to_save": ["lm_head"]}}, "modules_to_save as they ended; set keep: merged"),
+        ({"tuning": {"kind": "ia3"}}, "the adapter of 'ia3' would bring more than one"),
         ({"phases": 2}, "carries what one phase did to the recipe's model, got 2 phases"),
     ],
 )
@@ -163,6 +165,8 @@ def test_what_cannot_be_carried(change: dict[str, Any], message: str, tmp_path: 
     recipe = yaml.safe_load(path.read_text())
     if change == {"phases": 2}:
         change = {"phases": [{**recipe["phases"][0], "name": "first"}, recipe["phases"][0]]}
+    if tuning := change.get("tuning"):
+        change = {"phases": [{**recipe["phases"][0], "tuning": {"kind": "lora", "keep": "adapter", **tuning}}]}
     path.write_text(yaml.safe_dump({**recipe, **change}))
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)

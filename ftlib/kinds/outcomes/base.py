@@ -34,6 +34,9 @@ class Outcomes(ABC):
     diverges_by: ClassVar[Literal["row", "token"] | None] = None
     """Per what one model's distance from another's answers (KL) is told; None where it is not."""
 
+    has_distribution: ClassVar[bool] = True
+    """Whether a model gives its answers as a distribution that one can be drawn from, as Fisher information needs."""
+
     row_ids: tuple[str, ...]
     nll: Float[np.ndarray, " rows"]
     """Negative log-likelihood of the row's targets, in nats."""

@@ -22,6 +22,7 @@ class DenoisedOutcomes(Outcomes):
     """A denoiser's answers at a few amounts of noise; `nll` is their mean: a squared error, and no likelihood."""
 
     kind: ClassVar[BatchKind] = "captioned_images"
+    has_distribution: ClassVar[bool] = False
 
     little: Float[np.ndarray, " rows"]
     """Mean squared error over the half of the timesteps that leave most of the image."""

@@ -30,6 +30,7 @@ class RetrievalOutcomes(Outcomes):
     """
 
     kind: ClassVar[BatchKind] = "retrieved"
+    has_distribution: ClassVar[bool] = False
 
     rank: Int[np.ndarray, " rows"]
     """The place of the row's positive, counted from 1; equal cosines stand before it. 0: not ranked yet."""

@@ -77,6 +77,11 @@ class InterpolationBase(Config, ABC):
         return False
 
     @property
+    def by_layer(self) -> bool:
+        """Say whether layers go different ways by their depth, so that a model must number them from its input."""
+        return self.least_layers > 0
+
+    @property
     def scales_adapter(self) -> bool:
         """Say whether scaling the end's adapter, module by module, reaches every candidate."""
         return False

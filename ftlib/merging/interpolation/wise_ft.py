@@ -44,6 +44,11 @@ class WiseFT(TwoEnds):
 
     @property
     @override
+    def by_layer(self) -> bool:
+        return bool(self.depth)
+
+    @property
+    @override
     def scales_adapter(self) -> bool:
         return True
 

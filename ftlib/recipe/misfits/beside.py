@@ -19,13 +19,16 @@ def keeping_misfits(recipe: RecipeParts, phase: Phase, *, first: bool) -> Iterat
     where = f"phases[{phase.name}].penalty"
     kinds: set[BatchKind] = {recipe.datasets[name].format.yields for name in phase.parts if name in recipe.datasets}
     for name in keeps.datasets:
-        if name not in recipe.datasets:
+        rows = recipe.datasets[name].format.yields if name in recipe.datasets else None
+        if rows is None:
             yield f"{where}.datasets: {name!r} is not a dataset; there are {these(recipe.datasets)}"
-        elif one_model(*kinds) and not one_model(*kinds, rows := recipe.datasets[name].format.yields):
+        elif one_model(*kinds) and not one_model(*kinds, rows):
             yield (
                 f"{where}.datasets: rows of {name!r} are {rows!r}, and the phase's model answers {these(kinds)}; name "
                 "datasets of such rows"
             )
+        elif not KINDS[rows].has_distribution:
+            yield f"{where}.datasets: {without_fisher(name, rows)}; use l2_sp or spd"
     if not keeps.datasets and not first:
         yield (
             f"{where}: the Fisher information that the base model carries is of its own weights, and only the first "
@@ -36,6 +39,11 @@ def keeping_misfits(recipe: RecipeParts, phase: Phase, *, first: bool) -> Iterat
             f"{where}: the Fisher information that the base model carries is of all its layers, and prune takes some; "
             f"{phase.penalty.kind!r} needs `datasets`, whose rows it is measured on behind that"
         )
+
+
+def without_fisher(name: str, kind: BatchKind) -> str:
+    """Say that no Fisher information can be measured on rows of that kind."""
+    return f"answers to {kind!r} rows, as those of {name!r}, are of no distribution that Fisher information is of"
 
 
 def companion_misfits(recipe: RecipeParts, phase: Phase, ends: Sequence[str]) -> Iterator[str]:

@@ -21,6 +21,11 @@ def carried_misfits(recipe: RecipeParts) -> Iterator[str]:
         yield f"{where} adds weights of one shape, and {changed} changes the model's alone; remove it"
     if last.tuning.quantization:
         yield f"{where} adds to weights as they are, and {last.tuning.kind!r} trains over rounded ones; use lora"
+    elif last.tuning.leaves == "adapter" and last.tuning.adapter_scales and not last.tuning.adapter_adds:
+        yield (
+            f"{where} adds a difference, and the adapter of {last.tuning.kind!r} would bring more than one over the "
+            "other model: factors of weights, or modules_to_save as they ended; set keep: merged"
+        )
     if recipe.tasks:
         yield f"{where} carries one model's weights, got several tasks; use wise_ft"
     elif recipe.has_training_datasets and not KINDS[recipe.answering_kind].vocabulary:

@@ -11,7 +11,8 @@ from ftlib.training.phase import Phase
 
 def drawing_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say why what draws images cannot be trained, or published, as a recipe asks; nothing of other recipes."""
-    drawn = [phase for phase in recipe.phases if any(_draws(recipe, name) for name in phase.parts)]
+    there = recipe.datasets
+    drawn = [phase for phase in recipe.phases if any(name in there and _draws(recipe, name) for name in phase.parts)]
     if not drawn:
         return
     for phase in drawn:
@@ -28,10 +29,16 @@ def drawing_misfits(recipe: RecipeParts) -> Iterator[str]:
                 f"{str(plain).lower()}"
             )
     last = recipe.phases[-1].tuning
-    if recipe.publish.adapter and (last.makes != "LORA" or not last.adapter_scales):
+    if recipe.publish.adapter and (last.makes != "LORA" or not last.adapter_adds):
         yield (
-            f"publish.adapter: diffusers loads plain LoRA, and phase {recipe.phases[-1].name!r} leaves "
-            f"{'DoRA' if last.makes == 'LORA' else repr(last.kind)}; remove it, or use lora without use_dora"
+            f"publish.adapter: diffusers loads low-rank matrices alone, and phase {recipe.phases[-1].name!r} leaves "
+            f"{'more' if last.makes == 'LORA' else 'those of ' + repr(last.kind)}; remove it, or use lora without "
+            "use_dora and modules_to_save"
+        )
+    if recipe.interpolation.by_layer:
+        yield (
+            f"interpolation: {recipe.interpolation.kind!r} tells layers apart by their depth, and a U-Net's blocks go "
+            "down and up again; use wise_ft without depth"
         )
 
 
@@ -49,6 +56,11 @@ def _tuning_misfits(phase: Phase) -> Iterator[str]:
         )
     elif not _moves_unet(phase):
         yield f"{where}.tuning: {tuning.kind!r} does not fit a U-Net; use full or lora"
+    elif tuning.layer_decay != 1.0:
+        yield (
+            f"{where}.tuning.layer_decay: {tuning.layer_decay:g} tells layers apart by their depth, and a U-Net's "
+            "blocks go down and up again; leave it at 1"
+        )
 
 
 def _moves_unet(phase: Phase) -> bool:

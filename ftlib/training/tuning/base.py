@@ -113,6 +113,15 @@ class TuningBase(Config, ABC):
         return self.makes_adapter
 
     @property
+    def adapter_adds(self) -> bool:
+        """Say whether its adapter adds a difference to the weights below it and does nothing else.
+
+        Neither factors of those weights, nor modules that it holds as they ended: over another model that would be more
+        than what was learnt.
+        """
+        return False
+
+    @property
     def quantization(self) -> Quantization | None:
         """Return how the linear layers of what it starts from are rounded, and held while it trains; None: not at all.
 

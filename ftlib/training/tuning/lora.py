@@ -83,6 +83,11 @@ class LoRA(MergedOrKept):
         """DoRA normalises after adding, and rows of tokens are no difference: such times alpha is another model."""
         return not self.use_dora and self.token_rows == "added"
 
+    @property
+    @override
+    def adapter_adds(self) -> bool:
+        return self.adapter_scales and not self.modules_to_save
+
     @override
     def with_added_rows(self, rows: tuple[int, ...]) -> LoRA:
         return self.model_copy(update={"token_rows": rows}) if self.token_rows == "added" else self

@@ -31,8 +31,20 @@ def recipe(**changed: Any) -> Recipe:
     ("changed", "said"),
     [
         ({"tuning": {"kind": "lora", "keep": "adapter"}}, "keep: adapter, but a version that draws images is a whole"),
-        ({"tuning": {"kind": "lora", "use_dora": True}}, "diffusers loads plain LoRA, and phase 'style' leaves DoRA"),
-        ({"tuning": {"kind": "ia3"}}, "diffusers loads plain LoRA, and phase 'style' leaves 'ia3'"),
+        ({"tuning": {"kind": "lora", "use_dora": True}}, "low-rank matrices alone, and phase 'style' leaves more"),
+        ({"tuning": {"kind": "ia3"}}, "matrices alone, and phase 'style' leaves those of 'ia3'"),
+        (
+            {"tuning": {"kind": "lora", "modules_to_save": ["conv_out"]}},
+            "phase 'style' leaves more; remove",
+        ),
+        ({"tuning": {"kind": "full", "layer_decay": 0.9}}, "layer_decay: 0.9 tells layers apart by their depth"),
+        ({"interpolation": {"kind": "lines"}}, "'lines' tells layers apart by their depth"),
+        ({"interpolation": {"kind": "blocks"}}, "'blocks' tells layers apart by their depth"),
+        ({"interpolation": {"kind": "wise_ft", "depth": [0.5, 1.0]}}, "use wise_ft without depth"),
+        (
+            {"publish": {"name": "emoji", "fisher": {"datasets": ["style"]}}},
+            "publish.fisher.datasets: answers to 'captioned_images' rows, as those of 'style', are of no distribution",
+        ),
         ({"compute": {"workers": 2, "sharding": "fsdp"}}, "compute.sharding: 'fsdp' works layer by layer"),
         ({"compute": {"workers": 0, "activation_checkpointing": "full"}}, "set it to none"),
         ({"tuning": {"kind": "gradual_unfreezing"}}, "'gradual_unfreezing' does not fit a U-Net; use full or lora"),

@@ -29,6 +29,7 @@ from ftlib.kinds import token_log_probs
 from ftlib.kinds.batch import UNTAUGHT, Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.drawn_answers import drawn, drawn_log_probs
+from ftlib.kinds.heads.base import Head
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_processor
 from ftlib.kinds.open_split import open_split
@@ -189,6 +190,11 @@ class Says(nn.Module):
 
     def forward(self) -> Any:
         return SimpleNamespace(logits=self.logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_kind_says_of_its_distribution_is_what_its_head_can_draw_from(kind: BatchKind) -> None:
+    assert KINDS[kind].has_distribution == (type(KINDS[kind].head()).drawn_log_prob is not Head.drawn_log_prob)
 
 
 def test_heads_of_other_kinds_draw_from_their_own_distributions() -> None:
