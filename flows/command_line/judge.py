@@ -13,6 +13,7 @@ from flows.command_line.console import UserPath, emit, json_option, stdout_conso
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import registry_options
 from flows.model_places import called, check_named_once, model_folder
+from ftlib.data.cleaning import clean
 from ftlib.errors import DataError, RecipeError
 from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.judges import Judge
@@ -78,7 +79,7 @@ def judge(
     else:
         ours, theirs = (_written(model, [row[prompt] for row in rows], max_new_tokens, registry) for model in models)
     pairs = [
-        Pair(row[prompt], one, other, row[reference] if reference else None)
+        Pair(clean(row[prompt], keep_lines=True), one, other, row[reference] if reference else None)
         for row, one, other in zip(rows, ours, theirs, strict=True)
     ]
     compared = compare(asked, pairs, Resampling(resamples, confidence, seed=0))
