@@ -100,7 +100,7 @@ def test_a_snapshot_behind_early_stoppings_best_step_is_no_start(root: Path, tmp
     keeping = job(root, 2, {"kind": "lora", "rank": 2}, early_stopping=stopping, snapshots={"steps": [3, 6]})
     end = train(keeping, Workspace(tmp_path))
     assert [(one.name, one.step) for one in end.snapshots] == [("step-3", 3)]
-    with pytest.raises(ModelError, match="'tune' has no snapshot 'step-6', it has step-3; did it end before it?"):
+    with pytest.raises(ModelError, match="'tune' has no snapshot 'step-6', it has step-3; did it end"):
         end.at("step-6")
 
 
