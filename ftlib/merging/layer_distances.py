@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ftlib.config import Config
+from ftlib.merging.batch_norm import moved_layers, unmixed
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.engine import visit
 from ftlib.merging.methods import Average, Lerp, Meter
@@ -93,7 +94,8 @@ def apart(start: tuple[str, Path], other: tuple[str, Path]) -> float:
 def reach(candidate: Candidate) -> float | None:
     """Return how far a method goes that decides it itself: its distance from theta0 over that of the tuned ones' mean.
 
-    Streaming; 0 where nothing moved, None for other methods. Raises ModelError if the checkpoints do not fit together.
+    Streaming; 0 where nothing moved, None for other methods. Running statistics that moved are no weights, and take no
+    part. Raises ModelError if the checkpoints do not fit together.
     """
     inputs = [Input(part.phase, part.weights_folder) for part in candidate.parts]
     merge, count = candidate.merge, len(inputs)
@@ -106,7 +108,8 @@ def reach(candidate: Candidate) -> float | None:
             meters[planned.name] = made
         meters[planned.name].add(0, tensors)
 
-    visit(plan_merge(merge, inputs, reference=1), take)
+    plan = plan_merge(merge, inputs, reference=1)
+    visit(unmixed(plan, moved_layers([one.folder for one in inputs])), take)
     reached = [pair for meter in meters.values() if (pair := merge.reach(meter, count)) is not None]
     whole = math.fsum(mean for _, mean in reached)
     return math.sqrt(math.fsum(moved for moved, _ in reached) / (whole or 1.0))

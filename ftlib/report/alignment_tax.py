@@ -36,6 +36,8 @@ class Tax:
     per: str = "row"
     budgeted: bool = False
     """Whether the rule held KL within a budget."""
+    snapshot: str = ""
+    """The snapshot that the line starts at, which has gone a part of the phase's way; empty where it is the start."""
 
     @property
     def end_kl(self) -> float | None:
@@ -64,7 +66,17 @@ def tax_of(evidence: Evidence, work: Workspace, target: str, retained: str | Non
     if lost is None and not any(moved):
         return None
     chosen = names.index(evidence.selection.chosen.name)
-    return Tax(alphas, chosen, names, gain, lost, moved, by or "row", evidence.selection.kl is not None)
+    return Tax(
+        alphas,
+        chosen,
+        names,
+        gain,
+        lost,
+        moved,
+        by or "row",
+        evidence.selection.kl is not None,
+        members[0].start.snapshot,
+    )
 
 
 def _cells(evidence: Evidence, evaluation: str) -> list[Measured]:
@@ -117,7 +129,8 @@ def _moved(evidence: Evidence, work: Workspace, name: str, *, alone: bool) -> tu
 def tax_section(tax: Tax, folder: Path) -> Section:
     """Return gains, losses and distances at every alpha, each beside what theta1 alone predicts of it."""
     target, elsewhere = tax.gain.label, f" and {tax.lost.label}" if tax.lost else ""
-    lead = f"Every candidate against the start, paired on the validation rows: {target}{elsewhere}. "
+    start = f"the start, which is the phase's {tax.snapshot}" if tax.snapshot else "the start"
+    lead = f"Every candidate against {start}, paired on the validation rows: {target}{elsewhere}. "
     if tax.kl:
         lead += (
             f"KL to the start is on the target's own rows, in nats per {tax.per}; what is forgotten of everything else "

@@ -304,7 +304,8 @@ class PhaseLoop(ABC):
         self._take_best(state)
         shard_again(unwrap(self.model))  # what the last evaluation has gathered is no master
         still = self.unused | self.thawing.waiting(self._kept_step(state) - 1)
-        taken = {name: step for name, step in self.snapshots.items() if step <= state.step}
+        # One behind early stopping's best step is trained further than the phase's end: no line leads from it to there.
+        taken = {name: step for name, step in self.snapshots.items() if step <= self._kept_step(state)}
         put = {name: partial(self.checkpoints.restore_kept, self.model, step) for name, step in taken.items()}
         return Trained(unwrap(self.model), state, still, facts, self.companions, put, taken)
 

@@ -85,6 +85,11 @@ def test_a_run_goes_from_a_snapshot_to_the_end(tmp_path: Path) -> None:
         ({"snapshots": {"steps": [3]}}, {}, "'epoch-1' is no snapshot of phase 'tune', which keeps step-3"),
         ({"snapshots": None}, {}, r"which keeps none: give it snapshots: \{steps: \[...\]\}"),
         ({}, {"interpolation": {"kind": "off", "start": "epoch-1"}}, "'off' does not start from a snapshot"),
+        (
+            {},
+            {"select": {"rule": "within", "by": "rows/perplexity", "divergence": "rows/kl_to_start", "at_most": 0.1}},
+            "'within' budgets the whole way from where the phase started, and interpolation.start is snapshot 'epoch",
+        ),
         ({}, {"publish": {"name": "early", "adapter": True}}, "stands on where its phase started"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
 from ftlib.config import Fraction
@@ -36,6 +36,14 @@ class Blocks(TwoEnds):
     """How far an alpha is moved at first."""
     tries: int = Field(default=8, ge=1, le=30)
     """At most so many candidates beside those of the line: with more, the alphas fit the rows that choose them."""
+
+    @model_validator(mode="after")
+    def _has_centre(self) -> Blocks:
+        if self.mean is None and not any(0.0 < alpha < 1.0 for alpha in self.alphas):
+            raise ValueError(
+                "no alpha lies between 0 and 1 for the search to begin at; name one in alphas, or give mean"
+            )
+        return self
 
     @property
     @override

@@ -70,6 +70,11 @@ def _budget_misfits(recipe: RecipeParts) -> Iterator[str]:
     if not recipe.interpolation.mixes:
         kind = recipe.interpolation.kind
         yield f"select: 'within' compares candidates with the start, and interpolation {kind!r} has none"
+    if recipe.interpolation.start is not None:
+        yield (
+            f"select: 'within' budgets the whole way from where the phase started, and interpolation.start is snapshot "
+            f"{recipe.interpolation.start!r}, which has gone a part of it; leave start out, or use another rule"
+        )
     if select.divergence is None:
         return
     name, _, metric = select.divergence.partition("/")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ftlib.errors import ModelError, RecipeError
 from ftlib.merging.interpolation import ModelStock, Off, WiseFT
@@ -99,3 +101,19 @@ def test_model_stock_says_how_far_it_went(ends: tuple[Checkpoint, Checkpoint], t
     assert found.remarks == (f"model_stock goes {share:.0%} of the way from probe to the mean of 2 fine-tunes",)
     assert [one.text for one in heard] == [*found.remarks]
     assert reach(found.members[1]) == pytest.approx(share, rel=1e-9)
+    stock = found.members[1]  # running statistics that moved far are no weights, and no part of the way
+    parts = [_with_batch_norm(one, tmp_path / f"bn{i}", float(i)) for i, one in enumerate(stock.parts)]
+    moved_too = stock.model_copy(update={"start": parts[0], "end": parts[1], "siblings": (parts[2],)})
+    assert reach(moved_too) == pytest.approx(share, rel=1e-9)
+
+
+def _with_batch_norm(checkpoint: Checkpoint, folder: Path, mean: float) -> Checkpoint:
+    """Return a copy of it that has a BatchNorm layer's running statistics beside its weights."""
+    shutil.copytree(checkpoint.path, folder)
+    copy = checkpoint.model_copy(update={"uri": str(folder)})
+    file = copy.weights_folder / "model.safetensors"
+    statistics = {"running_mean": torch.full((4,), mean), "running_var": torch.full((4,), 1e3 + mean)}
+    seen = {"num_batches_tracked": torch.tensor(int(mean))}
+    named = {f"norm.{name}": tensor for name, tensor in {**statistics, **seen}.items()}
+    save_file({**load_file(file), **named}, file, metadata={"format": "pt"})
+    return copy

@@ -95,6 +95,15 @@ def plain(model: Any) -> dict[str, torch.Tensor]:
     return dict(merged.state_dict())
 
 
+def test_a_snapshot_behind_early_stoppings_best_step_is_no_start(root: Path, tmp_path: Path) -> None:
+    stopping = {"patience": 9, "min_delta": 99.0}  # the first evaluation stays the best
+    keeping = job(root, 2, {"kind": "lora", "rank": 2}, early_stopping=stopping, snapshots={"steps": [3, 6]})
+    end = train(keeping, Workspace(tmp_path))
+    assert [(one.name, one.step) for one in end.snapshots] == [("step-3", 3)]
+    with pytest.raises(ModelError, match="'tune' has no snapshot 'step-6', it has step-3; did it end"):
+        end.at("step-6")
+
+
 def test_a_snapshot_behind_the_end_is_refused_before_step_1(root: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"step-8 would be taken at or behind the end: there are 8 steps, 4 an epoch"):
         train(job(root, 2, {"kind": "full"}, snapshots={"steps": [2, 8]}), Workspace(tmp_path))

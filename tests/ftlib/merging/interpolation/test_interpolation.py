@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.interpolation import (
@@ -257,3 +258,9 @@ def test_blocks_of_one_mean_begin_at_it() -> None:
     assert method.places == (0.0, 0.4, 1.0)
     rounds = asked_until_done(method, lambda candidate: -alphas_of(candidate)[0])
     assert [alphas_of(p) for p in rounds[-1]][2:-1] == [(0.6, 0.2, 0.4), (0.2, 0.6, 0.4), (0.2, 0.4, 0.6)]
+
+
+def test_blocks_search_from_a_point_between_the_ends() -> None:
+    with pytest.raises(ValidationError, match="no alpha lies between 0 and 1 for the search to begin at"):
+        Blocks(alphas=(0.0, 1.0))
+    assert Blocks(alphas=(0.0, 1.0), mean=0.4).places == (0.0, 0.4, 1.0)
