@@ -6,9 +6,10 @@ from types import MappingProxyType
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.listed import FileVersion
-from ftlib.errors import RecipeError
+from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, KLToStart
 from ftlib.evaluation.principle_facts import RevisedDataset
+from ftlib.evaluation.reward_models import weights_of
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.siblings import find_sibling
@@ -30,6 +31,7 @@ from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
+from ftlib.stages.quote import QuoteJob
 from ftlib.stages.revise import ReviseJob
 from ftlib.stages.score import MEASURED, ScoreJob
 from ftlib.stages.select import SelectJob
@@ -167,6 +169,16 @@ def fisher_job(
     )
 
 
+def find_asked(recipe: Recipe) -> None:
+    """Look for the models that metrics ask. Raises ModelError, behind the metric's name, for one that is not there."""
+    for name, evaluation in recipe.evaluations.items():
+        for metric in evaluation.metrics:
+            try:
+                weights_of(metric.asks)
+            except ModelError as error:
+                raise ModelError(f"evaluations.{name}: {metric.name!r}: {error}") from error
+
+
 def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, FoundModel]]:
     """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
     return {
@@ -185,10 +197,22 @@ def beside_phase(
 ) -> dict[str, FoundModel | Checkpoint]:
     """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
 
-    `trail` has all checkpoints that come before, and may have more.
+    `trail` has all checkpoints that come before, and may have more. An end that was rounded for the phase to start from
+    anchors it as it was rounded: it is the adapter that the policy is kept near, not what rounding did.
     """
     ends = {end.phase: end for end in trail}
-    return {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}
+    beside = {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}
+    anchors: Sequence[str] = getattr(phase.objective, "anchors", ())
+    return beside | {name: _as_rounded(beside[name], phase, trail) for name in anchors}
+
+
+def _as_rounded(anchor: FoundModel | Checkpoint, phase: Phase, trail: Sequence[Checkpoint]) -> FoundModel | Checkpoint:
+    """Return the checkpoint that was made of a model, rounded, for a phase to start from; the model, if none was."""
+    end = next((end for end in trail if end.phase == phase.name), trail[-1])
+    begins = end.parent if end.phase == phase.name else end.weights
+    made = (one for one in trail if one.weights == begins and one.parent == anchor.weights)
+    rounded = (one for one in made if phase.tuning.quantization and not one.trained_parameters)
+    return next(rounded, anchor)
 
 
 def answer_job(
@@ -297,6 +321,11 @@ def score_job(
     )
 
 
+def quote_job(recipe: Recipe, name: str, data: PreparedDataset, raw: RawDataset) -> QuoteJob:
+    """Say whose prompts a reward or a judge reads: `data` is what a dataset's rows were made."""
+    return QuoteJob(name=name, data=data, raw=raw, format=recipe.datasets[name].format)
+
+
 def reference_job(
     recipe: Recipe, name: str, trail: Sequence[Checkpoint], prepared: Mapping[str, PreparedDataset]
 ) -> ScoreJob:
@@ -318,7 +347,7 @@ def reference_job(
         model = find_any(given, ANYWHERE)
     return ScoreJob(
         name="reference",
-        model=model,
+        model=_as_rounded(model, recipe.phases[-1], trail) if trail else model,
         data=data,
         tokenizer=data.tokenizer,
         labels=(),
@@ -420,6 +449,7 @@ def evaluate_job(
     return EvaluateJob(
         name=name,
         evaluation=evaluation.model_copy(update={"reference": None}),  # the rows hold what it says
+        asked={metric.name: weights_of(metric.asks) for metric in evaluation.metrics if metric.asks},
         candidates=tuple(member.of_task(task) for member in members),
         data=referenced.get(name, prepared[evaluation.dataset]),
         split=split,

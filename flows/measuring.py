@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import jobs
-from flows.steps import measured, referenced
+from flows.steps import enriched, measured
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.identity import identities
@@ -65,5 +65,5 @@ def measure(
     for of in recipe.evaluation_datasets():
         if dataset := (yield from step(preprocess, jobs.preprocess_job(recipe, of, raw, finished.model), of)):
             prepared[of] = dataset
-    beside = yield from referenced(recipe, trail, prepared)
+    beside = yield from enriched(recipe, trail, prepared, raw)
     return (yield from measured(recipe, [finished.candidate], prepared, split, 1, beside))

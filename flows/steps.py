@@ -37,6 +37,7 @@ from ftlib.recipe.preflight import (
     check_prompts,
     check_prune,
     check_registry,
+    check_rewards,
     check_rule,
     check_tasks,
     check_writing,
@@ -62,6 +63,7 @@ from ftlib.stages.interpolate import InterpolateJob, interpolate, scores_so_far
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.prune import prune
 from ftlib.stages.quantize import quantize
+from ftlib.stages.quote import quote
 from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
 from ftlib.stages.revise import revise
@@ -137,6 +139,8 @@ def inputs(
     check_resources(r, Path(model.uri), companions)
     check_prune(r, model)
     check_principles(r)
+    check_rewards(r)
+    jobs.find_asked(r)
     if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
         read_carried(model)  # what it lacks is said now, and not behind the rows
     onto = jobs.found_onto(r, work)
@@ -235,7 +239,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         siblings.append(again and jobs.sibling_of(again, seed))
     norms = _measures_norms(r, model)
     named = named_by(r, whole(trail), whole(siblings), onto, data)
-    beside = yield from referenced(r, whole(trail), data and data.prepared)
+    beside = yield from enriched(r, whole(trail), data and data.prepared, data and data.raw)
     swept = yield from sweep(r, work, named, data and data.prepared, beside, norms=norms)
     selection = yield from chosen(r, swept, data and data.prepared)
     checkpoints = whole(trail)
@@ -347,6 +351,10 @@ def trained(
     companions = data.companions.get(phase.name, {}) if data else {}
     prepared = yield from answered(r, phase, ends, data and data.prepared, companions.get(ANSWERS))
     prepared = yield from scored(r, phase, ends, prepared, companions)
+    if getattr(phase.objective, "writes", False):
+        for name in phase.parts:
+            made = yield from quoted(r, name, prepared and prepared[name], data and data.raw)
+            prepared = {**prepared, name: made} if prepared and made else None
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
     weighed: Fisher | None = None
     kept = phase.penalty.keeps if phase.penalty else None
@@ -438,6 +446,13 @@ def scorings(phase: Phase) -> list[tuple[str, str, str]]:
     return [(name, part, f"{part} by {name} for {phase.name}") for name in phase.scores for part in phase.parts]
 
 
+def quoted(
+    r: Recipe, name: str, data: PreparedDataset | None, raw: Mapping[str, RawDataset] | None
+) -> Steps[PreparedDataset | None]:
+    """Give a dataset's rows their prompts as texts, where what is written behind them is graded."""
+    return (yield from step(quote, jobs.quote_job(r, name, data, raw[name]) if data and raw else None, name))
+
+
 def sweep(
     r: Recipe,
     work: Workspace,
@@ -449,7 +464,7 @@ def sweep(
 ) -> Steps[tuple[Candidates, list[EvalReport]] | None]:
     """Name candidates, as a job asks at first, and measure them, until what was measured asks for no more of them.
 
-    `beside` is as `referenced` returns it. With `norms` the model has BatchNorm, and each candidate gets its own
+    `beside` is as `enriched` returns it. With `norms` the model has BatchNorm, and each candidate gets its own
     statistics before it is measured.
     """
     count = r.interpolation.count()
@@ -490,18 +505,29 @@ def completed(
     return made and made.members
 
 
-def referenced(
-    r: Recipe, trail: Sequence[Checkpoint] | None, prepared: Mapping[str, PreparedDataset] | None
+def enriched(
+    r: Recipe,
+    trail: Sequence[Checkpoint] | None,
+    prepared: Mapping[str, PreparedDataset] | None,
+    raw: Mapping[str, RawDataset] | None,
 ) -> Steps[Mapping[str, PreparedDataset] | None]:
-    """Return the rows of the evaluations that measure rewards, by name, with what the reference says of them."""
+    """Return the rows of the evaluations that measure rewards, by name, with what the metrics read beside tokens.
+
+    That is what a reference says of them, or their prompts as texts.
+    """
     beside: dict[str, PreparedDataset] = {}
+    read = [name for name, one in r.evaluations.items() if any(metric.reads_prompts for metric in one.metrics)]
+    for name in read:
+        dataset = r.evaluations[name].dataset
+        if made := (yield from quoted(r, dataset, prepared and prepared.get(dataset), raw)):
+            beside[name] = made
     names = [name for name, evaluation in r.evaluations.items() if evaluation.reference is not None]
     for name in names:
         job = None if trail is None or not prepared else jobs.reference_job(r, name, trail, prepared)
         which = f"{r.evaluations[name].dataset} by reference for {name}"
         if made := (yield from step(score, job, which, on_ray=r.compute.infers_on_ray)):
             beside[name] = made
-    return beside if len(beside) == len(names) else None
+    return beside if {*beside} == {*read, *names} else None
 
 
 def measured(
@@ -514,7 +540,7 @@ def measured(
 ) -> Steps[list[EvalReport] | None]:
     """Measure candidates, of which there will be `count` at most, on one split of every evaluation.
 
-    `beside` is as `referenced` returns it.
+    `beside` is as `enriched` returns it.
     """
     reports: list[EvalReport | None] = []
     for name in r.evaluations:

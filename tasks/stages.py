@@ -7,7 +7,7 @@ from prefect import Task
 from tasks.assess import batch_norm, distance, diverge, evaluate, interpolate, select
 from tasks.data import add_tokens, ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import answer, base, fisher, prune, quantize, revise, score, train, uphold
+from tasks.train import answer, base, fisher, prune, quantize, quote, revise, score, train, uphold
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
@@ -22,6 +22,7 @@ TASKS: dict[str, Task[..., Any]] = {
         answer,
         revise,
         score,
+        quote,
         fisher,
         train,
         uphold,

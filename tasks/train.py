@@ -8,6 +8,7 @@ from ftlib.stages import base as _base
 from ftlib.stages import fisher as _fisher
 from ftlib.stages import prune as _prune
 from ftlib.stages import quantize as _quantize
+from ftlib.stages import quote as _quote
 from ftlib.stages import revise as _revise
 from ftlib.stages import score as _score
 from ftlib.stages import train as _train
@@ -57,6 +58,12 @@ def uphold(job: _uphold.UpholdJob, work: Workspace) -> Upheld:
 def score(job: _score.ScoreJob, work: Workspace) -> PreparedDataset:
     """Compute a frozen model's numbers for every row that trains."""
     return _score.score(job, work)
+
+
+@stage_task(hours=6)
+def quote(job: _quote.QuoteJob, work: Workspace) -> PreparedDataset:
+    """Put each row's prompt beside its tokens, as text, for a reward or a judge."""
+    return _quote.quote(job, work)
 
 
 @stage_task(hours=24)

@@ -13,6 +13,7 @@ from flows.command_line.console import UserPath, emit, json_option, stdout_conso
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import registry_options
 from flows.model_places import called, check_named_once, model_folder
+from ftlib.data.cleaning import clean
 from ftlib.errors import DataError, RecipeError
 from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.judges import Judge
@@ -20,6 +21,7 @@ from ftlib.evaluation.judges.base import JudgeBase, Pair
 from ftlib.evaluation.judges.comparing import Compared, compare
 from ftlib.storage import Place
 from ftlib.urls import redacted
+from ftlib.wording import these
 
 JUDGES: TypeAdapter[JudgeBase] = TypeAdapter(Judge)
 
@@ -77,7 +79,7 @@ def judge(
     else:
         ours, theirs = (_written(model, [row[prompt] for row in rows], max_new_tokens, registry) for model in models)
     pairs = [
-        Pair(row[prompt], one, other, row[reference] if reference else None)
+        Pair(clean(row[prompt], keep_lines=True), one, other, row[reference] if reference else None)
         for row, one, other in zip(rows, ours, theirs, strict=True)
     ]
     compared = compare(asked, pairs, Resampling(resamples, confidence, seed=0))
@@ -93,9 +95,14 @@ def _judge(by: str) -> JudgeBase:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "kind"
-        raise RecipeError(f"--by: {where}: {redacted(str(first['msg']))}; see docs/judge.md") from None
+        raise RecipeError(
+            f"--by: {where}: {redacted(str(first['msg']).removeprefix('Value error, '))}; see docs/judge.md"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"--by: neither YAML in braces nor a file of it ({type(error).__name__})") from None
+        raise RecipeError(
+            f"--by: {redacted(by)!r} is neither a judge in braces nor a file that holds one; give {{kind: ...}}, see "
+            "docs/judge.md"
+        ) from error
 
 
 def _rows(path: Path, columns: Sequence[str], limit: int | None) -> Iterator[dict[str, str]]:
@@ -109,21 +116,20 @@ def _rows(path: Path, columns: Sequence[str], limit: int | None) -> Iterator[dic
                 return
             try:
                 row: Any = json.loads(line)
-                yield {column: _text(row[column]) for column in columns}
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise DataError(f"{path} line {number}: is no JSON object; give one with {these(columns)} on each line")
+            texts = {column: text for column in columns if isinstance(text := row.get(column), str)}
+            if absent := [column for column in columns if column not in texts]:
                 raise DataError(
-                    f"{path} line {number}: each line is a JSON object with the texts {', '.join(columns)} "
-                    f"({type(error).__name__}); correct it, or name other columns"
-                ) from None
+                    f"{path} line {number}: has no text {these(absent)}; it has {these(map(str, row))}: name other "
+                    "columns by --prompt, --answers and --reference"
+                )
+            yield texts
             count += 1
     if not count:
         raise DataError(f"{path} has no rows; give JSON objects, one a line")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
 
 
 def _written(model: str, prompts: Sequence[str], most: int, registry: Place) -> list[str]:

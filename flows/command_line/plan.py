@@ -231,7 +231,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     ]
     again = [planned[-1].model_copy(update={"name": f"{planned[-1].name}-seed{n}"}) for n in recipe.interpolation.seeds]
     scored = tuple(
-        _scoring_plan(f"score {which}", beside[name], prepared[part], speed, done)
+        _scoring_plan(f"score {which}", beside[name], prepared[part], speed, done, phase)
         for phase, _, beside in every
         for name, part, which in scorings(phase)
     )
@@ -339,15 +339,17 @@ class _Sizing:
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
         writes: bool = getattr(phase.objective, "writes", False)
-        asked: tuple[BatchKind, int] = ("compared", 0) if writes else (kind, labels)
+        answered: BatchKind | None = getattr(phase.objective, "companions_answer", None)
+        asked: tuple[BatchKind, int] = (answered, 0) if answered else (kind, labels)
         train, validation = stand_ins(phase, self._splits(phase, "train"), self._splits(phase, "validation"))
+        waited = {name: KINDS[kind].head().numbers(labels) for name in phase.scores}
         return Sized(
             model=shapes_of(self.model, kind, labels, phase, _heads(self.recipe, self.tasks)),
             phase=phase,
             compute=compute if self.card is None else compute.model_copy(update={"use_gpu": True}),
             precision=precision_on(self.card, phase) if self.card else resolve_precision(phase, compute),
-            train=train,
-            validation=validation,
+            train=[split.awaiting(waited) for split in train],
+            validation=[split.awaiting(waited) for split in validation],
             companions={
                 **{
                     name: without_weights(models[name].folder if name in models else self.whole, *asked)
@@ -360,8 +362,12 @@ class _Sizing:
     def steps(self, phase: Phase) -> int:
         """Return the optimiser steps of one epoch of a phase."""
         from ftlib.training.batches import epoch_batches
+        from ftlib.training.rollouts import prompt_lengths
 
-        sizes = [split.sizes for split in self._splits(phase, "train")]
+        splits = self._splits(phase, "train")
+        sizes = [split.sizes for split in splits]
+        if asked := phase.principles:
+            sizes = [2 * (prompt_lengths(one) + asked.max_new_tokens).repeat(_principles(phase)) for one in splits]
         optimizer = phase.optimizer
         return sum(epoch_batches(sizes, optimizer.batch_size, self.recipe.seed, optimizer.batch_tokens))
 
@@ -374,8 +380,7 @@ class _Sizing:
         first = next(iter(files))
         if phase.mixes_rows and split == "train":
             return [open_splits([*files.values()], labels[first], tasks[first])]
-        waited = {one: KINDS[self.recipe.kind(phase)].head().numbers(len(self.labels)) for one in phase.scores}
-        return [open_split(file, labels[name], tasks[name]).awaiting(waited) for name, file in files.items()]
+        return [open_split(file, labels[name], tasks[name]) for name, file in files.items()]
 
 
 @dataclass(frozen=True)
@@ -392,9 +397,26 @@ def _seen(phase: Phase, prepared: dict[str, PreparedDataset], steps: int) -> _Se
     parts = [(share, prepared[name].splits["train"]) for name, share in phase.shares(prepared).items()]
     rows = sum(facts.rows for _, facts in parts)
     tokens = sum(rows * share * facts.tokens / max(1, facts.rows) for share, facts in parts)
-    if isinstance(phase.objective, PolicyObjective):  # at most: answers may end before, and rows have one of their own
-        tokens = phase.objective.group_size * (tokens + rows * phase.objective.max_new_tokens)
+    rows, tokens = _written(phase, rows, tokens)
     return _Seen(rows=rows, tokens=round(tokens), steps=steps)
+
+
+def _written(phase: Phase, rows: int, tokens: float) -> tuple[int, float]:
+    """Return the rows and tokens that a phase learns from where a model writes them first.
+
+    At most: answers may end before, prompts have one of their own, and not each draft is revised.
+    """
+    if phase.principles:
+        pairs = _principles(phase)
+        return rows * pairs, 2 * pairs * (tokens + rows * phase.principles.max_new_tokens)
+    if isinstance(phase.objective, PolicyObjective):
+        return rows, phase.objective.group_size * (tokens + rows * phase.objective.max_new_tokens)
+    return rows, tokens
+
+
+def _principles(phase: Phase) -> int:
+    """Return how many pairs principles may make of a prompt."""
+    return len(read_principles(phase.principles.file)) if phase.principles else 0
 
 
 def _phase_plan(
@@ -447,16 +469,22 @@ def _by_depth(
 
 
 def _scoring_plan(
-    label: str, model: "Frozen", data: PreparedDataset, speed: Speed, done: Collection[str]
+    label: str,
+    model: "Frozen",
+    data: PreparedDataset,
+    speed: Speed,
+    done: Collection[str],
+    phase: Phase | None = None,
 ) -> ScoringPlan:
-    """Plan one scoring: one forward pass over what training reads."""
+    """Plan one scoring: one forward pass over what training reads, of a phase as it is written for it."""
     facts = [data.splits[split] for split in SCORED]
-    tokens = sum(one.tokens for one in facts)
+    rows, tokens = sum(one.rows for one in facts), sum(one.tokens for one in facts)
+    rows, tokens = _written(phase, rows, tokens) if phase else (rows, tokens)
     return ScoringPlan(
         name=label,
         parameters=model.parameters,
-        rows=sum(one.rows for one in facts),
-        tokens=tokens,
+        rows=rows,
+        tokens=round(tokens),
         memory_bytes=PROCESS["cpu"] + 4 * model.parameters,
         seconds=0.0 if label in done else round(tokens * 2.0 * model.computing / speed.flops, 1),
     )

@@ -8,7 +8,7 @@ from ftlib.config import user_path
 from ftlib.errors import ModelError
 from ftlib.models.folder import package_folder
 from ftlib.recipe.file import load_recipe
-from ftlib.recipe.preflight import check_modality, check_principles
+from ftlib.recipe.preflight import check_modality, check_principles, check_rewards
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.remarks import interpolation_remarks
 
@@ -20,6 +20,7 @@ def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, l
     """
     recipe = load_recipe(path, overrides)
     check_principles(recipe)
+    check_rewards(recipe)
     if (folder := model_folder(recipe)) is not None:
         check_modality(recipe, folder)
     return recipe, list(notes(recipe))

@@ -63,6 +63,11 @@ def messages_of(value: Value, roles: Mapping[str, Role]) -> list[Message] | Drop
     return ordered(messages)
 
 
+def transcript(messages: Sequence[Message]) -> str:
+    """Return what was said as one text: each turn behind its role, an empty line apart."""
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
 def turns_in(text: str) -> list[Message] | Dropped:
     """Return the turns that a text holds in JSON, or the user's one turn that it is."""
     turns: Value = [{"role": "user", "content": text}]

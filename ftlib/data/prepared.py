@@ -3,7 +3,8 @@
 Columns: `row_id` string, then the model's inputs by name (`ftlib.data.inputs`; for text `input_ids` list<int32>,
 special tokens included, no padding), `supervised` int32 (terms of the row's loss), `target` of the kind's own type (for
 `tokens` there is none), and one string column `slice:<name>` per slice of the format. A column `score:<name>` holds
-numbers that a frozen model gave each row; batches carry them. The schema's metadata names the kind and, where they are
+numbers that a frozen model gave each row; batches carry them. A column `prompt` holds what was asked, as text, for who
+reads a model's answers (`ftlib.stages.quote`). The schema's metadata names the kind and, where they are
 not one text, the inputs. An absent split is a file without rows.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SLICE = "slice:"
 SCORE = "score:"
+PROMPT = "prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +168,24 @@ def add_scores(source: Path, target: Path, name: str, scores: Float[np.ndarray, 
     """Copy a split with a column more, `score:<name>`: a number for each row, or as many for each."""
     import pyarrow as pa
 
-    table = pa.ipc.open_file(pa.memory_map(str(source))).read_all()
     column = pa.array(scores.reshape(-1), pa.float32())
     if scores.ndim > 1:
         column = pa.FixedSizeListArray.from_arrays(column, scores.shape[1])
+    _add_column(source, target, SCORE + name, column)
+
+
+def add_prompts(source: Path, target: Path, prompts: Sequence[str]) -> None:
+    """Copy a split with a column more, `prompt`: each row's prompt as it was asked, as text."""
+    import pyarrow as pa
+
+    _add_column(source, target, PROMPT, pa.array(prompts, pa.string()))
+
+
+def _add_column(source: Path, target: Path, name: str, column: pa.Array) -> None:
+    import pyarrow as pa
+
+    table = pa.ipc.open_file(pa.memory_map(str(source))).read_all()
     metadata = table.schema.metadata
-    scored = table.append_column(SCORE + name, column).replace_schema_metadata(metadata)
-    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, scored.schema) as file:
-        file.write_table(scored)
+    more = table.append_column(name, column).replace_schema_metadata(metadata)
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, more.schema) as file:
+        file.write_table(more)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ftlib.data.prompts import Prompt
 from ftlib.evaluation.principle_facts import Kept
-from ftlib.evaluation.revision_prompts import Prompt
 from ftlib.evaluation.revisions import Drafted
 from ftlib.training.rewards import Reward
 from ftlib.training.rewards.base import Answered
@@ -52,5 +52,5 @@ def _keep(
 ) -> list[bool | None]:
     if (checker := checkers.get(number + 1)) is None:
         return [*said]
-    answered = [Answered(prompt.turns[-1]["content"], text, prompt.reference, ended) for prompt, text, ended in answers]
+    answered = [Answered(prompt.text, text, prompt.reference, ended) for prompt, text, ended in answers]
     return [grade >= _KEEPS for grade in graded(checker, answered, {})]

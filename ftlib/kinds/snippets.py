@@ -1,7 +1,7 @@
 """Python that people copy from a model card: how stock transformers asks a model of each kind as training did.
 
 `{folder}` is the model's, `{asked}` a text or a pair of them; `{prefix}`, `{separator}`, `{most}`, `{beams}` and
-`{split}` are what the recipe says of prompts, `{scored}` of what is scored, `{background}` of images.
+`{split}` are what the recipe says of prompts, `{graded}` of what is graded, `{background}` of images.
 """
 
 LABEL = """from transformers import pipeline
@@ -55,7 +55,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 folder = "{folder}"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder)
-ids, end = tokenizer({scored}{split})["input_ids"], tokenizer.eos_token_id
+ids, end = tokenizer({graded}{split})["input_ids"], tokenizer.eos_token_id
 ids = ids if end is None or ids[-1] == end else [*ids, end]
 with torch.no_grad():
     print(float(model(torch.tensor([ids])).logits[0, 0]))"""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ftlib.config import BatchKind
 from ftlib.data.inputs import SEGMENTS, Input, Marks, Numbers, Pixels, Tokens, answer_input, from_metadata
-from ftlib.data.prepared import SCORE, SLICE
+from ftlib.data.prepared import PROMPT, SCORE, SLICE
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
@@ -59,6 +59,8 @@ class PreparedSplit:
             name.removeprefix(SCORE): _scores(table[name]) for name in table.column_names if name.startswith(SCORE)
         }
         """Numbers that a frozen model gave each row, by name."""
+        self.asked: pa.ChunkedArray | None = table[PROMPT] if PROMPT in table.column_names else None
+        """Each row's prompt as it was asked, as text (`ftlib.data.prompts`); None for rows that are not quoted."""
         self.supervised: Int[np.ndarray, " rows"] = table["supervised"].to_numpy().astype(np.int64)
 
     def __len__(self) -> int:

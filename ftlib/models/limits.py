@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from ftlib.errors import ModelError, first_line
-from ftlib.models import denoiser as _registers_itself  # noqa: F401  # with AutoConfig
+from ftlib.models import denoiser as _registers_itself  # noqa: F401  # pyright: ignore[reportUnusedImport]  # with AutoConfig
 from ftlib.models.checkpoint import ADAPTER_CONFIG
 from ftlib.models.folder import is_adapter, read_config, read_json
 from ftlib.models.quiet import quiet

@@ -35,7 +35,7 @@ def usage(recipe: Recipe, folder: str = _FOLDER) -> str:
             asked='[{"text": "some text", "text_pair": "another"}]' if format.pairs else '"some text"',
             split=", split_special_tokens=True" if reads_text(format) and format.special_tokens == "split" else "",
             # A format from outside may say nothing of these.
-            **{"background": "white", "scored": '"some text"', **format.snippet_words()},
+            **{"background": "white", "graded": '"some text"', **format.snippet_words()},
         )
     )
     note = kind.note

@@ -29,6 +29,7 @@ def written_answers(folder: Path, prompts: Sequence[str], max_new_tokens: int, b
 
 
 def _stock(folder: Path, prompts: Sequence[str], max_new_tokens: int, bases: Bases) -> list[str]:
+    """Return what stock transformers writes, the longest prompts first, in the order of the prompts."""
     import torch
 
     from ftlib.kinds.heads.completions import continued

@@ -226,6 +226,12 @@ def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> I
         case "union_tag_not_found":
             tags = _tags(location, schema)
             yield f"{where}: needs a kind; allowed: {', '.join(tags)}"
+        case "too_short":
+            least, got = context["min_length"], problem["input"]
+            if len(got) < least:  # of members that are refused themselves pydantic says, too, that they are absent
+                yield f"{where}: at least {least}, got {_short(got)}"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            yield f"{where}: fields with their values, as {{name: value}}, got {_short(problem['input'])}"
         case "value_error":
             message = str(problem["msg"]).removeprefix("Value error, ")
             yield from (f"{where}: {line}" if where else line for line in message.splitlines())

@@ -299,6 +299,25 @@ def check_principles(recipe: Recipe) -> None:
             )
 
 
+def check_rewards(recipe: Recipe) -> None:
+    """Raise RecipeError for rewards, checkers and judges that cannot be asked on this machine, a line each.
+
+    It imports the functions that they name, and asks nobody. Which models they ask is looked for by a run.
+    """
+    asked: dict[str, Sequence[str]] = {}
+    for phase in recipe.phases:
+        where, reward = f"phases[{phase.name}]", getattr(phase.objective, "reward", None)
+        if reward is not None:
+            asked[f"{where}.objective.reward"] = reward.misfits()
+        for number, checker in phase.principles.checkers.items() if phase.principles else ():
+            asked[f"{where}.principles.checkers.{number}"] = checker.misfits()
+    for name, evaluation in recipe.evaluations.items():
+        for metric in evaluation.metrics:
+            asked[f"evaluations.{name}: {metric.name!r}"] = metric.misfits()
+    if lines := [f"{where}: {line}" for where, misfits in asked.items() for line in misfits]:
+        raise RecipeError("\n".join(lines))
+
+
 def check_prune(recipe: Recipe, model: FoundModel) -> None:
     """Raise RecipeError for more layers to remove than the model has, ModelError for one without a stack of layers."""
     if recipe.prune and model.form == "dense":

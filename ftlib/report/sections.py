@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Literal
+from typing import Literal, get_args
 
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.rows import PassReason
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import Estimate, EvalReport, Measured, SliceFacts
 from ftlib.evaluation.results import UNDEFINED, Difference, Result, number
@@ -374,7 +375,8 @@ def _capital(sentence: str) -> str:
 
 def _ledger(name: str, raw: RawDataset, prepared: PreparedDataset) -> list[Row]:
     """Return one dataset's ledger; `leaked` is one of the reasons that preprocessing gives."""
-    dropped = [(f"quarantined: {reason}", count) for reason, count in raw.ledger.dropped.items()]
+    passed = get_args(PassReason)  # such rows are whole, and give nothing of what their source was asked for
+    dropped = [(f"{'passed' if r in passed else 'quarantined'}: {r}", n) for r, n in raw.ledger.dropped.items()]
     dropped += [(f"dropped: {reason}", count) for reason, count in prepared.ledger.dropped.items()]
     return [
         Row(texts(name, "rows in", raw.ledger.rows_in)),

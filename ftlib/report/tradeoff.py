@@ -66,7 +66,7 @@ def alpha_curve(
             for axes in grid[:, 0]:
                 axes.remove()
             tradeoff_panel(figure.add_subplot(grid[0, -1].get_gridspec()[:, 0]), alphas, chosen, lines[0], lines[1])
-        words = "the line from the start of the last phase (alpha 0) to its end (alpha 1)"
+        words = "the line from its beginning (alpha 0) to the end of the last phase (alpha 1)"
         caption = (
             f"Left: {lines[1].label} against {lines[0].label} along {words}. Right: "
             f"{', '.join(line.label for line in lines) if len(lines) > 2 else 'the same'} by alpha. "

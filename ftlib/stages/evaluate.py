@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -34,10 +34,13 @@ class EvaluateJob(Job):
 
     stage: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 4
+    introduced: ClassVar[Mapping[str, object]] = {"asked": {}}
 
     name: str
     """The evaluation's name in the recipe."""
     evaluation: Evaluation
+    asked: dict[str, str] = {}
+    """The weights of the models that metrics ask, by the metric's name: a path says not what lies there."""
     candidates: tuple[Candidate, ...]
     data: PreparedDataset
     split: Split
@@ -79,17 +82,11 @@ def outcomes_file(
     split: Split,
     max_new_tokens: int,
     num_beams: int = 1,
-    *,
-    prompts: bool = False,
     samples: Samples | None = None,
 ) -> Path:
-    """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root.
-
-    Those that are read with their `prompts` have a place of their own: tables from before they were kept lack them.
-    """
+    """Return where the outcomes of these weights on these rows are kept, relative to the work folder's root."""
     asked = [data.digest(), split, *([max_new_tokens] if max_new_tokens else [])]
     asked += [f"{num_beams} beams"] if num_beams > 1 else []
-    asked += ["prompts"] if prompts else []
     asked += [samples.model_dump_json()] if samples else []
     # The end's own: its tokenizer spells the answers, whatever the weights are mixed of.
     key = digest([OUTCOMES_VERSION, candidate.digest(), candidate.end.tokenizer, list(candidate.end.labels), *asked])
@@ -98,9 +95,7 @@ def outcomes_file(
 
 def _outcomes_file(job: EvaluateJob, candidate: Candidate) -> Path:
     asked = job.evaluation
-    prompts = any(metric.reads_prompts for metric in asked.metrics)
-    most, beams, samples = asked.max_new_tokens, asked.num_beams, asked.samples
-    return outcomes_file(candidate, job.data, job.split, most, beams, prompts=prompts, samples=samples)
+    return outcomes_file(candidate, job.data, job.split, asked.max_new_tokens, asked.num_beams, asked.samples)
 
 
 def _check_rows(job: EvaluateJob) -> None:

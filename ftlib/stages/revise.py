@@ -15,6 +15,7 @@ from ftlib.data.formats import Format
 from ftlib.data.formats.pairs_of_answers import CHOSEN, PROMPT, REJECTED, pairs_of_answers
 from ftlib.data.prepared import SPLITS, PreparedRow, split_file, split_writer
 from ftlib.data.processor import Processor
+from ftlib.data.prompts import Prompt, prompts_of
 from ftlib.data.rows import Dropped, Value, reasons
 from ftlib.data.supervision import Audit
 from ftlib.errors import DataError
@@ -28,7 +29,6 @@ from ftlib.training.rewards import Reward
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ftlib.evaluation.revision_prompts import Prompt
     from ftlib.evaluation.revisions import Drafted, RevisePlan
 
 PRINCIPLE = "principle"
@@ -76,7 +76,7 @@ def revise(job: ReviseJob, work: Workspace) -> RevisedDataset:
 
 def _build(job: ReviseJob, folder: Path) -> RevisedDataset:
     """Ask the models about all prompts in parts, and write the pairs and what was said."""
-    from ftlib.evaluation.revision_prompts import prompts_of, write_prompts
+    from ftlib.evaluation.revision_prompts import write_prompts
     from ftlib.evaluation.revisions import RevisePlan
     from ftlib.kinds.loading import load_processor
 

@@ -20,7 +20,6 @@ from ftlib.training.compute import Compute
 from ftlib.training.curves import STOP
 from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
-from ftlib.training.objectives.policy import PolicyObjective
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
@@ -108,14 +107,6 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
-def _check_reward(job: TrainJob) -> None:
-    """Raise RecipeError for a reward that cannot be asked on this machine."""
-    objective = job.phase.objective
-    problems = objective.reward.misfits() if isinstance(objective, PolicyObjective) else ()
-    if problems:
-        raise RecipeError(f"phases[{job.phase.name}].objective.reward: {'; '.join(problems)}")
-
-
 def _build(job: TrainJob, folder: Path) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
@@ -123,7 +114,6 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
 
     _check_packs(job)
     _check_fresh_head(job)
-    _check_reward(job)
     for name, companion in job.companions.items():
         if getattr(job.phase.objective, "writes", False):
             break  # a reward model reads texts, by a tokenizer of its own

@@ -9,6 +9,7 @@ from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.formats import Format
 from ftlib.data.formats.pairs_of_answers import pairs_of_answers
+from ftlib.data.prompts import prompts_of
 from ftlib.evaluation.principle_facts import PrincipleFacts, Upheld, UpheldPrinciple
 from ftlib.evaluation.significance import mcnemar_p
 from ftlib.fingerprint import Job
@@ -89,7 +90,7 @@ def _ends(job: UpholdJob) -> dict[str, Checkpoint]:
 def _keep(job: UpholdJob, model: Checkpoint, folder: Path) -> list[list[bool | None]]:
     """Return, for each principle, which of a model's answers keep it."""
     from ftlib.evaluation.principle_shares import drafts_keep
-    from ftlib.evaluation.revision_prompts import prompts_of, write_prompts
+    from ftlib.evaluation.revision_prompts import write_prompts
     from ftlib.evaluation.revisions import RevisePlan
     from ftlib.kinds.loading import load_processor
 

@@ -12,7 +12,7 @@ from ftlib.config import BatchKind, Split
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
 from ftlib.data.formats import Format
 from ftlib.data.inputs import Inputs, row_size
-from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
+from ftlib.data.prepared import SPLITS, PreparedRow, add_prompts, split_file, write_split
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Example, Values, labels_in
 from ftlib.fingerprint import digest, file_digest
@@ -26,16 +26,21 @@ def tiny_row_id(split: Split, i: int) -> str:
 
 
 def tiny_prepared(
-    folder: Path, rows: Mapping[Split, Sequence[Mapping[str, object]]], *, kind: BatchKind = "labeled"
+    folder: Path,
+    rows: Mapping[Split, Sequence[Mapping[str, object]]],
+    *,
+    kind: BatchKind = "labeled",
+    quoted: str | None = None,
 ) -> PreparedDataset:
     """Write rows of a kind of text as a prepared dataset, past the ingest and preprocess stages.
 
     Columns are called as the fields of the kind's format: text and label, words and tags, prompt and completion.
+    `quoted` is the column of prompts that the rows bring as texts too, as `ftlib.stages.quote` adds them.
     """
     if KINDS[kind].modality != "text":
         raise ValueError(f"tiny_prepared has rows of text, got {kind!r}; lay them out with tiny_prepared_as")
     tokenizer = tiny_chat_tokenizer() if kind == "chats" else tiny_tokenizer()
-    return tiny_prepared_as(folder, _format(kind), rows, Processor.of(tokenizer))
+    return tiny_prepared_as(folder, _format(kind), rows, Processor.of(tokenizer), quoted=quoted)
 
 
 def tiny_prepared_as(
@@ -43,8 +48,10 @@ def tiny_prepared_as(
     format: Format,
     rows: Mapping[Split, Sequence[Mapping[str, object]]],
     processor: Processor,
+    *,
+    quoted: str | None = None,
 ) -> PreparedDataset:
-    """Write rows as a format lays them out, one piece each, as a prepared dataset."""
+    """Write rows as a format lays them out, one piece each, as a prepared dataset; `quoted` as in `tiny_prepared`."""
     folder.mkdir(parents=True, exist_ok=True)
     splits: dict[Split, SplitFacts] = {}
     inputs = format.inputs(processor)
@@ -57,7 +64,11 @@ def tiny_prepared_as(
             for i, cut in enumerate(encoded)
             for piece in cut.pieces
         ]
-        write_split(split_file(folder, split), format.yields, written, inputs=inputs)
+        file = split_file(folder, split)
+        write_split(file, format.yields, written, inputs=inputs)
+        if quoted is not None:
+            add_prompts(file, file.with_suffix(".quoted"), [str(row[quoted]) for row in rows.get(split, ())])
+            file.with_suffix(".quoted").replace(file)
         splits[split] = _facts(written, format.yields, inputs)
     count = sum(facts.rows for facts in splits.values())
     return PreparedDataset(

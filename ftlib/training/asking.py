@@ -3,12 +3,14 @@
 An objective has `needs` and `loss(model, batch)`. Beside that it may have
 
     companions: ClassVar[tuple[str, ...]]     frozen models; `loss` and `prepare` get `companions`, a mapping of them
+    companions_answer: ClassVar[BatchKind]    the kind that these answer, one without labels, if not the phase's own
     prepare(model, batch) -> Prepared         a pass without gradients over the global batch; `loss` gets its `context`
     counts_known: ClassVar[bool] = False      how many items it counts is known only from `prepare`
     remember(model, batch) -> Prepared        as `prepare`, by the weights of the teacher: those of some steps ago
     renewal: int                              every how many steps the teacher takes the weights; first it is the start
     count_of(rows) -> int                     how many items it counts, of the `rows` of what was prepared
     drops_out: ClassVar[bool] = False         the model's dropout is off in training, as it was in what scored the rows
+    anchors: ClassVar[tuple[str, ...]]        those of its scores that it is kept near: the start is, as it was rounded
     first_loss: float | None                  the loss of the first step where what scored the rows is the start
     packs: ClassVar[bool] = True              it reads packed rows right: of a `Batch` that has `borders`
     counts_rows: bool                         it counts rows, though several terms of a row are supervised

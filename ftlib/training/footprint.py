@@ -139,8 +139,8 @@ def frozen_beside(
         elsewhere = found.get(phase.name, {})
         counted: dict[str, Frozen] = {}
         for name, companion in phase.beside.items():
-            asks_rewards = getattr(phase.objective, "writes", False) and name in phase.companions
-            of: tuple[BatchKind, int] = ("compared", 0) if asks_rewards else (kind, labels)
+            answered = getattr(phase.objective, "companions_answer", None) if name in phase.companions else None
+            of: tuple[BatchKind, int] = (answered, 0) if answered else (kind, labels)
             one = ends[companion.phase] if companion.phase else _frozen(elsewhere[name].folder, *of)
             assert one is not None
             counted[name] = one

@@ -63,8 +63,8 @@ class PolicyLoop(PhaseLoop):
             precision=plan.precision,
             at_once=self.sized.rows,
         )
-        self._silent = 0
-        """Steps from the first on without any signal."""
+        self._silent: int | None = None
+        """Steps from the first on without any signal; None before it is known how an earlier attempt began."""
 
     def _judges(self) -> Mapping[str, RewardModel]:
         """Load the models that the reward asks, whole on every rank: they read texts, by tokenizers of their own."""
@@ -122,7 +122,8 @@ class PolicyLoop(PhaseLoop):
 
     def _listen(self, step: int, no_signal: float) -> None:
         """Raise TrainingError where no answer of the first steps is better than another. All ranks hear the same."""
-        self._silent = self._silent + 1 if no_signal == 1.0 and self._silent == step else 0
+        before = self._silent_before(step) if self._silent is None else self._silent
+        self._silent = before + 1 if no_signal == 1.0 and before == step else 0
         if self._silent >= min(_PATIENCE, self.steps):
             raise TrainingError(
                 f"phase {self.plan.phase.name}: in the first {self._silent} steps all {self.objective.group_size} "
@@ -130,6 +131,15 @@ class PolicyLoop(PhaseLoop):
                 "objective.temperature or group_size, give a reward with degrees, or start from a model that is "
                 "sometimes right"
             )
+
+    def _silent_before(self, step: int) -> int:
+        """Return how many steps before this one had no signal, from the first on, as the curves of an attempt say."""
+        silent = 0
+        if self.group.is_first and step:
+            said = curves.read(Path(self.plan.run) / curves.FILE)
+            earlier = [float(one["no_signal"]) for one in said if "no_signal" in one and int(one["step"]) <= step]
+            silent = step if earlier and min(earlier) == 1.0 else 0
+        return int(self.group.sum(float(silent))[0])
 
     @override
     @torch.no_grad()

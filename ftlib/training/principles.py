@@ -5,9 +5,7 @@ from __future__ import annotations
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 
-CRITIQUE = (
-    'Does your last answer keep to this principle: "{principle}" Answer Yes or No, and say in one sentence why.'
-)
+CRITIQUE = 'Does your last answer keep to this principle: "{principle}" Answer Yes or No, and say in one sentence why.'
 REVISION = (
     'Write your last answer again, so that it keeps to this principle: "{principle}" Write the answer and nothing else.'
 )

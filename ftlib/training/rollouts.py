@@ -6,9 +6,10 @@ killed in the middle of one draws it again, token by token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,8 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from ftlib.data.inputs import INPUT_IDS
-from ftlib.data.prepared import SCORE
+from ftlib.data.prepared import SCORE, split_schema
+from ftlib.errors import DataError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.completions import CompletionAnswers
@@ -95,7 +97,8 @@ class Writer:
         ModelError for a prompt that leaves too few of the model's positions.
         """
         objective, group = self._objective, self._group
-        heads = self._of(split)
+        heads, asked = self._of(split), split.asked
+        assert asked is not None
         own = self._tokenizer.eos_token_id
         ends = heads.ends if own is None else {own, *heads.ends}
         prompts = [prompt.cpu() for prompt in heads.prompts(split.batch(rows, self._collate), rows)]
@@ -120,7 +123,7 @@ class Writer:
         worth: dict[int, float] = {}
         answered = {
             pair: Answered(
-                prompt=self._text(prompts[pair // times].tolist()),
+                prompt=asked[int(rows[pair // times])].as_py(),
                 answer=self._text(one.answer),
                 reference=heads.reference(int(rows[pair // times])),
                 ended=one.ended,
@@ -134,6 +137,8 @@ class Writer:
     def _of(self, split: PreparedSplit) -> CompletionAnswers:
         """Return what knows where a split's prompts end, and by which tokens answers do."""
         if split not in self._heads:
+            if split.asked is None:
+                raise DataError("a reward reads prompts as texts, and the rows hold none; quote them before they train")
             asked = Request(split, (), lambda: self._tokenizer, self._objective.max_new_tokens, 1)
             heads = KINDS[split.kind].head().answers(asked)
             assert isinstance(heads, CompletionAnswers)
@@ -170,24 +175,50 @@ def stand_ins(
     """Return what a phase's passes read of its splits; for a policy, answers as long as they may be.
 
     They stand in for what is not written yet: where memory is counted, the widest batch rehearsed, and where it is
-    asked which weights a gradient reaches. What is validated of a policy is what it writes, without such a pass.
+    asked which weights a gradient reaches. What is validated of a policy is what it writes, without such a pass. Where
+    principles are still to make pairs of the prompts, those are as long as they may be.
     """
-    objective = phase.objective
+    objective, prompts = phase.objective, max(1, phase.optimizer.batch_size)
+    if phase.principles:
+        most = phase.principles.max_new_tokens
+        return [_pairs(split, most, prompts) for split in train], [_pairs(split, most, prompts) for split in validation]
     if not isinstance(objective, PolicyObjective):
         return [*train], [*validation]
-    prompts = max(1, phase.optimizer.batch_size)
     return [_stand_in(split, objective, prompts) for split in train], []
 
 
 def _stand_in(split: PreparedSplit, objective: PolicyObjective, prompts: int) -> PreparedSplit:
     """Return the longest prompts of a split, each as often as it is answered, and the longest answers."""
-    lengths = prompt_lengths(split)
-    widest = np.argsort(-lengths, kind="stable")[:prompts]
     tokens = list[list[int]]()
-    for row in widest.tolist():
-        prompt = split.tokens(row)[: lengths[row]].tolist()
-        tokens += [[*prompt, *(prompt * objective.max_new_tokens)[: objective.max_new_tokens]]] * objective.group_size
+    for _, answered in _answered(split, objective.max_new_tokens, prompts):
+        tokens += [answered] * objective.group_size
     return _completions(tokens, [objective.max_new_tokens] * len(tokens))
+
+
+def _pairs(split: PreparedSplit, most: int, prompts: int) -> PreparedSplit:
+    """Return the longest prompts of a split, each with two of the longest answers."""
+    tokens, targets = list[list[int]](), list[Mapping[str, Any]]()
+    for first, answered in _answered(split, most, prompts):
+        end = len(answered)
+        tokens.append([*answered, *answered])
+        targets.append({"places": [first, end, end + first, 2 * end], "chosen": "", "rejected": "", "end": None})
+    table = pa.table(
+        {
+            "row_id": pa.array([str(row) for row in range(len(tokens))], pa.string()),
+            INPUT_IDS: pa.array(tokens, pa.list_(pa.int32())),
+            "supervised": pa.array([1] * len(tokens), pa.int32()),
+            "target": pa.array(targets, split_schema("preferences").field("target").type),
+        }
+    )
+    return PreparedSplit(table, "preferences", KINDS["preferences"].head().targets(table, (), Path()))
+
+
+def _answered(split: PreparedSplit, most: int, prompts: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield the lengths of the longest prompts of a split, and these with answers of so many tokens."""
+    lengths = prompt_lengths(split)
+    for row in np.argsort(-lengths, kind="stable")[:prompts].tolist():
+        prompt = split.tokens(row)[: lengths[row]].tolist()
+        yield len(prompt), [*prompt, *(prompt * most)[:most]]
 
 
 def prompt_lengths(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
@@ -210,4 +241,4 @@ def _completions(
             **{SCORE + name: pa.array(values) for name, values in (columns or {}).items()},
         }
     )
-    return PreparedSplit(table, "completions", None)
+    return PreparedSplit(table, PolicyObjective.needs, None)

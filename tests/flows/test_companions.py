@@ -1,5 +1,7 @@
 """A run whose objective asks a teacher and reads scores: what is planned for them, and what the version says."""
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,20 +13,24 @@ from torch import nn
 
 from flows.command_line.main import main
 from flows.command_line.plan import make_plan
+from flows.jobs import beside_phase, reference_job
 from flows.steps import inputs, steps
 from ftlib.config import BatchKind, Config
+from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
 from ftlib.errors import RecipeError
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.open_split import open_split
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.recipe import resources
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
-from ftlib.stages.step import walk
-from ftlib.testing import LABELS, tiny_classifier, tiny_recipe
+from ftlib.stages.step import Step, walk
+from ftlib.stages.train import TrainJob
+from ftlib.testing import LABELS, tiny_chat_lm, tiny_classifier, tiny_preferences, tiny_recipe, tiny_thumbs, write_jsonl
 from ftlib.training.footprint import Footprint
 from ftlib.training.phase import Companion
 from ftlib.training.process_bytes import PROCESS
@@ -139,3 +145,62 @@ def test_a_version_names_every_frozen_model_that_had_a_part_in_it(recipe: Recipe
     again = make_plan(recipe, work)
     assert [one.seconds for one in again.scorings] == [0, 0]
     assert {stage.state for stage in again.stages} == {"done", "every run"}
+
+
+ANCHORED = """
+name: anchored
+model: {{path: {folder}/model}}
+datasets:
+  rows:
+    source: {{kind: files, path: {folder}/rows.jsonl}}
+    format: {format}
+phases:
+  - name: prefer
+    dataset: rows
+    objective: {{kind: {objective}}}
+    scores: {{reference: {{phase: base}}}}
+    tuning: {{kind: qlora, rank: 2}}
+    optimizer: {{epochs: 1}}
+evaluations: {{fit: {{dataset: rows, reference: {{phase: base}}, metrics: [{{kind: {metric}}}]}}}}
+select: {{by: fit/{metric}}}
+compute: {{workers: 0, threads: 1}}
+publish: {{name: anchored}}
+"""
+PAIRS = "{kind: preference, prompt: prompt, chosen: chosen, rejected: rejected, max_tokens: 40}"
+THUMBS = "{kind: thumb, prompt: prompt, answer: answer, label: label, max_tokens: 40}"
+
+
+@pytest.mark.parametrize("objective", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
+def test_a_policy_over_four_bits_is_kept_near_the_rounded_model(tmp_path: Path, objective: str) -> None:
+    """Its first loss is that of a model that is its own reference, which the run holds it to."""
+    pairs = objective == "dpo"
+    tiny_chat_lm(tmp_path / "model", hidden=64)
+    write_jsonl(tmp_path / "rows.jsonl", tiny_preferences(60) if pairs else tiny_thumbs(60))
+    words = {"format": PAIRS if pairs else THUMBS, "metric": "reward_margin" if pairs else "thumb_auroc"}
+    (tmp_path / "r.yaml").write_text(ANCHORED.format(folder=tmp_path, objective=objective, **words))
+    recipe, work = load_recipe(tmp_path / "r.yaml"), Workspace(tmp_path / "work")
+    trail, rows = list[Checkpoint](), list[PreparedDataset]()
+
+    class Trained(Exception):
+        pass
+
+    def make(step: Step) -> Any:
+        assert step.job
+        if isinstance(made := step.stage(step.job, work), Checkpoint):
+            trail.append(made)
+        if isinstance(made, PreparedDataset):
+            rows.append(made)
+        if isinstance(step.job, TrainJob):
+            assert step.job.scored_by_start == ("reference",)
+            raise Trained
+        return made
+
+    with pytest.raises(Trained):
+        walk(steps(recipe, work, inputs(recipe, work)), make)
+    assert [end.phase for end in trail] == ["base", "base-4bit", "prefer"]
+    first = json.loads((trail[-1].path / "curves.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(math.log(2) if pairs else 0.5, abs=1e-5)
+    assert beside_phase(recipe.phases[0], trail, {}) == {"reference": trail[1]}
+    assert reference_job(recipe, "fit", trail, {"rows": rows[0]}).model == trail[1]
+    later = recipe.phases[0].model_copy(update={"name": "later"})
+    assert beside_phase(later, trail, {}) == {"reference": trail[0]}  # the other one was rounded for another phase

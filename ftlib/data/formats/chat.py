@@ -12,7 +12,7 @@ from typing_extensions import override
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.chat_template import PROBE, ChatTemplate, Rendered
 from ftlib.data.cleaning import clean
-from ftlib.data.conversations import ROLES, Message, Role, conversation, ordered, tools_in
+from ftlib.data.conversations import ROLES, Message, Role, conversation, ordered, tools_in, transcript
 from ftlib.data.formats.text import TextFormat, text_piece
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_targets import Turns
@@ -163,9 +163,8 @@ class Chat(TextFormat):
 def chat_example(messages: Sequence[Message], tools: Any, slices: tuple[str, ...] = ()) -> Example:
     """Return an example of messages: its text is what was said before the last answer, its parts are rendered."""
     asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    text = "\n\n".join(f"{message['role']}: {message['content']}" for message in asked)
     parts = tuple(json.dumps(part, ensure_ascii=False) for part in (tools, *messages))
-    return Example(text, None, slices, parts)
+    return Example(transcript(asked), None, slices, parts)
 
 
 def _one_text(values: Values, column: str, missing: Literal["missing_text", "missing_completion"]) -> str | Dropped:

@@ -56,7 +56,7 @@ class ComparedTexts(TextFormat):
 
     @override
     def snippet_words(self) -> Mapping[str, str]:
-        return {"scored": '"some text"' if self.prompt is None else f'"a prompt" + {self.separator!r} + "an answer"'}
+        return {"graded": '"some text"' if self.prompt is None else f'"a prompt" + {self.separator!r} + "an answer"'}
 
     def joined(self, prompt: str, answer: str) -> str:
         """Return the text of a prompt and its answer, cleaned as rows are."""

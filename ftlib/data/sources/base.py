@@ -28,6 +28,16 @@ class SourceBase(Config, ABC):
         """Return the optional package that it needs."""
         return None
 
+    @property
+    def group_column(self) -> str | None:
+        """Return the column by which rows must be split, where one row is made of what others hold too."""
+        return None
+
+    @property
+    def made_of(self) -> str | None:
+        """Return what the rows are made of, where another dataset may make other rows of it; they are split alike."""
+        return None
+
     def column_hint(self, column: str) -> str:
         """Return, to be added to a message, what of the source makes a column that lacks or says one thing only."""
         return ""

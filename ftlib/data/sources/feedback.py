@@ -53,7 +53,8 @@ class Feedback(StoredFiles):
     thumb and a time. A line with `_deleted: true` takes out what was said before it.
 
     A corrected answer makes a pair with its correction. Two answers to one prompt, one with its thumb up and the other
-    with its thumb down, make one too; each answer has a part in one at least.
+    with its thumb down, make one too; each answer has a part in one at least. So pairs share answers, with each other
+    and with thumbs, and no hash of their own ids keeps them on one side: they are split by their prompts.
     """
 
     kind: Literal["feedback"] = "feedback"
@@ -97,6 +98,16 @@ class Feedback(StoredFiles):
     def log_columns(self) -> tuple[str, ...]:
         """Return the columns of the log that mean something here."""
         return (self.request, self.prompt, self.answer, self.thumb, self.correction, self.time)
+
+    @property
+    @override
+    def group_column(self) -> str | None:
+        return self.prompt if self.gives == "pairs" else None
+
+    @property
+    @override
+    def made_of(self) -> str | None:
+        return self.path.rstrip("/")
 
     @override
     def column_hint(self, column: str) -> str:

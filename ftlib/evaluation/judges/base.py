@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from ftlib.config import Config
+from ftlib.models.reference import ModelRef
 
 Verdict = Literal["first", "second", "tie", "unread"]
 """Which answer is better; `unread`: the judge's reply says none of these."""
@@ -62,6 +63,15 @@ class JudgeBase(Config, ABC):
 
     swaps: ClassVar[bool] = True
     """Whether the order in which it sees two answers may sway it, so that it is asked in both."""
+
+    @property
+    def asks(self) -> Mapping[str, ModelRef]:
+        """Return the models in folders that it asks, by name."""
+        return {}
+
+    def misfits(self) -> Sequence[str]:
+        """Return what it lacks on this machine, a line each."""
+        return ()
 
     def identity(self) -> str:
         """Return what verdicts are kept by: another judge, or one of other weights, has another."""

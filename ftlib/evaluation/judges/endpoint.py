@@ -61,6 +61,15 @@ class ByEndpoint(AsksInWords):
     """How often a call is made that finds the endpoint busy or away."""
 
     @override
+    def misfits(self) -> Sequence[str]:
+        """Return why its key cannot be sent, in at most one line; nobody is asked."""
+        try:
+            self._key()
+        except RecipeError as error:
+            return (str(error),)
+        return ()
+
+    @override
     def verdicts(self, pairs: Sequence[Pair]) -> tuple[list[Verdict], Cost]:
         """Return a verdict for each pair.
 
@@ -103,6 +112,7 @@ class ByEndpoint(AsksInWords):
         raise AssertionError
 
     def _asked_once(self, question: str, key: str | None) -> _Reply:
+        """Return a reply. Raises TransientError where a later attempt may get one, or else RecipeError."""
         messages = [{"role": "user", "content": question}]
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_new_tokens}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -25,6 +25,11 @@ class ByModel(AsksInWords):
     """Where the judge is."""
     batch_size: int = Field(default=8, ge=1)
     """Questions at once."""
+
+    @property
+    @override
+    def asks(self) -> Mapping[str, ModelRef]:
+        return {"judge": self.model}
 
     @override
     def identity(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -38,6 +38,15 @@ class ByReward(JudgeBase):
         return self
 
     swaps: ClassVar[bool] = False
+
+    @property
+    @override
+    def asks(self) -> Mapping[str, ModelRef]:
+        return self.models
+
+    @override
+    def misfits(self) -> Sequence[str]:
+        return self.reward.misfits()
 
     @override
     def identity(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
 from ftlib.config import BatchKind, Config
+from ftlib.models.reference import ModelRef
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,15 @@ class MetricBase(Config, ABC):
         rows: Int[np.ndarray, "resamples rows"],
     ) -> Float[np.ndarray, " resamples"]:
         """Return `compute` of every resample; nan where its rows do not define it."""
+
+    @property
+    def asks(self) -> Mapping[str, ModelRef]:
+        """Return the frozen models that it asks beside the one that is measured, by name: their bytes count."""
+        return {}
+
+    def misfits(self) -> Sequence[str]:
+        """Return what it lacks on this machine, a line each: found before anything is trained."""
+        return ()
 
     def signature(self) -> str | None:
         """Return what a value must be cited with, where libraries and settings differ: versions and settings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -58,6 +59,10 @@ class PassAtK(MeanOverRows):
     def least_samples(self) -> int:
         return self.k
 
+    @override
+    def misfits(self) -> Sequence[str]:
+        return self.checker.misfits()
+
     def per_row(self, outcomes: CompletionOutcomes) -> Float[np.ndarray, " rows"]:
         """Return every row's chance. Raises RecipeError for a checker that gives no numbers."""
         import numpy as np
@@ -66,7 +71,7 @@ class PassAtK(MeanOverRows):
         asked = self.model_copy(update={"k": 1}).model_dump_json()
         right = np.array(
             [
-                _right(asked, tuple(Answered(prompt, answer, gold, ended) for answer, ended in answers))
+                _right(asked, tuple(Answered(prompt, answer, gold or None, ended) for answer, ended in answers))
                 for prompt, answers, gold in zip(prompts, sampled, outcomes.references, strict=True)
             ]
         )

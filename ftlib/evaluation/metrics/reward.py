@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -33,8 +34,7 @@ class MeanReward(MeanOverRows):
     reward: Reward
     """What an answer is worth: a checker, a model, or a sum."""
     models: dict[Name, ModelRef] = {}
-    """Where the reward models are that it asks, by the names it has for them. A folder stands for what lies in it:
-    files that change need another path, or what was measured is found again."""
+    """Where the reward models are that it asks, by the names it has for them."""
     called: Name | None = None
     """What results, rules and gates call it behind `reward:`, where there are several."""
 
@@ -63,8 +63,17 @@ class MeanReward(MeanOverRows):
         import numpy as np
 
         texts = zip(*outcomes.said(), outcomes.references, strict=True)
-        answered = tuple(Answered(prompt, answer, gold, ended) for prompt, answer, ended, gold in texts)
+        answered = tuple(Answered(prompt, answer, gold or None, ended) for prompt, answer, ended, gold in texts)
         return np.array(_grades(self.model_dump_json(), answered))
+
+    @property
+    @override
+    def asks(self) -> Mapping[str, ModelRef]:
+        return self.models
+
+    @override
+    def misfits(self) -> Sequence[str]:
+        return self.reward.misfits()
 
     @override
     def signature(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from ftlib.evaluation.judges.base import Pair
 from ftlib.evaluation.judges.swapping import row_scores
 from ftlib.evaluation.metrics.base import MeanOverRows
 from ftlib.kinds.outcomes import CompletionOutcomes
+from ftlib.models.reference import ModelRef
 from ftlib.progress import note
 
 if TYPE_CHECKING:
@@ -42,13 +44,22 @@ class WinRate(MeanOverRows):
     def name(self) -> str:
         return "win_rate" if self.called is None else f"win_rate:{self.called}"
 
+    @property
+    @override
+    def asks(self) -> Mapping[str, ModelRef]:
+        return self.judge.asks
+
+    @override
+    def misfits(self) -> Sequence[str]:
+        return self.judge.misfits()
+
     def per_row(self, outcomes: CompletionOutcomes) -> Float[np.ndarray, " rows"]:
         """Return 1 for a row that is won, 0 for one that is lost. Raises ModelError, RecipeError as the judge does."""
         import numpy as np
 
         prompts, answers, _ = outcomes.said()
         rows = zip(prompts, answers, outcomes.references, strict=True)
-        pairs = tuple(Pair(prompt, answer, own, own) for prompt, answer, own in rows)
+        pairs = tuple(Pair(prompt, answer, own, own or None) for prompt, answer, own in rows)
         return np.array(_scores(self.model_dump_json(), pairs))
 
 

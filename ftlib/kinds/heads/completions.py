@@ -58,7 +58,7 @@ class CompletionAnswers(TokenAnswers):
     def __init__(self, asked: Request) -> None:
         super().__init__(asked.split, asked.tokenizer)
         self._asked = asked
-        self._written, self._prompts = [""] * len(asked.split), [""] * len(asked.split)
+        self._written = [""] * len(asked.split)
         self._ended = [False] * len(asked.split)
         self._sampled: list[list[tuple[str, bool]]] = [[] for _ in range(len(asked.split))]
 
@@ -69,8 +69,8 @@ class CompletionAnswers(TokenAnswers):
             return
         prompts, beams = self.prompts(batch, rows), self._asked.num_beams
         written = continued(model, prompts, self.tokenizer, self._asked.max_new_tokens, self.ends, num_beams=beams)
-        for row, prompt, ids in zip(rows, prompts, written, strict=True):
-            self._written[row], self._prompts[row] = self.spell(ids), self.spell(prompt.tolist())
+        for row, ids in zip(rows, written, strict=True):
+            self._written[row] = self.spell(ids)
             self._ended[row] = len(ids) < self._asked.max_new_tokens
         if self._asked.samples:
             self._draw(model, prompts, rows, self._asked.samples)
@@ -106,12 +106,13 @@ class CompletionAnswers(TokenAnswers):
     @override
     def outcomes(self, common: Mapping[str, Any]) -> CompletionOutcomes:
         assert isinstance(self.split.targets, References)
+        asked = self.split.asked
         return CompletionOutcomes(
             **common,
             **self.likelihoods(),
             references=tuple(self.split.targets.texts.to_pylist()),
             predicted=tuple(self._written) if self._asked.max_new_tokens else None,
-            prompts=tuple(self._prompts) if self._asked.max_new_tokens else None,
+            prompts=tuple(asked.to_pylist()) if self._asked.max_new_tokens and asked is not None else None,
             ended=tuple(self._ended) if self._asked.max_new_tokens else None,
             sampled=tuple(map(tuple, self._sampled)) if self._asked.samples else None,
         )

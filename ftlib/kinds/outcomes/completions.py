@@ -27,9 +27,9 @@ class CompletionOutcomes(TokenOutcomes):
     predicted: tuple[str, ...] | None
     """What the model wrote instead; None where it was not asked to write."""
     prompts: tuple[str, ...] | None = None
-    """What it wrote behind, without special tokens; None where it did not write, and in older tables."""
+    """What it was asked, as text; None where it did not write, or the rows were not quoted (`ftlib.stages.quote`)."""
     ended: tuple[bool, ...] | None = None
-    """Whether it came to an end by itself, before the most tokens that it may write; None as of `prompts`."""
+    """Whether it came to an end by itself, before the most tokens that it may write; None where it did not write."""
     sampled: tuple[tuple[tuple[str, bool], ...], ...] | None = None
     """The answers that it drew for each prompt, each with whether it ended; None where it drew none."""
 
@@ -41,15 +41,18 @@ class CompletionOutcomes(TokenOutcomes):
 
     def said(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[bool, ...]]:
         """Return prompts, what the model wrote behind them, and whether it ended. Raises DataError as `written`."""
-        if self.prompts is None or self.ended is None:
-            raise DataError("these outcomes hold no prompts; give the evaluation max_new_tokens, and measure again")
-        return self.prompts, self.written(), self.ended
+        return self._quoted(), self.written(), self.ended or ()
 
     def drawn(self) -> tuple[tuple[str, ...], tuple[tuple[tuple[str, bool], ...], ...]]:
         """Return prompts, and the answers drawn for each with whether they ended. Raises DataError for none."""
-        if self.sampled is None or self.prompts is None:
+        if self.sampled is None:
             raise DataError("these outcomes hold no drawn answers; give the evaluation samples, and measure again")
-        return self.prompts, self.sampled
+        return self._quoted(), self.sampled
+
+    def _quoted(self) -> tuple[str, ...]:
+        if self.prompts is None:
+            raise DataError("these outcomes hold no prompts; give the evaluation max_new_tokens, and measure again")
+        return self.prompts
 
     @override
     def columns(self) -> dict[str, pa.Array]:

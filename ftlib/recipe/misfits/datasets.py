@@ -32,3 +32,23 @@ def dataset_misfits(recipe: RecipeParts) -> Iterator[str]:
             yield f"datasets.{name}.split: validation + test is {split.validation + split.test:g}, at most 1"
         if name in recipe.training_datasets() and split.by != "given" and split.validation + split.test > 1.0 - 1e-9:
             yield f"datasets.{name}.split: nothing is left to train on: validation + test is 1"
+    yield from _split_misfits(recipe)
+
+
+def _split_misfits(recipe: RecipeParts) -> Iterator[str]:
+    """Say which datasets would learn of one row what they hold out of another, of their own or of a dataset beside."""
+    firsts: dict[str, str] = {}
+    for name, dataset in recipe.datasets.items():
+        if (column := dataset.source.group_column) and dataset.split.by in ("random", "stratified"):
+            yield (
+                f"datasets.{name}.split: by {dataset.split.by!r}, but what is held out of one row of source "
+                f"{dataset.source.kind!r} is in others; give it `by: group, column: {column}`"
+            )
+        if (made_of := dataset.source.made_of) is None:
+            continue
+        first = firsts.setdefault(made_of, name)
+        if dataset.split != (other := recipe.datasets[first]).split or dataset.key != other.key:
+            yield (
+                f"datasets.{name}: split and key are not those of {first!r}, whose rows are made of {made_of}, too: "
+                "what one holds out the other may learn; give both the same"
+            )

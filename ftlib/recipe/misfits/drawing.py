@@ -11,7 +11,8 @@ from ftlib.training.phase import Phase
 
 def drawing_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say why what draws images cannot be trained, or published, as a recipe asks; nothing of other recipes."""
-    drawn = [phase for phase in recipe.phases if any(_draws(recipe, name) for name in phase.parts)]
+    there = recipe.datasets
+    drawn = [phase for phase in recipe.phases if any(name in there and _draws(recipe, name) for name in phase.parts)]
     if not drawn:
         return
     for phase in drawn:

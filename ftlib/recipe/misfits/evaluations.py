@@ -93,7 +93,8 @@ def _reference_misfits(recipe: RecipeParts, where: str, evaluation: Evaluation) 
     if evaluation.reference is None:
         return
     if not any(metric.reads_reference for metric in evaluation.metrics):
-        yield f"{where}.reference: none of its metrics reads rewards; remove it, or give reward_margin"
+        remedy = "reward_margin for pairs, thumb_auroc for thumbs"
+        yield f"{where}.reference: none of its metrics reads it; remove it, or give {remedy}"
     ends = ("base", *(["prune"] if recipe.prune else []), *(phase.name for phase in recipe.phases))
     if evaluation.reference.phase is not None and evaluation.reference.phase not in ends:
         yield f"{where}.reference: {evaluation.reference.phase!r} is no phase's end; there are {', '.join(ends)}"

@@ -30,8 +30,6 @@ def principle_misfits(recipe: RecipeParts, phase: Phase, ends: Sequence[str]) ->
                 f"{where}.checkers.{number}: {checker.kind!r} asks a model, and a checker is a rule; use regex, "
                 "length, json_schema, exact_match or python"
             )
-        for line in checker.misfits():
-            yield f"{where}.checkers.{number}: {line}"
 
 
 def _prompt_misfits(recipe: RecipeParts, phase: Phase, where: str) -> Iterator[str]:

@@ -1,17 +1,15 @@
-"""What reward models cannot learn from their rows, and what rewards cannot be asked."""
+"""What reward models cannot learn from their rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.machinery import PathFinder
-from typing import Any
 
 from ftlib.recipe.parts import RecipeParts
 from ftlib.wording import these
 
 
 def reward_misfits(recipe: RecipeParts) -> Iterator[str]:
-    """Say which margins are not there or not learnt, and which rewards need a package that is not installed here."""
+    """Say which margins are not there or not learnt."""
     for phase in recipe.phases:
         where, objective = f"phases[{phase.name}]", phase.objective
         scale, centring = (getattr(objective, name, 0.0) for name in ("margin_scale", "centring"))
@@ -24,14 +22,3 @@ def reward_misfits(recipe: RecipeParts) -> Iterator[str]:
         bare = [name for name, format in formats.items() if getattr(format, "margin", None) is None]
         if scale and bare:
             yield f"{where}.objective.margin_scale: rows of {these(bare)} have no margin; name its column in the format"
-        yield from _uninstalled(f"{where}.objective", getattr(objective, "reward", None))
-    for name, evaluation in recipe.evaluations.items():
-        for metric in evaluation.metrics:
-            for asked in (metric, getattr(metric, "judge", None)):
-                yield from _uninstalled(f"evaluations.{name}: {metric.kind!r}", getattr(asked, "reward", None))
-
-
-def _uninstalled(where: str, reward: Any) -> Iterator[str]:
-    missing = [package for package in getattr(reward, "packages", ()) if PathFinder.find_spec(package) is None]
-    if missing:
-        yield f"{where}: its reward needs {these(missing)}, which is not installed; install it, or remove the reward"

@@ -44,6 +44,7 @@ class DPO(Config):
 
     needs: ClassVar[BatchKind] = "preferences"
     scores: ClassVar[tuple[str, ...]] = ("reference",)
+    anchors: ClassVar[tuple[str, ...]] = scores
     drops_out: ClassVar[bool] = False
 
     @model_validator(mode="after")

@@ -41,7 +41,13 @@ class KTO(Config):
 
     needs: ClassVar[BatchKind] = "judged"
     scores: ClassVar[tuple[str, ...]] = ("reference",)
+    anchors: ClassVar[tuple[str, ...]] = scores
     drops_out: ClassVar[bool] = False
+
+    @property
+    def first_loss(self) -> float | None:
+        """Return the loss of a policy that is its own reference; None where it depends on how many rows are wanted."""
+        return self.desirable / 2 if self.desirable == self.undesirable else None
 
     def prepare(self, model: Any, batch: Batch) -> Prepared:
         """Return the sum of the rewards of answers to other prompts, and their number."""

@@ -57,6 +57,8 @@ class PolicyObjective(Config, ABC):
 
     needs: ClassVar[BatchKind] = "completions"
     writes: ClassVar[bool] = True
+    drops_out: ClassVar[bool] = False
+    companions_answer: ClassVar[BatchKind] = "compared"
 
     @field_validator("group_size")
     @classmethod

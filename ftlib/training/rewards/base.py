@@ -20,6 +20,7 @@ class Answered:
     """What a model wrote after a prompt."""
 
     prompt: str
+    """What was asked, as `ftlib.data.prompts` says: without prefix, separator and template."""
     answer: str
     """Its text, without special tokens."""
     reference: str | None = None
@@ -45,11 +46,6 @@ class RewardBase(Config, ABC):
     @property
     def companions(self) -> tuple[str, ...]:
         """Return the names of the frozen models that it asks, as the phase's `companions` have them."""
-        return ()
-
-    @property
-    def packages(self) -> tuple[str, ...]:
-        """Return the packages that it needs beside what is always installed."""
         return ()
 
     @property

@@ -32,6 +32,8 @@ class JsonSchema(Bounded):
             cast("Any", validator_for(schema, default=_newest())).check_schema(schema)
         except SchemaError as error:
             raise ValueError(f"no JSON schema: {first_line(error)}") from error
+        if (lost := _dangling(schema)) is not None:
+            raise ValueError(f"$ref {lost!r} leads nowhere in the schema; name what is there, or put it below $defs")
         return schema
 
     def grade(self, answered: Sequence[Answered], models: Mapping[str, RewardModel]) -> list[float]:
@@ -62,6 +64,22 @@ def _newest() -> Any:
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator
+
+
+def _dangling(schema: JsonValue) -> str | None:
+    """Return a reference to what the schema does not hold: it would be found at the first answer that is JSON."""
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    resource = Resource[Any].from_contents(schema, default_specification=DRAFT202012)
+    resolver = cast("Any", Registry()).resolver_with_root(resource)
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            return reference
+    return None
 
 
 def _references(value: JsonValue) -> Iterator[str]:

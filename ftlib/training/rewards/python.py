@@ -37,11 +37,6 @@ class Python(Bounded):
             return (f"{self.function}: {type(error).__name__}: {first_line(error)}; install the package that has it",)
         return ()
 
-    @property
-    def packages(self) -> tuple[str, ...]:
-        """Return the function's."""
-        return (self.function.partition(":")[0].partition(".")[0],)
-
     def grade(self, answered: Sequence[Answered], models: Mapping[str, RewardModel]) -> list[float]:
         """Return what the function returns."""
         del models

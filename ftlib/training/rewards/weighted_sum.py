@@ -40,11 +40,6 @@ class WeightedSum(RewardBase):
         """Return those of all parts."""
         return tuple(dict.fromkeys(name for part in self._rewards() for name in part.companions))
 
-    @property
-    def packages(self) -> tuple[str, ...]:
-        """Return those of all parts."""
-        return tuple(dict.fromkeys(name for part in self._rewards() for name in part.packages))
-
     def misfits(self) -> Sequence[str]:
         """Return those of all parts."""
         return [line for part in self._rewards() for line in part.misfits()]

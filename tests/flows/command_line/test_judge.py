@@ -55,9 +55,9 @@ def test_two_models_write_and_a_file_names_the_judge(tmp_path: Path) -> None:
     ("rows", "words", "code", "message"),
     [
         (ROWS, ["--by", "{kind: oracle}"], 2, "--by: kind: Input tag 'oracle'"),
-        (ROWS, ["--by", "nowhere.yaml"], 2, "neither YAML in braces nor a file of it"),
+        (ROWS, ["--by", "nowhere.yaml"], 2, "'nowhere.yaml' is neither a judge in braces nor a file that holds one"),
         (ROWS, ["--by", "{kind: endpoint, url: 'https://me:hidden@h/v1', model: m}"], 2, "holds a URL with a user"),
-        (ROWS, ["--by", SHORT, "--prompt", "asked"], 3, "line 1: each line is a JSON object with the texts asked"),
+        (ROWS, ["--by", SHORT, "--prompt", "asked"], 3, "line 1: has no text asked; it has "),
         ([{"prompt": 3}], ["--by", SHORT], 3, "line 1"),
         ([], ["--by", SHORT], 3, "has no rows"),
         (ROWS, ["--by", SHORT], 4, "'one' is no folder here"),

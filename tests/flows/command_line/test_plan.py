@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.command_line.plan import make_plan
+from flows.command_line.plan import RunPlan, make_plan
 from ftlib.recipe.file import load_recipe
-from ftlib.testing import tiny_recipe
+from ftlib.testing import tiny_chat_lm, tiny_preferences, tiny_recipe, write_jsonl
 from ftlib.training.process_bytes import PROCESS
 from ftlib.workspace import Workspace
 
@@ -48,3 +48,54 @@ def test_a_fisher_information_holds_weights_gradient_and_squares(tmp_path: Path)
     assert tune.rows == 9
     assert publish.rows == plan.phases[1].rows
     assert tune.memory_bytes - PROCESS["cpu"] == 12 * plan.phases[1].parameters
+
+
+WRITTEN = """
+name: written
+model: {{path: {folder}/model}}
+datasets:
+  one: &rows
+    source: {{kind: files, path: {folder}/one.jsonl}}
+    format: {format}
+  two: {{<<: *rows, source: {{kind: files, path: {folder}/two.jsonl}}}}
+phases:
+  - name: prefer
+    mixture: {{one: 1, two: 1}}
+    mixing: {{batches: {batches}}}
+    objective: {{kind: dpo}}
+    scores: {{reference: {{phase: base}}}}
+    tuning: {{kind: lora}}
+    optimizer: {{epochs: 1, batch_size: 16}}
+    principles: {principles}
+evaluations: {{fit: {{dataset: one, metrics: [{{kind: {metric}}}]}}}}
+select: {{by: fit/{metric}}}
+compute: {{workers: 0, threads: 1}}
+publish: {{name: written}}
+"""
+
+
+def test_pairs_whose_numbers_are_not_there_yet_are_counted(tmp_path: Path) -> None:
+    """A reference's, in batches of two datasets too; and pairs that principles have still to make of prompts."""
+    tiny_chat_lm(tmp_path / "model")
+    (tmp_path / "principles.txt").write_text("Be short.\nSay please.\n")
+    pairs = "{kind: preference, prompt: prompt, chosen: chosen, rejected: rejected, max_tokens: 60}"
+    prompts = "{kind: prompt_completion, prompt: prompt, completion: chosen, max_tokens: 60}"
+    for seed, name in enumerate(("one", "two")):
+        write_jsonl(tmp_path / f"{name}.jsonl", tiny_preferences(40, seed=seed))
+
+    def planned(format: str, metric: str, batches: str, principles: str = "null") -> RunPlan:
+        words = {"format": format, "metric": metric, "batches": batches, "principles": principles}
+        (tmp_path / "r.yaml").write_text(WRITTEN.format(folder=tmp_path, **words))
+        return make_plan(load_recipe(tmp_path / "r.yaml"), Workspace(tmp_path / "work"), prepare=True)
+
+    for batches in ("mixed", "apart"):
+        assert planned(pairs, "preference_accuracy", batches).phases[0].fits == "yes"
+    asked = f"{{file: {tmp_path}/principles.txt, max_new_tokens: 20}}"
+    plan = planned(prompts, "perplexity", "apart", asked)
+    (phase,) = plan.phases
+    facts = [one.facts for one in plan.stages if one.stage.startswith("preprocess")]
+    rows = sum(int(one.split()[1].rstrip(",")) for one in facts)  # "train 27, validation 5, test 8 rows"
+    assert (phase.fits, phase.rows) == ("yes", 2 * rows)
+    assert phase.tokens > 2 * 2 * rows * (20 + 1)
+    assert phase.steps == sum(ceil(2 * int(one.split()[1].rstrip(",")) / 16) for one in facts)
+    assert sum(one.rows for one in plan.scorings if one.name.startswith("score")) > phase.rows

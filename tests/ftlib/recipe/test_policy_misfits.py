@@ -51,6 +51,9 @@ def test_what_does_not_fit_answers_that_are_drawn_is_named() -> None:
     assert "phases[policy].optimizer.batch_tokens: how long answers are is not known" in packed
     own = refused(recipe(self_kl=0.5, ema_decay=0.9))
     assert "phases[policy].self_kl: compares answers to the rows" in own
+    dropped = refused(recipe(dropout=0.1, tuning={"kind": "lora", "dropout": 0.2}))
+    assert "phases[policy].dropout: 0.1, but 'rloo' learns from answers that are drawn without dropout" in dropped
+    assert "phases[policy].tuning.dropout: 0.2, but 'rloo'" in dropped
     written = refused(recipe(answers={"model": {"path": "m"}}))
     assert "phases[policy].answers: 'rloo' learns from answers that it draws itself" in written
     assert "compute.compile: 'rloo' of phase 'policy'" in refused({**recipe(), "compute": {"compile": True}})

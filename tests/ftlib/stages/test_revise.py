@@ -18,11 +18,12 @@ from ftlib.data.formats.chat import Chat
 from ftlib.data.formats.pairs_of_answers import pairs_of_answers
 from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.prepared import split_file
+from ftlib.data.prompts import prompts_of
 from ftlib.data.sources.files import Files
 from ftlib.errors import DataError, RecipeError
 from ftlib.evaluation import revisions
 from ftlib.evaluation.forward_pass import Share
-from ftlib.evaluation.revision_prompts import prompts_of, write_prompts
+from ftlib.evaluation.revision_prompts import write_prompts
 from ftlib.evaluation.revisions import RevisePlan, Settings, Text, Turns, draft_and_revise, verdict
 from ftlib.kinds.loading import load_processor
 from ftlib.models.checkpoint import Checkpoint

@@ -42,7 +42,9 @@ MEASURED = ("reward", "length", "ended", "repeated", "no_signal", "entropy", "kl
 
 def make_job(root: Path, objective: Any = None, tuning: Any = None, epochs: int = 3, **compute: object) -> TrainJob:
     rows = tiny_prompts(20)
-    data = tiny_prepared(root / "data", {"train": rows[:16], "validation": rows[16:]}, kind="completions")
+    data = tiny_prepared(
+        root / "data", {"train": rows[:16], "validation": rows[16:]}, kind="completions", quoted="prompt"
+    )
     model = find_model(ModelRef(path=str(tiny_causal_lm(root / "tiny"))))
     start = base(BaseJob(model=model, kind="completions", labels=(), seed=1), Workspace(root))
     phase = Phase(
@@ -202,15 +204,46 @@ def test_memory_counts_the_start_and_the_cache_of_what_is_written(tmp_path: Path
     assert memory.companions == memory.weights
 
 
-def test_rewards_that_say_nothing_or_nonsense_end_the_run_in_one_line(tmp_path: Path) -> None:
-    same = RLOO(reward=Length(most=1000), group_size=2, max_new_tokens=4)
+def test_rewards_that_say_nothing_or_nonsense_end_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was killed in its fourth step, and goes on."""
+    same, calls = make_job(tmp_path, RLOO(reward=Length(most=1000), group_size=2, max_new_tokens=4)), list[int]()
+    sample, work = rollouts.sample, Workspace(tmp_path / "same")
+
+    def dies(*args: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:  # of two steps and validation in each epoch
+            raise Killed
+        return sample(*args, **more)
+
+    monkeypatch.setattr(rollouts, "sample", dies)
+    with pytest.raises(Killed):
+        train(same, work)
     with pytest.raises(TrainingError, match="in the first 6 steps all 2 answers to each prompt were worth the same"):
-        train(make_job(tmp_path, same), Workspace(tmp_path / "same"))
+        train(same, work)
     long = RLOO(reward=SHORT, group_size=2, max_new_tokens=120)
     with pytest.raises(RecipeError, match=r"max_new_tokens: 120, but the longest prompt has \d+ tokens, and the model"):
         train(make_job(tmp_path, long), Workspace(tmp_path / "long"))
     with pytest.raises(ValueError, match="draw 2 or more"):
         RLOO(reward=SHORT, group_size=1)
+
+
+def test_a_reward_reads_the_prompts_of_the_rows_and_the_answers_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = set[str]()
+    grades = Length.grade
+
+    def listens(self: Length, answered: Any, models: Any) -> list[float]:
+        read.update(one.prompt for one in answered)
+        return grades(self, answered, models)
+
+    monkeypatch.setattr(Length, "grade", listens)
+    train(
+        make_job(tmp_path, RLOO(reward=SHORT, group_size=2, max_new_tokens=4), epochs=1), Workspace(tmp_path / "work")
+    )
+    assert read == {row["prompt"] for row in tiny_prompts(20)}
 
 
 class Broken(Length):

@@ -313,9 +313,9 @@ def test_alpha_0_is_the_zero_shot_model_to_the_bit(start: Checkpoint, data: Prep
     ("given", "line"),
     [
         ("{kind: zero_shot, templates: [a question]}", "templates: 'a question' would say the same of every label"),
-        ("{kind: zero_shot, templates: []}", "templates: tuple should have at least 1 item"),
+        ("{kind: zero_shot, templates: []}", "templates: at least 1, got []"),
         ("{kind: zero_shot, templates: ['  ']}", "templates: '  ' would say the same of every label"),
-        ("{kind: zero_shot, sentences: {bug: []}}", "sentences.bug: tuple should have at least 1 item"),
+        ("{kind: zero_shot, sentences: {bug: []}}", "sentences.bug: at least 1, got []"),
         (
             "{kind: zero_shot, sentences: {bug: ['', a]}}",
             "sentences.bug[0]: '' says nothing of the label; write a name or a sentence",

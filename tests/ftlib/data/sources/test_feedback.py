@@ -16,8 +16,11 @@ from pyarrow import parquet
 
 from ftlib.data.rows import BadRow, Passed, Row
 from ftlib.data.sources.feedback import Feedback
-from ftlib.errors import DataError
+from ftlib.data.splitting import Keyed, split_rows
+from ftlib.errors import DataError, RecipeError
+from ftlib.recipe.file import load_recipe
 
+RECIPE = Path(__file__).parents[4] / "recipes" / "feedback.yaml"
 Line = dict[str, Any]
 
 
@@ -214,3 +217,32 @@ def test_a_log_in_a_bucket_says_the_same(tmp_path: Path, bucket: Any, s3_endpoin
     of_file, _, _ = read(path, "thumbs")
     assert [row.values["answer"] for row in of_file] == sorted(str(row.values["answer"]) for row in of_bucket)
     assert {row.uri for row in of_bucket} == {f"s3://{bucket.name}/log/2026.jsonl"}
+
+
+def test_what_is_held_out_of_one_kind_of_rows_no_other_learns(tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPE)
+    prompts = [f"p{i // 5}" for i in range(400)]
+    lines = [line(i, prompts[i], thumb=i % 3 > 0) | ({"correction": f"c{i}"} if i % 7 == 0 else {}) for i in range(400)]
+    path, said = log(tmp_path / "log.jsonl", lines), dict[str, set[str]]()
+    for gives in ("corrections", "thumbs", "pairs"):
+        rows = read(path, gives)[0]
+        keyed = [Keyed(str(i), b"", None, row.values["prompt"], b"") for i, row in enumerate(rows)]
+        for row, split in zip(rows, split_rows(recipe.datasets[gives].split, keyed), strict=True):
+            ids = str(row.values["request_id"]).split(">")
+            said.setdefault(str(split), set()).update(ids)
+    assert {*said} == {"train", "validation", "test"}
+    assert not said["test"] & (said["train"] | said["validation"])
+    assert not said["validation"] & said["train"]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("datasets.pairs.split={test: 0.15}", r"pairs\.split: by 'random', .* give it `by: group, column: prompt`"),
+        ("datasets.thumbs.split.test=0.3", r"thumbs: split and key are not those of 'corrections', .* give both the s"),
+        ("datasets.thumbs.key=null", r"thumbs: split and key are not those of 'corrections'"),
+    ],
+)
+def test_rows_of_one_log_are_split_alike_and_pairs_by_their_prompts(override: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(RECIPE, [override])

@@ -83,7 +83,9 @@ def test_answers_are_drawn_by_row_and_number_however_they_are_batched(tmp_path: 
     start = tiny_checkpoint(tmp_path / "start", ())
     rows = tiny_prompts(12)
     format = PromptCompletion(prompt="prompt", completion="completion")
-    data = tiny_prepared_as(tmp_path / "data", format, {"test": rows}, Processor.of(tiny_lm_tokenizer()))
+    data = tiny_prepared_as(
+        tmp_path / "data", format, {"test": rows}, Processor.of(tiny_lm_tokenizer()), quoted="prompt"
+    )
     split, model = open_split(data.path / "test.arrow", ()), load_model(start.folder, "completions")
     samples = Samples(count=3, temperature=0.7, seed=5)
     whole = predict_split(model, split, (), tiny_lm_tokenizer, max_new_tokens=4, samples=samples)

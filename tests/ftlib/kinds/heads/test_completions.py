@@ -27,6 +27,7 @@ from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.kinds.split import PreparedSplit
 from ftlib.merging.adapter_sweep import AdapterSweep
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.methods import Lerp
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.train import TrainJob, train
@@ -214,7 +215,7 @@ def test_an_adapter_in_memory_writes_as_the_merged_weights(
     job = TrainJob(start=start, data=data, phase=phase, precision="fp32", seed=7, compute=Compute(workers=0, threads=1))
     end = train(job, Workspace(tmp_path))
     split, tokenizer = open_split(data.path / "test.arrow", ()), tiny_lm_tokenizer()
-    swept = AdapterSweep(Candidate.between(start, end, 0.5), "completions").at(1.0)
+    swept = AdapterSweep(Candidate.between(start, end, 0.5), "completions").at(Lerp(alpha=1.0))
     merged = load_model(end.path / "model", "completions")
     before = load_model(start.path / "model", "completions")
     ours, theirs, plain = (
