@@ -20,6 +20,7 @@ from ftlib.evaluation.results import results, text_table
 from ftlib.evaluation.selection import Selection
 from ftlib.kinds.kind import KINDS, Kind
 from ftlib.merging.candidates import Candidate
+from ftlib.merging.methods import Graft
 from ftlib.models.adapter import read_adapter
 from ftlib.models.checkpoint import BOTTLENECK, Checkpoint, FoundModel
 from ftlib.models.folder import read_config
@@ -56,7 +57,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 "## How it was made",
                 *_removed(evidence),
                 "\n".join(f"{i}. {_phase(phase, evidence)}" for i, phase in enumerate(recipe.phases, start=1)),
-                f"{_interpolation(selection)} The rule, on the {SELECTION} splits: "
+                f"{_interpolation(evidence)} The rule, on the {SELECTION} splits: "
                 f"{escaped(selection.rule.rstrip('.'))}. Its reason: {escaped(selection.why.rstrip('.'))}.",
                 "## Data",
                 table(_data(prepared)),
@@ -215,8 +216,13 @@ def _beside(phase: Phase, name: str, companion: FoundModel | Checkpoint) -> str:
     return f", {how} {code(name)} ({code(called(companion))}, weights `{companion.weights[:12]}`)"
 
 
-def _interpolation(selection: Selection) -> str:
-    chosen = selection.chosen
+def _interpolation(evidence: Evidence) -> str:
+    chosen = evidence.selection.chosen
+    if evidence.onto and chosen.alpha is not None:  # as an adapter it is a place between that model and itself over it
+        return (
+            f"Published is {chosen.alpha:g} times the adapter of {code(evidence.checkpoints[-1].phase)}, put over "
+            f"{code(called(evidence.onto))}, which it was not trained over. This is {Graft.paper}."
+        )
     if chosen.alpha is not None:
         return (
             f"Published are the weights at alpha {chosen.alpha:g} of the way from the end of "

@@ -133,7 +133,7 @@ def forgetting_section(
     if reference is None:
         lead = f"{missing}The base model and theta0 both have random heads, so there is nothing to compare with."
         return Section("forgetting", "Forgetting", lead)
-    why = "" if reference.phase == "base" else ", since the base model's own head is random"
+    why = "" if reference.phase in ("base", "onto") else ", since the base model's own head is random"
     if same:
         lead = f"{missing}The chosen model has the very weights of {reference.phase}{why}: nothing is forgotten."
         return Section("forgetting", "Forgetting", lead)

@@ -131,9 +131,11 @@ def _forgetting(evidence: Evidence, work: Workspace) -> sections.Section:
     retained, shifted = ([name for name in roles if roles[name] == role] for role in ("retained", "shifted"))
     # Where no set of old skills is named, how far the answers moved is still known, on the rows farthest from home.
     watched = retained or shifted or list(roles)
-    reference = retained_reference(evidence.answering)
+    # What a graft may forget is what the model could that it was put on, which is the first candidate.
+    onto = evidence.candidates.members[0].end if evidence.onto else None
+    reference = onto or retained_reference(evidence.answering)
     per = "token" if KINDS[evidence.recipe.kind(evidence.recipe.phases[-1])].language else "row"
-    if reference is None or _same_weights(evidence, reference.phase):
+    if reference is None or evidence.selection.chosen.weights == reference.weights:
         same = reference is not None
         return sections.forgetting_section([], {}, reference, watched, named=bool(retained), per=per, same=same)
     measured = _differences(evidence, work, evidence.selection.chosen.name, reference.phase) if retained else []

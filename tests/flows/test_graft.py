@@ -137,7 +137,15 @@ def test_an_adapter_is_put_over_the_instruct_model(tmp_path: Path) -> None:
     assert isinstance(outcome.result, ModelVersion)
     registry = ModelRegistry(load_recipe(path).publish.to.store())
     manifest = registry.manifest(registry.version("grafted"))
+    page = next((tmp_path / "work/stages/report").rglob("report.md")).read_text()
+    registry.pull(registry.version("grafted"), tmp_path / "pulled")
+    card = (tmp_path / "pulled" / "README.md").read_text()
+    assert "since the base model" not in page
+    assert "from those of onto" in page or "the very weights of onto" in page  # what a graft may forget is onto's
     if outcome.evidence.selection.chosen.name == "graft=1":
+        assert "1 times the adapter of `tune`, put over" in card
+        assert "This is Shadow-FT" in card
+        assert "WiSE" not in card
         assert manifest.base
         assert manifest.base.weights == find_model(load_recipe(path).interpolation.carried_to.model).weights  # type: ignore[union-attr]
 
