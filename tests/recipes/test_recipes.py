@@ -72,20 +72,8 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 
 VARIATIONS = {
     *("frozen_layers", "gradual_unfreezing", "kept_adapter", "layer_decay_early_stopping", "local_files", "lora"),
-    *(
-        "diffusion_lora",
-        "dpo",
-        "feedback",
-        "lines",
-        "mixture",
-        "mixup",
-        "model_stock",
-        "prompt",
-        "regression",
-        "soup",
-        "sql",
-        "text_pairs",
-    ),
+    *("feedback", "lines", "mixture", "mixup", "model_stock", "prompt", "regression", "soup", "sql", "text_pairs"),
+    *("diffusion_lora", "dpo"),
 }
 """Recipes whose way from rows to a version others go as well, but for what tests of its own hold; run by the slow
 tier."""
