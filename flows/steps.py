@@ -353,7 +353,7 @@ def trained(
     prepared = yield from scored(r, phase, ends, prepared, companions)
     if getattr(phase.objective, "writes", False):
         for name in phase.parts:
-            made = yield from quoted(r, name, prepared and prepared[name], data and data.raw)
+            made = yield from quoted(r, name, prepared[name] if prepared else None, data and data.raw)
             prepared = {**prepared, name: made} if prepared and made else None
     which = phase.name if seed is None else f"{phase.name}-seed{seed}"
     weighed: Fisher | None = None
@@ -519,7 +519,7 @@ def enriched(
     read = [name for name, one in r.evaluations.items() if any(metric.reads_prompts for metric in one.metrics)]
     for name in read:
         dataset = r.evaluations[name].dataset
-        if made := (yield from quoted(r, dataset, prepared and prepared.get(dataset), raw)):
+        if made := (yield from quoted(r, dataset, prepared.get(dataset) if prepared else None, raw)):
             beside[name] = made
     names = [name for name, evaluation in r.evaluations.items() if evaluation.reference is not None]
     for name in names:

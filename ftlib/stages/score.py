@@ -84,6 +84,6 @@ def _build(job: ScoreJob, folder: Path) -> PreparedDataset:
         infer(plan)
     else:
         infer_here(plan)
-    told = [split for split in SPLITS if split in (*SCORED, *job.splits)]
+    told: tuple[Split, ...] = tuple(split for split in SPLITS if split in {*SCORED, *job.splits})
     content = digest([job.data.digest(), job.name, *(file_digest(split_file(folder, split)) for split in told)])
     return job.data.model_copy(update={"content": content})
