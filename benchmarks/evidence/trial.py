@@ -94,7 +94,10 @@ def ran(recipe: str, overrides: tuple[str, ...], seed: int, work: Path) -> dict[
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if not done.stdout.strip():
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word")
-    name = json.loads(done.stdout)["name"]
+    told = json.loads(done.stdout)
+    if "error" in told:
+        raise RuntimeError(told["error"]["message"])
+    name = told["name"]
     return json.loads((work / "runs" / name / "run.json").read_text("utf-8"))
 
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import click
 
-from flows.command_line.console import emit, json_option
+from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.options import base_option
 from flows.command_line.registry_options import facts, key_option, open_registry, registry_options
 from flows.model_places import bases, called
@@ -37,7 +37,7 @@ from ftlib.workspace import make_cache, user_cache
     type=click.IntRange(min=1, max=64),
     help="Of what writes: beginnings of an answer it keeps; by default as in the version's evaluations.",
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Of what draws: folder of the PNGs.")
+@click.option("--out", type=UserPath(file_okay=False), default=Path(), help="Of what draws: folder of the PNGs.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, help="Of what draws: the first image's; then counted up."
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Sample:
         return self.tokens[:-1] if self.ended else self.tokens
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Whatever writes: this process's model (`partial(sample, model)`), or a server's, one day."""
 

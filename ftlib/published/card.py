@@ -20,7 +20,7 @@ from ftlib.evaluation.results import results, text_table
 from ftlib.evaluation.selection import Selection
 from ftlib.kinds.kind import KINDS, Kind
 from ftlib.merging.candidates import Candidate
-from ftlib.merging.methods import Graft
+from ftlib.merging.methods import METHODS
 from ftlib.models.adapter import read_adapter
 from ftlib.models.checkpoint import BOTTLENECK, Checkpoint, FoundModel
 from ftlib.models.folder import read_config
@@ -221,7 +221,7 @@ def _interpolation(evidence: Evidence) -> str:
     if evidence.onto and chosen.alpha is not None:  # as an adapter it is a place between that model and itself over it
         return (
             f"Published is {chosen.alpha:g} times the adapter of {code(evidence.checkpoints[-1].phase)}, put over "
-            f"{code(called(evidence.onto))}, which it was not trained over. This is {Graft.paper}."
+            f"{code(called(evidence.onto))}, which it was not trained over. This is {METHODS['graft'].paper}."
         )
     if chosen.alpha is not None:
         return (

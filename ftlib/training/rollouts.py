@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from ftlib.config import BatchKind
 from ftlib.data.inputs import INPUT_IDS
 from ftlib.data.prepared import SCORE, split_schema
 from ftlib.errors import DataError
@@ -180,8 +181,9 @@ def stand_ins(
     """
     objective, prompts = phase.objective, max(1, phase.optimizer.batch_size)
     if phase.principles:
-        most = phase.principles.max_new_tokens
-        return [_pairs(split, most, prompts) for split in train], [_pairs(split, most, prompts) for split in validation]
+        most, kind = phase.principles.max_new_tokens, objective.needs
+        train, validation = ([_pairs(split, kind, most, prompts) for split in splits] for splits in (train, validation))
+        return train, validation
     if not isinstance(objective, PolicyObjective):
         return [*train], [*validation]
     return [_stand_in(split, objective, prompts) for split in train], []
@@ -195,7 +197,7 @@ def _stand_in(split: PreparedSplit, objective: PolicyObjective, prompts: int) ->
     return _completions(tokens, [objective.max_new_tokens] * len(tokens))
 
 
-def _pairs(split: PreparedSplit, most: int, prompts: int) -> PreparedSplit:
+def _pairs(split: PreparedSplit, kind: BatchKind, most: int, prompts: int) -> PreparedSplit:
     """Return the longest prompts of a split, each with two of the longest answers."""
     tokens, targets = list[list[int]](), list[Mapping[str, Any]]()
     for first, answered in _answered(split, most, prompts):
@@ -207,10 +209,10 @@ def _pairs(split: PreparedSplit, most: int, prompts: int) -> PreparedSplit:
             "row_id": pa.array([str(row) for row in range(len(tokens))], pa.string()),
             INPUT_IDS: pa.array(tokens, pa.list_(pa.int32())),
             "supervised": pa.array([1] * len(tokens), pa.int32()),
-            "target": pa.array(targets, split_schema("preferences").field("target").type),
+            "target": pa.array(targets, split_schema(kind).field("target").type),
         }
     )
-    return PreparedSplit(table, "preferences", KINDS["preferences"].head().targets(table, (), Path()))
+    return PreparedSplit(table, kind, KINDS[kind].head().targets(table, (), Path()))
 
 
 def _answered(split: PreparedSplit, most: int, prompts: int) -> Iterator[tuple[int, list[int]]]:

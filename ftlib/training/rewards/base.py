@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ class Answered:
     """Whether the model came to an end by itself; False: it was cut at the most tokens it may write."""
 
 
+@runtime_checkable
 class RewardModel(Protocol):
     """A frozen model that is asked what an answer is worth (`ftlib.training.rewards.asked`)."""
 

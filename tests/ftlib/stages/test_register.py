@@ -301,8 +301,8 @@ def test_a_version_without_an_adapter_does_not_speak_of_one(make):
 def test_an_adapter_at_another_place_is_not_published(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     right = adapters.write_scaled
 
-    def wrong(adapter: Path, base: Path, alpha: float, out: Path, stands_on: Any) -> list[str]:
-        return right(adapter, base, alpha / 2, out, stands_on)
+    def wrong(adapter: Path, base: Path, merge: Any, out: Path, stands_on: Any) -> list[str]:
+        return right(adapter, base, merge.model_copy(update={"alpha": merge.alpha / 2}), out, stands_on)
 
     monkeypatch.setattr(adapters, "write_scaled", wrong)
     with pytest.raises(IntegrityError, match="the adapter read back from the registry gives logits that differ"):

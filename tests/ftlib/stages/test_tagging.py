@@ -171,7 +171,9 @@ def test_the_model_knows_both_tags_of_every_type(bench: Bench, tmp_path: Path) -
 
 
 def test_what_does_not_fit_is_said_before_anything_runs() -> None:
-    with pytest.raises(ValueError, match="'linear_probe' fits 'labeled' batches; 'token_classification' learns 'tag"):
+    with pytest.raises(
+        ValueError, match="'linear_probe' fits 'compared', 'labeled' batches; 'token_classification' learns 'tag"
+    ):
         recipe(tuning={"kind": "linear_probe"})
     with pytest.raises(ValueError, match="starts from the base model: put a phase that trains the head before it"):
         Recipe.model_validate({**recipe().model_dump(mode="json"), "interpolation": {"kind": "wise_ft"}})

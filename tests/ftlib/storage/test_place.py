@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[3]
 SAID_BY_A_PERSON = {
     "ftlib/data/sources/files.py",  # fields of the recipe
     "ftlib/data/sources/image_folder.py",
+    "ftlib/data/sources/feedback.py",
     "ftlib/data/sources/stored_files.py",
     "ftlib/registry/places/s3.py",
     "ftlib/registry/places/__init__.py",  # back from a place to what a recipe says

@@ -255,7 +255,7 @@ def test_a_run_that_resumes_ends_with_the_same_bits(
 def test_a_question_to_the_model_moves_no_statistics(tmp_path: Path) -> None:
     model: Any = AutoModelForImageClassification.from_pretrained(image_start(tmp_path, "resnet").folder)
     assert {type(m).__name__ for m in model.modules() if m.training} == set()
-    into_training(model, updated=False)
+    into_training(model, updated=False, dropout=True)
     assert model.training
     assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
     for p in model.resnet.embedder.parameters():
