@@ -303,5 +303,5 @@ def test_damaged_best_weights_are_refused(run: Run, tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:-1] + b"\1")
     with pytest.raises(IntegrityError, match=r"best-00000001: the weights are damaged \(rank-00000\.safetensors"):
         run.checkpoints.restore_best(run.model, 1)
-    with pytest.raises(IntegrityError, match=r"best-00000001: the weights are damaged \(manifest\.json"):
+    with pytest.raises(IntegrityError, match=r"best-00000002: the weights are damaged \(manifest\.json"):
         run.checkpoints.restore_best(run.model, 2)
