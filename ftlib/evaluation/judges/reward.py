@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import override
@@ -31,7 +31,7 @@ class ByReward(JudgeBase):
     """Rewards that differ by no more are a tie."""
 
     @model_validator(mode="after")
-    def _models_are_named(self) -> Self:
+    def _models_are_named(self) -> ByReward:
         if {*self.reward.companions} != {*self.models}:
             asks, given = these(self.reward.companions), these(self.models)
             raise ValueError(f"models: its reward asks {asks}, got {given}; name where each of them is")

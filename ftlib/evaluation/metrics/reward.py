@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import model_validator
 from typing_extensions import override
@@ -39,7 +39,7 @@ class MeanReward(MeanOverRows):
     """What results, rules and gates call it behind `reward:`, where there are several."""
 
     @model_validator(mode="after")
-    def _models_are_named(self) -> Self:
+    def _models_are_named(self) -> MeanReward:
         if {*self.reward.companions} != {*self.models}:
             asks, given = these(self.reward.companions), these(self.models)
             raise ValueError(f"models: its reward asks {asks}, got {given}; name where each of them is")

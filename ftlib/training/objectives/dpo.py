@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,7 +48,7 @@ class DPO(Config):
     drops_out: ClassVar[bool] = False
 
     @model_validator(mode="after")
-    def _smoothes_robust(self) -> Self:
+    def _smoothes_robust(self) -> DPO:
         if (self.loss_type == "robust") != (self.label_smoothing > 0):
             raise ValueError(
                 f"label_smoothing is the share of wrong pairs that loss_type robust reckons with, got {self.loss_type} "

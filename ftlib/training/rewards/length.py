@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -25,7 +25,7 @@ class Length(RewardBase):
     """What is counted: Unicode characters without white space at the ends, or what white space divides."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _in_order(self) -> Length:
         if self.least > self.most:
             raise ValueError(f"least is {self.least} and most {self.most}; least must not be above it")
         return self
