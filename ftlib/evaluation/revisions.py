@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,7 @@ class Text(NamedTuple):
     ended: bool
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Whatever writes: a model, or in tests a rule."""
 
