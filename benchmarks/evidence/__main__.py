@@ -15,6 +15,7 @@ from ftlib.workspace import write_durably
 
 
 def main() -> None:
+    """Run the rows and seeds that have no result yet, keep each result at once, and write the page of all."""
     rows = read_rows()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"by default all: {', '.join(rows)}")

@@ -384,6 +384,7 @@ class _Revising(Models[list[Drafted]]):
     def answer(
         self, item: int, on_rows: Callable[[int], None] = lambda _: None, share: Share = EVERYTHING
     ) -> list[Drafted]:
+        """Return, in the order of a share's rows, each prompt's draft with its verdicts and revisions."""
         plan, split = self._plan, self._plan.rows(item)
         ids, turns = split.row_ids.to_pylist(), split.slices["turns"].to_pylist()
         how = Settings(
