@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from typing_extensions import override
 
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.storage.files import appearing, expect, local_errors, missing
+from ftlib.storage.in_order import in_order
 from ftlib.storage.s3_client import S3Client
 from ftlib.storage.store import Store, safe_relpath
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 PART_BYTES = 8 * 2**20
 MOST_PARTS = 10_000  # the protocol's own limit
@@ -176,19 +172,3 @@ class S3Store(Store):
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         what = f"{method} {self.uri}/{path}"
         return self.client.request(what, method, Bucket=self.bucket, Key=self._key(path), **arguments)
-
-
-def in_order(function: Callable[[T], R], items: Iterable[T], width: int) -> Iterator[R]:
-    """Yield `function(item)` in order, with `width` calls under way and never more results than that in memory."""
-    with ThreadPoolExecutor(width) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                if len(waiting) == width:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(function, item))
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
