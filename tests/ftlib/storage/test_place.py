@@ -77,7 +77,6 @@ def test_azure_writes_a_scheme_twice() -> None:
     [
         "abfs://rows:wJalr@acc.dfs.core.windows.net/p",
         "abfs://rows@acc.dfs.core.windows.net/p?sig=wJalr",
-        "abfss://wJalr/x@acc.dfs.core.windows.net/p",
     ],
 )
 def test_a_secret_of_azure_is_refused(uri: str) -> None:
