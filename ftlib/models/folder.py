@@ -209,8 +209,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(_adapter(folder, beside=path.is_file()))
     if is_pipeline(folder):
         raise ModelError(
-            f"{folder} is a pipeline of diffusers, which only recipes take: a phase of objective denoising trains, moves "
-            "along alpha and publishes it; give a transformers model folder here"
+            f"{folder} is a pipeline of diffusers, which only recipes take: a phase of objective denoising trains, "
+            "moves along alpha and publishes it; give a transformers model folder here"
         )
     if not path.exists():
         raise ModelError(f"{folder} has no config.json; it is not a transformers model folder: give one that is")
