@@ -69,7 +69,7 @@ class Seen(Config):
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which rows.")
 @json_option
 def look(
-    recipe: Path, overrides: tuple[str, ...], work: Path, rows: int, dataset: str | None, split: Split, as_json: bool
+    recipe: Path, overrides: tuple[str, ...], work: str, rows: int, dataset: str | None, split: Split, as_json: bool
 ) -> None:
     """Show rows as the model sees them: its special tokens, what is learnt, and what was cut.
 
@@ -105,7 +105,7 @@ def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int)
     data = preprocess(preprocess_job(recipe, name, raw, model), work)
     from ftlib.kinds.loading import load_processor
 
-    processor = load_processor(Path(model.uri))
+    processor = load_processor(model.folder)
     pieces = [*itertools.islice(_pieces(split_file(data.path, split)), rows)]
     if not pieces:
         raise DataError(f"datasets.{name}: the {split} split has no rows; look at another --split")
