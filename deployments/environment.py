@@ -117,7 +117,7 @@ class WorkPool(Config):
     image: str | None = None
     """What containers are started from, pinned by a version's tag or a digest; needed for every type but process."""
     job_template: str | None = None
-    """A JSON file with the pool's base job template, `kubernetes-job.json` the one that Réglage brings; null: as it is on
+    """A JSON file with the pool's base job template, or `kubernetes-job.json`, which Réglage brings; null: as it is on
     the server, and of a new pool what Prefect's worker of the type has."""
     job_variables: dict[str, Any] = Field(default_factory=dict)
     """What else the pool's job template takes, for every deployment."""

@@ -128,11 +128,11 @@ def closed(schema: Any) -> Any:
     made = {key: closed(member) for key, member in schema.items()}
     if made.get("x-kubernetes-int-or-string"):
         made["anyOf"] = [{"type": "integer"}, {"type": "string"}]
-    if isinstance(made.get("properties"), dict) and made.get("type") == "object" and made["properties"]:
-        if "additionalProperties" not in made and not made.get("x-kubernetes-preserve-unknown-fields"):
-            made["additionalProperties"] = False
-    if made.get("type") == "object" and "metadata" in made.get("properties", {}):
-        made["properties"] = {**made["properties"], "metadata": {"type": "object"}}
+    if made.get("type") == "object" and isinstance(made.get("properties"), dict):
+        if not made.get("x-kubernetes-preserve-unknown-fields"):
+            made.setdefault("additionalProperties", False)
+        if "metadata" in made["properties"]:
+            made["properties"]["metadata"] = {"type": "object"}
     return made
 
 
@@ -323,7 +323,7 @@ def test_who_reaches_whom(name):
     assert reaching(head, 8265) == {"head", "ray", "run"}
     assert reaching(head, 6379) == reaching(head, 10001) == reaching(ray, 23456) == {"head", "ray"}
     assert reaching(server, 4200) == {"run", "worker"}
-    assert not reaching(worker, 8080) and not reaching(job, 8080) and not reaching(collector, 8080)
+    assert not [other for other in (worker, job, collector) if reaching(other, 8080)]
 
 
 def outside(name: str, labels: dict[str, str]) -> list[tuple[dict[str, Any], set[int]]]:
