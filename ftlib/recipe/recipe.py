@@ -37,6 +37,11 @@ class Recipe(RecipeParts):
 def _misfits(recipe: Recipe) -> Iterator[str]:
     """Say which parts do not fit together: name, got, allowed."""
     yield from _secrets(recipe.model_dump(mode="json"))
+    if recipe.encryption.kms_key is not None and not recipe.publish.to.place().remote:
+        yield (
+            f"encryption.kms_key: {recipe.encryption.kms_key!r} is asked of a store, and publish.to is a folder, which "
+            "encrypts nothing; publish to a bucket, or leave the key out and encrypt the disk"
+        )
     yield from phase_misfits(recipe)
     yield from prune_misfits(recipe)
     yield from added_tokens_misfits(recipe)
