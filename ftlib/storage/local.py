@@ -41,6 +41,17 @@ class LocalStore(Store):
                 return None
 
     @override
+    def read_range(self, path: str, start: int, count: int) -> bytes:
+        source = self._path(path)
+        with local_errors(source):
+            try:
+                with source.open("rb") as stream:
+                    stream.seek(start)
+                    return stream.read(count)
+            except (FileNotFoundError, NotADirectoryError):
+                raise IntegrityError(missing(str(source))) from None
+
+    @override
     def create(self, path: str, data: bytes) -> bool:
         target = self._path(path)
         with local_errors(target, len(data)), self._temporary() as (temporary, stream):
@@ -55,15 +66,19 @@ class LocalStore(Store):
             return True
 
     @override
+    def write(self, path: str, data: bytes) -> None:
+        target = self._path(path)
+        with local_errors(target, len(data)), self._temporary() as (temporary, stream):
+            stream.write(data)
+            self._replace(temporary, stream, target)
+
+    @override
     def put_file(self, source: Path, path: str, sha256: str) -> None:
         target = self._path(path)
         needed = source.stat().st_size
         with local_errors(target, needed), self._temporary() as (temporary, stream), source.open("rb") as data:
             expect(sha256, copy(data, stream), str(source))
-            flush(stream)
-            make_folder(target.parent)
-            temporary.replace(target)
-            flush_folder(target.parent)
+            self._replace(temporary, stream, target)
 
     @override
     def get_file(self, path: str, target: Path, sha256: str) -> None:
@@ -108,6 +123,13 @@ class LocalStore(Store):
 
     def _path(self, path: str) -> Path:
         return self.root / safe_relpath(path)
+
+    @staticmethod
+    def _replace(temporary: Path, stream: BinaryIO, target: Path) -> None:
+        flush(stream)
+        make_folder(target.parent)
+        temporary.replace(target)
+        flush_folder(target.parent)
 
     @contextmanager
     def _temporary(self) -> Generator[tuple[Path, BinaryIO]]:

@@ -64,12 +64,26 @@ class S3Store(Store):
             return None
 
     @override
+    def read_range(self, path: str, start: int, count: int) -> bytes:
+        if count < 1:
+            return b""
+        span = range(start, start + count)
+        try:
+            return self.client.read_span(f"reading {self.uri}/{path}", span, Bucket=self.bucket, Key=self._key(path))
+        except FileNotFoundError:
+            raise IntegrityError(missing(f"{self.uri}/{path}")) from None
+
+    @override
     def create(self, path: str, data: bytes) -> bool:
         try:
             self._call("put_object", path, Body=data, IfNoneMatch="*")
         except FileExistsError:
             return False
         return True
+
+    @override
+    def write(self, path: str, data: bytes) -> None:
+        self._call("put_object", path, Body=data)
 
     @override
     def put_file(self, source: Path, path: str, sha256: str) -> None:

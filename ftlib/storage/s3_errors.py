@@ -43,7 +43,8 @@ _REMEDIES = {
 def meaning(error: Exception, what: str) -> Exception:
     """Say what a failed request means: absent, there already, worth a retry, or for a person to mend.
 
-    FileNotFoundError, FileExistsError, TransientError, StorageError; anything else is a bug and comes back as it is.
+    FileNotFoundError, FileExistsError, EOFError for a range beyond the end, TransientError, StorageError; anything
+    else is a bug and comes back as it is.
     """
     from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, IncompleteReadError
     from botocore.parsers import ResponseParserError
@@ -70,13 +71,15 @@ def has_expired(error: Exception) -> bool:
     return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") in _EXPIRED
 
 
-def _answer(response: dict[str, Any], what: str) -> ReglageError | FileNotFoundError | FileExistsError:
+def _answer(response: dict[str, Any], what: str) -> ReglageError | FileNotFoundError | FileExistsError | EOFError:
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in ("PreconditionFailed", "412"):
         return FileExistsError(what)
     if code in ("NoSuchKey", "NoSuchUpload", "404", "NotFound"):
         return FileNotFoundError(what)
+    if code in ("InvalidRange", "416"):
+        return EOFError(what)
     if code in _TRANSIENT_CODES or status in (409, 429) or (status >= 500 and status != 501):
         return TransientError(f"{what}: the store answered {code or status}; it may be overloaded: run again later")
     remedy = _clock(response) if code == "RequestTimeTooSkewed" else _REMEDIES.get(code, "see the store's own log")

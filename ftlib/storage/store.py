@@ -25,12 +25,23 @@ class Store(Protocol):
         """Return a small object's bytes, or None if there is none."""
         ...
 
+    def read_range(self, path: str, start: int, count: int) -> bytes:
+        """Return up to `count` bytes from byte `start` on: fewer at the object's end, none beyond it.
+
+        Nothing is verified. Raises IntegrityError if there is no object.
+        """
+        ...
+
     def create(self, path: str, data: bytes) -> bool:
         """Write a small object only if there is none, whole or not at all.
 
         False is not yet a loss: where the reply to our own write was lost, the retry finds our own object. Put a nonce
         in `data`, and read back to see whose it is.
         """
+        ...
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small object, replacing at once what is there: the last writer wins, so nothing is decided by it."""
         ...
 
     def put_file(self, source: Path, path: str, sha256: str) -> None:

@@ -53,6 +53,22 @@ class TestBoth:
         assert not store.create("empty", b"x")
         assert store.read("empty") == b""
 
+    def test_what_is_written_replaces_what_is_there(self, store: Store):
+        for data in (b"first, and longer", b"second", b""):
+            store.write("a/b", data)
+            assert store.read("a/b") == data
+        assert not store.create("a/b", b"third")
+        assert store.list("a") == ["b"]
+
+    def test_a_range_ends_with_the_object(self, store: Store):
+        store.create("a/b", data := bytes(range(100)))
+        store.create("a/empty", b"")
+        for start, count in ((0, 100), (0, 1), (7, 20), (99, 1), (90, 50), (100, 5), (4000, 5), (0, 0), (5, 0)):
+            assert store.read_range("a/b", start, count) == data[start : start + count], (start, count)
+        assert store.read_range("a/empty", 0, 10) == b""
+        with pytest.raises(IntegrityError, match="is missing"):
+            store.read_range("a/absent", 0, 10)
+
     def test_of_many_creators_one_wins(self, store: Store):
         for round in range(5):
             with ThreadPoolExecutor(16) as pool:
