@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar
 
+from msgspec import structs
+
 from ftlib.data.datasets import Ledger, RawDataset
+from ftlib.data.forgotten import is_forgotten
 from ftlib.data.images.columns import unreadable
 from ftlib.data.limits import Limits, Tally, check_bad_rows, check_budgets, check_kept
 from ftlib.data.listed import FileVersion
+from ftlib.data.personal_data import PersonalData, PersonalDataSearch, check_seen
 from ftlib.data.row_keys import DELETED
 from ftlib.data.row_schema import Column, compile_schema
 from ftlib.data.row_versions import RowVersions
@@ -44,6 +48,11 @@ class IngestJob(Job):
     key: str | None = None
     updated: str | None = None
     columns: dict[str, Column] = {}
+    personal_data: PersonalData = PersonalData()
+    excluded: tuple[str, ...] = ()
+    """Keys of rows that are to be forgotten, as `ftlib.data.forgotten` writes them, sorted."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"personal_data": PersonalData(), "excluded": ()}
 
 
 def ingest(job: IngestJob, work: Workspace) -> RawDataset:
@@ -66,11 +75,13 @@ def _build(job: IngestJob, folder: Path) -> RawDataset:
     check_budgets(job.limits, tally, where)
     check_bad_rows(job.limits, tally, where, folder / "quarantine.jsonl")
     check_kept(job.limits, snapshot.rows, len(job.files), where)
+    check_seen(reading.personal.unseen, snapshot.columns, where)
     return RawDataset(
         content=snapshot.content,
         columns=snapshot.columns,
         files=files,
         ledger=Ledger(rows_in=tally.rows_in, kept=snapshot.rows, dropped=tally.dropped()),
+        personal_data=reading.personal.counts if reading.personal.looks else None,
     )
 
 
@@ -93,6 +104,9 @@ class _Reading:
         self.versions = RowVersions(job.key, job.updated) if job.key else None
         self.listed = {file.uri: i for i, file in enumerate(job.files)}
         """Each file's position as it was listed: of versions of one moment that of the last listed file counts."""
+        told_apart_by = frozenset(name for name in (job.key, job.updated) if name is not None)
+        self.personal = PersonalDataSearch(job.personal_data, frozenset(self.images), told_apart_by)
+        self.forgotten = frozenset(job.excluded)
 
     def last_versions(self) -> NDArray[np.bool_] | None:
         """Return which of the good rows stay, and count the others; None if all do."""
@@ -107,10 +121,12 @@ class _Reading:
         for row in self.job.source.read(self.job.files, self.job.limits.row_bytes):
             tally.rows_in += 1
             tally.bytes_in += row.bytes
-            checked = self._take(row) if isinstance(row, Row) else row
+            checked = self._allowed(row) if isinstance(row, Row) else row
+            checked = self._take(checked) if isinstance(checked, Row) else checked
             if isinstance(checked, Passed):
                 tally.passed[checked.reason] += 1
             elif isinstance(checked, BadRow):
+                checked = replace(checked, detail=self.personal.safe(checked.detail))
                 tally.refuse(checked)
                 quarantine.write(json.dumps(asdict(checked)) + "\n")
             elif checked is not None:
@@ -125,6 +141,18 @@ class _Reading:
         done, size = self.tally.rows_in, sum(file.bytes for file in self.job.files)
         expected = done * size // max(self.tally.bytes_in, 1)
         emit(f"ingest {self.job.name}", done, max(done + 1, expected), "rows")
+
+    def _allowed(self, row: Row) -> Row | BadRow | Passed:
+        """Return the row with what the recipe redacts redacted, or why it may not be kept, before anything reads it."""
+        if self.forgotten and self.job.key and is_forgotten(row.values.get(self.job.key), self.forgotten):
+            return Passed(row.bytes, "forgotten")
+        if not self.personal.looks:
+            return row
+        values, column, kinds = self.personal.look(row.values)
+        if column is not None:
+            detail = f"column {column!r} holds {', '.join(kinds)}, which its personal_data refuses"
+            return BadRow(row.uri, row.line, row.bytes, "personal_data", detail, column)
+        return row if values is row.values else structs.replace(row, values=values)
 
     def _take(self, row: Row) -> Checked | BadRow | None:
         """Return the row as it is kept, or what is wrong with it, or None for a tombstone."""
