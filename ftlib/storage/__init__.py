@@ -28,8 +28,8 @@ def open_store(place: Place) -> Store:
     if not place.remote:
         return LocalStore(Path(place.key))
     if place.scheme == "s3":
-        return S3Store(place.bucket, place.prefix, place.endpoint_url)
-    return CloudStore(_CLOUDS[place.scheme](place.bucket), place.prefix)
+        return S3Store(place.bucket, place.prefix, place.endpoint_url, kms_key=place.kms_key)
+    return CloudStore(_CLOUDS[place.scheme](place.bucket, kms_key=place.kms_key), place.prefix)
 
 
 def open_objects(place: Place) -> Objects:

@@ -21,12 +21,14 @@ from ftlib.storage.cloud_errors import (
     SKEW,
     clock,
     needs_extra,
+    not_encrypted,
     one_line,
     overloaded,
     refused,
     seconds_ahead,
     unreachable,
 )
+from ftlib.storage.encryption import asked_key
 from ftlib.storage.in_order import in_order
 from ftlib.storage.store import StoredObject
 
@@ -49,7 +51,7 @@ class AzureBucket(CloudBucket):
 
     most_parts = 50_000
 
-    def __init__(self, bucket: str, deadline: float = 300.0) -> None:
+    def __init__(self, bucket: str, deadline: float = 300.0, kms_key: str | None = None) -> None:
         super().__init__(deadline)
         self.container, _, self.host = bucket.partition("@")
         if not re.fullmatch(r"[a-z0-9](?:-?[a-z0-9]){2,62}", self.container):
@@ -60,6 +62,7 @@ class AzureBucket(CloudBucket):
         if self.host and not _HOST.fullmatch(self.host):
             raise StorageError(f"{self.host!r} is no host of a storage account; write {_WRITE}")
         self.root = f"abfs://{bucket}/"
+        self.kms_key = kms_key
 
     @override
     def connect(self) -> Any:
@@ -109,6 +112,7 @@ class AzureBucket(CloudBucket):
 
     @override
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        self._check_key()
         self._blob(
             f"{'creating' if create else 'writing'} {self.root}{key}",
             key,
@@ -118,6 +122,7 @@ class AzureBucket(CloudBucket):
     @override
     def upload(self, key: str, pieces: Iterator[bytes], size: int, sha256: str) -> None:
         """Send blocks, several at a time, and then their list. Blocks that no list names are forgotten after a week."""
+        self._check_key()
         from azure.storage.blob import BlobBlock
 
         what, upload = f"uploading {self.root}{key}", uuid.uuid4().hex  # another may be sending blocks to this blob
@@ -141,6 +146,11 @@ class AzureBucket(CloudBucket):
         except _BlocksGoneError:
             if self._facts(key).get("sha256") != sha256:
                 raise TransientError(f"{what}: another wrote there at the same time; run again") from None
+
+    def _check_key(self) -> None:
+        """Raise StorageError if a key is asked for: here it is the container's, by its default encryption scope."""
+        if key := asked_key(self.kms_key):
+            raise not_encrypted(self.root, key, "what the container's encryption scope says")
 
     def _facts(self, key: str) -> Mapping[str, str]:
         async def facts(blob: Any, options: dict[str, Any]) -> Mapping[str, str]:

@@ -43,6 +43,14 @@ def refused(what: str, answer: object, message: str, remedy: str) -> StorageErro
     return StorageError(f"{what}: the store answered {answer}{f' ({text[:300]})' if text else ''}; {remedy}")
 
 
+def not_encrypted(where: str, key: str, used: str) -> StorageError:
+    """Say that a store encrypts with another key than was asked for."""
+    return StorageError(
+        f"{where}: encryption with the KMS key {key!r} was asked for, and the store encrypts with {used}; leave out "
+        "encryption.kms_key, or set the key where the store takes one"
+    )
+
+
 def seconds_ahead(headers: Mapping[str, str]) -> float | None:
     """Return how far this machine's clock is ahead of the service's, by the date of its answer; None without one."""
     date = next((value for name, value in headers.items() if name.lower() == "date"), None)

@@ -19,12 +19,14 @@ from ftlib.storage.cloud_errors import (
     SKEW,
     clock,
     needs_extra,
+    not_encrypted,
     one_line,
     overloaded,
     refused,
     seconds_ahead,
     unreachable,
 )
+from ftlib.storage.encryption import asked_key
 from ftlib.storage.store import StoredObject
 
 T = TypeVar("T")
@@ -44,7 +46,7 @@ class GcsBucket(CloudBucket):
 
     most_parts = 10**9  # no limit: an upload is one session, and an object has 5 TiB at most
 
-    def __init__(self, bucket: str, deadline: float = 300.0) -> None:
+    def __init__(self, bucket: str, deadline: float = 300.0, kms_key: str | None = None) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", bucket):
             raise StorageError(
                 f"{bucket!r} is no name of a bucket: allowed are lower-case letters, digits, '.', '_' and '-'; write "
@@ -52,6 +54,7 @@ class GcsBucket(CloudBucket):
             )
         super().__init__(deadline)
         self.bucket = bucket
+        self.kms_key = kms_key
         self.root = f"gs://{bucket}/"
 
     @override
@@ -81,26 +84,33 @@ class GcsBucket(CloudBucket):
 
     @override
     def put(self, key: str, data: bytes, *, create: bool = False) -> None:
-        def put(client: Any) -> None:
+        key_asked = asked_key(self.kms_key)
+
+        def put(client: Any) -> dict[str, Any]:
             # its own simple upload puts the bytes between boundaries, which the bytes may hold
-            client.call(
+            return client.call(
                 "POST",
                 f"{client._location}/upload/storage/v1/b/{{}}/o",
                 self.bucket,
                 uploadType="media",
                 name=key,
                 ifGenerationMatch="0" if create else None,
+                kmsKeyName=key_asked,
                 headers={"Content-Type": "application/octet-stream"},
                 data=io.BytesIO(data),
+                json_out=True,
             )
 
-        self._of_bucket(f"{'creating' if create else 'writing'} {self.root}{key}", put)
+        answer = self._of_bucket(f"{'creating' if create else 'writing'} {self.root}{key}", put)
+        if key_asked and not str(answer.get("kmsKeyName", "")).startswith(key_asked):
+            raise not_encrypted(f"{self.root}{key}", key_asked, str(answer.get("kmsKeyName", "a key of its own")))
 
     @override
     def upload(self, key: str, pieces: Iterator[bytes], size: int, sha256: str) -> None:
         """Send the pieces one after the other to an upload session, which says how far it came whenever it is asked."""
         what = f"uploading {self.root}{key}"
-        session = self._of_bucket(what, lambda client: self._start(client, key))
+        key_asked = asked_key(self.kms_key)
+        session = self._of_bucket(what, lambda client: self._start(client, key, key_asked))
         received = 0
         try:
             for piece in pieces:
@@ -109,9 +119,11 @@ class GcsBucket(CloudBucket):
             self.try_once(f"giving up {self.root}{key}", lambda client: client.call("DELETE", session))
             raise
 
-    def _start(self, client: Any, key: str) -> str:
+    def _start(self, client: Any, key: str, key_asked: str | None) -> str:
         path = f"{client._location}/upload/storage/v1/b/{{}}/o"
-        headers, _ = client.call("POST", path, self.bucket, uploadType="resumable", name=key, json={})
+        headers, _ = client.call(
+            "POST", path, self.bucket, uploadType="resumable", name=key, kmsKeyName=key_asked, json={}
+        )
         return str(headers["Location"])
 
     def _send(self, what: str, session: str, piece: bytes, first: int, size: int) -> int:
