@@ -1,4 +1,4 @@
-"""Servers that ignore conditions: a real one (`infra/radosgw.py --backend dbstore pytest ...`, make test-s3), a stub."""
+"""Servers that ignore conditions: a stub, and a real one (`infra/radosgw.py --backend dbstore pytest`, test-s3)."""
 
 import os
 

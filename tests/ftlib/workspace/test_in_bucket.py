@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +9,6 @@ import pytest
 
 from ftlib.artifacts import Artifact
 from ftlib.fingerprint import Job
-from ftlib.storage import node_cache
 from ftlib.storage.node_cache import local_path
 from ftlib.workspace import Workspace
 
