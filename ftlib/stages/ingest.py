@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, ClassVar
 from msgspec import structs
 
 from ftlib.data.datasets import Ledger, RawDataset
-from ftlib.data.forgotten import is_forgotten
+from ftlib.data.forgotten import digest_of_key, is_forgotten
 from ftlib.data.images.columns import unreadable
 from ftlib.data.limits import Limits, Tally, check_bad_rows, check_budgets, check_kept
 from ftlib.data.listed import FileVersion
@@ -82,6 +82,8 @@ def _build(job: IngestJob, folder: Path) -> RawDataset:
         files=files,
         ledger=Ledger(rows_in=tally.rows_in, kept=snapshot.rows, dropped=tally.dropped()),
         personal_data=reading.personal.counts if reading.personal.looks else None,
+        name=job.name,
+        key=job.key,
     )
 
 
@@ -128,13 +130,20 @@ class _Reading:
             elif isinstance(checked, BadRow):
                 checked = replace(checked, detail=self.personal.safe(checked.detail))
                 tally.refuse(checked)
-                quarantine.write(json.dumps(asdict(checked)) + "\n")
+                quarantine.write(json.dumps({**asdict(checked), **self._whose(row)}) + "\n")
             elif checked is not None:
                 tally.good += 1
                 yield checked
             if tally.rows_in % _SIGN_OF_LIFE == 0:
                 self._sign_of_life()
                 check_budgets(self.job.limits, tally, f"datasets.{self.job.name}")
+
+    def _whose(self, row: Row | BadRow | Passed) -> dict[str, str]:
+        """Return by what a quarantined row is found when its key is to be forgotten; nothing for one without a key."""
+        if self.job.key is None or not isinstance(row, Row):
+            return {}
+        digest = digest_of_key(row.values.get(self.job.key))
+        return {} if digest is None else {"key_digest": digest}
 
     def _sign_of_life(self) -> None:
         # The total is unknown before the end: extrapolated from the bytes.
