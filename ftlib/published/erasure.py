@@ -212,9 +212,9 @@ class Eraser:
                 if users:
                     return found.model_copy(update={"in_use": users})
                 # Who was in the folder while we looked may have written since, and nobody can any more.
-                found, _ = self._look(digests, registries, not_known)
-                self._clear(found.traces)
-            return self._certify(found.model_copy(update={"acted": True}), request)
+                again, _ = self._look(digests, registries, not_known)
+                self._clear(again.traces)
+            return self._certify(again.model_copy(update={"acted": True, "absent": found.absent}), request)
 
     def _digests(self) -> dict[str, str]:
         digests: dict[str, str] = {}
