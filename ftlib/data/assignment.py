@@ -62,7 +62,7 @@ def assign(raw: RawDataset, dataset: Dataset, where: str) -> Assignment:
     By a column or a key, rows are split first and de-duplicated within each split, so that no training row can displace
     a held-out one; otherwise the split follows from the text, and copies of a text share it anyway.
     """
-    _need_columns(raw, dataset, where)
+    need_columns(raw, dataset, where)
     spellings: Counter[str] = Counter()
     places, keys, rows = _scan(raw, dataset, spellings)
     if dataset.split.column or dataset.key:
@@ -93,7 +93,8 @@ def profile_rows(raw: RawDataset, dataset: Dataset, files: Collection[int] | Non
     return profiler.profile()
 
 
-def _need_columns(raw: RawDataset, dataset: Dataset, where: str) -> None:
+def need_columns(raw: RawDataset, dataset: Dataset, where: str) -> None:
+    """Raise DataError, naming `where`, for a column that a dataset is read by and the rows lack."""
     for column in dataset.format.columns:
         need_column(column, raw.columns, f"{where}.format", dataset.source.column_hint(column))
     if dataset.key is not None:
@@ -122,7 +123,7 @@ def _scan(
             if dataset.format.names_labels:
                 spellings.update(example.labels)
             label = labels.setdefault(example.label, example.label)  # one text for all its rows, not one for each
-            rows.append((i, Keyed(row_id, key, label, value, _own_key(dataset, values))))
+            rows.append((i, Keyed(row_id, key, label, value, own_key(dataset, values))))
             places.append("")
             keys.append(key)
         else:
@@ -131,7 +132,8 @@ def _scan(
     return places, keys, rows
 
 
-def _own_key(dataset: Dataset, values: Values) -> bytes:
+def own_key(dataset: Dataset, values: Values) -> bytes:
+    """Return the key that a dataset says a row has; empty where it says none."""
     key = row_key(values.get(dataset.key)) if dataset.key else None
     return key.encode() if key else b""
 
