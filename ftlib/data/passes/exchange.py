@@ -116,4 +116,3 @@ def exchange_in(folder: Path) -> Generator[Exchange]:
         yield Exchange(own)
     finally:
         shutil.rmtree(own, ignore_errors=True)
-

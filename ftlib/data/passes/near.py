@@ -7,8 +7,9 @@ decided in one call, by the same `near_copies`. This process keeps eight bytes a
 
 from __future__ import annotations
 
+import io
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -16,9 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ftlib.config import Split
+from ftlib.data.images.near_images import Looked, NearImages
 from ftlib.data.near_duplicates import (
     NearTexts,
     Reason,
+    Side,
     Suspect,
     bands_and_rows,
     near_copies,
@@ -50,8 +54,11 @@ class _Part(NamedTuple):
     guard: bool
 
     @property
-    def looked_at(self) -> frozenset[str]:
+    def looked_at(self) -> frozenset[Split]:
         return frozenset(SPLITS[1:] if self.guard else SPLITS)
+
+    def side(self, split: Split) -> Side:
+        return "elsewhere" if self.guard else split
 
 
 def drop_near(
@@ -72,6 +79,10 @@ def drop_near(
         placing.write_places(placement)
         parts.append(_Part(placing, rows, guard=bool(parts)))
         rows += placing.rows
+    placement = own[1]
+    if own[0].dataset.format.shows_images:
+        _drop(placement, near_copies(_looked(parts), partial(NearImages, threshold)))
+        return
     blocks = [(part, block) for part in parts for block in part.placing.blocks]
     groups = _groups(exchange, blocks, rows, threshold, executor)
     suspects = int((groups >= 0).sum())
@@ -88,11 +99,23 @@ def drop_near(
             f"the program, and a worker has {in_bytes(executor.memory)}; raise compute.data_worker_memory_mb, or "
             "near_duplicates"
         )
-    placement = own[1]
-    for reasons in executor.map(partial(_near, exchange, threshold, dealt), range(bins)):
-        for reason, numbers in reasons.items():
-            placement.drop(numbers, reason)
+    for near in executor.map(partial(_near, exchange, threshold, dealt), range(bins)):
+        _drop(placement, near)
     exchange.forget(_GROUPS, *(one.name for one in dealt))
+
+
+def _drop(placement: Placement, near: Mapping[int, Reason]) -> None:
+    for row, reason in near.items():
+        placement.codes[row] = placement.code(reason)
+
+
+def _looked(parts: Sequence[_Part]) -> Iterator[Looked]:
+    """Yield the rows with what they look like; every image is decoded once, at some 400 bytes a row."""
+    for part in parts:
+        for block in part.placing.blocks:
+            for number, row_id, example, split in _examples(part, block):
+                if (sight := part.placing.dataset.format.sight(example)) is not None:
+                    yield Looked(number, part.side(split), row_id, example.label, sight)
 
 
 def _groups(
@@ -129,14 +152,13 @@ def _roots(parent: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int
     return roots
 
 
-def _examples(part: _Part, block: Block) -> Iterator[tuple[int, str, Example, str]]:
+def _examples(part: _Part, block: Block) -> Iterator[tuple[int, str, Example, Split]]:
     """Yield (number among all rows, row id, example, split) of the rows that are looked at."""
     placing, wanted = part.placing, part.looked_at
-    codes = placing.exchange.slice_of(placing.places, np.uint8, block.start, block.stop)
-    names = ("", *SPLITS)
+    codes = placing.exchange.slice_of(placing.places, np.uint8, block.start, block.stop).tolist()
     for i, (row_id, _, example) in enumerate(placing.examples(block)):
-        split = names[codes[i]] if codes[i] < len(names) else ""
-        if split in wanted and isinstance(example, Example):
+        split = SPLITS[codes[i] - 1] if 0 < codes[i] <= len(SPLITS) else None
+        if split is not None and split in wanted and isinstance(example, Example):
             yield part.first + block.start + i, row_id, example, split
 
 
@@ -184,25 +206,18 @@ def _suspects(exchange: Exchange, threshold: float, bins: int, item: tuple[_Part
     while batch := list(islice(rows, _BATCH)):
         sketches = sketch([example.text for (_, _, example, _), _ in batch], threshold)
         for ((number, row_id, example, split), group), bands in zip(batch, sketches.tolist(), strict=True):
-            side: Any = "elsewhere" if part.guard else split
-            suspect = Suspect(number, side, row_id, example.label, bands, own_shingles(example.text))
+            suspect = Suspect(number, part.side(split), row_id, example.label, bands, own_shingles(example.text))
             each[group % bins].append(pickle.dumps(tuple(suspect)))
     return exchange.deal_bytes(f"{part.placing.tag}-suspects-{block.number}", map(b"".join, each))
 
 
-def _near(
-    exchange: Exchange, threshold: float, dealt: Sequence[Dealt], number: int
-) -> dict[Reason, NDArray[np.int64]]:
+def _near(exchange: Exchange, threshold: float, dealt: Sequence[Dealt], number: int) -> dict[int, Reason]:
     """Decide the groups of a bin, and return the rows to drop."""
     suspects = [suspect for one in dealt for suspect in _unpickled(exchange.part_bytes(one, number))]
-    dropped = near_copies(suspects, partial(NearTexts, threshold))
-    reasons: tuple[Reason, ...] = ("near_leaked", "near_duplicate")
-    return {reason: np.array([row for row, why in dropped.items() if why == reason], np.int64) for reason in reasons}
+    return near_copies(suspects, partial(NearTexts, threshold))
 
 
 def _unpickled(data: bytes) -> Iterator[Suspect]:
-    import io
-
     stream = io.BytesIO(data)
     while stream.tell() < len(data):
         yield Suspect(*pickle.load(stream))

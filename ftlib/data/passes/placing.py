@@ -30,7 +30,9 @@ BLOCK_BYTES = 16 << 20
 """Of a snapshot's rows that one call works on."""
 _RECORD_BYTES = 49 * 4
 """What a record takes while its part is sorted."""
-_RECORD = np.dtype([("key", np.uint64, 2), ("id", np.uint64, 2), ("label", np.uint64), ("row", np.int64), ("place", "u1")])
+_RECORD = np.dtype(
+    [("key", np.uint64, 2), ("id", np.uint64, 2), ("label", np.uint64), ("row", np.int64), ("place", "u1")]
+)
 _KEPT = np.dtype([("key", np.uint64, 2), ("row", np.int64)])
 UNSETTLED = ""
 _FIRST: tuple[str, ...] = (UNSETTLED, *SPLITS, "duplicate", "conflicting_labels", LEAKED[0], "no_split_value")
@@ -127,7 +129,9 @@ class Placing(NamedTuple):
             stop = min(start + _CHUNK, self.rows)
             first, last = np.searchsorted(rows, [start, stop])
             if first < last:
-                places[first:last] = self.exchange.slice_of(self.places, np.uint8, start, stop)[rows[first:last] - start]
+                places[first:last] = self.exchange.slice_of(self.places, np.uint8, start, stop)[
+                    rows[first:last] - start
+                ]
         return places
 
 
@@ -182,7 +186,9 @@ def place(placing: Placing, where: str, executor: Executor, parts: int) -> tuple
 
 
 def drop_leaked(
-    own: tuple[Placing, Placement, list[Dealt]], guards: Sequence[tuple[Placing, Placement, list[Dealt]]], executor: Executor
+    own: tuple[Placing, Placement, list[Dealt]],
+    guards: Sequence[tuple[Placing, Placement, list[Dealt]]],
+    executor: Executor,
 ) -> None:
     """Take out of train every row whose text is held out, here or in a guard; out of validation those in test."""
     for placing, placement, _ in (own, *guards):
@@ -205,8 +211,6 @@ def _scan(placing: Placing, parts: int, block: Block) -> _Scanned:
     for i, (row_id, values, example) in enumerate(placing.examples(block)):
         if isinstance(example, str):
             codes[i] = names.setdefault(example, len(names))
-            if beyond is not None:
-                beyond[i] = share("replay", b"") >= (placing.replay_share or 0.0)
             continue
         key = text_key(example.text)
         if dataset.format.names_labels:
@@ -316,4 +320,3 @@ def _leaked(
 def _kept_of(placing: Placing, dealt: Dealt) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
     records = placing.exchange.part(dealt, 0, _KEPT)
     return records, placing.places_of(records["row"])
-
