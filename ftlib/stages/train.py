@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
@@ -17,12 +16,15 @@ from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, model_in, snapshot_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
+from ftlib.training.curves import FILE as FOLLOWED
 from ftlib.training.curves import STOP
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher import FILE, Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
+
+C = TypeVar("C", FoundModel, Checkpoint)
 
 
 class TrainJob(Job):
@@ -75,7 +77,7 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
     Raises TrainingError on a broken invariant, TransientError if workers were lost too often.
     """
-    made = work.once(job, Checkpoint, lambda folder: _build(job, folder), resumable=True)
+    made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work), resumable=True)
     if made.base is None:
         return made
     # A record says no places: the job knows where the base is today.
@@ -107,9 +109,10 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
-def _build(job: TrainJob, folder: Path) -> Checkpoint:
+def _build(job: TrainJob, folder: Path, work_place: Workspace) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
+    from ftlib.training.run_place import attempt_of, run_place
     from ftlib.training.worker import SNAPSHOT, begin, outcome, work
 
     _check_packs(job)
@@ -123,38 +126,39 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
-        start=job.start,
+        start=_carried(job.start, work_place),
         parts=tuple(
             Part(name=name, folder=part.uri, share=share, task=task)
             for (name, share), part, task in zip(
                 job.shares.items(), job.parts, job.tasks or [None] * len(job.parts), strict=True
             )
         ),
-        run=str(folder),
+        run=attempt_of(work_place, job.fingerprint, folder),
         kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
         precision=job.precision,
         seed=job.seed,
         compute=compute,
-        companions=job.companions,
+        companions={name: _carried(one, work_place) for name, one in job.companions.items()},
         scored_by_start=job.scored_by_start,
-        fisher=None if job.fisher is None else str(job.fisher.file),
+        fisher=None if job.fisher is None else f"{job.fisher.uri}/{FILE}",
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
-        fit(plan)
+        fit(plan, folder)
     else:
-        work(plan)
-    facts = outcome(plan)
+        with run_place(plan.run).shown_in(folder, FOLLOWED):
+            work(plan)
+    facts = outcome(plan, folder)
     if job.fisher:
         facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
-    for leftover in ("checkpoints", "ranks", "ray"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
-    (folder / STOP).unlink(missing_ok=True)  # asked too late
+    place = run_place(plan.run)
+    place.clear("checkpoints", "ranks", "ray")
+    place.discard(STOP)  # asked too late
     if job.start.tasks:
         return _of_tasks(job, folder, facts)
     taken = {name.removeprefix(SNAPSHOT): int(facts.pop(name)) for name in [*facts] if name.startswith(SNAPSHOT)}
@@ -177,6 +181,16 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
             for name, step in taken.items()
         ),
     )
+
+
+def _carried(start: C, work: Workspace) -> C:
+    """Return a model as every node can read it: what lies in a folder of this machine goes to the work place."""
+    if getattr(work, "store", None) is None:
+        return start
+    if isinstance(start, FoundModel):
+        return start.model_copy(update={"uri": work.carry(Path(start.uri))})
+    base = start.base and start.base.model_copy(update={"uri": work.carry(Path(start.base.uri))})
+    return start.model_copy(update={"base": base})
 
 
 def _weights(model: Path, base: Base | None) -> str:
