@@ -59,6 +59,7 @@ def ingest_job(recipe: Recipe, name: str, files: tuple[FileVersion, ...] | None 
         key=dataset.key,
         updated=dataset.updated,
         columns=dataset.columns,
+        personal_data=dataset.personal_data,
     )
 
 

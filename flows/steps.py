@@ -136,7 +136,7 @@ def inputs(
     """
     check_registry(r)
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
-    check_resources(r, Path(model.uri), companions)
+    check_resources(r, model.folder, companions)
     check_prune(r, model)
     check_principles(r)
     check_rewards(r)
@@ -186,8 +186,8 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     check_rule(r, prepared)
     places = max(phase.tuning.places for phase in r.phases)
     if places:
-        check_prompts(r, prepared, model.form, _positions(Path(model.uri)))
-    check_writing(r, prepared, lambda: _positions(Path(model.uri), 0 if model.base else places))
+        check_prompts(r, prepared, model.form, _positions(model.folder))
+    check_writing(r, prepared, lambda: _positions(model.folder, 0 if model.base else places))
     companions = {phase: dict(models) for phase, models in given.companions.items()}
     return Data(
         model=model,
@@ -279,7 +279,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
 def _check_named_tensors(r: Recipe, start: Checkpoint) -> None:
     """Raise ModelError if the interpolation names tensors that the model has not, or wants more layers."""
     method = r.interpolation
-    folder = Path(start.base.uri) if start.base else start.folder
+    folder = start.base.folder if start.base else start.folder
     if patterns := method.patterns():
         check_patterns(patterns, folder)
     if method.least_layers:

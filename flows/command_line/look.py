@@ -16,6 +16,7 @@ from ftlib.config import Config, Split
 from ftlib.data.assignment import clean_example
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.inputs import INPUT_IDS, answer_input
+from ftlib.data.personal_data import said
 from ftlib.data.prepared import SPLITS, split_file
 from ftlib.data.row_targets import NO_WORD, Target
 from ftlib.data.rows import Example
@@ -69,7 +70,7 @@ class Seen(Config):
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which rows.")
 @json_option
 def look(
-    recipe: Path, overrides: tuple[str, ...], work: Path, rows: int, dataset: str | None, split: Split, as_json: bool
+    recipe: Path, overrides: tuple[str, ...], work: str, rows: int, dataset: str | None, split: Split, as_json: bool
 ) -> None:
     """Show rows as the model sees them: its special tokens, what is learnt, and what was cut.
 
@@ -82,13 +83,16 @@ def look(
     quiet_libraries()
     loaded = load_recipe(recipe, overrides)
     name = dataset or next(name for name, one in loaded.datasets.items() if one == loaded.published_dataset())
-    data, seen = look_at(loaded, Workspace(work), name, split, rows)
+    raw, data, seen = look_at(loaded, Workspace(work), name, split, rows)
     notes = [*data.audit.notes()] if data.audit.rows else []
+    notes += [f"personal data: {line}" for line in said(raw.personal_data or {})]
     record = {"dataset": name, "split": split, "rows": [one.model_dump(mode="json") for one in seen], "notes": notes}
     emit(lambda: _print(name, split, seen, notes), record, as_json)
 
 
-def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int) -> tuple[PreparedDataset, list[Seen]]:
+def look_at(
+    recipe: Recipe, work: Workspace, name: str, split: Split, rows: int
+) -> tuple[RawDataset, PreparedDataset, list[Seen]]:
     """Prepare a dataset and return the first rows of a split. Raises RecipeError for none of text, or none at all."""
     if name not in recipe.datasets:
         raise RecipeError(f"--dataset: {name!r} is not a dataset; there are {', '.join(sorted(recipe.datasets))}")
@@ -105,7 +109,7 @@ def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int)
     data = preprocess(preprocess_job(recipe, name, raw, model), work)
     from ftlib.kinds.loading import load_processor
 
-    processor = load_processor(Path(model.uri))
+    processor = load_processor(model.folder)
     pieces = [*itertools.islice(_pieces(split_file(data.path, split)), rows)]
     if not pieces:
         raise DataError(f"datasets.{name}: the {split} split has no rows; look at another --split")
@@ -116,17 +120,21 @@ def look_at(recipe: Recipe, work: Workspace, name: str, split: Split, rows: int)
         if isinstance(example := clean_example(dataset, values), Example)
     }
     tokenizer: Any = processor.tokenizer
-    return data, [
-        Seen(
-            row=row_id,
-            tokens=sum(len(inputs[name]) for name in {INPUT_IDS, answer_input(inputs)}),
-            learnt=_learnt_tokens(kind, inputs, supervised, target),
-            truncated=cut.get(row_id.partition("-")[0], False),
-            parts=tuple(_of_row(tokenizer, kind, inputs, supervised, target)),
-            learns=_learns(kind, target),
-        )
-        for row_id, inputs, supervised, target in pieces
-    ]
+    return (
+        raw[name],
+        data,
+        [
+            Seen(
+                row=row_id,
+                tokens=sum(len(inputs[name]) for name in {INPUT_IDS, answer_input(inputs)}),
+                learnt=_learnt_tokens(kind, inputs, supervised, target),
+                truncated=cut.get(row_id.partition("-")[0], False),
+                parts=tuple(_of_row(tokenizer, kind, inputs, supervised, target)),
+                learns=_learns(kind, target),
+            )
+            for row_id, inputs, supervised, target in pieces
+        ],
+    )
 
 
 def _pieces(path: Path) -> Iterator[tuple[str, Mapping[str, list[int]], int, Target]]:

@@ -11,6 +11,7 @@ from ftlib.config import Config, Name
 from ftlib.data.cleaning import Cleaning
 from ftlib.data.formats import Format
 from ftlib.data.limits import Limits
+from ftlib.data.personal_data import PersonalData
 from ftlib.data.row_schema import Column
 from ftlib.data.sources import Source
 from ftlib.data.splitting import SplitPolicy
@@ -33,6 +34,8 @@ class Dataset(Config):
     """The column that says when a row's version was made: numbers, or ISO 8601 dates."""
     columns: dict[str, Column] = {}
     """What these columns must hold; rows that differ are quarantined. Others are kept as they are."""
+    personal_data: PersonalData = PersonalData()
+    """Which columns' personal data is counted, refused or redacted; by default that of all is counted."""
     limits: Limits = Limits()
     """How many rows may be bad, dropped or missing before the run ends."""
     cleaning: Cleaning = Cleaning()
@@ -44,7 +47,11 @@ class Dataset(Config):
     task: Name | None = None
     """Which task its rows are of, where one model learns several: each has a head of its own over one body."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"supervision": Supervision(), "task": None}
+    introduced: ClassVar[Mapping[str, object]] = {
+        "supervision": Supervision(),
+        "task": None,
+        "personal_data": PersonalData(),
+    }
 
     @model_validator(mode="after")
     def _near_images(self) -> Self:

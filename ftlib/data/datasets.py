@@ -5,6 +5,7 @@ from __future__ import annotations
 from ftlib.artifacts import Artifact
 from ftlib.config import BatchKind, Config, Split
 from ftlib.data.listed import FileVersion
+from ftlib.data.personal_data import Counts
 from ftlib.data.profile import Profile
 from ftlib.data.supervision import Audit
 
@@ -30,6 +31,8 @@ class RawDataset(Artifact):
     files: tuple[FileVersion, ...]
     """In the order they are read: by sha256."""
     ledger: Ledger
+    personal_data: Counts | None = None
+    """Matches by column and kind, in rows as their source holds them; None: ingested before they were counted."""
 
     def digest(self) -> str:
         """Return the digest of the rows."""

@@ -57,11 +57,13 @@ BadReason = Literal[
     "odd_updated",
     "odd_deleted",
     "odd_thumb",
+    "personal_data",
 ]
 
 PassReason = Literal[
     "joined",
     "deleted",
+    "forgotten",
     "tombstone",
     "no_prompt",
     "no_answer",

@@ -22,6 +22,7 @@ from ray.job_config import JobConfig
 
 from ftlib.errors import TransientError, first_line
 from ftlib.on_ray.guard import guarded
+from ftlib.storage import encryption
 from ftlib.training.compute import Compute
 from ftlib.training.reproducible import CUBLAS, CUBLAS_VALUE
 
@@ -168,6 +169,7 @@ def worker_environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONSAFEPATH": "1",
         CUBLAS: CUBLAS_VALUE,
+        **encryption.environment(),
     }
 
 

@@ -61,6 +61,7 @@ def model_card(evidence: Evidence, plots: Sequence[str] = ()) -> str:
                 f"{escaped(selection.rule.rstrip('.'))}. Its reason: {escaped(selection.why.rstrip('.'))}.",
                 "## Data",
                 table(_data(prepared)),
+                *_personal_data(evidence),
                 "## Limits",
                 "\n".join(f"- {line}" for line in _limits(recipe, prepared, selection)),
                 f"`report.html` beside this card shows the whole run; `{MANIFEST}` has the recipe and the digest of "
@@ -92,7 +93,7 @@ def _adapter(evidence: Evidence) -> list[str]:
     if not evidence.recipe.publish.adapter:
         return []
     end = evidence.selection.chosen.end
-    pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.folder)]
+    pads = [read_config(folder).get("pad_token_id") for folder in (evidence.model.folder, end.folder)]
     pad = pads[1] if pads[0] != pads[1] and _kind(evidence.recipe).reads_one_place else None
     return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, len(end.labels), pad)]
 
@@ -262,6 +263,22 @@ def _data(prepared: Mapping[str, PreparedDataset]) -> list[list[str]]:
             *([str(sum(facts.truncated for facts in data.splits.values()))] if truncates else []),
         ]
         for name, data in sorted(prepared.items())
+    ]
+
+
+def _personal_data(evidence: Evidence) -> list[str]:
+    """Say what of the rows looked like personal data, and what the recipe did with it; maybe nothing."""
+    rows = [
+        [name, column, kind, str(count), evidence.recipe.datasets[name].personal_data.action(column)]
+        for name, raw in sorted(evidence.raw.items())
+        for column, kinds in sorted((raw.personal_data or {}).items())
+        for kind, count in sorted(kinds.items())
+    ]
+    if not rows:
+        return []
+    return [
+        "### Personal data in the rows, by pattern",
+        table([["dataset", "column", "kind", "matches", "asked"], *rows]),
     ]
 
 

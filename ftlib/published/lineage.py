@@ -72,6 +72,7 @@ def lineage(
                 "rows": {split: facts.rows for split, facts in data.splits.items()},
                 "dropped": dict(data.ledger.dropped),
                 "leaked": data.leaked,
+                **_personal_data(evidence, name),
                 "profile": data.profile.model_dump(mode="json"),
                 **({"index": indexes[name].model_dump(mode="json")} if indexes else {}),
             }
@@ -97,6 +98,16 @@ def lineage(
         "code": code_facts(),
         **({"extensions": cast("JsonValue", brought)} if (brought := in_use(recipe)) else {}),
     }
+
+
+def _personal_data(evidence: Evidence, name: str) -> dict[str, JsonValue]:
+    """Return what was counted of personal data in a dataset's rows, and what the recipe did with it; maybe nothing."""
+    counts = evidence.raw[name].personal_data
+    if not counts:
+        return {}
+    asked = evidence.recipe.datasets[name].personal_data
+    done = {column: asked.action(column) for column in counts}
+    return {"personal_data": {"matches": cast("JsonValue", counts), "action": cast("JsonValue", done)}}
 
 
 def _companions(evidence: Evidence) -> list[JsonValue]:

@@ -19,6 +19,7 @@ from ftlib.kinds.kind import KINDS
 from ftlib.models.with_diffusers import EXTRA, PACKAGE
 from ftlib.recipe.examples import examples
 from ftlib.recipe.recipe import Recipe
+from ftlib.storage.encryption import ask_for
 
 Location = tuple[str | int, ...]
 
@@ -41,6 +42,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
     if lines := [*_missing_packages(recipe), *misfits(recipe)]:
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines))
+    ask_for(recipe.encryption.kms_key)  # whoever has read it writes nothing that is not encrypted so
     return recipe
 
 

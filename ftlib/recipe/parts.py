@@ -19,6 +19,7 @@ from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
+from ftlib.storage.encryption import Encryption
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 
@@ -28,7 +29,7 @@ R = TypeVar("R", bound="RecipeParts")
 class RecipeParts(Config):
     """Everything a run is told, and what its parts say of each other; `Recipe` is one whose parts fit."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"prune": None, "added_tokens": ()}
+    introduced: ClassVar[Mapping[str, object]] = {"prune": None, "added_tokens": (), "encryption": Encryption()}
 
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
@@ -54,6 +55,8 @@ class RecipeParts(Config):
     """When `reglage retrain` trains again, and when it replaces the version in place."""
     compute: Compute = Compute()
     """Where it runs, and how fast; the result is the same."""
+    encryption: Encryption = Encryption()
+    """What the stores that a run writes to encrypt with; by default what they are set up to."""
     seed: int = 0
     """Of every random draw: fresh heads, the order of rows, dropout, resamples."""
 

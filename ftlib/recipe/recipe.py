@@ -17,6 +17,7 @@ from ftlib.recipe.misfits.evaluations import evaluation_misfits
 from ftlib.recipe.misfits.forms import adapter_misfits, end_form, form_misfits, quantization_misfits
 from ftlib.recipe.misfits.packing import packing_misfits
 from ftlib.recipe.misfits.phases import phase_misfits
+from ftlib.recipe.misfits.protection import protection_misfits
 from ftlib.recipe.misfits.rewards import reward_misfits
 from ftlib.recipe.misfits.snapshots import snapshot_misfits
 from ftlib.recipe.parts import RecipeParts
@@ -37,6 +38,7 @@ class Recipe(RecipeParts):
 def _misfits(recipe: Recipe) -> Iterator[str]:
     """Say which parts do not fit together: name, got, allowed."""
     yield from _secrets(recipe.model_dump(mode="json"))
+    yield from protection_misfits(recipe)
     yield from phase_misfits(recipe)
     yield from prune_misfits(recipe)
     yield from added_tokens_misfits(recipe)

@@ -344,9 +344,22 @@ def data_section(
         " ".join(["Rows in = rows kept + rows dropped, each with its reason.", *(f"{_capital(n)}." for n in notes)]),
         tables=[
             Table(["dataset", "", "rows"], ledger, "ledger", frozenset({2})),
+            *_personal_data(raw),
             *(_splits(prepared, unit) for unit in units),
         ],
     )
+
+
+def _personal_data(raw: Mapping[str, RawDataset]) -> list[Table]:
+    """Return what of the rows' columns looks like personal data; no table where nothing does."""
+    rows = [
+        Row(texts(name, column, kind, count))
+        for name, data in raw.items()
+        for column, kinds in sorted((data.personal_data or {}).items())
+        for kind, count in sorted(kinds.items())
+    ]
+    columns = ["dataset", "column", "kind", "matches"]
+    return [Table(columns, rows, "personal data in the sources' rows", frozenset({3}))] if rows else []
 
 
 def _splits(prepared: Mapping[str, PreparedDataset], unit: str) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
@@ -22,9 +22,8 @@ from ftlib.training.fisher import FILE, Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
+from ftlib.training.run_place import RunPlace, attempt_of, run_place
 from ftlib.workspace import Workspace
-
-C = TypeVar("C", FoundModel, Checkpoint)
 
 
 class TrainJob(Job):
@@ -77,11 +76,14 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
     Raises TrainingError on a broken invariant, TransientError if workers were lost too often.
     """
-    made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work), resumable=True)
+    attempts: list[RunPlace] = []
+    made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work, attempts), resumable=True)
+    for attempt in attempts:
+        attempt.end()
     if made.base is None:
         return made
     # A record says no places: the job knows where the base is today.
-    uri = job.start.base.uri if job.start.base else str(job.start.folder)
+    uri = job.start.base.uri if job.start.base else job.start.model_uri
     return made.model_copy(update={"base": made.base.model_copy(update={"uri": uri})})
 
 
@@ -109,10 +111,9 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
-def _build(job: TrainJob, folder: Path, work_place: Workspace) -> Checkpoint:
+def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlace]) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
-    from ftlib.training.run_place import attempt_of, run_place
     from ftlib.training.worker import SNAPSHOT, begin, outcome, work
 
     _check_packs(job)
@@ -126,39 +127,39 @@ def _build(job: TrainJob, folder: Path, work_place: Workspace) -> Checkpoint:
     compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
     plan = Plan(
         fingerprint=job.fingerprint,
-        start=_carried(job.start, work_place),
+        start=job.start,
         parts=tuple(
             Part(name=name, folder=part.uri, share=share, task=task)
             for (name, share), part, task in zip(
                 job.shares.items(), job.parts, job.tasks or [None] * len(job.parts), strict=True
             )
         ),
-        run=attempt_of(work_place, job.fingerprint, folder),
+        run=attempt_of(place, job.fingerprint, folder),
         kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
         precision=job.precision,
         seed=job.seed,
         compute=compute,
-        companions={name: _carried(one, work_place) for name, one in job.companions.items()},
+        companions=job.companions,
         scored_by_start=job.scored_by_start,
-        fisher=None if job.fisher is None else f"{job.fisher.uri}/{FILE}",
+        fisher=None if job.fisher is None else job.fisher.uri_of(Path(FILE)),
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
-        fit(plan, folder)
+        fit(place.carried(plan), folder)
     else:
         with run_place(plan.run).shown_in(folder, FOLLOWED):
             work(plan)
     facts = outcome(plan, folder)
     if job.fisher:
         facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
-    place = run_place(plan.run)
-    place.clear("checkpoints", "ranks", "ray")
-    place.discard(STOP)  # asked too late
+    attempts.append(attempt := run_place(plan.run))
+    attempt.clear("checkpoints", "ranks", "ray")
+    attempt.discard(STOP)  # asked too late
     if job.start.tasks:
         return _of_tasks(job, folder, facts)
     taken = {name.removeprefix(SNAPSHOT): int(facts.pop(name)) for name in [*facts] if name.startswith(SNAPSHOT)}
@@ -181,16 +182,6 @@ def _build(job: TrainJob, folder: Path, work_place: Workspace) -> Checkpoint:
             for name, step in taken.items()
         ),
     )
-
-
-def _carried(start: C, work: Workspace) -> C:
-    """Return a model as every node can read it: what lies in a folder of this machine goes to the work place."""
-    if getattr(work, "store", None) is None:
-        return start
-    if isinstance(start, FoundModel):
-        return start.model_copy(update={"uri": work.carry(Path(start.uri))})
-    base = start.base and start.base.model_copy(update={"uri": work.carry(Path(start.base.uri))})
-    return start.model_copy(update={"base": base})
 
 
 def _weights(model: Path, base: Base | None) -> str:

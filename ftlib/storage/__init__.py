@@ -25,7 +25,7 @@ def open_store(place: Place) -> Store:
     """Open a place to write to: objects that are whole or absent. Touches nothing yet."""
     if not place.remote:
         return LocalStore(Path(place.key))
-    return _STORES[place.scheme](place.bucket, place.prefix, place.endpoint_url)
+    return _STORES[place.scheme](place.bucket, place.prefix, place.endpoint_url, kms_key=place.kms_key)
 
 
 def open_objects(place: Place) -> Objects:

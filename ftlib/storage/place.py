@@ -25,22 +25,24 @@ class Place:
     """A folder's path, or the part behind the bucket, as it was written."""
     endpoint_url: str | None = None
     """Of a server that is not the scheme's own: the place's, and that of places in buckets beside it."""
+    kms_key: str | None = None
+    """What its store encrypts with (`ftlib.storage.encryption`); None: what this process asks for, if anything."""
 
     @classmethod
-    def parse(cls, uri: str, endpoint_url: str | None = None) -> Place:
+    def parse(cls, uri: str, endpoint_url: str | None = None, kms_key: str | None = None) -> Place:
         """Take a URI or a path apart. Raises StorageError for a scheme that none of ours is, or a secret in it."""
         check_no_secret(uri)  # first: a key with slashes would be cut into a bucket and a prefix
         scheme, separator, rest = uri.partition("://")
         if not separator:
-            return cls("", "", uri, endpoint_url)
+            return cls("", "", uri, endpoint_url, kms_key)
         bucket, _, key = rest.partition("/")
         if scheme not in SCHEMES or not bucket:
             raise StorageError(f"{uri!r} is no storage this can open; allowed are {ALLOWED}")
-        return cls(scheme, bucket, key, endpoint_url)
+        return cls(scheme, bucket, key, endpoint_url, kms_key)
 
     def beside(self, uri: str) -> Place:
         """Take another URI apart, of the same server if it is in a bucket. Raises what `parse` raises."""
-        return Place.parse(uri, self.endpoint_url)
+        return Place.parse(uri, self.endpoint_url, self.kms_key)
 
     @property
     def remote(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from typing_extensions import override
 
 from ftlib.errors import IntegrityError, StorageError
+from ftlib.storage.encryption import WRITES, asked_key, check_encrypted, headers
 from ftlib.storage.files import appearing, expect, local_errors, missing
 from ftlib.storage.s3_client import S3Client
 from ftlib.storage.store import Store, safe_relpath
@@ -33,11 +35,21 @@ class S3Store(Store):
     Each request is retried until `deadline` seconds have passed, and fails at once for what no retry can change.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", endpoint_url: str | None = None, deadline: float = 300.0) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        endpoint_url: str | None = None,
+        deadline: float = 300.0,
+        kms_key: str | None = None,
+    ) -> None:
         self.bucket = bucket
         self.prefix = prefix.strip("/")
         self.endpoint_url = endpoint_url
         self.client = S3Client(bucket, endpoint_url, deadline)
+        self.kms_key = kms_key
+        self._tried: str | None = None
+        """The key with which this store has been seen to encrypt."""
 
     @property
     def uri(self) -> str:
@@ -175,7 +187,28 @@ class S3Store(Store):
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         what = f"{method} {self.uri}/{path}"
-        return self.client.request(what, method, Bucket=self.bucket, Key=self._key(path), **arguments)
+        key = asked_key(self.kms_key) if method in WRITES else None
+        if key is None:
+            return self.client.request(what, method, Bucket=self.bucket, Key=self._key(path), **arguments)
+        self._try_encryption(key)
+        arguments |= headers(key)
+        answer = self.client.request(what, method, Bucket=self.bucket, Key=self._key(path), **arguments)
+        check_encrypted(answer, key, f"{self.uri}/{path}")
+        return answer
+
+    def _try_encryption(self, key: str) -> None:
+        """Write an object that says nothing and look how it lies there, before the first that says something."""
+        if self._tried == key:
+            return
+        path = f"probes/{uuid.uuid4().hex}.json"
+        whose = {"Bucket": self.bucket, "Key": self._key(path)}
+        self.client.request(f"encrypting {self.uri}", "put_object", **whose, Body=b"{}", **headers(key))
+        try:
+            stored = self.client.request(f"head_object {self.uri}/{path}", "head_object", **whose)
+            check_encrypted(stored, key, self.uri)
+        finally:
+            self.client.attempt(f"delete_object {self.uri}/{path}", "delete_object", **whose)
+        self._tried = key
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], width: int) -> Iterator[R]:

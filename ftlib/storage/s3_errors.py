@@ -34,6 +34,8 @@ _REMEDIES = {
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "SignatureDoesNotMatch": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "NoSuchBucket": "create the bucket, or correct its name or the endpoint",
+    "KMS.DisabledException": "enable the KMS key, or correct encryption.kms_key",
+    "KMS.NotFoundException": "there is no such KMS key in the bucket's region: correct encryption.kms_key",
     "NotImplemented": "this server lacks a call the registry needs; use another store",
 }
 
@@ -81,6 +83,8 @@ def _answer(response: dict[str, Any], what: str) -> ReglageError | FileNotFoundE
     if code in _TRANSIENT_CODES or status in (409, 429) or (status >= 500 and status != 501):
         return TransientError(f"{what}: the store answered {code or status}; it may be overloaded: run again later")
     remedy = _clock(response) if code == "RequestTimeTooSkewed" else _REMEDIES.get(code, "see the store's own log")
+    if code == "AccessDenied" and "kms:" in str(response["Error"].get("Message")):
+        remedy = "the role needs kms:GenerateDataKey and kms:Decrypt for the key"
     message = " ".join(str(response.get("Error", {}).get("Message") or "").split()).rstrip(".")
     return StorageError(f"{what}: the store answered {code or status}{f' ({message})' if message else ''}; {remedy}")
 

@@ -1,0 +1,282 @@
+"""Personal data in rows, by patterns that are simple and stated: what is counted, refused or redacted at ingestion.
+
+    credentials   user:password before the @ of a URL
+    e-mail        one @ between a name and a host with a dot
+    iban          the length of its country and check digits modulo 97 (ISO 13616)
+    nir           the French social security number with its key (97 - number modulo 97; 2A and 2B are 19 and 18)
+    card          a payment card's number: first digits and length of a network, check digit by Luhn (ISO/IEC 7812)
+    phone         in international form: + or 00, then 8 to 15 digits
+    ip            an IPv4 or IPv6 address
+
+Names, addresses and dates of birth have no pattern: docs/protection.md says what is missed, and what is found that is
+no personal data. A stretch of text counts for the first kind that takes it, in this order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from ftlib.config import Config
+from ftlib.data.rows import Value, need_column
+
+PersonalKind = Literal["credentials", "e-mail", "iban", "nir", "card", "phone", "ip"]
+PersonalAction = Literal["ignore", "count", "refuse", "redact"]
+Counts = dict[str, dict[PersonalKind, int]]
+"""Matches by column and kind."""
+KINDS: tuple[PersonalKind, ...] = get_args(PersonalKind)
+
+
+class PersonalData(Config):
+    """What happens to personal data in the rows, when they are ingested.
+
+    ignore   it is not looked for
+    count    it is counted by column and kind, and nothing changes
+    refuse   the row is a bad one: quarantine has its place and the kinds, not its text
+    redact   it is replaced before anything is written: `[e-mail]`
+    """
+
+    every_column: PersonalAction = "count"
+    """What happens in each column that `columns` does not name. The dataset's `key` and `updated` are never redacted by
+    it: rows would not be told apart."""
+    columns: dict[str, PersonalAction] = {}
+    """What happens in these columns instead."""
+    kinds: tuple[PersonalKind, ...] = KINDS
+    """What is looked for."""
+
+    def action(self, column: str) -> PersonalAction:
+        """Return what happens in a column."""
+        return self.columns.get(column, self.every_column)
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    kind: PersonalKind
+    found: re.Pattern[str]
+    holds: Callable[[str], bool] = lambda _: True
+    """Whether a stretch that looks so is one: its check digits."""
+    need: str = ""
+    """What every text has in which it can be found; nothing: a digit, and six more signs of a number behind it."""
+
+
+def _digits(text: str) -> str:
+    return "".join(c for c in text if c.isdecimal())
+
+
+def _alike(text: str) -> str:
+    return "".join(c for c in text if c.isalnum()).upper()
+
+
+def luhn(digits: str) -> bool:
+    """Say whether the last digit checks those before it: every second from the right is doubled (ISO/IEC 7812-1)."""
+    total = 0
+    for place, digit in enumerate(reversed(digits)):
+        one = int(digit) * (1 + place % 2)
+        total += one - 9 * (one > 9)
+    return total % 10 == 0
+
+
+_NETWORKS = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})"
+    r"|(?:5[1-5]|2[2-7])\d{14}"
+    r"|3[47]\d{13}"
+    r"|3(?:0[0-5]|[68]\d)\d{11,16}"
+    r"|6(?:011|[245]\d\d)\d{12,15}"
+    r"|35\d{14}"
+)
+"""Visa, Mastercard and Mir, American Express, Diners, Discover with UnionPay and Maestro, JCB."""
+
+
+def card_number(text: str) -> bool:
+    """Say whether a text is the number of a payment card."""
+    digits = _digits(text)
+    return _NETWORKS.fullmatch(digits) is not None and luhn(digits)
+
+
+IBAN_LENGTHS: Mapping[str, int] = MappingProxyType(
+    {
+        country: length
+        for length, countries in {
+            15: "NO", 16: "BE", 18: "DK FO FI GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK",
+            21: "CH HR LI LV", 22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL",
+            24: "AD CZ ES MD PK RO SA SE SK TN VG", 25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM",
+            28: "AL AZ BY CY DO GT HU LB NI PL SV", 29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC",
+            33: "RU",
+        }.items()
+        for country in countries.split()
+    }
+)  # fmt: skip
+"""Characters of an IBAN by country, of the registry of ISO 13616."""
+
+
+def iban(text: str) -> bool:
+    """Say whether a text is an IBAN: of its country's length, and 1 modulo 97 with its front behind its end."""
+    signs = _alike(text)
+    if IBAN_LENGTHS.get(signs[:2]) != len(signs) or not signs.isascii():
+        return False
+    return int("".join(str(int(sign, 36)) for sign in signs[4:] + signs[:4])) % 97 == 1
+
+
+def nir(text: str) -> bool:
+    """Say whether a text is a French social security number: 13 signs and a key of two."""
+    signs = _alike(text)
+    number, key = signs[:-2].replace("2A", "19", 1).replace("2B", "18", 1), signs[-2:]
+    if signs[5:7] not in ("2A", "2B"):
+        number = signs[:-2]
+    return number.isdecimal() and len(signs) == 15 and 97 - int(number) % 97 == int(key)
+
+
+def _phone(text: str) -> bool:
+    digits = _digits(text).removeprefix("00") if text.startswith("00") else _digits(text)
+    return 8 <= len(digits) <= 15
+
+
+def _ipv6(text: str) -> bool:
+    """Take only what has three groups or more: `a::b` and `::1` are more often code than somebody's machine."""
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return sum(map(bool, text.split(":"))) >= 3 and any(c.isdecimal() for c in text)
+
+
+def _ibans() -> str:
+    """Return a pattern of what has an IBAN's shape; of one length for each country, so that it ends where one does."""
+    by_length: dict[int, list[str]] = {}
+    for country, length in IBAN_LENGTHS.items():
+        by_length.setdefault(length, []).append(country)
+    shapes = (rf"(?:{'|'.join(c)})\d\d(?:[ -]?[A-Z0-9]){{{n - 4}}}" for n, c in sorted(by_length.items()))
+    return rf"(?<![^\W_])(?:{'|'.join(shapes)})(?![^\W_])"
+
+
+_OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_GAP = r"[ .\u00a0\u202f-]?"
+_EMAIL = r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])"
+_NIR = rf"(?<!\w)[1-478]{_GAP}\d\d{_GAP}\d\d{_GAP}(?:\d\d|2[AB]){_GAP}\d{{3}}{_GAP}\d{{3}}{_GAP}\d\d(?!\w)"
+_PHONE = r"(?<![\w+.])(?:\+|00)[1-9](?:[ .\u00a0\u202f()/-]{0,2}\d){7,14}(?!\w)"
+_IPV6 = r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])"
+_PATTERNS = (
+    _Pattern("credentials", re.compile(r"(?<=://)[^\s/:@\"'<>]{1,128}:[^\s/@\"'<>]{1,128}(?=@)"), need="://"),
+    _Pattern("e-mail", re.compile(_EMAIL), need="@"),
+    _Pattern("iban", re.compile(_ibans(), re.IGNORECASE | re.ASCII), iban),
+    _Pattern("nir", re.compile(_NIR, re.IGNORECASE), nir),
+    _Pattern("card", re.compile(r"(?<![\w.,+-])[2-6]\d{2,3}(?:[ -]?\d){9,15}(?![ -]?\d)(?!\w)"), card_number),
+    _Pattern("phone", re.compile(_PHONE), _phone),
+    _Pattern("ip", re.compile(rf"(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\w|\.\w)")),
+    _Pattern("ip", re.compile(_IPV6), _ipv6, need=":"),
+)
+_NUMBER = re.compile(r"\d[\d .\u00a0\u202f()/+-]{5}[\d .\u00a0\u202f()/+-]*[\dA-Za-z]")
+"""What a text has in which a number of six signs or more can be: most have none, and are not looked at again."""
+_OF_NUMBERS = tuple(pattern for pattern in _PATTERNS if pattern.kind in ("nir", "card"))
+"""Kinds that a column of whole numbers may hold."""
+
+
+def redact(text: str, kinds: frozenset[PersonalKind], counts: dict[PersonalKind, int]) -> str:
+    """Return a text with its personal data replaced by `[kind]`, counting each match."""
+    numbers = _NUMBER.search(text) is not None
+    for pattern in _PATTERNS:
+        if pattern.kind in kinds and (pattern.need in text if pattern.need else numbers):
+            text = _replaced(text, pattern, counts)
+    return text
+
+
+def _replaced(text: str, pattern: _Pattern, counts: dict[PersonalKind, int]) -> str:
+    def replacement(match: re.Match[str]) -> str:
+        if not pattern.holds(match[0]):
+            return match[0]
+        counts[pattern.kind] = counts.get(pattern.kind, 0) + 1
+        return f"[{pattern.kind}]"
+
+    return pattern.found.sub(replacement, text)
+
+
+class PersonalDataSearch:
+    """Looks through rows as they are read; counts what there is, and says of each row what becomes of it."""
+
+    def __init__(self, asked: PersonalData, leave: frozenset[str], never_redacted: frozenset[str]) -> None:
+        self.asked = asked
+        self.leave = leave
+        """Columns that hold no text: images."""
+        self.never_redacted = never_redacted
+        self.counts: Counts = {}
+        self.kinds = frozenset(asked.kinds)
+        self.unseen = {*asked.columns}
+        """Columns that the recipe names, and no row has had so far."""
+        actions = {asked.every_column, *asked.columns.values()} if asked.kinds else {"ignore"}
+        self.looks = actions != {"ignore"}
+        self.hides = bool(actions & {"refuse", "redact"})
+
+    def look(self, values: dict[str, Value]) -> tuple[dict[str, Value], str | None, list[PersonalKind]]:
+        """Return a row's values as they are kept, the column for which the row is refused, and what that holds."""
+        if self.unseen:
+            self.unseen -= values.keys()
+        kept: dict[str, Value] | None = None
+        for name, value in values.items():
+            if (type(value) is str and _is_plain(value)) or name in self.leave:
+                continue
+            action = self.asked.action(name)
+            if action == "ignore":
+                continue
+            counts: dict[PersonalKind, int] = {}
+            redacted = self._redacted(value, counts)
+            if not counts:
+                continue
+            column = self.counts.setdefault(name, {})
+            for kind, count in counts.items():
+                column[kind] = column.get(kind, 0) + count
+            if action == "refuse":
+                return values, name, [*counts]
+            if action == "redact" and name not in self.never_redacted:
+                kept = kept or {**values}
+                kept[name] = redacted
+        return values if kept is None else kept, None, []
+
+    def merge(self, other: PersonalDataSearch) -> None:
+        """Add what was seen in other rows of the same dataset."""
+        self.unseen &= other.unseen
+        for name, kinds in other.counts.items():
+            column = self.counts.setdefault(name, {})
+            for kind, count in kinds.items():
+                column[kind] = column.get(kind, 0) + count
+
+    def safe(self, text: str) -> str:
+        """Return a text about a bad row, which may quote it, without personal data where rows are not to show it."""
+        return redact(text, self.kinds, {}) if self.hides else text
+
+    def _redacted(self, value: Value, counts: dict[PersonalKind, int]) -> Value:
+        if isinstance(value, str):
+            return redact(value, self.kinds, counts)
+        if isinstance(value, dict):
+            return {name: self._redacted(one, counts) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self._redacted(one, counts) for one in value]
+        if isinstance(value, int) and value > 10**11:
+            for pattern in _OF_NUMBERS:
+                if pattern.kind in self.kinds and pattern.found.fullmatch(str(value)) and pattern.holds(str(value)):
+                    counts[pattern.kind] = counts.get(pattern.kind, 0) + 1
+                    return f"[{pattern.kind}]"
+        return value
+
+
+def _is_plain(text: str) -> bool:
+    """Say of most texts, quickly, that nothing can be found in them."""
+    return "@" not in text and (":" not in text or text.count(":") < 2) and _NUMBER.search(text) is None
+
+
+def said(counts: Counts) -> list[str]:
+    """Write what was counted, a line a column: `text: 3 e-mail, 1 phone`."""
+    lines: list[str] = []
+    for column, kinds in sorted(counts.items()):
+        most_first = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+        lines.append(f"{column}: {', '.join(f'{count:,} {kind}' for kind, count in most_first)}")
+    return lines
+
+
+def check_seen(unseen: Collection[str], columns: Collection[str], where: str) -> None:
+    """Raise DataError for columns that a recipe wants looked at and no row has: what is misspelt hides nothing."""
+    for column in sorted(unseen):
+        need_column(column, columns, f"{where}.personal_data.columns")
