@@ -7,6 +7,8 @@ are read from a folder beside the checkout, or REGLAGE_SCHEMAS, and skipped wher
 import json
 import os
 import re
+import shutil
+import subprocess
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -75,6 +77,28 @@ def everything(name: str) -> list[dict[str, Any]]:
 
 def of_kind(name: str, kind: str) -> list[dict[str, Any]]:
     return [one for one in overlay(name) if one["kind"] == kind]
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl, which has kustomize in it")
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production", "jobs"])
+def test_kustomize_itself_renders_the_same(name):
+    printed = subprocess.run(["kubectl", "kustomize", FOLDER / name], capture_output=True, text=True, timeout=60)
+    assert not printed.returncode, printed.stderr
+
+    def by_name(manifests):
+        return {(one["kind"], one["metadata"]["name"]): one for one in manifests}
+
+    assert by_name(yaml.safe_load_all(printed.stdout)) == by_name(render(FOLDER / name))
+
+
+OF_THE_CLUSTER = {"Namespace", "ResourceFlavor", "ClusterQueue"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_everything_is_in_the_namespace_but_what_has_none(name):
+    for manifest in everything(name):
+        namespace = None if manifest["kind"] in OF_THE_CLUSTER else "reglage"
+        assert manifest["metadata"].get("namespace") == namespace
 
 
 def is_core(manifest: dict[str, Any]) -> bool:
