@@ -2,7 +2,7 @@
 
 kubectl, which has kustomize in it, is not everywhere; where it is, a test compares the two. The part: `resources`,
 `namespace`, `images`, and JSON patches (RFC 6902) of one target each. Strategic merges are left out on purpose:
-kustomize does them by the kind's own schema, which it has not for Ray's and Kueue's kinds: their lists would be replaced.
+kustomize does them by the kind's own schema, which it has not for Ray's and Kueue's: their lists would be replaced.
 """
 
 from copy import deepcopy
