@@ -176,7 +176,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     prepared: dict[str, PreparedDataset] = {}
     for name in r.datasets:
         job = jobs.preprocess_job(r, name, raw, model, given.used.get(name)) if raw and model else None
-        if models := (yield from step(preprocess, job, name)):
+        if models := (yield from step(preprocess, job, name, on_ray=r.compute.prepares_on_ray)):
             prepared[name] = models
     if raw is None or model is None or len(prepared) < len(r.datasets):
         return None
@@ -211,7 +211,8 @@ def ingested(
     """Ingest every dataset."""
     raw: dict[str, RawDataset] = {}
     for name in r.datasets:
-        if made := (yield from step(ingest, jobs.ingest_job(r, name, files[name], forgotten), name)):
+        job = jobs.ingest_job(r, name, files[name], forgotten)
+        if made := (yield from step(ingest, job, name, on_ray=r.compute.prepares_on_ray)):
             raw[name] = made
     return raw if len(raw) == len(r.datasets) else None
 
