@@ -130,7 +130,9 @@ def pool_step(client: SyncPrefectClient, pool: WorkPool) -> Step:
     try:
         existing = client.read_work_pool(pool.name)
     except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template() if pool.type == "process" else {}  # its worker adds it
+        template = pool.template()  # of a type of containers without one, its worker adds it
+        if pool.type == "process" and not template:
+            template = ProcessWorker.get_default_base_job_template()
         create = WorkPoolCreate(
             name=pool.name, type=pool.type, concurrency_limit=pool.limit, base_job_template=template
         )
@@ -140,12 +142,13 @@ def pool_step(client: SyncPrefectClient, pool: WorkPool) -> Step:
             f"work pool {pool.name} is of type {existing.type} on the server, and here of {pool.type}; a pool's type "
             "cannot be changed: name another pool"
         )
-    update = WorkPoolUpdate(concurrency_limit=pool.limit)
+    template = pool.template()
+    update = WorkPoolUpdate(concurrency_limit=pool.limit, base_job_template=template or None)
     return _compared(
         "work pool",
         pool.name,
-        {"limit": existing.concurrency_limit},
-        {"limit": pool.limit},
+        {"limit": existing.concurrency_limit, **({"job_template": existing.base_job_template} if template else {})},
+        {"limit": pool.limit, **({"job_template": template} if template else {})},
         lambda: client.update_work_pool(pool.name, update),
     )
 

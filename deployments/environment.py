@@ -4,6 +4,7 @@ It is written in YAML. A line that cannot be meant, such as an unknown key, a va
 without a time zone or an image that is not pinned, is an error with its place in the file.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -115,6 +116,9 @@ class WorkPool(Config):
     """Prefect's type: `process` on the worker's machine, or one of containers, as docker or kubernetes."""
     image: str | None = None
     """What containers are started from, pinned by a version's tag or a digest; needed for every type but process."""
+    job_template: str | None = None
+    """A JSON file with the pool's base job template, or `kubernetes-job.json`, which Réglage brings; null: as it is on
+    the server, and of a new pool what Prefect's worker of the type has."""
     job_variables: dict[str, Any] = Field(default_factory=dict)
     """What else the pool's job template takes, for every deployment."""
     limit: int | None = Field(default=None, ge=1)
@@ -130,6 +134,35 @@ class WorkPool(Config):
             raise ValueError(f"image: required for a pool of type {self.type}; give name:version or name@sha256:digest")
         check_pinned(self.image)
         return self
+
+    @model_validator(mode="after")
+    def _variables_are_known(self) -> "WorkPool":
+        if self.job_template is None:
+            return self
+        known = self.template()["variables"]["properties"]
+        if unknown := sorted({*self.job_variables} - {*known}):
+            raise ValueError(
+                f"job_variables: {', '.join(unknown)}: {self.job_template} has no such variable; it has "
+                f"{', '.join(sorted(known))}"
+            )
+        return self
+
+    def template(self) -> dict[str, Any]:
+        """Read `job_template`; without one it is empty. Raises ValueError for a file that is no base job template."""
+        if self.job_template is None:
+            return {}
+        path = user_path(self.job_template)
+        path = path if path.exists() else _HERE / self.job_template
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(read["variables"]["properties"], dict) or not isinstance(read["job_configuration"], dict):
+                raise TypeError("variables.properties and job_configuration are objects")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"job_template: {self.job_template} is no base job template ({type(error).__name__}: {error}); write a "
+                "file as `prefect work-pool get-default-base-job-template --type kubernetes` prints"
+            ) from None
+        return cast("dict[str, Any]", read)
 
     @model_validator(mode="after")
     def _no_secrets(self) -> "WorkPool":

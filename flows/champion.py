@@ -114,7 +114,7 @@ def against_champion(
     `ours` is a candidate's name in `final`. Left out are rows that the champion was `trained` on: they went to another
     side since, as where a border of time moved or the identity of groups, and it knows their labels.
     """
-    load, cells = tables_in(work.root), [cell for report in champion for cell in report.measured]
+    load, cells = tables_in(work), [cell for report in champion for cell in report.measured]
     left = {cell.evaluation: unseen(load(cell), trained) for cell in cells}
     evaluations = {name: e for name, e in r.evaluations.items() if name in left and len(left[name])}
     compared = differences(

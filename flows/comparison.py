@@ -108,7 +108,7 @@ def compare(
         raise ModelError(f"{name} has no head for {kind!r} rows to measure; give a model that was trained for them")
 
     reports = tuple(report for name in models for report in measured(name, model_folder(name, registry)))
-    load = tables_in(work.root)
+    load = tables_in(work)
     compared = adjusted(
         [
             difference

@@ -139,7 +139,7 @@ def inputs(
     """
     check_registry(r)
     model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
-    check_resources(r, Path(model.uri), companions)
+    check_resources(r, model.folder, companions)
     check_prune(r, model)
     check_principles(r)
     check_rewards(r)
@@ -148,7 +148,7 @@ def inputs(
         read_carried(model)  # what it lacks is said now, and not behind the rows
     onto = jobs.found_onto(r, work)
     files = pinned(r, work) if files is None else files
-    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work.root))
+    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work))
 
 
 def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
@@ -190,8 +190,8 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     check_rule(r, prepared)
     places = max(phase.tuning.places for phase in r.phases)
     if places:
-        check_prompts(r, prepared, model.form, _positions(Path(model.uri)))
-    check_writing(r, prepared, lambda: _positions(Path(model.uri), 0 if model.base else places))
+        check_prompts(r, prepared, model.form, _positions(model.folder))
+    check_writing(r, prepared, lambda: _positions(model.folder, 0 if model.base else places))
     companions = {phase: dict(models) for phase, models in given.companions.items()}
     return Data(
         model=model,
@@ -285,7 +285,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
 def _check_named_tensors(r: Recipe, start: Checkpoint) -> None:
     """Raise ModelError if the interpolation names tensors that the model has not, or wants more layers."""
     method = r.interpolation
-    folder = Path(start.base.uri) if start.base else start.folder
+    folder = start.base.folder if start.base else start.folder
     if patterns := method.patterns():
         check_patterns(patterns, folder)
     if method.least_layers:

@@ -27,7 +27,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, emit, listen
 from ftlib.stages.step import Step, Steps, walk
 from ftlib.training.compute import Compute
-from ftlib.workspace import RECORD, Workspace
+from ftlib.workspace import Workspace
 from tasks.assess import batch_norm, diverge, evaluate
 from tasks.ray_when_needed import RayWhenNeeded
 from tasks.stages import TASKS
@@ -169,7 +169,7 @@ class Runner:
         return self._account(task, job, label, call)
 
     def _account(self, task: Task[..., A], job: Job, label: str, call: Callable[[Task[..., Any]], State[Any]]) -> A:
-        started, before, name = monotonic(), self._made_at(job), self._name(label)
+        started, before, name = monotonic(), self.work.making(job), self._name(label)
         named = task.with_options(
             task_run_name=name,
             refresh_cache=before is None,
@@ -179,7 +179,7 @@ class Runner:
         # The record in the stage's own folder is the truth: what Prefect stored may name a folder that has moved.
         artifact = task.fn(job, self.work) if state.name == "Cached" else cast("A", state.result())
         seconds = round(monotonic() - started, 3)
-        done = before is not None and before == self._made_at(job)
+        done = before is not None and before == self.work.making(job)
         work = 0.0 if done else artifact.seconds
         ran = StageRun(stage=name, fingerprint=job.fingerprint, done_before=done, seconds=seconds, work_seconds=work)
         self.steps.append(ran)
@@ -188,11 +188,6 @@ class Runner:
 
     def _name(self, label: str) -> str:
         return f"{self.whose}: {label}" if self.whose else label
-
-    def _made_at(self, job: Job) -> int | None:
-        """Return when the job's record was written; a stage may find its old record void and make it again."""
-        record = self.work.folder(job) / RECORD
-        return record.stat().st_mtime_ns if record.is_file() else None
 
     def _inputs(self, job: Job) -> tuple[Any, Any]:
         """Quote the inputs: Prefect walks everything else, which costs seconds for a report's records."""

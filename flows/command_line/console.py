@@ -29,6 +29,7 @@ import click
 
 from ftlib.config import user_path
 from ftlib.errors import Interrupted, ReglageError
+from ftlib.storage.place import is_remote
 from ftlib.urls import redacted
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ class UserPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Expand a path's `~` as the shell does."""
         return super().convert(user_path(value), param, ctx)
+
+
+class WorkPlace(UserPath):
+    """Where work is kept: a folder, or a prefix of a bucket, as it was written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a URI as it is, and a folder's path as `UserPath` does."""
+        return str(value) if is_remote(str(value)) else str(super().convert(value, param, ctx))
 
 
 json_option = click.option(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--ray", is_flag=True, help="Start a local Ray, too; a RECIPE whose workers need one does it as well.")
 @home_option
 @json_option
-def doctor(recipe: Path | None, work: Path, registry: str, ray: bool, home: Path, as_json: bool) -> None:
+def doctor(recipe: Path | None, work: str, registry: str, ray: bool, home: Path, as_json: bool) -> None:
     """Look at what a run needs, of a RECIPE or of any, and say what to do: exit code 1 if no run is possible.
 
     Versions, commit, GPUs, disk, whether the registry can be torn, Prefect, settings and ports that are not safe;
@@ -41,7 +41,7 @@ def doctor(recipe: Path | None, work: Path, registry: str, ray: bool, home: Path
     from deployments.machine.checks import examine
     from ftlib.recipe.file import load_recipe
 
-    findings = examine(work, registry, load_recipe(recipe) if recipe else None, home, ray=ray)
+    findings = examine(Path(work), registry, load_recipe(recipe) if recipe else None, home, ray=ray)
     possible = all(finding.ok for finding in findings if finding.needed)
     emit(
         lambda: print_findings(findings),

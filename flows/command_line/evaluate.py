@@ -57,7 +57,7 @@ def evaluate(
     evaluations: tuple[str, ...],
     split: Any,
     overrides: tuple[str, ...],
-    work: Path,
+    work: str,
     given: tuple[Path, ...],
     registry: Place,
     as_json: bool,

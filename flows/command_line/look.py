@@ -71,7 +71,7 @@ class Seen(Config):
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which rows.")
 @json_option
 def look(
-    recipe: Path, overrides: tuple[str, ...], work: Path, rows: int, dataset: str | None, split: Split, as_json: bool
+    recipe: Path, overrides: tuple[str, ...], work: str, rows: int, dataset: str | None, split: Split, as_json: bool
 ) -> None:
     """Show rows as the model sees them: its special tokens, what is learnt, and what was cut.
 
@@ -103,7 +103,7 @@ def look_at(
         raise RecipeError(f"datasets.{name}: look shows rows of text, these are {kind.modality}; the report shows them")
     model = find_any(recipe.model, bases(recipe, work))
     guards = recipe.evaluation_datasets() if name in recipe.training_datasets() else ()
-    forgotten = read_requests(work.root)
+    forgotten = read_requests(work)
     raw = {
         one: ingest(ingest_job(recipe, one, pin(recipe.datasets[one].source, work), forgotten), work)
         for one in dict.fromkeys((name, *guards))
@@ -111,7 +111,7 @@ def look_at(
     data = preprocess(preprocess_job(recipe, name, raw, model), work)
     from ftlib.kinds.loading import load_processor
 
-    processor = load_processor(Path(model.uri))
+    processor = load_processor(model.folder)
     pieces = [*itertools.islice(_pieces(split_file(data.path, split)), rows)]
     if not pieces:
         raise DataError(f"datasets.{name}: the {split} split has no rows; look at another --split")

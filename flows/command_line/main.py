@@ -78,7 +78,7 @@ def main() -> None:
 @tracking_options
 @json_option
 def run(
-    recipe: Path, overrides: tuple[str, ...], work: Path, tensorboard: str | None, mlflow: str | None, as_json: bool
+    recipe: Path, overrides: tuple[str, ...], work: str, tensorboard: str | None, mlflow: str | None, as_json: bool
 ) -> None:
     """Run a recipe from raw rows to a published version. What is done already is not done again."""
     from flows.command_line.run import run_recipe
@@ -96,7 +96,7 @@ def run(
 @tracking_options
 @json_option
 def retrain(
-    recipe: Path, overrides: tuple[str, ...], work: Path, tensorboard: str | None, mlflow: str | None, as_json: bool
+    recipe: Path, overrides: tuple[str, ...], work: str, tensorboard: str | None, mlflow: str | None, as_json: bool
 ) -> None:
     """Retrain if the sources hold something new; promote the result only if it holds against the champion."""
     from flows.command_line.run import run_retraining
@@ -138,7 +138,7 @@ def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--prepare", is_flag=True, help="Ingest and preprocess first: rows and their sizes are known only then.")
 @click.option("--card", help="Predict for workers with this GPU each, as H100-80, whatever this machine has.")
 @json_option
-def plan(recipe: Path, overrides: tuple[str, ...], work: Path, prepare: bool, card: str | None, as_json: bool) -> None:
+def plan(recipe: Path, overrides: tuple[str, ...], work: str, prepare: bool, card: str | None, as_json: bool) -> None:
     """Show what a run would do: stages, rows, steps, parameters, and predicted memory and time."""
     from flows.command_line.quiet import quiet_libraries
     from ftlib.recipe.file import load_recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flows.command_line.console import UserPath
+from flows.command_line.console import UserPath, WorkPlace
 
 recipe_argument = click.argument("recipe", type=UserPath(dir_okay=False))
 
@@ -23,11 +23,12 @@ set_option = click.option(
 
 work_option = click.option(
     "--work",
-    type=UserPath(file_okay=False),
-    default=Path("work"),
+    type=WorkPlace(file_okay=False),
+    default="work",
     show_default=True,
     envvar="REGLAGE_WORK",
-    help="The folder that keeps what every stage made.",
+    metavar="PLACE",
+    help="The folder that keeps what every stage made, or a bucket's prefix: s3://bucket/work.",
 )
 
 

@@ -193,7 +193,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     else:
         check_card(recipe, on)
     planner = Planner(work, prepare)
-    files, forgotten = pinned(recipe, work), read_requests(work.root)
+    files, forgotten = pinned(recipe, work), read_requests(work)
     given = Inputs(model, files, companions=companions, onto=found_onto(recipe, work), forgotten=forgotten)
     walk(steps(recipe, work, given), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
@@ -203,7 +203,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     from ftlib.training.footprint import footprint, frozen_beside  # torch, which what comes before does not need
 
     if on is None:
-        check_resources(recipe, Path(model.uri), companions)
+        check_resources(recipe, model.folder, companions)
     names, of_tasks = check_labels(recipe, prepared), check_tasks(recipe, prepared)
     labels, heads = len(names), _heads(recipe, of_tasks)
     folder = _without_layers(recipe, model.folder, work)
@@ -376,7 +376,7 @@ class _Sizing:
     def _splits(self, phase: Phase, split: Split) -> "list[PreparedSplit]":
         from ftlib.kinds.open_split import open_split, open_splits
 
-        files = {name: split_file(Path(self.prepared[name].uri), split) for name in phase.parts}
+        files = {name: split_file(self.prepared[name].path, split) for name in phase.parts}
         tasks = {name: self.recipe.datasets[name].task for name in files}
         labels = {name: self.labels if task is None else self.tasks[task] for name, task in tasks.items()}
         first = next(iter(files))

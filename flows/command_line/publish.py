@@ -62,7 +62,7 @@ def publish(
     sign_with: str | None,
     who: str,
     overrides: tuple[str, ...],
-    work: Path,
+    work: str,
     registry: Place,
     as_json: bool,
 ) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from flows.challenge import Challenge
 from flows.command_line.console import stdout_console
+from flows.command_line.run_summary import runs_folder
 from flows.retrain_page import compared, ledgers_of
 from flows.rows_page import rows_lines, rows_record
 
 
-def print_retraining(challenge: Challenge, work: Path) -> None:
+def print_retraining(challenge: Challenge, work: str) -> None:
     """Print what a retraining came to."""
     from rich.markup import escape
 
@@ -30,8 +30,8 @@ def print_retraining(challenge: Challenge, work: Path) -> None:
             f"challenger {challenge.version.name}@{challenge.version.version} in {challenge.version.registry}"
         )
     if challenge.report:
-        console.print(f"report     {work / 'runs' / challenge.recipe.name / 'report.html'}", soft_wrap=True)
-    console.print(f"page       {work / 'runs' / challenge.recipe.name / 'retrain.md'}", soft_wrap=True)
+        console.print(f"report     {runs_folder(work) / challenge.recipe.name / 'report.html'}", soft_wrap=True)
+    console.print(f"page       {runs_folder(work) / challenge.recipe.name / 'retrain.md'}", soft_wrap=True)
 
 
 def as_record(challenge: Challenge) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def run_recipe(
     path: Path,
     overrides: Sequence[str],
-    work: Path,
+    work: str,
     started: float,
     tensorboard: str | None = None,
     mlflow: str | None = None,
@@ -45,7 +45,7 @@ def run_recipe(
 
 
 def run_retraining(
-    path: Path, overrides: Sequence[str], work: Path, tensorboard: str | None = None, mlflow: str | None = None
+    path: Path, overrides: Sequence[str], work: str, tensorboard: str | None = None, mlflow: str | None = None
 ) -> "Challenge":
     """Retrain a recipe's model if that is worth it. Raises what `run_recipe` raises."""
 
@@ -59,7 +59,7 @@ def run_retraining(
     return cast("Challenge", _run(load, _folder(path, overrides, work)))
 
 
-def _folder(path: Path, overrides: Sequence[str], work: Path) -> Path:
+def _folder(path: Path, overrides: Sequence[str], work: str) -> Path:
     """Return where the recipe's runs leave their words. Says now if one is going on; the flow takes the lock itself."""
     folder = Workspace(work).root / "runs" / load_recipe(path, overrides).name
     with exclusive(folder.with_suffix(".lock"), wait=False):

@@ -11,10 +11,12 @@ from ftlib.evaluation.results import results
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.places import Registry
 from ftlib.registry.publish import Publish
+from ftlib.storage.place import is_remote
 from ftlib.wording import counted
+from ftlib.workspace import Workspace
 
 
-def print_summary(record: RunRecord, work: Path) -> None:
+def print_summary(record: RunRecord, work: str) -> None:
     """Print what a run came to."""
     console, evidence = stdout_console(), record.evidence
     rows = results(evidence.final, evidence.selection, evidence.recipe.evaluations)
@@ -37,7 +39,7 @@ def print_summary(record: RunRecord, work: Path) -> None:
         )
 
 
-def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
+def as_record(record: RunRecord, work: str) -> dict[str, Any]:
     """Return the same for scripts."""
     evidence = record.evidence
     version = record.result if isinstance(record.result, ModelVersion) else None
@@ -61,8 +63,13 @@ def as_record(record: RunRecord, work: Path) -> dict[str, Any]:
     }
 
 
-def _report_page(record: RunRecord, work: Path) -> Path:
-    return work / "runs" / record.evidence.recipe.name / "report.html"
+def _report_page(record: RunRecord, work: str) -> Path:
+    return runs_folder(work) / record.evidence.recipe.name / "report.html"
+
+
+def runs_folder(work: str) -> Path:
+    """Return where a work place's pages are on this machine, as its user wrote it."""
+    return (Workspace(work).root if is_remote(work) else Path(work)) / "runs"
 
 
 def _outcome(result: ModelVersion | Refusal, publish: Publish) -> str:

@@ -13,6 +13,7 @@ from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.options import work_option
 from ftlib.errors import DataError, StorageError
 from ftlib.storage.files import local_errors
+from ftlib.training.curves import FILE
 from ftlib.wording import counted, some
 from ftlib.workspace import Workspace
 
@@ -27,7 +28,7 @@ _RECORDS = ("run.json", "retrain.json")
 @work_option
 @click.option("--out", type=UserPath(file_okay=False), required=True, metavar="DIR", help="Written for TensorBoard.")
 @json_option
-def tensorboard(runs: tuple[str, ...], work: Path, out: Path, as_json: bool) -> None:
+def tensorboard(runs: tuple[str, ...], work: str, out: Path, as_json: bool) -> None:
     """Write event files for TensorBoard: of the last RUN of these recipes, or of all in the work folder.
 
     Without a name also of trainings that are not over. `reglage run --tensorboard DIR` writes while it trains.
@@ -86,7 +87,7 @@ def _state(said: Any, published: str) -> RunState:
     return RunState(
         recipe=evidence.recipe,
         data={name: data.content for name, data in evidence.prepared.items()},
-        curves=[Curve(c.phase, c.fingerprint, Path(c.uri)) for c in evidence.checkpoints[1:]],
+        curves=[Curve(c.phase, c.fingerprint, c.local(Path(FILE)).parent) for c in evidence.checkpoints[1:]],
         reports=[*evidence.sweep, *evidence.final],
         published=published,
         ended="finished",

@@ -62,9 +62,9 @@ def policy_options(command: Callable[..., None]) -> Callable[..., None]:
 @ignore_option
 @work_option
 @json_option
-def list_work(policy: WorkPolicy, every: bool, ignore: tuple[str, ...], work: Path, as_json: bool) -> None:
+def list_work(policy: WorkPolicy, every: bool, ignore: tuple[str, ...], work: str, as_json: bool) -> None:
     """List what the folder holds by stage, with size and age, and who needs it."""
-    found = collect_work(work.absolute(), policy, ignore=ignore)
+    found = collect_work(Path(work).absolute(), policy, ignore=ignore)
     emit(lambda: _print_list(found, every=every), found.model_dump(mode="json"), as_json)
 
 
@@ -75,13 +75,13 @@ def list_work(policy: WorkPolicy, every: bool, ignore: tuple[str, ...], work: Pa
 @ignore_option
 @work_option
 @json_option
-def gc(policy: WorkPolicy, delete: bool, cache: bool, ignore: tuple[str, ...], work: Path, as_json: bool) -> None:
+def gc(policy: WorkPolicy, delete: bool, cache: bool, ignore: tuple[str, ...], work: str, as_json: bool) -> None:
     """Delete what nobody needs: it is made, or fetched, again if somebody asks for it.
 
     Runs may go on meanwhile. Kept are the last runs of every recipe, what champions were trained on, what waits for an
     answer, what a process uses, and whatever was used within the hour.
     """
-    parts = [collect_work(work.absolute(), policy, delete=delete, ignore=ignore)]
+    parts = [collect_work(Path(work).absolute(), policy, delete=delete, ignore=ignore)]
     if cache:
         parts.append(collect_cache(user_cache(), policy, delete=delete))
     record = {"acted": delete, "folders": [part.model_dump(mode="json") for part in parts]}

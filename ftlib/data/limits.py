@@ -48,6 +48,17 @@ class Tally:
         if row.column is not None:
             self.blamed[row.reason, row.column] += 1
 
+    def merge(self, other: Tally) -> None:
+        """Take in what became of rows that were read after these."""
+        self.rows_in += other.rows_in
+        self.bytes_in += other.bytes_in
+        self.good += other.good
+        self.tombstones += other.tombstones
+        self.passed.update(other.passed)
+        self.bad.update(other.bad)
+        self.first = {**other.first, **self.first}
+        self.blamed.update(other.blamed)
+
     @property
     def lost(self) -> int:
         """Return how many bad rows there are; a header that is repeated between rows is none."""

@@ -235,6 +235,14 @@ class PersonalDataSearch:
                 kept[name] = redacted
         return values if kept is None else kept, None, []
 
+    def merge(self, other: PersonalDataSearch) -> None:
+        """Add what was seen in other rows of the same dataset."""
+        self.unseen &= other.unseen
+        for name, kinds in other.counts.items():
+            column = self.counts.setdefault(name, {})
+            for kind, count in kinds.items():
+                column[kind] = column.get(kind, 0) + count
+
     def safe(self, text: str) -> str:
         """Return a text about a bad row, which may quote it, without personal data where rows are not to show it."""
         return redact(text, self.kinds, {}) if self.hides else text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftlib.data.row_keys import DELETED, as_number, is_tombstone, moment_of, row_key
@@ -19,6 +20,16 @@ from ftlib.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+_KEY, _MOMENT, _FILE, _PLACE = "key", "moment", "file", "place"
+
+
+def version_type() -> np.dtype[np.void]:
+    """Return the columns of a record of a version; `place` is that of a kept row, or -1 for a tombstone."""
+    import numpy as np
+
+    return np.dtype([(_KEY, np.uint64, 2), (_MOMENT, np.float64), (_FILE, np.int32), (_PLACE, np.int64)])
 
 
 class RowVersions:
@@ -72,47 +83,73 @@ class RowVersions:
         self._files.append(-1 if file is None else file)
         self._places.append(place)
 
+    @property
+    def moments(self) -> Mapping[Literal["numbers", "dates"], Value]:
+        """Return which kinds of moments there are, with the first of each."""
+        return self._kinds
+
+    def records(self) -> NDArray[np.void]:
+        """Return all versions as they came."""
+        import numpy as np
+
+        records = np.zeros(len(self._places), version_type())
+        records[_KEY] = np.frombuffer(self._keys, np.uint64).reshape(-1, 2)
+        records[_MOMENT], records[_FILE], records[_PLACE] = self._moments, self._files, self._places
+        return records
+
     def by_key(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the order of all versions by key and, within one, from the oldest; and which end their key there.
 
         A version's number counts rows and tombstones as they came. Raises DataError if some moments are numbers and
         others dates, which have no common order.
         """
-        import numpy as np
-
-        if len(self._kinds) > 1:
-            raise DataError(
-                f"updated: column {self.updated!r} says {self._kinds['numbers']!r} and {self._kinds['dates']!r}, "
-                "allowed are all numbers or all ISO 8601 dates; write one of them"
-            )
-        keys: Any = np.frombuffer(self._keys, np.uint64).reshape(-1, 2)
-        places: Any = np.frombuffer(self._places, np.int64)
-        order: Any = np.lexsort((self._files, places < 0, self._moments, keys[:, 1], keys[:, 0]))
-        ends = np.ones(len(order), np.bool_)
-        ends[:-1] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
-        return order, ends
+        check_moments(self.updated, self._kinds)
+        return _by_key(self.records())
 
     def last(self) -> tuple[NDArray[np.bool_], dict[str, int]]:
         """Return which of the kept rows are the last of their keys, and how many of the others there are by reason.
 
         Raises DataError if some moments are numbers and others dates, which have no common order.
         """
-        import numpy as np
+        check_moments(self.updated, self._kinds)
+        records = self.records()
+        stays, counts = last_of(records)
+        return stays[records[_PLACE] >= 0], counts
 
-        order, ends = self.by_key()
-        places: Any = np.frombuffer(self._places, np.int64)
-        last = places[order[ends]]
-        kept = np.zeros(len(places) - self.tombstones, np.bool_)
-        kept[last[last >= 0]] = True
-        sizes = np.diff(np.flatnonzero(ends), prepend=-1)
-        buried = int(sizes[last < 0].sum()) - self._tombstones_of(order, ends, places, last)
-        counts = {"deleted": buried, "tombstone": self.tombstones, "superseded": int((~kept).sum()) - buried}
-        return kept, {reason: count for reason, count in counts.items() if count}
 
-    @staticmethod
-    def _tombstones_of(order: Any, ends: Any, places: Any, last: Any) -> int:
-        """Count the tombstones among the versions of deleted keys."""
-        import numpy as np
+def check_moments(updated: str | None, moments: Mapping[Literal["numbers", "dates"], Value]) -> None:
+    """Raise DataError if some moments are numbers and others dates, which have no common order."""
+    if len(moments) > 1:
+        raise DataError(
+            f"updated: column {updated!r} says {moments['numbers']!r} and {moments['dates']!r}, "
+            "allowed are all numbers or all ISO 8601 dates; write one of them"
+        )
 
-        group = np.cumsum(ends) - ends  # the number of each version's key, in the order of keys
-        return int(((places[order] < 0) & (last < 0)[group]).sum())
+
+def last_of(records: NDArray[np.void]) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Return which versions are rows and the last of their keys, and how many others there are by reason.
+
+    All versions of a key must be among the records, in the order in which they came.
+    """
+    import numpy as np
+
+    order, ends = _by_key(records)
+    buried = records[_PLACE] < 0
+    last = order[ends]
+    stays = np.zeros(len(records), np.bool_)
+    stays[last] = ~buried[last]
+    group = np.cumsum(ends) - ends  # the number of each version's key, in the order of keys
+    deleted = int((buried[last][group] & ~buried[order]).sum())
+    rows = int((~buried).sum())
+    counts = {"deleted": deleted, "tombstone": int(buried.sum()), "superseded": rows - int(stays.sum()) - deleted}
+    return stays, {reason: count for reason, count in counts.items() if count}
+
+
+def _by_key(records: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    import numpy as np
+
+    keys: Any = records[_KEY]
+    order: Any = np.lexsort((records[_FILE], records[_PLACE] < 0, records[_MOMENT], keys[:, 1], keys[:, 0]))
+    ends = np.ones(len(order), np.bool_)
+    ends[:-1] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    return order, ends

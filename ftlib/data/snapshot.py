@@ -12,9 +12,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from ftlib.data.rows import FILE, ROW_ID, Checked, Value
 
@@ -33,6 +34,8 @@ _BATCH, _BATCH_BYTES = 1000, 16 << 20
 _ROW_GROUP_BYTES = 8 << 20
 _LARGE_CELL = 16 << 10
 """Bytes of a column's cells, in the mean of a batch, from which on they are no dictionary."""
+_BYTES = "_bytes"
+"""A spooled row's size, by which batches and row groups are cut."""
 _KINDS: dict[type, ColumnKind] = {str: "string", int: "int64", float: "double", bool: "bool"}
 
 
@@ -45,36 +48,73 @@ class Snapshot(NamedTuple):
     """sha256 over the ids of the rows in order."""
 
 
+@dataclass
+class Spooled:
+    """What is known of rows that were spooled, before a column's type is."""
+
+    rows: int = 0
+    kinds: dict[str, set[ColumnKind]] = field(default_factory=dict[str, set[ColumnKind]])
+    large: set[str] = field(default_factory=set[str])
+    """Columns whose cells are large."""
+
+    def merge(self, other: Spooled) -> None:
+        """Take in what is known of other rows."""
+        self.rows += other.rows
+        self.large |= other.large
+        for name, kinds in other.kinds.items():
+            self.kinds.setdefault(name, set()).update(kinds)
+
+
+class Spool(NamedTuple):
+    """Spooled rows, and which of them stay."""
+
+    path: Path
+    keep: NDArray[np.bool_] | None = None
+
+
 def write_snapshot(
     path: Path, rows: Iterable[Checked], keep: Callable[[], NDArray[np.bool_] | None] = lambda: None
 ) -> Snapshot:
     """Write rows to a parquet file. Memory is bounded by the batch; a temporary file beside `path` holds the rows.
 
-    A column's type is known only after the last row, so the first pass spools every batch with the types it has by
-    itself, and the second casts whole columns. `keep` is asked between the two which of the rows are to stay.
+    `keep` is asked behind the last row which of the rows are to stay.
     """
-    import pyarrow as pa
-
     spool = path.with_suffix(".spool")
-    kinds: dict[str, set[ColumnKind]] = {}
-    large: set[str] = set()
     try:
-        with pa.OSFile(str(spool), "wb") as stream:
-            for batch in in_batches(rows, lambda row: row.bytes, _BATCH, _BATCH_BYTES):
-                table = _typed_batch(batch)
-                for field in table.schema:
-                    kinds.setdefault(field.name, set()).add(_kind_of(field))
-                    if table[field.name].nbytes > _LARGE_CELL * table.num_rows:
-                        large.add(field.name)
-                with pa.ipc.new_stream(stream, table.schema) as writer:
-                    writer.write_batch(table)
-        resolved: dict[str, ColumnKind] = {
-            name: _resolve(kinds[name]) for name in sorted(kinds) if name not in (ROW_ID, FILE)
-        }
-        count, content = _write_parquet(path, spool, resolved, large, keep())
+        with spool.open("wb") as stream:
+            spooled = spool_rows(stream, rows)
+        return write_spooled(path, [Spool(spool, keep())], spooled)
     finally:
         spool.unlink(missing_ok=True)
-    return Snapshot(count, tuple(resolved), content)
+
+
+def spool_rows(stream: IO[bytes], rows: Iterable[Checked]) -> Spooled:
+    """Write rows as they come: every batch with the types that it has by itself."""
+    import pyarrow as pa
+
+    spooled = Spooled()
+    for batch in in_batches(rows, lambda row: row.bytes, _BATCH, _BATCH_BYTES):
+        table = _typed_batch(batch)
+        spooled.rows += table.num_rows
+        for column in table.schema:
+            spooled.kinds.setdefault(column.name, set()).add(_kind_of(column))
+            if table[column.name].nbytes > _LARGE_CELL * table.num_rows:
+                spooled.large.add(column.name)
+        with pa.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_batch(table)
+    return spooled
+
+
+def write_spooled(path: Path, spools: Iterable[Spool], spooled: Spooled) -> Snapshot:
+    """Write spooled rows to one parquet file, whose bytes depend on the rows alone and not on how they were spooled.
+
+    A column's type is known only after the last row, so this second pass casts whole columns.
+    """
+    kinds: dict[str, ColumnKind] = {
+        name: _resolve(spooled.kinds[name]) for name in sorted(spooled.kinds) if name not in (ROW_ID, FILE, _BYTES)
+    }
+    count, content = _write_parquet(path, spools, kinds, spooled.large)
+    return Snapshot(count, tuple(kinds), content)
 
 
 def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
@@ -173,8 +213,9 @@ def _typed_batch(rows: Sequence[Checked]) -> pa.RecordBatch:
     arrays: list[Any] = [
         pa.array([row.row_id for row in rows], pa.string()),
         pa.array([row.file for row in rows], pa.int32()),
+        pa.array([row.bytes for row in rows], pa.int64()),
     ]
-    fields = _own_fields()
+    fields = [*_own_fields(), pa.field(_BYTES, pa.int64())]
     values = [row.values for row in rows]
     for name in dict.fromkeys(chain.from_iterable(values)):
         kind, array = _column([row.get(name) for row in values])
@@ -203,7 +244,7 @@ def _own_fields() -> list[pa.Field]:
 
 
 def _write_parquet(
-    path: Path, spool: Path, kinds: dict[str, ColumnKind], large: set[str], keep: NDArray[np.bool_] | None
+    path: Path, spools: Iterable[Spool], kinds: dict[str, ColumnKind], large: set[str]
 ) -> tuple[int, str]:
     """Write the rows to keep; return how many they are, and the sha256 of their ids.
 
@@ -216,37 +257,76 @@ def _write_parquet(
     count, content = 0, hashlib.sha256()
     schema = pa.schema([*_own_fields(), *(_field(name, kind) for name, kind in kinds.items())])
     short: Any = [name for name in schema.names if name not in large] if large else True
-    with (
-        _spooled(spool) as batches,
-        parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=short) as writer,
-    ):
-        for group in _row_groups(_kept(batches, keep), schema):
-            writer.write_table(pa.Table.from_batches(group, schema))
+    with parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=short) as writer:
+        for group in _row_groups(_rebatched(_kept(spools, schema))):
+            writer.write_table(pa.Table.from_batches(group).select(schema.names))
             for batch in group:
                 count += batch.num_rows
-                content.update("".join(batch.column(0).to_pylist()).encode())
+                content.update("".join(batch.column(ROW_ID).to_pylist()).encode())
     return count, content.hexdigest()
 
 
-def _kept(batches: Iterable[pa.RecordBatch], keep: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
+class _Piece(NamedTuple):
+    batch: pa.RecordBatch
+    """Rows with the types of the whole file, and their sizes."""
+    keep: NDArray[np.bool_] | None
+
+
+def _kept(spools: Iterable[Spool], schema: pa.Schema) -> Iterator[_Piece]:
     import pyarrow as pa
 
-    start = 0
-    for batch in batches:
-        stop = start + batch.num_rows
-        yield batch if keep is None else batch.filter(pa.array(keep[start:stop]))
-        start = stop
+    whole = schema.append(pa.field(_BYTES, pa.int64()))
+    for spool in spools:
+        start = 0
+        with _spooled(spool.path) as batches:
+            for batch in batches:
+                stop = start + batch.num_rows
+                cast_batch = pa.record_batch([_as_kind(batch, column) for column in whole], schema=whole)
+                yield _Piece(cast_batch, None if spool.keep is None else spool.keep[start:stop])
+                start = stop
 
 
-def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[list[pa.RecordBatch]]:
+def _rebatched(pieces: Iterable[_Piece]) -> Iterator[pa.RecordBatch]:
+    """Gather rows into the batches that `in_batches` cuts, wherever the pieces end; leave out what does not stay."""
+    import numpy as np
+
+    gathered: list[_Piece] = []
+    rows = held = 0
+    for piece in pieces:
+        sizes = np.cumsum(piece.batch.column(_BYTES).to_numpy())
+        start = 0
+        while start < piece.batch.num_rows:
+            before = int(sizes[start - 1]) if start else 0
+            full = int(np.searchsorted(sizes, before + _BATCH_BYTES - held)) + 1
+            stop = min(full, start + _BATCH - rows, piece.batch.num_rows)
+            keep = None if piece.keep is None else piece.keep[start:stop]
+            gathered.append(_Piece(piece.batch.slice(start, stop - start), keep))
+            rows += stop - start
+            held += int(sizes[stop - 1]) - before
+            start = stop
+            if rows == _BATCH or held >= _BATCH_BYTES:
+                yield _staying(gathered)
+                gathered, rows, held = [], 0, 0
+    if gathered:
+        yield _staying(gathered)
+
+
+def _staying(pieces: Sequence[_Piece]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    staying = [p.batch if p.keep is None else p.batch.filter(pa.array(p.keep)) for p in pieces]
+    return staying[0] if len(staying) == 1 else pa.concat_batches(staying)
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     """Gather batches, since a row group of a thousand short rows is mostly headers."""
-    import pyarrow as pa
+    import pyarrow.compute as pc
 
     group: list[pa.RecordBatch] = []
     held = 0
     for batch in batches:
-        group.append(pa.record_batch([_as_kind(batch, field) for field in schema], schema=schema))
-        held += batch.nbytes
+        group.append(batch)
+        held += pc.sum(batch.column(_BYTES)).as_py() or 0
         if held >= _ROW_GROUP_BYTES:
             yield group
             group, held = [], 0

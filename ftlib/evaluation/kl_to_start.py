@@ -54,7 +54,7 @@ def kl(
     None for a kind of answers that has no such distance. A classifier's is read from tables, `before` and `after`. A
     language model's is a pass with both models in memory, which is kept: it is made once per (weights, weights, rows).
     """
-    theirs, mine = (tables_in(work.root)(cell) for cell in (before, after))
+    theirs, mine = (tables_in(work)(cell) for cell in (before, after))
     if mine.diverges_by == "row":
         return divergence(cast(LabelOutcomes, theirs), cast(LabelOutcomes, mine), asked.resampling)
     if mine.diverges_by == "token":
@@ -75,12 +75,13 @@ def _token_sums(
     if ours.digest() == reference.digest():
         return np.zeros(len(table))
     key = digest([VERSION, reference.digest(), ours.digest(), asked.data.digest(), asked.split])
-    file = work.root / "divergences" / f"{key[:32]}.parquet"
-    with exclusive(file.with_suffix(".lock"), wait=True):
-        if not file.exists():
+    name = f"divergences/{key[:32]}.parquet"
+    with exclusive((work.root / name).with_suffix(".lock"), wait=True):
+        if not (file := work.shared(name)).exists():
             buffer = io.BytesIO()
             pq.write_table(pa.table({"divergence": _compared(asked, reference, ours)}), buffer)
             write_durably(file, buffer.getvalue())
+            work.share(name)
     try:
         sums = pq.read_table(file)["divergence"].to_numpy()
     except (OSError, KeyError, pa.ArrowException) as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from ftlib.artifacts import Artifact
 from ftlib.config import Config, Split
 from ftlib.fingerprint import digest
 from ftlib.kinds.outcomes.base import Outcomes
 from ftlib.kinds.outcomes_file import read_outcomes
+from ftlib.workspace import Workspace
 
 KL_TO_START = "kl_to_start"
 """What rules call it, after the evaluation's name: fit/kl_to_start."""
@@ -99,6 +99,6 @@ class KLToStart(Artifact):
         return digest([self.evaluation, *(one.model_dump(mode="json") for one in self.moved)])
 
 
-def tables_in(root: Path) -> Tables:
-    """Return what reads a measurement's table from this work folder."""
-    return lambda cell: read_outcomes(root / cell.outcomes)
+def tables_in(work: Workspace) -> Tables:
+    """Return what reads a measurement's table from this work place."""
+    return lambda cell: read_outcomes(work.shared(cell.outcomes))

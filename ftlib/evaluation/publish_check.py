@@ -114,7 +114,7 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
             KINDS[data.kind]
             .head()
             .auto_class.from_pretrained(
-                base.uri, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
+                base.folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
             )
         )
         stock = stock.dequantize() if base.quantization else stock

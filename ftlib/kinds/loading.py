@@ -64,7 +64,7 @@ def load(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: float | 
         return TaskModel({name: load(one, kind, dropout) for name, (one, kind) in tasks.items()})
     if checkpoint.base is None:
         return load_for_training(checkpoint.folder, kind, dropout)
-    return load_adapter(checkpoint.folder, Path(checkpoint.base.uri), kind, dropout)
+    return load_adapter(checkpoint.folder, checkpoint.base.folder, kind, dropout)
 
 
 def load_unread(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: float | None = None) -> nn.Module:
@@ -79,7 +79,7 @@ def load_unread(checkpoint: Checkpoint | FoundModel, kind: BatchKind, dropout: f
         model, missing = unread_with_gaps(checkpoint.folder, kind, None, dropout)
         _check_no_gaps(checkpoint.folder, missing)
         return model
-    base = Path(checkpoint.base.uri)
+    base = checkpoint.base.folder
     model, missing = unread_with_gaps(base, kind, checkpoint.folder, dropout)
     return _over(model, missing, checkpoint.folder, base)
 
@@ -127,7 +127,7 @@ def load_model(folder: Path, kind: BatchKind) -> nn.Module:
 def load_folder(folder: Path, kind: BatchKind, bases: Bases = ANYWHERE) -> nn.Module:
     """Load a folder of any form: an adapter is put over its base, which is looked for. Raises ModelError."""
     if is_adapter(folder):
-        return load_adapter(folder, Path(find_base(folder, bases).uri), kind)
+        return load_adapter(folder, find_base(folder, bases).folder, kind)
     return load_model(folder, kind)
 
 

@@ -55,7 +55,7 @@ def check_point(candidate: Candidate) -> None:
             "lines, blocks, soup or task_arithmetic, or train with tuning.keep: merged"
         )
     if merge.least_layers and end.base:
-        layers = layers_in(spans_in_memory(Path(end.base.uri)))
+        layers = layers_in(spans_in_memory(end.base.folder))
         check_layers(merge.kind, merge.least_layers, layers, end.base.name)
     for one in parts:
         if one.form == "dense" and one.weights != start.weights:
@@ -86,9 +86,9 @@ def write_point(candidate: Candidate, out: Path, base: Base) -> None:
     elif source is not None:
         copied = parts[source]
         assert copied.base
-        write_scaled(copied.folder, Path(copied.base.uri), None, out)
+        write_scaled(copied.folder, copied.base.folder, None, out)
     else:
-        _write_sum(candidate, out, spans_in_memory(Path(base.uri)))
+        _write_sum(candidate, out, spans_in_memory(base.folder))
     write_adapter_config(out, {**read_adapter(out), "base_model_name_or_path": base.name, "revision": None})
     write_base(out, base)
     copy_beside(candidate.end.folder, out)

@@ -19,6 +19,7 @@ from ftlib.merging.plan import MergePlan, PlannedTensor, Segment
 from ftlib.models.folder import tensor_spans
 from ftlib.models.parameter_names import BATCHES_SEEN
 from ftlib.models.tensor_files import TensorSpan, read_header
+from ftlib.storage.node_cache import local_path
 
 RUNNING = ("running_mean", "running_var")
 
@@ -76,7 +77,7 @@ def with_statistics(plan: MergePlan, statistics: Statistics) -> MergePlan:
 
     Raises IntegrityError if their file is not the one that was written.
     """
-    file = Path(statistics.uri)
+    file = local_path(statistics.uri)
     try:
         sound = file_digest(file) == statistics.sha256
     except OSError:

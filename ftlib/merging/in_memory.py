@@ -33,4 +33,4 @@ def model_of(candidate: Candidate, kind: BatchKind) -> nn.Module:
     assert base
     with TemporaryDirectory() as scratch:
         write_point(candidate, Path(scratch), base)
-        return load_adapter(Path(scratch), Path(base.uri), kind)
+        return load_adapter(Path(scratch), base.folder, kind)

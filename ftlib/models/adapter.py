@@ -138,8 +138,7 @@ def read_base(folder: Path) -> Base:
 
 def base_of(start: Checkpoint) -> Base:
     """Return what an adapter that is trained from a checkpoint stands on: what that one does, or its dense weights."""
-    folder = start.folder.absolute()
-    return start.base or Base(name=str(folder), weights=files_digest(folder), uri=str(folder))
+    return start.base or Base(name=start.model_uri, weights=files_digest(start.folder), uri=start.model_uri)
 
 
 def find_base(folder: Path, bases: Bases = ANYWHERE) -> Base:

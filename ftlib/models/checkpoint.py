@@ -10,6 +10,8 @@ from ftlib.artifacts import Artifact
 from ftlib.config import BatchKind, Config, Name
 from ftlib.errors import ModelError
 from ftlib.fingerprint import Identified, digest
+from ftlib.storage.node_cache import local_path
+from ftlib.storage.place import is_remote
 
 Form = Literal["dense", "adapter"]
 """How a checkpoint holds its weights: every tensor, or what peft puts over the tensors of another model."""
@@ -38,9 +40,14 @@ class Base(Config):
     weights: str
     """Its `FoundModel.weights`, by which it is known to be the same."""
     uri: str = ""
-    """Its folder on this machine; not part of the identity."""
+    """Where its folder is, as an artifact's; not part of the identity."""
     quantization: Quantization | None = None
     """How its linear layers are rounded before the adapter is put over them; None: they are as they are."""
+
+    @property
+    def folder(self) -> Path:
+        """Return its folder, as this machine sees it."""
+        return local_path(self.uri)
 
     @property
     def digest(self) -> str:
@@ -78,8 +85,8 @@ class FoundModel(Identified):
 
     @property
     def folder(self) -> Path:
-        """Return the folder with config, tokenizer and weights."""
-        return Path(self.uri)
+        """Return the folder with config, tokenizer and weights, as this machine sees it."""
+        return local_path(self.uri)
 
     def digest(self) -> str:
         """Return the digest of all that is handed on: weights, tokenizer and generation settings."""
@@ -176,7 +183,13 @@ class Checkpoint(Artifact):
     @property
     def folder(self) -> Path:
         """Return the folder with config and tokenizer and, whatever its form, the weights; of tasks, the first's."""
-        return model_in(task_in(self.path, self.tasks[0].name) if self.tasks else self.path)
+        return local_path(self.model_uri)
+
+    @property
+    def model_uri(self) -> str:
+        """Return where that folder is, for every machine."""
+        uri = self.uri_of(model_in(task_in(Path(), self.tasks[0].name) if self.tasks else Path()))
+        return uri if is_remote(uri) else str(Path(uri).absolute())
 
     def of_task(self, name: str | None) -> Checkpoint:
         """Return what one task alone is asked of; without a name, or tasks, the checkpoint itself."""
@@ -186,7 +199,7 @@ class Checkpoint(Artifact):
         own = {"weights": task.weights, "parent": task.parent, "config": task.config, "labels": task.labels}
         fresh = self.fresh_head if task.fresh_head is None else task.fresh_head
         return self.model_copy(
-            update={"uri": str(task_in(self.path, task.name)), "tasks": (), "fresh_head": fresh, **own}
+            update={"uri": self.uri_of(task_in(Path(), task.name)), "tasks": (), "fresh_head": fresh, **own}
         )
 
     def at(self, snapshot: str) -> Checkpoint:
@@ -195,7 +208,7 @@ class Checkpoint(Artifact):
         if kept is None:
             names = ", ".join(one.name for one in self.snapshots) or "none"
             raise ModelError(f"{self.phase!r} has no snapshot {snapshot!r}, it has {names}; did it end before it?")
-        place = {"uri": str(snapshot_in(self.path, snapshot)), "phase": f"{self.phase}@{snapshot}"}
+        place = {"uri": self.uri_of(snapshot_in(Path(), snapshot)), "phase": f"{self.phase}@{snapshot}"}
         told = {"weights": kept.weights, "snapshot": snapshot, "snapshots": (), "facts": {"step": kept.step}}
         return self.model_copy(update={**place, **told})
 
@@ -204,7 +217,7 @@ class Checkpoint(Artifact):
         """Return the folder of the adapter that it is, or was merged from; None where there is none."""
         if self.form == "adapter":
             return self.folder
-        beside = adapter_in(self.path)
+        beside = self.local(adapter_in(Path()))
         return beside if (beside / ADAPTER_CONFIG).is_file() else None
 
     @property
@@ -213,17 +226,21 @@ class Checkpoint(Artifact):
 
         Raises ModelError for an adapter: its weights are made when it is loaded, and lie in no file.
         """
+        self._check_dense()
+        return self.folder
+
+    def _check_dense(self) -> None:
         if self.form == "adapter":
             raise ModelError(
                 f"{self.phase!r} is an adapter over {self.base.name if self.base else 'another model'} and has no file "
                 "of merged weights; train it with tuning.keep: merged"
             )
-        return self.folder
 
     def as_found(self) -> FoundModel:
         """Return it as a model to start from, as dense weights are given another head. Raises ModelError for none."""
-        uri, weights = str(self.weights_folder), digest([self.weights, self.config])
-        return FoundModel(name=self.phase, uri=uri, weights=weights, tokenizer=self.tokenizer)
+        self._check_dense()
+        weights = digest([self.weights, self.config])
+        return FoundModel(name=self.phase, uri=self.model_uri, weights=weights, tokenizer=self.tokenizer)
 
     def digest(self) -> str:
         """Return the digest of all that its folder hands on: equal tensors beside another tokenizer are another one."""

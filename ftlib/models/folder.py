@@ -207,6 +207,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if is_adapter(folder) and (not (folder / BASE).is_file() or any(folder.glob("model*.safetensors"))):
         raise ModelError(_adapter(folder, beside=path.is_file()))
+    if is_pipeline(folder):
+        raise ModelError(
+            f"{folder} is a pipeline of diffusers, which only recipes take: a phase of objective denoising trains, "
+            "moves along alpha and publishes it; give a transformers model folder here"
+        )
     if not path.exists():
         raise ModelError(f"{folder} has no config.json; it is not a transformers model folder: give one that is")
     config = read_json(path)

@@ -9,6 +9,7 @@ another one then. bitsandbytes computes it all, on CPUs in the bits that a GPU g
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from typing_extensions import override
 
+from ftlib.artifacts import below
 from ftlib.errors import ModelError
 from ftlib.models.checkpoint import Checkpoint, Quantization
 from ftlib.models.quiet import quiet
+from ftlib.storage.node_cache import local_path
 
 FILE = "four_bits.safetensors"
 BLOCK = 64
@@ -256,7 +259,7 @@ def _shapes(layer: nn.Linear, quantization: Quantization) -> FourBits:
 
 def four_bits_of(start: Checkpoint) -> Path:
     """Return the file with the four bits of a checkpoint that was rounded, or of what an adapter stands on."""
-    return (Path(start.base.uri) if start.base else start.folder).parent / FILE
+    return local_path(below(os.path.dirname(start.base.uri if start.base else start.model_uri), Path(FILE)))
 
 
 def four_bit_weights(model: nn.Module) -> dict[str, FourBitLinear]:

@@ -93,7 +93,7 @@ def _adapter(evidence: Evidence) -> list[str]:
     if not evidence.recipe.publish.adapter:
         return []
     end = evidence.selection.chosen.end
-    pads = [read_config(folder).get("pad_token_id") for folder in (Path(evidence.model.uri), end.folder)]
+    pads = [read_config(folder).get("pad_token_id") for folder in (evidence.model.folder, end.folder)]
     pad = pads[1] if pads[0] != pads[1] and _kind(evidence.recipe).reads_one_place else None
     return ["### The adapter alone", adapter_usage(evidence.recipe, evidence.model, len(end.labels), pad)]
 

@@ -12,7 +12,7 @@ a delete permission. docs/registry-reference.md has the layout and the reasons.
 """
 
 from ftlib.registry.aliases import CHAMPION, AliasEntry
-from ftlib.registry.race import probe
 from ftlib.registry.registry import ModelRegistry
+from ftlib.storage.race import probe
 
 __all__ = ["CHAMPION", "AliasEntry", "ModelRegistry", "probe"]

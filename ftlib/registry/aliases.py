@@ -19,8 +19,8 @@ from pydantic import Field
 
 from ftlib.config import Config, Name
 from ftlib.errors import ConflictError, IntegrityError, RecipeError, StorageError, TransientError
-from ftlib.registry.leases import utc_now
 from ftlib.registry.versions import RECORDS_AT_ONCE, Sha256, numbers, spans
+from ftlib.storage.leases import utc_now
 from ftlib.storage.sealed_records import read_record, read_sealed, record_bytes
 from ftlib.storage.store import Store
 

@@ -12,7 +12,6 @@ from ftlib.config import Config
 from ftlib.errors import IntegrityError, RecipeError
 from ftlib.progress import emit
 from ftlib.registry.aliases import AliasLog, aliases_path
-from ftlib.registry.leases import held_leases
 from ftlib.registry.reading import RegistryReader, folders
 from ftlib.registry.references import References, collectable
 from ftlib.registry.versions import (
@@ -27,6 +26,7 @@ from ftlib.registry.versions import (
     version_path,
     versions_path,
 )
+from ftlib.storage.leases import held_leases
 from ftlib.storage.sealed_records import read_sealed
 
 T = TypeVar("T")

@@ -23,10 +23,10 @@ from pydantic import Field
 
 from ftlib.config import Config
 from ftlib.errors import BusyError, StorageError
-from ftlib.registry.leases import Held, held_leases
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.references import References, collectable
 from ftlib.registry.versions import numbers
+from ftlib.storage.leases import Held, held_leases
 from ftlib.storage.sealed_records import read_record, record_bytes
 
 DAY = 86400.0

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftlib.errors import IntegrityError, TransientError
-from ftlib.registry.leases import utc_now
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.signing import Signer, signature_path
 from ftlib.registry.transfers import Moved, download, upload
 from ftlib.registry.versions import CopiedFrom, Manifest, Version, version_path
 from ftlib.storage.files import local_errors
+from ftlib.storage.leases import utc_now
 from ftlib.storage.sealed_records import read_whole, record_bytes
 
 

@@ -21,14 +21,14 @@ from pathlib import Path
 
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.registry.aliases import AliasEntry, AliasLog, Mover
-from ftlib.registry.leases import lease
 from ftlib.registry.publishing import Publication, signed
-from ftlib.registry.race import probe
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.signing import PublicKey, Signer
 from ftlib.registry.transfers import download
 from ftlib.registry.versions import FORMAT, CopiedFrom, Fault, Format, Manifest, Version, differences
 from ftlib.storage.files import flush_folder, local_errors
+from ftlib.storage.leases import lease
+from ftlib.storage.race import probe
 from ftlib.storage.sealed_records import record_bytes
 from ftlib.storage.store import Store
 

@@ -90,7 +90,7 @@ def _against_start(evidence: Evidence, work: Workspace, path: str, sign: float) 
     evaluation = evidence.recipe.evaluations[name]
     metric = next(metric for metric in evaluation.metrics if metric.name == metric_name)
     resampling = Resampling(evaluation.resamples, evaluation.confidence, evidence.recipe.seed)
-    start, *others = (tables_in(work.root)(cell) for cell in _cells(evidence, name))
+    start, *others = (tables_in(work)(cell) for cell in _cells(evidence, name))
     direction = sign if metric.higher_is_better else -sign
     points = [Point(0.0, 0.0, 0.0)]
     for table in others:

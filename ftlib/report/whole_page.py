@@ -103,7 +103,7 @@ def _verdict(evidence: Evidence) -> str:
 
 
 def _differences(evidence: Evidence, work: Workspace, ours: str, theirs: str) -> list[Difference]:
-    load = tables_in(work.root)
+    load = tables_in(work)
     return list(differences(ours, theirs, evidence.final, evidence.recipe.evaluations, load, evidence.recipe.seed))
 
 
@@ -155,7 +155,7 @@ def _tax(evidence: Evidence, work: Workspace, folder: Path) -> sections.Section 
 
 def _diagnosis(evidence: Evidence, work: Workspace, folder: Path) -> sections.Section | None:
     """Show the path between the models, and what the chosen one answers."""
-    load, chosen = tables_in(work.root), evidence.selection.chosen.name
+    load, chosen = tables_in(work), evidence.selection.chosen.name
     tables = {name: load(cell) for name, cell in evidence.measured(chosen).items()}
     seen = [cell for report in evidence.sweep for cell in report.measured if cell.candidate == chosen]
     validation = {cell.evaluation: load(cell) for cell in seen}
@@ -190,7 +190,7 @@ def _path_figures(evidence: Evidence, work: Workspace, folder: Path) -> list[Fig
     of_scores = False
     for name in evidence.recipe.evaluations:
         cells = {cell.candidate: cell for r in evidence.sweep for cell in r.measured if cell.evaluation == name}
-        tables = [tables_in(work.root)(cells[member.name]) for member in members]
+        tables = [tables_in(work)(cells[member.name]) for member in members]
         of_scores = of_scores or "regression" in tables[0].shown_as
         losses[name] = [float(table.nll.sum() / table.targets.sum()) for table in tables]
     chosen = evidence.selection.chosen

@@ -45,7 +45,7 @@ class WithTokens(Artifact):
         """Return it as a model to start from, called as the one that the recipe names."""
         return FoundModel(
             name=name,
-            uri=str(model_in(self.path)),
+            uri=self.uri_of(model_in(Path())),
             weights=self.weights,
             tokenizer=self.tokenizer,
             generation=self.generation,

@@ -44,10 +44,10 @@ def answer(job: AnswerJob, work: Workspace) -> PreparedDataset:
     find; one that came to its end within `max_new_tokens` teaches the end too. Test rows keep their own answers. Raises
     ModelError for a model with another tokenizer, DataError where a prompt leaves no room, or nothing was written.
     """
-    return work.once(job, PreparedDataset, lambda folder: _build(job, folder), resumable=True)
+    return work.once(job, PreparedDataset, lambda folder: _build(job, folder, work), resumable=True)
 
 
-def _build(job: AnswerJob, folder: Path) -> PreparedDataset:
+def _build(job: AnswerJob, folder: Path, work: Workspace) -> PreparedDataset:
     """Ask the model about every split that is learnt or selected by, and copy the test split as it is."""
     from ftlib.evaluation.inference import infer_here
     from ftlib.evaluation.written_answers import WritePlan
@@ -76,7 +76,7 @@ def _build(job: AnswerJob, folder: Path) -> PreparedDataset:
     if job.compute.infers_on_ray:
         from ftlib.on_ray.evaluator import infer
 
-        infer(plan)
+        infer(work.carried(plan))
     else:
         infer_here(plan)
     facts = {split: _facts(split_file(folder, split), job.data.splits[split]) for split in SCORED}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ftlib.artifacts import below
 from ftlib.config import BatchKind, Config, Name
 from ftlib.data.identity import identity
 from ftlib.errors import ModelError
@@ -64,16 +65,16 @@ def base(job: BaseJob, work: Workspace) -> Checkpoint:
         return work.once(job, Checkpoint, lambda folder: _build_tasks(job, folder))
     if job.model.base is None:
         return work.once(job, Checkpoint, lambda folder: _build(job, folder))
-    made = work.once(job, Checkpoint, lambda folder: _build_adapter(job, folder, work.folder(job)))
+    made = work.once(job, Checkpoint, lambda folder: _build_adapter(job, folder, work.uri(job)))
     if made.base and job.model.base.quantization:
-        rounded = _rounded_in(made.path)
+        rounded = _rounded_in(made.uri)
         return made.model_copy(update={"base": made.base.model_copy(update={"name": rounded, "uri": rounded})})
     return made.model_copy(update={"base": job.model.base})  # which says where the base is today
 
 
-def _rounded_in(folder: Path) -> str:
+def _rounded_in(uri: str) -> str:
     """Return where the stage keeps the base of an adapter that was trained over it in four bits."""
-    return str(model_in(folder / "base").absolute())
+    return below(uri, model_in(Path("base")))
 
 
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
@@ -165,14 +166,14 @@ def _build_tasks(job: BaseJob, folder: Path) -> Checkpoint:
     )
 
 
-def _build_adapter(job: BaseJob, folder: Path, final: Path) -> Checkpoint:
+def _build_adapter(job: BaseJob, folder: Path, final: str) -> Checkpoint:
     """Hand an adapter version on as it is, over its own base: its head must fit the rows already.
 
     A base in four bits is rounded here, once: what follows finds it in fp32 and in four bits.
     """
     from ftlib.kinds.loading import copy_beside, load, unread_with_gaps
 
-    source, base, target = Path(job.model.uri), job.model.base, model_in(folder)
+    source, base, target = job.model.folder, job.model.base, model_in(folder)
     assert base is not None
     labels = labels_of(source) if job.labels else ()
     if not _knows(source, KINDS[job.kind].head().config(job.labels), job):
@@ -186,8 +187,8 @@ def _build_adapter(job: BaseJob, folder: Path, final: Path) -> Checkpoint:
         shutil.copyfile(source / name, target / name)
     copy_beside(source, target)
     if base.quantization:
-        rounded = Path(_rounded_in(folder))
-        write_rounded(unread_with_gaps(Path(base.uri), job.kind, source)[0], Path(base.uri), base.quantization, rounded)
+        rounded = Path(_rounded_in(str(folder)))
+        write_rounded(unread_with_gaps(base.folder, job.kind, source)[0], base.folder, base.quantization, rounded)
         base = Base(name=_rounded_in(final), weights=files_digest(rounded), uri=str(rounded))
     write_base(target, base)
     made = Checkpoint(
@@ -215,7 +216,7 @@ def _check_padding(model: nn.Module, job: BaseJob) -> None:
     from ftlib.kinds.padding import check_padding
     from ftlib.models.limits import limits_of
 
-    source = Path(job.model.uri)
+    source = job.model.folder
     if KINDS[job.kind].modality == "text":
         check_padding(model, job.kind, load_tokenizer(source), job.model.name, limits_of(source).positions)
 

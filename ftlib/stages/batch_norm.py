@@ -40,7 +40,7 @@ def batch_norm(job: BatchNormJob, work: Workspace) -> Candidates:
     def build(folder: Path) -> Candidates:
         layers = {i: layers_of for i, member in enumerate(job.candidates) if (layers_of := _to_measure(member))}
         if layers:
-            _measure(job, folder, layers)
+            _measure(job, folder, layers, work)
         return Candidates(
             members=tuple(
                 member.model_copy(update={"statistics": _statistics(job, folder, i, layers)})
@@ -51,7 +51,7 @@ def batch_norm(job: BatchNormJob, work: Workspace) -> Candidates:
     made = work.once(job, Candidates, build, resumable=True)
     # A record keeps no folders: checkpoints are taken from the job, and statistics lie where the record was found.
     members = [
-        asked.model_copy(update={"statistics": kept.statistics and _at(kept.statistics, _file(made.path, i))})
+        asked.model_copy(update={"statistics": kept.statistics and _at(kept.statistics, made.uri_of(_file(Path(), i)))})
         for i, (asked, kept) in enumerate(zip(job.candidates, made.members, strict=True))
     ]
     return made.model_copy(update={"members": tuple(members)})
@@ -64,7 +64,7 @@ def _to_measure(candidate: Candidate) -> tuple[str, ...]:
     return moved_layers([part.weights_folder for part in candidate.parts])
 
 
-def _measure(job: BatchNormJob, folder: Path, layers: dict[int, tuple[str, ...]]) -> None:
+def _measure(job: BatchNormJob, folder: Path, layers: dict[int, tuple[str, ...]], work: Workspace) -> None:
     from ftlib.evaluation.batch_norm import StatisticsPlan, measure_here
 
     plan = StatisticsPlan(
@@ -79,7 +79,7 @@ def _measure(job: BatchNormJob, folder: Path, layers: dict[int, tuple[str, ...]]
     if job.compute.infers_on_ray:  # where the candidates are evaluated, there is the GPU
         from ftlib.on_ray.statistics import measure
 
-        measure(plan)
+        measure(work.carried(plan))
     else:
         measure_here(plan)
 
@@ -92,8 +92,8 @@ def _statistics(job: BatchNormJob, folder: Path, i: int, layers: dict[int, tuple
     return Statistics(sha256=file_digest(_file(folder, i)), layers=len(layers[i]), rows=rows)
 
 
-def _at(statistics: Statistics, file: Path) -> Statistics:
-    return statistics.model_copy(update={"uri": str(file)})
+def _at(statistics: Statistics, uri: str) -> Statistics:
+    return statistics.model_copy(update={"uri": uri})
 
 
 def _file(folder: Path, i: int) -> Path:

@@ -137,8 +137,10 @@ def _reads(model: Path) -> int | None:
 
 def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
     """Return each candidate's table, making those that are not there; loads torch only if one is missing."""
-    files = [work.root / _outcomes_file(job, candidate) for candidate in job.candidates]
-    if all(file.exists() for file in files):
+    names = [_outcomes_file(job, candidate) for candidate in job.candidates]
+    files = [work.shared(name) for name in names]
+    missing = [name for name, file in zip(names, files, strict=True) if not file.exists()]
+    if not missing:
         return files
     from ftlib.evaluation.inference import infer_here
     from ftlib.evaluation.predictor import PredictionPlan
@@ -157,9 +159,11 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
     if job.compute.infers_on_ray:
         from ftlib.on_ray.evaluator import infer
 
-        infer(plan)
+        infer(work.carried(plan))
     else:
         infer_here(plan)
+    for name in missing:
+        work.share(name)
     return files
 
 

@@ -47,10 +47,10 @@ def fisher(job: FisherJob, work: Workspace) -> Fisher:
             f"fisher: the head of {end.phase!r} is still random, so nothing is known that could be kept; put a "
             "phase before it that trains the head, or use l2_sp or spd"
         )
-    return work.once(job, Fisher, lambda folder: _build(job, folder))
+    return work.once(job, Fisher, lambda folder: _build(job, folder, work))
 
 
-def _build(job: FisherJob, folder: Path) -> Fisher:
+def _build(job: FisherJob, folder: Path, place: Workspace) -> Fisher:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     start = job.start if isinstance(job.start, Checkpoint) else _as_checkpoint(job.start, folder / "mixed")
     plan = FisherPlan(
@@ -70,7 +70,7 @@ def _build(job: FisherJob, folder: Path) -> Fisher:
     if job.compute.workers:
         from ftlib.on_ray.trainer import measure_fisher
 
-        measure_fisher(plan)
+        measure_fisher(place.carried(plan))
     else:
         work(plan)
     facts = outcome(plan)

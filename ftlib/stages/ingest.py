@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, ClassVar
+from typing import IO, TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from msgspec import structs
 
@@ -15,15 +18,20 @@ from ftlib.data.forgotten import digest_of_key, is_forgotten
 from ftlib.data.images.columns import unreadable
 from ftlib.data.limits import Limits, Tally, check_bad_rows, check_budgets, check_kept
 from ftlib.data.listed import FileVersion
+from ftlib.data.passes.exchange import Dealt, Exchange, exchange_in, part_of
+from ftlib.data.passes.executor import Executor, parts_of
+from ftlib.data.passes.reading import RANGE_BYTES, Unit, read_unit, units_of
 from ftlib.data.personal_data import PersonalData, PersonalDataSearch, check_seen
 from ftlib.data.row_keys import DELETED
 from ftlib.data.row_schema import Column, compile_schema
-from ftlib.data.row_versions import RowVersions
-from ftlib.data.rows import BadRow, Checked, Passed, Row, check_values
-from ftlib.data.snapshot import write_snapshot
+from ftlib.data.row_versions import RowVersions, check_moments, last_of, version_type
+from ftlib.data.rows import BadRow, Checked, Passed, Row, Value, check_values
+from ftlib.data.snapshot import Spool, Spooled, spool_rows, write_spooled
 from ftlib.data.sources import Source
 from ftlib.fingerprint import Job
 from ftlib.progress import emit
+from ftlib.stages.data_workers import data_executor
+from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,7 +47,7 @@ class IngestJob(Job):
 
     stage: ClassVar[str] = "ingest"
     version: ClassVar[int] = 3
-    runtime: ClassVar[frozenset[str]] = frozenset({"name"})
+    runtime: ClassVar[frozenset[str]] = frozenset({"name", "compute"})
 
     name: str
     source: Source
@@ -51,6 +59,8 @@ class IngestJob(Job):
     personal_data: PersonalData = PersonalData()
     excluded: tuple[str, ...] = ()
     """Keys of rows that are to be forgotten, as `ftlib.data.forgotten` writes them, sorted."""
+    compute: Compute = Compute()
+    """Who reads, and in how much memory."""
 
     introduced: ClassVar[Mapping[str, object]] = {"personal_data": PersonalData(), "excluded": ()}
 
@@ -64,27 +74,119 @@ def ingest(job: IngestJob, work: Workspace) -> RawDataset:
 
 
 def _build(job: IngestJob, folder: Path) -> RawDataset:
+    with data_executor(job.compute) as executor:
+        return build(job, folder, executor)
+
+
+def build(job: IngestJob, folder: Path, executor: Executor, range_bytes: int = RANGE_BYTES) -> RawDataset:
     """Read every file once, write good rows and bad ones apart, and hold the limits against what was counted."""
-    files = tuple(sorted(job.files, key=lambda file: (file.sha256, file.uri)))
-    reading = _Reading(job, files)
-    with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
-        snapshot = write_snapshot(folder / "rows.parquet", reading.good_rows(quarantine), reading.last_versions)
-    tally = reading.tally
-    emit(f"ingest {job.name}", tally.rows_in, tally.rows_in, "rows")
     where = f"datasets.{job.name}"
-    check_budgets(job.limits, tally, where)
+    tally, spooled, read = Tally(), Spooled(), list[_Read]()
+    personal = _search(job)
+    with exchange_in(folder) as exchange:
+        units = units_of(job.source, job.files, job.limits.row_bytes, executor, range_bytes)
+        # Each key's versions meet in one part; how many rows there are is not known before they are read.
+        parts = parts_of(executor, sum(unit.bytes for unit in units), 1) if job.key else 1
+        with (folder / "quarantine.jsonl").open("wb") as quarantine:
+            for one in executor.map(partial(_read, job, exchange, parts), units):
+                read.append(one)
+                tally.merge(one.tally)
+                spooled.merge(one.spooled)
+                personal.merge(one.personal)
+                with exchange.path(f"bad-{one.number}").open("rb") as bad:
+                    shutil.copyfileobj(bad, quarantine)
+                if len(units) > 1:
+                    _sign_of_life(job, tally)
+                check_budgets(job.limits, tally, where)
+        kept = _last_versions(job, exchange, executor, read, parts, tally)
+        spools = (Spool(exchange.path(f"rows-{one.number}"), keep) for one, keep in zip(read, kept, strict=True))
+        snapshot = write_spooled(folder / "rows.parquet", spools, spooled)
+    emit(f"ingest {job.name}", tally.rows_in, tally.rows_in, "rows")
     check_bad_rows(job.limits, tally, where, folder / "quarantine.jsonl")
     check_kept(job.limits, snapshot.rows, len(job.files), where)
-    check_seen(reading.personal.unseen, snapshot.columns, where)
+    check_seen(personal.unseen, snapshot.columns, where)
     return RawDataset(
         content=snapshot.content,
         columns=snapshot.columns,
-        files=files,
+        files=_in_order(job.files),
         ledger=Ledger(rows_in=tally.rows_in, kept=snapshot.rows, dropped=tally.dropped()),
-        personal_data=reading.personal.counts if reading.personal.looks else None,
+        personal_data=personal.counts if personal.looks else None,
         name=job.name,
         key=job.key,
     )
+
+
+def _in_order(files: Sequence[FileVersion]) -> tuple[FileVersion, ...]:
+    return tuple(sorted(files, key=lambda file: (file.sha256, file.uri)))
+
+
+def _search(job: IngestJob) -> PersonalDataSearch:
+    told_apart_by = frozenset(name for name in (job.key, job.updated) if name is not None)
+    return PersonalDataSearch(job.personal_data, frozenset(job.source.image_columns), told_apart_by)
+
+
+class _Read(NamedTuple):
+    """What one call has read; the rows themselves are in the exchange."""
+
+    number: int
+    tally: Tally
+    spooled: Spooled
+    versions: Dealt | None
+    moments: Mapping[Literal["numbers", "dates"], Value]
+    personal: PersonalDataSearch
+
+
+def _read(job: IngestJob, exchange: Exchange, parts: int, unit: Unit) -> _Read:
+    """Read a unit's rows, and leave the good ones, the bad ones and the versions of keys in the exchange."""
+    reading = _Reading(job)
+    with exchange.writing(f"bad-{unit.number}") as bad, exchange.writing(f"rows-{unit.number}") as rows:
+        spooled = spool_rows(rows, reading.good_rows(unit, bad))
+    versions = reading.versions
+    if versions is None:
+        return _Read(unit.number, reading.tally, spooled, None, {}, reading.personal)
+    records = versions.records()
+    dealt = exchange.deal(f"versions-{unit.number}", records, part_of(records["key"][:, 0], parts), parts)
+    return _Read(unit.number, reading.tally, spooled, dealt, versions.moments, reading.personal)
+
+
+def _last_versions(
+    job: IngestJob, exchange: Exchange, executor: Executor, read: Sequence[_Read], parts: int, tally: Tally
+) -> Sequence[NDArray[np.bool_] | None]:
+    """Return which good rows of each call stay, and count the others; None where all do."""
+    if not job.key:
+        return [None] * len(read)
+    import numpy as np
+
+    check_moments(job.updated, {kind: value for one in reversed(read) for kind, value in one.moments.items()})
+    kept = [np.ones(one.spooled.rows, np.bool_) for one in read]
+    replaced: Counter[str] = Counter()
+    all_versions = [one.versions for one in read if one.versions]
+    for of_read, counts in executor.map(partial(_superseded, exchange, all_versions), range(parts)):
+        replaced.update(counts)
+        for keep, places in zip(kept, of_read, strict=True):
+            keep[places] = False
+    tally.replaced = dict(replaced)
+    return kept
+
+
+def _superseded(
+    exchange: Exchange, versions: Sequence[Dealt], part: int
+) -> tuple[list[NDArray[np.int64]], dict[str, int]]:
+    """Return which good rows of each call are not the last of their keys, and how many there are by reason."""
+    import numpy as np
+
+    each = [exchange.part(dealt, part, version_type()) for dealt in versions]
+    stays, counts = last_of(np.concatenate(each))
+    ends = np.cumsum([len(records) for records in each])
+    gone = [records["place"][~of_it] for records, of_it in zip(each, np.split(stays, ends[:-1]), strict=True)]
+    return [places[places >= 0] for places in gone], counts
+
+
+def _sign_of_life(job: IngestJob, tally: Tally) -> None:
+    # The total is unknown before the end: extrapolated from the bytes.
+    done, size = tally.rows_in, sum(file.bytes for file in job.files)
+    expected = done * size // max(tally.bytes_in, 1)
+    emit(f"ingest {job.name}", done, max(done + 1, expected), "rows")
 
 
 def _file_of(row: Row, positions: Mapping[str, int]) -> int | None:
@@ -96,31 +198,23 @@ def _file_of(row: Row, positions: Mapping[str, int]) -> int | None:
 class _Reading:
     """Rows as they are read: checked, counted, and with a key, remembered as versions of it."""
 
-    def __init__(self, job: IngestJob, files: Sequence[FileVersion]) -> None:
+    def __init__(self, job: IngestJob) -> None:
         self.job = job
         self.tally = Tally()
         self.schema = compile_schema(job.columns)
         self.images = job.source.image_columns
-        self.positions = {file.uri: i for i, file in enumerate(files)}
+        self.positions = {file.uri: i for i, file in enumerate(_in_order(job.files))}
         """Each file's position in the snapshot's record."""
         self.versions = RowVersions(job.key, job.updated) if job.key else None
         self.listed = {file.uri: i for i, file in enumerate(job.files)}
         """Each file's position as it was listed: of versions of one moment that of the last listed file counts."""
-        told_apart_by = frozenset(name for name in (job.key, job.updated) if name is not None)
-        self.personal = PersonalDataSearch(job.personal_data, frozenset(self.images), told_apart_by)
+        self.personal = _search(job)
         self.forgotten = frozenset(job.excluded)
 
-    def last_versions(self) -> NDArray[np.bool_] | None:
-        """Return which of the good rows stay, and count the others; None if all do."""
-        if self.versions is None:
-            return None
-        kept, self.tally.replaced = self.versions.last()
-        return kept
-
-    def good_rows(self, quarantine: IO[str]) -> Iterator[Checked]:
+    def good_rows(self, unit: Unit, quarantine: IO[bytes]) -> Iterator[Checked]:
         """Yield the rows to write; put the bad ones into quarantine."""
-        tally = self.tally
-        for row in self.job.source.read(self.job.files, self.job.limits.row_bytes):
+        tally, limits = self.tally, self.job.limits
+        for row in read_unit(self.job.source, unit, limits.row_bytes):
             tally.rows_in += 1
             tally.bytes_in += row.bytes
             checked = self._allowed(row) if isinstance(row, Row) else row
@@ -130,13 +224,15 @@ class _Reading:
             elif isinstance(checked, BadRow):
                 checked = replace(checked, detail=self.personal.safe(checked.detail))
                 tally.refuse(checked)
-                quarantine.write(json.dumps({**asdict(checked), **self._whose(row)}) + "\n")
+                entry = {**asdict(checked), **self._whose(row)}
+                quarantine.write(json.dumps(entry).encode() + b"\n")
             elif checked is not None:
                 tally.good += 1
                 yield checked
             if tally.rows_in % _SIGN_OF_LIFE == 0:
-                self._sign_of_life()
-                check_budgets(self.job.limits, tally, f"datasets.{self.job.name}")
+                if unit.lines is None:
+                    _sign_of_life(self.job, tally)
+                check_budgets(limits, tally, f"datasets.{self.job.name}")
 
     def _whose(self, row: Row | BadRow | Passed) -> dict[str, str]:
         """Return by what a quarantined row is found when its key is to be forgotten; nothing for one without a key."""
@@ -144,12 +240,6 @@ class _Reading:
             return {}
         digest = digest_of_key(row.values.get(self.job.key))
         return {} if digest is None else {"key_digest": digest}
-
-    def _sign_of_life(self) -> None:
-        # The total is unknown before the end: extrapolated from the bytes.
-        done, size = self.tally.rows_in, sum(file.bytes for file in self.job.files)
-        expected = done * size // max(self.tally.bytes_in, 1)
-        emit(f"ingest {self.job.name}", done, max(done + 1, expected), "rows")
 
     def _allowed(self, row: Row) -> Row | BadRow | Passed:
         """Return the row with what the recipe redacts redacted, or why it may not be kept, before anything reads it."""

@@ -97,7 +97,7 @@ def scores_so_far(
 
     Raises RecipeError if a metric of the rule was not measured for each, StorageError if a table of outcomes is gone.
     """
-    terms, load = {recipe.select.by: 1.0, **recipe.select.plus}, tables_in(work.root)
+    terms, load = {recipe.select.by: 1.0, **recipe.select.plus}, tables_in(work)
     scored = scores(terms, members, reports, recipe.evaluations, load, recipe.seed)
     best = scored.best(range(len(members)))
     errors = (scored.resampled[best] - scored.resampled).std(axis=1)

@@ -145,7 +145,7 @@ def _assign(job: PreprocessJob, where: str) -> Assignment:
 def _processor(job: PreprocessJob) -> Processor:
     from ftlib.kinds.loading import load_processor
 
-    folder = Path(job.model.uri)
+    folder = job.model.folder
     # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
     if processor_digest(folder) != job.tokenizer:
         raise ModelError(
@@ -171,7 +171,7 @@ class _Reader:
         """Load it. Raises RecipeError for a format's fields that do not fit the model."""
         from ftlib.models.limits import limits_of
 
-        processor, limits, format = _processor(job), limits_of(Path(job.model.uri)), job.dataset.format
+        processor, limits, format = _processor(job), limits_of(job.model.folder), job.dataset.format
         end = limits.end if KINDS[format.yields].reads_one_place else None
         if reads_text(format):
             _check_lengths(job, format, processor.tokenizer, limits.positions)

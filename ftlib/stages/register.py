@@ -27,7 +27,7 @@ from ftlib.registry.signing import Signer
 from ftlib.registry.versions import Manifest, StandsOn, file_of
 from ftlib.report.report import Report
 from ftlib.training.fisher import write_carried
-from ftlib.workspace import RECORD, Workspace
+from ftlib.workspace import Workspace
 
 
 class RegisterJob(Job):
@@ -85,7 +85,7 @@ def published_before(job: Job, work: Workspace, registry: ModelRegistry) -> Mode
         return None
     stored = registry.find(record.name, record.version) if record.registry == registry.store.uri else None
     if stored is None or stored.manifest != record.manifest:
-        (record.path / RECORD).unlink(missing_ok=True)
+        work.forget(job)
         return None
     work.touch(job)
     return record.model_copy(update={"created": False})
@@ -118,7 +118,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
         if published.draws:
             differences.append(drawn_difference(copy, chosen, data))
             if recipe.publish.adapter:
-                drawn_adapter_difference(adapter_in(copy), Path(job.evidence.model.uri), chosen, data)
+                drawn_adapter_difference(adapter_in(copy), job.evidence.model.folder, chosen, data)
             return
         check_image_processor(copy, chosen, recipe.published_format(), data)
         check_chat_template(copy, chosen, recipe.published_format())
@@ -127,7 +127,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
             return
         differences.append(logit_difference(copy, chosen, data))
         if recipe.publish.adapter:
-            adapter_difference(adapter_in(copy), Path(job.evidence.model.uri), chosen, data)
+            adapter_difference(adapter_in(copy), job.evidence.model.folder, chosen, data)
 
     key = job.evidence.recipe.publish.sign_with
     signer = Signer(Path(key)) if key else None

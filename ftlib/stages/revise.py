@@ -71,10 +71,10 @@ def revise(job: ReviseJob, work: Workspace) -> RevisedDataset:
     of some prompts. Raises DataError where no draft was revised, RecipeError for a checker that fails, ModelError for a
     model that cannot write, or has no chat template.
     """
-    return work.once(job, RevisedDataset, lambda folder: _build(job, folder), resumable=True)
+    return work.once(job, RevisedDataset, lambda folder: _build(job, folder, work), resumable=True)
 
 
-def _build(job: ReviseJob, folder: Path) -> RevisedDataset:
+def _build(job: ReviseJob, folder: Path, work: Workspace) -> RevisedDataset:
     """Ask the models about all prompts in parts, and write the pairs and what was said."""
     from ftlib.evaluation.revision_prompts import write_prompts
     from ftlib.evaluation.revisions import RevisePlan
@@ -107,7 +107,7 @@ def _build(job: ReviseJob, folder: Path) -> RevisedDataset:
         compute=job.compute,
     )
     (folder / "parts").mkdir(exist_ok=True)
-    drafted = write_drafts(plan)
+    drafted = write_drafts(plan, work)
     pairs = _Pairs(job, layout, processor)
     facts: dict[Split, SplitFacts] = {split: pairs.write(folder, split, prompts, drafted) for split in SPLITS}
     pairs.write_log(folder / "revisions.jsonl", prompts, drafted)
@@ -136,12 +136,12 @@ def _build(job: ReviseJob, folder: Path) -> RevisedDataset:
     )
 
 
-def write_drafts(plan: RevisePlan) -> list[Drafted]:
+def write_drafts(plan: RevisePlan, work: Workspace) -> list[Drafted]:
     """Have a plan answered here or by Ray workers, and return what was said."""
     if plan.compute.infers_on_ray:
         from ftlib.on_ray.evaluator import infer
 
-        infer(plan)
+        infer(work.carried(plan))
     else:
         from ftlib.evaluation.inference import infer_here
 

@@ -51,10 +51,10 @@ def score(job: ScoreJob, work: Workspace) -> PreparedDataset:
     of others the row's logits. Raises ModelError for a model with another tokenizer or other labels, for kinds whose
     rows have no one answer, and for numbers that are not finite.
     """
-    return work.once(job, PreparedDataset, lambda folder: _build(job, folder), resumable=True)
+    return work.once(job, PreparedDataset, lambda folder: _build(job, folder, work), resumable=True)
 
 
-def _build(job: ScoreJob, folder: Path) -> PreparedDataset:
+def _build(job: ScoreJob, folder: Path, work: Workspace) -> PreparedDataset:
     """Copy the splits, with one more column in those that training reads."""
     from ftlib.evaluation.inference import infer_here
     from ftlib.evaluation.row_scores import ScorePlan
@@ -81,7 +81,7 @@ def _build(job: ScoreJob, folder: Path) -> PreparedDataset:
     if job.compute.infers_on_ray:
         from ftlib.on_ray.evaluator import infer
 
-        infer(plan)
+        infer(work.carried(plan))
     else:
         infer_here(plan)
     told: tuple[Split, ...] = tuple(split for split in SPLITS if split in {*SCORED, *job.splits})

@@ -46,7 +46,7 @@ def select(job: SelectJob, work: Workspace) -> Selection:
         """Apply the rule, and say what it went by."""
         del folder  # the record is all there is
         rated = Rated(
-            job.select, job.candidates.members, job.reports, job.evaluations, tables_in(work.root), job.seed, job.kl
+            job.select, job.candidates.members, job.reports, job.evaluations, tables_in(work), job.seed, job.kl
         )
         chosen, rule, why = RULES[job.select.rule](rated)
         if rated.undefined:

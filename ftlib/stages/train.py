@@ -18,7 +18,7 @@ from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, mode
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
 from ftlib.training.curves import STOP
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher import FILE, Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
@@ -75,11 +75,11 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
     Raises TrainingError on a broken invariant, TransientError if workers were lost too often.
     """
-    made = work.once(job, Checkpoint, lambda folder: _build(job, folder), resumable=True)
+    made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work), resumable=True)
     if made.base is None:
         return made
     # A record says no places: the job knows where the base is today.
-    uri = job.start.base.uri if job.start.base else str(job.start.folder)
+    uri = job.start.base.uri if job.start.base else job.start.model_uri
     return made.model_copy(update={"base": made.base.model_copy(update={"uri": uri})})
 
 
@@ -107,7 +107,7 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
-def _build(job: TrainJob, folder: Path) -> Checkpoint:
+def _build(job: TrainJob, folder: Path, place: Workspace) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
     from ftlib.training.worker import SNAPSHOT, begin, outcome, work
@@ -139,14 +139,14 @@ def _build(job: TrainJob, folder: Path) -> Checkpoint:
         compute=compute,
         companions=job.companions,
         scored_by_start=job.scored_by_start,
-        fisher=None if job.fisher is None else str(job.fisher.file),
+        fisher=None if job.fisher is None else job.fisher.uri_of(Path(FILE)),
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
-        fit(plan)
+        fit(place.carried(plan))
     else:
         work(plan)
     facts = outcome(plan)

@@ -53,16 +53,16 @@ def uphold(job: UpholdJob, work: Workspace) -> Upheld:
     Both answer the prompts of the test split, with the same random numbers, and one critic judges both where a
     principle has no checker. Raises RecipeError for a checker that fails, ModelError for a model that cannot write.
     """
-    return work.once(job, Upheld, lambda folder: _build(job, folder), resumable=True)
+    return work.once(job, Upheld, lambda folder: _build(job, folder, work), resumable=True)
 
 
-def _build(job: UpholdJob, folder: Path) -> Upheld:
+def _build(job: UpholdJob, folder: Path, work: Workspace) -> Upheld:
     """Have both models answer, and count."""
     import numpy as np
 
     from ftlib.evaluation.principle_shares import counted_kept
 
-    before, after = (_keep(job, model, folder / name) for name, model in _ends(job).items())
+    before, after = (_keep(job, model, folder / name, work) for name, model in _ends(job).items())
     principles: list[UpheldPrinciple] = []
     for facts, first, last in zip(job.drafted, before, after, strict=True):
         kept, keeps = (np.array([one is True for one in said], bool) for said in (first, last))
@@ -87,7 +87,7 @@ def _ends(job: UpholdJob) -> dict[str, Checkpoint]:
     return {"before": job.before, "after": job.after}
 
 
-def _keep(job: UpholdJob, model: Checkpoint, folder: Path) -> list[list[bool | None]]:
+def _keep(job: UpholdJob, model: Checkpoint, folder: Path, work: Workspace) -> list[list[bool | None]]:
     """Return, for each principle, which of a model's answers keep it."""
     from ftlib.evaluation.principle_shares import drafts_keep
     from ftlib.evaluation.revision_prompts import write_prompts
@@ -119,5 +119,5 @@ def _keep(job: UpholdJob, model: Checkpoint, folder: Path) -> list[list[bool | N
         fingerprint=job.fingerprint,
         compute=job.compute,
     )
-    drafted = write_drafts(plan) if prompts else []
+    drafted = write_drafts(plan, work) if prompts else []
     return [drafts_keep(drafted, prompts, number, job.checkers) for number in range(len(job.drafted))]

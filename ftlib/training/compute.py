@@ -32,6 +32,10 @@ class Compute(Identified):
     """Ray workers that share the batches of evaluations and `scores`, with the same numbers; 1 is this process."""
     evaluation_memory_mb: int = Field(default=256, ge=0)
     """What each process that evaluates may keep of what its candidates have in common; numbers do not depend on it."""
+    data_workers: int = Field(default=0, ge=0)
+    """Ray workers that read, clean, compare and tokenise rows, with the same result for any number; 0 is this process."""
+    data_worker_memory_mb: int = Field(default=1024, ge=512)
+    """What each of them may hold in memory, the program itself included: rows are cut into blocks by it."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads per worker; all cores divided by the workers if unset."""
     micro_batch_size: int | None = Field(default=None, gt=0)

@@ -40,7 +40,7 @@ class Fisher(Artifact):
     @property
     def file(self) -> Path:
         """Return the file."""
-        return self.path / FILE
+        return self.local(Path(FILE))
 
     def digest(self) -> str:
         """Return the digest of the file."""

@@ -30,6 +30,7 @@ from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.unread import read_all
 from ftlib.progress import emit
+from ftlib.storage.node_cache import local_path
 from ftlib.training.fisher import FILE, FisherPlan
 from ftlib.training.fisher_parts import write_parts
 from ftlib.training.group import Group, own_part, shards_of
@@ -66,7 +67,7 @@ def measure(plan: FisherPlan, group: Group) -> dict[str, float | int]:
     total = {name: torch.zeros_like(own_part(p), dtype=torch.float32) for name, p in parameters.items()}
     asked = 0
     for part in plan.parts:
-        split = open_split(split_file(Path(part.folder), "train"), plan.labels)
+        split = open_split(split_file(local_path(part.folder), "train"), plan.labels)
         rows = rows_of(part, split, plan)
         _add_squares(model, parameters, total, plan, group, split, rows, asked)
         asked += len(rows)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ftlib.config import Split
 from ftlib.data.prepared import split_file
 from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.kinds.split import PreparedSplit
+from ftlib.storage.node_cache import local_path
 from ftlib.training.plan import Part, Plan
 
 
 def open_part(plan: Plan, part: Part, split: Split) -> PreparedSplit:
     """Open one split of a part. Raises DataError for a label that the model, or its task, does not have."""
-    return open_split(split_file(Path(part.folder), split), plan.start.of_task(part.task).labels, part.task)
+    return open_split(split_file(local_path(part.folder), split), plan.start.of_task(part.task).labels, part.task)
 
 
 def drawn_from(plan: Plan, parts: Sequence[PreparedSplit] | None = None, times: int = 1) -> list[PreparedSplit]:
@@ -25,5 +25,5 @@ def drawn_from(plan: Plan, parts: Sequence[PreparedSplit] | None = None, times: 
     """
     if not plan.phase.mixes_rows:
         return [open_part(plan, part, "train") for part in plan.parts] if parts is None else [*parts]
-    files, task = [split_file(Path(part.folder), "train") for part in plan.parts], plan.parts[0].task
+    files, task = [split_file(local_path(part.folder), "train") for part in plan.parts], plan.parts[0].task
     return [open_splits(files * times, plan.start.of_task(task).labels, task)]

@@ -34,6 +34,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
 from ftlib.progress import note
+from ftlib.storage.node_cache import local_path
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, MixedOrder, Order
@@ -243,7 +244,7 @@ class PhaseLoop(ABC):
             )
 
     def _start(self, fresh: Sequence[str]) -> Start:
-        fisher = None if self.plan.fisher is None else Path(self.plan.fisher)
+        fisher = None if self.plan.fisher is None else local_path(self.plan.fisher)
         return Start(unwrap(self.model), fresh, fisher, partial(self.group.over_shards, self.model))
 
     def run(self, heartbeat: Heartbeat) -> Trained:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ftlib.artifacts import below
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import StorageError
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint
+from ftlib.storage.node_cache import local_path
 from ftlib.training.plan import AVERAGE, Plan
-from ftlib.workspace import Workspace, read_record
+from ftlib.workspace import RECORD, Workspace, read_record
 
 EFFICIENCY = 0.5
 """Share of the matmul rate that training reaches where nothing was measured yet."""
@@ -54,7 +56,9 @@ def _speed_of(folder: Path) -> Speed | None:
     try:
         plan = Plan.model_validate_json((folder / "plan.json").read_bytes())
         checkpoint = read_record(folder, Checkpoint)
-        parts = [(part.share, read_record(Path(part.folder), PreparedDataset)) for part in plan.parts]
+        records = [local_path(below(part.folder, Path(RECORD))) for part in plan.parts]
+        data_of = [read_record(record.parent, PreparedDataset) for record in records]
+        parts = [(part.share, data) for part, data in zip(plan.parts, data_of, strict=True)]
     except (OSError, ValidationError, StorageError):
         return None  # another version's: not measured for us
     rows = [(share, data.splits["train"]) for share, data in parts if data is not None]

@@ -1,5 +1,6 @@
 """Plan, apply, plan again, on Prefect's test server: what was planned is what was done, and nothing else is touched."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from deployments.apply import apply
-from deployments.changes import Change, changes, owned_automations
+from deployments.changes import Change, changes, owned_automations, pool_step
 from deployments.environment import DeployedRecipe, Environment, Schedule, WorkPool
 from deployments.recipe_deployment import Wishes, deploy_recipe, deployed_recipes, remove_recipe
 from deployments.server import NO_SERVER, connected
@@ -258,3 +259,23 @@ def test_what_cannot_be_deployed_is_one_line(
         main(["deploy", recipe, *words])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
     assert said in line
+
+
+@pytest.mark.prefect
+def test_a_pools_job_template_is_made_and_kept_as_the_file_says(server: None, tmp_path: Path) -> None:
+    pool = WorkPool(name="pods", type="kubernetes", image="reglage:0.2.0", job_template="kubernetes-job.json")
+    with connected() as client:
+        assert pool_step(client, pool).change.what == "created"
+        pool_step(client, pool).make()
+        assert pool_step(client, pool).change.what == "unchanged"
+        assert client.read_work_pool("pods").base_job_template == pool.template()
+
+        own = tmp_path / "own.json"
+        own.write_text(json.dumps(pool.template()).replace('"default": "4"', '"default": "8"'))
+        changed = pool_step(client, pool.model_copy(update={"job_template": str(own)}))
+        (field,) = changed.change.fields
+        assert str(field) == "job_template.variables.properties.cpu.default: 4 > 8"
+        changed.make()
+        assert pool_step(client, pool).change.what == "updated"
+        left = WorkPool(name="pods", type="kubernetes", image="reglage:0.2.0")
+        assert pool_step(client, left).change.what == "unchanged"  # a template that nobody names stays as it is

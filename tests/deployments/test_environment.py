@@ -20,6 +20,7 @@ BROUGHT = sorted((ROOT / "deployments" / "environments").glob("*.yaml"))
 VARIABLES = {
     "REGLAGE_HOME": "/srv/project",
     "REGLAGE_REGISTRY": "s3://models/prod",
+    "REGLAGE_WORK": "s3://models/work",
     "REGLAGE_IMAGE": "reglage@sha256:" + "0" * 64,
 }
 
@@ -60,6 +61,12 @@ def test_without_a_file_it_is_this_folders_own(tmp_path: Path, monkeypatch: pyte
         ("pool: {type: kubernetes, image: 'a/b:1@sha256:12'}", "is not pinned (no digest)"),
         ("pool: {image: 'a/b:1'}", "starts no container"),
         ("pool: {job_variables: {env: {AWS_SECRET_ACCESS_KEY: abc}}}", "name it in `secrets`"),
+        ("pool: {job_template: absent.json}", "absent.json is no base job template"),
+        ("pool: {job_template: dev.yaml}", "dev.yaml is no base job template"),
+        (
+            "pool: {type: kubernetes, image: 'a:1', job_template: kubernetes-job.json, job_variables: {gpu: 1}}",
+            "job_variables: gpu: kubernetes-job.json has no such variable; it has annotations",
+        ),
         ("recipes: [{recipe: a.yaml, schedules: [{cron: 0 3 * * *}]}]", "timezone: required, but absent"),
         ("recipes: [{recipe: a.yaml, schedules: [{cron: 0 3 * * *, timezone: Mars/Base}]}]", "'Mars/Base' is no time"),
         ("recipes: [{recipe: a.yaml, schedules: [{cron: 0 3 * * *, timezone: ''}]}]", "'' is no time zone"),

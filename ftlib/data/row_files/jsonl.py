@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import msgspec
@@ -22,18 +22,24 @@ _decode = msgspec.json.Decoder().decode
 
 def read_jsonl(file: FileVersion, row_bytes: int, drop: frozenset[str] = frozenset()) -> Iterator[Row | BadRow]:
     """Read a file of one JSON object a line, but for the names to drop; blank lines are no rows."""
-    uri = file.uri
     with open_text(file, row_bytes) as opened:
-        refuse_document(opened, uri, row_bytes)
-        for line in bounded_lines(opened.stream, row_bytes):
-            number, size, data = line
-            values = None if data is None else _quick(data)
-            if values is None:
-                row_or_bad = parse_line(line, uri, row_bytes, drop)
-            else:
-                row_or_bad = Row(uri, number, size, _without(values, drop))
-            if row_or_bad is not None:
-                yield row_or_bad
+        refuse_document(opened, file.uri, row_bytes)
+        yield from rows_of_lines(bounded_lines(opened.stream, row_bytes), file.uri, row_bytes, drop)
+
+
+def rows_of_lines(
+    lines: Iterable[Line], uri: str, row_bytes: int, drop: frozenset[str] = frozenset()
+) -> Iterator[Row | BadRow]:
+    """Read lines of one JSON object each, but for the names to drop; blank lines are no rows."""
+    for line in lines:
+        number, size, data = line
+        values = None if data is None else _quick(data)
+        if values is None:
+            row_or_bad = parse_line(line, uri, row_bytes, drop)
+        else:
+            row_or_bad = Row(uri, number, size, _without(values, drop))
+        if row_or_bad is not None:
+            yield row_or_bad
 
 
 def _without(values: dict[str, Value], drop: frozenset[str]) -> dict[str, Value]:

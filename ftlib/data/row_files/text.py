@@ -29,9 +29,12 @@ Line = tuple[int, int, bytes | None]
 """A line's number, counted from 1, its size, and its bytes; None if it is longer than allowed and was never held."""
 
 
-def bounded_lines(stream: IO[bytes], limit: int) -> Iterator[Line]:
-    """Yield lines; one that is longer than `limit` is skipped in pieces, so that it never lies in memory."""
-    number = 0
+def bounded_lines(stream: IO[bytes], limit: int, first: int = 1) -> Iterator[Line]:
+    """Yield lines; one that is longer than `limit` is skipped in pieces, so that it never lies in memory.
+
+    `first` is the number of the stream's first line in its file.
+    """
+    number = first - 1
     while data := stream.readline(limit + 2):
         number += 1
         if number == 1:

@@ -52,6 +52,14 @@ class SourceBase(Config, ABC):
     ) -> tuple[FileVersion, ...]:
         """Freeze a listing, by default that of now. `known` has the sha256 of files that were read before."""
 
+    def apart(self, files: Sequence[FileVersion]) -> tuple[FileVersion, ...]:
+        """Return the files whose rows can be read apart from those of others, in the order of `read`; none: no rows."""
+        return ()
+
+    def cuts(self, file: FileVersion) -> bool:
+        """Say whether such a file can be read in ranges of lines, too."""
+        return False
+
     @abstractmethod
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow | Passed]:
         """Yield the pinned files' rows; a row of more than `row_bytes` is a bad one. Raises DataError for others."""

@@ -67,6 +67,16 @@ class Files(StoredFiles):
         images = list_images(self.place(), self.images_in, rows)
         return (*rows, *(ListedFile(uri=file.uri, version=file.version, bytes=file.bytes) for file in images))
 
+    @override
+    def apart(self, files: Sequence[FileVersion]) -> tuple[FileVersion, ...]:
+        """Return the files of rows, in the order of their digests; where rows name images, they need all files."""
+        rows = (file for file in files if self.is_read(file.uri))
+        return () if self.images else tuple(sorted(rows, key=lambda file: file.sha256))
+
+    @override
+    def cuts(self, file: FileVersion) -> bool:
+        return self.bucket() is None and file.uri.lower().endswith((".jsonl", ".ndjson"))
+
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow]:
         """Read the pinned files in the order of their digests, so that names and folders do not matter."""
         bucket, drop = self.bucket(), frozenset(self.drop_columns)

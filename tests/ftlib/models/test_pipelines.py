@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ftlib.errors import ModelError, RecipeError
-from ftlib.models.folder import find_model
+from ftlib.models.folder import find_model, read_config
 from ftlib.models.pipelines import as_one_model, check_pipeline, write_pipeline
 from ftlib.models.reference import ModelRef
 from ftlib.models.with_diffusers import INDEX
@@ -96,3 +96,9 @@ def test_without_the_package_its_remedy_is_said(tmp_path: Path, monkeypatch: pyt
     check_pipeline(own)  # asks for nothing
     with pytest.raises(RecipeError, match=r"need the package 'diffusers'.*pip install 'reglage\[diffusion\]'"):
         find_model(ModelRef(path=str(own)))
+
+
+def test_what_takes_no_pipeline_says_who_does(tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text("{}")
+    with pytest.raises(ModelError, match="is a pipeline of diffusers, which only recipes take"):
+        read_config(tmp_path)

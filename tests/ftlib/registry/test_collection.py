@@ -11,8 +11,8 @@ from ftlib.errors import BusyError, IntegrityError, StorageError
 from ftlib.registry import ModelRegistry
 from ftlib.registry.fsck import fsck
 from ftlib.registry.garbage_collection import DAY, Collector
-from ftlib.registry.leases import lease
 from ftlib.storage import LocalStore, Store
+from ftlib.storage.leases import lease
 from tests.ftlib.registry.kit import FILES, Dying, child, damage, exit_code, fine, publish, staged, stored
 
 GARBAGE = "blobs/sha256/ab/" + "ab" * 32

@@ -55,7 +55,7 @@ def test_gains_and_losses_are_paired_with_the_start(tmp_path: Path) -> None:
     assert (tax.alphas, tax.names) == (ALPHAS, ("alpha=0", "alpha=0.5", "alpha=1"))
     for line, evaluation, sign in ((tax.gain, "fit", -1.0), (tax.lost, "old", 1.0)):
         cells = next(r for r in evidence.sweep if r.measured[0].evaluation == evaluation).measured
-        start, _, end = (tables_in(work.root)(cell) for cell in cells)
+        start, _, end = (tables_in(work)(cell) for cell in cells)
         found = difference(LogLoss(), end, start, Resampling(100, 0.95, of.seed))
         assert line.values[0] == Point(0.0, 0.0, 0.0)
         assert line.values[-1].value == pytest.approx(sign * (found.value or 0.0))

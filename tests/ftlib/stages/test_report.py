@@ -239,7 +239,7 @@ def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: P
     card = model_card(job.evidence)
     assert re.search(r"chosen \(.*\) \| \d+ \| undefined \| undefined \| undefined \| [01]\.\d+ \\\[", card)
     assert [result.metric_type for result in ModelCard(card).data.eval_results] == ["accuracy"]
-    compared = differences("probe", "tune", job.evidence.final, of.evaluations, tables_in(work.root), 0)
+    compared = differences("probe", "tune", job.evidence.final, of.evaluations, tables_in(work), 0)
     assert {d.metric: (d.verdict == "undefined", d.p is None) for d in compared} == {
         **dict.fromkeys(undefined, (True, True)), "accuracy": (False, False)
     }  # fmt: skip
@@ -377,7 +377,7 @@ def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
     part = markdown[markdown.index("**alpha=0 minus tune**") : markdown.index("## Forgetting")]
     rows = re.findall(r"^\| (\w+) \| (\w+ ?\w*) \| .* \| ([<.\d ]+) \| \w+ \|$", part, re.MULTILINE)
     of = job.evidence.recipe.evaluations
-    found = list(differences("alpha=0", "tune", job.evidence.final, of, tables_in(work.root), 0))
+    found = list(differences("alpha=0", "tune", job.evidence.final, of, tables_in(work), 0))
     assert len(found) == 9
     assert rows == [
         (d.evaluation, d.metric.replace("_", " "), "< 0.001" if p < 0.001 else f"{p:.3f}")

@@ -1,0 +1,150 @@
+"""Claims: one process says that it is about something, so that others wait and do not do the same at the same time.
+
+    claims/<name>/00000007.json     create-only: the seventh beat; who wrote the newest one holds
+
+A claim keeps work from being done twice; nothing is safe only because of it. No two clocks are compared: who waits
+looks for a time of its own whether beats still come, and creates the next one if none did: of several that do so, one
+wins. A holder that comes back after its claim was taken finds the next beat to be another's, and has lost.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Literal
+
+from ftlib.config import Config
+from ftlib.errors import BusyError, IntegrityError, Interrupted, ReglageError
+from ftlib.progress import note
+from ftlib.storage.leases import utc_now
+from ftlib.storage.sealed_records import read_record, record_bytes
+from ftlib.storage.store import Store
+
+CLAIMS = "claims"
+SECONDS_BETWEEN_BEATS = 10.0
+PATIENCE = 45.0
+"""Seconds without a beat after which a holder counts as dead."""
+FIRST_LOOK, SECONDS_BETWEEN_LOOKS = 0.2, 3.0
+
+
+class Beat(Config):
+    """A sign of life of who holds a claim."""
+
+    schema_version: Literal[1] = 1
+    holder: str
+    """Tells one claim from the next."""
+    who: str
+    at: str
+    """UTC; for people."""
+    ended: bool = False
+    """Given back, by one that may not delete."""
+
+
+class ClaimLostError(Interrupted):
+    """Another machine has taken over what this one was about."""
+
+
+class Claim:
+    """A claim that this process holds, while its beats come: one thread sends them."""
+
+    def __init__(self, store: Store, name: str, holder: str, number: int) -> None:
+        self.store, self.name, self.holder = store, name, holder
+        self.lost = threading.Event()
+        self._numbers = [number]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name=f"claim {name}", daemon=True)
+        self._thread.start()
+
+    def _beat_on(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_BEATS) and not self.lost.is_set():
+            with suppress(ReglageError):  # a store that cannot be reached now; whoever reaches it may take the claim
+                if not create_beat(self.store, self.name, self._numbers[-1] + 1, self.holder):
+                    self.lost.set()
+                    return
+                self._numbers.append(self._numbers[-1] + 1)
+                if self.store.discard(_path(self.name, self._numbers[0])):
+                    del self._numbers[0]
+
+    def end(self) -> None:
+        """Give it back."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(ReglageError):  # what is left behind runs out; the block's own end matters more
+            beats = {*self._numbers} if self.lost.is_set() else {*self._numbers, *numbers(self.store, self.name)}
+            gone = [self.store.discard(_path(self.name, number)) for number in sorted(beats)]
+            if not all(gone) and not self.lost.is_set():
+                create_beat(self.store, self.name, self._numbers[-1] + 1, self.holder, ended=True)
+
+
+@contextmanager
+def claimed(
+    store: Store, name: str, *, wait: bool = True, waiter: str = "", done: Callable[[], bool] = lambda: False
+) -> Generator[Claim | None]:
+    """Hold a claim while the block runs; None as soon as what the holder was about is `done`, while it was waited for.
+
+    Raises BusyError, naming the holder, if it is taken and `wait` is false.
+    """
+    claim = _take(store, name, wait=wait, waiter=waiter, done=done)
+    try:
+        yield claim
+    finally:
+        if claim is not None:
+            claim.end()
+
+
+def _take(store: Store, name: str, *, wait: bool, waiter: str, done: Callable[[], bool]) -> Claim | None:
+    holder, seen, since, told, pause = uuid.uuid4().hex, (0, ""), time.monotonic(), False, FIRST_LOOK
+    while True:
+        number, beat = newest(store, name)
+        if (number, beat.holder if beat else "") != seen:
+            seen, since = (number, beat.holder if beat else ""), time.monotonic()
+        if beat is None or beat.ended or time.monotonic() - since > PATIENCE:
+            if create_beat(store, name, number + 1, holder):
+                return Claim(store, name, holder, number + 1)
+            continue
+        if not wait:
+            raise BusyError(f"{name} is already going on: {beat.who} since {beat.at} (UTC); wait for it or stop it")
+        if waiter and not told:
+            told = True
+            note(waiter, f"{name} is being made by {beat.who} since {beat.at} (UTC): waiting for it")
+        time.sleep(pause)
+        pause = min(2 * pause, SECONDS_BETWEEN_LOOKS)
+        if done():
+            return None
+
+
+def newest(store: Store, name: str) -> tuple[int, Beat | None]:
+    """Return the newest beat and its number; 0 and None where nobody holds the claim.
+
+    A listing that is behind costs a create that fails, and nothing else.
+    """
+    number = max(numbers(store, name), default=0)
+    try:
+        return number, read_record(store, _path(name, number), Beat) if number else None
+    except IntegrityError:  # a damaged beat is one too
+        return number, Beat(holder="", who="another process", at="an unknown time")
+
+
+def numbers(store: Store, name: str) -> list[int]:
+    """Return the numbers of a claim's beats that are there."""
+    names = (re.fullmatch(r"([0-9]{8})\.json", file) for file in store.list(f"{CLAIMS}/{name}"))
+    return [int(match[1]) for match in names if match]
+
+
+def create_beat(store: Store, name: str, number: int, holder: str, *, ended: bool = False) -> bool:
+    """Create a beat; True too where it is our own, whose reply was lost."""
+    beat = Beat(holder=holder, who=f"{socket.gethostname()}:{os.getpid()}", at=utc_now(), ended=ended)
+    if store.create(_path(name, number), record_bytes(beat)):
+        return True
+    stored = read_record(store, _path(name, number), Beat)
+    return stored is not None and stored.holder == holder
+
+
+def _path(name: str, number: int) -> str:
+    return f"{CLAIMS}/{name}/{number:08d}.json"

@@ -1,0 +1,68 @@
+"""Locks between the processes of one machine, and of all that share a file system: the kernel frees them on kill -9."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from ftlib.errors import BusyError
+from ftlib.progress import note
+from ftlib.storage.files import local_errors, private_folder
+
+_ELSEWHERE = "choose another --work"
+
+
+@contextmanager
+def exclusive(lock: Path, *, wait: bool, waiter: str = "") -> Generator[None]:
+    """Hold a lock file. Raises BusyError, naming the holder, if it is taken and `wait` is false.
+
+    A stage that waits, the `waiter`, says for whom and since when that has it. Raises StorageError where the file
+    cannot be written.
+    """
+    with ExitStack() as held:
+        with local_errors(lock, elsewhere=_ELSEWHERE):
+            stream = _held(lock, held, wait=wait, waiter=waiter)
+            stream.truncate(0)
+            stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
+        yield
+
+
+def _held(lock: Path, held: ExitStack, *, wait: bool, waiter: str) -> FileIO:
+    """Return a lock file that is held and has its name: one that was waited for may have been deleted meanwhile."""
+    while True:
+        private_folder(lock.parent)
+        stream = held.enter_context(lock.open("a+b", buffering=0))
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = _holder(stream.read())
+            if not wait:
+                raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
+            if waiter:
+                note(waiter, f"{lock.stem} is being made by {holder}: waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if is_named(stream, lock):
+            return stream
+        stream.close()
+
+
+def is_named(stream: FileIO, path: Path) -> bool:
+    """Say whether an open file is still the one that its path names."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    return False
+
+
+def _holder(text: bytes) -> str:
+    try:
+        facts = json.loads(text)
+        return f"process {facts['pid']} since {facts['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,316 @@
+"""A work place in a bucket: a stage is made on this node's disk, its files go up as blobs, one record says it is done.
+
+    place.json                                       create-only: the store was proved once to keep such writes
+    blobs/sha256/ab/<64 hex>                         files by digest, as a registry has them
+    stages/<stage>/<fingerprint>/record.json         create-only, written last: artifact, files, nonce
+    used/<stage>/<fingerprint>/<year-month-day>      create-only: somebody asked for it on that day
+    carried/<32 hex>/record.json                     create-only: a folder that every node shall see
+    shared/<relative>.json                           create-only: what a file whose name says its content holds
+    claims/<name>/<8 digits>.json                    create-only: who is making what (`ftlib.storage.claims`)
+    <relative>                                       what is overwritten: pages, run.json
+
+Done or not is decided by reading the record's key, never by a listing, never by a clock. Whoever loses the race for a
+record takes the one that is there. `ftlib.storage.node_cache` is where files are on this node.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import BaseModel, Field, ValidationError
+from typing_extensions import override
+
+from ftlib.artifacts import Artifact
+from ftlib.config import Config
+from ftlib.errors import StorageError
+from ftlib.fingerprint import Job, digest, file_digest
+from ftlib.progress import Progress, listen
+from ftlib.storage import Place, Store
+from ftlib.storage.claims import Claim, ClaimLostError, claimed
+from ftlib.storage.files import local_errors, private_folder
+from ftlib.storage.leases import lease, utc_now
+from ftlib.storage.locks import exclusive
+from ftlib.storage.node_cache import ELSEWHERE, NodeView, node_view
+from ftlib.storage.place import is_remote
+from ftlib.storage.race import probe
+from ftlib.storage.sealed_records import read_record, record_bytes
+from ftlib.storage.trees import Tree, TreeFile, create_tree, record_path, tree_of, upload_blobs
+from ftlib.workspace.building import built
+from ftlib.workspace.records import RECORD
+from ftlib.workspace.workspace import Workspace
+
+A = TypeVar("A", bound=Artifact)
+M = TypeVar("M", bound=BaseModel)
+
+PLACE = "place.json"
+
+
+class Settled(Config):
+    """Says that a bucket was proved to keep create-only writes, and is a work place."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["work"] = "work"
+    nonce: str
+    at: str
+    """UTC; for people."""
+
+
+class SharedFile(Config):
+    """What a shared file holds."""
+
+    schema_version: Literal[1] = 1
+    file: TreeFile
+    nonce: Annotated[str, Field(min_length=1)]
+
+
+class InBucket(Workspace):
+    """What `Workspace` promises, in a bucket; `root` is this node's view of it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.place = Place.parse(str(root).rstrip("/"))
+        self._settled = False
+        self._folders: dict[tuple[str, int], str] = {}
+
+    @property
+    def view(self) -> NodeView:
+        """Return this node's view: the process's, which a fork has made its own."""
+        return node_view(self.place)
+
+    @property
+    @override
+    def store(self) -> Store:
+        return self.view.store
+
+    @property
+    @override
+    def root(self) -> Path:
+        return self.view.root
+
+    @override
+    def folder(self, job: Job) -> Path:
+        return self.root / _key(job)
+
+    @override
+    def uri(self, job: Job) -> str:
+        return f"{self.store.uri}/{_key(job)}"
+
+    @override
+    def find(self, job: Job, kind: type[A]) -> A | None:
+        tree = self.view.tree(_key(job))
+        return None if tree is None else self._artifact(job, kind, tree)
+
+    @override
+    def has(self, job: Job) -> bool:
+        return self.store.size(record_path(_key(job))) is not None
+
+    @override
+    def making(self, job: Job) -> str | None:
+        tree = self.view.tree(_key(job))
+        return None if tree is None else tree.nonce
+
+    @override
+    def forget(self, job: Job) -> None:
+        path = record_path(_key(job))
+        if not self.store.discard(path):
+            raise StorageError(f"{self.store.uri}/{path} no longer holds, and this role may not delete it: delete it")
+        self.view.release(_key(job))
+
+    @override
+    def touch(self, job: Job) -> None:
+        with suppress(StorageError):  # a role that only reads uses nothing up
+            self.store.create(f"used/{job.stage}/{job.fingerprint}/{time.strftime('%Y-%m-%d', time.gmtime())}", b"")
+
+    @override
+    def once(self, job: Job, kind: type[A], build: Callable[[Path], A], *, resumable: bool = False) -> A:
+        final = self.folder(job)
+        if (done := self.find(job, kind)) is not None:  # before any lock: most stages are
+            self.touch(job)
+            return done
+        self.settle()
+        with exclusive(final.with_suffix(".lock"), wait=True, waiter=job.stage):
+            while True:
+                with claimed(
+                    self.store, f"{job.stage}-{job.fingerprint}", waiter=job.stage, done=lambda: self.has(job)
+                ) as claim:
+                    if (done := self.find(job, kind)) is not None:
+                        return done
+                    if claim is None:
+                        continue
+                    try:
+                        with _while_held(claim):
+                            record = built(
+                                job, kind, build, final.with_suffix(".work"), self.uri(job), resumable=resumable
+                            )
+                    except ClaimLostError:
+                        continue
+                    return self._commit(job, kind, record, final.with_suffix(".work"))
+
+    def _commit(self, job: Job, kind: type[A], record: A, work: Path) -> A:
+        """Upload what was made, then create the record; where another was first, take its."""
+        (work / RECORD).unlink(missing_ok=True)
+        mine = tree_of(work, record.model_dump(mode="json"))
+        stored = create_tree(self.store, _key(job), work, mine)
+        if stored.nonce == mine.nonce:
+            self.view.adopt(_key(job), mine, work)
+            return record
+        shutil.rmtree(work, ignore_errors=True)
+        return self._artifact(job, kind, stored)
+
+    def _artifact(self, job: Job, kind: type[A], tree: Tree) -> A:
+        where = f"{self.store.uri}/{record_path(_key(job))}"
+        try:
+            return kind.model_validate(tree.artifact, strict=False).model_copy(update={"uri": self.uri(job)})
+        except ValidationError as error:
+            raise StorageError(
+                f"{where} is not a {kind.__name__} record ({error.error_count()} errors); it was made by another "
+                "version: delete it to make it again"
+            ) from error
+
+    @override
+    def shared(self, relative: str | Path) -> Path:
+        path = self.root / relative
+        if not path.exists() and (record := read_record(self.store, f"shared/{_posix(relative)}.json", SharedFile)):
+            return self.view.file(_posix(relative), record.file)
+        return path
+
+    @override
+    def newest(self, relative: str | Path) -> Path:
+        path = self.root / relative
+        data = self.store.read(_posix(relative))
+        with local_errors(path, elsewhere=ELSEWHERE):
+            if data is not None:
+                private_folder(path.parent)
+                temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+                temporary.write_bytes(data)
+                temporary.replace(path)
+        return path
+
+    @override
+    def share(self, relative: str | Path) -> None:
+        self.settle()
+        path = self.root / relative
+        with local_errors(path, elsewhere=ELSEWHERE):
+            file = TreeFile(path=path.name, sha256=file_digest(path), bytes=path.stat().st_size)
+        record = SharedFile(file=file, nonce=uuid.uuid4().hex)
+        with lease(self.store, (file.blob,)) as renew:
+            upload_blobs(self.store, path.parent, tree_of_files(file), renew)
+            self.store.create(f"shared/{_posix(relative)}.json", record_bytes(record))
+        self.view.adopt_file(path, file)
+
+    @override
+    def replace(self, relative: str | Path) -> None:
+        self.settle()
+        path = self.root / relative
+        with local_errors(path, elsewhere=ELSEWHERE):
+            self.store.put_file(path, _posix(relative), file_digest(path))
+
+    @override
+    def names(self, folder: str | Path) -> list[str]:
+        shared = (name.removesuffix(".json") for name in self.store.list(f"shared/{_posix(folder)}"))
+        return sorted({*shared, *self.store.list(_posix(folder))})
+
+    @override
+    def carry(self, folder: Path) -> str:
+        folder = folder.absolute()
+        if (inside := self._own(folder)) is not None:
+            return inside
+        with local_errors(folder):
+            facts = sorted((str(p), s.st_size, s.st_mtime_ns) for p in folder.rglob("*") if (s := p.stat()))
+        seen = (digest([[*fact] for fact in facts]), os.getpid())
+        if (uri := self._folders.get(seen)) is None:
+            self.settle()
+            tree = tree_of(folder, {})
+            key = f"carried/{digest([[file.path, file.sha256] for file in tree.files] + [*tree.folders])[:32]}"
+            if self.store.size(record_path(key)) is None:
+                create_tree(self.store, key, folder, tree)
+            uri = self._folders[seen] = f"{self.store.uri}/{key}"
+        return uri
+
+    @override
+    def carried(self, value: M) -> M:
+        return cast("M", self._carried(value))
+
+    def _carried(self, value: object) -> object:
+        """Replace every path of a folder of this machine that a value names as its `uri`."""
+        if isinstance(value, BaseModel):
+            fields = {name: getattr(value, name) for name in type(value).model_fields}
+            new = {name: self._carried(field) for name, field in fields.items()}
+            if isinstance(uri := fields.get("uri"), str) and uri and not is_remote(uri) and Path(uri).exists():
+                new["uri"] = self.carry(Path(uri))
+            changed = {name: new[name] for name in new if new[name] is not fields[name]}
+            return value.model_copy(update=changed) if changed else value
+        if isinstance(value, tuple):
+            members = cast("tuple[Any, ...]", value)
+            new_members = tuple(map(self._carried, members))
+            return new_members if any(a is not b for a, b in zip(members, new_members, strict=True)) else members
+        if isinstance(value, dict):
+            items = cast("dict[str, Any]", value)
+            new_items = {key: self._carried(item) for key, item in items.items()}
+            return new_items if any(items[key] is not new_items[key] for key in items) else items
+        return value
+
+    @override
+    @contextmanager
+    def hold(self, relative: str, *, wait: bool) -> Generator[None]:
+        """Hold a name: on this node by a lock, among nodes by a claim."""
+        self.settle()
+        lock = self.root / relative
+        with (
+            exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait),
+            claimed(self.store, relative.replace("/", "-"), wait=wait),
+        ):
+            yield
+
+    def settle(self) -> None:
+        """Prove, once for a place, that the store keeps create-only writes.
+
+        Raises StorageError for one that does not, that is absent, or that may not be written to.
+        """
+        if self._settled:
+            return
+        if read_record(self.store, PLACE, Settled) is None:
+            probe(self.store)
+            self.store.create(PLACE, record_bytes(Settled(nonce=uuid.uuid4().hex, at=utc_now())))
+        self._settled = True
+
+    def _own(self, folder: Path) -> str | None:
+        """Return where a folder of the view of a tree is in the bucket; None for a folder from elsewhere."""
+        if folder.is_relative_to(self.root):
+            relative = folder.relative_to(self.root)
+            if relative.parts[0] == "carried" or (relative.parts[0] == "stages" and "." not in relative.parts[2]):
+                return f"{self.store.uri}/{relative.as_posix()}"
+        return None
+
+
+def tree_of_files(*files: TreeFile) -> Tree:
+    """Return files as a tree, to upload them."""
+    return Tree(files=files, nonce="", who="", at="")
+
+
+def _posix(relative: str | Path) -> str:
+    return Path(relative).as_posix()
+
+
+def _key(job: Job) -> str:
+    return f"stages/{job.stage}/{job.fingerprint}"
+
+
+@contextmanager
+def _while_held(claim: Claim) -> Generator[None]:
+    """End the work of this thread at its next sign of life once its claim was taken: another goes on with it."""
+    mine = threading.get_ident()
+
+    def check(_: Progress) -> None:
+        if claim.lost.is_set() and threading.get_ident() == mine:
+            raise ClaimLostError(f"{claim.name}: another machine took it over, since no sign of life came from here")
+
+    with listen(check):
+        yield
