@@ -224,8 +224,7 @@ class _Reading:
             elif isinstance(checked, BadRow):
                 checked = replace(checked, detail=self.personal.safe(checked.detail))
                 tally.refuse(checked)
-                entry = {**asdict(checked), **self._whose(row)}
-                quarantine.write(json.dumps(entry).encode() + b"\n")
+                quarantine.write(json.dumps({**asdict(checked), **self._whose(row)}).encode() + b"\n")
             elif checked is not None:
                 tally.good += 1
                 yield checked
