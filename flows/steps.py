@@ -148,7 +148,7 @@ def inputs(
         read_carried(model)  # what it lacks is said now, and not behind the rows
     onto = jobs.found_onto(r, work)
     files = pinned(r, work) if files is None else files
-    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work.root))
+    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work))
 
 
 def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
