@@ -37,7 +37,7 @@ def run(recipe: Path, work: Workspace) -> int:
     assert outcome is not None
     evidence, page, result = outcome
     assert isinstance(result, ModelVersion)
-    RunRecord(evidence=evidence, steps=(), report=page, result=result, versions={}).write(work.root / "runs" / r.name)
+    RunRecord(evidence=evidence, steps=(), report=page, result=result, versions={}).write(work)
     leave(work.root)
     return result.version
 
@@ -114,7 +114,7 @@ def noted(folder: Path, to: Path, recipe: Path, *, result: dict[str, object] | N
     version = ModelVersion(
         name=r.publish.name, version=1, registry=str(to), manifest="0" * 64, created=True, logit_difference=0.0
     )
-    Challenge(recipe=r, what="promoted", reasons=(), listing=Listing(seen={}), version=version).write(folder)
+    Challenge(recipe=r, what="promoted", reasons=(), listing=Listing(seen={}), version=version).write(Workspace(folder.parent.parent))
 
 
 def test_a_first_run_that_was_refused_leaves_nothing_to_look_up(tmp_path: Path) -> None:
