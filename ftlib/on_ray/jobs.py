@@ -17,9 +17,11 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ftlib.config import Config
-from ftlib.errors import Interrupted, TransientError, first_line
+from ftlib.errors import Interrupted, StorageError, TransientError, first_line
 from ftlib.on_ray.cluster import job_client
 from ftlib.on_ray.session import driver_environment, job_config, worker_environment
+from ftlib.storage import Place, open_store
+from ftlib.storage.place import is_remote
 from ftlib.training.compute import Compute
 from ftlib.workspace import write_durably
 
@@ -27,11 +29,24 @@ P = TypeVar("P", bound=Config)
 
 
 def drive(kind: type[P], act: Callable[[P], None]) -> None:
-    """Be the driver of a Ray job: join the cluster that started it, and act on the plan in the file it names."""
-    plan = kind.model_validate(json.loads(Path(sys.argv[1]).read_bytes()))
+    """Be the driver of a Ray job: join the cluster that started it, and act on the plan in the file it names.
+
+    The file's name is a path that every node sees, or a URI. Raises StorageError where it is not there.
+    """
+    plan = kind.model_validate(json.loads(_bytes_of(sys.argv[1])))
     # Inside a job, Ray names the cluster in RAY_ADDRESS.
     ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=job_config())
     act(plan)
+
+
+def _bytes_of(spec: str) -> bytes:
+    if not is_remote(spec):
+        return Path(spec).read_bytes()
+    folder, _, name = spec.rpartition("/")
+    data = open_store(Place.parse(folder)).read(name)
+    if data is None:
+        raise StorageError(f"{spec} is not there, or not any more; run again")
+    return data
 
 
 STARTED_BY = "PREFECT__FLOW_RUN_ID"

@@ -50,33 +50,34 @@ def fisher(job: FisherJob, work: Workspace) -> Fisher:
     return work.once(job, Fisher, lambda folder: _build(job, folder, work))
 
 
-def _build(job: FisherJob, folder: Path, place: Workspace) -> Fisher:
+def _build(job: FisherJob, folder: Path, work_place: Workspace) -> Fisher:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     start = job.start if isinstance(job.start, Checkpoint) else _as_checkpoint(job.start, folder / "mixed")
+    from ftlib.training.fisher_pass import work
+    from ftlib.training.run_place import attempt_of, run_place
+    from ftlib.training.worker import RESULT, outcome
+
     plan = FisherPlan(
         fingerprint=job.fingerprint,
         start=start,
         parts=tuple(Part(name=name, folder=data.uri) for name, data in zip(job.names, job.data, strict=True)),
         rows=job.rows,
-        run=str(folder),
+        run=attempt_of(work_place, job.fingerprint, folder),
         kind=job.data[0].kind,
         labels=start.labels,
         seed=job.seed,
         compute=job.compute,
     )
-    from ftlib.training.fisher_pass import work
-    from ftlib.training.worker import RESULT, outcome
-
     if job.compute.workers:
         from ftlib.on_ray.trainer import measure_fisher
 
-        measure_fisher(place.carried(plan))
+        measure_fisher(work_place.carried(plan))
     else:
         work(plan)
-    facts = outcome(plan)
-    (folder / RESULT).unlink()
-    for leftover in ("ray", "mixed"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
+    facts = outcome(plan, folder)
+    run_place(plan.run).discard(RESULT)
+    run_place(plan.run).clear("ranks", "ray")
+    shutil.rmtree(folder / "mixed", ignore_errors=True)
     return Fisher(
         content=file_digest(folder / FILE),
         weights=start.weights,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
@@ -17,12 +16,15 @@ from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, model_in, snapshot_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
+from ftlib.training.curves import FILE as FOLLOWED
 from ftlib.training.curves import STOP
 from ftlib.training.fisher import FILE, Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
+
+C = TypeVar("C", FoundModel, Checkpoint)
 
 
 class TrainJob(Job):
@@ -107,9 +109,10 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
-def _build(job: TrainJob, folder: Path, place: Workspace) -> Checkpoint:
+def _build(job: TrainJob, folder: Path, work_place: Workspace) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
+    from ftlib.training.run_place import attempt_of, run_place
     from ftlib.training.worker import SNAPSHOT, begin, outcome, work
 
     _check_packs(job)
@@ -130,7 +133,7 @@ def _build(job: TrainJob, folder: Path, place: Workspace) -> Checkpoint:
                 job.shares.items(), job.parts, job.tasks or [None] * len(job.parts), strict=True
             )
         ),
-        run=str(folder),
+        run=attempt_of(work_place, job.fingerprint, folder),
         kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
@@ -146,15 +149,16 @@ def _build(job: TrainJob, folder: Path, place: Workspace) -> Checkpoint:
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
-        fit(place.carried(plan))
+        fit(work_place.carried(plan), folder)
     else:
-        work(plan)
-    facts = outcome(plan)
+        with run_place(plan.run).shown_in(folder, FOLLOWED):
+            work(plan)
+    facts = outcome(plan, folder)
     if job.fisher:
         facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
-    for leftover in ("checkpoints", "ranks", "ray"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
-    (folder / STOP).unlink(missing_ok=True)  # asked too late
+    place = run_place(plan.run)
+    place.clear("checkpoints", "ranks", "ray")
+    place.discard(STOP)  # asked too late
     if job.start.tasks:
         return _of_tasks(job, folder, facts)
     taken = {name.removeprefix(SNAPSHOT): int(facts.pop(name)) for name in [*facts] if name.startswith(SNAPSHOT)}

@@ -33,6 +33,8 @@ class Group:
     rank: int
     world_size: int
     device: torch.device
+    one_disk: bool = True
+    """All ranks see the same folders; else each writes to its own node's disk."""
 
     @classmethod
     def join(cls, expected: int, *, use_gpu: bool) -> Group:
