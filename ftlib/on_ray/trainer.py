@@ -213,4 +213,4 @@ def _fit_as_job(plan: Plan | FisherPlan, called: str = "train") -> None:
 
 
 if __name__ == "__main__":
-    drive(_Work, lambda asked: _fit_here(asked.plan, TorchConfig()))
+    drive(_Work, lambda asked, _: _fit_here(asked.plan, TorchConfig()))
