@@ -54,9 +54,10 @@ def _spec(plan: InferencePlan[Any]) -> str:
 
 def _infer_here(plan: InferencePlan[Any], work: Workspace | None = None) -> None:
     """Answer the plan here; as a job at a work place in a bucket, go on from what an earlier job made, and share it."""
-    for path in plan.made if work else ():
-        private_folder(path.parent)
-        work.shared(path.relative_to(work.root))
+    if work is not None:
+        for path in plan.made:
+            private_folder(path.parent)
+            work.shared(path.relative_to(work.root))
 
     def answered(item: int) -> Any:
         share_made(work, plan.made)
