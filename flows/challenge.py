@@ -12,6 +12,7 @@ from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
 from flows.run_record import remember
 from flows.steps import Data, find_best, inputs, prepare, publish
 from ftlib.config import Config
+from ftlib.data.forgotten import read_requests
 from ftlib.data.identity import identities
 from ftlib.errors import ConflictError, DataError
 from ftlib.evaluation.measured import EvalReport
@@ -19,6 +20,7 @@ from ftlib.evaluation.results import Difference
 from ftlib.models.checkpoint import task_in
 from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
+from ftlib.published.row_index import contains, packed
 from ftlib.published.work_roots import note_publication
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import check_registry
@@ -110,7 +112,8 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     so_far = Challenge(
         recipe=r, what="skipped", reasons=(), listing=listing, champion=champion.facts if champion else None
     )
-    if nothing := nothing_to_read(listing.changes, so_far.champion):
+    forgotten = _to_unlearn(r, run.work, champion, registry)
+    if not forgotten and (nothing := nothing_to_read(listing.changes, so_far.champion)):
         return so_far.model_copy(update={"reasons": nothing.reasons, "worth": nothing})
     folder = champion.pull(registry, run.work) if champion else None
     recipe = _starting(r, folder)
@@ -120,7 +123,7 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     given = given._replace(task_names=_task_names(r, folder))
     data = run.through(lambda: prepare(recipe, given))
     fresh = news(r, listing, data, champion, folder)
-    worth = worth_training(fresh, so_far.champion, r.retrain)
+    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten)
     so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": fresh})
     if not worth.go:
         return so_far
@@ -133,6 +136,15 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     if isinstance(result, Refusal):
         return so_far.ended("not_promoted", *result.reasons)
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
+
+
+def _to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
+    """Count the rows that the champion was trained on, and that are to be forgotten."""
+    asked = [one for one in read_requests(work.root) if one.dataset is None or one.dataset in r.training_datasets()]
+    if champion is None or not asked:
+        return 0
+    rows = sorted({row for one in asked for row in one.rows})
+    return int(contains(champion.trained_on(champion.pull(registry, work)), packed(rows)).sum()) if rows else 0
 
 
 def listing_of(work: Workspace, run_id: str) -> Path:

@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterator
 from typing import cast
 
-_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:/|(?:https?|s3|ftp|gs|hf):)/[^\s'\"<>]+")
+_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:/|(?:https?|s3|ftp|gs|abfss?|hf):)/[^\s'\"<>]+")
 """Also with one slash, as a path that was made of it is written."""
-_USER = r"(?:[^\s/@?#]*|[^\s/@?#:]+:(?!\d{1,5}[?#/])[^\s@?#]*)@"
+_USER = r"(?![a-z0-9-]{3,63}@[a-z0-9]{3,24}\.(?:dfs|blob)\.)(?:[^\s/@?#]*|[^\s/@?#:]+:(?!\d{1,5}[?#/])[^\s@?#]*)@"
 _USERINFO = re.compile(rf"^([^:]+:/{{1,2}}){_USER}")
-"""What stands before the host; secret keys of S3 hold slashes, and people paste them as they are."""
+"""What stands before the host, but for the container that Azure writes there.
+
+Secret keys of S3 hold slashes, and people paste them as they are."""
 _NAMES = (
     r"(?:x-(?:amz|goog|ms)-)?(?:signature|credential|security-token|sig|policy|token|auth|authorization"
     r"|(?:access|refresh|id|session|auth)[-_]?token|api[-_]?key|(?:secret|access)[-_]?key|key|key-pair-id|password"

@@ -325,6 +325,17 @@ class WorkCollector:
         return path.relative_to(self.root).as_posix()
 
 
+@contextmanager
+def alone_in(root: Path) -> Generator[tuple[str, ...]]:
+    """Let nobody enter a work folder for as long as nobody is in it; yield who is: then nothing may be deleted."""
+    with local_errors(root, elsewhere="run as the user whose folder it is"):
+        users_in(root).mkdir(parents=True, exist_ok=True)
+        with gate_of(root).open("a+b", buffering=0) as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            held = [path for path in sorted(users_in(root).glob("*.lock")) if _is_held(path)]
+            yield tuple(path.stem.rpartition("-")[0] for path in held)  # machine and process
+
+
 def size_of(paths: Iterable[Path]) -> int:
     """Return the bytes of files and folders; a file that lies there under several names counts once."""
     seen: dict[tuple[int, int], int] = {}

@@ -11,6 +11,7 @@ from flows.steps import Inputs, pinned, scorings, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, BatchKind, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.forgotten import read_requests
 from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError
 from ftlib.kinds.kind import KINDS
@@ -192,7 +193,8 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     else:
         check_card(recipe, on)
     planner = Planner(work, prepare)
-    given = Inputs(model, pinned(recipe, work), companions=companions, onto=found_onto(recipe, work))
+    files, forgotten = pinned(recipe, work), read_requests(work.root)
+    given = Inputs(model, files, companions=companions, onto=found_onto(recipe, work), forgotten=forgotten)
     walk(steps(recipe, work, given), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
     prepared = planner.prepared

@@ -48,13 +48,13 @@ class RayData:
         context = calls.context
         _quiet(context)
         context.execution_options.preserve_order = True
-        context.execution_options.resource_limits.cpu = float(self.workers * _CPUS)
+        context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=self.workers * _CPUS)
         answers = calls.map(
             _Call(cloudpickle.dumps(function)),
-            compute=ray.data.TaskPoolStrategy(size=self.workers),
+            compute=ray.data.TaskPoolStrategy(size=min(self.workers, len(items))),
             num_cpus=_CPUS,
             memory=self._compute.data_worker_memory_mb << 20,
-            max_retries=self._compute.max_failures,
+            ray_remote_args_fn=lambda: {"max_retries": self._compute.max_failures},
         )
         try:
             for row in answers.iter_rows():

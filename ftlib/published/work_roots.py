@@ -85,6 +85,14 @@ def needs_of(root: Path, ignore: set[str]) -> Needs:
     return needs
 
 
+def registries_of(root: Path) -> dict[tuple[str, str | None], tuple[str, ...]]:
+    """Return the registries that runs of a work folder published to, by URI and server, with the models' names."""
+    names: dict[tuple[str, str | None], tuple[str, ...]] = {}
+    for uri, endpoint, model in _places(root)[0]:
+        names[uri, endpoint] = (*names.get((uri, endpoint), ()), model)
+    return names
+
+
 def _add(needs: Needs, registry: RegistryReader, model: str) -> None:
     """Add what a model's versions need that its aliases mean now."""
     for alias in registry.aliases(model):

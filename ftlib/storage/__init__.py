@@ -1,14 +1,17 @@
-"""The only package that opens storage: a folder or an S3 bucket behind one small interface.
+"""The only package that opens storage: a folder or a bucket of S3, GCS or Azure behind one small interface.
 
 Everything a registry needs is built on one primitive, `create`: a small object that is written whole or not at all,
-and by at most one of any number of writers. Locally that is link(2), on S3 `PutObject` with `If-None-Match: *`. The
-other conditional writes of S3 are broken or ignored on servers people run, so nothing here uses them; a server that
-ignores this one too is found by `ftlib.registry.probe`.
+and by at most one of any number of writers. Locally that is link(2), on S3 and Azure `If-None-Match: *`, on GCS
+`ifGenerationMatch=0`. The other conditional writes of S3 are broken or ignored on servers people run, so nothing here
+uses them; a server that ignores this one too is found by `ftlib.registry.probe`.
 """
 
 from pathlib import Path
 
 from ftlib.errors import StorageError
+from ftlib.storage.azure import AzureBucket
+from ftlib.storage.cloud import CloudObjects, CloudStore
+from ftlib.storage.gcs import GcsBucket
 from ftlib.storage.local import LocalStore
 from ftlib.storage.objects import S3Objects
 from ftlib.storage.place import Place
@@ -17,19 +20,22 @@ from ftlib.storage.store import Objects, Store, safe_relpath
 
 __all__ = ["LocalStore", "Objects", "Place", "S3Store", "Store", "open_objects", "open_store", "safe_relpath"]
 
-_STORES = {"s3": S3Store}
-_OBJECTS = {"s3": S3Objects}
+_CLOUDS = {"gs": GcsBucket, "abfs": AzureBucket}
 
 
 def open_store(place: Place) -> Store:
     """Open a place to write to: objects that are whole or absent. Touches nothing yet."""
     if not place.remote:
         return LocalStore(Path(place.key))
-    return _STORES[place.scheme](place.bucket, place.prefix, place.endpoint_url, kms_key=place.kms_key)
+    if place.scheme == "s3":
+        return S3Store(place.bucket, place.prefix, place.endpoint_url, kms_key=place.kms_key)
+    return CloudStore(_CLOUDS[place.scheme](place.bucket, kms_key=place.kms_key), place.prefix)
 
 
 def open_objects(place: Place) -> Objects:
     """Open a bucket that others write to, to read it as it is listed. Raises StorageError for a folder."""
     if not place.remote:
         raise StorageError(f"{place.uri!r} is in no bucket")
-    return _OBJECTS[place.scheme](place.bucket, place.endpoint_url)
+    if place.scheme == "s3":
+        return S3Objects(place.bucket, place.endpoint_url)
+    return CloudObjects(_CLOUDS[place.scheme](place.bucket))

@@ -62,11 +62,17 @@ class Claim:
         self._thread.start()
 
     def _beat_on(self) -> None:
+        last = time.monotonic()
         while not self._ended.wait(SECONDS_BETWEEN_BEATS) and not self.lost.is_set():
             with suppress(ReglageError):  # a store that cannot be reached now; whoever reaches it may take the claim
-                if not create_beat(self.store, self.name, self._numbers[-1] + 1, self.holder):
+                late = time.monotonic() - last > PATIENCE / 2
+                # Who took it and ended has left no beat of its own, and none of ours.
+                if (late and self.store.size(_path(self.name, self._numbers[-1])) is None) or not create_beat(
+                    self.store, self.name, self._numbers[-1] + 1, self.holder
+                ):
                     self.lost.set()
                     return
+                last = time.monotonic()
                 self._numbers.append(self._numbers[-1] + 1)
                 if self.store.discard(_path(self.name, self._numbers[0])):
                     del self._numbers[0]

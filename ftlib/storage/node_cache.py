@@ -14,6 +14,7 @@ default half of the disk) is reached; what a living process of this node has ask
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import hashlib
@@ -88,6 +89,12 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _release_all() -> None:
+    for view in _views.made.values():
+        view.release_all()
 
 
 @dataclass
@@ -173,6 +180,11 @@ class NodeView:
         with self._lock:
             if (held := self._held.pop(key, None)) is not None:
                 held.lock.close()
+
+    def release_all(self) -> None:
+        """Hold nothing more of this view."""
+        for key in [*self._held]:
+            self.release(key)
 
     def _enter(self, key: str, tree: Tree | None = None, made: Path | None = None) -> _Held:
         """Hold a tree for this process, and put away what the view has of another making of it."""

@@ -9,7 +9,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, cast
 
 from ftlib.errors import DataError
-from ftlib.storage.s3 import PARTS_AT_ONCE, in_order
+from ftlib.storage.in_order import in_order
+from ftlib.storage.s3 import PARTS_AT_ONCE
 from ftlib.storage.s3_client import S3Client
 from ftlib.storage.store import StoredObject
 

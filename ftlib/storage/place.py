@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from ftlib.errors import StorageError
 from ftlib.urls import secret_in
 
-SCHEMES = ("s3",)
-"""Of buckets. A new one is a file with a Store and Objects, and a line here and in `ftlib.storage`."""
-ALLOWED = ", ".join(["a folder's path", *(f"{scheme}://bucket/prefix" for scheme in SCHEMES)])
+SCHEMES = {"s3": "bucket", "gs": "bucket", "abfs": "container"}
+"""Of buckets, and what those are called. A new one is a file for its service, and a line here and in the package."""
+_WRITTEN_TOO = {"abfss": "abfs"}
+"""As Azure's own tools write it: the two mean the same place, which is reached by TLS."""
+ALLOWED = ", ".join(["a folder's path", *(f"{scheme}://{bucket}/prefix" for scheme, bucket in SCHEMES.items())])
 
-FOLDERS = " or ".join(f"{scheme}://bucket/folder" for scheme in SCHEMES)
+_FOLDERS = [f"{scheme}://{bucket}/folder" for scheme, bucket in SCHEMES.items()]
+FOLDERS = f"{', '.join(_FOLDERS[:-1])} or {_FOLDERS[-1]}"
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,11 @@ class Place:
     scheme: str
     """Empty for a folder."""
     bucket: str
+    """Of Azure the container, with the account's host where it was written: `rows@account.dfs.core.windows.net`."""
     key: str
     """A folder's path, or the part behind the bucket, as it was written."""
     endpoint_url: str | None = None
-    """Of a server that is not the scheme's own: the place's, and that of places in buckets beside it."""
+    """Of an S3 server that is not AWS: the place's, and that of places in buckets beside it. Others have variables."""
     kms_key: str | None = None
     """What its store encrypts with (`ftlib.storage.encryption`); None: what this process asks for, if anything."""
 
@@ -35,6 +39,7 @@ class Place:
         scheme, separator, rest = uri.partition("://")
         if not separator:
             return cls("", "", uri, endpoint_url, kms_key)
+        scheme = _WRITTEN_TOO.get(scheme, scheme)
         bucket, _, key = rest.partition("/")
         if scheme not in SCHEMES or not bucket:
             raise StorageError(f"{uri!r} is no storage this can open; allowed are {ALLOWED}")
@@ -72,12 +77,12 @@ class Place:
 
     def server_option(self) -> str:
         """Return the option of the command line that names the server, with a space before it; empty for none."""
-        return f" --endpoint-url {self.endpoint_url}" if self.endpoint_url else ""
+        return f" --endpoint-url {self.endpoint_url}" if self.endpoint_url and self.scheme in ("", "s3") else ""
 
 
 def is_remote(text: str) -> bool:
     """Say whether what a user wrote where a folder may stand too is meant to be in a bucket."""
-    return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+    return text.startswith(tuple(f"{scheme}://" for scheme in (*SCHEMES, *_WRITTEN_TOO)))
 
 
 def check_no_secret(url: str) -> None:
@@ -85,5 +90,5 @@ def check_no_secret(url: str) -> None:
     if secret := secret_in(url):
         raise StorageError(
             f"this place is {secret}: it would stand in records and logs; leave it out, and give credentials as every "
-            "AWS tool reads them, by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws"
+            "tool of the service reads them, for S3 by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws"
         )

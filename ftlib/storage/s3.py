@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from typing_extensions import override
 
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.storage.encryption import WRITES, asked_key, check_encrypted, headers
 from ftlib.storage.files import appearing, expect, local_errors, missing
+from ftlib.storage.in_order import in_order
 from ftlib.storage.s3_client import S3Client
 from ftlib.storage.store import Store, safe_relpath
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 PART_BYTES = 8 * 2**20
 MOST_PARTS = 10_000  # the protocol's own limit
@@ -209,19 +205,3 @@ class S3Store(Store):
         finally:
             self.client.attempt(f"delete_object {self.uri}/{path}", "delete_object", **whose)
         self._tried = key
-
-
-def in_order(function: Callable[[T], R], items: Iterable[T], width: int) -> Iterator[R]:
-    """Yield `function(item)` in order, with `width` calls under way and never more results than that in memory."""
-    with ThreadPoolExecutor(width) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                if len(waiting) == width:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(function, item))
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

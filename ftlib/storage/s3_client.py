@@ -1,36 +1,31 @@
-"""Requests to an S3 server: one client for all threads, one retry loop with one deadline, one renewal of credentials.
+"""Requests to an S3 server by botocore itself, without the two layers that are usual above it.
 
-botocore itself, without the two layers that are usual above it. s3fs repeats each of botocore's attempts (50 requests
-for one reset connection) and hides the server's answer behind an OSError; boto3's transfer manager cannot hash a file
-in the pass that sends it.
+s3fs repeats each of botocore's attempts (50 requests for one reset connection) and hides the server's answer behind an
+OSError; boto3's transfer manager cannot hash a file in the pass that sends it.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from ftlib.errors import StorageError, TransientError, first_line
+from typing_extensions import override
+
+from ftlib.errors import StorageError, first_line
+from ftlib.storage.patience import Patient
 from ftlib.storage.place import check_no_secret
 from ftlib.storage.s3_errors import has_expired, meaning
-
-T = TypeVar("T")
 
 CONNECTIONS = 32
 NAMES_AT_ONCE = 1000
 PIECE = 2**18  # fresh buffers of megabytes cost more in page faults than the network's own work
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
-FIRST_PATIENCE = 20.0  # seconds for a server that has never answered: a wrong endpoint is told soon
 
 
-class S3Client:
-    """Sends requests until they succeed, no retry can help, or `deadline` seconds have passed.
+class S3Client(Patient):
+    """Sends requests of botocore's.
 
     Credentials and region come from the environment, as every AWS tool reads them. Raises FileNotFoundError and
     FileExistsError for what the server says so about, StorageError for what only a person can change, and
@@ -39,15 +34,12 @@ class S3Client:
 
     def __init__(self, bucket: str, endpoint_url: str | None, deadline: float) -> None:
         _check_place(bucket, endpoint_url)
+        super().__init__(deadline)
         self.endpoint_url = endpoint_url
-        self.deadline = deadline
-        self._answered = False
-        self._making = threading.Lock()
-        self._client: Any = None
 
     def request(self, what: str, method: str, **arguments: Any) -> dict[str, Any]:
         """Call one of botocore's methods; `what` begins the error message."""
-        return self._retry(what, lambda client: cast("dict[str, Any]", getattr(client, method)(**arguments)))
+        return self.retry(what, lambda client: cast("dict[str, Any]", getattr(client, method)(**arguments)))
 
     def pages(self, what: str, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Yield a listing's answers, each of up to a thousand names."""
@@ -66,7 +58,7 @@ class S3Client:
             with closing(client.get_object(**arguments)["Body"]) as body:
                 return cast("bytes", body.read())
 
-        return self._retry(what, get)
+        return self.retry(what, get)
 
     def read_span(self, what: str, span: range, **arguments: Any) -> bytes:
         """Return the bytes of a span: fewer at the object's end, none beyond it."""
@@ -89,56 +81,32 @@ class S3Client:
                 while data := body.read(PIECE):
                     position += os.pwrite(file, data, position)
 
-        self._retry(what, get)
+        self.retry(what, get)
 
     def attempt(self, what: str, method: str, **arguments: Any) -> bool:
         """Call a method once, for tidying up; False if it failed, which must not hide why there is anything to tidy."""
+        return self.try_once(what, lambda client: getattr(client, method)(**arguments))
+
+    @override
+    def meaning(self, error: Exception, what: str) -> Exception:
+        return meaning(error, what)
+
+    @override
+    def has_expired(self, error: Exception) -> bool:
+        return has_expired(error)
+
+    @override
+    def connect(self) -> Any:
         try:
-            getattr(self.connected(), method)(**arguments)
+            client = self._connect()
         except Exception as error:
-            if meaning(error, what) is error:
-                raise
-            return False
-        return True
-
-    def _retry(self, what: str, attempt: Callable[[Any], T]) -> T:
-        """Repeat a request until its answer is final or the deadline is over; credentials are renewed once."""
-        began, pause, renewed = time.monotonic(), FIRST_PAUSE, False
-        client = self.connected()
-        while True:
-            try:
-                result = attempt(client)
-            except Exception as error:
-                verdict = meaning(error, what)
-                if verdict is error:
-                    raise
-                self._answered |= isinstance(verdict, (FileNotFoundError, FileExistsError))
-                if has_expired(error) and not renewed:
-                    renewed, client = True, self.connected(expired=client)
-                    continue
-                patience = self.deadline if self._answered else min(FIRST_PATIENCE, self.deadline)
-                if not isinstance(verdict, TransientError) or time.monotonic() + pause > began + patience:
-                    raise verdict from error
-                time.sleep(pause * random.uniform(0.5, 1.0))  # many workers were turned away together
-                pause, client = min(2 * pause, LONGEST_PAUSE), self.connected()  # another may have renewed it
-            else:
-                self._answered = True
-                return result
-
-    def connected(self, expired: Any = None) -> Any:
-        """Return botocore's client; a new one, with the credentials read anew, if it still is the one that expired."""
-        with self._making:
-            if self._client is expired:
-                try:
-                    self._client = self._connect()
-                except Exception as error:
-                    raise StorageError(
-                        f"no S3 client for {self.endpoint_url or 'AWS'}: {first_line(error)}; correct the endpoint, or "
-                        "the AWS_ variables and ~/.aws"
-                    ) from error
-                # Without --endpoint-url it comes from AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or ~/.aws/config.
-                check_no_secret(self._client.meta.endpoint_url)
-            return self._client
+            raise StorageError(
+                f"no S3 client for {self.endpoint_url or 'AWS'}: {first_line(error)}; correct the endpoint, or "
+                "the AWS_ variables and ~/.aws"
+            ) from error
+        # Without --endpoint-url it comes from AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or ~/.aws/config.
+        check_no_secret(client.meta.endpoint_url)
+        return client
 
     def _connect(self) -> Any:
         """Return botocore's client, which repeats nothing itself and sends no checksum that many servers reject."""

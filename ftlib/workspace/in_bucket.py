@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError
 from typing_extensions import override
@@ -44,6 +44,7 @@ from ftlib.storage.race import probe
 from ftlib.storage.sealed_records import read_record, record_bytes
 from ftlib.storage.trees import Tree, TreeFile, create_tree, record_path, tree_of, upload_blobs
 from ftlib.workspace.building import built
+from ftlib.workspace.carried import with_uris
 from ftlib.workspace.records import RECORD
 from ftlib.workspace.workspace import Workspace
 
@@ -236,26 +237,7 @@ class InBucket(Workspace):
 
     @override
     def carried(self, value: M) -> M:
-        return cast("M", self._carried(value))
-
-    def _carried(self, value: object) -> object:
-        """Replace every path of a folder of this machine that a value names as its `uri`."""
-        if isinstance(value, BaseModel):
-            fields = {name: getattr(value, name) for name in type(value).model_fields}
-            new = {name: self._carried(field) for name, field in fields.items()}
-            if isinstance(uri := fields.get("uri"), str) and uri and not is_remote(uri) and Path(uri).exists():
-                new["uri"] = self.carry(Path(uri))
-            changed = {name: new[name] for name in new if new[name] is not fields[name]}
-            return value.model_copy(update=changed) if changed else value
-        if isinstance(value, tuple):
-            members = cast("tuple[Any, ...]", value)
-            new_members = tuple(map(self._carried, members))
-            return new_members if any(a is not b for a, b in zip(members, new_members, strict=True)) else members
-        if isinstance(value, dict):
-            items = cast("dict[str, Any]", value)
-            new_items = {key: self._carried(item) for key, item in items.items()}
-            return new_items if any(items[key] is not new_items[key] for key in items) else items
-        return value
+        return cast("M", with_uris(value, self._reference))
 
     @override
     @contextmanager
@@ -268,6 +250,9 @@ class InBucket(Workspace):
             claimed(self.store, relative.replace("/", "-"), wait=wait),
         ):
             yield
+
+    def _reference(self, uri: str) -> str:
+        return uri if is_remote(uri) or not Path(uri).exists() else self.carry(Path(uri))
 
     def settle(self) -> None:
         """Prove, once for a place, that the store keeps create-only writes.

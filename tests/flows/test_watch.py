@@ -200,7 +200,7 @@ def test_a_memory_that_is_damaged_tells_all_once_more(
         ({"places": ["tickets"]}, "'tickets': write NAME=PLACE"),
         ({"places": ["tickets="]}, "write NAME=PLACE"),
         ({"places": ["Tickets=/x"]}, "NAME is of a-z"),
-        ({"places": ["t=gs://bucket/x"]}, "is no storage this can open"),
+        ({"places": ["t=az://bucket/x"]}, "is no storage this can open"),
         ({"places": ["t=/x", "t=/y"]}, "'t' is watched twice"),
         ({"quiet_seconds": -1}, "quiet_seconds: got -1, allowed is 0 to 600"),
     ],

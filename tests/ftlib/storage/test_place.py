@@ -10,6 +10,7 @@ from ftlib.errors import RecipeError, StorageError
 from ftlib.registry.places.folder import Folder
 from ftlib.registry.places.s3 import S3
 from ftlib.storage import Place, open_objects
+from ftlib.storage.place import is_remote
 
 ROOT = Path(__file__).parents[3]
 SAID_BY_A_PERSON = {
@@ -19,6 +20,7 @@ SAID_BY_A_PERSON = {
     "ftlib/data/sources/stored_files.py",
     "ftlib/registry/places/s3.py",
     "ftlib/registry/places/__init__.py",  # back from a place to what a recipe says
+    "ftlib/artifacts.py",  # what an artifact says of its place
     "ftlib/published/work_roots.py",
     "flows/command_line/copy_version.py",  # options, and their help
     "flows/command_line/doctor.py",
@@ -44,22 +46,44 @@ SAID_BY_A_PERSON = {
         ("s3://b/", ("s3", "b", "")),
         ("s3://b/p/q/*.jsonl", ("s3", "b", "p/q/*.jsonl")),
         ("s3://b//p/", ("s3", "b", "/p/")),
+        ("gs://b/p", ("gs", "b", "p")),
+        ("abfs://c/p", ("abfs", "c", "p")),
+        ("abfs://rows@acc.dfs.core.windows.net/p/q", ("abfs", "rows@acc.dfs.core.windows.net", "p/q")),
     ],
 )
 def test_a_place_is_taken_apart_and_written_the_same(uri: str, parts: tuple[str, str, str]) -> None:
     place = Place.parse(uri, "http://server")
     assert (place.scheme, place.bucket, place.key) == parts
     assert place.uri.rstrip("/") == uri.rstrip("/")
-    assert place.remote == uri.startswith("s3://")
+    assert place.remote == is_remote(uri) == ("://" in uri)
     assert place.beside("s3://c/d") == Place("s3", "c", "d", "http://server")
 
 
-@pytest.mark.parametrize("uri", ["gs://b/p", "S3://b", "s3://", "s3:///p", "http://host/x", "://x"])
+@pytest.mark.parametrize("uri", ["gcs://b/p", "az://b", "S3://b", "s3://", "s3:///p", "http://host/x", "://x"])
 def test_what_cannot_be_opened_names_what_can(uri: str) -> None:
     with pytest.raises(StorageError, match="allowed are a folder's path, s3://bucket/prefix"):
         Place.parse(uri)
     with pytest.raises(RecipeError, match="allowed are a folder's path, s3://bucket/prefix"):
         Files(path=uri).list()
+
+
+def test_azure_writes_a_scheme_twice() -> None:
+    uri = "//rows@acc.dfs.core.windows.net/p"
+    assert Place.parse(f"abfss:{uri}") == Place.parse(f"abfs:{uri}")
+    assert is_remote(f"abfss:{uri}")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "abfs://rows:wJalr@acc.dfs.core.windows.net/p",
+        "abfs://rows@acc.dfs.core.windows.net/p?sig=wJalr",
+    ],
+)
+def test_a_secret_of_azure_is_refused(uri: str) -> None:
+    with pytest.raises(StorageError, match="would stand in records") as caught:
+        Place.parse(uri)
+    assert "wJalr" not in str(caught.value)
 
 
 def test_a_secret_is_refused_before_it_is_cut_in_two() -> None:

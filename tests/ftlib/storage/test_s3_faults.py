@@ -14,7 +14,7 @@ from ftlib.errors import ConflictError, IntegrityError, StorageError, TransientE
 from ftlib.registry import CHAMPION, AliasEntry, ModelRegistry
 from ftlib.registry.aliases import AliasLog
 from ftlib.registry.versions import MANIFEST, Manifest, Version, file_of
-from ftlib.storage import S3Store, s3_client
+from ftlib.storage import S3Store, patience
 from ftlib.storage.store import Store
 from tests.ftlib.storage.fault_proxy import (
     Answer,
@@ -51,8 +51,8 @@ def store(bucket, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store
     """A store behind the proxy, with 6 MB files in two parts either way and short pauses."""
     monkeypatch.setattr(s3_module, "PART_BYTES", PART)
     monkeypatch.setattr(s3_module, "RANGE_BYTES", PART)
-    monkeypatch.setattr(s3_client, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(s3_client, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.5)
     return S3Store(bucket.name, "r", proxy.url, deadline=3.0)
 
 

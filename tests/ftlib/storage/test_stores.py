@@ -1,4 +1,4 @@
-"""What both stores promise, and what each promises alone."""
+"""What every store promises, and what each promises alone."""
 
 import hashlib
 import os
@@ -15,14 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ftlib.storage.cloud as cloud_module
 import ftlib.storage.s3 as s3_module
 from ftlib.errors import IntegrityError, StorageError, TransientError
 from ftlib.storage import LocalStore, Place, S3Store, Store, open_store, safe_relpath
+from tests.ftlib.conftest import BUCKETS, bucket_store
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", *BUCKETS])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return LocalStore(tmp_path / "store") if request.param == "local" else request.getfixturevalue("s3_store")
+    return LocalStore(tmp_path / "store") if request.param == "local" else bucket_store(request.param, request)
 
 
 PART = 5 * 2**20  # the least that S3 takes for a part that is not the last
@@ -38,7 +40,7 @@ def file(folder: Path, data: bytes) -> Path:
     return path
 
 
-class TestBoth:
+class TestEvery:
     def test_absent_is_none_or_empty(self, store: Store):
         assert (store.read("a/b"), store.size("a/b"), store.list("a")) == (None, None, [])
 
@@ -90,6 +92,7 @@ class TestBoth:
         self, store: Store, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(s3_module, "PART_BYTES", PART)
+        monkeypatch.setattr(cloud_module, "PART_BYTES", PART)
         monkeypatch.setattr(s3_module, "RANGE_BYTES", PART)
         monkeypatch.setattr(s3_module, "HASH_BYTES", 2**16 + 1)  # divides no part
         data = os.urandom(size)
@@ -103,6 +106,7 @@ class TestBoth:
     ):
         for part in (10, 10_000):
             monkeypatch.setattr(s3_module, "PART_BYTES", part)
+            monkeypatch.setattr(cloud_module, "PART_BYTES", part)
             with pytest.raises(IntegrityError, match="its bytes were changed"):
                 store.put_file(file(tmp_path, b"now something else, of 30 bytes"), "f", sha(b"what was hashed"))
             assert store.size("f") is None
@@ -152,7 +156,7 @@ def test_paths_that_lead_out_of_the_store_are_refused(path: str):
         safe_relpath(path)
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/x", "s3://", "s3:///", "http://host/x"])
+@pytest.mark.parametrize("uri", ["az://bucket/x", "s3://", "s3:///", "http://host/x"])
 def test_other_schemes_are_refused(uri: str):
     with pytest.raises(StorageError, match="allowed are a folder's path, s3://bucket/prefix"):
         open_store(Place.parse(uri))

@@ -416,4 +416,4 @@ def test_a_bucket_that_is_not_there_and_an_unknown_scheme(s3: Any, bucket: Any, 
     with pytest.raises(StorageError, match="NoSuchBucket"):
         Files(path="s3://no-such-bucket-here/rows/", endpoint_url=s3_endpoint).list()
     with pytest.raises(RecipeError, match="s3://bucket/prefix"):
-        Files(path="gs://bucket/rows/").list()
+        Files(path="az://bucket/rows/").list()
