@@ -72,10 +72,10 @@ def _build(job: FisherJob, folder: Path, place: Workspace, attempts: list[RunPla
     from ftlib.training.fisher_pass import work
     from ftlib.training.worker import RESULT, outcome
 
-    if job.compute.workers:
+    if job.compute.most_workers:
         from ftlib.on_ray.trainer import measure_fisher
 
-        measure_fisher(work_place.carried(plan))
+        measure_fisher(place.carried(plan))
     else:
         work(plan)
     facts = outcome(plan, folder)

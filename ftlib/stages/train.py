@@ -68,7 +68,7 @@ class TrainJob(Job):
 
 def runs_on_ray(phase: Phase, compute: Compute) -> bool:
     """Say whether a phase runs on Ray workers; what is solved for, without steps, never does."""
-    return compute.workers > 0 and phase.tuning.takes_steps
+    return compute.most_workers > 0 and phase.tuning.takes_steps
 
 
 def train(job: TrainJob, work: Workspace) -> Checkpoint:

@@ -1,7 +1,8 @@
-"""Ranks and machines that share nothing but a bucket: checkpoints, curves, the result, and what goes wrong with them."""
+"""Ranks and machines that share nothing but a bucket: checkpoints, curves, the result, and what goes wrong."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,9 +25,11 @@ from ftlib.storage import S3Store
 from ftlib.training import bucket_checkpoints, curves
 from ftlib.training.bucket_checkpoints import BucketCheckpoints, step_saved
 from ftlib.training.checkpoints import State
+from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group, unwrap
 from ftlib.training.heartbeat import Heartbeat, signs
+from ftlib.training.phase import Phase
 from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace
 from tests.ftlib.training.stopping import stopped_at
@@ -174,29 +178,33 @@ def refusing(monkeypatch: pytest.MonkeyPatch, error: Exception, wanted: str = ".
     return refuses
 
 
-def test_where_the_bucket_refuses_training_goes_on_with_the_checkpoint_before(
-    place: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("refused", ["the store answered ExpiredToken; renew them", "No space left on device"])
+def test_where_the_bucket_or_the_disk_refuses_training_goes_on_with_the_checkpoint_before(
+    place: str, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
     run, _ = again(place)
     wanted = trained(run, State(step=1), range(1))
-    refuses = refusing(monkeypatch, StorageError("the store answered ExpiredToken; renew them"))
+    if "Expired" in refused:
+        refusing(monkeypatch, StorageError(refused))
+    else:
+        full = OSError(errno.ENOSPC, refused)
+        monkeypatch.setattr(bucket_checkpoints, "write_part", Mock(side_effect=full))
     said: list[Progress] = []
     with listen(said.append):
         run.step(1)
         run.checkpoints.save(*run.learnt, State(step=2))
         run.checkpoints.settle()
         assert not run.checkpoints.has_failed
-    assert [one.message for one in said] == [
-        "step-00000002 is not whole, and the training goes on (a lost worker would go on from step 1): the store "
-        "answered ExpiredToken; renew them"
-    ]
+    (one,) = said
+    assert "step-00000002 is not whole, and the training goes on (a lost worker would go on from step 1): " in one.text
+    assert refused in one.text
+    assert ("set REGLAGE_CACHE" in one.text) == ("space" in refused)
     found, state = again(place)
     assert state == State(step=1)
     assert same(found.bits(), wanted)
-    with pytest.raises(StorageError, match="ExpiredToken"):
-        run.checkpoints.save(*run.learnt, State(step=2))
+    run.checkpoints.save(*run.learnt, State(step=2))
+    with pytest.raises(StorageError, match=refused.split(";")[0]):
         run.checkpoints.settle(must=True)
-    del refuses
 
 
 def test_best_weights_that_could_not_go_up_do_so_later(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +315,7 @@ def test_a_training_in_a_bucket_ends_as_in_a_folder(work: str, bucket: Any, tmp_
     assert (resumed.weights, resumed.config) == (whole.weights, whole.config)
     assert losses(resumed.path) == losses(whole.path)
     assert keys(bucket) == []  # what is done leaves nothing behind
-    own = {file.relative_to(whole.path).as_posix() for file in whole.path.rglob("*")} - {"starts.jsonl"}
+    own = {file.relative_to(whole.path).as_posix() for file in whole.path.rglob("*")} - {"result.json"}
     assert own - {file.relative_to(resumed.path).as_posix() for file in resumed.path.rglob("*")} == set()
 
 
@@ -319,17 +327,18 @@ def test_who_follows_sees_numbered_objects_and_asks_to_stop(place: str, tmp_path
         if progress.done == 3:
             raise Interrupted("enough")
 
-    with Curves(there, "tune", active=True) as log, listen(hear):
-        with curves.follow(there, "tune", 9, every_seconds=0.02, mirror=tmp_path / "curves.jsonl"):
-            log.rewind(0)
-            for step in (1, 2):
+    mirror = tmp_path / "curves.jsonl"
+    with Curves(there, "tune", active=True) as log:
+        log.rewind(0)
+        with listen(hear), curves.follow(there, "tune", 9, every_seconds=0.02, mirror=mirror):
+            for step in (1, 2, 3):
                 log.write(step=step, loss=0.5)
             log.flush()
             deadline = time.monotonic() + 20
-            while not (tmp_path / "curves.jsonl").exists() and time.monotonic() < deadline:
+            while not log.asks_to_stop and time.monotonic() < deadline:
                 time.sleep(0.05)
-            log._stream = None  # pyright: ignore[reportPrivateUsage]
-    assert [one["step"] for one in curves.read(tmp_path / "curves.jsonl")] == [1, 2]
+        assert log.asks_to_stop
+    assert [one["step"] for one in curves.read(mirror)] == [1, 2, 3]
 
 
 def test_signs_of_life_go_by_the_store_s_clock(place: str) -> None:
@@ -348,5 +357,61 @@ def test_damaged_best_weights_are_refused(place: str, bucket: Any) -> None:
     for one in bucket.objects.all():
         if one.key.endswith(".safetensors"):
             one.put(Body=b"?" * 5000)
-    with pytest.raises(IntegrityError, match="best-00000001.*the weights are damaged"):
+    with pytest.raises(IntegrityError, match=r"best-00000001.*the weights are damaged"):
         run.checkpoints.restore_best(run.model, 1)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_elastic_training_shrinks_and_grows_with_the_same_loss(
+    work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node is killed and another one comes: the losses are those of one process that was never disturbed."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from ftlib.on_ray import trainer
+    from ftlib.on_ray.session import driver_environment
+
+    settings = {"kind": "sgd", "learning_rate": 0.01, "epochs": 2000, "batch_size": 16}
+    job = make_job(tmp_path)
+    phase = {**job.phase.model_dump(), "dropout": 0.0, "optimizer": settings, "early_stopping": None}
+    job = job.model_copy(update={"phase": Phase.model_validate(phase)})
+    elastic = {"workers": {"at_least": 1, "at_most": 2}, "threads": 1, "checkpoint_seconds": 1.0, "max_failures": 5}
+    asked = job.model_copy(update={"compute": Compute.model_validate(elastic)})
+    monkeypatch.setattr(trainer, "_RESIZE_SECONDS", 5.0)
+    for name, value in driver_environment(asked.compute).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1)]
+    ray.init(cluster.address, log_to_driver=False)
+    worlds: list[tuple[int, int]] = []  # when it began again, and of how many workers it said to be
+
+    def hear(sign: Progress) -> None:
+        if sign.unit == curves.STEPS and sign.done > 40 and nodes and not worlds:
+            worlds.append((sign.done, 2))
+            cluster.remove_node(nodes.pop())
+        if sign.unit == curves.RESTART:
+            worlds.append((sign.done, len(worlds)))
+            if len(worlds) == 2:
+                cluster.add_node(num_cpus=1)
+        if sign.unit == curves.STEPS and len(worlds) > 2 and sign.done > worlds[-1][0] + 40:
+            raise Interrupted("enough")
+
+    try:
+        with listen(hear), pytest.raises(Interrupted):
+            train(asked, Workspace(work))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert len(worlds) > 2
+    seen = curves._Reader(RunPlace(f"{work}/attempts/{job.fingerprint}"))  # pyright: ignore[reportPrivateUsage]
+    seen.look()
+    last = int(seen.records[-1]["step"])
+    with stopped_at(last):
+        train(job, alone := Workspace(tmp_path / "alone"))
+    one = curves.read(alone.folder(job).with_suffix(".work") / curves.FILE)
+    losses_of = [{int(r["step"]): r["loss"] for r in records if "loss" in r} for records in (seen.records, one)]
+    assert [*losses_of[0]] == [*range(1, last + 1)]
+    assert losses_of[0] == pytest.approx({n: losses_of[1][n] for n in range(1, last + 1)}, rel=1e-4)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import signal
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ftlib.artifacts import Artifact
-from ftlib.fingerprint import Job
+from ftlib.errors import BusyError, StorageError
+from ftlib.progress import emit
+from ftlib.registry.outcome import Refusal
+from ftlib.storage import claims
 from ftlib.storage.node_cache import local_path
 from ftlib.workspace import Workspace
 from tests.ftlib.workspace.kit import FILES, Made, Stage, build, ended, files_in, forked, machine
